@@ -1,0 +1,99 @@
+# Every entry point of the project; `make help` lists them. CI runs `make test` and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter 2>/dev/null)
+PYTEST := $(BIN)/python -m pytest
+heading = @printf '\n== %s\n' "$(1)"
+
+# Without an NVIDIA card: a recorded trace through the same daemon. Either way the ledger is in
+# the checkout, so that nobody needs root to try it; JOULEBOOK_* in the environment wins.
+ifeq ($(wildcard /proc/driver/nvidia/gpus/*),)
+RUN_FLAGS := --demo
+RUN_PLACE := .build/demo
+else
+RUN_FLAGS :=
+RUN_PLACE := .build/run
+endif
+
+help: ## list these targets
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
+
+run: ## run the daemon here; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
+	@tools/venv product
+	@mkdir -p $(RUN_PLACE)
+	@export JOULEBOOK_LEDGER_PATH="$${JOULEBOOK_LEDGER_PATH:-$(CURDIR)/$(RUN_PLACE)/ledger.db}"; \
+	exec $(BIN)/joulebook run $(RUN_FLAGS) $(ARGS)
+
+test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
+
+bootstrap:
+	$(call heading,packages and virtual environment)
+	@tools/bootstrap
+	@tools/venv dev
+
+dev: ## make or update .venv with the tools of the tests
+	@tools/venv dev
+
+lint: dev ## ruff, format, mypy --strict, import contracts, shellcheck
+	$(call heading,ruff)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	$(call heading,mypy)
+	@$(BIN)/mypy
+	@$(BIN)/mypy tools/*.py
+	$(call heading,import contracts)
+	@PYTHONPATH=exporter $(BIN)/lint-imports
+	$(call heading,shellcheck)
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); \
+	else echo "no shellcheck here: skipped (make test installs it)"; fi
+
+format: dev ## rewrite the sources as ruff would have them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+generated: dev
+	$(call heading,generated files)
+	@$(BIN)/python tools/generate.py --check
+
+promtool:
+	$(call heading,promtool)
+	@tools/promcheck
+
+unit: dev ## unit and property tests: no root, no network, no GPU (ARGS="-k name")
+	$(call heading,unit tests)
+	@$(PYTEST) tests/unit $(ARGS)
+
+integration: dev ## the daemon's parts on real programs (ARGS="-k name")
+	$(call heading,integration tests)
+	@$(PYTEST) tests/integration $(ARGS)
+
+e2e: dev ## the whole daemon on real programs (ARGS="-k name")
+	$(call heading,end-to-end tests)
+	@$(PYTEST) tests/e2e $(ARGS)
+
+# One pytest for both, so that programs started once per session serve all of them.
+real: dev
+	$(call heading,integration and end-to-end tests)
+	@$(PYTEST) $(wildcard tests/integration tests/e2e) --durations=10
+
+docs: dev ## write docs/metrics.md and the dashboards anew
+	@$(BIN)/python tools/generate.py
+
+bench: dev ## benchmarks, with peers beside them
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## write the lock files from pyproject.toml (ARGS="--upgrade" moves all versions)
+	@tools/lock $(ARGS)
+
+clean: ## remove all that make made, .venv included
+	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+.PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real docs \
+	bench lock clean
