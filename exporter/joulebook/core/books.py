@@ -1,0 +1,179 @@
+"""The books: the whole committed state of a node, as frozen values.
+
+`ledger.advance` takes the books and one tick and gives new books and an entry; the store writes
+both in one transaction; the exposition shows the books and nothing else. A field that a tick does
+not touch keeps its identity (`is`), so the store writes only what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.readings import Component, Meter, Reading
+from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+
+
+class Method(StrEnum):
+    """How an amount of energy is known (label `method`)."""
+
+    COUNTER = "counter"
+    INTEGRATED = "integrated"
+    MODELLED = "modelled"
+    APPORTIONED = "apportioned"
+
+
+class Remainder(StrEnum):
+    """Energy that belongs to no workload, by name (label `reason`)."""
+
+    UNALLOCATED = "unallocated"
+    SYSTEM = "system"
+    DAEMON_DOWN = "daemon_down"
+    UNKNOWN_HOLDER = "unknown_holder"
+    COUNTER_RESET = "counter_reset"
+
+
+Subject = WorkloadId | Remainder
+"""Whom energy is booked to."""
+
+NO_EVIDENCE = "none"
+"""The evidence of energy that is booked to a remainder because nothing was claimed."""
+
+
+class PostingKey(NamedTuple):
+    """What makes two amounts one posting. `quarter_s` is the UTC start of its quarter hour."""
+
+    subject: Subject
+    meter: Meter
+    quarter_s: int
+    method: Method
+    evidence: str
+
+
+class Amount(NamedTuple):
+    """What a posting says: energy (idle part included), the idle part of it, and held time.
+
+    `held_ns` is held fraction x time: a half of a GPU held for 2 s is 1 s.
+    """
+
+    energy_uj: int
+    idle_uj: int = 0
+    held_ns: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        """The sum, field by field."""
+        return Amount(
+            self.energy_uj + other.energy_uj,
+            self.idle_uj + other.idle_uj,
+            self.held_ns + other.held_ns,
+        )
+
+
+ZERO = Amount(0)
+
+Balance = Mapping[Component, Amount]
+"""What has been booked to somebody in all, by component."""
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A stretch `[t0, t1)` in which a meter was not read, or its readings not believed."""
+
+    meter: Meter
+    t0_ns: int
+    t1_ns: int
+    reason: str
+
+
+class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One meter: the booked edge, and what was read after it.
+
+    `base` is the reading up to which all energy is booked; `pending` the readings after it, in
+    order. `booked_uj` counts since the ledger began, `read_uj` is that plus what is pending.
+    `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
+    the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
+    still open (`""`: none is). `tick_ns` is the learnt period of the counter
+    (0: not yet), `idle_mw` the lowest power seen while the device was idle. `resumed` is set from a
+    restart of the daemon until the meter has been read again.
+    """
+
+    meter: Meter
+    base: Reading
+    pending: tuple[Reading, ...] = ()
+    suspect: Reading | None = None
+    booked_uj: int = 0
+    read_uj: int = 0
+    gap_to_ns: int = 0
+    gap_from_ns: int = 0
+    gap_reason: str = ""
+    tick_ns: int = 0
+    idle_mw: int | None = None
+    resumed: bool = False
+
+    @property
+    def last(self) -> Reading:
+        """The newest reading."""
+        return self.pending[-1] if self.pending else self.base
+
+
+class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One workload that is on the air: running, not yet booked to its end, or lingering.
+
+    `labels` and `shown` (the label `workload`) are those on its series, frozen when they were
+    settled (`None`: not yet, nothing is shown). `hold_left_ns` is how long its series must still
+    show zero. `ended_ns` is its end. A `folded` workload has no series of its own: the budget of
+    series was spent, and it counts in the one named `(overflow)` of its owner.
+    """
+
+    facts: WorkloadFacts
+    balance: Balance
+    seen_ns: int
+    """When the daemon first heard of it (labels are awaited from here on)."""
+    labels: Labels | None = None
+    shown: str = ""
+    hold_left_ns: int = 0
+    ended_ns: int | None = None
+    folded: bool = False
+
+
+class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The roll-up of an experiment: `balance` is true, `baseline` is shown while it is held."""
+
+    balance: Balance
+    baseline: Balance
+    hold_left_ns: int
+    used_ns: int
+    """Node time of the last posting, for expiry."""
+
+
+class Books(msgspec.Struct, frozen=True):
+    """The committed state. Mappings are never mutated; a tick replaces them."""
+
+    meters: Mapping[Meter, MeterState] = {}
+    claims: tuple[Claim, ...] = ()
+    workloads: Mapping[WorkloadId, WorkloadState] = {}
+    experiments: Mapping[Labels, ExperimentState] = {}
+    remainders: Mapping[tuple[Component, Remainder], int] = {}
+    evidence_uj: Mapping[str, int] = {}
+    method_uj: Mapping[Method, int] = {}
+    gaps_ns: Mapping[tuple[Meter, str], int] = {}
+    foreign_ns: Mapping[tuple[Meter, WorkloadId], int] = {}
+    """Time for which processes of others than the holder used a held device."""
+    affirmed_ns: Mapping[Evidence, int] = {}
+    """Until when each kind of evidence was last known to be whole."""
+    overflow: Mapping[str, int] = {}
+    """How many series had to be folded into `(overflow)`, by budget."""
+    last_ns: int = 0
+    """Node time of the last tick (0: there was none)."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What one tick adds to the ledger's permanent record, beside the books themselves."""
+
+    postings: Mapping[PostingKey, Amount] = {}
+    gaps: tuple[Gap, ...] = ()
+    facts: tuple[WorkloadFacts, ...] = ()
+    """New or changed facts of workloads, also of those no longer on the air."""

@@ -1,0 +1,91 @@
+"""Which experiment a workload belongs to: the first rule that finds a name wins.
+
+A rule is the name of a source. Tenants put what they found under these names, cleaned, and leave
+out what they do not know:
+
+    annotation:KEY, label:KEY   an annotation or label of a pod
+    comment                     the SLURM job comment; `experiment=NAME` in it counts
+    env:NAME                    a variable of the job's environment (only names on the allow-list)
+    wckey                       SLURM's workload characterisation key
+    job_name                    the SLURM job name, less array and trailing index
+    owner                       the controller that owns the pod
+    workload                    the workload's own name
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+ENVIRONMENT = (
+    "JOULEBOOK_EXPERIMENT",
+    "WANDB_PROJECT",
+    "WANDB_RUN_GROUP",
+    "WANDB_SWEEP_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+)
+"""The variables that name an experiment; no others are ever read for it."""
+
+POD_LABELS = (
+    "training.kubeflow.org/job-name",
+    "jobset.sigs.k8s.io/jobset-name",
+    "volcano.sh/job-name",
+    "ray.io/cluster",
+    "kueue.x-k8s.io/queue-name",
+    "batch.kubernetes.io/job-name",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/instance",
+)
+"""Labels that training operators and packagers put on pods, the most telling first."""
+
+DEFAULT_RULES: tuple[str, ...] = (
+    "annotation:joulebook.io/experiment",
+    "label:joulebook.io/experiment",
+    "comment",
+    *(f"env:{name}" for name in ENVIRONMENT),
+    *(f"label:{name}" for name in POD_LABELS),
+    "wckey",
+    "job_name",
+    "owner",
+    "workload",
+)
+"""The order of `docs/experiments.md`; `[experiments] rules` replaces it."""
+
+_IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
+_INDEX = re.compile(r"(?:[-_.#]\d{1,6}|\[[\d,:%-]+\])+$")
+_SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
+
+
+def is_rule(name: str) -> bool:
+    """Whether `name` may stand in `[experiments] rules`."""
+    kind, colon, key = name.partition(":")
+    return name in _SIMPLE or (bool(colon) and bool(key) and kind in {"annotation", "label", "env"})
+
+
+def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
+    """The experiment by the first of `rules` that `sources` answer; empty if none does."""
+    for rule in rules:
+        name = _named(rule, sources.get(rule, ""))
+        if name:
+            return name
+    return ""
+
+
+def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:
+    """Whether no source of `pending` (rules that may still get an answer) could change `choose`."""
+    for rule in rules:
+        if rule in pending:
+            return False
+        if _named(rule, sources.get(rule, "")):
+            return True
+    return True
+
+
+def _named(rule: str, value: str) -> str:
+    if rule == "comment":
+        found = _IN_COMMENT.search(value)
+        return next((g.strip() for g in found.groups() if g), "") if found else ""
+    if rule == "job_name":
+        # A name that is an index and nothing else is all there is.
+        return _INDEX.sub("", value.strip()).strip() or value.strip()
+    return value.strip()

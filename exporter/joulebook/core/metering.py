@@ -1,0 +1,185 @@
+"""One meter's state, tick by tick: readings taken in, gaps counted, intervals made ready to book.
+
+Nothing here knows of workloads: what comes out is energy in time, what goes on is `ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.books import Gap, MeterState
+from joulebook.core.intervals import Interval, between, confirm, energy_uj, judge
+from joulebook.core.readings import Failure, Reading
+from joulebook.core.ticks import knots
+from joulebook.units import NS_PER_S, PJ_PER_UJ
+
+IMPLAUSIBLE = "implausible"
+DAEMON_DOWN = "daemon_down"
+
+IDLE_LEARN_NS = NS_PER_S // 2
+"""An idle interval must last this long to teach the idle floor."""
+
+
+class Taken(NamedTuple):
+    """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
+
+    state: MeterState
+    gaps: tuple[Gap, ...] = ()
+    lost_ns: tuple[tuple[str, int], ...] = ()
+
+
+def begin(reading: Reading) -> MeterState:
+    """A meter seen for the first time: what its counter says was burnt before our books began."""
+    return MeterState(reading.meter, reading, gap_to_ns=reading.t_ns)
+
+
+def resume(state: MeterState) -> MeterState:
+    """The daemon was down: nobody watched from the last reading to the next."""
+    return msgspec.structs.replace(state, resumed=True)
+
+
+def take(state: MeterState, reading: Reading) -> Taken:
+    """Take in one reading. One that is not newer than what is known changes nothing."""
+    last = state.last
+    if reading.t_ns <= last.t_ns:
+        return Taken(state)
+    verdict = judge(last, reading)
+    suspect = state.suspect
+    if verdict is not None:
+        return _append(state, msgspec.structs.replace(reading, breaks=verdict))
+    if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
+        failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
+        return failed._replace(state=msgspec.structs.replace(failed.state, suspect=reading))
+    jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
+    first = _append(state, jump)
+    second = take(first.state, reading)
+    return Taken(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
+
+
+def lose(state: MeterState, failure: Failure) -> Taken:
+    """Note that the meter gave nothing: time since it was last read or lost is lost."""
+    if failure.t_ns <= state.gap_to_ns:
+        return Taken(state)
+    gaps: tuple[Gap, ...] = ()
+    begun_ns = state.gap_from_ns
+    if state.gap_reason != failure.reason:
+        gaps = _open_gap(state)
+        begun_ns = state.gap_to_ns
+    lost_ns = failure.t_ns - state.gap_to_ns
+    state = msgspec.structs.replace(
+        state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
+    )
+    return Taken(state, gaps, ((failure.reason, lost_ns),))
+
+
+def _append(state: MeterState, reading: Reading) -> Taken:
+    """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
+    reading = msgspec.structs.replace(reading, after_outage=state.resumed)
+    lost: list[tuple[str, int]] = []
+    gaps: list[Gap] = []
+    # A hung call may end with a reading made before the hang was noticed.
+    watched_ns = max(reading.t_ns, state.gap_to_ns)
+    if state.gap_reason:
+        lost.append((state.gap_reason, watched_ns - state.gap_to_ns))
+        gaps.append(Gap(state.meter, state.gap_from_ns, watched_ns, state.gap_reason))
+    elif reading.after_outage:
+        lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
+        gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
+    parts = between(state.last, reading)
+    if not gaps:
+        for part in parts:
+            if isinstance(part, Gap):
+                lost.append((part.reason, part.t1_ns - part.t0_ns))
+                gaps.append(part)
+    return Taken(
+        msgspec.structs.replace(
+            state,
+            pending=(*state.pending, reading),
+            suspect=None,
+            read_uj=state.read_uj + energy_uj(parts),
+            gap_to_ns=watched_ns,
+            gap_from_ns=0,
+            gap_reason="",
+            resumed=False,
+        ),
+        tuple(gaps),
+        tuple(lost),
+    )
+
+
+def _open_gap(state: MeterState) -> tuple[Gap, ...]:
+    if not state.gap_reason:
+        return ()
+    return (Gap(state.meter, state.gap_from_ns, state.gap_to_ns, state.gap_reason),)
+
+
+def ripe(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval, ...]]:
+    """Take out the intervals that lie before `horizon_ns`, as far as readings bound them.
+
+    The new `base` is the last point of the energy curve before the horizon. `booked_uj` grows by
+    the energy of the intervals: `read_uj - booked_uj` is what is still pending.
+    """
+    if not state.pending or state.pending[0].t_ns > horizon_ns:
+        return state, ()
+    points, tick_ns = knots(state.base, state.pending, state.tick_ns)
+    told = _told(state.base, state.pending)
+    intervals: list[Interval] = []
+    base, taken = state.base, -1
+    for knot in points:
+        raw = state.pending[knot.index]
+        if raw.t_ns > horizon_ns:
+            break
+        reading = msgspec.structs.replace(
+            knot.reading, busy=told[knot.index].busy, processes=told[knot.index].processes
+        )
+        intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
+        base, taken = reading, knot.index
+    if taken < 0:
+        return state, ()
+    state = msgspec.structs.replace(
+        state,
+        base=msgspec.structs.replace(base, samples=base.samples[-1:]),
+        pending=state.pending[taken + 1 :],
+        booked_uj=state.booked_uj + energy_uj(intervals),
+        tick_ns=tick_ns,
+        idle_mw=_floor(state.idle_mw, intervals),
+    )
+    return state, tuple(intervals)
+
+
+def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
+    """For each pending reading, what is known of activity then.
+
+    A burst does not ask for it, and process lists are asked for less often: the next reading that
+    did ask speaks for the time before it; after the last one, the one before stands.
+    """
+    told: list[Reading] = []
+    busy, processes = base.busy, base.processes
+    for reading in pending:
+        busy = busy if reading.busy is None else reading.busy
+        processes = processes if reading.processes is None else reading.processes
+        told.append(msgspec.structs.replace(reading, busy=busy, processes=processes))
+    busy, processes = None, None
+    for i in range(len(pending) - 1, -1, -1):
+        busy = busy if pending[i].busy is None else pending[i].busy
+        processes = processes if pending[i].processes is None else pending[i].processes
+        if busy is not None:
+            told[i] = msgspec.structs.replace(told[i], busy=busy)
+        if processes is not None:
+            told[i] = msgspec.structs.replace(told[i], processes=processes)
+    return told
+
+
+def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
+    """The lowest mean power of an idle interval; what a device cannot go below while it is on."""
+    for interval in intervals:
+        duration_ns = interval.t1_ns - interval.t0_ns
+        if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
+            continue
+        mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
+        if mean_mw and (known_mw is None or mean_mw < known_mw):
+            known_mw = mean_mw
+    return known_mw

@@ -1,0 +1,107 @@
+"""What a sensor saw: one look at one meter, or the reason why there was none.
+
+All instants in the core are *node time*: nanoseconds that never go back, survive a restart of
+the daemon and a reboot (`daemon/clock.py` makes them from CLOCK_BOOTTIME). UTC is node time plus
+an offset that the tick carries, so a stepped wall clock changes no duration and no order.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.workloads import WorkloadId
+
+
+class Component(StrEnum):
+    """The part of a node that a meter measures (label `component`)."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    DRAM = "dram"
+    OTHER = "other"
+
+
+class Meter(NamedTuple):
+    """One thing whose energy can be read; the leaf that is booked.
+
+    `name` is stable over restarts and enumeration changes: the UUID of a GPU, the zone of RAPL.
+    """
+
+    component: Component
+    name: str
+
+
+class PowerSample(NamedTuple):
+    """One timestamped value of the driver's own power buffer: node time and milliwatts."""
+
+    t_ns: int
+    power_mw: int
+
+
+class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One process seen on a device.
+
+    `started_ns` is the start of the process in CLOCK_BOOTTIME ns (0 when unknown): pids are
+    reused, the pair is not. `sm_time_ns` is the time for which it kept the device's
+    multiprocessors busy since the reading before, `None` where the driver does not say.
+    `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
+    could say whose process it is.
+    """
+
+    pid: int
+    started_ns: int
+    sm_time_ns: int | None = None
+    memory_bytes: int | None = None
+    workload: WorkloadId | None = None
+
+
+class Break(StrEnum):
+    """What happened to a counter between a reading and the one before it."""
+
+    NONE = ""
+    RESET = "counter_reset"
+    """It began again at zero; when, only `Reading.uptime_ns` can tell."""
+    REBOOT = "reboot"
+    """The same, because the machine was booted."""
+    IMPLAUSIBLE = "implausible"
+    """It jumped by more than the device can burn, and stayed there."""
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One successful look at one meter.
+
+    `energy_uj` is the meter's own cumulative counter; `None` means the meter has none, and
+    then `samples` (else `power_mw` alone) are integrated. `wrap_uj` is the size of a counter
+    that wraps. `epoch` names the life of the counter where the system tells it (the boot id);
+    `uptime_ns` is the time since the counter last started at zero, where the driver tells it.
+    `max_power_mw` bounds what is plausible. `busy` says whether the device did any work since
+    the reading before: `None` where this look did not ask. `processes` is `None` where this look
+    did not ask, empty where it asked and found none.
+    """
+
+    meter: Meter
+    t_ns: int
+    energy_uj: int | None = None
+    power_mw: int | None = None
+    samples: tuple[PowerSample, ...] = ()
+    wrap_uj: int | None = None
+    epoch: str = ""
+    uptime_ns: int | None = None
+    max_power_mw: int | None = None
+    busy: bool | None = None
+    processes: tuple[ProcessUse, ...] | None = None
+    after_outage: bool = False
+    """Set by the ledger on the first reading after the daemon was down."""
+    breaks: Break = Break.NONE
+    """Set by the ledger: why the counter cannot simply be subtracted from the one before."""
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """A look at a meter that gave nothing; `reason` is a short stable word (label `reason`)."""
+
+    meter: Meter
+    t_ns: int
+    reason: str

@@ -1,0 +1,157 @@
+"""Who held a device when: claims in, tenures out.
+
+A claim is one piece of evidence. Claims contradict each other (an Epilog that never ran, a slurmd
+pod that holds what a SLURM job inside it holds), so they are settled: at every instant they are
+admitted in the order of their rank, and within a rank the one that began last first, as long as
+the device has room. The outcome depends on the set of claims only, never on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from fractions import Fraction
+from itertools import pairwise
+
+import msgspec
+
+from joulebook.core.readings import Meter
+from joulebook.core.workloads import WorkloadId
+
+
+class Evidence(IntEnum):
+    """How a claim is known; a smaller number is better evidence (`docs/how-it-measures.md`)."""
+
+    PROLOG = 1
+    POD_RESOURCES = 2
+    JOB_MAPPING = 3
+    GPUSTAT = 4
+    SCONTROL = 5
+    PROCESSES = 6
+
+    @property
+    def label(self) -> str:
+        """The value of the label `evidence`."""
+        return self.name.lower().replace("_", "-")
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
+    """Evidence that a workload held a part of a meter from `t0_ns` until `t1_ns`.
+
+    `t1_ns` is `None` while it still does. `parts` of `of` is the part of the device: 1 of 1, a
+    replica of those that the device plugin advertises, MIG slices, shards. `workload` is `None`
+    when it is certain that somebody held the device, but not who (`unknown_holder`).
+    """
+
+    workload: WorkloadId | None
+    meter: Meter
+    t0_ns: int
+    t1_ns: int | None
+    evidence: Evidence
+    parts: int = 1
+    of: int = 1
+
+    @property
+    def key(self) -> tuple[WorkloadId | None, Meter, Evidence, int]:
+        """What makes two reports of a claim the same claim; only its end may be learnt later."""
+        return (self.workload, self.meter, self.evidence, self.t0_ns)
+
+
+class Holder(msgspec.Struct, frozen=True, gc=False):
+    """An admitted claim inside one tenure."""
+
+    workload: WorkloadId | None
+    evidence: Evidence
+    parts: int
+    of: int
+
+
+class Tenure(msgspec.Struct, frozen=True, gc=False):
+    """A stretch `[t0, t1)` of one meter in which nothing about its holders changed."""
+
+    t0_ns: int
+    t1_ns: int
+    holders: tuple[Holder, ...]
+
+
+def admit(claims: Iterable[Claim]) -> tuple[Holder, ...]:
+    """The holders at one instant, out of all the claims that cover it.
+
+    A workload counts once, by its best evidence (several parts under the same evidence add up).
+    Claims that no longer fit on the device are refused whole.
+    """
+    best: dict[WorkloadId | None, Evidence] = {}
+    for claim in claims:
+        known = best.get(claim.workload)
+        if known is None or claim.evidence < known:
+            best[claim.workload] = claim.evidence
+    wanted = sorted(
+        (c for c in claims if c.evidence == best[c.workload]),
+        key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.parts, c.of),
+    )
+    room = Fraction(1)
+    admitted: dict[WorkloadId | None, Holder] = {}
+    for claim in wanted:
+        share = Fraction(claim.parts, claim.of)
+        if share > room:
+            continue
+        room -= share
+        held = admitted.get(claim.workload)
+        if held is not None:
+            whole = Fraction(held.parts, held.of) + share
+            of = max(held.of, claim.of, whole.denominator)
+            if of % whole.denominator:
+                of = whole.denominator
+            admitted[claim.workload] = Holder(claim.workload, claim.evidence, int(whole * of), of)
+        else:
+            admitted[claim.workload] = Holder(claim.workload, claim.evidence, claim.parts, claim.of)
+    return tuple(admitted.values())
+
+
+def settle(claims: Sequence[Claim], t0_ns: int, t1_ns: int) -> tuple[Tenure, ...]:
+    """Cut `[t0, t1)` of one meter at every edge of its claims, and settle each piece.
+
+    All `claims` must be of the same meter. Neighbouring pieces with the same holders are joined.
+    """
+    live = [c for c in claims if c.t0_ns < t1_ns and (c.t1_ns is None or c.t1_ns > t0_ns)]
+    edges = {t0_ns, t1_ns}
+    for claim in live:
+        if claim.t0_ns > t0_ns:
+            edges.add(claim.t0_ns)
+        if claim.t1_ns is not None and claim.t1_ns < t1_ns:
+            edges.add(claim.t1_ns)
+    cuts = sorted(edges)
+    tenures: list[Tenure] = []
+    for a, b in pairwise(cuts):
+        holders = admit([c for c in live if c.t0_ns <= a and (c.t1_ns is None or c.t1_ns >= b)])
+        if tenures and tenures[-1].holders == holders:
+            tenures[-1] = Tenure(tenures[-1].t0_ns, b, holders)
+        else:
+            tenures.append(Tenure(a, b, holders))
+    return tuple(tenures)
+
+
+def merge(
+    known: Iterable[Claim],
+    reported: Iterable[Claim],
+    complete: frozenset[Evidence],
+    affirmed_ns: Mapping[Evidence, int],
+) -> tuple[Claim, ...]:
+    """Bring the claims on record up to date with what tenants report now.
+
+    A reported claim replaces the one with its key. An open claim that a *complete* report of its
+    evidence no longer mentions ended unseen: it is closed at `affirmed_ns`, the last instant at
+    which such evidence was whole and mentioned it (what was burnt later is not proven to be its).
+    """
+    now = {c.key: c for c in reported}
+    merged: dict[tuple[WorkloadId | None, Meter, Evidence, int], Claim] = {}
+    for claim in known:
+        if claim.key in now:
+            continue
+        if claim.t1_ns is None and claim.evidence in complete:
+            end_ns = max(affirmed_ns.get(claim.evidence, claim.t0_ns), claim.t0_ns)
+            merged[claim.key] = msgspec.structs.replace(claim, t1_ns=end_ns)
+        else:
+            merged[claim.key] = claim
+    merged.update(now)
+    return tuple(merged.values())

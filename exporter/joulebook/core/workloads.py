@@ -1,0 +1,61 @@
+"""Who burns energy: the identity of a workload, what is known about it, and its labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+
+class WorkloadId(NamedTuple):
+    """The identity under which energy is booked; the same on every node of a job.
+
+    `scheduler` is `slurm`, `kubernetes` or `process`. `workload` is unique in the cluster for
+    all time: the SLURM job id with `.rN` after the N-th requeue, `name.<first 8 of uid>` of a
+    pod, the cgroup of a bare process. What people are shown may be another name
+    (`WorkloadFacts.display`, for example `101_7` of an array).
+    """
+
+    scheduler: str
+    workload: str
+
+    def __str__(self) -> str:
+        return f"{self.scheduler}/{self.workload}"
+
+
+class Labels(NamedTuple):
+    """The owner and the experiment of a workload as they stand on its counters.
+
+    `user` and `account` come from the scheduler alone; `experiment` from the experiment rules.
+    Empty means not known.
+    """
+
+    user: str = ""
+    account: str = ""
+    experiment: str = ""
+
+
+class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
+    """All that tenants have learnt of one workload; they send it again when they learn more.
+
+    `started_ns`/`ended_ns` are node time (0 and `None`: not known, still running). `complete`
+    says that no more labels are expected, so that its series need not wait for them.
+    `extra` holds what goes to `joulebook_workload_info` and the ledger: `partition`, `image`,
+    `array`, `qos`, `node_count`, ... (names and values already cleaned).
+    """
+
+    id: WorkloadId
+    display: str = ""
+    name: str = ""
+    labels: Labels = Labels()
+    started_ns: int = 0
+    ended_ns: int | None = None
+    complete: bool = False
+    gpu_count: int = 0
+    evidence: str = ""
+    extra: dict[str, str] = {}
+
+    @property
+    def shown(self) -> str:
+        """The value of the label `workload`."""
+        return self.display or self.id.workload

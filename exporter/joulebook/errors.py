@@ -1,0 +1,87 @@
+"""The exceptions of Joulebook, named for what the caller can do about them.
+
+    JoulebookError
+      ConfigError          the user must change a setting or a file; the message names it
+      LedgerError          the ledger cannot be used; the message says how to get it back
+        LedgerBusy           another daemon holds it
+        LedgerCorrupt        sqlite says that the file is damaged
+        LedgerTooNew         a newer Joulebook wrote it
+        LedgerUnavailable    full disk, lock, I/O error: the same commit may succeed later
+      SensorError          a sensor gave no reading; `reason` is the label value
+        SensorMissing        no such hardware or library here
+        SensorDenied         no permission
+        SensorLost           the device is gone until it is reset or reopened
+        SensorRetry          may work at the next look
+        SensorUnsupported    this device will never answer that question
+      InputError           something read from outside is refused; `reason` is the label value
+"""
+
+from __future__ import annotations
+
+
+class JoulebookError(Exception):
+    """Base of all errors that Joulebook raises on purpose."""
+
+
+class ConfigError(JoulebookError):
+    """A setting or a file of the user's cannot be used. The message names file, key and value."""
+
+
+class LedgerError(JoulebookError):
+    """The ledger cannot be used."""
+
+
+class LedgerBusy(LedgerError):
+    """Another daemon holds the ledger."""
+
+
+class LedgerCorrupt(LedgerError):
+    """The file is damaged."""
+
+
+class LedgerTooNew(LedgerError):
+    """A newer version of Joulebook wrote the file."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The commit did not happen, and may succeed later: nothing is lost in the meantime."""
+
+
+class SensorError(JoulebookError):
+    """A sensor gave no reading.
+
+    `reason` is a short stable word for the label `reason`; `remedy` says what a person can do.
+    """
+
+    def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class SensorMissing(SensorError):
+    """There is no such hardware or library here."""
+
+
+class SensorDenied(SensorError):
+    """The hardware is there, the permission is not."""
+
+
+class SensorLost(SensorError):
+    """The device or the driver is gone until it is reset or opened again."""
+
+
+class SensorRetry(SensorError):
+    """May work at the next look."""
+
+
+class SensorUnsupported(SensorError):
+    """This device will never answer that question."""
+
+
+class InputError(JoulebookError):
+    """Something that was read from outside is refused; `reason` is for the label `reason`."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
