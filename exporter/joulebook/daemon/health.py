@@ -1,0 +1,79 @@
+"""Whether the daemon does its work: what `/readyz` and `/healthz` answer.
+
+Ready means that a tick lately read a sensor and reached the disk. Healthy is weaker: only a hang
+that nothing but a restart can end makes it fail, so that a supervisor restarts the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from joulebook.daemon.worker import SensorWorker
+
+log = logging.getLogger(__name__)
+
+HANG_S = 300.0
+
+
+class Health:
+    """Written by the tick loop, read by HTTP; every answer is computed from plain attributes."""
+
+    def __init__(self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float) -> None:
+        self._workers = workers
+        self._lately_s = lately_s
+        self._hang_s = hang_s
+        now = time.monotonic()
+        self._ticked = self._read = self._saved = now
+        self._started = False
+        self._ledger_problem = ""
+        self._sensor_problems: Sequence[str] = ()
+
+    def ticked(self, read: bool, problems: Sequence[str]) -> None:
+        """A tick is over; `read` says whether it got a reading."""
+        self._ticked = time.monotonic()
+        self._sensor_problems = problems
+        if read:
+            self._read = self._ticked
+            self._started = True
+
+    def committed(self) -> None:
+        """A tick reached the disk."""
+        self._saved = time.monotonic()
+        if self._ledger_problem:
+            log.info("the ledger can be written again; nothing was lost in between")
+        self._ledger_problem = ""
+
+    def commit_failed(self, problem: str) -> None:
+        """A tick did not reach the disk, and will be written with the next one."""
+        if not self._ledger_problem:
+            log.error("%s; figures are kept in memory until the ledger can be written", problem)
+        self._ledger_problem = problem
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a tick succeeded lately, and what is wrong if not."""
+        now = time.monotonic()
+        wrong = [
+            f"sensor {worker.sensor.name} has not answered for {worker.stuck_s():.0f} s"
+            for worker in self._workers
+            if worker.stuck_s() > min(self._lately_s, self._hang_s)
+        ]
+        if self._ledger_problem and now - self._saved > self._lately_s:
+            wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
+        if now - self._ticked > self._lately_s:
+            wrong.append(f"no tick for {now - self._ticked:.0f} s")
+        elif not self._started or now - self._read > self._lately_s:
+            problems = "; ".join(problem for problem in self._sensor_problems if problem)
+            wrong.append(f"no sensor has been read for {now - self._read:.0f} s: {problems}")
+        return (False, "\n".join(wrong)) if wrong else (True, "ready")
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether a restart would not help."""
+        stuck = max((worker.stuck_s() for worker in self._workers), default=0.0)
+        silent = time.monotonic() - self._ticked
+        if stuck > HANG_S:
+            return False, f"a sensor has been hanging for {stuck:.0f} s"
+        if silent > HANG_S:
+            return False, f"the tick loop has been silent for {silent:.0f} s"
+        return True, "healthy"

@@ -1,0 +1,258 @@
+"""The tick loop: look, ask who holds what, advance the books, commit, publish.
+
+Everything slow or able to hang is elsewhere (sensors and tenants have threads of their own, HTTP
+reads only what was published). A commit that fails loses nothing: the books go on in memory, and
+the next commit writes all that came since the last one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from joulebook.clock import NodeClock
+from joulebook.core.books import ZERO, Books, Entry
+from joulebook.core.ledger import Policy, Tick, advance
+from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
+from joulebook.core.tenancy import Claim, Evidence, Holder, admit
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.daemon.health import Health
+from joulebook.daemon.release import ReleaseDesk
+from joulebook.daemon.today import Today
+from joulebook.daemon.worker import SensorWorker
+from joulebook.errors import LedgerUnavailable
+from joulebook.exposition.view import HISTORY_POINTS, View
+from joulebook.sensors.contract import DeviceStatus
+from joulebook.store.contract import Store
+from joulebook.tenants.contract import TenantSource
+from joulebook.units import s_from_ns
+
+log = logging.getLogger(__name__)
+
+MAX_OWNERS = 10_000
+"""Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the loop needs of the configuration."""
+
+    node: str
+    cluster: str = ""
+    interval_s: float = 1.0
+    process_interval_s: float = 5.0
+    patience_s: float = 0.5
+    """For how long a tick waits for its sensors before it goes on without them."""
+
+
+class Daemon:
+    """One node's daemon. `publish` is handed each new view."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        clock: NodeClock,
+        store: Store,
+        books: Books,
+        workers: Sequence[SensorWorker],
+        tenants: Sequence[TenantSource],
+        desk: ReleaseDesk,
+        today: Today,
+        health: Health,
+        publish: Callable[[View], None],
+    ) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._clock = clock
+        self._store = store
+        self._books = books  # as they stand in memory
+        self._committed = books
+        self._backlog = Entry()
+        self._workers = workers
+        self._tenants = tenants
+        self._desk = desk
+        self._today = today
+        self._health = health
+        self._publish = publish
+        self._resumed = bool(books.last_ns)
+        self._devices: dict[Meter, DeviceStatus] = {}
+        self._statuses: tuple[DeviceStatus, ...] = ()
+        self._owners: dict[tuple[int, int], WorkloadId | None] = {}
+        self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
+        self._rejected: dict[tuple[str, str], int] = {}
+        self._processes_due = 0.0
+        self._tick_s = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until `stop` is set, then commit what is known and let go of everything."""
+        for worker in self._workers:
+            worker.start()
+        for source in self._tenants:
+            source.open(self._boundary)
+        due = time.monotonic()
+        while not stop.is_set():
+            self.tick()
+            due += self._settings.interval_s
+            now = time.monotonic()
+            due = max(due, now)  # after a long stall: no burst of ticks to catch up
+            stop.wait(due - now)
+        self.tick()
+        for source in self._tenants:
+            source.close()
+        for worker in self._workers:
+            worker.stop()
+
+    def tick(self) -> None:
+        """One tick, whole: from the sensors to the published view."""
+        began = time.monotonic()
+        self._release()
+        self._ask(began)
+        readings, failures = self._listen()
+        claims, complete, facts = self._tenancy()
+        now_ns = self._clock.now_ns()
+        tick = Tick(
+            now_ns,
+            self._clock.utc_offset_ns(),
+            tuple(self._identified(reading) for reading in readings),
+            tuple(failures),
+            tuple(claims),
+            frozenset(complete),
+            tuple(facts),
+            resumed=self._resumed,
+        )
+        self._books, entry = advance(self._books, tick, self._policy)
+        self._resumed = False
+        self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
+        self._backlog = _joined(self._backlog, entry)
+        self._commit(now_ns)
+        self._tick_s = time.monotonic() - began
+        self._show(now_ns, tick.utc_offset_ns)
+        self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
+
+    def _boundary(self, _t_ns: int) -> None:
+        for worker in self._workers:
+            worker.burst()
+
+    def _release(self) -> None:
+        wanted = self._desk.wanted()
+        for worker in self._workers:
+            worker.release(wanted)
+        if wanted and not any(worker.is_open for worker in self._workers):
+            self._desk.grant()
+
+    def _ask(self, now: float) -> None:
+        """Ask for a look; for process lists on their slower beat, or where a GPU is shared."""
+        shared = any(len(holders) > 1 for holders in self._holders(self._clock.now_ns()).values())
+        processes = shared or now >= self._processes_due
+        if processes:
+            self._processes_due = now + self._settings.process_interval_s
+        for worker in self._workers:
+            worker.ask(processes=processes)
+        deadline = now + self._settings.patience_s
+        for worker in self._workers:
+            worker.wait(deadline - time.monotonic())
+
+    def _listen(self) -> tuple[list[Reading], list[Failure]]:
+        readings: list[Reading] = []
+        failures: list[Failure] = []
+        statuses: list[DeviceStatus] = []
+        for worker in self._workers:
+            look = worker.collect()
+            readings += look.readings
+            failures += look.failures
+            statuses += look.statuses
+        self._statuses = tuple(statuses)
+        for status in statuses:
+            self._devices[status.meter] = status
+        return readings, failures
+
+    def _tenancy(self) -> tuple[list[Claim], set[Evidence], list[WorkloadFacts]]:
+        claims: list[Claim] = []
+        complete: set[Evidence] = set()
+        facts: list[WorkloadFacts] = []
+        devices = list(self._devices.values())
+        for source in self._tenants:
+            holdings = source.holdings(devices)
+            claims += holdings.claims
+            complete |= holdings.complete
+            facts += holdings.facts
+            for reason, count in holdings.rejected.items():
+                self._rejected[(source.name, reason)] = count
+        return claims, complete, facts
+
+    def _identified(self, reading: Reading) -> Reading:
+        """Say of each process on the device whose it is; asked once in a process's life."""
+        if not reading.processes:
+            return reading
+        return msgspec.structs.replace(
+            reading, processes=tuple(self._owned(process) for process in reading.processes)
+        )
+
+    def _owned(self, process: ProcessUse) -> ProcessUse:
+        key = (process.pid, process.started_ns)
+        if key not in self._owners:
+            if len(self._owners) >= MAX_OWNERS:
+                self._owners.clear()
+            found = (source.identify(process.pid) for source in self._tenants)
+            self._owners[key] = next((owner for owner in found if owner is not None), None)
+        return msgspec.structs.replace(process, workload=self._owners[key])
+
+    def _commit(self, now_ns: int) -> None:
+        try:
+            anchor = self._clock.anchor(now_ns)
+            self._store.commit(self._committed, self._books, self._backlog, anchor)
+        except LedgerUnavailable as e:
+            self._health.commit_failed(str(e))
+            return
+        self._committed, self._backlog = self._books, Entry()
+        self._health.committed()
+        for source in self._tenants:
+            source.settled()
+
+    def _show(self, now_ns: int, utc_offset_ns: int) -> None:
+        watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]
+        if watts:
+            self._history.append((s_from_ns(now_ns + utc_offset_ns), sum(watts)))
+        self._publish(
+            View(
+                self._settings.node,
+                self._committed,
+                cluster=self._settings.cluster,
+                statuses=self._statuses,
+                now_ns=now_ns,
+                utc_offset_ns=utc_offset_ns,
+                holders=self._holders(now_ns),
+                sensors=tuple(worker.health() for worker in self._workers),
+                rejected=dict(self._rejected),
+                tick_s=self._tick_s,
+                history=tuple(self._history),
+                today=self._today.energy_uj(),
+            )
+        )
+
+    def _holders(self, now_ns: int) -> dict[Meter, tuple[Holder, ...]]:
+        """Who holds each device now."""
+        covering: dict[Meter, list[Claim]] = {}
+        for claim in self._books.claims:
+            if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns):
+                covering.setdefault(claim.meter, []).append(claim)
+        return {meter: admit(claims) for meter, claims in covering.items()}
+
+
+def _joined(first: Entry, second: Entry) -> Entry:
+    """Two entries as one, for a commit that has to catch up."""
+    if first == _NOTHING:
+        return second
+    postings = dict(first.postings)
+    for key, amount in second.postings.items():
+        postings[key] = postings.get(key, ZERO).plus(amount)
+    facts = {fact.id: fact for fact in (*first.facts, *second.facts)}
+    return Entry(postings, first.gaps + second.gaps, tuple(facts.values()))
+
+
+_NOTHING = Entry()

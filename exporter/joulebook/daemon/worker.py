@@ -1,0 +1,249 @@
+"""One thread that calls one sensor, and may hang with it.
+
+The tick loop asks for a look and waits for it only so long. A boundary between workloads asks for
+a burst: glances a few milliseconds apart until every counter has stepped twice, so that the step
+which holds the boundary can be split (`core.ticks`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from joulebook.clock import Clock
+from joulebook.core.readings import Failure, Meter, Reading
+from joulebook.errors import SensorError
+from joulebook.exposition.view import SensorHealth
+from joulebook.sensors.contract import DeviceStatus, Look, Sensor
+from joulebook.units import NS_PER_MS, NS_PER_S
+
+log = logging.getLogger(__name__)
+
+BURST_STEP_S = 0.003
+BURST_NS = 400 * NS_PER_MS
+"""A counter that has not stepped twice in this time is not waited for."""
+
+BURST_STEPS = 2
+REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
+
+
+class SensorWorker:
+    """Calls a sensor from a thread of its own. All methods but the thread's return at once."""
+
+    def __init__(self, sensor: Sensor, clock: Clock, *, kind: str, known: set[Meter]) -> None:
+        self.sensor = sensor
+        self._kind = kind
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"sensor-{sensor.name}", daemon=True)
+        self._stopping = False
+        self._asked: bool | None = None  # a look is wanted; True: with processes
+        self._released = False
+        self._answered = threading.Event()
+        self._in_call_since: float | None = None
+        self._open = False
+        self._reopen_at, self._reopen_s = 0.0, REOPEN_FIRST_S
+        self._burst: dict[Meter, _Steps] | None = None
+        self._burst_until_ns = 0
+        self._meters = set(known)
+        self._readings: list[Reading] = []
+        self._failures: list[Failure] = []
+        self._statuses: tuple[DeviceStatus, ...] = ()
+        self._errors: Counter[str] = Counter()
+        self._last_success_s: float | None = None
+        self._reason, self.problem = "starting", "has not answered yet"
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """Close the sensor; a thread that hangs in the driver is left behind."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(patience_s)
+
+    def ask(self, *, processes: bool) -> None:
+        """Ask for one look."""
+        with self._wake:
+            self._answered.clear()
+            self._asked = processes or bool(self._asked)
+            self._wake.notify()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the look that was asked for; `False` if it has not come in time."""
+        return self._answered.wait(max(timeout_s, 0))
+
+    def burst(self) -> None:
+        """A workload began or ended somewhere: watch the counters step."""
+        with self._wake:
+            self._burst = {}
+            self._burst_until_ns = self._clock.now_ns() + BURST_NS
+            self._wake.notify()
+
+    def release(self, released: bool) -> None:
+        """Let go of the driver (`True`), or take hold of it again."""
+        with self._wake:
+            self._released = released
+            self._reopen_at = 0.0
+            self._wake.notify()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the sensor holds its driver."""
+        return self._open
+
+    def stuck_s(self) -> float:
+        """For how many seconds the call in flight has been going on; 0 if there is none."""
+        since = self._in_call_since
+        return time.monotonic() - since if since is not None else 0.0
+
+    def collect(self) -> Look:
+        """Take what has come in since the last time; every meter that gave nothing has a reason."""
+        with self._wake:
+            readings, self._readings = self._readings, []
+            failures, self._failures = self._failures, []
+            statuses = self._statuses
+            answered = self._answered.is_set()
+            meters = set(self._meters)
+        if not answered:
+            reason = "hung" if self._in_call_since is not None else self._reason
+            now_ns = self._clock.now_ns()
+            silent = meters - {reading.meter for reading in readings}
+            failures = [*failures, *(Failure(meter, now_ns, reason) for meter in silent)]
+            return Look(tuple(readings), tuple(failures), ())
+        return Look(tuple(readings), tuple(failures), statuses)
+
+    def health(self) -> SensorHealth:
+        """How the sensor fares, for the exposition."""
+        up = self._open and self._answered.is_set() and bool(self._statuses or not self._meters)
+        return SensorHealth(
+            self.sensor.name, self._kind, up, dict(self._errors), self._last_success_s
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._asked is not None or self._wants_glance()):
+                    self._wake.wait()
+                if self._stopping:
+                    break
+                asked, self._asked = self._asked, None
+            if asked is not None:
+                self._look(processes=asked)
+            else:
+                self._glance()
+                with self._wake:
+                    if self._asked is None and not self._stopping:
+                        self._wake.wait(BURST_STEP_S)
+        self._close()
+
+    def _wants_glance(self) -> bool:
+        return self._burst is not None and self._open
+
+    def _look(self, *, processes: bool) -> None:
+        """One look, or the reason why there is none, for every meter this sensor has had."""
+        look = Look()
+        error: SensorError | None = None
+        self._in_call_since = time.monotonic()
+        try:
+            if self._released:
+                self._close()
+                error = SensorError("the driver was released", reason="released")
+            elif self._open_if_due():
+                look = self.sensor.look(processes=processes)
+        except SensorError as e:
+            error = e
+            self._note(e)
+        finally:
+            self._in_call_since = None
+        now_ns = self._clock.now_ns()
+        if error is not None:
+            self._reason = error.reason
+        failures = list(look.failures)
+        with self._wake:
+            heard = {r.meter for r in look.readings} | {f.meter for f in failures}
+            reason = "missing" if self._open and error is None else self._reason
+            failures += [Failure(m, now_ns, reason) for m in self._meters - heard]
+            self._meters |= heard
+            self._readings.extend(look.readings)
+            self._failures.extend(failures)
+            self._statuses = look.statuses
+            self._errors.update(failure.reason for failure in look.failures)
+            self._answered.set()
+        if look.readings:
+            self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
+            self.problem = ""
+
+    def _open_if_due(self) -> bool:
+        if self._open:
+            return True
+        if time.monotonic() < self._reopen_at:
+            return False
+        self.sensor.open()
+        self._open = True
+        self._reopen_s = REOPEN_FIRST_S
+        return True
+
+    def _note(self, error: SensorError) -> None:
+        """A sensor that failed as a whole is closed and opened again, ever less often."""
+        if str(error) != self.problem:
+            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy)
+        self.problem = str(error)
+        self._errors[error.reason] += 1
+        self._close()
+        self._reopen_at = time.monotonic() + self._reopen_s
+        self._reopen_s = min(2 * self._reopen_s, REOPEN_MOST_S)
+
+    def _close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.sensor.close()
+        except SensorError as e:
+            log.warning("sensor %s did not close: %s", self.sensor.name, e)
+
+    def _glance(self) -> None:
+        """One step of a burst. Only the readings around a step of a counter are kept."""
+        burst = self._burst
+        if burst is None:
+            return
+        self._in_call_since = time.monotonic()
+        try:
+            readings = self.sensor.glance(self._meters)
+        except SensorError:
+            readings = ()  # the next look says why
+        finally:
+            self._in_call_since = None
+        kept: list[Reading] = []
+        for reading in readings:
+            steps = burst.get(reading.meter)
+            if steps is None:
+                burst[reading.meter] = _Steps(reading)
+                kept.append(reading)
+            elif reading.energy_uj != steps.last.energy_uj:
+                kept += [steps.last, reading] if steps.last is not steps.kept else [reading]
+                steps.last = steps.kept = reading
+                steps.count += 1
+            else:
+                steps.last = reading
+        over = self._clock.now_ns() >= self._burst_until_ns or not readings
+        with self._wake:
+            self._readings.extend(kept)
+            # A boundary that came meanwhile has begun a new burst: leave that one alone.
+            if self._burst is burst and (
+                over or all(steps.count >= BURST_STEPS for steps in burst.values())
+            ):
+                self._burst = None
+
+
+class _Steps:
+    """How often a counter has stepped in this burst, and its last readings."""
+
+    def __init__(self, first: Reading) -> None:
+        self.last = self.kept = first
+        self.count = 0

@@ -1,0 +1,210 @@
+"""The tick loop: what goes in is booked, committed and published, in this order and no other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from joulebook.clock import NodeClock
+from joulebook.core.ledger import Policy
+from joulebook.core.readings import ProcessUse
+from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.workloads import Labels, WorkloadFacts
+from joulebook.daemon.health import Health
+from joulebook.daemon.loop import Daemon, Settings
+from joulebook.daemon.release import ReleaseDesk, ask, granted
+from joulebook.daemon.today import Today
+from joulebook.daemon.worker import SensorWorker
+from joulebook.exposition.view import View
+from joulebook.sensors.contract import Look
+from tests.unit.daemon.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
+
+
+class Node:
+    """One daemon on stand-ins; `tick()` runs it by hand."""
+
+    def __init__(self, directory: Path, shelf: Shelf, *, by_hand: bool = True) -> None:
+        self.ledger = directory / "ledger.db"
+        self.shelf = shelf
+        books, anchor = shelf.load()
+        self.clock = NodeClock(anchor)
+        self.cards, self.jobs = Cards(self.clock), Jobs()
+        self.cards.tick_s = 0.001
+        self.worker = SensorWorker(self.cards, self.clock, kind="counter", known=set(books.meters))
+        self.views: list[View] = []
+        self.health = Health([self.worker], lately_s=0.2, hang_s=10)
+        self.daemon = Daemon(
+            Settings("n1", interval_s=0.02, process_interval_s=0.0, patience_s=0.1),
+            Policy(settle_ns=20_000_000),
+            self.clock,
+            shelf,
+            books,
+            [self.worker],
+            [self.jobs],
+            ReleaseDesk(self.ledger),
+            Today({}, 0),
+            self.health,
+            self.views.append,
+        )
+        if by_hand:
+            self.worker.start()
+
+    def tick(self, times: int = 1) -> View:
+        for _ in range(times):
+            self.daemon.tick()
+            time.sleep(0.01)
+        return self.views[-1]
+
+    def hold(self) -> None:
+        now_ns = self.clock.now_ns()
+        self.jobs.claims = [Claim(JOB, METER, now_ns, None, Evidence.PROLOG)]
+        self.jobs.facts = [
+            WorkloadFacts(JOB, labels=Labels("ada", "nlp", "bert"), started_ns=now_ns)
+        ]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path, Shelf())
+    yield node
+    node.cards.hang.set()
+    node.worker.stop()
+
+
+def booked_uj(view: View) -> int:
+    return sum(state.booked_uj for state in view.books.meters.values())
+
+
+def accounted_uj(view: View) -> int:
+    workloads = view.books.workloads.values()
+    return sum(view.books.remainders.values()) + sum(
+        amount.energy_uj for workload in workloads for amount in workload.balance.values()
+    )
+
+
+def test_a_jobs_energy_is_booked_committed_and_shown(node: Node) -> None:
+    node.tick(3)
+    node.hold()
+    view = node.tick(20)
+    assert view.books is node.shelf.books
+    assert view.books.workloads[JOB].balance[METER.component].energy_uj > 0
+    assert booked_uj(view) == accounted_uj(view) > 0
+    assert [holder.workload for holder in view.holders[METER]] == [JOB]
+    assert view.history
+    assert view.statuses[0].meter == METER
+
+
+def test_nothing_uncommitted_is_shown_and_nothing_is_lost_when_the_disk_is_full(
+    node: Node,
+) -> None:
+    node.hold()
+    before = node.tick(5)
+    node.shelf.full = True
+    during = node.tick(10)
+    assert during.books is before.books, "only committed books are shown"
+    assert during.statuses, "gauges go on"
+    settled = node.jobs.times_settled
+    node.tick()
+    assert node.jobs.times_settled == settled, "event files stay until they are in the ledger"
+    node.shelf.full = False
+    after = node.tick(2)
+    assert booked_uj(after) > booked_uj(before)
+    posted = sum(a.energy_uj for entry in node.shelf.entries for a in entry.postings.values())
+    assert posted == booked_uj(after) == accounted_uj(after)
+
+
+def test_readiness_names_what_is_wrong(node: Node) -> None:
+    assert not node.health.ready()[0]
+    node.tick()
+    assert node.health.ready() == (True, "ready")
+    node.shelf.full = True
+    until(lambda: node.tick() and "the disk is full" in node.health.ready()[1])
+    node.shelf.full = False
+    node.tick()
+    assert node.health.ready()[0]
+    node.cards.hang.clear()
+    until(lambda: node.tick() and "sensor cards has not answered" in node.health.ready()[1])
+    assert node.health.healthy()[0], "a hang of seconds needs no restart"
+
+
+def test_a_hang_is_a_gap_and_its_energy_is_booked_later(node: Node) -> None:
+    node.hold()
+    node.tick(5)
+    node.cards.hang.clear()
+    during = node.tick(3)
+    assert during.books.gaps_ns[(METER, "hung")] > 0
+    node.cards.hang.set()
+    time.sleep(0.05)
+    view = node.tick(20)
+    assert booked_uj(view) == accounted_uj(view)
+    assert view.books.meters[METER].gap_reason == ""
+
+
+def test_processes_are_identified_once_in_their_life(node: Node) -> None:
+    node.jobs.pids = {7: JOB}
+    look = node.cards.look
+
+    def with_process(*, processes: bool) -> Look:
+        seen = look(processes=processes)
+        used = msgspec.structs.replace(
+            seen.readings[0], processes=(ProcessUse(7, 1, 5), ProcessUse(8, 1, 5))
+        )
+        return msgspec.structs.replace(seen, readings=(used,))
+
+    node.cards.look = with_process  # type: ignore[method-assign]
+    view = node.tick(30)
+    assert sorted(node.jobs.asked) == [7, 8]
+    assert view.books.workloads[JOB].balance, "nobody holds the card, so its user pays"
+
+
+def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    shelf = Shelf()
+    first = Node(tmp_path, shelf)
+    first.hold()
+    claims = first.jobs.claims
+    before = first.tick(10)
+    second = Node(tmp_path, shelf)
+    second.cards._t0 = first.cards._t0
+    second.jobs.claims = claims
+    view = second.tick(20)
+    for node in (first, second):
+        node.worker.stop()
+    assert view.books.last_ns > before.books.last_ns
+    assert view.books.meters[METER].booked_uj > before.books.meters[METER].booked_uj
+    assert booked_uj(view) == accounted_uj(view)
+    assert not any(reason == "daemon_down" for _, reason in view.books.remainders)
+
+
+def test_release_lets_go_says_so_and_comes_back(node: Node) -> None:
+    node.tick(2)
+    ask(node.ledger, time.time() + 60)
+    node.tick(2)
+    assert granted(node.ledger, 0.5)
+    assert node.cards.closed == 1
+    assert node.tick().books.gaps_ns[(METER, "released")] > 0
+    ask(node.ledger, time.time() - 1)
+    node.tick(3)
+    assert node.cards.opened == 2
+    assert node.views[-1].statuses
+
+
+def test_a_release_that_nobody_answers_is_not_granted(tmp_path: Path) -> None:
+    ask(tmp_path / "ledger.db", time.time() + 60)
+    assert not granted(tmp_path / "ledger.db", 0.2)
+
+
+def test_run_ends_in_order_when_it_is_asked_to(tmp_path: Path) -> None:
+    node = Node(tmp_path, Shelf(), by_hand=False)
+    stop = threading.Event()
+    thread = threading.Thread(target=node.daemon.run, args=(stop,))
+    thread.start()
+    until(lambda: len(node.views) > 3)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert node.cards.closed == 1
+    assert node.shelf.books is node.views[-1].books
