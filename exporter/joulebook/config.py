@@ -1,0 +1,210 @@
+"""The configuration: one TOML file, and `JOULEBOOK_<SECTION>_<KEY>` in the environment over it.
+
+The keys are in `config_sections`, reading and its messages in `config_read`. Of the environment
+only the exact names of known keys are read: Kubernetes sets `JOULEBOOK_PORT` and the like for a
+Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Struct
+
+from joulebook.config_rates import Budget, Collect, Privacy, Rates
+from joulebook.config_rates import conflicts as rate_conflicts
+from joulebook.config_read import EnvValue, leaves, read
+from joulebook.config_sections import (
+    Daemon,
+    Experiments,
+    Exposition,
+    Ledger,
+    Log,
+    Node,
+    Sensors,
+    Server,
+    Tenants,
+    Workloads,
+    doc,
+)
+from joulebook.config_toml import toml
+from joulebook.core.experiments import is_rule
+from joulebook.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/joulebook/joulebook.toml")
+"""Read if it exists and no other file is named."""
+
+PREFIX = "JOULEBOOK_"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """Joulebook's configuration. Every key may be left out."""
+
+    node: Node = Node()
+    daemon: Daemon = Daemon()
+    server: Server = Server()
+    log: Log = Log()
+    ledger: Ledger = Ledger()
+    exposition: Exposition = Exposition()
+    sensors: Sensors = Sensors()
+    tenants: Tenants = Tenants()
+    experiments: Experiments = Experiments()
+    workloads: Workloads = Workloads()
+    budgets: Annotated[
+        dict[str, Budget],
+        doc('By account and experiment: "account/experiment" = { kwh = 500 } or { cost = 1000 }'),
+    ] = {}
+    privacy: Privacy = Privacy()
+    collect: Collect = Collect()
+    rates: Rates = Rates()
+
+    def not_built(self) -> list[str]:
+        """What is asked for here that this version cannot do, a line for each."""
+        return [f"{key}: {what} not in this version" for key, what in _not_built(self)]
+
+    def describe(self) -> str:
+        """This configuration as a commented TOML file (passwords in URLs left out)."""
+        return toml(self)
+
+
+def defaults_toml() -> str:
+    """The default configuration as a commented TOML file, which loads to the same."""
+    return toml(Config())
+
+
+def env_names() -> dict[str, tuple[str, ...]]:
+    """The environment variables that are read, and the path of the key each one sets."""
+    return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the configuration.
+
+    `path` names the file, which must then exist; `None` stands for `DEFAULT_PATH` if there is
+    one. Raises `ConfigError` with a line for each problem: file or variable, key, value, and
+    what would be right.
+    """
+    data: dict[str, Any] = {}
+    source = str(DEFAULT_PATH)
+    if path is not None or DEFAULT_PATH.exists():
+        source = str(path or DEFAULT_PATH)
+        data = _parse(path or DEFAULT_PATH)
+    for variable, key in env_names().items():
+        if variable in environ:
+            _overlay(data, key, EnvValue(variable, environ[variable]))
+    config = read(Config, data, source)
+    problems = [
+        f"{_source_of(key, environ, source)}: {key}: {what}" for key, what in _conflicts(config)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host is every address of the machine."""
+
+    host: str
+    port: int
+
+
+def parse_listen(text: str) -> Address:
+    """`host:port`, `[v6]:port` or `:port`. Raises `ValueError` saying what would be right."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([\w.-]*)):(\d{1,5})", text, re.ASCII)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f'{text!r} is not host:port, like "127.0.0.1:9816" or "[::]:9816"')
+    if match[1]:
+        try:
+            ipaddress.IPv6Address(match[1])
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
+    return Address(match[1] or match[2] or "", int(match[3]))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _overlay(data: dict[str, Any], key: tuple[str, ...], value: EnvValue) -> None:
+    for name in key[:-1]:
+        inner = data.setdefault(name, {})
+        if not isinstance(inner, dict):
+            return  # The file is wrong there, and `read` says so.
+        data = inner
+    data[key[-1]] = value
+
+
+def _source_of(key: str, environ: Mapping[str, str], source: str) -> str:
+    variable = PREFIX + key.replace(".", "_").upper()
+    return f"environment variable {variable}" if variable in environ else source
+
+
+def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """What the type of each key alone cannot tell."""
+    try:
+        parse_listen(config.server.listen)
+    except ValueError as error:
+        yield "server.listen", str(error)
+    if not Path(config.ledger.path).is_absolute():
+        yield "ledger.path", f"{config.ledger.path!r}: expected an absolute path"
+    if config.sensors.replay.enabled and not config.sensors.replay.trace:
+        yield "sensors.replay.trace", "expected the path of a trace, since replay is enabled"
+    if config.privacy.users == "hmac" and not config.privacy.key_file:
+        yield "privacy.key_file", 'expected a path, since privacy.users = "hmac"'
+    for rule in config.experiments.rules:
+        if not is_rule(rule):
+            yield (
+                "experiments.rules",
+                (
+                    f"{rule!r}: expected comment, wckey, job_name, owner, workload, or "
+                    "annotation:KEY, label:KEY, env:NAME"
+                ),
+            )
+    for name, budget in config.budgets.items():
+        if (budget.kwh is None) == (budget.cost is None):
+            yield f'budgets."{name}"', "expected either kwh or cost"
+    yield from rate_conflicts(config.rates)
+
+
+def _not_built(config: Config) -> Iterator[tuple[str, str]]:
+    sensors, tenants = config.sensors, config.tenants
+    if config.server.token_file:
+        yield "server.token_file", "/v1/postings is"
+    # These are looked for by themselves once they are built: only `true` asks for them now.
+    for key, enabled in (
+        ("sensors.rapl", sensors.rapl.enabled),
+        ("sensors.hwmon", sensors.hwmon.enabled),
+        ("tenants.kubernetes", tenants.kubernetes.enabled),
+        ("tenants.processes", tenants.processes.enabled),
+    ):
+        if enabled is True:
+            yield f"{key}.enabled", "it is"
+    for key, enabled in (
+        ("sensors.ipmi", sensors.ipmi.enabled),
+        ("sensors.redfish", sensors.redfish.enabled),
+        ("sensors.model", sensors.model.enabled),
+    ):
+        if enabled is not False:
+            yield f"{key}.enabled", "it is"
+    if config.workloads != Workloads():
+        yield "workloads.infrastructure_selectors", "Kubernetes is"
+    if config.budgets:
+        yield "budgets", "budgets are"
+    if config.privacy.users != "plain":
+        yield "privacy.users", "hiding the names of users is"
+    if config.collect != Collect():
+        yield "collect", "collecting from other nodes is"
+    if config.rates != Rates():
+        yield "rates", "money and carbon are"

@@ -1,0 +1,242 @@
+"""Values from outside (TOML, YAML, environment) into documented structs.
+
+Every problem is reported, not only the first, each with its source, the path of the key, the
+value found and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from joulebook.errors import ConfigError
+
+StructT = TypeVar("StructT", bound=Struct)
+
+_USERINFO = re.compile(r"://[^/@\s]*@")
+
+
+class EnvValue(NamedTuple):
+    """A value that an environment variable gives to a key."""
+
+    variable: str
+    text: str
+
+
+class Key(NamedTuple):
+    """One key of a section, as its annotation says."""
+
+    name: str
+    """As it is written in the file."""
+    attribute: str
+    type: Any
+    """With its `Meta`, for conversion."""
+    bare: Any
+    """Without `Meta` and without `None`."""
+    meta: Meta | None
+    default: Any
+
+    @property
+    def section(self) -> type[Struct] | None:
+        """The struct, where the key is a table of known names."""
+        return self.bare if isinstance(self.bare, type) and issubclass(self.bare, Struct) else None
+
+    @property
+    def members(self) -> type[Struct] | None:
+        """The struct of each member, where the key is a table of free names."""
+        if get_origin(self.bare) is not dict:
+            return None
+        member = get_args(self.bare)[1]
+        return member if isinstance(member, type) and issubclass(member, Struct) else None
+
+
+def redact(text: str) -> str:
+    """The text without the user and password of any URL in it."""
+    return _USERINFO.sub("://***@", text)
+
+
+@functools.cache
+def keys(cls: type[Struct]) -> dict[str, Key]:
+    """The keys of a section by the name in the file, in their order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in msgspec.structs.fields(cls):
+        hint = hints[field.name]
+        bare, meta = _stripped(hint)
+        found[field.encode_name] = Key(
+            field.encode_name, field.name, hint, bare, meta, field.default
+        )
+    return found
+
+
+def leaves(cls: type[Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys but tables of free names."""
+    for name, key in keys(cls).items():
+        if key.section is not None:
+            yield from leaves(key.section, (*path, name))
+        elif get_origin(key.bare) is not dict:
+            yield (*path, name)
+
+
+def read(cls: type[StructT], data: object, source: str, *, show: bool = True) -> StructT:
+    """Build a `cls` from `data`, which came from `source` (a file, for messages).
+
+    Raises `ConfigError` that names every problem, a line for each; without the values where
+    `show` is off (there may be secrets among them).
+    """
+    reader = _Reader(cls, source, show)
+    result = reader.struct(cls, data, ())
+    if reader.problems:
+        raise ConfigError("\n".join(reader.problems))
+    return typing.cast(StructT, result)
+
+
+def _stripped(hint: object) -> tuple[object, Meta | None]:
+    meta = None
+    if get_origin(hint) in {Union, types.UnionType}:
+        rest = tuple(arg for arg in get_args(hint) if arg is not types.NoneType)
+        if len(rest) == 1:
+            hint = rest[0]
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        meta = next((part for part in extras if isinstance(part, Meta)), None)
+    return hint, meta
+
+
+def expected(bare: object, meta: Meta | None = None) -> str:
+    """What a key accepts, in words."""
+    origin, args = get_origin(bare), get_args(bare)
+    if origin is Literal:
+        return "one of " + ", ".join(f'"{value}"' for value in args)
+    if origin in {Union, types.UnionType}:
+        return " or ".join(expected(arg) for arg in args).replace("one of ", "")
+    if origin in {tuple, list}:
+        return f"a list, each {expected(args[0])}"
+    words: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+    }
+    text = words.get(bare, "a table")
+    if meta is None:
+        return text
+    if meta.ge is not None:
+        text += f" from {meta.ge:g}" if meta.le is not None else f" of at least {meta.ge:g}"
+    if meta.gt is not None:
+        text += f" above {meta.gt:g}"
+    if meta.le is not None:
+        text += f" to {meta.le:g}" if meta.ge is not None else f", at most {meta.le:g}"
+    return text + (f" like {meta.pattern}" if meta.pattern else "")
+
+
+class _Reader:
+    """One pass over the data; `problems` grows on the way."""
+
+    def __init__(self, root: type[Struct], source: str, show: bool) -> None:
+        self.root = root
+        self.source = source
+        self.show = show
+        self.problems: list[str] = []
+
+    def struct(self, cls: type[Struct], data: object, path: tuple[str, ...]) -> Struct | None:
+        if not isinstance(data, Mapping):
+            self._wrong(path, data, "a table")
+            return None
+        known = keys(cls)
+        values: dict[str, object] = {}
+        before = len(self.problems)
+        for name, value in data.items():
+            here = (*path, str(name))
+            key = known.get(name)
+            if key is None:
+                self._unknown(here, value, known)
+            elif key.section is not None:
+                values[key.attribute] = self.struct(key.section, value, here)
+            elif key.members is not None:
+                values[key.attribute] = self._members(key.members, value, here)
+            else:
+                values[key.attribute] = self._leaf(key, value, here)
+        return cls(**values) if len(self.problems) == before else None
+
+    def _members(self, cls: type[Struct], data: object, path: tuple[str, ...]) -> object:
+        if not isinstance(data, Mapping):
+            self._wrong(path, data, "a table")
+            return None
+        return {str(n): self.struct(cls, member, (*path, str(n))) for n, member in data.items()}
+
+    def _leaf(self, key: Key, value: object, path: tuple[str, ...]) -> object:
+        right = expected(key.bare, key.meta)
+        try:
+            if isinstance(value, EnvValue):
+                found = _from_text(value.text, key)
+            else:
+                found = msgspec.convert(value, key.type)
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeEncodeError):
+            self._wrong(path, value, right)
+            return None
+        # No bound stops these everywhere, and no path or number of ours can be one.
+        if (isinstance(found, float) and not math.isfinite(found)) or (
+            isinstance(found, str) and "\0" in found
+        ):
+            self._wrong(path, value, right)
+            return None
+        return found
+
+    def _wrong(self, path: tuple[str, ...], value: object, right: str) -> None:
+        if isinstance(value, EnvValue):
+            where, value = f"environment variable {value.variable}: {dotted(path)}", value.text
+        else:
+            where = f"{self.source}: {dotted(path)}"
+        self.problems.append(f"{where}{self._shown(value)}: expected {right}")
+
+    def _unknown(self, path: tuple[str, ...], value: object, known: Mapping[str, Key]) -> None:
+        name = path[-1]
+        close = difflib.get_close_matches(name, known, 1)
+        elsewhere = [leaf for leaf in leaves(self.root) if leaf[-1] == name]
+        if close:
+            hint = f"did you mean {dotted((*path[:-1], close[0]))}?"
+        elif elsewhere:
+            hint = f"did you mean {' or '.join(dotted(leaf) for leaf in elsewhere)}?"
+        else:
+            hint = f"known here: {', '.join(known)}"
+        self.problems.append(
+            f"{self.source}: {dotted(path)}{self._shown(value)}: unknown key; {hint}"
+        )
+
+    def _shown(self, value: object) -> str:
+        if not self.show:
+            return ""
+        text = redact(repr(value))
+        return f" = {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def dotted(path: tuple[str, ...]) -> str:
+    """The path of a key as TOML writes it; the top itself is `(top)`."""
+    return ".".join(p if re.fullmatch(r"[\w-]+", p) else f'"{p}"' for p in path) or "(top)"
+
+
+def _from_text(text: str, key: Key) -> object:
+    text.encode()  # The environment may hold bytes that are no text.
+    if get_origin(key.bare) in {tuple, list}:
+        listed = text.strip()
+        if listed.startswith("["):
+            value = tomllib.loads(f"v = {listed}")["v"]
+        else:
+            value = [part.strip() for part in listed.split(",") if part.strip()]
+        return msgspec.convert(value, key.type)
+    if key.bare is str:
+        return msgspec.convert(text, key.type)
+    # msgspec knows "true" and "false" (and 1, 0) but not beside "auto" in every letter case.
+    words = {"true": True, "false": False}
+    return msgspec.convert(words.get(text.strip().lower(), text.strip()), key.type, strict=False)

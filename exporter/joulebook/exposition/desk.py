@@ -1,0 +1,92 @@
+"""Calls that may take long or hang, made beside the loop that serves HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """No answer in time, or too many before in the line."""
+
+
+class Desk:
+    """A few threads that answer one kind of question, with a short line before them.
+
+    A call that hangs keeps its thread and its place in the line: more of the kind are refused
+    at once, and nothing else waits. The threads never keep the process alive (an executor of
+    the standard library would).
+    """
+
+    def __init__(self, name: str, *, threads: int, line: int, timeout_s: float) -> None:
+        self._name = name
+        self._threads = threads
+        self._line = line
+        self._timeout_s = timeout_s
+        self._open = 0
+        self._started = 0
+        self._closed = False
+        self._awaited: set[asyncio.Future[Any]] = set()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    async def ask(self, question: Callable[[], T]) -> T:
+        """The answer of `question`, called in a thread. Raises `Busy`, and what it raises."""
+        if self._open >= self._line or self._closed:
+            raise Busy(f"{self._name}: {self._open} calls open")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            value, error = None, None
+            try:
+                value = question()
+            except Exception as caught:
+                error = caught
+            # The loop may be gone by now.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._answered, answer, value, error)
+
+        self._open += 1
+        if self._started < min(self._open, self._threads):
+            self._started += 1
+            threading.Thread(target=self._run, name=f"http-{self._name}", daemon=True).start()
+        self._work.put(work)
+        self._awaited.add(answer)
+        try:
+            # Not `wait_for`: in Python 3.11 it can swallow a cancellation.
+            async with asyncio.timeout(self._timeout_s):
+                return await answer
+        except TimeoutError:
+            raise Busy(f"{self._name}: no answer in {self._timeout_s:g} s") from None
+        finally:
+            self._awaited.discard(answer)
+
+    def close(self) -> None:
+        """Refuse all who wait, from the loop; each thread ends after the call that it is in."""
+        self._closed = True
+        for answer in self._awaited:
+            if not answer.done():
+                answer.set_exception(Busy(f"{self._name}: closing"))
+        for _ in range(self._started):
+            self._work.put(None)
+
+    def _answered(
+        self, answer: asyncio.Future[Any], value: object, error: Exception | None
+    ) -> None:
+        self._open -= 1
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(value)
+        else:
+            answer.set_exception(error)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()

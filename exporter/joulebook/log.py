@@ -1,0 +1,145 @@
+"""Logging to standard error, in text for people and the journal or in JSON for collectors.
+
+A failure that repeats is said once, counted, and said again when it is over: `once`, `recovered`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Literal, TextIO
+
+from joulebook.config_read import redact
+
+_MAX_FAILURES = 1024
+"""Failures told apart at a time; beyond it the oldest is forgotten, and may be said again."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_SYSLOG = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+}
+
+_failures: dict[tuple[str, str], int] = {}
+_lock = threading.Lock()
+
+
+def setup(
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    form: Literal["text", "json"] = "text",
+    *,
+    stream: TextIO | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """Send every log record of `level` and above to `stream` (standard error).
+
+    Lines for the systemd journal carry its priority prefix in the place of the time, which the
+    journal adds itself.
+    """
+    stream = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(stream)
+    if form == "json":
+        handler.setFormatter(_Json())
+    else:
+        handler.setFormatter(_Text(journal=_is_journal(stream, environ or os.environ)))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+
+
+def once(
+    logger: logging.Logger,
+    key: str,
+    message: str,
+    *args: object,
+    level: int = logging.WARNING,
+    exc_info: BaseException | None = None,
+) -> int:
+    """Log a failure unless `key` is failing already; returns how often it has failed in a row.
+
+    A repeat goes to DEBUG only.
+    """
+    name = (logger.name, key)
+    with _lock:
+        count = _failures.pop(name, 0) + 1
+        _failures[name] = count
+        if len(_failures) > _MAX_FAILURES:
+            del _failures[next(iter(_failures))]
+    if count == 1:
+        logger.log(level, message, *args, exc_info=exc_info)
+    else:
+        logger.debug("again (%d): " + message, count, *args)
+    return count
+
+
+def recovered(logger: logging.Logger, key: str, message: str, *args: object) -> int:
+    """Say that `key` works again, if it was failing; returns how often it had failed."""
+    with _lock:
+        count = _failures.pop((logger.name, key), 0)
+    if count:
+        logger.info(message + " (after %d failure%s)", *args, count, "" if count == 1 else "s")
+    return count
+
+
+def clean(text: str) -> str:
+    """The text on one line, without passwords in URLs: nothing in it can look like a record."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
+
+
+def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    # systemd.exec(5): device and inode of the stream, since children may inherit the variable.
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Text(logging.Formatter):
+    """`time LEVEL logger: message`, or with a syslog priority for the journal."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [f"{record.name}: {clean(record.getMessage())}"]
+        if record.exc_info:
+            lines += [clean(line) for line in self.formatException(record.exc_info).splitlines()]
+        if self._journal:
+            prefix = f"<{_SYSLOG.get(record.levelno, 5)}>"
+            return "\n".join(prefix + line for line in lines)
+        lines[0] = f"{_utc(record)} {record.levelname} {lines[0]}"
+        return "\n  ".join(lines)
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _utc(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        if record.exc_info:
+            fields["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(fields)
+
+
+def _utc(record: logging.LogRecord) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{whole}.{int(record.msecs):03d}Z"

@@ -1,0 +1,458 @@
+"""The configuration: its defaults, what is refused and how that is said, the environment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from joulebook import config
+from joulebook.config import Config, defaults_toml, env_names, load, parse_listen
+from joulebook.config_read import keys
+from joulebook.config_sections import Daemon
+from joulebook.errors import ConfigError
+
+DEFAULTS = {
+    "node": {"name": "", "cluster": ""},
+    "daemon": {"interval_s": 1.0, "settle_s": 3.0, "process_interval_s": 2.0, "hang_s": 10.0},
+    "server": {"listen": "127.0.0.1:9816", "web_config": "", "token_file": ""},
+    "log": {"level": "info", "format": "text"},
+    "ledger": {
+        "path": "/var/lib/joulebook/ledger.db",
+        "retention_days": 400,
+        "allow_volatile": False,
+    },
+    "exposition": {
+        "scrape_interval_s": 15.0,
+        "zero_hold_s": None,
+        "linger_s": 900.0,
+        "max_experiments": 1000,
+        "max_workloads": 500,
+        "compat": (),
+    },
+    "sensors": {
+        "nvml": {"enabled": "auto"},
+        "rapl": {"enabled": "auto", "root": "/sys/class/powercap"},
+        "hwmon": {"enabled": "auto", "root": "/sys/class/hwmon"},
+        "ipmi": {"enabled": False},
+        "redfish": {"enabled": False},
+        "model": {"enabled": False},
+        "replay": {"enabled": False, "trace": ""},
+    },
+    "tenants": {
+        "slurm": {
+            "enabled": "auto",
+            "events_dir": "/run/joulebook/jobs",
+            "cgroup_root": "/sys/fs/cgroup",
+            "hpc_job_mapping_dir": "",
+            "gpustat_dir": "",
+            "slurm_conf": "",
+            "gres_conf": "",
+            "node_name": "",
+            "scontrol": "auto",
+            "gpu_ids": "gres",
+        },
+        "kubernetes": {
+            "enabled": "auto",
+            "pod_resources": "/var/lib/kubelet/pod-resources/kubelet.sock",
+            "api": True,
+        },
+        "processes": {"enabled": "auto"},
+    },
+    "experiments": {
+        "rules": (
+            "annotation:joulebook.io/experiment",
+            "label:joulebook.io/experiment",
+            "comment",
+            "env:JOULEBOOK_EXPERIMENT",
+            "env:WANDB_PROJECT",
+            "env:WANDB_RUN_GROUP",
+            "env:WANDB_SWEEP_ID",
+            "env:MLFLOW_EXPERIMENT_NAME",
+            "label:training.kubeflow.org/job-name",
+            "label:jobset.sigs.k8s.io/jobset-name",
+            "label:volcano.sh/job-name",
+            "label:ray.io/cluster",
+            "label:kueue.x-k8s.io/queue-name",
+            "label:batch.kubernetes.io/job-name",
+            "label:app.kubernetes.io/part-of",
+            "label:app.kubernetes.io/instance",
+            "wckey",
+            "job_name",
+            "owner",
+            "workload",
+        )
+    },
+    "workloads": {"infrastructure_selectors": ()},
+    "budgets": {},
+    "privacy": {"users": "plain", "key_file": ""},
+    "collect": {
+        "targets": (),
+        "file_sd": (),
+        "http_sd": "",
+        "kubernetes": False,
+        "token_file": "",
+        "url": "",
+    },
+    "rates": {
+        "currency": "EUR",
+        "zone": "",
+        "pue": None,
+        "price": {"kind": "none", "per_kwh": None, "file": "", "url": "", "token_file": ""},
+        "carbon": {"kind": "none", "grams_per_kwh": None, "file": "", "url": "", "token_file": ""},
+        "hardware": {},
+    },
+}
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "joulebook.toml"
+    path.write_text(text)
+    return path
+
+
+def refused(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+def test_every_default_is_pinned() -> None:
+    assert msgspec.to_builtins(Config(), builtin_types=()) == msgspec.to_builtins(DEFAULTS)
+    assert load(None, {}) == Config()
+
+
+def test_every_key_is_documented() -> None:
+    undocumented = []
+
+    def visit(cls: type[msgspec.Struct], path: str) -> None:
+        for name, key in keys(cls).items():
+            section = key.section or key.members
+            if section is not None:
+                assert section.__doc__
+                visit(section, f"{path}{name}.")
+            if key.section is None and not (key.meta and key.meta.description):
+                undocumented.append(path + name)
+
+    visit(Config, "")
+    assert undocumented == []
+
+
+def test_default_configuration_loads_to_itself(tmp_path: Path) -> None:
+    assert load(written(tmp_path, defaults_toml()), {}) == Config()
+
+
+def test_describe_loads_to_the_same(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        node.name = "n\\"1\\u007f"
+        exposition.compat = ["dcgm"]
+        exposition.zero_hold_s = 3
+        budgets."nlp/bert" = { kwh = 500 }
+        [rates]
+        pue = 1.3
+        [rates.hardware."NVIDIA H100*"]
+        per_gpu_hour = 1.25
+        """,
+    )
+    loaded = load(path, {})
+    assert loaded.rates.hardware["NVIDIA H100*"].per_gpu_hour == 1.25
+    assert load(written(tmp_path, loaded.describe()), {}) == loaded
+
+
+def test_describe_hides_passwords_in_urls() -> None:
+    environ = {"JOULEBOOK_COLLECT_URL": "postgresql://joule:hunter2@db/joule"}
+    described = load(None, environ).describe()
+    assert "hunter2" not in described
+    assert "postgresql://***@db/joule" in described
+
+
+def test_zero_hold_follows_the_scrape_interval() -> None:
+    assert Config().exposition.zero_hold() == 37.5
+    environ = {"JOULEBOOK_EXPOSITION_ZERO_HOLD_S": "4"}
+    assert load(None, environ).exposition.zero_hold() == 4.0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[server]\nlistne = 'x'",
+            "server.listne = 'x': unknown key; did you mean server.listen?",
+        ),
+        (
+            "[server]\ninterval_s = 3",
+            "server.interval_s = 3: unknown key; did you mean daemon.interval_s?",
+        ),
+        (
+            "[sensors.nvml]\nzzz = 1",
+            "sensors.nvml.zzz = 1: unknown key; known here: enabled",
+        ),
+        (
+            "[sensor.nvml]\nenabled = true",
+            "sensor = {'nvml': {'enabled': True}}: unknown key; did you mean sensors?",
+        ),
+        (
+            "[rates.hardware.'A B']\nfoo = 1",
+            'rates.hardware."A B".foo = 1: unknown key; known here: per_gpu_hour, price, '
+            "residual, life_years, utilisation",
+        ),
+        (
+            "[daemon]\ninterval_s = 'fast'",
+            "daemon.interval_s = 'fast': expected a number from 0.1 to 60",
+        ),
+        (
+            "[daemon]\ninterval_s = true",
+            "daemon.interval_s = True: expected a number from 0.1 to 60",
+        ),
+        (
+            "[daemon]\ninterval_s = 0.01",
+            "daemon.interval_s = 0.01: expected a number from 0.1 to 60",
+        ),
+        ("[daemon]\ninterval_s = 61", "daemon.interval_s = 61: expected a number from 0.1 to 60"),
+        ("[daemon]\nsettle_s = -1", "daemon.settle_s = -1: expected a number from 0 to 600"),
+        ("[daemon]\nsettle_s = nan", "daemon.settle_s = nan: expected a number from 0 to 600"),
+        ("[rates.price]\nper_kwh = inf", "rates.price.per_kwh = inf: expected a number"),
+        (
+            "[exposition]\nscrape_interval_s = 0",
+            "exposition.scrape_interval_s = 0: expected a number above 0, at most 3600",
+        ),
+        (
+            "[exposition]\ncompat = ['node']",
+            "exposition.compat = ['node']: expected a list, each one of \"dcgm\"",
+        ),
+        (
+            "[ledger]\nretention_days = 1.5",
+            "ledger.retention_days = 1.5: expected a whole number from 1 to 36500",
+        ),
+        ("[ledger]\npath = 'here.db'", "ledger.path: 'here.db': expected an absolute path"),
+        ('[ledger]\npath = "/a\\u0000b"', "ledger.path = '/a\\x00b': expected text"),
+        (
+            "[sensors.nvml]\nenabled = 'on'",
+            "sensors.nvml.enabled = 'on': expected \"auto\" or true or false",
+        ),
+        ("[rates]\ncurrency = 'euro'", "rates.currency = 'euro': expected text like ^[A-Z]{3}$"),
+        (
+            "[experiments]\nrules = ['job-name']",
+            "experiments.rules: 'job-name': expected comment, wckey, job_name, owner, workload, "
+            "or annotation:KEY, label:KEY, env:NAME",
+        ),
+        ("sensors = 3", "sensors = 3: expected a table"),
+        ("budgets = 3", "budgets = 3: expected a table"),
+        ("budgets.a = 3", "budgets.a = 3: expected a table"),
+        ("budgets.a = {}", 'budgets."a": expected either kwh or cost'),
+        (
+            "[sensors.replay]\nenabled = true",
+            "sensors.replay.trace: expected the path of a trace, since replay is enabled",
+        ),
+        (
+            "[privacy]\nusers = 'hmac'",
+            'privacy.key_file: expected a path, since privacy.users = "hmac"',
+        ),
+        (
+            "[server]\nlisten = '::9816'",
+            'server.listen: \'::9816\' is not host:port, like "127.0.0.1:9816" or "[::]:9816"',
+        ),
+        (
+            "[collect]\ntargets = 'postgresql://me:secret@db'",
+            "collect.targets = 'postgresql://***@db': expected a list, each text",
+        ),
+    ],
+)
+def test_what_is_refused_and_how(tmp_path: Path, text: str, line: str) -> None:
+    assert refused(tmp_path, text) == [line]
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    lines = refused(
+        tmp_path,
+        "a = 1\n[daemon]\ninterval_s = 0\n[tenants.slurm]\napi = 1",
+        {"JOULEBOOK_DAEMON_HANG_S": "long"},
+    )
+    assert lines == [
+        "a = 1: unknown key; known here: " + ", ".join(DEFAULTS),
+        "daemon.interval_s = 0: expected a number from 0.1 to 60",
+        "environment variable JOULEBOOK_DAEMON_HANG_S: daemon.hang_s = 'long': "
+        "expected a number above 0, at most 300",
+        "tenants.slurm.api = 1: unknown key; did you mean tenants.kubernetes.api?",
+    ]
+
+
+def test_long_values_are_cut(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, f"[daemon]\ninterval_s = '{'x' * 500}'")
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"[server", "not TOML"), (b"a = '\xff'", "not UTF-8 at byte 5"), (None, "cannot be read")],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "joulebook.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(path, {})
+    assert str(path) in str(caught.value)
+
+
+def test_the_default_file_is_read_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "joulebook.toml")
+    assert load(None, {}) == Config()
+    written(tmp_path, "node.cluster = 'lab'")
+    assert load(None, {}).node.cluster == "lab"
+
+
+def test_environment_goes_over_the_file(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "[daemon]\ninterval_s = 2\nsettle_s = 1\n[sensors.nvml]\nenabled = true"
+    )
+    loaded = load(
+        path,
+        {
+            "JOULEBOOK_DAEMON_INTERVAL_S": " 0.5 ",
+            "JOULEBOOK_SENSORS_NVML_ENABLED": "False",
+            "JOULEBOOK_SENSORS_RAPL_ENABLED": "auto",
+            "JOULEBOOK_TENANTS_SLURM_EVENTS_DIR": "/run/jobs",
+            "JOULEBOOK_LEDGER_RETENTION_DAYS": "30",
+            "JOULEBOOK_EXPOSITION_COMPAT": "dcgm",
+            "JOULEBOOK_COLLECT_TARGETS": '["a:1", "b:2"]',
+            "JOULEBOOK_COLLECT_FILE_SD": "a.json, b.json,",
+            "JOULEBOOK_NODE_NAME": "true",
+        },
+    )
+    assert loaded.daemon == Daemon(interval_s=0.5, settle_s=1.0)
+    assert loaded.sensors.nvml.enabled is False
+    assert loaded.sensors.rapl.enabled == "auto"
+    assert loaded.tenants.slurm.events_dir == "/run/jobs"
+    assert loaded.ledger.retention_days == 30
+    assert loaded.exposition.compat == ("dcgm",)
+    assert loaded.collect.targets == ("a:1", "b:2")
+    assert loaded.collect.file_sd == ("a.json", "b.json")
+    assert loaded.node.name == "true"
+
+
+@pytest.mark.parametrize("value", ["on", "yes", "2", ""])
+def test_environment_booleans_that_are_none(value: str) -> None:
+    with pytest.raises(ConfigError, match="JOULEBOOK_SENSORS_NVML_ENABLED"):
+        load(None, {"JOULEBOOK_SENSORS_NVML_ENABLED": value})
+    with pytest.raises(ConfigError, match="JOULEBOOK_LEDGER_ALLOW_VOLATILE"):
+        load(None, {"JOULEBOOK_LEDGER_ALLOW_VOLATILE": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JOULEBOOK_NODE_NAME", "n\udcff"),
+        ("JOULEBOOK_DAEMON_INTERVAL_S", "1e400"),
+        ("JOULEBOOK_COLLECT_TARGETS", "[a"),
+    ],
+)
+def test_hostile_environment(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        load(None, {name: value})
+
+
+def test_environment_under_a_file_that_is_wrong_there(tmp_path: Path) -> None:
+    lines = refused(tmp_path, "sensors = 3", {"JOULEBOOK_SENSORS_NVML_ENABLED": "true"})
+    assert lines == ["sensors = 3: expected a table"]
+
+
+def test_a_conflict_names_the_variable_that_made_it() -> None:
+    with pytest.raises(ConfigError, match=r"^environment variable JOULEBOOK_SERVER_LISTEN: server"):
+        load(None, {"JOULEBOOK_SERVER_LISTEN": "nowhere"})
+
+
+def test_what_others_put_into_the_environment_is_ignored() -> None:
+    environ = {
+        "JOULEBOOK_PORT": "tcp://10.0.0.1:9816",
+        "JOULEBOOK_PORT_9816_TCP_ADDR": "10.0.0.1",
+        "JOULEBOOK_SERVICE_HOST": "10.0.0.1",
+        "JOULEBOOK_SERVICE_PORT": "9816",
+        "JOULEBOOK_SERVER_PORT": "tcp://10.0.0.2:1",
+        "JOULEBOOK_LEDGER_SERVICE_HOST": "10.0.0.3",
+        "JOULEBOOK_EXPERIMENT": "bert",
+        "joulebook_node_name": "x",
+    }
+    assert load(None, environ) == Config()
+
+
+def test_no_name_that_is_read_is_one_that_kubernetes_makes() -> None:
+    names = env_names()
+    assert len(set(names.values())) == len(names)
+    assert "JOULEBOOK_EXPERIMENT" not in names
+    for name in names:
+        assert not name.endswith(("_PORT", "_SERVICE_HOST", "_TCP", "_PROTO", "_ADDR")), name
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9816", ("127.0.0.1", 9816)),
+        ("[::]:9816", ("::", 9816)),
+        ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)),
+        (":0", ("", 0)),
+        ("node-1.lab:80", ("node-1.lab", 80)),
+    ],
+)
+def test_listen(text: str, address: tuple[str, int]) -> None:
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "9816",
+        "host",
+        "host:",
+        "host:http",
+        "a:65536",
+        "::1:80",
+        "[::g]:1",
+        "[1]:1",
+        "a b:1",
+        "a:٣",
+    ],
+)
+def test_listen_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_listen(text)
+
+
+def test_nothing_missing_is_asked_for_by_default() -> None:
+    assert Config().not_built() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("server.token_file = '/t'", "server.token_file"),
+        ("sensors.rapl.enabled = true", "sensors.rapl.enabled"),
+        ("sensors.hwmon.enabled = true", "sensors.hwmon.enabled"),
+        ("sensors.ipmi.enabled = 'auto'", "sensors.ipmi.enabled"),
+        ("sensors.redfish.enabled = true", "sensors.redfish.enabled"),
+        ("sensors.model.enabled = true", "sensors.model.enabled"),
+        ("tenants.kubernetes.enabled = true", "tenants.kubernetes.enabled"),
+        ("tenants.processes.enabled = true", "tenants.processes.enabled"),
+        ("workloads.infrastructure_selectors = ['a=b']", "workloads.infrastructure_selectors"),
+        ("budgets.a = { kwh = 1 }", "budgets"),
+        ("privacy.users = 'none'", "privacy.users"),
+        ("collect.targets = ['a:1']", "collect"),
+        ("rates.pue = 1.3", "rates"),
+    ],
+)
+def test_what_is_asked_for_and_missing_is_said(tmp_path: Path, text: str, key: str) -> None:
+    (line,) = load(written(tmp_path, text), {}).not_built()
+    assert line.startswith(f"{key}: ")
+
+
+def test_what_is_turned_off_is_not_missing(tmp_path: Path) -> None:
+    text = "sensors.rapl.enabled = false\ntenants.kubernetes.enabled = false"
+    assert load(written(tmp_path, text), {}).not_built() == []

@@ -1,0 +1,146 @@
+"""Logging: formats, hostile text, and a failure that repeats."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from joulebook import log
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def said(form: str = "text", level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    log.setup(level, form, stream=stream, environ={})  # type: ignore[arg-type]
+    return stream
+
+
+def test_text() -> None:
+    stream = said()
+    logging.getLogger("joulebook.x").warning("%d cards", 2)
+    logging.getLogger("joulebook.x").debug("not this")
+    (line,) = stream.getvalue().splitlines()
+    time, rest = line.split(" ", 1)
+    assert time.endswith("Z")
+    assert len(time) == len("2026-01-01T00:00:00.000Z")
+    assert rest == "WARNING joulebook.x: 2 cards"
+
+
+def test_nothing_logged_can_look_like_a_record() -> None:
+    stream = said()
+    logging.getLogger("x").info("job %s", "a\nERROR forged\x1b[31m\u2028\udcff\x00é")
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith(r"x: job a\nERROR forged\x1b[31m\u2028\udcff\x00é")
+
+
+def test_passwords_in_urls_are_left_out() -> None:
+    for form in ("text", "json"):
+        stream = said(form)
+        logging.getLogger("x").info("no answer from %s", "postgresql://me:hunter2@db/x")
+        assert "hunter2" not in stream.getvalue()
+        assert "postgresql://***@db/x" in stream.getvalue()
+
+
+def test_exceptions_are_indented() -> None:
+    stream = said()
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        logging.getLogger("x").exception("oh")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("x: oh")
+    assert rest
+    assert all(line.startswith("  ") for line in rest)
+
+
+def test_json() -> None:
+    stream = said("json")
+    try:
+        raise ValueError("bad\udcff")
+    except ValueError:
+        logging.getLogger("x").exception("two\nlines")
+    (line,) = stream.getvalue().splitlines()
+    record = json.loads(line)
+    assert (record["level"], record["logger"], record["message"]) == ("error", "x", "two\nlines")
+    assert "ValueError" in record["exception"]
+
+
+def test_lines_for_the_journal_carry_their_priority() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read) as reader, os.fdopen(write, "w") as writer:
+        status = os.fstat(write)
+        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        log.setup(stream=writer, environ=environ)
+        try:
+            raise ValueError("x")
+        except ValueError:
+            logging.getLogger("x").exception("oh")
+        writer.close()
+        lines = reader.read().splitlines()
+    assert lines[0] == "<3>x: oh"
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_an_inherited_journal_variable_is_not_believed() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read) as reader, os.fdopen(write, "w") as writer:
+        log.setup(stream=writer, environ={"JOURNAL_STREAM": "1:2"})
+        logging.getLogger("x").info("hello")
+        writer.close()
+        assert "INFO x: hello" in reader.read()
+
+
+def test_set_up_again_replaces() -> None:
+    first, second = said(), said()
+    logging.getLogger("x").info("hello")
+    assert first.getvalue() == ""
+    assert second.getvalue().count("hello") == 1
+
+
+def test_a_repeated_failure_is_said_once_then_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("joulebook.test_once")
+    caplog.set_level(logging.INFO)
+    assert [log.once(logger, "nvml", "NVML: %s", "lost") for _ in range(3)] == [1, 2, 3]
+    assert log.once(logger, "ledger", "full", level=logging.ERROR) == 1
+    assert log.recovered(logger, "nvml", "NVML is back") == 3
+    assert log.recovered(logger, "nvml", "NVML is back") == 0
+    assert log.once(logger, "nvml", "NVML: %s", "lost") == 1
+    assert log.recovered(logger, "nvml", "%s is back", "NVML") == 1
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "NVML: lost"),
+        ("ERROR", "full"),
+        ("INFO", "NVML is back (after 3 failures)"),
+        ("WARNING", "NVML: lost"),
+        ("INFO", "NVML is back (after 1 failure)"),
+    ]
+
+
+def test_repeats_are_said_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("joulebook.test_debug")
+    caplog.set_level(logging.DEBUG)
+    for _ in range(2):
+        log.once(logger, "k", "no %s", "luck")
+    assert [r.getMessage() for r in caplog.records] == ["no luck", "again (2): no luck"]
+
+
+def test_failures_told_apart_are_bounded() -> None:
+    logger = logging.getLogger("joulebook.test_bound")
+    logger.setLevel(logging.CRITICAL)
+    for n in range(5000):
+        log.once(logger, f"key{n}", "x")
+    assert len(log._failures) <= log._MAX_FAILURES
+    assert log.once(logger, "key4999", "x") == 2
