@@ -11,14 +11,13 @@ SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter 2>/dev/
 PYTEST := $(BIN)/python -m pytest
 heading = @printf '\n== %s\n' "$(1)"
 
-# Without an NVIDIA card: a recorded trace through the same daemon. Either way the ledger is in
-# the checkout, so that nobody needs root to try it; JOULEBOOK_* in the environment wins.
+# Without an NVIDIA card: a recorded trace through the same daemon, its ledger in .build/demo. With
+# one, the ledger is in the checkout too, so that nobody needs root to try it; JOULEBOOK_LEDGER_PATH
+# in the environment wins.
 ifeq ($(wildcard /proc/driver/nvidia/gpus/*),)
 RUN_FLAGS := --demo
-RUN_PLACE := .build/demo
 else
-RUN_FLAGS :=
-RUN_PLACE := .build/run
+run: export JOULEBOOK_LEDGER_PATH ?= $(CURDIR)/.build/run/ledger.db
 endif
 
 help: ## list these targets
@@ -26,9 +25,8 @@ help: ## list these targets
 
 run: ## run the daemon here; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
 	@tools/venv product
-	@mkdir -p $(RUN_PLACE)
-	@export JOULEBOOK_LEDGER_PATH="$${JOULEBOOK_LEDGER_PATH:-$(CURDIR)/$(RUN_PLACE)/ledger.db}"; \
-	exec $(BIN)/joulebook run $(RUN_FLAGS) $(ARGS)
+	@mkdir -p .build/demo .build/run
+	@exec $(BIN)/joulebook run $(RUN_FLAGS) $(ARGS)
 
 test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
 

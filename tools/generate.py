@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATED = {
-    "docs/metrics.md": "joulebook.exposition.catalogue:markdown",
+    "docs/metrics.md": "joulebook.exposition.docs:markdown",
 }
 """A file in the repository, and the function without arguments that returns its text."""
 

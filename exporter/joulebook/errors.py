@@ -1,19 +1,19 @@
 """The exceptions of Joulebook, named for what the caller can do about them.
 
-    JoulebookError
-      ConfigError          the user must change a setting or a file; the message names it
-      LedgerError          the ledger cannot be used; the message says how to get it back
-        LedgerBusy           another daemon holds it
-        LedgerCorrupt        sqlite says that the file is damaged
-        LedgerTooNew         a newer Joulebook wrote it
-        LedgerUnavailable    full disk, lock, I/O error: the same commit may succeed later
-      SensorError          a sensor gave no reading; `reason` is the label value
-        SensorMissing        no such hardware or library here
-        SensorDenied         no permission
-        SensorLost           the device is gone until it is reset or reopened
-        SensorRetry          may work at the next look
-        SensorUnsupported    this device will never answer that question
-      InputError           something read from outside is refused; `reason` is the label value
+JoulebookError
+  ConfigError          the user must change a setting or a file; the message names it
+  LedgerError          the ledger cannot be used; the message says how to get it back
+    LedgerBusy           another daemon holds it
+    LedgerCorrupt        sqlite says that the file is damaged
+    LedgerTooNew         a newer Joulebook wrote it
+    LedgerUnavailable    full disk, lock, I/O error: the same commit may succeed later
+  SensorError          a sensor gave no reading; `reason` is the label value
+    SensorMissing        no such hardware or library here
+    SensorDenied         no permission
+    SensorLost           the device is gone until it is reset or reopened
+    SensorRetry          may work at the next look
+    SensorUnsupported    this device will never answer that question
+  InputError           something read from outside is refused; `reason` is the label value
 """
 
 from __future__ import annotations

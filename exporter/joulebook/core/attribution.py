@@ -7,7 +7,7 @@ it busy; with no holder, those whose processes run on it share it; with neither,
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from joulebook.core.readings import ProcessUse
 from joulebook.core.tenancy import Evidence, Holder, Tenure
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import PJ_PER_UJ
+
+_64_BITS = (1 << 64) - 1
 
 
 class Share(NamedTuple):
@@ -43,11 +45,19 @@ def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
     if left:
         ranked = sorted(
             range(len(weights)),
-            key=lambda i: (-(total * weights[i] % whole), zlib.crc32(f"{salt}:{i}".encode())),
+            key=lambda i: (-(total * weights[i] % whole), _lot(salt, i)),
         )
         for i in ranked[:left]:
             parts[i] += 1
     return parts
+
+
+def _lot(salt: int, position: int) -> int:
+    """A well-mixed hash of two integers (splitmix64; a CRC is linear, and would favour some)."""
+    z = (salt + position * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & _64_BITS
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    return z ^ (z >> 31)
 
 
 def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[Share]:
@@ -65,7 +75,7 @@ def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[S
         return [_sole(interval, holders[0])]
     if holders:
         return _shared(interval, holders, idle_mw)
-    users = _users(interval.processes)
+    users = _users(interval)
     if users:
         return _used(interval, users)
     return [_nobodys(interval, Remainder.UNALLOCATED)]
@@ -88,8 +98,8 @@ def _sole(interval: Interval, holder: Holder) -> Share:
 def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
     """Floor over all advertised parts, the rest by busy time, else by held parts."""
     duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
-    of = max(holder.of for holder in holders)
-    held = [holder.parts * of // holder.of for holder in holders]
+    of = math.lcm(*(holder.of for holder in holders))
+    held = [holder.parts * (of // holder.of) for holder in holders]
     unheld = max(of - sum(held), 0)
     if interval.idle:
         floor_uj = interval.energy_uj
@@ -119,9 +129,16 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
     return shares
 
 
-def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
-    """Those whose processes are on the device, in a stable order."""
-    return sorted({p.workload for p in processes}, key=lambda w: w or ("", ""))
+def _users(interval: Interval) -> list[WorkloadId | None]:
+    """Those whose processes were on the device then, in a stable order.
+
+    A list speaks for the time before it: who came later is left out, and so is who is gone, since
+    it may have gone before.
+    """
+    there = {
+        p.workload for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended
+    }
+    return sorted(there, key=lambda w: w or ("", ""))
 
 
 def _used(interval: Interval, users: Sequence[WorkloadId | None]) -> list[Share]:

@@ -96,7 +96,7 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
     the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
     still open (`""`: none is). `tick_ns` is the learnt period of the counter
-    (0: not yet), `idle_mw` the lowest power seen while the device was idle. `resumed` is set from a
+    (0: not yet), `idle_mw` its mean power while idle. `resumed` is set from a
     restart of the daemon until the meter has been read again.
     """
 
@@ -137,6 +137,9 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hold_left_ns: int = 0
     ended_ns: int | None = None
     folded: bool = False
+    final_ns: int = 0
+    """Since when its series shows what it shows now; time in which nobody could look is left out.
+    """
 
 
 class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):

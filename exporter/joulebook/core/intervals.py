@@ -68,6 +68,8 @@ def judge(before: Reading, now: Reading) -> Break | None:
         return Break.REBOOT if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
     if _restarted(before, now):
         return Break.RESET if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
+    if now.wrap_uj is not None and _burnable_uj(now.t_ns - before.t_ns, now) >= now.wrap_uj:
+        return Break.WRAPPED
     delta_uj = now.energy_uj - before.energy_uj
     if delta_uj < 0 and now.wrap_uj is not None:
         delta_uj += now.wrap_uj
@@ -94,7 +96,7 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     if now.energy_uj is None or before.energy_uj is None:
         return _integrate(before, now)
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
-    if now.breaks is Break.IMPLAUSIBLE:
+    if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
         return (Gap(meter, t0, t1, now.breaks.value),)
     if now.breaks is Break.NONE:
         delta_uj = now.energy_uj - before.energy_uj
@@ -128,9 +130,12 @@ def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interv
     )
 
 
+def _burnable_uj(duration_ns: int, now: Reading) -> int:
+    return (now.max_power_mw or DEFAULT_MAX_POWER_MW) * duration_ns // PJ_PER_UJ
+
+
 def _plausible(delta_uj: int, duration_ns: int, now: Reading) -> bool:
-    limit_mw = now.max_power_mw or DEFAULT_MAX_POWER_MW
-    return delta_uj * PJ_PER_UJ <= limit_mw * (duration_ns + PLAUSIBLE_LAG_NS)
+    return delta_uj <= _burnable_uj(duration_ns + PLAUSIBLE_LAG_NS, now)
 
 
 def _restarted(before: Reading, now: Reading) -> bool:
@@ -169,11 +174,12 @@ def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
 
 
 def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
-    """Power over `[before, now]`: its ends and the samples between; `None` if nothing is known."""
+    """Power over `[before, now]`: its ends and the samples between; `None` if nothing is known.
+
+    At both ends the newest sample stands, so that neighbours agree on the power between them.
+    """
     inside = [s for s in now.samples if before.t_ns < s.t_ns < now.t_ns]
-    last_mw = now.power_mw
-    if inside and last_mw is None:
-        last_mw = inside[-1].power_mw
+    last_mw = inside[-1].power_mw if inside else now.power_mw
     first_mw = before.samples[-1].power_mw if before.samples else before.power_mw
     if first_mw is None and inside:
         first_mw = inside[0].power_mw

@@ -119,7 +119,7 @@ def _take_in(books: Books, tick: Tick, page: _Page) -> dict[Meter, MeterState]:
     if tick.resumed:
         meters = {meter: metering.resume(state) for meter, state in meters.items()}
     events: list[Reading | Failure] = [*tick.readings, *tick.failures]
-    for event in sorted(events, key=lambda event: event.t_ns):
+    for event in sorted(events, key=lambda event: (event.t_ns, event.meter)):
         state = meters.get(event.meter)
         if isinstance(event, Failure):
             if state is not None:
@@ -150,11 +150,15 @@ def _book(
         for reading in state.pending:
             if reading.after_outage and not _proof_is_in(held, reading, affirmed, tick.now_ns):
                 horizon_ns = min(horizon_ns, reading.t_ns - 1)
-        booked[meter], intervals = metering.ripe(state, horizon_ns)
+        booked[meter], intervals = metering.ripe(state, horizon_ns, _edges(held))
         for interval in intervals:
             for tenure in _tenures(interval, held, affirmed):
                 _post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter], tick, page)
     return booked
+
+
+def _edges(claims: Iterable[Claim]) -> list[int]:
+    return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
 
 
 def _proof_is_in(
@@ -164,7 +168,9 @@ def _proof_is_in(
     if now_ns - reading.t_ns > PROOF_WAIT_NS:
         return True
     return all(
-        affirmed.get(claim.evidence, 0) >= reading.t_ns for claim in claims if claim.t1_ns is None
+        affirmed.get(claim.evidence, 0) >= reading.t_ns
+        for claim in claims
+        if claim.t1_ns is None and claim.t0_ns < reading.t_ns
     )
 
 
@@ -184,7 +190,8 @@ def _tenures(
     """Who held the meter. Through an outage only those count who are proven to have held it all.
 
     The proof: the claim was open before the outage, and evidence of its kind, whole again after
-    the outage, still mentions it (else `merge` has closed it by now).
+    the outage, still mentions it (else `merge` has closed it by now). Nobody gets it because a
+    better claim is not proven.
     """
     if not interval.outage:
         return settle(claims, interval.t0_ns, interval.t1_ns)
@@ -195,8 +202,7 @@ def _tenures(
         or (claim.t1_ns is not None and claim.t1_ns >= interval.t1_ns)
     ]
     tenures = settle(proven, interval.t0_ns, interval.t1_ns)
-    everybody = settle(claims, interval.t0_ns, interval.t1_ns)
-    if len(tenures) == 1 and len(everybody) == 1:
+    if len(tenures) == 1 and tenures == settle(claims, interval.t0_ns, interval.t1_ns):
         return tenures
     return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
 

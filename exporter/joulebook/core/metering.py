@@ -5,7 +5,7 @@ Nothing here knows of workloads: what comes out is energy in time, what goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,14 +13,25 @@ import msgspec
 from joulebook.core.books import Gap, MeterState
 from joulebook.core.intervals import Interval, between, confirm, energy_uj, judge
 from joulebook.core.readings import Failure, Reading
-from joulebook.core.ticks import knots
+from joulebook.core.ticks import Knot, bent, knots, learnt
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 IMPLAUSIBLE = "implausible"
 DAEMON_DOWN = "daemon_down"
+ENERGY_UNREAD = "energy_unread"
+
+FALLBACK_NS = 60 * NS_PER_S
+"""A counter that is not told for so long is given up, and power integrated instead."""
 
 IDLE_LEARN_NS = NS_PER_S // 2
 """An idle interval must last this long to teach the idle floor."""
+
+IDLE_LEARNING = 16
+"""Each idle interval moves the floor by one part in this many of the difference."""
+
+
+BURST_STEPS = 3
+"""So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
 class Taken(NamedTuple):
@@ -46,6 +57,8 @@ def take(state: MeterState, reading: Reading) -> Taken:
     last = state.last
     if reading.t_ns <= last.t_ns:
         return Taken(state)
+    if _is_unread(last, reading):
+        return lose(state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
     verdict = judge(last, reading)
     suspect = state.suspect
     if verdict is not None:
@@ -73,6 +86,13 @@ def lose(state: MeterState, failure: Failure) -> Taken:
         state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
     )
     return Taken(state, gaps, ((failure.reason, lost_ns),))
+
+
+def _is_unread(last: Reading, reading: Reading) -> bool:
+    """Whether a meter that has a counter did not tell it: the next look makes up for this one."""
+    if last.energy_uj is None or reading.energy_uj is not None:
+        return False
+    return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
 def _append(state: MeterState, reading: Reading) -> Taken:
@@ -116,7 +136,9 @@ def _open_gap(state: MeterState) -> tuple[Gap, ...]:
     return (Gap(state.meter, state.gap_from_ns, state.gap_to_ns, state.gap_reason),)
 
 
-def ripe(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval, ...]]:
+def ripe(
+    state: MeterState, horizon_ns: int, edges: Iterable[int] = ()
+) -> tuple[MeterState, tuple[Interval, ...]]:
     """Take out the intervals that lie before `horizon_ns`, as far as readings bound them.
 
     The new `base` is the last point of the energy curve before the horizon. `booked_uj` grows by
@@ -124,62 +146,76 @@ def ripe(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval
     """
     if not state.pending or state.pending[0].t_ns > horizon_ns:
         return state, ()
-    points, tick_ns = knots(state.base, state.pending, state.tick_ns)
+    points = knots(state.base, state.pending, state.tick_ns)
+    due = _due(points, state.pending, horizon_ns)
+    if not due:
+        return state, ()
+    taken = points[due - 1].index
     told = _told(state.base, state.pending)
     intervals: list[Interval] = []
-    base, taken = state.base, -1
-    for knot in points:
-        raw = state.pending[knot.index]
-        if raw.t_ns > horizon_ns:
+    base = state.base
+    for knot in bent(state.base, points, edges):
+        if knot.index > taken:
             break
         reading = msgspec.structs.replace(
             knot.reading, busy=told[knot.index].busy, processes=told[knot.index].processes
         )
         intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
-        base, taken = reading, knot.index
-    if taken < 0:
-        return state, ()
+        base = reading
     state = msgspec.structs.replace(
         state,
         base=msgspec.structs.replace(base, samples=base.samples[-1:]),
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
-        tick_ns=tick_ns,
+        tick_ns=learnt(points[:due], state.tick_ns),
         idle_mw=_floor(state.idle_mw, intervals),
     )
     return state, tuple(intervals)
+
+
+def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
+    """How many of the points to book.
+
+    Not up to a burst of steps that were seen, nor into one: the step that holds its boundary is
+    split by the rates before and after it.
+    """
+    due = sum(pending[knot.index].t_ns <= horizon_ns for knot in points)
+    for _ in range(BURST_STEPS):
+        if 0 < due < len(points) and points[due].sharp:
+            due -= 1
+    return due
 
 
 def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     """For each pending reading, what is known of activity then.
 
     A burst does not ask for it, and process lists are asked for less often: the next reading that
-    did ask speaks for the time before it; after the last one, the one before stands.
+    did ask speaks for the time before it. Where none has come yet, a device is as busy as it was
+    last seen; but who was on it then says nothing of who is on it now.
     """
     told: list[Reading] = []
-    busy, processes = base.busy, base.processes
-    for reading in pending:
+    busy, processes = None, None
+    for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
-        told.append(msgspec.structs.replace(reading, busy=busy, processes=processes))
-    busy, processes = None, None
-    for i in range(len(pending) - 1, -1, -1):
-        busy = busy if pending[i].busy is None else pending[i].busy
-        processes = processes if pending[i].processes is None else pending[i].processes
-        if busy is not None:
-            told[i] = msgspec.structs.replace(told[i], busy=busy)
-        if processes is not None:
-            told[i] = msgspec.structs.replace(told[i], processes=processes)
-    return told
+        told.append(
+            msgspec.structs.replace(
+                reading, busy=base.busy if busy is None else busy, processes=processes
+            )
+        )
+    return told[::-1]
 
 
 def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
-    """The lowest mean power of an idle interval; what a device cannot go below while it is on."""
+    """What the device draws while idle: a slow mean over its idle intervals.
+
+    Not the lowest: a counter that steps only ten times a second makes single intervals look up to
+    a tenth too low, and once would be for ever.
+    """
     for interval in intervals:
         duration_ns = interval.t1_ns - interval.t0_ns
         if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
             continue
         mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
-        if mean_mw and (known_mw is None or mean_mw < known_mw):
-            known_mw = mean_mw
+        known_mw = mean_mw if known_mw is None else known_mw + (mean_mw - known_mw) // IDLE_LEARNING
     return known_mw

@@ -44,8 +44,8 @@ class PowerSample(NamedTuple):
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
-    `started_ns` is the start of the process in CLOCK_BOOTTIME ns (0 when unknown): pids are
-    reused, the pair is not. `sm_time_ns` is the time for which it kept the device's
+    `started_ns` is the start of the process in node time (0 when unknown): pids are reused, the
+    pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept the device's
     multiprocessors busy since the reading before, `None` where the driver does not say.
     `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
     could say whose process it is.
@@ -56,6 +56,7 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sm_time_ns: int | None = None
     memory_bytes: int | None = None
     workload: WorkloadId | None = None
+    ended: bool = False
 
 
 class Break(StrEnum):
@@ -68,6 +69,8 @@ class Break(StrEnum):
     """The same, because the machine was booted."""
     IMPLAUSIBLE = "implausible"
     """It jumped by more than the device can burn, and stayed there."""
+    WRAPPED = "counter_wrap"
+    """It may have wrapped more than once since it was last read."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):

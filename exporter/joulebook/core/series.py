@@ -53,7 +53,7 @@ def advance(
     """
     air = _Air(books, policy, now_ns)
     if resumed:
-        air.hold_experiments()
+        air.resume(now_ns - books.last_ns)
     air.wait(served_ns)
     news = air.learn(facts, claims, earned)
     air.credit(earned)
@@ -81,11 +81,19 @@ class _Air:
             overflow=dict(self._overflow),
         )
 
-    def hold_experiments(self) -> None:
-        """After a restart every experiment reappears at what was last committed, and stays."""
+    def resume(self, down_ns: int) -> None:
+        """After a restart every experiment reappears at what it last showed, and stays there.
+
+        The end of a workload that was lingering moves on by the time in which nobody could look.
+        """
+        for id_, workload in self._workloads.items():
+            if workload.ended_ns is not None:
+                final_ns = max(workload.final_ns, workload.ended_ns) + down_ns
+                self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
         for labels, state in self._experiments.items():
+            shown = state.baseline if state.hold_left_ns else state.balance
             self._experiments[labels] = msgspec.structs.replace(
-                state, baseline=state.balance, hold_left_ns=self._policy.zero_hold_ns
+                state, baseline=shown, hold_left_ns=self._policy.zero_hold_ns
             )
 
     def wait(self, served_ns: int) -> None:
@@ -95,7 +103,9 @@ class _Air:
         for id_, workload in self._workloads.items():
             if workload.hold_left_ns:
                 left_ns = max(workload.hold_left_ns - served_ns, 0)
-                self._workloads[id_] = msgspec.structs.replace(workload, hold_left_ns=left_ns)
+                self._workloads[id_] = msgspec.structs.replace(
+                    workload, hold_left_ns=left_ns, final_ns=self._now_ns
+                )
         for labels, state in self._experiments.items():
             if state.hold_left_ns:
                 left_ns = max(state.hold_left_ns - served_ns, 0)
@@ -128,7 +138,7 @@ class _Air:
         for id_, balance in earned.items():
             workload = self._workloads[id_]
             self._workloads[id_] = msgspec.structs.replace(
-                workload, balance=_sum(workload.balance, balance)
+                workload, balance=_sum(workload.balance, balance), final_ns=self._now_ns
             )
             if workload.labels is not None:
                 self._roll_up(workload, balance)
@@ -174,7 +184,7 @@ class _Air:
                 and id_ not in closing
                 and state.labels is not None
                 and not state.hold_left_ns
-                and self._now_ns >= state.ended_ns + self._policy.linger_ns
+                and self._now_ns >= max(state.ended_ns, state.final_ns) + self._policy.linger_ns
             )
             if over:
                 del self._workloads[id_]

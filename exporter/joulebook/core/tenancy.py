@@ -74,7 +74,7 @@ class Tenure(msgspec.Struct, frozen=True, gc=False):
     holders: tuple[Holder, ...]
 
 
-def admit(claims: Iterable[Claim]) -> tuple[Holder, ...]:
+def admit(claims: Sequence[Claim]) -> tuple[Holder, ...]:
     """The holders at one instant, out of all the claims that cover it.
 
     A workload counts once, by its best evidence (several parts under the same evidence add up).
@@ -131,6 +131,10 @@ def settle(claims: Sequence[Claim], t0_ns: int, t1_ns: int) -> tuple[Tenure, ...
     return tuple(tenures)
 
 
+def _finality(claim: Claim) -> tuple[bool, int, Fraction]:
+    return (claim.t1_ns is not None, claim.t1_ns or 0, Fraction(claim.parts, claim.of))
+
+
 def merge(
     known: Iterable[Claim],
     reported: Iterable[Claim],
@@ -139,11 +143,12 @@ def merge(
 ) -> tuple[Claim, ...]:
     """Bring the claims on record up to date with what tenants report now.
 
-    A reported claim replaces the one with its key. An open claim that a *complete* report of its
+    A reported claim replaces the one with its key (of two reports of the same, one with an end, and
+    of those the later end, stands). An open claim that a *complete* report of its
     evidence no longer mentions ended unseen: it is closed at `affirmed_ns`, the last instant at
     which such evidence was whole and mentioned it (what was burnt later is not proven to be its).
     """
-    now = {c.key: c for c in reported}
+    now = {c.key: c for c in sorted(reported, key=_finality)}
     merged: dict[tuple[WorkloadId | None, Meter, Evidence, int], Claim] = {}
     for claim in known:
         if claim.key in now:

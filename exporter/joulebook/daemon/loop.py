@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -22,6 +22,7 @@ from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder, admit
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.daemon.health import Health
+from joulebook.daemon.privacy import Mask
 from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.today import Today
 from joulebook.daemon.worker import SensorWorker
@@ -44,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
     node: str
     cluster: str = ""
     interval_s: float = 1.0
-    process_interval_s: float = 5.0
+    process_interval_s: float = 2.0
     patience_s: float = 0.5
     """For how long a tick waits for its sensors before it goes on without them."""
 
@@ -65,7 +66,11 @@ class Daemon:
         today: Today,
         health: Health,
         publish: Callable[[View], None],
+        *,
+        masked: Mask = str,
+        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
     ) -> None:
+        """`masked` is applied to every user's name; `refused` counts what others refused."""
         self._settings = settings
         self._policy = policy
         self._clock = clock
@@ -79,6 +84,8 @@ class Daemon:
         self._today = today
         self._health = health
         self._publish = publish
+        self._masked = masked
+        self._refused = refused
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
@@ -180,10 +187,14 @@ class Daemon:
             holdings = source.holdings(devices)
             claims += holdings.claims
             complete |= holdings.complete
-            facts += holdings.facts
+            facts += [self._anonymous(fact) for fact in holdings.facts]
             for reason, count in holdings.rejected.items():
                 self._rejected[(source.name, reason)] = count
         return claims, complete, facts
+
+    def _anonymous(self, fact: WorkloadFacts) -> WorkloadFacts:
+        labels = fact.labels._replace(user=self._masked(fact.labels.user))
+        return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; asked once in a process's life."""
@@ -215,6 +226,9 @@ class Daemon:
             source.settled()
 
     def _show(self, now_ns: int, utc_offset_ns: int) -> None:
+        for source, reasons in self._refused().items():
+            for reason, count in reasons.items():
+                self._rejected[(source, reason)] = count
         watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]
         if watts:
             self._history.append((s_from_ns(now_ns + utc_offset_ns), sum(watts)))

@@ -136,6 +136,11 @@ class Scenario:
         """Return what a process needs in its environment to see this scenario through `library`."""
         return {"LD_LIBRARY_PATH": str(library.parent), "FAKE_NVML_SCENARIO": str(self.path)}
 
+    @property
+    def uuids(self) -> list[str]:
+        """The UUID of each slot."""
+        return [self._s.gpus[slot].uuid.decode() for slot in range(self._s.gpu_count)]
+
     # ---- time ------------------------------------------------------------------------------------
 
     def now_ns(self) -> int:

@@ -54,9 +54,7 @@ class Cards:
         if self.look_error:
             raise self.look_error
         readings = tuple(self._reading(m) for m in self.meters if m not in self.lost)
-        failures = tuple(
-            Failure(m, self.clock.now_ns(), reason) for m, reason in self.lost.items()
-        )
+        failures = tuple(Failure(m, self.clock.now_ns(), reason) for m, reason in self.lost.items())
         statuses = tuple(
             DeviceStatus(r.meter, i, r.t_ns, values={"power_watts": self.watts})
             for i, r in enumerate(readings)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.unit.daemon.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
+
 from joulebook.clock import NodeClock
 from joulebook.core.ledger import Policy
 from joulebook.core.readings import ProcessUse
@@ -21,7 +23,6 @@ from joulebook.daemon.today import Today
 from joulebook.daemon.worker import SensorWorker
 from joulebook.exposition.view import View
 from joulebook.sensors.contract import Look
-from tests.unit.daemon.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
 
 
 class Node:

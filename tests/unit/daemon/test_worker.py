@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+from tests.unit.daemon.stand_ins import METER, OTHER, Cards, until
+
 from joulebook.clock import NodeClock
 from joulebook.daemon.worker import BURST_NS, SensorWorker
 from joulebook.errors import SensorDenied, SensorLost
-from tests.unit.daemon.stand_ins import METER, OTHER, Cards, until
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_a_burst_keeps_the_readings_around_two_steps_and_then_ends(
     energies = [r.energy_uj for r in readings]
     assert len(set(energies)) == 3, "before, after one step, after two"
     assert len(readings) < glances, "readings between steps are not kept"
-    for before, after in zip(readings, readings[1:], strict=False):
+    for before, after in pairwise(readings):
         assert before.t_ns < after.t_ns
         if before.energy_uj != after.energy_uj:
             assert after.t_ns - before.t_ns < 30_000_000, "the step is seen sharply"

@@ -1,0 +1,174 @@
+"""The command line: what can be asked for, and which module of `commands` answers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from joulebook import __version__
+from joulebook.config import DEFAULT_PATH
+from joulebook.errors import JoulebookError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+_DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration_s(text: str) -> float:
+    """`90`, `90s`, `10m`, `2h` or `1d` as seconds. Raises `ArgumentTypeError`."""
+    unit = text[-1:] if text[-1:] in _DURATIONS else "s"
+    try:
+        value = float(text.removesuffix(unit)) * _DURATIONS[unit]
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s, 10m or 2h")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Each command's handler is `commands.<name>.main(args)`."""
+    top = argparse.ArgumentParser(
+        prog="joulebook",
+        description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
+    )
+    top.add_argument("--version", action="version", version=f"joulebook {__version__}")
+    top.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration file (default: {DEFAULT_PATH}, if it exists)",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, module: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:])
+        sub.set_defaults(module=module or name)
+        return sub
+
+    run = command("run", "the node's daemon: read the GPUs, book to jobs, serve /metrics")
+    run.add_argument(
+        "--demo",
+        nargs="?",
+        const="auto",
+        choices=["auto", "always"],
+        help="without a GPU ('always': with one too) play a recorded trace with simulated jobs, "
+        "the ledger under ./.build/demo",
+    )
+    run.add_argument(
+        "--compat",
+        action="append",
+        choices=["dcgm"],
+        help="show the metric names of another exporter as well",
+    )
+    release = command("release", "ask the daemon to let go of the driver (MIG change, upgrade)")
+    release.add_argument(
+        "--for",
+        dest="duration",
+        type=duration_s,
+        default=600.0,
+        metavar="TIME",
+        help="for how long, e.g. 10m (default); 0 takes hold again",
+    )
+    top_ = command("top", "what burns power on this node now")
+    top_.add_argument("--url", help="the daemon's address (default: from server.listen)")
+    top_.add_argument("--once", action="store_true", help="print the table once and end")
+    top_.add_argument(
+        "--interval",
+        type=duration_s,
+        default=2.0,
+        metavar="TIME",
+        help="from one refresh to the next (default: 2s)",
+    )
+    top_.add_argument(
+        "--user",
+        metavar="NAME",
+        help="name for basic auth; the password is JOULEBOOK_PASSWORD, or is asked for",
+    )
+    top_.add_argument(
+        "--ca", type=Path, metavar="FILE", help="certificates of the authorities to trust (PEM)"
+    )
+    top_.add_argument(
+        "--insecure", action="store_true", help="accept any certificate of the daemon"
+    )
+    job = command("job", "what one job cost, from this node's ledger")
+    job.add_argument(
+        "id",
+        metavar="ID",
+        help="job id as the scheduler shows it: 1234, 1234_7, 1234.r1; the id of an array lists "
+        "its tasks",
+    )
+    job.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    command("doctor", "what this node can read, what it cannot, why, and what to do")
+    replay = command("replay", "send a recorded trace through the same pipeline and show the books")
+    replay.add_argument(
+        "trace", type=Path, metavar="TRACE", help="a trace file, or a shipped trace: a100, v100"
+    )
+    replay.add_argument(
+        "--jobs",
+        type=Path,
+        metavar="FILE",
+        help="who held what: CSV with job,user,account,experiment,gpu,start_s,end_s",
+    )
+    record = command("record", "write what the sensors of this node say into a trace")
+    record.add_argument(
+        "trace", type=Path, metavar="TRACE", help="the file to write, packed if it ends in .gz"
+    )
+    record.add_argument(
+        "--for",
+        dest="duration",
+        type=duration_s,
+        default=60.0,
+        metavar="TIME",
+        help="for how long (default: 60s)",
+    )
+    record.add_argument(
+        "--every",
+        type=duration_s,
+        default=0.1,
+        metavar="TIME",
+        help="from one look to the next (default: 0.1s)",
+    )
+    rates = command("rates", "what a kWh costs and emits now, and where each figure is from")
+    rates.add_argument(
+        "action",
+        nargs="?",
+        choices=["show", "serve"],
+        default="show",
+        help="show them (default), or serve them to other nodes (their rates.*.kind is 'server')",
+    )
+    rates.add_argument("--ask", action="store_true", help="ask the sources now, not the cache")
+    rates.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    rates.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9817",
+        help="where to serve (default: %(default)s)",
+    )
+    command("config", "print the configuration in force, every key explained")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
+    args = parser().parse_args(argv)
+    # Imported late: `joulebook job` needs neither NVML nor an HTTP server in memory.
+    handler = importlib.import_module(f"joulebook.commands.{args.module}")
+    try:
+        return int(handler.main(args))
+    except JoulebookError as e:
+        print(f"joulebook {args.command}: {e}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

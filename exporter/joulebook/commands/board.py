@@ -1,0 +1,186 @@
+"""What `joulebook top` shows, read from the text of /metrics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from joulebook.errors import InputError
+
+P = "joulebook_"
+Labels = Mapping[str, str]
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One GPU; `values` as in `DeviceStatus`, `holders` with the share that each holds."""
+
+    index: str
+    uuid: str
+    model: str = ""
+    values: Mapping[str, float] = {}
+    holders: tuple[tuple[Labels, float], ...] = ()
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """One workload with a series; `power_w` is `None` unless it holds something now."""
+
+    labels: Labels
+    power_w: float | None = None
+    energy_j: float = 0.0
+    idle_j: float = 0.0
+    gpu_s: float = 0.0
+
+
+class Sums(NamedTuple):
+    """The two sides of the books, in joules, and by how much rounding may part them."""
+
+    read_j: float
+    experiments_j: float
+    remainders_j: float
+    pending_j: float
+    slack_j: float
+
+    @property
+    def difference_j(self) -> float:
+        """What the meters say beyond all that it was booked to."""
+        return self.read_j - self.experiments_j - self.remainders_j - self.pending_j
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the two sides differ by no more than the rounding of what is exposed."""
+        return abs(self.difference_j) <= self.slack_j
+
+
+class Board(msgspec.Struct, frozen=True):
+    """One node at one scrape."""
+
+    node: str
+    cluster: str
+    version: str
+    gpus: tuple[Gpu, ...]
+    workloads: tuple[Workload, ...]
+    sums: Sums
+    sensors: Mapping[str, bool]
+    gaps_s: float = 0.0
+
+    @property
+    def power_w(self) -> float | None:
+        """Power of all GPUs; `None` if none says."""
+        known = [g.values["power_watts"] for g in self.gpus if "power_watts" in g.values]
+        return sum(known) if known else None
+
+
+def read_board(text: str) -> Board:
+    """Make a board of an exposition. Raises `InputError` if it is none of joulebook's."""
+    samples = _samples(text)
+    build = samples.get("build_info", [])
+    if not build:
+        raise InputError("what answers there is no joulebook", reason="exposition")
+    labels = build[0][0]
+    return Board(
+        labels.get("node", ""),
+        labels.get("cluster", ""),
+        labels.get("version", ""),
+        _gpus(samples),
+        _workloads(samples),
+        _sums(samples),
+        {each["sensor"]: value > 0 for each, value in samples.get("sensor_up", [])},
+        sum(value for _, value in samples.get("gap_seconds_total", [])),
+    )
+
+
+Samples = Mapping[str, list[tuple[Labels, float]]]
+
+
+def _samples(text: str) -> Samples:
+    samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name.startswith(P):
+                    samples[sample.name.removeprefix(P)].append((sample.labels, sample.value))
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(
+            f"what answers there is no exposition: {error}", reason="exposition"
+        ) from None
+    return samples
+
+
+def _gpus(samples: Samples) -> tuple[Gpu, ...]:
+    infos = {(each["gpu"], each["uuid"]): each for each, _ in samples.get("gpu_info", [])}
+    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    holders: dict[tuple[str, str], list[tuple[Labels, float]]] = defaultdict(list)
+    for name, found in samples.items():
+        if not name.startswith("gpu_") or name == "gpu_info":
+            continue
+        for labels, value in found:
+            key = (labels.get("gpu", ""), labels.get("uuid", ""))
+            if name == "gpu_held_ratio":
+                holders[key].append((labels, value))
+            else:
+                values[key][name.removeprefix("gpu_")] = value
+    keys = sorted({*infos, *values, *holders}, key=lambda key: (_number(key[0]), key))
+    return tuple(
+        Gpu(
+            *key,
+            infos.get(key, {}).get("model", ""),
+            values.get(key, {}),
+            tuple(sorted(holders.get(key, []), key=lambda held: -held[1])),
+        )
+        for key in keys
+    )
+
+
+def _workloads(samples: Samples) -> tuple[Workload, ...]:
+    identities: dict[tuple[str, ...], Labels] = {}
+    sums: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for name in (
+        "power_watts",
+        "energy_joules_total",
+        "idle_energy_joules_total",
+        "gpu_seconds_total",
+    ):
+        for key, labels, value in _owned(samples, f"workload_{name}"):
+            identities.setdefault(key, labels)
+            sums[key][name] = sums[key].get(name, 0.0) + value
+    workloads = [
+        Workload(
+            labels,
+            sums[key].get("power_watts"),
+            sums[key].get("energy_joules_total", 0.0),
+            sums[key].get("idle_energy_joules_total", 0.0),
+            sums[key].get("gpu_seconds_total", 0.0),
+        )
+        for key, labels in identities.items()
+    ]
+    return tuple(
+        sorted(workloads, key=lambda w: (w.power_w is None, -(w.power_w or 0), -w.energy_j))
+    )
+
+
+def _owned(samples: Samples, name: str) -> Iterator[tuple[tuple[str, ...], Labels, float]]:
+    for labels, value in samples.get(name, []):
+        names = ("scheduler", "workload", "user", "account", "experiment")
+        yield tuple(labels.get(each, "") for each in names), labels, value
+
+
+def _sums(samples: Samples) -> Sums:
+    def both(name: str) -> tuple[float, int]:
+        found = samples.get(name, [])
+        return sum(value for _, value in found), len(found)
+
+    read, meters = both("meter_energy_joules_total")
+    experiments, some = both("experiment_energy_joules_total")
+    remainders, more = both("remainder_energy_joules_total")
+    pending, rest = both("pending_energy_joules")
+    # Every series is floored to a joule or less: each may hide that much.
+    slack = float(max(meters, some + more + rest))
+    return Sums(read, experiments, remainders, pending, slack)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 1 << 30

@@ -1,0 +1,102 @@
+"""Checks of the daemon that runs here, asked as anybody may ask it: over HTTP."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from joulebook import __version__
+from joulebook.commands.board import Board, read_board
+from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
+from joulebook.commands.daemon_http import DaemonUrl, Unreachable, url_of
+from joulebook.commands.text import seconds, several
+from joulebook.errors import InputError
+
+_UNAUTHORIZED = 401
+
+
+def process(site: Site) -> Iterator[Finding]:
+    """Whether a daemon holds the ledger."""
+    if site.daemon is None:
+        yield warn(
+            f"no daemon runs on {site.ledger}: nothing is measured",
+            "systemctl enable --now joulebook, or `joulebook run`.",
+        )
+    else:
+        yield ok(f"pid {site.daemon} holds the ledger")
+
+
+def ready(site: Site) -> Iterator[Finding]:
+    """What /readyz answers."""
+    daemon = _daemon(site)
+    try:
+        answer = daemon.get("/readyz")
+    except Unreachable as error:
+        if site.daemon is None:
+            yield nothing(str(error))
+        else:
+            yield fail(str(error), "See its log (journalctl -u joulebook) and server.listen.")
+        return
+    if answer.status == 200:
+        yield ok(f"{daemon.base}/readyz: ready")
+    else:
+        for line in answer.text.strip().splitlines() or [f"status {answer.status}"]:
+            yield fail(f"{daemon.base}/readyz: {line}", "See its log (journalctl -u joulebook).")
+
+
+def measuring(site: Site) -> Iterator[Finding]:
+    """What /metrics says of sensors, gaps and the books."""
+    try:
+        answer = _daemon(site).get("/metrics")
+        if answer.status == _UNAUTHORIZED:
+            yield nothing("/metrics asks for a password: sensors are not looked at")
+            return
+        if answer.status != 200:
+            yield fail(f"/metrics answers with status {answer.status}", "See the daemon's log.")
+            return
+        board = read_board(answer.text)
+    except Unreachable:
+        return  # said by `ready`
+    except InputError as error:
+        yield fail(f"{url_of(site.config)}: {error}", "Another program has this port.")
+        return
+    yield from _told(board)
+
+
+def _told(board: Board) -> Iterator[Finding]:
+    if board.version != __version__:
+        yield warn(
+            f"the daemon is version {board.version}, this is {__version__}",
+            "Restart the daemon after an upgrade.",
+        )
+    if not board.sensors:
+        yield fail("the daemon has no sensor", "Enable one in [sensors].")
+    for sensor, up in board.sensors.items():
+        yield (
+            ok(f"sensor {sensor} is up")
+            if up
+            else fail(f"sensor {sensor} is down", "See the daemon's log for the reason.")
+        )
+    if board.gaps_s > 0:
+        yield nothing(
+            f"{seconds(board.gaps_s)} of gaps over {several(len(board.gpus), 'GPU')} since the "
+            "ledger began (joulebook_gap_seconds_total has the reasons)"
+        )
+    if board.sums.balanced:
+        yield ok("what is exposed balances")
+    else:
+        yield fail(
+            f"what is exposed is off by {board.sums.difference_j:,.2f} J",
+            "Report this as a bug, with the text of /metrics.",
+        )
+
+
+def _daemon(site: Site) -> DaemonUrl:
+    # It is this node's own loopback, no secret is sent, and a certificate is for another name.
+    anything = ssl.create_default_context()
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
+    return DaemonUrl(url_of(site.config), tls=anything)
+
+
+CHECKS: tuple[Check, ...] = (process, ready, measuring)

@@ -1,0 +1,170 @@
+"""`joulebook rates`: the rates in force, where each is from, and which setting is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from joulebook import log
+from joulebook.commands.text import NOTHING, UNKNOWN, Column, Screen, moment, seconds, shown, table
+from joulebook.config import Config, load
+from joulebook.core.rates import NANO, PPM, UG_PER_G, Point
+from joulebook.daemon.rates_service import RatesPages, RatesServer
+from joulebook.rates.cache import Cache
+from joulebook.rates.contract import Quantity
+from joulebook.rates.poller import FeedHealth, Poller
+from joulebook.rates.sources import basis, feeds, missing
+
+logger = logging.getLogger(__name__)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Show the rates once, or serve them to other nodes until SIGTERM."""
+    config = load(args.config, os.environ)
+    if args.action == "serve":
+        return _serve(config, args.listen)
+    log.setup("error")  # What a feed said is shown below.
+    # Read only: what root kept here, the daemon could not replace.
+    poller = make_poller(config, read_only=True)
+    # The daemon's cache tells what it uses. A feed is asked only where nothing is known of it:
+    # this command may be run on every node of a cluster at once.
+    now = poller.current.at(int(time.time()))
+    known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
+    if args.ask or any(known[row.quantity] is None for row in poller.health()):
+        poller.ask_all()
+    if args.json:
+        Screen().say(json.dumps(_as_json(config, poller), indent=2))
+    else:
+        _show(config, poller, Screen())
+    return 0
+
+
+def cache_dir(config: Config) -> Path:
+    """Where the last good answers are kept."""
+    return Path(config.rates.cache_dir or Path(config.ledger.path).parent / "rates")
+
+
+def make_poller(config: Config, *, read_only: bool = False) -> Poller:
+    """The poller that the configuration asks for; not started. Raises `ConfigError`."""
+    cache = Cache(cache_dir(config), read_only=read_only)
+    return Poller(feeds(config.rates, os.environ), basis(config.rates), cache)
+
+
+def _serve(config: Config, listen: str) -> int:
+    log.setup(config.log.level, config.log.format)
+    stop = threading.Event()
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    poller = make_poller(config)
+    web_config = Path(config.server.web_config) if config.server.web_config else None
+    server = RatesServer(listen, RatesPages(poller), web_config)
+    for lacking in missing(config.rates):
+        if lacking.key in {"rates.price.kind", "rates.carbon.kind"}:
+            logger.warning("%s is not set: nodes get no %s", lacking.key, lacking.without)
+    poller.start()
+    server.start()
+    logger.info("serving rates on port %d", server.port)
+    stop.wait()
+    server.stop()
+    poller.stop()
+    return 0
+
+
+def _figures(config: Config, poller: Poller) -> Iterator[tuple[str, Point | None, int, str]]:
+    """Each rate: its name, the point in force, integer units in one of what is shown, and that."""
+    now = poller.current.at(int(time.time()))
+    yield "price", now.price, NANO, f"{config.rates.currency}/kWh"
+    yield "carbon", now.carbon, UG_PER_G, "g CO2e/kWh"
+    yield "pue", now.pue, PPM, "kWh/kWh"
+
+
+def _show(config: Config, poller: Poller, screen: Screen) -> None:
+    health = {str(row.quantity): row for row in poller.health()}
+    rows = []
+    for name, point, per, unit in _figures(config, poller):
+        value = UNKNOWN if point is None else f"{_figure(point.value, per)} {unit}"
+        quality = NOTHING if point is None else str(point.quality)
+        source = NOTHING if point is None else shown(point.source)
+        rows.append([name, value, quality, _since(point), _age(health.get(name)), source])
+    for gpu in poller.current.hardware:
+        value = f"{_figure(gpu.nano_per_gpu_hour, NANO)} {config.rates.currency}/GPU-hour"
+        rows.append([shown(gpu.pattern), value, "measured", NOTHING, NOTHING, gpu.source])
+    columns = [
+        Column("rate"),
+        Column("value"),
+        Column("quality"),
+        Column("since", spare=1),
+        Column("asked"),
+        Column("source", least=12),
+    ]
+    for line in table(columns, rows, screen.width):
+        screen.say(line)
+    for row in health.values():
+        if row.state not in {"ok", "new"}:
+            screen.say(screen.paint(f"\n{row.quantity}: {shown(row.message)}", "yellow"))
+    for lacking in missing(config.rates):
+        screen.say(f"\n{lacking.key} is not set: no {lacking.without}")
+
+
+def _as_json(config: Config, poller: Poller) -> dict[str, Any]:
+    now_s = time.time()
+    figures = {
+        name: None
+        if point is None
+        else {
+            "value": point.value / per,
+            "unit": unit,
+            "quality": str(point.quality),
+            "source": point.source,
+            "start_utc_s": point.start_utc_s,
+            "end_utc_s": point.end_utc_s,
+        }
+        for name, point, per, unit in _figures(config, poller)
+    }
+    return {
+        "currency": config.rates.currency,
+        "zone": config.rates.zone,
+        **figures,
+        "hardware": {
+            gpu.pattern: {"per_gpu_hour": gpu.nano_per_gpu_hour / NANO, "source": gpu.source}
+            for gpu in poller.current.hardware
+        },
+        "feeds": [
+            {
+                "quantity": str(row.quantity),
+                "source": row.source,
+                "state": row.state,
+                "age_s": row.age_s(now_s),
+                "message": row.message,
+                "errors": dict(row.errors),
+            }
+            for row in poller.health()
+        ],
+        "missing": {lacking.key: lacking.without for lacking in missing(config.rates)},
+    }
+
+
+def _figure(value: int, per: int) -> str:
+    return f"{value / per:,.6f}".rstrip("0").rstrip(".")
+
+
+def _since(point: Point | None) -> str:
+    return NOTHING if point is None or point.start_utc_s == 0 else moment(point.start_utc_s)
+
+
+def _age(row: FeedHealth | None) -> str:
+    age_s = None if row is None else row.age_s(time.time())
+    return NOTHING if age_s is None else f"{seconds(age_s)} ago"

@@ -1,0 +1,328 @@
+"""Rates as step curves over time, and what energy and held time come to at them.
+
+All amounts are integers: money in nano-units of the currency, CO2e in micrograms (ug), a price in
+nano-units per kWh, an intensity in ug per kWh, PUE in millionths (ppm). Time is in whole seconds
+UTC since the Unix epoch, as Unix counts them: leap seconds do not exist.
+
+    facility energy = energy x PUE
+    electricity = facility energy x price      hardware = held time x hourly rate
+    CO2e = facility energy x intensity         (location-based)
+
+Money is accrued with its residue. All rates per kWh share one denominator, so what is left over
+at one rate carries on at the next, and *units and residues together are exact*: whatever is cut,
+apportioned or added up, the parts are the whole. Only what is shown, the whole units, is floored,
+so the shown parts differ from the shown whole by less than one unit a part.
+
+A rate that is not known is `None`, never 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
+
+NANO = 1_000_000_000
+"""Nano-units in a unit of a currency."""
+UG_PER_G = 1_000_000
+PPM = 1_000_000
+"""Millionths in one."""
+HOURS_PER_YEAR = 8_760
+"""Of 365 days, as depreciation is reckoned in."""
+
+PER_KWH = UJ_PER_KWH * PPM
+"""The denominator of residues of electricity and of CO2e."""
+PER_HOUR = NS_PER_HOUR
+"""The denominator of residues of hardware cost."""
+
+UG_PER_KWH = "ugCO2e/kWh"
+RATIO_PPM = "ppm"
+
+
+def nano_per_kwh(currency: str) -> str:
+    """The unit of a price: `nEUR/kWh`."""
+    return f"n{currency}/kWh"
+
+
+class Quality(StrEnum):
+    """How well a rate is known."""
+
+    MEASURED = "measured"
+    """Settled: metered, or laid down in a contract or by the market."""
+    ESTIMATED = "estimated"
+    """A stand-in: the source says so, a mean for all hours, or the last good value carried on."""
+    FORECAST = "forecast"
+    """Said before the time it is about."""
+    DEFAULT = "default"
+    """Joulebook's own figure (the country table), not one of this site."""
+
+
+class Point(msgspec.Struct, frozen=True, gc=False):
+    """One step of a curve: `value` from `start_utc_s` until the next point or `end_utc_s`."""
+
+    start_utc_s: int
+    value: int
+    unit: str
+    source: str
+    quality: Quality
+    end_utc_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A step curve. Before its first point, and after an end, the rate is not known.
+
+    Raises `ValueError` if the points are not in order of time or one ends before it starts.
+    """
+
+    points: tuple[Point, ...] = ()
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = tuple(point.start_utc_s for point in self.points)
+        if any(a >= b for a, b in itertools.pairwise(starts)):
+            raise ValueError("the points of a curve must be in order of time")
+        if any(p.end_utc_s is not None and p.end_utc_s <= p.start_utc_s for p in self.points):
+            raise ValueError("a point of a curve must end after it starts")
+        object.__setattr__(self, "_starts", starts)
+
+    def at(self, t_s: int) -> Point | None:
+        """The step that holds at an instant; `None`: not known."""
+        index = bisect_right(self._starts, t_s) - 1
+        if index < 0:
+            return None
+        point = self.points[index]
+        return None if point.end_utc_s is not None and point.end_utc_s <= t_s else point
+
+    def steps(self, t0_s: int, t1_s: int) -> list[int]:
+        """The instants within (t0, t1) at which the value changes, begins or ceases to be known."""
+        first = max(bisect_right(self._starts, t0_s) - 1, 0)
+        edges: set[int] = set()
+        for point in self.points[first : bisect_left(self._starts, t1_s)]:
+            edges.add(point.start_utc_s)
+            if point.end_utc_s is not None:
+                edges.add(point.end_utc_s)
+        return [
+            edge
+            for edge in sorted(edges)
+            if t0_s < edge < t1_s and _value(self.at(edge - 1)) != _value(self.at(edge))
+        ]
+
+
+def _value(point: Point | None) -> int | None:
+    return None if point is None else point.value
+
+
+def overlay(old: Iterable[Point], new: Iterable[Point]) -> tuple[Point, ...]:
+    """Both in order of time; where they overlap, the new ones. Each must be in order by itself."""
+    over = list(_closed(new))
+    kept = list(over)
+    first = 0
+    for point in _closed(old):
+        start, end = point.start_utc_s, point.end_utc_s
+        while first < len(over) and _ends(over[first]) <= start:
+            first += 1
+        for cover in over[first:]:
+            if end is not None and cover.start_utc_s >= end:
+                break
+            if cover.start_utc_s > start:
+                kept.append(_cut(point, start, cover.start_utc_s))
+            if cover.end_utc_s is None:
+                end = start
+                break
+            start = cover.end_utc_s
+        if end is None or start < end:
+            kept.append(_cut(point, start, end))
+    return tuple(sorted(kept, key=lambda point: point.start_utc_s))
+
+
+def _ends(point: Point) -> float:
+    return math.inf if point.end_utc_s is None else point.end_utc_s
+
+
+def carried(points: Iterable[Point], keep_s: int) -> tuple[Point, ...]:
+    """The points, and in each hole after one its value for at most `keep_s`, as an estimate."""
+    closed = list(_closed(points))
+    filled: list[Point] = []
+    for i, point in enumerate(closed):
+        filled.append(point)
+        end = point.end_utc_s
+        if end is None or keep_s <= 0:
+            continue
+        until = end + keep_s
+        if i + 1 < len(closed):
+            until = min(until, closed[i + 1].start_utc_s)
+        if until > end:
+            source = f"{point.source}, last good value"
+            stand_in = Point(end, point.value, point.unit, source, Quality.ESTIMATED, until)
+            filled.append(stand_in)
+    return tuple(filled)
+
+
+def _closed(points: Iterable[Point]) -> Iterator[Point]:
+    """The points, each with an end where the next one begins."""
+    previous: Point | None = None
+    for point in points:
+        if previous is not None:
+            end = previous.end_utc_s
+            yield _cut(
+                previous,
+                previous.start_utc_s,
+                point.start_utc_s if end is None else min(end, point.start_utc_s),
+            )
+        previous = point
+    if previous is not None:
+        yield previous
+
+
+def _cut(point: Point, start: int, end: int | None) -> Point:
+    if (start, end) == (point.start_utc_s, point.end_utc_s):
+        return point
+    return msgspec.structs.replace(point, start_utc_s=start, end_utc_s=end)
+
+
+class HardwareRate(NamedTuple):
+    """What an hour of a GPU costs, for the models that `pattern` fits (`*` is anything)."""
+
+    pattern: str
+    nano_per_gpu_hour: int
+    source: str
+
+
+class InForce(NamedTuple):
+    """The rates at one instant; `None`: not known."""
+
+    price: Point | None
+    carbon: Point | None
+    pue: Point | None
+
+    @property
+    def electricity(self) -> int | None:
+        """What `accrue` takes for money; `None` if price or PUE is not known."""
+        return facility_rate(_value(self.price), _value(self.pue))
+
+    @property
+    def co2e(self) -> int | None:
+        """What `accrue` takes for CO2e; `None` if intensity or PUE is not known."""
+        return facility_rate(_value(self.carbon), _value(self.pue))
+
+
+@dataclass(frozen=True, slots=True)
+class RateSet:
+    """All rates of a site, immutable."""
+
+    currency: str = ""
+    zone: str = ""
+    price: Curve = Curve()
+    carbon: Curve = Curve()
+    pue: Curve = Curve()
+    hardware: tuple[HardwareRate, ...] = ()
+
+    def at(self, t_s: int) -> InForce:
+        """The rates at an instant."""
+        return InForce(self.price.at(t_s), self.carbon.at(t_s), self.pue.at(t_s))
+
+    def steps_ns(self, t0_ns: int, t1_ns: int) -> list[int]:
+        """The instants (ns UTC) within (t0, t1) at which any rate per kWh changes.
+
+        Between two of them, the rates are those `at` the second that the first one is in.
+        """
+        t0_s, t1_s = t0_ns // NS_PER_S, -(-t1_ns // NS_PER_S)
+        steps = {s for c in (self.price, self.carbon, self.pue) for s in c.steps(t0_s, t1_s)}
+        return [s * NS_PER_S for s in sorted(steps) if t0_ns < s * NS_PER_S < t1_ns]
+
+    def hardware_for(self, model: str) -> HardwareRate | None:
+        """The rate of a GPU model; of several patterns that fit, the most specific.
+
+        Not the first: templates that write the file (Helm's `toToml`) sort its keys.
+        """
+        fits = [rate for rate in self.hardware if _pattern(rate.pattern).fullmatch(model)]
+        return max(fits, key=lambda r: (len(r.pattern.replace("*", "")), r.pattern), default=None)
+
+
+@functools.cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, glob.split("*"))), re.DOTALL)
+
+
+def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:
+    """A price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
+    return None if value is None or pue_ppm is None else value * pue_ppm
+
+
+def accrue(residue: int, energy_uj: int, rate: int) -> tuple[int, int]:
+    """Whole units that `energy_uj` comes to, and the residue to carry (in 1/`PER_KWH` unit).
+
+    `rate` is `InForce.electricity` or `InForce.co2e`. A rate may be negative (prices are, some
+    afternoons); the residue never is.
+    """
+    return divmod(residue + energy_uj * rate, PER_KWH)
+
+
+def accrue_held(residue: int, held_ns: int, nano_per_gpu_hour: int) -> tuple[int, int]:
+    """Hardware cost of held time in nano-units, and the residue (in 1/`PER_HOUR` unit)."""
+    return divmod(residue + held_ns * nano_per_gpu_hour, PER_HOUR)
+
+
+def add_up(parts: Iterable[tuple[int, int]], per: int) -> tuple[int, int]:
+    """Sum of accounts of units and residue; `per` is `PER_KWH` or `PER_HOUR`. Exact."""
+    units = residues = 0
+    for unit, residue in parts:
+        units += unit
+        residues += residue
+    carry, residue = divmod(residues, per)
+    return units + carry, residue
+
+
+def facility_uj(energy_uj: int, pue_ppm: int) -> int:
+    """Energy of the facility behind that of the machines, to the nearest microjoule."""
+    return _nearest(energy_uj * pue_ppm, PPM)
+
+
+def cost_nano(energy_uj: int, pue_ppm: int, price_nano_per_kwh: int) -> int:
+    """Electricity cost of one amount at one price, to the nearest nano-unit (for statements)."""
+    return _nearest(energy_uj * pue_ppm * price_nano_per_kwh, PER_KWH)
+
+
+def co2e_ug(energy_uj: int, pue_ppm: int, ug_per_kwh: int) -> int:
+    """CO2e of one amount at one intensity, to the nearest microgram (for statements)."""
+    return _nearest(energy_uj * pue_ppm * ug_per_kwh, PER_KWH)
+
+
+def hourly_nano(
+    price_nano: int, residual_nano: int, life_years: Decimal, utilisation: Decimal
+) -> int:
+    """Hourly cost of a GPU from its purchase: (price - residual) / (life hours x utilisation)."""
+    hours = life_years * HOURS_PER_YEAR * utilisation
+    return int((Decimal(price_nano - residual_nano) / hours).to_integral_value())
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def whole(value: Decimal | float | str, per: int = 1) -> int:
+    """A figure from outside in integer units, `per` of them to one of its own; half to even.
+
+    A float counts as the shortest decimal that reads back as it, which is what was written.
+    Raises `ValueError` for what is no number, infinite, or beyond all reason.
+    """
+    try:
+        exact = value if isinstance(value, Decimal) else Decimal(str(value))
+    except ArithmeticError:
+        raise ValueError(f"{value!r} is not a number") from None
+    # An exponent of millions would be a number of megabytes.
+    if not exact.is_finite() or exact.adjusted() > 30:
+        raise ValueError(f"{value!r} is not a number in any range")
+    return int((exact * per).to_integral_value())

@@ -1,0 +1,184 @@
+"""The metrics of Joulebook as data: the collector fills it, `docs/metrics.md` is made of it.
+
+Every metric also carries `node`, and `cluster` where `node.cluster` is set. No label is ever
+named `job`, `instance`, `pod` or `namespace`: they collide with those of a scrape target.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """The type of a metric."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+class Stability(StrEnum):
+    """What may change: a stable metric only with a major version, a beta one with a minor."""
+
+    STABLE = "stable"
+    BETA = "beta"
+
+
+class Quantum(StrEnum):
+    """How a value is floored on its way out (coarse values cost a third of the storage)."""
+
+    NONE = "exact"
+    JOULES = "2^-6 below 1000 J, to 1 J above"
+    SECONDS = "2^-10"
+
+
+class Metric(msgspec.Struct, frozen=True, gc=False):
+    """One metric: `name` as a sample carries it, `unit` in base units, labels beside `node`.
+
+    `adds` says that samples with the same labels are one quantity in parts, to be summed.
+    `sparse` leaves empty labels out, and `bare` leaves `node` and `cluster` out: both are for
+    compatibility with the names of other exporters.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    quantum: Quantum = Quantum.NONE
+    stability: Stability = Stability.STABLE
+    since: str = "0.1.0"
+    adds: bool = False
+    sparse: bool = False
+    bare: bool = False
+
+
+GPU = ("gpu", "uuid")
+OWNER = ("user", "account", "experiment")
+WORKLOAD = ("scheduler", "workload", *OWNER)
+METER = ("component", "meter")
+
+
+def _gauge(
+    name: str,
+    help: str,
+    unit: str = "",
+    labels: tuple[str, ...] = (),
+    quantum: Quantum = Quantum.NONE,
+    stability: Stability = Stability.STABLE,
+    *,
+    adds: bool = False,
+) -> Metric:
+    name = f"joulebook_{name}"
+    return Metric(name, Kind.GAUGE, help, unit, labels, quantum, stability, adds=adds)
+
+
+def _counter(
+    name: str,
+    help: str,
+    unit: str = "",
+    labels: tuple[str, ...] = (),
+    stability: Stability = Stability.STABLE,
+) -> Metric:
+    quantum = {"joules": Quantum.JOULES, "seconds": Quantum.SECONDS}.get(unit, Quantum.NONE)
+    name = f"joulebook_{name}_total"
+    return Metric(name, Kind.COUNTER, help, unit, labels, quantum, stability, adds=True)
+
+
+DEVICE_GAUGES = {
+    metric.name.removeprefix("joulebook_gpu_"): metric
+    for metric in (
+        _gauge("gpu_power_watts", "Power the GPU draws now.", "watts", GPU),
+        _gauge("gpu_power_limit_watts", "Power limit in force.", "watts", GPU),
+        _gauge("gpu_utilization_ratio", "Share of time a kernel was running.", "ratio", GPU),
+        _gauge("gpu_memory_utilization_ratio", "Share of time memory was busy.", "ratio", GPU),
+        _gauge("gpu_encoder_utilization_ratio", "Use of the video encoder.", "ratio", GPU),
+        _gauge("gpu_decoder_utilization_ratio", "Use of the video decoder.", "ratio", GPU),
+        _gauge("gpu_memory_used_bytes", "Memory in use on the GPU.", "bytes", GPU),
+        _gauge("gpu_memory_total_bytes", "Memory of the GPU.", "bytes", GPU),
+        _gauge("gpu_temperature_celsius", "Temperature of the GPU.", "celsius", GPU),
+        _gauge("gpu_sm_clock_hertz", "Clock of the multiprocessors.", "hertz", GPU),
+        _gauge("gpu_memory_clock_hertz", "Clock of the memory.", "hertz", GPU),
+    )
+}
+"""The gauges of a device, by their key in `DeviceStatus.values`."""
+
+_OF_GPU = (
+    _gauge("gpu_info", "A GPU of this node.", labels=(
+        *GPU, "vendor", "model", "driver", "pci", "mig")),
+    _gauge("gpu_held_ratio", "Share of the GPU that the workload holds now.", "ratio", (
+        *GPU, *WORKLOAD), adds=True),
+    *DEVICE_GAUGES.values(),
+    _counter("gpu_throttle_seconds", "Time for which the GPU was slowed down, by reason.",
+        "seconds", (*GPU, "reason")),
+)  # fmt: skip
+
+_OF_ENERGY = (
+    _counter("meter_energy_joules", "Energy read from a meter since the ledger began.",
+        "joules", METER),
+    _counter("workload_energy_joules", "Energy booked to a workload on this node, idle included.",
+        "joules", (*WORKLOAD, "component")),
+    _counter("workload_idle_energy_joules",
+        "The part of a workload's energy burnt while it held an idle device.",
+        "joules", (*WORKLOAD, "component")),
+    _gauge("workload_power_watts",
+        "Power of the devices a workload holds, times the share it holds of each.",
+        "watts", (*WORKLOAD, "component"), adds=True),
+    _counter("workload_gpu_seconds", "Time for which a workload held GPUs (held share x time).",
+        "seconds", WORKLOAD),
+    _gauge("workload_info", "What is known of a workload; join it on scheduler and workload.",
+        labels=("scheduler", "workload", "name", "partition", "image", "array", "gpu_count",
+        "gpu_model", "evidence"), stability=Stability.BETA),
+    _gauge("pending_energy_joules",
+        "Energy that was read and that no experiment or remainder shows yet.",
+        "joules", ("component",), Quantum.JOULES),
+    _counter("experiment_energy_joules", "Energy booked to an experiment on this node.",
+        "joules", (*OWNER, "component")),
+    _counter("experiment_idle_energy_joules",
+        "The part of an experiment's energy burnt while it held an idle device.",
+        "joules", (*OWNER, "component")),
+    _counter("experiment_gpu_seconds", "Time for which an experiment held GPUs.",
+        "seconds", OWNER),
+    _counter("remainder_energy_joules", "Energy that belongs to no workload, by reason.",
+        "joules", ("component", "reason")),
+    _counter("evidence_energy_joules", "Energy booked, by how its holder is known.",
+        "joules", ("evidence",)),
+    _counter("method_energy_joules", "Energy booked, by how its amount is known.",
+        "joules", ("method",)),
+)  # fmt: skip
+
+_OF_QUALITY = (
+    _counter("gap_seconds", "Time for which a meter's energy is not known, by reason.",
+        "seconds", (*METER, "reason")),
+    _counter("foreign_use_seconds",
+        "Time for which processes of others than its holder used a held device.",
+        "seconds", (*METER, "scheduler", "workload"), Stability.BETA),
+    _counter("overflow", "Series folded into (overflow), by the budget that was full.",
+        labels=("source", "reason")),
+    _counter("rejected_inputs", "Inputs from outside that were refused, by reason.",
+        labels=("source", "reason")),
+    _counter("exposition_errors", "Renderings of a metric that failed; it was left out.",
+        labels=("family",)),
+)  # fmt: skip
+
+_OF_DAEMON = (
+    _gauge("sensor_up", "Whether the last look at a sensor gave readings.",
+        labels=("sensor", "kind")),
+    _counter("sensor_errors", "Failed looks at a sensor or a device, by reason.",
+        labels=("sensor", "kind", "reason")),
+    _gauge("sensor_last_success_timestamp_seconds", "When a sensor last gave readings (UTC).",
+        "seconds", ("sensor", "kind")),
+    _gauge("tick_duration_seconds", "How long the last tick took.", "seconds"),
+    _gauge("build_info", "What is running here.", labels=("version", "revision", "python")),
+    Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU time of Joulebook itself.", "seconds"),
+    Metric("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of Joulebook.", "bytes"),
+    Metric("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory of Joulebook.", "bytes"),
+    Metric("process_open_fds", Kind.GAUGE, "Open file descriptors of Joulebook."),
+    Metric("process_start_time_seconds", Kind.GAUGE, "When Joulebook started (UTC).", "seconds"),
+)  # fmt: skip
+
+CATALOGUE: tuple[Metric, ...] = (*_OF_GPU, *_OF_ENERGY, *_OF_QUALITY, *_OF_DAEMON)
+"""Every metric that is exposed, in the order of exposition."""
+
+BY_NAME = {metric.name: metric for metric in CATALOGUE}

@@ -1,0 +1,183 @@
+"""The page at `/`: what the node draws, who holds it, and that the books balance.
+
+Plain HTML with no script and no request but its own, so that it works everywhere: its policy
+needs `style-src` only, for the one `<style>` element. Everything that comes from outside is cut,
+cleaned and escaped in `markup`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from joulebook.core.books import Books, Method, Remainder
+from joulebook.core.readings import Component
+from joulebook.core.workloads import Labels
+from joulebook.exposition import svg, words
+from joulebook.exposition.markup import lines, section, table, text
+from joulebook.exposition.page_tables import gpus, workloads
+from joulebook.exposition.pending import pending_uj, shown_balance
+from joulebook.exposition.scene import Scene
+from joulebook.exposition.view import View
+
+REFRESH_S = 5
+_SPAN_S = 900.0
+_MOST_TODAY = 6
+
+_STYLE = (Path(__file__).parent / "static/page.css").read_text("utf-8")
+
+_REMAINDERS = {
+    Remainder.UNALLOCATED: "held by nobody",
+    Remainder.SYSTEM: "the system itself",
+    Remainder.DAEMON_DOWN: "while Joulebook was down",
+    Remainder.UNKNOWN_HOLDER: "held, not known by whom",
+    Remainder.COUNTER_RESET: "lost with a counter's reset",
+}
+
+_METHODS = {
+    Method.COUNTER: "read from the devices' counters",
+    Method.INTEGRATED: "integrated from power",
+    Method.MODELLED: "modelled",
+    Method.APPORTIONED: "apportioned between several holders",
+}
+
+
+def render_page(view: View, ready: bool, message: str) -> bytes:
+    """The page for a view; `ready` and `message` are what `/readyz` says."""
+    scene = Scene(view, None, {})
+    where = f" in {text(view.cluster)}" if view.cluster else ""
+    pill = '<span class="pill">ready</span>' if ready else '<span class="pill bad">not ready</span>'
+    trouble = (
+        "" if ready else f'<p class="state" role="alert"><strong>{lines(message)}</strong></p>'
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="{REFRESH_S}">
+<title>{text(view.node)}: Joulebook</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header><h1>{text(view.node)}</h1>{pill}
+<span class="of">Joulebook{where}, {words.clock(view.utc_s)}</span></header>
+{trouble}<main>
+{_power(view)}
+{_today(view)}
+{gpus(scene)}
+{workloads(scene)}
+{_books(view.books)}
+</main>
+<footer>
+<p>Cost and CO₂e are not shown: no price and no carbon intensity are configured.</p>
+<p>≈ marks power that several holders share, split by the share that each holds.
+<a href="metrics">All figures for Prometheus</a>. Joulebook {text(view.build.version)}.</p>
+</footer>
+</body>
+</html>
+""".encode()
+
+
+def _power(view: View) -> str:
+    drawn = [s.values["power_watts"] for s in view.devices if "power_watts" in s.values]
+    if not drawn:
+        return section("Power now", '<p class="dim">No device says what power it draws.</p>')
+    number, unit = words.watts(sum(drawn)).split("\u202f")
+    held = sum(bool(view.holders.get(s.meter)) for s in view.devices)
+    kinds = {status.meter.component for status in view.devices}
+    kind = "GPU" if kinds == {Component.GPU} else "device"
+    count = f"{len(view.devices)} {kind}{'s' if len(view.devices) > 1 else ''}, {held} held"
+    picture = ""
+    if len(view.history) > 1:
+        values = [value for _, value in view.history]
+        low, high = words.watts(min(values)), words.watts(max(values))
+        lasted = min(view.history[-1][0] - view.history[0][0], _SPAN_S)
+        label = f"Power over the last {lasted / 60:.0f} minutes, between {low} and {high}"
+        picture = (
+            svg.sparkline(view.history, _SPAN_S, label)
+            + f'<p class="axis"><span>15 min ago</span><span>{low} to {high}</span>'
+            "<span>now</span></p>"
+        )
+    return section(
+        "Power now",
+        f'<p class="big">{number}<small>{unit}</small></p><p class="dim">{count}</p>{picture}\n',
+    )
+
+
+def _today(view: View) -> str:
+    total_uj = sum(view.today.values())
+    named = sorted(
+        ((uj, who) for who, uj in view.today.items() if isinstance(who, Labels)), reverse=True
+    )
+    rest = sorted(
+        ((uj, who) for who, uj in view.today.items() if isinstance(who, Remainder) and uj),
+        reverse=True,
+    )
+    most = max((uj for uj, _ in (*named, *rest)), default=0) or 1
+    rows = [
+        _today_row(
+            f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>", uj, most, ""
+        )
+        for uj, who in named[:_MOST_TODAY]
+    ]
+    if others := named[_MOST_TODAY:]:
+        rows.append(_today_row(f"{len(others)} more", sum(uj for uj, _ in others), most, ""))
+    rows += [_today_row(_REMAINDERS[who], uj, most, "rest") for uj, who in rest]
+    number, unit = words.energy(total_uj).split("\u202f")
+    head = f'<p class="big">{number}<small>{unit}</small></p>\n'
+    listing = table("today", ("Experiment", "Energy"), rows) if rows else ""
+    return section("Energy today", head + listing, note="since 00:00 UTC")
+
+
+def _today_row(name: str, energy_uj: int, most_uj: int, style: str) -> str:
+    return (
+        f'<tr><th scope="row">{name}{svg.bar(energy_uj / most_uj, style=style)}</th>'
+        f'<td class="num">{words.energy(energy_uj)}</td></tr>'
+    )
+
+
+def _owner(labels: Labels) -> str:
+    return text(" / ".join(filter(None, labels[:2])), 80)
+
+
+def _books(books: Books) -> str:
+    booked_uj = sum(
+        amount.energy_uj for e in books.experiments.values() for amount in shown_balance(e).values()
+    )
+    rest_uj = sum(books.remainders.values())
+    waiting_uj = sum(pending_uj(books).values())
+    meters_uj = sum(state.read_uj for state in books.meters.values())
+    entries = (
+        ("booked", "workloads", booked_uj),
+        ("rest", "remainders", rest_uj),
+        ("pending", "not booked yet", waiting_uj),
+    )
+    rows = [
+        f'<tr><th scope="row">{svg.key(style)}{name}</th>'
+        f'<td class="num">{words.exact(uj)}</td></tr>'
+        for style, name, uj in entries
+    ]
+    foot = (
+        f'<tfoot><tr><th scope="row">= meters</th><td class="num">{words.exact(meters_uj)}</td>'
+        "</tr></tfoot>"
+    )
+    listing = table("books", ("Since the ledger began", "Energy"), rows, foot)
+    if booked_uj + rest_uj + waiting_uj != meters_uj:
+        listing += '<p class="idle">The books do not balance: please report this.</p>\n'
+    return section(
+        "The books",
+        svg.parts([(style, uj) for style, _, uj in entries]) + listing + _known(books),
+        wide=True,
+    )
+
+
+def _known(books: Books) -> str:
+    total_uj = sum(books.method_uj.values())
+    if not total_uj:
+        return ""
+    said = ", ".join(
+        f"{words.percent(books.method_uj[method] / total_uj)} {how}"
+        for method, how in _METHODS.items()
+        if books.method_uj.get(method)
+    )
+    return f'<p class="dim">How it is known: {said}.</p>\n'

@@ -1,0 +1,84 @@
+"""What the exposition shows: one immutable view of a node, published by the daemon each tick.
+
+All that `/metrics` and the page say comes from here, so that looking never changes anything and
+never waits for hardware, a lock of the daemon or a disk.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+import msgspec
+
+from joulebook import __version__
+from joulebook.core.books import Books, Remainder
+from joulebook.core.readings import Meter
+from joulebook.core.tenancy import Holder
+from joulebook.core.workloads import Labels
+from joulebook.sensors.contract import DeviceStatus
+from joulebook.units import s_from_ns
+
+__all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "SensorHealth", "View"]
+
+HISTORY_POINTS = 900
+"""How many points of power the daemon keeps for the page: 15 minutes at a tick of 1 s."""
+
+
+class SensorHealth(msgspec.Struct, frozen=True, gc=False):
+    """How a sensor fares. `errors` counts since the start of the daemon, by reason.
+
+    `kind` says how it measures (`counter`, `power`, `replay`, ...). `last_success_s` is UTC in
+    seconds, `None` before the first success.
+    """
+
+    sensor: str
+    kind: str
+    up: bool
+    errors: Mapping[str, int] = {}
+    last_success_s: float | None = None
+
+
+class Build(msgspec.Struct, frozen=True, gc=False):
+    """What is running here."""
+
+    version: str = __version__
+    revision: str = ""
+    python: str = platform.python_version()
+
+
+class View(msgspec.Struct, frozen=True):
+    """A node at the end of one tick. A new tick publishes a new view; none is ever changed.
+
+    `books` are the *committed* books. `now_ns` is node time, `utc_offset_ns` what makes UTC of
+    it. `holders` are the admitted holders of each meter at `now_ns`. `rejected` counts refused
+    inputs by source and reason. `tick_s` is how long the last tick took. `history` is the power
+    of all devices (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the
+    energy (uJ) booked since 00:00 UTC by experiment and by remainder.
+    """
+
+    node: str
+    books: Books
+    cluster: str = ""
+    statuses: tuple[DeviceStatus, ...] = ()
+    now_ns: int = 0
+    utc_offset_ns: int = 0
+    holders: Mapping[Meter, tuple[Holder, ...]] = {}
+    sensors: tuple[SensorHealth, ...] = ()
+    rejected: Mapping[tuple[str, str], int] = {}
+    tick_s: float = 0.0
+    build: Build = Build()
+    history: tuple[tuple[float, float], ...] = ()
+    today: Mapping[Labels | Remainder, int] = {}
+
+    @property
+    def utc_s(self) -> float:
+        """The instant of this view in UTC seconds."""
+        return s_from_ns(self.now_ns + self.utc_offset_ns)
+
+    @property
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        """The devices by their index, each meter once (the last word on it counts)."""
+        return tuple(
+            sorted({s.meter: s for s in self.statuses}.values(), key=lambda s: (s.index, s.meter))
+        )

@@ -1,0 +1,67 @@
+#!/bin/sh
+# SLURM Epilog of Joulebook: says when a job gave its GPUs back.
+#
+#   Epilog=/usr/lib/joulebook/hooks/epilog.sh
+#
+# The event file of this node that prolog.sh wrote becomes <same stem>.end, with "end_ns" added.
+# The daemon deletes it after it has booked the job, so nothing is lost while the daemon is down.
+# Like the Prolog it never fails: an Epilog that does drains the node.
+
+trap 'exit 0' EXIT HUP INT TERM
+PATH=/usr/bin:/bin:/usr/sbin:/sbin
+LC_ALL=C
+export PATH LC_ALL
+end_ns=$(date +%s%N)
+unset IFS
+umask 022
+exec </dev/null >/dev/null
+
+case $end_ns in '' | *[!0-9]*) end_ns=$(date +%s)000000000 ;; esac
+read -r uptime _ </proc/uptime
+uptime_ms=${uptime%.*}${uptime#*.}0
+case $uptime_ms in 0* | *[!0-9]*) uptime_ms=0 ;; esac
+
+job=$SLURM_JOB_ID
+case $job in '' | *[!0-9]*) exit 0 ;; esac
+node=$SLURMD_NODENAME
+case $node in *[!A-Za-z0-9_.-]* | .*) node= ;; esac
+
+dir=$JOULEBOOK_EVENTS_DIR
+if [ -z "$dir" ] && [ -r /etc/joulebook/hooks.conf ]; then
+    while IFS='=' read -r key value; do
+        [ "$key" = EVENTS_DIR ] && dir=$value
+    done </etc/joulebook/hooks.conf
+fi
+dir=${dir:-/run/joulebook/jobs}
+
+# Reads $line of the event $1 if that is this node's.
+mine() {
+    [ -f "$1" ] && read -r line <"$1" || return 1
+    case $line in
+        *"\"node\":\"$node\""*) ;;
+        *'"node":"'*) return 1 ;;
+    esac
+}
+
+# Whatever its restart count is: in the Epilog of a run that is requeued SLURM has it raised
+# already. Two runs of a job are never on one node at once.
+for file in "$dir/$job".*.json; do
+    mine "$file" || continue
+    stem=${file##*/}
+    stem=${stem%.json}
+    case $line in
+        '{'*'}')
+            body="${line%\}},\"end_ns\":$end_ns,\"end_uptime_ms\":$uptime_ms}"
+            # The end first, then the removal: killed in between, both files say the same.
+            { printf '%s\n' "$body" >"$dir/.$stem.end.tmp"; } 2>/dev/null &&
+                mv -f "$dir/.$stem.end.tmp" "$dir/$stem.end"
+            ;;
+    esac
+    rm -f "$file"
+done
+
+# Where no daemon has collected ends for a week, they must not fill /run.
+case $job in
+    *00) find "$dir" -maxdepth 1 -name '*.end' -mtime +7 -exec rm -f {} + ;;
+esac
+exit 0

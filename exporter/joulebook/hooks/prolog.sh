@@ -1,0 +1,125 @@
+#!/bin/sh
+# SLURM Prolog of Joulebook: says which GPUs of this node a job was given, and to whom.
+#
+#   Prolog=/usr/lib/joulebook/hooks/prolog.sh       (slurm.conf; or linked into Prolog=.../prolog.d)
+#
+# It writes EVENTS_DIR/<job id>.<restart count>.json under a temporary name and renames it. SLURM
+# runs hooks as root without PATH, and drains the node of a Prolog that fails: whatever goes wrong
+# here, the answer is 0. EVENTS_DIR comes from JOULEBOOK_EVENTS_DIR, else from
+# /etc/joulebook/hooks.conf, else it is /run/joulebook/jobs.
+
+trap 'exit 0' EXIT HUP INT TERM
+PATH=/usr/bin:/bin:/usr/sbin:/sbin
+LC_ALL=C
+export PATH LC_ALL
+start_ns=$(date +%s%N)
+unset IFS
+set -f
+umask 022
+exec </dev/null >/dev/null
+
+# A date without %N (busybox) still gives the second.
+case $start_ns in '' | *[!0-9]*) start_ns=$(date +%s)000000000 ;; esac
+
+# The same instant on the clock that no one can set: tells a stepped wall clock from a late file.
+read -r uptime _ </proc/uptime
+read -r boot_id </proc/sys/kernel/random/boot_id
+uptime_ms=${uptime%.*}${uptime#*.}0
+case $uptime_ms in 0* | *[!0-9]*) uptime_ms=0 ;; esac
+
+# $json: a value as the inside of a JSON string. Plain text, nearly all there is, costs no process.
+as_json() {
+    json=$1
+    [ "${#1}" -gt 2048 ] || case $1 in *[!A-Za-z0-9\ _.,:/=@%+-]*) ;; *) return ;; esac
+    if [ -x /usr/bin/iconv ]; then
+        json=$(printf '%s' "$1" | head -c 2048 | /usr/bin/iconv -c -f UTF-8 -t UTF-8 |
+            tr '\000-\037\177' ' ' | sed 's/[\\"]/\\&/g')
+    else
+        json=$(printf '%s' "$1" | head -c 2048 | tr '\000-\037\177' ' ' |
+            tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')
+    fi
+}
+
+# Appends ,"name":"value" to $body; an empty value says nothing and is left out.
+text() {
+    [ -n "$2" ] || return 0
+    as_json "$2"
+    body="$body,\"$1\":\"$json\""
+}
+
+# Appends ,"name":value to $body where the value is a number.
+number() {
+    case $2 in '' | *[!0-9]*) return 0 ;; esac
+    body="$body,\"$1\":$2"
+}
+
+job=$SLURM_JOB_ID
+case $job in '' | *[!0-9]*) exit 0 ;; esac
+restart=${SLURM_JOB_RESTART_COUNT:-${SLURM_RESTART_COUNT:-0}}
+case $restart in '' | *[!0-9]*) restart=0 ;; esac
+node=$SLURMD_NODENAME
+case $node in *[!A-Za-z0-9_.-]* | .*) node= ;; esac
+
+dir=$JOULEBOOK_EVENTS_DIR
+labels=
+if [ -r /etc/joulebook/hooks.conf ]; then
+    while IFS='=' read -r key value; do
+        case $key in
+            EVENTS_DIR) [ -n "$dir" ] || dir=$value ;;
+            LABELS) labels=$value ;;
+        esac
+    done </etc/joulebook/hooks.conf
+fi
+dir=${dir:-/run/joulebook/jobs}
+[ -d "$dir" ] || mkdir -p "$dir"
+# Where task_prolog.sh may leave labels. Off unless asked for: it lets users write below /run.
+if [ "${JOULEBOOK_LABELS:-$labels}" = 1 ] && ! [ -d "$dir/labels" ]; then
+    mkdir -m 1777 "$dir/labels" && chmod 1777 "$dir/labels"
+fi
+
+gpus=
+IFS=,
+for gpu in $SLURM_JOB_GPUS; do
+    case $gpu in '' | *[!A-Za-z0-9/_.-]*) continue ;; esac
+    gpus="$gpus,\"$gpu\""
+done
+unset IFS
+
+body="{\"v\":1,\"scheduler\":\"slurm\",\"job_id\":\"$job\",\"restart_count\":$restart"
+body="$body,\"gpus\":[${gpus#,}],\"start_ns\":$start_ns"
+text user "$SLURM_JOB_USER"
+number uid "${SLURM_JOB_UID:-$SLURM_UID}"
+text account "$SLURM_JOB_ACCOUNT"
+text partition "$SLURM_JOB_PARTITION"
+text comment "$SLURM_JOB_COMMENT"
+text node "$node"
+text cluster "$SLURM_CLUSTER_NAME"
+number het_job_id "$SLURM_HET_JOB_ID"
+text boot_id "$boot_id"
+number start_uptime_ms "$uptime_ms"
+body="$body}"
+
+# Several slurmd may share the directory (and a job may run on two of them): the first has the
+# plain name, the others add their own. The temporary name, made only if it is new, is the lock.
+stem=$job.$restart
+write() {
+    set -C
+    { printf '%s\n' "$body" >"$dir/.$1.tmp"; } 2>/dev/null
+}
+taken=1
+if ! [ -e "$dir/$stem.json" ] && write "$stem"; then
+    if [ -e "$dir/$stem.json" ]; then rm -f "$dir/.$stem.tmp"; else taken=; fi
+fi
+if [ -n "$taken" ]; then
+    # This node's own event from before (a Prolog run twice) is replaced.
+    line=
+    [ -f "$dir/$stem.json" ] && read -r line <"$dir/$stem.json"
+    case $line in
+        *"\"node\":\"$node\""*) ;;
+        *) [ -n "$node" ] && stem=$stem.$node ;;
+    esac
+    rm -f "$dir/.$stem.tmp"
+    write "$stem"
+fi
+mv -f "$dir/.$stem.tmp" "$dir/$stem.json"
+exit 0

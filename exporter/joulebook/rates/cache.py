@@ -1,0 +1,87 @@
+"""The last good answers on disk, so that a restart, or a feed that is down, leaves no hole.
+
+One JSON file for each quantity, replaced as a whole. It is a cache: one that cannot be read or
+written is said aloud once, and done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from joulebook import log
+from joulebook.core.rates import Curve, Point
+from joulebook.rates.contract import Quantity
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+_MAX_BYTES = 16 * 2**20
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a source last said. `identity` names source, zone and currency that it is about."""
+
+    identity: str
+    fetched_utc_s: int
+    points: tuple[Point, ...]
+    v: int = VERSION
+
+
+class Cache:
+    """A folder; `None` keeps nothing, `read_only` nothing new."""
+
+    def __init__(self, folder: Path | None, *, read_only: bool = False) -> None:
+        self._folder = folder
+        self._read_only = read_only
+
+    def load(self, quantity: Quantity, identity: str) -> Kept | None:
+        """What was kept of that source; `None` if nothing was, or of another one."""
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, quantity)
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise ValueError("too large")
+            kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+            Curve(kept.points)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors.
+            log.once(logger, f"read {quantity}", "%s is not used: %s", path, error)
+            return None
+        return kept if (kept.v, kept.identity) == (VERSION, identity) else None
+
+    def store(self, quantity: Quantity, kept: Kept) -> None:
+        """Replace what was kept, in one step: a reader or a crash finds the old or the new."""
+        if self._folder is None or self._read_only:
+            return
+        path = self._path(self._folder, quantity)
+        key = f"write {quantity}"
+        try:
+            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{quantity}-", dir=self._folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(msgspec.json.encode(kept))
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).chmod(0o644)  # Prices are no secret, and `joulebook rates` reads them.
+                Path(name).replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    Path(name).unlink()
+                raise
+        except OSError as error:
+            log.once(logger, key, "%s cannot be kept: %s", path, error.strerror)
+        else:
+            log.recovered(logger, key, "%s is kept again", path)
+
+    @staticmethod
+    def _path(folder: Path, quantity: Quantity) -> Path:
+        return folder / f"{quantity}.json"

@@ -1,0 +1,105 @@
+"""Whose process is it? Read from the path of its cgroup.
+
+    v1   /slurm[_node]/uid_U/job_J/step_S[/task_T]             (once for each hierarchy)
+    v2   /system.slice/[node_]slurmstepd.scope/job_J/step_S/user/task_T
+    v2   the same with a SLUID such as s8FXKTA79XAR00 for job_J  (SLURM 26.05)
+
+Pure parsing first; `CgroupReader` only reads `/proc/<pid>/cgroup` and remembers it for a while.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+_V1 = re.compile(
+    r"/slurm(?:_(?P<node>[^/]+))?/uid_(?P<uid>\d+)/job_(?P<job>\d+)"
+    r"(?:/step_(?P<step>[^/]+))?(?:/task_(?P<task>[^/]+))?(?:/|$)"
+)
+_V2 = re.compile(
+    r"/(?:(?P<node>[^/]+)_)?slurmstepd\.scope/(?P<job>job_\d+|s[0-9A-HJKMNP-TV-Z]{13})"
+    r"(?:/step_(?P<step>[^/]+))?(?:/(?:user|slurm))?(?:/task_(?P<task>[^/]+))?(?:/|$)"
+)
+_SLUID = re.compile(r"^s[0-9A-HJKMNP-TV-Z]{13}$")
+
+
+class SlurmPlace(NamedTuple):
+    """Where in SLURM a process runs. `job` is a job id, or a SLUID where `is_sluid`."""
+
+    job: str
+    node: str = ""
+    uid: int | None = None
+    step: str = ""
+    task: str = ""
+
+    @property
+    def is_sluid(self) -> bool:
+        """Whether `job` is the cluster-wide id of SLURM 26.05, not the job id."""
+        return self.job.startswith("s")
+
+
+def is_sluid(name: str) -> bool:
+    """Whether a directory of a slurmstepd.scope is named by a SLUID."""
+    return _SLUID.match(name) is not None
+
+
+def slurm_place(path: str) -> SlurmPlace | None:
+    """The SLURM job of a cgroup path; `None` if it is not below one."""
+    found = _V1.search(path) or _V2.search(path)
+    if found is None:
+        return None
+    part = found.groupdict()
+    uid = part.get("uid")
+    return SlurmPlace(
+        job=part["job"].removeprefix("job_"),
+        node=part["node"] or "",
+        uid=None if uid is None else int(uid),
+        step=part["step"] or "",
+        task=part["task"] or "",
+    )
+
+
+def cgroup_paths(text: str) -> tuple[str, ...]:
+    """The paths in `/proc/<pid>/cgroup`, one for each hierarchy (`0::/...` is v2)."""
+    paths = (line.split(":", 2) for line in text.splitlines())
+    return tuple(p[2] for p in paths if len(p) == 3)
+
+
+class CgroupReader:
+    """The cgroup paths of processes, remembered for `ttl_s` (processes seldom change cgroup).
+
+    A pid that was given to another process has another directory inode, and is read afresh.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), *, ttl_s: float = 10.0) -> None:
+        self._proc = str(proc)
+        self._ttl_s = ttl_s
+        self._known: dict[int, tuple[int, float, tuple[str, ...]]] = {}
+
+    def paths(self, pid: int) -> tuple[str, ...]:
+        """The cgroup paths of a process; empty if it is gone."""
+        directory = Path(f"{self._proc}/{pid}")
+        now = time.monotonic()
+        try:
+            inode = directory.stat().st_ino
+            known = self._known.get(pid)
+            if known is not None and known[0] == inode and now < known[1]:
+                return known[2]
+            paths = cgroup_paths((directory / "cgroup").read_text(errors="replace"))
+        except OSError:
+            self._known.pop(pid, None)
+            return ()
+        if len(self._known) >= 4096:
+            self._known.clear()
+        self._known[pid] = (inode, now + self._ttl_s, paths)
+        return paths
+
+    def slurm(self, pid: int) -> SlurmPlace | None:
+        """The SLURM job in which a process runs, by its cgroup."""
+        for path in self.paths(pid):
+            place = slurm_place(path)
+            if place is not None:
+                return place
+        return None

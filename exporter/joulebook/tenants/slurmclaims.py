@@ -1,0 +1,141 @@
+"""What SLURM's jobs come to: claims on meters, and facts of workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from joulebook.core import experiments
+from joulebook.core.readings import Meter
+from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.sensors.contract import DeviceStatus
+from joulebook.tenants.clean import clean_label
+from joulebook.tenants.gres import GresMap, Part, Unmappable, find_part
+from joulebook.tenants.slurmjob import Grant, Job
+
+GresOf = Callable[[str], tuple[bool, GresMap | None]]
+"""The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""
+
+_EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", "array_task_id")
+
+
+def claims_of(
+    job: Job, grant: Grant, devices: Sequence[DeviceStatus], gres_of: GresOf
+) -> tuple[Claim, ...] | None:
+    """The claims of one grant; `None` while it cannot be told yet.
+
+    Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
+    a running job was given.
+    """
+    if grant.claims is None:
+        workload = job.id
+        known, gres = gres_of(grant.node)
+        if workload is None or not devices or (grant.gpu_ids == "gres" and not known):
+            return None
+        if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
+            return None  # The Prolog does not say how many shards; the controller is being asked.
+        grant.claims = tuple(_resolve(job, workload, grant, devices, gres))
+    if grant.t1_ns is None:
+        return grant.claims
+    return tuple(msgspec.structs.replace(c, t1_ns=grant.t1_ns) for c in grant.claims)
+
+
+def joined(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """Claims of one key as one: the instances of a card that one job was given together."""
+    by_key: dict[object, Claim] = {}
+    for claim in claims:
+        before = by_key.get(claim.key)
+        if before is not None and before.of == claim.of:
+            parts = min(before.parts + claim.parts, claim.of)
+            by_key[claim.key] = msgspec.structs.replace(claim, parts=parts)
+        else:
+            by_key[claim.key] = claim
+    return tuple(by_key.values())
+
+
+def _resolve(
+    job: Job,
+    workload: WorkloadId,
+    grant: Grant,
+    devices: Sequence[DeviceStatus],
+    gres: GresMap | None,
+) -> list[Claim]:
+    def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
+        return Claim(who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of)
+
+    found: dict[Meter, Part] = {}
+    unknown: list[str] = []
+    for gpu in grant.gpus:
+        try:
+            if grant.gpu_ids == "nvml" and gpu.isdecimal():
+                part = next((Part(d.meter) for d in devices if d.index == int(gpu)), None)
+            else:
+                part = find_part(gpu, grant.gpu_ids, gres, devices)
+        except Unmappable:
+            unknown.append(gpu)
+            continue
+        if part is not None:
+            part = _shared(job, grant, gpu, part, gres)
+            before = found.get(part.meter)
+            if before is not None and before.of == part.of:
+                part = Part(part.meter, min(before.parts + part.parts, part.of), part.of)
+            found[part.meter] = part
+    claims = [claim(workload, part, grant.evidence) for part in found.values()]
+    if unknown:
+        mig = [u for u in unknown if u.startswith("MIG-")]
+        open_to = [d for d in devices if d.meter not in found and (d.mig or not mig)]
+        if len(unknown) == len(open_to) and not mig:
+            # It was given as many as there are, so it has them all.
+            claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
+        else:
+            # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
+            claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
+    return claims
+
+
+def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
+    if grant.parts != (1, 1):
+        return Part(part.meter, *grant.parts)
+    of = gres.shards(gpu) if gres is not None and grant.gpu_ids == "gres" else 0
+    shards = grant.shards.get(gpu)
+    if shards is None and not job.answered and job.env_shards is not None:
+        shards = max(1, job.env_shards // len(grant.gpus))
+    if not of or shards is None:
+        return part
+    return Part(part.meter, min(shards, of), of)
+
+
+def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
+    """What is known of a job, for labels; `None` while its identity is not."""
+    workload = job.id
+    if workload is None:
+        return None
+    facts = job.facts
+    display = ""
+    if "array_job_id" in facts:
+        display = f"{facts['array_job_id']}_{facts['array_task_id']}"
+        display += f".r{job.restart}" if job.restart else ""
+    sources = {**job.sources, "workload": display or workload.workload}
+    pending: frozenset[str] = frozenset()
+    if not job.labels_done:
+        pending = frozenset(f"env:{name}" for name in experiments.ENVIRONMENT)
+    settled = job.labels_done or ("name" in facts and experiments.decided(rules, sources, pending))
+    evidence = min(job.held, default=None)
+    return WorkloadFacts(
+        id=workload,
+        display=display,
+        name=facts.get("name", ""),
+        labels=Labels(
+            facts.get("user", ""),
+            facts.get("account", ""),
+            clean_label(experiments.choose(rules, sources)),
+        ),
+        started_ns=job.started_ns,
+        ended_ns=job.ended_ns,
+        complete=not job.waiting and (settled or job.ended_ns is not None),
+        gpu_count=len(job.held[evidence]) if evidence is not None else 0,
+        evidence=evidence.label if evidence is not None else "",
+        extra={name: facts[name] for name in _EXTRA if facts.get(name)},
+    )

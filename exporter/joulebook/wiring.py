@@ -1,0 +1,261 @@
+"""The composition root: which factory stands behind each name of the configuration.
+
+A new sensor or tenant source is one file, and one line in `SENSORS` or `TENANTS`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from joulebook.clock import Clock, NodeClock
+from joulebook.config import Config
+from joulebook.core import series
+from joulebook.core.books import Books
+from joulebook.core.ledger import Policy
+from joulebook.core.readings import Component
+from joulebook.daemon.health import Health
+from joulebook.daemon.loop import Daemon, Settings
+from joulebook.daemon.privacy import mask
+from joulebook.daemon.release import ReleaseDesk
+from joulebook.daemon.today import DAY_S, Today
+from joulebook.daemon.worker import SensorWorker
+from joulebook.errors import ConfigError
+from joulebook.exposition.scrape import Exposition
+from joulebook.exposition.server import Server
+from joulebook.exposition.view import View
+from joulebook.sensors.contract import Sensor
+from joulebook.sensors.nvml import NvmlSensor
+from joulebook.sensors.replay import ReplaySensor, find_trace
+from joulebook.store.reader import LedgerReader
+from joulebook.store.sqlite import SqliteStore
+from joulebook.tenants.contract import TenantSource
+from joulebook.tenants.slurm import SlurmTenants
+from joulebook.units import NS_PER_S, ns_from_s
+
+log = logging.getLogger(__name__)
+
+NVIDIA_VENDOR = "0x10de"
+DISPLAY_CLASS = "0x03"
+
+
+def gpu_is_here(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
+
+    The library alone counts too: where a GPU is passed through, the bus may not show it.
+    """
+    for device in pci.glob("*") if pci.is_dir() else ():
+        try:
+            vendor = (device / "vendor").read_text().strip()
+            kind = (device / "class").read_text().strip()
+        except OSError:
+            continue
+        if vendor == NVIDIA_VENDOR and kind.startswith(DISPLAY_CLASS):
+            return True
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def slurm_is_here(config: Config) -> bool:
+    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files."""
+    slurm = config.tenants.slurm
+    places = (slurm.slurm_conf, "/etc/slurm", "/etc/slurm-llnl", "/run/slurm", slurm.events_dir)
+    return any(place and Path(place).exists() for place in places)
+
+
+def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
+    """The SLURM jobs of this host."""
+    slurm = config.tenants.slurm
+    return SlurmTenants(
+        clock,
+        events_dir=Path(slurm.events_dir),
+        cgroup_root=Path(slurm.cgroup_root),
+        hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
+        gpustat_dir=_path(slurm.gpustat_dir),
+        rules=config.experiments.rules,
+        only=slurm.node_name,
+        slurm_conf=_path(slurm.slurm_conf),
+        gres_conf=_path(slurm.gres_conf),
+        gpu_ids=slurm.gpu_ids,
+        scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def traces(names: str) -> list[Path]:
+    """The traces of `sensors.replay.trace`: paths or names of shipped ones, comma-separated."""
+    return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
+
+
+class Choice(NamedTuple):
+    """A sensor that can be chosen: how it measures, what it measures, and how it is made."""
+
+    kind: str
+    component: Component
+    wanted: Callable[[Config], bool]
+    make: Callable[[Config, Clock], Sensor]
+
+
+SENSORS: dict[str, Choice] = {
+    "nvml": Choice(
+        "counter",
+        Component.GPU,
+        lambda config: _enabled(
+            config.sensors.nvml.enabled,
+            lambda: not config.sensors.replay.enabled and gpu_is_here(),
+        ),
+        lambda config, clock: NvmlSensor(clock),
+    ),
+    "replay": Choice(
+        "replay",
+        Component.GPU,
+        lambda config: config.sensors.replay.enabled,
+        lambda config, clock: ReplaySensor(clock, *traces(config.sensors.replay.trace)),
+    ),
+}
+
+TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
+    "slurm": (
+        lambda config: _enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
+        slurm_tenants,
+    ),
+}
+
+
+class Node:
+    """A daemon with all that belongs to it; leaving the context lets go of everything."""
+
+    def __init__(self, daemon: Daemon, server: Server, address: str, exits: ExitStack) -> None:
+        self.daemon = daemon
+        self.server = server
+        self.address = address
+        self._exits = exits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+
+def assemble(config: Config) -> Node:
+    """Build the daemon that `config` describes; it serves, but does not tick yet.
+
+    Raises `ConfigError` and `LedgerError`.
+    """
+    with ExitStack() as exits:
+        masked = mask(config.privacy.users, config.privacy.key_file)
+        if not any(choice.wanted(config) for choice in SENSORS.values()):
+            raise ConfigError(
+                "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library "
+                "here, and no other sensor is enabled; `joulebook doctor` says more, "
+                "`joulebook run --demo` plays a recorded trace"
+            )
+        path = Path(config.ledger.path)
+        store = SqliteStore(
+            path,
+            retention_days=config.ledger.retention_days,
+            allow_volatile=config.ledger.allow_volatile,
+        )
+        exits.callback(store.close)
+        books, anchor = store.load()
+        clock = NodeClock(anchor)
+        workers = _workers(config, clock, books)
+        name = config.node.name or socket.gethostname().partition(".")[0]
+        health = Health(
+            workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
+        )
+        exposition = Exposition(
+            View(name, books, cluster=config.node.cluster),
+            health.ready,
+            health.healthy,
+            compat=config.exposition.compat,
+            on_error=lambda family, error: log.error(
+                "metric %s is left out of scrapes: %r", family, error
+            ),
+        )
+        web_config = Path(config.server.web_config) if config.server.web_config else None
+        server = Server(config.server.listen, exposition, web_config)
+        daemon = Daemon(
+            Settings(
+                name,
+                config.node.cluster,
+                config.daemon.interval_s,
+                config.daemon.process_interval_s,
+                patience_s=min(config.daemon.interval_s, 1.0) / 2,
+            ),
+            _policy(config),
+            clock,
+            store,
+            books,
+            workers,
+            _tenants(config, clock),
+            ReleaseDesk(path),
+            _today(path, clock),
+            health,
+            exposition.publish,
+            masked=masked,
+            refused=lambda: {"server": server.rejected},
+        )
+        server.start()
+        exits.callback(server.stop)
+        host = config.server.listen.rpartition(":")[0]
+        return Node(daemon, server, f"{host}:{server.port}", exits.pop_all())
+
+
+def _enabled(value: object, is_here: Callable[[], bool]) -> bool:
+    return is_here() if value == "auto" else bool(value)
+
+
+def _workers(config: Config, clock: Clock, books: Books) -> list[SensorWorker]:
+    """A worker for each sensor that is wanted; it answers for the meters on record too."""
+    return [
+        SensorWorker(
+            choice.make(config, clock),
+            clock,
+            kind=choice.kind,
+            known={meter for meter in books.meters if meter.component is choice.component},
+        )
+        for choice in SENSORS.values()
+        if choice.wanted(config)
+    ]
+
+
+def _tenants(config: Config, clock: Clock) -> Sequence[TenantSource]:
+    return [make(config, clock) for wanted, make in TENANTS.values() if wanted(config)]
+
+
+def _policy(config: Config) -> Policy:
+    shown = config.exposition
+    return Policy(
+        settle_ns=ns_from_s(config.daemon.settle_s),
+        series=series.Policy(
+            zero_hold_ns=ns_from_s(shown.zero_hold()),
+            linger_ns=ns_from_s(shown.linger_s),
+            max_workloads=shown.max_workloads,
+            max_experiments=shown.max_experiments,
+        ),
+    )
+
+
+def _today(path: Path, clock: NodeClock) -> Today:
+    day = (clock.now_ns() + clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
+    with LedgerReader(path) as reader:
+        return Today(reader.since_by_owner(day * DAY_S), day)

@@ -1,0 +1,70 @@
+"""What all tests share: hypothesis profiles, marks by folder, and a few places to work in.
+
+`HYPOTHESIS_PROFILE=ci` (the default) tries the same examples in every run; `dev` new ones each
+time; `soak` many more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# No deadlines: two busy cores decide how long an example takes.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.register_profile(
+    "soak", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the folder they are in, so that nobody can forget to."""
+    for item in items:
+        for mark in ("integration", "e2e"):
+            if item.path.is_relative_to(ROOT / "tests" / mark):
+                item.add_marker(mark)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def build_dir() -> Path:
+    """A folder that outlives the run and is not tracked: for what is slow to fetch or build."""
+    path = ROOT / ".build"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def short_tmp_path() -> Iterator[Path]:
+    """A temporary folder with a short name, for UNIX sockets (at most 107 bytes of path)."""
+    path = Path(tempfile.mkdtemp(prefix="jb-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Gives TCP ports of 127.0.0.1 that nothing listens on at the moment."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find

@@ -1,0 +1,63 @@
+"""What a newcomer sees without a GPU: `joulebook run --demo`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.e2e.lab import ROOT, free_port, get, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "exporter"),
+        "JOULEBOOK_SERVER_LISTEN": f"127.0.0.1:{port}",
+    }
+    began = time.monotonic()
+    with (tmp_path / "log").open("wb") as log:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "joulebook", "run", "--demo=always"],
+            cwd=tmp_path, env=env, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        until("a job with joules", lambda: "bert-base" in energies(url), 40)
+        assert time.monotonic() - began < 60
+        first = (tmp_path / "log").read_text().splitlines()[0]
+        assert "DEMO: no GPU is read here" in first
+        status, page = get(url)
+        assert status == 200
+        assert "bert-base" in page
+        assert "recorded trace" in page, "the page says what its figures are"
+        metrics = get(f"{url}/metrics")[1]
+        for method in ("counter", "integrated"):
+            line = (
+                f'joulebook_method_energy_joules_total{{node="{node(metrics)}",method="{method}"}}'
+            )
+            value = next(x for x in metrics.splitlines() if x.startswith(line)).split()[-1]
+            assert float(value) > 0, f"one trace is {method}"
+    finally:
+        demo.terminate()
+        assert demo.wait(20) == 0
+
+
+def energies(url: str) -> str:
+    """The series of workloads that have more than zero joules."""
+    return "\n".join(
+        line
+        for line in get(f"{url}/metrics")[1].splitlines()
+        if line.startswith("joulebook_workload_energy_joules_total") and not line.endswith(" 0")
+    )
+
+
+def node(metrics: str) -> str:
+    """The name of the node in an exposition."""
+    return metrics.partition('node="')[2].partition('"')[0]

@@ -1,0 +1,159 @@
+"""Jobs run on while everything around them fails; the books balance to the microjoule after it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.e2e.books import assert_balanced, at_rest, job_uj, meter_uj, remainder_uj, rest, wake
+from tests.e2e.lab import Daemon, Lab, Prometheus, get, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+GPU_IS_LOST = 15
+ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
+
+
+def jobs_of(lab: Lab, seconds: int) -> list[str]:
+    """A job of one card for each card, and an array of short ones behind them."""
+    long = [
+        lab.slurm.sbatch("--gres=gpu:1", script=f"{lab.burn} 200 {seconds * 1000}")
+        for _ in range(2)
+    ]
+    short = lab.slurm.sbatch(
+        f"--array=0-{2 * seconds}", "--gres=gpu:1", script=f"{lab.burn} 150 300"
+    )
+    return [*long, short]
+
+
+class Watch:
+    """Every counter that /metrics has shown; none may ever fall."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._highest: dict[object, float] = {}
+
+    def look(self) -> None:
+        for key, value in self._daemon.metrics().items():
+            if key[0].startswith("joulebook_") and key[0].endswith("_joules_total"):
+                assert value >= self._highest.get(key, 0), f"{key} fell to {value}"
+                self._highest[key] = value
+
+
+def test_kill_9_again_and_again(lab: Lab, home: Path) -> None:
+    before = rest(lab.scenario)
+    daemon = lab.daemon(home / "daemon")
+    daemon.start()
+    try:
+        wake(lab.scenario)
+        jobs = jobs_of(lab, 16)
+        watch = Watch(daemon)
+        for pause_s in (1.3, 2.1, 0.7, 3.4):
+            until("a look", lambda: watch.look() or True)
+            time.sleep(pause_s)
+            watch.look()
+            daemon.kill()
+            time.sleep(0.4)
+            daemon.start()
+            watch.look()
+        lab.slurm.wait_done(*jobs, timeout_s=120)
+        counters = at_rest(daemon)
+        watch.look()
+        assert_balanced(daemon, {name: counters[name] - before[name] for name in counters})
+        assert set(remainder_uj(daemon)) <= {"unallocated", "daemon_down"}
+        # A job that held its card from before a kill until after it is proven to have held it.
+        held = lab.held()
+        for job in jobs[:2]:
+            truth = sum(lab.true_uj(each) for each in held if each.job_id == job)
+            assert job_uj(daemon)[job] == pytest.approx(truth, rel=0.02)
+    finally:
+        daemon.stop()
+
+
+def test_a_job_that_lives_inside_an_outage_is_known(lab: Lab, home: Path) -> None:
+    rest(lab.scenario)
+    daemon = lab.daemon(home / "daemon")
+    daemon.start()
+    wake(lab.scenario)
+    time.sleep(2)
+    daemon.kill()
+    job = lab.slurm.sbatch("--gres=gpu:1", "--job-name=inside", script=f"{lab.burn} 200 500")
+    lab.slurm.wait_done(job)
+    daemon.start()
+    try:
+        at_rest(daemon)
+        known = daemon.rows(
+            "SELECT started_utc_ns, ended_utc_ns FROM workloads WHERE workload = ?", job
+        )
+        assert len(known) == 1
+        started, ended = known[0]
+        assert 0.4e9 < ended - started < 3e9
+        assert remainder_uj(daemon)["daemon_down"] > 0
+        assert job not in job_uj(daemon), "its joules cannot be told from the others'"
+    finally:
+        daemon.stop()
+
+
+def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
+    before = rest(lab.scenario)
+    with (
+        lab.daemon(home / "daemon") as daemon,
+        Prometheus(home / "prom", daemon.port) as prometheus,
+    ):
+        wake(lab.scenario)
+        jobs = jobs_of(lab, 14)
+        watch = Watch(daemon)
+        time.sleep(3)
+
+        lost = lab.scenario.inject("*", GPU_IS_LOST, gpu=1)
+        until("the gap of the lost card", lambda: gap(daemon, "GPU-01") > 0)
+        watch.look()
+        assert gap(daemon, "GPU-00") == 0, "the others go on"
+        lab.scenario.clear(lost)
+
+        hung = lab.scenario.hang(ENERGY, for_ms=3000, count=1)
+        slowest, not_ready = 0.0, 0
+        deadline = time.monotonic() + 3.5
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            assert get(f"{daemon.url}/metrics")[0] == 200
+            slowest = max(slowest, time.monotonic() - began)
+            not_ready += get(f"{daemon.url}/readyz")[0] != 200
+            time.sleep(0.05)
+        lab.scenario.clear(hung)
+        assert slowest < 1, "a hung driver does not hold up a scrape"
+        watch.look()
+
+        # A reset: what card 2 had counted until then, and what it counts from zero after it.
+        last = lab.scenario.counter_mj(2) * 1000
+        lab.scenario.reset_counter(2)
+        lab.slurm.wait_done(*jobs, timeout_s=120)
+        counters = at_rest(daemon)
+        watch.look()
+        booked = meter_uj(daemon)
+        for name in ("GPU-00", "GPU-01", "GPU-03"):
+            assert booked[name] == counters[name] - before[name]
+        # Between the last reading before the reset and the reset is a gap: at most one tick.
+        counted = last - before["GPU-02"] + counters["GPU-02"]
+        assert 0 <= counted - booked["GPU-02"] <= 1.2 * 260_000_000
+        assert sum(job_uj(daemon).values()) + sum(remainder_uj(daemon).values()) == sum(
+            meter_uj(daemon).values()
+        )
+        difference = prometheus.value(
+            "sum(joulebook_meter_energy_joules_total) - "
+            "sum(joulebook_experiment_energy_joules_total) - "
+            "sum(joulebook_remainder_energy_joules_total) - "
+            "sum(joulebook_pending_energy_joules)"
+        )
+        series = prometheus.value('count({__name__=~"joulebook_.*_energy_joules_total"})')
+        assert abs(difference) <= series
+
+
+def gap(daemon: Daemon, card: str) -> float:
+    """Seconds for which a card could not be read."""
+    return sum(
+        value
+        for (name, labels), value in daemon.metrics().items()
+        if name == "joulebook_gap_seconds_total" and ("meter", card) in labels
+    )

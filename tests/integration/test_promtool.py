@@ -1,0 +1,34 @@
+"""What Prometheus' own tool says of the exposition."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from tests.unit.exposition.hostile import NAMES, hostile_view
+from tests.unit.exposition.sample import PROCESS, busy_view, small_view
+
+from joulebook.exposition.collector import collect
+from joulebook.exposition.render import Format, Renderer, body
+from joulebook.exposition.view import View
+
+
+def check(view: View) -> str:
+    """The verdict of `promtool check metrics`; empty if it has nothing to say."""
+    renderer = Renderer(view.node, view.cluster)
+    families = collect(view, PROCESS, {"joulebook_gpu_info": 1}).families
+    text = body([renderer.block(family) for family in families], Format.TEXT)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60
+    )
+    return (done.stdout + done.stderr).decode() + ("" if done.returncode == 0 else "failed")
+
+
+@pytest.mark.parametrize("view", [small_view(), busy_view()], ids=["small", "busy"])
+def test_exposition_has_no_faults(view: View) -> None:
+    assert check(view) == ""
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_hostile_names_have_no_faults(name: str) -> None:
+    assert check(hostile_view(name)) == ""

@@ -1,0 +1,135 @@
+"""What must hold after every tick, whatever the world does: asserted on each pair of books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from tests.unit.core.world import Run
+
+from joulebook.core.books import Amount, Balance, Books, Entry, ExperimentState, Remainder
+from joulebook.core.readings import Component, Meter
+from joulebook.core.workloads import WorkloadId
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def laws(examples: int) -> Callable[[Test], Test]:
+    """The settings of a property test: the same examples in every run, no clock."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+def total(balance: Balance) -> int:
+    return sum(amount.energy_uj for amount in balance.values())
+
+
+def shown_experiment(state: ExperimentState) -> Balance:
+    """What the exposition shows of an experiment."""
+    return state.baseline if state.hold_left_ns else state.balance
+
+
+class Auditor:
+    """Watches a run: conservation, and that nothing ever falls. Use as `play(..., each=...)`."""
+
+    def __init__(self) -> None:
+        self._posted: Counter[Meter] = Counter()
+        self._earned: Counter[Component] = Counter()
+        self._pooled: Counter[Component] = Counter()
+        self.ticks = 0
+
+    def __call__(self, before: Books, after: Books, entry: Entry) -> None:
+        self.ticks += 1
+        self._check_postings(entry)
+        self._check_meters(before, after)
+        self._check_roll_ups(after)
+        _check_rising(before, after)
+
+    def _check_postings(self, entry: Entry) -> None:
+        for key, amount in entry.postings.items():
+            assert key.quarter_s % 900 == 0
+            assert 0 <= amount.idle_uj <= amount.energy_uj, (key, amount)
+            assert amount.held_ns >= 0
+            self._posted[key.meter] += amount.energy_uj
+            if isinstance(key.subject, WorkloadId):
+                self._earned[key.meter.component] += amount.energy_uj
+
+    def _check_meters(self, before: Books, after: Books) -> None:
+        for meter, state in after.meters.items():
+            assert self._posted[meter] == state.booked_uj
+            assert state.read_uj >= state.booked_uj
+            old = before.meters.get(meter)
+            assert old is None or (
+                state.booked_uj >= old.booked_uj
+                and state.read_uj >= old.read_uj
+                and state.base.t_ns >= old.base.t_ns
+            )
+            times = [state.base.t_ns, *(reading.t_ns for reading in state.pending)]
+            assert times == sorted(times)
+
+    def _check_roll_ups(self, after: Books) -> None:
+        booked: Counter[Component] = Counter()
+        for meter, state in after.meters.items():
+            booked[meter.component] += state.booked_uj
+        by_component: Counter[Component] = Counter(self._earned)
+        for (component, _), energy_uj in after.remainders.items():
+            by_component[component] += energy_uj
+        assert +by_component == +booked
+        assert sum(after.evidence_uj.values()) == sum(booked.values())
+        assert sum(after.method_uj.values()) == sum(booked.values())
+        experiments = sum(total(state.balance) for state in after.experiments.values())
+        unsettled = sum(total(w.balance) for w in after.workloads.values() if w.labels is None)
+        assert experiments + unsettled == sum(self._earned.values())
+
+
+def _check_rising(before: Books, after: Books) -> None:
+    for old, new in (
+        (before.remainders, after.remainders),
+        (before.evidence_uj, after.evidence_uj),
+        (before.method_uj, after.method_uj),
+        (before.gaps_ns, after.gaps_ns),
+        (before.foreign_ns, after.foreign_ns),
+        (before.overflow, after.overflow),
+        (before.affirmed_ns, after.affirmed_ns),
+    ):
+        _never_fell(old, new)  # type: ignore[arg-type]
+    for id_, workload in before.workloads.items():
+        if (now := after.workloads.get(id_)) is not None:
+            _no_less(workload.balance, now.balance)
+            if workload.labels is not None:
+                assert (now.labels, now.shown, now.folded) == (
+                    workload.labels,
+                    workload.shown,
+                    workload.folded,
+                )
+                assert now.hold_left_ns <= workload.hold_left_ns
+    for labels, experiment in before.experiments.items():
+        if (kept := after.experiments.get(labels)) is not None:
+            _no_less(experiment.balance, kept.balance)
+            _no_less(shown_experiment(experiment), shown_experiment(kept))
+
+
+def _never_fell(old: Mapping[Hashable, int], new: Mapping[Hashable, int]) -> None:
+    for key, value in old.items():
+        assert new[key] >= value, key
+
+
+def _no_less(old: Balance, new: Balance) -> None:
+    for component, amount in old.items():
+        now = new.get(component, Amount(0))
+        assert all(b >= a for a, b in zip(amount, now, strict=True)), (component, amount, now)
+
+
+def books_by_subject(run: Run) -> dict[WorkloadId | Remainder, int]:
+    """The same sums from the balances in the books as from all postings, or it fails."""
+    sums = run.by_subject()
+    for id_, workload in run.books.workloads.items():
+        assert total(workload.balance) == sums.get(id_, 0)
+    return sums

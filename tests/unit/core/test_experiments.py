@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulebook.core.experiments import DEFAULT_RULES, choose, decided, is_rule
+
+
+@pytest.mark.parametrize(
+    ("sources", "experiment"),
+    [
+        ({"comment": "experiment=bert-base", "env:WANDB_PROJECT": "w"}, "bert-base"),
+        ({"comment": 'note; experiment="two words", x', "job_name": "j"}, "two words"),
+        ({"comment": "myexperiment=no", "job_name": "train_3"}, "train"),
+        ({"comment": "experiment=", "job_name": "train"}, "train"),
+        ({"env:JOULEBOOK_EXPERIMENT": "a", "env:WANDB_PROJECT": "b"}, "a"),
+        ({"env:WANDB_RUN_GROUP": "g", "env:WANDB_SWEEP_ID": "s"}, "g"),
+        ({"env:MLFLOW_EXPERIMENT_NAME": "m", "wckey": "k"}, "m"),
+        ({"wckey": "k", "job_name": "n"}, "k"),
+        ({"job_name": "", "workload": "101"}, "101"),
+        ({"label:joulebook.io/experiment": "l", "comment": "experiment=c"}, "l"),
+        ({"label:ray.io/cluster": "r", "label:app.kubernetes.io/part-of": "p"}, "r"),
+        ({}, ""),
+    ],
+)
+def test_the_first_rule_that_finds_a_name_wins(sources: dict[str, str], experiment: str) -> None:
+    assert choose(DEFAULT_RULES, sources) == experiment
+
+
+@pytest.mark.parametrize(
+    ("job_name", "experiment"),
+    [
+        ("sweep_17", "sweep"),
+        ("sweep-3_4", "sweep"),
+        ("sweep[1-9]", "sweep"),
+        ("resnet50", "resnet50"),
+        ("lr1e-4.x", "lr1e-4.x"),
+        ("_7", "_7"),
+        ("17", "17"),
+    ],
+)
+def test_a_job_name_loses_its_index_but_never_all_of_it(job_name: str, experiment: str) -> None:
+    assert choose(["job_name"], {"job_name": job_name}) == experiment
+
+
+def test_the_order_is_a_setting() -> None:
+    sources = {"comment": "experiment=c", "wckey": "k"}
+    assert choose(["wckey", "comment"], sources) == "k"
+    assert all(is_rule(rule) for rule in DEFAULT_RULES)
+    assert not any(is_rule(rule) for rule in ("env:", "user", "annotation", "", "label"))
+
+
+def test_it_is_decided_when_nothing_pending_comes_first() -> None:
+    pending = frozenset({"env:WANDB_PROJECT"})
+    assert decided(DEFAULT_RULES, {"comment": "experiment=c"}, pending)
+    assert not decided(DEFAULT_RULES, {"job_name": "n"}, pending)
+    assert decided(DEFAULT_RULES, {"job_name": "n"}, frozenset())
+
+
+@given(st.dictionaries(st.sampled_from(DEFAULT_RULES), st.text(max_size=50)))
+def test_any_text_is_taken_without_a_fault(sources: dict[str, str]) -> None:
+    assert isinstance(choose(DEFAULT_RULES, sources), str)

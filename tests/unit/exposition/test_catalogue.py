@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from joulebook.exposition import dcgm
+from joulebook.exposition.catalogue import BY_NAME, CATALOGUE, DEVICE_GAUGES, Kind, Metric, Quantum
+
+FORBIDDEN = {"job", "instance", "pod", "namespace", "node", "cluster", "le", "quantile"}
+UNITS = {"", "joules", "watts", "seconds", "bytes", "ratio", "celsius", "hertz"}
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda m: m.name)
+def test_metric_follows_the_conventions(metric: Metric) -> None:
+    assert re.fullmatch(r"(joulebook|process)_[a-z][a-z0-9_]*", metric.name)
+    assert not FORBIDDEN & set(metric.labels)
+    assert len(set(metric.labels)) == len(metric.labels)
+    assert all(re.fullmatch(r"[a-z][a-z_]*", label) for label in metric.labels)
+    assert metric.unit in UNITS
+    stem = metric.name.removesuffix("_total")
+    assert not metric.unit or stem.endswith(f"_{metric.unit}")
+    assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+    # Neither format would need to escape it, nor would the table of the documentation.
+    assert metric.help.endswith(".")
+    assert not set('"\\\n|') & set(metric.help)
+
+
+def test_names_are_unique() -> None:
+    assert len(BY_NAME) == len(CATALOGUE)
+    assert not BY_NAME.keys() & {metric.name for metric in dcgm.METRICS}
+
+
+def test_all_energy_is_quantised() -> None:
+    for metric in CATALOGUE:
+        assert (metric.quantum is Quantum.JOULES) == (metric.unit == "joules")
+
+
+def test_device_gauges_are_named_for_their_values() -> None:
+    assert set(DEVICE_GAUGES) == {
+        "power_watts",
+        "power_limit_watts",
+        "utilization_ratio",
+        "memory_utilization_ratio",
+        "encoder_utilization_ratio",
+        "decoder_utilization_ratio",
+        "memory_used_bytes",
+        "memory_total_bytes",
+        "temperature_celsius",
+        "sm_clock_hertz",
+        "memory_clock_hertz",
+    }
+    for key, metric in DEVICE_GAUGES.items():
+        assert metric.name == f"joulebook_gpu_{key}"
+
+
+def test_owner_stands_on_the_counters() -> None:
+    """Joining an `_info` series is slow and breaks when a label changes."""
+    for name, metric in BY_NAME.items():
+        if name.startswith(("joulebook_workload", "joulebook_experiment")) and metric.unit:
+            assert {"user", "account", "experiment"} <= set(metric.labels)

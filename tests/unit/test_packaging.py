@@ -1,0 +1,123 @@
+"""What is shipped: the wheel holds the package with its data, the locks hold every dependency."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "exporter" / "joulebook"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSION = re.search(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text())
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from the checkout without network."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    built = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "--", str(PACKAGE)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    expected = {name.removeprefix("exporter/") for name in tracked if (ROOT / name).exists()}
+    held = {name for name in wheel.namelist() if name.startswith("joulebook/")}
+    assert "joulebook/core/readings.py" in expected
+    assert held == expected
+
+
+@pytest.mark.parametrize("suffix", sorted({p.suffix for p in PACKAGE.rglob("*") if p.is_file()}))
+def test_wheel_holds_each_kind_of_file(wheel: zipfile.ZipFile, suffix: str) -> None:
+    if suffix == ".pyc":
+        assert not [name for name in wheel.namelist() if name.endswith(suffix)]
+    else:
+        assert [name for name in wheel.namelist() if name.endswith(suffix)]
+
+
+def test_wheel_installs_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert VERSION is not None
+    assert tops == {"joulebook", f"joulebook-{VERSION[1]}.dist-info"}
+
+
+def test_wheel_has_command_and_licence(wheel: zipfile.ZipFile) -> None:
+    assert VERSION is not None
+    info = f"joulebook-{VERSION[1]}.dist-info"
+    entry_points = ConfigParser()
+    entry_points.read_string(wheel.read(f"{info}/entry_points.txt").decode())
+    assert dict(entry_points["console_scripts"]) == {"joulebook": "joulebook.cli:main"}
+    assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert f"{info}/licenses/NOTICE" in wheel.namelist()
+    assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()
+
+
+def normal(name: str) -> str:
+    """A distribution's name as comparisons need it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(path: Path) -> dict[str, tuple[str, int]]:
+    """Name to exact version and number of hashes, of a lock file."""
+    text = path.read_text().replace("\\\n", " ")
+    entries = {}
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            found = re.match(r"([A-Za-z0-9._-]+)==(\S+)", line)
+            assert found, f"{path.name}: not an exact version: {line[:60]}"
+            hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}\b", line)
+            entries[normal(found[1])] = (found[2], len(hashes))
+    return entries
+
+
+def wanted(requirements: list[str]) -> set[str]:
+    """The names in a list of requirements."""
+    return {normal(re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0]) for each in requirements}
+
+
+@pytest.mark.parametrize(
+    ("lock", "requirements"),
+    [
+        ("requirements.lock", PROJECT["dependencies"]),
+        (
+            "requirements-dev.lock",
+            PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
+        ),
+        ("requirements-build.lock", ["hatchling"]),
+    ],
+)
+def test_lock_holds_every_dependency_with_hashes(lock: str, requirements: list[str]) -> None:
+    entries = locked(ROOT / lock)
+    assert wanted(requirements) <= set(entries), "run `make lock`"
+    assert all(hashes > 0 for _, hashes in entries.values())
+
+
+def test_tests_run_on_the_versions_that_are_shipped() -> None:
+    product = locked(ROOT / "requirements.lock")
+    dev = locked(ROOT / "requirements-dev.lock")
+    assert {name: dev[name] for name in product} == product
+    assert not {"pytest", "mypy", "ruff"} & set(product)
+
+
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("*.lock")))
+def test_lock_names_no_place(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"https?:|file:|--(extra-)?index-url|--find-links|/opt/|/work/", text)
