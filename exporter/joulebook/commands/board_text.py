@@ -17,7 +17,7 @@ _GPU_COLUMNS = (
     Column("UTIL", right=True),
     Column("MEMORY", right=True, spare=2),
     Column("TEMP", right=True, spare=1),
-    Column("HELD BY", least=10),
+    Column("HELD BY", least=20),
 )
 
 _WORKLOAD_COLUMNS = (
@@ -62,7 +62,7 @@ def _title(board: Board, screen: Screen, width: int) -> str:
     parts = [
         f"joulebook  {name}",
         NOTHING if power is None else text.power(power),
-        f"{held} of {text.several(len(board.gpus), 'GPU')} held",
+        f"{held}/{text.several(len(board.gpus), 'GPU')} held",
     ]
     down = [shown(sensor) for sensor, up in board.sensors.items() if not up]
     line = text.cut("   ".join(parts), width)
@@ -91,7 +91,7 @@ def _gpu_row(gpu: Gpu) -> list[str]:
     used, total = values.get("memory_used_bytes"), values.get("memory_total_bytes")
     memory = NOTHING
     if used is not None:
-        memory = text.size(used) if total is None else f"{text.size(used)} / {text.size(total)}"
+        memory = text.size(used) if total is None else text.size_of(used, total)
     return [
         shown(gpu.index, 6),
         shown(gpu.model, 40).removeprefix("NVIDIA ") or NOTHING,
@@ -106,7 +106,7 @@ def _gpu_row(gpu: Gpu) -> list[str]:
 
 def _holder(labels: Labels, share: float) -> str:
     who = " ".join(part for part in (_job(labels), shown(labels.get("user", ""), 40)) if part)
-    return who if share >= 1 else f"{who} {share:.0%}"
+    return who if share >= 1 else f"{who} {_percent(share)}"
 
 
 def _workload_row(workload: Workload) -> list[str]:
@@ -134,10 +134,9 @@ def _books(board: Board, screen: Screen, width: int) -> list[str]:
     )
     whole = f"Books: {read} read = {jobs} jobs + {nobody} nobody's + {waiting} to be booked"
     verdict = "balanced" if sums.balanced else f"OFF BY {sums.difference_j:,.2f} J"
-    made = [whole, verdict] if len(whole) + len(verdict) + 2 > width else [f"{whole}: {verdict}"]
-    made = [text.cut(line, width) for line in made]
+    made = text.wrap(f"{whole}: {verdict}", width)
     if not sums.balanced:
-        made[-1] = screen.paint(made[-1], "red")
+        made = [screen.paint(line, "red") for line in made]
     return made
 
 

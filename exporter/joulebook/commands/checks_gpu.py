@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
+from joulebook.commands.checks import Check, Finding, Site, Status, fail, nothing, ok, warn
 from joulebook.commands.survey import GpuSurvey
 from joulebook.commands.text import seconds, several
 
@@ -114,57 +114,59 @@ def gpus(site: Site) -> Iterator[Finding]:
         return
     for gpu in site.survey.gpus:
         name = f"GPU {gpu.index} {gpu.model} ({gpu.uuid})"
-        yield from _energy(name, gpu)
-        yield from _processes(name, gpu)
-        yield from _extras(name, gpu)
-        if gpu.mig:
-            yield warn(
-                f"{name}: MIG is on: energy is of the whole card, and is split over its slices",
-                "Nothing to do: shares are marked 'apportioned'.",
-            )
+        findings = [*_energy(gpu), *_processes(gpu), *_extras(gpu)]
+        good = "; ".join(each.found for each in findings if each.status is Status.OK)
+        if good:
+            yield ok(f"{name}: {good}")
+        for each in findings:
+            if each.status is not Status.OK:
+                yield each._replace(found=f"{name}: {each.found}")
 
 
-def _energy(name: str, gpu: GpuSurvey) -> Iterator[Finding]:
+def _energy(gpu: GpuSurvey) -> Iterator[Finding]:
     counter, power = gpu.energy, gpu.power
     draws = f", {power.text} now" if power.text else ""
     if counter.text:
-        yield ok(f"{name}: energy counter ({counter.text}){draws}")
+        yield ok(f"energy counter ({counter.text}){draws}")
     elif counter.reason not in {"not_supported", "function_not_found"}:
-        yield fail(f"{name}: energy counter: {counter.problem}", counter.remedy)
+        yield fail(f"energy counter: {counter.problem}", counter.remedy)
     elif power.text:
         buffered = "the driver's power samples" if gpu.samples.text else "power at each look"
         yield warn(
-            f"{name}: no energy counter (older than Volta?){draws}",
+            f"no energy counter (older than Volta?){draws}",
             f"Energy is integrated from {buffered} (method 'integrated'); time in which the "
             "daemon is down is a gap.",
         )
     else:
-        yield fail(f"{name}: neither energy nor power: {power.problem}", power.remedy)
+        yield fail(f"neither energy nor power: {power.problem}", power.remedy)
     if counter.text and not power.text:
-        yield warn(f"{name}: no power: {power.problem}", power.remedy)
+        yield warn(f"no power: {power.problem}", power.remedy)
 
 
-def _processes(name: str, gpu: GpuSurvey) -> Iterator[Finding]:
+def _processes(gpu: GpuSurvey) -> Iterator[Finding]:
     if gpu.processes.problem:
-        yield warn(f"{name}: processes: {gpu.processes.problem}", gpu.processes.remedy)
+        yield warn(f"processes: {gpu.processes.problem}", gpu.processes.remedy)
     elif not gpu.processes.text:
         yield warn(
-            f"{name}: the driver lists no processes",
-            "A GPU that several jobs share is split by held share, not by use.",
+            "the driver lists no processes",
+            "If several jobs share it, it is split by held share, not by use.",
         )
     else:
-        yield ok(f"{name}: {gpu.processes.text} on it")
+        yield ok(gpu.processes.text)
 
 
-def _extras(name: str, gpu: GpuSurvey) -> Iterator[Finding]:
-    fields = ", ".join(gpu.fields) or "none"
+def _extras(gpu: GpuSurvey) -> Iterator[Finding]:
+    fields = f"field values: {', '.join(gpu.fields) or 'none'}"
     if gpu.uptime_s is None:
-        yield ok(
-            f"{name}: field values: {fields}; no uptime: a reset of the counter is told by its "
-            "fall and by the boot id"
-        )
+        # A reset is then told by the counter's fall and by the boot id.
+        yield ok(f"{fields}; no uptime")
     else:
-        yield ok(f"{name}: field values: {fields}; uptime {seconds(gpu.uptime_s)}")
+        yield ok(f"{fields}; uptime {seconds(gpu.uptime_s)}")
+    if gpu.mig:
+        yield warn(
+            "MIG is on: energy is that of the whole card, and is split over its slices",
+            "Nothing to do: such shares are marked 'apportioned'.",
+        )
 
 
 def _module_version(site: Site) -> str:

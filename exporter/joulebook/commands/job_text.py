@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from joulebook.commands import text
 from joulebook.commands.text import UNKNOWN, Column, Screen, shown, table
@@ -13,6 +13,8 @@ from joulebook.store.reader import Workload, WorkloadTotals
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
+
+Key = TypeVar("Key", bound=str)
 
 _METHODS = {
     Method.COUNTER: "measured by the energy counter",
@@ -61,8 +63,7 @@ def is_running(totals: WorkloadTotals, now_s: float) -> bool:
 
 def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float) -> list[str]:
     """The statement of one job."""
-    job, amount = totals.workload, totals.total
-    gpu = _of_gpus(totals)
+    job = totals.workload
     running = is_running(totals, now_s)
     title = f"{_kind(job)} {shown(job.display or job.id.workload)} on node {shown(node)}"
     if running:
@@ -75,20 +76,14 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
         ("Begin", _instant(job.started_utc_ns)),
         ("End", _end(totals, running)),
         ("GPUs", _gpus(totals)),
-        ("GPU time", text.gpu_hours(gpu.held_ns)),
-        ("Energy", text.exact_energy(amount.energy_uj)),
-        ("", f"of it idle: {text.energy(amount.idle_uj)}, "
-             f"{text.percent(amount.idle_uj, amount.energy_uj)} (held, and not used)"),
-        ("Mean power", _mean_power(gpu)),
-        ("Measured", _shares(totals.by_method, _METHODS, amount)),
-        ("Held, says", _shares(totals.by_evidence, _EVIDENCE, amount)),
-    ]  # fmt: skip
+        *_figures([totals]),
+    ]
     made = [screen.paint(text.cut(title, screen.width), "bold")]
     for name, value in fields:
         made += _field(name, value, screen.width)
     if len(totals.by_meter) > 1:
         made += ["", *_meters(totals, screen)]
-    if not amount.energy_uj:
+    if not totals.total.energy_uj:
         made += [
             "",
             "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
@@ -101,8 +96,6 @@ def as_list(
     asked: str, found: Sequence[WorkloadTotals], node: str, screen: Screen, now_s: float
 ) -> list[str]:
     """The tasks of an array, or the runs of a requeued job, a line each, and their total."""
-    total = _sum(each.total for each in found)
-    gpu = _sum(_of_gpus(each) for each in found)
     running = sum(is_running(each, now_s) for each in found)
     title = f"{text.several(len(found), 'workload')} of {shown(asked, 80)} on node {shown(node)}"
     if running:
@@ -114,15 +107,27 @@ def as_list(
         screen.paint(lines[0], "dim"),
         *lines[1:],
         "",
-        *_field("GPU time", text.gpu_hours(gpu.held_ns), screen.width),
-        *_field("Energy", text.exact_energy(total.energy_uj), screen.width),
-        *_field(
-            "",
-            f"of it idle: {text.energy(total.idle_uj)}, "
-            f"{text.percent(total.idle_uj, total.energy_uj)}",
-            screen.width,
-        ),
-        *_field("Mean power", _mean_power(gpu), screen.width),
+        *(line for field in _figures(found) for line in _field(*field, screen.width)),
+    ]
+
+
+def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
+    """The figures of one workload, or of several together."""
+    total = _sum(each.total for each in found)
+    gpu = _sum(_of_gpus(each) for each in found)
+    idle = (
+        f"of it idle: {text.energy(total.idle_uj)}, "
+        f"{text.percent(total.idle_uj, total.energy_uj)} (held, and not used)"
+    )
+    methods = _merged(each.by_method for each in found)
+    evidence = _merged(each.by_evidence for each in found)
+    return [
+        ("GPU time", text.gpu_hours(gpu.held_ns)),
+        ("Energy", text.exact_energy(total.energy_uj)),
+        *([("", idle)] if total.energy_uj else []),
+        ("Mean power", _mean_power(gpu)),
+        ("Method", _shares(methods, _METHODS, total)),
+        ("Evidence", _shares(evidence, _EVIDENCE, total)),
     ]
 
 
@@ -177,6 +182,14 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
     return total
 
 
+def _merged(parts: Iterable[Mapping[Key, Amount]]) -> dict[Key, Amount]:
+    merged: dict[Key, Amount] = {}
+    for part in parts:
+        for key, amount in part.items():
+            merged[key] = merged.get(key, ZERO).plus(amount)
+    return merged
+
+
 def _of_gpus(totals: WorkloadTotals) -> Amount:
     return _sum(a for meter, a in totals.by_meter.items() if meter.component is Component.GPU)
 
@@ -221,7 +234,9 @@ def _gpus(totals: WorkloadTotals) -> str:
     if not count:
         return UNKNOWN
     model = shown(totals.workload.extra.get("gpu_model", ""))
-    return f"{count} {model}".rstrip() + (f" ({shown(names[0])})" if len(names) == 1 else "")
+    return f"{count} {model}".rstrip() + (
+        f" ({shown(names[0])})" if count == len(names) == 1 else ""
+    )
 
 
 def _mean_power(gpu: Amount) -> str:
@@ -229,7 +244,7 @@ def _mean_power(gpu: Amount) -> str:
     return UNKNOWN if mean_w is None else f"{text.power(mean_w)} for each GPU while it was held"
 
 
-def _shares(amounts: Mapping[Any, Amount], names: Mapping[Any, str], total: Amount) -> str:
+def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amount) -> str:
     ranked = sorted(amounts.items(), key=lambda item: -item[1].energy_uj)
     parts = [
         f"{text.percent(amount.energy_uj, total.energy_uj)} {names.get(key, shown(str(key)))}"

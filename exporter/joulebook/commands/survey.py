@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
+from joulebook.commands.text import several
 from joulebook.errors import SensorError
 from joulebook.sensors.nvml_api import Device, Session
 from joulebook.sensors.nvml_processes import ProcessReader
@@ -108,11 +109,15 @@ def _gpu(session: Session, device: Device) -> GpuSurvey:
         device.mig(),
         _answer(device.energy_mj, lambda mj: f"{mj / 3.6e9:,.3f} kWh since the driver was loaded"),
         _answer(device.power_mw, lambda mw: f"{mw / 1000:,.0f} W"),
-        _answer(reader.listed, lambda listed: "" if listed is None else f"{len(listed)} processes"),
+        _answer(reader.listed, _listed),
         _answer(lambda: device.power_samples(0), lambda samples: str(len(samples) or "")),
         tuple(name for name, there in named.items() if there),
         device.uptime_s(),
     )
+
+
+def _listed(processes: Mapping[int, int | None] | None) -> str:
+    return "" if processes is None else several(len(processes), "process", "processes")
 
 
 def _answer(question: Callable[[], T], word: Callable[[T], str]) -> Answer:

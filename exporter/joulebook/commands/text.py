@@ -26,6 +26,8 @@ _UNFIT = "\ufffd"
 _LEAST_WIDTH = 40
 """No table fits in less; a narrower terminal wraps."""
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "inverse": "7"}
 
 
@@ -122,12 +124,21 @@ def percent(part: int, whole: int) -> str:
 
 def size(count: float) -> str:
     """A number of bytes: `812 B`, `3.4 GiB`."""
-    unit = "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+    number, unit = _scaled(count, count)
+    return f"{number} {unit}"
+
+
+def size_of(part: float, whole: float) -> str:
+    """A part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
+    return f"{_scaled(part, whole)[0]}/{size(whole)}"
+
+
+def _scaled(count: float, like: float) -> tuple[str, str]:
+    """A count in the unit that suits another, and that unit."""
+    power = 0
+    while abs(like) >= 1024 and power < len(_UNITS) - 1:
+        like, count, power = like / 1024, count / 1024, power + 1
+    return f"{count:.1f}" if power and abs(like) < 100 else f"{count:.0f}", _UNITS[power]
 
 
 def moment(utc_s: float) -> str:

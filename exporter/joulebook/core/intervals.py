@@ -117,6 +117,11 @@ def energy_uj(parts: Sequence[Interval | Gap]) -> int:
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))
 
 
+def _is_idle(before: Reading, now: Reading) -> bool:
+    """Idle at both ends: work that ended just before a look shows in the energy, not in the look."""
+    return before.busy is False and now.busy is False
+
+
 def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interval:
     return Interval(
         now.meter,
@@ -124,7 +129,7 @@ def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interv
         now.t_ns,
         delta_uj,
         Method.COUNTER,
-        idle=now.busy is False,
+        idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
     )
@@ -165,11 +170,11 @@ def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
             twice_pj += (a.power_mw + b.power_mw) * (b.t_ns - a.t_ns)
             continue
         if a.t_ns > start:
-            parts.append(_integrated(now, start, a.t_ns, twice_pj))
+            parts.append(_integrated(before, now, start, a.t_ns, twice_pj))
         parts.append(Gap(now.meter, a.t_ns, b.t_ns, "power_unknown"))
         start, twice_pj = b.t_ns, 0
     if now.t_ns > start:
-        parts.append(_integrated(now, start, now.t_ns, twice_pj))
+        parts.append(_integrated(before, now, start, now.t_ns, twice_pj))
     return tuple(parts)
 
 
@@ -188,14 +193,14 @@ def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
     return [PowerSample(before.t_ns, first_mw), *inside, PowerSample(now.t_ns, last_mw)]
 
 
-def _integrated(now: Reading, t0_ns: int, t1_ns: int, twice_pj: int) -> Interval:
+def _integrated(before: Reading, now: Reading, t0_ns: int, t1_ns: int, twice_pj: int) -> Interval:
     return Interval(
         now.meter,
         t0_ns,
         t1_ns,
         twice_pj // (2 * PJ_PER_UJ),
         Method.INTEGRATED,
-        idle=now.busy is False,
+        idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
     )

@@ -45,9 +45,9 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
     `started_ns` is the start of the process in node time (0 when unknown): pids are reused, the
-    pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept the device's
-    multiprocessors busy since the reading before, `None` where the driver does not say.
-    `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
+    pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept
+    the device's multiprocessors busy since the reading before, `None` where the driver does not
+    say. `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
     could say whose process it is.
     """
 

@@ -21,11 +21,11 @@ from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 S = NS_PER_S
 MINUTES = 30
-STEP_S = 10
+STEP_S = 5
 GPUS = tuple(Meter(Component.GPU, f"GPU-5ef3a1c0-0000-4000-8000-00000000000{i}") for i in range(3))
 WATTS = (300, 100, 250)
 
-HOSTILE = "\x1b[2J\x1b]0;owned\x07rm -rf\u202e\n\x00evil\ud800"
+HOSTILE = "\x1b[2J\x1b]0;owned\x07rm -rf\u202e\n\x00evil"
 """Clears the screen, retitles the window, turns the text round."""
 
 
@@ -45,7 +45,7 @@ class SampleJob:
         end_s: float | None,
         *,
         display: str = "",
-        labels: Labels = Labels("ada", "nlp", "bert-base"),
+        labels: Labels | None = None,
         name: str = "train",
         end_is_told: bool = True,
         evidence: Evidence = Evidence.PROLOG,
@@ -53,7 +53,7 @@ class SampleJob:
         self.id = WorkloadId("slurm", workload)
         self.gpus = gpus
         self.start_s, self.end_s = start_s, end_s
-        self.display, self.labels, self.name = display, labels, name
+        self.display, self.labels, self.name = display, labels or ADA, name
         self.end_is_told = end_is_told
         self.evidence = evidence
 
@@ -83,6 +83,7 @@ class SampleJob:
             )
 
 
+ADA = Labels("ada", "nlp", "bert-base")
 SWEEP = Labels("grace", "vision", "sweep")
 JOBS = (
     SampleJob("101", ((0, 1, 1),), 60, 660),  # 600 s x 300 W = 180 kJ, all of it work

@@ -189,7 +189,7 @@ def test_what_was_not_asked_is_what_the_next_look_says() -> None:
     )
     _, intervals = ripe(state, at(9))
     assert [i.processes for i in intervals] == [(process,), (process,), (), ()]
-    assert [i.idle for i in intervals] == [False, False, True, True]
+    assert [i.idle for i in intervals] == [False, False, False, True], "idle at both ends"
 
 
 def test_the_idle_floor_is_learnt_from_idle_intervals_of_some_length() -> None:

@@ -107,12 +107,9 @@ def test_tenures_span_the_time_never_overbook_and_know_no_order(
         shares = who(tenure.holders)
         assert sum(shares.values()) <= 1
         assert len(shares) == len(tenure.holders)
-        covering = [
-            c
-            for c in claims
-            if c.t0_ns <= tenure.t0_ns and (c.t1_ns is None or c.t1_ns >= tenure.t1_ns)
-        ]
-        assert bool(shares) == bool(covering)
+    for t in range(40):
+        covered = any(c.t0_ns <= t and (c.t1_ns is None or c.t1_ns > t) for c in claims)
+        assert any(x.t0_ns <= t < x.t1_ns and x.holders for x in tenures) is covered
     shuffled = list(claims)
     random.shuffle(shuffled)
     assert settle(shuffled, 0, 40) == tenures
