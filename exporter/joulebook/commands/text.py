@@ -16,7 +16,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TextIO
 
 from joulebook.exposition import words
-from joulebook.units import NS_PER_HOUR, NS_PER_S, PJ_PER_UJ, UJ_PER_J, kwh_from_uj
+from joulebook.units import (
+    MW_PER_W,
+    NS_PER_HOUR,
+    NS_PER_MS,
+    NS_PER_S,
+    PJ_PER_UJ,
+    UJ_PER_J,
+    kwh_from_uj,
+    s_from_ns,
+)
 
 UNKNOWN = "not known"
 NOTHING = "-"
@@ -98,17 +107,29 @@ def power(power_w: float) -> str:
 
 def mean_power_w(energy_uj: int, held_ns: int) -> float | None:
     """Mean power of an energy over a time; `None` where there was no time."""
-    return energy_uj * PJ_PER_UJ / held_ns / 1000 if held_ns else None
+    return energy_uj * PJ_PER_UJ / held_ns / MW_PER_W if held_ns else None
 
 
 def gpu_hours(held_ns: int) -> str:
-    """Held time: `0.0833 GPU-hours`, `12.50 GPU-hours`."""
+    """Held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
     hours = held_ns / NS_PER_HOUR
-    return f"{hours:,.{2 if hours >= 1 else 4}f} GPU-hours"
+    if hours >= 1:
+        return f"{hours:,.2f} GPU-hours"
+    return f"{hours:.4f} GPU-hours ({s_from_ns(held_ns):,.1f} GPU-seconds)"
+
+
+def lasted(duration_ns: int) -> str:
+    """A duration to the second, to the millisecond below a minute: `2 h 05 min 09 s`, `0.300 s`."""
+    whole_s, rest_ns = divmod(max(duration_ns, 0), NS_PER_S)
+    minutes, s = divmod(whole_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min {s:02d} s"
+    return f"{minutes} min {s:02d} s" if minutes else f"{s}.{rest_ns // NS_PER_MS:03d} s"
 
 
 def duration(duration_ns: int) -> str:
-    """A duration in its two largest units: `0.3 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """A duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
     return _spaced(words.duration(duration_ns))
 
 

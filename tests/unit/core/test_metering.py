@@ -194,11 +194,12 @@ def test_what_was_not_asked_is_what_the_next_look_says() -> None:
 
 def test_the_idle_floor_is_learnt_from_idle_intervals_of_some_length() -> None:
     state, _, _ = fed(
-        reading(0, 0),
+        reading(0, 0, busy=False),
         reading(1, 60, busy=False),
         reading(1.2, 61, busy=False),
         reading(2.2, 111, busy=True),
-        reading(3.2, 166, busy=False),
+        reading(3.2, 150, busy=False),
+        reading(4.2, 205, busy=False),
     )
     done, _ = ripe(state, at(9))
     assert done.idle_mw == 60_000 - 313, "a sixteenth of the way from 60 W to 55 W"
