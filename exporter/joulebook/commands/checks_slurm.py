@@ -14,9 +14,9 @@ from joulebook.commands.text import several
 from joulebook.core.readings import Component, Meter
 from joulebook.errors import InputError
 from joulebook.sensors.contract import DeviceStatus
-from joulebook.tenants.events import event_stem, open_directory, trusted_owners
-from joulebook.tenants.gres import GresMap, Unmappable, expand, find_part, load_gres
-from joulebook.tenants.gresmaps import find_program, find_slurm_conf
+from joulebook.tenants.slurm.events import event_stem, open_directory, trusted_owners
+from joulebook.tenants.slurm.gres import GresMap, Unmappable, expand, find_part, load_gres
+from joulebook.tenants.slurm.gresmaps import find_program, find_slurm_conf
 
 _HOOKS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _WHERE = "/usr/lib/joulebook/hooks"

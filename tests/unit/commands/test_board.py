@@ -7,6 +7,9 @@ import re
 
 import msgspec
 import pytest
+from tests.unit.commands.ledger_sample import HOSTILE
+from tests.unit.commands.test_text import Terminal
+from tests.unit.exposition import sample
 
 from joulebook.commands.board import Board, read_board
 from joulebook.commands.board_text import lines
@@ -16,9 +19,6 @@ from joulebook.core.workloads import Labels
 from joulebook.errors import InputError
 from joulebook.exposition.scrape import Exposition
 from joulebook.exposition.view import View
-from tests.unit.commands.ledger_sample import HOSTILE
-from tests.unit.commands.test_text import Terminal
-from tests.unit.exposition import sample
 
 SCREEN = Screen(io.StringIO(), {})
 
@@ -71,7 +71,26 @@ def test_the_lines(board: Board) -> None:
     made = lines(board, SCREEN, 120)
     assert made[0] == "joulebook  node-1 (lab)   614 W   2/2 GPUs held   SENSOR DOWN: rapl"
     row = next(line for line in made if line.startswith("  0  "))
-    assert row.split() == ("0 H100 80GB HBM3 413 W 700 W 97 % 61.0/80.0 GiB 64 C 101 ada".split())
+    assert row.split() == (
+        [
+            "0",
+            "H100",
+            "80GB",
+            "HBM3",
+            "413",
+            "W",
+            "700",
+            "W",
+            "97",
+            "%",
+            "61.0/80.0",
+            "GiB",
+            "64",
+            "C",
+            "101",
+            "ada",
+        ]
+    )
     assert made[-1].startswith("Books: ") and made[-1].endswith("balanced")
 
 

@@ -8,6 +8,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.commands.ledger_sample import HOSTILE
 
 from joulebook.commands.text import (
     Column,
@@ -29,7 +30,6 @@ from joulebook.commands.text import (
     table,
     wrap,
 )
-from tests.unit.commands.ledger_sample import HOSTILE
 
 
 class Terminal(io.StringIO):

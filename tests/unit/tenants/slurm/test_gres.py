@@ -7,7 +7,7 @@ import pytest
 
 from joulebook.core.readings import Component, Meter
 from joulebook.sensors.contract import DeviceStatus
-from joulebook.tenants.gres import (
+from joulebook.tenants.slurm.gres import (
     GresMap,
     Part,
     Position,

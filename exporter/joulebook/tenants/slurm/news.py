@@ -14,13 +14,13 @@ from joulebook.clock import Clock
 from joulebook.core.tenancy import Evidence
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import SlurmPlace, is_sluid
-from joulebook.tenants.events import JobEvent
-from joulebook.tenants.joblabels import FAST_S, LabelReader, next_look_s
-from joulebook.tenants.jobmapping import Mapped
-from joulebook.tenants.scontrol import Asker, JobAnswer
-from joulebook.tenants.slurmclaims import GresOf
-from joulebook.tenants.slurmjob import Job
-from joulebook.tenants.slurmjobs import JobTable
+from joulebook.tenants.slurm.claims import GresOf
+from joulebook.tenants.slurm.events import JobEvent
+from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.joblabels import FAST_S, LabelReader, next_look_s
+from joulebook.tenants.slurm.jobmapping import Mapped
+from joulebook.tenants.slurm.jobs import JobTable
+from joulebook.tenants.slurm.scontrol import Asker, JobAnswer
 from joulebook.units import NS_PER_MS
 
 _HOOK_GRACE_S = 0.2

@@ -17,7 +17,7 @@ from joulebook.core.tenancy import Claim
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.contract import Holdings
-from joulebook.tenants.slurm import SlurmTenants
+from joulebook.tenants.slurm.source import SlurmTenants
 
 T = TypeVar("T")
 
