@@ -62,13 +62,17 @@ def cut(text: str, width: int) -> str:
     """The text in at most `width` columns; what was cut off is an ellipsis."""
     if columns(text) <= width:
         return text
-    kept, used = [], 1
-    for c in text:
+    return _head(text, width - 1).rstrip() + _CUT if width > 0 else ""
+
+
+def _head(text: str, width: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for at, c in enumerate(text):
         used += columns(c)
         if used > width:
-            break
-        kept.append(c)
-    return "".join(kept).rstrip() + _CUT if width > 0 else ""
+            return text[:at]
+    return text
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
@@ -78,13 +82,20 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` columns, broken between words; at least one line."""
+    """The text in lines of at most `width` columns, broken between words; at least one line.
+
+    Nothing is lost: a word that is too long, such as a path, goes on in the next line.
+    """
     lines, line = [], ""
     for word in text.split(" "):
         if line and columns(line) + 1 + columns(word) > width:
             lines.append(line)
             line = ""
-        line = f"{line} {word}" if line else cut(word, max(width, 8))
+        line = f"{line} {word}" if line else word
+        while columns(line) > width:
+            head = _head(line, width)
+            lines.append(head)
+            line = line[len(head) :]
     return [*lines, line]
 
 

@@ -63,7 +63,7 @@ def test_books_that_do_not_balance_are_said_aloud() -> None:
     "text", ["", "<html>hello</html>", "up 1\n", "joulebook_build_info{ 1", "a{b=} 1\n"]
 )
 def test_what_is_no_exposition_of_ours_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="no joulebook|no exposition"):
+    with pytest.raises(InputError, match=r"no joulebook|no exposition"):
         read_board(text)
 
 
@@ -71,26 +71,7 @@ def test_the_lines(board: Board) -> None:
     made = lines(board, SCREEN, 120)
     assert made[0] == "joulebook  node-1 (lab)   614 W   2/2 GPUs held   SENSOR DOWN: rapl"
     row = next(line for line in made if line.startswith("  0  "))
-    assert row.split() == (
-        [
-            "0",
-            "H100",
-            "80GB",
-            "HBM3",
-            "413",
-            "W",
-            "700",
-            "W",
-            "97",
-            "%",
-            "61.0/80.0",
-            "GiB",
-            "64",
-            "C",
-            "101",
-            "ada",
-        ]
-    )
+    assert " ".join(row.split()) == ("0 H100 80GB HBM3 413 W 700 W 97 % 61.0/80.0 GiB 64 C 101 ada")
     assert made[-1].startswith("Books: ") and made[-1].endswith("balanced")
 
 

@@ -55,7 +55,7 @@ def test_a_hostile_name_stays_legible() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "width"), [("abc", 3), ("模型", 4), ("e\u0301", 1), ("", 0), ("ｆ", 2)]
+    ("text", "width"), [("abc", 3), ("模型", 4), ("e\u0301", 1), ("", 0), ("\uff46", 2)]
 )
 def test_columns_count_what_a_terminal_counts(text: str, width: int) -> None:
     assert columns(text) == width
@@ -97,7 +97,15 @@ def test_a_table_leaves_spare_columns_out_and_squeezes_the_widest() -> None:
 def test_wrap_breaks_between_words() -> None:
     assert wrap("one two three", 7) == ["one two", "three"]
     assert wrap("", 7) == [""]
-    assert wrap("x" * 20, 10) == ["x" * 9 + "…"]
+    assert wrap("go /a/long/path on", 6) == ["go", "/a/lon", "g/path", "on"]
+    assert wrap("模型模型", 5) == ["模型", "模型"]
+
+
+@given(st.text("ab 模…", max_size=80), st.integers(8, 40))
+def test_wrap_loses_nothing(text: str, width: int) -> None:
+    made = wrap(text, width)
+    assert all(columns(line) <= width for line in made)
+    assert "".join(made).replace(" ", "") == text.replace(" ", "")
 
 
 def test_figures() -> None:
