@@ -11,9 +11,9 @@ from pathlib import Path
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.slurmconf import SlurmConf, hook_files, is_ours, read_slurm_conf
 from joulebook.commands.text import several
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
 from joulebook.errors import InputError
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.slurm.events import event_stem, open_directory, trusted_owners
 from joulebook.tenants.slurm.gres import GresMap, Unmappable, expand, find_part, load_gres
 from joulebook.tenants.slurm.gresmaps import find_program, find_slurm_conf

@@ -17,6 +17,7 @@ import msgspec
 
 from joulebook.clock import NodeClock
 from joulebook.core.books import ZERO, Books, Entry
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder, admit
@@ -28,7 +29,6 @@ from joulebook.daemon.today import Today
 from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import LedgerUnavailable
 from joulebook.exposition.view import HISTORY_POINTS, View
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.store.contract import Store
 from joulebook.tenants.contract import TenantSource
 from joulebook.units import s_from_ns

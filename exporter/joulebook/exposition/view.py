@@ -13,10 +13,10 @@ import msgspec
 
 from joulebook import __version__
 from joulebook.core.books import Books, Remainder
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Holder
 from joulebook.core.workloads import Labels
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.units import s_from_ns
 
 __all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "SensorHealth", "View"]

@@ -6,11 +6,11 @@ import msgspec
 from tests.unit.exposition.sample import NOW_NS, meter_state, small_view
 
 from joulebook.core.books import ExperimentState, WorkloadState
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.view import Build, SensorHealth, View
-from joulebook.sensors.contract import DeviceStatus
 
 NAMES = (
     'quote " brace } comma , equals = {',

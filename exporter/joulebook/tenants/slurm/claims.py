@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from joulebook.core import experiments
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.clean import clean_label
 from joulebook.tenants.slurm.gres import GresMap, Part, Unmappable, find_part
 from joulebook.tenants.slurm.job import Grant, Job

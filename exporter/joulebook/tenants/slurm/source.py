@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import CgroupReader
 from joulebook.tenants.contract import Boundary, Holdings
