@@ -8,7 +8,6 @@ another man's figures.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +33,8 @@ _CUT = "…"
 _UNFIT = "\ufffd"
 _LEAST_WIDTH = 40
 """No table fits in less; a narrower terminal wraps."""
+
+_USUAL_SIZE = os.terminal_size((80, 24))
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -261,12 +262,21 @@ class Screen:
         if not self.is_terminal:
             told = self._environ.get("COLUMNS", "")
             return max(int(told), _LEAST_WIDTH) if told.isdecimal() and int(told) else 120
-        return max(shutil.get_terminal_size((80, 24)).columns, _LEAST_WIDTH)
+        return max(self._size().columns, _LEAST_WIDTH)
 
     @property
     def height(self) -> int:
         """Lines, now."""
-        return max(shutil.get_terminal_size((80, 24)).lines, 4)
+        return max(self._size().lines, 4)
+
+    def _size(self) -> os.terminal_size:
+        # The terminal itself, not COLUMNS and LINES: those stay as they were when it is resized.
+        try:
+            size = os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError):
+            return _USUAL_SIZE
+        # A serial line does not know its size.
+        return size if size.columns and size.lines else _USUAL_SIZE
 
     def paint(self, text: str, style: str) -> str:
         """The text in a style (`bold`, `dim`, `red`, ...), if colour is wanted here."""

@@ -80,7 +80,7 @@ def test_the_lines(board: Board) -> None:
 def test_the_lines_fit_every_terminal(width: int, height: int) -> None:
     board = read_board(exposed(sample.busy_view()))
     for screen in (SCREEN, Screen(Terminal(), {"TERM": "xterm"})):
-        made = lines(board, screen, width, height, "no daemon answers; what is shown is old")
+        made = lines(board, screen, width, height, "What is shown is old: no daemon answers")
         assert not height or len(made) <= height
         plain = [re.sub(r"\x1b\[\d+m", "", line) for line in made]
         assert all(columns(line) <= width for line in plain)

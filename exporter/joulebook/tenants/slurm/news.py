@@ -91,7 +91,7 @@ class SlurmNews:
                 self._ask(job)
             if t1_ns is None:
                 self._begin_looks(job)
-                if not live and not job.paths:
+                if not job.paths:  # A cgroup that comes and goes at once is never seen.
                     self._agenda.at(_NO_EPILOG_S, lambda: self._check_alive(job))
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
             self.times.append(t1_ns)
