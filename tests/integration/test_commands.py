@@ -368,10 +368,10 @@ def test_the_doctor_on_a_node_with_gpus(
 
 
 def test_the_doctor_and_a_hung_driver(
-    ledger: Sample, driver: tuple[Scenario, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ledger: Sample, driver: tuple[Scenario, dict[str, str]]
 ) -> None:
     scenario, environ = driver
-    scenario.hang("nvmlDeviceGetTotalEnergyConsumption", 120)
+    scenario.hang("nvmlDeviceGetTotalEnergyConsumption")
     code = (
         "import os, sys; from pathlib import Path\n"
         "from joulebook.commands import doctor\n"

@@ -179,9 +179,17 @@ def gpu_order(site: Site) -> Iterator[Finding]:
                 "until then holders of some GPUs are not known.",
             )
         elif not gres.positions:
-            yield nothing(f"gres of {node}: no GPUs")
+            say_none = _unshared if devices else nothing
+            yield say_none(f"gres of {node}: no GPUs")
         else:
             yield from _positions(node, gres, devices)
+
+
+def _unshared(found: str) -> Finding:
+    return warn(
+        f"{found}, but NVML shows some: SLURM gives none of them to jobs",
+        "Add them to gres.conf and to Gres= in slurm.conf, or set tenants.slurm.node_name.",
+    )
 
 
 def _positions(node: str, gres: GresMap, devices: list[DeviceStatus]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ PROOF_WAIT_NS = 60 * NS_PER_S
 
 
 KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
-"""For how long a card that vanished may come back and still have its energy booked to its holders."""
+"""For how long a card that vanished may come back, and its holders still get its energy."""
 
 
 class Policy(msgspec.Struct, frozen=True):

@@ -393,6 +393,8 @@ def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) 
 def test_positions_that_mean_nothing(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
     one(slurm, checks_slurm.gpu_order, Status.FAIL, "position 0 is /dev/nvidia1, and NVML shows no")
+    (slurm.root / "etc/slurm/gres.conf").write_text("NodeName=n2 Name=gpu File=/dev/nvidia0\n")
+    one(slurm, checks_slurm.gpu_order, Status.WARN, "no GPUs, but NVML shows some")
     (slurm.root / "etc/slurm/gres.conf").write_text("AutoDetect=nvml\n")
     one(slurm, checks_slurm.gpu_order, Status.FAIL, "neither gres.conf nor")
     by_uuid = replace(slurm, config=config(Slurm(gpu_ids="uuid")))
