@@ -233,6 +233,11 @@ class LedgerReader:
             for charge in sorted(booked.keys() | rows.keys())
         )
 
+    def models(self) -> dict[Meter, str]:
+        """The model of each device, as far as one was heard."""
+        with self._view() as conn:
+            return state.read_models(conn)
+
     def _refuse_old(self) -> None:
         with self._view() as conn:
             found, known = schema.version(conn, self._path), len(schema.steps(schema.MIGRATIONS))

@@ -15,6 +15,7 @@ import msgspec
 from joulebook.clock import Anchor
 from joulebook.core.bills import Charge, Exact
 from joulebook.core.books import Books, ChargeState, MeterState
+from joulebook.core.readings import Meter
 
 _WHOLE = b""
 """The key of a field that is stored in one piece."""
@@ -49,6 +50,8 @@ FIELDS = _fields()
 _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
+_meter_key = msgspec.msgpack.Decoder(Meter)
+_text = msgspec.msgpack.Decoder(str)
 _charge = msgspec.msgpack.Decoder(Charge)
 _charged = msgspec.msgpack.Decoder(ChargeState)
 
@@ -130,3 +133,9 @@ def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
     """What was charged in all. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
     return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
+
+
+def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
+    """The models of devices. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
+    return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
