@@ -206,5 +206,3 @@ def _not_built(config: Config) -> Iterator[tuple[str, str]]:
         yield "privacy.users", "hiding the names of users is"
     if config.collect != Collect():
         yield "collect", "collecting from other nodes is"
-    if config.rates != Rates():
-        yield "rates", "money and carbon are"

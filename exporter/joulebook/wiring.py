@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,12 +17,14 @@ from typing import NamedTuple, Self
 
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
+from joulebook.config_rates import Rates
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
 from joulebook.core.readings import Component
 from joulebook.daemon.health import Health
 from joulebook.daemon.loop import Daemon, Settings
+from joulebook.daemon.money import Money
 from joulebook.daemon.privacy import mask
 from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.today import DAY_S, Today
@@ -30,6 +33,8 @@ from joulebook.errors import ConfigError
 from joulebook.exposition.scrape import Exposition
 from joulebook.exposition.server import Server
 from joulebook.exposition.view import View
+from joulebook.rates.assembly import charges, make_poller
+from joulebook.rates.sources import missing
 from joulebook.sensors.contract import Sensor
 from joulebook.sensors.nvml import NvmlSensor
 from joulebook.sensors.replay import ReplaySensor, find_trace
@@ -178,12 +183,20 @@ def assemble(config: Config) -> Node:
         books, anchor = store.load()
         clock = NodeClock(anchor)
         workers = _workers(config, clock, books)
+        money = _money(config, exits)
         name = config.node.name or socket.gethostname().partition(".")[0]
         health = Health(
             workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
         )
         exposition = Exposition(
-            View(name, books, cluster=config.node.cluster),
+            View(
+                name,
+                books,
+                cluster=config.node.cluster,
+                rates=money.rates,
+                charges=money.charges,
+                lacking=money.lacking,
+            ),
             health.ready,
             health.healthy,
             compat=config.exposition.compat,
@@ -213,6 +226,7 @@ def assemble(config: Config) -> Node:
             exposition.publish,
             masked=masked,
             refused=lambda: {"server": server.rejected},
+            money=money,
         )
         server.start()
         exits.callback(server.stop)
@@ -242,6 +256,17 @@ def _tenants(config: Config, clock: Clock) -> Sequence[TenantSource]:
     return [make(config, clock) for wanted, make in TENANTS.values() if wanted(config)]
 
 
+def _money(config: Config, exits: ExitStack) -> Money:
+    """The rates, asked for in a thread of their own until `exits` are taken."""
+    lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
+    if config.rates == Rates():
+        return Money(lacking=lacking)
+    poller = make_poller(config, os.environ)
+    poller.start()
+    exits.callback(poller.stop)
+    return Money(poller, charges(config.rates), lacking)
+
+
 def _policy(config: Config) -> Policy:
     shown = config.exposition
     return Policy(
@@ -258,4 +283,5 @@ def _policy(config: Config) -> Policy:
 def _today(path: Path, clock: NodeClock) -> Today:
     day = (clock.now_ns() + clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
     with LedgerReader(path) as reader:
-        return Today(reader.since_by_owner(day * DAY_S), day)
+        since_s = day * DAY_S
+        return Today(reader.since_by_owner(since_s), day, reader.bills_by_owner(since_s))

@@ -304,7 +304,7 @@ class Prometheus:
     """A real Prometheus that scrapes daemons every second."""
 
     def __init__(self, directory: Path, *target_ports: int) -> None:
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         self.port = free_port()
         (directory / "prometheus.yml").write_text(
             "global: {scrape_interval: 1s}\n"

@@ -470,7 +470,6 @@ def test_nothing_missing_is_asked_for_by_default() -> None:
         ("budgets.a = { kwh = 1 }", "budgets"),
         ("privacy.users = 'none'", "privacy.users"),
         ("collect.targets = ['a:1']", "collect"),
-        ("rates.pue = 1.3", "rates"),
     ],
 )
 def test_what_is_asked_for_and_missing_is_said(tmp_path: Path, text: str, key: str) -> None:
@@ -479,5 +478,5 @@ def test_what_is_asked_for_and_missing_is_said(tmp_path: Path, text: str, key: s
 
 
 def test_what_is_turned_off_is_not_missing(tmp_path: Path) -> None:
-    text = "sensors.rapl.enabled = false\ntenants.kubernetes.enabled = false"
+    text = "sensors.rapl.enabled = false\ntenants.kubernetes.enabled = false\nrates.pue = 1.3"
     assert load(written(tmp_path, text), {}).not_built() == []

@@ -8,7 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from joulebook.commands import checks_daemon, checks_gpu, checks_ledger, checks_node, checks_slurm
+from joulebook.commands import (
+    checks_daemon,
+    checks_gpu,
+    checks_ledger,
+    checks_node,
+    checks_rates,
+    checks_slurm,
+)
 from joulebook.commands.checks import Check, Finding, Site, Status, fail
 from joulebook.commands.text import Screen, pad, shown, wrap
 from joulebook.config import DEFAULT_PATH, Config, load
@@ -31,6 +38,7 @@ SECTIONS = (
     Section("GPUs", checks_gpu.CHECKS),
     Section("SLURM", checks_slurm.CHECKS),
     Section("Ledger", checks_ledger.CHECKS),
+    Section("Money and carbon", checks_rates.CHECKS),
     Section("Daemon", checks_daemon.CHECKS),
 )
 """All checks, in the order in which they are run and shown."""

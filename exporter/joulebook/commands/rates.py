@@ -19,10 +19,10 @@ from joulebook.commands.text import NOTHING, UNKNOWN, Column, Screen, moment, se
 from joulebook.config import Config, load
 from joulebook.core.rates import NANO, PPM, UG_PER_G, Point
 from joulebook.daemon.rates_service import RatesPages, RatesServer
-from joulebook.rates.cache import Cache
+from joulebook.rates.assembly import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
-from joulebook.rates.sources import basis, feeds, missing
+from joulebook.rates.sources import missing
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         return _serve(config, args.listen)
     log.setup("error")  # What a feed said is shown below.
     # Read only: what root kept here, the daemon could not replace.
-    poller = make_poller(config, read_only=True)
+    poller = make_poller(config, os.environ, read_only=True)
     # The daemon's cache tells what it uses. A feed is asked only where nothing is known of it:
     # this command may be run on every node of a cluster at once.
     now = poller.current.at(int(time.time()))
@@ -48,17 +48,6 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def cache_dir(config: Config) -> Path:
-    """Where the last good answers are kept."""
-    return Path(config.rates.cache_dir or Path(config.ledger.path).parent / "rates")
-
-
-def make_poller(config: Config, *, read_only: bool = False) -> Poller:
-    """The poller that the configuration asks for; not started. Raises `ConfigError`."""
-    cache = Cache(cache_dir(config), read_only=read_only)
-    return Poller(feeds(config.rates, os.environ), basis(config.rates), cache)
-
-
 def _serve(config: Config, listen: str) -> int:
     log.setup(config.log.level, config.log.format)
     stop = threading.Event()
@@ -68,7 +57,7 @@ def _serve(config: Config, listen: str) -> int:
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    poller = make_poller(config)
+    poller = make_poller(config, os.environ)
     web_config = Path(config.server.web_config) if config.server.web_config else None
     server = RatesServer(listen, RatesPages(poller), web_config)
     for lacking in missing(config.rates):

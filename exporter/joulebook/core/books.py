@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.bills import NOTHING, Bill, Charge, Exact
+from joulebook.core.rates import Quality
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -52,6 +54,28 @@ class PostingKey(NamedTuple):
     quarter_s: int
     method: Method
     evidence: str
+
+
+class ChargeKey(NamedTuple):
+    """Whom an amount of money or CO2e is charged to, for which quarter hour, and what for."""
+
+    subject: Subject
+    quarter_s: int
+    charge: Charge
+
+
+class RateUsed(NamedTuple):
+    """A rate that something was charged at, and the quarter hour of it; see `rates.Point`.
+
+    `quantity` is `price`, `carbon`, `pue` or `hardware`.
+    """
+
+    quarter_s: int
+    quantity: str
+    value: int
+    unit: str
+    source: str
+    quality: Quality
 
 
 class Amount(NamedTuple):
@@ -142,6 +166,8 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
     held: bool = False
     """Whether it has held or used a meter: only then does it get a series."""
+    bill: Bill = {}
+    """What it was charged; shown like its energy."""
 
 
 class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -152,6 +178,20 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hold_left_ns: int
     used_ns: int
     """Node time of the last posting, for expiry."""
+    bill: Bill = {}
+    bill_baseline: Bill = {}
+    """What was charged, and what is shown of it while the series are held."""
+
+
+class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What has been charged of one kind in all, and for how long its series still show zero.
+
+    `total` is added up from whole intervals, before they are shared out: workloads (those no
+    longer on the air too) and remainders must come to the same.
+    """
+
+    total: Exact = NOTHING
+    hold_left_ns: int = 0
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -173,6 +213,13 @@ class Books(msgspec.Struct, frozen=True):
     """How many series had to be folded into `(overflow)`, by budget."""
     last_ns: int = 0
     """Node time of the last tick (0: there was none)."""
+    charges: Mapping[Charge, ChargeState] = {}
+    """Everything that is or was charged on this node; nothing ever leaves."""
+    remainder_bills: Mapping[tuple[Charge, Remainder], Exact] = {}
+    unpriced_uj: Mapping[str, int] = {}
+    """Energy burnt while a rate that is configured was not known, by `Item`."""
+    models: Mapping[Meter, str] = {}
+    """The model of each device, as last heard: one that is lost has its hourly rate still."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -182,3 +229,6 @@ class Entry(msgspec.Struct, frozen=True):
     gaps: tuple[Gap, ...] = ()
     facts: tuple[WorkloadFacts, ...] = ()
     """New or changed facts of workloads, also of those no longer on the air."""
+    charges: Mapping[ChargeKey, Exact] = {}
+    rates: Mapping[RateUsed, Amount] = {}
+    """The energy (for hardware: the held time) that was charged at each rate."""

@@ -7,13 +7,14 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
 
-from joulebook.core import metering, series
+from joulebook.core import accrual, metering, series
+from joulebook.core.accrual import Accrual
 from joulebook.core.attribution import share_out
+from joulebook.core.bills import NOTHING, Charge, Exact
 from joulebook.core.books import (
     ZERO,
     Amount,
@@ -26,10 +27,11 @@ from joulebook.core.books import (
     Subject,
 )
 from joulebook.core.intervals import Interval
+from joulebook.core.rates import RateSet
 from joulebook.core.readings import Component, Failure, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence, Tenure, merge, settle
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.units import NS_PER_S, QUARTER_NS
+from joulebook.units import NS_PER_S
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -53,6 +55,8 @@ class Tick(msgspec.Struct, frozen=True):
 
     `claims` and `facts` are what tenants report; `complete` names the evidence whose report is
     whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon.
+    `rates` are those known now, also of the past; `wanted` is what the configuration says is to
+    be charged. `models` are the models of the devices that answered.
     """
 
     now_ns: int
@@ -63,12 +67,16 @@ class Tick(msgspec.Struct, frozen=True):
     complete: frozenset[Evidence] = frozenset()
     facts: tuple[WorkloadFacts, ...] = ()
     resumed: bool = False
+    rates: RateSet = RateSet()
+    wanted: frozenset[Charge] = frozenset()
+    models: Mapping[Meter, str] = {}
 
 
 class _Page:
     """The tick's own scratch: totals that are being added up before new books are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, accrual: Accrual) -> None:
+        self.accrual = accrual
         self.postings: dict[PostingKey, Amount] = {}
         self.gaps: list[Gap] = []
         self.lost_ns: dict[tuple[Meter, str], int] = {}
@@ -87,14 +95,28 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     """One tick: take readings in, settle claims, book what is ripe, move series along."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
-    page = _Page()
+    models = _models(books.models, tick.models)
+    page = _Page(Accrual(tick.rates, models, tick.wanted, tick.utc_offset_ns))
     claims = merge(books.claims, tick.claims, tick.complete, books.affirmed_ns)
     affirmed = {**books.affirmed_ns, **dict.fromkeys(tick.complete, tick.now_ns)}
     meters = _take_in(books, tick, page)
     meters = _book(meters, claims, affirmed, tick, policy, page)
+    charges = page.accrual.charges()
+    bills = accrual.bills(charges)
+    served_ns = 0 if tick.resumed or not books.last_ns else tick.now_ns - books.last_ns
     after = msgspec.structs.replace(
         books,
         meters=meters,
+        models=models,
+        charges=accrual.carry_on(
+            books.charges,
+            tick.wanted,
+            page.accrual.totals(),
+            served_ns=served_ns,
+            hold_ns=policy.series.zero_hold_ns,
+        ),
+        remainder_bills=_charged(books.remainder_bills, bills),
+        unpriced_uj=_add(books.unpriced_uj, page.accrual.unpriced_uj),
         claims=_prune(claims, meters, tick.now_ns),
         affirmed_ns=affirmed if tick.complete else books.affirmed_ns,
         remainders=_add(books.remainders, _remainders(page.postings)),
@@ -109,12 +131,13 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         _earned(page.postings),
         claims,
         tick.facts,
+        bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
         now_ns=tick.now_ns,
-        served_ns=0 if tick.resumed or not books.last_ns else tick.now_ns - books.last_ns,
+        served_ns=served_ns,
         resumed=tick.resumed,
         policy=policy.series,
     )
-    return after, Entry(page.postings, tuple(page.gaps), facts)
+    return after, Entry(page.postings, tuple(page.gaps), facts, charges, page.accrual.used)
 
 
 def _take_in(books: Books, tick: Tick, page: _Page) -> dict[Meter, MeterState]:
@@ -157,7 +180,7 @@ def _book(
         booked[meter], intervals = metering.ripe(state, horizon_ns, _edges(held))
         for interval in intervals:
             for tenure in _tenures(interval, held, affirmed):
-                _post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter], tick, page)
+                _post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter], page)
     return booked
 
 
@@ -176,16 +199,6 @@ def _proof_is_in(
         for claim in claims
         if claim.t1_ns is None and claim.t0_ns < reading.t_ns
     )
-
-
-def _quarters(interval: Interval, utc_offset_ns: int) -> Iterable[Interval]:
-    """Cut at every quarter hour of UTC."""
-    first = (interval.t0_ns + utc_offset_ns) // QUARTER_NS + 1
-    last = (interval.t1_ns - 1 + utc_offset_ns) // QUARTER_NS
-    if first > last:
-        return (interval,)
-    edges = [q * QUARTER_NS - utc_offset_ns for q in range(first, last + 1)]
-    return [interval.cut(a, b) for a, b in pairwise([interval.t0_ns, *edges, interval.t1_ns])]
 
 
 def _tenures(
@@ -211,13 +224,14 @@ def _tenures(
     return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
 
 
-def _post(interval: Interval, tenure: Tenure, state: MeterState, tick: Tick, page: _Page) -> None:
-    """Post one tenure's part of an interval, and note who else used the device in it."""
-    for piece in _quarters(interval, tick.utc_offset_ns):
-        quarter_s = (piece.t0_ns + tick.utc_offset_ns) // QUARTER_NS * (QUARTER_NS // NS_PER_S)
+def _post(interval: Interval, tenure: Tenure, state: MeterState, page: _Page) -> None:
+    """Post and charge one tenure's part of an interval, and note who else used the device in it."""
+    for piece, stretch in page.accrual.pieces(interval):
+        page.accrual.take(piece, stretch)
         for subject, amount, method, evidence in share_out(piece, tenure, state.idle_mw):
-            key = PostingKey(subject, piece.meter, quarter_s, method, evidence)
+            key = PostingKey(subject, piece.meter, stretch.quarter_s, method, evidence)
             page.postings[key] = page.postings.get(key, ZERO).plus(amount)
+            page.accrual.charge(stretch, subject, piece.meter, amount)
     holders = {holder.workload for holder in tenure.holders}
     for user in {process.workload for process in interval.processes}:
         if holders and user is not None and user not in holders:
@@ -268,6 +282,26 @@ def _remainders(postings: Mapping[PostingKey, Amount]) -> dict[tuple[Component, 
             where = (key.meter.component, subject)
             sums[where] = sums.get(where, 0) + amount.energy_uj
     return sums
+
+
+def _charged(
+    totals: Mapping[tuple[Charge, Remainder], Exact],
+    bills: Mapping[Subject, Mapping[Charge, Exact]],
+) -> Mapping[tuple[Charge, Remainder], Exact]:
+    more = {
+        (charge, who): amount
+        for who, bill in bills.items()
+        if isinstance(who, Remainder)
+        for charge, amount in bill.items()
+    }
+    if not more:
+        return totals
+    return {**totals, **{key: totals.get(key, NOTHING).plus(a) for key, a in more.items()}}
+
+
+def _models(known: Mapping[Meter, str], told: Mapping[Meter, str]) -> Mapping[Meter, str]:
+    news = {meter: model for meter, model in told.items() if model and known.get(meter) != model}
+    return {**known, **news} if news else known
 
 
 def _by(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from joulebook.core.bills import Bill, add
 from joulebook.core.books import ZERO, Amount, Balance, Books, ExperimentState, WorkloadState
 from joulebook.core.readings import Component
 from joulebook.core.tenancy import Claim
@@ -45,8 +46,10 @@ def advance(
     served_ns: int,
     resumed: bool,
     policy: Policy,
+    bills: Mapping[WorkloadId, Bill] = {},
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
-    """Move all series along by one tick in which each workload earned what `earned` says.
+    """Move all series along by one tick in which each workload earned what `earned` says, and is
+    charged what `bills` say for it.
 
     `served_ns` is for how long the series could be scraped since the tick before. Returns the
     books and the facts that are new.
@@ -56,7 +59,7 @@ def advance(
         air.resume(now_ns - books.last_ns)
     air.wait(served_ns)
     news = air.learn(facts, claims, earned)
-    air.credit(earned)
+    air.credit(earned, bills)
     air.settle_labels()
     air.let_go(claims, earned)
     return air.books(), news
@@ -91,9 +94,12 @@ class _Air:
                 final_ns = max(workload.final_ns, workload.ended_ns) + down_ns
                 self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
         for labels, state in self._experiments.items():
-            shown = state.baseline if state.hold_left_ns else state.balance
+            held = state.hold_left_ns > 0
             self._experiments[labels] = msgspec.structs.replace(
-                state, baseline=shown, hold_left_ns=self._policy.zero_hold_ns
+                state,
+                baseline=state.baseline if held else state.balance,
+                bill_baseline=state.bill_baseline if held else state.bill,
+                hold_left_ns=self._policy.zero_hold_ns,
             )
 
     def wait(self, served_ns: int) -> None:
@@ -137,15 +143,20 @@ class _Air:
                 news.append(fact)
         return tuple(news)
 
-    def credit(self, earned: Mapping[WorkloadId, Balance]) -> None:
+    def credit(
+        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Bill]
+    ) -> None:
         """Add what was earned; once labels are settled, to the experiment as well."""
         for id_, balance in earned.items():
-            workload = self._workloads[id_]
+            workload, bill = self._workloads[id_], bills.get(id_, {})
             self._workloads[id_] = msgspec.structs.replace(
-                workload, balance=_sum(workload.balance, balance), final_ns=self._now_ns
+                workload,
+                balance=_sum(workload.balance, balance),
+                bill=add(workload.bill, bill),
+                final_ns=self._now_ns,
             )
             if workload.labels is not None:
-                self._roll_up(workload, balance)
+                self._roll_up(workload, balance, bill)
 
     def settle_labels(self) -> None:
         """Freeze labels that are complete, or have been waited for long enough.
@@ -166,7 +177,7 @@ class _Air:
                 folded=self._is_full(),
             )
             self._workloads[id_] = settled
-            self._roll_up(settled, settled.balance)
+            self._roll_up(settled, settled.balance, settled.bill)
             if settled.folded:
                 self._overflow["workloads"] += 1
 
@@ -223,7 +234,7 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Bill) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
@@ -231,7 +242,10 @@ class _Air:
         if state is None:
             state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
         self._experiments[labels] = msgspec.structs.replace(
-            state, balance=_sum(state.balance, balance), used_ns=self._now_ns
+            state,
+            balance=_sum(state.balance, balance),
+            bill=add(state.bill, bill),
+            used_ns=self._now_ns,
         )
         if not workload.folded:
             return
@@ -245,7 +259,7 @@ class _Air:
             hold_left_ns=self._policy.zero_hold_ns,
         )
         self._workloads[id_] = msgspec.structs.replace(
-            pooled, balance=_sum(pooled.balance, balance)
+            pooled, balance=_sum(pooled.balance, balance), bill=add(pooled.bill, bill)
         )
 
     def _expire(self) -> None:
@@ -266,7 +280,10 @@ class _Air:
             if kept is None:
                 kept = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
             self._experiments[pool] = msgspec.structs.replace(
-                kept, balance=_sum(kept.balance, gone.balance), used_ns=self._now_ns
+                kept,
+                balance=_sum(kept.balance, gone.balance),
+                bill=add(kept.bill, gone.bill),
+                used_ns=self._now_ns,
             )
 
 

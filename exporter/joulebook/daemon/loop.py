@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from joulebook.clock import NodeClock
+from joulebook.core.bills import NOTHING
 from joulebook.core.books import ZERO, Books, Entry
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
@@ -23,6 +24,7 @@ from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder, admit
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.daemon.health import Health
+from joulebook.daemon.money import Money
 from joulebook.daemon.privacy import Mask
 from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.today import Today
@@ -69,6 +71,7 @@ class Daemon:
         *,
         masked: Mask = str,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        money: Money | None = None,
     ) -> None:
         """`masked` is applied to every user's name; `refused` counts what others refused."""
         self._settings = settings
@@ -86,6 +89,7 @@ class Daemon:
         self._publish = publish
         self._masked = masked
         self._refused = refused
+        self._money = money or Money()
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
@@ -131,6 +135,9 @@ class Daemon:
             frozenset(complete),
             tuple(facts),
             resumed=self._resumed,
+            rates=self._money.rates,
+            wanted=self._money.charges,
+            models={meter: status.model for meter, status in self._devices.items()},
         )
         self._books, entry = advance(self._books, tick, self._policy)
         self._resumed = False
@@ -138,7 +145,7 @@ class Daemon:
         self._backlog = _joined(self._backlog, entry)
         self._commit(now_ns)
         self._tick_s = time.monotonic() - began
-        self._show(now_ns, tick.utc_offset_ns)
+        self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
 
     def _boundary(self, _t_ns: int) -> None:
@@ -225,7 +232,8 @@ class Daemon:
         for source in self._tenants:
             source.settled()
 
-    def _show(self, now_ns: int, utc_offset_ns: int) -> None:
+    def _show(self, tick: Tick) -> None:
+        now_ns, utc_offset_ns = tick.now_ns, tick.utc_offset_ns
         for source, reasons in self._refused().items():
             for reason, count in reasons.items():
                 self._rejected[(source, reason)] = count
@@ -246,6 +254,11 @@ class Daemon:
                 tick_s=self._tick_s,
                 history=tuple(self._history),
                 today=self._today.energy_uj(),
+                today_bills=self._today.bills(),
+                rates=tick.rates,
+                charges=tick.wanted,
+                feeds=self._money.feeds(),
+                lacking=self._money.lacking,
             )
         )
 
@@ -266,7 +279,13 @@ def _joined(first: Entry, second: Entry) -> Entry:
     for key, amount in second.postings.items():
         postings[key] = postings.get(key, ZERO).plus(amount)
     facts = {fact.id: fact for fact in (*first.facts, *second.facts)}
-    return Entry(postings, first.gaps + second.gaps, tuple(facts.values()))
+    charges = dict(first.charges)
+    for charged, money in second.charges.items():
+        charges[charged] = charges.get(charged, NOTHING).plus(money)
+    rates = dict(first.rates)
+    for used, amount in second.rates.items():
+        rates[used] = rates.get(used, ZERO).plus(amount)
+    return Entry(postings, first.gaps + second.gaps, tuple(facts.values()), charges, rates)
 
 
 _NOTHING = Entry()

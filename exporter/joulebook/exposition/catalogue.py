@@ -31,6 +31,8 @@ class Quantum(StrEnum):
     NONE = "exact"
     JOULES = "2^-6 below 1000 J, to 1 J above"
     SECONDS = "2^-10"
+    GRAMS = "2^-10 g"
+    MONEY = "2^-20"
 
 
 class Metric(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +62,9 @@ WORKLOAD = ("scheduler", "workload", *OWNER)
 METER = ("component", "meter")
 
 
+_QUANTA = {"joules": Quantum.JOULES, "seconds": Quantum.SECONDS, "grams": Quantum.GRAMS}
+
+
 def _gauge(
     name: str,
     help: str,
@@ -80,8 +85,10 @@ def _counter(
     unit: str = "",
     labels: tuple[str, ...] = (),
     stability: Stability = Stability.STABLE,
+    quantum: Quantum | None = None,
 ) -> Metric:
-    quantum = {"joules": Quantum.JOULES, "seconds": Quantum.SECONDS}.get(unit, Quantum.NONE)
+    if quantum is None:
+        quantum = _QUANTA.get(unit, Quantum.NONE)
     name = f"joulebook_{name}_total"
     return Metric(name, Kind.COUNTER, help, unit, labels, quantum, stability, adds=True)
 
@@ -148,6 +155,47 @@ _OF_ENERGY = (
         "joules", ("method",)),
 )  # fmt: skip
 
+_MONEY = Quantum.MONEY
+
+_OF_MONEY = (
+    _counter("workload_cost",
+        "What a workload cost on this node, at the rates in force when its energy was burnt.",
+        labels=(*WORKLOAD, "kind", "currency"), quantum=_MONEY),
+    _counter("workload_credit",
+        "What a workload earned while the price was below zero; to be taken off its cost.",
+        labels=(*WORKLOAD, "currency"), quantum=_MONEY),
+    _counter("workload_co2e_grams",
+        "CO2e of a workload's energy, at the intensity in force when it was burnt.",
+        "grams", WORKLOAD),
+    _counter("experiment_cost", "What an experiment cost on this node.",
+        labels=(*OWNER, "kind", "currency"), quantum=_MONEY),
+    _counter("experiment_credit", "What an experiment earned while the price was below zero.",
+        labels=(*OWNER, "currency"), quantum=_MONEY),
+    _counter("experiment_co2e_grams", "CO2e of an experiment's energy on this node.",
+        "grams", OWNER),
+    _counter("remainder_cost", "What energy cost that belongs to no workload, by reason.",
+        labels=("reason", "kind", "currency"), quantum=_MONEY),
+    _counter("remainder_credit", "What it earned while the price was below zero.",
+        labels=("reason", "currency"), quantum=_MONEY),
+    _counter("remainder_co2e_grams", "CO2e of energy that belongs to no workload, by reason.",
+        "grams", ("reason",)),
+    _counter("unpriced_energy_joules",
+        "Energy that was charged nothing, since a rate that is configured was not known.",
+        "joules", ("kind",)),
+    _gauge("electricity_price_per_kwh", "Price of a kWh in force now, without PUE.",
+        labels=("currency", "source")),
+    _gauge("carbon_intensity_grams_per_kwh", "Carbon intensity in force now, without PUE.",
+        labels=("zone", "source")),
+    _gauge("pue_ratio", "PUE in force now: energy of the facility to that of the machines.",
+        "ratio", ("source",)),
+    _gauge("feed_up", "Whether the last answer of a source of rates was good.",
+        labels=("quantity", "source")),
+    _gauge("feed_age_seconds", "Time since the last good answer of a source of rates.",
+        "seconds", ("quantity", "source")),
+    _counter("feed_errors", "Answers of a source of rates that could not be used, by reason.",
+        labels=("quantity", "source", "reason")),
+)  # fmt: skip
+
 _OF_QUALITY = (
     _counter("gap_seconds", "Time for which a meter's energy is not known, by reason.",
         "seconds", (*METER, "reason")),
@@ -178,7 +226,13 @@ _OF_DAEMON = (
     Metric("process_start_time_seconds", Kind.GAUGE, "When Joulebook started (UTC).", "seconds"),
 )  # fmt: skip
 
-CATALOGUE: tuple[Metric, ...] = (*_OF_GPU, *_OF_ENERGY, *_OF_QUALITY, *_OF_DAEMON)
+CATALOGUE: tuple[Metric, ...] = (
+    *_OF_GPU,
+    *_OF_ENERGY,
+    *_OF_MONEY,
+    *_OF_QUALITY,
+    *_OF_DAEMON,
+)
 """Every metric that is exposed, in the order of exposition."""
 
 BY_NAME = {metric.name: metric for metric in CATALOGUE}

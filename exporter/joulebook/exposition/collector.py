@@ -9,6 +9,7 @@ from typing import NamedTuple
 from joulebook.core.books import NO_EVIDENCE, Amount, Method, Remainder
 from joulebook.core.readings import Component
 from joulebook.core.tenancy import Evidence
+from joulebook.exposition import costs
 from joulebook.exposition.catalogue import BY_NAME, CATALOGUE, DEVICE_GAUGES, Metric
 from joulebook.exposition.pending import pending_uj
 from joulebook.exposition.process import ProcessStats
@@ -213,6 +214,26 @@ PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
     "joulebook_remainder_energy_joules_total": _remainders,
     "joulebook_evidence_energy_joules_total": _evidence,
     "joulebook_method_energy_joules_total": _method,
+    **{
+        f"joulebook_{whose}_{what}_total": partial(produce, bills)
+        for whose, bills in (
+            ("workload", costs.of_workloads),
+            ("experiment", costs.of_experiments),
+            ("remainder", costs.of_remainders),
+        )
+        for what, produce in (
+            ("cost", costs.cost),
+            ("credit", costs.credit),
+            ("co2e_grams", costs.co2e),
+        )
+    },
+    "joulebook_unpriced_energy_joules_total": costs.unpriced,
+    "joulebook_electricity_price_per_kwh": costs.price,
+    "joulebook_carbon_intensity_grams_per_kwh": costs.intensity,
+    "joulebook_pue_ratio": costs.pue,
+    "joulebook_feed_up": costs.feed_up,
+    "joulebook_feed_age_seconds": costs.feed_age,
+    "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": _gaps,
     "joulebook_foreign_use_seconds_total": _foreign_use,
     "joulebook_overflow_total": _overflow,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from joulebook.core.books import Books, Method, Remainder
+from joulebook.core.books import Books, Method
 from joulebook.core.readings import Component
-from joulebook.core.workloads import Labels
 from joulebook.exposition import svg, words
 from joulebook.exposition.markup import lines, section, table, text
 from joulebook.exposition.page_tables import gpus, workloads
+from joulebook.exposition.page_today import in_force, today
 from joulebook.exposition.pending import pending_uj, shown_balance
 from joulebook.exposition.scene import Scene
 from joulebook.exposition.view import View
@@ -24,17 +24,8 @@ REPLAY = "replay"
 """The kind of a sensor that plays a trace."""
 
 _SPAN_S = 900.0
-_MOST_TODAY = 6
 
 _STYLE = (Path(__file__).parent / "static/page.css").read_text("utf-8")
-
-_REMAINDERS = {
-    Remainder.UNALLOCATED: "held by nobody",
-    Remainder.SYSTEM: "the system itself",
-    Remainder.DAEMON_DOWN: "while Joulebook was down",
-    Remainder.UNKNOWN_HOLDER: "held, not known by whom",
-    Remainder.COUNTER_RESET: "lost with a counter's reset",
-}
 
 _METHODS = {
     Method.COUNTER: "read from the devices' counters",
@@ -76,14 +67,13 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 <span class="of">Joulebook{where}, {words.clock(view.utc_s)}</span></header>
 {trouble}{_replayed(view)}<main>
 {_power(view)}
-{_today(view)}
+{today(view)}
 {gpus(scene)}
 {workloads(scene)}
 {_books(view.books)}
 </main>
 <footer>
-<p>Cost and CO₂e are not shown: no price and no carbon intensity are configured.</p>
-<p>≈ marks power that several holders share, split by the share that each holds.
+{in_force(view)}<p>≈ marks power that several holders share, split by the share that each holds.
 <a href="metrics">All figures for Prometheus</a>. Joulebook {text(view.build.version)}.</p>
 </footer>
 </body>
@@ -115,42 +105,6 @@ def _power(view: View) -> str:
         "Power now",
         f'<p class="big">{number}<small>{unit}</small></p><p class="dim">{count}</p>{picture}\n',
     )
-
-
-def _today(view: View) -> str:
-    total_uj = sum(view.today.values())
-    named = sorted(
-        ((uj, who) for who, uj in view.today.items() if isinstance(who, Labels)), reverse=True
-    )
-    rest = sorted(
-        ((uj, who) for who, uj in view.today.items() if isinstance(who, Remainder) and uj),
-        reverse=True,
-    )
-    most = max((uj for uj, _ in (*named, *rest)), default=0) or 1
-    rows = [
-        _today_row(
-            f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>", uj, most, ""
-        )
-        for uj, who in named[:_MOST_TODAY]
-    ]
-    if others := named[_MOST_TODAY:]:
-        rows.append(_today_row(f"{len(others)} more", sum(uj for uj, _ in others), most, ""))
-    rows += [_today_row(_REMAINDERS[who], uj, most, "rest") for uj, who in rest]
-    number, unit = words.energy(total_uj).split("\u202f")
-    head = f'<p class="big">{number}<small>{unit}</small></p>\n'
-    listing = table("today", ("Experiment", "Energy"), rows) if rows else ""
-    return section("Energy today", head + listing, note="since 00:00 UTC")
-
-
-def _today_row(name: str, energy_uj: int, most_uj: int, style: str) -> str:
-    return (
-        f'<tr><th scope="row">{name}{svg.bar(energy_uj / most_uj, style=style)}</th>'
-        f'<td class="num">{words.energy(energy_uj)}</td></tr>'
-    )
-
-
-def _owner(labels: Labels) -> str:
-    return text(" / ".join(filter(None, labels[:2])), 80)
 
 
 def _books(books: Books) -> str:

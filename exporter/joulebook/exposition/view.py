@@ -12,14 +12,16 @@ from collections.abc import Mapping
 import msgspec
 
 from joulebook import __version__
+from joulebook.core.bills import Bill, Charge
 from joulebook.core.books import Books, Remainder
 from joulebook.core.devices import DeviceStatus
+from joulebook.core.rates import RateSet
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Holder
 from joulebook.core.workloads import Labels
 from joulebook.units import s_from_ns
 
-__all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "SensorHealth", "View"]
+__all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "View"]
 
 HISTORY_POINTS = 900
 """How many points of power the daemon keeps for the page: 15 minutes at a tick of 1 s."""
@@ -39,6 +41,16 @@ class SensorHealth(msgspec.Struct, frozen=True, gc=False):
     last_success_s: float | None = None
 
 
+class RateFeed(msgspec.Struct, frozen=True, gc=False):
+    """How a source of rates fares; `good_utc_s` is when it last gave a good answer."""
+
+    quantity: str
+    source: str
+    up: bool
+    good_utc_s: int | None = None
+    errors: Mapping[str, int] = {}
+
+
 class Build(msgspec.Struct, frozen=True, gc=False):
     """What is running here."""
 
@@ -54,7 +66,9 @@ class View(msgspec.Struct, frozen=True):
     it. `holders` are the admitted holders of each meter at `now_ns`. `rejected` counts refused
     inputs by source and reason. `tick_s` is how long the last tick took. `history` is the power
     of all devices (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the
-    energy (uJ) booked since 00:00 UTC by experiment and by remainder.
+    energy (uJ) booked since 00:00 UTC by experiment and by remainder, `today_bills` what was
+    charged for it. `rates` are those known now, `charges` what the configuration asks to charge,
+    `lacking` the settings that are not made and what is not shown for it.
     """
 
     node: str
@@ -70,6 +84,11 @@ class View(msgspec.Struct, frozen=True):
     build: Build = Build()
     history: tuple[tuple[float, float], ...] = ()
     today: Mapping[Labels | Remainder, int] = {}
+    today_bills: Mapping[Labels | Remainder, Bill] = {}
+    rates: RateSet = RateSet()
+    charges: frozenset[Charge] = frozenset()
+    feeds: tuple[RateFeed, ...] = ()
+    lacking: tuple[tuple[str, str], ...] = ()
 
     @property
     def utc_s(self) -> float:

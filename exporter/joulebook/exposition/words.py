@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from joulebook.core.rates import NANO, UG_PER_G
 from joulebook.units import NS_PER_S, UJ_PER_J, j_from_uj, kwh_from_uj
 
 _NARROW = "\u202f"
@@ -26,6 +27,24 @@ def energy(energy_uj: int) -> str:
     if abs(energy_uj) < 3600 * UJ_PER_J:
         return unit(_three(j_from_uj(energy_uj)), "J")
     return unit(_three(kwh), "kWh") if abs(kwh) >= 1 else unit(_three(kwh * 1000), "Wh")
+
+
+def money(nano: int, currency: str) -> str:
+    """Money: `1,234.50 EUR`, `0.0042 EUR`; what is less than a hundredth of a cent says so."""
+    amount = nano / NANO
+    if 0 < abs(amount) < 0.0001:
+        return unit("under 0.0001" if amount > 0 else "over -0.0001", currency)
+    if nano and abs(amount) < 0.095:
+        return unit(f"{amount:.2g}", currency)
+    return unit(f"{amount:,.2f}", currency)
+
+
+def co2e(ug: int) -> str:
+    """CO2e to three digits: `812 mg`, `1.44 g`, `12.4 kg`."""
+    grams = ug / UG_PER_G
+    if abs(grams) >= 1000:
+        return unit(_three(grams / 1000), "kg")
+    return unit(_three(grams), "g") if abs(grams) >= 1 else unit(_three(grams * 1000), "mg")
 
 
 def exact(energy_uj: int) -> str:

@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
+from joulebook.core.bills import NOTHING, Bill, Charge, Exact
 from joulebook.core.books import ZERO, Amount, Method, Remainder
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
-from joulebook.store import faults, schema, state
+from joulebook.store import charges, faults, schema, state
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
+
+_FOREVER_S = 1 << 62
 
 _WORKLOADS = """
 SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
@@ -100,6 +103,14 @@ class MeterBalance(msgspec.Struct, frozen=True):
     def difference_uj(self) -> int:
         """What the books say beyond the postings: 0, or the ledger is wrong."""
         return self.booked_uj - self.postings_uj - self.expired_uj
+
+
+class ChargeBalance(NamedTuple):
+    """What the books say was charged of one kind in all, and what its rows come to."""
+
+    charge: Charge
+    booked: Exact
+    rows: Exact
 
 
 class LedgerReader:
@@ -207,6 +218,25 @@ class LedgerReader:
                 Remainder(remainder) if remainder else Labels(*labels): energy_uj
                 for remainder, *labels, energy_uj in conn.execute(_SINCE, (since_s,))
             }
+
+    def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Bill]:
+        """What was charged since `since_s`, like `since_by_owner`."""
+        with self._view() as conn:
+            return charges.by_owner(conn, since_s, _FOREVER_S)
+
+    def charge_check(self) -> tuple[ChargeBalance, ...]:
+        """What the books say was charged against what is on record; the two are the same."""
+        with self._view() as conn:
+            booked, rows = state.read_charges(conn), charges.totals(conn)
+        return tuple(
+            ChargeBalance(charge, booked.get(charge, NOTHING), rows.get(charge, NOTHING))
+            for charge in sorted(booked.keys() | rows.keys())
+        )
+
+    def models(self) -> dict[Meter, str]:
+        """The model of each device, as far as one was heard."""
+        with self._view() as conn:
+            return state.read_models(conn)
 
     def _refuse_old(self) -> None:
         with self._view() as conn:

@@ -1,4 +1,4 @@
-"""The permanent record: postings, facts of workloads and gaps, as rows."""
+"""The permanent record: postings, charges, facts of workloads and gaps, as rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from joulebook.core.books import ZERO, Entry, Gap, Remainder
 from joulebook.core.readings import Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.store import charges
 from joulebook.units import NS_PER_S
 
 _REMEMBERED = 4_096
@@ -80,7 +81,15 @@ class Record:
         numbers = count(seq + 1)
         self._write_facts(entry.facts, numbers, now_ns, utc_offset_ns)
         self._write_gaps(entry.gaps, numbers, utc_offset_ns)
-        self._write_postings(entry, numbers, (now_ns + utc_offset_ns) // NS_PER_S)
+        now_s = (now_ns + utc_offset_ns) // NS_PER_S
+        self._write_postings(entry, numbers, now_s)
+        charges.write(
+            self._conn,
+            entry.charges,
+            entry.rates,
+            lambda workload: self._workload_id(workload, numbers, now_s),
+            numbers,
+        )
         return next(numbers) - 1
 
     def _write_facts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from joulebook.store import charges
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 PERIOD_NS = NS_PER_HOUR
@@ -35,6 +36,9 @@ DELETE FROM workloads WHERE id IN (
       AND NOT EXISTS (
           SELECT 1 FROM postings AS p WHERE p.workload_id = w.id AND p.workload_id > 0
       )
+      AND NOT EXISTS (
+          SELECT 1 FROM charges AS c WHERE c.workload_id = w.id AND c.workload_id > 0
+      )
     ORDER BY touched_s LIMIT ?
 )
 """
@@ -52,5 +56,6 @@ def drop_old(conn: sqlite3.Connection, days: int, now_s: int) -> None:
         last = old[-1]
         conn.executemany(_CARRY, conn.execute(_SUMS, last).fetchall())
         conn.execute(_DROP_POSTINGS, last)
+    charges.drop_old(conn, before_s, BATCH)
     conn.execute(_DROP_GAPS, (before_s * NS_PER_S, BATCH))
     conn.execute(_DROP_WORKLOADS, (before_s, BATCH))

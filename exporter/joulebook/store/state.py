@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from joulebook.clock import Anchor
-from joulebook.core.books import Books, MeterState
+from joulebook.core.bills import Charge, Exact
+from joulebook.core.books import Books, ChargeState, MeterState
+from joulebook.core.readings import Meter
 
 _WHOLE = b""
 """The key of a field that is stored in one piece."""
@@ -48,6 +50,10 @@ FIELDS = _fields()
 _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
+_meter_key = msgspec.msgpack.Decoder(Meter)
+_text = msgspec.msgpack.Decoder(str)
+_charge = msgspec.msgpack.Decoder(Charge)
+_charged = msgspec.msgpack.Decoder(ChargeState)
 
 
 class Changes(NamedTuple):
@@ -121,3 +127,15 @@ def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
     """The meters alone. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
     return tuple(_meter.decode(value) for (value,) in rows)
+
+
+def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
+    """What was charged in all. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
+    return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
+
+
+def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
+    """The models of devices. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
+    return {_meter_key.decode(key): _text.decode(value) for key, value in rows}

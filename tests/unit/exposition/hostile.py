@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 from tests.unit.exposition.sample import NOW_NS, meter_state, small_view
 
+from joulebook.core.bills import Charge, Exact, Item
 from joulebook.core.books import ExperimentState, WorkloadState
 from joulebook.core.devices import DeviceStatus
+from joulebook.core.rates import Curve, Point, Quality, RateSet
 from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.exposition.view import Build, SensorHealth, View
+from joulebook.exposition.view import Build, RateFeed, SensorHealth, View
 
 NAMES = (
     'quote " brace } comma , equals = {',
@@ -81,4 +83,11 @@ def hostile_view(name: str) -> View:
         rejected={(name, name): 1},
         build=Build(name, name, name),
         today={labels: 5},
+        today_bills={labels: {Charge(Item.ELECTRICITY, name): Exact(1)}},
+        rates=RateSet(
+            name, name, *(Curve((Point(0, 10**6, name, name, Quality.DEFAULT),)) for _ in range(3))
+        ),
+        charges=frozenset({Charge(Item.ELECTRICITY, name)}),
+        feeds=(RateFeed(name, name, False, 1, {name: 1}),),
+        lacking=((name, name),),
     )

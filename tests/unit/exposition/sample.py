@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from joulebook.core.bills import Charge, Exact, Item, total
 from joulebook.core.books import (
     Amount,
     Books,
+    ChargeState,
     ExperimentState,
     MeterState,
     Method,
@@ -14,11 +16,24 @@ from joulebook.core.books import (
     WorkloadState,
 )
 from joulebook.core.devices import DeviceStatus
+from joulebook.core.rates import (
+    NANO,
+    PER_KWH,
+    PPM,
+    RATIO_PPM,
+    UG_PER_KWH,
+    Curve,
+    HardwareRate,
+    Point,
+    Quality,
+    RateSet,
+    nano_per_kwh,
+)
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.process import ProcessStats
-from joulebook.exposition.view import Build, SensorHealth, View
+from joulebook.exposition.view import Build, RateFeed, SensorHealth, View
 from joulebook.units import NS_PER_S
 
 GIB = 1 << 30
@@ -37,6 +52,31 @@ SHARING = WorkloadId("slurm", "107.r1")
 FRESH = WorkloadId("slurm", "108")
 UNSETTLED = WorkloadId("slurm", "109")
 ENDED = WorkloadId("slurm", "99")
+
+ELECTRICITY = Charge(Item.ELECTRICITY, "EUR")
+CREDIT = Charge(Item.CREDIT, "EUR")
+HARDWARE = Charge(Item.HARDWARE, "EUR")
+CO2E = Charge(Item.CO2E)
+CHARGES = frozenset({ELECTRICITY, HARDWARE, CO2E})
+RATES = RateSet(
+    "EUR",
+    "DE",
+    Curve((Point(0, 312_500_000, nano_per_kwh("EUR"), "contract 2026", Quality.MEASURED),)),
+    Curve((Point(0, 363_250_000, UG_PER_KWH, "Energy-Charts DE", Quality.ESTIMATED),)),
+    Curve((Point(0, 1_250_000, RATIO_PPM, "machine room", Quality.ESTIMATED),)),
+    (HardwareRate("NVIDIA H100*", 1_250_000_000, "rates.hardware"),),
+)
+
+
+def bill_of(amount: Amount, *, credit: bool = False) -> dict[Charge, Exact]:
+    """What an amount is charged at `RATES`, and a cent of credit."""
+    bill = {
+        ELECTRICITY: Exact.of(amount.energy_uj * 312_500_000 * 1_250_000),
+        CO2E: Exact.of(amount.energy_uj * 363_250_000 * 1_250_000),
+        HARDWARE: Exact.of(amount.held_ns * 1_250_000_000 * PPM),
+    }
+    return {**bill, CREDIT: Exact.of(NANO // 100 * PER_KWH)} if credit else bill
+
 
 PROCESS = ProcessStats(
     cpu_s=12.5,
@@ -91,6 +131,7 @@ def small_books() -> Books:
     rest_uj = 40_000_000_003
     booked_uj = running.energy_uj + sweep.energy_uj + unsettled.energy_uj + rest_uj
     gpu0_uj = running.energy_uj + 10
+    nobody = {(c, Remainder.UNALLOCATED): a for c, a in bill_of(Amount(rest_uj)).items() if a.atoms}
     return Books(
         meters={
             GPU0: meter_state(GPU0, gpu0_uj, gpu0_uj + 1_300_000_000),
@@ -117,6 +158,7 @@ def small_books() -> Books:
                 0,
                 BERT,
                 "101",
+                bill=bill_of(running, credit=True),
             ),
             SHARING: WorkloadState(
                 WorkloadFacts(
@@ -130,11 +172,20 @@ def small_books() -> Books:
                 0,
                 SWEEP,
                 "100_7.r1",
+                bill=bill_of(sharing),
             ),
             FRESH: WorkloadState(
-                WorkloadFacts(FRESH), {Component.GPU: fresh}, 0, SWEEP, "108", 9 * NS_PER_S
+                WorkloadFacts(FRESH),
+                {Component.GPU: fresh},
+                0,
+                SWEEP,
+                "108",
+                9 * NS_PER_S,
+                bill=bill_of(fresh),
             ),
-            UNSETTLED: WorkloadState(WorkloadFacts(UNSETTLED), {Component.GPU: unsettled}, 0),
+            UNSETTLED: WorkloadState(
+                WorkloadFacts(UNSETTLED), {Component.GPU: unsettled}, 0, bill=bill_of(unsettled)
+            ),
             ENDED: WorkloadState(
                 WorkloadFacts(ENDED, extra={"gpu_model": "NVIDIA H100 80GB HBM3"}),
                 {Component.GPU: ended},
@@ -142,12 +193,24 @@ def small_books() -> Books:
                 SWEEP,
                 "99",
                 ended_ns=NOW_NS - 200 * NS_PER_S,
+                bill=bill_of(ended),
             ),
         },
         experiments={
-            BERT: ExperimentState({Component.GPU: running, Component.CPU: cpu}, {}, 0, NOW_NS),
+            BERT: ExperimentState(
+                {Component.GPU: running, Component.CPU: cpu},
+                {},
+                0,
+                NOW_NS,
+                bill=bill_of(running, credit=True),
+            ),
             SWEEP: ExperimentState(
-                {Component.GPU: sweep}, {Component.GPU: ended}, 5 * NS_PER_S, NOW_NS
+                {Component.GPU: sweep},
+                {Component.GPU: ended},
+                5 * NS_PER_S,
+                NOW_NS,
+                bill=bill_of(sweep),
+                bill_baseline=bill_of(ended),
             ),
         },
         remainders={
@@ -160,6 +223,20 @@ def small_books() -> Books:
         foreign_ns={(GPU0, SHARING): 7 * NS_PER_S},
         overflow={"experiments": 3},
         last_ns=NOW_NS,
+        charges={
+            charge: ChargeState(amount)
+            for charge, amount in total(
+                [
+                    bill_of(running, credit=True),
+                    bill_of(sweep),
+                    bill_of(unsettled),
+                    bill_of(Amount(rest_uj)),
+                ]
+            ).items()
+        },
+        remainder_bills=nobody,
+        unpriced_uj={"co2e": 7_500_000},
+        models={GPU0: "NVIDIA H100 80GB HBM3", GPU1: "NVIDIA H100 80GB HBM3"},
     )
 
 
@@ -194,6 +271,17 @@ def small_view(books: Books | None = None) -> View:
         build=Build("0.1.0", "abc1234", "3.11.9"),
         history=tuple((1_764_004_100.0 + t, 600.0 + t % 7) for t in range(900)),
         today={BERT: 700_000_000_000, SWEEP: 61_000_000_000, Remainder.UNALLOCATED: 9_000_000_000},
+        today_bills={
+            BERT: bill_of(Amount(700_000_000_000, 0, 1_800 * NS_PER_S)),
+            SWEEP: bill_of(Amount(61_000_000_000, 0, 120 * NS_PER_S)),
+            Remainder.UNALLOCATED: {ELECTRICITY: Exact.of(9_000_000_000 * 312_500_000 * 1_250_000)},
+        },
+        rates=RATES,
+        charges=CHARGES,
+        feeds=(
+            RateFeed("price", "contract 2026", True, 1_764_004_100),
+            RateFeed("carbon", "Energy-Charts DE", False, 1_764_000_800, {"timeout": 3}),
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from joulebook.exposition import dcgm
 from joulebook.exposition.catalogue import BY_NAME, CATALOGUE, DEVICE_GAUGES, Kind, Metric, Quantum
 
 FORBIDDEN = {"job", "instance", "pod", "namespace", "node", "cluster", "le", "quantile"}
-UNITS = {"", "joules", "watts", "seconds", "bytes", "ratio", "celsius", "hertz"}
+UNITS = {"", "joules", "watts", "seconds", "bytes", "ratio", "celsius", "hertz", "grams"}
 
 
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda m: m.name)
@@ -34,6 +34,13 @@ def test_names_are_unique() -> None:
 def test_all_energy_is_quantised() -> None:
     for metric in CATALOGUE:
         assert (metric.quantum is Quantum.JOULES) == (metric.unit == "joules")
+
+
+def test_all_money_and_co2e_is_quantised() -> None:
+    for metric in CATALOGUE:
+        assert (metric.quantum is Quantum.GRAMS) == (metric.unit == "grams")
+        paid = metric.kind is Kind.COUNTER and "currency" in metric.labels
+        assert (metric.quantum is Quantum.MONEY) == paid
 
 
 def test_device_gauges_are_named_for_their_values() -> None:

@@ -9,6 +9,7 @@ from tests.unit.exposition.hostile import NAMES, hostile_view
 from tests.unit.exposition.sample import GPU0, NOW_NS, busy_view, device, small_books, small_view
 
 from joulebook.core.books import Books, MeterState, WorkloadState
+from joulebook.core.rates import RateSet
 from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -79,7 +80,11 @@ def test_page_says_what_matters() -> None:
         "83 % idle",
         "≈ 50 W",
         "ended 3 min",
-        "no price and no carbon intensity are configured",
+        "0.75 EUR, 96.0 g CO₂e",
+        "0.31 EUR/kWh (contract 2026)",
+        "363 g CO₂e/kWh (Energy-Charts DE)",
+        "PUE 1.25 (machine room)",
+        "The source of carbon does not answer well: Energy-Charts DE.",
         "apportioned between several holders",
     ):
         assert said in text, said
@@ -214,3 +219,18 @@ def test_a_replayed_trace_is_not_taken_for_this_machine() -> None:
         view, sensors=(msgspec.structs.replace(view.sensors[0], kind="replay"),)
     )
     assert said in render_page(replayed, True, "ready").decode()
+
+
+def test_page_says_which_setting_is_missing() -> None:
+    view = msgspec.structs.replace(
+        small_view(),
+        charges=frozenset(),
+        rates=RateSet(),
+        feeds=(),
+        today_bills={},
+        lacking=(("rates.price.kind", "cost of electricity"),),
+    )
+    text = words(view)
+    assert "Not shown: cost of electricity, because rates.price.kind is not set." in text
+    assert "EUR" not in text
+    assert "Charged" not in text

@@ -72,3 +72,25 @@ def test_duration(seconds: float, said: str) -> None:
 def test_power_and_clock() -> None:
     assert plain(words.watts(2431.4)) == "2,431 W"
     assert words.clock(1_764_005_000.9) == "17:23:20 UTC"
+
+
+@pytest.mark.parametrize(
+    ("nano", "said"),
+    [
+        (0, "0.00 EUR"),
+        (1, "under 0.0001 EUR"),
+        (-1, "over -0.0001 EUR"),
+        (4_210_000, "0.0042 EUR"),
+        (1_234_500_000_000, "1,234.50 EUR"),
+        (-2_500_000_000, "-2.50 EUR"),
+    ],
+)
+def test_money(nano: int, said: str) -> None:
+    assert words.money(nano, "EUR").replace("\u202f", " ") == said
+
+
+@pytest.mark.parametrize(
+    ("ug", "said"), [(812_000, "812 mg"), (1_440_000, "1.44 g"), (12_400_000_000, "12.4 kg")]
+)
+def test_co2e(ug: int, said: str) -> None:
+    assert words.co2e(ug).replace("\u202f", " ") == said
