@@ -54,7 +54,8 @@ class Tick(msgspec.Struct, frozen=True):
     """All that came in since the last tick.
 
     `claims` and `facts` are what tenants report; `complete` names the evidence whose report is
-    whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon.
+    whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
+    `served` says that the books of the tick before could be scraped since (they were committed).
     `rates` are those known now, also of the past; `wanted` is what the configuration says is to
     be charged. `models` are the models of the devices that answered.
     """
@@ -67,6 +68,7 @@ class Tick(msgspec.Struct, frozen=True):
     complete: frozenset[Evidence] = frozenset()
     facts: tuple[WorkloadFacts, ...] = ()
     resumed: bool = False
+    served: bool = True
     rates: RateSet = RateSet()
     wanted: frozenset[Charge] = frozenset()
     models: Mapping[Meter, str] = {}
@@ -103,7 +105,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     meters = _book(meters, claims, affirmed, tick, policy, page)
     charges = page.accrual.charges()
     bills = accrual.bills(charges)
-    served_ns = 0 if tick.resumed or not books.last_ns else tick.now_ns - books.last_ns
+    seen = tick.served and not tick.resumed and books.last_ns
+    served_ns = tick.now_ns - books.last_ns if seen else 0
     after = msgspec.structs.replace(
         books,
         meters=meters,

@@ -17,11 +17,16 @@ from joulebook.core.bills import Bill, add
 from joulebook.core.books import ZERO, Amount, Balance, Books, ExperimentState, WorkloadState
 from joulebook.core.readings import Component
 from joulebook.core.tenancy import Claim
-from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
 
 OVERFLOW = "(overflow)"
 EXPIRED = "(expired)"
+
+
+def pool_id(labels: Labels) -> WorkloadId:
+    """The series that workloads of an owner share once the budget of series is spent."""
+    return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -56,8 +61,11 @@ def advance(
     """
     air = _Air(books, policy, now_ns)
     if resumed:
-        air.resume(now_ns - books.last_ns)
-    air.wait(served_ns)
+        air.hold_experiments()
+    if served_ns:
+        air.wait(served_ns)
+    else:
+        air.postpone(now_ns - books.last_ns)
     news = air.learn(facts, claims, earned)
     air.credit(earned, bills)
     air.settle_labels()
@@ -84,15 +92,15 @@ class _Air:
             overflow=dict(self._overflow),
         )
 
-    def resume(self, down_ns: int) -> None:
-        """After a restart every experiment reappears at what it last showed, and stays there.
-
-        The end of a workload that was lingering moves on by the time in which nobody could look.
-        """
+    def postpone(self, unseen_ns: int) -> None:
+        """The end of workloads that linger moves on by the time in which nobody could look."""
         for id_, workload in self._workloads.items():
             if workload.ended_ns is not None:
-                final_ns = max(workload.final_ns, workload.ended_ns) + down_ns
+                final_ns = max(workload.final_ns, workload.ended_ns) + unseen_ns
                 self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
+
+    def hold_experiments(self) -> None:
+        """After a restart every experiment reappears at what it last showed, and stays there."""
         for labels, state in self._experiments.items():
             held = state.hold_left_ns > 0
             self._experiments[labels] = msgspec.structs.replace(
@@ -104,8 +112,6 @@ class _Air:
 
     def wait(self, served_ns: int) -> None:
         """Time passes for everything that is held back."""
-        if not served_ns:
-            return
         for id_, workload in self._workloads.items():
             if workload.hold_left_ns:
                 left_ns = max(workload.hold_left_ns - served_ns, 0)
@@ -131,7 +137,9 @@ class _Air:
         for id_ in sorted(named - {None}, key=str):
             assert id_ is not None
             known = self._workloads.get(id_)
-            fact = told.get(id_) or (known.facts if known else WorkloadFacts(id_))
+            fact = told.get(id_) or WorkloadFacts(id_)
+            if known is not None:
+                fact = merged(known.facts, fact)
             held = id_ in held_or_used
             if known is None:
                 self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
@@ -249,7 +257,7 @@ class _Air:
         )
         if not workload.folded:
             return
-        id_ = WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
+        id_ = pool_id(labels)
         pooled = self._workloads.get(id_) or WorkloadState(
             WorkloadFacts(id_, display=OVERFLOW, complete=True),
             {},

@@ -8,7 +8,7 @@ the device has room. The outcome depends on the set of claims only, never on the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from fractions import Fraction
 from itertools import pairwise
@@ -136,19 +136,20 @@ def _finality(claim: Claim) -> tuple[bool, int, Fraction]:
 
 
 def merge(
-    known: Iterable[Claim],
+    known: Collection[Claim],
     reported: Iterable[Claim],
     complete: frozenset[Evidence],
     affirmed_ns: Mapping[Evidence, int],
 ) -> tuple[Claim, ...]:
     """Bring the claims on record up to date with what tenants report now.
 
-    A reported claim replaces the one with its key (of two reports of the same, one with an end, and
+    A report of a claim that is open on record is that claim, whatever beginning it now gives: a
+    source that was restarted may know it less well. It replaces the one with its key (of two reports of the same, one with an end, and
     of those the later end, stands). An open claim that a *complete* report of its
     evidence no longer mentions ended unseen: it is closed at `affirmed_ns`, the last instant at
     which such evidence was whole and mentioned it (what was burnt later is not proven to be its).
     """
-    now = {c.key: c for c in sorted(reported, key=_finality)}
+    now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
     merged: dict[tuple[WorkloadId | None, Meter, Evidence, int], Claim] = {}
     for claim in known:
         if claim.key in now:
@@ -160,3 +161,17 @@ def merge(
             merged[claim.key] = claim
     merged.update(now)
     return tuple(merged.values())
+
+
+def _aligned(known: Iterable[Claim], reported: Iterable[Claim]) -> Iterable[Claim]:
+    """The reports, each claim that is open on record with the beginning it has there."""
+    begun: dict[tuple[WorkloadId | None, Meter, Evidence], int] = {}
+    for claim in known:
+        if claim.t1_ns is None:
+            begun[claim.workload, claim.meter, claim.evidence] = claim.t0_ns
+    for claim in sorted(reported, key=lambda c: c.t0_ns):
+        t0_ns = begun.pop((claim.workload, claim.meter, claim.evidence), claim.t0_ns)
+        if t0_ns == claim.t0_ns or (claim.t1_ns is not None and claim.t1_ns <= t0_ns):
+            yield claim
+        else:
+            yield msgspec.structs.replace(claim, t0_ns=t0_ns)

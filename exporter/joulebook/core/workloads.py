@@ -59,3 +59,33 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     def shown(self) -> str:
         """The value of the label `workload`."""
         return self.display or self.id.workload
+
+
+def merged(known: WorkloadFacts, told: WorkloadFacts) -> WorkloadFacts:
+    """What is known after being told more; nothing that is known is forgotten.
+
+    A source that restarts knows less than it did before (its controller may be silent), so what
+    is empty says nothing, and an experiment that is only the workload's own name gives way.
+    """
+    if told == known:
+        return known
+    named = told.labels.experiment not in {"", told.id.workload, told.shown}
+    labels = Labels(
+        told.labels.user or known.labels.user,
+        told.labels.account or known.labels.account,
+        told.labels.experiment
+        if named or not known.labels.experiment
+        else known.labels.experiment,
+    )
+    return WorkloadFacts(
+        id=known.id,
+        display=told.display or known.display,
+        name=told.name or known.name,
+        labels=labels,
+        started_ns=told.started_ns or known.started_ns,
+        ended_ns=known.ended_ns if told.ended_ns is None else told.ended_ns,
+        complete=told.complete or known.complete,
+        gpu_count=told.gpu_count or known.gpu_count,
+        evidence=told.evidence or known.evidence,
+        extra={**known.extra, **{key: value for key, value in told.extra.items() if value}},
+    )

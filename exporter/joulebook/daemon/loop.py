@@ -135,6 +135,7 @@ class Daemon:
             frozenset(complete),
             tuple(facts),
             resumed=self._resumed,
+            served=self._books is self._committed,
             rates=self._money.rates,
             wanted=self._money.charges,
             models={meter: status.model for meter, status in self._devices.items()},

@@ -162,3 +162,23 @@ def test_labels_of_evidence() -> None:
         "scontrol",
         "processes",
     ]
+
+
+def test_a_claim_reported_with_another_beginning_is_the_one_on_record() -> None:
+    """A mapping file is only found again after a restart, and a wall clock may have been set."""
+    for t0 in (3, 9):
+        merged = merge([claim(A, 5)], [claim(A, t0)], frozenset({PROLOG}), {PROLOG: 8})
+        assert merged == (claim(A, 5),)
+        ended = merge([claim(A, 5)], [claim(A, t0, 20)], frozenset({PROLOG}), {PROLOG: 8})
+        assert ended == (claim(A, 5, 20),)
+
+
+def test_a_second_claim_after_the_end_of_the_first_is_its_own() -> None:
+    reports = [claim(A, 5, 7), claim(A, 9)]
+    assert set(merge([claim(A, 5)], reports, frozenset({PROLOG}), {})) == set(reports)
+
+
+def test_a_share_is_not_doubled_by_a_beginning_that_moved() -> None:
+    known, again = claim(A, 1_000, share=(1, 4)), claim(A, 1_100, share=(1, 4))
+    (holder,) = admit(merge([known], [again], frozenset({PROLOG}), {PROLOG: 2_000}))
+    assert (holder.parts, holder.of) == (1, 4)
