@@ -37,16 +37,16 @@ def parser() -> argparse.ArgumentParser:
         description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
     )
     top.add_argument("--version", action="version", version=f"joulebook {__version__}")
-    top.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=f"configuration file (default: {DEFAULT_PATH}, if it exists)",
-    )
+    config_help = f"configuration file (default: {DEFAULT_PATH}, if it exists)"
+    top.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    # Taken behind the command too; without a default, so that it leaves alone what came before it.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, summary: str, module: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:])
+        described = summary[:1].upper() + summary[1:]
+        sub = commands.add_parser(name, help=summary, description=described, parents=[common])
         sub.set_defaults(module=module or name)
         return sub
 

@@ -59,8 +59,12 @@ class Daemon(Section, frozen=True):
     ] = 2.0
     hang_s: Annotated[
         float,
-        doc("Seconds after which a sensor that does not answer makes /readyz fail.", gt=0, le=300),
-    ] = 10.0
+        doc(
+            "Seconds after which a call to a sensor that has not come back makes /readyz fail.",
+            gt=0,
+            le=300,
+        ),
+    ] = 2.0
 
 
 class Server(Section, frozen=True):

@@ -18,7 +18,11 @@ HANG_S = 300.0
 
 
 class Health:
-    """Written by the tick loop, read by HTTP; every answer is computed from plain attributes."""
+    """Written by the tick loop, read by HTTP; every answer is computed from plain attributes.
+
+    A tick, reading or commit older than `lately_s` is not ready, nor is a call that has been going
+    on for longer than `hang_s`.
+    """
 
     def __init__(self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float) -> None:
         self._workers = workers
@@ -55,9 +59,9 @@ class Health:
         """Whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
         wrong = [
-            f"sensor {worker.sensor.name} has not answered for {worker.stuck_s():.0f} s"
+            f"sensor {worker.sensor.name} hangs in a call since {stuck_s:.0f} s"
             for worker in self._workers
-            if worker.stuck_s() > min(self._lately_s, self._hang_s)
+            if (stuck_s := worker.stuck_s()) > self._hang_s
         ]
         if self._ledger_problem and now - self._saved > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
