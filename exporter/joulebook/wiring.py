@@ -41,7 +41,7 @@ from joulebook.sensors.replay import ReplaySensor, find_trace
 from joulebook.store.reader import LedgerReader
 from joulebook.store.sqlite import SqliteStore
 from joulebook.tenants.contract import TenantSource
-from joulebook.tenants.slurm import SlurmTenants
+from joulebook.tenants.slurm.source import SlurmTenants
 from joulebook.units import NS_PER_S, ns_from_s
 
 log = logging.getLogger(__name__)

@@ -37,6 +37,9 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
         assert status == 200
         assert "bert-base" in page
         assert "recorded trace" in page, "the page says what its figures are"
+        drawn, complaints = browser(f"{url}/", tmp_path / "profile")
+        assert "bert-base" in drawn
+        assert "Content Security Policy" not in complaints, "its style is allowed by its policy"
         metrics = get(f"{url}/metrics")[1]
         for method in ("counter", "integrated"):
             line = (
@@ -47,6 +50,18 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
     finally:
         demo.terminate()
         assert demo.wait(20) == 0
+
+
+def browser(url: str, profile: Path) -> tuple[str, str]:
+    """A page as a real browser has it in a window the width of a phone, and what it logs."""
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={profile}", "--window-size=400,900", "--enable-logging=stderr",
+         "--dump-dom", url],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
 
 
 def energies(url: str) -> str:

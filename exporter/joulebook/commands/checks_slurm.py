@@ -11,12 +11,12 @@ from pathlib import Path
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.slurmconf import SlurmConf, hook_files, is_ours, read_slurm_conf
 from joulebook.commands.text import several
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
 from joulebook.errors import InputError
-from joulebook.sensors.contract import DeviceStatus
-from joulebook.tenants.events import event_stem, open_directory, trusted_owners
-from joulebook.tenants.gres import GresMap, Unmappable, expand, find_part, load_gres
-from joulebook.tenants.gresmaps import find_program, find_slurm_conf
+from joulebook.tenants.slurm.events import event_stem, open_directory, trusted_owners
+from joulebook.tenants.slurm.gres import GresMap, Unmappable, expand, find_part, load_gres
+from joulebook.tenants.slurm.gresmaps import find_program, find_slurm_conf
 
 _HOOKS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _WHERE = "/usr/lib/joulebook/hooks"
@@ -179,9 +179,17 @@ def gpu_order(site: Site) -> Iterator[Finding]:
                 "until then holders of some GPUs are not known.",
             )
         elif not gres.positions:
-            yield nothing(f"gres of {node}: no GPUs")
+            say_none = _unshared if devices else nothing
+            yield say_none(f"gres of {node}: no GPUs")
         else:
             yield from _positions(node, gres, devices)
+
+
+def _unshared(found: str) -> Finding:
+    return warn(
+        f"{found}, but NVML shows some: SLURM gives none of them to jobs",
+        "Add them to gres.conf and to Gres= in slurm.conf, or set tenants.slurm.node_name.",
+    )
 
 
 def _positions(node: str, gres: GresMap, devices: list[DeviceStatus]) -> Iterator[Finding]:

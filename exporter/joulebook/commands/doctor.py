@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from joulebook.commands import (
@@ -64,17 +64,20 @@ def show(site: Site, screen: Screen, sections: Sequence[Section] = SECTIONS) -> 
             for line in _lines(finding, screen):
                 screen.say(line)
         screen.say()
+    for line in wrap(_verdict(counts), screen.width):
+        screen.say(line)
+    return FAILED if counts[Status.FAIL] else 0
+
+
+def _verdict(counts: Mapping[Status, int]) -> str:
     if counts[Status.FAIL]:
-        screen.say(
+        return (
             f"{counts[Status.FAIL]} failed, {counts[Status.WARN]} to look at: "
             "what failed keeps energy from being measured or booked rightly."
         )
-        return FAILED
     if counts[Status.WARN]:
-        screen.say(f"Nothing failed, {counts[Status.WARN]} to look at.")
-    else:
-        screen.say("All is well.")
-    return 0
+        return f"Nothing failed, {counts[Status.WARN]} to look at."
+    return "All is well."
 
 
 def _findings(site: Site, checks: Sequence[Check]) -> Iterator[Finding]:

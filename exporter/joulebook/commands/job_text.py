@@ -10,7 +10,7 @@ from joulebook.commands.text import UNKNOWN, Column, Screen, shown, table
 from joulebook.core.books import ZERO, Amount, Method
 from joulebook.core.readings import Component
 from joulebook.store.reader import Workload, WorkloadTotals
-from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
+from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
 
@@ -225,7 +225,7 @@ def _end(totals: WorkloadTotals, running: bool) -> str:
 def _lasted(job: Workload) -> str:
     if job.started_utc_ns is None or job.ended_utc_ns is None:
         return ""
-    return text.duration(max(job.ended_utc_ns - job.started_utc_ns, 0))
+    return text.lasted(job.ended_utc_ns - job.started_utc_ns)
 
 
 def _gpus(totals: WorkloadTotals) -> str:
@@ -283,7 +283,7 @@ def _row(totals: WorkloadTotals, now_s: float) -> list[str]:
         _known(job.labels.experiment),
         _instant(job.started_utc_ns).removesuffix(" UTC"),
         lasted,
-        text.gpu_hours(gpu.held_ns).removesuffix(" GPU-hours"),
+        f"{gpu.held_ns / NS_PER_HOUR:,.4f}",
         text.energy(totals.total.energy_uj),
         text.percent(totals.total.idle_uj, totals.total.energy_uj),
     ]

@@ -8,7 +8,6 @@ another man's figures.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TextIO
 
 from joulebook.exposition import words
-from joulebook.units import NS_PER_HOUR, NS_PER_S, PJ_PER_UJ, UJ_PER_J, kwh_from_uj
+from joulebook.units import (
+    MW_PER_W,
+    NS_PER_HOUR,
+    NS_PER_MS,
+    NS_PER_S,
+    PJ_PER_UJ,
+    UJ_PER_J,
+    kwh_from_uj,
+    s_from_ns,
+)
 
 UNKNOWN = "not known"
 NOTHING = "-"
@@ -25,6 +33,8 @@ _CUT = "…"
 _UNFIT = "\ufffd"
 _LEAST_WIDTH = 40
 """No table fits in less; a narrower terminal wraps."""
+
+_USUAL_SIZE = os.terminal_size((80, 24))
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -53,13 +63,17 @@ def cut(text: str, width: int) -> str:
     """The text in at most `width` columns; what was cut off is an ellipsis."""
     if columns(text) <= width:
         return text
-    kept, used = [], 1
-    for c in text:
+    return _head(text, width - 1).rstrip() + _CUT if width > 0 else ""
+
+
+def _head(text: str, width: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for at, c in enumerate(text):
         used += columns(c)
         if used > width:
-            break
-        kept.append(c)
-    return "".join(kept).rstrip() + _CUT if width > 0 else ""
+            return text[:at]
+    return text
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
@@ -69,13 +83,20 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` columns, broken between words; at least one line."""
+    """The text in lines of at most `width` columns, broken between words; at least one line.
+
+    Nothing is lost: a word that is too long, such as a path, goes on in the next line.
+    """
     lines, line = [], ""
     for word in text.split(" "):
         if line and columns(line) + 1 + columns(word) > width:
             lines.append(line)
             line = ""
-        line = f"{line} {word}" if line else cut(word, max(width, 8))
+        line = f"{line} {word}" if line else word
+        while columns(line) > width:
+            head = _head(line, width)
+            lines.append(head)
+            line = line[len(head) :]
     return [*lines, line]
 
 
@@ -98,17 +119,29 @@ def power(power_w: float) -> str:
 
 def mean_power_w(energy_uj: int, held_ns: int) -> float | None:
     """Mean power of an energy over a time; `None` where there was no time."""
-    return energy_uj * PJ_PER_UJ / held_ns / 1000 if held_ns else None
+    return energy_uj * PJ_PER_UJ / held_ns / MW_PER_W if held_ns else None
 
 
 def gpu_hours(held_ns: int) -> str:
-    """Held time: `0.0833 GPU-hours`, `12.50 GPU-hours`."""
+    """Held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
     hours = held_ns / NS_PER_HOUR
-    return f"{hours:,.{2 if hours >= 1 else 4}f} GPU-hours"
+    if hours >= 1:
+        return f"{hours:,.2f} GPU-hours"
+    return f"{hours:.4f} GPU-hours ({s_from_ns(held_ns):,.1f} GPU-seconds)"
+
+
+def lasted(duration_ns: int) -> str:
+    """A duration to the second, to the millisecond below a minute: `2 h 05 min 09 s`, `0.300 s`."""
+    whole_s, rest_ns = divmod(max(duration_ns, 0), NS_PER_S)
+    minutes, s = divmod(whole_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min {s:02d} s"
+    return f"{minutes} min {s:02d} s" if minutes else f"{s}.{rest_ns // NS_PER_MS:03d} s"
 
 
 def duration(duration_ns: int) -> str:
-    """A duration in its two largest units: `0.3 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """A duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
     return _spaced(words.duration(duration_ns))
 
 
@@ -229,12 +262,21 @@ class Screen:
         if not self.is_terminal:
             told = self._environ.get("COLUMNS", "")
             return max(int(told), _LEAST_WIDTH) if told.isdecimal() and int(told) else 120
-        return max(shutil.get_terminal_size((80, 24)).columns, _LEAST_WIDTH)
+        return max(self._size().columns, _LEAST_WIDTH)
 
     @property
     def height(self) -> int:
         """Lines, now."""
-        return max(shutil.get_terminal_size((80, 24)).lines, 4)
+        return max(self._size().lines, 4)
+
+    def _size(self) -> os.terminal_size:
+        # The terminal itself, not COLUMNS and LINES: those stay as they were when it is resized.
+        try:
+            size = os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError):
+            return _USUAL_SIZE
+        # A serial line does not know its size.
+        return size if size.columns and size.lines else _USUAL_SIZE
 
     def paint(self, text: str, style: str) -> str:
         """The text in a style (`bold`, `dim`, `red`, ...), if colour is wanted here."""

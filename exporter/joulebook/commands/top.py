@@ -68,11 +68,11 @@ def _watch(
         try:
             board, note = read_board(daemon.metrics()), ""
         except (Unreachable, InputError) as error:
-            note = f"{error}; what is shown is old"
+            note = f"What is shown is old: {error}"
 
 
 def _draw(screen: Screen, made: list[str]) -> None:
-    body = (_END_OF_LINE + "\r\n").join(made)
+    body = (_END_OF_LINE + "\n").join(made)
     charset = screen.stream.encoding or "ascii"
     whole = f"{_HOME}{body}{_END_OF_LINE}{_END_OF_SCREEN}"
     screen.stream.write(whole.encode(charset, "replace").decode(charset))
@@ -87,7 +87,7 @@ def _told_to_end(patience_s: float, resized: int) -> bool:
         os.read(resized, 1024)
     if len(inputs) > 1 and inputs[1] in ready:
         typed = os.read(inputs[1], 64)
-        return not typed or typed[:1] in b"qQ"
+        return not typed or b"q" in typed.lower()
     return False
 
 

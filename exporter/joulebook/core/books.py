@@ -164,6 +164,8 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     final_ns: int = 0
     """Since when its series shows what it shows now; time in which nobody could look is left out.
     """
+    held: bool = False
+    """Whether it has held or used a meter: only then does it get a series."""
     bill: Bill = {}
     """What it was charged; shown like its energy."""
 

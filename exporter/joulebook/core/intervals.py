@@ -118,7 +118,7 @@ def energy_uj(parts: Sequence[Interval | Gap]) -> int:
 
 
 def _is_idle(before: Reading, now: Reading) -> bool:
-    """Idle at both ends: work that ended just before a look shows in the energy, not in the look."""
+    """Idle at both ends: a look does not see the work that ended just before it."""
     return before.busy is False and now.busy is False
 
 

@@ -39,6 +39,10 @@ PROOF_WAIT_NS = 60 * NS_PER_S
 """How long the energy of an outage waits for its holders to be confirmed before it is nobody's."""
 
 
+KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
+"""For how long a card that vanished may come back, and its holders still get its energy."""
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
 
@@ -113,7 +117,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         ),
         remainder_bills=_charged(books.remainder_bills, bills),
         unpriced_uj=_add(books.unpriced_uj, page.accrual.unpriced_uj),
-        claims=_prune(claims, meters),
+        claims=_prune(claims, meters, tick.now_ns),
         affirmed_ns=affirmed if tick.complete else books.affirmed_ns,
         remainders=_add(books.remainders, _remainders(page.postings)),
         evidence_uj=_add(books.evidence_uj, _by(page.postings, lambda key: key.evidence)),
@@ -236,15 +240,23 @@ def _post(interval: Interval, tenure: Tenure, state: MeterState, page: _Page) ->
             page.foreign_ns[where] = page.foreign_ns.get(where, 0) + lasted_ns
 
 
-def _prune(claims: Iterable[Claim], meters: Mapping[Meter, MeterState]) -> tuple[Claim, ...]:
+def _prune(
+    claims: Iterable[Claim], meters: Mapping[Meter, MeterState], now_ns: int
+) -> tuple[Claim, ...]:
     """Forget claims that ended before everything that is still to be booked.
 
-    A claim on a meter that was never read is kept while it is open: the meter may yet come.
+    A claim on a meter that was never read is kept while it is open: the meter may yet come. One
+    on a meter that has not come back is kept as long as experiments are.
     """
     kept = []
     for claim in claims:
         state = meters.get(claim.meter)
-        if claim.t1_ns is None or (state is not None and claim.t1_ns > state.base.t_ns):
+        waiting = (
+            claim.t1_ns is not None
+            and state is not None
+            and claim.t1_ns > max(state.base.t_ns, now_ns - KEEP_CLAIM_NS)
+        )
+        if claim.t1_ns is None or waiting:
             kept.append(claim)
     return tuple(sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or ())))
 

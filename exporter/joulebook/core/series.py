@@ -125,16 +125,20 @@ class _Air:
     ) -> tuple[WorkloadFacts, ...]:
         """Put workloads on the air that are heard of for the first time; note what is new."""
         told = {fact.id: fact for fact in facts}
-        named = {claim.workload for claim in claims} | set(earned) | set(told)
+        held_or_used = {claim.workload for claim in claims} | set(earned)
+        named = held_or_used | set(told)
         news = []
         for id_ in sorted(named - {None}, key=str):
             assert id_ is not None
             known = self._workloads.get(id_)
             fact = told.get(id_) or (known.facts if known else WorkloadFacts(id_))
+            held = id_ in held_or_used
             if known is None:
-                self._workloads[id_] = WorkloadState(fact, {}, self._now_ns)
-            elif fact != known.facts:
-                self._workloads[id_] = msgspec.structs.replace(known, facts=fact)
+                self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
+            elif fact != known.facts or (held and not known.held):
+                self._workloads[id_] = msgspec.structs.replace(
+                    known, facts=fact, held=held or known.held
+                )
             if known is None or fact != known.facts:
                 news.append(fact)
         return tuple(news)
@@ -155,12 +159,15 @@ class _Air:
                 self._roll_up(workload, balance, bill)
 
     def settle_labels(self) -> None:
-        """Freeze labels that are complete, or have been waited for long enough."""
+        """Freeze labels that are complete, or have been waited for long enough.
+
+        A workload that never had a meter gets no series: jobs without GPUs would fill the budget.
+        """
         for id_, workload in list(self._workloads.items()):
+            if workload.labels is not None or not workload.held:
+                continue
             waited_ns = self._now_ns - workload.seen_ns
-            if workload.labels is not None or not (
-                workload.facts.complete or waited_ns >= self._policy.label_wait_ns
-            ):
+            if not workload.facts.complete and waited_ns < self._policy.label_wait_ns:
                 continue
             settled = msgspec.structs.replace(
                 workload,
@@ -193,7 +200,7 @@ class _Air:
             over = (
                 state.ended_ns is not None
                 and id_ not in closing
-                and state.labels is not None
+                and (state.labels is not None or not state.held)
                 and not state.hold_left_ns
                 and self._now_ns >= max(state.ended_ns, state.final_ns) + self._policy.linger_ns
             )
@@ -242,7 +249,7 @@ class _Air:
         )
         if not workload.folded:
             return
-        id_ = WorkloadId(OVERFLOW, f"{labels.user}/{labels.account}")
+        id_ = WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
         pooled = self._workloads.get(id_) or WorkloadState(
             WorkloadFacts(id_, display=OVERFLOW, complete=True),
             {},

@@ -18,6 +18,7 @@ import msgspec
 from joulebook.clock import NodeClock
 from joulebook.core.bills import NOTHING
 from joulebook.core.books import ZERO, Books, Entry
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder, admit
@@ -30,7 +31,6 @@ from joulebook.daemon.today import Today
 from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import LedgerUnavailable
 from joulebook.exposition.view import HISTORY_POINTS, View
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.store.contract import Store
 from joulebook.tenants.contract import TenantSource
 from joulebook.units import s_from_ns

@@ -13,10 +13,11 @@ import time
 from collections import Counter
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.exposition.view import SensorHealth
-from joulebook.sensors.contract import DeviceStatus, Look, Sensor
+from joulebook.sensors.contract import Look, Sensor
 from joulebook.units import NS_PER_MS, NS_PER_S
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,9 @@ from joulebook.exposition.scene import Scene
 from joulebook.exposition.view import View
 
 REFRESH_S = 5
+REPLAY = "replay"
+"""The kind of a sensor that plays a trace."""
+
 _SPAN_S = 900.0
 
 _STYLE = (Path(__file__).parent / "static/page.css").read_text("utf-8")
@@ -30,6 +33,16 @@ _METHODS = {
     Method.MODELLED: "modelled",
     Method.APPORTIONED: "apportioned between several holders",
 }
+
+
+def _replayed(view: View) -> str:
+    """Whoever sees the page of a demo must not take its figures for this machine's."""
+    if all(sensor.kind != REPLAY for sensor in view.sensors):
+        return ""
+    return (
+        '<p class="note">The power on this page is a <strong>recorded trace</strong>, played '
+        "again. Nothing here is measured on this machine.</p>"
+    )
 
 
 def render_page(view: View, ready: bool, message: str) -> bytes:
@@ -52,7 +65,7 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 <body>
 <header><h1>{text(view.node)}</h1>{pill}
 <span class="of">Joulebook{where}, {words.clock(view.utc_s)}</span></header>
-{trouble}<main>
+{trouble}{_replayed(view)}<main>
 {_power(view)}
 {today(view)}
 {gpus(scene)}

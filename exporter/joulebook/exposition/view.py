@@ -14,11 +14,11 @@ import msgspec
 from joulebook import __version__
 from joulebook.core.bills import Bill, Charge
 from joulebook.core.books import Books, Remainder
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Holder
 from joulebook.core.workloads import Labels
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.units import s_from_ns
 
 __all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "View"]

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.sensors.contract import DeviceStatus, Look
+from joulebook.sensors.contract import Look
 from joulebook.sensors.nvml_api import Device, Session
 from joulebook.sensors.nvml_card import Card
 from joulebook.sensors.nvml_errors import GPU_IS_LOST, UNINITIALIZED, error, meaning

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter, PowerSample, ProcessUse, Reading
 from joulebook.errors import SensorError
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.sensors.nvml_api import Device, Session, Telemetry
 from joulebook.sensors.nvml_processes import ProcessReader, ProcessStarts, SmTimes
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ

@@ -8,9 +8,10 @@ from typing import IO
 
 import msgspec
 
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import ConfigError
-from joulebook.sensors.contract import DeviceStatus, Look
+from joulebook.sensors.contract import Look
 from joulebook.sensors.trace import KIND, VERSION, Header, Record, TraceDevice, open_trace
 
 

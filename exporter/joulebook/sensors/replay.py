@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, PowerSample, Reading
 from joulebook.errors import ConfigError, SensorLost, SensorMissing
-from joulebook.sensors.contract import DeviceStatus, Look
+from joulebook.sensors.contract import Look
 from joulebook.sensors.trace import Record, Trace, TraceDevice, read_trace
 from joulebook.units import MW_PER_W
 

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.sensors.contract import DeviceStatus
 
 Boundary = Callable[[int], None]
 """Called from any thread with the node time at which a workload may have begun or ended."""

@@ -407,6 +407,19 @@ def test_an_interval_over_several_quarters_is_in_each() -> None:
     assert max(down) - min(down) == 3 * 900
 
 
+def test_series_hold_at_zero_for_as_long_as_they_could_be_scraped() -> None:
+    job = Job("a", gpu(), at(1), at(90))
+    world = world_of(job, seconds=90, bursts=False)
+    alive = ((at(0), at(11)), (at(500), at(540)))
+    shown = {
+        books.last_ns
+        for books in play(replace(world, alive=alive)).history
+        if (state := books.workloads.get(job.id)) is not None and not state.hold_left_ns
+    }
+    # On the air from the first second; 9 s served before the kill, 28.5 s still to come.
+    assert min(shown) == at(529)
+
+
 # --- claims kept as long as they matter --------------------------------------------------------
 
 

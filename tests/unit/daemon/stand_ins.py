@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from joulebook.clock import Anchor, NodeClock
 from joulebook.core.books import Books, Entry
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Failure, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerUnavailable, SensorError
-from joulebook.sensors.contract import DeviceStatus, Look
+from joulebook.sensors.contract import Look
 from joulebook.tenants.contract import Boundary, Holdings
 
 METER = Meter(Component.GPU, "GPU-a")

@@ -7,12 +7,12 @@ from tests.unit.exposition.sample import NOW_NS, meter_state, small_view
 
 from joulebook.core.bills import Charge, Exact, Item
 from joulebook.core.books import ExperimentState, WorkloadState
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import Curve, Point, Quality, RateSet
 from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.view import Build, RateFeed, SensorHealth, View
-from joulebook.sensors.contract import DeviceStatus
 
 NAMES = (
     'quote " brace } comma , equals = {',

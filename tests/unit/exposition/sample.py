@@ -15,6 +15,7 @@ from joulebook.core.books import (
     Remainder,
     WorkloadState,
 )
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import (
     NANO,
     PER_KWH,
@@ -33,7 +34,6 @@ from joulebook.core.tenancy import Claim, Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.process import ProcessStats
 from joulebook.exposition.view import Build, RateFeed, SensorHealth, View
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.units import NS_PER_S
 
 GIB = 1 << 30

@@ -211,6 +211,16 @@ def test_unsettled_and_pooled_workloads_are_not_listed() -> None:
     assert "No workload yet." in words(view)
 
 
+def test_a_replayed_trace_is_not_taken_for_this_machine() -> None:
+    view = small_view()
+    said = "recorded trace"
+    assert said not in render_page(view, True, "ready").decode()
+    replayed = msgspec.structs.replace(
+        view, sensors=(msgspec.structs.replace(view.sensors[0], kind="replay"),)
+    )
+    assert said in render_page(replayed, True, "ready").decode()
+
+
 def test_page_says_which_setting_is_missing() -> None:
     view = msgspec.structs.replace(
         small_view(),

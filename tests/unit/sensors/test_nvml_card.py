@@ -11,9 +11,10 @@ from tests.fakes.nvml.scenario import Gpu, Kind, Process
 from tests.unit.sensors.nvml_bench import MS, SECOND, SHIFT_NS, START_NS, MakeBench
 
 from joulebook.core.books import Method
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.intervals import Interval, between
 from joulebook.core.readings import Component, Meter
-from joulebook.sensors.contract import DeviceStatus, Look, Sensor
+from joulebook.sensors.contract import Look, Sensor
 
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 

@@ -10,9 +10,10 @@ from tests.fakes.nvml.scenario import Gpu
 from tests.unit.sensors.nvml_bench import SECOND, MakeBench
 from tests.unit.sensors.test_replay import HandClock
 
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Failure, Meter, PowerSample, Reading
 from joulebook.errors import ConfigError
-from joulebook.sensors.contract import DeviceStatus, Look
+from joulebook.sensors.contract import Look
 from joulebook.sensors.record import TraceWriter
 from joulebook.sensors.replay import ReplaySensor
 from joulebook.sensors.trace import Record, read_trace

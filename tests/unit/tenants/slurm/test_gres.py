@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
-from joulebook.sensors.contract import DeviceStatus
-from joulebook.tenants.gres import (
+from joulebook.tenants.slurm.gres import (
     GresMap,
     Part,
     Position,

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from joulebook.core.tenancy import Evidence
 from joulebook.errors import InputError
-from joulebook.tenants.events import open_directory, trusted_owners
 from joulebook.tenants.inotify import (
     IN_CLOSE_WRITE,
     IN_DELETE,
@@ -31,6 +30,7 @@ from joulebook.tenants.inotify import (
     Event,
     Inotify,
 )
+from joulebook.tenants.slurm.events import open_directory, trusted_owners
 
 _GPU_INDEX = re.compile(r"^(\d{1,3})(?:\.(\d{1,3}))?$")
 _GPU_UUID = re.compile(r"^(GPU|MIG)-[0-9A-Za-z/-]{8,72}$")

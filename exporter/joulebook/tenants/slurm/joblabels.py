@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from joulebook.errors import InputError
-from joulebook.tenants.events import read_labels
-from joulebook.tenants.jobenv import JobEnvironment, read_environment
-from joulebook.tenants.slurmjob import Job
+from joulebook.tenants.slurm.events import read_labels
+from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.jobenv import JobEnvironment, read_environment
 
 FAST_S = (0.0, 0.005, 0.010, 0.020, *(0.020 * n for n in range(2, 26)))
 SLOW_S = (1.0, 3.0, 8.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.tenants.slurm_world import World
+from tests.unit.tenants.slurm.slurm_world import World
 
 from joulebook.core.tenancy import Evidence
 from joulebook.core.workloads import WorkloadId
@@ -384,7 +384,7 @@ def test_a_sluid_is_named_by_its_own_processes_only(world: World, tmp_path: Path
 
 
 def test_a_missing_epilog_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joulebook.tenants.slurmnews._NO_EPILOG_S", 0.1)
+    monkeypatch.setattr("joulebook.tenants.slurm.news._NO_EPILOG_S", 0.1)
     world.record("101", state="COMPLETED")
     world.record("102", state="RUNNING")
     for job, gpu in (("101", "0"), ("102", "1")):

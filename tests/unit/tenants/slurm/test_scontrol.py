@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.tenants.scontrol import GONE, Asker, HeldGpu, JobAnswer, parse_job
+from joulebook.tenants.slurm.scontrol import GONE, Asker, HeldGpu, JobAnswer, parse_job
 
 RECORD = """JobId=2 ArrayJobId=1 ArrayTaskId=7 JobName=train model
    UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A

@@ -14,13 +14,13 @@ from joulebook.clock import Clock
 from joulebook.core.tenancy import Evidence
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import SlurmPlace, is_sluid
-from joulebook.tenants.events import JobEvent
-from joulebook.tenants.joblabels import FAST_S, LabelReader, next_look_s
-from joulebook.tenants.jobmapping import Mapped
-from joulebook.tenants.scontrol import Asker, JobAnswer
-from joulebook.tenants.slurmclaims import GresOf
-from joulebook.tenants.slurmjob import Job
-from joulebook.tenants.slurmjobs import JobTable
+from joulebook.tenants.slurm.claims import GresOf
+from joulebook.tenants.slurm.events import JobEvent
+from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.joblabels import FAST_S, LabelReader, next_look_s
+from joulebook.tenants.slurm.jobmapping import Mapped
+from joulebook.tenants.slurm.jobs import JobTable
+from joulebook.tenants.slurm.scontrol import Asker, JobAnswer
 from joulebook.units import NS_PER_MS
 
 _HOOK_GRACE_S = 0.2
@@ -91,7 +91,7 @@ class SlurmNews:
                 self._ask(job)
             if t1_ns is None:
                 self._begin_looks(job)
-                if not live and not job.paths:
+                if not job.paths:  # A cgroup that comes and goes at once is never seen.
                     self._agenda.at(_NO_EPILOG_S, lambda: self._check_alive(job))
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
             self.times.append(t1_ns)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from joulebook.clock import NodeClock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Claim
 from joulebook.core.workloads import WorkloadFacts
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.contract import Holdings
-from joulebook.tenants.slurm import SlurmTenants
+from joulebook.tenants.slurm.source import SlurmTenants
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import pytest
 
 from joulebook.tenants.cgroups import SlurmPlace
 from joulebook.tenants.inotify import Inotify
-from joulebook.tenants.slurmtree import SlurmTree
+from joulebook.tenants.slurm.tree import SlurmTree
 
 V2 = next(
     (p for p in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))

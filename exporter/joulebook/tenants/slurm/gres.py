@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Meter
-from joulebook.sensors.contract import DeviceStatus
 
 _BRACKETS = re.compile(r"^([^\[\],]*)\[([\d,-]+)\]([^\[\],]*)$")
 _TRAILING_NUMBER = re.compile(r"(\d+)$")

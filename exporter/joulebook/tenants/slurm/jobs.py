@@ -11,11 +11,11 @@ from pathlib import Path
 
 from joulebook.core.tenancy import Evidence
 from joulebook.tenants.cgroups import SlurmPlace
-from joulebook.tenants.events import JobEvent
-from joulebook.tenants.jobenv import JobEnvironment
-from joulebook.tenants.jobmapping import Mapped
-from joulebook.tenants.scontrol import GONE, HeldGpu, JobAnswer
-from joulebook.tenants.slurmjob import Grant, Job
+from joulebook.tenants.slurm.events import JobEvent
+from joulebook.tenants.slurm.job import Grant, Job
+from joulebook.tenants.slurm.jobenv import JobEnvironment
+from joulebook.tenants.slurm.jobmapping import Mapped
+from joulebook.tenants.slurm.scontrol import GONE, HeldGpu, JobAnswer
 
 _ON_NODE = frozenset(
     {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "STOPPED", "SIGNALING"}

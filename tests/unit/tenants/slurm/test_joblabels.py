@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from joulebook.errors import InputError
-from joulebook.tenants.jobenv import holds_processes, read_environment
-from joulebook.tenants.joblabels import FAST_S, SLOW_S, LabelReader, next_look_s
-from joulebook.tenants.slurmjob import Job
+from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.jobenv import holds_processes, read_environment
+from joulebook.tenants.slurm.joblabels import FAST_S, SLOW_S, LabelReader, next_look_s
 
 
 def test_looks_are_fast_until_there_is_a_name_and_then_end() -> None:

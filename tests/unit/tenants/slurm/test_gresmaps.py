@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.tenants.gres import GresMap, Position
-from joulebook.tenants.gresmaps import GresMaps, find_program, find_slurm_conf
+from joulebook.tenants.slurm.gres import GresMap, Position
+from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
 
 TWO = GresMap((Position("/dev/nvidia0"), Position("/dev/nvidia1")))
 

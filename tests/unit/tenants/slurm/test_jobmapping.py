@@ -7,9 +7,9 @@ import pytest
 
 from joulebook.core.tenancy import Evidence
 from joulebook.errors import InputError
-from joulebook.tenants.events import trusted_owners
 from joulebook.tenants.inotify import Inotify
-from joulebook.tenants.jobmapping import Mapped, MappingDirectory, parse, read_mapping
+from joulebook.tenants.slurm.events import trusted_owners
+from joulebook.tenants.slurm.jobmapping import Mapped, MappingDirectory, parse, read_mapping
 
 DCGM, GPUSTAT = Evidence.JOB_MAPPING, Evidence.GPUSTAT
 

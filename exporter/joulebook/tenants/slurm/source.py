@@ -1,7 +1,7 @@
 """SLURM as a source of tenants: event files, cgroups, job-mapping files, at last the controller.
 
 One thread reads inotify and keeps the table of jobs; another asks `scontrol`, seldom. What the
-sources say is put together in `slurmjobs.py` and turned into claims in `slurmclaims.py`; here
+sources say is put together in `jobs.py` and turned into claims in `claims.py`; here
 messages are moved, and wall-clock times become node time.
 """
 
@@ -17,26 +17,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import CgroupReader
 from joulebook.tenants.contract import Boundary, Holdings
-from joulebook.tenants.eventdir import EventDirectory
-from joulebook.tenants.gres import GresMap, expand
-from joulebook.tenants.gresmaps import GresMaps, find_program, find_slurm_conf
 from joulebook.tenants.inotify import Event, Inotify, InotifyThread
-from joulebook.tenants.joblabels import LabelReader
-from joulebook.tenants.jobmapping import MappingDirectory
-from joulebook.tenants.scontrol import Asker
-from joulebook.tenants.slurmclaims import claims_of, facts_of, joined
-from joulebook.tenants.slurmjob import Job
-from joulebook.tenants.slurmjobs import JobTable
-from joulebook.tenants.slurmnews import SlurmNews
-from joulebook.tenants.slurmtree import SlurmTree
+from joulebook.tenants.slurm.claims import claims_of, facts_of, joined
+from joulebook.tenants.slurm.eventdir import EventDirectory
+from joulebook.tenants.slurm.gres import GresMap, expand
+from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
+from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.joblabels import LabelReader
+from joulebook.tenants.slurm.jobmapping import MappingDirectory
+from joulebook.tenants.slurm.jobs import JobTable
+from joulebook.tenants.slurm.news import SlurmNews
+from joulebook.tenants.slurm.scontrol import Asker
+from joulebook.tenants.slurm.tree import SlurmTree
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = 1.0

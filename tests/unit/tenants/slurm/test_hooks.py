@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import joulebook
-from joulebook.tenants.events import open_directory, read_event, read_labels, trusted_owners
+from joulebook.tenants.slurm.events import open_directory, read_event, read_labels, trusted_owners
 
 HOOKS = Path(joulebook.__file__).parent / "hooks"
 SHELLS = [s for s in ("dash", "bash", "busybox", "ksh", "mksh", "yash") if shutil.which(s)]

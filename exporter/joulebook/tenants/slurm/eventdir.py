@@ -8,13 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from joulebook.errors import InputError
-from joulebook.tenants.events import (
-    JobEvent,
-    event_stem,
-    open_directory,
-    read_event,
-    trusted_owners,
-)
 from joulebook.tenants.inotify import (
     IN_CLOSE_WRITE,
     IN_DELETE,
@@ -25,6 +18,13 @@ from joulebook.tenants.inotify import (
     IN_MOVED_TO,
     Event,
     Inotify,
+)
+from joulebook.tenants.slurm.events import (
+    JobEvent,
+    event_stem,
+    open_directory,
+    read_event,
+    trusted_owners,
 )
 
 _MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF

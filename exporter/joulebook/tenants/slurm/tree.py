@@ -22,7 +22,7 @@ from joulebook.tenants.inotify import (
     Event,
     Inotify,
 )
-from joulebook.tenants.jobenv import holds_processes
+from joulebook.tenants.slurm.jobenv import holds_processes
 
 _MASK = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 _V1_NODE = re.compile(r"^slurm(?:_(.+))?$")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from joulebook.core import experiments
+from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.sensors.contract import DeviceStatus
 from joulebook.tenants.clean import clean_label
-from joulebook.tenants.gres import GresMap, Part, Unmappable, find_part
-from joulebook.tenants.slurmjob import Grant, Job
+from joulebook.tenants.slurm.gres import GresMap, Part, Unmappable, find_part
+from joulebook.tenants.slurm.job import Grant, Job
 
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
 """The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from joulebook.tenants.clean import clean_label
-from joulebook.tenants.events import LABEL_NAMES
+from joulebook.tenants.slurm.events import LABEL_NAMES
 
 _MARK = b"SLURM_JOB_ID"
 _RESTART = b"SLURM_RESTART_COUNT"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulebook.errors import InputError
-from joulebook.tenants.events import (
+from joulebook.tenants.slurm.events import (
     MAX_EVENT_BYTES,
     MAX_LABEL_FILE_BYTES,
     decode_event,

@@ -1,0 +1,82 @@
+"""What each command says of itself, and the commands that need nothing but themselves."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from joulebook import cli
+
+LINES = {
+    "release": ["--for TIME", "0 takes hold again"],
+    "top": ["--once", "--url URL", "--user NAME", "JOULEBOOK_PASSWORD", "--ca FILE", "--insecure"],
+    "job": ["ID", "1234_7", "--json"],
+    "doctor": ["What this node can read, what it cannot, why, and what to do"],
+    "record": ["TRACE", "--for TIME", "--every TIME", "default: 0.1s"],
+    "replay": ["TRACE", "--jobs FILE", "job,user,account,experiment,gpu,start_s,end_s"],
+    "config": ["configuration in force"],
+}
+
+
+@pytest.mark.parametrize("command", LINES)
+def test_help(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in said.splitlines())
+    for line in LINES[command]:
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    "wrong", [["release", "--for", "soon"], ["record", "x", "--every", "-1"], ["job"], ["top", "x"]]
+)
+def test_wrong_use_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(wrong)
+    assert ended.value.code == 2
+    assert "usage: joulebook" in capsys.readouterr().err
+
+
+def test_config_prints_what_is_in_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "joulebook.toml"
+    file.write_text("[node]\nname = 'n7'\n[sensors.ipmi]\nenabled = true\n")
+    monkeypatch.setenv("JOULEBOOK_DAEMON_SETTLE_S", "5")
+    assert cli.main(["--config", str(file), "config"]) == 0
+    said = capsys.readouterr()
+    values = tomllib.loads(said.out)
+    assert values["node"]["name"] == "n7"
+    assert values["daemon"]["settle_s"] == 5
+    assert "sensors.ipmi.enabled" in said.err
+
+
+def test_config_that_is_wrong_names_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "joulebook.toml"
+    file.write_text("[node]\nnam = 'n7'\n")
+    assert cli.main(["--config", str(file), "config"]) == 2
+    assert "did you mean node.name?" in capsys.readouterr().err
+
+
+def test_record_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "t.jsonl"
+    trace.write_text("precious")
+    assert cli.main(["record", str(trace)]) == 2
+    assert "no trace is overwritten" in capsys.readouterr().err
+    assert trace.read_text() == "precious"
+
+
+def test_top_says_what_to_do_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top", "--once", "--url", "http://127.0.0.1:1"]) == 1
+    said = capsys.readouterr().err
+    assert "no daemon answers at http://127.0.0.1:1" in said
+    assert "joulebook doctor" in said
