@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from joulebook.core.bills import Bill, Charge, Exact, Item, total
 from joulebook.core.books import Amount, ChargeKey, RateUsed, Remainder
 from joulebook.core.rates import NANO, PER_KWH, Quality
+from joulebook.core.readings import Component, Meter
+from joulebook.core.statement import Posted
 from joulebook.core.workloads import Labels, WorkloadId
 
 EXPIRED = "(expired)"
@@ -46,6 +48,15 @@ FROM charges LEFT JOIN workloads ON workloads.id = workload_id
 WHERE quarter_s >= ? AND quarter_s < ?
 GROUP BY remainder, user, account, experiment, item, currency
 """  # noqa: S608
+
+_POSTED = """
+SELECT remainder, user, account, experiment, component, meters.name, quarter_s,
+       sum(energy_uj), sum(idle_uj), sum(held_ns)
+FROM postings JOIN meters ON meters.id = meter_id
+LEFT JOIN workloads ON workloads.id = workload_id
+WHERE quarter_s >= ? AND quarter_s < ?
+GROUP BY remainder, user, account, experiment, meter_id, quarter_s
+"""
 
 _TOTALS = f"SELECT item, currency, {_SUM} FROM charges GROUP BY item, currency"  # noqa: S608
 
@@ -101,6 +112,16 @@ def by_owner(
         who = Remainder(remainder) if remainder else Labels(*rest[:3])
         found[who] = total([found.get(who, {}), {_charge(*rest[3:5]): _exact(rest[5:])}])
     return found
+
+
+def posted(conn: sqlite3.Connection, since_s: int, until_s: int) -> Iterator[Posted]:
+    """What was posted in the quarter hours of [since, until), by whose it is and where."""
+    for remainder, *labels, component, name, quarter_s, energy_uj, idle_uj, held_ns in conn.execute(
+        _POSTED, (since_s, until_s)
+    ):
+        owner = Remainder(remainder) if remainder else Labels(*labels)
+        meter = Meter(Component(component), name)
+        yield Posted(owner, meter, quarter_s, Amount(energy_uj, idle_uj, held_ns))
 
 
 def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:

@@ -16,6 +16,7 @@ import msgspec
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact
 from joulebook.core.books import ZERO, Amount, Method, Remainder
 from joulebook.core.readings import Component, Meter
+from joulebook.core.statement import Posted
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
 from joulebook.store import charges, faults, schema, state
@@ -111,6 +112,15 @@ class ChargeBalance(NamedTuple):
     charge: Charge
     booked: Exact
     rows: Exact
+
+
+class Account(NamedTuple):
+    """What was posted and charged, the rates used for it, and the models of the devices."""
+
+    posted: list[Posted]
+    booked: dict[Labels | Remainder, Bill]
+    used: list[charges.RateRow]
+    models: dict[Meter, str]
 
 
 class LedgerReader:
@@ -223,6 +233,16 @@ class LedgerReader:
         """What was charged since `since_s`, like `since_by_owner`."""
         with self._view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
+
+    def account(self, since_s: int, until_s: int) -> Account:
+        """All that a report needs of the quarter hours in [since, until), in one view."""
+        with self._view() as conn:
+            return Account(
+                list(charges.posted(conn, since_s, until_s)),
+                charges.by_owner(conn, since_s, until_s),
+                list(charges.rates(conn, since_s, until_s)),
+                state.read_models(conn),
+            )
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
         """What the books say was charged against what is on record; the two are the same."""

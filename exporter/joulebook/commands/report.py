@@ -1,0 +1,226 @@
+"""`joulebook report`: energy, cost and CO2e of each experiment, also at other rates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from joulebook.commands.text import (
+    NOTHING,
+    Column,
+    Screen,
+    energy,
+    gpu_hours,
+    moment,
+    percent,
+    shown,
+    table,
+)
+from joulebook.config import load
+from joulebook.core.bills import NOTHING as NONE
+from joulebook.core.bills import Bill, Charge, Exact, Item
+from joulebook.core.books import Remainder
+from joulebook.core.rates import NANO, UG_PER_G
+from joulebook.core.statement import Line, net, whole
+from joulebook.errors import ConfigError
+from joulebook.rates.sources import missing
+from joulebook.report.experiments import Report, make
+from joulebook.units import kwh_from_uj
+
+_CO2E = Charge(Item.CO2E)
+_FOREVER_S = 1 << 40
+
+LIMITS = (
+    "This node's ledger, and what its meters measure. Not in it yet: other nodes, CPU and memory, "
+    "embodied CO2e, results of runs."
+)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the report."""
+    config = load(args.config, os.environ)
+    new = None if args.rates is None else load(args.rates, {}).rates
+    report = make(
+        Path(config.ledger.path),
+        0 if args.since is None else _quarter(args.since),
+        _FOREVER_S if args.until is None else _quarter(args.until),
+        experiment=args.experiment,
+        rates=new,
+        environ=os.environ,
+    )
+    lacking = [f"{m.key} is not set: no {m.without}" for m in missing(new or config.rates)]
+    if args.json:
+        Screen().say(json.dumps({**_as_json(report), "missing": lacking}, indent=2))
+    else:
+        _show(report, lacking, Screen())
+    return 0
+
+
+def _quarter(text: str) -> int:
+    """UTC seconds of an instant on a quarter hour. Raises `ConfigError`."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r}: expected a time like 2026-01-31 or 2026-01-31T08:00Z"
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    if when.timestamp() % 900:
+        raise ConfigError(f"{text!r}: the ledger keeps quarter hours, give a time on one of them")
+    return int(when.timestamp())
+
+
+def _show(report: Report, lacking: list[str], screen: Screen) -> None:
+    until = "now" if report.until_s == _FOREVER_S else moment(report.until_s)
+    begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
+    screen.say(f"From {begin} to {until}")
+    screen.say()
+    anew = any(line.restated is not None for line in report.lines)
+    columns = [Column("experiment", least=12), Column("energy", right=True)]
+    columns += [Column(name, right=True) for name in ("held", "cost", "CO2e")]
+    if anew:
+        columns += [Column(name, right=True) for name in ("cost at new", "CO2e at new")]
+        columns += [Column(name, right=True) for name in ("cost +/-", "CO2e +/-")]
+    rows = [_row(_name(line), line, anew) for line in report.lines]
+    if len(report.lines) > 1:
+        rows.append(_row("in all", whole(report.lines), anew))
+    for text in table(columns, rows, screen.width):
+        screen.say(text)
+    screen.say()
+    for said in _used(report):
+        screen.say(said)
+    for item, energy_uj in report.unpriced_uj.items():
+        screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
+    for text in lacking:
+        screen.say(text)
+    screen.say(LIMITS)
+
+
+def _name(line: Line) -> str:
+    if isinstance(line.owner, Remainder):
+        return f"({line.owner})"
+    user, account, experiment = line.owner
+    return shown(" / ".join(filter(None, (account, user, experiment or "(none)"))), 80)
+
+
+def _row(name: str, line: Line, anew: bool) -> list[str]:
+    held = gpu_hours(line.amount.held_ns) if line.amount.held_ns else NOTHING
+    row = [name, energy(line.amount.energy_uj), held, _money(net(line.booked)), _co2e(line.booked)]
+    if anew:
+        new = line.restated or {}
+        row += [_money(net(new)), _co2e(new), _money(_differ(line.booked, new), "+")]
+        grams = _grams(new, line.booked)
+        row.append(NOTHING if grams is None else f"{grams:+,.3f} g")
+    return row
+
+
+def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
+    """The difference in money; none where the new rates leave out what was booked."""
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
+    if not paid <= {charge.item for charge in new} | (
+        {Item.ELECTRICITY} if _credited(new) else set()
+    ):
+        return {}
+    before, after = net(old), net(new)
+    return {
+        currency: Exact.of(after.get(currency, NONE).atoms - before.get(currency, NONE).atoms)
+        for currency in sorted({*before, *after})
+    }
+
+
+def _credited(bill: Bill) -> bool:
+    return any(charge.item is Item.CREDIT for charge in bill)
+
+
+def _money(sums: dict[str, Exact], sign: str = "") -> str:
+    said = [f"{a.floor / NANO:{sign},.4f} {currency}" for currency, a in sorted(sums.items())]
+    return ", ".join(said) or NOTHING
+
+
+def _co2e(bill: Bill) -> str:
+    return f"{bill[_CO2E].floor / UG_PER_G:,.3f} g" if _CO2E in bill else NOTHING
+
+
+def _grams(new: Bill, old: Bill) -> float | None:
+    if _CO2E not in new:
+        return None
+    return Exact.of(new[_CO2E].atoms - old.get(_CO2E, NONE).atoms).floor / UG_PER_G
+
+
+def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
+    """By quantity, source and quality: energy and time charged, least and greatest value."""
+    found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
+    for used, energy_uj, held_ns in report.used:
+        key = (used.quantity, used.source, str(used.quality))
+        e, h, low, high = found.get(key, (0, 0, used.value, used.value))
+        found[key] = (e + energy_uj, h + held_ns, min(low, used.value), max(high, used.value))
+    return found
+
+
+def _used(report: Report) -> Iterator[str]:
+    shares = _shares(report)
+    totals: dict[str, int] = {}
+    for (quantity, _, _), (energy_uj, held_ns, _, _) in shares.items():
+        totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
+    for (quantity, source, quality), (energy_uj, held_ns, _, _) in shares.items():
+        part = percent(energy_uj or held_ns, totals[quantity])
+        yield f"{quantity} as booked: {shown(source)} ({quality}) for {part} of what was charged"
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "since_utc_s": report.since_s or None,
+        "until_utc_s": None if report.until_s == _FOREVER_S else report.until_s,
+        "lines": [_line(line) for line in report.lines],
+        "rates_used": [
+            {"quantity": q, "source": s, "quality": k, "energy_kwh": kwh_from_uj(e),
+             "held_gpu_hours": h / 3.6e12, "least": low, "greatest": high}
+            for (q, s, k), (e, h, low, high) in _shares(report).items()
+        ],
+        "unpriced_kwh": {k: kwh_from_uj(v) for k, v in report.unpriced_uj.items()},
+        "limits": LIMITS,
+    }  # fmt: skip
+
+
+def _line(line: Line) -> dict[str, Any]:
+    owner: dict[str, str]
+    if isinstance(line.owner, Remainder):
+        owner = {"remainder": str(line.owner)}
+    else:
+        owner = dict(zip(line.owner._fields, line.owner, strict=True))
+    found: dict[str, Any] = {
+        **owner,
+        "energy_kwh": kwh_from_uj(line.amount.energy_uj),
+        "energy_uj": line.amount.energy_uj,
+        "idle_energy_uj": line.amount.idle_uj,
+        "held_gpu_hours": line.amount.held_ns / 3.6e12,
+        "booked": _bill(line.booked),
+    }
+    if line.restated is not None:
+        new = line.restated
+        found["restated"] = _bill(new)
+        money = _differ(line.booked, new)
+        found["difference"] = {
+            "cost": {currency: amount.floor / NANO for currency, amount in money.items()},
+            "co2e_grams": _grams(new, line.booked),
+        }
+    return found
+
+
+def _bill(bill: Bill) -> dict[str, Any]:
+    return {
+        "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},
+        "by_kind": {
+            f"{item}_{currency}": amount.floor / NANO
+            for (item, currency), amount in sorted(bill.items())
+            if currency
+        },
+        "co2e_grams": bill[_CO2E].floor / UG_PER_G if _CO2E in bill else None,
+    }

@@ -1,0 +1,44 @@
+"""Rates of the past, asked of their sources for a stretch of time: for charging anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from joulebook.config_rates import Rates
+from joulebook.core.rates import Curve, Point, RateSet, overlay
+from joulebook.rates.contract import DAY_S, FeedEmpty, Quantity
+from joulebook.rates.plausible import sift
+from joulebook.rates.sources import Feed, basis, feeds
+
+_MOST_S = 7 * DAY_S
+"""What a feed is asked for at once."""
+
+
+def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> RateSet:
+    """The rates in [t0, t1) UTC. Holes stay holes. Raises `FeedError` and `ConfigError`."""
+    curves = {
+        feed.quantity: Curve(_points(feed, rates.currency, t0_s, t1_s))
+        for feed in feeds(rates, environ)
+    }
+    known = basis(rates)
+    return RateSet(
+        known.currency,
+        known.zone,
+        curves.get(Quantity.PRICE, Curve()),
+        curves.get(Quantity.CARBON, Curve()),
+        known.pue,
+        known.hardware,
+    )
+
+
+def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> tuple[Point, ...]:
+    step_s = max(t1_s - t0_s, 1) if feed.source.plan.local else _MOST_S
+    points: tuple[Point, ...] = ()
+    for start_s in range(t0_s, t1_s, step_s):
+        try:
+            said = feed.source.fetch(start_s, min(start_s + step_s, t1_s))
+        except FeedEmpty:
+            continue
+        good, _ = sift(said, feed.quantity, currency)
+        points = overlay(points, good)
+    return points
