@@ -11,6 +11,8 @@ import pytest
 import yaml
 from tests.integration.helm import PACKAGES, helm
 
+from joulebook.config import load
+
 CHART = Path(__file__).resolve().parents[2] / "helm" / "joulebook"
 Objects = dict[str, dict[str, Any]]
 
@@ -142,3 +144,34 @@ def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str)
     done = run(binary, "template", "lab", str(CHART), "--set", wrong)
     assert done.returncode != 0
     assert named in done.stderr
+
+
+RATES = '[rates]\ncurrency = "EUR"\npue = 1.2\n[rates.price]\nkind = "energy-charts"\nzone = "DE-LU"\n'
+
+
+def test_the_rates_service_is_optional_and_its_own_pod(binary: Path, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(
+        yaml.safe_dump({"ratesService": {"enabled": True, "config": RATES, "tokenSecret": "keys"}})
+    )
+    done = run(binary, "template", "lab", str(CHART), "--values", str(values))
+    assert done.returncode == 0, done.stderr
+    objects = {
+        (each["kind"], each["metadata"]["name"]): each
+        for each in yaml.safe_load_all(done.stdout)
+        if each
+    }
+    pod = objects["Deployment", "lab-joulebook-rates"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["args"][2:4] == ["rates", "serve"]
+    assert container["image"] == "joulebook:0.1.0", "the same image"
+    assert container["securityContext"]["runAsNonRoot"] is True
+    labels = pod["metadata"]["labels"]
+    service = objects["Service", "lab-joulebook-rates"]["spec"]
+    assert service["selector"].items() <= labels.items()
+    nodes = objects["Service", "lab-joulebook"]["spec"]["selector"]
+    assert not nodes.items() <= labels.items(), "it is not scraped as a node"
+    written = objects["ConfigMap", "lab-joulebook-rates"]["data"]["joulebook.toml"]
+    config = tmp_path / "joulebook.toml"
+    config.write_text(written)
+    assert load(config, {}).rates.price.kind == "energy-charts"
