@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config_rates import Rates
+from joulebook.config_sections import Slurm
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
@@ -46,11 +47,12 @@ from joulebook.units import NS_PER_S, ns_from_s
 
 log = logging.getLogger(__name__)
 
+PCI_DEVICES = Path("/sys/bus/pci/devices")
 NVIDIA_VENDOR = "0x10de"
 DISPLAY_CLASS = "0x03"
 
 
-def gpu_is_here(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
     """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
 
     The library alone counts too: where a GPU is passed through, the bus may not show it.
@@ -70,9 +72,19 @@ def gpu_is_here(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
     return True
 
 
+def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
+    """Whether any sensor would run here; a daemon with none is refused."""
+    return any(choice.wanted(config, pci) for choice in SENSORS.values())
+
+
 def slurm_is_here(config: Config) -> bool:
-    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files."""
+    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
+
+    Who sets where event files are expects them, also where that place comes after this daemon.
+    """
     slurm = config.tenants.slurm
+    if slurm.events_dir != Slurm().events_dir:
+        return True
     places = (slurm.slurm_conf, "/etc/slurm", "/etc/slurm-llnl", "/run/slurm", slurm.events_dir)
     return any(place and Path(place).exists() for place in places)
 
@@ -109,7 +121,7 @@ class Choice(NamedTuple):
 
     kind: str
     component: Component
-    wanted: Callable[[Config], bool]
+    wanted: Callable[[Config, Path], bool]
     make: Callable[[Config, Clock], Sensor]
 
 
@@ -117,16 +129,16 @@ SENSORS: dict[str, Choice] = {
     "nvml": Choice(
         "counter",
         Component.GPU,
-        lambda config: _enabled(
+        lambda config, pci: _enabled(
             config.sensors.nvml.enabled,
-            lambda: not config.sensors.replay.enabled and gpu_is_here(),
+            lambda: not config.sensors.replay.enabled and gpu_is_here(pci),
         ),
         lambda config, clock: NvmlSensor(clock),
     ),
     "replay": Choice(
         "replay",
         Component.GPU,
-        lambda config: config.sensors.replay.enabled,
+        lambda config, _pci: config.sensors.replay.enabled,
         lambda config, clock: ReplaySensor(clock, *traces(config.sensors.replay.trace)),
     ),
 }
@@ -167,7 +179,7 @@ def assemble(config: Config) -> Node:
     """
     with ExitStack() as exits:
         masked = mask(config.privacy.users, config.privacy.key_file)
-        if not any(choice.wanted(config) for choice in SENSORS.values()):
+        if not can_measure(config):
             raise ConfigError(
                 "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library "
                 "here, and no other sensor is enabled; `joulebook doctor` says more, "
@@ -248,7 +260,7 @@ def _workers(config: Config, clock: Clock, books: Books) -> list[SensorWorker]:
             known={meter for meter in books.meters if meter.component is choice.component},
         )
         for choice in SENSORS.values()
-        if choice.wanted(config)
+        if choice.wanted(config, PCI_DEVICES)
     ]
 
 

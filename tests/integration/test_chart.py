@@ -146,7 +146,14 @@ def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str)
     assert named in done.stderr
 
 
-RATES = '[rates]\ncurrency = "EUR"\npue = 1.2\n[rates.price]\nkind = "energy-charts"\nzone = "DE-LU"\n'
+RATES = """\
+[rates]
+currency = "EUR"
+pue = 1.2
+[rates.price]
+kind = "energy-charts"
+zone = "DE-LU"
+"""
 
 
 def test_the_rates_service_is_optional_and_its_own_pod(binary: Path, tmp_path: Path) -> None:

@@ -9,21 +9,29 @@ from joulebook import __version__
 from joulebook.commands.board import Board, read_board
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.daemon_http import DaemonUrl, Unreachable, url_of
+from joulebook.commands.running import described
 from joulebook.commands.text import seconds, several
 from joulebook.errors import InputError
+from joulebook.wiring import can_measure
 
 _UNAUTHORIZED = 401
 
 
 def process(site: Site) -> Iterator[Finding]:
-    """Whether a daemon holds the ledger."""
-    if site.daemon is None:
+    """Whether a daemon holds the ledger, and if not, whether one could."""
+    if site.daemon is not None:
+        yield ok(f"{described(site.daemon)} holds the ledger")
+    elif site.config_problem or can_measure(site.config, site.sysfs / "bus/pci/devices"):
         yield warn(
             f"no daemon runs on {site.ledger}: nothing is measured",
-            "systemctl enable --now joulebook, or `joulebook run`.",
+            "Start it: `joulebook run`, as root.",
         )
     else:
-        yield ok(f"pid {site.daemon} holds the ledger")
+        yield fail(
+            "no daemon runs, and `joulebook run` refuses here: nothing to measure (no NVIDIA GPU, "
+            "no driver library, no other sensor enabled)",
+            "Install the driver if there is a GPU; `joulebook run --demo` plays a recorded trace.",
+        )
 
 
 def ready(site: Site) -> Iterator[Finding]:
@@ -35,13 +43,13 @@ def ready(site: Site) -> Iterator[Finding]:
         if site.daemon is None:
             yield nothing(str(error))
         else:
-            yield fail(str(error), "See its log (journalctl -u joulebook) and server.listen.")
+            yield fail(str(error), "See its log, and server.listen.")
         return
     if answer.status == 200:
         yield ok(f"{daemon.base}/readyz: ready")
     else:
         for line in answer.text.strip().splitlines() or [f"status {answer.status}"]:
-            yield fail(f"{daemon.base}/readyz: {line}", "See its log (journalctl -u joulebook).")
+            yield fail(f"{daemon.base}/readyz: {line}", "See its log.")
 
 
 def measuring(site: Site) -> Iterator[Finding]:

@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from joulebook.commands.running import daemon_pid
-from joulebook.commands.text import Screen, moment, seconds
+from joulebook.commands.running import daemon_pid, described, lock_path
+from joulebook.commands.text import Screen, moment, seconds, shown
 from joulebook.config import load
 from joulebook.daemon import release
+from joulebook.errors import ConfigError
 
 PATIENCE_S = 5.0
 """On top of one tick of the daemon, which looks for requests once in each."""
@@ -25,6 +26,9 @@ def main(args: argparse.Namespace) -> int:
     ledger = Path(config.ledger.path)
     patience_s = PATIENCE_S + (config.daemon.interval_s if config.daemon.interval_s > 1 else 0)
     screen = Screen()
+    if missing := _missing(ledger):
+        Screen(sys.stderr).say(f"joulebook release: {missing}")
+        return FAILED
     if not args.duration:
         return _take_hold(ledger, patience_s, screen)
     until_s = time.time() + args.duration
@@ -48,6 +52,26 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _missing(ledger: Path) -> str:
+    """Why no daemon can be reading here; empty if one may be."""
+    named = "name its ledger with --config FILE or JOULEBOOK_LEDGER_PATH if it has another"
+    lock = lock_path(ledger)
+    try:
+        ledger.stat()
+        lock.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        what = "ledger" if e.filename == str(ledger) else "lock of a daemon"
+        return (
+            f"no daemon runs here: there is no {what} at {e.filename}; nothing was asked for; "
+            f"{named}"
+        )
+    except OSError as e:
+        raise ConfigError(
+            f"cannot look at {e.filename}: {e.strerror}; run this as the daemon's user"
+        ) from e
+    return ""
+
+
 def _take_hold(ledger: Path, patience_s: float, screen: Screen) -> int:
     if not release.request_path(ledger).exists():
         screen.say("Nothing was let go of: there is no release to end.")
@@ -68,10 +92,10 @@ def _withdraw(ledger: Path) -> None:
 def _no_answer(ledger: Path, patience_s: float, so: str) -> int:
     pid = daemon_pid(ledger)
     if pid is None:
-        why = f"no daemon runs on ledger {ledger}"
+        why = f"no daemon runs on ledger {ledger}: nobody holds {lock_path(ledger)}"
     else:
         why = (
-            f"the daemon (pid {pid}) has not answered within {patience_s:.0f} s; "
+            f"the daemon, {shown(described(pid))}, has not answered within {patience_s:.0f} s; "
             "a call to the driver may hang: see /readyz and its log"
         )
     Screen(sys.stderr).say(f"joulebook release: {why}; {so}")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+
+import psutil
+
+
+def lock_path(ledger: Path) -> Path:
+    """The file that the daemon of this ledger holds locked."""
+    return ledger.with_name(ledger.name + ".lock")
 
 
 def daemon_pid(ledger: Path, proc: Path = Path("/proc")) -> int | None:
@@ -11,9 +19,8 @@ def daemon_pid(ledger: Path, proc: Path = Path("/proc")) -> int | None:
     Read from the kernel's list of locks (proc_locks(5)) and not tried: even a lock taken for an
     instant would turn away a daemon that starts in it.
     """
-    lock = ledger.with_name(ledger.name + ".lock")
     try:
-        inode = lock.stat().st_ino
+        inode = lock_path(ledger).stat().st_ino
         held = (proc / "locks").read_text().splitlines()
     except OSError:
         return None
@@ -25,3 +32,15 @@ def daemon_pid(ledger: Path, proc: Path = Path("/proc")) -> int | None:
         if fields[5].rpartition(":")[2] == str(inode):
             return int(fields[4])
     return None
+
+
+def described(pid: int) -> str:
+    """`pid 4711 (joulebook run)`: a process, with its command line where that can be seen.
+
+    The command line is whatever its starter wrote there: clean it before it is shown.
+    """
+    try:
+        words = psutil.Process(pid).cmdline()
+    except (psutil.Error, OSError, ValueError):  # ended, hidden by hidepid, or -1: no process's
+        words = []
+    return f"pid {pid} ({shlex.join(words)})" if words else f"pid {pid}"

@@ -39,8 +39,8 @@ def main(args: argparse.Namespace) -> int:
         errors = Screen(sys.stderr)
         errors.say(f"joulebook top: {error}")
         errors.say(
-            "Start the daemon (systemctl start joulebook, or joulebook run), or name another with "
-            "--url; `joulebook doctor` says what is wrong on this node."
+            "Start the daemon (`joulebook run`), or name another with --url; `joulebook doctor` "
+            "says what is wrong on this node."
         )
         return FAILED
     if args.once or not screen.is_terminal:

@@ -144,10 +144,11 @@ def merge(
     """Bring the claims on record up to date with what tenants report now.
 
     A report of a claim that is open on record is that claim, whatever beginning it now gives: a
-    source that was restarted may know it less well. It replaces the one with its key (of two reports of the same, one with an end, and
-    of those the later end, stands). An open claim that a *complete* report of its
-    evidence no longer mentions ended unseen: it is closed at `affirmed_ns`, the last instant at
-    which such evidence was whole and mentioned it (what was burnt later is not proven to be its).
+    source that was restarted may know it less well. It replaces the one with its key (of two
+    reports of the same, one with an end, and of those the later end, stands). An open claim that
+    a *complete* report of its evidence no longer mentions ended unseen: it is closed at
+    `affirmed_ns`, the last instant at which such evidence was whole and mentioned it (what was
+    burnt later is not proven to be its).
     """
     now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
     merged: dict[tuple[WorkloadId | None, Meter, Evidence, int], Claim] = {}

@@ -73,9 +73,7 @@ def merged(known: WorkloadFacts, told: WorkloadFacts) -> WorkloadFacts:
     labels = Labels(
         told.labels.user or known.labels.user,
         told.labels.account or known.labels.account,
-        told.labels.experiment
-        if named or not known.labels.experiment
-        else known.labels.experiment,
+        told.labels.experiment if named or not known.labels.experiment else known.labels.experiment,
     )
     return WorkloadFacts(
         id=known.id,

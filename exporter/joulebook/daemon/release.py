@@ -6,12 +6,16 @@ daemon (a driver upgrade may well restart it). Only who may write the ledger may
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 import msgspec
 
 from joulebook.errors import ConfigError
+from joulebook.log import once, recovered
+
+log = logging.getLogger(__name__)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -49,33 +53,67 @@ def granted(ledger: Path, patience_s: float) -> bool:
 
 
 class ReleaseDesk:
-    """The daemon's side: is a release wanted now?"""
+    """The daemon's side: is a release wanted now?
+
+    A disk that fails is logged, and no more: the tick loop must not end for it.
+    """
 
     def __init__(self, ledger: Path) -> None:
         self._path = request_path(ledger)
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._request: Request | None = None
 
     def wanted(self) -> bool:
         """Whether the driver is to be let go of now. A request whose time is over is removed."""
         try:
             stat = self._path.stat()
-        except OSError:
+        except FileNotFoundError:
             self._request = self._seen = None
             return False
-        if (stat.st_mtime_ns, stat.st_size) != self._seen:
-            self._seen = (stat.st_mtime_ns, stat.st_size)
+        except OSError as e:
+            # What was asked for still holds until its time is over.
+            once(log, "look", "cannot look for requests at %s: %s", self._path, e.strerror)
+            return _holds(self._request)
+        recovered(log, "look", "%s can be looked at again", self._path)
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if seen != self._seen:
+            self._seen = seen
             self._request = _read(self._path)
-        if self._request is None or time.time() >= self._request.until_s:
-            self._path.unlink(missing_ok=True)
-            return False
-        return True
+        if _holds(self._request):
+            return True
+        self._remove()
+        return False
 
     def grant(self) -> None:
         """Say that the driver was let go of."""
-        if self._request is not None and not self._request.granted:
-            self._request = msgspec.structs.replace(self._request, granted=True)
-            _write(self._path, self._request)
+        if self._request is None or self._request.granted:
+            return
+        if _read(self._path) != self._request:
+            return  # Asked anew meanwhile, or withdrawn: the next tick sees it.
+        granted = msgspec.structs.replace(self._request, granted=True)
+        try:
+            _write(self._path, granted)
+        except OSError as e:
+            once(log, "grant", "cannot write to %s that it is granted: %s", self._path, e.strerror)
+            return
+        recovered(log, "grant", "%s can be written again", self._path)
+        self._request = granted
+
+    def _remove(self) -> None:
+        if _holds(newer := _read(self._path)):
+            self._request = newer  # Asked anew since it was read: the next tick grants it.
+            self._seen = None
+            return
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as e:
+            once(log, "remove", "cannot remove %s: %s", self._path, e.strerror)
+        else:
+            recovered(log, "remove", "%s could be removed", self._path)
+
+
+def _holds(request: Request | None) -> bool:
+    return request is not None and time.time() < request.until_s
 
 
 def _read(path: Path) -> Request | None:

@@ -93,6 +93,20 @@ def _counter(
     return Metric(name, Kind.COUNTER, help, unit, labels, quantum, stability, adds=True)
 
 
+GAP_REASONS = (
+    "daemon_down", "hung", "missing", "released", "energy_unread", "implausible",
+    "counter_reset", "reboot",
+)  # fmt: skip
+"""Exposed at 0 for every meter from the start, so that `increase()` sees the first gap too."""
+
+GPU_GAP_REASONS = ("gpu_is_lost", "uninitialized")
+"""The same, for GPUs."""
+
+SENSOR_ERROR_REASONS = {
+    "nvml": ("driver_not_loaded", "gpu_is_lost", "timeout", "uninitialized", "unknown"),
+}
+"""Exposed at 0 from the start, by sensor. Any other reason appears with its first error."""
+
 DEVICE_GAUGES = {
     metric.name.removeprefix("joulebook_gpu_"): metric
     for metric in (
@@ -197,7 +211,10 @@ _OF_MONEY = (
 )  # fmt: skip
 
 _OF_QUALITY = (
-    _counter("gap_seconds", "Time for which a meter's energy is not known, by reason.",
+    _counter("gap_seconds",
+        "Seconds in which the meter was not read (or not believed), by reason; a counter's energy "
+        "of that time is booked once it is read again. From the start, at 0: "
+        f"{', '.join(GAP_REASONS)}, of GPUs also {', '.join(GPU_GAP_REASONS)}.",
         "seconds", (*METER, "reason")),
     _counter("foreign_use_seconds",
         "Time for which processes of others than its holder used a held device.",
@@ -213,7 +230,9 @@ _OF_QUALITY = (
 _OF_DAEMON = (
     _gauge("sensor_up", "Whether the last look at a sensor gave readings.",
         labels=("sensor", "kind")),
-    _counter("sensor_errors", "Failed looks at a sensor or a device, by reason.",
+    _counter("sensor_errors",
+        "Failed looks at a sensor or a device, by reason. From the start, at 0: "
+        + "; ".join(f"{s}: {', '.join(found)}" for s, found in SENSOR_ERROR_REASONS.items()) + ".",
         labels=("sensor", "kind", "reason")),
     _gauge("sensor_last_success_timestamp_seconds", "When a sensor last gave readings (UTC).",
         "seconds", ("sensor", "kind")),

@@ -10,7 +10,15 @@ from joulebook.core.books import NO_EVIDENCE, Amount, Method, Remainder
 from joulebook.core.readings import Component
 from joulebook.core.tenancy import Evidence
 from joulebook.exposition import costs
-from joulebook.exposition.catalogue import BY_NAME, CATALOGUE, DEVICE_GAUGES, Metric
+from joulebook.exposition.catalogue import (
+    BY_NAME,
+    CATALOGUE,
+    DEVICE_GAUGES,
+    GAP_REASONS,
+    GPU_GAP_REASONS,
+    SENSOR_ERROR_REASONS,
+    Metric,
+)
 from joulebook.exposition.pending import pending_uj
 from joulebook.exposition.process import ProcessStats
 from joulebook.exposition.scene import UNKNOWN, Scene, joules, seconds
@@ -91,15 +99,13 @@ def _workload_power(scene: Scene) -> Iterator[Sample]:
 
 
 def _workload_info(scene: Scene) -> Iterator[Sample]:
-    models = {status.meter: status.model for status in scene.view.devices}
-    for key, (identity, facts, _) in scene.workloads.items():
-        known = facts.extra.get("gpu_model")
-        found = {models[meter] for meter in scene.held.get(key, ()) if meter in models}
+    # Of facts alone: what is only known while it holds devices would make a second series of it.
+    for identity, facts, _ in scene.workloads.values():
         labels = (
             facts.name,
             *(facts.extra.get(name, "") for name in ("partition", "image", "array")),
             str(facts.gpu_count) if facts.gpu_count else "",
-            known if known is not None else ",".join(sorted(found)),
+            facts.extra.get("gpu_model", ""),
             facts.evidence,
         )
         yield (*identity[:2], *labels), 1
@@ -141,7 +147,12 @@ def _method(scene: Scene) -> Iterator[Sample]:
 
 
 def _gaps(scene: Scene) -> Iterator[Sample]:
-    for (meter, reason), gap_ns in scene.books.gaps_ns.items():
+    known = {
+        (meter, reason): 0
+        for meter in scene.books.meters
+        for reason in GAP_REASONS + GPU_GAP_REASONS * (meter.component is Component.GPU)
+    }
+    for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
         yield (meter.component, meter.name, reason), seconds(gap_ns)
 
 
@@ -167,7 +178,8 @@ def _sensor_up(scene: Scene) -> Iterator[Sample]:
 
 def _sensor_errors(scene: Scene) -> Iterator[Sample]:
     for s in scene.view.sensors:
-        for reason, count in s.errors.items():
+        known = dict.fromkeys(SENSOR_ERROR_REASONS.get(s.sensor, ()), 0)
+        for reason, count in {**known, **s.errors}.items():
             yield (s.sensor, s.kind, reason), count
 
 

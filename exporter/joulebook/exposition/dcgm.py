@@ -1,7 +1,7 @@
 """The metrics of dcgm-exporter under its names and labels, for dashboards that know only those.
 
-Names, help and units are those of its `default-counters.csv`, labels those of its template:
-https://github.com/NVIDIA/dcgm-exporter. Nothing of this is for accounting.
+Names, units and help (but that of the energy) are those of its `default-counters.csv`, labels those
+of its template: https://github.com/NVIDIA/dcgm-exporter. Nothing of this is for accounting.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ _GAUGES = tuple(
 )
 _FB_FREE = _metric("FB_FREE", "Framebuffer memory free (in MiB).")
 _ENERGY = _metric(
-    "TOTAL_ENERGY_CONSUMPTION", "Total energy consumption since boot (in mJ).", Kind.COUNTER
+    "TOTAL_ENERGY_CONSUMPTION",
+    "Total energy consumption since the ledger began (in mJ).",
+    Kind.COUNTER,
 )
 
 METRICS = (*(gauge.metric for gauge in _GAUGES), _FB_FREE, _ENERGY)

@@ -7,6 +7,7 @@ cleaned and escaped in `markup`.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from joulebook.core.books import Books, Method
@@ -18,12 +19,14 @@ from joulebook.exposition.page_today import in_force, today
 from joulebook.exposition.pending import pending_uj, shown_balance
 from joulebook.exposition.scene import Scene
 from joulebook.exposition.view import View
+from joulebook.units import NS_PER_S
 
 REFRESH_S = 5
 REPLAY = "replay"
 """The kind of a sensor that plays a trace."""
 
 _SPAN_S = 900.0
+"""The longest time that the picture shows; a younger daemon's shows what there is."""
 
 _STYLE = (Path(__file__).parent / "static/page.css").read_text("utf-8")
 
@@ -91,14 +94,18 @@ def _power(view: View) -> str:
     kind = "GPU" if kinds == {Component.GPU} else "device"
     count = f"{len(view.devices)} {kind}{'s' if len(view.devices) > 1 else ''}, {held} held"
     picture = ""
-    if len(view.history) > 1:
+    lasted_s = view.history[-1][0] - view.history[0][0] if view.history else 0.0
+    if lasted_s > 0:
+        # In whole units, so that the axis begins where its label says.
+        unit_s = 60 if lasted_s >= 60 else 1
+        span_s = min(math.ceil(lasted_s / unit_s) * unit_s, _SPAN_S)
+        span = words.duration(round(span_s * NS_PER_S))
         values = [value for _, value in view.history]
         low, high = words.watts(min(values)), words.watts(max(values))
-        lasted = min(view.history[-1][0] - view.history[0][0], _SPAN_S)
-        label = f"Power over the last {lasted / 60:.0f} minutes, between {low} and {high}"
+        label = f"Power over the last {span}, between {low} and {high}"
         picture = (
-            svg.sparkline(view.history, _SPAN_S, label)
-            + f'<p class="axis"><span>15 min ago</span><span>{low} to {high}</span>'
+            svg.sparkline(view.history, span_s, label)
+            + f'<p class="axis"><span>{span} ago</span><span>{low} to {high}</span>'
             "<span>now</span></p>"
         )
     return section(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from joulebook.core.books import ZERO, Balance
 from joulebook.core.readings import Component, Meter
-from joulebook.core.series import OVERFLOW
+from joulebook.core.series import OVERFLOW, pool_id
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.pending import shown_balance
 from joulebook.exposition.process import ProcessStats
@@ -88,8 +88,7 @@ class Scene:
                 found.add(Component.GPU)
             components.setdefault(key, set()).update(found)
             if state.folded:
-                pool = WorkloadId(OVERFLOW, "/".join(state.labels[:2]))
-                components.setdefault(pool, set()).update(found)
+                components.setdefault(pool_id(state.labels), set()).update(found)
         return components
 
     @cached_property

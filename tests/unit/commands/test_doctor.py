@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,15 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook.commands import checks, checks_gpu, checks_ledger, checks_node, checks_slurm
+from joulebook import wiring
+from joulebook.commands import (
+    checks,
+    checks_daemon,
+    checks_gpu,
+    checks_ledger,
+    checks_node,
+    checks_slurm,
+)
 from joulebook.commands.checks import Check, Finding, Site, Status, fail, ok, warn
 from joulebook.commands.doctor import SECTIONS, Section, show
 from joulebook.commands.survey import Answer, GpuSurvey, Survey
@@ -20,6 +29,7 @@ from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
 from joulebook.config_sections import Ipmi, Ledger, Nvml, Sensors, Slurm, Tenants
 from joulebook.daemon.release import ask
+from joulebook.store.lock import LedgerLock
 
 NO_DRIVER = Survey(
     problem=Answer("", "nvmlInit: library not found", "library_not_found", "Get it.")
@@ -150,6 +160,32 @@ def test_it_fits_the_terminal_and_paints_nothing_of_others(site: Site, width: st
     for line in stream.getvalue().splitlines():
         assert columns(line) <= int(width)
         assert "\x1b" not in line and "\x07" not in line
+
+
+def test_where_run_would_be_refused_the_doctor_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring.ctypes, "CDLL", no_library)
+    refused = one(site, checks_daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
+    assert "systemctl" not in refused.todo
+    card(site, "0000:17:00.0")
+    could = one(site, checks_daemon.process, Status.WARN, "no daemon runs on")
+    assert "systemctl" not in could.todo and "`joulebook run`" in could.todo
+    broken = replace(site, config_problem="a.toml: node.nam: unknown key")
+    one(broken, checks_daemon.process, Status.WARN, "no daemon runs on")
+
+
+def no_library(_name: str) -> None:
+    raise OSError("cannot open shared object file")
+
+
+def test_the_daemon_is_named_by_its_command_line(site: Site) -> None:
+    lock = LedgerLock(site.ledger)
+    try:
+        here = replace(site, proc=Path("/proc"))
+        one(here, checks_daemon.process, Status.OK, rf"pid {os.getpid()} \(.*pytest.* holds the")
+    finally:
+        lock.release()
 
 
 # Node

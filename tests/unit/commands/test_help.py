@@ -58,6 +58,26 @@ def test_config_prints_what_is_in_force(
     assert "sensors.ipmi.enabled" in said.err
 
 
+def test_config_is_taken_before_and_behind_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = tmp_path / "first.toml", tmp_path / "last.toml"
+    first.write_text("[node]\nname = 'first'\n")
+    last.write_text("[node]\nname = 'last'\n")
+    for arguments, name in (
+        (["--config", str(first), "config"], "first"),
+        (["config", "--config", str(last)], "last"),
+        (["--config", str(first), "config", "--config", str(last)], "last"),
+    ):
+        assert cli.main(arguments) == 0
+        assert tomllib.loads(capsys.readouterr().out)["node"]["name"] == name
+    # What `make run ARGS="--config FILE"` makes of it, with a card and without.
+    assert cli.parser().parse_args(["run", "--config", str(last)]).config == last
+    demo = cli.parser().parse_args(["run", "--demo", "--config", str(last)])
+    assert (demo.config, demo.demo) == (last, "auto")
+    assert cli.parser().parse_args(["run"]).config is None
+
+
 def test_config_that_is_wrong_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

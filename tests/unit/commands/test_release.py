@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.daemon.stand_ins import until
 
 from joulebook import cli
 from joulebook.commands import release
-from joulebook.commands.running import daemon_pid
+from joulebook.commands.running import daemon_pid, described, lock_path
 from joulebook.daemon.release import ReleaseDesk, request_path
 from joulebook.store.lock import LedgerLock
 
@@ -21,6 +24,8 @@ from joulebook.store.lock import LedgerLock
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "ledger.db"
+    path.touch()
+    lock_path(path).touch()
     monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(path))
     monkeypatch.setattr(release, "PATIENCE_S", 0.3)
     return path
@@ -61,7 +66,7 @@ def test_the_daemon_lets_go_and_takes_hold(
 def test_no_daemon_answers(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["release"]) == 1
     said = capsys.readouterr().err
-    assert f"no daemon runs on ledger {ledger}" in said
+    assert f"no daemon runs on ledger {ledger}: nobody holds {ledger}.lock" in said
     assert "withdrawn" in said
     assert not request_path(ledger).exists()
 
@@ -73,7 +78,9 @@ def test_a_daemon_that_hangs_is_named(ledger: Path, capsys: pytest.CaptureFixtur
         assert cli.main(["release", "--for", "1m"]) == 1
     finally:
         lock.release()
-    assert f"(pid {os.getpid()}) has not answered" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"the daemon, pid {os.getpid()} (" in said
+    assert "pytest" in said and "has not answered" in said
     assert daemon_pid(ledger) is None
 
 
@@ -82,10 +89,45 @@ def test_nothing_to_end(ledger: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no release to end" in capsys.readouterr().out
 
 
-def test_who_may_not_ask_is_told_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("arguments", [["release"], ["release", "--for", "0"]])
+def test_without_ledger_or_lock_nothing_is_asked(
+    ledger: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(tmp_path / "none" / "ledger.db"))
+    began = time.monotonic()
+    lock_path(ledger).unlink()
+    assert cli.main(arguments) == 1
+    assert f"there is no lock of a daemon at {ledger}.lock" in capsys.readouterr().err
+    ledger.unlink()
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"there is no ledger at {ledger}" in said and "--config" in said
+    assert time.monotonic() - began < 2
+    assert not request_path(ledger).exists()
+
+
+def test_a_process_is_described_by_its_command_line() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input('a b')"], stdin=subprocess.PIPE)
+    try:
+        until(lambda: "input" in described(child.pid))
+        assert described(child.pid).startswith(f"pid {child.pid} (")
+        assert described(child.pid).endswith(" -c 'input('\"'\"'a b'\"'\"')')")
+    finally:
+        child.communicate(b"\n")
+    assert described(child.pid) == f"pid {child.pid}"
+    assert described(-1) == "pid -1"
+
+
+def test_who_may_not_ask_is_told_why(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stat = Path.stat
+
+    def denied(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == ledger:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", denied)
     began = time.monotonic()
     assert cli.main(["release"]) == 2
     assert time.monotonic() - began < 2

@@ -152,7 +152,7 @@ def small_books() -> Books:
                     labels=BERT,
                     gpu_count=1,
                     evidence="prolog",
-                    extra={"partition": "h100"},
+                    extra={"partition": "h100", "gpu_model": "NVIDIA H100 80GB HBM3"},
                 ),
                 {Component.GPU: running, Component.CPU: cpu},
                 0,

@@ -5,7 +5,18 @@ import re
 import pytest
 
 from joulebook.exposition import dcgm
-from joulebook.exposition.catalogue import BY_NAME, CATALOGUE, DEVICE_GAUGES, Kind, Metric, Quantum
+from joulebook.exposition.catalogue import (
+    BY_NAME,
+    CATALOGUE,
+    DEVICE_GAUGES,
+    GAP_REASONS,
+    GPU_GAP_REASONS,
+    SENSOR_ERROR_REASONS,
+    Kind,
+    Metric,
+    Quantum,
+)
+from joulebook.sensors.nvml_errors import MEANINGS
 
 FORBIDDEN = {"job", "instance", "pod", "namespace", "node", "cluster", "le", "quantile"}
 UNITS = {"", "joules", "watts", "seconds", "bytes", "ratio", "celsius", "hertz", "grams"}
@@ -24,6 +35,16 @@ def test_metric_follows_the_conventions(metric: Metric) -> None:
     # Neither format would need to escape it, nor would the table of the documentation.
     assert metric.help.endswith(".")
     assert not set('"\\\n|') & set(metric.help)
+
+
+def test_reasons_that_begin_at_zero_are_real_and_documented() -> None:
+    codes = {meaning.reason for meaning in MEANINGS.values()}
+    assert set(GPU_GAP_REASONS) | set(SENSOR_ERROR_REASONS["nvml"]) <= codes
+    told = BY_NAME["joulebook_gap_seconds_total"].help
+    assert all(reason in told for reason in (*GAP_REASONS, *GPU_GAP_REASONS))
+    assert "is booked once it is read again" in told
+    told = BY_NAME["joulebook_sensor_errors_total"].help
+    assert all(reason in told for reason in SENSOR_ERROR_REASONS["nvml"])
 
 
 def test_names_are_unique() -> None:

@@ -26,11 +26,16 @@ from tests.unit.exposition.sample import (
 
 from joulebook.core.books import Books, ExperimentState, WorkloadState
 from joulebook.core.readings import Component, Meter
-from joulebook.core.series import OVERFLOW
+from joulebook.core.series import OVERFLOW, pool_id
 from joulebook.core.tenancy import Claim, Evidence, Holder
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.exposition import collector
-from joulebook.exposition.catalogue import CATALOGUE
+from joulebook.exposition.catalogue import (
+    CATALOGUE,
+    GAP_REASONS,
+    GPU_GAP_REASONS,
+    SENSOR_ERROR_REASONS,
+)
 from joulebook.exposition.collector import PRODUCERS, Sample, collect
 from joulebook.exposition.scene import Scene, joules, seconds
 from joulebook.exposition.view import View
@@ -139,7 +144,7 @@ def test_experiment_shows_its_baseline_while_it_is_held() -> None:
 
 def test_folded_workload_counts_in_the_overflow_of_its_owner() -> None:
     books = small_books()
-    pool = WorkloadId(OVERFLOW, "grace/vision")
+    pool = pool_id(SWEEP)
     labels = SWEEP._replace(experiment=OVERFLOW)
     view = with_books(
         workloads={
@@ -216,6 +221,11 @@ def test_information_of_a_workload() -> None:
     assert set(info.values()) == {1}
 
 
+def test_information_of_a_workload_is_the_same_once_it_holds_nothing() -> None:
+    view = msgspec.structs.replace(with_books(claims=()), holders={})
+    assert values(view, "workload_info") == values(small_view(), "workload_info")
+
+
 def test_foreign_use_keeps_its_labels_when_the_workload_leaves() -> None:
     before = values(small_view(), "foreign_use_seconds_total")
     assert before == values(with_books(workloads={}), "foreign_use_seconds_total")
@@ -258,3 +268,23 @@ def test_durations_are_shown_in_seconds() -> None:
     shown = values(small_view(), "workload_gpu_seconds_total")
     assert shown["slurm", "101", *BERT] == 3600
     assert values(small_view(), "gap_seconds_total")["gpu", GPU1.name, "gpu_is_lost"] == 2.5
+
+
+def test_gaps_and_errors_of_the_usual_reasons_begin_at_zero() -> None:
+    gaps = values(with_books(gaps_ns={(CPU0, "counter_wrap"): 10**9}), "gap_seconds_total")
+    assert gaps.pop(("cpu", CPU0.name, "counter_wrap")) == 1
+    assert set(gaps.values()) == {0}
+    assert {reason for _, name, reason in gaps if name == GPU0.name} == {
+        *GAP_REASONS,
+        *GPU_GAP_REASONS,
+    }
+    assert {reason for _, name, reason in gaps if name == CPU0.name} == set(GAP_REASONS)
+    view = small_view()
+    healthy = tuple(msgspec.structs.replace(s, errors={}) for s in view.sensors)
+    errors = values(msgspec.structs.replace(view, sensors=healthy), "sensor_errors_total")
+    assert errors == {("nvml", "counter", r): 0 for r in SENSOR_ERROR_REASONS["nvml"]}
+
+
+def test_gaps_of_meters_that_left_are_kept() -> None:
+    view = with_books(meters={})
+    assert values(view, "gap_seconds_total") == {("gpu", GPU1.name, "gpu_is_lost"): 2.5}

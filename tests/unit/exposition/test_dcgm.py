@@ -24,6 +24,11 @@ def test_line_is_that_of_dcgm_exporter() -> None:
     )
 
 
+def test_help_does_not_claim_that_energy_counts_since_boot() -> None:
+    (energy,) = (m for m in METRICS if m.name.endswith("TOTAL_ENERGY_CONSUMPTION"))
+    assert energy.help == "Total energy consumption since the ledger began (in mJ)."
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -103,6 +103,23 @@ def test_books_that_do_not_balance_are_not_hidden() -> None:
     assert "The books do not balance" in words(small_view(wrong))
 
 
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [(900, "15 min ago"), (600, "10 min ago"), (90, "2 min ago"), (21, "20 s ago"), (2, "1.0 s")],
+)
+def test_the_picture_of_power_goes_back_as_far_as_it_says(points: int, said: str) -> None:
+    view = small_view()
+    young = msgspec.structs.replace(view, history=view.history[-points:])
+    assert said in words(young)
+    page = render_page(young, True, "ready").decode()
+    (line,) = re.findall(r'<polyline [^>]*points="([^"]+)"', page)
+    span_s = 60 * -(-points // 60) if points > 60 else points - 1
+    begins = 300 * (1 - (points - 1) / span_s)
+    assert float(line.split(",")[0]) == pytest.approx(begins, abs=1)
+    at_once = msgspec.structs.replace(view, history=view.history[-1:] * 2)
+    assert "ago</span>" not in render_page(at_once, True, "ready").decode()
+
+
 def test_trouble_is_said_plainly() -> None:
     text = words(small_view(), False, "sensor nvml has not answered for 12 s\n<b>disk</b> is full")
     assert "not ready" in text

@@ -15,6 +15,9 @@ from joulebook.tenants.clean import clean_label
 from joulebook.tenants.slurm.gres import GresMap, Part, Unmappable, find_part
 from joulebook.tenants.slurm.job import Grant, Job
 
+Unmapped = Callable[[Job, Grant, Sequence[str]], None]
+"""Told, once for each grant, which of its GPUs nobody could be booked for."""
+
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
 """The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""
 
@@ -22,12 +25,16 @@ _EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", 
 
 
 def claims_of(
-    job: Job, grant: Grant, devices: Sequence[DeviceStatus], gres_of: GresOf
+    job: Job,
+    grant: Grant,
+    devices: Sequence[DeviceStatus],
+    gres_of: GresOf,
+    unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
     """The claims of one grant; `None` while it cannot be told yet.
 
     Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
-    a running job was given.
+    a running job was given. So are the models of the devices, which `facts_of` tells for good.
     """
     if grant.claims is None:
         workload = job.id
@@ -36,7 +43,12 @@ def claims_of(
             return None
         if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
             return None  # The Prolog does not say how many shards; the controller is being asked.
-        grant.claims = tuple(_resolve(job, workload, grant, devices, gres))
+        claims, unknown = _resolve(job, workload, grant, devices, gres)
+        grant.claims = tuple(claims)
+        given = {claim.meter for claim in claims if claim.workload == workload}
+        job.was_given(clean_label(d.model) for d in devices if d.meter in given)
+        if unknown:
+            unmapped(job, grant, unknown)
     if grant.t1_ns is None:
         return grant.claims
     return tuple(msgspec.structs.replace(c, t1_ns=grant.t1_ns) for c in grant.claims)
@@ -61,7 +73,9 @@ def _resolve(
     grant: Grant,
     devices: Sequence[DeviceStatus],
     gres: GresMap | None,
-) -> list[Claim]:
+) -> tuple[list[Claim], list[str]]:
+    """The claims, and the GPUs of which only somebody's could be made."""
+
     def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
         return Claim(who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of)
 
@@ -89,10 +103,10 @@ def _resolve(
         if len(unknown) == len(open_to) and not mig:
             # It was given as many as there are, so it has them all.
             claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
-        else:
-            # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
-            claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
-    return claims
+            return claims, []
+        # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
+        claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
+    return claims, unknown
 
 
 def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
@@ -108,7 +122,12 @@ def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) 
 
 
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
-    """What is known of a job, for labels; `None` while its identity is not."""
+    """What is known of a job, for labels; `None` while its identity is not.
+
+    It is complete once nothing that may still be heard could change its labels. That it is a task
+    of an array, which changes the name that is shown, comes from where its own name does; so
+    without a name it is complete only if nobody is left who could tell one (`Job.alone`).
+    """
     workload = job.id
     if workload is None:
         return None
@@ -121,7 +140,10 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     pending: frozenset[str] = frozenset()
     if not job.labels_done:
         pending = frozenset(f"env:{name}" for name in experiments.ENVIRONMENT)
-    settled = job.labels_done or ("name" in facts and experiments.decided(rules, sources, pending))
+    if "name" not in facts:
+        pending |= {"comment", "job_name", "wckey"} - sources.keys()
+    named = "name" in facts or job.alone
+    settled = job.labels_done or (named and experiments.decided(rules, sources, pending))
     evidence = min(job.held, default=None)
     return WorkloadFacts(
         id=workload,
@@ -137,5 +159,14 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         complete=not job.waiting and (settled or job.ended_ns is not None),
         gpu_count=len(job.held[evidence]) if evidence is not None else 0,
         evidence=evidence.label if evidence is not None else "",
-        extra={name: facts[name] for name in _EXTRA if facts.get(name)},
+        extra=_extra(job),
     )
+
+
+def _extra(job: Job) -> dict[str, str]:
+    extra = {name: job.facts[name] for name in _EXTRA if job.facts.get(name)}
+    if "array_job_id" in extra:
+        extra["array"] = extra["array_job_id"]
+    if job.models:
+        extra["gpu_model"] = ",".join(sorted(job.models))
+    return extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -153,11 +154,22 @@ class EventDirectory:
 
     def delete(self, stem: str) -> None:
         """Delete the files of a job that is booked; if that may not be, do not read them again."""
-        for suffix in (".end", ".json"):
-            try:
-                Path(self._path, stem + suffix).unlink(missing_ok=True)
-            except OSError:
-                self._undeletable.add(stem)
+        try:
+            fd = open_directory(self._path, trusted_owners())
+        except FileNotFoundError:
+            return
+        except (InputError, OSError):
+            self._undeletable.add(stem)
+            return
+        try:
+            for suffix in (".end", ".json"):
+                # In the directory that was checked, whatever its path leads to by now.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(stem + suffix, dir_fd=fd)
+        except OSError:
+            self._undeletable.add(stem)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Stop watching."""

@@ -8,6 +8,7 @@ of this daemon) wrote into a directory where nobody else can write. Everything r
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
@@ -74,6 +75,30 @@ class JobEvent(msgspec.Struct, frozen=True, gc=False):
     end_uptime_ms: _Instant | None = None
 
 
+EXAMPLE = (
+    '{"v": 1, "scheduler": "slurm", "job_id": "101", "restart_count": 0, "gpus": ["0", "1"], '
+    '"start_ns": 1764000000000000000}'
+)
+"""The least that an event file says."""
+
+_EXAMPLES = {
+    **{key: json.dumps(value) for key, value in json.loads(EXAMPLE).items()},
+    **dict.fromkeys(("user", "account", "partition", "comment", "node", "cluster"), '"a text"'),
+    "uid": "1000",
+    "end_ns": "1764000000000000000",
+    "gpu_ids": '"gres", "minor" or "uuid"',
+    "het_job_id": "101",
+    "boot_id": '"as in /proc/sys/kernel/random/boot_id"',
+    "start_uptime_ms": "86400000",
+    "end_uptime_ms": "86400000",
+}
+_AT = re.compile(
+    r"(?:Object missing required field `(?P<missing>\w+)`)"
+    r"|(?: - at `\$\.(?P<key>\w+)(?:\[(?P<position>\d+)\])?)"
+)
+_SHOWN_CHARS = 40
+
+
 def event_stem(name: str) -> tuple[str, bool] | None:
     """Stem of an event file's name, and whether it tells an end; `None` for any other file."""
     found = _NAME.match(name)
@@ -111,7 +136,7 @@ def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[Jo
     Raises `InputError` for what cannot be trusted, `FileNotFoundError` for a file just removed.
     """
     raw, seen = _read(directory_fd, name, MAX_EVENT_BYTES, lambda s: s.st_uid in owners)
-    event = decode_event(raw)
+    event = decode_event(raw, name)
     stem = f"{event.job_id}.{event.restart_count}"
     # A file under another name than its content could end somebody else's job.
     if not name.startswith((f"{stem}.json", f"{stem}.end", f"{stem}.{event.node or '/'}.")):
@@ -119,15 +144,19 @@ def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[Jo
     return event, seen.st_ctime_ns
 
 
-def decode_event(raw: bytes) -> JobEvent:
-    """The typed content of an event file, its texts fit for labels. Raises `InputError`."""
+def decode_event(raw: bytes, name: str = "event") -> JobEvent:
+    """The typed content of the event file `name`, its texts fit for labels.
+
+    Raises `InputError`, which says what is wrong with which key, and what would be right.
+    """
     try:
         event = msgspec.json.decode(raw, type=JobEvent)
     except msgspec.ValidationError as error:
         reason = "bad_job_id" if "`$.job_id`" in str(error) else "bad_field"
-        raise InputError(f"event: {error}", reason=reason) from None
+        raise InputError(f"{name}: {_wrong(raw, str(error))}", reason=reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"event: {error}", reason="not_json") from None
+        text = f"{name}: {error}; right is one JSON object, written elsewhere and renamed to here"
+        raise InputError(text, reason="not_json") from None
     return msgspec.structs.replace(
         event,
         user=clean_label(event.user),
@@ -138,6 +167,26 @@ def decode_event(raw: bytes) -> JobEvent:
         cluster=clean_label(event.cluster),
         boot_id=clean_label(event.boot_id),
     )
+
+
+def _wrong(raw: bytes, complaint: str) -> str:
+    """What msgspec complains of, with the key and value that it means, and an example."""
+    found = _AT.search(complaint)
+    if found is None:
+        return f"{complaint}; right is an object such as {EXAMPLE}"
+    key, position = found["key"] or found["missing"], found["position"]
+    text = complaint
+    try:
+        value = msgspec.json.decode(raw)[key]
+        value = value if position is None else value[int(position)]
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        pass  # Nothing is there, or it cannot be shown.
+    else:
+        shown = clean_label(msgspec.json.encode(value).decode(), _SHOWN_CHARS)
+        where = key if position is None else f"{key}[{position}]"
+        text = f"{where} = {shown}: {complaint[: found.start()]}"
+    example = _EXAMPLES.get(key)
+    return text if example is None else f'{text}; right is for example "{key}": {example}'
 
 
 def read_labels(directory: Path, job_id: str, uid: int) -> dict[str, str]:

@@ -48,6 +48,12 @@ class GresMaps:
         self._stamp = self._stat()
         self.changed: Callable[[], None] = lambda: None
 
+    @property
+    def places(self) -> str:
+        """Where the order of GPUs is looked for, in words."""
+        asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (there is no slurmd here)"
+        return f"{self._gres_conf} nor {asked}"
+
     def of(self, node: str) -> tuple[bool, GresMap | None]:
         """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
         with self._lock:

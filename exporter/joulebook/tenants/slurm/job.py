@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Job:
     grants: dict[str, Grant] = field(default_factory=dict)
     held: dict[Evidence, set[tuple[str, str]]] = field(default_factory=dict)
     """Nodes and GPUs by evidence, of grants settled long ago too."""
+    models: set[str] = field(default_factory=set)
+    """Of the devices that it was given, of grants settled long ago too."""
     paths: set[Path] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
     """Names of this host's nodes on which its cgroups were seen."""
@@ -58,6 +61,8 @@ class Job:
     answered: bool = False
     """The controller gave a credible one."""
     labels_done: bool = False
+    alone: bool = False
+    """But for its event file nobody on this host speaks of it: no cgroup, no controller."""
     series: int = 0
     """Counts the series of looks at its processes; only the last one goes on."""
     vanished_ns: int | None = None
@@ -78,6 +83,13 @@ class Job:
         self.grants[key] = grant
         self.held.setdefault(grant.evidence, set()).update((grant.node, g) for g in grant.gpus)
         self.changed += 1
+
+    def was_given(self, models: Iterable[str]) -> None:
+        """Note the models of its devices (empty: one that does not tell)."""
+        new = {model for model in models if model} - self.models
+        if new:
+            self.models |= new
+            self.changed += 1
 
     def learn(self, **facts: str) -> None:
         """Take what is not known yet; what came first (from the better source) stays."""

@@ -38,6 +38,11 @@ class LabelReader:
         self._directory = directory
         self._refuse = refuse
 
+    @property
+    def expected(self) -> bool:
+        """Whether a TaskProlog may leave labels at all (the Prolog makes the directory if so)."""
+        return self._directory.is_dir()
+
     def label_file(self, job: Job) -> dict[str, str]:
         """What the TaskProlog of a job left; empty where there is none or it cannot count."""
         if job.uid is None:

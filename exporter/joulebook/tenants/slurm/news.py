@@ -21,7 +21,7 @@ from joulebook.tenants.slurm.joblabels import FAST_S, LabelReader, next_look_s
 from joulebook.tenants.slurm.jobmapping import Mapped
 from joulebook.tenants.slurm.jobs import JobTable
 from joulebook.tenants.slurm.scontrol import Asker, JobAnswer
-from joulebook.units import NS_PER_MS
+from joulebook.units import NS_PER_MS, NS_PER_S
 
 _HOOK_GRACE_S = 0.2
 """Where the hooks are installed a job's event file is there before its cgroup. Nearly always."""
@@ -50,6 +50,7 @@ class SlurmNews:
         lock: threading.RLock,
         poke: Callable[[], None],
         only: frozenset[str],
+        has_cgroups: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._table = table
@@ -60,6 +61,7 @@ class SlurmNews:
         self._lock = lock
         self._poke = poke
         self._only = only
+        self._has_cgroups = has_cgroups
         self._boot_id = _BOOT_ID.read_text().strip()
         self._hooks_seen = False
         self.times: list[int] = []
@@ -186,6 +188,21 @@ class SlurmNews:
         self._agenda.at(in_s, lambda: self._look(job, series, count, start_s))
         if at_s >= 1.0 and "name" not in job.facts:
             self._ask(job)
+            self._leave_alone(job)
+
+    def _leave_alone(self, job: Job) -> None:
+        """No longer wait for a name if nobody is left to tell it, and so none of an array either.
+
+        Not before the fast looks are over: on cgroup v1 the first job after a boot brings SLURM's
+        directories with it, as a rule within some 100 ms of its Prolog.
+        """
+        age_ns = self._clock.now_ns() - job.started_ns
+        asking = job.waiting or job.answered or not job.asked
+        heard = job.paths or self._has_cgroups() or self._labels.expected
+        if not (job.hooked and age_ns >= FAST_S[-1] * NS_PER_S) or asking or heard or job.alone:
+            return
+        job.alone = True
+        job.changed += 1
 
     def _read_labels(self, job: Job, *, thorough: bool) -> None:
         self._table.labels(job, self._labels.label_file(job))
@@ -232,6 +249,7 @@ class SlurmNews:
         def answered(answer: JobAnswer | None) -> None:
             with self._lock:
                 self._table.answered(job, answer)
+                self._leave_alone(job)
             self._poke()
 
         if not self._asker.ask(job.job_id, answered):

@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from joulebook.core.devices import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.errors import InputError
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import CgroupReader
 from joulebook.tenants.contract import Boundary, Holdings
@@ -30,11 +28,12 @@ from joulebook.tenants.slurm.claims import claims_of, facts_of, joined
 from joulebook.tenants.slurm.eventdir import EventDirectory
 from joulebook.tenants.slurm.gres import GresMap, expand
 from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
-from joulebook.tenants.slurm.job import Job
+from joulebook.tenants.slurm.job import Grant, Job
 from joulebook.tenants.slurm.joblabels import LabelReader
 from joulebook.tenants.slurm.jobmapping import MappingDirectory
 from joulebook.tenants.slurm.jobs import JobTable
 from joulebook.tenants.slurm.news import SlurmNews
+from joulebook.tenants.slurm.refusals import Refusals, unmapped
 from joulebook.tenants.slurm.scontrol import Asker
 from joulebook.tenants.slurm.tree import SlurmTree
 
@@ -95,7 +94,7 @@ class SlurmTenants:
         self._gres = GresMaps(conf, gres_conf, slurmd=slurmd)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
-        self._rejected: Counter[str] = Counter()
+        self._refuse = Refusals()
         self._reader = CgroupReader()
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
@@ -113,7 +112,7 @@ class SlurmTenants:
         self._labels = LabelReader(self._events_dir / "labels", self._refuse)
         self._news = SlurmNews(
             self._clock, self._table, self._agenda, self._asker, self._labels,
-            self._gres_of, self._lock, self._poke, self._only,
+            self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
         )  # fmt: skip
         self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
         self._tree = SlurmTree(self._cgroup_root, self._inotify, self._news, self._only)
@@ -145,7 +144,7 @@ class SlurmTenants:
             for job in self._table:
                 closed = []
                 for key, grant in job.grants.items():
-                    found = claims_of(job, grant, devices, self._gres_of)
+                    found = claims_of(job, grant, devices, self._gres_of, self._unmapped)
                     if found is None:
                         complete.discard(grant.evidence)
                     else:
@@ -157,7 +156,7 @@ class SlurmTenants:
                     if fact is not None:
                         facts.append(fact)
                 self._handed.append((job, job.changed, tuple(closed)))
-            rejected = dict(self._rejected)
+            rejected = self._refuse.counts()
         return Holdings(joined(claims), frozenset(complete), tuple(facts), rejected)
 
     def settled(self) -> None:
@@ -221,7 +220,7 @@ class SlurmTenants:
             # nothing to be complete, and begin again from what is there.
             with self._lock:
                 self._faulty = True
-                self._rejected["fault"] += 1
+                self._refuse.count("fault")
                 self._agenda.once("rescan", _RETRY_S, self._rescan)
             _LOG.exception("watching SLURM failed; everything is looked at again")
 
@@ -303,9 +302,8 @@ class SlurmTenants:
             if self._thread is not None:
                 self._thread.wake()
 
-    def _refuse(self, error: InputError) -> None:
-        with self._lock:
-            self._rejected[error.reason] += 1
-            first = self._rejected[error.reason] == 1
-        if first:
-            _LOG.warning("refused: %s (further ones are only counted)", error)
+    def _unmapped(self, job: Job, grant: Grant, gpus: Sequence[str]) -> None:
+        node = grant.node or self._node
+        known, gres = self._gres_of(node)
+        nobody_says = known and gres is None and grant.gpu_ids == "gres"
+        self._refuse(unmapped(job, grant, gpus, node, self._gres.places if nobody_says else ""))

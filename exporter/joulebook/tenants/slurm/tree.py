@@ -110,6 +110,11 @@ class SlurmTree:
         self._found: set[Path] | None = None
         self._scanned = False
 
+    @property
+    def present(self) -> bool:
+        """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
+        return any(spot.level in {Level.V1_NODE, Level.SCOPE} for spot in self._watches.values())
+
     def scan(self) -> None:
         """Look at everything: at the start, and when events were lost."""
         self._found = set()

@@ -56,7 +56,8 @@ class World:
         )
         self.scontrol.chmod(0o755)
         self.devices = [
-            DeviceStatus(Meter(Component.GPU, f"GPU-{n}"), n, 0, minor=n) for n in range(4)
+            DeviceStatus(Meter(Component.GPU, f"GPU-{n}"), n, 0, model=f"M{n // 2}", minor=n)
+            for n in range(4)
         ]
         self.clock = NodeClock()
         self.boundaries: list[int] = []
@@ -72,9 +73,8 @@ class World:
             cgroup_root=self.root,
             node="n1",
             slurm_conf=self.path / "slurm.conf",
-            scontrol=str(self.scontrol),
             slurmd="",
-            **{"ask_timeout_s": 2.0, **self.options},
+            **{"scontrol": str(self.scontrol), "ask_timeout_s": 2.0, **self.options},
         )
 
     def open(self) -> None:

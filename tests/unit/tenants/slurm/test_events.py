@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from joulebook.errors import InputError
 from joulebook.tenants.slurm.events import (
+    EXAMPLE,
     MAX_EVENT_BYTES,
     MAX_LABEL_FILE_BYTES,
     decode_event,
@@ -98,6 +99,36 @@ def test_content_that_is_not_one_is_refused(
 ) -> None:
     put(directory, {**GOOD, **change})
     assert reason(directory) == why
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gpus": ["0", 1]}, ["101.0.json: gpus[1] = 1: ", "got `int`", '"gpus": ["0", "1"]']),
+        ({"user": 7}, ["101.0.json: user = 7: ", '"user": "a text"']),
+        ({"job_id": "x" * 99}, [f'job_id = "{"x" * 39}: ', '"job_id": "101"']),
+        ({"comment": {"a": "\n"}}, ['comment = {"a":"\\n"}: ']),
+        ({"start_ns": None}, ["start_ns = null: ", "1764000000000000000"]),
+    ],
+)
+def test_a_refusal_names_file_key_value_and_what_would_be_right(
+    change: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        decode_event(json.dumps({**GOOD, **change}).encode(), "101.0.json")
+    assert all(each in str(caught.value) for each in said), str(caught.value)
+    for raw, words in (
+        (b"[1]", ["101.0.json: ", '"v": 1']),
+        (b'{"v":1,"scheduler":"slurm"}', ["required field `job_id`", '"job_id": "101"']),
+        (b'{"v":1', ["101.0.json: ", "one JSON object"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            decode_event(raw, "101.0.json")
+        assert all(each in str(caught.value) for each in words), str(caught.value)
+
+
+def test_the_examples_of_refusals_are_right() -> None:
+    assert decode_event(EXAMPLE.encode()).gpus == ("0", "1")
 
 
 def test_a_field_that_must_be_there(directory: Path) -> None:

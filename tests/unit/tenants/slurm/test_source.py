@@ -389,7 +389,10 @@ def test_a_missing_epilog_is_noticed(world: World, monkeypatch: pytest.MonkeyPat
     world.record("102", state="RUNNING")
     for job, gpu in (("101", "0"), ("102", "1")):
         world.prolog(job, gpu)
-        world.cgroup_gone(world.cgroup(job))
+        group = world.cgroup(job)
+        # One that is gone before it was seen tells no end: another case.
+        world.until(lambda job=job: [j for j in world.tenants._table if j.job_id == job and j.paths])
+        world.cgroup_gone(group)
     (claim,) = world.until(lambda: [c for c in world.claims().get("101", []) if c.t1_ns])
     assert claim.t1_ns is not None
     assert claim.t1_ns < world.clock.now_ns() - NS_PER_S // 20, "when its cgroup went"
@@ -400,7 +403,95 @@ def test_a_missing_epilog_is_noticed(world: World, monkeypatch: pytest.MonkeyPat
     assert not (world.events / "101.0.json").exists()
 
 
+# -- when labels are settled
+
+
+def test_the_model_of_its_devices_is_told_for_good(world: World) -> None:
+    job = world.prolog("101", "3", "0", "1")
+    world.until(lambda: world.look() and "101" in world.facts)
+    assert world.facts["101"].extra["gpu_model"] == "M0,M1"
+    world.epilog(job)
+    world.until(lambda: world.look() and world.facts["101"].ended_ns)
+    assert world.facts["101"].extra["gpu_model"] == "M0,M1"
+
+
+def test_the_array_of_a_task(world: World) -> None:
+    world.record("107", array="ArrayJobId=101 ArrayTaskId=7 ", gres="gpu:1(IDX:0)")
+    world.cgroup("107")
+    world.until(lambda: world.look() and "107" in world.facts and world.facts["107"].display)
+    assert world.facts["107"].display == "101_7"
+    assert world.facts["107"].extra["array"] == "101"
+
+
+def settles_within(world: World, job: str, timeout_s: float) -> bool:
+    try:
+        world.until(
+            lambda: world.look() and job in world.facts and world.facts[job].complete, timeout_s
+        )
+    except AssertionError:
+        return False
+    return True
+
+
+def test_with_nobody_left_to_ask_a_decided_job_is_settled_early(world: World) -> None:
+    world.options = {"scontrol": ""}
+    world.restart()
+    world.prolog("101", "0", comment="experiment=bert")
+    world.prolog("102", "1")
+    assert settles_within(world, "101", 3)
+    fact = world.facts["101"]
+    assert (fact.labels.user, fact.labels.account, fact.labels.experiment) == ("ada", "nlp", "bert")
+    assert not world.facts["102"].complete, "a variable may still name its experiment"
+    pid = world.process("101", SLURM_JOB_NAME="late")
+    world.cgroup("101", pids=[pid])
+    world.until(lambda: world.look() and world.facts["101"].name == "late")
+
+
+@pytest.mark.parametrize("source", ["cgroups", "labels", "controller"])
+def test_a_task_of_an_array_may_still_be_told_to_be_one(world: World, source: str) -> None:
+    world.options = {"scontrol": "", "ask_timeout_s": 60.0}
+    if source == "cgroups":
+        (world.root / "freezer" / "slurm_n1").mkdir()
+    elif source == "labels":
+        (world.events / "labels").mkdir()
+    else:
+        world.options = {"ask_timeout_s": 60.0}
+        (world.records / "delay").write_text("30")
+    world.restart()
+    world.prolog("101", "0", comment="experiment=bert")
+    assert not settles_within(world, "101", 2)
+    assert world.facts["101"].labels.experiment == "bert"
+
+
+def test_a_controller_that_does_not_know_the_job_is_not_waited_for(world: World) -> None:
+    world.prolog("101", "0", comment="experiment=bert")
+    assert settles_within(world, "101", 3)
+    assert world.questions() == ["101"]
+
+
 # -- which GPU
+
+
+def test_that_nobody_knows_the_order_is_said_once_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path)
+    (tmp_path / "gres.conf").unlink()
+    world.open()
+    for job in ("101", "102"):
+        world.prolog(job, "0")
+        world.until(lambda job=job: world.look() and job in world.facts)  # type: ignore[misc]
+    for _ in range(3):
+        assert world.look().rejected == {"gres_unknown": 2}
+    assert meters(world, None) == [f"GPU-{n}" for n in range(4) for _ in "12"]
+    (said,) = [r.getMessage() for r in caplog.records if "unknown_holder" in r.getMessage()]
+    assert str(tmp_path / "gres.conf") in said
+    fact = world.facts["101"]
+    assert (fact.labels.user, fact.gpu_count, fact.evidence) == ("ada", 1, "prolog")
+    assert "gpu_model" not in fact.extra
+    world.prolog("103", "MIG-5", gpu_ids="uuid")
+    world.until(lambda: world.look().rejected.get("gpu_unknown"))
+    world.close()
 
 
 def test_an_order_that_nobody_knows_is_an_unknown_holder(tmp_path: Path) -> None:
