@@ -126,6 +126,10 @@ class World:
         (path / "step_batch" / "cgroup.procs").write_text("".join(f"{p}\n" for p in pids))
         return path
 
+    def cgroup_is_known(self, job_id: str) -> bool:
+        """Whether the source has seen a cgroup of the job."""
+        return any(job.job_id == job_id and job.paths for job in self.tenants._table)
+
     def cgroup_gone(self, path: Path) -> None:
         shutil.rmtree(path)
 

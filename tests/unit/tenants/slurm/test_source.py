@@ -391,8 +391,7 @@ def test_a_missing_epilog_is_noticed(world: World, monkeypatch: pytest.MonkeyPat
         world.prolog(job, gpu)
         group = world.cgroup(job)
         # One that is gone before it was seen tells no end: another case.
-        table = world.tenants._table
-        world.until(lambda job=job: [j for j in table if j.job_id == job and j.paths])
+        world.until(lambda job=job: world.cgroup_is_known(job))
         world.cgroup_gone(group)
     (claim,) = world.until(lambda: [c for c in world.claims().get("101", []) if c.t1_ns])
     assert claim.t1_ns is not None
