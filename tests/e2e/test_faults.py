@@ -49,7 +49,7 @@ def test_kill_9_again_and_again(lab: Lab, home: Path) -> None:
         Prometheus(home / "prom", daemon.port) as prometheus,
     ):
         wake(lab.scenario)
-        jobs = jobs_of(lab, 16)
+        jobs = jobs_of(lab, 26)  # longer than four kills and restarts take
         watch = Watch(daemon)
         for pause_s in (1.3, 2.1, 0.7, 3.4):
             until("a look", lambda: watch.look() or True)
