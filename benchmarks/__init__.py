@@ -1,0 +1,1 @@
+"""Benchmarks: what the daemon costs, how fast it answers, how exact it is, with peers beside it."""
