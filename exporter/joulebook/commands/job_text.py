@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from joulebook.commands import text
 from joulebook.commands.text import UNKNOWN, Column, Screen, shown, table
+from joulebook.core.account import Workload
 from joulebook.core.books import ZERO, Amount, Method
 from joulebook.core.readings import Component
-from joulebook.store.reader import Workload, WorkloadTotals
+from joulebook.store.reader import WorkloadTotals
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
 _QUARTER_S = QUARTER_NS // NS_PER_S

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from joulebook.commands.text import (
@@ -22,6 +21,7 @@ from joulebook.commands.text import (
     table,
 )
 from joulebook.config import load
+from joulebook.core.account import Selection
 from joulebook.core.bills import NOTHING as NONE
 from joulebook.core.bills import Bill, Charge, Exact, Item
 from joulebook.core.books import Remainder
@@ -29,11 +29,12 @@ from joulebook.core.rates import NANO, UG_PER_G
 from joulebook.core.statement import Line, net, whole
 from joulebook.errors import ConfigError
 from joulebook.rates.sources import missing
+from joulebook.report.contract import FOREVER_S
 from joulebook.report.experiments import Report, make
+from joulebook.report.ledgers import LedgerSource, own
 from joulebook.units import kwh_from_uj
 
 _CO2E = Charge(Item.CO2E)
-_FOREVER_S = 1 << 40
 
 LIMITS = (
     "This node's ledger, and what its meters measure. Not in it yet: other nodes, CPU and memory, "
@@ -46,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
     config = load(args.config, os.environ)
     new = None if args.rates is None else load(args.rates, {}).rates
     report = make(
-        Path(config.ledger.path),
+        LedgerSource([own(config.ledger.path, config.node.name)]),
         0 if args.since is None else _quarter(args.since),
-        _FOREVER_S if args.until is None else _quarter(args.until),
-        experiment=args.experiment,
+        FOREVER_S if args.until is None else _quarter(args.until),
+        Selection(experiments=frozenset({args.experiment} - {""})),
         rates=new,
         environ=os.environ,
     )
@@ -77,7 +78,7 @@ def _quarter(text: str) -> int:
 
 
 def _show(report: Report, lacking: list[str], screen: Screen) -> None:
-    until = "now" if report.until_s == _FOREVER_S else moment(report.until_s)
+    until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
     begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
     screen.say(f"From {begin} to {until}")
     screen.say()
@@ -177,7 +178,7 @@ def _as_json(report: Report) -> dict[str, Any]:
     return {
         "version": 1,
         "since_utc_s": report.since_s or None,
-        "until_utc_s": None if report.until_s == _FOREVER_S else report.until_s,
+        "until_utc_s": None if report.until_s == FOREVER_S else report.until_s,
         "lines": [_line(line) for line in report.lines],
         "rates_used": [
             {"quantity": q, "source": s, "quality": k, "energy_kwh": kwh_from_uj(e),

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.account import Account
 from joulebook.core.accrual import Accrual, bills
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact, Item, total
-from joulebook.core.books import ZERO, Amount, Method, Remainder
+from joulebook.core.books import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.intervals import Interval
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Meter
@@ -47,6 +48,32 @@ class Restated(NamedTuple):
 
     bills: dict[Owner, Bill]
     unpriced_uj: dict[str, int]
+
+
+def posted(account: Account) -> list[Posted]:
+    """The postings of an account by whose they are: an experiment's, or nobody's."""
+    sums: dict[tuple[Owner, Meter, int], Amount] = {}
+    for row in account.postings:
+        key = (owner(account, row.subject), row.meter, row.quarter_s)
+        sums[key] = sums.get(key, ZERO).plus(row.amount)
+    return [Posted(*key, amount) for key, amount in sums.items()]
+
+
+def billed(account: Account) -> dict[Owner, Bill]:
+    """What was charged, by whose it is."""
+    bills: dict[Owner, dict[Charge, Exact]] = {}
+    for row in account.charges:
+        bill = bills.setdefault(owner(account, row.subject), {})
+        bill[row.charge] = bill.get(row.charge, NOTHING).plus(row.amount)
+    return dict(bills)
+
+
+def owner(account: Account, subject: Subject) -> Owner:
+    """Whose a subject is, as far as the account knows."""
+    if isinstance(subject, Remainder):
+        return subject
+    known = account.workloads.get(subject)
+    return Labels() if known is None else known.labels
 
 
 def restate(

@@ -1,19 +1,17 @@
-"""The report of one node's ledger: each experiment's energy, cost and CO2e, also at other rates."""
+"""The list of owners: each experiment's energy, cost and CO2e, as booked and at other rates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
 from joulebook.config_rates import Rates
-from joulebook.core.statement import Line, lines, restate
-from joulebook.core.workloads import Labels
+from joulebook.core.account import Account, RateRow, Selection
+from joulebook.core.statement import Line, Restated, billed, lines, posted, restate
 from joulebook.rates.assembly import charges
 from joulebook.rates.history import rates_of
-from joulebook.store.charges import RateRow
-from joulebook.store.reader import LedgerReader
+from joulebook.report.contract import Source
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -26,40 +24,39 @@ class Report(msgspec.Struct, frozen=True):
     since_s: int
     until_s: int
     lines: list[Line]
-    used: list[RateRow]
+    used: tuple[RateRow, ...]
     unpriced_uj: Mapping[str, int]
 
 
 def make(
-    ledger: Path,
+    source: Source,
     since_s: int,
     until_s: int,
+    selection: Selection,
     *,
-    experiment: str = "",
     rates: Rates | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Report:
-    """Read the ledger and roll it up; with `rates`, charge it anew too.
+    """Ask the source and roll its answer up; with `rates`, charge it anew too.
 
-    Raises `LedgerError`, and for the new rates `ConfigError` and `FeedError`.
+    Raises what the source raises, and for the new rates `ConfigError` and `FeedError`.
     """
-    with LedgerReader(ledger) as reader:
-        account = reader.account(since_s, until_s)
-    posted, booked = account.posted, account.booked
-    if experiment:
-        posted = [p for p in posted if _is(p.owner, experiment)]
-        booked = {owner: bill for owner, bill in booked.items() if _is(owner, experiment)}
-    restated = None
-    unpriced: dict[str, int] = {}
-    if rates is not None:
-        # Of the whole ledger it is not known before how far back the rates are needed.
-        quarters = [p.quarter_s for p in posted]
-        known = rates_of(
-            rates, environ or {}, min(quarters, default=0), max(quarters, default=0) + 900
-        )
-        restated, unpriced = restate(posted, known, account.models, charges(rates))
-    return Report(since_s, until_s, lines(posted, booked, restated), list(account.used), unpriced)
+    account = source.account(since_s, until_s, selection)
+    anew = None if rates is None else charged_anew(account, rates, environ or {})
+    return Report(
+        since_s,
+        until_s,
+        lines(posted(account), billed(account), None if anew is None else anew.bills),
+        account.rates,
+        {} if anew is None else anew.unpriced_uj,
+    )
 
 
-def _is(owner: object, experiment: str) -> bool:
-    return isinstance(owner, Labels) and owner.experiment == experiment
+def charged_anew(account: Account, rates: Rates, environ: Mapping[str, str]) -> Restated:
+    """What an account comes to at other rates. Raises `ConfigError` and `FeedError`."""
+    rows = posted(account)
+    # Of a whole ledger it is not known before how far back the rates are needed.
+    quarters = [row.quarter_s for row in rows]
+    known = rates_of(rates, environ, min(quarters, default=0), max(quarters, default=0) + 900)
+    models = {meter: model for (_, meter), model in account.models.items()}
+    return restate(rows, known, models, charges(rates))

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
+from joulebook.core.account import RateRow
 from joulebook.core.bills import Bill, Charge, Exact, Item, total
 from joulebook.core.books import Amount, ChargeKey, RateUsed, Remainder
 from joulebook.core.rates import NANO, PER_KWH, Quality
-from joulebook.core.readings import Component, Meter
-from joulebook.core.statement import Posted
 from joulebook.core.workloads import Labels, WorkloadId
 
 EXPIRED = "(expired)"
@@ -49,13 +48,9 @@ WHERE quarter_s >= ? AND quarter_s < ?
 GROUP BY remainder, user, account, experiment, item, currency
 """  # noqa: S608
 
-_POSTED = """
-SELECT remainder, user, account, experiment, component, meters.name, quarter_s,
-       sum(energy_uj), sum(idle_uj), sum(held_ns)
-FROM postings JOIN meters ON meters.id = meter_id
-LEFT JOIN workloads ON workloads.id = workload_id
-WHERE quarter_s >= ? AND quarter_s < ?
-GROUP BY remainder, user, account, experiment, meter_id, quarter_s
+_ROWS = """
+SELECT workload_id, remainder, quarter_s, item, currency, whole, nano, rest FROM charges
+WHERE quarter_s >= ? AND quarter_s < ? AND
 """
 
 _TOTALS = f"SELECT item, currency, {_SUM} FROM charges GROUP BY item, currency"  # noqa: S608
@@ -114,14 +109,23 @@ def by_owner(
     return found
 
 
-def posted(conn: sqlite3.Connection, since_s: int, until_s: int) -> Iterator[Posted]:
-    """What was posted in the quarter hours of [since, until), by whose it is and where."""
-    for remainder, *labels, component, name, quarter_s, energy_uj, idle_uj, held_ns in conn.execute(
-        _POSTED, (since_s, until_s)
+class Row(NamedTuple):
+    """One charge as it stands: a workload's number, or (number 0) a remainder."""
+
+    workload_id: int
+    remainder: str
+    quarter_s: int
+    charge: Charge
+    amount: Exact
+
+
+def rows(conn: sqlite3.Connection, clause: str, within: tuple[int | str, ...]) -> Iterator[Row]:
+    """What was charged in [since, until) to whom `clause` takes; `within` are its parameters."""
+    for number, remainder, quarter_s, item, currency, *amount in conn.execute(
+        _ROWS + clause, within
     ):
-        owner = Remainder(remainder) if remainder else Labels(*labels)
-        meter = Meter(Component(component), name)
-        yield Posted(owner, meter, quarter_s, Amount(energy_uj, idle_uj, held_ns))
+        if remainder != EXPIRED:
+            yield Row(number, remainder, quarter_s, _charge(item, currency), Exact(*amount))
 
 
 def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
@@ -129,14 +133,6 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
     return {
         _charge(item, currency): _exact(sums) for item, currency, *sums in conn.execute(_TOTALS)
     }
-
-
-class RateRow(NamedTuple):
-    """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it."""
-
-    used: RateUsed
-    energy_uj: int
-    held_ns: int
 
 
 def rates(conn: sqlite3.Connection, since_s: int, until_s: int) -> Iterator[RateRow]:

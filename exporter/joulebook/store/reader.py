@@ -13,30 +13,25 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from joulebook.core.account import Account, Selection, Workload
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact
 from joulebook.core.books import ZERO, Amount, Method, Remainder
 from joulebook.core.readings import Component, Meter
-from joulebook.core.statement import Posted
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
-from joulebook.store import charges, faults, schema, state
+from joulebook.store import accounts, charges, faults, schema, state
+from joulebook.store.accounts import WORKLOADS, workload
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
 
 _FOREVER_S = 1 << 62
 
-_WORKLOADS = """
-SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, gpu_count, evidence, extra
-FROM workloads
-"""
+_MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
-_MATCHING = f"{_WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
+_NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
 
-_NAMED = f"{_WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
-
-_IDENTIFIED = f"{_WORKLOADS} WHERE workload = ? AND scheduler = ?"
+_IDENTIFIED = f"{WORKLOADS} WHERE workload = ? AND scheduler = ?"
 
 # `workload_id > 0` is what makes the partial index usable.
 _SUMS = """
@@ -60,20 +55,6 @@ FROM postings LEFT JOIN workloads ON workloads.id = workload_id
 WHERE quarter_s >= ?
 GROUP BY remainder, user, account, experiment
 """
-
-
-class Workload(msgspec.Struct, frozen=True):
-    """What the ledger knows of one workload; the times are UTC ns, `None`: not known."""
-
-    id: WorkloadId
-    display: str
-    name: str
-    labels: Labels
-    started_utc_ns: int | None
-    ended_utc_ns: int | None
-    gpu_count: int
-    evidence: str
-    extra: dict[str, str]
 
 
 class WorkloadTotals(msgspec.Struct, frozen=True):
@@ -112,15 +93,6 @@ class ChargeBalance(NamedTuple):
     charge: Charge
     booked: Exact
     rows: Exact
-
-
-class Account(NamedTuple):
-    """What was posted and charged, the rates used for it, and the models of the devices."""
-
-    posted: list[Posted]
-    booked: dict[Labels | Remainder, Bill]
-    used: list[charges.RateRow]
-    models: dict[Meter, str]
 
 
 class LedgerReader:
@@ -188,7 +160,7 @@ class LedgerReader:
                 for row in conn.execute(
                     f"{_MATCHING} ORDER BY id DESC LIMIT ?", (each, each, limit)
                 ):
-                    found[row[0]] = _workload(row)
+                    found[row[0]] = workload(row)
         return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
 
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
@@ -234,15 +206,16 @@ class LedgerReader:
         with self._view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
 
-    def account(self, since_s: int, until_s: int) -> Account:
-        """All that a report needs of the quarter hours in [since, until), in one view."""
+    def account(
+        self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
+    ) -> Account:
+        """All that a report needs of the quarter hours in [since, until), in one view.
+
+        A ledger does not know its node's name: postings carry the one that is given.
+        """
+        source = f"ledger of {node}" if node else f"ledger {self._path}"
         with self._view() as conn:
-            return Account(
-                list(charges.posted(conn, since_s, until_s)),
-                charges.by_owner(conn, since_s, until_s),
-                list(charges.rates(conn, since_s, until_s)),
-                state.read_models(conn),
-            )
+            return accounts.read(conn, source, node, since_s, until_s, wanted or Selection())
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
         """What the books say was charged against what is on record; the two are the same."""
@@ -281,25 +254,6 @@ class LedgerReader:
             schema.roll_back(self._conn)
 
 
-def _workload(row: tuple[object, ...]) -> Workload:
-    _, scheduler, workload, display, name, user, account, experiment, *rest = row
-    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
-    return msgspec.convert(
-        {
-            "id": (scheduler, workload),
-            "display": display,
-            "name": name,
-            "labels": (user, account, experiment),
-            "started_utc_ns": started_utc_ns,
-            "ended_utc_ns": ended_utc_ns,
-            "gpu_count": gpu_count,
-            "evidence": evidence,
-            "extra": msgspec.json.decode(str(extra)),
-        },
-        Workload,
-    )
-
-
 def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals:
     total = ZERO
     by_meter: dict[Meter, Amount] = {}
@@ -314,7 +268,7 @@ def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals
         by_evidence[evidence] = by_evidence.get(evidence, ZERO).plus(amount)
         quarters += [first, last]
     return WorkloadTotals(
-        _workload(row),
+        workload(row),
         total,
         by_meter,
         by_method,

@@ -123,6 +123,12 @@ def read(conn: sqlite3.Connection) -> Kept:
     return Kept(Books(**found), anchor, seq)
 
 
+def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
+    """The clock as it stood at the last commit; `None` in a fresh ledger. Raises as `read` does."""
+    rows = conn.execute("SELECT value FROM state WHERE kind = ?", (_ANCHOR,)).fetchall()
+    return _anchor.decode(rows[0][0]) if rows else None
+
+
 def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
     """The meters alone. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
