@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 import msgspec
 
 from joulebook.core.readings import Meter
+
+
+class Instance(msgspec.Struct, frozen=True, gc=False):
+    """One MIG device of a card, as its user is given it (a compute instance).
+
+    `uuid` is what the driver calls it (`MIG-<uuid>`; before R470 `MIG-GPU-<uuid>/<gi>/<ci>`).
+    `gi` and `ci` are the ids of its GPU instance and compute instance (`ci` is `None` where only
+    the GPU instance is known). `slices` is how many compute slices of the card are its own;
+    `profile` its name in `nvidia-smi` (`1g.10gb`).
+    """
+
+    uuid: str
+    gi: int
+    ci: int | None
+    slices: int
+    profile: str
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
@@ -16,7 +33,9 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     (`power_watts`, `power_limit_watts`, `utilization_ratio`, `memory_used_bytes`,
     `temperature_celsius`, `sm_clock_hertz`, ...), to their value in base units; what the device
     cannot say is absent, never 0. `throttle_ns` maps a reason to cumulative nanoseconds.
-    `parts` lists MIG instances and their slices.
+    `mig` says that the card is in MIG mode: then `instances` lists what it is cut into now, and
+    `slices` counts the compute slices of the whole card, those of no instance among them (0: the
+    card is not cut up).
     """
 
     meter: Meter
@@ -30,3 +49,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     mig: bool = False
     values: Mapping[str, float] = {}
     throttle_ns: Mapping[str, int] = {}
+    instances: tuple[Instance, ...] = ()
+    slices: int = 0
+
+    @property
+    def rooms(self) -> dict[str, Fraction]:
+        """Which part of the card each of its MIG instances is, by UUID."""
+        return {each.uuid: Fraction(each.slices, self.slices) for each in self.instances}

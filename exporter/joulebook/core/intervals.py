@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from joulebook.core.books import Gap, Method, Remainder
-from joulebook.core.readings import Break, Meter, PowerSample, ProcessUse, Reading
+from joulebook.core.readings import Break, InstanceUse, Meter, PowerSample, ProcessUse, Reading
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ
 
 DEFAULT_MAX_POWER_MW = 3_000_000
@@ -45,6 +45,8 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     outage: bool = False
     remainder: Remainder | None = None
     processes: tuple[ProcessUse, ...] = ()
+    instances: tuple[InstanceUse, ...] | None = None
+    """The MIG instances that were there at either end; `None` where nobody asked."""
 
     def until_uj(self, t_ns: int) -> int:
         """Energy from `t0` to `t_ns`, evenly spread; its differences add up exactly."""
@@ -122,6 +124,20 @@ def _is_idle(before: Reading, now: Reading) -> bool:
     return before.busy is False and now.busy is False
 
 
+def known_instances(
+    before: tuple[InstanceUse, ...] | None, now: tuple[InstanceUse, ...] | None
+) -> tuple[InstanceUse, ...] | None:
+    """The instances of two looks: those of the later, and those that were gone by then.
+
+    How busy an instance was before it was destroyed, nobody can say any more.
+    """
+    if before is None or now is None:
+        return now
+    there = {each.uuid for each in now}
+    gone = (each._replace(active_ppm=None) for each in before if each.uuid not in there)
+    return (*now, *gone)
+
+
 def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interval:
     return Interval(
         now.meter,
@@ -132,6 +148,7 @@ def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interv
         idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
+        instances=known_instances(before.instances, now.instances),
     )
 
 
@@ -203,4 +220,5 @@ def _integrated(before: Reading, now: Reading, t0_ns: int, t1_ns: int, twice_pj:
         idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
+        instances=known_instances(before.instances, now.instances),
     )

@@ -7,6 +7,7 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from fractions import Fraction
 from typing import TypeVar
 
 import msgspec
@@ -213,16 +214,20 @@ def _tenures(
     the outage, still mentions it (else `merge` has closed it by now). Nobody gets it because a
     better claim is not proven.
     """
+    instances = None
+    if interval.instances is not None:
+        instances = {i.uuid: Fraction(i.slices, i.of) for i in interval.instances}
     if not interval.outage:
-        return settle(claims, interval.t0_ns, interval.t1_ns)
+        return settle(claims, interval.t0_ns, interval.t1_ns, instances)
     proven = [
         claim
         for claim in claims
         if (claim.t1_ns is None and affirmed.get(claim.evidence, 0) >= interval.t1_ns)
         or (claim.t1_ns is not None and claim.t1_ns >= interval.t1_ns)
     ]
-    tenures = settle(proven, interval.t0_ns, interval.t1_ns)
-    if len(tenures) == 1 and tenures == settle(claims, interval.t0_ns, interval.t1_ns):
+    tenures = settle(proven, interval.t0_ns, interval.t1_ns, instances)
+    everybody = settle(claims, interval.t0_ns, interval.t1_ns, instances)
+    if len(tenures) == 1 and tenures == everybody:
         return tenures
     return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
 
@@ -261,7 +266,9 @@ def _prune(
         )
         if claim.t1_ns is None or waiting:
             kept.append(claim)
-    return tuple(sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or ())))
+    return tuple(
+        sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or (), c.instance))
+    )
 
 
 def _earned(

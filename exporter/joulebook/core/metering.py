@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.books import Gap, MeterState
-from joulebook.core.intervals import Interval, between, confirm, energy_uj, judge
+from joulebook.core.intervals import Interval, between, confirm, energy_uj, judge, known_instances
 from joulebook.core.readings import Failure, Reading
 from joulebook.core.ticks import Knot, bent, knots, learnt
 from joulebook.units import NS_PER_S, PJ_PER_UJ
@@ -158,7 +158,10 @@ def ripe(
         if knot.index > taken:
             break
         reading = msgspec.structs.replace(
-            knot.reading, busy=told[knot.index].busy, processes=told[knot.index].processes
+            knot.reading,
+            busy=told[knot.index].busy,
+            processes=told[knot.index].processes,
+            instances=told[knot.index].instances,
         )
         intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
         base = reading
@@ -191,19 +194,32 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
 
     A burst does not ask for it, and process lists are asked for less often: the next reading that
     did ask speaks for the time before it. Where none has come yet, a device is as busy as it was
-    last seen; but who was on it then says nothing of who is on it now.
+    last seen; but who was on it then says nothing of who is on it now. MIG instances that went
+    between two looks are counted as there until the second.
     """
     told: list[Reading] = []
-    busy, processes = None, None
+    busy, processes, instances = None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
+        instances = instances if reading.instances is None else reading.instances
         told.append(
             msgspec.structs.replace(
-                reading, busy=base.busy if busy is None else busy, processes=processes
+                reading,
+                busy=base.busy if busy is None else busy,
+                processes=processes,
+                instances=instances,
             )
         )
-    return told[::-1]
+    told.reverse()
+    seen = base.instances
+    for i, reading in enumerate(pending):
+        if reading.instances is not None:
+            seen = reading.instances
+        elif seen is not None:
+            there = known_instances(seen, told[i].instances or ())
+            told[i] = msgspec.structs.replace(told[i], instances=there)
+    return told
 
 
 def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:

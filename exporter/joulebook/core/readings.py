@@ -57,6 +57,21 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     memory_bytes: int | None = None
     workload: WorkloadId | None = None
     ended: bool = False
+    instance: str = ""
+    """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
+
+
+class InstanceUse(NamedTuple):
+    """One MIG instance at a look: `slices` of the card's `of`, and how busy they were.
+
+    `active_ppm` is the share of its multiprocessors that were at work since the look before, in
+    parts per million; `None` where the driver does not say (before Hopper it never does).
+    """
+
+    uuid: str
+    slices: int
+    of: int
+    active_ppm: int | None = None
 
 
 class Break(StrEnum):
@@ -82,7 +97,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `uptime_ns` is the time since the counter last started at zero, where the driver tells it.
     `max_power_mw` bounds what is plausible. `busy` says whether the device did any work since
     the reading before: `None` where this look did not ask. `processes` is `None` where this look
-    did not ask, empty where it asked and found none.
+    did not ask, empty where it asked and found none; and so are `instances`.
     """
 
     meter: Meter
@@ -100,6 +115,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Set by the ledger on the first reading after the daemon was down."""
     breaks: Break = Break.NONE
     """Set by the ledger: why the counter cannot simply be subtracted from the one before."""
+    instances: tuple[InstanceUse, ...] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

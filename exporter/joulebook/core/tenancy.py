@@ -35,12 +35,17 @@ class Evidence(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+ClaimKey = tuple[WorkloadId | None, Meter, Evidence, str, int]
+
+
 class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Evidence that a workload held a part of a meter from `t0_ns` until `t1_ns`.
 
     `t1_ns` is `None` while it still does. `parts` of `of` is the part of the device: 1 of 1, a
     replica of those that the device plugin advertises, MIG slices, shards. `workload` is `None`
     when it is certain that somebody held the device, but not who (`unknown_holder`).
+    `instance` is the UUID of the MIG instance that is held (empty: the device, or a replica of
+    it); `parts` of `of` are then slices, still of the whole card, for its meter is the card's.
     """
 
     workload: WorkloadId | None
@@ -50,11 +55,12 @@ class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     evidence: Evidence
     parts: int = 1
     of: int = 1
+    instance: str = ""
 
     @property
-    def key(self) -> tuple[WorkloadId | None, Meter, Evidence, int]:
+    def key(self) -> ClaimKey:
         """What makes two reports of a claim the same claim; only its end may be learnt later."""
-        return (self.workload, self.meter, self.evidence, self.t0_ns)
+        return (self.workload, self.meter, self.evidence, self.instance, self.t0_ns)
 
 
 class Holder(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +70,7 @@ class Holder(msgspec.Struct, frozen=True, gc=False):
     evidence: Evidence
     parts: int
     of: int
+    instance: str = ""
 
 
 class Tenure(msgspec.Struct, frozen=True, gc=False):
@@ -74,11 +81,16 @@ class Tenure(msgspec.Struct, frozen=True, gc=False):
     holders: tuple[Holder, ...]
 
 
-def admit(claims: Sequence[Claim]) -> tuple[Holder, ...]:
+def admit(
+    claims: Sequence[Claim], instances: Mapping[str, Fraction] | None = None
+) -> tuple[Holder, ...]:
     """The holders at one instant, out of all the claims that cover it.
 
-    A workload counts once, by its best evidence (several parts under the same evidence add up).
-    Claims that no longer fit on the device are refused whole.
+    A workload counts once, by its best evidence (several parts under the same evidence add up,
+    those of different MIG instances stay apart). Claims that no longer fit on the device, or on
+    their instance, are refused whole. `instances` says which part of the card each of its MIG
+    instances is; a claim on one that is not there is void. Where it is not known (`None`), an
+    instance is as large as the largest claim on it.
     """
     best: dict[WorkloadId | None, Evidence] = {}
     for claim in claims:
@@ -87,31 +99,55 @@ def admit(claims: Sequence[Claim]) -> tuple[Holder, ...]:
             best[claim.workload] = claim.evidence
     wanted = sorted(
         (c for c in claims if c.evidence == best[c.workload]),
-        key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.parts, c.of),
+        key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.instance, c.parts, c.of),
     )
     room = Fraction(1)
-    admitted: dict[WorkloadId | None, Holder] = {}
+    rooms = _rooms(wanted) if instances is None else dict(instances)
+    admitted: dict[tuple[WorkloadId | None, str], Holder] = {}
     for claim in wanted:
         share = Fraction(claim.parts, claim.of)
-        if share > room:
+        if share > room or (claim.instance and share > rooms.get(claim.instance, 0)):
             continue
         room -= share
-        held = admitted.get(claim.workload)
-        if held is not None:
-            whole = Fraction(held.parts, held.of) + share
-            of = max(held.of, claim.of, whole.denominator)
-            if of % whole.denominator:
-                of = whole.denominator
-            admitted[claim.workload] = Holder(claim.workload, claim.evidence, int(whole * of), of)
-        else:
-            admitted[claim.workload] = Holder(claim.workload, claim.evidence, claim.parts, claim.of)
+        if claim.instance:
+            rooms[claim.instance] -= share
+        who = (claim.workload, claim.instance)
+        held = admitted.get(who)
+        admitted[who] = _together(held, claim) if held is not None else _holder(claim)
     return tuple(admitted.values())
 
 
-def settle(claims: Sequence[Claim], t0_ns: int, t1_ns: int) -> tuple[Tenure, ...]:
+def _rooms(claims: Iterable[Claim]) -> dict[str, Fraction]:
+    rooms: dict[str, Fraction] = {}
+    for claim in claims:
+        share = Fraction(claim.parts, claim.of)
+        rooms[claim.instance] = max(rooms.get(claim.instance, share), share)
+    return rooms
+
+
+def _holder(claim: Claim) -> Holder:
+    return Holder(claim.workload, claim.evidence, claim.parts, claim.of, claim.instance)
+
+
+def _together(held: Holder, claim: Claim) -> Holder:
+    """A holder of more parts than one claim gave it."""
+    whole = Fraction(held.parts, held.of) + Fraction(claim.parts, claim.of)
+    of = max(held.of, claim.of, whole.denominator)
+    if of % whole.denominator:
+        of = whole.denominator
+    return msgspec.structs.replace(held, parts=int(whole * of), of=of)
+
+
+def settle(
+    claims: Sequence[Claim],
+    t0_ns: int,
+    t1_ns: int,
+    instances: Mapping[str, Fraction] | None = None,
+) -> tuple[Tenure, ...]:
     """Cut `[t0, t1)` of one meter at every edge of its claims, and settle each piece.
 
-    All `claims` must be of the same meter. Neighbouring pieces with the same holders are joined.
+    All `claims` must be of the same meter; `instances` are as in `admit`. Neighbouring pieces
+    with the same holders are joined.
     """
     live = [c for c in claims if c.t0_ns < t1_ns and (c.t1_ns is None or c.t1_ns > t0_ns)]
     edges = {t0_ns, t1_ns}
@@ -123,7 +159,8 @@ def settle(claims: Sequence[Claim], t0_ns: int, t1_ns: int) -> tuple[Tenure, ...
     cuts = sorted(edges)
     tenures: list[Tenure] = []
     for a, b in pairwise(cuts):
-        holders = admit([c for c in live if c.t0_ns <= a and (c.t1_ns is None or c.t1_ns >= b)])
+        there = [c for c in live if c.t0_ns <= a and (c.t1_ns is None or c.t1_ns >= b)]
+        holders = admit(there, instances)
         if tenures and tenures[-1].holders == holders:
             tenures[-1] = Tenure(tenures[-1].t0_ns, b, holders)
         else:
@@ -151,7 +188,7 @@ def merge(
     burnt later is not proven to be its).
     """
     now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
-    merged: dict[tuple[WorkloadId | None, Meter, Evidence, int], Claim] = {}
+    merged: dict[ClaimKey, Claim] = {}
     for claim in known:
         if claim.key in now:
             continue
@@ -166,12 +203,12 @@ def merge(
 
 def _aligned(known: Iterable[Claim], reported: Iterable[Claim]) -> Iterable[Claim]:
     """The reports, each claim that is open on record with the beginning it has there."""
-    begun: dict[tuple[WorkloadId | None, Meter, Evidence], int] = {}
+    begun: dict[tuple[object, ...], int] = {}
     for claim in known:
         if claim.t1_ns is None:
-            begun[claim.workload, claim.meter, claim.evidence] = claim.t0_ns
+            begun[claim.key[:-1]] = claim.t0_ns
     for claim in sorted(reported, key=lambda c: c.t0_ns):
-        t0_ns = begun.pop((claim.workload, claim.meter, claim.evidence), claim.t0_ns)
+        t0_ns = begun.pop(claim.key[:-1], claim.t0_ns)
         if t0_ns == claim.t0_ns or (claim.t1_ns is not None and claim.t1_ns <= t0_ns):
             yield claim
         else:

@@ -269,7 +269,11 @@ class Daemon:
         for claim in self._books.claims:
             if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns):
                 covering.setdefault(claim.meter, []).append(claim)
-        return {meter: admit(claims) for meter, claims in covering.items()}
+        devices = self._devices
+        return {
+            meter: admit(claims, devices[meter].rooms if meter in devices else None)
+            for meter, claims in covering.items()
+        }
 
 
 def _joined(first: Entry, second: Entry) -> Entry:

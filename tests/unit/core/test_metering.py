@@ -10,7 +10,7 @@ from tests.unit.core.world import MS, S, gpu
 from joulebook.core.books import Gap, MeterState
 from joulebook.core.intervals import Interval
 from joulebook.core.metering import FALLBACK_NS, Taken, begin, lose, resume, ripe, take
-from joulebook.core.readings import Break, Failure, PowerSample, ProcessUse, Reading
+from joulebook.core.readings import Break, Failure, InstanceUse, PowerSample, ProcessUse, Reading
 
 J = 1_000_000
 T0 = 1000 * S
@@ -201,6 +201,27 @@ def test_what_was_not_asked_is_what_the_next_look_says() -> None:
     _, intervals = ripe(state, at(9))
     assert [i.processes for i in intervals] == [(process,), (process,), (), ()]
     assert [i.idle for i in intervals] == [False, False, False, True], "idle at both ends"
+
+
+def test_a_mig_instance_is_there_until_a_look_does_not_find_it() -> None:
+    old, new = InstanceUse("MIG-old", 3, 7, 900_000), InstanceUse("MIG-new", 4, 7, 200_000)
+    gone = old._replace(active_ppm=None)
+    state, _, _ = fed(
+        reading(0, 0, instances=(old,)),
+        reading(1, 10),
+        reading(2, 20, instances=(new,)),
+        reading(3, 30),
+        reading(4, 40, instances=()),
+        reading(5, 50),
+    )
+    _, intervals = ripe(state, at(9))
+    assert [i.instances for i in intervals] == [
+        (new, gone),  # how busy the old one was by then, nobody can say
+        (new, gone),
+        (new._replace(active_ppm=None),),
+        (new._replace(active_ppm=None),),
+        (),
+    ]
 
 
 def test_the_idle_floor_is_learnt_from_idle_intervals_of_some_length() -> None:

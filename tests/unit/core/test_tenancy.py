@@ -25,8 +25,9 @@ def claim(
     t1: int | None = None,
     evidence: Evidence = PROLOG,
     share: tuple[int, int] = (1, 1),
+    instance: str = "",
 ) -> Claim:
-    return Claim(workload, gpu(), t0, t1, evidence, *share)
+    return Claim(workload, gpu(), t0, t1, evidence, *share, instance)
 
 
 def who(holders: tuple[Holder, ...]) -> dict[WorkloadId | None, Fraction]:
@@ -61,6 +62,38 @@ def test_what_does_not_fit_is_refused_whole() -> None:
 
 def test_an_unknown_holder_takes_its_room() -> None:
     assert who(admit([claim(None, 3), claim(A, 1)])) == {None: 1}
+
+
+def test_instances_of_one_workload_stay_apart() -> None:
+    held = admit([claim(A, share=(2, 7), instance="x"), claim(A, share=(1, 7), instance="y")])
+    assert held == (Holder(A, PROLOG, 2, 7, "x"), Holder(A, PROLOG, 1, 7, "y"))
+
+
+@pytest.mark.parametrize("rooms", [None, {"x": Fraction(2, 7), "y": Fraction(1, 7)}])
+def test_an_instance_is_held_once(rooms: dict[str, Fraction] | None) -> None:
+    inside = claim(A, share=(2, 7), instance="x")
+    around = claim(B, evidence=PODS, share=(2, 7), instance="x")
+    other = claim(C, evidence=PODS, share=(1, 7), instance="y")
+    assert who(admit([around, other, inside], rooms)) == {A: Fraction(2, 7), C: Fraction(1, 7)}
+
+
+def test_replicas_of_an_instance_share_its_room() -> None:
+    claims = [claim(name, share=(1, 14), instance="x") for name in (A, B, C)]
+    assert len(admit(claims, {"x": Fraction(1, 7)})) == 2
+    assert len(admit([*claims[:2], claim(C, share=(1, 7), instance="y")], {
+        "x": Fraction(1, 7), "y": Fraction(1, 7)})) == 3  # fmt: skip
+
+
+def test_a_claim_on_an_instance_that_is_gone_is_void() -> None:
+    gone = claim(A, share=(2, 7), instance="x")
+    assert admit([gone, claim(B, 1, evidence=PODS)], {}) == (Holder(B, PODS, 1, 1),)
+    (tenure,) = settle([gone], 0, 9, {"y": Fraction(1, 7)})
+    assert tenure.holders == ()
+
+
+def test_a_holder_of_the_card_leaves_no_room_on_its_instances() -> None:
+    whole, part = claim(A), claim(B, evidence=PODS, share=(1, 7), instance="x")
+    assert admit([part, whole], {"x": Fraction(1, 7)}) == (Holder(A, PROLOG, 1, 1),)
 
 
 def test_tenures_are_cut_at_edges_and_joined_where_nothing_changed() -> None:
@@ -171,6 +204,15 @@ def test_a_claim_reported_with_another_beginning_is_the_one_on_record() -> None:
         assert merged == (claim(A, 5),)
         ended = merge([claim(A, 5)], [claim(A, t0, 20)], frozenset({PROLOG}), {PROLOG: 8})
         assert ended == (claim(A, 5, 20),)
+
+
+def test_claims_on_two_instances_are_two_claims() -> None:
+    known = [claim(A, 5, instance="x"), claim(A, 6, instance="y")]
+    now = [claim(A, 7, instance="x"), claim(A, 7, 9, instance="y")]
+    assert merge(known, now, frozenset({PROLOG}), {}) == (
+        claim(A, 5, instance="x"),
+        claim(A, 6, 9, instance="y"),
+    )
 
 
 def test_a_second_claim_after_the_end_of_the_first_is_its_own() -> None:

@@ -26,6 +26,7 @@ from tests.unit.store.samples import (
 )
 
 from joulebook.core.books import Amount, Books, Entry, Method, PostingKey
+from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import (
     LedgerBusy,
@@ -127,6 +128,27 @@ def test_state_of_other_versions_is_left_alone(open_store: Open, path: Path) -> 
         conn.execute("INSERT INTO state VALUES ('budgets', x'00', x'01')")
         conn.execute("DELETE FROM state WHERE kind = 'overflow'")
     assert store.load()[0] == books
+
+
+def test_a_ledger_of_before_mig_still_loads(open_store: Open, path: Path) -> None:
+    store = open_store()
+    books = run(store, 1)
+    claim = Claim(JOB, GPU0, 7, None, Evidence.PROLOG)
+    after = msgspec.structs.replace(books, claims=(claim,))
+    store.commit(books, after, Entry(), anchor(after))
+    with sql(path) as conn:
+        # As it was written then: each array ends before `instance` and `instances`.
+        conn.execute(
+            "UPDATE state SET value = ? WHERE kind = 'claims'",
+            (msgspec.msgpack.encode([msgspec.to_builtins(claim)[:-1]]),),
+        )
+        state = msgspec.to_builtins(after.meters[GPU0])
+        state[1] = state[1][:-1]
+        conn.execute(
+            "UPDATE state SET value = ? WHERE kind = 'meters' AND key = ?",
+            (msgspec.msgpack.encode(state), msgspec.msgpack.encode(GPU0)),
+        )
+    assert store.load()[0] == after
 
 
 def test_labels_keep_empty_apart_from_unknown(open_store: Open) -> None:
