@@ -16,7 +16,9 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Struct
 
-from joulebook.config_rates import Budget, Collect, Privacy, Rates
+from joulebook.config_collect import Collect
+from joulebook.config_collect import conflicts as collect_conflicts
+from joulebook.config_rates import Budget, Privacy, Rates
 from joulebook.config_rates import conflicts as rate_conflicts
 from joulebook.config_read import EnvValue, leaves, read
 from joulebook.config_sections import (
@@ -176,12 +178,11 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
         if (budget.kwh is None) == (budget.cost is None):
             yield f'budgets."{name}"', "expected either kwh or cost"
     yield from rate_conflicts(config.rates)
+    yield from collect_conflicts(config.collect)
 
 
 def _not_built(config: Config) -> Iterator[tuple[str, str]]:
     sensors, tenants = config.sensors, config.tenants
-    if config.server.token_file:
-        yield "server.token_file", "/v1/postings is"
     # These are looked for by themselves once they are built: only `true` asks for them now.
     for key, enabled in (
         ("sensors.rapl", sensors.rapl.enabled),
@@ -204,5 +205,3 @@ def _not_built(config: Config) -> Iterator[tuple[str, str]]:
         yield "budgets", "budgets are"
     if config.privacy.users != "plain":
         yield "privacy.users", "hiding the names of users is"
-    if config.collect != Collect():
-        yield "collect", "collecting from other nodes is"

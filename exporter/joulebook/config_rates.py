@@ -1,4 +1,4 @@
-"""Keys of the configuration file that turn energy into money, CO2e, and one ledger of many nodes.
+"""Keys of the configuration file that turn energy into money and CO2e.
 
 See `config_sections` for how they are documented. Nothing about money and carbon has a default
 that is used in silence: without a price, an intensity or a PUE there is no figure, and
@@ -34,17 +34,6 @@ class Privacy(Section, frozen=True):
         doc("The label `user`: as it is, a keyed hash of it (one key for the site), or empty."),
     ] = "plain"
     key_file: Annotated[str, doc("File with the key of the hash.")] = ""
-
-
-class Collect(Section, frozen=True):
-    """Many nodes' ledgers into one."""
-
-    targets: Annotated[tuple[str, ...], doc("host:port of the daemons to collect from.")] = ()
-    file_sd: Annotated[tuple[str, ...], doc("Files of targets, as Prometheus reads them.")] = ()
-    http_sd: Annotated[str, doc("URL of a list of targets, as Prometheus reads it.")] = ""
-    kubernetes: Annotated[bool, doc("Find the daemons through the API server.")] = False
-    token_file: Annotated[str, doc("File with the token shown to the daemons.")] = ""
-    url: Annotated[str, doc("The common ledger: sqlite:///... or postgresql://...")] = ""
 
 
 _File = Annotated[str, doc("Absolute path of the file of kind csv.")]

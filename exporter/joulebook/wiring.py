@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import msgspec
+
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config_rates import Rates
@@ -31,6 +33,7 @@ from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.today import DAY_S, Today
 from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import ConfigError
+from joulebook.exposition.handover import Handover, Tokens
 from joulebook.exposition.scrape import Exposition
 from joulebook.exposition.server import Server
 from joulebook.exposition.view import View
@@ -217,7 +220,9 @@ def assemble(config: Config) -> Node:
             ),
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
-        server = Server(config.server.listen, exposition, web_config)
+        server = Server(
+            config.server.listen, exposition, web_config, handover=_handover(config, name)
+        )
         daemon = Daemon(
             Settings(
                 name,
@@ -244,6 +249,19 @@ def assemble(config: Config) -> Node:
         exits.callback(server.stop)
         host = config.server.listen.rpartition(":")[0]
         return Node(daemon, server, f"{host}:{server.port}", exits.pop_all())
+
+
+def _handover(config: Config, node: str) -> Handover | None:
+    """What collectors get of the ledger; `None` without a token to ask them for."""
+    if not config.server.token_file:
+        return None
+
+    def page(since: int, ledger_id: str) -> bytes:
+        # Opened for each: a view that stays open would hold back the write-ahead log.
+        with LedgerReader(config.ledger.path) as reader:
+            return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
+
+    return Handover(page, Tokens(Path(config.server.token_file)))
 
 
 def _enabled(value: object, is_here: Callable[[], bool]) -> bool:

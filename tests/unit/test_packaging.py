@@ -101,6 +101,7 @@ def wanted(requirements: list[str]) -> set[str]:
             "requirements-dev.lock",
             PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
         ),
+        ("requirements-postgresql.lock", PROJECT["optional-dependencies"]["postgresql"]),
         ("requirements-build.lock", ["hatchling"]),
     ],
 )

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from joulebook import log
 from joulebook.exposition.desk import Busy, Desk
+from joulebook.exposition.handover import PATH, Handover, Question
 from joulebook.exposition.passwords import Passwords
 from joulebook.exposition.web_config import WebConfig
 
@@ -61,9 +62,16 @@ class App:
     """The ASGI application."""
 
     def __init__(
-        self, pages: Pages, web: Callable[[], WebConfig], rejected: Callable[[str], None]
+        self,
+        pages: Pages,
+        web: Callable[[], WebConfig],
+        rejected: Callable[[str], None],
+        handover: Handover | None = None,
     ) -> None:
-        """`web` gives the configuration in force; `rejected` counts a refusal by its reason."""
+        """`web` gives the configuration in force; `rejected` counts a refusal by its reason.
+
+        `handover` is the page for collectors; without it there is none.
+        """
         self._pages = pages
         self._web = web
         self._rejected = rejected
@@ -81,6 +89,10 @@ class App:
             ],
             redirect_slashes=False,
         )
+        self._handover = handover
+        self._pages_of_ledger = Desk("postings", threads=1, line=8, timeout_s=15)
+        if handover is not None:
+            self._router.routes.append(Route(PATH, self._postings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -88,13 +100,21 @@ class App:
         if web.headers:
             send = _with_headers(send, web.headers)
         refusal = None
-        if web.users and scope["path"] not in OPEN_PATHS:
+        if self._handover is not None and scope["path"] == PATH:
+            refusal = await self._guard(scope, web, self._handover)
+        elif web.users and scope["path"] not in OPEN_PATHS:
             refusal = await self._refusal(scope, web)
         await (refusal or self._router)(scope, receive, send)
 
     def close(self) -> None:
         """End the threads, as far as they are not in a call."""
-        for desk in (self._passwords, self._scrapes, self._views, self._probes):
+        for desk in (
+            self._passwords,
+            self._scrapes,
+            self._views,
+            self._probes,
+            self._pages_of_ledger,
+        ):
             desk.close()
 
     async def _refusal(self, scope: Scope, web: WebConfig) -> Response | None:
@@ -108,6 +128,35 @@ class App:
         self._rejected("unauthorized")
         challenge = {"WWW-Authenticate": 'Basic realm="joulebook", charset="UTF-8"'}
         return PlainTextResponse("Unauthorized\n", 401, challenge)
+
+    async def _guard(self, scope: Scope, web: WebConfig, handover: Handover) -> Response | None:
+        """Whom the page for collectors is refused: 401 without a token that fits, 403 to a user."""
+        allowed = handover.allows(dict(scope["headers"]))
+        if allowed:
+            return None
+        if allowed is None and web.users and await self._refusal(scope, web) is None:
+            self._rejected("forbidden")
+            return PlainTextResponse("Forbidden: a password does not do, show the token\n", 403)
+        self._rejected("unauthorized")
+        error = "" if allowed is None else ', error="invalid_token"'
+        challenge = {"WWW-Authenticate": f'Bearer realm="joulebook"{error}'}
+        return PlainTextResponse("Unauthorized: show the token\n", 401, challenge)
+
+    async def _postings(self, request: Request) -> Response:
+        handover = self._handover
+        try:
+            asked = Question(request.query_params)
+        except ValueError as error:
+            return PlainTextResponse(f"{error}\n", 400)
+        answer = await self._ask(
+            self._pages_of_ledger,
+            "v1/postings",
+            lambda: b"" if handover is None else handover.page(asked.since, asked.ledger_id),
+        )
+        if isinstance(answer, Response):
+            return answer
+        headers = {"Cache-Control": "no-store"}
+        return _Paced(answer, headers=headers, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         accept = request.headers.get("accept", "")

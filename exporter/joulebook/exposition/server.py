@@ -1,6 +1,7 @@
 """HTTP: a server in a thread of its own that no client, and no page that hangs, can stop.
 
 `/metrics`, `/` and any other path ask for a password if the web configuration file names users;
+`/v1/postings` asks for a token;
 `/healthz` and `/readyz` never do (probes carry none). Client certificates, where they are asked
 for, are a matter of TLS and so guard every path.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from joulebook.config import Address, parse_listen
 from joulebook.errors import ConfigError
 from joulebook.exposition.connections import Front, Limits
+from joulebook.exposition.handover import Handover
 from joulebook.exposition.routes import App, Pages
 from joulebook.exposition.web_config import WebConfig, WebConfigFile
 
@@ -42,15 +44,24 @@ class Server:
     """What whoever reaches the port can read; empty: nothing to warn of."""
 
     def __init__(
-        self, listen: str, pages: Pages, web_config: Path | None = None, limits: Limits = _LIMITS
+        self,
+        listen: str,
+        pages: Pages,
+        web_config: Path | None = None,
+        limits: Limits = _LIMITS,
+        handover: Handover | None = None,
     ) -> None:
-        """Raises `ConfigError` if `listen` or the web configuration file cannot be used."""
+        """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
+
+        `handover` is what collectors get, if they may.
+        """
         try:
             self._address = parse_listen(listen)
         except ValueError as error:
             raise ConfigError(f"server.listen: {error}") from None
         self._pages = pages
         self._limits = limits
+        self._handover = handover
         self._web = None if web_config is None else WebConfigFile(web_config)
         self._rejected: Counter[str] = Counter()
         self._listeners: list[socket.socket] = []
@@ -74,7 +85,7 @@ class Server:
 
         `handshake` (TLS failed or stalled), `slow_head`, `slow_answer`, `slow_idle` (a client
         took longer than it may; the phase it was in), `evicted` (the table was full), `busy`,
-        `unauthorized`, `web_config` (a changed file could not be used).
+        `unauthorized`, `forbidden`, `web_config` (a changed file could not be used).
         """
         broken = {"web_config": self._web.failures} if self._web and self._web.failures else {}
         return {**self._rejected, **broken}
@@ -108,7 +119,7 @@ class Server:
         self._thread = None
 
     def _app(self) -> App:
-        return App(self._pages, self._current, self._count)
+        return App(self._pages, self._current, self._count, self._handover)
 
     def _run(self, ready: threading.Event) -> None:
         try:

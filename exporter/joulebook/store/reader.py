@@ -16,10 +16,11 @@ import msgspec
 from joulebook.core.account import Account, Selection, Workload
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact
 from joulebook.core.books import ZERO, Amount, Method, Remainder
+from joulebook.core.handover import MAX_ROWS, Page
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
-from joulebook.store import accounts, charges, faults, schema, state
+from joulebook.store import accounts, charges, faults, handover, schema, state
 from joulebook.store.accounts import WORKLOADS, workload
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -225,6 +226,13 @@ class LedgerReader:
             ChargeBalance(charge, booked.get(charge, NOTHING), rows.get(charge, NOTHING))
             for charge in sorted(booked.keys() | rows.keys())
         )
+
+    def page(
+        self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
+    ) -> Page:
+        """The rows numbered after `since`, for a collector; see `core/handover`."""
+        with self._view() as conn:
+            return handover.page(conn, node, cluster, since, ledger_id, limit)
 
     def models(self) -> dict[Meter, str]:
         """The model of each device, as far as one was heard."""

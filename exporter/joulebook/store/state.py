@@ -145,3 +145,9 @@ def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
     """The models of devices. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
     return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
+
+
+def read_seq(conn: sqlite3.Connection) -> int:
+    """The last number given. Raises as `read` does."""
+    found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
+    return 0 if found is None else _seq.decode(found[0])
