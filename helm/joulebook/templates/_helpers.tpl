@@ -17,11 +17,16 @@ app.kubernetes.io/name: {{ include "joulebook.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "joulebook.labels" -}}
-{{ include "joulebook.selectorLabels" . }}
+{{- /* Labels that say where an object comes from, and select nothing. */ -}}
+{{- define "joulebook.origin" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "joulebook.labels" -}}
+{{ include "joulebook.selectorLabels" . }}
+{{ include "joulebook.origin" . }}
 {{- end }}
 
 {{- define "joulebook.serviceAccountName" -}}
@@ -30,4 +35,55 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else }}
 {{- default "default" .Values.serviceAccount.name }}
 {{- end }}
+{{- end }}
+
+{{- define "joulebook.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- /* HTTP or HTTPS: what probes, monitors and the test speak. */ -}}
+{{- define "joulebook.scheme" -}}
+{{- .Values.web.scheme | default (ternary "HTTPS" "HTTP" (ne .Values.web.tlsSecretName "")) }}
+{{- end }}
+
+{{- define "joulebook.guarded" -}}
+{{- if or .Values.web.configSecretName .Values.web.tlsSecretName .Values.web.users }}true{{ end }}
+{{- end }}
+
+{{- /* Rights of pods that need nothing of the node. */ -}}
+{{- define "joulebook.unprivileged" -}}
+runAsUser: 65532
+runAsGroup: 65532
+runAsNonRoot: true
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- /* What ServiceMonitor and PodMonitor have in common; takes (root, values). */ -}}
+{{- define "joulebook.endpoint" -}}
+{{- $root := index . 0 }}
+{{- $values := index . 1 -}}
+- port: metrics
+  path: /metrics
+  scheme: {{ include "joulebook.scheme" $root | lower }}
+  interval: {{ $values.interval }}
+  scrapeTimeout: {{ $values.scrapeTimeout }}
+  # `node` and `cluster` are the daemon's own labels.
+  honorLabels: true
+  {{- with $values.tlsConfig }}
+  tlsConfig:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.basicAuth }}
+  basicAuth:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}

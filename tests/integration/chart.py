@@ -1,0 +1,121 @@
+"""The chart as real helm renders it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "joulebook"
+
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+"""Values for the kinds of cluster that the documentation names."""
+
+Object = dict[str, Any]
+Objects = dict[tuple[str, str], Object]
+
+EVERYTHING: Object = {
+    "cluster": "lab",
+    "image": {"repository": "registry.example/joulebook", "digest": "sha256:" + "0" * 64},
+    "imagePullSecrets": [{"name": "pull"}],
+    "hostPID": True,
+    "priorityClass": {"create": True},
+    "podSecurityContext": {"seLinuxOptions": {"type": "spc_t"}},
+    "web": {"tlsSecretName": "tls", "users": {"prometheus": "$2y$10$" + "a" * 53}},
+    "networkPolicy": {
+        "enabled": True,
+        "from": [
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        ],
+    },
+    "serviceMonitor": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "tlsConfig": {"insecureSkipVerify": True},
+        "basicAuth": {
+            "username": {"name": "scrape", "key": "username"},
+            "password": {"name": "scrape", "key": "password"},
+        },
+    },
+    "podMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
+    "dashboards": {"enabled": True},
+    "ratesService": {"enabled": True, "config": '[rates]\ncurrency = "EUR"\n', "tokenSecret": "t"},
+    "extraEnv": [{"name": "TZ", "value": "UTC"}],
+    "extraVolumes": [{"name": "more", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    "extraArgs": ["--compat", "dcgm"],
+    "podLabels": {"team": "hpc"},
+    "podAnnotations": {"note": "a"},
+}
+"""Every part of the chart at once."""
+
+NOTHING: Object = {
+    "ledger": {"enabled": False},
+    "kubelet": {"enabled": False},
+    "hostSys": {"enabled": False},
+    "kubernetesApi": {"enabled": False},
+    "nvidia": {"access": "none"},
+    "serviceAccount": {"create": False},
+    "gpuNodeLabels": None,
+    "tolerations": [],
+}
+"""Every mount and right off."""
+
+
+def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call helm."""
+    return subprocess.run(
+        [str(binary), *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def rendered(
+    binary: Path,
+    *arguments: str,
+    values: Object | None = None,
+    chart: Path = CHART,
+    release: str = "lab",
+) -> Objects:
+    """The objects by kind and name; `values` come after those that `arguments` name."""
+    command = [str(binary), "template", release, str(chart), "--namespace", "energy", *arguments]
+    if values is not None:
+        command += ["--values", "-"]
+    done = subprocess.run(
+        command,
+        input=yaml.safe_dump(values or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    objects = [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
+    by_name = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    assert len(by_name) == len(objects), "no object twice"
+    return by_name
+
+
+def kinds(objects: Objects) -> set[str]:
+    """What kinds of object there are."""
+    return {kind for kind, _ in objects}
+
+
+def the(objects: Objects, kind: str) -> Object:
+    """The only object of a kind."""
+    (found,) = (each for (of, _), each in objects.items() if of == kind)
+    return found
+
+
+def daemon(objects: Objects) -> tuple[Object, Object]:
+    """The daemon's pod and its container."""
+    pod: Object = the(objects, "DaemonSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container
+
+
+def environment(container: Object) -> dict[str, str]:
+    """Variables with a literal value."""
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}

@@ -1,0 +1,138 @@
+"""Every object of the chart, for every kind of cluster, against the schemas of Kubernetes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.integration.chart import EVERYTHING, EXAMPLES, NOTHING, Object, Objects, rendered
+from tests.integration.helm import PACKAGES, helm
+from tests.integration.operator_crds import Models, faults, operator_models
+
+OLDEST = (1, 27)
+NEWEST = tuple(int(part) for part in kubernetes_validate.latest_version().split(".")[:2])
+VERSIONS = [f"1.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
+
+MATRIX: dict[str, Object] = {
+    "plain": {},
+    "everything": EVERYTHING,
+    "nothing": NOTHING,
+    **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
+}
+
+
+@pytest.fixture(scope="module")
+def binaries(build_dir: Path) -> list[Path]:
+    return [helm(major, build_dir) for major in sorted(PACKAGES)]
+
+
+@pytest.fixture(scope="module")
+def models(build_dir: Path) -> Models:
+    return operator_models(build_dir)
+
+
+def test_the_matrix_goes_from_1_27_to_the_newest() -> None:
+    assert len(VERSIONS) >= 11
+    assert VERSIONS[0] == "1.27"
+    assert set(MATRIX) >= {"plain", "gpu-operator", "gpu-operator-nri", "gke", "eks", "k3s"}
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_every_object_is_valid(name: str, binaries: list[Path], models: Models) -> None:
+    old, new = (rendered(binary, values=MATRIX[name]) for binary in binaries)
+    assert old == new, "helm 3 and helm 4 agree"
+    checked = 0
+    for version in VERSIONS:
+        for thing in new.values():
+            if not thing["apiVersion"].startswith("monitoring.coreos.com/"):
+                kubernetes_validate.validate(thing, version, strict=True)
+                checked += 1
+    assert checked >= 4 * len(VERSIONS)
+    wrong = [
+        fault
+        for thing in new.values()
+        if thing["apiVersion"] == "monitoring.coreos.com/v1"
+        for fault in faults(thing, thing["kind"], models)
+    ]
+    assert not wrong
+
+
+def test_every_object_is_the_releases_and_named_for_it(binaries: list[Path]) -> None:
+    for thing in rendered(binaries[0], values=EVERYTHING).values():
+        labels = thing["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "lab"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert thing["metadata"]["name"].startswith("lab-joulebook")
+        cluster_wide = {"ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+        if thing["kind"] in cluster_wide:
+            # Two releases in two namespaces do not meet.
+            assert thing["metadata"]["name"].endswith("-energy")
+        else:
+            assert thing["metadata"]["namespace"] == "energy"
+
+
+def test_unknown_keys_are_found(models: Models) -> None:
+    """The checks of the checks: both kinds of schema refuse a typo."""
+    monitor: dict[str, Any] = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": "x"},
+        "spec": {"selector": {}, "endpoints": [{"port": "a", "honourLabels": True}]},
+    }
+    assert faults(monitor, "ServiceMonitor", models) == [
+        "ServiceMonitor.spec.endpoints[0]: unknown key honourLabels"
+    ]
+    rule = {"spec": {"groups": [{"rules": [{"record": "a"}]}]}, "kind": "PrometheusRule"}
+    found = faults(rule, "PrometheusRule", models)
+    assert "PrometheusRule.spec.groups[0]: no name" in found
+    assert "PrometheusRule.spec.groups[0].rules[0]: no expr" in found
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "x"},
+        "spec": {"selectr": {}},
+    }
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(service, VERSIONS[-1], strict=True)
+
+
+def selected(objects: Objects, kind: str, name: str) -> Objects:
+    """The DaemonSets and Deployments whose pods a Service or monitor means."""
+    selector = objects[kind, name]["spec"]["selector"]
+    selector = selector.get("matchLabels", selector)
+    return {
+        key: each
+        for key, each in objects.items()
+        if "template" in each.get("spec", {})
+        and selector.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+    }
+
+
+def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) -> None:
+    objects = rendered(binaries[0], values=EVERYTHING)
+    node = {("DaemonSet", "lab-joulebook")}
+    assert set(selected(objects, "DaemonSet", "lab-joulebook")) == node
+    assert set(selected(objects, "Service", "lab-joulebook")) == node
+    assert set(selected(objects, "PodMonitor", "lab-joulebook")) == node
+    rates = {("Deployment", "lab-joulebook-rates")}
+    assert set(selected(objects, "Service", "lab-joulebook-rates")) == rates
+    policy = objects["NetworkPolicy", "lab-joulebook"]["spec"]
+    daemon_labels = objects["DaemonSet", "lab-joulebook"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= daemon_labels.items()
+    monitor = objects["ServiceMonitor", "lab-joulebook"]["spec"]
+    found = {
+        name
+        for (kind, name), each in objects.items()
+        if kind == "Service"
+        and monitor["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+    }
+    assert found == {"lab-joulebook"}
+    ports = {port["name"] for port in objects["Service", "lab-joulebook"]["spec"]["ports"]}
+    for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
+        (endpoint,) = objects[kind, "lab-joulebook"]["spec"][key]
+        assert endpoint["honorLabels"] is True
+        assert endpoint["port"] in ports
+        assert endpoint["scheme"] == "https"
