@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact
+from joulebook.core.census import Census
 from joulebook.core.rates import Quality
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
@@ -143,6 +144,33 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return self.pending[-1] if self.pending else self.base
 
 
+class Leaf(NamedTuple):
+    """The leaves of one component in one second of node time."""
+
+    component: Component
+    second: int
+
+
+class Supply(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A meter that measures others from outside: a node's supply, a module (`core.supply`).
+
+    `state` holds its own readings. Up to `edge_ns` it is reconciled: it counted `node_uj`, the
+    leaves of the components it `covers` came to `leaves_uj`, and `other_uj` was booked;
+    `deficit_uj` is by how much the leaves exceed it. `omits` is the component that it seems to
+    leave out (empty: none), `modelled` says that a leaf was taken off that is a model's.
+    """
+
+    state: MeterState
+    covers: tuple[Component, ...]
+    edge_ns: int
+    node_uj: int = 0
+    leaves_uj: int = 0
+    other_uj: int = 0
+    deficit_uj: int = 0
+    omits: str = ""
+    modelled: bool = False
+
+
 class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One workload that is on the air: running, not yet booked to its end, or lingering.
 
@@ -220,6 +248,12 @@ class Books(msgspec.Struct, frozen=True):
     """Energy burnt while a rate that is configured was not known, by `Item`."""
     models: Mapping[Meter, str] = {}
     """The model of each device, as last heard: one that is lost has its hourly rate still."""
+    census: Mapping[int, Census] = {}
+    """Who used the host, by node time, as far back as its energy is still to be booked."""
+    supplies: Mapping[Meter, Supply] = {}
+    """Meters of the whole node, of which only the difference to the leaves is booked."""
+    leaves_uj: Mapping[Leaf, int] = {}
+    """Energy of leaves that is still to be taken off a supply."""
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -25,7 +25,9 @@ UPTIME_SLACK_NS = 2 * NS_PER_S
 """Drivers tell their uptime in whole seconds."""
 
 MAX_HOLE_NS = 5 * NS_PER_S
-"""Power is not interpolated over a longer hole between two samples: that is a gap."""
+"""Power is not interpolated over a longer hole between two samples: that is a gap.
+
+A meter that can only be asked seldom says so (`Reading.hole_ns`)."""
 
 
 class Interval(msgspec.Struct, frozen=True, gc=False):
@@ -144,7 +146,7 @@ def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interv
         t0_ns,
         now.t_ns,
         delta_uj,
-        Method.COUNTER,
+        Method.MODELLED if now.modelled else Method.COUNTER,
         idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
@@ -183,7 +185,7 @@ def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     parts: list[Interval | Gap] = []
     start, twice_pj = points[0].t_ns, 0
     for a, b in pairwise(points):
-        if b.t_ns - a.t_ns <= MAX_HOLE_NS:
+        if b.t_ns - a.t_ns <= (now.hole_ns or MAX_HOLE_NS):
             twice_pj += (a.power_mw + b.power_mw) * (b.t_ns - a.t_ns)
             continue
         if a.t_ns > start:
@@ -216,7 +218,7 @@ def _integrated(before: Reading, now: Reading, t0_ns: int, t1_ns: int, twice_pj:
         t0_ns,
         t1_ns,
         twice_pj // (2 * PJ_PER_UJ),
-        Method.INTEGRATED,
+        Method.MODELLED if now.modelled else Method.INTEGRATED,
         idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),

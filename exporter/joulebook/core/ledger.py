@@ -8,26 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
 
-from joulebook.core import accrual, metering, series
+from joulebook.core import accrual, host, metering, series, supply
 from joulebook.core.accrual import Accrual
-from joulebook.core.attribution import share_out
 from joulebook.core.bills import NOTHING, Charge, Exact
 from joulebook.core.books import (
-    ZERO,
     Amount,
     Books,
     Entry,
-    Gap,
     MeterState,
     PostingKey,
     Remainder,
     Subject,
+    Supply,
 )
+from joulebook.core.census import Census, is_busy, kept
 from joulebook.core.intervals import Interval
+from joulebook.core.page import Page
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Component, Failure, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence, Tenure, merge, settle
@@ -44,11 +45,16 @@ KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
 """For how long a card that vanished may come back, and its holders still get its energy."""
 
 
+SUPPLY_WAIT_NS = 900 * NS_PER_S
+"""For how long claims are kept for a supply that is silent."""
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
 
     settle_ns: int = 3 * NS_PER_S
     series: series.Policy = series.Policy()
+    other: supply.OtherSplit = supply.OtherSplit.NONE
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -58,7 +64,8 @@ class Tick(msgspec.Struct, frozen=True):
     whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
     `served` says that the books of the tick before could be scraped since (they were committed).
     `rates` are those known now, also of the past; `wanted` is what the configuration says is to
-    be charged. `models` are the models of the devices that answered.
+    be charged. `models` are the models of the devices that answered. `census` says who used the
+    host: at the end of the tick, and at each boundary in it.
     """
 
     now_ns: int
@@ -73,25 +80,7 @@ class Tick(msgspec.Struct, frozen=True):
     rates: RateSet = RateSet()
     wanted: frozenset[Charge] = frozenset()
     models: Mapping[Meter, str] = {}
-
-
-class _Page:
-    """The tick's own scratch: totals that are being added up before new books are made."""
-
-    def __init__(self, accrual: Accrual) -> None:
-        self.accrual = accrual
-        self.postings: dict[PostingKey, Amount] = {}
-        self.gaps: list[Gap] = []
-        self.lost_ns: dict[tuple[Meter, str], int] = {}
-        self.foreign_ns: dict[tuple[Meter, WorkloadId], int] = {}
-
-    def note(self, taken: metering.Taken) -> MeterState:
-        """Keep what a meter lost; hand on its state."""
-        self.gaps.extend(taken.gaps)
-        for reason, duration_ns in taken.lost_ns:
-            key = (taken.state.meter, reason)
-            self.lost_ns[key] = self.lost_ns.get(key, 0) + duration_ns
-        return taken.state
+    census: tuple[Census, ...] = ()
 
 
 def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
@@ -99,11 +88,19 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     models = _models(books.models, tick.models)
-    page = _Page(Accrual(tick.rates, models, tick.wanted, tick.utc_offset_ns))
+    census = kept(books.census, tick.census, _booked_to_ns(books))
+    page = Page(
+        Accrual(tick.rates, models, tick.wanted, tick.utc_offset_ns),
+        host.Usage(tuple(census.values())),
+        books.leaves_uj,
+        tuple(books.supplies.values()),
+    )
     claims = merge(books.claims, tick.claims, tick.complete, books.affirmed_ns)
     affirmed = {**books.affirmed_ns, **dict.fromkeys(tick.complete, tick.now_ns)}
-    meters = _take_in(books, tick, page)
-    meters = _book(meters, claims, affirmed, tick, policy, page)
+    meters, supplies = _take_in(books, tick, page)
+    held = _by_meter(claims)
+    meters = _book(meters, held, affirmed, tick, policy, page)
+    supplies = _reconcile(meters, supplies, held, affirmed, tick, policy, page)
     charges = page.accrual.charges()
     bills = accrual.bills(charges)
     seen = tick.served and not tick.resumed and books.last_ns
@@ -121,18 +118,21 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         ),
         remainder_bills=_charged(books.remainder_bills, bills),
         unpriced_uj=_add(books.unpriced_uj, page.accrual.unpriced_uj),
-        claims=_prune(claims, meters, tick.now_ns),
+        claims=_prune(claims, meters, supplies, tick.now_ns),
         affirmed_ns=affirmed if tick.complete else books.affirmed_ns,
-        remainders=_add(books.remainders, _remainders(page.postings)),
+        remainders=_add(books.remainders, page.remainders_uj()),
         evidence_uj=_add(books.evidence_uj, _by(page.postings, lambda key: key.evidence)),
         method_uj=_add(books.method_uj, _by(page.postings, lambda key: key.method)),
         gaps_ns=_add(books.gaps_ns, page.lost_ns),
         foreign_ns=_add(books.foreign_ns, page.foreign_ns),
         last_ns=tick.now_ns,
+        census=census,
+        supplies=supplies,
+        leaves_uj=page.leaves_uj if supplies else books.leaves_uj,
     )
     after, facts = series.advance(
         after,
-        _earned(page.postings),
+        page.earned(),
         claims,
         tick.facts,
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
@@ -140,52 +140,102 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         served_ns=served_ns,
         resumed=tick.resumed,
         policy=policy.series,
+        present=host.present(tick.census),
     )
     return after, Entry(page.postings, tuple(page.gaps), facts, charges, page.accrual.used)
 
 
-def _take_in(books: Books, tick: Tick, page: _Page) -> dict[Meter, MeterState]:
-    """Readings and failures in the order of time, into the meters."""
-    meters = dict(books.meters)
+def _take_in(
+    books: Books, tick: Tick, page: Page
+) -> tuple[dict[Meter, MeterState], dict[Meter, Supply]]:
+    """Readings and failures in the order of time, into the meters and supplies."""
+    meters, supplies = dict(books.meters), dict(books.supplies)
+    states = {**meters, **{meter: each.state for meter, each in supplies.items()}}
     if tick.resumed:
-        meters = {meter: metering.resume(state) for meter, state in meters.items()}
+        states = {meter: metering.resume(state) for meter, state in states.items()}
+    busy = is_busy(books.census, tick.census)
     events: list[Reading | Failure] = [*tick.readings, *tick.failures]
     for event in sorted(events, key=lambda event: (event.t_ns, event.meter)):
-        state = meters.get(event.meter)
+        state = states.get(event.meter)
         if isinstance(event, Failure):
             if state is not None:
-                meters[event.meter] = page.note(metering.lose(state, event))
-        elif state is None:
-            meters[event.meter] = metering.begin(event)
+                states[event.meter] = page.note(metering.lose(state, event))
+            continue
+        reading = host.watched(event, busy)
+        if state is not None:
+            states[event.meter] = page.note(metering.take(state, reading))
         else:
-            meters[event.meter] = page.note(metering.take(state, event))
-    return meters
+            states[event.meter] = metering.begin(reading)
+        if reading.covers:
+            supplies[event.meter] = supply.heard(supplies.get(event.meter), reading)
+    for meter, state in states.items():
+        if meter in supplies:
+            supplies[meter] = msgspec.structs.replace(supplies[meter], state=state)
+        else:
+            meters[meter] = state
+    return meters, supplies
+
+
+def _by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
+    found: dict[Meter, list[Claim]] = {}
+    for claim in claims:
+        found.setdefault(claim.meter, []).append(claim)
+    return found
 
 
 def _book(
     meters: dict[Meter, MeterState],
-    claims: tuple[Claim, ...],
+    claims: Mapping[Meter, list[Claim]],
     affirmed: Mapping[Evidence, int],
     tick: Tick,
     policy: Policy,
-    page: _Page,
+    page: Page,
 ) -> dict[Meter, MeterState]:
     """Turn what is ripe on each meter into postings."""
-    by_meter: dict[Meter, list[Claim]] = {}
-    for claim in claims:
-        by_meter.setdefault(claim.meter, []).append(claim)
     booked = dict(meters)
     for meter, state in meters.items():
-        held = by_meter.get(meter, [])
+        held = claims.get(meter, [])
         horizon_ns = tick.now_ns - policy.settle_ns
-        for reading in state.pending:
-            if reading.after_outage and not _proof_is_in(held, reading, affirmed, tick.now_ns):
+        for before, reading in pairwise((state.base, *state.pending)):
+            if not reading.after_outage or tick.now_ns - reading.t_ns > PROOF_WAIT_NS:
+                continue
+            if not _proof_is_in(held, reading, affirmed) or not (
+                meter.component not in host.COMPONENTS
+                or page.usage.heard_again(before.t_ns, reading.t_ns)
+            ):
                 horizon_ns = min(horizon_ns, reading.t_ns - 1)
         booked[meter], intervals = metering.ripe(state, horizon_ns, _edges(held))
         for interval in intervals:
+            page.measured(interval, tick.now_ns)
             for tenure in _tenures(interval, held, affirmed):
-                _post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter], page)
+                page.post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter])
     return booked
+
+
+def _reconcile(
+    meters: dict[Meter, MeterState],
+    supplies: Mapping[Meter, Supply],
+    claims: Mapping[Meter, list[Claim]],
+    affirmed: Mapping[Evidence, int],
+    tick: Tick,
+    policy: Policy,
+    page: Page,
+) -> dict[Meter, Supply]:
+    """Book what each supply burnt beside its leaves; the derived leaf is put into `meters`."""
+    reconciled = {}
+    for meter, each in supplies.items():
+        leaves = {m: state for m, state in meters.items() if m not in supplies}
+        horizon_ns = tick.now_ns - policy.settle_ns
+        reconciled[meter], others = supply.reconcile(each, leaves, page.leaves_uj, horizon_ns)
+        meters[meter] = supply.as_meter(reconciled[meter])
+        for interval in others:
+            gpus = [
+                _tenures(interval, claims.get(leaf, []), affirmed)
+                for leaf in leaves
+                if leaf.component is Component.GPU
+            ]
+            page.post_other(interval, gpus, policy.other)
+    return reconciled
 
 
 def _edges(claims: Iterable[Claim]) -> list[int]:
@@ -193,11 +243,9 @@ def _edges(claims: Iterable[Claim]) -> list[int]:
 
 
 def _proof_is_in(
-    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int], now_ns: int
+    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int]
 ) -> bool:
     """Whether it is known which of the claims of before an outage lasted through it."""
-    if now_ns - reading.t_ns > PROOF_WAIT_NS:
-        return True
     return all(
         affirmed.get(claim.evidence, 0) >= reading.t_ns
         for claim in claims
@@ -232,66 +280,43 @@ def _tenures(
     return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
 
 
-def _post(interval: Interval, tenure: Tenure, state: MeterState, page: _Page) -> None:
-    """Post and charge one tenure's part of an interval, and note who else used the device in it."""
-    for piece, stretch in page.accrual.pieces(interval):
-        page.accrual.take(piece, stretch)
-        for subject, amount, method, evidence in share_out(piece, tenure, state.idle_mw):
-            key = PostingKey(subject, piece.meter, stretch.quarter_s, method, evidence)
-            page.postings[key] = page.postings.get(key, ZERO).plus(amount)
-            page.accrual.charge(stretch, subject, piece.meter, amount)
-    holders = {holder.workload for holder in tenure.holders}
-    for user in {process.workload for process in interval.processes}:
-        if holders and user is not None and user not in holders:
-            where = (interval.meter, user)
-            lasted_ns = interval.t1_ns - interval.t0_ns
-            page.foreign_ns[where] = page.foreign_ns.get(where, 0) + lasted_ns
+def _booked_to_ns(books: Books) -> int:
+    """The instant up to which all energy of CPU and DRAM is booked."""
+    return min(
+        (s.base.t_ns for m, s in books.meters.items() if m.component in host.COMPONENTS),
+        default=books.last_ns,
+    )
 
 
 def _prune(
-    claims: Iterable[Claim], meters: Mapping[Meter, MeterState], now_ns: int
+    claims: Iterable[Claim],
+    meters: Mapping[Meter, MeterState],
+    supplies: Mapping[Meter, Supply],
+    now_ns: int,
 ) -> tuple[Claim, ...]:
     """Forget claims that ended before everything that is still to be booked.
 
     A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are.
+    on a meter that has not come back is kept as long as experiments are. What a supply burnt is
+    shared out by the claims on GPUs, and later than they are.
     """
+    waits_ns = min(
+        (each.edge_ns for each in supplies.values() if each.edge_ns > now_ns - SUPPLY_WAIT_NS),
+        default=now_ns,
+    )
     kept = []
     for claim in claims:
         state = meters.get(claim.meter)
         waiting = (
             claim.t1_ns is not None
             and state is not None
-            and claim.t1_ns > max(state.base.t_ns, now_ns - KEEP_CLAIM_NS)
+            and claim.t1_ns > min(max(state.base.t_ns, now_ns - KEEP_CLAIM_NS), waits_ns)
         )
         if claim.t1_ns is None or waiting:
             kept.append(claim)
     return tuple(
         sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or (), c.instance))
     )
-
-
-def _earned(
-    postings: Mapping[PostingKey, Amount],
-) -> dict[WorkloadId, dict[Component, Amount]]:
-    """What each workload got in this tick, by component."""
-    earned: dict[WorkloadId, dict[Component, Amount]] = {}
-    for key, amount in postings.items():
-        if isinstance(key.subject, WorkloadId):
-            balance = earned.setdefault(key.subject, {})
-            component = key.meter.component
-            balance[component] = balance.get(component, ZERO).plus(amount)
-    return earned
-
-
-def _remainders(postings: Mapping[PostingKey, Amount]) -> dict[tuple[Component, Remainder], int]:
-    sums: dict[tuple[Component, Remainder], int] = {}
-    for key, amount in postings.items():
-        subject: Subject = key.subject
-        if isinstance(subject, Remainder):
-            where = (key.meter.component, subject)
-            sums[where] = sums.get(where, 0) + amount.energy_uj
-    return sums
 
 
 def _charged(

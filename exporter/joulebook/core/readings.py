@@ -98,6 +98,11 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `max_power_mw` bounds what is plausible. `busy` says whether the device did any work since
     the reading before: `None` where this look did not ask. `processes` is `None` where this look
     did not ask, empty where it asked and found none; and so are `instances`.
+    `covers` names the components whose meters
+    are measured here too, from outside: of such a meter only the rest is booked (`core.supply`).
+    `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
+    is how far apart two values of power may lie, where the meter can only be asked that seldom
+    (0: as for all, `intervals.MAX_HOLE_NS`).
     """
 
     meter: Meter
@@ -116,6 +121,9 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     breaks: Break = Break.NONE
     """Set by the ledger: why the counter cannot simply be subtracted from the one before."""
     instances: tuple[InstanceUse, ...] | None = None
+    covers: tuple[Component, ...] = ()
+    modelled: bool = False
+    hole_ns: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

@@ -52,12 +52,14 @@ def advance(
     resumed: bool,
     policy: Policy,
     bills: Mapping[WorkloadId, Bill] = {},
+    present: frozenset[WorkloadId] = frozenset(),
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Move all series along by one tick in which each workload earned what `earned` says, and is
     charged what `bills` say for it.
 
-    `served_ns` is for how long the series could be scraped since the tick before. Returns the
-    books and the facts that are new.
+    `served_ns` is for how long the series could be scraped since the tick before. `present` are
+    the workloads that use the host now, held devices or not. Returns the books and the facts that
+    are new.
     """
     air = _Air(books, policy, now_ns)
     if resumed:
@@ -66,10 +68,10 @@ def advance(
         air.wait(served_ns)
     else:
         air.postpone(now_ns - books.last_ns)
-    news = air.learn(facts, claims, earned)
+    news = air.learn(facts, claims, present | set(earned))
     air.credit(earned, bills)
     air.settle_labels()
-    air.let_go(claims, earned)
+    air.let_go(claims, present | set(earned))
     return air.books(), news
 
 

@@ -7,7 +7,8 @@ A source watches (inotify, kubelet, ...) in threads of its own and keeps its vie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -33,6 +34,41 @@ class Holdings(msgspec.Struct, frozen=True, gc=False):
     complete: frozenset[Evidence] = frozenset()
     facts: tuple[WorkloadFacts, ...] = ()
     rejected: dict[str, int] = {}
+
+
+class Group(msgspec.Struct, frozen=True, gc=False):
+    """Where the kernel counts what one workload uses of the host.
+
+    `directories` are the workload's own cgroup directories, none below another: one on cgroup v2,
+    one in each hierarchy on v1 (those without counters of CPU time or memory do no harm).
+    `outlived_by` says how many levels up the directory is that is still there after it (0: none
+    is): what that one has counted tells the CPU time of a workload that came and went unseen.
+    `pids` are processes of the workload outside these directories. `cores_milli` is what it was
+    allocated, in thousandths of a logical CPU (0: read from the cgroup where that says it).
+    `since_ns` is the node time of its begin (0: not known). `workload` is `None` while nobody
+    knows whose the directories are.
+    """
+
+    workload: WorkloadId | None
+    directories: tuple[Path, ...] = ()
+    outlived_by: int = 0
+    pids: tuple[int, ...] = ()
+    cores_milli: int = 0
+    since_ns: int = 0
+
+
+@runtime_checkable
+class Accounted(Protocol):
+    """A tenant source that also knows where the kernel counts CPU time and memory.
+
+    Such a source has its workloads booked with the energy of CPU and DRAM too.
+    """
+
+    def groups(self) -> Sequence[Group]:
+        """One group for each workload that runs now, from memory, as fast as `holdings`.
+
+        Called at each tick and, from any thread, right after each boundary.
+        """
 
 
 class TenantSource(Protocol):
