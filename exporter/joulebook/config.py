@@ -16,9 +16,11 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Struct
 
+from joulebook.config_budgets import Budget
+from joulebook.config_budgets import conflicts as budget_conflicts
 from joulebook.config_collect import Collect
 from joulebook.config_collect import conflicts as collect_conflicts
-from joulebook.config_rates import Budget, Privacy, Rates
+from joulebook.config_rates import Privacy, Rates
 from joulebook.config_rates import conflicts as rate_conflicts
 from joulebook.config_read import EnvValue, leaves, read
 from joulebook.config_sections import (
@@ -59,7 +61,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     workloads: Workloads = Workloads()
     budgets: Annotated[
         dict[str, Budget],
-        doc('By account and experiment: "account/experiment" = { kwh = 500 } or { cost = 1000 }'),
+        doc(
+            "What may be used in all, since the ledgers began: "
+            '"account/experiment" = { kwh = 500 } or { cost = 1000 }, or "account" = ... for '
+            "the whole account. Give every node the same."
+        ),
     ] = {}
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
@@ -174,9 +180,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
                     "annotation:KEY, label:KEY, env:NAME"
                 ),
             )
-    for name, budget in config.budgets.items():
-        if (budget.kwh is None) == (budget.cost is None):
-            yield f'budgets."{name}"', "expected either kwh or cost"
+    yield from budget_conflicts(config.budgets)
     yield from rate_conflicts(config.rates)
     yield from collect_conflicts(config.collect)
 
@@ -201,7 +205,5 @@ def _not_built(config: Config) -> Iterator[tuple[str, str]]:
             yield f"{key}.enabled", "it is"
     if config.workloads != Workloads():
         yield "workloads.infrastructure_selectors", "Kubernetes is"
-    if config.budgets:
-        yield "budgets", "budgets are"
     if config.privacy.users != "plain":
         yield "privacy.users", "hiding the names of users is"

@@ -19,13 +19,6 @@ from msgspec import Meta
 from joulebook.config_sections import Section, doc
 
 
-class Budget(Section, frozen=True):
-    """What an experiment may use; `kwh` or `cost`."""
-
-    kwh: Annotated[float, doc("Kilowatt-hours.", gt=0)] | None = None
-    cost: Annotated[float, doc("Money, in `rates.currency`.", gt=0)] | None = None
-
-
 class Privacy(Section, frozen=True):
     """What is shown of people."""
 

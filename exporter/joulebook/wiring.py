@@ -19,6 +19,7 @@ import msgspec
 
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
+from joulebook.config_budgets import allowances
 from joulebook.config_rates import Rates
 from joulebook.config_sections import Slurm
 from joulebook.core import series
@@ -199,6 +200,7 @@ def assemble(config: Config) -> Node:
         clock = NodeClock(anchor)
         workers = _workers(config, clock, books)
         money = _money(config, exits)
+        budgets = allowances(config.budgets, config.rates.currency)
         name = config.node.name or socket.gethostname().partition(".")[0]
         health = Health(
             workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
@@ -211,6 +213,7 @@ def assemble(config: Config) -> Node:
                 rates=money.rates,
                 charges=money.charges,
                 lacking=money.lacking,
+                budgets=budgets,
             ),
             health.ready,
             health.healthy,
@@ -230,6 +233,7 @@ def assemble(config: Config) -> Node:
                 config.daemon.interval_s,
                 config.daemon.process_interval_s,
                 patience_s=min(config.daemon.interval_s, 1.0) / 2,
+                budgets=budgets,
             ),
             _policy(config),
             clock,

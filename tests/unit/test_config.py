@@ -283,6 +283,10 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ("sensors = 3", "sensors = 3: expected a table"),
         ("budgets = 3", "budgets = 3: expected a table"),
         ("budgets.a = 3", "budgets.a = 3: expected a table"),
+        (
+            'budgets."/b" = { kwh = 1 }',
+            'budgets."/b": expected "account/experiment", or "account" for all of an account',
+        ),
         ("budgets.a = {}", 'budgets."a": expected either kwh or cost'),
         (
             "[sensors.replay]\nenabled = true",
@@ -496,7 +500,6 @@ def test_nothing_missing_is_asked_for_by_default() -> None:
         ("tenants.kubernetes.enabled = true", "tenants.kubernetes.enabled"),
         ("tenants.processes.enabled = true", "tenants.processes.enabled"),
         ("workloads.infrastructure_selectors = ['a=b']", "workloads.infrastructure_selectors"),
-        ("budgets.a = { kwh = 1 }", "budgets"),
         ("privacy.users = 'none'", "privacy.users"),
     ],
 )

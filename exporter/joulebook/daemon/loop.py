@@ -18,6 +18,7 @@ import msgspec
 from joulebook.clock import NodeClock
 from joulebook.core.bills import NOTHING
 from joulebook.core.books import ZERO, Books, Entry
+from joulebook.core.budgets import Allowance
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     process_interval_s: float = 2.0
     patience_s: float = 0.5
     """For how long a tick waits for its sensors before it goes on without them."""
+    budgets: tuple[Allowance, ...] = ()
 
 
 class Daemon:
@@ -260,6 +262,7 @@ class Daemon:
                 charges=tick.wanted,
                 feeds=self._money.feeds(),
                 lacking=self._money.lacking,
+                budgets=self._settings.budgets,
             )
         )
 

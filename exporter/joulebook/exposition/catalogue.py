@@ -130,6 +130,9 @@ _OF_GPU = (
         *GPU, "vendor", "model", "driver", "pci", "mig")),
     _gauge("gpu_held_ratio", "Share of the GPU that the workload holds now.", "ratio", (
         *GPU, *WORKLOAD), adds=True),
+    _gauge("gpu_peak_flops",
+        "Peak of the GPU's model by precision, dense, in FLOP/s; a datasheet's figure, not a "
+        "measurement.", labels=(*GPU, "precision", "source")),
     *DEVICE_GAUGES.values(),
     _counter("gpu_throttle_seconds", "Time for which the GPU was slowed down, by reason.",
         "seconds", (*GPU, "reason")),
@@ -196,6 +199,9 @@ _OF_MONEY = (
     _counter("unpriced_energy_joules",
         "Energy that was charged nothing, since a rate that is configured was not known.",
         "joules", ("kind",)),
+    _gauge("budget",
+        "What an experiment, or (where that is empty) the whole account, may use in all; of the "
+        "unit kwh, or money of a currency.", labels=("account", "experiment", "unit")),
     _gauge("electricity_price_per_kwh", "Price of a kWh in force now, without PUE.",
         labels=("currency", "source")),
     _gauge("carbon_intensity_grams_per_kwh", "Carbon intensity in force now, without PUE.",

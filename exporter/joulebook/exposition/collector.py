@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from joulebook.core.books import NO_EVIDENCE, Amount, Method, Remainder
+from joulebook.core.peaks import peaks_of
 from joulebook.core.readings import Component
 from joulebook.core.tenancy import Evidence
 from joulebook.exposition import costs
@@ -60,6 +61,17 @@ def _held_ratio(scene: Scene) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         for identity, share in scene.holders(status.meter):
             yield (*labels, *identity), share
+
+
+def _peaks(scene: Scene) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for peak in peaks_of(status.model):
+            yield (*labels, peak.precision, peak.source), peak.flops
+
+
+def _budgets(scene: Scene) -> Iterator[Sample]:
+    for allowed in scene.view.budgets:
+        yield (allowed.account, allowed.experiment, allowed.unit), allowed.amount
 
 
 def _throttle(scene: Scene) -> Iterator[Sample]:
@@ -211,6 +223,7 @@ def _errors(scene: Scene) -> Iterator[Sample]:
 PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
     "joulebook_gpu_info": _gpu_info,
     "joulebook_gpu_held_ratio": _held_ratio,
+    "joulebook_gpu_peak_flops": _peaks,
     **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
     "joulebook_gpu_throttle_seconds_total": _throttle,
     "joulebook_meter_energy_joules_total": _meters,
@@ -240,6 +253,7 @@ PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
         )
     },
     "joulebook_unpriced_energy_joules_total": costs.unpriced,
+    "joulebook_budget": _budgets,
     "joulebook_electricity_price_per_kwh": costs.price,
     "joulebook_carbon_intensity_grams_per_kwh": costs.intensity,
     "joulebook_pue_ratio": costs.pue,

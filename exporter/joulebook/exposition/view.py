@@ -14,6 +14,7 @@ import msgspec
 from joulebook import __version__
 from joulebook.core.bills import Bill, Charge
 from joulebook.core.books import Books, Remainder
+from joulebook.core.budgets import Allowance
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Meter
@@ -68,7 +69,8 @@ class View(msgspec.Struct, frozen=True):
     of all devices (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the
     energy (uJ) booked since 00:00 UTC by experiment and by remainder, `today_bills` what was
     charged for it. `rates` are those known now, `charges` what the configuration asks to charge,
-    `lacking` the settings that are not made and what is not shown for it.
+    `lacking` the settings that are not made and what is not shown for it. `budgets` are those
+    of the configuration.
     """
 
     node: str
@@ -89,6 +91,7 @@ class View(msgspec.Struct, frozen=True):
     charges: frozenset[Charge] = frozenset()
     feeds: tuple[RateFeed, ...] = ()
     lacking: tuple[tuple[str, str], ...] = ()
+    budgets: tuple[Allowance, ...] = ()
 
     @property
     def utc_s(self) -> float:

@@ -15,6 +15,7 @@ from joulebook.core.books import (
     Remainder,
     WorkloadState,
 )
+from joulebook.core.budgets import Allowance
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import (
     NANO,
@@ -278,6 +279,10 @@ def small_view(books: Books | None = None) -> View:
         },
         rates=RATES,
         charges=CHARGES,
+        budgets=(
+            Allowance("nlp", "bert-base", "EUR", 2500.0),
+            Allowance("vision", "", "kwh", 500.0),
+        ),
         feeds=(
             RateFeed("price", "contract 2026", True, 1_764_004_100),
             RateFeed("carbon", "Energy-Charts DE", False, 1_764_000_800, {"timeout": 3}),

@@ -288,3 +288,18 @@ def test_gaps_and_errors_of_the_usual_reasons_begin_at_zero() -> None:
 def test_gaps_of_meters_that_left_are_kept() -> None:
     view = with_books(meters={})
     assert values(view, "gap_seconds_total") == {("gpu", GPU1.name, "gpu_is_lost"): 2.5}
+
+
+def test_peaks_are_of_the_model_and_say_where_they_are_from() -> None:
+    peaks = values(small_view(), "gpu_peak_flops")
+    assert peaks["0", GPU0.name, "bf16", "NVIDIA H100 datasheet"] == 989_500_000_000_000
+    unheard = msgspec.structs.replace(device(GPU0, 0), model="Tesla K80")
+    view = msgspec.structs.replace(small_view(), statuses=(unheard,))
+    assert values(view, "gpu_peak_flops") == {}
+
+
+def test_budgets_of_the_configuration_are_shown() -> None:
+    assert values(small_view(), "budget") == {
+        ("nlp", "bert-base", "EUR"): 2500,
+        ("vision", "", "kwh"): 500,
+    }
