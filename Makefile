@@ -45,6 +45,7 @@ lint: dev ## ruff, format, mypy --strict, import contracts, shellcheck
 	$(call heading,mypy)
 	@$(BIN)/mypy
 	@$(BIN)/mypy tools/*.py
+	@MYPYPATH=. $(BIN)/mypy --package dashboards.generator
 	$(call heading,import contracts)
 	@PYTHONPATH=exporter $(BIN)/lint-imports
 	$(call heading,shellcheck)
@@ -80,7 +81,7 @@ real: dev
 	$(call heading,integration and end-to-end tests)
 	@$(PYTEST) $(wildcard tests/integration tests/e2e) --durations=10
 
-docs: dev ## write docs/metrics.md and the dashboards anew
+docs: dev ## write docs/metrics.md, the dashboards and their rules anew
 	@$(BIN)/python tools/generate.py
 
 bench: dev ## benchmarks, with peers beside them

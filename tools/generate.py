@@ -11,7 +11,9 @@ import argparse
 import difflib
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,27 +22,36 @@ GENERATED = {
 }
 """A file in the repository, and the function without arguments that returns its text."""
 
+GENERATED_SETS = ("dashboards.generator.shelf:files",)
+"""Functions that return many files at once: path in the repository to text."""
 
-def text_of(function: str) -> str:
-    """What `module:name`, imported from the checkout, returns."""
+
+def generated() -> Iterator[tuple[str, str, str]]:
+    """Each file, its text as it should be, and the function that it is from."""
+    for file, function in GENERATED.items():
+        yield file, _imported(function)(), function
+    for function in GENERATED_SETS:
+        for file, text in sorted(_imported(function)().items()):
+            yield file, text, function
+
+
+def _imported(function: str) -> Callable[[], Any]:
+    """The function `module:name`, from the checkout."""
     module, _, name = function.partition(":")
-    text = getattr(importlib.import_module(module), name)()
-    if not isinstance(text, str):
-        raise TypeError(f"{function} returned {type(text).__name__}, not str")
-    return text
+    found: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def main() -> int:
-    """Write or check every file of `GENERATED`; the number that differ, in a check."""
+    """Write or check every generated file; the number that differ, in a check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     check: bool = parser.parse_args().check
-    sys.path.insert(0, str(ROOT / "exporter"))
+    sys.path[:0] = [str(ROOT / "exporter"), str(ROOT)]
     stale = 0
-    for name, function in GENERATED.items():
+    for name, new, function in generated():
         path = ROOT / name
         old = path.read_text() if path.exists() else ""
-        new = text_of(function)
         if old == new:
             print(f"{name}: up to date")
         elif check:
