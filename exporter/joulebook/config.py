@@ -23,6 +23,7 @@ from joulebook.config_collect import conflicts as collect_conflicts
 from joulebook.config_rates import Privacy, Rates
 from joulebook.config_rates import conflicts as rate_conflicts
 from joulebook.config_read import EnvValue, leaves, read
+from joulebook.config_report import Report
 from joulebook.config_sections import (
     Daemon,
     Experiments,
@@ -70,6 +71,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
     rates: Rates = Rates()
+    report: Report = Report()
 
     def not_built(self) -> list[str]:
         """What is asked for here that this version cannot do, a line for each."""

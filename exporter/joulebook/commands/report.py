@@ -157,7 +157,7 @@ def _grams(new: Bill, old: Bill) -> float | None:
 def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
     """By quantity, source and quality: energy and time charged, least and greatest value."""
     found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
-    for used, energy_uj, held_ns in report.used:
+    for used, energy_uj, held_ns, _ in report.used:
         key = (used.quantity, used.source, str(used.quality))
         e, h, low, high = found.get(key, (0, 0, used.value, used.value))
         found[key] = (e + energy_uj, h + held_ns, min(low, used.value), max(high, used.value))

@@ -119,11 +119,12 @@ class Charged(NamedTuple):
 
 
 class RateRow(NamedTuple):
-    """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it."""
+    """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it there."""
 
     used: RateUsed
     energy_uj: int
     held_ns: int
+    node: str = ""
 
 
 class Lost(NamedTuple):

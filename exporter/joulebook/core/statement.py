@@ -6,32 +6,22 @@ spread over it: exact for rates that change on quarter hours, as all markets' do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.account import Account
-from joulebook.core.accrual import Accrual, bills
+from joulebook.core.account import Account, Charged, Posting, RateRow
+from joulebook.core.accrual import Accrual
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact, Item, total
 from joulebook.core.books import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.intervals import Interval
 from joulebook.core.rates import RateSet
-from joulebook.core.readings import Meter
-from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 Owner = Labels | Remainder
 """Whose an amount is: an experiment's, or nobody's."""
-
-
-class Posted(NamedTuple):
-    """What one owner burnt on one meter in one quarter hour."""
-
-    owner: Owner
-    meter: Meter
-    quarter_s: int
-    amount: Amount
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -43,20 +33,20 @@ class Line(msgspec.Struct, frozen=True):
     restated: Bill | None = None
 
 
-class Restated(NamedTuple):
-    """What postings come to at other rates, and the energy for which there was none, by item."""
+class Recharged(NamedTuple):
+    """An account at other rates, and the energy for which there was none, by item."""
 
-    bills: dict[Owner, Bill]
+    account: Account
     unpriced_uj: dict[str, int]
 
 
-def posted(account: Account) -> list[Posted]:
-    """The postings of an account by whose they are: an experiment's, or nobody's."""
-    sums: dict[tuple[Owner, Meter, int], Amount] = {}
+def burnt(account: Account) -> dict[Owner, Amount]:
+    """What was burnt, by whose it is: an experiment's, or nobody's."""
+    sums: dict[Owner, Amount] = {}
     for row in account.postings:
-        key = (owner(account, row.subject), row.meter, row.quarter_s)
+        key = owner(account, row.subject)
         sums[key] = sums.get(key, ZERO).plus(row.amount)
-    return [Posted(*key, amount) for key, amount in sums.items()]
+    return sums
 
 
 def billed(account: Account) -> dict[Owner, Bill]:
@@ -76,54 +66,64 @@ def owner(account: Account, subject: Subject) -> Owner:
     return Labels() if known is None else known.labels
 
 
-def restate(
-    posted: Iterable[Posted],
-    rates: RateSet,
-    models: Mapping[Meter, str],
-    wanted: frozenset[Charge],
-) -> Restated:
-    """Charge postings anew. `wanted` is what the new rates are meant to charge."""
-    accrual = Accrual(rates, models, wanted, 0)
-    owners: dict[WorkloadId, Labels] = {}
-    for owner, meter, quarter_s, amount in posted:
-        # To charge for, an experiment is as good as a workload.
-        subject = owner if isinstance(owner, Remainder) else WorkloadId("", "\0".join(owner))
-        if isinstance(subject, WorkloadId) and isinstance(owner, Labels):
-            owners[subject] = owner
-        t0_ns = quarter_s * NS_PER_S
-        whole = Interval(meter, t0_ns, t0_ns + QUARTER_NS, amount.energy_uj, Method.COUNTER)
-        held_ns = amount.held_ns
-        for piece, stretch in accrual.pieces(whole):
-            accrual.take(piece, stretch)
-            # An hourly rate does not step: held time need not be cut.
-            accrual.charge(stretch, subject, meter, Amount(piece.energy_uj, 0, held_ns))
-            held_ns = 0
-    found: dict[Owner, Bill] = {
-        who if isinstance(who, Remainder) else owners[who]: bill
-        for who, bill in bills(accrual.charges()).items()
-    }
-    return Restated(found, accrual.unpriced_uj)
+def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+    """The account charged anew, with the rates that were used for it.
+
+    `wanted` is what the new rates are meant to charge.
+    """
+    nodes: dict[str, list[Posting]] = {}
+    for row in account.postings:
+        nodes.setdefault(row.node, []).append(row)
+    charged: list[Charged] = []
+    used: list[RateRow] = []
+    unpriced_uj: dict[str, int] = {}
+    for node, rows in nodes.items():
+        models = {meter: model for (where, meter), model in account.models.items() if where == node}
+        accrual = Accrual(rates, models, wanted, 0)
+        for row in rows:
+            _accrue(accrual, row)
+        charged += [
+            Charged(node, key.subject, key.quarter_s, key.charge, amount)
+            for key, amount in accrual.charges().items()
+        ]
+        used += [
+            RateRow(rate, amount.energy_uj, amount.held_ns, node)
+            for rate, amount in accrual.used.items()
+        ]
+        for item, energy_uj in accrual.unpriced_uj.items():
+            unpriced_uj[item] = unpriced_uj.get(item, 0) + energy_uj
+    anew = msgspec.structs.replace(account, charges=tuple(charged), rates=tuple(used))
+    return Recharged(anew, unpriced_uj)
 
 
-def lines(
-    posted: Iterable[Posted],
-    booked: Mapping[Owner, Bill],
-    restated: Mapping[Owner, Bill] | None = None,
-) -> list[Line]:
-    """A line for each owner: experiments by energy, the largest first, then remainders."""
-    amounts: dict[Owner, Amount] = {}
-    for each in posted:
-        amounts[each.owner] = amounts.get(each.owner, ZERO).plus(each.amount)
-    owners = amounts.keys() | booked.keys()
+def _accrue(accrual: Accrual, row: Posting) -> None:
+    t0_ns = row.quarter_s * NS_PER_S
+    amount = row.amount
+    whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, amount.energy_uj, Method.COUNTER)
+    held_ns = amount.held_ns
+    for piece, stretch in accrual.pieces(whole):
+        accrual.take(piece, stretch)
+        # An hourly rate does not step: held time need not be cut.
+        accrual.charge(stretch, row.subject, row.meter, Amount(piece.energy_uj, 0, held_ns))
+        held_ns = 0
+
+
+def lines(account: Account, anew: Account | None = None) -> list[Line]:
+    """A line for each owner: experiments by energy, the largest first, then remainders.
+
+    `anew` is the same account at other rates.
+    """
+    amounts, booked = burnt(account), billed(account)
+    restated = None if anew is None else billed(anew)
     return sorted(
         (
             Line(
-                owner,
-                amounts.get(owner, ZERO),
-                booked.get(owner, {}),
-                None if restated is None else restated.get(owner, {}),
+                who,
+                amounts.get(who, ZERO),
+                booked.get(who, {}),
+                None if restated is None else restated.get(who, {}),
             )
-            for owner in owners
+            for who in amounts.keys() | booked.keys()
         ),
         key=lambda line: (
             isinstance(line.owner, Remainder),

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import msgspec
 
 from joulebook.config_rates import Rates
-from joulebook.core.account import Account, RateRow, Selection
-from joulebook.core.statement import Line, Restated, billed, lines, posted, restate
+from joulebook.core.account import Account, Matter, RateRow, Selection
+from joulebook.core.statement import Line, Recharged, lines, recharged
+from joulebook.errors import ConfigError
 from joulebook.rates.assembly import charges
 from joulebook.rates.history import rates_of
 from joulebook.report.contract import Source
+from joulebook.units import NS_PER_S, QUARTER_NS
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -46,17 +48,19 @@ def make(
     return Report(
         since_s,
         until_s,
-        lines(posted(account), billed(account), None if anew is None else anew.bills),
+        lines(account, None if anew is None else anew.account),
         account.rates,
         {} if anew is None else anew.unpriced_uj,
     )
 
 
-def charged_anew(account: Account, rates: Rates, environ: Mapping[str, str]) -> Restated:
-    """What an account comes to at other rates. Raises `ConfigError` and `FeedError`."""
-    rows = posted(account)
+def charged_anew(account: Account, rates: Rates, environ: Mapping[str, str]) -> Recharged:
+    """The account at other rates. Raises `ConfigError` and `FeedError`."""
+    if why := account.unknown.get(Matter.QUARTERS):
+        raise ConfigError(f"--rates: {Matter.QUARTERS} is not known from {account.source}: {why}")
     # Of a whole ledger it is not known before how far back the rates are needed.
-    quarters = [row.quarter_s for row in rows]
-    known = rates_of(rates, environ, min(quarters, default=0), max(quarters, default=0) + 900)
-    models = {meter: model for (_, meter), model in account.models.items()}
-    return restate(rows, known, models, charges(rates))
+    quarters = [row.quarter_s for row in account.postings]
+    known = rates_of(
+        rates, environ, min(quarters, default=0), max(quarters, default=0) + QUARTER_NS // NS_PER_S
+    )
+    return recharged(account, known, charges(rates))

@@ -70,7 +70,7 @@ def read(
         tuple(postings),
         charged,
         {each.id: each for each in known.values() if each.id in there},
-        tuple(charges.rates(conn, since_s, until_s)),
+        tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
             Lost(node, Meter(Component(component), name), reason, t0, t1)
             for component, name, reason, t0, t1 in conn.execute(

@@ -135,12 +135,14 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
     }
 
 
-def rates(conn: sqlite3.Connection, since_s: int, until_s: int) -> Iterator[RateRow]:
-    """The rates that were used in the quarter hours of [since, until)."""
+def rates(
+    conn: sqlite3.Connection, since_s: int, until_s: int, node: str = ""
+) -> Iterator[RateRow]:
+    """The rates that were used on the node in the quarter hours of [since, until)."""
     for row in conn.execute(_RATES, (since_s, until_s)):
         quarter_s, quantity, value, unit, source, quality, energy_uj, held_ns = row
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
-        yield RateRow(used, energy_uj, held_ns)
+        yield RateRow(used, energy_uj, held_ns, node)
 
 
 def drop_old(conn: sqlite3.Connection, before_s: int, batch: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.audit import laws
@@ -19,11 +22,13 @@ from tests.unit.core.test_accrual import (
 )
 from tests.unit.core.world import Run, S, gpu
 
-from joulebook.core.bills import Exact, total
-from joulebook.core.books import Amount, Remainder
+from joulebook.core.account import Account, Charged, Posting, Workload
+from joulebook.core.bills import Bill, Exact, total
+from joulebook.core.books import Amount, Method, Remainder, Subject
 from joulebook.core.rates import PER_KWH, UG_PER_G
-from joulebook.core.statement import Posted, lines, net, restate, whole
-from joulebook.core.workloads import Labels
+from joulebook.core.readings import Meter
+from joulebook.core.statement import billed, lines, net, recharged, whole
+from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.units import UJ_PER_KWH
 
 ADA = Labels("ada", "nlp", "bert")
@@ -31,11 +36,36 @@ GRACE = Labels("grace", "vision", "vit")
 MODELS = {gpu(): H100}
 
 
-def posted(run: Run) -> list[Posted]:
-    return [
-        Posted(key.subject if isinstance(key.subject, Remainder) else ADA, *key[1:3], amount)
+JOB = WorkloadId("slurm", "1")
+OTHER = WorkloadId("slurm", "2")
+OWNERS = {JOB: Workload(JOB, labels=ADA), OTHER: Workload(OTHER, labels=GRACE)}
+
+
+def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
+    return Account(
+        "test",
+        0,
+        1 << 40,
+        tuple(
+            Posting("n1", subject, meter, quarter_s, amount, Method.COUNTER, "prolog")
+            for subject, meter, quarter_s, amount in rows
+        ),
+        workloads=OWNERS,
+        models={("n1", meter): model for meter, model in MODELS.items()},
+    )
+
+
+def posted(run: Run) -> Account:
+    """What a run of the ledger posted; all of its workloads are Ada's job."""
+    return account(
+        (key.subject if isinstance(key.subject, Remainder) else JOB, *key[1:3], amount)
         for key, amount in run.postings.items()
-    ]
+    )
+
+
+def with_bill(booked: Account, bill: Bill) -> Account:
+    charged = tuple(Charged("n1", JOB, 0, charge, amount) for charge, amount in bill.items())
+    return msgspec.structs.replace(booked, charges=charged)
 
 
 @laws(40)
@@ -49,8 +79,8 @@ def test_the_same_rates_come_to_what_was_booked(
 ) -> None:
     rates = rates_of(hourly(*prices), hourly(*map(abs, prices)), pue, 1_250_000_007)
     run = metered(power_mw, rates=rates)
-    anew = restate(posted(run), rates, MODELS, WANTED)
-    (bill,) = anew.bills.values()
+    anew = recharged(posted(run), rates, WANTED)
+    (bill,) = billed(anew.account).values()
     booked = next(iter(run.books.workloads.values())).bill
     assert {c: a for c, a in bill.items() if a.atoms} == {
         c: a for c, a in booked.items() if a.atoms
@@ -63,9 +93,9 @@ def test_other_rates_and_the_difference() -> None:
     hours = hourly(300 * UG_PER_G, 500 * UG_PER_G, 400 * UG_PER_G)
     run = metered([16_000_000, 4_000_000, 4_000_000], rates=rates_of(carbon=hours, pue=1_250_000))
     flat = rates_of(carbon=[(0, 400 * UG_PER_G)], pue=1_250_000)
-    anew = restate(posted(run), flat, {}, WANTED)
-    booked = {ADA: next(iter(run.books.workloads.values())).bill}
-    (line,) = lines(posted(run), booked, anew.bills)
+    booked = with_bill(posted(run), next(iter(run.books.workloads.values())).bill)
+    anew = recharged(booked, flat, WANTED)
+    (line,) = lines(booked, anew.account)
     assert line.booked == {CO2E: Exact(10, 500_000_000)}
     assert line.restated == {CO2E: Exact(12)}
     assert line.amount.energy_uj == 24 * UJ_PER_KWH
@@ -73,19 +103,22 @@ def test_other_rates_and_the_difference() -> None:
 
 
 def test_a_line_for_everybody_and_the_whole() -> None:
-    quarter = [
-        Posted(ADA, gpu(), T0_S, Amount(UJ_PER_KWH, 0, 900 * S)),
-        Posted(GRACE, gpu("GPU-1"), T0_S, Amount(3 * UJ_PER_KWH, 0, 900 * S)),
-        Posted(Remainder.UNALLOCATED, gpu(), T0_S + 900, Amount(9 * UJ_PER_KWH)),
-    ]
+    quarter = account(
+        [
+            (JOB, gpu(), T0_S, Amount(UJ_PER_KWH, 0, 900 * S)),
+            (OTHER, gpu("GPU-1"), T0_S, Amount(3 * UJ_PER_KWH, 0, 900 * S)),
+            (Remainder.UNALLOCATED, gpu(), T0_S + 900, Amount(9 * UJ_PER_KWH)),
+        ]
+    )
     rates = rates_of([(0, 200_000_000), (T0_S + 900, -100_000_000)], per_gpu_hour=4_000_000_000)
-    anew = restate(quarter, rates, MODELS, WANTED)
-    assert anew.bills == {
+    anew = recharged(quarter, rates, WANTED)
+    bills = billed(anew.account)
+    assert bills == {
         ADA: {EUR: Exact.of(200_000_000 * PER_KWH), HARDWARE: Exact(1)},
         GRACE: {EUR: Exact.of(600_000_000 * PER_KWH)},
         Remainder.UNALLOCATED: {CREDIT: Exact.of(900_000_000 * PER_KWH)},
     }
-    found = lines(quarter, {}, anew.bills)
+    found = lines(quarter, anew.account)
     assert [line.owner for line in found] == [GRACE, ADA, Remainder.UNALLOCATED]
-    assert whole(found).restated == total(anew.bills.values())
+    assert whole(found).restated == total(bills.values())
     assert net(whole(found).restated or {}) == {"EUR": Exact(0, 900_000_000)}

@@ -1,0 +1,260 @@
+"""The runs of an account: one for each workload, whatever nodes it was on, added up exactly.
+
+    coverage = time for which energy is known / time for which GPUs were held
+
+A run on two GPUs for an hour has two hours of the second; those that no reading covers are missing
+from its energy, so its energy is then a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from joulebook.core.account import WHOLE_METER, Account, Lost, Matter, Posting, Workload
+from joulebook.core.bills import Bill, total
+from joulebook.core.books import ZERO, Amount, Method, Remainder
+from joulebook.core.rates import PPM
+from joulebook.core.readings import Component, Meter
+from joulebook.core.workloads import WorkloadId
+from joulebook.units import NS_PER_S
+
+K = TypeVar("K", Component, str)
+
+UNKNOWN = ""
+"""The method or evidence of energy of which the source does not know it."""
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
+
+    `wall_ns` is the GPU time that there was to cover (`None`: not known). `facility` is the energy
+    of the facility as far as a PUE was known, in uJ x 10^-6, and `no_pue_uj` what had none.
+    """
+
+    by_component: Mapping[Component, int] = {}
+    by_method: Mapping[str, int] = {}
+    by_evidence: Mapping[str, int] = {}
+    idle_uj: int = 0
+    held_ns: int = 0
+    wall_ns: int | None = 0
+    bill: Bill = {}
+    facility: int = 0
+    no_pue_uj: int = 0
+
+    @property
+    def energy_uj(self) -> int:
+        """All of it."""
+        return sum(self.by_component.values())
+
+    @property
+    def gpu_uj(self) -> int:
+        """That of GPUs."""
+        return self.by_component.get(Component.GPU, 0)
+
+    @property
+    def facility_uj(self) -> int | None:
+        """Energy of the facility; `None` where a PUE was not known for all of it."""
+        return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the held time that is measured; `None`: not known, or nothing was held."""
+        if not self.wall_ns:
+            return None
+        return min(self.held_ns / self.wall_ns, 1.0)
+
+
+NOTHING = Tally()
+
+
+def added(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies."""
+    every = list(tallies)
+    walls = [each.wall_ns for each in every]
+    return Tally(
+        _sums(each.by_component for each in every),
+        _sums(each.by_method for each in every),
+        _sums(each.by_evidence for each in every),
+        sum(each.idle_uj for each in every),
+        sum(each.held_ns for each in every),
+        None if None in walls else sum(wall for wall in walls if wall is not None),
+        total(each.bill for each in every),
+        sum(each.facility for each in every),
+        sum(each.no_pue_uj for each in every),
+    )
+
+
+def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    sums: dict[K, int] = {}
+    for part in parts:
+        for key, amount in part.items():
+            sums[key] = sums.get(key, 0) + amount
+    return sums
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One workload on all of its nodes: the devices it was booked on, and their models."""
+
+    workload: Workload
+    tally: Tally
+    nodes: tuple[str, ...] = ()
+    gpus: frozenset[tuple[str, Meter]] = frozenset()
+    models: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What people call it."""
+        return self.workload.shown
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs it held: what the scheduler said, else what it was booked on."""
+        return self.workload.gpu_count or len(self.gpus)
+
+
+def runs(account: Account) -> tuple[Run, ...]:
+    """The runs, in the order in which they started."""
+    postings: dict[WorkloadId, list[Posting]] = defaultdict(list)
+    for row in account.postings:
+        if not isinstance(row.subject, Remainder):
+            postings[row.subject].append(row)
+    bills: dict[WorkloadId, list[Bill]] = defaultdict(list)
+    for charged in account.charges:
+        if not isinstance(charged.subject, Remainder):
+            bills[charged.subject].append({charged.charge: charged.amount})
+    pue = _pue(account)
+    found = []
+    for key in postings.keys() | bills.keys():
+        workload = account.workloads.get(key, Workload(key))
+        rows = postings.get(key, [])
+        gpus = frozenset((r.node, r.meter) for r in rows if r.meter.component is Component.GPU)
+        found.append(
+            Run(
+                workload,
+                _tally(account, workload, rows, total(bills.get(key, [])), pue),
+                tuple(sorted({row.node for row in rows})),
+                frozenset(gpu for gpu in gpus if gpu[1].name != WHOLE_METER),
+                _models(account, workload, gpus),
+            )
+        )
+    return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
+
+
+def remainders(account: Account) -> dict[Remainder, Tally]:
+    """What belongs to no run, by name."""
+    rows: dict[Remainder, list[Posting]] = defaultdict(list)
+    for row in account.postings:
+        if isinstance(row.subject, Remainder):
+            rows[row.subject].append(row)
+    bills: dict[Remainder, list[Bill]] = defaultdict(list)
+    for charged in account.charges:
+        if isinstance(charged.subject, Remainder):
+            bills[charged.subject].append({charged.charge: charged.amount})
+    pue = _pue(account)
+    return {
+        reason: _booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
+        for reason in sorted(rows.keys() | bills.keys())
+    }
+
+
+def _start(run: Run) -> int:
+    return run.workload.started_utc_ns or 0
+
+
+def _models(
+    account: Account, workload: Workload, gpus: frozenset[tuple[str, Meter]]
+) -> tuple[str, ...]:
+    found = {account.models[gpu] for gpu in gpus if account.models.get(gpu)}
+    told = workload.extra.get("gpu_model", "")
+    return tuple(sorted(found or ({told} if told else set())))
+
+
+def _pue(account: Account) -> Mapping[tuple[str, int], int]:
+    """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
+    sums: dict[tuple[str, int], list[int]] = {}
+    for row in account.rates:
+        if row.used.quantity == "pue":
+            both = sums.setdefault((row.node, row.used.quarter_s), [0, 0])
+            both[0] += row.energy_uj * row.used.value
+            both[1] += row.energy_uj
+    return {key: energy // weight for key, (energy, weight) in sums.items() if weight}
+
+
+def _tally(
+    account: Account,
+    workload: Workload,
+    rows: Sequence[Posting],
+    bill: Bill,
+    pue: Mapping[tuple[str, int], int],
+) -> Tally:
+    wall_ns = None if Matter.COVERAGE in account.unknown else _wall_ns(account, workload, rows)
+    return _booked(rows, bill, pue, wall_ns)
+
+
+def _booked(
+    rows: Sequence[Posting],
+    bill: Bill,
+    pue: Mapping[tuple[str, int], int],
+    wall_ns: int | None,
+) -> Tally:
+    components: dict[Component, int] = {}
+    methods: dict[str, int] = {}
+    evidence: dict[str, int] = {}
+    idle_uj = held_ns = facility = no_pue_uj = 0
+    for row in rows:
+        component, energy_uj = row.meter.component, row.amount.energy_uj
+        components[component] = components.get(component, 0) + energy_uj
+        method = UNKNOWN if row.method is None else str(row.method)
+        methods[method] = methods.get(method, 0) + energy_uj
+        told = row.evidence or UNKNOWN
+        evidence[told] = evidence.get(told, 0) + energy_uj
+        idle_uj += row.amount.idle_uj
+        if component is Component.GPU:
+            held_ns += row.amount.held_ns
+        ppm = pue.get((row.node, row.quarter_s))
+        if ppm is None:
+            no_pue_uj += energy_uj
+        else:
+            facility += energy_uj * ppm
+    return Tally(
+        components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj
+    )
+
+
+def _wall_ns(account: Account, workload: Workload, rows: Iterable[Posting]) -> int | None:
+    """GPU time of a run inside the account, from its start and end; `None`: they are not known."""
+    start_ns, end_ns = workload.started_utc_ns, workload.ended_utc_ns
+    if start_ns is None:
+        return None
+    if end_ns is None:
+        if not account.known_until_s:
+            return None
+        end_ns = account.known_until_s * NS_PER_S
+    t0_ns = max(start_ns, account.since_s * NS_PER_S)
+    t1_ns = min(end_ns, account.until_s * NS_PER_S)
+    held: dict[tuple[str, Meter], Amount] = {}
+    shared: set[tuple[str, Meter]] = set()
+    for row in rows:
+        if row.meter.component is Component.GPU:
+            key = (row.node, row.meter)
+            held[key] = held.get(key, ZERO).plus(row.amount)
+            if row.method is Method.APPORTIONED:
+                shared.add(key)
+    wall_ns = 0
+    for key, amount in held.items():
+        whole_ns = max(t1_ns - t0_ns, amount.held_ns)
+        if key in shared:
+            # How much of the device it would have held in a gap is told by the rest of the time.
+            gap_ns = sum(_overlap(gap, t0_ns, t1_ns) for gap in account.gaps if key == gap[:2])
+            wall_ns += amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
+        else:
+            wall_ns += whole_ns
+    return wall_ns
+
+
+def _overlap(gap: Lost, t0_ns: int, t1_ns: int) -> int:
+    return max(min(gap.t1_utc_ns, t1_ns) - max(gap.t0_utc_ns, t0_ns), 0)
