@@ -143,6 +143,17 @@ DEFAULTS = {
         },
         "hardware": {},
     },
+    "report": {
+        "region": "",
+        "prometheus": "",
+        "sacct": "auto",
+        "sensor_percent": None,
+        "sensor_source": "",
+        "server_kg": None,
+        "server_gpus": None,
+        "server_life_years": None,
+        "embodied": {},
+    },
 }
 
 

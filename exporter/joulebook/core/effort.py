@@ -61,9 +61,7 @@ class Effort(msgspec.Struct, frozen=True):
         ]
 
 
-def sort_out(
-    runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]
-) -> Effort:
+def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
     """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
