@@ -20,6 +20,7 @@ from joulebook.config_budgets import Budget
 from joulebook.config_budgets import conflicts as budget_conflicts
 from joulebook.config_collect import Collect
 from joulebook.config_collect import conflicts as collect_conflicts
+from joulebook.config_marks import Marks
 from joulebook.config_rates import Privacy, Rates
 from joulebook.config_rates import conflicts as rate_conflicts
 from joulebook.config_read import EnvValue, leaves, read
@@ -58,6 +59,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     exposition: Exposition = Exposition()
     sensors: Sensors = Sensors()
     tenants: Tenants = Tenants()
+    marks: Marks = Marks()
     experiments: Experiments = Experiments()
     workloads: Workloads = Workloads()
     budgets: Annotated[

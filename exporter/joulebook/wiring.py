@@ -25,7 +25,7 @@ from joulebook.config_sections import Slurm
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
-from joulebook.core.readings import Component
+from joulebook.core.readings import Component, Reading
 from joulebook.daemon.health import Health
 from joulebook.daemon.loop import Daemon, Settings
 from joulebook.daemon.money import Money
@@ -46,6 +46,7 @@ from joulebook.sensors.replay import ReplaySensor, find_trace
 from joulebook.store.reader import LedgerReader
 from joulebook.store.sqlite import SqliteStore
 from joulebook.tenants.contract import TenantSource
+from joulebook.tenants.marks.source import MarkTenants
 from joulebook.tenants.slurm.source import SlurmTenants
 from joulebook.units import NS_PER_S, ns_from_s
 
@@ -111,6 +112,14 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
     )
 
 
+def marks_wanted(config: Config) -> bool:
+    """Whether programs may name experiments: a world-writable directory is made only for need."""
+    marks = config.marks
+    return _enabled(
+        marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config)
+    )
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -152,6 +161,7 @@ TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], Ten
         lambda config: _enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
         slurm_tenants,
     ),
+    "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
 }
 
 
@@ -201,6 +211,8 @@ def assemble(config: Config) -> Node:
         workers = _workers(config, clock, books)
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
+        tenants = _tenants(config, clock)
+        marks = next((each.marked for each in tenants if isinstance(each, MarkTenants)), _unmarked)
         name = config.node.name or socket.gethostname().partition(".")[0]
         health = Health(
             workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
@@ -240,7 +252,7 @@ def assemble(config: Config) -> Node:
             store,
             books,
             workers,
-            _tenants(config, clock),
+            tenants,
             ReleaseDesk(path),
             _today(path, clock),
             health,
@@ -248,6 +260,7 @@ def assemble(config: Config) -> Node:
             masked=masked,
             refused=lambda: {"server": server.rejected},
             money=money,
+            marked=marks,
         )
         server.start()
         exits.callback(server.stop)
@@ -266,6 +279,10 @@ def _handover(config: Config, node: str) -> Handover | None:
             return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
 
     return Handover(page, Tokens(Path(config.server.token_file)))
+
+
+def _unmarked(reading: Reading) -> Reading:
+    return reading
 
 
 def _enabled(value: object, is_here: Callable[[], bool]) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from joulebook.config import Config
+from joulebook.config_marks import Marks
 from joulebook.config_sections import Ledger, Nvml, Replay, Sensors, Slurm, Tenants
 
 
@@ -69,6 +70,7 @@ def demo_config(config: Config, directory: Path) -> Config:
                 scontrol="",
             ),
         ),
+        marks=Marks(enabled=False),
         exposition=replace(config.exposition, scrape_interval_s=2),
     )
 

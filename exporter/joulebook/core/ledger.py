@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from joulebook.core import accrual, host, metering, series, supply
+from joulebook.core import accrual, host, marks, metering, series, supply
 from joulebook.core.accrual import Accrual
 from joulebook.core.bills import NOTHING, Charge, Exact
 from joulebook.core.books import (
@@ -204,11 +204,14 @@ def _book(
                 or page.usage.heard_again(before.t_ns, reading.t_ns)
             ):
                 horizon_ns = min(horizon_ns, reading.t_ns - 1)
-        booked[meter], intervals = metering.ripe(state, horizon_ns, _edges(held))
+        booked[meter], intervals = metering.ripe(
+            state, horizon_ns, [*_edges(held), *marks.edges(state.pending)]
+        )
         for interval in intervals:
             page.measured(interval, tick.now_ns)
             for tenure in _tenures(interval, held, affirmed):
-                page.post(interval.cut(tenure.t0_ns, tenure.t1_ns), tenure, booked[meter])
+                for piece in marks.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
+                    page.post(piece, tenure, booked[meter])
     return booked
 
 

@@ -41,6 +41,14 @@ class PowerSample(NamedTuple):
     power_mw: int
 
 
+class Span(NamedTuple):
+    """A mark on a process: from when to when (`None`: still) it burns for `workload`."""
+
+    t0_ns: int
+    t1_ns: int | None
+    workload: WorkloadId
+
+
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
@@ -48,7 +56,8 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept
     the device's multiprocessors busy since the reading before, `None` where the driver does not
     say. `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
-    could say whose process it is.
+    could say whose process it is. `marks` are the marks that it was under lately, the innermost
+    first; in their time it burns for them and not for `workload` (`core/marks.py`).
     """
 
     pid: int
@@ -59,6 +68,7 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ended: bool = False
     instance: str = ""
     """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
+    marks: tuple[Span, ...] = ()
 
 
 class InstanceUse(NamedTuple):

@@ -74,8 +74,12 @@ class Daemon:
         masked: Mask = str,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         money: Money | None = None,
+        marked: Callable[[Reading], Reading] = lambda reading: reading,
     ) -> None:
-        """`masked` is applied to every user's name; `refused` counts what others refused."""
+        """`masked` is applied to every user's name; `refused` counts what others refused.
+
+        `marked` says of the processes in a reading which marks they were under.
+        """
         self._settings = settings
         self._policy = policy
         self._clock = clock
@@ -92,6 +96,7 @@ class Daemon:
         self._masked = masked
         self._refused = refused
         self._money = money or Money()
+        self._marked = marked
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
@@ -208,11 +213,10 @@ class Daemon:
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; asked once in a process's life."""
-        if not reading.processes:
+        if reading.processes is None:
             return reading
-        return msgspec.structs.replace(
-            reading, processes=tuple(self._owned(process) for process in reading.processes)
-        )
+        owned = tuple(self._owned(process) for process in reading.processes)
+        return self._marked(msgspec.structs.replace(reading, processes=owned))
 
     def _owned(self, process: ProcessUse) -> ProcessUse:
         key = (process.pid, process.started_ns)

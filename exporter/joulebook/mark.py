@@ -1,0 +1,59 @@
+"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command burns to an experiment.
+
+The command runs as it would without: same input and output, same exit status (128 + N where
+signal N ended it), and signals sent to this process reach it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from joulebook.marking import experiment
+
+NOT_FOUND, NOT_RUN = 127, 126
+
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command under a mark; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m joulebook.mark",
+        description="Run a command, and book the energy of the GPUs that it and its children use "
+        "to an experiment, from its begin to its end. For machines without a scheduler.",
+    )
+    parser.add_argument("name", metavar="NAME", help="the experiment")
+    parser.add_argument(
+        "command", metavar="COMMAND", nargs="+", help="what to run; put -- before it"
+    )
+    args = parser.parse_args(argv)
+    with experiment(args.name):
+        return _run(args.command)
+
+
+def _run(command: Sequence[str]) -> int:
+    try:
+        child = subprocess.Popen(command)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUN
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    # Ctrl-C goes to the whole group: the command decides, and we wait for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    status = child.wait()
+    return 128 - status if status < 0 else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
