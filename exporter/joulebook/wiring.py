@@ -115,9 +115,7 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
 def marks_wanted(config: Config) -> bool:
     """Whether programs may name experiments: a world-writable directory is made only for need."""
     marks = config.marks
-    return _enabled(
-        marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config)
-    )
+    return _enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
 
 
 def _path(text: str) -> Path | None:

@@ -61,6 +61,7 @@ DEFAULTS = {
         },
         "processes": {"enabled": "auto"},
     },
+    "marks": {"enabled": "auto", "dir": "/run/joulebook/marks"},
     "experiments": {
         "rules": (
             "annotation:joulebook.io/experiment",

@@ -37,7 +37,8 @@ def pieces(interval: Interval) -> Iterator[Interval]:
     """The interval cut at the edges of its processes' marks, each process owned as in the piece.
 
     The pieces span the interval and add up to its energy. In a piece that a mark covers, its
-    process counts although it has ended by the time of the list: the mark proves that it lasted.
+    process counts although it has ended by the time of the list. When it ended is not known; what
+    the device burns then is the mark's rather than nobody's, and no one else's busy time is less.
     """
     if not any(process.marks for process in interval.processes):
         yield interval
@@ -59,8 +60,7 @@ def pieces(interval: Interval) -> Iterator[Interval]:
 def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
     span = covering(process.marks, piece.t0_ns, piece.t1_ns)
     if span is not None:
-        lasted = not process.ended or span.t1_ns is not None
-        return msgspec.structs.replace(process, workload=span.workload, ended=not lasted)
+        return msgspec.structs.replace(process, workload=span.workload, ended=False)
     if process.marks and process.started_ns + START_GRAIN_NS >= piece.t1_ns:
         # It may look as if it had begun just before the mark that it was born under.
         return msgspec.structs.replace(process, ended=True)

@@ -60,6 +60,7 @@ class MarkTable:
         self._user_of = user_of
         self._lock = threading.Lock()
         self._marks: dict[str, Entry] = {}
+        self._handed: list[tuple[Entry, int | None]] = []
         self._families: dict[tuple[int, int], tuple[Process, ...]] = {}
         self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
 
@@ -117,20 +118,22 @@ class MarkTable:
     def news(self) -> tuple[WorkloadFacts, ...]:
         """The facts of marks that a device was used under, where anything about them is new."""
         with self._lock:
-            fresh = {e.workload for e in self._marks.values() if e.used and not e.told}
+            self._handed = [(e, e.left_ns) for e in self._marks.values() if e.used and not e.told]
+            fresh = {entry.workload for entry, _ in self._handed}
             return tuple(self._facts(workload) for workload in sorted(fresh))
 
     def settled(self) -> None:
         """What `news` gave last is durable."""
         with self._lock:
-            for entry in self._marks.values():
-                entry.told = entry.told or entry.used
+            for entry, left_ns in self._handed:
+                entry.told = entry.left_ns == left_ns
+            self._handed = []
 
     def marked(self, reading: Reading) -> Reading:
         """Say of each process on the device under which marks it was lately.
 
-        One that is gone since the list before, and whose mark was left, is added again: its mark
-        proves until when it lasted.
+        One that is gone since the list before is added again, as ended: under a mark it counts
+        until the mark was left, or until this list.
         """
         if reading.processes is None:
             return reading
@@ -142,11 +145,9 @@ class MarkTable:
             listed = {(p.pid, p.started_ns) for p in processes}
             for key, process in before.items():
                 gone = self._under(process)
-                left = [span.t1_ns for span in gone.marks if span.t1_ns is not None]
-                if key not in listed and any(t1_ns > listed_ns for t1_ns in left):
-                    processes.append(
-                        msgspec.structs.replace(gone, ended=True, sm_time_ns=None)
-                    )
+                lasted = any(s.t1_ns is None or s.t1_ns > listed_ns for s in gone.marks)
+                if key not in listed and lasted:
+                    processes.append(msgspec.structs.replace(gone, ended=True, sm_time_ns=None))
             now = {(p.pid, p.started_ns): p for p in processes if p.marks and not p.ended}
             self._lately[reading.meter] = (reading.t_ns, now)
         return msgspec.structs.replace(reading, processes=tuple(processes))
@@ -165,7 +166,6 @@ class MarkTable:
         # In a dictionary the later entered come later: reversed, the inner before the outer.
         own = sorted(reversed(own), key=lambda e: (depth[e.process], -e.entered_ns))
         for entry in own:
-            entry.told = entry.told and entry.used
             entry.used = True
         return msgspec.structs.replace(process, marks=tuple(entry.span for entry in own))
 

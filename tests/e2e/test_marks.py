@@ -1,0 +1,191 @@
+"""Experiments that programs name themselves: real processes, the real daemon, exact energy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.e2e.books import at_rest, meter_uj, remainder_uj, rest, wake
+from tests.e2e.lab import BUILD, ROOT, Daemon, until
+from tests.fakes.nvml.build import build_power
+from tests.fakes.nvml.scenario import Gpu, Scenario
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+PROGRAM = """
+import subprocess, sys, time
+import joulebook
+
+def burn(watts, ms):
+    subprocess.run([POWER, SCENARIO, GPU, f"+{watts}000", "--burn", str(ms)], check=True)
+
+def said(what):
+    print(what, time.clock_gettime_ns(time.CLOCK_BOOTTIME), flush=True)
+
+@joulebook.experiment("decorated")
+def work():
+    said("decorated in")
+    burn(150, 1500)
+    said("decorated out")
+
+said("begin")
+burn(90, 2500)
+with joulebook.experiment("outer"):
+    said("outer in")
+    burn(100, 2600)
+    with joulebook.experiment("inner"):
+        said("inner in")
+        burn(220, 2600)
+        said("inner out")
+    burn(60, 2600)
+    said("outer out")
+work()
+said("end")
+"""
+"""Burns through children, as a program does that starts workers; nested, and a decorator."""
+
+
+def booked(daemon: Daemon) -> dict[str, int]:
+    """Energy by experiment."""
+    return dict(
+        daemon.rows(
+            "SELECT experiment, sum(energy_uj) FROM postings "
+            "JOIN workloads ON workloads.id = workload_id GROUP BY experiment"
+        )
+    )
+
+
+def environment(marks: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "exporter"), "JOULEBOOK_MARKS_DIR": str(marks)}
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    return Scenario.create(tmp_path / "scenario", [Gpu(uuid="GPU-a"), Gpu(uuid="GPU-b")])
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, scenario: Scenario) -> Daemon:
+    return Daemon(
+        tmp_path / "daemon",
+        scenario,
+        tmp_path / "none",
+        {
+            "JOULEBOOK_TENANTS_SLURM_ENABLED": "false",
+            "JOULEBOOK_TENANTS_KUBERNETES_ENABLED": "false",
+            "JOULEBOOK_MARKS_ENABLED": "true",
+            "JOULEBOOK_MARKS_DIR": str(tmp_path / "marks"),
+            # A list of processes at each look, so that short ones are seen.
+            "JOULEBOOK_DAEMON_PROCESS_INTERVAL_S": "0.5",
+        },
+    )
+
+
+def test_energy_from_entry_to_exit_is_the_marked_experiments(
+    tmp_path: Path, scenario: Scenario, daemon: Daemon
+) -> None:
+    power = build_power(BUILD)
+    marks = tmp_path / "marks"
+    before = rest(scenario)
+    with daemon:
+        wake(scenario)
+        until("the directory", marks.is_dir)
+        assert marks.stat().st_mode & 0o7777 == 0o1777
+        head = f"POWER, SCENARIO, GPU = {str(power)!r}, {str(scenario.path)!r}, 'GPU-a'\n"
+        done = subprocess.run(
+            [sys.executable, "-c", head + PROGRAM],
+            env=environment(marks), capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        at = {
+            line.rpartition(" ")[0]: int(line.rpartition(" ")[2])
+            for line in done.stdout.splitlines()
+            if line[0] in "bedoi"
+        }
+        t0_ns = scenario.now_ns()
+        # On another card, by the command line; its child's child burns.
+        command = f"{power} {scenario.path} GPU-b +180000 --burn 2500 & wait; exit 7"
+        named = subprocess.run(
+            [sys.executable, "-m", "joulebook.mark", "by command", "--", "sh", "-c", command],
+            env=environment(marks), stdout=subprocess.DEVNULL, check=False, timeout=60,
+        )  # fmt: skip
+        t1_ns = scenario.now_ns()
+        assert named.returncode == 7, "the command's own exit status"
+        after = at_rest(daemon)
+        energy = booked(daemon)
+        assert_balanced_all(daemon, {name: after[name] - before[name] for name in after})
+
+        def truth(gpu: int, first: int, last: int) -> int:
+            return scenario.true_energy_uj(gpu, first, last)
+
+        inner = truth(0, at["inner in"], at["inner out"])
+        outer = truth(0, at["outer in"], at["outer out"]) - inner
+        assert energy["inner"] == pytest.approx(inner, rel=0.03)
+        assert energy["outer"] == pytest.approx(outer, rel=0.03)
+        decorated = truth(0, at["decorated in"], at["decorated out"])
+        assert energy["decorated"] == pytest.approx(decorated, rel=0.05)
+        # The interpreter starts before the mark is made: that much is not the experiment's.
+        assert energy["by command"] == pytest.approx(truth(1, t0_ns, t1_ns), rel=0.12)
+        owners = daemon.rows(
+            "SELECT DISTINCT scheduler, user, account, evidence FROM workloads "
+            "WHERE experiment IN ('inner', 'outer', 'decorated', 'by command')"
+        )
+        assert owners == [("process", "root", "", "processes")]
+        ends = daemon.rows("SELECT count(*) FROM workloads WHERE ended_utc_ns IS NOT NULL")
+        assert ends[0][0] >= 4
+        assert not [each for each in marks.iterdir() if each.suffix == ".json"], "all collected"
+
+
+def assert_balanced_all(daemon: Daemon, expected_uj: dict[str, int]) -> None:
+    """As `assert_balanced`, with workloads of all schedulers."""
+    assert {name: meter_uj(daemon).get(name, 0) for name in expected_uj} == expected_uj
+    total = sum(booked(daemon).values()) + sum(remainder_uj(daemon).values())
+    assert total == sum(expected_uj.values())
+
+
+def test_a_killed_process_ends_its_mark_and_a_restarted_daemon_goes_on_with_a_living_one(
+    tmp_path: Path, scenario: Scenario, daemon: Daemon
+) -> None:
+    power = build_power(BUILD)
+    marks = tmp_path / "marks"
+    with daemon:
+        wake(scenario)
+        until("the directory", marks.is_dir)
+        lives = subprocess.Popen(
+            [sys.executable, "-m", "joulebook.mark", "lives", "--",
+             str(power), str(scenario.path), "GPU-a", "+100000", "--burn", "60000"],
+            env=environment(marks), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until("its energy", lambda: booked(daemon).get("lives", 0) > 0)
+            daemon.kill()
+            time.sleep(1)
+            daemon.start()
+            resumed = booked(daemon)["lives"]
+            until("more energy", lambda: booked(daemon)["lives"] > resumed + 200_000_000, 40)
+        finally:
+            lives.terminate()
+            lives.wait(20)
+        killed = subprocess.Popen(
+            [sys.executable, "-c",
+             "import joulebook, subprocess, sys\n"
+             "with joulebook.experiment('killed'):\n"
+             "    subprocess.run(sys.argv[1:])",
+             str(power), str(scenario.path), "GPU-b", "+100000", "--burn", "4000"],
+            env=environment(marks), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        until("its mark", lambda: list(marks.glob(f"{killed.pid}-*.json")))
+        time.sleep(1)
+        killed.kill()
+        killed.wait()
+        until("its energy", lambda: booked(daemon).get("killed", 0) > 0)
+        at_rest(daemon)
+        until(
+            "its end on record",
+            lambda: daemon.rows(
+                "SELECT 1 FROM workloads WHERE experiment = 'killed' AND ended_utc_ns IS NOT NULL"
+            ),
+        )
