@@ -40,6 +40,7 @@ from joulebook.config_sections import (
 )
 from joulebook.config_toml import toml
 from joulebook.core.experiments import is_rule
+from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/joulebook/joulebook.toml")
@@ -184,6 +185,14 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
                     "annotation:KEY, label:KEY, env:NAME"
                 ),
             )
+    for text in config.workloads.infrastructure_selectors:
+        try:
+            parse_selector(text)
+        except ValueError as error:
+            yield "workloads.infrastructure_selectors", str(error)
+    user_key = config.tenants.kubernetes.user_key
+    if user_key and not (is_rule(user_key) and user_key.startswith(("annotation:", "label:"))):
+        yield "tenants.kubernetes.user_key", f"{user_key!r}: expected annotation:KEY or label:KEY"
     yield from budget_conflicts(config.budgets)
     yield from rate_conflicts(config.rates)
     yield from collect_conflicts(config.collect)
@@ -195,7 +204,6 @@ def _not_built(config: Config) -> Iterator[tuple[str, str]]:
     for key, enabled in (
         ("sensors.rapl", sensors.rapl.enabled),
         ("sensors.hwmon", sensors.hwmon.enabled),
-        ("tenants.kubernetes", tenants.kubernetes.enabled),
         ("tenants.processes", tenants.processes.enabled),
     ):
         if enabled is True:
@@ -207,7 +215,5 @@ def _not_built(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if enabled is not False:
             yield f"{key}.enabled", "it is"
-    if config.workloads != Workloads():
-        yield "workloads.infrastructure_selectors", "Kubernetes is"
     if config.privacy.users != "plain":
         yield "privacy.users", "hiding the names of users is"

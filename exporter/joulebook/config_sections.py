@@ -7,26 +7,14 @@ administrator. A key without a value in the file has the default that stands her
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
-
+from joulebook.config_kubernetes import Kubernetes as Kubernetes  # noqa: PLC0414
+from joulebook.config_kubernetes import Workloads as Workloads  # noqa: PLC0414
+from joulebook.config_section import AUTO, Enabled
+from joulebook.config_section import Section as Section  # noqa: PLC0414
+from joulebook.config_section import doc as doc  # noqa: PLC0414
 from joulebook.core.experiments import DEFAULT_RULES
-
-
-def doc(text: str, **bounds: float) -> Meta:
-    """What a key means (with its unit), and the least and greatest value that it may have."""
-    fields: dict[str, Any] = {"description": text, **bounds}
-    return Meta(**fields)
-
-
-Enabled = Literal["auto"] | bool
-
-_AUTO = '"auto": must work where this machine has such a thing; true: must work; false: not used.'
-
-
-class Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the configuration file."""
 
 
 class Node(Section, frozen=True):
@@ -151,39 +139,39 @@ class Exposition(Section, frozen=True):
 class Nvml(Section, frozen=True):
     """NVIDIA GPUs."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
 
 
 class Rapl(Section, frozen=True):
     """Energy of CPU packages and DRAM, from powercap."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     root: Annotated[str, doc("Where powercap is mounted.")] = "/sys/class/powercap"
 
 
 class Hwmon(Section, frozen=True):
     """Energy and power of boards and supplies, from hwmon."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     root: Annotated[str, doc("Where hwmon is mounted.")] = "/sys/class/hwmon"
 
 
 class Ipmi(Section, frozen=True):
     """Power of the whole node, from the BMC by IPMI DCMI."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = False
+    enabled: Annotated[Enabled, doc(AUTO)] = False
 
 
 class Redfish(Section, frozen=True):
     """Power of the whole node, from the BMC by Redfish."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = False
+    enabled: Annotated[Enabled, doc(AUTO)] = False
 
 
 class Model(Section, frozen=True):
     """Power reckoned from utilization, where nothing measures it."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = False
+    enabled: Annotated[Enabled, doc(AUTO)] = False
 
 
 class Replay(Section, frozen=True):
@@ -213,7 +201,7 @@ class Sensors(Section, frozen=True):
 class Slurm(Section, frozen=True):
     """SLURM jobs."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     events_dir: Annotated[
         str, doc("Where Prolog and Epilog leave their event files; root's, closed to others.")
     ] = "/run/joulebook/jobs"
@@ -252,20 +240,10 @@ class Slurm(Section, frozen=True):
     ] = "gres"
 
 
-class Kubernetes(Section, frozen=True):
-    """Kubernetes pods."""
-
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
-    pod_resources: Annotated[str, doc("Socket of the kubelet's pod-resources service.")] = (
-        "/var/lib/kubelet/pod-resources/kubelet.sock"
-    )
-    api: Annotated[bool, doc("Ask the API server for labels of the pods of this node.")] = True
-
-
 class Processes(Section, frozen=True):
     """Processes outside any scheduler."""
 
-    enabled: Annotated[Enabled, doc(_AUTO)] = "auto"
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
 
 
 class Tenants(Section, frozen=True):
@@ -283,12 +261,3 @@ class Experiments(Section, frozen=True):
         tuple[str, ...],
         doc("Where the name of the experiment is looked for; the first that gives one wins."),
     ] = DEFAULT_RULES
-
-
-class Workloads(Section, frozen=True):
-    """What is a workload."""
-
-    infrastructure_selectors: Annotated[
-        tuple[str, ...],
-        doc("Pods that are part of the cluster itself, and never workloads: label selectors."),
-    ] = ()

@@ -58,6 +58,14 @@ DEFAULTS = {
             "enabled": "auto",
             "pod_resources": "/var/lib/kubelet/pod-resources/kubelet.sock",
             "api": True,
+            "kubeconfig": "",
+            "node_name": "",
+            "resources": ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),
+            "drivers": ("gpu.nvidia.com",),
+            "user_key": "",
+            "poll_interval_s": 5.0,
+            "cgroup_root": "/sys/fs/cgroup",
+            "pod_logs": "/var/log/pods",
         },
         "processes": {"enabled": "auto"},
     },
@@ -74,19 +82,32 @@ DEFAULTS = {
             "env:MLFLOW_EXPERIMENT_NAME",
             "label:training.kubeflow.org/job-name",
             "label:jobset.sigs.k8s.io/jobset-name",
+            "label:leaderworkerset.sigs.k8s.io/name",
             "label:volcano.sh/job-name",
+            "label:ray.io/originated-from-cr-name",
             "label:ray.io/cluster",
-            "label:kueue.x-k8s.io/queue-name",
+            "label:workflows.argoproj.io/workflow",
+            "label:kueue.x-k8s.io/pod-group-name",
             "label:batch.kubernetes.io/job-name",
+            "label:job-name",
             "label:app.kubernetes.io/part-of",
             "label:app.kubernetes.io/instance",
+            "label:kueue.x-k8s.io/queue-name",
             "wckey",
             "job_name",
             "owner",
             "workload",
         )
     },
-    "workloads": {"infrastructure_selectors": ()},
+    "workloads": {
+        "infrastructure_selectors": (
+            "namespace:kube-system",
+            "app.kubernetes.io/name in (joulebook, nvidia-device-plugin, nvidia-dra-driver-gpu, "
+            "dcgm-exporter, slurmd)",
+            "app in (nvidia-device-plugin-daemonset, nvidia-dcgm, nvidia-dcgm-exporter, "
+            "nvidia-mig-manager, gpu-feature-discovery, nvidia-operator-validator)",
+        )
+    },
     "budgets": {},
     "privacy": {"users": "plain", "key_file": ""},
     "collect": {
@@ -313,6 +334,15 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
             'server.listen: \'::9816\' is not host:port, like "127.0.0.1:9816" or "[::]:9816"',
         ),
         (
+            "[workloads]\ninfrastructure_selectors = ['a=b', 'in (']",
+            "workloads.infrastructure_selectors: 'in (': 'in (' is no label selector; expected "
+            "key=value, key!=value, key in (a, b), key notin (a, b), key, !key, or namespace:NAME",
+        ),
+        (
+            "[tenants.kubernetes]\nuser_key = 'env:USER'",
+            "tenants.kubernetes.user_key: 'env:USER': expected annotation:KEY or label:KEY",
+        ),
+        (
             "[collect]\ntargets = 'postgresql://me:secret@db'",
             "collect.targets = 'postgresql://***@db': expected a list, each text",
         ),
@@ -509,9 +539,7 @@ def test_nothing_missing_is_asked_for_by_default() -> None:
         ("sensors.ipmi.enabled = 'auto'", "sensors.ipmi.enabled"),
         ("sensors.redfish.enabled = true", "sensors.redfish.enabled"),
         ("sensors.model.enabled = true", "sensors.model.enabled"),
-        ("tenants.kubernetes.enabled = true", "tenants.kubernetes.enabled"),
         ("tenants.processes.enabled = true", "tenants.processes.enabled"),
-        ("workloads.infrastructure_selectors = ['a=b']", "workloads.infrastructure_selectors"),
         ("privacy.users = 'none'", "privacy.users"),
     ],
 )

@@ -29,14 +29,23 @@ ENVIRONMENT = (
 POD_LABELS = (
     "training.kubeflow.org/job-name",
     "jobset.sigs.k8s.io/jobset-name",
+    "leaderworkerset.sigs.k8s.io/name",
     "volcano.sh/job-name",
+    "ray.io/originated-from-cr-name",
     "ray.io/cluster",
-    "kueue.x-k8s.io/queue-name",
+    "workflows.argoproj.io/workflow",
+    "kueue.x-k8s.io/pod-group-name",
     "batch.kubernetes.io/job-name",
+    "job-name",
     "app.kubernetes.io/part-of",
     "app.kubernetes.io/instance",
+    "kueue.x-k8s.io/queue-name",
 )
-"""Labels that training operators and packagers put on pods, the most telling first."""
+"""Labels that training operators, queues and packagers put on pods, the most telling first.
+
+A TrainJob of Kubeflow's trainer runs as a JobSet of its name. The queue of Kueue comes last: it is
+all that a lone pod may have, but jobs of many experiments wait in one.
+"""
 
 DEFAULT_RULES: tuple[str, ...] = (
     "annotation:joulebook.io/experiment",

@@ -1,0 +1,78 @@
+"""Keys of the configuration file about Kubernetes; see `config_sections`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from joulebook.config_section import AUTO, Enabled, Section, doc
+
+
+class Kubernetes(Section, frozen=True):
+    """Kubernetes pods."""
+
+    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
+    pod_resources: Annotated[str, doc("Socket of the kubelet's pod-resources service.")] = (
+        "/var/lib/kubelet/pod-resources/kubelet.sock"
+    )
+    api: Annotated[bool, doc("Ask the API server for labels of the pods of this node.")] = True
+    kubeconfig: Annotated[
+        str, doc("Path of a kubeconfig for it. Empty: the service account of the daemon's own pod.")
+    ] = ""
+    node_name: Annotated[
+        str,
+        doc(
+            "Name of this node in the cluster (`spec.nodeName`). Empty: `node.name`, "
+            "else the host name."
+        ),
+    ] = ""
+    resources: Annotated[
+        tuple[str, ...],
+        doc("Resources of device plugins whose devices are GPUs; * stands for anything."),
+    ] = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*")
+    drivers: Annotated[
+        tuple[str, ...], doc("DRA drivers whose devices are GPUs; * stands for anything.")
+    ] = ("gpu.nvidia.com",)
+    user_key: Annotated[
+        str,
+        doc(
+            "Where the user's name is that the cluster itself vouches for: annotation:KEY or "
+            "label:KEY, set by an admission controller. Empty: pods have no user."
+        ),
+    ] = ""
+    poll_interval_s: Annotated[
+        float,
+        doc(
+            "Seconds from one question to the kubelet to the next, where nothing happens "
+            "(a pod's cgroup that comes or goes is a reason to ask at once).",
+            ge=0.5,
+            le=60,
+        ),
+    ] = 5.0
+    cgroup_root: Annotated[str, doc("Where the node's cgroup file systems are mounted.")] = (
+        "/sys/fs/cgroup"
+    )
+    pod_logs: Annotated[
+        str,
+        doc(
+            "The kubelet's folder of pods' logs, whose names tell the uid of a pod that the API "
+            "server has not told yet. Empty: not looked at."
+        ),
+    ] = "/var/log/pods"
+
+
+class Workloads(Section, frozen=True):
+    """What is a workload."""
+
+    infrastructure_selectors: Annotated[
+        tuple[str, ...],
+        doc(
+            "Pods that are part of the cluster itself, and never workloads: label selectors as "
+            "kubectl takes them, or namespace:NAME."
+        ),
+    ] = (
+        "namespace:kube-system",
+        "app.kubernetes.io/name in (joulebook, nvidia-device-plugin, nvidia-dra-driver-gpu, "
+        "dcgm-exporter, slurmd)",
+        "app in (nvidia-device-plugin-daemonset, nvidia-dcgm, nvidia-dcgm-exporter, "
+        "nvidia-mig-manager, gpu-feature-discovery, nvidia-operator-validator)",
+    )
