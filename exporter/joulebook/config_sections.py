@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from joulebook.config_kubernetes import Kubernetes as Kubernetes  # noqa: PLC0414
 from joulebook.config_kubernetes import Workloads as Workloads  # noqa: PLC0414
-from joulebook.config_section import AUTO, Enabled
+from joulebook.config_section import AUTO
+from joulebook.config_section import Enabled as Enabled  # noqa: PLC0414
 from joulebook.config_section import Section as Section  # noqa: PLC0414
 from joulebook.config_section import doc as doc  # noqa: PLC0414
 from joulebook.core.experiments import DEFAULT_RULES
