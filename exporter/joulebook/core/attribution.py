@@ -1,19 +1,22 @@
 """Who gets the energy of an interval: exact shares by tenure and use.
 
 The rules are those of `docs/how-it-measures.md`: one holder gets everything; several share the
-idle floor over the advertised parts of the device and the rest by the time their processes kept
-it busy; with no holder, those whose processes run on it share it; with neither, it is nobody's.
+idle floor over the advertised parts of the device (the slices of a card cut up by MIG) and the
+rest by the work they did on it; with no holder, those whose processes run on it share it; with
+neither, it is nobody's.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 from joulebook.core.books import NO_EVIDENCE, Amount, Method, Remainder, Subject
 from joulebook.core.intervals import Interval
-from joulebook.core.readings import ProcessUse
+from joulebook.core.readings import InstanceUse, ProcessUse
 from joulebook.core.tenancy import Evidence, Holder, Tenure
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import PJ_PER_UJ
@@ -71,14 +74,52 @@ def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[S
     holders = tenure.holders
     if interval.outage and not holders:
         return [_nobodys(interval, Remainder.DAEMON_DOWN)]
+    if not interval.outage:
+        holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders:
+        return [_nobodys(interval, Remainder.UNALLOCATED)]
     if len(holders) == 1 and holders[0].parts >= holders[0].of:
         return [_sole(interval, holders[0])]
-    if holders:
-        return _shared(interval, holders, idle_mw)
-    users = _users(interval)
-    if users:
-        return _used(interval, users)
-    return [_nobodys(interval, Remainder.UNALLOCATED)]
+    return _shared(interval, holders, idle_mw)
+
+
+def seats(
+    holders: Sequence[Holder], processes: Sequence[ProcessUse], instances: Sequence[InstanceUse]
+) -> tuple[Holder, ...]:
+    """Those who share a device: its holders, and who uses what nobody holds as if he held it.
+
+    That is the whole device if it has no holder, else each MIG instance that has none (while
+    nobody holds the card as a whole). Several users share it evenly.
+    """
+    held = {holder.instance for holder in holders}
+    if "" in held:
+        return tuple(holders)
+    found = list(holders)
+    for each in instances:
+        if each.uuid not in held:
+            users = _users(p for p in processes if p.instance == each.uuid)
+            found += [
+                Holder(user, Evidence.PROCESSES, each.slices, each.of * len(users), each.uuid)
+                for user in users
+            ]
+    if not found:
+        users = _users(processes)
+        found = [Holder(user, Evidence.PROCESSES, 1, len(users)) for user in users]
+    return tuple(found)
+
+
+def _there(interval: Interval) -> list[ProcessUse]:
+    """The processes that were on the device in that interval.
+
+    A list speaks for the time before it: who came later is left out, and so is who is gone, since
+    it may have gone before.
+    """
+    return [p for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended]
+
+
+def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
+    """Whose processes they are, in a stable order."""
+    return sorted({p.workload for p in processes}, key=lambda w: w or ("", ""))
 
 
 def _subject(workload: WorkloadId | None) -> Subject:
@@ -91,79 +132,98 @@ def _nobodys(interval: Interval, reason: Remainder) -> Share:
 
 def _sole(interval: Interval, holder: Holder) -> Share:
     idle_uj = interval.energy_uj if interval.idle else 0
-    amount = Amount(interval.energy_uj, idle_uj, interval.t1_ns - interval.t0_ns)
+    held_ns = 0 if _is_a_strangers(holder) else interval.t1_ns - interval.t0_ns
+    amount = Amount(interval.energy_uj, idle_uj, held_ns)
     return Share(_subject(holder.workload), amount, interval.method, holder.evidence.label)
 
 
+def _is_a_strangers(holder: Holder) -> bool:
+    """A process that is nobody's holds nothing; only a claim can say that somebody does."""
+    return holder.workload is None and holder.evidence is Evidence.PROCESSES
+
+
 def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
-    """Floor over all advertised parts, the rest by busy time, else by held parts."""
+    """Floor over all advertised parts, the rest by work done, else by held parts."""
     duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
-    of = math.lcm(*(holder.of for holder in holders))
-    held = [holder.parts * (of // holder.of) for holder in holders]
-    unheld = max(of - sum(held), 0)
+    parts = [Fraction(holder.parts, holder.of) for holder in holders]
+    unheld = 1 - sum(parts)
     if interval.idle:
         floor_uj = interval.energy_uj
     else:
         floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
-    *floors, spare_uj = apportion(floor_uj, [*held, unheld], salt)
-    busy = _busy_ns(interval.processes)
-    used = [busy.get(holder.workload, 0) for holder in holders]
-    rest = apportion(interval.energy_uj - floor_uj, used if any(used) else held, salt + 1)
+    *floors, spare_uj = apportion(floor_uj, _whole([*parts, unheld]), salt)
+    work = _work(interval, holders, parts)
+    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, _whole(work), salt + 1)
+    *times, _ = apportion(duration_ns, _whole([*parts, unheld]), salt)
     shares = [
         Share(
             _subject(holder.workload),
             Amount(
-                floor + active,
-                floor + active if interval.idle else 0,
-                duration_ns * holder.parts // holder.of,
+                floor_uj + active_uj,
+                floor_uj + active_uj if interval.idle else 0,
+                0 if _is_a_strangers(holder) else held_ns,
             ),
             Method.APPORTIONED,
             holder.evidence.label,
         )
-        for holder, floor, active in zip(holders, floors, rest, strict=True)
-    ]
-    if spare_uj or unheld:
-        shares.append(
-            Share(Remainder.UNALLOCATED, Amount(spare_uj), Method.APPORTIONED, NO_EVIDENCE)
+        for holder, floor_uj, active_uj, held_ns in zip(
+            holders, floors, actives, times, strict=True
         )
+    ]
+    if spare_uj or strays_uj or unheld:
+        nobodys = Amount(spare_uj + strays_uj)
+        shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
     return shares
 
 
-def _users(interval: Interval) -> list[WorkloadId | None]:
-    """Those whose processes were on the device then, in a stable order.
+def _work(
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
+) -> list[Fraction]:
+    """Weights for what the device burnt above its floor: one for each holder, and nobody's.
 
-    A list speaks for the time before it: who came later is left out, and so is who is gone, since
-    it may have gone before.
+    If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
     """
-    there = {
-        p.workload for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended
+    by_instance = any(holder.instance for holder in holders)
+    work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
+    return work if work is not None and any(work) else [*parts, Fraction(0)]
+
+
+def _by_activity(
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
+) -> list[Fraction] | None:
+    """MIG: busy slices of each instance; those of one instance share them by what they hold."""
+    busy = {
+        each.uuid: Fraction(each.slices * each.active_ppm, each.of)
+        for each in interval.instances or ()
+        if each.active_ppm is not None
     }
-    return sorted(there, key=lambda w: w or ("", ""))
-
-
-def _used(interval: Interval, users: Sequence[WorkloadId | None]) -> list[Share]:
-    """No allocation, only use: by busy time, else evenly; marked apportioned if shared."""
-    busy = _busy_ns(interval.processes)
-    weights = [busy.get(user, 0) for user in users]
-    if not any(weights):
-        weights = [1] * len(users)
-    method = interval.method if len(users) == 1 else Method.APPORTIONED
-    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
-    times = apportion(interval.t1_ns - interval.t0_ns, [1] * len(users), interval.t0_ns)
-    return [
-        Share(
-            _subject(user),
-            Amount(energy_uj, 0, held_ns if user is not None else 0),
-            method,
-            Evidence.PROCESSES.label,
-        )
-        for user, energy_uj, held_ns in zip(users, energies, times, strict=True)
+    held: dict[str, Fraction] = {}
+    for holder, part in zip(holders, parts, strict=True):
+        held[holder.instance] = held.get(holder.instance, Fraction(0)) + part
+    if not busy.keys() >= held.keys():
+        return None
+    work = [
+        busy[holder.instance] * part / held[holder.instance]
+        for holder, part in zip(holders, parts, strict=True)
     ]
+    return [*work, sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0))]
 
 
-def _busy_ns(processes: Iterable[ProcessUse]) -> dict[WorkloadId | None, int]:
-    busy: dict[WorkloadId | None, int] = {}
-    for process in processes:
+def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | None:
+    """The time for which the processes of each holder kept the multiprocessors busy."""
+    busy: Counter[WorkloadId | None] = Counter()
+    holding = {holder.workload for holder in holders}
+    for process in interval.processes:
+        if process.workload not in holding:
+            continue
         if process.sm_time_ns is not None:
-            busy[process.workload] = busy.get(process.workload, 0) + process.sm_time_ns
-    return busy
+            busy[process.workload] += process.sm_time_ns
+        elif not process.ended:
+            return None
+    return [*(Fraction(busy[holder.workload]) for holder in holders), Fraction(0)]
+
+
+def _whole(weights: Sequence[Fraction]) -> list[int]:
+    """The same proportions in integers."""
+    of = math.lcm(*(weight.denominator for weight in weights))
+    return [weight.numerator * (of // weight.denominator) for weight in weights]

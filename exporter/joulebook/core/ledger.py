@@ -6,7 +6,7 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
@@ -124,7 +124,6 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         evidence_uj=_add(books.evidence_uj, _by(page.postings, lambda key: key.evidence)),
         method_uj=_add(books.method_uj, _by(page.postings, lambda key: key.method)),
         gaps_ns=_add(books.gaps_ns, page.lost_ns),
-        foreign_ns=_add(books.foreign_ns, page.foreign_ns),
         last_ns=tick.now_ns,
         census=census,
         supplies=supplies,
@@ -141,7 +140,12 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         resumed=tick.resumed,
         policy=policy.series,
         present=host.present(tick.census),
+        strangers={user for _, user in page.foreign_ns},
     )
+    foreign_ns = _add(books.foreign_ns, page.foreign_ns)
+    if len(after.workloads) < len(books.workloads) or page.foreign_ns:
+        foreign_ns = _folded(foreign_ns, after.workloads)
+    after = msgspec.structs.replace(after, foreign_ns=foreign_ns)
     return after, Entry(page.postings, tuple(page.gaps), facts, charges, page.accrual.used)
 
 
@@ -289,6 +293,17 @@ def _booked_to_ns(books: Books) -> int:
         (s.base.t_ns for m, s in books.meters.items() if m.component in host.COMPONENTS),
         default=books.last_ns,
     )
+
+
+def _folded(
+    foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Container[WorkloadId]
+) -> Mapping[tuple[Meter, WorkloadId], int]:
+    """The use of those who are off the air goes into one sum for each device and scheduler."""
+    folded: dict[tuple[Meter, WorkloadId], int] = {}
+    for (meter, user), use_ns in foreign_ns.items():
+        name = user if user in known else WorkloadId(user.scheduler, series.EXPIRED)
+        folded[meter, name] = folded.get((meter, name), 0) + use_ns
+    return folded
 
 
 def _prune(

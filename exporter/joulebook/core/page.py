@@ -15,6 +15,7 @@ from joulebook.core.books import (
     MeterState,
     PostingKey,
     Remainder,
+    Subject,
     Supply,
 )
 from joulebook.core.intervals import Interval
@@ -53,6 +54,7 @@ class Page:
 
     def post(self, interval: Interval, tenure: Tenure, state: MeterState) -> None:
         """Post and charge one tenure's part of an interval; note who else used the device."""
+        booked: set[Subject] = set()
         for piece, stretch in self.accrual.pieces(interval):
             self.accrual.take(piece, stretch)
             if piece.meter.component in host.COMPONENTS:
@@ -60,9 +62,10 @@ class Page:
             else:
                 shares = share_out(piece, tenure, state.idle_mw)
             self._book(piece.meter, stretch, shares)
-        holders = {holder.workload for holder in tenure.holders}
-        for user in {process.workload for process in interval.processes}:
-            if holders and user is not None and user not in holders:
+            booked.update(share.subject for share in shares)
+        watched = bool(tenure.holders) and not interval.outage
+        for user in {process.workload for process in interval.processes if watched}:
+            if user is not None and user not in booked:
                 where = (interval.meter, user)
                 lasted_ns = interval.t1_ns - interval.t0_ns
                 self.foreign_ns[where] = self.foreign_ns.get(where, 0) + lasted_ns

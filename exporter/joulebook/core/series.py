@@ -9,7 +9,7 @@ the books: reading changes nothing, and a restart goes on where it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -53,13 +53,14 @@ def advance(
     policy: Policy,
     bills: Mapping[WorkloadId, Bill] = {},
     present: frozenset[WorkloadId] = frozenset(),
+    strangers: Collection[WorkloadId] = (),
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Move all series along by one tick in which each workload earned what `earned` says, and is
     charged what `bills` say for it.
 
     `served_ns` is for how long the series could be scraped since the tick before. `present` are
-    the workloads that use the host now, held devices or not. Returns the books and the facts that
-    are new.
+    the workloads that use the host now, held devices or not. `strangers` used what others hold:
+    they are on the air, if only to be named. Returns the books and the facts that are new.
     """
     air = _Air(books, policy, now_ns)
     if resumed:
@@ -68,10 +69,10 @@ def advance(
         air.wait(served_ns)
     else:
         air.postpone(now_ns - books.last_ns)
-    news = air.learn(facts, claims, present | set(earned))
+    news = air.learn(facts, claims, present | set(earned), strangers)
     air.credit(earned, bills)
     air.settle_labels()
-    air.let_go(claims, present | set(earned))
+    air.let_go(claims, present | {*earned, *strangers})
     return air.books(), news
 
 
@@ -130,11 +131,12 @@ class _Air:
         facts: Iterable[WorkloadFacts],
         claims: Iterable[Claim],
         earned: Iterable[WorkloadId],
+        strangers: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
         """Put workloads on the air that are heard of for the first time; note what is new."""
         told = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
-        named = held_or_used | set(told)
+        named = held_or_used | set(told) | set(strangers)
         news = []
         for id_ in sorted(named - {None}, key=str):
             assert id_ is not None
@@ -191,11 +193,11 @@ class _Air:
             if settled.folded:
                 self._overflow["workloads"] += 1
 
-    def let_go(self, claims: Iterable[Claim], earned: Iterable[WorkloadId]) -> None:
+    def let_go(self, claims: Iterable[Claim], active: Iterable[WorkloadId]) -> None:
         """Note ends; take series off the air whose time is over."""
         closing = {claim.workload for claim in claims}
         running = {claim.workload for claim in claims if claim.t1_ns is None}
-        running |= set(earned) - closing  # known by its processes alone
+        running |= set(active) - closing  # known by its processes alone
         for id_, workload in list(self._workloads.items()):
             if id_.scheduler == OVERFLOW:
                 continue

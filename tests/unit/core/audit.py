@@ -95,11 +95,13 @@ def _check_rising(before: Books, after: Books) -> None:
         (before.evidence_uj, after.evidence_uj),
         (before.method_uj, after.method_uj),
         (before.gaps_ns, after.gaps_ns),
-        (before.foreign_ns, after.foreign_ns),
         (before.overflow, after.overflow),
         (before.affirmed_ns, after.affirmed_ns),
     ):
         _never_fell(old, new)  # type: ignore[arg-type]
+    assert sum(before.foreign_ns.values()) <= sum(after.foreign_ns.values())
+    for key in before.foreign_ns.keys() & after.foreign_ns.keys():
+        assert before.foreign_ns[key] <= after.foreign_ns[key], key
     for id_, workload in before.workloads.items():
         if (now := after.workloads.get(id_)) is not None:
             _no_less(workload.balance, now.balance)

@@ -177,9 +177,9 @@ def test_parts_of_different_denominators_are_shared_exactly() -> None:
     }
 
 
-def test_no_holder_but_processes_share_by_busy_time() -> None:
+def test_no_holder_but_processes_share_the_floor_evenly_and_the_rest_by_busy_time() -> None:
     shares = share_out(interval(100 * J, uses(A, 3 * S), uses(B, 1 * S, 2)), tenure(), 4_000)
-    assert amounts(shares) == {A: Amount(75 * J, 0, 5 * S), B: Amount(25 * J, 0, 5 * S)}
+    assert amounts(shares) == {A: Amount(65 * J, 0, 5 * S), B: Amount(35 * J, 0, 5 * S)}
     assert {(share.method, share.evidence) for share in shares} == {
         (Method.APPORTIONED, "processes")
     }

@@ -27,6 +27,7 @@ from tests.unit.core.world import (
 )
 from tests.unit.core.worlds import MJ, exact_shares, exact_worlds, near, worlds
 
+from joulebook.core import series
 from joulebook.core.books import Books, Remainder
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import ProcessUse, Reading
@@ -244,6 +245,30 @@ def test_foreign_processes_on_a_held_device_show_but_do_not_pay() -> None:
     assert run.books.foreign_ns == {(gpu(), job_id("stranger")): 2 * S}
     assert job_id("stranger") not in run.by_subject()
     assert near(run, world)
+
+
+def test_foreign_use_by_those_who_left_is_one_sum() -> None:
+    uses = {f"stranger-{n}": (at(3 + 2 * n), at(5 + 2 * n)) for n in range(3)}
+    job = Job("own", gpu(), at(2), at(300))
+
+    def seen(reading: Reading) -> Reading:
+        there = [name for name, (a, b) in uses.items() if a < reading.t_ns <= b]
+        processes = tuple(ProcessUse(1, 0, None, None, job_id(name)) for name in there)
+        return msgspec.structs.replace(reading, processes=processes)
+
+    policy = Policy(series=series.Policy(zero_hold_ns=2 * S, linger_ns=20 * S))
+    run = play(
+        (
+            msgspec.structs.replace(tick, readings=tuple(seen(r) for r in tick.readings))
+            for tick in world_of(job, period_ns=0, jitter_ns=0, bursts=False, seconds=60).ticks()
+        ),
+        policy,
+        Auditor(),
+    )
+    while_there = run.history[12].foreign_ns
+    assert {user.workload for _, user in while_there} == {"stranger-0", "stranger-1", "stranger-2"}
+    assert run.books.foreign_ns == {(gpu(), job_id(series.EXPIRED)): 6 * S}
+    assert list(run.books.workloads) == [job_id("own")]
 
 
 # --- counters that begin again, jump, lie ------------------------------------------------------

@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 
 from joulebook.core.books import Amount, Books, Entry, PostingKey, Remainder
 from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Component, Failure, Meter, Reading
+from joulebook.core.readings import Component, Failure, InstanceUse, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ, UJ_PER_MJ
@@ -72,6 +72,8 @@ class Device:
     wrap_uj: int | None = None
     counter: bool = True
     power: bool = False
+    instances: tuple[tuple[int, tuple[InstanceUse, ...]], ...] = ()
+    """MIG: (instant, the instances from then on), the first before anything else happens."""
     garbage: tuple[tuple[int, int], ...] = ()
     """By number of the second: what the counter says instead (from `MORE_UJ` on: so much more)."""
 
@@ -138,7 +140,11 @@ class Device:
             max_power_mw=1_000_000,
             busy=self.true_uj(t_ns - S, t_ns) > BUSY_UJ if full else None,
             processes=() if full else None,
+            instances=self._instances(t_ns) if full else None,
         )
+
+    def _instances(self, t_ns: int) -> tuple[InstanceUse, ...]:
+        return next((there for since, there in reversed(self.instances) if since <= t_ns), ())
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class Job:
     late_ns: int = 0
     evidence: Evidence = Evidence.PROLOG
     vanishes: bool = False
+    instance: str = ""
 
     @property
     def id(self) -> WorkloadId:
@@ -172,7 +179,8 @@ class Job:
         if ended and (self.vanishes or committed_ns > known_ns + 2 * S):
             return None
         t1_ns = self.t1_ns if ended else None
-        return Claim(self.id, self.meter, self.t0_ns, t1_ns, self.evidence, self.parts, self.of)
+        part = (self.parts, self.of, self.instance)
+        return Claim(self.id, self.meter, self.t0_ns, t1_ns, self.evidence, *part)
 
     def facts(self) -> WorkloadFacts:
         labels = Labels("ada", "nlp", self.name.split("_", maxsplit=1)[0])
