@@ -146,7 +146,7 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
     """Floor over all advertised parts, the rest by work done, else by held parts."""
     duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
     parts = [Fraction(holder.parts, holder.of) for holder in holders]
-    unheld = 1 - sum(parts)
+    unheld = 1 - sum(parts, Fraction(0))
     if interval.idle:
         floor_uj = interval.energy_uj
     else:
