@@ -11,7 +11,7 @@ import msgspec
 from joulebook.commands.text import several
 from joulebook.errors import SensorError
 from joulebook.sensors.nvml_api import Device, Session
-from joulebook.sensors.nvml_processes import ProcessReader
+from joulebook.sensors.nvml_processes import Place, ProcessReader
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def _gpu(session: Session, device: Device) -> GpuSurvey:
     )
 
 
-def _listed(processes: Mapping[int, int | None] | None) -> str:
+def _listed(processes: Mapping[Place, int | None] | None) -> str:
     return "" if processes is None else several(len(processes), "process", "processes")
 
 

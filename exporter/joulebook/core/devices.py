@@ -56,3 +56,15 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     def rooms(self) -> dict[str, Fraction]:
         """Which part of the card each of its MIG instances is, by UUID."""
         return {each.uuid: Fraction(each.slices, self.slices) for each in self.instances}
+
+    def instance(self, name: str) -> Instance | None:
+        """The MIG instance of this card that a device plugin or a scheduler calls `name`.
+
+        That is its UUID, or the name that drivers before R470 gave it, whatever this one says:
+        `MIG-GPU-<uuid of the card>/<gi>/<ci>`.
+        """
+        for each in self.instances:
+            old = f"MIG-{self.meter.name}/{each.gi}/{each.ci}"
+            if name in (each.uuid, old):
+                return each
+        return None

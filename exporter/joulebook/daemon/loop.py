@@ -241,7 +241,8 @@ class Daemon:
 
     def _show(self, tick: Tick) -> None:
         now_ns, utc_offset_ns = tick.now_ns, tick.utc_offset_ns
-        for source, reasons in self._refused().items():
+        refused = {worker.sensor.name: worker.rejected for worker in self._workers}
+        for source, reasons in {**refused, **self._refused()}.items():
             for reason, count in reasons.items():
                 self._rejected[(source, reason)] = count
         watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from joulebook.clock import Clock
 from joulebook.core.devices import DeviceStatus
@@ -52,6 +53,8 @@ class SensorWorker:
         self._readings: list[Reading] = []
         self._failures: list[Failure] = []
         self._statuses: tuple[DeviceStatus, ...] = ()
+        self.rejected: Mapping[str, int] = {}
+        """Figures of the driver that were not believed, by reason."""
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._reason, self.problem = "starting", "has not answered yet"
@@ -173,6 +176,7 @@ class SensorWorker:
             self._readings.extend(look.readings)
             self._failures.extend(failures)
             self._statuses = look.statuses
+            self.rejected = {**self.rejected, **look.rejected}
             self._errors.update(failure.reason for failure in look.failures)
             self._answered.set()
         if look.readings:

@@ -7,7 +7,7 @@ without a time-out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,6 +22,8 @@ class Look(msgspec.Struct, frozen=True, gc=False):
     readings: tuple[Reading, ...] = ()
     failures: tuple[Failure, ...] = ()
     statuses: tuple[DeviceStatus, ...] = ()
+    rejected: Mapping[str, int] = {}
+    """Figures that were not believed, by reason, since the sensor was made."""
 
 
 class Sensor(Protocol):

@@ -8,6 +8,7 @@ A GPU that fails gives a `Failure`, and the others go on.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -65,6 +66,8 @@ class NvmlSensor:
         """Let go of the driver; what is known of the GPUs is kept for the next `open`."""
         session, self._session = self._session, None
         if session is not None:
+            for card in self._cards.values():
+                card.close()
             session.close()
 
     def look(self, *, processes: bool) -> Look:
@@ -123,7 +126,13 @@ class NvmlSensor:
             statuses.append(card.status(now_ns, {}, {}))
         if processes:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
-        return Look(tuple(readings), tuple(failures), tuple(statuses))
+        return Look(tuple(readings), tuple(failures), tuple(statuses), self._refused())
+
+    def _refused(self) -> dict[str, int]:
+        refused: Counter[str] = Counter()
+        for card in self._cards.values():
+            refused.update(card.refused())
+        return {reason: count for reason, count in refused.items() if count}
 
     def _may_reopen(self) -> bool:
         now_ns = self._clock.now_ns()

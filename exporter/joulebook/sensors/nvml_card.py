@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from joulebook.clock import Clock
-from joulebook.core.devices import DeviceStatus
-from joulebook.core.readings import Component, Meter, PowerSample, ProcessUse, Reading
+from joulebook.core.devices import DeviceStatus, Instance
+from joulebook.core.readings import (
+    Component,
+    InstanceUse,
+    Meter,
+    PowerSample,
+    ProcessUse,
+    Reading,
+)
 from joulebook.errors import SensorError
 from joulebook.sensors.nvml_api import Device, Session, Telemetry
-from joulebook.sensors.nvml_processes import ProcessReader, ProcessStarts, SmTimes
+from joulebook.sensors.nvml_mig import Mig
+from joulebook.sensors.nvml_processes import Place, ProcessReader, ProcessStarts, SmTimes
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
+
+log = logging.getLogger(__name__)
 
 HERTZ_PER_MHZ = 1_000_000
 PLAUSIBLE_FACTOR = 2
 """Transients may exceed the highest power limit that can be set; by this factor they do not."""
+
+UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
@@ -42,7 +56,9 @@ class Card:
         limit_mw = device.highest_limit_mw
         self._max_power_mw = limit_mw * PLAUSIBLE_FACTOR if limit_mw else None
         self._driver = session.driver
-        self._mig = device.mig()
+        self._is_cut = device.mig()
+        self._mig = Mig(session, device.handle)
+        self._instances: tuple[Instance, ...] | None = None
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
         self.has_counter: bool | None = None
@@ -61,9 +77,21 @@ class Card:
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
         self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
+        self._instances = earlier._instances
+        self._mig.refused = earlier._mig.refused
         self._sampled_us, self._sampled_ns = earlier._sampled_us, earlier._sampled_ns
         self._utc_offset_ns = earlier._utc_offset_ns
         self._sm_times = earlier._sm_times
+
+    def close(self) -> None:
+        """Give back to the driver what is its own; before its session ends."""
+        self._mig.close()
+
+    def refused(self) -> Counter[str]:
+        """How many figures of the driver were not believed, by reason."""
+        refused = Counter(self._mig.refused)
+        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
+        return refused
 
     def asleep(self) -> bool:
         """Whether the system has powered the GPU down; any question to it would wake it up."""
@@ -108,6 +136,7 @@ class Card:
             t_ns = now_ns()
             samples = self._samples(t_ns)
         gauges = device.telemetry()
+        instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
         uptime_s = device.uptime_s()
         reading = Reading(
@@ -119,8 +148,9 @@ class Card:
             epoch=self._clock.epoch,
             uptime_ns=None if uptime_s is None else uptime_s * NS_PER_S,
             max_power_mw=self._max_power_mw,
-            busy=bool(gauges.gpu_pct) or bool(self._listed) or not self._asked_lists,
+            busy=self._is_busy(gauges.gpu_pct, instances),
             processes=uses,
+            instances=instances,
         )
         shown_mw = instant_mw if average_mw is None else average_mw
         return reading, self.status(t_ns, _values(gauges, shown_mw), throttle_ns)
@@ -139,10 +169,31 @@ class Card:
             self._driver,
             device.pci,
             device.minor,
-            self._mig,
+            self._is_cut,
             values,
             throttle_ns,
+            self._instances or (),
+            self._mig.slices if self._is_cut else 0,
         )
+
+    def _is_busy(self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None) -> bool:
+        """At work, or occupied; a card that cannot say either way is taken to be at work."""
+        silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
+        active = any(each.active_ppm for each in instances or ())
+        return bool(gpu_pct) or bool(self._listed) or active or silent
+
+    def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
+        """The MIG instances and their work; `None` if the driver fails to say."""
+        self._is_cut = self.device.mig()
+        try:
+            instances = self._mig.instances() if self._is_cut else ()
+        except SensorError:
+            return None
+        if self._instances is not None and instances != self._instances:
+            what = ", ".join(f"{each.profile} {each.uuid}" for each in instances) or "none"
+            log.info("GPU %s: its MIG instances are now: %s", self.meter.name, what)
+        self._instances = instances
+        return self._mig.used(instances, t_ns)
 
     def _power_mw(self, *, must: bool) -> int | None:
         try:
@@ -173,7 +224,6 @@ class Card:
 
     def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
         """Who is on the GPU; `None` if the driver fails to say, or cannot."""
-        self._mig = self.device.mig()
         try:
             listed = self._reader.listed()
         except SensorError:
@@ -182,19 +232,22 @@ class Card:
         self._listed = None if listed is None else len(listed)
         if listed is None:
             return None
-        times, otherwise = self._sm_times_by_pid(listed, gpu_pct)
+        running = {place.pid for place in listed}
+        times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
-        gone = (pid for pid, ns in times.items() if ns and pid not in listed)
-        pids = [*listed, *(pid for pid in gone if self._starts.started_ns(pid))]
+        gone = (Place(pid) for pid, ns in times.items() if ns and pid not in running)
+        places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
+        names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
         return tuple(
             ProcessUse(
-                pid,
-                self._started_ns(pid),
-                times.get(pid, otherwise),
-                listed.get(pid),
-                ended=pid not in listed,
+                place.pid,
+                self._started_ns(place.pid),
+                times.get(place.pid, otherwise),
+                listed.get(place),
+                ended=place.pid not in running,
+                instance=names.get((place.gi, place.ci), ""),
             )
-            for pid in pids
+            for place in places
         )
 
     def _started_ns(self, pid: int) -> int:
@@ -204,19 +257,23 @@ class Card:
         return boottime_ns and boottime_ns + now_ns - self._clock.boottime_ns(now_ns)
 
     def _sm_times_by_pid(
-        self, listed: Mapping[int, int | None], gpu_pct: int | None
+        self, running: Collection[int], gpu_pct: int | None
     ) -> tuple[dict[int, int | None], int | None]:
         """SM time by pid, and that of a process which has none in the driver's answer."""
         now_us = (self._clock.now_ns() + self._clock.utc_offset_ns()) // NS_PER_US
         try:
-            samples = self._reader.samples(self._sm_times.after_us(listed, now_us))
+            samples = self._reader.samples(self._sm_times.after_us(running, now_us))
         except SensorError:
             samples = None
         if samples is None:
             return {}, None
         if not samples and gpu_pct:
             return {}, None  # at work, but the driver has not taken its next sample yet
-        return self._sm_times.take(samples, listed, now_us), 0
+        times = self._sm_times.take(samples, running, now_us)
+        # Zombies are told of with percentages of anything (nvtop issue 110), and do no work.
+        refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
+        dead = [pid for pid in refused if self._starts.is_zombie(pid)]
+        return {**times, **dict.fromkeys(dead, 0)}, 0
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:

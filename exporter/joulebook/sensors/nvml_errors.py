@@ -22,6 +22,7 @@ from joulebook.errors import (
 T = TypeVar("T")
 
 UNINITIALIZED = 1
+INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
 NOT_FOUND = 6
 INSUFFICIENT_SIZE = 7
@@ -47,7 +48,7 @@ MEANINGS: Mapping[int, Meaning] = {
     UNINITIALIZED: Meaning(
         SensorLost, "uninitialized", "The driver was reloaded; it is opened again by itself."
     ),
-    2: Meaning(
+    INVALID_ARGUMENT: Meaning(
         SensorRetry,
         "invalid_argument",
         "The driver no longer knows the GPU by its handle; if it stays, restart Joulebook.",

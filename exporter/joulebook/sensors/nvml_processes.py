@@ -20,7 +20,7 @@ from joulebook.sensors.nvml_errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, 
 from joulebook.units import NS_PER_S, NS_PER_US
 
 ENTRY_SIZES = (24, 32, 40)
-_ENTRY = struct.Struct("=I4xQ")  # the part of nvmlProcessInfo_t that all layouts share
+_ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share
 _SAMPLE = struct.Struct("=I4xQIIII")  # pid, unix us, percent: SM, memory, encoder, decoder
 _UNTOUCHED = 0xA5
 _FIRST_ROOM = 64
@@ -37,6 +37,18 @@ LOOK_BACK_US = 15_000_000
 """Drivers keep a few seconds of samples; nothing older is asked for."""
 PROBE_US = 30_000_000
 CLOCK_SLACK_US = 1_000_000
+
+
+NO_INSTANCE = 0xFFFF_FFFF
+"""The id of the GPU and compute instance of a process on a card that is not cut up."""
+
+
+class Place(NamedTuple):
+    """A process on a card, or on one MIG instance of it: a process may be on several."""
+
+    pid: int
+    gi: int = NO_INSTANCE
+    ci: int = NO_INSTANCE
 
 
 class SmSample(NamedTuple):
@@ -63,12 +75,12 @@ class ProcessReader:
         self._usual_size = 32 if early_r535 else 24
         self._room = _FIRST_ROOM
 
-    def listed(self) -> dict[int, int | None] | None:
-        """Memory in bytes (`None`: not said) by pid, of compute, graphics and MPS together.
+    def listed(self) -> dict[Place, int | None] | None:
+        """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
 
         `None` if the driver has no such lists for this GPU. Raises `SensorError`.
         """
-        merged: dict[int, int | None] = {}
+        merged: dict[Place, int | None] = {}
         answered = False
         for function in self._lists:
             buffer, count, code = self._filled(
@@ -81,21 +93,22 @@ class ProcessReader:
             if code:
                 raise error(code, "nvmlDeviceGetRunningProcesses")
             answered = True
-            for pid, memory in self._entries(buffer, count).items():
-                merged[pid] = max((memory, merged.get(pid)), key=lambda bytes_: bytes_ or -1)
+            for place, memory in self._entries(buffer, count).items():
+                merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
         return merged if answered else None
 
-    def _entries(self, buffer: ctypes.Array[ctypes.c_char], count: int) -> dict[int, int | None]:
+    def _entries(self, buffer: ctypes.Array[ctypes.c_char], count: int) -> dict[Place, int | None]:
         """One list. A process on several MIG instances stands in it several times."""
         size = entry_size(bytes(buffer), count, self._usual_size)
-        entries: dict[int, int | None] = {}
+        entries: dict[Place, int | None] = {}
         for i in range(count):
-            pid, memory = _ENTRY.unpack_from(buffer, i * size)
-            known = entries.get(pid)
+            pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
+            place = Place(pid, gi, ci)
+            known = entries.get(place)
             if memory == _NO_MEMORY_FIGURE:
-                entries[pid] = known
+                entries[place] = known
             else:
-                entries[pid] = memory + (known or 0)
+                entries[place] = memory + (known or 0)
         return entries
 
     def samples(self, after_us: int) -> list[SmSample] | None:
@@ -165,6 +178,8 @@ class SmTimes:
         self._begun_us = self._after_us = self._asked_us = now_us
         self._probed_us = now_us
         self._last_us: dict[int, int] = {}
+        self.refused = 0
+        """Samples that cannot be true, since the beginning."""
 
     def after_us(self, running: Collection[int], now_us: int) -> int:
         """The unix time after which to ask for samples, now that these processes are listed."""
@@ -192,6 +207,8 @@ class SmTimes:
                 continue  # an entry that the driver counted but did not fill
             from_us = max(self._asked_us, self._last_us.get(pid, self._begun_us))
             if sm_pct > 100 or not from_us < t_us <= now_us + CLOCK_SLACK_US:
+                # One that is no newer than the last is no news; anything else is garbage.
+                self.refused += sm_pct > 100 or t_us > from_us or not t_us
                 times.setdefault(pid, None)
                 continue
             times[pid] = (times.get(pid) or 0) + (t_us - from_us) * NS_PER_US * sm_pct // 100
@@ -220,14 +237,25 @@ class ProcessStarts:
                 self._known[pid] = known
         return known
 
+    def is_zombie(self, pid: int) -> bool:
+        """Whether `pid` has ended and only waits to be buried: it does no work any more."""
+        fields = self._stat(pid)
+        return bool(fields) and fields[0] in (b"Z", b"X")
+
     def keep(self, pids: Collection[int]) -> None:
         """Forget all but these: a pid that comes back may be another process."""
         self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
 
     def _read(self, pid: int) -> int:
         try:
-            text = (self._proc / str(pid) / "stat").read_bytes()
-            # Field 22, counted after the command's name, which may hold blanks and brackets.
-            return int(text.rpartition(b")")[2].split()[19]) * self._tick_ns
-        except (OSError, ValueError, IndexError):
+            return int(self._stat(pid)[19]) * self._tick_ns  # field 22 of proc_pid_stat(5)
+        except (ValueError, IndexError):
             return 0
+
+    def _stat(self, pid: int) -> list[bytes]:
+        """The fields after the command's name, which may hold blanks and brackets."""
+        try:
+            text = (self._proc / str(pid) / "stat").read_bytes()
+        except OSError:
+            return []
+        return text.rpartition(b")")[2].split()

@@ -20,6 +20,7 @@ from joulebook.sensors.nvml_api import Device, Session
 from joulebook.sensors.nvml_processes import (
     ENTRY_SIZES,
     LOOK_BACK_US,
+    NO_INSTANCE,
     ProcessReader,
     ProcessStarts,
     SmSample,
@@ -37,6 +38,13 @@ def reader(make: MakeBench, layout: Layout = 24) -> tuple[Scenario, ProcessReade
     return scenario, ProcessReader(session, Device(session, 0))
 
 
+def by_pid(processes: ProcessReader) -> dict[int, int | None] | None:
+    """What is listed of a card that is not cut up, by pid."""
+    listed = processes.listed()
+    assert all(place[1:] == (NO_INSTANCE, NO_INSTANCE) for place in listed or ())
+    return None if listed is None else {place.pid: bytes_ for place, bytes_ in listed.items()}
+
+
 # ---- lists ---------------------------------------------------------------------------------------
 
 
@@ -47,7 +55,7 @@ def test_every_layout_gives_the_true_pids(bench: MakeBench, layout: Layout, coun
     true = {1000 + 7 * i: (i + 1) << 20 for i in range(count)}
     for pid, memory in true.items():
         scenario.set_process(0, Process(pid=pid, memory_bytes=memory))
-    assert processes.listed() == true
+    assert by_pid(processes) == true
 
 
 @pytest.mark.parametrize("layout", ENTRY_SIZES)
@@ -63,7 +71,7 @@ def test_lists_are_merged_by_pid(bench: MakeBench, layout: Layout) -> None:
         Process(pid=5, kind=Kind.COMPUTE, memory_bytes=unknown),
     ):
         scenario.set_process(0, process)
-    assert processes.listed() == {1: 10, 2: 20, 3: 30, 4: 40, 5: None}
+    assert by_pid(processes) == {1: 10, 2: 20, 3: 30, 4: 40, 5: None}
 
 
 def test_each_list_is_one_call(bench: MakeBench) -> None:
@@ -80,7 +88,7 @@ def test_a_list_that_grows_is_asked_for_again_but_not_for_ever(bench: MakeBench)
     scenario.set_process(0, Process(pid=1, memory_bytes=5))
     scenario.grow_process_list(0, times=2)
     scenario.reset_calls()
-    assert processes.listed() == {1: 5}
+    assert by_pid(processes) == {1: 5}
     assert scenario.calls()["nvmlDeviceGetComputeRunningProcesses_v3"] == 3
     scenario.grow_process_list(0, times=100)
     scenario.reset_calls()
@@ -94,10 +102,10 @@ def test_lists_that_cannot_be_had(bench: MakeBench) -> None:
     scenario, processes = reader(bench)
     scenario.set_process(0, Process(pid=1, kind=Kind.MPS))
     scenario.inject("nvmlDeviceGetComputeRunningProcesses_v3", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert processes.listed() == {1: 0}
+    assert by_pid(processes) == {1: 0}
     scenario.clear()
     scenario.inject("*", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert processes.listed() is None
+    assert by_pid(processes) is None
     scenario.clear()
     scenario.inject("*", pynvml.NVML_ERROR_UNKNOWN)
     with pytest.raises(SensorRetry):
@@ -190,6 +198,8 @@ def test_garbage_is_refused_and_moves_nothing(t_us: int, sm_pct: int) -> None:
     # What comes next counts from the good sample, not from the garbage.
     later = take(times, NOW_US + 2 * S_US, SmSample(1, NOW_US + 2 * S_US, 50))
     assert later == {1: SECOND // 2}
+    # It is counted; a sample that was told before already is no garbage.
+    assert times.refused == (sm_pct > 100 or not 0 < t_us <= NOW_US)
 
 
 def test_an_entry_that_was_not_filled_is_nobody() -> None:
@@ -261,6 +271,14 @@ def test_names_with_brackets_and_blanks_do_not_shift_the_fields(tmp_path: Path) 
     assert starts.started_ns(7) == 0
 
 
+@pytest.mark.parametrize(("state", "dead"), [("Z", True), ("X", True), ("S", False)])
+def test_zombies_are_told_from_the_living(tmp_path: Path, state: str, dead: bool) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text(f"7 (Z) {state} 1 " + "0 " * 20)
+    assert ProcessStarts(tmp_path).is_zombie(7) is dead
+    assert ProcessStarts(tmp_path).is_zombie(8) is False
+
+
 def test_the_binding_would_have_read_wrong_pids(bench: MakeBench) -> None:
     """What this file exists for: 24 bytes assumed, 32 written."""
     scenario, processes = reader(bench, 32)
@@ -268,5 +286,5 @@ def test_the_binding_would_have_read_wrong_pids(bench: MakeBench) -> None:
         scenario.set_process(0, Process(pid=pid))
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     assert {p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)} != {100, 200, 300}
-    assert set(processes.listed() or {}) == {100, 200, 300}
+    assert set(by_pid(processes) or {}) == {100, 200, 300}
     assert ctypes.sizeof(pynvml.c_nvmlProcessInfo_t) == 24
