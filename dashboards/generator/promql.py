@@ -71,6 +71,20 @@ label_replace(
 )"""
 
 
+def exact(counter: str) -> str:
+    """By how much a counter that begins at 0 rose in the range: its last value less that at the
+    beginning of the range, if it was there by then. Jobs of a second between two scrapes count.
+    """
+    last = f"last_over_time({counter}[$__range])"
+    before = f"last_over_time({counter}[15m] offset $__range)"
+    return f"{last}\n- (({before} <= {last}) or {last} * 0)"
+
+
+def ratio(part: str, of: str) -> str:
+    """One figure as a share of another, with the same labels."""
+    return f"({part})\n/\n({of})"
+
+
 def whole(rule: str, span: str) -> str:
     """The sum of a rule over a span, each interval once.
 

@@ -1,0 +1,131 @@
+"""A dashboard as a value, its variables, and its JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from dashboards.generator.panel import SOURCE, Panel
+from grafana_foundation_sdk.builders import dashboard as sdk
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as models
+
+Variable = Builder[models.VariableModel]
+
+TAG = "joulebook"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A heading and the panels below it."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One dashboard: `dashboards/<uid>.json`."""
+
+    uid: str
+    title: str
+    about: str
+    variables: tuple[Variable, ...]
+    rows: tuple[Row, ...]
+    since: str = "now-30d"
+    refresh: str = "5m"
+    datasource: str = "prometheus"
+
+    def json(self) -> str:
+        """The dashboard as Grafana imports it."""
+        made = (
+            sdk.Dashboard(self.title)
+            .uid(self.uid)
+            .description(self.about)
+            .tags([TAG])
+            .timezone("browser")
+            .editable()
+            .tooltip(models.DashboardCursorSync.CROSSHAIR)
+            .time(self.since, "now")
+            .refresh(self.refresh)
+            .link(
+                sdk.DashboardLink("Joulebook")
+                .type(models.DashboardLinkType.DASHBOARDS)
+                .tags([TAG])
+                .as_dropdown(True)
+                .include_vars(True)
+                .keep_time(True)
+            )
+            .with_variable(
+                sdk.DatasourceVariable("datasource").label("Source").type(self.datasource)
+            )
+        )
+        for variable in self.variables:
+            made.with_variable(variable)
+        number = 0
+        for row in self.rows:
+            number += 1
+            if row.title:
+                made.with_row(sdk.Row(row.title).id(number))
+            for panel in row.panels:
+                number += 1
+                made.with_panel(panel.build(number))
+        text = json.dumps(made.build(), cls=JSONEncoder, indent=1, ensure_ascii=False)
+        return text + "\n"
+
+
+def label_values(name: str, metric: str, label: str, shown: str = "") -> Variable:
+    """A choice of values of a label: several, or all (`.*`, which fits no label too)."""
+    return (
+        sdk.QueryVariable(name)
+        .label(shown or name.capitalize())
+        .datasource(SOURCE)
+        .query(
+            {
+                "qryType": 1,
+                "query": f"label_values({metric},{label})",
+                "refId": "PrometheusVariableQueryEditor-VariableQuery",
+            }
+        )
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(models.VariableOption(text="All", value="$__all", selected=True))
+    )
+
+
+def text_box(name: str, shown: str) -> Variable:
+    """A box to type into."""
+    return sdk.TextBoxVariable(name).label(shown).default_value("")
+
+
+class _Hidden(sdk.QueryVariable):
+    """A variable that nobody sees, and that no link carries: it follows from the time range."""
+
+    def build(self) -> models.VariableModel:
+        made = super().build()
+        made.skip_url_sync = True
+        return made
+
+
+def hidden(name: str, expression: str) -> Variable:
+    """The value of the label `use` of the first series that `expression` gives, worked out anew
+    whenever the time range changes.
+    """
+    return (
+        _Hidden(name)
+        .datasource(SOURCE)
+        .query(
+            {
+                "qryType": 3,
+                "query": f"query_result({expression})",
+                "refId": "PrometheusVariableQueryEditor-VariableQuery",
+            }
+        )
+        .regex('/use="([^"]+)"/')
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .hide(models.VariableHide.HIDE_VARIABLE)
+    )

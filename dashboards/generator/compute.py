@@ -1,0 +1,115 @@
+"""Compute trend: the lab's own "AI and Compute" curve, and how fast it doubles.
+
+After https://openai.com/index/ai-and-compute/, method 2: GPU-days x peak FLOP/s x utilization.
+"""
+
+from __future__ import annotations
+
+from dashboards.generator.board import Board, Row
+from dashboards.generator.figures import OWNERS, kwh, recorded
+from dashboards.generator.panel import BARS, Basis, Panel, Query
+from dashboards.generator.promql import by, selector, whole
+from dashboards.generator.recording import COMPUTE
+
+_LN_2 = 0.693147
+_PFLOPS_DAY = "8.64e19"
+_FLOP = selector(COMPUTE, 'cluster=~"$cluster",account=~"$account"')
+_PEAK = (
+    "Busy time of held GPUs times the peak of their model in half precision (datasheet, dense): "
+    "what they could have done at most. By account; users and experiments are not told apart."
+)
+_MONTHS = "Each bar stands for the 30 days before it; from the recording rules."
+_FIT = (
+    "From the slope of the logarithm of weekly sums over the 90 days before the end of the range, "
+    "whatever range is shown."
+)
+
+
+def _flop(span: str, labels: str = "account") -> str:
+    return f"{by(labels, whole(_FLOP, span))} / {_PFLOPS_DAY}"
+
+
+def _months(title: str, about: str, basis: Basis, unit: str, expression: str) -> Panel:
+    return Panel(
+        title,
+        f"{about} {_MONTHS}",
+        basis,
+        unit,
+        (Query(expression, "{{account}}", "30d"),),
+        width=8,
+        custom=BARS,
+        decimals=1,
+    )
+
+
+def _doubling(title: str, about: str, basis: Basis, weekly: str) -> Panel:
+    slope = f"deriv(ln({weekly} > 0)[90d:7d])"
+    return Panel(
+        title,
+        f"{about} {_FIT}",
+        basis,
+        "s",
+        (Query(f"{_LN_2} / ({slope} > 0)"),),
+        "stat",
+        8,
+        5,
+        decimals=1,
+        empty="not growing",
+    )
+
+
+BY_MONTH = (
+    _months("GPU-hours by month", "Hours for which experiments held GPUs.", Basis.HELD,
+        "locale", f"({recorded('gpu_seconds', 'account')}) / 3600"),
+    _months("Energy by month", "Energy of experiments.", Basis.METERED, "kwatth",
+        kwh(recorded("energy_joules", "account"))),
+    _months("PFLOP/s-days by month", _PEAK, Basis.MODELLED, "locale", _flop("$__interval")),
+)  # fmt: skip
+
+GROWTH = (
+    _doubling("GPU-hours double in", "Time in which GPU-hours double.", Basis.HELD,
+        recorded("gpu_seconds", "", "7d")),
+    _doubling("Energy doubles in", "Time in which energy doubles.", Basis.METERED,
+        recorded("energy_joules", "", "7d")),
+    _doubling("Compute doubles in", f"Time in which PFLOP/s-days double. {_PEAK}", Basis.MODELLED,
+        _flop("7d", "")),
+)  # fmt: skip
+
+CURVE = (
+    Panel(
+        "PFLOP/s-days of each week",
+        f"The lab's own curve, on a logarithmic scale. {_PEAK}",
+        Basis.MODELLED,
+        "locale",
+        (Query(_flop("7d", ""), "PFLOP/s-days of the 7 days before", "1d"),),
+        width=16,
+        height=9,
+        decimals=2,
+        custom={
+            "scaleDistribution": {"type": "log", "log": 10},
+            "showPoints": "auto",
+            "lineWidth": 2,
+        },
+    ),
+    Panel(
+        "PFLOP/s-days in the range",
+        f"{_PEAK} Ranges of less than 5 minutes are too short.",
+        Basis.MODELLED,
+        "locale",
+        (Query(f"sort_desc({_flop('$__range')})", "{{account}}"),),
+        "bargauge",
+        8,
+        9,
+        decimals=2,
+    ),
+)
+
+DASHBOARD = Board(
+    "joulebook-compute",
+    "Compute trend",
+    "GPU-hours, energy and PFLOP/s-days by month, and how fast they double.",
+    OWNERS,
+    (Row("", BY_MONTH), Row("Growth", GROWTH), Row("AI and Compute", CURVE)),
+    since="now-1y",
+    refresh="1h",
+)

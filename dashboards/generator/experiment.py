@@ -1,0 +1,154 @@
+"""Experiment: its runs, over time, by node; what it cost; each run against all of them."""
+
+from __future__ import annotations
+
+from dashboards.generator import links
+from dashboards.generator.board import Board, Row
+from dashboards.generator.figures import CHOICE, OF_GPU, OWNERS, WHO, kwh, power, run, used
+from dashboards.generator.lab import LONG
+from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.promql import EXPIRED, by, ratio, selector
+
+RUN = "cluster, scheduler, workload, user"
+EXACT = "The counter at the end of the range less that at its beginning."
+
+
+def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
+    return Panel(title, about, basis, unit, (query,), "stat", 4, 4, **how)  # type: ignore[arg-type]
+
+
+TOTALS = (
+    _stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
+        Query(kwh(used("energy_joules")))),
+    _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {LONG}",
+        Basis.RATED, "locale", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
+        options={"textMode": "value_and_name"}, empty="no price"),
+    _stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "massg",
+        Query(used("co2e_grams")), empty="no intensity"),
+    _stat("GPU-hours", f"Hours for which it held GPUs. {LONG}", Basis.HELD, "locale",
+        Query(f"({used('gpu_seconds')}) / 3600"), decimals=1),
+    _stat("Held and idle", f"Share of GPU energy burnt while the GPUs it held did nothing. {LONG}",
+        Basis.METERED, "percentunit",
+        Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
+        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red"))),
+    _stat("Runs", "Jobs, pods and the like that were on the air in the range.",
+        Basis.COUNTED, "none",
+        Query(f"count(count by ({RUN}) (last_over_time(joulebook_workload_gpu_seconds_total"
+            f"{{{WHO}}}[$__range])))")),
+)  # fmt: skip
+
+_NODE_ENERGY = selector("joulebook_experiment_energy_joules_total", WHO, EXPIRED)
+_LIVE = f"avg_over_time(joulebook_workload_power_watts{{{WHO}}}[$__interval])"
+
+OVER_TIME = (
+    Panel(
+        "Power by experiment and component",
+        f"Mean power of what it held. {LONG}",
+        Basis.METERED,
+        "watt",
+        power("experiment, component", "{{experiment}} {{component}}"),
+        custom=STACKED,
+    ),
+    Panel(
+        "Power by run",
+        "Power of the devices each run held, times its share of each: the 20 runs that draw most "
+        "at an instant.",
+        Basis.READ,
+        "watt",
+        (Query(f"topk(20, {by('workload', _LIVE)})", "{{workload}}", "1m"),),
+        custom=STACKED,
+    ),
+    Panel(
+        "Energy by node",
+        "What it used on each node.",
+        Basis.METERED,
+        "kwatth",
+        (
+            Query(
+                f"sort_desc({kwh(by('node', f'increase({_NODE_ENERGY}[$__range])'))} > 0)",
+                "{{node}}",
+            ),
+        ),
+        "bargauge",
+        8,
+    ),
+    Panel(
+        "Cost by kind",
+        f"Electricity (what negative prices earned taken off) and hardware. {LONG}",
+        Basis.RATED,
+        "locale",
+        (Query(used("cost", "kind, currency"), "{{kind}} ({{currency}})"),),
+        "bargauge",
+        8,
+        decimals=2,
+        empty="no price",
+    ),
+    Panel(
+        "Each run against all runs",
+        f"Energy of a run, 100 % being the mean of all runs shown: the 20 largest. {EXACT}",
+        Basis.METERED,
+        "percentunit",
+        (
+            Query(
+                f"sort_desc(topk(20, {by('workload', run('energy_joules', RUN))}"
+                f" / scalar(avg({run('energy_joules', RUN)}))))",
+                "{{workload}}",
+            ),
+        ),
+        "bargauge",
+        8,
+        decimals=0,
+        link=links.RUN_OF_BAR,
+    ),
+)
+
+RUNS = Panel(
+    "Runs",
+    f"Every run in the range; a click on it shows it alone. {EXACT}",
+    Basis.RATED,
+    "none",
+    kind="table",
+    width=24,
+    height=10,
+    hidden=("scheduler",),
+    columns=(
+        Column("cluster", width=110),
+        Column("workload", link=links.WORKLOAD),
+        Column("user"),
+        Column("Cost", Query(run("cost", f"{RUN}, currency")), "locale", 2),
+        Column("currency", width=80),
+        Column("Energy", Query(kwh(run("energy_joules", RUN))), "kwatth", 2),
+        Column("CO2e", Query(run("co2e_grams", RUN)), "massg", 1),
+        Column("GPU-hours", Query(f"({run('gpu_seconds', RUN)}) / 3600"), "locale", 2),
+        Column(
+            "Idle",
+            Query(
+                ratio(
+                    run("idle_energy_joules", RUN, OF_GPU),
+                    f"({run('energy_joules', RUN, OF_GPU)}) > 0",
+                )
+            ),
+            "percentunit",
+            0,
+            share=True,
+        ),
+        Column(
+            "Of all runs",
+            Query(ratio(run("energy_joules", RUN), f"scalar({run('energy_joules', '')})")),
+            "percentunit",
+            1,
+            share=True,
+        ),
+    ),
+    sort="Energy",
+)
+
+DASHBOARD = Board(
+    "joulebook-experiment",
+    "Experiment",
+    "What one experiment used and cost: its runs, over time, by node, and each run against all.",
+    (*OWNERS, *CHOICE),
+    (Row("", TOTALS), Row("Over time", OVER_TIME[:2]), Row("Where", OVER_TIME[2:]),
+        Row("Runs", (RUNS,))),
+    since="now-7d",
+)  # fmt: skip

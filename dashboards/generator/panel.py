@@ -1,0 +1,282 @@
+"""Panels as values: what is asked, how it is drawn, and on what basis the figure stands."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from grafana_foundation_sdk.builders import dashboard as sdk
+from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.cog import builder, variants
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+
+class Basis(Enum):
+    """On what a figure stands; the last sentence of every description."""
+
+    METERED = (
+        "Measured by the meters; of a GPU that several hold at once, the parts are apportioned."
+    )
+    RATED = (
+        "Metered energy (parts of a shared GPU are apportioned) times PUE and the rate at the time."
+    )
+    HELD = "Counted from the allocations of the scheduler: the share held times the time."
+    READ = "Read from the device as it is, not booked."
+    COUNTED = "Counted by the daemon."
+    MODELLED = "Modelled, not measured."
+
+
+class Target(Protocol):
+    """What a panel asks a data source for."""
+
+    def build(self, ref: str, kind: str) -> builder.Builder[variants.Dataquery]:
+        """The query of the panel's kind (`stat`, `table`, ...) under the letter `ref`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Query:
+    """PromQL. `step` is the shortest interval that it may be asked at."""
+
+    expression: str
+    legend: str = ""
+    step: str = ""
+
+    def build(self, ref: str, kind: str) -> builder.Builder[variants.Dataquery]:
+        """The query as Grafana keeps it."""
+        query = prometheus.Dataquery().expr(self.expression).ref_id(ref).datasource(SOURCE)
+        if kind == "timeseries":
+            query.range().legend_format(self.legend or "__auto")
+        else:
+            query.instant().legend_format(self.legend or "__auto")
+            query.format(PromQueryFormat.TABLE if kind == "table" else PromQueryFormat.TIME_SERIES)
+        return query.interval(self.step) if self.step else query
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a table: its heading, query and unit; or how a label is shown.
+
+    `link` is where a click leads (`links.py`). `share` draws it as a bar from 0 to 1.
+    """
+
+    name: str
+    query: Target | None = None
+    unit: str = ""
+    decimals: int | None = None
+    link: Mapping[str, str] | None = None
+    share: bool = False
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`."""
+
+    title: str
+    about: str
+    basis: Basis
+    unit: str
+    queries: tuple[Target, ...] = ()
+    kind: str = "timeseries"
+    width: int = 12
+    height: int = 8
+    decimals: int | None = None
+    columns: tuple[Column, ...] = ()
+    hidden: tuple[str, ...] = ()
+    sort: str = ""
+    link: Mapping[str, str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    custom: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: tuple[tuple[float | None, str], ...] = ()
+    at_most: float | None = None
+    empty: str = ""
+    datasource: str = "prometheus"
+
+    @property
+    def description(self) -> str:
+        """What it shows, and on what basis."""
+        return f"{self.about} {self.basis.value}"
+
+    def build(self, number: int) -> sdk.Panel:
+        """The panel as Grafana keeps it."""
+        panel = (
+            sdk.Panel()
+            .type(self.kind)
+            .id(number)
+            .title(self.title)
+            .description(self.description)
+            .datasource(models.DataSourceRef(type_val=self.datasource, uid="${datasource}"))
+            .span(self.width)
+            .height(self.height)
+            .unit(self.unit)
+            .options(_merged(_OPTIONS[self.kind], self.options))
+            .custom(_merged(_CUSTOM.get(self.kind, {}), self.custom))
+        )
+        if self.decimals is not None:
+            panel.decimals(self.decimals)
+        if self.at_most is not None:
+            panel.min(0).max(self.at_most)
+        elif self.kind in ("timeseries", "bargauge"):
+            panel.min(0)
+        if self.empty:
+            panel.no_value(self.empty)
+        if self.link:
+            panel.data_links([_DataLink(self.link)])  # type: ignore[list-item]
+        panel.color_scheme(sdk.FieldColor().mode(models.FieldColorModeId(_COLOURS[self.kind])))
+        steps = self.thresholds or ((None, "blue"),)
+        panel.thresholds(
+            sdk.ThresholdsConfig()
+            .mode(models.ThresholdsMode.ABSOLUTE)
+            .steps([models.Threshold(value=value, color=colour) for value, colour in steps])
+        )
+        queries = [*self.queries, *(c.query for c in self.columns if c.query)]
+        panel.targets([q.build(chr(65 + n), self.kind) for n, q in enumerate(queries)])
+        if self.kind == "table":
+            self._as_table(panel)
+        return panel
+
+    def _as_table(self, panel: sdk.Panel) -> None:
+        """Rows that share their labels become one; the figures get their headings and units."""
+        figures = [column for column in self.columns if column.query]
+        several = len(figures) > 1
+        renamed = {
+            f"Value #{chr(65 + n)}" if several else "Value": column.name
+            for n, column in enumerate(figures)
+        }
+        if several:
+            panel.with_transformation(models.DataTransformerConfig("merge", options={}))
+        labels = [column.name for column in self.columns if not column.query]
+        order = {name: n for n, name in enumerate([*labels, *renamed])}
+        panel.with_transformation(
+            models.DataTransformerConfig(
+                "organize",
+                options={
+                    "excludeByName": {name: True for name in ("Time", *self.hidden)},
+                    "indexByName": order,
+                    "renameByName": renamed,
+                },
+            )
+        )
+        if self.sort:
+            panel.options(
+                {
+                    **_OPTIONS["table"],
+                    "sortBy": [{"displayName": self.sort, "desc": True}],
+                }
+            )
+        for column in self.columns:
+            if properties := _properties(column):
+                panel.override_by_name(column.name, properties)
+
+
+def _properties(column: Column) -> list[models.DynamicConfigValue]:
+    given: dict[str, Any] = {}
+    if column.query:
+        given["unit"] = column.unit
+    if column.decimals is not None:
+        given["decimals"] = column.decimals
+    if column.link:
+        given["links"] = [dict(column.link)]
+    if column.share:
+        given |= {
+            "min": 0,
+            "max": 1,
+            "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
+            "color": {"mode": "continuous-BlYlRd"},
+        }
+    if column.width:
+        given["custom.width"] = column.width
+    return [models.DynamicConfigValue(id_val=key, value=value) for key, value in given.items()]
+
+
+class _DataLink:
+    """A data link: the SDK only knows those of dashboards."""
+
+    def __init__(self, link: Mapping[str, str]) -> None:
+        self._link = dict(link)
+
+    def build(self) -> dict[str, str]:
+        return self._link
+
+
+_COLOURS = {
+    "stat": "thresholds",
+    "timeseries": "palette-classic",
+    "table": "thresholds",
+    "bargauge": "thresholds",
+}
+
+_LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "stat": {
+        "reduceOptions": _LAST,
+        "colorMode": "value",
+        "graphMode": "none",
+        "justifyMode": "auto",
+        "textMode": "auto",
+        "orientation": "auto",
+    },
+    "timeseries": {
+        "legend": {
+            "displayMode": "list",
+            "placement": "bottom",
+            "showLegend": True,
+            "calcs": [],
+        },
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+    "bargauge": {
+        "reduceOptions": _LAST,
+        "displayMode": "basic",
+        "orientation": "horizontal",
+        "valueMode": "text",
+        "showUnfilled": False,
+        "minVizWidth": 8,
+        "minVizHeight": 16,
+        "maxVizHeight": 32,
+        "namePlacement": "left",
+        "sizing": "auto",
+    },
+}
+
+_CUSTOM: dict[str, dict[str, Any]] = {
+    "timeseries": {
+        "drawStyle": "line",
+        "lineInterpolation": "linear",
+        "lineWidth": 1,
+        "fillOpacity": 10,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"group": "A", "mode": "none"},
+    },
+    "table": {"align": "auto", "inspect": False, "filterable": True},
+}
+
+STACKED: Mapping[str, Any] = {
+    "fillOpacity": 70,
+    "lineWidth": 0,
+    "stacking": {"group": "A", "mode": "normal"},
+}
+"""An area of parts that add up."""
+
+BARS: Mapping[str, Any] = {
+    "drawStyle": "bars",
+    "fillOpacity": 85,
+    "lineWidth": 0,
+    "barAlignment": -1,
+    "stacking": {"group": "A", "mode": "normal"},
+}
+"""Bars of parts that add up; each stands for the time before its instant."""
+
+
+def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy({**base, **more})

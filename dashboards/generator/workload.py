@@ -1,0 +1,146 @@
+"""Workload: one job or pod: power, utilization, energy and what it cost."""
+
+from __future__ import annotations
+
+from dashboards.generator import links
+from dashboards.generator.board import Board, Row, text_box
+from dashboards.generator.figures import CLUSTER, OF_GPU
+from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.promql import J_PER_KWH, by, exact, net, ratio
+
+THIS = 'cluster=~"$cluster",workload="$workload"'
+_HOW = "Type the name of a run into the box Workload, or click one in the table below."
+_EXACT = "The counter at the end of the range less that at its beginning."
+
+
+def _used(what: str, labels: str = "", matcher: str = "") -> str:
+    also = f",{matcher}" if matcher else ""
+    risen = exact(f"joulebook_workload_{what}_total{{{THIS}{also}}}")
+    if what == "cost":
+        risen = net(risen, exact(f"joulebook_workload_credit_total{{{THIS}}}"))
+    return by(labels, risen)
+
+
+def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
+    return Panel(title, about, basis, unit, (query,), "stat", 4, 4, **how)  # type: ignore[arg-type]
+
+
+TOTALS = (
+    _stat("Energy", f"In the range, idle parts included. {_EXACT}", Basis.METERED, "kwatth",
+        Query(f"({_used('energy_joules')}) / {J_PER_KWH}"), empty="no such run"),
+    _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {_EXACT}",
+        Basis.RATED, "locale", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
+        options={"textMode": "value_and_name"}, empty="-"),
+    _stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "massg",
+        Query(_used("co2e_grams")), empty="-"),
+    _stat("GPU-hours", f"Hours for which it held GPUs. {_EXACT}", Basis.HELD, "locale",
+        Query(f"({_used('gpu_seconds')}) / 3600"), decimals=2, empty="-"),
+    _stat("Held and idle", f"Share of GPU energy burnt while its GPUs did nothing. {_EXACT}",
+        Basis.METERED, "percentunit",
+        Query(ratio(_used("idle_energy_joules", "", OF_GPU),
+            f"({_used('energy_joules', '', OF_GPU)}) > 0")),
+        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")), empty="-"),
+    _stat("Nodes", "Nodes on which it was seen in the range.", Basis.COUNTED, "none",
+        Query("count(count by (node) (last_over_time(joulebook_workload_gpu_seconds_total"
+            f"{{{THIS}}}[$__range])))"), empty="-"),
+)  # fmt: skip
+
+_HELD = f"max by (cluster, node, gpu, uuid) (joulebook_gpu_held_ratio{{{THIS}}})"
+_UTIL = (
+    f'joulebook_gpu_utilization_ratio{{cluster=~"$cluster"}} and on (cluster, node, uuid) {_HELD}'
+)
+
+
+def _sofar(what: str) -> str:
+    return f"joulebook_workload_{what}_total{{{THIS}}}"
+
+
+COURSE = (
+    Panel(
+        "Power",
+        f"Power of the devices it holds, times its share of each. {_HOW}",
+        Basis.READ,
+        "watt",
+        (
+            Query(
+                by(
+                    "node, component",
+                    f"avg_over_time(joulebook_workload_power_watts{{{THIS}}}[$__interval])",
+                ),
+                "{{node}} {{component}}",
+                "1m",
+            ),
+        ),
+        custom=STACKED,
+    ),
+    Panel(
+        "Utilization of its GPUs",
+        "Share of time a kernel was running on each GPU it holds, whoever's kernel it was.",
+        Basis.READ,
+        "percentunit",
+        (Query(_UTIL, "{{node}} GPU {{gpu}}", "1m"),),
+        at_most=1,
+    ),
+    Panel(
+        "Energy so far",
+        "Since it began, idle parts included.",
+        Basis.METERED,
+        "kwatth",
+        (Query(f"{by('component', _sofar('energy_joules'))} / {J_PER_KWH}", "{{component}}"),),
+        custom=STACKED,
+    ),
+    Panel(
+        "Cost so far",
+        "Since it began; what negative prices earned is taken off.",
+        Basis.RATED,
+        "locale",
+        (
+            Query(
+                by("kind, currency", net(_sofar("cost"), _sofar("credit"))),
+                "{{kind}} ({{currency}})",
+            ),
+        ),
+        decimals=2,
+        custom=STACKED,
+        empty="no price",
+    ),
+)
+
+_NOW = "cluster, scheduler, workload, user, account, experiment"
+_ANY = 'cluster=~"$cluster"'
+
+RUNNING = Panel(
+    "Running now",
+    "All that hold a GPU at the end of the range.",
+    Basis.HELD,
+    "none",
+    kind="table",
+    width=24,
+    height=9,
+    hidden=("scheduler",),
+    columns=(
+        Column("cluster", width=110),
+        Column("workload", link=links.WORKLOAD),
+        Column("user"),
+        Column("account"),
+        Column("experiment", link=links.EXPERIMENT),
+        Column(
+            "GPUs held",
+            Query(by(_NOW, f'joulebook_gpu_held_ratio{{{_ANY},workload!="(unknown)"}}')),
+            "none",
+            2,
+        ),
+        Column("Power", Query(by(_NOW, f"joulebook_workload_power_watts{{{_ANY}}}")), "watt", 0),
+    ),
+    sort="Power",
+)
+
+DASHBOARD = Board(
+    "joulebook-workload",
+    "Workload",
+    "One job or pod: its power, the utilization of its GPUs, its energy and what it cost.",
+    (CLUSTER, text_box("workload", "Workload")),
+    (Row("", TOTALS), Row("Course", COURSE), Row("Others", (RUNNING,))),
+    since="now-24h",
+    refresh="1m",
+)

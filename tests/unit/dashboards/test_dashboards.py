@@ -1,0 +1,291 @@
+"""The committed dashboards and rules: parsed, held to dashboard-linter's rules, linked, explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from tests.lab.grafana import FILES, ROOT, dashboards, filled, panels, targets
+
+from dashboards.generator.panel import Basis
+from dashboards.generator.shelf import BOARDS, files
+from joulebook.exposition.catalogue import CATALOGUE
+
+BY_UID = dashboards()
+RULES = {
+    name: yaml.safe_load((ROOT / f"dashboards/rules/{name}.rules.yaml").read_text())
+    for name in ("recording", "alerts")
+}
+RULE_LIST = [
+    (file, rule) for file, doc in RULES.items() for group in doc["groups"] for rule in group["rules"]
+]
+BOARD = pytest.mark.parametrize("board", BY_UID.values(), ids=BY_UID)
+UIDS = {
+    "joulebook-lab",
+    "joulebook-experiment",
+    "joulebook-workload",
+    "joulebook-node",
+    "joulebook-waste",
+    "joulebook-compute",
+    "joulebook-books",
+}
+UNITS = {
+    "kwatth", "watt", "joule", "massg", "locale", "percentunit", "s", "bytes", "celsius", "hertz",
+    "none",
+}  # fmt: skip
+CHOICES = {"raw": ".*", "rules": ".*"}
+METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in CATALOGUE}
+FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}
+
+
+def plain(expression: str, board: dict[str, Any] | None = None) -> str:
+    """The expression with every variable put in."""
+    names = [v["name"] for v in board["templating"]["list"]] if board else []
+    values = {name: "x" for name in names} | CHOICES
+    return filled(expression, values, 3600, 60, 60)
+
+
+def all_expressions() -> list[tuple[str, str]]:
+    found = [
+        (f"{uid}/{panel['title']}/{target['refId']}", plain(target["expr"], board))
+        for uid, board in BY_UID.items()
+        for panel, target in targets(board)
+    ]
+    for uid, board in BY_UID.items():
+        for variable in board["templating"]["list"]:
+            query = variable["query"]
+            text = query["query"] if isinstance(query, dict) else ""
+            if text.startswith("query_result("):
+                found.append((f"{uid}/${variable['name']}", plain(text[13:-1], board)))
+            elif text:
+                found.append(
+                    (f"{uid}/${variable['name']}", plain(text[13:].rpartition(",")[0], board))
+                )
+    return found + [(rule.get("record") or rule["alert"], rule["expr"]) for _, rule in RULE_LIST]
+
+
+def selectors(node: Any) -> list[Any]:
+    """All vector selectors of a parsed expression."""
+    if isinstance(node, promql_parser.VectorSelector):
+        return [node]
+    found: list[Any] = []
+    for name in ("expr", "lhs", "rhs", "args", "vector_selector", "vs", "param"):
+        inner = getattr(node, name, None)
+        for one in inner if isinstance(inner, list) else [inner]:
+            if one is not None and not isinstance(one, str | float | int):
+                found += selectors(one)
+    return found
+
+
+def test_there_are_the_dashboards_of_the_table_and_no_others() -> None:
+    assert set(BY_UID) == {board.uid for board in BOARDS}
+    assert set(BY_UID) >= UIDS
+    assert {f"dashboards/{path.name}" for path in FILES} == {
+        name for name in files() if name.endswith(".json")
+    }
+
+
+@pytest.mark.parametrize(("name", "text"), sorted(files().items()))
+def test_the_committed_files_are_what_the_generator_gives(name: str, text: str) -> None:
+    assert (ROOT / name).read_text() == text
+
+
+@pytest.mark.parametrize(("where", "expression"), all_expressions())
+def test_every_expression_parses_and_asks_for_what_there_is(where: str, expression: str) -> None:
+    found = selectors(promql_parser.parse(expression))
+    assert found
+    records = {rule["record"] for _, rule in RULE_LIST if "record" in rule}
+    for selector in found:
+        matchers = selector.matchers.matchers
+        if selector.name in METRICS:
+            unknown = {m.name for m in matchers} - METRICS[selector.name] - {"__name__"}
+            assert not unknown, f"{selector.name} has no label {unknown}"
+        elif selector.name:
+            assert selector.name in records | FOREIGN, selector.name
+        else:
+            (by_name,) = (m for m in matchers if m.name == "__name__")
+            assert [n for n in METRICS if re.fullmatch(by_name.value, n)]
+
+
+@BOARD
+def test_dashboard_lint(board: dict[str, Any]) -> None:
+    """The rules of grafana/dashboard-linter that concern dashboards, templates and targets."""
+    assert board["title"]
+    assert board["uid"]
+    assert board["editable"] is True
+    assert "joulebook" in board["tags"]
+    assert "__inputs" not in board
+    variables = {v["name"]: v for v in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    for name, variable in variables.items():
+        if variable["type"] == "query":
+            assert variable["datasource"]["uid"] == "${datasource}"
+            assert variable["refresh"] == 2, f"{name}: follows the time range"
+        if name in ("cluster", "account", "user", "experiment", "node"):
+            assert variable["multi"]
+            assert variable["includeAll"]
+            assert variable["allValue"] == ".*"
+    assert "cluster" in variables
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+@BOARD
+def test_panel_lint(board: dict[str, Any]) -> None:
+    for panel in panels(board):
+        about = f"{board['uid']}/{panel['title']}"
+        assert panel["title"], about
+        assert panel["type"] in ("stat", "timeseries", "table", "bargauge"), about
+        assert panel["datasource"]["uid"] == "${datasource}", about
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, about
+        assert len(panel["description"]) > 20, about
+        assert panel["description"].endswith(tuple(basis.value for basis in Basis)), about
+        if panel["type"] == "table":
+            shown = [o for o in panel["fieldConfig"]["overrides"] if _unit(o)]
+            assert len(shown) == len(panel["targets"]), f"{about}: a unit for each figure"
+        assert panel["targets"], about
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}", about
+            assert 'cluster=~"$cluster"' in target["expr"], about
+            assert not re.search(r"\b(rate|irate)\([^[]*\[\d", target["expr"]), about
+            if panel["type"] == "timeseries":
+                assert target["range"], about
+                assert "$__range]" not in target["expr"], about
+            else:
+                assert target["instant"], about
+                assert "__interval" not in target["expr"], about
+
+
+def _unit(override: dict[str, Any]) -> bool:
+    return any(prop["id"] == "unit" for prop in override["properties"])
+
+
+@BOARD
+def test_panels_do_not_overlap(board: dict[str, Any]) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@BOARD
+def test_variables_that_are_used_are_there(board: dict[str, Any]) -> None:
+    names = {v["name"] for v in board["templating"]["list"]}
+    for panel, target in targets(board):
+        used = set(re.findall(r"\$\{?(\w+)", target["expr"]))
+        assert {n for n in used if not n.startswith("__")} <= names, panel["title"]
+
+
+@BOARD
+def test_links_lead_to_dashboards_that_know_what_is_handed_over(board: dict[str, Any]) -> None:
+    links = [link for panel in panels(board) for link in _links(panel)]
+    for link in links:
+        uid, _, query = link["url"].removeprefix("/d/").partition("?")
+        known = {v["name"] for v in BY_UID[uid]["templating"]["list"]}
+        assert {*re.findall(r"var-(\w+)=", query)} <= known, link
+        assert "${datasource:queryparam}" in query
+        assert "${__url_time_range}" in query
+    if board["uid"] in ("joulebook-lab", "joulebook-experiment", "joulebook-node"):
+        assert links
+    (menu,) = board["links"]
+    assert menu["type"] == "dashboards"
+    assert menu["tags"] == ["joulebook"]
+    assert menu["keepTime"]
+
+
+def _links(panel: dict[str, Any]) -> list[dict[str, str]]:
+    config = panel["fieldConfig"]
+    found = list(config["defaults"].get("links") or [])
+    for override in config["overrides"]:
+        for prop in override["properties"]:
+            if prop["id"] == "links":
+                found += prop["value"]
+    return found
+
+
+def test_what_a_click_hands_over_is_a_column_or_label_of_the_panel() -> None:
+    for board in BY_UID.values():
+        for panel in panels(board):
+            text = " ".join(target["expr"] for target in panel["targets"])
+            for link in _links(panel):
+                for name in re.findall(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}", link["url"]):
+                    assert re.search(rf"by \([^)]*\b{name}\b", text), (panel["title"], name)
+
+
+def test_the_drill_down_goes_from_the_lab_to_one_run() -> None:
+    def reached(uid: str) -> set[str]:
+        return {
+            link["url"].removeprefix("/d/").partition("?")[0]
+            for panel in panels(BY_UID[uid])
+            for link in _links(panel)
+        }
+
+    assert "joulebook-experiment" in reached("joulebook-lab")
+    assert "joulebook-workload" in reached("joulebook-experiment")
+    assert {"joulebook-workload", "joulebook-experiment"} <= reached("joulebook-node")
+
+
+def test_no_variable_lists_workloads() -> None:
+    for board in BY_UID.values():
+        for variable in board["templating"]["list"]:
+            if variable["name"] == "workload":
+                assert variable["type"] == "textbox"
+            else:
+                assert "workload" not in str(variable["query"])
+
+
+def test_rules_have_the_names_and_labels_that_others_rely_on() -> None:
+    for interval in ("5m", "1h"):
+        for what, more in (
+            ("energy_joules", ", component"),
+            ("idle_energy_joules", ", component"),
+            ("gpu_seconds", ""),
+            ("cost", ", kind, currency"),
+            ("co2e_grams", ""),
+        ):
+            name = f"experiment:joulebook_{what}:increase{interval}"
+            (rule,) = (rule for _, rule in RULE_LIST if rule.get("record") == name)
+            labels = f"sum by (cluster, user, account, experiment{more})"
+            assert rule["expr"].startswith(labels), name
+            assert 'experiment!="(expired)"' in rule["expr"]
+    names = [rule.get("record") or rule["alert"] for _, rule in RULE_LIST]
+    assert len(names) == len(set(names))
+
+
+def test_alerts_say_what_to_do_and_where_to_read_on() -> None:
+    runbooks = (ROOT / "docs/runbooks.md").read_text()
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in runbooks.splitlines()
+        if line.startswith("#")
+    }
+    for _, rule in RULE_LIST:
+        if "alert" not in rule:
+            continue
+        notes = rule["annotations"]
+        assert ";" in notes["summary"], f"{rule['alert']}: what is the matter; what to do"
+        assert notes["description"]
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        page, _, anchor = notes["runbook_url"].rpartition("#")
+        assert page.endswith("/docs/runbooks.md")
+        assert anchor in anchors
+        section = re.split(r"^## ", runbooks, flags=re.M)
+        (text,) = (part for part in section if part.lower().startswith(f"{anchor}\n"))
+        assert len(text) > 300, f"{rule['alert']}: a page that helps"
+
+
+def test_nobody_edits_by_hand() -> None:
+    readme = Path(ROOT / "dashboards/README.md").read_text()
+    assert "make docs" in readme
