@@ -85,9 +85,7 @@ def filled(
         "__rate_interval": f"{rate_s}s",
     }
     found: dict[str, str] = {**built_in, **values}
-    return re.sub(
-        r"\$\{?(\w+)\}?", lambda match: found[match[1]], expression
-    )
+    return re.sub(r"\$\{?(\w+)\}?", lambda match: found[match[1]], expression)
 
 
 def asks(

@@ -1,4 +1,4 @@
-"""The committed dashboards and rules: parsed, held to dashboard-linter's rules, linked, explained."""
+"""The committed dashboards and rules: parsed, linted, linked and explained."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from tests.lab.grafana import FILES, ROOT, dashboards, filled, panels, targets
-
 from dashboards.generator.panel import Basis
 from dashboards.generator.shelf import BOARDS, files
+from tests.lab.grafana import FILES, ROOT, dashboards, filled, panels, targets
+
 from joulebook.exposition.catalogue import CATALOGUE
 
 BY_UID = dashboards()
@@ -21,7 +21,10 @@ RULES = {
     for name in ("recording", "alerts")
 }
 RULE_LIST = [
-    (file, rule) for file, doc in RULES.items() for group in doc["groups"] for rule in group["rules"]
+    (file, rule)
+    for file, document in RULES.items()
+    for group in document["groups"]
+    for rule in group["rules"]
 ]
 BOARD = pytest.mark.parametrize("board", BY_UID.values(), ids=BY_UID)
 UIDS = {
@@ -39,6 +42,7 @@ UNITS = {
 }  # fmt: skip
 CHOICES = {"raw": ".*", "rules": ".*"}
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in CATALOGUE}
+HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}
 
 
@@ -68,7 +72,7 @@ def all_expressions() -> list[tuple[str, str]]:
     return found + [(rule.get("record") or rule["alert"], rule["expr"]) for _, rule in RULE_LIST]
 
 
-def selectors(node: Any) -> list[Any]:
+def selectors(node: object) -> list[Any]:
     """All vector selectors of a parsed expression."""
     if isinstance(node, promql_parser.VectorSelector):
         return [node]
@@ -220,7 +224,7 @@ def test_what_a_click_hands_over_is_a_column_or_label_of_the_panel() -> None:
         for panel in panels(board):
             text = " ".join(target["expr"] for target in panel["targets"])
             for link in _links(panel):
-                for name in re.findall(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}", link["url"]):
+                for name in HANDED_OVER.findall(link["url"]):
                     assert re.search(rf"by \([^)]*\b{name}\b", text), (panel["title"], name)
 
 
