@@ -7,7 +7,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter 2>/dev/null)
+SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter packaging 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
 heading = @printf '\n== %s\n' "$(1)"
 
@@ -87,6 +87,9 @@ docs: dev ## write docs/metrics.md, the dashboards and their rules anew
 bench: dev ## benchmarks, with peers beside them
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+deb: dev ## the Debian package for the release this runs on, in .build/packages
+	@packaging/deb
+
 lock: ## write the lock files from pyproject.toml (ARGS="--upgrade" moves all versions)
 	@tools/lock $(ARGS)
 
@@ -95,4 +98,4 @@ clean: ## remove all that make made, .venv included
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real docs \
-	bench lock clean
+	bench deb lock clean

@@ -104,6 +104,14 @@ def parser() -> argparse.ArgumentParser:
     )
     job.add_argument("--json", action="store_true", help="one JSON object instead of text")
     command("doctor", "what this node can read, what it cannot, why, and what to do")
+    hooks = command("hooks", "put SLURM's Prolog and Epilog beside those that a site has")
+    hooks.add_argument("action", choices=["install", "remove"])
+    hooks.add_argument(
+        "--slurm-conf",
+        type=Path,
+        metavar="FILE",
+        help="slurm.conf, which is read and never written (default: where SLURM keeps it)",
+    )
     replay = command("replay", "send a recorded trace through the same pipeline and show the books")
     replay.add_argument(
         "trace", type=Path, metavar="TRACE", help="a trace file, or a shipped trace: a100, v100"

@@ -166,8 +166,11 @@ TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], Ten
 class Node:
     """A daemon with all that belongs to it; leaving the context lets go of everything."""
 
-    def __init__(self, daemon: Daemon, server: Server, address: str, exits: ExitStack) -> None:
+    def __init__(
+        self, daemon: Daemon, health: Health, server: Server, address: str, exits: ExitStack
+    ) -> None:
         self.daemon = daemon
+        self.health = health
         self.server = server
         self.address = address
         self._exits = exits
@@ -263,7 +266,7 @@ def assemble(config: Config) -> Node:
         server.start()
         exits.callback(server.stop)
         host = config.server.listen.rpartition(":")[0]
-        return Node(daemon, server, f"{host}:{server.port}", exits.pop_all())
+        return Node(daemon, health, server, f"{host}:{server.port}", exits.pop_all())
 
 
 def _handover(config: Config, node: str) -> Handover | None:

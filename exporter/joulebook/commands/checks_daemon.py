@@ -11,6 +11,7 @@ from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, w
 from joulebook.commands.daemon_http import DaemonUrl, Unreachable, url_of
 from joulebook.commands.running import described
 from joulebook.commands.text import seconds, several
+from joulebook.config import parse_listen
 from joulebook.errors import InputError
 from joulebook.wiring import can_measure
 
@@ -24,13 +25,39 @@ def process(site: Site) -> Iterator[Finding]:
     elif site.config_problem or can_measure(site.config, site.sysfs / "bus/pci/devices"):
         yield warn(
             f"no daemon runs on {site.ledger}: nothing is measured",
-            "Start it: `joulebook run`, as root.",
+            f"Start it: {_how_to_start(site)}.",
         )
     else:
         yield fail(
             "no daemon runs, and `joulebook run` refuses here: nothing to measure (no NVIDIA GPU, "
             "no driver library, no other sensor enabled)",
             "Install the driver if there is a GPU; `joulebook run --demo` plays a recorded trace.",
+        )
+
+
+def _how_to_start(site: Site) -> str:
+    unit = "lib/systemd/system/joulebook.service"
+    if any(
+        site.at(place).exists()
+        for place in (f"/usr/{unit}", "/etc/systemd/system/joulebook.service")
+    ):
+        return "`systemctl enable --now joulebook`"
+    return "`joulebook run`, as root"
+
+
+def reach(site: Site) -> Iterator[Finding]:
+    """Whether a Prometheus on another machine can come in, and what guards the names it reads."""
+    server = site.config.server
+    host = parse_listen(server.listen).host
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        yield nothing(
+            f"server.listen = {server.listen!r}: only this machine can scrape it; "
+            'for others: listen = ":9816"'
+        )
+    elif not server.web_config and site.config.privacy.users == "plain":
+        yield warn(
+            f"server.listen = {server.listen!r}: whoever reaches it reads names of users",
+            "Guard it: server.web_config (TLS, passwords), a firewall, or [privacy].",
         )
 
 
@@ -107,4 +134,4 @@ def _daemon(site: Site) -> DaemonUrl:
     return DaemonUrl(url_of(site.config), tls=anything)
 
 
-CHECKS: tuple[Check, ...] = (process, ready, measuring)
+CHECKS: tuple[Check, ...] = (process, reach, ready, measuring)

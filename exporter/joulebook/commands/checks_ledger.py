@@ -42,6 +42,25 @@ def place(site: Site) -> Iterator[Finding]:
         yield ok(f"{path} is on {kind}")
 
 
+def owner(site: Site) -> Iterator[Finding]:
+    """Whether the service can write it: a run by hand as root leaves files that are root's."""
+    directory = site.ledger.parent
+    if not directory.is_dir():
+        return
+    wanted = directory.stat().st_uid
+    strange = sorted(
+        file.name
+        for file in directory.glob(f"{site.ledger.name}*")
+        if wanted != 0 and file.stat().st_uid != wanted
+    )
+    if strange:
+        yield fail(
+            f"{directory} belongs to uid {wanted}, but {', '.join(strange)} to others: the "
+            "service cannot write there",
+            f"chown --reference={directory} {directory}/{site.ledger.name}*",
+        )
+
+
 def space(site: Site) -> Iterator[Finding]:
     """Room for it: a ledger that cannot be written keeps the figures in memory only."""
     directory = next(parent for parent in site.ledger.parents if parent.exists())
@@ -104,4 +123,4 @@ def released(site: Site) -> Iterator[Finding]:
         )
 
 
-CHECKS: tuple[Check, ...] = (place, space, contents, released)
+CHECKS: tuple[Check, ...] = (place, owner, space, contents, released)

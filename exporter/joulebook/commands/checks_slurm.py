@@ -89,8 +89,8 @@ def hooks(site: Site) -> Iterator[Finding]:
             also = f" (it runs {', '.join(str(file) for file in files)})" if files else ""
             yield warn(
                 f"{key} in {conf.path} is not Joulebook's{also}",
-                f"Set {key}={_WHERE}/{script}, or call it from yours; without event files jobs "
-                "are found by their cgroups, and the controller is asked once for each.",
+                f"`joulebook hooks install`, or set {key}={_WHERE}/{script}; without event files "
+                "jobs are found by their cgroups, and the controller is asked once for each.",
             )
             continue
         yield from _runnable(key, ours)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from joulebook import log, wiring
 from joulebook.commands.demo import DemoJobs, demo_config
 from joulebook.config import Config, load
+from joulebook.daemon.supervisor import Supervisor
 from joulebook.sensors.trace import read_trace
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def main(args: argparse.Namespace) -> int:
         logger.info("serving http://%s/ and /metrics", node.address)
         if jobs:
             jobs.start()
-        node.daemon.run(stop)
+        with Supervisor(os.environ).told(node.health.healthy):
+            node.daemon.run(stop)
         if jobs:
             jobs.stop()
     return 0

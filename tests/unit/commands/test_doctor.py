@@ -494,3 +494,33 @@ def test_a_release_is_not_forgotten(site: Site) -> None:
     assert found(site, checks_ledger.released) == []
     site.ledger.with_name("ledger.db.release").write_text("{")
     one(site, checks_ledger.released, Status.WARN, "cannot be read")
+
+
+def test_says_who_can_reach_the_figures(tmp_path: Path) -> None:
+    def found(**server: str) -> list[Finding]:
+        section = msgspec.structs.replace(Config().server, **server)
+        here = Site(msgspec.structs.replace(Config(), server=section), tmp_path / "none.toml")
+        return list(checks_daemon.reach(here))
+
+    (loopback,) = found(listen="127.0.0.1:9816")
+    assert loopback.status is Status.NONE
+    assert 'listen = ":9816"' in loopback.found
+    (open_,) = found(listen=":9816")
+    assert open_.status is Status.WARN
+    assert "server.web_config" in open_.todo
+    assert found(listen=":9816", web_config="/etc/joulebook/web.yml") == []
+
+
+def test_files_of_root_in_the_services_ledger_are_found(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o700)  # files of another owner need root: then there is nothing to find
+    ledger = tmp_path / "ledger.db"
+    ledger.touch()
+    here = Site(config(ledger=Ledger(path=str(ledger))), tmp_path / "none.toml")
+    assert list(checks_ledger.owner(here)) == []
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 997, 997)
+        (finding,) = checks_ledger.owner(here)
+        assert finding.status is Status.FAIL
+        assert "ledger.db" in finding.found
+        assert finding.todo.startswith("chown --reference=")

@@ -1,0 +1,69 @@
+"""Tells systemd that the daemon is up and that it lives: sd_notify(3), which is a datagram.
+
+Kubernetes asks `/healthz` by itself; systemd waits to be told, every half of `WatchdogSec`, and
+restarts a daemon that has fallen silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 0.5
+
+
+class Supervisor:
+    """The service manager that started this process; says nothing where there is none."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """`NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are systemd's."""
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        usec = environ.get("WATCHDOG_USEC", "")
+        for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.every_s = int(usec) / 2e6 if usec.isdecimal() and for_us else 0.0
+        """Seconds from one sign of life to the next; 0: none is wanted."""
+
+    def say(self, state: str) -> bool:
+        """Send one message, like `READY=1`; whether it was taken is not for us to mend."""
+        if not self._address:
+            return False
+        # A leading @ stands for the abstract name space.
+        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                # A manager that does not read must not hold us up.
+                out.settimeout(_PATIENCE_S)
+                out.sendto(state.encode(), address)
+        except OSError as error:
+            log.debug("the service manager does not hear %s: %s", state, error)
+            return False
+        return True
+
+    @contextmanager
+    def told(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
+        """Up while in the context, and alive for as long as `healthy` says so."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self.every_s):
+                well, why = healthy()
+                if well:
+                    self.say("WATCHDOG=1")
+                else:
+                    log.error("no sign of life for the service manager: %s", why)
+
+        pulse = threading.Thread(target=beat, name="watchdog", daemon=True)
+        if self.every_s:
+            pulse.start()
+        self.say("READY=1")
+        try:
+            yield
+        finally:
+            done.set()
+            self.say("STOPPING=1")
