@@ -35,7 +35,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     cannot say is absent, never 0. `throttle_ns` maps a reason to cumulative nanoseconds.
     `mig` says that the card is in MIG mode: then `instances` lists what it is cut into now, and
     `slices` counts the compute slices of the whole card, those of no instance among them (0: the
-    card is not cut up).
+    card is not cut up). `files` are its device files below /dev (`dri/renderD128`), where a minor
+    number alone would not tell the card.
     """
 
     meter: Meter
@@ -51,6 +52,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     throttle_ns: Mapping[str, int] = {}
     instances: tuple[Instance, ...] = ()
     slices: int = 0
+    files: tuple[str, ...] = ()
 
     @property
     def rooms(self) -> dict[str, Fraction]:

@@ -8,7 +8,7 @@ without a time-out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -24,6 +24,27 @@ class Look(msgspec.Struct, frozen=True, gc=False):
     statuses: tuple[DeviceStatus, ...] = ()
     rejected: Mapping[str, int] = {}
     """Figures that were not believed, by reason, since the sensor was made."""
+
+
+class Pace(NamedTuple):
+    """How often a sensor must and may be looked at, in seconds.
+
+    `most_s` is the longest time between two looks, whatever the tick is (a counter wraps, power
+    must be integrated); `None`: any. `least_s` is the shortest: such a sensor is slow, and no tick
+    waits for it.
+    """
+
+    most_s: float | None = None
+    least_s: float = 0.0
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A sensor that is not just looked at once in each tick."""
+
+    @property
+    def pace(self) -> Pace:
+        """Asked after `open`, and again after each look."""
 
 
 class Sensor(Protocol):

@@ -12,6 +12,7 @@ from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.tenants.clean import clean_label
+from joulebook.tenants.contract import Group
 from joulebook.tenants.slurm.gres import GresMap, Part, Unmappable, find_part
 from joulebook.tenants.slurm.job import Grant, Job
 
@@ -170,3 +171,12 @@ def _extra(job: Job) -> dict[str, str]:
     if job.models:
         extra["gpu_model"] = ",".join(sorted(job.models))
     return extra
+
+
+def group_of(job: Job) -> Group:
+    """Where the kernel counts what a job uses of the host; of one that ended, where it did."""
+    directories = tuple(sorted(job.paths | job.past))
+    # v1 has slurm_NODE/uid_U/job_J, and the last job of a user takes uid_U with it.
+    under_user = any(path.parent.name.startswith("uid_") for path in directories)
+    levels = 2 if under_user else 1
+    return Group(job.id, directories, outlived_by=levels, since_ns=job.started_ns)

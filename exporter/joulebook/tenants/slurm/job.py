@@ -47,6 +47,8 @@ class Job:
     models: set[str] = field(default_factory=set)
     """Of the devices that it was given, of grants settled long ago too."""
     paths: set[Path] = field(default_factory=set)
+    past: set[Path] = field(default_factory=set)
+    """Directories of it that are gone."""
     nodes: set[str] = field(default_factory=set)
     """Names of this host's nodes on which its cgroups were seen."""
     hooked: bool = False

@@ -154,6 +154,7 @@ class JobTable:
         job = self._open(job_id, t_ns)
         job.uid = place.uid if job.uid is None else job.uid
         job.paths.add(path)
+        job.past.discard(path)
         job.nodes.add(place.node or self._node)
         job.vanished_ns = None
         self._by_path[path] = job
@@ -173,6 +174,7 @@ class JobTable:
         if job is None:
             return None
         job.paths.discard(path)
+        job.past.add(path)
         self._sluids.pop(path.name, None)
         if job.paths:
             return None

@@ -22,9 +22,9 @@ from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import CgroupReader
-from joulebook.tenants.contract import Boundary, Holdings
+from joulebook.tenants.contract import Boundary, Group, Holdings
 from joulebook.tenants.inotify import Event, Inotify, InotifyThread
-from joulebook.tenants.slurm.claims import claims_of, facts_of, joined
+from joulebook.tenants.slurm.claims import claims_of, facts_of, group_of, joined
 from joulebook.tenants.slurm.eventdir import EventDirectory
 from joulebook.tenants.slurm.gres import GresMap, expand
 from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
@@ -188,6 +188,11 @@ class SlurmTenants:
         with self._lock:
             job = self._table.current(place.job)
             return None if job is None else job.id
+
+    def groups(self) -> Sequence[Group]:
+        """The cgroup directories of the jobs that run here, or just did, in every hierarchy."""
+        with self._lock:
+            return [group_of(job) for job in self._table if job.paths or job.past]
 
     def close(self) -> None:
         """Stop watching; `open` may be called again."""

@@ -1,0 +1,64 @@
+"""What /proc says of the whole machine: CPU time and memory. Shared by sensors and tenants."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.units import NS_PER_S
+
+_TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
+_IDLE, _IOWAIT, _STEAL = 3, 4, 7
+_KIB = 1 << 10
+
+
+class CpuTimes(NamedTuple):
+    """The logical CPUs, and the time for which they worked since boot, added up."""
+
+    cores: int
+    busy_ns: int
+
+
+class Memory(NamedTuple):
+    """Memory there is, and memory in use without page cache."""
+
+    installed_bytes: int
+    resident_bytes: int
+
+
+def cpu_times(proc: Path = Path("/proc")) -> CpuTimes:
+    """Raises `OSError`, and `ValueError` for what is no /proc/stat (proc_stat(5)).
+
+    Waiting is no work, and stolen time was some other machine's. A guest's is in the user's.
+    """
+    cores, busy_ns = 0, -1
+    for line in (proc / "stat").read_text().splitlines():
+        name, *values = line.split()
+        if name == "cpu":
+            ticks = [int(value) for value in values[:8]]
+            idle = sum(ticks[i] for i in (_IDLE, _IOWAIT, _STEAL) if i < len(ticks))
+            busy_ns = (sum(ticks) - idle) * _TICK_NS
+        elif name.startswith("cpu"):
+            cores += 1
+        else:
+            break
+    if busy_ns < 0:
+        raise ValueError("stat has no line of all CPUs")
+    return CpuTimes(cores, busy_ns)
+
+
+def memory(proc: Path = Path("/proc")) -> Memory:
+    """Raises `OSError`, and `ValueError` for what is no /proc/meminfo (proc_meminfo(5)).
+
+    Shared memory (tmpfs) cannot be dropped like a page cache, and counts as in use.
+    """
+    found: dict[str, int] = {}
+    for line in (proc / "meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in {"MemTotal", "AnonPages", "Shmem"}:
+            found[name] = int(value.split()[0]) * _KIB
+    if "MemTotal" not in found:
+        raise ValueError("meminfo has no MemTotal")
+    resident = found.get("AnonPages", 0) + found.get("Shmem", 0)
+    return Memory(found["MemTotal"], resident)

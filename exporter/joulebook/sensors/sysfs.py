@@ -1,0 +1,91 @@
+"""Small files of sysfs: a value, or the error that says what can be done about it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
+
+_LOG = logging.getLogger(__name__)
+_MOST = 65_536
+
+
+def read_bytes(path: Path, remedy: str = "") -> bytes:
+    """What is in a file, at most 64 KiB. `remedy` is what to do where it may not be read.
+
+    Raises `SensorMissing`, `SensorDenied`, `SensorRetry`.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(_MOST) or b""
+    except FileNotFoundError:
+        raise SensorMissing(f"{path} is not there", reason="missing") from None
+    except PermissionError:
+        raise SensorDenied(f"{path} may not be read", reason="denied", remedy=remedy) from None
+    except OSError as error:
+        raise SensorRetry(
+            f"{path} cannot be read: {error.strerror}", reason="unreadable", remedy=remedy
+        ) from None
+
+
+def read_text(path: Path, remedy: str = "") -> str:
+    """The text of a file without blanks around it. Raises as `read_bytes` does."""
+    return read_bytes(path, remedy).decode("utf-8", "replace").strip()
+
+
+def read_int(path: Path, remedy: str = "") -> int:
+    """The whole number in a file. Raises as `read_bytes` does; `SensorRetry` if it is none."""
+    text = read_text(path, remedy)
+    try:
+        return int(text)
+    except ValueError:
+        raise SensorRetry(f"{path} holds {text[:40]!r}, no number", reason="unreadable") from None
+
+
+def text_or(path: Path, default: str = "") -> str:
+    """The text of a file that may be absent."""
+    try:
+        return read_text(path)
+    except SensorError:
+        return default
+
+
+def int_or_none(path: Path) -> int | None:
+    """The number in a file that may be absent."""
+    try:
+        return read_int(path)
+    except SensorError:
+        return None
+
+
+def numbered(directory: Path, pattern: str) -> Iterator[tuple[int, Path]]:
+    """The entries whose name matches `pattern`, by the number that is its first group."""
+    matcher = re.compile(pattern)
+    try:
+        names = sorted(entry.name for entry in directory.iterdir())
+    except OSError:
+        return
+    found = [(int(m[1]), directory / name) for name in names if (m := matcher.fullmatch(name))]
+    yield from sorted(found)
+
+
+class Complaints:
+    """Says what is wrong with each thing once, and once more when it is well again."""
+
+    def __init__(self, sensor: str) -> None:
+        self._sensor = sensor
+        self._known: dict[str, str] = {}
+
+    def bad(self, thing: str, error: SensorError) -> None:
+        """It cannot be read."""
+        if self._known.get(thing) != error.reason:
+            _LOG.error("sensor %s: %s: %s. %s", self._sensor, thing, error, error.remedy)
+        self._known[thing] = error.reason
+
+    def good(self, thing: str) -> None:
+        """It can."""
+        if self._known.pop(thing, None) is not None:
+            _LOG.info("sensor %s: %s can be read again", self._sensor, thing)

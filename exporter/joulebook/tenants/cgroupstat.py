@@ -1,0 +1,148 @@
+"""What the files of one cgroup directory say of CPU and memory, on v1 and v2.
+
+    v2   cpu.stat (usage_usec), memory.stat (anon + shmem), cpuset.cpus.effective, cpu.max
+    v1   cpuacct.usage, memory.stat (total_rss + total_shmem), cpuset.cpus, cpu.cfs_quota_us
+
+See Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel. All of them count what
+is in directories below too, and what ended there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from joulebook.units import NS_PER_S, NS_PER_US
+
+MILLI = 1000
+_MOST_DIRECTORIES = 512
+_MOST_PIDS = 4096
+
+
+def cpu_ns(directory: Path) -> int | None:
+    """CPU time that was used in a cgroup since it was made; `None` if that is not counted here."""
+    try:
+        return int(_text(directory / "cpuacct.usage"))
+    except (OSError, ValueError):
+        pass
+    usage_us = _fields(directory / "cpu.stat").get("usage_usec")
+    return None if usage_us is None else usage_us * NS_PER_US
+
+
+def memory_bytes(directory: Path) -> int | None:
+    """Memory that is resident and no page cache; `None` if that is not counted here."""
+    found = _fields(directory / "memory.stat")
+    if "anon" in found:
+        return found["anon"] + found.get("shmem", 0)
+    if "total_rss" in found:
+        return found["total_rss"] + found.get("total_shmem", 0)
+    return None
+
+
+class Counters(NamedTuple):
+    """What is counted in one directory, in one life of it (`inode`): found out once."""
+
+    inode: int
+    cpu: bool
+    memory: bool
+
+
+def counters(directory: Path, inode: int) -> Counters:
+    """Look what a directory counts."""
+    return Counters(inode, cpu_ns(directory) is not None, memory_bytes(directory) is not None)
+
+
+def cores_milli(directory: Path, machine_cores: int) -> int | None:
+    """The logical CPUs that a cgroup was given, in thousandths; `None` if it may use all of them.
+
+    A quota counts where it is less than the CPUs that it is bound to.
+    """
+    limits = [limit for limit in (_bound(directory), _quota(directory)) if limit]
+    least = min(limits, default=0)
+    return least if 0 < least < machine_cores * MILLI else None
+
+
+def pids(directory: Path) -> Iterator[int]:
+    """The processes in a cgroup and below it."""
+    try:
+        below = sorted(path for path in directory.rglob("cgroup.procs"))[:_MOST_DIRECTORIES]
+    except OSError:
+        return
+    for path in below:
+        try:
+            yield from (int(pid) for pid in _text(path).split()[:_MOST_PIDS])
+        except (OSError, ValueError):
+            continue
+
+
+def processes_cpu_ns(numbers: set[int]) -> int:
+    """CPU time of live processes and of their children that ended (those they waited for)."""
+    total_s = 0.0
+    for pid in numbers:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except (psutil.Error, ValueError):
+            continue
+        total_s += times.user + times.system + times.children_user + times.children_system
+    return round(total_s * NS_PER_S)
+
+
+def processes_memory_bytes(numbers: set[int]) -> int:
+    """Resident memory of processes, without what of it is mapped from files."""
+    total = 0
+    for pid in numbers:
+        try:
+            used = psutil.Process(pid).memory_info()
+        except (psutil.Error, ValueError):
+            continue
+        total += max(used.rss - used.shared, 0)
+    return total
+
+
+def cpus(text: str) -> int:
+    """How many CPUs a list like `0-3,8` names."""
+    count = 0
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal():
+            count += int(last) - int(first) + 1 if last.isdecimal() else 1
+    return count
+
+
+def _bound(directory: Path) -> int | None:
+    for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
+        try:
+            return cpus(_text(directory / name)) * MILLI
+        except OSError:
+            continue
+    return None
+
+
+def _quota(directory: Path) -> int | None:
+    try:
+        quota, _, period = _text(directory / "cpu.max").partition(" ")
+    except OSError:
+        try:
+            quota = _text(directory / "cpu.cfs_quota_us")
+            period = _text(directory / "cpu.cfs_period_us")
+        except OSError:
+            return None
+    if not quota.strip().isdecimal() or not period.strip().isdecimal():
+        return None  # `max`, or -1: no limit
+    return int(quota) * MILLI // max(int(period), 1)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+def _fields(path: Path) -> dict[str, int]:
+    try:
+        lines = _text(path).splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {p[0]: int(p[1]) for p in pairs if len(p) == 2 and p[1].isdecimal()}
