@@ -32,12 +32,13 @@ from joulebook.config_sections import (
     Ledger,
     Log,
     Node,
-    Sensors,
     Server,
     Tenants,
     Workloads,
     doc,
 )
+from joulebook.config_sensors import Host, Sensors
+from joulebook.config_sensors import conflicts as sensor_conflicts
 from joulebook.config_toml import toml
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
@@ -59,6 +60,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ledger: Ledger = Ledger()
     exposition: Exposition = Exposition()
     sensors: Sensors = Sensors()
+    host: Host = Host()
     tenants: Tenants = Tenants()
     marks: Marks = Marks()
     experiments: Experiments = Experiments()
@@ -195,25 +197,15 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
         yield "tenants.kubernetes.user_key", f"{user_key!r}: expected annotation:KEY or label:KEY"
     yield from budget_conflicts(config.budgets)
     yield from rate_conflicts(config.rates)
+    yield from sensor_conflicts(config.sensors)
     yield from collect_conflicts(config.collect)
 
 
 def _not_built(config: Config) -> Iterator[tuple[str, str]]:
-    sensors, tenants = config.sensors, config.tenants
+    tenants = config.tenants
     # These are looked for by themselves once they are built: only `true` asks for them now.
-    for key, enabled in (
-        ("sensors.rapl", sensors.rapl.enabled),
-        ("sensors.hwmon", sensors.hwmon.enabled),
-        ("tenants.processes", tenants.processes.enabled),
-    ):
+    for key, enabled in (("tenants.processes", tenants.processes.enabled),):
         if enabled is True:
-            yield f"{key}.enabled", "it is"
-    for key, enabled in (
-        ("sensors.ipmi", sensors.ipmi.enabled),
-        ("sensors.redfish", sensors.redfish.enabled),
-        ("sensors.model", sensors.model.enabled),
-    ):
-        if enabled is not False:
             yield f"{key}.enabled", "it is"
     if config.privacy.users != "plain":
         yield "privacy.users", "hiding the names of users is"

@@ -137,68 +137,6 @@ class Exposition(Section, frozen=True):
         return 2.5 * self.scrape_interval_s if self.zero_hold_s is None else self.zero_hold_s
 
 
-class Nvml(Section, frozen=True):
-    """NVIDIA GPUs."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-
-
-class Rapl(Section, frozen=True):
-    """Energy of CPU packages and DRAM, from powercap."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    root: Annotated[str, doc("Where powercap is mounted.")] = "/sys/class/powercap"
-
-
-class Hwmon(Section, frozen=True):
-    """Energy and power of boards and supplies, from hwmon."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    root: Annotated[str, doc("Where hwmon is mounted.")] = "/sys/class/hwmon"
-
-
-class Ipmi(Section, frozen=True):
-    """Power of the whole node, from the BMC by IPMI DCMI."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = False
-
-
-class Redfish(Section, frozen=True):
-    """Power of the whole node, from the BMC by Redfish."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = False
-
-
-class Model(Section, frozen=True):
-    """Power reckoned from utilization, where nothing measures it."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = False
-
-
-class Replay(Section, frozen=True):
-    """A recorded trace in the place of hardware."""
-
-    enabled: Annotated[bool, doc("Play `trace` instead of reading GPUs.")] = False
-    trace: Annotated[
-        str,
-        doc(
-            'Path of a trace, or "a100", "v100" (shipped); several, comma-separated, side by side.'
-        ),
-    ] = ""
-
-
-class Sensors(Section, frozen=True):
-    """What is measured."""
-
-    nvml: Nvml = Nvml()
-    rapl: Rapl = Rapl()
-    hwmon: Hwmon = Hwmon()
-    ipmi: Ipmi = Ipmi()
-    redfish: Redfish = Redfish()
-    model: Model = Model()
-    replay: Replay = Replay()
-
-
 class Slurm(Section, frozen=True):
     """SLURM jobs."""
 

@@ -1,19 +1,18 @@
 """The composition root: which factory stands behind each name of the configuration.
 
-A new sensor or tenant source is one file, and one line in `SENSORS` or `TENANTS`.
+A new tenant source is one file, and one line in `TENANTS`; sensors are in `wiring_sensors`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 
@@ -25,7 +24,8 @@ from joulebook.config_sections import Slurm
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
-from joulebook.core.readings import Component, Reading
+from joulebook.core.readings import Reading
+from joulebook.core.supply import OtherSplit
 from joulebook.daemon.health import Health
 from joulebook.daemon.loop import Daemon, Settings
 from joulebook.daemon.money import Money
@@ -40,46 +40,32 @@ from joulebook.exposition.server import Server
 from joulebook.exposition.view import View
 from joulebook.rates.assembly import charges, make_poller
 from joulebook.rates.sources import missing
-from joulebook.sensors.contract import Sensor
-from joulebook.sensors.nvml import NvmlSensor
-from joulebook.sensors.replay import ReplaySensor, find_trace
 from joulebook.store.reader import LedgerReader
 from joulebook.store.sqlite import SqliteStore
 from joulebook.tenants.contract import TenantSource
+from joulebook.tenants.hostuse import HostUse
 from joulebook.tenants.marks.source import MarkTenants
 from joulebook.tenants.slurm.source import SlurmTenants
 from joulebook.units import NS_PER_S, ns_from_s
+from joulebook.wiring_sensors import (
+    HOST_SENSORS,
+    PCI_DEVICES,
+    Choice,
+    chosen,
+    conflict,
+    enabled,
+    gpu_is_here,
+    traces,
+)
+
+__all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
 
 log = logging.getLogger(__name__)
-
-PCI_DEVICES = Path("/sys/bus/pci/devices")
-NVIDIA_VENDOR = "0x10de"
-DISPLAY_CLASS = "0x03"
-
-
-def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
-    """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
-
-    The library alone counts too: where a GPU is passed through, the bus may not show it.
-    """
-    for device in pci.glob("*") if pci.is_dir() else ():
-        try:
-            vendor = (device / "vendor").read_text().strip()
-            kind = (device / "class").read_text().strip()
-        except OSError:
-            continue
-        if vendor == NVIDIA_VENDOR and kind.startswith(DISPLAY_CLASS):
-            return True
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
     """Whether any sensor would run here; a daemon with none is refused."""
-    return any(choice.wanted(config, pci) for choice in SENSORS.values())
+    return bool(chosen(config, pci))
 
 
 def slurm_is_here(config: Config) -> bool:
@@ -115,48 +101,16 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
 def marks_wanted(config: Config) -> bool:
     """Whether programs may name experiments: a world-writable directory is made only for need."""
     marks = config.marks
-    return _enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
+    return enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
 
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def traces(names: str) -> list[Path]:
-    """The traces of `sensors.replay.trace`: paths or names of shipped ones, comma-separated."""
-    return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
-
-
-class Choice(NamedTuple):
-    """A sensor that can be chosen: how it measures, what it measures, and how it is made."""
-
-    kind: str
-    component: Component
-    wanted: Callable[[Config, Path], bool]
-    make: Callable[[Config, Clock], Sensor]
-
-
-SENSORS: dict[str, Choice] = {
-    "nvml": Choice(
-        "counter",
-        Component.GPU,
-        lambda config, pci: _enabled(
-            config.sensors.nvml.enabled,
-            lambda: not config.sensors.replay.enabled and gpu_is_here(pci),
-        ),
-        lambda config, clock: NvmlSensor(clock),
-    ),
-    "replay": Choice(
-        "replay",
-        Component.GPU,
-        lambda config, _pci: config.sensors.replay.enabled,
-        lambda config, clock: ReplaySensor(clock, *traces(config.sensors.replay.trace)),
-    ),
-}
-
 TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
     "slurm": (
-        lambda config: _enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
+        lambda config: enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
         slurm_tenants,
     ),
     "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
@@ -194,12 +148,16 @@ def assemble(config: Config) -> Node:
     """
     with ExitStack() as exits:
         masked = mask(config.privacy.users, config.privacy.key_file)
-        if not can_measure(config):
+        choices = chosen(config)
+        if not choices:
             raise ConfigError(
                 "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library "
-                "here, and no other sensor is enabled; `joulebook doctor` says more, "
-                "`joulebook run --demo` plays a recorded trace"
+                "here, no AMD or Intel GPU, no RAPL and no power meter in sysfs, and no other "
+                "sensor is enabled; `joulebook doctor` says more, `joulebook run --demo` plays a "
+                "recorded trace"
             )
+        if problem := conflict(config, choices):
+            raise ConfigError(problem)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -209,7 +167,7 @@ def assemble(config: Config) -> Node:
         exits.callback(store.close)
         books, anchor = store.load()
         clock = NodeClock(anchor)
-        workers = _workers(config, clock, books)
+        workers = _workers(config, clock, books, choices)
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
@@ -262,6 +220,7 @@ def assemble(config: Config) -> Node:
             refused=lambda: {"server": server.rejected},
             money=money,
             marked=marks,
+            host=_host(config, clock, choices),
         )
         server.start()
         exits.callback(server.stop)
@@ -286,22 +245,26 @@ def _unmarked(reading: Reading) -> Reading:
     return reading
 
 
-def _enabled(value: object, is_here: Callable[[], bool]) -> bool:
-    return is_here() if value == "auto" else bool(value)
-
-
-def _workers(config: Config, clock: Clock, books: Books) -> list[SensorWorker]:
-    """A worker for each sensor that is wanted; it answers for the meters on record too."""
+def _workers(
+    config: Config, clock: Clock, books: Books, choices: Mapping[str, Choice]
+) -> list[SensorWorker]:
+    """A worker for each sensor that is wanted; it answers for its meters on record too."""
     return [
         SensorWorker(
             choice.make(config, clock),
             clock,
             kind=choice.kind,
-            known={meter for meter in books.meters if meter.component is choice.component},
+            known={meter for meter in books.meters if choice.owns(meter)},
         )
-        for choice in SENSORS.values()
-        if choice.wanted(config, PCI_DEVICES)
+        for choice in choices.values()
     ]
+
+
+def _host(config: Config, clock: Clock, choices: Mapping[str, Choice]) -> HostUse | None:
+    """Who uses the host is asked for only where something measures it."""
+    if not any(name in choices for name in HOST_SENSORS):
+        return None
+    return HostUse(clock, proc=Path(config.host.proc))
 
 
 def _tenants(config: Config, clock: Clock) -> Sequence[TenantSource]:
@@ -323,6 +286,7 @@ def _policy(config: Config) -> Policy:
     shown = config.exposition
     return Policy(
         settle_ns=ns_from_s(config.daemon.settle_s),
+        other=OtherSplit(config.host.other),
         series=series.Policy(
             zero_hold_ns=ns_from_s(shown.zero_hold()),
             linger_ns=ns_from_s(shown.linger_s),

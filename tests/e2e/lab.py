@@ -101,6 +101,10 @@ class Daemon:
             "JOULEBOOK_SERVER_LISTEN": f"127.0.0.1:{self.port}",
             "JOULEBOOK_LEDGER_PATH": str(self.ledger),
             "JOULEBOOK_SENSORS_NVML_ENABLED": "true",
+            # What this machine has of its own is no part of a lab.
+            "JOULEBOOK_SENSORS_RAPL_ENABLED": "false",
+            "JOULEBOOK_SENSORS_HWMON_ENABLED": "false",
+            "JOULEBOOK_SENSORS_DRM_ENABLED": "false",
             "JOULEBOOK_TENANTS_SLURM_ENABLED": "true",
             "JOULEBOOK_TENANTS_SLURM_EVENTS_DIR": str(self.events_dir),
             "JOULEBOOK_EXPOSITION_SCRAPE_INTERVAL_S": "1",

@@ -34,13 +34,36 @@ DEFAULTS = {
     },
     "sensors": {
         "nvml": {"enabled": "auto"},
+        "drm": {"enabled": "auto", "root": "/sys/class/drm"},
         "rapl": {"enabled": "auto", "root": "/sys/class/powercap"},
         "hwmon": {"enabled": "auto", "root": "/sys/class/hwmon"},
-        "ipmi": {"enabled": False},
-        "redfish": {"enabled": False},
-        "model": {"enabled": False},
+        "ipmi": {
+            "enabled": False,
+            "program": "ipmitool",
+            "every_s": 10.0,
+            "timeout_s": 5.0,
+            "includes_gpus": True,
+        },
+        "redfish": {
+            "enabled": False,
+            "url": "",
+            "credentials": "",
+            "ca_file": "",
+            "chassis": "",
+            "every_s": 10.0,
+            "timeout_s": 5.0,
+            "includes_gpus": True,
+        },
+        "model": {
+            "enabled": False,
+            "cpu_idle_w": 0.0,
+            "cpu_tdp_w": 0.0,
+            "dram_w_per_gib": 0.0,
+            "source": "",
+        },
         "replay": {"enabled": False, "trace": ""},
     },
+    "host": {"other": "none", "proc": "/proc"},
     "tenants": {
         "slurm": {
             "enabled": "auto",
@@ -534,11 +557,6 @@ def test_nothing_missing_is_asked_for_by_default() -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("sensors.rapl.enabled = true", "sensors.rapl.enabled"),
-        ("sensors.hwmon.enabled = true", "sensors.hwmon.enabled"),
-        ("sensors.ipmi.enabled = 'auto'", "sensors.ipmi.enabled"),
-        ("sensors.redfish.enabled = true", "sensors.redfish.enabled"),
-        ("sensors.model.enabled = true", "sensors.model.enabled"),
         ("tenants.processes.enabled = true", "tenants.processes.enabled"),
         ("privacy.users = 'none'", "privacy.users"),
     ],

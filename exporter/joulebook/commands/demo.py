@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from joulebook.config import Config
 from joulebook.config_marks import Marks
-from joulebook.config_sections import Ledger, Nvml, Replay, Sensors, Slurm, Tenants
+from joulebook.config_sections import Ledger, Slurm, Tenants
+from joulebook.config_sensors import Nvml, Replay, Sensors
 
 
 class Job(NamedTuple):

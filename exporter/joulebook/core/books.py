@@ -154,7 +154,8 @@ class Leaf(NamedTuple):
 class Supply(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A meter that measures others from outside: a node's supply, a module (`core.supply`).
 
-    `state` holds its own readings. Up to `edge_ns` it is reconciled: it counted `node_uj`, the
+    `state` holds its own readings; `began_ns` is when it was first read. Up to `edge_ns` it is
+    reconciled: it counted `node_uj`, the
     leaves of the components it `covers` came to `leaves_uj`, and `other_uj` was booked;
     `deficit_uj` is by how much the leaves exceed it. `omits` is the component that it seems to
     leave out (empty: none), `modelled` says that a leaf was taken off that is a model's.
@@ -162,6 +163,7 @@ class Supply(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     state: MeterState
     covers: tuple[Component, ...]
+    began_ns: int
     edge_ns: int
     node_uj: int = 0
     leaves_uj: int = 0

@@ -57,7 +57,7 @@ class OtherSplit(StrEnum):
 def heard(known: Supply | None, reading: Reading) -> Supply:
     """The supply of a reading: a new one, or what is known of it with what it covers now."""
     if known is None:
-        return Supply(metering.begin(reading), reading.covers, reading.t_ns)
+        return Supply(metering.begin(reading), reading.covers, reading.t_ns, reading.t_ns)
     return (
         known
         if known.covers == reading.covers
@@ -82,11 +82,12 @@ def noted(
 ) -> None:
     """Keep the energy of a leaf that was just booked, by second, if a supply measures it too."""
     component = interval.meter.component
-    began_ns = min((s.edge_ns for s in supplies if component in s.covers), default=None)
-    if began_ns is None:
+    began_ns = min((s.began_ns for s in supplies if component in s.covers), default=None)
+    if began_ns is None or interval.t1_ns <= began_ns:
         return
     # What was burnt before the supply was first read is not in it.
-    t_ns, known_uj = interval.t0_ns, 0
+    t_ns = max(interval.t0_ns, began_ns)
+    known_uj = interval.until_uj(t_ns)
     oldest = now_ns // NS_PER_S - KEPT_S
     while t_ns < interval.t1_ns:
         second = t_ns // NS_PER_S

@@ -19,6 +19,7 @@ from joulebook.clock import NodeClock
 from joulebook.core.bills import NOTHING
 from joulebook.core.books import ZERO, Books, Entry
 from joulebook.core.budgets import Allowance
+from joulebook.core.census import Census
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
@@ -33,10 +34,14 @@ from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import LedgerUnavailable
 from joulebook.exposition.view import HISTORY_POINTS, View
 from joulebook.store.contract import Store
-from joulebook.tenants.contract import TenantSource
+from joulebook.tenants.contract import Accounted, TenantSource
+from joulebook.tenants.hostuse import HostUse
 from joulebook.units import s_from_ns
 
 log = logging.getLogger(__name__)
+
+MAX_CENSUSES = 256
+"""So many boundaries in one tick are told apart."""
 
 MAX_OWNERS = 10_000
 """Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
@@ -75,10 +80,12 @@ class Daemon:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         money: Money | None = None,
         marked: Callable[[Reading], Reading] = lambda reading: reading,
+        host: HostUse | None = None,
     ) -> None:
         """`masked` is applied to every user's name; `refused` counts what others refused.
 
-        `marked` says of the processes in a reading which marks they were under.
+        `marked` says of the processes in a reading which marks they were under. `host` is who
+        takes the census of those that use CPU and memory (`None`: nothing measures these).
         """
         self._settings = settings
         self._policy = policy
@@ -97,6 +104,9 @@ class Daemon:
         self._refused = refused
         self._money = money or Money()
         self._marked = marked
+        self._host = host
+        self._accounted = [source for source in tenants if isinstance(source, Accounted)]
+        self._censuses: deque[Census] = deque(maxlen=MAX_CENSUSES)
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
@@ -132,6 +142,7 @@ class Daemon:
         self._ask(began)
         readings, failures = self._listen()
         claims, complete, facts = self._tenancy()
+        self._take_census()
         now_ns = self._clock.now_ns()
         tick = Tick(
             now_ns,
@@ -146,8 +157,11 @@ class Daemon:
             rates=self._money.rates,
             wanted=self._money.charges,
             models={meter: status.model for meter, status in self._devices.items()},
+            census=tuple(self._censuses.popleft() for _ in range(len(self._censuses))),
         )
-        self._books, entry = advance(self._books, tick, self._policy)
+        before = self._books
+        self._books, entry = advance(before, tick, self._policy)
+        _say_omissions(before, self._books)
         self._resumed = False
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
         self._backlog = _joined(self._backlog, entry)
@@ -159,6 +173,16 @@ class Daemon:
     def _boundary(self, _t_ns: int) -> None:
         for worker in self._workers:
             worker.burst()
+        self._take_census()
+
+    def _take_census(self) -> None:
+        """Count who uses the host: at the end of a tick, and at once where a workload changed."""
+        if self._host is None:
+            return
+        groups = [group for source in self._accounted for group in source.groups()]
+        census = self._host.census(groups)
+        if census is not None:
+            self._censuses.append(census)
 
     def _release(self) -> None:
         wanted = self._desk.wanted()
@@ -282,6 +306,18 @@ class Daemon:
             meter: admit(claims, devices[meter].rooms if meter in devices else None)
             for meter, claims in covering.items()
         }
+
+
+def _say_omissions(before: Books, after: Books) -> None:
+    """Say once when a meter of the whole node turns out not to measure all that it should."""
+    for meter, supply in after.supplies.items():
+        known = before.supplies.get(meter)
+        if supply.omits and (known is None or known.omits != supply.omits):
+            log.warning(
+                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
+                "%s out. If so, set sensors.%s.includes_gpus = false",
+                meter.name, supply.omits, supply.omits, meter.name,
+            )  # fmt: skip
 
 
 def _joined(first: Entry, second: Entry) -> Entry:

@@ -18,7 +18,7 @@ from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.exposition.view import SensorHealth
-from joulebook.sensors.contract import Look, Sensor
+from joulebook.sensors.contract import Look, Pace, Paced, Sensor
 from joulebook.units import NS_PER_MS, NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ BURST_NS = 400 * NS_PER_MS
 
 BURST_STEPS = 2
 REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
+
+SLOW_PATIENCE_S = 120.0
+"""A call of a slow sensor, which has time-outs of its own, hangs only after so long."""
 
 
 class SensorWorker:
@@ -58,6 +61,9 @@ class SensorWorker:
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._reason, self.problem = "starting", "has not answered yet"
+        self._gave = False  # the last look gave a reading
+        self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
+        self._looked_at = float("-inf")
 
     def start(self) -> None:
         """Begin to serve."""
@@ -71,15 +77,23 @@ class SensorWorker:
         self._thread.join(patience_s)
 
     def ask(self, *, processes: bool) -> None:
-        """Ask for one look."""
+        """Ask for one look; a slow sensor is only asked as often as it may be."""
         with self._wake:
+            if self._slow and (
+                self._in_call_since is not None
+                or time.monotonic() < self._looked_at + self._pace.least_s
+            ):
+                return
             self._answered.clear()
             self._asked = processes or bool(self._asked)
             self._wake.notify()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the look that was asked for; `False` if it has not come in time."""
-        return self._answered.wait(max(timeout_s, 0))
+        """Wait for the look that was asked for; `False` if it has not come in time.
+
+        Nobody waits for a slow sensor: what it says is taken by a later tick.
+        """
+        return self._slow or self._answered.wait(max(timeout_s, 0))
 
     def burst(self) -> None:
         """A workload began or ended somewhere: watch the counters step."""
@@ -97,13 +111,14 @@ class SensorWorker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the sensor holds its driver."""
-        return self._open
+        """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
+        return self._open and not isinstance(self.sensor, Paced)
 
     def stuck_s(self) -> float:
         """For how many seconds the call in flight has been going on; 0 if there is none."""
         since = self._in_call_since
-        return time.monotonic() - since if since is not None else 0.0
+        stuck_s = time.monotonic() - since if since is not None else 0.0
+        return stuck_s if not self._slow or stuck_s > SLOW_PATIENCE_S else 0.0
 
     def collect(self) -> Look:
         """Take what has come in since the last time; every meter that gave nothing has a reason."""
@@ -113,6 +128,8 @@ class SensorWorker:
             statuses = self._statuses
             answered = self._answered.is_set()
             meters = set(self._meters)
+        if not answered and self._slow:
+            return Look(tuple(readings), tuple(failures), statuses)
         if not answered:
             reason = "hung" if self._in_call_since is not None else self._reason
             now_ns = self._clock.now_ns()
@@ -123,7 +140,8 @@ class SensorWorker:
 
     def health(self) -> SensorHealth:
         """How the sensor fares, for the exposition."""
-        up = self._open and self._answered.is_set() and bool(self._statuses or not self._meters)
+        answered = self._answered.is_set() or self._slow
+        up = self._open and answered and (self._gave or bool(self._statuses) or not self._meters)
         return SensorHealth(
             self.sensor.name, self._kind, up, dict(self._errors), self._last_success_s
         )
@@ -132,11 +150,14 @@ class SensorWorker:
         while True:
             with self._wake:
                 while not (self._stopping or self._asked is not None or self._wants_glance()):
-                    self._wake.wait()
+                    if not self._wake.wait(self._due_in_s()):
+                        break  # nobody asked, but it is time
                 if self._stopping:
                     break
                 asked, self._asked = self._asked, None
-            if asked is not None:
+            if asked is None and not self._wants_glance():
+                self._look(processes=False)
+            elif asked is not None:
                 self._look(processes=asked)
             else:
                 self._glance()
@@ -148,13 +169,23 @@ class SensorWorker:
     def _wants_glance(self) -> bool:
         return self._burst is not None and self._open
 
+    @property
+    def _slow(self) -> bool:
+        return self._pace.least_s > 0
+
+    def _due_in_s(self) -> float | None:
+        """When the sensor must be looked at though nobody asks; `None`: never."""
+        if self._pace.most_s is None or not self._open:
+            return None
+        return max(self._looked_at + self._pace.most_s - time.monotonic(), 0.0)
+
     def _look(self, *, processes: bool) -> None:
         """One look, or the reason why there is none, for every meter this sensor has had."""
         look = Look()
         error: SensorError | None = None
         self._in_call_since = time.monotonic()
         try:
-            if self._released:
+            if self._released and not isinstance(self.sensor, Paced):
                 self._close()
                 error = SensorError("the driver was released", reason="released")
             elif self._open_if_due():
@@ -165,6 +196,10 @@ class SensorWorker:
         finally:
             self._in_call_since = None
         now_ns = self._clock.now_ns()
+        self._looked_at = time.monotonic()
+        self._gave = bool(look.readings)
+        if isinstance(self.sensor, Paced):
+            self._pace = self.sensor.pace
         if error is not None:
             self._reason = error.reason
         failures = list(look.failures)

@@ -104,6 +104,11 @@ GPU_GAP_REASONS = ("gpu_is_lost", "uninitialized")
 
 SENSOR_ERROR_REASONS = {
     "nvml": ("driver_not_loaded", "gpu_is_lost", "timeout", "uninitialized", "unknown"),
+    "drm": ("denied", "energy_unread", "missing", "unreadable"),
+    "rapl": ("denied", "missing", "unreadable"),
+    "hwmon": ("denied", "missing", "unreadable"),
+    "ipmi": ("denied", "inactive", "missing", "timeout", "unreadable"),
+    "redfish": ("ambiguous", "denied", "missing", "timeout", "tls", "unreachable", "unreadable"),
 }
 """Exposed at 0 from the start, by sensor. Any other reason appears with its first error."""
 
@@ -141,6 +146,9 @@ _OF_GPU = (
 _OF_ENERGY = (
     _counter("meter_energy_joules", "Energy read from a meter since the ledger began.",
         "joules", METER),
+    _gauge("meter_idle_watts",
+        "What a meter's device draws while idle, as learnt: the floor that is shared out apart.",
+        "watts", METER, stability=Stability.BETA),
     _counter("workload_energy_joules", "Energy booked to a workload on this node, idle included.",
         "joules", (*WORKLOAD, "component")),
     _counter("workload_idle_energy_joules",
@@ -170,6 +178,22 @@ _OF_ENERGY = (
         "joules", ("evidence",)),
     _counter("method_energy_joules", "Energy booked, by how its amount is known.",
         "joules", ("method",)),
+)  # fmt: skip
+
+_OF_NODE = (
+    _counter("node_energy_joules",
+        "Energy by a meter of the whole node, as far as it is reconciled: what the meters inside "
+        "came to, and the rest, which is booked as component other.",
+        "joules", ("meter",), Stability.BETA),
+    _counter("node_covered_energy_joules",
+        "Energy of the meters inside (CPU, DRAM, GPUs) in the same time.",
+        "joules", ("meter",), Stability.BETA),
+    _gauge("node_deficit_joules",
+        "By how much the meters inside exceed the node's; later differences fill it first.",
+        "joules", ("meter",), Quantum.JOULES, Stability.BETA),
+    _gauge("node_meter_omits",
+        "1 where the meter of the whole node seems to leave a component out.",
+        labels=("meter", "component"), stability=Stability.BETA),
 )  # fmt: skip
 
 _MONEY = Quantum.MONEY
@@ -254,6 +278,7 @@ _OF_DAEMON = (
 CATALOGUE: tuple[Metric, ...] = (
     *_OF_GPU,
     *_OF_ENERGY,
+    *_OF_NODE,
     *_OF_MONEY,
     *_OF_QUALITY,
     *_OF_DAEMON,

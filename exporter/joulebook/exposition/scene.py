@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from joulebook.core.books import ZERO, Balance
+from joulebook.core.host import COMPONENTS
 from joulebook.core.readings import Component, Meter
 from joulebook.core.series import OVERFLOW, pool_id
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -69,6 +70,10 @@ class Scene:
             for holder in holders:
                 if holder.workload is not None:
                     held.setdefault(holder.workload, set()).add(meter)
+        shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
+        newest = max(self.books.census, default=None)
+        for use in self.books.census[newest].uses if newest is not None and shared else ():
+            held.setdefault(use.workload, set()).update(shared)
         return held
 
     @cached_property

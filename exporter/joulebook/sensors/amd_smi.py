@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from joulebook.units import PJ_PER_UJ
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,12 +37,11 @@ class AmdSmi:
         try:
             told = self._smi.amdsmi_get_energy_count(handle)
             counted = int(told.get("energy_accumulator", told.get("power")))
-            resolution_pj = round(told["counter_resolution"] * PJ_PER_UJ)
+            resolution_uj = Fraction(told["counter_resolution"])  # a float: taken as it is
         except Exception as error:  # its own exceptions, which are only there with it
             _LOG.debug("amdsmi: %s: %r", pci, error)
             return None
-        energy_uj: int = counted * resolution_pj // PJ_PER_UJ
-        return energy_uj
+        return math.floor(counted * resolution_uj)
 
 
 def load(rocm: Path = ROCM) -> AmdSmi | None:

@@ -26,6 +26,10 @@ class Look(msgspec.Struct, frozen=True, gc=False):
     """Figures that were not believed, by reason, since the sensor was made."""
 
 
+POWER_LOOK_S = 2.5
+"""A meter that knows power only is looked at so often, however seldom the daemon ticks."""
+
+
 class Pace(NamedTuple):
     """How often a sensor must and may be looked at, in seconds.
 
@@ -40,7 +44,10 @@ class Pace(NamedTuple):
 
 @runtime_checkable
 class Paced(Protocol):
-    """A sensor that is not just looked at once in each tick."""
+    """A sensor that is not just looked at once in each tick.
+
+    It reads files or asks a BMC and holds no driver: a release passes it by.
+    """
 
     @property
     def pace(self) -> Pace:

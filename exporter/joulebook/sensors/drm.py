@@ -15,7 +15,7 @@ from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.sensors.amd_card import AmdCard
 from joulebook.sensors.amd_smi import AmdSmi, load
-from joulebook.sensors.contract import Look, Pace
+from joulebook.sensors.contract import POWER_LOOK_S, Look, Pace
 from joulebook.sensors.drm_card import AMD, REMEDY, Card, Place, places
 from joulebook.sensors.drm_clients import Clients
 from joulebook.sensors.intel_card import IntelCard
@@ -56,8 +56,8 @@ class DrmSensor:
 
     @property
     def pace(self) -> Pace:
-        """Power-only cards are looked at each second, others before a register wraps."""
-        return Pace(most_s=1.0 if any(p.vendor == AMD for p, _ in self._cards) else LOOK_S)
+        """Cards that may know power only are looked at often, others before a register wraps."""
+        return Pace(most_s=POWER_LOOK_S if any(p.vendor == AMD for p, _ in self._cards) else LOOK_S)
 
     def open(self) -> None:
         """Find the cards. Raises `SensorMissing`."""

@@ -25,7 +25,7 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.sensors.contract import Look, Pace
+from joulebook.sensors.contract import POWER_LOOK_S, Look, Pace
 from joulebook.sensors.sysfs import Complaints, int_or_none, numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
@@ -104,7 +104,7 @@ def _amd_sockets(chip: Path) -> Iterator[Source]:
     for number, label in numbered(chip, r"energy(\d+)_label"):
         match = _SOCKET.fullmatch(text_or(label))
         if match is not None:
-            meter = Meter(Component.CPU, f"package-{match['socket']}")
+            meter = Meter(Component.CPU, f"amd-energy-{match['socket']}")
             yield Source(meter, (chip / f"energy{number}_input",), counts=True)
 
 
@@ -122,8 +122,8 @@ class HwmonSensor:
 
     @property
     def pace(self) -> Pace:
-        """Power is looked at each second, however seldom the daemon ticks."""
-        return Pace(most_s=1.0)
+        """Power is looked at often, however seldom the daemon ticks."""
+        return Pace(most_s=POWER_LOOK_S)
 
     def open(self) -> None:
         """Find the meters. Raises `SensorMissing`."""

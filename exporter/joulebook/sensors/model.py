@@ -16,7 +16,7 @@ from joulebook.clock import Clock
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.errors import SensorRetry
 from joulebook.procfs import cpu_times, memory
-from joulebook.sensors.contract import Look, Pace
+from joulebook.sensors.contract import POWER_LOOK_S, Look, Pace
 from joulebook.units import MW_PER_W
 
 CPU = Meter(Component.CPU, "model-cpu")
@@ -48,7 +48,7 @@ class ModelSensor:
     @property
     def pace(self) -> Pace:
         """Like a meter that knows power only."""
-        return Pace(most_s=1.0)
+        return Pace(most_s=POWER_LOOK_S)
 
     def open(self) -> None:
         """Nothing is held open."""

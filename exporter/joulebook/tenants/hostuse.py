@@ -30,6 +30,7 @@ class _Tally:
         self.group = group
         self.known: dict[Path, Counters] = {}
         self.counted_ns: dict[Path, int] = {}  # as last read
+        self.gained_ns: dict[Path, int] = {}  # at this look
         self.closed_ns = 0  # of directories that are no more
         self.processes_ns = 0
         self.memory_bytes = 0
@@ -93,6 +94,7 @@ class HostUse:
         for key, tally in self._tallies.items():
             directories = tally.group.directories if key in listed else ()
             self._read(tally, directories, cores, gained, vanished)
+        self._part_nested()
         self._share_tails(gained, vanished)
         uses = tuple(
             Use(group.workload, tally.cpu_ns, tally.memory_bytes, tally.cores_milli, group.since_ns)
@@ -113,6 +115,7 @@ class HostUse:
     ) -> None:
         """Read a group; note what it gained in each pool, and where a directory of it vanished."""
         resident, inodes = 0, set()
+        tally.gained_ns = {}
         there = [(path, found) for path in directories if (found := tally.here(path))]
         for path, found in there:
             tally.gone.discard(path)
@@ -120,11 +123,11 @@ class HostUse:
                 continue  # one hierarchy under two names
             inodes.add(found.inode)
             if found.cpu and (used_ns := cgroupstat.cpu_ns(path)) is not None:
-                before_ns = tally.counted_ns.get(path, 0)
+                tally.gained_ns[path] = used_ns - tally.counted_ns.get(path, 0)
                 tally.counted_ns[path] = used_ns
                 pool = self._pool(tally, path)
                 if pool is not None:
-                    gained[pool] = gained.get(pool, 0) + used_ns - before_ns
+                    gained[pool] = gained.get(pool, 0) + tally.gained_ns[path]
             if found.memory:
                 resident += cgroupstat.memory_bytes(path) or 0
         left = {*directories, *tally.counted_ns} - {path for path, _ in there} - tally.gone
@@ -153,6 +156,15 @@ class HostUse:
         if asked:
             tally.processes_ns = max(tally.processes_ns, cgroupstat.processes_cpu_ns(asked))
             tally.memory_bytes = cgroupstat.processes_memory_bytes(asked)
+
+    def _part_nested(self) -> None:
+        """What a cgroup inside another's used is its own alone (a SLURM job inside a pod)."""
+        owners = {path: tally for tally in self._tallies.values() for path in tally.gained_ns}
+        for path, inner in owners.items():
+            outer = next((owners[above] for above in path.parents if above in owners), None)
+            if outer is not None and outer is not inner:
+                outer.closed_ns -= inner.gained_ns[path]
+                outer.memory_bytes = max(outer.memory_bytes - inner.memory_bytes, 0)
 
     def _pool(self, tally: _Tally, path: Path) -> Path | None:
         """The directory that outlives one of the group's; `None` if none does, or counts no CPU."""

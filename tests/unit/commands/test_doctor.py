@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook import wiring
+from joulebook import wiring_sensors
 from joulebook.commands import (
     checks,
     checks_daemon,
@@ -27,7 +27,9 @@ from joulebook.commands.doctor import SECTIONS, Section, show
 from joulebook.commands.survey import Answer, GpuSurvey, Survey
 from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
-from joulebook.config_sections import Ipmi, Ledger, Nvml, Sensors, Slurm, Tenants
+from joulebook.config_rates import Privacy
+from joulebook.config_sections import Ledger, Slurm, Tenants
+from joulebook.config_sensors import Nvml, Sensors
 from joulebook.daemon.release import ask
 from joulebook.store.lock import LedgerLock
 
@@ -165,7 +167,7 @@ def test_it_fits_the_terminal_and_paints_nothing_of_others(site: Site, width: st
 def test_where_run_would_be_refused_the_doctor_fails(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(wiring_sensors.ctypes, "CDLL", no_library)
     refused = one(site, checks_daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
     assert "systemctl" not in refused.todo
     card(site, "0000:17:00.0")
@@ -196,10 +198,8 @@ def test_the_configuration_and_what_is_not_built(site: Site) -> None:
     named = replace(site, environ={"JOULEBOOK_NODE_NAME": "x", "JOULEBOOK_EXPERIMENT": "y"})
     finding = one(named, checks_node.configuration, Status.OK, "JOULEBOOK_NODE_NAME from the")
     assert "EXPERIMENT" not in finding.found
-    early = replace(
-        site, config=msgspec.structs.replace(Config(), sensors=Sensors(ipmi=Ipmi(enabled=True)))
-    )
-    one(early, checks_node.configuration, Status.WARN, r"sensors\.ipmi\.enabled")
+    early = replace(site, config=msgspec.structs.replace(Config(), privacy=Privacy(users="none")))
+    one(early, checks_node.configuration, Status.WARN, r"privacy\.users")
     wrong = replace(site, config_problem="a.toml: node.nam: unknown key\na.toml: b: wrong")
     assert [each.status for each in found(wrong, checks_node.configuration)] == [Status.FAIL] * 2
 

@@ -48,14 +48,14 @@ def test_config_prints_what_is_in_force(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "joulebook.toml"
-    file.write_text("[node]\nname = 'n7'\n[sensors.ipmi]\nenabled = true\n")
+    file.write_text("[node]\nname = 'n7'\n[privacy]\nusers = 'none'\n")
     monkeypatch.setenv("JOULEBOOK_DAEMON_SETTLE_S", "5")
     assert cli.main(["--config", str(file), "config"]) == 0
     said = capsys.readouterr()
     values = tomllib.loads(said.out)
     assert values["node"]["name"] == "n7"
     assert values["daemon"]["settle_s"] == 5
-    assert "sensors.ipmi.enabled" in said.err
+    assert "privacy.users" in said.err
 
 
 def test_config_is_taken_before_and_behind_the_command(

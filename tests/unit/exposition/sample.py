@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from joulebook.core.bills import Charge, Exact, Item, total
 from joulebook.core.books import (
     Amount,
@@ -13,6 +15,7 @@ from joulebook.core.books import (
     MeterState,
     Method,
     Remainder,
+    Supply,
     WorkloadState,
 )
 from joulebook.core.budgets import Allowance
@@ -44,6 +47,7 @@ UTC_OFFSET_NS = 1_764_000_000 * NS_PER_S
 GPU0 = Meter(Component.GPU, "GPU-5ef3a1c0-0000-4000-8000-000000000000")
 GPU1 = Meter(Component.GPU, "GPU-5ef3a1c0-0000-4000-8000-000000000001")
 CPU0 = Meter(Component.CPU, "package-0")
+BMC = Meter(Component.OTHER, "ipmi")
 
 BERT = Labels("ada", "nlp", "bert-base")
 SWEEP = Labels("grace", "vision", "vit-sweep")
@@ -137,7 +141,22 @@ def small_books() -> Books:
         meters={
             GPU0: meter_state(GPU0, gpu0_uj, gpu0_uj + 1_300_000_000),
             GPU1: meter_state(GPU1, booked_uj - gpu0_uj, booked_uj - gpu0_uj + 4),
-            CPU0: meter_state(CPU0, cpu.energy_uj, cpu.energy_uj),
+            CPU0: msgspec.structs.replace(
+                meter_state(CPU0, cpu.energy_uj, cpu.energy_uj), idle_mw=62_500
+            ),
+        },
+        supplies={
+            BMC: Supply(
+                meter_state(BMC, 0, 0),
+                (Component.CPU, Component.GPU),
+                0,
+                4_000 * NS_PER_S,
+                900_000_000,
+                950_000_000,
+                0,
+                50_000_000,
+                "gpu",
+            )
         },
         claims=(
             Claim(RUNNING, GPU0, 1_000 * NS_PER_S, None, Evidence.PROLOG),

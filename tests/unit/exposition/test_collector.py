@@ -25,6 +25,7 @@ from tests.unit.exposition.sample import (
 )
 
 from joulebook.core.books import Books, ExperimentState, WorkloadState
+from joulebook.core.census import Census, Use
 from joulebook.core.readings import Component, Meter
 from joulebook.core.series import OVERFLOW, pool_id
 from joulebook.core.tenancy import Claim, Evidence, Holder
@@ -282,7 +283,9 @@ def test_gaps_and_errors_of_the_usual_reasons_begin_at_zero() -> None:
     view = small_view()
     healthy = tuple(msgspec.structs.replace(s, errors={}) for s in view.sensors)
     errors = values(msgspec.structs.replace(view, sensors=healthy), "sensor_errors_total")
-    assert errors == {("nvml", "counter", r): 0 for r in SENSOR_ERROR_REASONS["nvml"]}
+    assert errors == {("nvml", "counter", r): 0 for r in SENSOR_ERROR_REASONS["nvml"]} | {
+        ("rapl", "counter", r): 0 for r in SENSOR_ERROR_REASONS["rapl"]
+    }
 
 
 def test_gaps_of_meters_that_left_are_kept() -> None:
@@ -303,3 +306,18 @@ def test_budgets_of_the_configuration_are_shown() -> None:
         ("nlp", "bert-base", "EUR"): 2500,
         ("vision", "", "kwh"): 500,
     }
+
+
+def test_the_node_s_own_meter_is_shown_beside_what_is_in_it() -> None:
+    view = small_view()
+    assert values(view, "node_energy_joules_total") == {("ipmi",): 900}
+    assert values(view, "node_covered_energy_joules_total") == {("ipmi",): 950}
+    assert values(view, "node_deficit_joules") == {("ipmi",): 50}
+    assert values(view, "node_meter_omits") == {("ipmi", "cpu"): 0, ("ipmi", "gpu"): 1}
+    assert values(view, "meter_idle_watts") == {("cpu", CPU0.name): 62.5}
+
+
+def test_a_workload_that_uses_the_host_has_the_series_before_anything_is_booked() -> None:
+    use = Census(5_000, 8, 0, 0, 0, (Use(SHARING, 0),))
+    shown = values(with_books(census={5_000: use}), "workload_energy_joules_total")
+    assert {key[-1] for key in shown if key[1] == "100_7.r1"} == {"gpu", "cpu"}
