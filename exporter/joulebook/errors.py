@@ -13,6 +13,7 @@ JoulebookError
     SensorLost           the device is gone until it is reset or reopened
     SensorRetry          may work at the next look
     SensorUnsupported    this device will never answer that question
+  SourceError          where a report is from cannot answer; the message says why
   InputError           something read from outside is refused; `reason` is the label value
 """
 
@@ -85,3 +86,7 @@ class InputError(JoulebookError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class SourceError(JoulebookError):
+    """Where a report is from (Prometheus, a collected ledger) cannot answer; it says why."""

@@ -66,6 +66,8 @@ class Quality(StrEnum):
     """Said before the time it is about."""
     DEFAULT = "default"
     """Joulebook's own figure (the country table), not one of this site."""
+    UNKNOWN = "not known"
+    """Of a rate that is only seen as a gauge, which does not say; nothing is charged at it."""
 
 
 class Point(msgspec.Struct, frozen=True, gc=False):

@@ -97,13 +97,21 @@ def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One workload on all of its nodes: the devices it was booked on, and their models."""
+    """One workload on all of its nodes: the GPUs it was booked on, and what came to each model.
+
+    The name of a model is empty where it is not known.
+    """
 
     workload: Workload
     tally: Tally
     nodes: tuple[str, ...] = ()
     gpus: frozenset[tuple[str, Meter]] = frozenset()
-    models: tuple[str, ...] = ()
+    by_model: Mapping[str, Amount] = {}
+
+    @property
+    def models(self) -> list[str]:
+        """The models of its GPUs."""
+        return sorted(model for model in self.by_model if model)
 
     @property
     def shown(self) -> str:
@@ -131,14 +139,14 @@ def runs(account: Account) -> tuple[Run, ...]:
     for key in postings.keys() | bills.keys():
         workload = account.workloads.get(key, Workload(key))
         rows = postings.get(key, [])
-        gpus = frozenset((r.node, r.meter) for r in rows if r.meter.component is Component.GPU)
+        on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
                 workload,
                 _tally(account, workload, rows, total(bills.get(key, [])), pue),
                 tuple(sorted({row.node for row in rows})),
-                frozenset(gpu for gpu in gpus if gpu[1].name != WHOLE_METER),
-                _models(account, workload, gpus),
+                frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
+                _by_model(account, workload, on_gpus),
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
@@ -165,12 +173,15 @@ def _start(run: Run) -> int:
     return run.workload.started_utc_ns or 0
 
 
-def _models(
-    account: Account, workload: Workload, gpus: frozenset[tuple[str, Meter]]
-) -> tuple[str, ...]:
-    found = {account.models[gpu] for gpu in gpus if account.models.get(gpu)}
+def _by_model(
+    account: Account, workload: Workload, on_gpus: Iterable[Posting]
+) -> Mapping[str, Amount]:
     told = workload.extra.get("gpu_model", "")
-    return tuple(sorted(found or ({told} if told else set())))
+    sums: dict[str, Amount] = {}
+    for row in on_gpus:
+        model = account.models.get((row.node, row.meter)) or told
+        sums[model] = sums.get(model, ZERO).plus(row.amount)
+    return sums
 
 
 def _pue(account: Account) -> Mapping[tuple[str, int], int]:

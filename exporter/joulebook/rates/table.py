@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 from pathlib import Path
 
 from joulebook.core.rates import UG_PER_KWH, Point, Quality
@@ -31,13 +32,24 @@ class Country:
             raise ConfigError(
                 f"rates.carbon.zone: {zone!r} is not in the table of countries{_hint(zone, rows)}"
             )
-        self.name = f"{row['country']} {row['year']}, {row['source']}"
+        self.name = _source(row)
         value = grams_ug(row["gco2e_per_kwh"], self.name)
         self._point = Point(0, value, UG_PER_KWH, self.name, Quality.DEFAULT)
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
         """The figure, for all time: an older or newer year is not in the table."""
         return (self._point,)
+
+
+@functools.cache
+def defaults() -> frozenset[str]:
+    """The sources that the figures of the table are shown with, to know one again by it."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return frozenset(_source(row) for row in csv.DictReader(file))
+
+
+def _source(row: dict[str, str]) -> str:
+    return f"{row['country']} {row['year']}, {row['source']}"
 
 
 def _hint(zone: str, rows: dict[str, dict[str, str]]) -> str:

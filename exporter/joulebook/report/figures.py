@@ -1,0 +1,248 @@
+"""A statement as values: what `--format json` writes, and what every other format is made of.
+
+The schema in `docs/schema/report.schema.json` is generated from these classes, so their docstrings
+are its documentation. A figure that is not known has the value null and says why; one that rests
+on a figure of Joulebook's own, and not on a measurement or a setting of the site, is marked.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+VERSION: Final = 1
+
+
+class Figure(Struct, frozen=True, omit_defaults=True):
+    """One figure with its unit. `low` and `high` bound it where it is a range.
+
+    `unknown` says why `value` is null; `default` that a figure of Joulebook's own is in it;
+    `source` where it is from; `note` what must be known to read it rightly.
+    """
+
+    value: float | None
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    default: bool = False
+    source: str = ""
+    note: str = ""
+    unknown: str = ""
+
+
+class Share(Struct, frozen=True):
+    """A part of the energy, in percent."""
+
+    name: str
+    percent: float
+
+
+class Gpus(Struct, frozen=True):
+    """The GPUs of one model that were used: how many different ones, and for how long."""
+
+    model: str
+    count: int
+    gpu_hours: float
+    energy_kwh: float
+
+
+class RunRow(Struct, frozen=True):
+    """One run: a job on all of its nodes, or a pod. `role` is `best`, `sweep`, `excluded` or empty.
+
+    Energy is that of the machines (without PUE). `cost` is by kind and currency.
+    """
+
+    id: str
+    name: str
+    user: str
+    account: str
+    experiment: str
+    state: str
+    role: str
+    excluded_because: str
+    nodes: list[str]
+    started_utc: str | None
+    ended_utc: str | None
+    gpus: int
+    gpu_models: list[str]
+    gpu_hours: float
+    energy_kwh: float
+    energy_uj: int
+    idle_energy_kwh: float
+    coverage_percent: float | None
+    co2e_kg: float | None
+    cost: dict[str, float]
+
+
+class Counts(Struct, frozen=True):
+    """How many runs there were, by how they ended. All of them are in the energy."""
+
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    running: int
+    not_known: int
+    excluded: int
+    failed_runs: list[str]
+    excluded_runs: dict[str, str]
+    states_from: str
+
+
+class Inventory(Struct, frozen=True):
+    """What was run, by whom, where, when and on what."""
+
+    experiments: list[str]
+    users: list[str]
+    accounts: list[str]
+    nodes: list[str]
+    region: str | None
+    started_utc: str | None
+    ended_utc: str | None
+    gpus: list[Gpus]
+    gpu_count: Figure
+    gpu_hours: Figure
+
+
+class Energy(Struct, frozen=True):
+    """Energy in kWh. `it` = `gpu` + `host`, `facility` = `it` x PUE; `idle` is part of `it`.
+
+    `best`, `sweep` and `project` are of the machines, like `it`: the run whose result is reported,
+    the runs it was chosen from, and all runs, failed and excluded ones too.
+    """
+
+    gpu: Figure
+    host: Figure
+    cpu: Figure
+    dram: Figure
+    other: Figure
+    idle: Figure
+    it: Figure
+    facility: Figure
+    best: Figure
+    sweep: Figure
+    project: Figure
+
+
+class Quality(Struct, frozen=True):
+    """How well the energy is known.
+
+    `coverage` is measured time to the time for which GPUs were held. `uncertainty` is the
+    half-width of the measured part: `sensor` and `reading` (what the way from ledger to report
+    adds) added up. `attribution` is apart from it: the part of the energy that was shared out
+    among several holders, or comes from a model.
+    """
+
+    coverage: Figure
+    methods: list[Share]
+    evidence: list[Share]
+    sensor: Figure
+    reading: Figure
+    uncertainty: Figure
+    attribution: Figure
+    how_combined: str
+
+
+class Rate(Struct, frozen=True):
+    """A rate that was used: its least, greatest and mean value (by energy or time), and its source.
+
+    `years` are those in which it was used; `percent` its part of what was charged at its quantity.
+    """
+
+    quantity: str
+    low: float
+    high: float
+    mean: float
+    unit: str
+    source: str
+    quality: str
+    years: str
+    percent: float
+    default: bool
+
+
+class Carbon(Struct, frozen=True):
+    """CO2e in kg: location-based with average intensities; embodied as a range, beside it."""
+
+    intensity: Figure
+    zone: str | None
+    location_based: Figure
+    market_based: Figure
+    embodied: Figure
+    sci: Figure
+
+
+class Money(Struct, frozen=True):
+    """Cost of one kind: `electricity` (less what was earned below zero) or `hardware`."""
+
+    kind: str
+    cost: Figure
+
+
+class Compute(Struct, frozen=True):
+    """Compute in PFLOP/s-days: GPUs x peak x days x utilization."""
+
+    pflops_days: Figure
+    precision: str
+    utilization: Figure
+    peak_source: str
+
+
+class Result(Struct, frozen=True, omit_defaults=True):
+    """What the researcher said of the model; nothing here is measured by Joulebook."""
+
+    params: float | None = None
+    flops: float | None = None
+    metric: str = ""
+    split: str = ""
+    value: float | None = None
+
+
+class Card(Struct, frozen=True, omit_defaults=True):
+    """What forms of others ask for, as the researcher said it: model cards and BoAmps."""
+
+    training_type: str = ""
+    stage: str = ""
+    family: str = ""
+    algorithm: str = ""
+    data: str = ""
+    country: str = ""
+
+
+class Restated(Struct, frozen=True):
+    """What was booked, where the statement was charged anew at other rates."""
+
+    rates_file: str
+    booked_cost: dict[str, float]
+    booked_co2e_kg: float | None
+    difference_cost: dict[str, float]
+    difference_co2e_kg: float | None
+    unpriced_kwh: dict[str, float]
+
+
+class Statement(Struct, frozen=True):
+    """The energy, cost and CO2e of an experiment, and how they are known."""
+
+    version: Literal[1]
+    title: str
+    made_by: str
+    made_utc: str
+    source: str
+    warnings: list[str]
+    unknown: dict[str, str]
+    since_utc: str | None
+    until_utc: str | None
+    inventory: Inventory
+    counts: Counts
+    energy: Energy
+    quality: Quality
+    rates: list[Rate]
+    carbon: Carbon
+    cost: list[Money]
+    compute: Compute
+    result: Result
+    card: Card
+    restated: Restated | None
+    runs: list[RunRow]
+    limits: list[str]

@@ -1,0 +1,130 @@
+r"""LaTeX: a paragraph and two tables that compile in any class, with no package loaded.
+
+Put it into the appendix with `\input`. Wide cells are set ragged in a column of their own.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+from joulebook.exposition.text import one_line
+from joulebook.report.document import RUN_COLUMNS, Document, document
+from joulebook.report.figures import Statement
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # Quotes of their own are not in the fonts of every encoding.
+    '"': "''",
+    "`": r"\char96{}",
+    "-": "-{}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "?": "?{}",
+    "!": "!{}",
+    ",": ",{}",
+    "\u00b1": r"$\pm$",
+    "\u00d7": r"$\times$",
+    "\u2026": r"\ldots{}",
+    "\u00df": r"\ss{}",
+    "\u00e6": r"\ae{}",
+    "\u00c6": r"\AE{}",
+    "\u00f8": r"\o{}",
+    "\u00d8": r"\O{}",
+    "\u0142": r"\l{}",
+    "\u0141": r"\L{}",
+    "\u0153": r"\oe{}",
+    "\u0131": r"\i{}",
+}
+
+_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r",
+    "\u030c": "v", "\u0327": "c", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u030b": "H",
+}  # fmt: skip
+
+
+def render(statement: Statement) -> str:
+    """The statement in LaTeX."""
+    return "\n".join(_lines(document(statement))) + "\n"
+
+
+def escape(text: str, most: int = 1_000) -> str:
+    """Text that LaTeX sets as it stands: no command, no macro, no ligature, in ASCII.
+
+    Letters with accents are composed; what Latin fonts lack is set as its code point.
+    """
+    plain = "".join(map(_letter, one_line(text, most)))
+    return plain.replace("CO2e", r"CO$_2$e").replace("+-{}", r"$\pm$")
+
+
+def _letter(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isascii():
+        return character if character.isprintable() else "?{}"
+    parts = unicodedata.normalize("NFD", character)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return f"[U+{ord(character):04X}]".replace("[", "{[}").replace("]", "{]}")
+
+
+def _lines(doc: Document) -> Iterator[str]:
+    yield "% " + _comment(doc.title)
+    yield "% " + _comment(doc.subtitle)
+    yield r"\paragraph{Energy, cost and carbon footprint.}"
+    for sentence in doc.paragraph:
+        yield escape(sentence)
+    yield ""
+    yield r"\begin{table}[htbp]"
+    yield r"\centering\footnotesize"
+    yield r"\caption{" + escape(doc.title) + "}"
+    yield r"\begin{tabular}{@{}p{0.25\linewidth}p{0.38\linewidth}p{0.3\linewidth}@{}}"
+    yield r"\hline"
+    for section in doc.sections:
+        yield r"\multicolumn{3}{@{}l}{\textbf{" + escape(section.title) + r"}}\\"
+        for row in section.rows:
+            indent = r"\quad " if row.label.startswith(" ") else ""
+            cells = (indent + escape(row.label), escape(row.value), escape(row.note))
+            yield " & ".join(r"\raggedright " + cell for cell in cells) + r"\tabularnewline"
+        yield r"\hline"
+    yield r"\end{tabular}"
+    yield r"\end{table}"
+    if doc.runs:
+        yield ""
+        yield from _runs(doc)
+    yield ""
+    yield r"\noindent{\footnotesize " + " ".join(map(escape, doc.notes)) + "}"
+
+
+def _runs(doc: Document) -> Iterator[str]:
+    yield r"\begin{table}[htbp]"
+    yield r"\centering\scriptsize"
+    yield r"\caption{Runs: " + escape(doc.title) + "}"
+    yield r"\begin{tabular}{@{}lp{0.14\linewidth}p{0.14\linewidth}" + "r" * 5 + "@{}}"
+    yield r"\hline"
+    yield " & ".join(map(escape, RUN_COLUMNS)) + r"\tabularnewline"
+    yield r"\hline"
+    for run in doc.runs:
+        cells = [escape(cell, 40) for cell in run]
+        cells[1:3] = [r"\raggedright " + cell for cell in cells[1:3]]
+        yield " & ".join(cells) + r"\tabularnewline"
+    yield r"\hline"
+    yield r"\end{tabular}"
+    yield r"\end{table}"
+
+
+def _comment(text: str) -> str:
+    return one_line(text, 300).encode("ascii", "replace").decode()

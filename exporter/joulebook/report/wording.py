@@ -1,0 +1,60 @@
+"""Figures as a statement prints them: to four digits, with their unit, and never a bare unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from joulebook.report.figures import Figure, Statement
+
+NOT_KNOWN = "not known"
+_DIGITS = 4
+_MOST_NAMES = 12
+
+
+def number(value: float) -> str:
+    """Four digits that count: `0.01234`, `1.234`, `123.4`, `12,345`."""
+    if not value:
+        return "0"
+    ahead = math.floor(math.log10(abs(value))) + 1
+    if ahead < -5:
+        return f"{value:.3e}"
+    return f"{value:,.{max(_DIGITS - ahead, 0)}f}"
+
+
+def percent(value: float) -> str:
+    """A share; `100 %` and `0 %` only where it is exactly that."""
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    text = f"{value:.1f}" if 0.05 <= value <= 99.94 else f"{value:.2g}"
+    return f"{text} %" if value < 99.95 else "99.9 %"
+
+
+def figure(shown: Figure) -> str:
+    """A figure with its unit, its range, and the mark of a default."""
+    if shown.value is None:
+        why = shown.unknown
+        return why if why.startswith(NOT_KNOWN) else f"{NOT_KNOWN}: {why}" if why else NOT_KNOWN
+    if shown.unit == "%":
+        text = percent(shown.value)
+    elif shown.low is not None and shown.high is not None and shown.low != shown.high:
+        text = f"{number(shown.low)} to {number(shown.high)} {shown.unit}"
+    elif shown.unit == "GPUs":
+        text = f"{shown.value:,.0f}"
+    else:
+        text = f"{number(shown.value)} {shown.unit}".rstrip()
+    return f"{text} (default)" if shown.default else text
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, the first dozen of them."""
+    if not names:
+        return NOT_KNOWN
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def span(statement: Statement) -> str:
+    """The stretch of time that was asked for."""
+    since = statement.since_utc or "the begin of the books"
+    return f"From {since} to {statement.until_utc or 'now'}"
