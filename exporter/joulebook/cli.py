@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook import __version__
+from joulebook.commands import report_options
 from joulebook.config import DEFAULT_PATH
 from joulebook.errors import JoulebookError
 
@@ -157,17 +158,9 @@ def parser() -> argparse.ArgumentParser:
         default="127.0.0.1:9817",
         help="where to serve (default: %(default)s)",
     )
-    report = command("report", "what each experiment on this node burnt, cost and emitted")
-    report.add_argument(
-        "--rates",
-        type=Path,
-        metavar="FILE",
-        help="charge the ledger's energy anew at the [rates] of this file, and show the difference",
+    report_options.add(
+        command("report", "what experiments burnt, cost and emitted: a list, or a statement")
     )
-    report.add_argument("--since", metavar="TIME", help="ISO 8601; a date is 00:00 UTC")
-    report.add_argument("--until", metavar="TIME", help="the same; the end is not included")
-    report.add_argument("--experiment", metavar="NAME", default="", help="only this one")
-    report.add_argument("--json", action="store_true", help="one JSON object instead of text")
     command("config", "print the configuration in force, every key explained")
     return top
 

@@ -6,9 +6,10 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
+from joulebook.commands.report_source import selection, source, stretch
+from joulebook.commands.report_statement import write
 from joulebook.commands.text import (
     NOTHING,
     Column,
@@ -21,36 +22,34 @@ from joulebook.commands.text import (
     table,
 )
 from joulebook.config import load
-from joulebook.core.account import Selection
 from joulebook.core.bills import NOTHING as NONE
 from joulebook.core.bills import Bill, Charge, Exact, Item
 from joulebook.core.books import Remainder
 from joulebook.core.rates import NANO, UG_PER_G
 from joulebook.core.statement import Line, net, whole
-from joulebook.errors import ConfigError
 from joulebook.rates.sources import missing
 from joulebook.report.contract import FOREVER_S
 from joulebook.report.experiments import Report, make
-from joulebook.report.ledgers import LedgerSource, own
 from joulebook.units import kwh_from_uj
 
 _CO2E = Charge(Item.CO2E)
 
 LIMITS = (
-    "This node's ledger, and what its meters measure. Not in it yet: other nodes, CPU and memory, "
-    "embodied CO2e, results of runs."
+    "What the meters of these nodes measure. Embodied CO2e, coverage and runs are in a statement: "
+    "--experiment NAME, --format ..."
 )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the report."""
+    """Write a statement, or list the experiments."""
     config = load(args.config, os.environ)
+    if args.format or (not args.json and _selects(args)):
+        return write(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
     report = make(
-        LedgerSource([own(config.ledger.path, config.node.name)]),
-        0 if args.since is None else _quarter(args.since),
-        FOREVER_S if args.until is None else _quarter(args.until),
-        Selection(experiments=frozenset({args.experiment} - {""})),
+        source(args, config),
+        *stretch(args),
+        selection(args),
         rates=new,
         environ=os.environ,
     )
@@ -62,19 +61,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _quarter(text: str) -> int:
-    """UTC seconds of an instant on a quarter hour. Raises `ConfigError`."""
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"{text!r}: expected a time like 2026-01-31 or 2026-01-31T08:00Z"
-        ) from None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    if when.timestamp() % 900:
-        raise ConfigError(f"{text!r}: the ledger keeps quarter hours, give a time on one of them")
-    return int(when.timestamp())
+def _selects(args: argparse.Namespace) -> bool:
+    return any(
+        (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
+         args.exclude, args.about, args.output)
+    )  # fmt: skip
 
 
 def _show(report: Report, lacking: list[str], screen: Screen) -> None:
@@ -169,9 +160,9 @@ def _used(report: Report) -> Iterator[str]:
     totals: dict[str, int] = {}
     for (quantity, _, _), (energy_uj, held_ns, _, _) in shares.items():
         totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
-    for (quantity, source, quality), (energy_uj, held_ns, _, _) in shares.items():
+    for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
         part = percent(energy_uj or held_ns, totals[quantity])
-        yield f"{quantity} as booked: {shown(source)} ({quality}) for {part} of what was charged"
+        yield f"{quantity} as booked: {shown(name)} ({quality}) for {part} of what was charged"
 
 
 def _as_json(report: Report) -> dict[str, Any]:

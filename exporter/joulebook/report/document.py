@@ -196,10 +196,10 @@ def _quality(statement: Statement) -> Iterator[Row]:
     yield _row("coverage", quality.coverage)
     yield Row("methods", _shares(quality.methods))
     yield Row("evidence of holding", _shares(quality.evidence))
-    yield _row("sensor, +-", quality.sensor)
-    yield _row("reading, +-", quality.reading)
-    yield _row("uncertainty, +-", quality.uncertainty)
-    yield Row("how combined", quality.how_combined)
+    yield _row("sensor, \u00b1", quality.sensor)
+    yield _row("reading, \u00b1", quality.reading)
+    combined = wording.figure(quality.uncertainty)
+    yield Row("uncertainty, \u00b1", combined, quality.how_combined)
     yield _row("shared out or modelled", quality.attribution)
 
 

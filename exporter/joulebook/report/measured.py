@@ -82,7 +82,7 @@ def _facility(tally: Tally) -> Figure:
         part = kwh_from_uj(tally.no_pue_uj)
         why = f"no PUE is known for {part:,.4g} of {kwh_from_uj(tally.energy_uj):,.4g} kWh"
         return Figure(None, KWH, unknown=why)
-    return _kwh(facility_uj, "E_it x PUE")
+    return _kwh(facility_uj)
 
 
 def quality(account: Account, project: Tally, settings: Report) -> Quality:

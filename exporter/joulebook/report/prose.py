@@ -53,13 +53,17 @@ def _what(statement: Statement) -> Iterator[str]:
     where = f" in {what.region}" if what.region else ""
     when = ""
     if what.started_utc:
-        until = f"and {what.ended_utc[:10]}" if what.ended_utc else "and the time of writing"
-        when = f" between {what.started_utc[:10]} {until}"
-    verb = "comprises" if len(what.experiments) < 2 else "comprise"
+        first, last = what.started_utc[:10], (what.ended_utc or "the time of writing")[:10]
+        when = f" on {first}" if first == last else f" between {first} and {last}"
+        if not what.ended_utc:
+            when = f" since {first}"
+    noun = "experiments" if len(what.experiments) > 1 else "experiment"
+    named = f"The {noun} {statement.title}" if what.experiments else statement.title
+    held = number(what.gpu_hours.value or 0)
     yield (
-        f"{statement.title} {verb} {_runs(counts.total)}{said}"
+        f"{named} took {_runs(counts.total)}{said}"
         + (f" on {gpus}" if gpus else "")
-        + f"{where}{when}, which held GPUs for {number(what.gpu_hours.value or 0)} GPU-hours."
+        + f"{where}{when}, which held GPUs for {held} GPU-hours in all."
     )
 
 
@@ -72,11 +76,11 @@ def _energy(statement: Statement) -> Iterator[str]:
         text += " (the energy of their hosts was not measured)"
     if energy.idle.value and energy.it.value:
         share = percent(100 * energy.idle.value / energy.it.value)
-        text += f"; {share} of it was drawn by GPUs that were allocated but idle"
+        text += f"; {share} of this energy was drawn by GPUs that were allocated but idle"
     yield f"{text}."
     pue = [rate for rate in statement.rates if rate.quantity == "pue"]
     if energy.facility.value is not None and pue:
-        named = "; ".join(f"{each.source}, {each.years}" for each in pue)
+        named = "; ".join(f"{each.source}; in force in {each.years}" for each in pue)
         mean = energy.facility.value / energy.it.value if energy.it.value else 1.0
         mark = "default, " if any(each.default for each in pue) else ""
         yield (
@@ -111,9 +115,10 @@ def _carbon(statement: Statement) -> Iterator[str]:
             + (f" ({named})." if named else ".")
         )
     if carbon.embodied.value is not None:
+        mark = "default figures: " if carbon.embodied.default else ""
         yield (
-            f"Embodied emissions of the hardware, by share of its service life, add "
-            f"{_value(carbon.embodied)}."
+            f"Embodied emissions of the hardware, by the share of its service life that was held, "
+            f"add {_value(carbon.embodied)} ({mark}{carbon.embodied.source})."
         )
 
 
@@ -148,7 +153,7 @@ def _how(statement: Statement) -> Iterator[str]:
     sensor = quality.sensor
     state = "uncalibrated sensors, default" if sensor.default else "calibrated sensors"
     text = (
-        f"The uncertainty of the measured energy is +-{number(quality.uncertainty.value or 0)} % "
+        f"The uncertainty of the measured energy is \u00b1{quality.uncertainty.value or 0:.3g} % "
         f"({state}: {sensor.source})"
     )
     if covered is not None:

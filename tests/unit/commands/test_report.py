@@ -93,7 +93,7 @@ def test_as_text(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for said in ("24.0 kWh", "6.0000 EUR", "10,500.000 g", "+3.0000 EUR", "+1,500.000 g"):
         assert said in text
     assert "carbon as booked: test (measured) for 100 % of what was charged" in text
-    assert "Not in it yet" in text
+    assert "coverage and runs are in a statement" in text
 
 
 def test_a_rate_that_the_new_ones_leave_out_has_no_difference(

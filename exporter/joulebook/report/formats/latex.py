@@ -1,15 +1,16 @@
-r"""LaTeX: a paragraph and two tables that compile in any class, with no package loaded.
+r"""LaTeX: a paragraph and tables that compile in any class, with no package loaded.
 
 Put it into the appendix with `\input`. Wide cells are set ragged in a column of their own.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from joulebook.exposition.text import one_line
-from joulebook.report.document import RUN_COLUMNS, Document, document
+from joulebook.report.document import RUN_COLUMNS, Document, Section, document
 from joulebook.report.figures import Statement
 
 _ESCAPES = {
@@ -27,15 +28,10 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     # Quotes of their own are not in the fonts of every encoding.
-    '"': "''",
+    '"': r"\char34{}",
     "`": r"\char96{}",
-    "-": "-{}",
     "[": "{[}",
     "]": "{]}",
-    "*": "{*}",
-    "?": "?{}",
-    "!": "!{}",
-    ",": ",{}",
     "\u00b1": r"$\pm$",
     "\u00d7": r"$\times$",
     "\u2026": r"\ldots{}",
@@ -49,6 +45,12 @@ _ESCAPES = {
     "\u0153": r"\oe{}",
     "\u0131": r"\i{}",
 }
+
+_TOGETHER = 2
+"""Sections in a table: all of them would be longer than a page."""
+
+# Between these a Latin font would put a dash or a quote.
+_LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=,)(?=,)|(?<=')(?=')")
 
 _ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r",
@@ -67,7 +69,8 @@ def escape(text: str, most: int = 1_000) -> str:
     Letters with accents are composed; what Latin fonts lack is set as its code point.
     """
     plain = "".join(map(_letter, one_line(text, most)))
-    return plain.replace("CO2e", r"CO$_2$e").replace("+-{}", r"$\pm$")
+    plain = _LIGATURE.sub("{}", plain)
+    return plain.replace("CO2e", r"CO$_2$e")
 
 
 def _letter(character: str) -> str:
@@ -88,20 +91,8 @@ def _lines(doc: Document) -> Iterator[str]:
     for sentence in doc.paragraph:
         yield escape(sentence)
     yield ""
-    yield r"\begin{table}[htbp]"
-    yield r"\centering\footnotesize"
-    yield r"\caption{" + escape(doc.title) + "}"
-    yield r"\begin{tabular}{@{}p{0.25\linewidth}p{0.38\linewidth}p{0.3\linewidth}@{}}"
-    yield r"\hline"
-    for section in doc.sections:
-        yield r"\multicolumn{3}{@{}l}{\textbf{" + escape(section.title) + r"}}\\"
-        for row in section.rows:
-            indent = r"\quad " if row.label.startswith(" ") else ""
-            cells = (indent + escape(row.label), escape(row.value), escape(row.note))
-            yield " & ".join(r"\raggedright " + cell for cell in cells) + r"\tabularnewline"
-        yield r"\hline"
-    yield r"\end{tabular}"
-    yield r"\end{table}"
+    for start in range(0, len(doc.sections), _TOGETHER):
+        yield from _figures(doc, doc.sections[start : start + _TOGETHER])
     if doc.runs:
         yield ""
         yield from _runs(doc)
@@ -109,11 +100,30 @@ def _lines(doc: Document) -> Iterator[str]:
     yield r"\noindent{\footnotesize " + " ".join(map(escape, doc.notes)) + "}"
 
 
+def _figures(doc: Document, sections: Sequence[Section]) -> Iterator[str]:
+    yield r"\begin{table}[htbp]"
+    yield r"\centering\footnotesize"
+    about = ", ".join(section.title for section in sections)
+    yield r"\caption{" + escape(f"{doc.title}: {about}") + "}"
+    yield r"\begin{tabular}{@{}p{0.24\linewidth}p{0.36\linewidth}p{0.34\linewidth}@{}}"
+    yield r"\hline"
+    for section in sections:
+        yield r"\multicolumn{3}{@{}l}{\textbf{" + escape(section.title) + r"}}\tabularnewline"
+        for row in section.rows:
+            indent = r"\quad " if row.label.startswith(" ") else ""
+            cells = (indent + escape(row.label), escape(row.value), escape(row.note))
+            yield " & ".join(r"\raggedright " + cell for cell in cells) + r"\tabularnewline"
+        yield r"\hline"
+    yield r"\end{tabular}"
+    yield r"\end{table}"
+    yield ""
+
+
 def _runs(doc: Document) -> Iterator[str]:
     yield r"\begin{table}[htbp]"
-    yield r"\centering\scriptsize"
+    yield r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"
     yield r"\caption{Runs: " + escape(doc.title) + "}"
-    yield r"\begin{tabular}{@{}lp{0.14\linewidth}p{0.14\linewidth}" + "r" * 5 + "@{}}"
+    yield r"\begin{tabular}{@{}lp{0.11\linewidth}p{0.12\linewidth}" + "r" * 5 + "@{}}"
     yield r"\hline"
     yield " & ".join(map(escape, RUN_COLUMNS)) + r"\tabularnewline"
     yield r"\hline"

@@ -1,0 +1,84 @@
+"""The options of reports into a source, a selection and a stretch of time."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from joulebook.config import Config
+from joulebook.core.account import Selection
+from joulebook.errors import ConfigError
+from joulebook.report.contract import FOREVER_S, Source
+from joulebook.report.ledgers import LedgerSource, named, own
+from joulebook.report.prometheus import PrometheusSource
+from joulebook.report.prometheus_api import Access, PrometheusApi
+from joulebook.units import NS_PER_S, QUARTER_NS
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+_HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
+
+
+def source(args: argparse.Namespace, config: Config) -> Source:
+    """Where a report is from. Raises `ConfigError`."""
+    if args.prometheus and args.ledger:
+        raise ConfigError("--prometheus and --ledger: expected one of them")
+    if args.ledger:
+        return LedgerSource([named(text) for text in args.ledger])
+    url = args.prometheus
+    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
+        url = config.report.prometheus
+    if url:
+        return _prometheus(url, args)
+    return LedgerSource([own(config.ledger.path, config.node.name)])
+
+
+def _prometheus(url: str, args: argparse.Namespace) -> Source:
+    if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
+        raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
+    headers = dict(_header(text) for text in args.header)
+    access = Access(headers, args.token_file, args.ca, args.insecure, args.timeout)
+    return PrometheusSource(PrometheusApi(url, access))
+
+
+def _header(text: str) -> tuple[str, str]:
+    found = _HEADER.fullmatch(text)
+    if found is None:
+        raise ConfigError("--header: expected NAME: VALUE in ASCII, on one line")
+    return found[1], found[2]
+
+
+def selection(args: argparse.Namespace) -> Selection:
+    """Which runs are asked for."""
+    return Selection(
+        frozenset(args.experiment),
+        frozenset(args.user),
+        frozenset(args.account),
+        frozenset(args.workload),
+    )
+
+
+def stretch(args: argparse.Namespace) -> tuple[int, int]:
+    """From when to when, UTC seconds. Raises `ConfigError`."""
+    since_s = 0 if args.since is None else quarter(args.since)
+    until_s = FOREVER_S if args.until is None else quarter(args.until)
+    if until_s <= since_s:
+        raise ConfigError(f"--until {args.until}: expected a time after --since {args.since}")
+    return since_s, until_s
+
+
+def quarter(text: str) -> int:
+    """UTC seconds of an instant on a quarter hour. Raises `ConfigError`."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r}: expected a time like 2026-01-31 or 2026-01-31T08:00Z"
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    if when.timestamp() % _QUARTER_S:
+        raise ConfigError(f"{text!r}: the ledger keeps quarter hours, give a time on one of them")
+    return int(when.timestamp())
