@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from joulebook.core.account import Account, Selection, joined
 from joulebook.errors import ConfigError
 from joulebook.store.reader import LedgerReader
@@ -61,4 +63,4 @@ class LedgerSource:
         for node, path in self._ledgers:
             with LedgerReader(path) as reader:
                 accounts.append(reader.account(since_s, until_s, selection, node))
-        return joined(accounts)
+        return replace(joined(accounts), source=self.name)

@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError, TimeoutError
 from urllib3.util import Timeout
 
 from joulebook import __version__, log
@@ -126,13 +126,16 @@ class PrometheusApi:
                 return response.status, self._body(response, until)
             finally:
                 response.close()
+        # Which is a time-out, too, by its class.
+        except NewConnectionError:
+            raise SourceError(f"{self.where}: cannot be reached") from None
         except SSLError as error:
             why = getattr(error.args[0], "verify_message", "") if error.args else ""
             raise SourceError(f"{self.where}: TLS failed {why}".rstrip()) from None
         except TimeoutError:
             raise SourceError(f"{self.where}: no answer in {limit_s:g} s (--timeout)") from None
         except (HTTPError, OSError) as error:
-            raise SourceError(f"{self.where}: cannot be asked: {type(error).__name__}") from None
+            raise SourceError(f"{self.where}: cannot be asked ({type(error).__name__})") from None
 
     def _body(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
         if 300 <= response.status < 400:

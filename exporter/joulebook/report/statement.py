@@ -59,7 +59,7 @@ class Anew(Struct, frozen=True):
 
 
 def make(
-    account: Account, about: About, choice: Choice, told: Told, anew: Anew | None
+    account: Account, about: About, choice: Choice, told: Told, anew: Anew | None = None
 ) -> Statement:
     """The statement; with `anew`, at its rates, and what was booked beside it.
 

@@ -105,7 +105,7 @@ def _figures(doc: Document, sections: Sequence[Section]) -> Iterator[str]:
     yield r"\centering\footnotesize"
     about = ", ".join(section.title for section in sections)
     yield r"\caption{" + escape(f"{doc.title}: {about}") + "}"
-    yield r"\begin{tabular}{@{}p{0.24\linewidth}p{0.36\linewidth}p{0.34\linewidth}@{}}"
+    yield r"\begin{tabular}{@{}p{0.24\linewidth}p{0.36\linewidth}p{0.33\linewidth}@{}}"
     yield r"\hline"
     for section in sections:
         yield r"\multicolumn{3}{@{}l}{\textbf{" + escape(section.title) + r"}}\tabularnewline"

@@ -1,0 +1,227 @@
+"""The worked example to the digit, through a real ledger, `joulebook report` and every figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.report.worked import write_worked
+
+from joulebook.cli import main
+
+ABOUT = """
+title = "BERT base"
+best = "103"
+exclude = { "104" = "wrong data" }
+region = "Frankfurt, Germany"
+params = 110e6
+metric = "accuracy"
+split = "test"
+value = 0.92
+unit = "trial"
+units = 4
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    write_worked(tmp_path / "ledger.db")
+    (tmp_path / "about.toml").write_text(ABOUT)
+    file = tmp_path / "joulebook.toml"
+    file.write_text(
+        f'[node]\nname = "gpu-1"\n[ledger]\npath = "{tmp_path}/ledger.db"\n'
+        '[rates]\nzone = "DE"\n[report]\nsacct = ""\n'
+    )
+    return file
+
+
+def told(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+    command = ["--config", str(config), "report", "--format", "json", *arguments]
+    assert main(command) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def value(figure: dict[str, Any], digits: int = 2) -> str:
+    return f"{figure['value']:.{digits}f} {figure['unit']}"
+
+
+def test_the_worked_example(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = str(config.with_name("about.toml"))
+    found = told(capsys, config, "--experiment", "bert-base", "--about", about)
+    energy, carbon = found["energy"], found["carbon"]
+    assert value(found["inventory"]["gpu_hours"]) == "40.00 GPU-hours"
+    assert value(energy["gpu"]) == "20.00 kWh"
+    assert value(energy["host"]) == value(energy["cpu"]) == "4.00 kWh"
+    assert value(energy["it"]) == "24.00 kWh"
+    assert value(energy["facility"]) == "30.00 kWh"
+    assert value(energy["idle"]) == "2.00 kWh"
+    assert value(carbon["location_based"]) == "10.50 kg CO2e"
+    assert value(carbon["intensity"]) == "350.00 g CO2e/kWh"
+    assert {each["kind"]: value(each["cost"]) for each in found["cost"]} == {
+        "electricity": "6.00 USD",
+        "hardware": "50.00 USD",
+    }
+    embodied = carbon["embodied"]
+    assert (f"{embodied['low']:.2f}", f"{embodied['high']:.2f}") == ("0.54", "1.01")
+    assert embodied["default"] is True
+    assert f"{carbon['sci']['low']:.2f} {carbon['sci']['unit']}" == "2.76 kg CO2e per trial"
+    assert found["quality"]["coverage"]["value"] == 100
+    assert found["quality"]["uncertainty"]["value"] == 5
+    assert found["quality"]["uncertainty"]["default"] is True
+    # The sixth of the energy that is the hosts' is shared out.
+    assert f"{found['quality']['attribution']['value']:.1f}" == "16.7"
+    assert found["inventory"]["gpus"] == [
+        {"model": "NVIDIA H100 80GB HBM3", "count": 8, "gpu_hours": 40.0, "energy_kwh": 20.0}
+    ]
+    assert found["inventory"]["region"] == "Frankfurt, Germany"
+    assert found["result"] == {
+        "params": 110e6, "metric": "accuracy", "split": "test", "value": 0.92,
+    }  # fmt: skip
+
+
+def test_best_sweep_and_project(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = str(config.with_name("about.toml"))
+    found = told(capsys, config, "--about", about)
+    energy = found["energy"]
+    assert [energy[role]["value"] for role in ("best", "sweep", "project")] == [6, 18, 24]
+    assert found["counts"]["excluded_runs"] == {"104": "wrong data"}
+    assert found["counts"]["total"] == 4
+    roles = {run["id"]: run["role"] for run in found["runs"]}
+    assert roles == {"101": "sweep", "102": "sweep", "103": "best", "104": "excluded"}
+    narrow = told(capsys, config, "--runs", "101", "102", "--exclude", "103=crashed")
+    assert narrow["energy"]["sweep"]["value"] == 12
+    assert narrow["energy"]["best"]["value"] is None
+    assert "--best" in narrow["energy"]["best"]["unknown"]
+    assert narrow["energy"]["project"]["value"] == 24
+
+
+def test_rates_stand_with_source_year_and_quality(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = {each["quantity"]: each for each in told(capsys, config)["rates"]}
+    assert rates["pue"]["mean"] == 1.25
+    assert rates["pue"]["source"] == "machine room, 2025"
+    assert rates["carbon"]["years"] == "2026"
+    assert (rates["carbon"]["low"], rates["carbon"]["high"]) == (300, 500)
+    assert f"{rates['carbon']['mean']:.1f}" == "350.0"
+    assert (rates["price"]["mean"], rates["price"]["unit"]) == (0.2, "USD/kWh")
+    assert not any(each["default"] for each in rates.values())
+
+
+def test_at_other_rates_the_booked_ones_stand_beside_it(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flat 400 g would say 12.0 kg."""
+    new = config.with_name("new.toml")
+    new.write_text(
+        '[rates]\ncurrency = "USD"\nzone = "DE"\npue = 1.25\n'
+        '[rates.carbon]\nkind = "country"\n[rates.price]\nkind = "constant"\nper_kwh = 0.3\n'
+    )
+    found = told(capsys, config, "--rates", str(new))
+    assert found["restated"]["booked_co2e_kg"] == 10.5
+    difference = found["restated"]["difference_co2e_kg"]
+    assert found["carbon"]["location_based"]["value"] == pytest.approx(10.5 + difference)
+    assert found["restated"]["difference_cost"] == {"electricity_USD": pytest.approx(3)}
+    # The country table is a figure of Joulebook's own.
+    assert found["carbon"]["location_based"]["default"] is True
+    assert [r["default"] for r in found["rates"] if r["quantity"] == "carbon"] == [True]
+    flat = config.with_name("flat.toml")
+    flat.write_text('[rates]\npue = 1.25\n[rates.carbon]\nkind = "constant"\ngrams_per_kwh = 400\n')
+    assert value(told(capsys, config, "--rates", str(flat))["carbon"]["location_based"]) == (
+        "12.00 kg CO2e"
+    )
+
+
+def test_without_rates_nothing_is_made_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_worked(tmp_path / "ledger.db", priced=False)
+    config = tmp_path / "joulebook.toml"
+    config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n[report]\nsacct = ""\n')
+    found = told(capsys, config)
+    assert found["energy"]["facility"]["value"] is None
+    assert "no PUE" in found["energy"]["facility"]["unknown"]
+    assert found["carbon"]["location_based"]["value"] is None
+    assert all(each["cost"]["value"] is None for each in found["cost"])
+    assert found["energy"]["dram"]["value"] is None
+    assert main(["--config", str(config), "report", "--format", "text"]) == 0
+    text = capsys.readouterr().out
+    assert "power usage effectiveness" not in text
+    assert "Location-based emissions" not in text
+    assert main(["--config", str(config), "report", "--format", "hf"]) == 2
+    assert "rates.carbon" in capsys.readouterr().err
+
+
+def test_settings_of_the_site_are_no_defaults(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(
+        config.read_text()
+        + 'sensor_percent = 1.5\nsensor_source = "PDU, 2026"\nserver_kg = 2500\nserver_gpus = 8\n'
+        'server_life_years = 4\n[report.embodied]\n"NVIDIA H100*" = '
+        '{ low_kg = 164, high_kg = 164, source = "our LCA" }\n'
+    )
+    found = told(capsys, config)
+    assert found["quality"]["uncertainty"] == {"value": 1.5, "unit": "%"}
+    assert "default" not in found["carbon"]["embodied"]
+    assert f"{found['carbon']['embodied']['value']:.2f}" == "0.54"
+    assert found["carbon"]["embodied"]["source"] == "our LCA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--best", "999"], "'999' is none of the runs of this report; it has 101, 102"),
+        (["--exclude", "104"], "--exclude 104: expected RUN=WHY"),
+        (["--about", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["--until", "2026-01-01", "--since", "2026-01-02"], "expected a time after --since"),
+        (["--prometheus", "ftp://x"], "expected http(s)://host:port/path"),
+        (["--prometheus", "http://u:p@x"], "expected no password"),
+        (["--prometheus", "http://127.0.0.1:1"], "--since: expected one"),
+        (["--prometheus", "http://127.0.0.1:1", "--header", "a\nb"], "--header: expected NAME"),
+        (["--prometheus", "http://127.0.0.1:1", "--timeout", "nan"], "--timeout nan"),
+        (
+            ["--prometheus", "http://127.0.0.1:1", "--since", "2026-01-01"],
+            "http://127.0.0.1:1: cannot be reached",
+        ),
+        (["--prometheus", "http://x", "--ledger", "y"], "expected one of them"),
+        (["--output", "/nowhere/x"], "--output /nowhere/x: cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["--config", str(config), "report", "--experiment", "bert-base", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_that_is_none_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = config.with_name("about.toml")
+    about.write_text('titel = "x"\n')
+    assert main(["--config", str(config), "report", "--about", str(about)]) == 2
+    assert "titel = 'x': unknown key; did you mean title?" in capsys.readouterr().err
+
+
+def test_an_output_is_whole_or_not_there(config: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = ["--config", str(config), "report", "--format", "html", "--output", str(page)]
+    assert main(command) == 0
+    assert page.read_text().endswith("</html>\n")
+    assert not list(tmp_path.glob(".page*"))
+
+
+def test_many_ledgers(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job on two nodes is one run, and its energy that of both."""
+    write_worked(tmp_path / "gpu-2.db")
+    ledgers = ("--ledger", f"gpu-1={tmp_path}/ledger.db", "--ledger", f"{tmp_path}/gpu-2.db")
+    found = told(capsys, config, *ledgers)
+    assert found["energy"]["it"]["value"] == 48
+    assert found["carbon"]["location_based"]["value"] == 21
+    assert found["counts"]["total"] == 4
+    assert found["inventory"]["nodes"] == ["gpu-1", "gpu-2"]
+    assert found["source"] == "ledgers of 2 nodes"
+    twice = ("--ledger", f"gpu-2={tmp_path}/ledger.db", "--ledger", f"{tmp_path}/gpu-2.db")
+    assert main(["--config", str(config), "report", "--format", "text", *twice]) == 2
+    assert "is of node gpu-2 too" in capsys.readouterr().err
