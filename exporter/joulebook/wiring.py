@@ -1,6 +1,6 @@
 """The composition root: which factory stands behind each name of the configuration.
 
-A new tenant source is one file, and one line in `TENANTS`; sensors are in `wiring_sensors`.
+Sensors are chosen in `wiring_sensors`, sources of tenants in `wiring_tenants`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,6 @@ from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config_budgets import allowances
 from joulebook.config_rates import Rates
-from joulebook.config_sections import Slurm
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
@@ -45,7 +44,6 @@ from joulebook.store.sqlite import SqliteStore
 from joulebook.tenants.contract import TenantSource
 from joulebook.tenants.hostuse import HostUse
 from joulebook.tenants.marks.source import MarkTenants
-from joulebook.tenants.slurm.source import SlurmTenants
 from joulebook.units import NS_PER_S, ns_from_s
 from joulebook.wiring_sensors import (
     HOST_SENSORS,
@@ -53,10 +51,10 @@ from joulebook.wiring_sensors import (
     Choice,
     chosen,
     conflict,
-    enabled,
     gpu_is_here,
     traces,
 )
+from joulebook.wiring_tenants import TENANTS
 
 __all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
 
@@ -66,55 +64,6 @@ log = logging.getLogger(__name__)
 def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
     """Whether any sensor would run here; a daemon with none is refused."""
     return bool(chosen(config, pci))
-
-
-def slurm_is_here(config: Config) -> bool:
-    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
-
-    Who sets where event files are expects them, also where that place comes after this daemon.
-    """
-    slurm = config.tenants.slurm
-    if slurm.events_dir != Slurm().events_dir:
-        return True
-    places = (slurm.slurm_conf, "/etc/slurm", "/etc/slurm-llnl", "/run/slurm", slurm.events_dir)
-    return any(place and Path(place).exists() for place in places)
-
-
-def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
-    """The SLURM jobs of this host."""
-    slurm = config.tenants.slurm
-    return SlurmTenants(
-        clock,
-        events_dir=Path(slurm.events_dir),
-        cgroup_root=Path(slurm.cgroup_root),
-        hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
-        gpustat_dir=_path(slurm.gpustat_dir),
-        rules=config.experiments.rules,
-        only=slurm.node_name,
-        slurm_conf=_path(slurm.slurm_conf),
-        gres_conf=_path(slurm.gres_conf),
-        gpu_ids=slurm.gpu_ids,
-        scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
-    )
-
-
-def marks_wanted(config: Config) -> bool:
-    """Whether programs may name experiments: a world-writable directory is made only for need."""
-    marks = config.marks
-    return enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
-    "slurm": (
-        lambda config: enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
-        slurm_tenants,
-    ),
-    "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
-}
 
 
 class Node:

@@ -81,6 +81,7 @@ DEFAULTS = {
             "enabled": "auto",
             "pod_resources": "/var/lib/kubelet/pod-resources/kubelet.sock",
             "api": True,
+            "service_account": "/var/run/secrets/kubernetes.io/serviceaccount",
             "kubeconfig": "",
             "node_name": "",
             "resources": ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from joulebook import wiring
+from joulebook import wiring_tenants
 from joulebook.config import Config
 from joulebook.config_sections import Slurm, Tenants
 
@@ -19,8 +19,8 @@ def test_event_files_that_are_set_to_come_elsewhere_are_slurm(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: path == tmp_path / "slurm.conf")
-    assert not wiring.slurm_is_here(Config())
-    assert wiring.slurm_is_here(with_slurm(slurm_conf=str(tmp_path / "slurm.conf")))
-    assert wiring.slurm_is_here(with_slurm(events_dir=str(tmp_path / "not yet")))
-    wanted, _ = wiring.TENANTS["slurm"]
+    assert not wiring_tenants.slurm_is_here(Config())
+    assert wiring_tenants.slurm_is_here(with_slurm(slurm_conf=str(tmp_path / "slurm.conf")))
+    assert wiring_tenants.slurm_is_here(with_slurm(events_dir=str(tmp_path / "not yet")))
+    wanted, _ = wiring_tenants.TENANTS["slurm"]
     assert not wanted(with_slurm(events_dir="/elsewhere", enabled=False))

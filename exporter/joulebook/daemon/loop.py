@@ -22,11 +22,12 @@ from joulebook.core.budgets import Allowance
 from joulebook.core.census import Census
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Failure, Meter, ProcessUse, Reading
+from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence, Holder, admit
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import WorkloadFacts
 from joulebook.daemon.health import Health
 from joulebook.daemon.money import Money
+from joulebook.daemon.owners import Owners
 from joulebook.daemon.privacy import Mask
 from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.today import Today
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 
 MAX_CENSUSES = 256
 """So many boundaries in one tick are told apart."""
-
-MAX_OWNERS = 10_000
-"""Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -110,7 +108,7 @@ class Daemon:
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
-        self._owners: dict[tuple[int, int], WorkloadId | None] = {}
+        self._owners = Owners(tenants)
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._rejected: dict[tuple[str, str], int] = {}
         self._processes_due = 0.0
@@ -236,20 +234,10 @@ class Daemon:
         return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
 
     def _identified(self, reading: Reading) -> Reading:
-        """Say of each process on the device whose it is; asked once in a process's life."""
+        """Say of each process on the device whose it is, and under which marks it was."""
         if reading.processes is None:
             return reading
-        owned = tuple(self._owned(process) for process in reading.processes)
-        return self._marked(msgspec.structs.replace(reading, processes=owned))
-
-    def _owned(self, process: ProcessUse) -> ProcessUse:
-        key = (process.pid, process.started_ns)
-        if key not in self._owners:
-            if len(self._owners) >= MAX_OWNERS:
-                self._owners.clear()
-            found = (source.identify(process.pid) for source in self._tenants)
-            self._owners[key] = next((owner for owner in found if owner is not None), None)
-        return msgspec.structs.replace(process, workload=self._owners[key])
+        return self._marked(self._owners.identified(reading))
 
     def _commit(self, now_ns: int) -> None:
         try:

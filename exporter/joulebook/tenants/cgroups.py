@@ -4,6 +4,12 @@
     v2   /system.slice/[node_]slurmstepd.scope/job_J/step_S/user/task_T
     v2   the same with a SLUID such as s8FXKTA79XAR00 for job_J  (SLURM 26.05)
 
+    systemd    /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/RT-ID.scope
+    cgroupfs   /kubepods/burstable/podUID/ID          (burstable, besteffort, or neither)
+
+A daemon in a cgroup namespace of its own sees the paths of other pods from there, as
+`/../../podUID/ID`: only the parts from the pod on are relied on.
+
 Pure parsing first; `CgroupReader` only reads `/proc/<pid>/cgroup` and remembers it for a while.
 """
 
@@ -23,6 +29,43 @@ _V2 = re.compile(
     r"(?:/step_(?P<step>[^/]+))?(?:/(?:user|slurm))?(?:/task_(?P<task>[^/]+))?(?:/|$)"
 )
 _SLUID = re.compile(r"^s[0-9A-HJKMNP-TV-Z]{13}$")
+
+
+_UID = r"[0-9a-f]{8}(?:[_-][0-9a-f]{4}){3}[_-][0-9a-f]{12}|[0-9a-f]{32}"  # static pods: a hash
+_POD = re.compile(
+    rf"(?:^|/)(?:[^/]*kubepods[^/]*-pod(?P<slice>{_UID})\.slice|pod(?P<plain>{_UID}))"
+    r"(?:[:/](?P<container>[^/]+))?(?:/|$)"
+)
+_POD_NAME = re.compile(rf"^(?:.*kubepods.*-pod({_UID})\.slice|pod({_UID}))$")
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class PodPlace(NamedTuple):
+    """In which pod a process runs: the pod's uid, and the id of its container where it is told."""
+
+    uid: str
+    container: str = ""
+
+
+def pod_place(path: str) -> PodPlace | None:
+    """The Kubernetes pod of a cgroup path; `None` if it is not below one."""
+    found = _POD.search(path)
+    if found is None:
+        return None
+    uid = (found["slice"] or found["plain"]).replace("_", "-")
+    return PodPlace(uid, container_id(found["container"] or ""))
+
+
+def pod_uid(name: str) -> str:
+    """The uid in the name of a pod's own directory; empty if it is none."""
+    found = _POD_NAME.match(name)
+    return (found[1] or found[2]).replace("_", "-") if found else ""
+
+
+def container_id(name: str) -> str:
+    """The id in the name of a container's directory (`cri-containerd-ID.scope`), else the name."""
+    found = _CONTAINER_ID.search(name)
+    return found[0] if found else name
 
 
 class SlurmPlace(NamedTuple):
@@ -103,3 +146,7 @@ class CgroupReader:
             if place is not None:
                 return place
         return None
+
+    def pod(self, pid: int) -> PodPlace | None:
+        """The Kubernetes pod in which a process runs, by its cgroup."""
+        return next(filter(None, map(pod_place, self.paths(pid))), None)

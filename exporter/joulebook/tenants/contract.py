@@ -16,6 +16,10 @@ from joulebook.core.devices import DeviceStatus
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 
+INFRASTRUCTURE = WorkloadId("infrastructure", "")
+"""What `identify` says of a process of the cluster itself, which is no workload: no other source is
+asked whose it is, and nothing is booked for it."""
+
 Boundary = Callable[[int], None]
 """Called from any thread with the node time at which a workload may have begun or ended."""
 
@@ -86,7 +90,10 @@ class TenantSource(Protocol):
         """What the last `holdings` handed over is durable: event files may be deleted."""
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Whose process that is, from its cgroup; `None` if it is not one of this source's."""
+        """Whose process that is, from its cgroup; `None` if it is not one of this source's.
+
+        `INFRASTRUCTURE` if it is one that is never a workload's.
+        """
 
     def close(self) -> None:
         """Stop watching."""

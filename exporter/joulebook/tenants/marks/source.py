@@ -24,7 +24,7 @@ from joulebook.tenants.contract import Boundary, Holdings
 from joulebook.tenants.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
 from joulebook.tenants.marks import files
 from joulebook.tenants.marks.table import MOST, REMEMBERED_NS, MarkTable
-from joulebook.tenants.slurm.refusals import Refusals
+from joulebook.tenants.refusals import Refusals
 from joulebook.units import s_from_ns
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -53,19 +53,6 @@ def claims_of(
     if grant.t1_ns is None:
         return grant.claims
     return tuple(msgspec.structs.replace(c, t1_ns=grant.t1_ns) for c in grant.claims)
-
-
-def joined(claims: Iterable[Claim]) -> tuple[Claim, ...]:
-    """Claims of one key as one: the instances of a card that one job was given together."""
-    by_key: dict[object, Claim] = {}
-    for claim in claims:
-        before = by_key.get(claim.key)
-        if before is not None and before.of == claim.of:
-            parts = min(before.parts + claim.parts, claim.of)
-            by_key[claim.key] = msgspec.structs.replace(claim, parts=parts)
-        else:
-            by_key[claim.key] = claim
-    return tuple(by_key.values())
 
 
 def _resolve(

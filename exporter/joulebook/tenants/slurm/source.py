@@ -22,9 +22,11 @@ from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.tenants.agenda import Agenda
 from joulebook.tenants.cgroups import CgroupReader
+from joulebook.tenants.claims import joined
 from joulebook.tenants.contract import Boundary, Group, Holdings
 from joulebook.tenants.inotify import Event, Inotify, InotifyThread
-from joulebook.tenants.slurm.claims import claims_of, facts_of, group_of, joined
+from joulebook.tenants.refusals import Refusals
+from joulebook.tenants.slurm.claims import claims_of, facts_of, group_of
 from joulebook.tenants.slurm.eventdir import EventDirectory
 from joulebook.tenants.slurm.gres import GresMap, expand
 from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
@@ -33,7 +35,7 @@ from joulebook.tenants.slurm.joblabels import LabelReader
 from joulebook.tenants.slurm.jobmapping import MappingDirectory
 from joulebook.tenants.slurm.jobs import JobTable
 from joulebook.tenants.slurm.news import SlurmNews
-from joulebook.tenants.slurm.refusals import Refusals, unmapped
+from joulebook.tenants.slurm.refusals import unmapped
 from joulebook.tenants.slurm.scontrol import Asker
 from joulebook.tenants.slurm.tree import SlurmTree
 

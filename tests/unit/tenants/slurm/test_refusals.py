@@ -4,8 +4,9 @@ import pytest
 
 from joulebook.core.tenancy import Evidence
 from joulebook.errors import InputError
+from joulebook.tenants.refusals import TOLD_MAX, Refusals
 from joulebook.tenants.slurm.job import Grant, Job
-from joulebook.tenants.slurm.refusals import TOLD_MAX, Refusals, unmapped
+from joulebook.tenants.slurm.refusals import unmapped
 
 
 def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,55 @@
+"""Whose the processes on the devices are, asked of the tenant sources once in a process's life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from joulebook.core.readings import ProcessUse, Reading
+from joulebook.core.workloads import WorkloadId
+from joulebook.tenants.contract import INFRASTRUCTURE, TenantSource
+
+MAX_OWNERS = 10_000
+"""Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
+
+ASK_AGAIN_S = 1.0
+"""A process that nobody knew may be known a moment later, when its pod has a name."""
+
+
+class Owners:
+    """Asks the sources in their order; the first that answers has the last word."""
+
+    def __init__(
+        self, tenants: Sequence[TenantSource], now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tenants = tenants
+        self._now_s = now_s
+        self._known: dict[tuple[int, int], tuple[WorkloadId | None, float]] = {}
+
+    def identified(self, reading: Reading) -> Reading:
+        """The reading, with the owner of each process; those of the cluster itself left out."""
+        if reading.processes is None:
+            return reading
+        owned = [(process, self._owner(process)) for process in reading.processes]
+        return msgspec.structs.replace(
+            reading,
+            processes=tuple(
+                msgspec.structs.replace(process, workload=owner)
+                for process, owner in owned
+                if owner != INFRASTRUCTURE
+            ),
+        )
+
+    def _owner(self, process: ProcessUse) -> WorkloadId | None:
+        key = (process.pid, process.started_ns)
+        now = self._now_s()
+        owner, asked_s = self._known.get(key, (None, now - ASK_AGAIN_S))
+        if owner is None and now - asked_s >= ASK_AGAIN_S:
+            if len(self._known) >= MAX_OWNERS:
+                self._known.clear()
+            found = (source.identify(process.pid) for source in self._tenants)
+            owner = next((each for each in found if each is not None), None)
+            self._known[key] = (owner, now)
+        return owner

@@ -1,0 +1,150 @@
+"""Which part of which card a device is, from what plugins and DRA drivers call it.
+
+    GPU-UUID            a card                          (NVIDIA's device plugin)
+    MIG-UUID            a MIG instance
+    MIG-GPU-UUID/G/C    the same, with drivers before R470: GPU instance G, compute instance C
+    any of them::N      one of its replicas, shared by time slices or MPS
+    nvidiaM             the card with minor number M    (GKE's device plugin)
+    nvidiaM/giG         a GPU instance of it
+    .../vgpuN           one of its replicas
+    driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
+
+What none of these says is not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from joulebook.core.devices import DeviceStatus, Instance
+from joulebook.core.readings import Meter
+from joulebook.tenants.kubernetes.listing import Device
+
+_REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
+_OLD_MIG = re.compile(r"^MIG-(?P<card>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$")
+_GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
+
+
+class Part(NamedTuple):
+    """`parts` of `of` parts of a meter; of a MIG instance these are slices of its card."""
+
+    meter: Meter
+    parts: int = 1
+    of: int = 1
+    instance: str = ""
+
+
+class Described(NamedTuple):
+    """What a ResourceSlice says of a device; a dynamic MIG device has no `uuid` of its own yet."""
+
+    uuid: str = ""
+    parent_uuid: str = ""
+    profile: str = ""
+
+
+class Unmappable(LookupError):
+    """Nobody can tell which device that is. `absent`: it is one that NVML does not show here."""
+
+    def __init__(self, device: Device, *, absent: bool = False) -> None:
+        super().__init__(device)
+        self.absent = absent
+
+
+class Offer(NamedTuple):
+    """What plugins advertise on this node, as far as it matters: how many replicas of what."""
+
+    replicas: Mapping[str, int]
+
+    @classmethod
+    def of(cls, advertised: Iterable[Device]) -> Offer:
+        """Count the replicas of every device."""
+        ids = {device.id for device in advertised}
+        return cls(Counter(base(each) for each in ids if is_replica(each)))
+
+
+def is_replica(device_id: str) -> bool:
+    """Whether others may hold the same device at the same time."""
+    return _REPLICA.search(device_id) is not None
+
+
+def base(device_id: str) -> str:
+    """The device of which a replica is one."""
+    return _REPLICA.sub("", device_id)
+
+
+def find_part(
+    device: Device,
+    cards: Sequence[DeviceStatus],
+    offer: Offer,
+    described: Mapping[str, Described],
+) -> Part:
+    """The part of a card that a device is. Raises `Unmappable`."""
+    if device.is_dra:
+        return _described(device, described.get(device.id), cards)
+    part = _named(device, base(device.id), cards)
+    if not is_replica(device.id):
+        return part
+    replicas = offer.replicas.get(base(device.id), 0)
+    if not replicas:
+        raise Unmappable(device)
+    return part._replace(of=part.of * replicas)
+
+
+def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
+    if old := _OLD_MIG.match(name):
+        card = _card(device, old["card"], cards)
+        return _instance_part(device, card, name, int(old["gi"]), int(old["ci"]))
+    if gke := _GKE.match(name):
+        for card in cards:
+            if card.minor == int(gke["minor"]):
+                gi = gke["gi"]
+                return _instance_part(device, card, "", int(gi)) if gi else Part(card.meter)
+        raise Unmappable(device, absent=True)
+    if name.startswith("MIG-"):
+        for card in cards:
+            for each in card.instances:
+                if each.uuid == name:
+                    return _slices(card, each)
+        raise Unmappable(device, absent=not any(card.mig for card in cards))
+    if name.startswith("GPU-"):
+        return Part(_card(device, name, cards).meter)
+    raise Unmappable(device)
+
+
+def _card(device: Device, uuid: str, cards: Sequence[DeviceStatus]) -> DeviceStatus:
+    for card in cards:
+        if card.meter.name == uuid:
+            return card
+    raise Unmappable(device, absent=True)
+
+
+def _instance_part(
+    device: Device, card: DeviceStatus, uuid: str, gi: int, ci: int | None = None
+) -> Part:
+    inside = [each for each in card.instances if each.gi == gi]
+    fitting = [each for each in inside if each.uuid == uuid or each.ci in {ci, None}]
+    found = fitting or (inside if ci is None else [])
+    if len(found) != 1:
+        raise Unmappable(device)
+    return _slices(card, found[0])
+
+
+def _slices(card: DeviceStatus, instance: Instance) -> Part:
+    return Part(card.meter, instance.slices, card.slices or instance.slices, instance.uuid)
+
+
+def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
+    if said is None:
+        raise Unmappable(device)
+    if said.uuid:
+        return _named(device, said.uuid, cards)
+    if not said.parent_uuid:
+        raise Unmappable(device)
+    card = _card(device, said.parent_uuid, cards)
+    fitting = [each for each in card.instances if each.profile == said.profile]
+    if len(fitting) != 1:
+        raise Unmappable(device)  # Of two alike nobody says which it is.
+    return _slices(card, fitting[0])

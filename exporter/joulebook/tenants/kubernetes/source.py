@@ -1,0 +1,364 @@
+"""Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
+
+Three threads: one asks the kubelet (`looker`), one follows cgroups by inotify, one watches the
+node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
+DRA). What they hear is put together in `table` and turned into claims in `claims`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.core.devices import DeviceStatus
+from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.tenants.cgroups import CgroupReader
+from joulebook.tenants.claims import joined
+from joulebook.tenants.contract import INFRASTRUCTURE, Boundary, Group, Holdings
+from joulebook.tenants.inotify import Event, Inotify, InotifyThread
+from joulebook.tenants.kubernetes.api import ApiServer
+from joulebook.tenants.kubernetes.claims import View, claims_of, facts_of, find_parts
+from joulebook.tenants.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.tenants.kubernetes.logdirs import log_folders
+from joulebook.tenants.kubernetes.looker import Looker
+from joulebook.tenants.kubernetes.parts import Offer, base, is_replica
+from joulebook.tenants.kubernetes.pod import PodObject, Reader, workload_id
+from joulebook.tenants.kubernetes.resident import Resident
+from joulebook.tenants.kubernetes.slices import SliceTable, slices_of
+from joulebook.tenants.kubernetes.table import PodTable
+from joulebook.tenants.kubernetes.tree import PodTree, Spot
+from joulebook.tenants.kubernetes.watch import Collection, Watch
+from joulebook.tenants.refusals import Refusals
+from joulebook.units import NS_PER_S
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 5.0
+_RESCAN_PAUSE_S = 0.2
+_LATE_NS = 2 * NS_PER_S
+"""So long after its end the labels of a short pod are still waited for."""
+
+_SLICES_WAIT_S = 10.0
+
+
+def pods_of(node: str) -> Collection[PodObject]:
+    """The pods of one node, whatever the cluster has beside them."""
+    query = {"fieldSelector": f"spec.nodeName={node}"}
+    return Collection("pods", ("/api/v1/pods",), query, PodObject)
+
+
+class KubernetesTenants:
+    """The pods on this node. `server` is `None` where the API server is not to be asked."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        node: str,
+        reader: Reader,
+        socket: Path,
+        server: ApiServer | None = None,
+        resources: Sequence[str] = ("nvidia.com/gpu",),
+        drivers: Sequence[str] = ("gpu.nvidia.com",),
+        cgroup_root: Path = Path("/sys/fs/cgroup"),
+        pod_logs: Path | None = None,
+        poll_interval_s: float = 5.0,
+    ) -> None:
+        self._clock = clock
+        self._node = node
+        self._pods = reader
+        self._socket = socket
+        self._server = server
+        self._resources = tuple(resources)
+        self._drivers = tuple(drivers)
+        self._cgroup_root = cgroup_root
+        self._pod_logs = pod_logs
+        self._poll_interval_s = poll_interval_s
+        self._lock = threading.RLock()
+        self._refuse = Refusals()
+        self._reader = CgroupReader()
+        self._thread: InotifyThread | None = None
+
+    # -- TenantSource
+
+    def open(self, boundary: Boundary) -> None:
+        """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        self._boundary = boundary
+        self._table = PodTable(self._is_gpu, lambda: log_folders(self._pod_logs))
+        self._offer: Offer | None = None
+        self._answered = False
+        self._handed: list[tuple[Resident, WorkloadFacts | None]] = []
+        self._times: list[int] = []
+        self._watches: list[Watch[PodObject]] = []
+        self._slices = SliceTable(self._slices_changed)
+        self._slice_watch: Watch | None = None  # type: ignore[type-arg]
+        self._slices_since = 0.0
+        self._inotify = Inotify()
+        self._tree = PodTree(self._cgroup_root, self._inotify, self)
+        with self._lock:
+            self._tree.scan()
+        self._rescan_at = time.monotonic() + _RETRY_S
+        self._looker = Looker(
+            self._socket, self._clock, self._poll_interval_s,
+            heard=self._heard, silent=self._silent, offered=self._offered,
+            restless=self._restless,
+        )  # fmt: skip
+        self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
+        self._thread.start()
+        self._looker.start()
+        if self._server is not None:
+            self._watches = [Watch(self._server, pods_of(self._node), _PodListener(self))]
+            self._watches[0].start()
+
+    def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """The view as it stands."""
+        claims: list[Claim] = []
+        facts: list[WorkloadFacts] = []
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            self._table.review(now_ns)
+            workloads = [r for r in self._table if not self._is_infrastructure(r)]
+            view = View(devices, self._offer or Offer({}), self._slices.described, self._is_pending)
+            whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
+            synced = self._synced()
+            self._handed = []
+            for resident in workloads:
+                found = claims_of(resident, now_ns, awaited=synced) if devices else None
+                if found is None:
+                    whole = False
+                else:
+                    claims += found
+                fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
+                if fact is not None and fact != resident.told:
+                    facts.append(fact)
+                self._handed.append((resident, fact))
+            sure = whole and self._answered and not self._table.doubtful
+        complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
+        return Holdings(joined(claims), complete, tuple(facts), self._refuse.counts())
+
+    def settled(self) -> None:
+        """What the last `holdings` handed over is durable."""
+        with self._lock:
+            over = []
+            for resident, fact in self._handed:
+                resident.settle(fact)
+                named = resident.info is not None or self._server is None
+                if resident.ended_ns is not None and named and not resident.grants:
+                    over.append(resident)
+            self._handed = []
+            self._table.forget(over)
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        """Whose process that is, from its cgroup; `INFRASTRUCTURE` if it is the cluster's own."""
+        place = self._reader.pod(pid)
+        if place is None:
+            return None
+        with self._lock:
+            info = self._table.info(place.uid)
+            if info is not None:
+                if info.infrastructure:
+                    return INFRASTRUCTURE
+                return workload_id(info.name, info.uid)
+            named = self._table.named(place.uid)
+        if named is None:
+            return None
+        namespace, name = named
+        if self._pods.is_infrastructure(namespace, None):
+            return INFRASTRUCTURE
+        return workload_id(name, place.uid)
+
+    def groups(self) -> Sequence[Group]:
+        """The cgroups of all pods that run now."""
+        with self._lock:
+            found = []
+            for resident in self._table:
+                body = self._table.body(resident.uid)
+                if body is not None and body.paths and not self._is_infrastructure(resident):
+                    since_ns = body.began_ns or 0
+                    paths = tuple(sorted(body.paths))
+                    found.append(Group(resident.id, paths, outlived_by=1, since_ns=since_ns))
+            return found
+
+    def close(self) -> None:
+        """Stop watching; `open` may be called again."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        for watch in [*self._watches, self._slice_watch]:
+            if watch is not None:
+                watch.stop()
+        self._looker.stop()
+        thread.stop()
+        self._inotify.close()
+
+    # -- cgroups (the watching thread)
+
+    def cgroup_made(self, spot: Spot, live: bool) -> None:
+        """See `PodListener`."""
+        t_ns = self._clock.now_ns()
+        self._table.cgroup_made(spot, t_ns, live=live)
+        self._note(spot, t_ns)
+
+    def cgroup_gone(self, spot: Spot) -> None:
+        """See `PodListener`."""
+        t_ns = self._clock.now_ns()
+        self._note(spot, t_ns)
+        self._table.cgroup_gone(spot, t_ns)
+
+    def _note(self, spot: Spot, t_ns: int) -> None:
+        if self._table.matters(spot.uid):
+            self._times.append(t_ns)
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            try:
+                for event in events:
+                    if event.overflow:
+                        self._rescan_at = min(self._rescan_at, now + _RESCAN_PAUSE_S)
+                    else:
+                        self._tree.handle(event)
+                if now >= self._rescan_at:
+                    self._rescan_at = now + _RETRY_S
+                    self._tree.scan()
+            except Exception:
+                self._refuse.count("fault")
+                log.exception("following pods' cgroups failed; they are all looked at again")
+        self._tell()
+
+    def _wait_s(self) -> float | None:
+        # Where there is no tree yet, or events were lost, it is looked for again.
+        wait_s = max(0.0, self._rescan_at - time.monotonic())
+        return wait_s if not self._tree.present or wait_s < _RETRY_S / 2 else _RETRY_S
+
+    def _tell(self) -> None:
+        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        with self._lock:
+            times, self._times = self._times, []
+        for t_ns in times[-1:]:
+            self._boundary(t_ns)
+        if times:
+            self._looker.soon()
+
+    # -- the kubelet (its thread)
+
+    def _heard(self, pods: Sequence[ListedPod], t_ns: int) -> None:
+        with self._lock:
+            before = {id(r): len(r.grants) for r in self._table}
+            self._answered = self._table.listed(pods, t_ns)
+            self._table.review(self._clock.now_ns())
+            news = {id(r): len(r.grants) for r in self._table} != before
+            dra = any(d.is_dra for r in self._table for d in r.devices)
+            missing = {base(d.id) for r in self._table for d in r.devices if is_replica(d.id)} - (
+                self._offer or Offer({})
+            ).replicas.keys()
+        if missing:
+            self._looker.ask_offer()
+        if dra:
+            self._watch_slices()
+        if news:
+            self._boundary(t_ns)
+
+    def _silent(self, _error: KubeletError, t_ns: int) -> None:
+        with self._lock:
+            self._answered = False
+            self._table.silent(t_ns)
+
+    def _offered(self, devices: Iterable[Device] | None) -> None:
+        with self._lock:
+            self._offer = Offer.of(devices or ())
+
+    def _restless(self) -> bool:
+        with self._lock:
+            return self._table.doubtful or not self._answered
+
+    def _is_gpu(self, device: Device) -> bool:
+        if device.is_dra:
+            driver = device.id.split("/", 1)[0]
+            return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
+        return any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+
+    # -- the API server (its threads)
+
+    def pods_listed(self, pods: Iterable[PodObject]) -> None:
+        """All pods of this node."""
+        infos = [self._pods.info(pod) for pod in pods]
+        with self._lock:
+            self._table.relisted(infos)
+
+    def pod_changed(self, pod: PodObject) -> None:
+        """One of them is new, or is not as it was."""
+        info = self._pods.info(pod)
+        with self._lock:
+            self._table.told(info)
+
+    def pod_deleted(self, pod: PodObject) -> None:
+        """One is deleted."""
+        with self._lock:
+            self._table.untold(pod.metadata.uid)
+
+    def _watch_slices(self) -> None:
+        if self._server is None or self._slice_watch is not None:
+            return
+        self._slices_since = time.monotonic()
+        self._slice_watch = Watch(self._server, slices_of(self._node), self._slices)
+        self._slice_watch.start()
+
+    def _slices_changed(self) -> None:
+        self._boundary(self._clock.now_ns())
+
+    # -- helpers
+
+    def _synced(self) -> bool:
+        """Whether the API server will soon have told what it knows."""
+        if not self._watches:
+            return False
+        watch = self._watches[0]
+        return watch.synced or watch.starting
+
+    def _awaited(self, resident: Resident, now_ns: int) -> bool:
+        """Whether labels may yet come in time for a pod's series."""
+        if self._server is None:
+            return False
+        if resident.ended_ns is None:
+            return True
+        return self._synced() and now_ns - resident.ended_ns < _LATE_NS
+
+    def _is_pending(self, device: Device) -> bool:
+        """Whether what a device is may soon be known that is not known now."""
+        if device.is_dra:
+            if self._server is None:
+                return False
+            waited_s = time.monotonic() - self._slices_since if self._slices_since else 0.0
+            return waited_s < _SLICES_WAIT_S and device.id not in self._slices.described
+        return is_replica(device.id) and self._offer is None
+
+    def _is_infrastructure(self, resident: Resident) -> bool:
+        if resident.info is not None:
+            return resident.info.infrastructure
+        return self._pods.is_infrastructure(resident.namespace, None)
+
+
+class _PodListener:
+    """Hands what is heard of pods to the source."""
+
+    def __init__(self, source: KubernetesTenants) -> None:
+        self._source = source
+
+    def listed(self, items: list[PodObject]) -> None:
+        self._source.pods_listed(items)
+
+    def changed(self, item: PodObject) -> None:
+        self._source.pod_changed(item)
+
+    def deleted(self, item: PodObject) -> None:
+        self._source.pod_deleted(item)

@@ -1,0 +1,46 @@
+"""What was refused of all that is said from outside: counted by reason, and told to the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+from joulebook.errors import InputError
+
+TOLD_MAX = 16
+"""So many different refusals are logged for each reason: users can make up any number."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Refusals:
+    """Call it with an error that was caught."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._told: dict[str, set[str]] = {}
+
+    def __call__(self, error: InputError) -> None:
+        """Count it, and log it unless the same was logged (its message names file or job)."""
+        with self._lock:
+            self._counts[error.reason] += 1
+            told = self._told.setdefault(error.reason, set())
+            new = str(error) not in told and len(told) < TOLD_MAX
+            if new:
+                told.add(str(error))
+            last = len(told) == TOLD_MAX
+        if new:
+            more = f"all further ones for the reason {error.reason}" if last else "the same again"
+            _LOG.warning("refused: %s (%s: only counted)", error, more)
+
+    def count(self, reason: str) -> None:
+        """Count what is logged elsewhere."""
+        with self._lock:
+            self._counts[reason] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How many of each reason since the start."""
+        with self._lock:
+            return dict(self._counts)

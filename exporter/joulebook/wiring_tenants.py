@@ -1,0 +1,108 @@
+"""Which sources of tenants there are, and how each is made from the configuration.
+
+A new one is one package or file in `tenants/`, and one line in `TENANTS`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.config import Config
+from joulebook.config_sections import Slurm
+from joulebook.core.selectors import parse
+from joulebook.tenants.contract import TenantSource
+from joulebook.tenants.kubernetes.api import ApiServer
+from joulebook.tenants.kubernetes.pod import Reader
+from joulebook.tenants.kubernetes.source import KubernetesTenants
+from joulebook.tenants.marks.source import MarkTenants
+from joulebook.tenants.slurm.source import SlurmTenants
+from joulebook.wiring_sensors import enabled
+
+
+def slurm_is_here(config: Config) -> bool:
+    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
+
+    Who sets where event files are expects them, also where that place comes after this daemon.
+    """
+    slurm = config.tenants.slurm
+    if slurm.events_dir != Slurm().events_dir:
+        return True
+    places = (slurm.slurm_conf, "/etc/slurm", "/etc/slurm-llnl", "/run/slurm", slurm.events_dir)
+    return any(place and Path(place).exists() for place in places)
+
+
+def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
+    """The SLURM jobs of this host."""
+    slurm = config.tenants.slurm
+    return SlurmTenants(
+        clock,
+        events_dir=Path(slurm.events_dir),
+        cgroup_root=Path(slurm.cgroup_root),
+        hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
+        gpustat_dir=_path(slurm.gpustat_dir),
+        rules=config.experiments.rules,
+        only=slurm.node_name,
+        slurm_conf=_path(slurm.slurm_conf),
+        gres_conf=_path(slurm.gres_conf),
+        gpu_ids=slurm.gpu_ids,
+        scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+    )
+
+
+def marks_wanted(config: Config) -> bool:
+    """Whether programs may name experiments: a world-writable directory is made only for need."""
+    marks = config.marks
+    return enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
+
+
+def kubernetes_is_here(config: Config) -> bool:
+    """Whether this machine runs pods: a kubelet keeps a folder for its sockets."""
+    return Path(config.tenants.kubernetes.pod_resources).parent.exists()
+
+
+def node_name(config: Config) -> str:
+    """What the cluster calls this node: set, or its name here."""
+    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
+
+
+def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
+    """The pods of this node."""
+    kubernetes = config.tenants.kubernetes
+    infrastructure = tuple(map(parse, config.workloads.infrastructure_selectors))
+    server = None
+    if kubernetes.api:
+        server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
+    return KubernetesTenants(
+        clock,
+        node=node_name(config),
+        reader=Reader(config.experiments.rules, infrastructure, kubernetes.user_key),
+        socket=Path(kubernetes.pod_resources),
+        server=server,
+        resources=kubernetes.resources,
+        drivers=kubernetes.drivers,
+        cgroup_root=Path(kubernetes.cgroup_root),
+        pod_logs=_path(kubernetes.pod_logs),
+        poll_interval_s=kubernetes.poll_interval_s,
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
+    "slurm": (
+        lambda config: enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
+        slurm_tenants,
+    ),
+    "kubernetes": (
+        lambda config: enabled(
+            config.tenants.kubernetes.enabled, lambda: kubernetes_is_here(config)
+        ),
+        kubernetes_tenants,
+    ),
+    "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
+}
