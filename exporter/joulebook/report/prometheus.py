@@ -119,8 +119,9 @@ class _Asked:
         return self._api.instant(query, self._at_s)
 
     def now(self, metric: str, function: str, wanted: Selection) -> list[Sample]:
-        query = over_time(function, selector(metric, wanted), self._span_s)
-        return self._api.instant(query, self._at_s)
+        # The end is not included: what came into force at it was not used.
+        query = over_time(function, selector(metric, wanted), self._span_s - 1)
+        return self._api.instant(query, self._at_s - 1)
 
     def workloads(self) -> dict[WorkloadId, Workload]:
         """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
@@ -184,11 +185,12 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that hold something at an end of the range."""
-        series = selector("joulebook_gpu_held_ratio", self._wanted)
-        for at_s in (self._since_s, self._at_s):
-            query = f"last_over_time({series}[{2 * EDGE_S}s])"
-            self._alive |= {_id(s.labels) for s in self._api.instant(query, at_s)}
+        """The runs that had begun when the range began, or still burnt something as it ended."""
+        series = selector(f"{_W}energy_joules_total", self._wanted)
+        begun = f"last_over_time({series}[{2 * EDGE_S}s])"
+        self._alive |= {_id(s.labels) for s in self._api.instant(begun, self._since_s)}
+        ending = exact(series, _OWNER, EDGE_S)
+        self._alive |= {_id(s.labels) for s in self._api.instant(ending, self._at_s) if s.value > 0}
 
     def charges(self) -> Iterator[Charged]:
         """Money and CO2e by run and node."""

@@ -1,0 +1,79 @@
+"""What is written is read by what will read it: LaTeX compiled, the page in a real browser."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.unit.report.hostile import HOSTILE
+from tests.unit.report.test_formats import made
+
+from joulebook.report.formats import html, latex
+
+DOCUMENT = r"""\documentclass[%s]{article}
+\pdfcompresslevel=0 \pdfobjcompresslevel=0
+\begin{document}
+\input{statement}
+\end{document}
+"""
+
+
+def compiled(
+    directory: Path, statement: str, options: str = "", more: str = ""
+) -> tuple[str, bytes]:
+    """Compile as an author would, stopping at the first error; the log and the PDF."""
+    directory.mkdir(exist_ok=True)
+    (directory / "statement.tex").write_text(statement)
+    (directory / "paper.tex").write_text(DOCUMENT % options)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper"],
+        cwd=directory,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    log = (directory / "paper.log").read_text(encoding="latin-1")
+    assert done.returncode == 0, log[-3000:]
+    return log, (directory / "paper.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("options", ["", "twocolumn", "a4paper,11pt"])
+def test_the_statement_compiles_without_a_package(tmp_path: Path, options: str) -> None:
+    log, pdf = compiled(tmp_path, latex.render(made()), options)
+    assert "Float too large" not in log
+    if options != "twocolumn":
+        assert "Overfull" not in log
+    text = b"".join(re.findall(rb"\(((?:[^()\\]|\\.)*)\)", pdf))
+    for figure in (b"30.00", b"10.50", b"40.00"):
+        assert figure in text
+
+
+def test_no_name_is_a_command(tmp_path: Path) -> None:
+    for n, name in enumerate(HOSTILE):
+        log, _ = compiled(tmp_path / str(n), latex.render(made(name)))
+        # It was set, not read or run.
+        assert "/etc/passwd" not in re.sub(r"(?s)Overfull.*?\n\n", "", log), name
+        assert "runsystem" not in log, name
+
+
+def test_every_letter_that_is_composed_is_there(tmp_path: Path) -> None:
+    letters = "".join(map(chr, (*range(0x20, 0x7F), *range(0xA0, 0x250), 0x4E2D, 0x1F525)))
+    lines = "\n\n".join(latex.escape(letter) for letter in letters)
+    log, _ = compiled(tmp_path, lines)
+    assert "Missing character" not in log
+
+
+def test_a_hostile_page_does_nothing_in_a_browser(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(html.render(made("".join(HOSTILE[:3]))), encoding="utf-8")
+    done = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         f"--user-data-dir={tmp_path}/profile", page.as_uri()],
+        capture_output=True, timeout=100, check=True, text=True,
+    )  # fmt: skip
+    assert "<script" not in done.stdout
+    assert "<img" not in done.stdout
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in done.stdout
+    assert "30.00 kWh" in done.stdout
