@@ -25,12 +25,15 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
         cluster.wait_state(stopped, "RUNNING")
         cluster.run("scancel", stopped)
         array = cluster.sbatch("--array=1-2", script="exit $((SLURM_ARRAY_TASK_ID - 1))")
-        # Fails, is put back, and then succeeds: two runs of one job.
+        # Is put back, and then succeeds: two runs of one job.
         again = cluster.sbatch(
-            "--requeue",
-            script='[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && exit 0\n'
-            "scontrol requeue $SLURM_JOB_ID; sleep 60",
+            "--requeue", script='[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 600'
         )
+        cluster.wait_state(again, "RUNNING")
+        cluster.run("scontrol", "requeue", again)
+        cluster.wait_state(again, "PENDING")
+        # It would wait for two minutes.
+        cluster.run("scontrol", "update", f"JobId={again}", "StartTime=now")
         cluster.wait_done(good, bad, stopped, array, again, timeout_s=100)
         wanted = {
             job(good): State.COMPLETED,
