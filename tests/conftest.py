@@ -12,9 +12,13 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.integration.postgresql import PostgreSql
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +59,15 @@ def short_tmp_path() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="jb-", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSql]:
+    """A real PostgreSQL for the whole run; each test takes a database of its own (`new`)."""
+    from tests.integration.postgresql import running
+
+    with running() as server:
+        yield server
 
 
 @pytest.fixture
