@@ -161,6 +161,14 @@ def parser() -> argparse.ArgumentParser:
     report_options.add(
         command("report", "what experiments burnt, cost and emitted: a list, or a statement")
     )
+    collect = command("collect", "many nodes' ledgers into one: sqlite or PostgreSQL")
+    way = collect.add_mutually_exclusive_group()
+    way.add_argument("--once", action="store_true", help="each node once, then end (for cron)")
+    way.add_argument(
+        "--check",
+        action="store_true",
+        help="compare what is collected with what the nodes' books say, and bills with both",
+    )
     command("config", "print the configuration in force, every key explained")
     return top
 

@@ -53,9 +53,12 @@ FORBIDDEN = [
      " component, energy_uj, idle_uj, held_ns, item, currency, whole, nano, rest FROM transfers",
      "on record"),
     ("INSERT INTO corrections VALUES (77, 202612, 0, 'correction', 'me', 'why')", "has entries"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 1, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)", "(?i)check|foreign"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', -1, 0, 0, '', '', 0, 0, 0)", "(?i)check|foreign"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)", "(?i)check|foreign"),
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 1, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)",
+     "(?i)check|foreign"),
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', -1, 0, 0, '', '', 0, 0, 0)",
+     "(?i)check|foreign"),
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)",
+     "(?i)check|foreign"),
 ]  # fmt: skip
 
 

@@ -46,6 +46,11 @@ def places(database: Database) -> dict[tuple[str, str], list[Place]]:
     return found
 
 
+def targets(database: Database) -> dict[str, str]:
+    """Which ledger was found last at each target."""
+    return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
+
+
 def take(database: Database, page: Page, target: str, now_s: int) -> Taken | None:
     """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
 
@@ -104,6 +109,17 @@ def _meters(database: Database, ledger: int, page: Page) -> dict[int, int]:
     )
     new = [meter for meter in page.meters if meter.id not in known]
     known |= {meter.id: last + i for i, meter in enumerate(new, start=1)}
+    booked: dict[int, int] = dict(
+        database.rows("SELECT local_id, booked_uj FROM meters WHERE ledger = ?", [ledger])
+    )
+    for meter in page.meters:
+        if meter.booked_uj < booked.get(meter.id, 0):
+            raise InputError(
+                f"{page.node}: meter {meter.name} has gone back from {booked[meter.id]} to "
+                f"{meter.booked_uj} uJ (a ledger restored from a copy?): move the ledger away on "
+                "the node, so that it begins a new one",
+                reason="went_back",
+            )
     database.many(
         "INSERT INTO meters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
@@ -156,6 +172,8 @@ def _postings(
         before = new.get(key, old.get(key, ZERO))
         new[key] = amount
         more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
+        if min(more) < 0:
+            raise _fell(page, row.quarter_s, f"{before.energy_uj} uJ", f"{amount.energy_uj} uJ")
         rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
     database.many(
         "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -196,12 +214,22 @@ def _charges(
         before = new.get(key, old.get(key, Exact()))
         new[key] = amount
         more = Exact.of(amount.atoms - before.atoms)
+        if more.whole < 0:
+            raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
     database.many(
         "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, workload, kind) DO UPDATE SET"
         " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest",
         [(ledger, *key, *amount) for key, amount in new.items()],
+    )
+
+
+def _fell(page: Page, quarter_s: int, before: str, now: str) -> InputError:
+    return InputError(
+        f"{page.node}: says {now} for the quarter hour {quarter_s}, and said {before} before: "
+        "totals only rise; the page is refused",
+        reason="fell",
     )
 
 

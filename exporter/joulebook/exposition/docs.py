@@ -8,6 +8,7 @@ from pathlib import Path
 
 from joulebook.exposition import dcgm
 from joulebook.exposition.catalogue import CATALOGUE, Metric, Quantum
+from joulebook.exposition.catalogue_collect import COLLECTOR
 
 _HEAD = """\
 <!-- Made from exporter/joulebook/exposition/catalogue.py by `make docs`; do not edit. -->
@@ -43,6 +44,12 @@ LABELS.
 the driver is loaded again; in OpenMetrics its type is `unknown`, since its name lacks `_total`.
 """
 
+_COLLECT = """
+## Of `joulebook collect`
+
+Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.md).
+"""
+
 
 def markdown() -> str:
     """The text of `docs/metrics.md`."""
@@ -50,6 +57,7 @@ def markdown() -> str:
     return (
         f"{_HEAD}\n{_table(CATALOGUE)}"
         f"{_DCGM.replace('LABELS', owned)}\n{_table(dcgm.METRICS, labels=False)}"
+        f"{_COLLECT}\n{_table(COLLECTOR)}"
     )
 
 

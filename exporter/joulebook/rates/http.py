@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -76,15 +77,30 @@ class Key:
 
 
 class Web:
-    """HTTP for feeds. One question at a time; made for one thread."""
+    """HTTP for feeds and nodes, asked by as many threads at a time as there are `hosts`."""
 
     def __init__(
-        self, *, timeout_s: float = 10.0, deadline_s: float = 60.0, max_bytes: int = MAX_BYTES
+        self,
+        *,
+        timeout_s: float = 10.0,
+        deadline_s: float = 60.0,
+        max_bytes: int = MAX_BYTES,
+        tls: ssl.SSLContext | None = None,
+        proxied: bool = True,
+        hosts: int = 4,
     ) -> None:
-        """`timeout_s` is for the connection and each wait, `deadline_s` for the whole answer."""
+        """`timeout_s` is for the connection and each wait, `deadline_s` for the whole answer.
+
+        `tls` are authorities and a certificate of one's own in the place of the system's;
+        without `proxied` the proxies of the environment are not used. Connections to so many
+        `hosts` are kept open.
+        """
         self._timeout = Timeout(connect=timeout_s, read=timeout_s)
         self._deadline_s = deadline_s
         self._max_bytes = max_bytes
+        self._tls = tls
+        self._proxied = proxied
+        self._hosts = hosts
         self._pools: dict[str, urllib3.PoolManager] = {}
 
     def get(
@@ -167,19 +183,19 @@ class Web:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        proxies = getproxies_environment()
+        proxies = getproxies_environment() if self._proxied else {}
         proxy = proxies.get(parts.scheme, "")
         host = parts.netloc.rpartition("@")[2]
         if parts.hostname in _LOOPBACK or (proxy and proxy_bypass(host, proxies)):
             proxy = ""
         if proxy not in self._pools:
-            self._pools[proxy] = _made(proxy)
+            self._pools[proxy] = _made(proxy, self._tls, self._hosts)
         return self._pools[proxy]
 
 
-def _made(proxy: str) -> urllib3.PoolManager:
+def _made(proxy: str, tls: ssl.SSLContext | None, hosts: int) -> urllib3.PoolManager:
     if not proxy:
-        return urllib3.PoolManager(num_pools=4, maxsize=1)
+        return urllib3.PoolManager(num_pools=hosts, maxsize=1, ssl_context=tls)
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
     if parts.username:

@@ -1,0 +1,214 @@
+"""A lab of nodes for the collector: real ledgers behind real servers, ticking on their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from tests.integration.test_server import FakePages
+from tests.unit.store.samples import JOB, anchor, tick
+
+from joulebook.archive.engine import opened
+from joulebook.core.bills import Charge, Exact, Item
+from joulebook.core.books import Books, ChargeKey, ChargeState
+from joulebook.exposition.handover import Handover, Tokens
+from joulebook.exposition.server import Server
+from joulebook.store.reader import LedgerReader
+from joulebook.store.sqlite import SqliteStore
+from joulebook.units import NS_PER_S
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "collect-0123456789abcdef"
+PAID = Charge(Item.ELECTRICITY, "EUR")
+
+
+class LiveNode:
+    """A node: its store, its server, and what it booked in truth."""
+
+    def __init__(self, folder: Path, name: str, web_config: Path | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.path = name, folder / f"{name}.db"
+        (folder / "token").write_text(TOKEN + "\n")
+        self.true_uj = self.true_atoms = 0
+        self._ticks = 0
+        self._web_config = web_config
+        self._begin()
+
+        def page(since: int, ledger_id: str) -> bytes:
+            with LedgerReader(self.path) as reader:
+                return msgspec.json.encode(reader.page(name, "lab", since, ledger_id, limit=200))
+
+        self._handover = Handover(page, Tokens(folder / "token"))
+        self._listen = "127.0.0.1:0"
+        self.up()
+
+    def _begin(self) -> None:
+        self._store = SqliteStore(self.path, allow_volatile=True, retention_days=1)
+        self._books: Books = self._store.load()[0]
+
+    def up(self) -> None:
+        """Serve."""
+        self._server = Server(self._listen, FakePages(), self._web_config, handover=self._handover)
+        self._server.start()
+        self._listen = f"127.0.0.1:{self._server.port}"
+
+    def down(self) -> None:
+        """Answer nobody; booking goes on."""
+        self._server.stop()
+
+    @property
+    def target(self) -> str:
+        """host:port."""
+        return self._listen.replace("127.0.0.1", "localhost")
+
+    def tick(self, step_s: int = 40) -> None:
+        """Book a tick of `step_s`, and charge for it."""
+        self._ticks += step_s
+        after, entry = tick(self._books, self._ticks, uj=1_000_003 + self._ticks)
+        quarter_s = after.last_ns // NS_PER_S // 900 * 900
+        amount = Exact(0, 3 + self._ticks, 10**18)
+        sofar = self._books.charges.get(PAID, ChargeState()).total
+        after = msgspec.structs.replace(after, charges={PAID: ChargeState(sofar.plus(amount))})
+        entry = msgspec.structs.replace(entry, charges={ChargeKey(JOB, quarter_s, PAID): amount})
+        self._store.commit(self._books, after, entry, anchor(after))
+        self._books = after
+        self.true_uj += sum(each.energy_uj for each in entry.postings.values())
+        self.true_atoms += amount.atoms
+
+    def begin_anew(self) -> None:
+        """The ledger is gone, and a new one begins, as after a new disk."""
+        self._store.close()
+        self.path.unlink()
+        self._begin()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._server.stop()
+        self._store.close()
+
+
+@contextlib.contextmanager
+def busy(nodes: list[LiveNode], pause_s: float = 0.01) -> Iterator[None]:
+    """Nodes that tick all the time, in a thread."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(pause_s):
+            for node in nodes:
+                node.tick()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+class CollectorProcess:
+    """`joulebook collect` as a process of its own."""
+
+    def __init__(self, folder: Path, url: str, listen: str = "127.0.0.1:0", **keys: object) -> None:
+        self.folder, self.url = folder, url
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / "collector-token"
+        token.write_text(TOKEN)
+        values = {"url": url, "token_file": str(token), "every_s": 1.0, "listen": listen,
+                  "refresh_s": 1.0, "timeout_s": 5.0, **keys}  # fmt: skip
+        lines = []
+        for key, value in values.items():
+            if isinstance(value, list):
+                lines.append(f"{key} = [{', '.join(repr(str(each)) for each in value)}]")
+            elif isinstance(value, str):
+                lines.append(f"{key} = {value!r}")
+            else:
+                lines.append(f"{key} = {str(value).lower()}")
+        self.config = folder / "collector.toml"
+        self.config.write_text("[collect]\n" + "\n".join(lines) + "\n")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "joulebook", "--config", str(self.config), *arguments]
+
+    def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """One command on the same configuration, to its end."""
+        return subprocess.run(
+            self._command(*arguments),
+            env={**os.environ, "PYTHONPATH": str(ROOT / "exporter")},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> None:
+        """Begin, as a service unless told otherwise."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command("collect", *arguments),
+                env={**os.environ, "PYTHONPATH": str(ROOT / "exporter")},
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(30)
+        self.process = None
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process = None
+
+    @property
+    def log(self) -> str:
+        """What it said."""
+        path = self.folder / "log"
+        return path.read_text() if path.exists() else ""
+
+
+def collected(url: str) -> tuple[int, int]:
+    """The energy (uJ) and money (atoms) in a collected ledger; zeros before there is one."""
+    with opened(url) as database:
+        energy = database.rows("SELECT energy_uj FROM postings")
+        money = database.rows("SELECT whole, nano, rest FROM charges")
+    return sum(int(e) for (e,) in energy), sum(Exact(*row).atoms for row in money)
+
+
+def until(what: str, done: Callable[[], object], timeout_s: float = 90) -> None:
+    """Poll until `done()` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.1)
+
+
+def truth(nodes: list[LiveNode]) -> tuple[int, int]:
+    """What the nodes booked, the way `collected` says it."""
+    return sum(node.true_uj for node in nodes), sum(node.true_atoms for node in nodes)
+
+
+def copy(path: Path, to: Path) -> None:
+    """A file as it is, with what sqlite has beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        if Path(f"{path}{suffix}").exists():
+            shutil.copy(f"{path}{suffix}", f"{to}{suffix}")

@@ -1,0 +1,180 @@
+"""The collector on real servers, real ledgers and a real PostgreSQL: nothing is lost, ever."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from tests.integration import postgresql as pg
+from tests.integration.collect_lab import (
+    CollectorProcess,
+    LiveNode,
+    busy,
+    collected,
+    copy,
+    truth,
+    until,
+)
+from tests.integration.test_server import MUTUAL, renew, web
+
+from joulebook.archive.engine import opened
+from joulebook.store.reader import LedgerReader
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[LiveNode]]:
+    """Three nodes, with something booked."""
+    with contextlib.ExitStack() as stack:
+        made = [LiveNode(tmp_path / "nodes", f"n{i}") for i in range(3)]
+        for node in made:
+            stack.callback(node.close)
+            node.tick()
+        yield made
+
+
+def balanced(collector: CollectorProcess) -> None:
+    checked = collector.run("collect", "--check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "balances hold" in checked.stdout
+
+
+def test_postgresql_is_killed_and_the_collector_too_under_load(
+    nodes: list[LiveNode], tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    with pg.running() as server:
+        url = server.new()
+        collector = CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+        collector.start()
+        try:
+            with busy(nodes):
+                until("the first rows", lambda: quietly(url))
+                for _ in range(3):
+                    time.sleep(chance.uniform(0.5, 1.5))
+                    server.kill()
+                    time.sleep(chance.uniform(0.2, 1.0))
+                    server.start()
+                    time.sleep(chance.uniform(0.2, 1.0))
+                    collector.kill()
+                    collector.start()
+                    time.sleep(chance.uniform(0.5, 1.5))
+                    server.stop()
+                    server.start()
+                nodes[0].down()
+                time.sleep(1)
+                nodes[0].up()
+            until("all to be collected", lambda: collected(url) == truth(nodes))
+            assert collector.stop() == 0
+            balanced(collector)
+        finally:
+            if collector.process:
+                collector.kill()
+        assert "nodes keep what is not collected" in collector.log
+        assert "can be written again" in collector.log
+
+
+def quietly(url: str) -> bool:
+    from joulebook.errors import LedgerError
+
+    try:
+        return collected(url)[0] > 0
+    except LedgerError:
+        return False
+
+
+def test_killed_at_any_point_it_goes_on_from_there(nodes: list[LiveNode], tmp_path: Path) -> None:
+    chance = random.Random(7)
+    url = f"sqlite://{tmp_path}/collected.db"
+    collector = CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+    for _ in range(60):
+        for node in nodes:
+            node.tick()
+    for _ in range(8):
+        collector.start("--once")
+        time.sleep(chance.uniform(0.3, 1.2))
+        collector.kill()
+        for node in nodes:
+            node.tick()
+    done = collector.run("collect", "--once")
+    assert done.returncode == 0, done.stderr
+    assert collected(url) == truth(nodes)
+    balanced(collector)
+
+
+def test_a_ledger_that_began_anew_is_another_one_of_the_node_and_age_takes_nothing_away(
+    nodes: list[LiveNode], tmp_path: Path
+) -> None:
+    url = f"sqlite://{tmp_path}/collected.db"
+    collector = CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+    assert collector.run("collect", "--once").returncode == 0
+    nodes[0].begin_anew()
+    nodes[0].tick()
+    # Two days later the node lets go of what is older than one.
+    nodes[1].tick(2 * 86_400)
+    nodes[1].tick(7200)
+    with LedgerReader(nodes[1].path) as reader:
+        assert all(each.expired_uj > 0 for each in reader.balance_check())
+    assert collector.run("collect", "--once").returncode == 0
+    assert collected(url) == truth(nodes)
+    with opened(url) as database:
+        ledgers = database.rows("SELECT node, count(*) FROM ledgers GROUP BY node ORDER BY node")
+    assert ledgers == [("n0", 2), ("n1", 1), ("n2", 1)]
+    balanced(collector)
+
+
+def test_a_ledger_restored_from_a_copy_is_told_and_harms_nobody(
+    nodes: list[LiveNode], tmp_path: Path
+) -> None:
+    url = f"sqlite://{tmp_path}/collected.db"
+    collector = CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+    copy(nodes[0].path, tmp_path / "copy.db")
+    for _ in range(20):
+        nodes[0].tick()
+    assert collector.run("collect", "--once").returncode == 0
+    before = collected(url)
+    nodes[0]._store.close()
+    copy(tmp_path / "copy.db", nodes[0].path)
+    nodes[1].tick()
+    said = collector.run("collect", "--once")
+    nodes[0]._begin()
+    assert said.returncode == 1
+    assert f"http://{nodes[0].target}: its ledger has gone back" in said.stderr
+    assert collected(url)[0] > before[0]
+
+
+def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    renew(tmp_path, authority)
+    client = authority.issue_cert("collector")
+    client.private_key_pem.write_to_path(tmp_path / "client.key")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+    node = LiveNode(tmp_path / "nodes", "n0", web(tmp_path, MUTUAL))
+    node.tick()
+    url = f"sqlite://{tmp_path}/collected.db"
+    keys = {"targets": [node.target], "scheme": "https", "ca_file": str(tmp_path / "ca.pem")}
+    mine = {"cert_file": str(tmp_path / "client.pem"), "key_file": str(tmp_path / "client.key")}
+    try:
+        stranger = CollectorProcess(tmp_path / "s", url, **keys)
+        said = stranger.run("collect", "--once")
+        assert said.returncode == 1
+        assert f"https://{node.target}/v1/postings: " in said.stderr
+        collector = CollectorProcess(tmp_path / "c", url, **keys, **mine)
+        assert collector.run("collect", "--once").returncode == 0
+        assert collected(url) == truth([node])
+        # The token expires on the node, and is replaced at the collector while it runs.
+        (tmp_path / "nodes/token").write_text("a-new-token-0123456789")
+        node.tick()
+        collector.start()
+        until("the refusal", lambda: "the key is refused (401)" in collector.log)
+        (tmp_path / "c/collector-token").write_text("a-new-token-0123456789")
+        until("the rest", lambda: collected(url) == truth([node]))
+        assert collector.stop() == 0
+        assert "0123456789" not in collector.log
+    finally:
+        node.close()
