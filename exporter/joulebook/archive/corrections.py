@@ -6,6 +6,7 @@ write one into a closed month; each of its rows takes as much from one as it giv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,14 @@ class Transfer(NamedTuple):
     item: str = ""
     currency: str = ""
     billed: Exact = NOTHING
+
+
+def money(text: str) -> Exact:
+    """`12.50` as an exact amount. Raises `ValueError`."""
+    match = re.fullmatch(r"(\d{1,15})(?:\.(\d{1,9}))?", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"{text!r}: expected an amount like 12.50, to nine digits at most")
+    return Exact(int(match[1]), int((match[2] or "0").ljust(9, "0")))
 
 
 def correct(
