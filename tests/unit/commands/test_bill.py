@@ -109,7 +109,7 @@ def test_a_month_is_not_closed_before_nodes_have_told_it(
     said = capsys.readouterr().out
     assert "n2: collected up to 2026-10-01" in said
     assert "n1" not in said
-    assert run("bill", "close", "2026-11") == 2
+    assert run("bill", "close", "2026-11", "--anyway") == 2
     assert "2026-11 is not over" in capsys.readouterr().err
     assert run("bill", "close", "2026-10", "--anyway") == 0
 
@@ -124,10 +124,11 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     october: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("bill", "close", "2026-10", "--by", "grace") == 0
-    assert run("bill", "correct", "--from", "nlp/ada/bert", "--to", "(unallocated)",
-               "--cost", "0.25", "--kwh", "1", "--by", "grace", "--why", "GPU fell off the bus") == 0  # fmt: skip
-    assert run("relabel", "102", "--experiment", "bert", "--account", "nlp", "--by", "ada",
-               "--why", "wrong wckey") == 0  # fmt: skip
+    amounts = ("--cost", "0.25", "--kwh", "1", "--by", "grace", "--why", "GPU fell off the bus")
+    owners = ("--from", "nlp/ada/bert", "--to", "(unallocated)")
+    assert run("bill", "correct", *owners, *amounts) == 0
+    labels = ("--experiment", "bert", "--account", "nlp")
+    assert run("relabel", "102", *labels, "--by", "ada", "--why", "wrong wckey") == 0
     november = bill(capsys, "2026-11")
     total = november["total"]
     assert isinstance(total, dict)
@@ -167,7 +168,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         (("bill", "correct", "--from", "a", "--to", "b", "--cost", "-1", "--why", "x"), "12.50"),
         (
             ("bill", "correct", "--from", "", "--to", "b", "--cost", "1", "--why", "x"),
-            "expected AC",
+            "ACCOUNT",
         ),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
         (("bill", "close"), "which month?"),
