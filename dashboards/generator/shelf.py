@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dashboards.generator import (
     alerts,
+    billing,
     books,
     compute,
     experiment,
@@ -23,7 +24,10 @@ BOARDS = (
     compute.DASHBOARD,
     books.DASHBOARD,
 )
-"""All dashboards. A new one is a module with a `DASHBOARD`, and its name here."""
+"""The dashboards of Prometheus. A new one is a module with a `DASHBOARD`, and its name here."""
+
+LEDGER_BOARDS = (billing.DASHBOARD,)
+"""The dashboards of the collected ledger, in SQL."""
 
 
 def files() -> dict[str, str]:
@@ -31,5 +35,5 @@ def files() -> dict[str, str]:
     return {
         "dashboards/rules/recording.rules.yaml": recording.text(),
         "dashboards/rules/alerts.rules.yaml": alerts.text(),
-        **{f"dashboards/{board.uid}.json": board.json() for board in BOARDS},
+        **{f"dashboards/{board.uid}.json": board.json() for board in (*BOARDS, *LEDGER_BOARDS)},
     }

@@ -42,9 +42,14 @@ class Ask(NamedTuple):
     legend: str
 
 
-def dashboards() -> dict[str, dict[str, Any]]:
-    """All dashboards by uid."""
-    return {board["uid"]: board for board in (json.loads(file.read_text()) for file in FILES)}
+def dashboards(source: str = "prometheus") -> dict[str, dict[str, Any]]:
+    """All dashboards of a kind of data source, by uid."""
+    boards = [json.loads(file.read_text()) for file in FILES]
+    return {
+        board["uid"]: board
+        for board in boards
+        if any(each.get("query") == source for each in board["templating"]["list"])
+    }
 
 
 def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
