@@ -43,18 +43,21 @@ def exact(parts: Sequence[object]) -> Exact:
 
 _BY_OWNER = "remainder, account, person, experiment, correction"
 
+# What is of the month itself goes together; only what came late says of which day it is.
+_DAY = "CASE WHEN correction > 0 OR (day_s >= ? AND day_s < ?) THEN 0 ELSE day_s END AS late_s"
+
 _USED = f"""
-SELECT {_BY_OWNER}, day_s, component, {halves("energy_uj", "idle_uj", "held_ns")}
+SELECT {_BY_OWNER}, {_DAY}, component, {halves("energy_uj", "idle_uj", "held_ns")}
 FROM used_entries JOIN owners ON owners.id = owner
 WHERE month = ? AND (? = '' OR account = ?)
-GROUP BY {_BY_OWNER}, day_s, component
+GROUP BY {_BY_OWNER}, late_s, component
 """  # noqa: S608 - words of ours
 
 _BILLED = f"""
-SELECT {_BY_OWNER}, day_s, item, currency, {halves("whole", "nano", "rest")}
+SELECT {_BY_OWNER}, {_DAY}, item, currency, {halves("whole", "nano", "rest")}
 FROM billed_entries JOIN owners ON owners.id = owner
 WHERE month = ? AND (? = '' OR account = ?)
-GROUP BY {_BY_OWNER}, day_s, item, currency
+GROUP BY {_BY_OWNER}, late_s, item, currency
 """  # noqa: S608
 
 
@@ -110,21 +113,20 @@ def bill(database: Database, month: int, account: str = "") -> MonthBill:
 
 def _bill(database: Database, month: int, account: str) -> MonthBill:
     lines: dict[tuple[Owner, int, int], Line] = {}
-    chosen = [month, account, account]
+    chosen = [begin_s(month), begin_s(after(month)), month, account, account]
 
-    def line(owner: Owner, correction: int, day_s: int) -> Line:
-        of = month if correction else month_of(day_s)
-        key = (owner, 0 if of == month else of, correction)
+    def line(owner: Owner, correction: int, late_s: int) -> Line:
+        key = (owner, month_of(late_s) if late_s else 0, correction)
         return lines.setdefault(key, Line(*key, {}, {}))
 
-    for *who, correction, day_s, component, e1, e2, i1, i2, h1, h2 in database.rows(_USED, chosen):
-        used = line(Owner(*who), correction, day_s).used
+    for *who, correction, late_s, component, e1, e2, i1, i2, h1, h2 in database.rows(_USED, chosen):
+        used = line(Owner(*who), correction, late_s).used
         more = Amount(*wholes((e1, e2, i1, i2, h1, h2)))
         used[component] = used.get(component, ZERO).plus(more)
-    for *who, correction, day_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
+    for *who, correction, late_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
         _BILLED, chosen
     ):
-        here = line(Owner(*who), correction, day_s)
+        here = line(Owner(*who), correction, late_s)
         more_paid = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
         key = (here.owner, here.late_for, here.correction)
         lines[key] = msgspec.structs.replace(here, billed=add(here.billed, more_paid))
