@@ -1,0 +1,132 @@
+"""What the collector shows of itself, over its real server and read by promtool."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.collect_lab import LiveNode
+
+from joulebook.archive.engine import connect
+from joulebook.collect import service
+from joulebook.collect.assembly import make_collector
+from joulebook.collect.pages import CollectorPages
+from joulebook.collect.service import Collector
+from joulebook.commands.collect import CollectorServer
+from joulebook.config_collect import Collect
+from joulebook.errors import ConfigError
+from joulebook.exposition.catalogue_collect import COLLECTOR
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[LiveNode]:
+    made = LiveNode(tmp_path / "nodes", "n0")
+    made.tick()
+    yield made
+    made.close()
+
+
+def collector(tmp_path: Path, *targets: str) -> Collector:
+    token = str(tmp_path / "nodes/token")
+    url = f"sqlite://{tmp_path}/collected.db"
+    return make_collector(Collect(targets=targets, token_file=token, url=url, timeout_s=2))
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body
+
+
+def test_pages(node: LiveNode, tmp_path: Path, free_port: object) -> None:
+    nobody = f"127.0.0.1:{free_port()}"  # type: ignore[operator]
+    made = collector(tmp_path, node.target, nobody)
+    assert made.once() is False
+    server = CollectorServer("127.0.0.1:0", CollectorPages(made))
+    server.start()
+    try:
+        status, text = get(server.port, "/metrics")
+        assert status == 200
+        values = {
+            (sample.name, sample.labels.get("target", "")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        good, bad = f"http://{node.target}", f"http://{nobody}"
+        assert values["joulebook_collect_targets", ""] == 2
+        assert values["joulebook_collect_target_up", good] == 1
+        assert values["joulebook_collect_target_up", bad] == 0
+        assert values["joulebook_collect_errors_total", bad] == 1
+        assert values["joulebook_collect_target_behind", good] == 0
+        assert values["joulebook_collect_pages_total", ""] >= 1
+        assert values["joulebook_collect_database_up", ""] == 1
+        stamp = values["joulebook_collect_target_last_success_timestamp_seconds", good]
+        assert abs(stamp - time.time()) < 600
+        assert {name for name, _ in values} == {metric.name for metric in COLLECTOR}
+        promtool = shutil.which("promtool")
+        assert promtool
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert get(server.port, "/readyz")[0] == 200
+        assert get(server.port, "/healthz")[0] == 200
+        assert bad in get(server.port, "/")[1]
+        made.database_problem = "the database is down"
+        assert get(server.port, "/readyz") == (503, "the database is down\n")
+        made.turned -= 10_000
+        assert get(server.port, "/healthz")[0] == 503
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (Collect(), "collect.url is not set"),
+        (Collect(url="sqlite:////x/y"), "nothing to collect from"),
+        (Collect(url="sqlite:////x/y", targets=("a:1",)), "collect.token_file is not set"),
+        (
+            Collect(url="sqlite:////x/y", targets=("a:1",), token_file="/nowhere"),
+            "/nowhere: cannot be read",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_at_the_start(settings: Collect, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        make_collector(settings)
+
+
+def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
+    """A node's own ledger, given by mistake."""
+    from joulebook.errors import LedgerError
+
+    with pytest.raises(LedgerError, match="not of a collected ledger"):
+        connect(f"sqlite://{node.path}", create=True)
+    node.tick()
+
+
+def test_failures_wait_longer_each_time() -> None:
+    roll = service.Roll(lot=lambda: 0.5)
+    roll.renew(["a", "b"], 0.0, spread_s=10)
+    assert roll.due(4.9, 9) == []
+    assert roll.due(5.0, 9) == ["a", "b"]
+    assert roll.due(5.0, 1) == ["a"]
+    waits = []
+    for _ in range(9):
+        roll.failed("a", 0.0, 300.0, "down", "no answer")
+        waits.append(roll.targets["a"].due)
+    assert waits == [3.75, 7.5, 15.0, 30.0, 60.0, 120.0, 225.0, 225.0, 225.0]
+    roll.went_well("a", 100.0, 0.0, 300.0, behind=0)
+    assert roll.targets["a"].due == 400.0
+    roll.went_well("a", 100.0, 0.0, 300.0, behind=7)
+    assert roll.targets["a"].due == 100.0
