@@ -13,8 +13,8 @@ from typing import NamedTuple
 from joulebook.core.workloads import Labels
 
 DAY_S, HOUR_S = 86_400, 3_600
-END_S = 1_781_519_420
-"""2026-06-15 10:30:20 UTC."""
+END_S = 1_740_997_820
+"""2025-03-03 10:30:20 UTC: long past, whatever the clock says (a database refuses the future)."""
 DAYS = 62
 START_S = (END_S - DAYS * DAY_S) // HOUR_S * HOUR_S
 FULL_S = END_S - 32 * DAY_S

@@ -1,0 +1,299 @@
+"""The simulated lab as Prometheus would have scraped it: sample times, and every series.
+
+Names and labels are those of the catalogue, values are floored as the exposition floors them, new
+series are held at zero and ended ones linger, scrapes fail, daemons restart.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple
+
+from tests.lab.truth import Key, Truth
+from tests.lab.world import (
+    CLUSTER,
+    CPU_NODES,
+    CURRENCY,
+    DOWN,
+    END_S,
+    FULL_S,
+    GPUS,
+    HOUR_S,
+    JOBS,
+    NODES,
+    PUE,
+    SCRAPE_S,
+    START_S,
+    ZONE,
+    Gpu,
+    Job,
+    grams,
+    price,
+)
+
+from joulebook.core.peaks import peaks_of
+from joulebook.exposition.catalogue import BY_NAME, Metric, Quantum
+from joulebook.exposition.collector import Family
+from joulebook.exposition.render import Renderer
+
+HOLD_S = 150
+"""2.5 scrapes, for which a new series shows where it begins."""
+LINGER_S = 900
+BUDGETS = (("nlp", "llm-pretrain", "kwh", 2500.0), ("vision", "", "EUR", 1600.0))
+
+
+class Series(NamedTuple):
+    """One series: its metric, labels (without node and cluster), and samples in order."""
+
+    node: str
+    metric: Metric
+    labels: tuple[str, ...]
+    times: Sequence[int]
+    values: Sequence[float]
+
+    @property
+    def prefix(self) -> str:
+        """Its name and labels as the exposition writes them, and a blank."""
+        block = Renderer(self.node, CLUSTER).block(Family(self.metric, [(self.labels, 0)]))
+        return block.lines.removesuffix("0\n")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Its name and labels as Prometheus keeps them."""
+        own = dict(zip(self.metric.labels, self.labels, strict=True))
+        common = {"__name__": self.metric.name, "cluster": CLUSTER, "node": self.node}
+        return common | {name: value for name, value in own.items() if value}
+
+
+def metric_of(what: str) -> Metric:
+    """The metric by its name without prefix and suffix."""
+    names = (f"joulebook_{what}_total", f"joulebook_{what}", what)
+    return next(BY_NAME[name] for name in names if name in BY_NAME)
+
+
+def scrapes(node: str) -> list[int]:
+    """When the node was scraped: not while its daemon was down, and a few scrapes failed."""
+    random = Random(node)
+    down = DOWN.get(node, ())
+    first = START_S + 7 * (NODES.index(node) + 1)
+    return [
+        t_s
+        for t_s in range(first, END_S + 1, SCRAPE_S)
+        if random.random() > 0.003 and not any(a <= t_s < b for a, b in down)
+    ]
+
+
+def floored(quantum: Quantum, values: Iterable[float]) -> list[float]:
+    """Values as the exposition floors them."""
+    if quantum is Quantum.JOULES:
+        return [int(v) if v >= 1000 else int(v * 64) / 64 for v in values]
+    if quantum is Quantum.MONEY:
+        return [int(v * 1048576) / 1048576 for v in values]
+    return [int(v * 1024) / 1024 for v in values]
+
+
+class Lab:
+    """All series of a node in a window of time."""
+
+    def __init__(self, truth: Truth, node: str) -> None:
+        self._truth = truth
+        self._node = node
+        self._times = scrapes(node)
+        self._ups = [b for _, b in DOWN.get(node, ())]
+        self._gpus = [gpu for gpu in GPUS if gpu.node == node]
+        self._jobs = [job for job in JOBS if any(gpu.node == node for gpu in job.gpus)]
+
+    def series(self, t0_s: int, t1_s: int) -> Iterator[Series]:
+        """What was scraped in [t0, t1): everything of the last month, of before the books."""
+        times = [t for t in self._times if t0_s <= t < t1_s]
+        full = [t for t in times if t >= FULL_S]
+        yield from self._books(times)
+        for gpu in self._gpus:
+            yield from self._held(gpu, times)
+            yield from self._gauges(gpu, times, ("utilization_ratio",))
+            yield from self._constants(gpu, times)
+            yield from self._gauges(gpu, full, _GAUGES)
+        if full:
+            yield from self._workloads(full)
+            yield from self._health(full)
+
+    def _series(
+        self, what: str, labels: tuple[str, ...], times: Sequence[int], values: Iterable[float]
+    ) -> Series:
+        metric = metric_of(what)
+        made = list(values)
+        if metric.quantum is not Quantum.NONE:
+            made = floored(metric.quantum, made)
+        return Series(self._node, metric, labels, times, made)
+
+    def _flat(self, what: str, labels: tuple[str, ...], times: Sequence[int], v: float) -> Series:
+        return self._series(what, labels, times, [v] * len(times))
+
+    def _books(self, times: Sequence[int]) -> Iterator[Series]:
+        """Counters that are never removed: experiments, remainders, meters; and what is pending."""
+        pending = {component: [0.0] * len(times) for component in self._components()}
+        for key, curve in self._truth.curves.items():
+            if key.node != self._node or key.what.startswith("workload_"):
+                continue
+            if not key.what.startswith("experiment_"):
+                if key.what in _ROLLED_UP or times[-1:] >= [FULL_S]:
+                    yield self._series(key.what, key.labels, times, curve.along(times))
+                continue
+            first = self._first(key)
+            seen = [t for t in times if t >= first]
+            if not seen:
+                continue
+            true, shown = list(curve.along(seen)), []
+            for t_s, value in zip(seen, true, strict=True):
+                shown.append(curve.at(held) if (held := self._hold(first, t_s)) else value)
+            yield self._series(key.what, key.labels, seen, shown)
+            if key.what == "experiment_energy_joules":
+                rest = pending[key.labels[-1]]
+                late = len(times) - len(seen)
+                for n, (value, least) in enumerate(zip(true, shown, strict=True)):
+                    rest[late + n] += value - least
+        for component, values in pending.items():
+            yield self._series("pending_energy_joules", (component,), times, values)
+
+    def _components(self) -> tuple[str, ...]:
+        return ("gpu", "cpu") if self._node in CPU_NODES else ("gpu",)
+
+    def _first(self, key: Key) -> int:
+        """When the experiment was first there; all of its series appear together."""
+        return min(job.t0_s for job in self._jobs if (*job.owner,) == key.labels[:3])
+
+    def _hold(self, first_s: int, t_s: int) -> int:
+        """Since when a series is held (a beginning, or a restart); 0 if it is not."""
+        for since in (first_s, *(up for up in self._ups if up > first_s)):
+            if since <= t_s < since + HOLD_S:
+                return since
+        return 0
+
+    def _held(self, gpu: Gpu, times: Sequence[int]) -> Iterator[Series]:
+        for job in self._jobs:
+            if gpu in job.gpus and (on := _within(times, job.t0_s, job.t1_s)):
+                labels = (str(gpu.index), gpu.uuid, "slurm", job.id, *job.owner)
+                yield self._flat("gpu_held_ratio", labels, on, job.share)
+
+    def _constants(self, gpu: Gpu, times: Sequence[int]) -> Iterator[Series]:
+        labels = (str(gpu.index), gpu.uuid)
+        for peak in peaks_of(gpu.model):
+            if peak.precision == "fp16":
+                yield self._flat(
+                    "gpu_peak_flops", (*labels, "fp16", peak.source), times, peak.flops
+                )
+        about = ("nvidia", gpu.model, "570.86.15", f"0000:{gpu.index + 1:02}:00.0", "false")
+        full = [t for t in times if t >= FULL_S]
+        if full:
+            yield self._flat("gpu_info", (*labels, *about), full, 1)
+
+    def _gauges(self, gpu: Gpu, times: Sequence[int], names: Sequence[str]) -> Iterator[Series]:
+        if not times:
+            return
+        watts, busy = self._power(gpu, times)
+        labels = (str(gpu.index), gpu.uuid)
+        for name in names:
+            values = [_GAUGE[name](gpu, w, b) for w, b in zip(watts, busy, strict=True)]
+            yield self._series(f"gpu_{name}", labels, times, values)
+        if names == _GAUGES:
+            hot = [(t - FULL_S) * 0.004 for t in times]
+            yield self._series("gpu_throttle_seconds", (*labels, "sw_power_cap"), times, hot)
+
+    def _power(self, gpu: Gpu, times: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Watts and busy share of a card at each instant."""
+        watts, busy = [0.0] * len(times), [0.0] * len(times)
+        held = [0.0] * len(times)
+        for job in self._jobs:
+            if gpu not in job.gpus or job.t1_s <= times[0] or job.t0_s > times[-1]:
+                continue
+            for phase in job.phases:
+                for n in _indices(times, phase.t0_s, phase.t1_s):
+                    watts[n] += phase.watts * job.share
+                    held[n] += job.share
+                    busy[n] += 0.0 if phase.idle else job.share * 0.97
+        return [w + gpu.idle_w * (1 - h) for w, h in zip(watts, held, strict=True)], busy
+
+    def _workloads(self, times: Sequence[int]) -> Iterator[Series]:
+        by_job: dict[str, list[Key]] = {}
+        for key in self._truth.curves:
+            if key.node == self._node and key.what.startswith("workload_"):
+                by_job.setdefault(key.labels[1], []).append(key)
+        for job in self._jobs:
+            on = _within(times, job.t0_s, job.t1_s + LINGER_S)
+            if not on:
+                continue
+            who = ("slurm", job.id, *job.owner)
+            for key in by_job[job.id]:
+                values = list(self._truth.curves[key].along(on))
+                for n, t_s in enumerate(on):
+                    if t_s >= job.t0_s + HOLD_S:
+                        break
+                    values[n] = 0.0
+                yield self._series(key.what, key.labels, on, values)
+            cards = [gpu for gpu in job.gpus if gpu.node == self._node]
+            live = _within(times, job.t0_s, job.t1_s)
+            if live:
+                yield self._series("workload_power_watts", (*who, "gpu"), live,
+                    [_watts(job, t_s) * len(cards) * job.share for t_s in live])  # fmt: skip
+            about = (job.name, "main", "", "", str(len(job.gpus)), cards[0].model, "prolog")
+            yield self._flat("workload_info", ("slurm", job.id, *about), on, 1)
+
+    def _health(self, times: Sequence[int]) -> Iterator[Series]:
+        for what, labels, value in _HEALTH:
+            yield self._flat(what, labels, times, value)
+        for account, experiment, unit, amount in BUDGETS:
+            yield self._flat("budget", (account, experiment, unit), times, amount)
+        yield self._flat("pue_ratio", ("machine room",), times, PUE)
+        for what, label, rate in (
+            ("electricity_price_per_kwh", CURRENCY, price),
+            ("carbon_intensity_grams_per_kwh", ZONE, grams),
+        ):
+            values = [rate(t // HOUR_S * HOUR_S) for t in times]
+            yield self._series(what, (label, "Energy-Charts"), times, values)
+        random = Random(self._node)
+        ticks = [0.004 + random.random() * 0.002 for _ in times]
+        yield self._series("tick_duration_seconds", (), times, ticks)
+        if self._node in CPU_NODES:
+            yield self._series("sensor_errors", ("nvml", "counter", "timeout"), times,
+                [t // 400_000 - FULL_S // 400_000 for t in times])  # fmt: skip
+
+
+_GAUGES = (
+    "power_watts", "power_limit_watts", "memory_used_bytes", "temperature_celsius", "sm_clock_hertz",
+)  # fmt: skip
+_GAUGE = {
+    "power_watts": lambda gpu, watts, busy: watts,
+    "power_limit_watts": lambda gpu, watts, busy: gpu.full_w + 10,
+    "utilization_ratio": lambda gpu, watts, busy: busy,
+    "memory_used_bytes": lambda gpu, watts, busy: int(gpu.memory_gib * (0.02 + 0.8 * busy)) << 30,
+    "temperature_celsius": lambda gpu, watts, busy: 31 + int(watts / gpu.full_w * 42),
+    "sm_clock_hertz": lambda gpu, watts, busy: 1_410_000_000 if busy > 0.3 else 345_000_000,
+}
+_HEALTH = (
+    ("build_info", ("0.1.0", "abc1234", "3.12.4"), 1),
+    ("sensor_up", ("nvml", "counter"), 1),
+    ("overflow", ("exposition", "experiments"), 0),
+    ("rejected_inputs", ("slurm", "bad_owner"), 2),
+    ("feed_up", ("price", "Energy-Charts"), 1),
+    ("feed_age_seconds", ("price", "Energy-Charts"), 1800),
+    ("feed_errors", ("price", "Energy-Charts", "timeout"), 3),
+    ("unpriced_energy_joules", ("electricity",), 0),
+    ("process_resident_memory_bytes", (), 47 << 20),
+)
+_ROLLED_UP = ("meter_energy_joules", "remainder_energy_joules", "remainder_cost",
+    "remainder_credit", "remainder_co2e_grams")  # fmt: skip
+
+
+def _indices(times: Sequence[int], t0_s: int, t1_s: int) -> range:
+    return range(bisect_left(times, t0_s), bisect_left(times, t1_s))
+
+
+def _within(times: Sequence[int], t0_s: int, t1_s: int) -> Sequence[int]:
+    on = _indices(times, t0_s, t1_s)
+    return times[on.start : on.stop]
+
+
+def _watts(job: Job, t_s: int) -> int:
+    return next((p.watts for p in job.phases if p.t0_s <= t_s < p.t1_s), 0)

@@ -1,0 +1,115 @@
+"""A real Prometheus and a real VictoriaMetrics over data that is there already."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+class Server:
+    """A program that answers Prometheus' queries on a port of loopback."""
+
+    def __init__(self, name: str, port: int, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log.open("wb")
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                self.instant("vector(1)", 1_700_000_000)
+                return self
+            except OSError:
+                if self._process.poll() is not None:
+                    break
+                time.sleep(0.2)
+        raise AssertionError(f"{self.name} did not come up: {self._log.name}")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        self._log.close()
+
+    def instant(self, expression: str, at_s: int) -> list[dict[str, Any]]:
+        """The vector at an instant."""
+        return self._ask("query", query=expression, time=str(at_s))
+
+    def over(self, expression: str, t0_s: int, t1_s: int, step_s: int) -> list[dict[str, Any]]:
+        """The series over a range."""
+        return self._ask(
+            "query_range", query=expression, start=str(t0_s), end=str(t1_s), step=str(step_s)
+        )
+
+    def _ask(self, path: str, **how: str) -> list[dict[str, Any]]:
+        body = urllib.parse.urlencode(how).encode()
+        request = urllib.request.Request(f"{self.url}/api/v1/{path}", body)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+                return found
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()
+            raise AssertionError(f"{self.name}: {how['query']}: {said}") from None
+
+    def post(self, path: str, body: bytes) -> None:
+        """Send something to be taken in."""
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, body), timeout=300
+        ) as answer:
+            assert answer.status in (200, 204)
+
+
+def prometheus(home: Path) -> Server:
+    """Prometheus over `home/data`; nothing is scraped, nothing ever goes."""
+    port = free_port()
+    (home / "prometheus.yml").write_text("global: {scrape_interval: 60s}\n")
+    return Server(
+        "prometheus",
+        port,
+        [
+            "prometheus",
+            f"--config.file={home}/prometheus.yml",
+            f"--storage.tsdb.path={home}/data",
+            "--storage.tsdb.retention.time=100y",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--query.timeout=5m",
+        ],
+        home / "prometheus.log",
+    )
+
+
+def victoria(home: Path) -> Server:
+    """VictoriaMetrics over `home/victoria`."""
+    port = free_port()
+    return Server(
+        "victoria-metrics",
+        port,
+        [
+            "victoria-metrics",
+            f"-storageDataPath={home}/victoria",
+            "-retentionPeriod=100y",
+            f"-httpListenAddr=127.0.0.1:{port}",
+            "-search.latencyOffset=0s",
+            "-search.maxQueryDuration=5m",
+            "-memory.allowedBytes=1GiB",
+        ],
+        home / "victoria.log",
+    )
