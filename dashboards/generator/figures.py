@@ -15,28 +15,23 @@ WHO = 'cluster=~"$cluster",account=~"$account",user=~"$user",experiment=~"$exper
 OF_GPU = 'component="gpu"'
 WHERE = 'cluster=~"$cluster",node=~"$node"'
 
-_RAW, _RULES = 'node=~"$raw"', '{label}=~"$rules"'
+_RAW, _RULES = 'node=~"(.+){$raw}"', '{label}=~"(.+){{$rules}}"'
 _SHORT_S = 90_000
 _RECORDED = "last_over_time(meter:joulebook_energy_joules:increase1h[3h])"
 
 
-def _use(when: str) -> str:
-    yes = f'label_replace({when}, "use", ".*", "", "")'
-    return f'{yes} or on () label_replace(vector(0), "use", "<none>", "", "")'
-
-
 def _choice() -> tuple[Variable, ...]:
-    short = f"vector($__range_s) <= {_SHORT_S}"
-    unrecorded = f"vector($__range_s) unless on () count({_RECORDED})"
-    recorded = f"(vector($__range_s) > {_SHORT_S}) and on () count({_RECORDED})"
+    recorded = f"((count({_RECORDED}) > bool 0) or vector(0))"
+    rules = f"(vector($__range_s) > bool {_SHORT_S}) * {recorded}"
     return (
-        hidden("raw", _use(f"(({short}) or on () ({unrecorded}))")),
-        hidden("rules", _use(f"({recorded})")),
+        hidden("raw", f'count_values("use", 1 - {rules})'),
+        hidden("rules", f'count_values("use", {rules})'),
     )
 
 
 CHOICE = _choice()
-"""`$raw` and `$rules`: `.*` for the one that is read, and what fits nothing for the other."""
+"""`$raw` and `$rules`: 1 for the one that is read, 0 for the other. As a count in a matcher,
+`node=~"(.+){0}"`, 0 fits nothing, since these labels are never empty."""
 
 _ENERGY = "joulebook_experiment_energy_joules_total"
 

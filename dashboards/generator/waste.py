@@ -44,13 +44,13 @@ def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: 
 TOTALS = (
     _stat("Idle while held", f"{_IDLE} {LONG}", Basis.METERED, "kwatth",
         Query(kwh(used("idle_energy_joules")))),
-    _stat("Its cost", f"{_MONEY} {LONG}", Basis.MODELLED, "locale",
+    _stat("What idling cost", f"{_MONEY} {LONG}", Basis.MODELLED, "locale",
         Query(_idle_money("currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="no price"),
     _stat("Held by nobody", f"Energy of devices that no workload held. {LONG}", Basis.METERED,
         "kwatth", Query(kwh(unused("energy_joules", "", UNALLOCATED)))),
-    _stat("Its cost", f"Electricity of devices that no workload held. {LONG}", Basis.RATED,
-        "locale", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
+    _stat("What nobody's cost", f"Electricity of devices that no workload held. {LONG}",
+        Basis.RATED, "locale", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
         decimals=2, options={"textMode": "value_and_name"}, empty="no price"),
 )  # fmt: skip
 

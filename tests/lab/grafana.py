@@ -90,7 +90,7 @@ def filled(
         "__rate_interval": f"{rate_s}s",
     }
     found: dict[str, str] = {**built_in, **values}
-    return re.sub(r"\$\{?(\w+)\}?", lambda match: found[match[1]], expression)
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: found[match[1] or match[2]], expression)
 
 
 def asks(

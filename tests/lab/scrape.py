@@ -108,6 +108,8 @@ class Lab:
     def series(self, t0_s: int, t1_s: int) -> Iterator[Series]:
         """What was scraped in [t0, t1): everything of the last month, of before the books."""
         times = [t for t in self._times if t0_s <= t < t1_s]
+        if not times:
+            return
         full = [t for t in times if t >= FULL_S]
         yield from self._books(times)
         for gpu in self._gpus:
@@ -138,7 +140,7 @@ class Lab:
             if key.node != self._node or key.what.startswith("workload_"):
                 continue
             if not key.what.startswith("experiment_"):
-                if key.what in _ROLLED_UP or times[-1:] >= [FULL_S]:
+                if key.what in _ROLLED_UP or times[-1] >= FULL_S:
                     yield self._series(key.what, key.labels, times, curve.along(times))
                 continue
             first = self._first(key)
@@ -174,17 +176,17 @@ class Lab:
     def _held(self, gpu: Gpu, times: Sequence[int]) -> Iterator[Series]:
         for job in self._jobs:
             if gpu in job.gpus and (on := _within(times, job.t0_s, job.t1_s)):
-                labels = (str(gpu.index), gpu.uuid, "slurm", job.id, *job.owner)
+                labels = (str(gpu.number), gpu.uuid, "slurm", job.id, *job.owner)
                 yield self._flat("gpu_held_ratio", labels, on, job.share)
 
     def _constants(self, gpu: Gpu, times: Sequence[int]) -> Iterator[Series]:
-        labels = (str(gpu.index), gpu.uuid)
+        labels = (str(gpu.number), gpu.uuid)
         for peak in peaks_of(gpu.model):
             if peak.precision == "fp16":
                 yield self._flat(
                     "gpu_peak_flops", (*labels, "fp16", peak.source), times, peak.flops
                 )
-        about = ("nvidia", gpu.model, "570.86.15", f"0000:{gpu.index + 1:02}:00.0", "false")
+        about = ("nvidia", gpu.model, "570.86.15", f"0000:{gpu.number + 1:02}:00.0", "false")
         full = [t for t in times if t >= FULL_S]
         if full:
             yield self._flat("gpu_info", (*labels, *about), full, 1)
@@ -193,7 +195,7 @@ class Lab:
         if not times:
             return
         watts, busy = self._power(gpu, times)
-        labels = (str(gpu.index), gpu.uuid)
+        labels = (str(gpu.number), gpu.uuid)
         for name in names:
             values = [_GAUGE[name](gpu, w, b) for w, b in zip(watts, busy, strict=True)]
             yield self._series(f"gpu_{name}", labels, times, values)
@@ -261,7 +263,8 @@ class Lab:
 
 
 _GAUGES = (
-    "power_watts", "power_limit_watts", "memory_used_bytes", "temperature_celsius", "sm_clock_hertz",
+    "power_watts", "power_limit_watts", "memory_used_bytes", "temperature_celsius",
+    "sm_clock_hertz",
 )  # fmt: skip
 _GAUGE = {
     "power_watts": lambda gpu, watts, busy: watts,

@@ -31,7 +31,7 @@ class Gpu(NamedTuple):
     """A card."""
 
     node: str
-    index: int
+    number: int
     model: str
     idle_w: int
     full_w: int
@@ -39,7 +39,7 @@ class Gpu(NamedTuple):
 
     @property
     def uuid(self) -> str:
-        return f"GPU-{self.node[-1]}{self.index}f3a1c0-0000-4000-8000-{self.full_w:012d}"
+        return f"GPU-{self.node[-1]}{self.number}f3a1c0-0000-4000-8000-{self.full_w:012d}"
 
 
 GPUS = tuple(

@@ -40,7 +40,7 @@ UNITS = {
     "kwatth", "watt", "joule", "massg", "locale", "percentunit", "s", "bytes", "celsius", "hertz",
     "none",
 }  # fmt: skip
-CHOICES = {"raw": ".*", "rules": ".*"}
+CHOICES = {"raw": "1", "rules": "0"}
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in CATALOGUE}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}

@@ -1,0 +1,253 @@
+"""Every panel of every dashboard, against a real Prometheus and a real VictoriaMetrics that hold
+two months of a simulated lab: none is empty, and what it shows is what was burnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
+from tests.lab.backfill import backfill
+from tests.lab.grafana import Ask, asks, choice, dashboards, filled
+from tests.lab.servers import Server, prometheus, victoria
+from tests.lab.truth import J_PER_KWH, truth
+from tests.lab.world import CURRENCY, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
+
+pytestmark = pytest.mark.timeout(600)
+
+BOARDS = dashboards()
+RANGES = {"1h": HOUR_S, "24h": DAY_S, "30d": 30 * DAY_S}
+RANGE = pytest.mark.parametrize("span_s", RANGES.values(), ids=RANGES)
+SERVER = pytest.mark.parametrize("server", ["prometheus", "victoria-metrics"], indirect=True)
+LAST_HOUR_S = END_S // HOUR_S * HOUR_S
+"""When the rules of an hour were evaluated last."""
+
+ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 30 * DAY_S: 0.001}
+"""How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
+whole hours, and are compared with just those."""
+
+RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Server]]:
+    home = tmp_path_factory.mktemp("lab")
+    with victoria(home) as second:
+        backfill(home, second)
+        with prometheus(home) as first:
+            yield {server.name: server for server in (first, second)}
+
+
+@pytest.fixture
+def server(lab: Mapping[str, Server], request: pytest.FixtureRequest) -> Server:
+    return lab[request.param]
+
+
+def variables(uid: str, server: Server, span_s: int, **chosen: str) -> dict[str, str]:
+    """The variables as they stand on a dashboard that is just opened."""
+    board = BOARDS[uid]
+    values = {v["name"]: ".*" for v in board["templating"]["list"]}
+    values["workload"] = RUNNING.id
+    for name in ("raw", "rules"):
+        if (expression := choice(board, name)) is not None:
+            (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
+            values[name] = found["metric"]["use"]
+    return values | chosen
+
+
+def answered(server: Server, ask: Ask) -> list[dict[str, Any]]:
+    if ask.step_s:
+        return server.over(ask.expression, ask.start_s, ask.end_s, ask.step_s)
+    return server.instant(ask.expression, ask.end_s)
+
+
+def shown(
+    server: Server, uid: str, span_s: int, **chosen: str
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """What the queries of a dashboard give, by panel and letter."""
+    values = variables(uid, server, span_s, **chosen)
+    return {
+        (ask.panel, ask.ref): answered(server, ask)
+        for ask in asks(BOARDS[uid], values, END_S, span_s, SCRAPE_S)
+    }
+
+
+def true_window(uid: str, title: str, span_s: int) -> Window:
+    """The time that a panel speaks of; long ranges of what rules record end with an hour."""
+    recorded = choice(BOARDS[uid], "rules") is not None and title not in ("Energy by node", "Runs")
+    end_s = LAST_HOUR_S if span_s > DAY_S and recorded else END_S
+    return Window(truth(), end_s - span_s, end_s)
+
+
+def named(rows: list[dict[str, Any]], *labels: str) -> dict[str, float]:
+    found = {}
+    for row in rows:
+        name = "/".join(row["metric"].get(label, "") for label in labels)
+        assert name not in found
+        found[name] = float(row["value"][1])
+    return found
+
+
+def same(found: Mapping[str, float], true: Mapping[str, float], error: float) -> None:
+    """Each figure, and their sum: within the error, or (what hardly counts) 0.2 % of the sum."""
+    total = sum(abs(value) for value in true.values())
+    large = {name for name, value in true.items() if abs(value) > 0.02 * total}
+    assert large <= found.keys()
+    for name, value in found.items():
+        slack = max(error * abs(true.get(name, 0.0)), max(error, 0.002) * total)
+        assert abs(value - true.get(name, 0.0)) <= slack, (name, value, true.get(name))
+    assert abs(sum(found.values()) - sum(true.values())) <= error * total + 1e-9
+
+
+@SERVER
+@RANGE
+@pytest.mark.parametrize("uid", BOARDS)
+def test_no_panel_is_empty(server: Server, uid: str, span_s: int) -> None:
+    seen: dict[str, int] = {}
+    for (panel, _), rows in shown(server, uid, span_s).items():
+        seen[panel] = seen.get(panel, 0) + len(rows)
+    assert not [panel for panel, rows in seen.items() if not rows]
+
+
+@SERVER
+@RANGE
+@pytest.mark.parametrize("uid", sorted({uid for uid, _ in PANELS}))
+def test_figures_are_true(server: Server, uid: str, span_s: int) -> None:
+    found = shown(server, uid, span_s)
+    for (board, title), answer in PANELS.items():
+        if board == uid:
+            true = answer(true_window(uid, title, span_s))
+            rows = found[title, "A"]
+            labels = sorted({name for row in rows for name in row["metric"]})
+            figures = named(rows, *labels)
+            if len(true) == 1 and len(figures) == 1:
+                true, figures = {"": sum(true.values())}, {"": sum(figures.values())}
+            try:
+                same(figures, true, ERROR[span_s])
+            except AssertionError as error:
+                raise AssertionError(f"{title}: {error}") from None
+
+
+@SERVER
+@RANGE
+def test_the_table_of_experiments_is_true(server: Server, span_s: int) -> None:
+    found = shown(server, "joulebook-lab", span_s)
+    for letter, column in zip("ABCD", ("Cost", "Energy", "CO2e", "GPU-hours"), strict=True):
+        rows = found["What each experiment cost", letter]
+        assert {row["metric"]["cluster"] for row in rows} == {"lab"}
+        whose: dict[str, float] = {}
+        for row in rows:  # a notebook of two users in two accounts is two experiments
+            name = f"{row['metric']['account']}/{row['metric']['experiment']}"
+            whose[name] = whose.get(name, 0.0) + float(row["value"][1])
+        true = COLUMNS[column](true_window("joulebook-lab", "", span_s))
+        same(whose, true, ERROR[span_s])
+
+
+@SERVER
+@RANGE
+def test_the_table_of_runs_is_true(server: Server, span_s: int) -> None:
+    """Jobs of a few seconds between two scrapes, and jobs that began before the range, too."""
+    found = shown(server, "joulebook-experiment", span_s)
+    for letter, column in zip("ABCD", RUN_COLUMNS, strict=True):
+        true = RUN_COLUMNS[column](true_window("joulebook-experiment", "Runs", span_s))
+        same(named(found["Runs", letter], "workload"), true, ERROR[span_s])
+    short = {j.id for j in JOBS if j.owner.experiment == "tokenizer-tests"}
+    energy = named(found["Runs", "B"], "workload")
+    true = RUN_COLUMNS["Energy"](true_window("joulebook-experiment", "Runs", span_s))
+    for name in short & energy.keys():
+        assert energy[name] == pytest.approx(true.get(name, 0.0), rel=0.001, abs=1e-6)
+
+
+@SERVER
+@RANGE
+def test_one_run_is_true(server: Server, span_s: int) -> None:
+    found = shown(server, "joulebook-workload", span_s)
+    window = Window(truth(), END_S - span_s, END_S)
+    scrape = 2 * SCRAPE_S / (END_S - RUNNING.t0_s)  # it still runs: what is not yet scraped
+    energy = RUN_COLUMNS["Energy"](window)[RUNNING.id]
+    error = ERROR[span_s] + scrape
+    assert named(found["Energy", "A"])[""] == pytest.approx(energy, rel=error)
+    cost = RUN_COLUMNS["Cost"](window)[RUNNING.id]
+    assert named(found["Cost", "A"], "currency")[CURRENCY] == pytest.approx(cost, rel=error)
+
+
+@SERVER
+@RANGE
+def test_the_books_balance(server: Server, span_s: int) -> None:
+    """What experiments used and what nobody did is what the meters read."""
+    found = shown(server, "joulebook-books", span_s)
+    assert named(found["Not in the books", "A"])[""] < 1e-5
+    for row in found["Books of each node", "A"]:
+        assert max(abs(float(value)) for _, value in row["values"]) < 100
+    lab = shown(server, "joulebook-lab", span_s)
+    (used,) = named(lab["Energy", "A"]).values()
+    (nobody,) = named(lab["Nobody's", "A"]).values()
+    meters = true_window("joulebook-lab", "", span_s).kwh("meter")[""]
+    assert used / (1 - nobody) == pytest.approx(meters, rel=min(ERROR[span_s], 0.005))
+
+
+@SERVER
+@RANGE
+def test_the_area_under_the_power_is_the_energy(server: Server, span_s: int) -> None:
+    values = variables("joulebook-lab", server, span_s)
+    joules = 0.0
+    t0_s = t1_s = 0
+    for ask in asks(BOARDS["joulebook-lab"], values, END_S, span_s, SCRAPE_S):
+        if ask.panel == "Power by account":
+            for row in answered(server, ask):
+                joules += sum(float(v) for t, v in row["values"] if t > ask.start_s) * ask.step_s
+                t0_s, t1_s = ask.start_s, ask.end_s
+    true = Window(truth(), t0_s, t1_s).kwh("meter")[""]
+    assert joules / J_PER_KWH == pytest.approx(true, rel=max(ERROR[span_s], 0.015))
+
+
+@SERVER
+def test_compute_is_true(server: Server) -> None:
+    found = shown(server, "joulebook-compute", 30 * DAY_S)
+    rows = found["PFLOP/s-days in the range", "A"]
+    window = Window(truth(), END_S - 30 * DAY_S, END_S)
+    assert sum(named(rows, "account").values()) == pytest.approx(window.pflops_days(), rel=0.01)
+    for title in ("GPU-hours double in", "Energy doubles in", "Compute doubles in"):
+        (days,) = named(found[title, "A"]).values()
+        assert 10 * DAY_S < days < 400 * DAY_S, "the lab grows"
+
+
+@SERVER
+def test_month_by_month(server: Server) -> None:
+    found = shown(server, "joulebook-compute", 30 * DAY_S)
+    hours = sum(float(row["values"][-1][1]) for row in found["GPU-hours by month", "A"])
+    end_s = int(found["GPU-hours by month", "A"][0]["values"][-1][0])
+    window = Window(truth(), end_s - 30 * DAY_S, end_s)
+    assert hours == pytest.approx(window.sum("experiment_gpu_seconds") / 3600, rel=0.002)
+
+
+@SERVER
+def test_choosing_narrows_it_down(server: Server) -> None:
+    window = true_window("joulebook-lab", "", 30 * DAY_S)
+    energy = COLUMNS["Energy"](window)
+    found = shown(server, "joulebook-lab", 30 * DAY_S, account="nlp", experiment="llm-.*")
+    wanted = energy["nlp/llm-pretrain"] + energy["nlp/llm-ablations"]
+    assert named(found["Energy", "A"])[""] == pytest.approx(wanted, rel=0.001)
+    nothing = shown(server, "joulebook-lab", 30 * DAY_S, cluster="another")
+    assert nothing["Energy", "A"] == []
+
+
+@SERVER
+def test_long_ranges_read_rules_and_short_ones_counters(server: Server) -> None:
+    assert variables("joulebook-lab", server, DAY_S)["raw"] == "1"
+    assert variables("joulebook-lab", server, DAY_S)["rules"] == "0"
+    assert variables("joulebook-lab", server, 30 * DAY_S)["raw"] == "0"
+    assert variables("joulebook-lab", server, 30 * DAY_S)["rules"] == "1"
+
+
+@SERVER
+def test_without_rules_long_ranges_read_counters(server: Server) -> None:
+    """Before the lab's first hour of rules: a fresh Prometheus that has just been set up."""
+    board = BOARDS["joulebook-lab"]
+    for name, wanted in (("raw", "1"), ("rules", "0")):
+        expression = choice(board, name)
+        assert expression is not None
+        (found,) = server.instant(filled(expression, {}, 30 * DAY_S, 60, SCRAPE_S), 1_700_000_000)
+        assert found["metric"]["use"] == wanted
