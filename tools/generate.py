@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATED = {
     "docs/metrics.md": "joulebook.exposition.docs:markdown",
     "docs/schema/report.schema.json": "joulebook.report.formats.json_statement:schema",
+    "docs/images/leaderboard.svg": "joulebook.report.leaderboard.demo:picture",
 }
 """A file in the repository, and the function without arguments that returns its text."""
 

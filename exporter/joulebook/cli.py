@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook import __version__
-from joulebook.commands import collect_options, report_options
+from joulebook.commands import collect_options, leaderboard_options, report_options
 from joulebook.config import DEFAULT_PATH
 from joulebook.errors import JoulebookError
 
@@ -104,6 +104,26 @@ def parser() -> argparse.ArgumentParser:
         "its tasks",
     )
     job.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    job.add_argument(
+        "--summary", action="store_true", help="the three lines of the job's own output"
+    )
+    job.add_argument(
+        "--append",
+        action="store_true",
+        help="wait until the job is booked, and append the summary to its output, as its user; "
+        "hooks/job_summary.sh does this at its end",
+    )
+    job.add_argument("--uid", type=int, metavar="UID", help="with --append: the user of the job")
+    job.add_argument(
+        "--node", metavar="NAME", help="with --append: only if the job's script ran on this node"
+    )
+    job.add_argument(
+        "--wait",
+        type=duration_s,
+        default=60.0,
+        metavar="TIME",
+        help="with --append: for how long to wait for the last energy (default: 60s)",
+    )
     command("doctor", "what this node can read, what it cannot, why, and what to do")
     hooks = command("hooks", "put SLURM's Prolog and Epilog beside those that a site has")
     hooks.add_argument("action", choices=["install", "remove"])
@@ -160,6 +180,12 @@ def parser() -> argparse.ArgumentParser:
     )
     report_options.add(
         command("report", "what experiments burnt, cost and emitted: a list, or a statement")
+    )
+    leaderboard_options.add(
+        command("leaderboard", "what results cost: accuracy against measured energy")
+    )
+    leaderboard_options.add_mlflow(
+        command("mlflow", "write measured figures back to the runs of an MLflow store")
     )
     collect_options.add(command)
     command("config", "print the configuration in force, every key explained")

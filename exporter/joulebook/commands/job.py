@@ -13,11 +13,15 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from joulebook.commands import job_output
+from joulebook.commands.job_summary import as_text, find, lines, wait
 from joulebook.commands.job_text import as_json, as_list, as_statement
 from joulebook.commands.text import Screen, several, shown
-from joulebook.config import load
+from joulebook.config import Config, load
 from joulebook.core.workloads import WorkloadId
+from joulebook.errors import InputError
 from joulebook.store.reader import LedgerReader, WorkloadTotals
+from joulebook.tenants.slurm.gresmaps import find_program
 
 FAILED, USAGE = 1, 2
 
@@ -59,11 +63,18 @@ def main(args: argparse.Namespace) -> int:
         )
         return USAGE
     config = load(args.config, os.environ)
+    if args.append:
+        return _append(args, config, wanted)
     node = config.node.name or socket.gethostname().partition(".")[0]
     with LedgerReader(config.ledger.path) as ledger:
         found = _totals(ledger, wanted)
         if not found:
             return _not_found(ledger, wanted, config.ledger.path)
+        if args.summary:
+            several = [find(ledger, each.workload.id, node) for each in found]
+            for line in (line for each in several if each for line in lines(each, node)):
+                Screen().say(line)
+            return 0
     now_s = time.time()
     screen = Screen()
     if args.json:
@@ -76,6 +87,36 @@ def main(args: argparse.Namespace) -> int:
             screen.say(line)
         if len(found) == MOST:
             _complain(f"only the latest {MOST:,} are listed and added up")
+    return 0
+
+
+def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
+    """Wait until the job is booked, and append the summary to its output as its user."""
+    if args.uid is None:
+        _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
+        return USAGE
+    scontrol = config.tenants.slurm.scontrol
+    output = job_output.ask(
+        find_program("scontrol") if scontrol == "auto" else scontrol, wanted.name
+    )
+    if output is None:
+        _complain(f"scontrol does not say where the output of job {wanted.name} is")
+        return FAILED
+    if args.node and output.batch_host and args.node != output.batch_host:
+        return 0  # one of its nodes is enough, and that one has the script
+    node = config.node.name or socket.gethostname().partition(".")[0]
+    with LedgerReader(config.ledger.path) as ledger:
+        workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
+        found = wait(lambda: find(ledger, workload, node), args.wait)
+    if found is None or not found.totals.total.energy_uj:
+        return 0  # it had no GPU here: there is nothing to say
+    content = as_text(lines(found, node, output.nodes))
+    try:
+        job_output.become(args.uid)
+        job_output.append(output.path, content, args.uid)
+    except (InputError, OSError) as error:
+        _complain(f"nothing appended: {error}")
+        return FAILED
     return 0
 
 

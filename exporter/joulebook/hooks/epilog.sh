@@ -27,9 +27,13 @@ node=$SLURMD_NODENAME
 case $node in *[!A-Za-z0-9_.-]* | .*) node= ;; esac
 
 dir=$JOULEBOOK_EVENTS_DIR
-if [ -z "$dir" ] && [ -r /etc/joulebook/hooks.conf ]; then
+summary=
+if [ -r /etc/joulebook/hooks.conf ]; then
     while IFS='=' read -r key value; do
-        [ "$key" = EVENTS_DIR ] && dir=$value
+        case $key in
+            EVENTS_DIR) [ -n "$dir" ] || dir=$value ;;
+            SUMMARY) summary=$value ;;
+        esac
     done </etc/joulebook/hooks.conf
 fi
 dir=${dir:-/run/joulebook/jobs}
@@ -59,6 +63,18 @@ for file in "$dir/$job".*.json; do
     esac
     rm -f "$file"
 done
+
+# Off unless asked for: three lines about its energy at the end of the job's own output.
+if [ "${JOULEBOOK_SUMMARY:-$summary}" = 1 ]; then
+    # This may be a link in a directory of hooks; its neighbour is beside the file itself.
+    here=$(readlink -f "$0")
+    for each in "${here%/*}/job_summary.sh" /usr/lib/joulebook/hooks/job_summary.sh; do
+        if [ -x "$each" ]; then
+            "$each"
+            break
+        fi
+    done
+fi
 
 # Where no daemon has collected ends for a week, they must not fill /run.
 case $job in

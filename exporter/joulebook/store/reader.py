@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -175,6 +175,15 @@ class LedgerReader:
             else:
                 rows = conn.execute(_NAMED, (name, name)).fetchall()
             return tuple(_totals(conn, row) for row in rows)
+
+    def booked_to_utc_ns(self, meters: Collection[Meter]) -> int:
+        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known."""
+        with self._view() as conn:
+            anchor = state.read_anchor(conn)
+            bases = {each.meter: each.base.t_ns for each in state.read_meters(conn)}
+        if anchor is None or not meters or not bases.keys() >= set(meters):
+            return 0
+        return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
 
     def balance_check(self) -> tuple[MeterBalance, ...]:
         """Each meter's books against the sum of its postings; reads all of the ledger."""

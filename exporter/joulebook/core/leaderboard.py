@@ -1,0 +1,218 @@
+"""The leaderboard: what results cost, and what each increment cost.
+
+A board ranks entrants of one metric on one GPU model, since kWh of different hardware do not
+compare (Green AI, Schwartz et al. 2020). Its front are the entrants that no other reaches with
+less energy; along the front each step has a price: kWh, and money, per point gained. Values are
+exact fractions and energies integers, so that the figures do not depend on the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+
+UNKNOWN_GPU = ""
+"""The model of hardware that nobody knows: such entrants rank among themselves."""
+
+
+class Unit(StrEnum):
+    """What a metric's values are, and so what a point is."""
+
+    PERCENT = "percent"
+    RATIO = "ratio"
+    PLAIN = "plain"
+
+    @property
+    def point(self) -> Fraction:
+        """One point in units of the value: a percentage point, or one of whatever it is."""
+        return Fraction(1, 100) if self is Unit.RATIO else Fraction(1)
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What is compared: its name, which way is better, and its unit."""
+
+    name: str
+    higher: bool = True
+    unit: Unit = Unit.PLAIN
+
+    def better(self, value: Fraction, than: Fraction) -> bool:
+        """Whether one value is strictly better."""
+        return value > than if self.higher else value < than
+
+    def gained(self, before: Fraction, after: Fraction) -> Fraction:
+        """Points gained from one value to another; negative if it is worse."""
+        return (after - before if self.higher else before - after) / self.unit.point
+
+
+class Join(StrEnum):
+    """How a result was joined to its energy; the values are the words that people are shown."""
+
+    RUN = "run id"
+    TAG = "tag"
+    EXPERIMENT = "experiment"
+    INFERRED = "inferred from time and host"
+    GIVEN = "given with the result"
+
+
+class Entrant(msgspec.Struct, frozen=True):
+    """One result and what it took: energy in uJ, money in nano-units by currency.
+
+    `runs` says how many runs the energy is of (failed ones count), `flops` what the author said of
+    the computation, `hedge` anything about the figures that a reader must know.
+    """
+
+    name: str
+    value: Fraction
+    energy_uj: int
+    cost_nano: Mapping[str, int] = {}
+    gpu: str = UNKNOWN_GPU
+    runs: int = 1
+    flops: float | None = None
+    join: Join = Join.GIVEN
+    hedge: str = ""
+
+    @property
+    def inferred(self) -> bool:
+        """Whether nobody said that this energy belongs to this result."""
+        return self.join is Join.INFERRED
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One entrant of the front, and what a point cost since the one before it.
+
+    `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
+    either of the two has none in that currency.
+    """
+
+    entrant: Entrant
+    gained: Fraction | None = None
+    uj_per_point: Fraction | None = None
+    cost_per_point: Mapping[str, Fraction] | None = None
+
+
+class Dominated(NamedTuple):
+    """An entrant that is not on the front, and one that is at least as good for no more energy."""
+
+    entrant: Entrant
+    by: Entrant
+
+
+class Board(msgspec.Struct, frozen=True):
+    """The ranking of one metric on one GPU model; `front` by energy, the least first."""
+
+    title: str
+    metric: Metric
+    gpu: str
+    front: tuple[Step, ...]
+    dominated: tuple[Dominated, ...] = ()
+
+    @property
+    def entrants(self) -> tuple[Entrant, ...]:
+        """All of them, the least energy first."""
+        every = [step.entrant for step in self.front] + [each.entrant for each in self.dominated]
+        return tuple(sorted(every, key=lambda e: (e.energy_uj, e.name)))
+
+
+def boards(title: str, metric: Metric, entrants: Iterable[Entrant]) -> list[Board]:
+    """A board for each GPU model, by its name; hardware that is not known comes last."""
+    groups: dict[str, list[Entrant]] = {}
+    for entrant in entrants:
+        groups.setdefault(entrant.gpu, []).append(entrant)
+    return [
+        board(title, metric, gpu, groups[gpu])
+        for gpu in sorted(groups, key=lambda gpu: (gpu == UNKNOWN_GPU, gpu))
+    ]
+
+
+def board(title: str, metric: Metric, gpu: str, entrants: Sequence[Entrant]) -> Board:
+    """Rank entrants, all of the same hardware."""
+    # The least energy first, of equal energy the best: what comes later is on the front only if
+    # it is better than all before it.
+    ordered = sorted(
+        entrants,
+        key=lambda e: (e.energy_uj, -e.value if metric.higher else e.value, e.name),
+    )
+    front: list[Entrant] = []
+    behind: list[Entrant] = []
+    for entrant in ordered:
+        best = front[-1] if front else None
+        ties = best is not None and (best.energy_uj, best.value) == (
+            entrant.energy_uj,
+            entrant.value,
+        )
+        if best is None or ties or metric.better(entrant.value, best.value):
+            front.append(entrant)
+        else:
+            behind.append(entrant)
+    dominated = [
+        Dominated(entrant, next(f for f in front if not metric.better(entrant.value, f.value)))
+        for entrant in behind
+    ]
+    return Board(title, metric, gpu, tuple(_steps(metric, front)), tuple(dominated))
+
+
+def _steps(metric: Metric, front: Sequence[Entrant]) -> Iterable[Step]:
+    before: Entrant | None = None
+    for entrant in front:
+        gained = None if before is None else metric.gained(before.value, entrant.value)
+        if before is None or not gained:
+            yield Step(entrant)
+        else:
+            spent = {
+                currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
+                for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
+            }
+            yield Step(
+                entrant,
+                gained,
+                Fraction(entrant.energy_uj - before.energy_uj) / gained,
+                {currency: nano / gained for currency, nano in spent.items()} or None,
+            )
+        before = entrant
+
+
+class Expected(NamedTuple):
+    """The best result to be expected of `trials` runs, and the energy that they take."""
+
+    trials: int
+    value: Fraction
+    energy_uj: Fraction
+
+
+def expected_best(metric: Metric, values: Sequence[Fraction], trials: int) -> Fraction:
+    """E[V*_n]: the best value to be expected of `trials` random runs, from those that were made.
+
+    E[V*_n] = sum_i v_i [(i/N)^n - ((i-1)/N)^n], v ascending from the worst to the best (Dodge et
+    al. 2019, "Show Your Work", eq. 3). Raises `ValueError` without values or trials.
+    """
+    if not values or trials < 1:
+        raise ValueError("at least one value and one trial")
+    ordered = sorted(values, reverse=not metric.higher)
+    whole = len(ordered)
+    return sum(
+        (
+            value * (Fraction(i, whole) ** trials - Fraction(i - 1, whole) ** trials)
+            for i, value in enumerate(ordered, start=1)
+        ),
+        Fraction(0),
+    )
+
+
+def against_budget(metric: Metric, runs: Sequence[Entrant]) -> list[Expected]:
+    """The best to be expected of 1, 2, 4, ... up to all of the runs, each at their mean energy."""
+    if not runs:
+        return []
+    mean_uj = Fraction(sum(run.energy_uj for run in runs), len(runs))
+    counts, count = [], 1
+    while count < len(runs):
+        counts.append(count)
+        count *= 2
+    values = [run.value for run in runs]
+    return [
+        Expected(trials, expected_best(metric, values, trials), trials * mean_uj)
+        for trials in (*counts, len(runs))
+    ]

@@ -1,0 +1,1 @@
+"""Results joined to the energy they took, ranked and drawn."""
