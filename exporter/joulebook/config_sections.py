@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from joulebook.config_kubernetes import Kubernetes as Kubernetes  # noqa: PLC0414
 from joulebook.config_kubernetes import Workloads as Workloads  # noqa: PLC0414
+from joulebook.config_processes import Processes as Processes  # noqa: PLC0414
 from joulebook.config_section import AUTO
 from joulebook.config_section import Enabled as Enabled  # noqa: PLC0414
 from joulebook.config_section import Section as Section  # noqa: PLC0414
@@ -177,12 +178,6 @@ class Slurm(Section, frozen=True):
         Literal["gres", "minor", "uuid"],
         doc("What the numbers in event files are that do not say it: SLURM's own are positions."),
     ] = "gres"
-
-
-class Processes(Section, frozen=True):
-    """Processes outside any scheduler."""
-
-    enabled: Annotated[Enabled, doc(AUTO)] = "auto"
 
 
 class Tenants(Section, frozen=True):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +22,6 @@ from joulebook.config_rates import Rates
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy
-from joulebook.core.readings import Reading
 from joulebook.core.supply import OtherSplit
 from joulebook.daemon.health import Health
 from joulebook.daemon.loop import Daemon, Settings
@@ -43,7 +41,6 @@ from joulebook.store.reader import LedgerReader
 from joulebook.store.sqlite import SqliteStore
 from joulebook.tenants.contract import TenantSource
 from joulebook.tenants.hostuse import HostUse
-from joulebook.tenants.marks.source import MarkTenants
 from joulebook.units import NS_PER_S, ns_from_s
 from joulebook.wiring_sensors import (
     HOST_SENSORS,
@@ -54,7 +51,7 @@ from joulebook.wiring_sensors import (
     gpu_is_here,
     traces,
 )
-from joulebook.wiring_tenants import TENANTS
+from joulebook.wiring_tenants import TENANTS, marked, node_name, sees_pids
 
 __all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
 
@@ -120,8 +117,7 @@ def assemble(config: Config) -> Node:
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
-        marks = next((each.marked for each in tenants if isinstance(each, MarkTenants)), _unmarked)
-        name = config.node.name or socket.gethostname().partition(".")[0]
+        name = node_name(config)
         health = Health(
             workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
         )
@@ -154,6 +150,7 @@ def assemble(config: Config) -> Node:
                 config.daemon.process_interval_s,
                 patience_s=min(config.daemon.interval_s, 1.0) / 2,
                 budgets=budgets,
+                sees_pids=sees_pids(config),
             ),
             _policy(config),
             clock,
@@ -168,7 +165,7 @@ def assemble(config: Config) -> Node:
             masked=masked,
             refused=lambda: {"server": server.rejected},
             money=money,
-            marked=marks,
+            marked=marked(tenants),
             host=_host(config, clock, choices),
         )
         server.start()
@@ -188,10 +185,6 @@ def _handover(config: Config, node: str) -> Handover | None:
             return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
 
     return Handover(page, Tokens(Path(config.server.token_file)))
-
-
-def _unmarked(reading: Reading) -> Reading:
-    return reading
 
 
 def _workers(

@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True):
     process_interval_s: float = 2.0
     patience_s: float = 0.5
     """For how long a tick waits for its sensors before it goes on without them."""
+    sees_pids: bool = True
+    """Whether pids mean here what they mean to the driver."""
     budgets: tuple[Allowance, ...] = ()
 
 
@@ -108,7 +110,7 @@ class Daemon:
         self._resumed = bool(books.last_ns)
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
-        self._owners = Owners(tenants)
+        self._owners = Owners(tenants if settings.sees_pids else ())
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._rejected: dict[tuple[str, str], int] = {}
         self._processes_due = 0.0
@@ -139,6 +141,7 @@ class Daemon:
         self._release()
         self._ask(began)
         readings, failures = self._listen()
+        self._owners.look()
         claims, complete, facts = self._tenancy()
         self._take_census()
         now_ns = self._clock.now_ns()
@@ -234,10 +237,9 @@ class Daemon:
         return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
 
     def _identified(self, reading: Reading) -> Reading:
-        """Say of each process on the device whose it is, and under which marks it was."""
-        if reading.processes is None:
-            return reading
-        return self._marked(self._owners.identified(reading))
+        """Say of each process on the device whose it is; and under which marks it was."""
+        reading = self._owners.named(reading, self._devices.get(reading.meter))
+        return reading if reading.processes is None else self._marked(reading)
 
     def _commit(self, now_ns: int) -> None:
         try:

@@ -17,8 +17,8 @@ from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 
 INFRASTRUCTURE = WorkloadId("infrastructure", "")
-"""What `identify` says of a process of the cluster itself, which is no workload: no other source is
-asked whose it is, and nothing is booked for it."""
+"""What `identify` says of a process that serves everybody (the cluster itself, a display server,
+an exporter): no other source is asked whose it is, and nothing is booked for it."""
 
 Boundary = Callable[[int], None]
 """Called from any thread with the node time at which a workload may have begun or ended."""
@@ -92,7 +92,8 @@ class TenantSource(Protocol):
     def identify(self, pid: int) -> WorkloadId | None:
         """Whose process that is, from its cgroup; `None` if it is not one of this source's.
 
-        `INFRASTRUCTURE` if it is one that is never a workload's.
+        `INFRASTRUCTURE` if it is no workload's and never will be: it is then as if it were not on
+        the device at all.
         """
 
     def close(self) -> None:

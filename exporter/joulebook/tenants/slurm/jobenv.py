@@ -1,8 +1,8 @@
 """Labels of a SLURM job from the environment of its processes: allow-listed names, no others.
 
 A job's environ holds tokens and keys beside the names wanted here, so nothing but the allow-list
-leaves this file. It says how a job is called, never which GPU it has: that would be wrong on every
-node but the first, and with `--gpus-per-task`.
+is ever handed over (`tenants/environ.py`). It says how a job is called, never which GPU it has:
+that would be wrong on every node but the first, and with `--gpus-per-task`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from joulebook.tenants.clean import clean_label
+from joulebook.tenants.environ import read_environ
 from joulebook.tenants.slurm.events import LABEL_NAMES
 
 _MARK = b"SLURM_JOB_ID"
 _RESTART = b"SLURM_RESTART_COUNT"
 _SHARDS = b"SLURM_SHARDS_ON_NODE"
 _WANTED = {name.encode(): name for name in LABEL_NAMES}
-_MAX_ENVIRON_BYTES = 1024 * 1024
 
 
 class JobEnvironment(NamedTuple):
@@ -48,7 +48,7 @@ def read_environment(
     for pid in itertools.islice(_pids(job_directory), 4 * processes):
         if read >= processes:
             break
-        environment = _environ(proc / str(pid))
+        environment = read_environ(proc / str(pid), {*_WANTED, _MARK, _RESTART, _SHARDS})
         if environment is None or _MARK not in environment:
             continue
         read += 1
@@ -85,17 +85,6 @@ def _pids(directory: Path) -> Iterator[int]:
             except OSError:
                 continue
             yield from (int(pid) for pid in text.split() if pid != "0")
-
-
-def _environ(process: Path) -> dict[bytes, bytes] | None:
-    try:
-        with (process / "environ").open("rb") as file:
-            raw = file.read(_MAX_ENVIRON_BYTES)
-    except OSError:
-        return None
-    wanted = {*_WANTED, _MARK, _RESTART, _SHARDS}
-    pairs = (entry.partition(b"=") for entry in raw.split(b"\0"))
-    return {name: value for name, _, value in pairs if name in wanted}
 
 
 def _number(value: bytes) -> int | None:
