@@ -158,7 +158,8 @@ def test_processes_are_identified_once_in_their_life(node: Node) -> None:
 
     node.cards.look = with_process  # type: ignore[method-assign]
     view = node.tick(30)
-    assert sorted(node.jobs.asked) == [7, 8]
+    assert node.jobs.asked.count(7) == 1
+    assert node.jobs.asked.count(8) > 1, "until somebody knows it"
     assert view.books.workloads[JOB].balance, "nobody holds the card, so its user pays"
 
 

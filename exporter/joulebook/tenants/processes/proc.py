@@ -60,16 +60,20 @@ def is_infrastructure(pid: int, names: Collection[str], proc: Path = Path("/proc
         return True
     process = proc / str(pid)
     try:
-        comm = (process / "comm").read_text(errors="replace").rstrip("\n")
         uid = process.stat().st_uid
     except OSError:
         return False
     try:
         program = os.readlink(process / "exe").removesuffix(" (deleted)")  # noqa: PTH115
-        roots = (process / "exe").stat().st_uid == 0
+        owner = (process / "exe").stat().st_uid
     except OSError:
-        program, roots = "", False
-    if roots and Path(program).name in names:
+        program, owner = "", uid
+    return serves_everybody(names, comm_of(pid, proc), uid, Path(program).name, owner)
+
+
+def serves_everybody(names: Collection[str], comm: str, uid: int, program: str, owner: int) -> bool:
+    """The rule: by the name of a program file that is root's, or of what a system's user runs."""
+    if owner == 0 and program in names:
         return True
     return uid < FIRST_USER and comm in {name[:_COMM_CHARS] for name in names}
 
