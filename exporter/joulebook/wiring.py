@@ -51,7 +51,7 @@ from joulebook.wiring_sensors import (
     gpu_is_here,
     traces,
 )
-from joulebook.wiring_tenants import TENANTS, marked, node_name, sees_pids
+from joulebook.wiring_tenants import TENANTS, marked, node_label, sees_pids
 
 __all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
 
@@ -117,7 +117,7 @@ def assemble(config: Config) -> Node:
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
-        name = node_name(config)
+        name = node_label(config)
         health = Health(
             workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
         )

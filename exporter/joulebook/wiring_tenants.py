@@ -1,25 +1,30 @@
 """Which sources of tenants there are, and how each is made from the configuration.
 
-A new one is one package or file in `tenants/`, and one line in `TENANTS`.
+A new one is one package or file in `tenants/`, and one line in `TENANTS`. Their order is that in
+which they are asked whose a process is.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.config import Config
 from joulebook.config_sections import Slurm
+from joulebook.core.readings import Reading
 from joulebook.core.selectors import parse
+from joulebook.errors import ConfigError
 from joulebook.tenants.contract import TenantSource
 from joulebook.tenants.kubernetes.api import ApiServer
 from joulebook.tenants.kubernetes.pod import Reader
 from joulebook.tenants.kubernetes.source import KubernetesTenants
 from joulebook.tenants.marks.source import MarkTenants
+from joulebook.tenants.processes.proc import sees_pids_of_host
+from joulebook.tenants.processes.source import ProcessTenants
 from joulebook.tenants.slurm.source import SlurmTenants
-from joulebook.wiring_sensors import enabled
+from joulebook.wiring_sensors import chosen, enabled
 
 
 def slurm_is_here(config: Config) -> bool:
@@ -63,6 +68,11 @@ def kubernetes_is_here(config: Config) -> bool:
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
+def node_label(config: Config) -> str:
+    """The value of the label `node`."""
+    return config.node.name or socket.gethostname().partition(".")[0]
+
+
 def node_name(config: Config) -> str:
     """What the cluster calls this node: set, or its name here."""
     return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
@@ -89,6 +99,47 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
     )
 
 
+def sees_pids(config: Config) -> bool:
+    """Whether pids mean here what they mean to the driver."""
+    return config.tenants.processes.pid_namespace == "host" or sees_pids_of_host()
+
+
+def processes_wanted(config: Config) -> bool:
+    """Whether processes outside any scheduler are told apart. Raises `ConfigError`."""
+    wanted = config.tenants.processes.enabled
+    if wanted is True and not sees_pids(config):
+        raise ConfigError(
+            "tenants.processes.enabled is true, but this daemon is in a pid namespace of its own: "
+            "share the host's (hostPID: true, --pid=host), or set "
+            'tenants.processes.pid_namespace = "host" if it is that already'
+        )
+    return enabled(wanted, lambda: sees_pids(config) and "nvml" in chosen(config))
+
+
+def process_tenants(config: Config, clock: Clock) -> ProcessTenants:
+    """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
+    return ProcessTenants(
+        clock,
+        node=node_label(config),
+        rules=config.experiments.rules,
+        infrastructure=config.tenants.processes.infrastructure,
+        others=[name for name in ("slurm", "kubernetes") if TENANTS[name][0](config)],
+    )
+
+
+def marked(tenants: Sequence[TenantSource]) -> Callable[[Reading], Reading]:
+    """What is said of the processes in a reading beside whose they are: marks, then lives."""
+    marks = [each.marked for each in tenants if isinstance(each, MarkTenants)]
+    lives = [each.lived for each in tenants if isinstance(each, ProcessTenants)]
+
+    def said(reading: Reading) -> Reading:
+        for say in (*marks, *lives):
+            reading = say(reading)
+        return reading
+
+    return said
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -104,5 +155,6 @@ TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], Ten
         ),
         kubernetes_tenants,
     ),
+    "processes": (processes_wanted, process_tenants),
     "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
 }

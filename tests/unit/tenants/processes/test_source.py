@@ -12,7 +12,8 @@ import pytest
 from joulebook.clock import NodeClock
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter, ProcessUse, Reading, Span
-from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.tenants.contract import INFRASTRUCTURE
 from joulebook.tenants.processes import source as source_module
 from joulebook.tenants.processes import table
 from joulebook.tenants.processes.place import Facts
@@ -150,7 +151,7 @@ def test_a_service_is_its_own_experiment_and_a_container_is_its_own_name(place: 
 
 def test_the_cgroups_of_a_scheduler_are_its_own(place: Place) -> None:
     job = place.start("/slurm/uid_1000/job_7/step_0")
-    pod = place.start("/kubepods/burstable/pod1/" + ID)
+    pod = place.start("/kubepods/burstable/pod8a5e7e2c-3b6d-4c1c-9f0e-1d2c3b4a5f60/" + ID)
     assert place.source.identify(job) is not None, "none is watched here"
     place.source.close()
     place.source = place.made(others=("slurm", "kubernetes"))
