@@ -202,10 +202,5 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _not_built(config: Config) -> Iterator[tuple[str, str]]:
-    tenants = config.tenants
-    # These are looked for by themselves once they are built: only `true` asks for them now.
-    for key, enabled in (("tenants.processes", tenants.processes.enabled),):
-        if enabled is True:
-            yield f"{key}.enabled", "it is"
     if config.privacy.users != "plain":
         yield "privacy.users", "hiding the names of users is"

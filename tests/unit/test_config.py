@@ -91,7 +91,27 @@ DEFAULTS = {
             "cgroup_root": "/sys/fs/cgroup",
             "pod_logs": "/var/log/pods",
         },
-        "processes": {"enabled": "auto"},
+        "processes": {
+            "enabled": "auto",
+            "infrastructure": [
+                "Xorg",
+                "Xwayland",
+                "gnome-shell",
+                "kwin_x11",
+                "kwin_wayland",
+                "plasmashell",
+                "weston",
+                "nvidia-persistenced",
+                "nvidia-powerd",
+                "nvidia-cuda-mps-control",
+                "nvidia-cuda-mps-server",
+                "nvidia-smi",
+                "nv-hostengine",
+                "dcgm-exporter",
+                "dcgmproftester",
+            ],
+            "pid_namespace": "auto",
+        },
     },
     "marks": {"enabled": "auto", "dir": "/run/joulebook/marks"},
     "experiments": {
@@ -558,7 +578,6 @@ def test_nothing_missing_is_asked_for_by_default() -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("tenants.processes.enabled = true", "tenants.processes.enabled"),
         ("privacy.users = 'none'", "privacy.users"),
     ],
 )
