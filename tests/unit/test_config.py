@@ -93,7 +93,7 @@ DEFAULTS = {
         },
         "processes": {
             "enabled": "auto",
-            "infrastructure": [
+            "infrastructure": (
                 "Xorg",
                 "Xwayland",
                 "gnome-shell",
@@ -109,7 +109,7 @@ DEFAULTS = {
                 "nv-hostengine",
                 "dcgm-exporter",
                 "dcgmproftester",
-            ],
+            ),
             "pid_namespace": "auto",
         },
     },
