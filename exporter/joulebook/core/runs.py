@@ -1,4 +1,4 @@
-"""The runs of an account: one for each workload, whatever nodes it was on, added up exactly.
+"""The runs of an account: one for each job, whatever nodes it was on, added up exactly.
 
     coverage = time for which energy is known / time for which GPUs were held
 
@@ -16,7 +16,7 @@ import msgspec
 
 from joulebook.core.account import WHOLE_METER, Account, Lost, Matter, Posting, Workload
 from joulebook.core.bills import Bill, total
-from joulebook.core.books import ZERO, Amount, Method, Remainder
+from joulebook.core.books import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.rates import PPM
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import WorkloadId
@@ -126,30 +126,60 @@ class Run(msgspec.Struct, frozen=True):
 
 def runs(account: Account) -> tuple[Run, ...]:
     """The runs, in the order in which they started."""
+    of = {key: _job(workload) for key, workload in account.workloads.items()}
     postings: dict[WorkloadId, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if not isinstance(row.subject, Remainder):
-            postings[row.subject].append(row)
+            postings[of.get(row.subject, row.subject)].append(row)
     bills: dict[WorkloadId, list[Bill]] = defaultdict(list)
     for charged in account.charges:
         if not isinstance(charged.subject, Remainder):
-            bills[charged.subject].append({charged.charge: charged.amount})
+            key = of.get(charged.subject, charged.subject)
+            bills[key].append({charged.charge: charged.amount})
+    workloads = _jobs(account, of)
     pue = _pue(account)
     found = []
     for key in postings.keys() | bills.keys():
-        workload = account.workloads.get(key, Workload(key))
+        workload = workloads.get(key, Workload(key))
         rows = postings.get(key, [])
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
                 workload,
-                _tally(account, workload, rows, total(bills.get(key, [])), pue),
+                _booked(rows, total(bills.get(key, [])), pue, _wall_ns(account, rows)),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
                 _by_model(account, workload, on_gpus),
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
+
+
+def _job(workload: Workload) -> WorkloadId:
+    """What a workload is a part of: the pods of one Job, PyTorchJob ... are one run.
+
+    A pod that is replaced after a failure is a part of the same run, as it is for Kubernetes. The
+    name of the experiment's account is in it, since names are unique in a namespace only.
+    """
+    scheduler, name = workload.id
+    owner = workload.extra.get("owner", "")
+    if scheduler != "kubernetes" or not owner.partition("/")[0].endswith("Job"):
+        return WorkloadId(scheduler, name)
+    return WorkloadId(scheduler, f"{workload.labels.account}/{owner}")
+
+
+def _jobs(account: Account, of: Mapping[WorkloadId, WorkloadId]) -> dict[WorkloadId, Workload]:
+    """What is known of each run, from all that is known of its parts."""
+    found: dict[WorkloadId, Workload] = {}
+    for key, part in account.workloads.items():
+        run = of[key]
+        named = part if run == key else _named(part, run)
+        found[run] = found[run].and_of(named) if run in found else named
+    return found
+
+
+def _named(part: Workload, run: WorkloadId) -> Workload:
+    return msgspec.structs.replace(part, id=run, display=run.workload.rpartition("/")[2])
 
 
 def remainders(account: Account) -> dict[Remainder, Tally]:
@@ -195,17 +225,6 @@ def _pue(account: Account) -> Mapping[tuple[str, int], int]:
     return {key: energy // weight for key, (energy, weight) in sums.items() if weight}
 
 
-def _tally(
-    account: Account,
-    workload: Workload,
-    rows: Sequence[Posting],
-    bill: Bill,
-    pue: Mapping[tuple[str, int], int],
-) -> Tally:
-    wall_ns = None if Matter.COVERAGE in account.unknown else _wall_ns(account, workload, rows)
-    return _booked(rows, bill, pue, wall_ns)
-
-
 def _booked(
     rows: Sequence[Posting],
     bill: Bill,
@@ -236,35 +255,47 @@ def _booked(
     )
 
 
-def _wall_ns(account: Account, workload: Workload, rows: Iterable[Posting]) -> int | None:
-    """GPU time of a run inside the account, from its start and end; `None`: they are not known."""
-    start_ns, end_ns = workload.started_utc_ns, workload.ended_utc_ns
-    if start_ns is None:
+def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
+    """GPU time of a run inside the account; `None`: a start or an end is not known."""
+    if Matter.COVERAGE in account.unknown:
         return None
-    if end_ns is None:
-        if not account.known_until_s:
-            return None
-        end_ns = account.known_until_s * NS_PER_S
-    t0_ns = max(start_ns, account.since_s * NS_PER_S)
-    t1_ns = min(end_ns, account.until_s * NS_PER_S)
-    held: dict[tuple[str, Meter], Amount] = {}
-    shared: set[tuple[str, Meter]] = set()
+    held: dict[tuple[Subject, str, Meter], Amount] = {}
+    shared: set[tuple[Subject, str, Meter]] = set()
     for row in rows:
         if row.meter.component is Component.GPU:
-            key = (row.node, row.meter)
+            key = (row.subject, row.node, row.meter)
             held[key] = held.get(key, ZERO).plus(row.amount)
             if row.method is Method.APPORTIONED:
                 shared.add(key)
     wall_ns = 0
     for key, amount in held.items():
-        whole_ns = max(t1_ns - t0_ns, amount.held_ns)
+        ends = _ends(account, key[0])
+        if ends is None:
+            return None
+        whole_ns = max(ends[1] - ends[0], amount.held_ns)
         if key in shared:
             # How much of the device it would have held in a gap is told by the rest of the time.
-            gap_ns = sum(_overlap(gap, t0_ns, t1_ns) for gap in account.gaps if key == gap[:2])
+            gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
             wall_ns += amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
         else:
             wall_ns += whole_ns
     return wall_ns
+
+
+def _ends(account: Account, subject: Subject) -> tuple[int, int] | None:
+    """Start and end of a workload inside the account (UTC ns)."""
+    workload = None if isinstance(subject, Remainder) else account.workloads.get(subject)
+    if workload is None or workload.started_utc_ns is None:
+        return None
+    end_ns = workload.ended_utc_ns
+    if end_ns is None:
+        if not account.known_until_s:
+            return None
+        end_ns = account.known_until_s * NS_PER_S
+    return (
+        max(workload.started_utc_ns, account.since_s * NS_PER_S),
+        min(end_ns, account.until_s * NS_PER_S),
+    )
 
 
 def _overlap(gap: Lost, t0_ns: int, t1_ns: int) -> int:

@@ -169,7 +169,7 @@ def _inventory(statement: Statement) -> Iterator[Row]:
         (counts.failed, "failed"),
         (counts.cancelled, "cancelled"),
         (counts.running, "running"),
-        (counts.not_known, "end not known"),
+        (counts.not_known, "with an end that is not known"),
         (counts.excluded, "excluded"),
     )
     said = ", ".join(f"{count:,} {name}" for count, name in ends if count)

@@ -17,7 +17,13 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError, TimeoutError
+from urllib3.exceptions import (
+    HTTPError,
+    InsecureRequestWarning,
+    NewConnectionError,
+    SSLError,
+    TimeoutError,
+)
 from urllib3.util import Timeout
 
 from joulebook import __version__, log
@@ -177,6 +183,8 @@ def _tls(access: Access) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"--ca {access.ca}: cannot be used: {error}") from None
     if access.insecure:
+        # Who asks for it knows.
+        urllib3.disable_warnings(InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

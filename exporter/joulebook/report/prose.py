@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulebook.report.figures import Figure, Statement
-from joulebook.report.wording import number, percent
+from joulebook.report.wording import number, percent, quantity
 
 
 def sentences(statement: Statement) -> tuple[str, ...]:
@@ -23,10 +23,15 @@ def sentences(statement: Statement) -> tuple[str, ...]:
 
 
 def _value(figure: Figure) -> str:
-    unit = figure.unit
-    if figure.low is not None and figure.high is not None and figure.low != figure.high:
-        return f"between {number(figure.low)} and {number(figure.high)} {unit}"
-    return "" if figure.value is None else f"{number(figure.value)} {unit}"
+    if figure.value is None:
+        return ""
+    if figure.low is not None:
+        return quantity(figure.low, figure.unit, figure.high)
+    return quantity(figure.value, figure.unit)
+
+
+def _money(value: float) -> str:
+    return f"{value:,.2f}" if abs(value) >= 1 else number(value)
 
 
 def _runs(count: int) -> str:
@@ -49,7 +54,10 @@ def _what(statement: Statement) -> Iterator[str]:
     if counts.not_known and ends:
         ends.append(f"{counts.not_known:,} with an end that is not on record")
     said = f" ({', '.join(ends)}; all of them are counted)" if ends else ""
-    gpus = " and ".join(f"{gpu.count or ''} {gpu.model} GPUs".strip() for gpu in what.gpus)
+    gpus = " and ".join(
+        f"{gpu.count or ''} {gpu.model} GPU{'' if gpu.count == 1 else 's'}".strip()
+        for gpu in what.gpus
+    )
     where = f" in {what.region}" if what.region else ""
     when = ""
     if what.started_utc:
@@ -124,7 +132,7 @@ def _carbon(statement: Statement) -> Iterator[str]:
 
 def _cost(statement: Statement) -> Iterator[str]:
     known = [
-        f"{each.cost.value:,.2f} {each.cost.unit} for {each.kind}"
+        f"{_money(each.cost.value)} {each.cost.unit} for {each.kind}"
         for each in statement.cost
         if each.cost.value is not None
     ]

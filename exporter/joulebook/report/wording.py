@@ -22,6 +22,26 @@ def number(value: float) -> str:
     return f"{value:,.{max(_DIGITS - ahead, 0)}f}"
 
 
+_SCALES = {
+    "kWh": ((1e-4, 3.6e6, "J"), (0.1, 1e3, "Wh"), (1e4, 1.0, "kWh"), (math.inf, 1e-3, "MWh")),
+    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e4, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
+}
+"""By unit: below which value which factor makes which unit of it."""
+
+
+def quantity(value: float, unit: str, high: float | None = None) -> str:
+    """A value, or a range up to `high`, in the unit of its size: `4.533 Wh`, `0.5 to 1.2 kg`."""
+    per, space, rest = unit.partition(" per ")
+    most = abs(value if high is None else high)
+    for limit, factor, scaled in _SCALES.get(per, ()):
+        if most < limit and most:
+            value, unit = value * factor, f"{scaled}{space}{rest}"
+            high = None if high is None else high * factor
+            break
+    text = number(value) if high is None or high == value else f"{number(value)} to {number(high)}"
+    return f"{text} {unit}".rstrip()
+
+
 def percent(value: float) -> str:
     """A share; `100 %` and `0 %` only where it is exactly that."""
     if value in (0, 100):
@@ -37,12 +57,12 @@ def figure(shown: Figure) -> str:
         return why if why.startswith(NOT_KNOWN) else f"{NOT_KNOWN}: {why}" if why else NOT_KNOWN
     if shown.unit == "%":
         text = percent(shown.value)
-    elif shown.low is not None and shown.high is not None and shown.low != shown.high:
-        text = f"{number(shown.low)} to {number(shown.high)} {shown.unit}"
     elif shown.unit == "GPUs":
         text = f"{shown.value:,.0f}"
+    elif shown.low is not None:
+        text = quantity(shown.low, shown.unit, shown.high)
     else:
-        text = f"{number(shown.value)} {shown.unit}".rstrip()
+        text = quantity(shown.value, shown.unit)
     return f"{text} (default)" if shown.default else text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,8 +92,6 @@ def test_a_run_that_began_at_no_known_time_has_no_known_coverage() -> None:
 def test_a_running_job_ends_where_the_books_do() -> None:
     account = one(Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 2), known_until_s=T0_S + 1800)
     workload = account.workloads[JOBS[0]]
-    import msgspec
-
     running = msgspec.structs.replace(workload, ended_utc_ns=None)
     (run,) = runs(msgspec.structs.replace(account, workloads={JOBS[0]: running}))
     assert run.tally.coverage == 1
@@ -112,8 +111,6 @@ def test_facility_energy_is_by_node_and_quarter() -> None:
     )
     (run,) = runs(account)
     assert run.tally.facility_uj == UJ_PER_KWH * 11 // 4
-    import msgspec
-
     (lacking,) = runs(msgspec.structs.replace(account, rates=account.rates[:1]))
     assert lacking.tally.facility_uj is None
     assert lacking.tally.no_pue_uj == UJ_PER_KWH
@@ -160,3 +157,43 @@ def test_a_selection_takes_what_it_names() -> None:
     assert Selection(workloads=frozenset({"101_7"})).takes(workload)
     assert Selection(workloads=frozenset({"slurm/1"})).takes(workload)
     assert not Selection(users=frozenset({"ada"}), accounts=frozenset({"vision"})).takes(workload)
+
+
+def test_the_pods_of_one_job_are_one_run() -> None:
+    def pod(name: str, owner: str, account: str = "nlp") -> Workload:
+        return Workload(
+            WorkloadId("kubernetes", name),
+            labels=Labels("", account, "llama"),
+            started_utc_ns=T0_S * NS_PER_S,
+            ended_utc_ns=T0_S * NS_PER_S + NS_PER_HOUR,
+            gpu_count=1,
+            extra={"owner": owner},
+        )
+
+    pods = (
+        pod("llama-worker-0.0a1b2c3d", "PyTorchJob/llama"),
+        pod("llama-worker-1.1a1b2c3d", "PyTorchJob/llama"),
+        pod("llama-worker-0.2a1b2c3d", "PyTorchJob/llama", "vision"),
+        pod("web-1.3a1b2c3d", "ReplicaSet/web"),
+        pod("web-2.4a1b2c3d", "ReplicaSet/web"),
+    )
+    account = Account(
+        "t",
+        0,
+        1 << 40,
+        tuple(
+            Posting(f"n{n}", each.id, GPU, T0_S, Amount(UJ_PER_KWH, 0, NS_PER_HOUR), None, None)
+            for n, each in enumerate(pods)
+        ),
+        workloads={each.id: each for each in pods},
+    )
+    found = {run.workload.id.workload: run for run in runs(account)}
+    assert found.keys() == {
+        "nlp/PyTorchJob/llama", "vision/PyTorchJob/llama", "web-1.3a1b2c3d", "web-2.4a1b2c3d",
+    }  # fmt: skip
+    both = found["nlp/PyTorchJob/llama"]
+    assert both.shown == "llama"
+    assert both.nodes == ("n0", "n1")
+    assert both.gpu_count == 2
+    assert both.tally.energy_uj == 2 * UJ_PER_KWH
+    assert both.tally.coverage == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from joulebook.exposition.text import one_line
 from joulebook.report.document import RUN_COLUMNS, Bar, Document, Row, document
 from joulebook.report.figures import Figure, Statement
-from joulebook.report.wording import figure, number
+from joulebook.report.wording import figure, quantity
 
 _CSS = Path(__file__).with_name("html.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -110,7 +110,7 @@ def _chart(bars: tuple[Bar, ...]) -> Iterator[str]:
             '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
             f'<rect class="use" width="{whole:.2f}" height="10"/>'
             f'<rect class="idle" x="{whole - idle:.2f}" width="{idle:.2f}" height="10"/></svg>'
-            f"<span>{number(bar.kwh)} kWh</span></div>"
+            f"<span>{quantity(bar.kwh, 'kWh')}</span></div>"
         )
     yield "<figcaption>"
     for name, style in (("in use", ""), ("held and idle", ""), ("a run that failed", "failed")):

@@ -10,7 +10,7 @@ from joulebook.exposition.text import one_line
 from joulebook.report.document import RUN_COLUMNS, Document, document
 from joulebook.report.figures import Statement
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#!|~^$@])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~^$@])")
 # A line that starts like one of these would be a list, a heading or a rule.
 _LEADING = re.compile(r"^([-+=])")
 # What some renderers make links of by themselves.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from joulebook.exposition.text import one_line
 from joulebook.report.document import RUN_COLUMNS, Bar, Document, document
 from joulebook.report.figures import Statement
-from joulebook.report.wording import number
+from joulebook.report.wording import quantity
 
 _LEAST, _MOST = 60, 110
 _LABEL = 24
@@ -64,12 +64,12 @@ def _chart(bars: Sequence[Bar]) -> Iterator[str]:
     if most <= 0:
         return
     yield ""
-    yield f"Energy by run (kWh; {_IDLE} held and idle)"
+    yield f"Energy by run ({_IDLE} held and idle)"
     for bar in shown:
         length = max(round(_BAR_WIDTH * bar.kwh / most), 1)
         idle = round(length * bar.idle_kwh / bar.kwh) if bar.kwh else 0
         drawn = _FULL * (length - idle) + _IDLE * idle
-        yield f"  {clean(bar.label, 20):<20}  {drawn:<{_BAR_WIDTH}}  {number(bar.kwh)}"
+        yield f"  {clean(bar.label, 20):<20}  {drawn:<{_BAR_WIDTH}}  {quantity(bar.kwh, 'kWh')}"
 
 
 def _table(runs: Sequence[Sequence[str]]) -> Iterator[str]:
