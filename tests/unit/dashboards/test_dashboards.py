@@ -290,6 +290,22 @@ def test_alerts_say_what_to_do_and_where_to_read_on() -> None:
         assert len(text) > 300, f"{rule['alert']}: a page that helps"
 
 
+def test_each_alert_has_a_test_where_it_fires_and_where_it_does_not() -> None:
+    document = yaml.safe_load((ROOT / "dashboards/rules/tests/alerts.test.yaml").read_text())
+    tests = {test["name"].partition(",")[0]: test for test in document["tests"]}
+    assert set(tests) == {rule["alert"] for _, rule in RULE_LIST if "alert" in rule}
+    for name, test in tests.items():
+        (firing,) = (
+            expected
+            for expected in test["promql_expr_test"]
+            if f'ALERTS{{alertname="{name}",alertstate="firing"}}' in expected["expr"]
+        )
+        series = [given["series"] for given in test["input_series"]]
+        assert any("good" in one for one in series)
+        assert firing["exp_samples"]
+        assert all("bad" in sample["labels"] for sample in firing["exp_samples"])
+
+
 def test_nobody_edits_by_hand() -> None:
     readme = Path(ROOT / "dashboards/README.md").read_text()
     assert "make docs" in readme
