@@ -1,4 +1,5 @@
-"""One experiment reported from the ledger, from Prometheus and from VictoriaMetrics: the same.
+"""One experiment reported from the ledger, from Prometheus, from VictoriaMetrics and from the
+collected PostgreSQL ledger: the same.
 
 Time is virtual, all else is real: readings through the ledger and its store, the exposition as it
 is scraped, a Prometheus and a VictoriaMetrics that hold the scrapes and answer the report's own
@@ -15,9 +16,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from tests.e2e.lab import Prometheus, free_port, get, until
 from tests.e2e.test_cost_in_prometheus import HOUR_S, RATES, SCRAPE_S, T0_S, WANTED, fail
+from tests.integration.postgresql import PostgreSql
+from tests.integration.test_server import FakePages
 
 from joulebook.cli import main
 from joulebook.clock import Anchor
@@ -25,8 +29,11 @@ from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.exposition.handover import Handover, Tokens
 from joulebook.exposition.scrape import Exposition
+from joulebook.exposition.server import Server
 from joulebook.exposition.view import View
+from joulebook.store.reader import LedgerReader
 from joulebook.store.sqlite import SqliteStore
 from joulebook.units import NS_PER_S
 
@@ -237,6 +244,75 @@ def test_the_ledger_and_prometheus_say_the_same(
         assert runs[run["id"]]["energy_kwh"] == pytest.approx(run["energy_kwh"], rel=MOST)
         assert runs[run["id"]]["gpus"] == run["gpus"]
         assert runs[run["id"]]["gpu_models"] == run["gpu_models"] == ["NVIDIA H100"]
+
+
+@pytest.fixture(scope="module")
+def collected(
+    place: Place, postgresql: PostgreSql, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The URL of a PostgreSQL ledger, collected by the real command from a real server."""
+    home = tmp_path_factory.mktemp("collected")
+    (home / "token").write_text("0123456789abcdef-report")
+
+    def page(since: int, ledger_id: str) -> bytes:
+        with LedgerReader(place.ledger) as reader:
+            return msgspec.json.encode(reader.page("n1", "", since, ledger_id, limit=100))
+
+    server = Server("127.0.0.1:0", FakePages(), handover=Handover(page, Tokens(home / "token")))
+    server.start()
+    url = postgresql.new()
+    (home / "joulebook.toml").write_text(
+        f"[collect]\ntargets = ['127.0.0.1:{server.port}']\ntoken_file = '{home}/token'\n"
+        f"url = '{url}'\n"
+    )
+    try:
+        assert main(["--config", str(home / "joulebook.toml"), "collect", "--once"]) == 0
+        assert main(["--config", str(home / "joulebook.toml"), "collect", "--check"]) == 0
+    finally:
+        server.stop()
+    return url
+
+
+@pytest.mark.parametrize(
+    "asked", [WHOLE, ("--experiment", "edge", *range_of(EDGE_SINCE_S, SPAN_S)), range_of(0, SPAN_S)]
+)
+def test_the_collected_ledger_says_what_the_node_says(
+    place: Place,
+    collected: str,
+    asked: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """To the last digit: both are what was booked. And Prometheus, which the test above holds to
+    the ledger within the error that it states, is thereby held to the collected ledger too.
+    """
+    own = told(capsys, tmp_path, *asked, "--ledger", str(place.ledger))
+    found = told(capsys, tmp_path, *asked, "--collected", collected)
+    assert found["source"] == "collected ledger"
+    assert found == json.loads(json.dumps(own).replace(own["source"], "collected ledger"))
+    seen = told(capsys, tmp_path, *WHOLE, "--prometheus", place.prometheus)
+    stated = seen["quality"]["reading"]["value"] / 100
+    if asked == WHOLE:
+        assert seen["energy"]["it"]["value"] == pytest.approx(
+            found["energy"]["it"]["value"], rel=stated
+        )
+
+
+def test_a_relabelled_run_is_counted_where_it_was_given_to(
+    collected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, postgresql: PostgreSql
+) -> None:
+    config = tmp_path / "relabel.toml"
+    config.write_text(f"[collect]\nurl = '{collected}'\n")
+    why = "right \\name{}; $5 <b>"
+    labels = ("--experiment", "other", "--by", "grace", "--why", why)
+    assert main(["--config", str(config), "relabel", "103", *labels]) == 0
+    capsys.readouterr()
+    found = told(capsys, tmp_path, *WHOLE, "--collected", collected)
+    assert {run["id"] for run in found["runs"]} == {"101", "102", "104"}
+    other = told(capsys, tmp_path, "--experiment", "other", *WHOLE[2:], "--collected", collected)
+    assert {run["id"] for run in other["runs"]} == {"103", "201"}
+    said = json.dumps(other, ensure_ascii=False)
+    assert "103 is counted under nlp/ada/other, was nlp/ada/bert" in said
 
 
 def test_what_prometheus_cannot_know_is_said_by_name(

@@ -66,7 +66,7 @@ def comparable(account: Account) -> tuple[object, ...]:
             )
             for key, each in account.workloads.items()
         },
-        account.rates,
+        Counter(account.rates),
         Counter(account.gaps),
         account.models,
         account.known_until_s,

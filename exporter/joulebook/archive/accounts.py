@@ -12,7 +12,7 @@ import msgspec
 
 from joulebook.archive.bills import halves, wholes
 from joulebook.archive.engine import Database, Row, one_by_some, opened
-from joulebook.archive.months import after, begin_s, month_of
+from joulebook.archive.months import after, month_of
 from joulebook.archive.names import Owner
 from joulebook.core.account import (
     Account,
@@ -60,11 +60,12 @@ WHERE c.quarter_s >= ? AND c.quarter_s < ?
 """
 
 _RATES = f"""
-SELECT u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality,
+SELECT l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality,
        {halves("u.energy_uj", "u.held_ns")}
-FROM rates_used u JOIN rates r ON r.id = u.rate WHERE u.quarter_s >= ? AND u.quarter_s < ?
-GROUP BY u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality
-ORDER BY u.quarter_s, r.quantity, r.value
+FROM rates_used u JOIN rates r ON r.id = u.rate JOIN ledgers l ON l.id = u.ledger
+WHERE u.quarter_s >= ? AND u.quarter_s <= ? AND l.node IN (*)
+GROUP BY l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality
+ORDER BY l.node, u.quarter_s, r.quantity, r.value
 """  # noqa: S608 - words of ours
 
 _GAPS = """
@@ -78,7 +79,7 @@ SELECT c.id, c.made_s, c.kind, c.who, c.why, t.workload, a.remainder, a.account,
        a.experiment, b.remainder, b.account, b.person, b.experiment
 FROM transfers t JOIN corrections c ON c.id = t.correction
 JOIN owners a ON a.id = t.from_owner JOIN owners b ON b.id = t.to_owner
-WHERE t.line = 1 AND c.month >= ? AND c.month < ? ORDER BY c.id
+WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY c.id
 """
 
 
@@ -135,7 +136,7 @@ def _account(
         tuple(postings),
         charged,
         {each.id: each for each in known.values() if each.id in there},
-        tuple(_rates(database, span)),
+        tuple(_rates(database, postings)),
         tuple(
             Lost(node, Meter(Component(component), name), reason, t0, t1)
             for node, component, name, reason, t0, t1 in database.rows(
@@ -224,11 +225,18 @@ def _subject(number: int, remainder: str, known: Mapping[int, Workload]) -> Subj
     return Remainder(remainder) if remainder else known[number].id
 
 
-def _rates(database: Database, span: Sequence[int]) -> Iterator[RateRow]:
-    for quarter_s, quantity, value, unit, source, quality, *sums in database.rows(_RATES, span):
+def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[RateRow]:
+    """The rates of the nodes and of the time of those postings: of a whole lab there are many."""
+    if not postings:
+        return
+    quarters = [row.quarter_s for row in postings]
+    nodes = sorted({row.node for row in postings})
+    for node, quarter_s, quantity, value, unit, source, quality, *sums in one_by_some(
+        database, _RATES, [min(quarters), max(quarters)], nodes
+    ):
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
         energy_uj, held_ns = wholes(sums)
-        yield RateRow(used, energy_uj, held_ns)
+        yield RateRow(used, energy_uj, held_ns, node)
 
 
 def _corrections(
@@ -239,17 +247,16 @@ def _corrections(
 ) -> Iterator[str]:
     """What was corrected of what is reported, in words."""
     said = 0
-    months = [month_of(max(span[0], 0)), after(month_of(min(span[1], _LATEST_S)))]
-    for number, made_s, kind, who, why, workload, *owners in database.rows(
-        _CORRECTED, [months[0], after(after(after(months[1])))]
+    # A month is as fine as a bill knows when an amount was moved that is of no workload.
+    first, last = month_of(max(span[0], 0)), month_of(min(span[1], _LATEST_S))
+    for number, _, kind, who, why, workload, *owners in database.rows(
+        _CORRECTED, [first, after(last)]
     ):
         giver, taker = Owner(*owners[:4]), Owner(*owners[4:])
-        if workload:
-            if workload not in known or known[workload].id not in there:
-                continue
-            what = f"{known[workload].shown} is counted under {taker}, was {giver}"
-        elif span[0] <= made_s < span[1] or begin_s(months[0]) <= made_s < begin_s(months[1]):
+        if not workload:
             what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
+        elif workload in known and known[workload].id in there:
+            what = f"{known[workload].shown} is counted under {taker}, was {giver}"
         else:
             continue
         said += 1

@@ -96,6 +96,14 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "report.prometheus, where the node has no ledger",
     )
     where.add_argument(
+        "--collected",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="the collected ledger of many nodes: sqlite:///... or postgresql://...; without URL, "
+        "and where the node has no ledger, that of collect.url",
+    )
+    where.add_argument(
         "--header",
         metavar="'NAME: VALUE'",
         action="append",

@@ -8,6 +8,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from joulebook.archive.accounts import CollectedSource
 from joulebook.config import Config
 from joulebook.core.account import Selection
 from joulebook.errors import ConfigError
@@ -23,8 +24,10 @@ _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 def source(args: argparse.Namespace, config: Config) -> Source:
     """Where a report is from. Raises `ConfigError`."""
-    if args.prometheus and args.ledger:
-        raise ConfigError("--prometheus and --ledger: expected one of them")
+    if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
+        raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
+    if args.collected is not None:
+        return CollectedSource(args.collected or config.collect.url)
     if args.ledger:
         return LedgerSource([named(text) for text in args.ledger])
     url = args.prometheus
@@ -32,6 +35,9 @@ def source(args: argparse.Namespace, config: Config) -> Source:
         url = config.report.prometheus
     if url:
         return _prometheus(url, args)
+    # A login node has no ledger of its own.
+    if config.collect.url and not Path(config.ledger.path).exists():
+        return CollectedSource(config.collect.url)
     return LedgerSource([own(config.ledger.path, config.node.name)])
 
 
