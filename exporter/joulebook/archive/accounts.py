@@ -97,14 +97,14 @@ class CollectedSource:
     def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
         """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
-            return _account(database, self.name, since_s, min(until_s, _LATEST_S), selection)
+            return _account(database, self.name, since_s, until_s, selection)
 
 
 def _account(
     database: Database, source: str, since_s: int, until_s: int, wanted: Selection
 ) -> Account:
     known = _workloads(database, wanted)
-    span = [since_s, until_s]
+    span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
     for row in _chosen(database, _POSTINGS, "p", span, known, wanted):
         node, number, remainder, component, name, quarter_s, *amount, method, evidence = row
@@ -140,7 +140,7 @@ def _account(
         tuple(
             Lost(node, Meter(Component(component), name), reason, t0, t1)
             for node, component, name, reason, t0, t1 in database.rows(
-                _GAPS, [since_s * NS_PER_S, until_s * NS_PER_S]
+                _GAPS, [edge_s * NS_PER_S for edge_s in span]
             )
         ),
         {
@@ -152,7 +152,10 @@ def _account(
         },
         known_until_s=max((told_s for _, told_s in nodes), default=0),
         unknown={} if nodes else {Matter.COVERAGE: "nothing was collected yet"},
-        warnings=(*_corrections(database, known, there, span), *_late(nodes, postings, until_s)),
+        warnings=(
+            *_corrections(database, known, there, span, wanted),
+            *_late(nodes, postings, until_s),
+        ),
     )
 
 
@@ -244,16 +247,17 @@ def _corrections(
     known: Mapping[int, Workload],
     there: set[Subject],
     span: Sequence[int],
+    wanted: Selection,
 ) -> Iterator[str]:
     """What was corrected of what is reported, in words."""
     said = 0
     # A month is as fine as a bill knows when an amount was moved that is of no workload.
-    first, last = month_of(max(span[0], 0)), month_of(min(span[1], _LATEST_S))
+    first, last = month_of(span[0]), month_of(span[1])
     for number, _, kind, who, why, workload, *owners in database.rows(
         _CORRECTED, [first, after(last)]
     ):
         giver, taker = Owner(*owners[:4]), Owner(*owners[4:])
-        if not workload:
+        if not workload and (_concerns(giver, wanted) or _concerns(taker, wanted)):
             what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
         elif workload in known and known[workload].id in there:
             what = f"{known[workload].shown} is counted under {taker}, was {giver}"
@@ -264,6 +268,13 @@ def _corrections(
             yield "more corrections than these: joulebook bill shows all"
             return
         yield f"correction {number} ({kind}; {who}: {why}): {what}"
+
+
+def _concerns(owner: Owner, wanted: Selection) -> bool:
+    """Whether an owner is among those that are asked for."""
+    return wanted.everything or wanted.takes(
+        Workload(WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment))
+    )
 
 
 def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from joulebook.archive import bills, months
@@ -119,11 +119,16 @@ def as_json(bill: MonthBill) -> str:
 
 def _row(name: str, what: str, lines: Sequence[Line]) -> list[str]:
     amount, paid = bills.total(lines)
-    held = gpu_hours(amount.held_ns) if amount.held_ns else NOTHING
+    held = _signed(gpu_hours, amount.held_ns) if amount.held_ns else NOTHING
     money = ", ".join(f"{a.floor / NANO:,.4f} {c}" for c, a in sorted(net(paid).items()))
     co2e = f"{paid[_CO2E].floor / NANO:,.6f} kg" if _CO2E in paid else NOTHING
-    burnt = energy(amount.energy_uj) if amount.energy_uj >= 0 else f"-{energy(-amount.energy_uj)}"
+    burnt = _signed(energy, amount.energy_uj)
     return [name, what, burnt, held, money or NOTHING, co2e]
+
+
+def _signed(words: Callable[[int], str], value: int) -> str:
+    """What a correction takes away is shown as what it gives, with a sign."""
+    return words(value) if value >= 0 else f"-{words(-value)}"
 
 
 def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
