@@ -96,6 +96,12 @@ def parser() -> argparse.ArgumentParser:
     top_.add_argument(
         "--insecure", action="store_true", help="accept any certificate of the daemon"
     )
+    top_.add_argument(
+        "--users",
+        action="store_true",
+        help="by user: power now, energy since midnight (UTC) and how much of it while idle",
+    )
+    report_options.add_lab(top_)
     job = command("job", "what one job cost, from this node's ledger")
     job.add_argument(
         "id",

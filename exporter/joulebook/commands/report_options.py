@@ -79,9 +79,26 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_lab(top: argparse.ArgumentParser) -> None:
+    """For `joulebook top --users`: the whole lab instead of this node."""
+    lab = top.add_argument_group("with --users, of the whole lab")
+    _add_places(lab)
+    # What a person waits for before his eyes.
+    top.set_defaults(timeout=20.0)
+
+
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Where the figures are from; this node's ledger if nothing is said."""
     where = parser.add_argument_group("where from (default: this node's ledger)")
+    _add_places(where)
+    where.add_argument("--ca", type=Path, metavar="FILE", help="authorities to trust (PEM)")
+    where.add_argument("--insecure", action="store_true", help="accept any certificate of it")
+    where.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds for each of its answers"
+    )
+
+
+def _add_places(where: argparse._ArgumentGroup) -> None:
     where.add_argument(
         "--ledger",
         metavar="[NODE=]FILE",
@@ -112,9 +129,4 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--token-file", type=Path, metavar="FILE", help="its bearer token, or user:password"
-    )
-    where.add_argument("--ca", type=Path, metavar="FILE", help="authorities to trust (PEM)")
-    where.add_argument("--insecure", action="store_true", help="accept any certificate of it")
-    where.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds for each of its answers"
     )

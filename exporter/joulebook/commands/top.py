@@ -14,12 +14,17 @@ import tty
 from collections.abc import Iterator
 from types import FrameType
 
+from joulebook.commands import top_users
 from joulebook.commands.board import Board, read_board
 from joulebook.commands.board_text import lines
 from joulebook.commands.daemon_http import DaemonUrl, Unreachable, daemon_at
+from joulebook.commands.report_source import source
 from joulebook.commands.text import Screen
-from joulebook.config import load
+from joulebook.config import Config, load
+from joulebook.core.account import Selection
 from joulebook.errors import InputError
+from joulebook.report.contract import FOREVER_S
+from joulebook.report.prometheus import PrometheusSource
 
 FAILED = 1
 LEAST_INTERVAL_S = 0.2
@@ -31,7 +36,10 @@ _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 def main(args: argparse.Namespace) -> int:
     """Show the table until `q` or Ctrl-C, or print it once."""
-    daemon = daemon_at(args, load(args.config, os.environ), os.environ)
+    config = load(args.config, os.environ)
+    if args.users:
+        return _users(args, config)
+    daemon = daemon_at(args, config, os.environ)
     screen = Screen()
     try:
         board = read_board(daemon.metrics())
@@ -49,6 +57,29 @@ def main(args: argparse.Namespace) -> int:
         return 0
     with _full_screen(screen) as resized:
         _watch(daemon, board, screen, max(args.interval, LEAST_INTERVAL_S), resized)
+    return 0
+
+
+def _users(args: argparse.Namespace, config: Config) -> int:
+    """Print who burns what, once: it is asked of ledgers, not of the daemon's memory."""
+    screen = Screen()
+    source_ = source(args, config)
+    now_s = int(time.time())
+    account = source_.account(top_users.midnight(now_s), FOREVER_S, Selection())
+    note = ""
+    power_w: dict[str, float] = {}
+    if isinstance(source_, PrometheusSource):
+        power_w = top_users.power_of(source_.api, now_s)
+    elif args.ledger:
+        note = "Ledgers know no power: it is shown with --prometheus, or on the node itself."
+    else:
+        try:
+            board = read_board(daemon_at(args, config, os.environ).metrics())
+            power_w = top_users.power_on(board)
+        except (Unreachable, InputError) as error:
+            note = f"No power: {error}"
+    for line in top_users.lines(top_users.users(account, power_w), account, screen, note):
+        screen.say(line)
     return 0
 
 

@@ -59,6 +59,11 @@ class PrometheusSource:
         self._api = api
 
     @property
+    def api(self) -> PrometheusApi:
+        """The server, for questions that are no report's."""
+        return self._api
+
+    @property
     def name(self) -> str:
         """What people are shown."""
         return f"Prometheus at {self._api.where}"
