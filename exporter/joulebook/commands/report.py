@@ -26,7 +26,7 @@ from joulebook.core.bills import NOTHING as NONE
 from joulebook.core.bills import Bill, Charge, Exact, Item
 from joulebook.core.books import Remainder
 from joulebook.core.rates import NANO, UG_PER_G
-from joulebook.core.statement import Line, net, whole
+from joulebook.core.statement import Level, Line, net, whole
 from joulebook.rates.sources import missing
 from joulebook.report.contract import FOREVER_S
 from joulebook.report.experiments import Report, make
@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
         source(args, config),
         *stretch(args),
         selection(args),
+        level=Level(args.by),
         rates=new,
         environ=os.environ,
     )
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         Screen().say(json.dumps({**_as_json(report), "missing": lacking}, indent=2))
     else:
-        _show(report, lacking, Screen())
+        _show(report, lacking, args.by, Screen())
     return 0
 
 
@@ -68,13 +69,13 @@ def _selects(args: argparse.Namespace) -> bool:
     )  # fmt: skip
 
 
-def _show(report: Report, lacking: list[str], screen: Screen) -> None:
+def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
     begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
     screen.say(f"From {begin} to {until}")
     screen.say()
     anew = any(line.restated is not None for line in report.lines)
-    columns = [Column("experiment", least=12), Column("energy", right=True)]
+    columns = [Column(by, least=12), Column("energy", right=True)]
     columns += [Column(name, right=True) for name in ("held", "cost", "CO2e")]
     if anew:
         columns += [Column(name, right=True) for name in ("cost at new", "CO2e at new")]
@@ -98,7 +99,7 @@ def _name(line: Line) -> str:
     if isinstance(line.owner, Remainder):
         return f"({line.owner})"
     user, account, experiment = line.owner
-    return shown(" / ".join(filter(None, (account, user, experiment or "(none)"))), 80)
+    return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
 
 
 def _row(name: str, line: Line, anew: bool) -> list[str]:

@@ -54,9 +54,14 @@ def add(report: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="charge the energy anew at the [rates] of this file, and show the difference",
     )
-    report.add_argument(
-        "--json", action="store_true", help="the list of experiments as one JSON object"
+    listed = report.add_argument_group("the list")
+    listed.add_argument(
+        "--by",
+        choices=("experiment", "user", "account", "lab"),
+        default="experiment",
+        help="what a line is: an experiment (default), or all of a user, an account, the lab",
     )
+    listed.add_argument("--json", action="store_true", help="the list as one JSON object")
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ spread over it: exact for rates that change on quarter hours, as all markets' do
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
@@ -40,30 +41,46 @@ class Recharged(NamedTuple):
     unpriced_uj: dict[str, int]
 
 
-def burnt(account: Account) -> dict[Owner, Amount]:
-    """What was burnt, by whose it is: an experiment's, or nobody's."""
+class Level(StrEnum):
+    """How far a list is rolled up: each adds the one before it up."""
+
+    EXPERIMENT = "experiment"
+    USER = "user"
+    ACCOUNT = "account"
+    LAB = "lab"
+
+    def of(self, labels: Labels) -> Labels:
+        """What is left of an owner at this level."""
+        user, account, _ = labels
+        if self is Level.EXPERIMENT:
+            return labels
+        return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
+
+
+def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+    """What was burnt, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
-        key = owner(account, row.subject)
+        key = owner(account, row.subject, level)
         sums[key] = sums.get(key, ZERO).plus(row.amount)
     return sums
 
 
-def billed(account: Account) -> dict[Owner, Bill]:
+def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bill]:
     """What was charged, by whose it is."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
-        bill = bills.setdefault(owner(account, row.subject), {})
+        bill = bills.setdefault(owner(account, row.subject, level), {})
         bill[row.charge] = bill.get(row.charge, NOTHING).plus(row.amount)
     return dict(bills)
 
 
-def owner(account: Account, subject: Subject) -> Owner:
+def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
     """Whose a subject is, as far as the account knows."""
     if isinstance(subject, Remainder):
         return subject
     known = account.workloads.get(subject)
-    return Labels() if known is None else known.labels
+    return Labels() if known is None else level.of(known.labels)
 
 
 def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
@@ -108,13 +125,15 @@ def _accrue(accrual: Accrual, row: Posting) -> None:
         held_ns = 0
 
 
-def lines(account: Account, anew: Account | None = None) -> list[Line]:
-    """A line for each owner: experiments by energy, the largest first, then remainders.
+def lines(
+    account: Account, anew: Account | None = None, level: Level = Level.EXPERIMENT
+) -> list[Line]:
+    """A line for each owner: by energy, the largest first, then remainders.
 
     `anew` is the same account at other rates.
     """
-    amounts, booked = burnt(account), billed(account)
-    restated = None if anew is None else billed(anew)
+    amounts, booked = burnt(account, level), billed(account, level)
+    restated = None if anew is None else billed(anew, level)
     return sorted(
         (
             Line(

@@ -8,7 +8,7 @@ import msgspec
 
 from joulebook.config_rates import Rates
 from joulebook.core.account import Account, Matter, RateRow, Selection
-from joulebook.core.statement import Line, Recharged, lines, recharged
+from joulebook.core.statement import Level, Line, Recharged, lines, recharged
 from joulebook.errors import ConfigError
 from joulebook.rates.assembly import charges
 from joulebook.rates.history import rates_of
@@ -36,6 +36,7 @@ def make(
     until_s: int,
     selection: Selection,
     *,
+    level: Level = Level.EXPERIMENT,
     rates: Rates | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Report:
@@ -48,7 +49,7 @@ def make(
     return Report(
         since_s,
         until_s,
-        lines(account, None if anew is None else anew.account),
+        lines(account, None if anew is None else anew.account, level),
         account.rates,
         {} if anew is None else anew.unpriced_uj,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+from joulebook import log
 from joulebook.core.account import (
     WHOLE_METER,
     Account,
@@ -25,7 +26,7 @@ from joulebook.core.books import Amount, RateUsed, Remainder, Subject
 from joulebook.core.rates import NANO, PPM, RATIO_PPM, UG_PER_G, UG_PER_KWH, Quality, nano_per_kwh
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, SourceError
 from joulebook.rates.table import defaults
 from joulebook.report.contract import FOREVER_S
 from joulebook.report.prometheus_api import PrometheusApi, Sample
@@ -77,13 +78,21 @@ class PrometheusSource:
         at_s = min(until_s, int(time.time()))
         if at_s <= since_s:
             raise ConfigError("--since: expected a time before --until and before now")
+        try:
+            return self._account(since_s, until_s, at_s, selection)
+        except (KeyError, ValueError) as error:
+            raise SourceError(
+                f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
+            ) from None
+
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
         asked = _Asked(self._api, since_s, at_s, selection)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
         charges = [*asked.charges()]
         if selection.everything:
-            postings += asked.remainders()
-            charges += asked.remainder_charges()
+            postings += [*asked.remainders()]
+            charges += [*asked.remainder_charges()]
         folded = sum(s.value for s in asked.now("joulebook_overflow_total", "last", Selection()))
         warnings = list(self._api.warnings)
         if folded:

@@ -8,6 +8,7 @@ answer the same, and each says in its own way that an answer is not whole: `warn
 from __future__ import annotations
 
 import base64
+import math
 import ssl
 import time
 from collections.abc import Mapping
@@ -111,7 +112,16 @@ class PrometheusApi:
             self.warnings[log.clean(text)[:500]] = None
         if answer.is_partial:
             self.warnings["the answer is partial: a part of the storage did not reply"] = None
-        return [Sample(row.metric, float(row.value[1])) for row in answer.data.result]
+        return [Sample(row.metric, self._number(row.value[1])) for row in answer.data.result]
+
+    def _number(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise SourceError(f"{self.where}: {log.clean(text)[:50]!r} is no value of a counter")
+        return value
 
     def _post(self, url: str, form: str) -> tuple[int, bytes]:
         limit_s = self._access.timeout_s

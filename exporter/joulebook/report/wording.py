@@ -46,8 +46,9 @@ def percent(value: float) -> str:
     """A share; `100 %` and `0 %` only where it is exactly that."""
     if value in (0, 100):
         return f"{value:.0f} %"
-    text = f"{value:.1f}" if 0.05 <= value <= 99.94 else f"{value:.2g}"
-    return f"{text} %" if value < 99.95 else "99.9 %"
+    if 99.95 <= value < 100:
+        return "99.9 %"
+    return f"{value:.1f} %" if value >= 0.05 else f"{value:.2g} %"
 
 
 def figure(shown: Figure) -> str:

@@ -17,6 +17,7 @@ import trustme
 from joulebook.core.account import Selection
 from joulebook.errors import ConfigError, SourceError
 from joulebook.report import prometheus_api
+from joulebook.report.prometheus import PrometheusSource
 from joulebook.report.prometheus_api import Access, PrometheusApi
 from joulebook.report.promql import exact, matcher, quoted, selector
 
@@ -180,3 +181,23 @@ def test_names_in_queries() -> None:
         "sum by (node) (last_over_time(m[60s]) - ((last_over_time(m[900s] offset 60s) <= "
         "last_over_time(m[60s])) or last_over_time(m[60s]) * 0))"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"metric": {}, "value": [1, "NaN"]}, "'NaN' is no value of a counter"),
+        ({"metric": {}, "value": [1, "+Inf"]}, "'+Inf' is no value of a counter"),
+        (
+            {"metric": {"component": "warp\x1b", "node": "n"}, "value": [1, "1"]},
+            "a series that joulebook did not write",
+        ),
+    ],
+)
+def test_series_that_are_not_ours(serve: Serve, row: dict[str, Any], said: str) -> None:
+    stub = serve(answer({"status": "success", "data": {"result": [row]}}))
+    source = PrometheusSource(PrometheusApi(stub.url, Access()))
+    with pytest.raises(SourceError) as error:
+        source.account(1_700_000_100, 1_700_001_000, Selection())
+    assert said in str(error.value)
+    assert "\x1b" not in str(error.value)

@@ -225,3 +225,21 @@ def test_many_ledgers(config: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     twice = ("--ledger", f"gpu-2={tmp_path}/ledger.db", "--ledger", f"{tmp_path}/gpu-2.db")
     assert main(["--config", str(config), "report", "--format", "text", *twice]) == 2
     assert "is of node gpu-2 too" in capsys.readouterr().err
+
+
+def test_the_list_rolls_up_to_user_account_and_lab(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level, owner in (
+        ("experiment", {"user": "ada", "account": "nlp", "experiment": "bert-base"}),
+        ("user", {"user": "ada", "account": "nlp", "experiment": ""}),
+        ("account", {"user": "", "account": "nlp", "experiment": ""}),
+        ("lab", {"user": "", "account": "", "experiment": ""}),
+    ):
+        assert main(["--config", str(config), "report", "--json", "--by", level]) == 0
+        (line,) = json.loads(capsys.readouterr().out)["lines"]
+        assert {name: line[name] for name in owner} == owner
+        assert line["energy_kwh"] == 24
+        assert line["booked"]["cost"] == {"USD": 56.0}
+    assert main(["--config", str(config), "report", "--by", "account"]) == 0
+    assert "account" in capsys.readouterr().out.splitlines()[2]
