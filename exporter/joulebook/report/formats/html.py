@@ -19,6 +19,7 @@ from joulebook.report.wording import figure, quantity
 _CSS = Path(__file__).with_name("html.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _DEFAULT = re.compile(r"\(default\)")
+_SYMBOL = re.compile(r"\bE_(gpu|host|idle|it|fac|best|sweep|project)\b")
 _BARS = 20
 
 
@@ -29,7 +30,8 @@ def render(statement: Statement) -> str:
 
 def escape(text: str, most: int = 1_000) -> str:
     """Text as HTML, also between the quotes of an attribute."""
-    return escape_html(one_line(text, most)).replace("CO2e", "CO<sub>2</sub>e")
+    plain = _SYMBOL.sub(r"E<sub>\1</sub>", escape_html(one_line(text, most)))
+    return plain.replace("CO2e", "CO<sub>2</sub>e")
 
 
 def _plain(text: str) -> str:

@@ -46,6 +46,8 @@ _ESCAPES = {
     "\u0131": r"\i{}",
 }
 
+_SYMBOL = re.compile(r"\bE\\_(gpu|host|idle|it|fac|best|sweep|project)\b")
+
 _TOGETHER = 2
 """Sections in a table: all of them would be longer than a page."""
 
@@ -70,6 +72,7 @@ def escape(text: str, most: int = 1_000) -> str:
     """
     plain = "".join(map(_letter, one_line(text, most)))
     plain = _LIGATURE.sub("{}", plain)
+    plain = _SYMBOL.sub(r"$E_{\\mathrm{\1}}$", plain)
     return plain.replace("CO2e", r"CO$_2$e")
 
 
