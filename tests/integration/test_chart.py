@@ -136,10 +136,50 @@ def test_the_daemon_knows_every_variable_and_argument(
 def test_every_key_says_what_is_lost_without_it() -> None:
     """What each mount and right is for stands in values.yaml, above its switch."""
     text = (CHART / "values.yaml").read_text()
-    for switch in ("ledger", "kubelet", "hostSys", "hostPID", "kubernetesApi", "rbac"):
+    for switch in (
+        *("ledger", "kubelet", "hostSys", "podLogs", "hostPID", "kubernetesApi", "rbac"),
+        *("prometheusRule", "collector"),
+    ):
         block = re.search(rf"((?:^ *#.*\n)*)^{switch}:(.*\n(?:^ .*\n)*)", text, re.MULTILINE)
         assert block, switch
         assert re.search(r"\bOff:", block[0]), switch
+
+
+def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: Path) -> None:
+    values = {"collector": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
+    objects = rendered(binary, values=values)
+    assert the(objects, "Role")["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}
+    ]
+    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = environment(container)
+    service = objects["Service", variables["JOULEBOOK_COLLECT_KUBERNETES_SERVICE"]]["spec"]
+    assert variables["JOULEBOOK_COLLECT_KUBERNETES_PORT_NAME"] in {
+        port["name"] for port in service["ports"]
+    }
+    assert variables.keys() <= env_names().keys()
+    assert container["securityContext"]["runAsNonRoot"] is True
+    kept = the(objects, "PersistentVolumeClaim")["metadata"]["annotations"]
+    assert kept["helm.sh/resource-policy"] == "keep"
+    # The same token on both sides.
+    node, _ = daemon(objects)
+    for each in (pod, node):
+        (token,) = (v["secret"]["secretName"] for v in each["volumes"] if v["name"] == "token")
+        assert token == "token"
+    assert environment(daemon(objects)[1])["JOULEBOOK_SERVER_TOKEN_FILE"].endswith("/token")
+
+    by_hand = {**values, "collector": {"enabled": True, "discovery": False, "urlSecretName": "pg"}}
+    objects = rendered(binary, values=by_hand)
+    assert not {"Role", "RoleBinding", "PersistentVolumeClaim"} & kinds(objects)
+    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_a_collector_without_a_token_is_refused(binary: Path) -> None:
+    done = run(binary, "template", "lab", str(CHART), "--set", "collector.enabled=true")
+    assert done.returncode != 0
+    assert "handover.tokenSecretName" in done.stderr
 
 
 def test_driver_root_is_the_only_privileged_way(binary: Path) -> None:

@@ -119,6 +119,8 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
     assert set(selected(objects, "PodMonitor", "lab-joulebook")) == node
     rates = {("Deployment", "lab-joulebook-rates")}
     assert set(selected(objects, "Service", "lab-joulebook-rates")) == rates
+    collector = {("Deployment", "lab-joulebook-collector")}
+    assert set(selected(objects, "Service", "lab-joulebook-collector")) == collector
     policy = objects["NetworkPolicy", "lab-joulebook"]["spec"]
     daemon_labels = objects["DaemonSet", "lab-joulebook"]["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= daemon_labels.items()

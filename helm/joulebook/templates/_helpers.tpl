@@ -87,3 +87,8 @@ seccompProfile:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
+
+{{- define "joulebook.collectorLabels" -}}
+app.kubernetes.io/name: {{ include "joulebook.fullname" . }}-collector
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}

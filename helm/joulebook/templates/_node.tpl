@@ -15,6 +15,10 @@
 - name: JOULEBOOK_SERVER_WEB_CONFIG
   value: /etc/joulebook-web/web-config.yml
 {{- end }}
+{{- if .Values.handover.tokenSecretName }}
+- name: JOULEBOOK_SERVER_TOKEN_FILE
+  value: /etc/joulebook-token/token
+{{- end }}
 - name: JOULEBOOK_LEDGER_PATH
   value: /var/lib/joulebook/ledger.db
 {{- if not .Values.ledger.enabled }}
@@ -26,6 +30,12 @@
   value: "true"
 - name: JOULEBOOK_TENANTS_KUBERNETES_API
   value: {{ .Values.kubernetesApi.enabled | quote }}
+- name: JOULEBOOK_TENANTS_KUBERNETES_NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: JOULEBOOK_TENANTS_KUBERNETES_POD_LOGS
+  value: {{ ternary "/var/log/pods" "" .Values.podLogs.enabled | quote }}
 {{- else }}
 - name: JOULEBOOK_TENANTS_KUBERNETES_ENABLED
   value: "false"
@@ -38,6 +48,8 @@
   value: /host/sys/class/powercap
 - name: JOULEBOOK_SENSORS_HWMON_ROOT
   value: /host/sys/class/hwmon
+- name: JOULEBOOK_TENANTS_KUBERNETES_CGROUP_ROOT
+  value: /host/sys/fs/cgroup
 {{- else }}
 - name: JOULEBOOK_SENSORS_RAPL_ENABLED
   value: "false"
@@ -102,6 +114,16 @@
   mountPath: /etc/joulebook-tls
   readOnly: true
 {{- end }}
+{{- if and .Values.podLogs.enabled .Values.kubelet.enabled }}
+- name: pod-logs
+  mountPath: /var/log/pods
+  readOnly: true
+{{- end }}
+{{- if .Values.handover.tokenSecretName }}
+- name: token
+  mountPath: /etc/joulebook-token
+  readOnly: true
+{{- end }}
 - name: tmp
   mountPath: /tmp
 {{- with .Values.extraVolumeMounts }}
@@ -150,6 +172,18 @@
 - name: tls
   secret:
     secretName: {{ .Values.web.tlsSecretName }}
+    defaultMode: 0400
+{{- end }}
+{{- if and .Values.podLogs.enabled .Values.kubelet.enabled }}
+- name: pod-logs
+  hostPath:
+    path: /var/log/pods
+    type: Directory
+{{- end }}
+{{- if .Values.handover.tokenSecretName }}
+- name: token
+  secret:
+    secretName: {{ .Values.handover.tokenSecretName }}
     defaultMode: 0400
 {{- end }}
 - name: tmp
