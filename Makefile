@@ -90,6 +90,9 @@ bench: dev ## benchmarks, with peers beside them
 deb: dev ## the Debian package for the release this runs on, in .build/packages
 	@packaging/deb
 
+image: ## the container image, with docker, podman or buildah (ARGS="TAG")
+	@packaging/image $(ARGS)
+
 lock: ## write the lock files from pyproject.toml (ARGS="--upgrade" moves all versions)
 	@tools/lock $(ARGS)
 
@@ -98,4 +101,4 @@ clean: ## remove all that make made, .venv included
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real docs \
-	bench deb lock clean
+	bench deb image lock clean

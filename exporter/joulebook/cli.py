@@ -131,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --append: for how long to wait for the last energy (default: 60s)",
     )
     command("doctor", "what this node can read, what it cannot, why, and what to do")
+    command("health", "whether the daemon of this node lives (what its /healthz answers)")
     hooks = command("hooks", "put SLURM's Prolog and Epilog beside those that a site has")
     hooks.add_argument("action", choices=["install", "remove"])
     hooks.add_argument(

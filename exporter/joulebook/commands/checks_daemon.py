@@ -11,7 +11,7 @@ from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, w
 from joulebook.commands.daemon_http import DaemonUrl, Unreachable, url_of
 from joulebook.commands.running import described
 from joulebook.commands.text import seconds, several
-from joulebook.config import parse_listen
+from joulebook.config import Config, parse_listen
 from joulebook.errors import InputError
 from joulebook.wiring import can_measure
 
@@ -63,7 +63,7 @@ def reach(site: Site) -> Iterator[Finding]:
 
 def ready(site: Site) -> Iterator[Finding]:
     """What /readyz answers."""
-    daemon = _daemon(site)
+    daemon = daemon_here(site.config)
     try:
         answer = daemon.get("/readyz")
     except Unreachable as error:
@@ -82,7 +82,7 @@ def ready(site: Site) -> Iterator[Finding]:
 def measuring(site: Site) -> Iterator[Finding]:
     """What /metrics says of sensors, gaps and the books."""
     try:
-        answer = _daemon(site).get("/metrics")
+        answer = daemon_here(site.config).get("/metrics")
         if answer.status == _UNAUTHORIZED:
             yield nothing("/metrics asks for a password: sensors are not looked at")
             return
@@ -126,12 +126,13 @@ def _told(board: Board) -> Iterator[Finding]:
         )
 
 
-def _daemon(site: Site) -> DaemonUrl:
+def daemon_here(config: Config) -> DaemonUrl:
+    """The daemon of this node, as its configuration says where it serves."""
     # It is this node's own loopback, no secret is sent, and a certificate is for another name.
     anything = ssl.create_default_context()
     anything.check_hostname = False
     anything.verify_mode = ssl.CERT_NONE
-    return DaemonUrl(url_of(site.config), tls=anything)
+    return DaemonUrl(url_of(config), tls=anything)
 
 
 CHECKS: tuple[Check, ...] = (process, reach, ready, measuring)

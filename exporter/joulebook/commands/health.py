@@ -1,0 +1,22 @@
+"""`joulebook health`: whether the daemon here lives, for the health checks of engines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from joulebook.commands.checks_daemon import daemon_here
+from joulebook.commands.daemon_http import Unreachable
+from joulebook.config import load
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what /healthz answers; 0 if it is well."""
+    try:
+        answer = daemon_here(load(args.config, os.environ)).get("/healthz")
+    except Unreachable as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(answer.text.strip())
+    return 0 if answer.status == 200 else 1
