@@ -143,21 +143,22 @@ def _cost(statement: Statement) -> Iterator[str]:
 def _how(statement: Statement) -> Iterator[str]:
     quality = statement.quality
     methods = {share.name: share.percent for share in quality.methods}
+    modelled = methods.pop("modelled", 0.0)
     told = {
         "counter": "the devices' own energy counters",
         "integrated": "integration of sampled power",
-        "modelled": "a model",
         "apportioned": "apportionment of a shared device's energy among its holders",
         "not known": "methods that are not on record at this source",
     }
-    how = ", ".join(f"{percent(part)} by {told.get(n, n)}" for n, part in methods.items())
+    if methods:
+        how = ", ".join(f"{percent(part)} by {told.get(n, n)}" for n, part in methods.items())
+        yield (
+            f"Energy was measured by {statement.made_by} without changes to the code of the "
+            f"experiments: {how}."
+        )
+    if modelled:
+        yield f"{percent(modelled)} of the energy was not measured, but comes from a model."
     covered = quality.coverage.value
-    yield (
-        f"Energy was measured by {statement.made_by} without changes to the code of the "
-        f"experiments: {how}."
-        if how
-        else ""
-    )
     sensor = quality.sensor
     state = "uncalibrated sensors, default" if sensor.default else "calibrated sensors"
     text = (

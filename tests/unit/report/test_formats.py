@@ -20,6 +20,7 @@ from tests.unit.report.hostile import HOSTILE
 from tests.unit.report.worked import NODE, OWNER, RATES, T0_S, TRIALS, WANTED, account
 
 from joulebook.core.account import Workload
+from joulebook.core.books import Method
 from joulebook.core.effort import Choice
 from joulebook.core.statement import recharged
 from joulebook.core.workloads import Labels
@@ -28,6 +29,7 @@ from joulebook.report.about import About
 from joulebook.report.figures import Statement
 from joulebook.report.formats import FORMATS, boamps, html, latex, markdown, renderer, table
 from joulebook.report.formats.json_statement import schema
+from joulebook.report.prose import sentences
 
 MADE_S = T0_S + 86_400.0
 
@@ -298,3 +300,16 @@ def test_a_report_of_nothing_is_one_too() -> None:
     parsed: Any = json.loads(renderer("json")(found))
     assert parsed["counts"]["total"] == 0
     assert parsed["quality"]["coverage"]["unknown"] == "no GPU was held"
+
+
+def test_what_is_modelled_is_not_called_measured() -> None:
+    whole = msgspec.structs.replace(
+        account(),
+        postings=tuple(
+            row._replace(method=Method.MODELLED) if row.method is Method.APPORTIONED else row
+            for row in account().postings
+        ),
+    )
+    text = " ".join(sentences(statement.make(whole, About(), Choice(), statement.Told(MADE_S))))
+    assert "83.3 % by the devices' own energy counters." in text
+    assert "16.7 % of the energy was not measured, but comes from a model." in text

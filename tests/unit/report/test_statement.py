@@ -243,3 +243,31 @@ def test_the_list_rolls_up_to_user_account_and_lab(
         assert line["booked"]["cost"] == {"USD": 56.0}
     assert main(["--config", str(config), "report", "--by", "account"]) == 0
     assert "account" in capsys.readouterr().out.splitlines()[2]
+
+
+def test_failed_runs_are_counted_and_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sacct = tmp_path / "sacct"
+    sacct.write_text(
+        "#!/bin/sh\n"
+        "printf '101|101|COMPLETED\\n102|102|OUT_OF_MEMORY\\n103|103|CANCELLED by 1000\\n'\n"
+    )
+    sacct.chmod(0o755)
+    config.write_text(config.read_text().replace('sacct = ""', f'sacct = "{sacct}"'))
+    found = told(capsys, config)
+    assert found["counts"] == {
+        "total": 4, "completed": 1, "failed": 1, "cancelled": 1, "running": 0, "not_known": 1,
+        "excluded": 0, "failed_runs": ["102"], "excluded_runs": {},
+        "states_from": "ends of runs from sacct",
+    }  # fmt: skip
+    assert found["energy"]["project"]["value"] == 24
+    states = {run["id"]: run["state"] for run in found["runs"]}
+    assert states == {"101": "completed", "102": "failed", "103": "cancelled", "104": "not known"}
+    assert main(["--config", str(config), "report", "--experiment", "bert-base"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "took 4 runs (1 completed, 1 failed, 1 cancelled, 1 with an end that is not on record; "
+        "all of them are counted)"
+    ) in text
+    assert "failed 102" in text
