@@ -33,15 +33,15 @@ def work():
     said("decorated out")
 
 said("begin")
-burn(90, 2500)
+burn(90, 1200)
 with joulebook.experiment("outer"):
     said("outer in")
-    burn(100, 2600)
+    burn(100, 1900)
     with joulebook.experiment("inner"):
         said("inner in")
-        burn(220, 2600)
+        burn(220, 2200)
         said("inner out")
-    burn(60, 2600)
+    burn(60, 1600)
     said("outer out")
 work()
 said("end")

@@ -14,6 +14,7 @@ import tty
 from collections.abc import Iterator
 from types import FrameType
 
+from joulebook.archive.accounts import CollectedSource
 from joulebook.commands import top_users
 from joulebook.commands.board import Board, read_board
 from joulebook.commands.board_text import lines
@@ -70,7 +71,7 @@ def _users(args: argparse.Namespace, config: Config) -> int:
     power_w: dict[str, float] = {}
     if isinstance(source_, PrometheusSource):
         power_w = top_users.power_of(source_.api, now_s)
-    elif args.ledger:
+    elif args.ledger or isinstance(source_, CollectedSource):
         note = "Ledgers know no power: it is shown with --prometheus, or on the node itself."
     else:
         try:

@@ -19,6 +19,7 @@ import msgspec
 
 from joulebook.errors import InputError
 from joulebook.marking import started_ticks
+from joulebook.tenants.cgroups import cgroup_paths, pod_place, slurm_place
 from joulebook.tenants.clean import clean_label
 from joulebook.units import NS_PER_S
 
@@ -153,6 +154,15 @@ def parent_of(pid: int) -> tuple[int, Process] | None:
         return int(fields[1]), Process(pid, int(fields[19]))
     except (OSError, ValueError, IndexError):
         return None
+
+
+def is_in_job(pid: int) -> bool:
+    """Whether its cgroup is that of a SLURM job or a pod, known to anybody or not."""
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+    except OSError:
+        return False
+    return any(slurm_place(path) or pod_place(path) for path in cgroup_paths(text))
 
 
 def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:

@@ -160,7 +160,8 @@ class MarkTable:
         if key not in self._families:
             if len(self._families) >= MOST:
                 self._families.clear()
-            self._families[key] = files.family_of(process.pid)
+            in_job = files.is_in_job(process.pid)
+            self._families[key] = () if in_job else files.family_of(process.pid)
         depth = {member: n for n, member in enumerate(self._families[key])}
         own = [entry for entry in self._marks.values() if entry.process in depth]
         # In a dictionary the later entered come later: reversed, the inner before the outer.
