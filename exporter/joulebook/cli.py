@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="joulebook",
         description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
+        epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with "
+        "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
     )
     top.add_argument("--version", action="version", version=f"joulebook {__version__}")
     config_help = f"configuration file (default: {DEFAULT_PATH}, if it exists)"

@@ -17,6 +17,7 @@ from joulebook import experiment, marking
 from joulebook.clock import NodeClock
 from joulebook.core.readings import Component, Meter, ProcessUse, Reading
 from joulebook.core.workloads import WorkloadId
+from joulebook.tenants.marks import files
 from joulebook.tenants.marks.source import MarkTenants
 from joulebook.tenants.marks.table import MOST_OF_ONE_USER
 
@@ -284,3 +285,19 @@ def test_marking_imports_next_to_nothing() -> None:
         check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_a_process_in_a_job_that_nobody_knows_yet_is_left_alone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = "/kubepods/burstable/pod12345678-1234-1234-1234-123456789012/" + "a" * 64
+    for path, in_job in (("/slurm/uid_1000/job_7/step_0", True), (pod, True), ("/user", False)):
+        monkeypatch.setattr(files, "cgroup_paths", lambda text, path=path: (path,))
+        assert files.is_in_job(os.getpid()) is in_job
+    monkeypatch.setattr(files, "is_in_job", lambda pid: True)
+    with experiment("mine"):
+        end = time.monotonic() + 20
+        while not node.boundaries:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert node.marks() == []
