@@ -204,9 +204,9 @@ def _quality(statement: Statement) -> Iterator[Row]:
 
 
 def _shares(shares: Sequence[Share]) -> str:
-    return ", ".join(f"{each.name} {wording.percent(each.percent)}" for each in shares) or (
-        wording.NOT_KNOWN
-    )
+    if all(each.name == wording.NOT_KNOWN for each in shares):
+        return wording.NOT_KNOWN
+    return ", ".join(f"{each.name} {wording.percent(each.percent)}" for each in shares)
 
 
 def _rate(rate: Rate) -> Row:

@@ -79,8 +79,10 @@ def _lower_bound(tally: Tally) -> str:
 def _facility(tally: Tally) -> Figure:
     facility_uj = tally.facility_uj
     if facility_uj is None:
-        part = kwh_from_uj(tally.no_pue_uj)
-        why = f"no PUE is known for {part:,.4g} of {kwh_from_uj(tally.energy_uj):,.4g} kWh"
+        why = "no PUE is known"
+        if tally.no_pue_uj != tally.energy_uj:
+            part, whole = kwh_from_uj(tally.no_pue_uj), kwh_from_uj(tally.energy_uj)
+            why += f" for {part:,.4g} of {whole:,.4g} kWh"
         return Figure(None, KWH, unknown=why)
     return _kwh(facility_uj)
 
