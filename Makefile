@@ -84,6 +84,12 @@ real: dev
 docs: dev ## write docs/metrics.md, the dashboards and their rules anew
 	@$(BIN)/python tools/generate.py
 
+pictures: dev ## draw the dashboards into docs/images (needs npm, Prometheus, VictoriaMetrics, Chromium)
+	@mkdir -p .build/render
+	@cp dashboards/render/{package.json,package-lock.json,app.jsx,build.mjs} .build/render
+	@cd .build/render && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs
+	@PYTHONPATH=exporter:. $(BIN)/python -m tests.lab.pictures $(ARGS)
+
 bench: dev ## benchmarks, with peers beside them
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -101,4 +107,4 @@ clean: ## remove all that make made, .venv included
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real docs \
-	bench deb image lock clean
+	pictures bench deb image lock clean

@@ -57,11 +57,9 @@ TROUBLE = (
     Panel("Books of each node", "What meters have read and the books do not show, in joules: "
         "a few, from flooring.", Basis.METERED, "joule",
         (Query(f"sum by (node) ({_GONE})", "{{node}}", "1m"),)),
-    Panel("Gaps", "Share of time in which meters were not read, by reason (several meters may "
-        "come to more than 100 %).", Basis.COUNTED, "percentunit",
-        (Query(by("node, reason",
-            f"rate(joulebook_gap_seconds_total{_IN}[$__rate_interval])") + " > 0 or "
-            + f"0 * sum by (node) (joulebook_meter_energy_joules_total{_IN})",
+    Panel("Gaps", "Seconds of the hour before in which meters were not read, by reason, all meters "
+        "of a node together.", Basis.COUNTED, "s",
+        (Query(by("node, reason", f"increase(joulebook_gap_seconds_total{_IN}[1h])"),
             "{{node}} {{reason}}", "1m"),)),
     Panel("Duration of a tick", "How long the last look of each daemon took.", Basis.COUNTED, "s",
         (Query(f"max by (node) (max_over_time(joulebook_tick_duration_seconds{_IN}[$__interval]))",

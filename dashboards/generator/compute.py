@@ -19,8 +19,9 @@ _PEAK = (
     "what they could have done at most. By account; users and experiments are not told apart."
 )
 _MONTHS = "Each bar stands for the 30 days before it; from the recording rules."
+_WHOLE_WEEK = "count(last_over_time(meter:joulebook_energy_joules:increase1h[3h] offset 7d))"
 _FIT = (
-    "From the slope of the logarithm of weekly sums over the 90 days before the end of the range, "
+    "From the slope of the logarithm of sums of whole weeks over the 90 days before the end of the range, "
     "whatever range is shown."
 )
 
@@ -43,7 +44,7 @@ def _months(title: str, about: str, basis: Basis, unit: str, expression: str) ->
 
 
 def _doubling(title: str, about: str, basis: Basis, weekly: str) -> Panel:
-    slope = f"deriv(ln({weekly} > 0)[90d:7d])"
+    slope = f"deriv(ln({weekly} > 0 and on () {_WHOLE_WEEK})[90d:7d])"
     return Panel(
         title,
         f"{about} {_FIT}",

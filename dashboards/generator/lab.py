@@ -69,7 +69,7 @@ TOTALS = (
         decimals=0,
     ),
     Panel(
-        "Held and idle",
+        "Idle while held",
         f"Share of GPU energy burnt while the GPUs that experiments held did nothing. {LONG}",
         Basis.METERED,
         "percentunit",
@@ -81,7 +81,7 @@ TOTALS = (
         thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")),
     ),
     Panel(
-        "Nobody's",
+        "Nobody's share",
         "Share of all energy that no experiment held: unallocated GPUs, the system itself, and "
         f"what could not be attributed. Whatever accounts are chosen, all of it counts. {LONG}",
         Basis.METERED,
@@ -155,7 +155,7 @@ TABLE = Panel(
             share=True,
         ),
     ),
-    sort="Energy",
+    sort="Cost",
 )
 
 RANKS = (
@@ -200,7 +200,7 @@ RANKS = (
             Query(
                 "sort_desc(max by (account, experiment, unit) "
                 f'(last_over_time({SPENT}{{cluster=~"$cluster",account=~"$account"}}[15m])))',
-                "{{account}}/{{experiment}} ({{unit}})",
+                "{{account}} {{experiment}} ({{unit}})",
             ),
         ),
         "bargauge",

@@ -253,7 +253,7 @@ _CUSTOM: dict[str, dict[str, Any]] = {
         "drawStyle": "line",
         "lineInterpolation": "linear",
         "lineWidth": 1,
-        "fillOpacity": 10,
+        "fillOpacity": 0,
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"group": "A", "mode": "none"},

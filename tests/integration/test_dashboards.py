@@ -76,7 +76,7 @@ def shown(
 
 def true_window(uid: str, title: str, span_s: int) -> Window:
     """The time that a panel speaks of; long ranges of what rules record end with an hour."""
-    recorded = choice(BOARDS[uid], "rules") is not None and title not in ("Energy by node", "Runs")
+    recorded = choice(BOARDS[uid], "rules") is not None and title not in ("Energy by node", "Each run")
     end_s = LAST_HOUR_S if span_s > DAY_S and recorded else END_S
     return Window(truth(), end_s - span_s, end_s)
 
@@ -151,11 +151,11 @@ def test_the_table_of_runs_is_true(server: Server, span_s: int) -> None:
     """Jobs of a few seconds between two scrapes, and jobs that began before the range, too."""
     found = shown(server, "joulebook-experiment", span_s)
     for letter, column in zip("ABCD", RUN_COLUMNS, strict=True):
-        true = RUN_COLUMNS[column](true_window("joulebook-experiment", "Runs", span_s))
-        same(named(found["Runs", letter], "workload"), true, ERROR[span_s])
+        true = RUN_COLUMNS[column](true_window("joulebook-experiment", "Each run", span_s))
+        same(named(found["Each run", letter], "workload"), true, ERROR[span_s])
     short = {j.id for j in JOBS if j.owner.experiment == "tokenizer-tests"}
-    energy = named(found["Runs", "B"], "workload")
-    true = RUN_COLUMNS["Energy"](true_window("joulebook-experiment", "Runs", span_s))
+    energy = named(found["Each run", "B"], "workload")
+    true = RUN_COLUMNS["Energy"](true_window("joulebook-experiment", "Each run", span_s))
     for name in short & energy.keys():
         assert energy[name] == pytest.approx(true.get(name, 0.0), rel=0.001, abs=1e-6)
 
@@ -183,7 +183,7 @@ def test_the_books_balance(server: Server, span_s: int) -> None:
         assert max(abs(float(value)) for _, value in row["values"]) < 100
     lab = shown(server, "joulebook-lab", span_s)
     (used,) = named(lab["Energy", "A"]).values()
-    (nobody,) = named(lab["Nobody's", "A"]).values()
+    (nobody,) = named(lab["Nobody's share", "A"]).values()
     meters = true_window("joulebook-lab", "", span_s).kwh("meter")[""]
     assert used / (1 - nobody) == pytest.approx(meters, rel=min(ERROR[span_s], 0.005))
 

@@ -137,14 +137,14 @@ LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Cost": lambda w: w.net("experiment", _currency),
     "CO2e": lambda w: w.by("experiment_co2e_grams", _one),
     "GPU-hours": lambda w: w.by("experiment_gpu_seconds", _one, 3600),
-    "Held and idle": _idle_share,
+    "Idle while held": _idle_share,
 }
 """Figures that the lab and the experiment (with all chosen) have in common."""
 
 PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     **{("joulebook-lab", title): answer for title, answer in LAB.items()},
     **{("joulebook-experiment", title): answer for title, answer in LAB.items()},
-    ("joulebook-lab", "Nobody's"): _nobody,
+    ("joulebook-lab", "Nobody's share"): _nobody,
     ("joulebook-lab", "Energy by account"): lambda w: w.by(
         "experiment_energy_joules", account, J_PER_KWH
     ),

@@ -137,6 +137,8 @@ def test_dashboard_lint(board: dict[str, Any]) -> None:
     assert "cluster" in variables
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+    titles = [panel["title"] for panel in panels(board)]
+    assert len(titles) == len(set(titles))
 
 
 @BOARD

@@ -1,0 +1,125 @@
+"""Draws the dashboards from the simulated lab into docs/images: `make pictures`.
+
+The queries run against a real Prometheus; the answers are drawn by Grafana's own components
+(`dashboards/render`) in headless Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.lab.backfill import backfill
+from tests.lab.grafana import ROOT, asks, choice, dashboards, filled
+from tests.lab.servers import Server, prometheus, victoria
+from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
+
+RENDER = ROOT / ".build/render"
+IMAGES = ROOT / "docs/images"
+ROW_PX, HEAD_PX = 38, 56
+
+_RUN = max(
+    (job for job in JOBS if job.owner.experiment == "llm-pretrain" and job.t1_s < END_S),
+    key=lambda job: job.t1_s,
+)
+
+SHOTS: tuple[tuple[str, int, str, dict[str, str]], ...] = (
+    ("joulebook-lab", 30 * DAY_S, "Last 30 days", {}),
+    ("joulebook-experiment", 7 * DAY_S, "Last 7 days",
+        {"account": "nlp", "experiment": "llm-pretrain"}),
+    ("joulebook-workload", 2 * DAY_S, "Last 2 days", {"workload": _RUN.id}),
+    ("joulebook-node", 6 * HOUR_S, "Last 6 hours", {}),
+    ("joulebook-waste", 30 * DAY_S, "Last 30 days", {}),
+    ("joulebook-compute", 60 * DAY_S, "Last 60 days", {}),
+    ("joulebook-books", DAY_S, "Last 24 hours", {}),
+)  # fmt: skip
+"""What is drawn: the dashboard, its range, and what is chosen."""
+
+
+def payload(
+    server: Server, uid: str, span_s: int, words: str, chosen: dict[str, str]
+) -> dict[str, Any]:
+    """All that the page needs to draw a dashboard."""
+    board = dashboards()[uid]
+    names = [v["name"] for v in board["templating"]["list"] if not v.get("hide")]
+    values = {v["name"]: ".*" for v in board["templating"]["list"]} | chosen
+    for name in ("raw", "rules"):
+        if (expression := choice(board, name)) is not None:
+            (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
+            values[name] = found["metric"]["use"]
+    ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
+    answers = []
+    for ask in asks(board, values, END_S, span_s, SCRAPE_S):
+        rows = (
+            server.over(ask.expression, ask.start_s, ask.end_s, ask.step_s)
+            if ask.step_s
+            else server.instant(ask.expression, END_S)
+        )
+        answers.append({
+            "panel": ask.panel, "id": ids[ask.panel, ask.ref], "ref": ask.ref, "rows": rows,
+            "legend": ask.legend, "start": ask.start_s, "end": ask.end_s, "step": ask.step_s,
+        })  # fmt: skip
+    bottom = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"])
+    shown = [(n.capitalize(), chosen.get(n, "Prometheus" if n == "datasource" else "All"))
+        for n in names]  # fmt: skip
+    return {
+        "dashboard": board, "answers": answers, "from": END_S - span_s, "to": END_S,
+        "variables": [("Source" if n == "Datasource" else n, v) for n, v in shown],
+        "range": words, "height": bottom * ROW_PX + HEAD_PX,
+    }  # fmt: skip
+
+
+def draw(what: dict[str, Any], mode: str, picture: Path) -> None:
+    """One picture, its colours reduced so that it is small."""
+    script = json.dumps({**what, "mode": mode}).replace("</", "<\\/")
+    page = RENDER / f"{picture.stem}.html"
+    page.write_text(
+        '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="app.css">'
+        '<style>body{margin:0}</style><div id="root"></div>'
+        f'<script>window.__payload = {script}</script><script src="app.js"></script>'
+    )
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                f"--user-data-dir={profile}", "--allow-file-access-from-files",
+                f"--window-size=1416,{what['height']}", "--virtual-time-budget=20000",
+                f"--screenshot={picture}", page.as_uri(),
+            ],
+            check=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+    if shutil.which("pngquant"):
+        subprocess.run(
+            ["pngquant", "--force", "--ext=.png", "--speed=1", "128", picture],
+            check=True,
+            timeout=60,
+        )
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} KiB")
+
+
+def main() -> int:
+    """Draw those that are named, or all; `--lab FOLDER` uses a lab that was made before."""
+    arguments = sys.argv[1:]
+    kept = Path(arguments.pop(arguments.index("--lab") + 1)) if "--lab" in arguments else None
+    wanted = [name for name in arguments if name != "--lab"]
+    with tempfile.TemporaryDirectory() as scratch:
+        home = kept or Path(scratch)
+        if kept is None or not (home / "data").exists():
+            with victoria(home) as second:
+                backfill(home, second)
+        with prometheus(home) as server:
+            for uid, span_s, words, chosen in SHOTS:
+                if not wanted or uid in wanted:
+                    what = payload(server, uid, span_s, words, chosen)
+                    for mode in ("light", "dark"):
+                        draw(what, mode, IMAGES / f"{uid.removeprefix('joulebook-')}-{mode}.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
