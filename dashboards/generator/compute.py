@@ -21,8 +21,8 @@ _PEAK = (
 _MONTHS = "Each bar stands for the 30 days before it; from the recording rules."
 _WHOLE_WEEK = "count(last_over_time(meter:joulebook_energy_joules:increase1h[3h] offset 7d))"
 _FIT = (
-    "From the slope of the logarithm of sums of whole weeks over the 90 days before the end of the range, "
-    "whatever range is shown."
+    "From the slope of the logarithm of sums of whole weeks, over the 90 days before the end of "
+    "the range, whatever range is shown."
 )
 
 

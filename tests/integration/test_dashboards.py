@@ -76,7 +76,10 @@ def shown(
 
 def true_window(uid: str, title: str, span_s: int) -> Window:
     """The time that a panel speaks of; long ranges of what rules record end with an hour."""
-    recorded = choice(BOARDS[uid], "rules") is not None and title not in ("Energy by node", "Each run")
+    recorded = choice(BOARDS[uid], "rules") is not None and title not in (
+        "Energy by node",
+        "Each run",
+    )
     end_s = LAST_HOUR_S if span_s > DAY_S and recorded else END_S
     return Window(truth(), end_s - span_s, end_s)
 
