@@ -11,6 +11,7 @@ from typing import NamedTuple
 from joulebook.commands import (
     checks_daemon,
     checks_gpu,
+    checks_host,
     checks_ledger,
     checks_node,
     checks_rates,
@@ -36,6 +37,7 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("Node", checks_node.CHECKS),
     Section("GPUs", checks_gpu.CHECKS),
+    Section("Host and other GPUs", checks_host.CHECKS),
     Section("SLURM", checks_slurm.CHECKS),
     Section("Ledger", checks_ledger.CHECKS),
     Section("Money and carbon", checks_rates.CHECKS),

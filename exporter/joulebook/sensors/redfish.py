@@ -185,6 +185,8 @@ class RedfishSensor:
                 reason="tls",
                 remedy="sensors.redfish.ca_file must hold the certificate that signed the BMC's",
             ) from None
+        except urllib3.exceptions.NewConnectionError as error:  # itself a kind of time-out there
+            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
         except urllib3.exceptions.TimeoutError:
             raise SensorRetry(
                 f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"

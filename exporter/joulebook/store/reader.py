@@ -15,7 +15,7 @@ import msgspec
 
 from joulebook.core.account import Account, Selection, Workload
 from joulebook.core.bills import NOTHING, Bill, Charge, Exact
-from joulebook.core.books import ZERO, Amount, Method, Remainder
+from joulebook.core.books import ZERO, Amount, Method, Remainder, Supply
 from joulebook.core.handover import MAX_ROWS, Page
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import Labels, WorkloadId
@@ -242,6 +242,11 @@ class LedgerReader:
         """The rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return handover.page(conn, node, cluster, since, ledger_id, limit)
+
+    def supplies(self) -> dict[Meter, Supply]:
+        """The meters of the whole node, and what became of them."""
+        with self._view() as conn:
+            return state.read_supplies(conn)
 
     def models(self) -> dict[Meter, str]:
         """The model of each device, as far as one was heard."""

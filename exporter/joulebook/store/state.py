@@ -14,7 +14,7 @@ import msgspec
 
 from joulebook.clock import Anchor
 from joulebook.core.bills import Charge, Exact
-from joulebook.core.books import Books, ChargeState, MeterState
+from joulebook.core.books import Books, ChargeState, MeterState, Supply
 from joulebook.core.readings import Meter
 
 _WHOLE = b""
@@ -51,6 +51,7 @@ _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
 _meter_key = msgspec.msgpack.Decoder(Meter)
+_supply = msgspec.msgpack.Decoder(Supply)
 _text = msgspec.msgpack.Decoder(str)
 _charge = msgspec.msgpack.Decoder(Charge)
 _charged = msgspec.msgpack.Decoder(ChargeState)
@@ -151,3 +152,9 @@ def read_seq(conn: sqlite3.Connection) -> int:
     """The last number given. Raises as `read` does."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
     return 0 if found is None else _seq.decode(found[0])
+
+
+def read_supplies(conn: sqlite3.Connection) -> dict[Meter, Supply]:
+    """The meters of the whole node. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
+    return {_meter_key.decode(key): _supply.decode(value) for key, value in rows}

@@ -28,12 +28,17 @@ class Machine:
 
     # -- procfs
 
-    def cpu_time(self, *, cores: int, busy_ns: int, idle_ns: int = 0) -> None:
-        """/proc/stat with so much CPU time, all of it in user mode."""
-        ticks, idle = busy_ns // 10_000_000, idle_ns // 10_000_000
-        lines = [f"cpu  {ticks} 0 0 {idle} 0 0 0 0 0 0"]
-        lines += [f"cpu{n} {ticks // cores} 0 0 {idle // cores} 0 0 0 0 0 0" for n in range(cores)]
-        put(self.proc / "stat", "\n".join([*lines, "intr 1 0", "ctxt 1"]))
+    def cpu_time(self, *, cores: int, busy_ns: int) -> None:
+        """/proc/stat with so much CPU time."""
+        put(self.proc / "stat", self.stat(cores=cores, busy_ns=busy_ns))
+
+    @staticmethod
+    def stat(*, cores: int, busy_ns: int) -> str:
+        """What /proc/stat says of so much CPU time, all of it in user mode."""
+        ticks = busy_ns // 10_000_000
+        lines = [f"cpu  {ticks} 0 0 0 0 0 0 0 0 0"]
+        lines += [f"cpu{n} {ticks // cores} 0 0 0 0 0 0 0 0 0" for n in range(cores)]
+        return "\n".join([*lines, "intr 1 0", "ctxt 1"])
 
     def memory(self, *, installed: int, anonymous: int, shared: int = 0) -> None:
         """/proc/meminfo, in bytes."""
