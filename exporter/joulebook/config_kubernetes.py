@@ -32,10 +32,17 @@ class Kubernetes(Section, frozen=True):
     resources: Annotated[
         tuple[str, ...],
         doc("Resources of device plugins whose devices are GPUs; * stands for anything."),
-    ] = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-*")
+    ] = (
+        "nvidia.com/gpu",
+        "nvidia.com/gpu.shared",
+        "nvidia.com/mig-*",
+        "amd.com/gpu",
+        "gpu.intel.com/i915",
+        "gpu.intel.com/xe",
+    )
     drivers: Annotated[
         tuple[str, ...], doc("DRA drivers whose devices are GPUs; * stands for anything.")
-    ] = ("gpu.nvidia.com",)
+    ] = ("gpu.nvidia.com", "gpu.amd.com", "gpu.intel.com")
     user_key: Annotated[
         str,
         doc(

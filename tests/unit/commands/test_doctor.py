@@ -29,7 +29,7 @@ from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
 from joulebook.config_rates import Privacy
 from joulebook.config_sections import Ledger, Slurm, Tenants
-from joulebook.config_sensors import Nvml, Sensors
+from joulebook.config_sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.daemon.release import ask
 from joulebook.store.lock import LedgerLock
 
@@ -168,6 +168,8 @@ def test_where_run_would_be_refused_the_doctor_fails(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wiring_sensors.ctypes, "CDLL", no_library)
+    none = Sensors(rapl=Rapl(enabled=False), hwmon=Hwmon(enabled=False), drm=Drm(enabled=False))
+    site = replace(site, config=msgspec.structs.replace(site.config, sensors=none))
     refused = one(site, checks_daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
     assert "systemctl" not in refused.todo
     card(site, "0000:17:00.0")

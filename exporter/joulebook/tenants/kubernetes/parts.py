@@ -9,6 +9,8 @@
     .../vgpuN           one of its replicas
     driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
 
+and those of AMD and Intel, which `othercards` tells.
+
 What none of these says is not guessed.
 """
 
@@ -21,6 +23,7 @@ from typing import NamedTuple
 
 from joulebook.core.devices import DeviceStatus, Instance
 from joulebook.core.readings import Meter
+from joulebook.tenants.kubernetes import othercards
 from joulebook.tenants.kubernetes.listing import Device
 
 _REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
@@ -43,6 +46,7 @@ class Described(NamedTuple):
     uuid: str = ""
     parent_uuid: str = ""
     profile: str = ""
+    pci: str = ""
 
 
 class Unmappable(LookupError):
@@ -67,12 +71,12 @@ class Offer(NamedTuple):
 
 def is_replica(device_id: str) -> bool:
     """Whether others may hold the same device at the same time."""
-    return _REPLICA.search(device_id) is not None
+    return _REPLICA.search(device_id) is not None or bool(othercards.shared_card(device_id))
 
 
 def base(device_id: str) -> str:
     """The device of which a replica is one."""
-    return _REPLICA.sub("", device_id)
+    return othercards.shared_card(device_id) or _REPLICA.sub("", device_id)
 
 
 def find_part(
@@ -111,7 +115,15 @@ def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
         raise Unmappable(device, absent=not any(card.mig for card in cards))
     if name.startswith("GPU-"):
         return Part(_card(device, name, cards).meter)
+    if othercards.is_named(name):
+        return _other(device, othercards.find_card(name, cards))
     raise Unmappable(device)
+
+
+def _other(device: Device, card: DeviceStatus | None) -> Part:
+    if card is None:
+        raise Unmappable(device, absent=True)
+    return Part(card.meter)
 
 
 def _card(device: Device, uuid: str, cards: Sequence[DeviceStatus]) -> DeviceStatus:
@@ -137,6 +149,9 @@ def _slices(card: DeviceStatus, instance: Instance) -> Part:
 
 
 def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
+    other = othercards.find_dra(device.id, said.pci if said is not None else "", cards)
+    if other is not None:
+        return Part(other.meter)
     if said is None:
         raise Unmappable(device)
     if said.uuid:

@@ -14,6 +14,10 @@ from joulebook.tenants.kubernetes.watch import Collection
 MAX_DEVICES = 4096
 
 
+_PCI = ("resource.kubernetes.io/pciBusID", "pciBusID", "pciAddr", "pciAddress")
+"""Where drivers tell the PCI address: the standard attribute, and names of before it."""
+
+
 class Attribute(msgspec.Struct, frozen=True, gc=False):
     """A device's attribute; of its kinds only text is read."""
 
@@ -121,4 +125,5 @@ def _described(device: SliceDevice, driver: str) -> Described:
         said: Any = attributes.get(name) or attributes.get(f"{driver}/{name}")
         return clean_label(said.string or "") if said is not None else ""
 
-    return Described(text("uuid"), text("parentUUID"), text("profile"))
+    pci = next((told for name in _PCI if (told := text(name))), "")
+    return Described(text("uuid"), text("parentUUID"), text("profile"), pci)

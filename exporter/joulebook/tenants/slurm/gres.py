@@ -85,6 +85,8 @@ def find_part(
     if gres is None or int(gpu) >= len(gres.positions):
         raise Unmappable(gpu)
     file = gres.positions[int(gpu)].file
+    if (card := _by_file(file, devices)) is not None:
+        return card
     minor = minor_of(file)
     if minor is None:
         return None
@@ -103,6 +105,14 @@ def minor_of(file: str) -> int | None:
         number = _TRAILING_NUMBER.search(file)
         return int(number[1]) if number else None
     return os.minor(seen.st_rdev) if stat.S_ISCHR(seen.st_mode) else None
+
+
+def _by_file(file: str, devices: Sequence[DeviceStatus]) -> Part | None:
+    """The card of AMD or Intel with that device file; minors of /dev/dri mean nothing of NVIDIA."""
+    for device in devices:
+        if any(file.endswith(f"/{each}") for each in device.files):
+            return Part(device.meter)
+    return None
 
 
 def _by_minor(minor: int, devices: Sequence[DeviceStatus]) -> Part | None:
@@ -157,7 +167,8 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
         name = keys.get("name", "").lower()
         listed = expand(keys.get("file", ""))
         if "multiplefiles" in keys:
-            listed = expand(keys["multiplefiles"])[:1]
+            # All AMD cards come with /dev/kfd, which is no card's own.
+            listed = [f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd"][:1]
         count = _count(keys.get("count", ""))
         if name == "gpu":
             if not listed:

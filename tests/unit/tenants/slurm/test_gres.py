@@ -198,3 +198,30 @@ def test_a_slurmd_that_hangs_or_is_none(tmp_path: Path) -> None:
     slurmd = script(tmp_path / "slurmd", "exec sleep 60")
     assert load_gres("n1", conf, slurmd=slurmd, timeout_s=0.2) is None
     assert load_gres("n1", conf, slurmd=str(tmp_path / "none")) is None
+
+
+def test_cards_of_amd_and_intel_are_told_by_their_device_files() -> None:
+    def drm(name: str, *files: str) -> DeviceStatus:
+        return DeviceStatus(Meter(Component.GPU, name), 0, 0, files=files)
+
+    devices = [
+        device("GPU-nvidia", 0, 0),
+        drm("AMD-a", "dri/renderD129", "dri/card1"),
+        drm("INTEL-b", "dri/renderD128", "dri/card0"),
+    ]
+    gres = parse_gres_conf(
+        "Name=gpu Type=mi300x File=/dev/dri/renderD129\n"
+        "Name=gpu Type=max File=/dev/dri/card0\n"
+        "Name=gpu MultipleFiles=/dev/kfd,/dev/dri/renderD129\n",
+        "n1",
+    )
+    assert gres is not None
+    found = [find_part(str(p), "gres", gres, devices) for p in range(3)]
+    assert [part and part.meter.name for part in found] == ["AMD-a", "INTEL-b", "AMD-a"]
+    found_by_slurmd = parse_slurmd_g(
+        "slurmd: Gres Name=gpu Type=mi300x Count=1 Index=0 ID=7696487 File=/dev/dri/renderD129 "
+        "Links=(null) Flags=HAS_FILE,ENV_RSMI"
+    )
+    assert found_by_slurmd is not None
+    part = find_part("0", "gres", found_by_slurmd, devices)
+    assert part is not None and part.meter.name == "AMD-a"
