@@ -19,6 +19,7 @@ NAMES = {
     "boundary": "from a job's start to the first reading",
     "accuracy": "error of a job's energy, by method",
     "store": "what a commit costs",
+    "host": "what the energy of CPU and memory costs in a tick",
     "collect": "growth and questions of the ledger of 1,000 nodes (sqlite, PostgreSQL)",
 }
 

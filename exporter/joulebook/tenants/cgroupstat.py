@@ -9,6 +9,7 @@ is in directories below too, and what ended there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,39 +21,57 @@ from joulebook.units import NS_PER_S, NS_PER_US
 MILLI = 1000
 _MOST_DIRECTORIES = 512
 _MOST_PIDS = 4096
+_MOST_BYTES = 16_384
+
+
+class Counters(NamedTuple):
+    """What is counted in one directory, in one life of it (`inode`): found out once, read often.
+
+    `cpu` and `memory` are files (empty: not counted here), `v1` says of which kind they are.
+    """
+
+    inode: int
+    cpu: str = ""
+    memory: str = ""
+    v1: bool = False
+
+    def cpu_ns(self) -> int | None:
+        """CPU time that was used in the cgroup since it was made; `None` if that is not counted."""
+        text = _read(self.cpu)
+        try:
+            return int(text) if self.v1 else _number(text, "usage_usec") * NS_PER_US
+        except ValueError:
+            return None
+
+    def memory_bytes(self) -> int:
+        """Memory that is resident and no page cache."""
+        text = _read(self.memory)
+        names = ("total_rss", "total_shmem") if self.v1 else ("anon", "shmem")
+        try:
+            return sum(_number(text, name) for name in names if f"{name} " in text)
+        except ValueError:
+            return 0
+
+
+def counters(directory: Path, inode: int = 0) -> Counters:
+    """Look what a directory counts."""
+    for v1, cpu in ((True, "cpuacct.usage"), (False, "cpu.stat")):
+        text = _read(f"{directory}/{cpu}")
+        if text if v1 else "usage_usec " in text:
+            found = Counters(inode, f"{directory}/{cpu}", v1=v1)
+            break
+    else:
+        found = Counters(inode)
+    memory = f"{directory}/memory.stat"
+    text = _read(memory)
+    if "total_rss " in text:
+        return found._replace(memory=memory, v1=True)
+    return found._replace(memory=memory) if text.startswith("anon ") else found
 
 
 def cpu_ns(directory: Path) -> int | None:
     """CPU time that was used in a cgroup since it was made; `None` if that is not counted here."""
-    try:
-        return int(_text(directory / "cpuacct.usage"))
-    except (OSError, ValueError):
-        pass
-    usage_us = _fields(directory / "cpu.stat").get("usage_usec")
-    return None if usage_us is None else usage_us * NS_PER_US
-
-
-def memory_bytes(directory: Path) -> int | None:
-    """Memory that is resident and no page cache; `None` if that is not counted here."""
-    found = _fields(directory / "memory.stat")
-    if "anon" in found:
-        return found["anon"] + found.get("shmem", 0)
-    if "total_rss" in found:
-        return found["total_rss"] + found.get("total_shmem", 0)
-    return None
-
-
-class Counters(NamedTuple):
-    """What is counted in one directory, in one life of it (`inode`): found out once."""
-
-    inode: int
-    cpu: bool
-    memory: bool
-
-
-def counters(directory: Path, inode: int) -> Counters:
-    """Look what a directory counts."""
-    return Counters(inode, cpu_ns(directory) is not None, memory_bytes(directory) is not None)
+    return counters(directory).cpu_ns()
 
 
 def cores_milli(directory: Path, machine_cores: int) -> int | None:
@@ -139,10 +158,23 @@ def _text(path: Path) -> str:
     return path.read_text(errors="replace")
 
 
-def _fields(path: Path) -> dict[str, int]:
+def _read(path: str) -> str:
+    """A small file, the quick way (it is done for every cgroup in every tick); empty: not there."""
+    if not path:
+        return ""
     try:
-        lines = _text(path).splitlines()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return {}
-    pairs = (line.split() for line in lines)
-    return {p[0]: int(p[1]) for p in pairs if len(p) == 2 and p[1].isdecimal()}
+        return ""
+    try:
+        return os.read(descriptor, _MOST_BYTES).decode("ascii", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def _number(text: str, name: str) -> int:
+    """The value in the line `name value`. Raises `ValueError`."""
+    begin = 0 if text.startswith(f"{name} ") else text.index(f"\n{name} ") + 1
+    return int(text[begin + len(name) : text.find("\n", begin) if "\n" in text[begin:] else None])

@@ -8,6 +8,7 @@ Only where no cgroup counts CPU time (SLURM with proctrack/cgroup alone) are pro
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -36,7 +37,9 @@ class _Tally:
         self.memory_bytes = 0
         self.cores_milli = 0
         self.gone: set[Path] = set()
+        self.pools: dict[Path, Path] = {}
         self.looks = 0
+        self.breadth = 0  # directories when its bounds were read
 
     @property
     def cpu_ns(self) -> int:
@@ -45,7 +48,7 @@ class _Tally:
     def here(self, path: Path) -> Counters | None:
         """What a directory counts; `None` if it is not there. A name may be given again."""
         try:
-            inode = path.stat().st_ino
+            inode = os.stat(path).st_ino  # noqa: PTH116 (in every tick, for every cgroup)
         except OSError:
             return None
         known = self.known.get(path)
@@ -122,14 +125,13 @@ class HostUse:
             if found.inode in inodes:
                 continue  # one hierarchy under two names
             inodes.add(found.inode)
-            if found.cpu and (used_ns := cgroupstat.cpu_ns(path)) is not None:
+            if found.cpu and (used_ns := found.cpu_ns()) is not None:
                 tally.gained_ns[path] = used_ns - tally.counted_ns.get(path, 0)
                 tally.counted_ns[path] = used_ns
                 pool = self._pool(tally, path)
                 if pool is not None:
                     gained[pool] = gained.get(pool, 0) + tally.gained_ns[path]
-            if found.memory:
-                resident += cgroupstat.memory_bytes(path) or 0
+            resident += found.memory_bytes()
         left = {*directories, *tally.counted_ns} - {path for path, _ in there} - tally.gone
         for path in left:
             tally.gone.add(path)
@@ -137,9 +139,11 @@ class HostUse:
             pool = self._pool(tally, path)
             if pool is not None and tally not in vanished.setdefault(pool, []):
                 vanished[pool].append(tally)
+        tally.memory_bytes = resident
         self._ask_processes(tally, [path for path, _ in there])
-        tally.memory_bytes = resident or tally.memory_bytes * bool(there or tally.group.pids)
-        if there and tally.looks % _BOUNDS_EVERY == 0:
+        # On v1 the hierarchies come one after the other.
+        if there and (tally.looks % _BOUNDS_EVERY == 0 or len(there) != tally.breadth):
+            tally.breadth = len(there)
             bounds = [cgroupstat.cores_milli(path, cores) for path, _ in there]
             told = [bound for bound in bounds if bound is not None]
             tally.cores_milli = tally.group.cores_milli or min(told, default=0)
@@ -155,7 +159,7 @@ class HostUse:
             tally.processes_ns = 0
         if asked:
             tally.processes_ns = max(tally.processes_ns, cgroupstat.processes_cpu_ns(asked))
-            tally.memory_bytes = cgroupstat.processes_memory_bytes(asked)
+            tally.memory_bytes = tally.memory_bytes or cgroupstat.processes_memory_bytes(asked)
 
     def _part_nested(self) -> None:
         """What a cgroup inside another's used is its own alone (a SLURM job inside a pod)."""
@@ -168,11 +172,17 @@ class HostUse:
 
     def _pool(self, tally: _Tally, path: Path) -> Path | None:
         """The directory that outlives one of the group's; `None` if none does, or counts no CPU."""
+        known = tally.pools.get(path)
+        if known is not None and known in self._pools:
+            return known
         levels = tally.group.outlived_by
         if not levels or len(path.parents) < levels:
             return None
         pool = path.parents[levels - 1]
-        return pool if pool in self._pools or cgroupstat.cpu_ns(pool) is not None else None
+        if pool not in self._pools and cgroupstat.cpu_ns(pool) is None:
+            return None
+        tally.pools[path] = pool
+        return pool
 
     def _share_tails(self, gained: dict[Path, int], vanished: dict[Path, list[_Tally]]) -> None:
         """What a pool gained and no group did is of those that vanished from it."""

@@ -191,7 +191,7 @@ def test_nonsense_in_files_is_nothing(tmp_path: Path) -> None:
     put(tmp_path / "cpu.cfs_quota_us", "-1")
     put(tmp_path / "cpu.cfs_period_us", "100000")
     assert cgroupstat.cpu_ns(tmp_path) is None
-    assert cgroupstat.memory_bytes(tmp_path) is None
+    assert cgroupstat.counters(tmp_path).memory_bytes() == 0
     assert cgroupstat.cores_milli(tmp_path, 8) is None
     assert cgroupstat.cpus("0-3,8,x,") == 5
 

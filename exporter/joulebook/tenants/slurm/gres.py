@@ -168,7 +168,8 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
         listed = expand(keys.get("file", ""))
         if "multiplefiles" in keys:
             # All AMD cards come with /dev/kfd, which is no card's own.
-            listed = [f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd"][:1]
+            files_of_one = (f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd")
+            listed = tuple(files_of_one)[:1]
         count = _count(keys.get("count", ""))
         if name == "gpu":
             if not listed:
