@@ -178,7 +178,7 @@ def test_installs_a_user_directories_and_a_unit_that_starts_at_boot(node: Path) 
     ]
     assert (node / "etc/systemd/system/multi-user.target.wants/joulebook.service").is_symlink()
     assert inside(node, "joulebook", "--version").startswith("joulebook ")
-    for hook in ("prolog", "epilog", "task_prolog"):
+    for hook in ("prolog", "epilog", "task_prolog", "job_summary"):
         assert os.access(node / f"usr/lib/joulebook/hooks/{hook}.sh", os.X_OK)
 
 

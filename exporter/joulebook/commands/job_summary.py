@@ -34,24 +34,24 @@ class Found(msgspec.Struct, frozen=True):
     booked: bool
 
 
-def find(ledger: LedgerReader, wanted: WorkloadId, node: str) -> Found | None:
-    """The workload as the ledger has it now; of a requeued SLURM job the latest run.
+def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
+    """The workload itself; of a SLURM job that was requeued its latest run. Raises `LedgerError`.
 
-    Raises `LedgerError`.
+    The Epilog of a run that is requeued is told the number of the next run, so the job is asked for.
     """
     runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
-    known = [
-        each.id
-        for each in runs
-        if each.id == wanted or each.id.workload.partition(".r")[0] == wanted.workload
-    ]
-    latest = max(known, key=lambda who: int(who.workload.partition(".r")[2] or 0), default=wanted)
-    several = ledger.workload_totals(latest)
+    ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]
+    return max(ids, key=lambda who: int(who.workload.partition(".r")[2] or 0), default=wanted)
+
+
+def find(ledger: LedgerReader, wanted: WorkloadId, node: str) -> Found | None:
+    """The workload as the ledger has it now. Raises `LedgerError`."""
+    several = ledger.workload_totals(wanted)
     if not several:
         return None
     totals = several[0]
-    account = ledger.account(0, FOREVER_S, Selection(workloads=frozenset({str(latest)})), node)
-    bill = total({row.charge: row.amount} for row in account.charges if row.subject == latest)
+    account = ledger.account(0, FOREVER_S, Selection(workloads=frozenset({str(wanted)})), node)
+    bill = total({row.charge: row.amount} for row in account.charges if row.subject == wanted)
     ended_ns = totals.workload.ended_utc_ns
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
     return Found(totals, bill, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
@@ -111,18 +111,20 @@ def _held(totals: WorkloadTotals) -> str:
 
 
 def _came_to(found: Found) -> str:
-    said = []
-    for currency, amount in sorted(net(found.bill).items()):
-        said.append(words.money(amount.floor, currency))
-    grams = found.bill.get(Charge(Item.CO2E))
-    if grams is not None:
-        said.append(f"{words.co2e(grams.floor)} CO2e")
-    money = ", ".join(said).replace("\u202f", " ") or "cost and CO2e not known: no rates are set"
     labels = found.totals.workload.labels
     whose = f"experiment {shown(labels.experiment, _NAME_CHARS) or text.UNKNOWN}"
     if labels.account:
         whose += f", account {shown(labels.account, _NAME_CHARS)}"
-    return f"{money}; {whose}"
+    return f"{came_to(found.bill) or 'cost and CO2e not known: no rates are set'}; {whose}"
+
+
+def came_to(bill: Bill) -> str:
+    """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
+    said = [words.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())]
+    grams = bill.get(Charge(Item.CO2E))
+    if grams is not None:
+        said.append(f"{words.co2e(grams.floor)} CO2e")
+    return ", ".join(said).replace("\u202f", " ")
 
 
 def _of(found: Found, node: str, nodes: int) -> str:

@@ -62,8 +62,10 @@ def is_running(totals: WorkloadTotals, now_s: float) -> bool:
     return last_s >= now_s - _QUARTER_S
 
 
-def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float) -> list[str]:
-    """The statement of one job."""
+def as_statement(
+    totals: WorkloadTotals, node: str, screen: Screen, now_s: float, came_to: str = ""
+) -> list[str]:
+    """The statement of one job; `came_to` are its money and CO2e in words."""
     job = totals.workload
     running = is_running(totals, now_s)
     title = f"{_kind(job)} {shown(job.display or job.id.workload)} on node {shown(node)}"
@@ -78,6 +80,7 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
         ("End", _end(totals, running)),
         ("GPUs", _gpus(totals)),
         *_figures([totals]),
+        ("Cost", came_to or f"{UNKNOWN}: no rates are set"),
     ]
     made = [screen.paint(text.cut(title, screen.width), "bold")]
     for name, value in fields:

@@ -13,7 +13,7 @@ from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
 
 from joulebook.cli import main
 from joulebook.commands.job_output import Output, append, parse
-from joulebook.commands.job_summary import as_text, find, lines, wait
+from joulebook.commands.job_summary import as_text, find, latest_run, lines, wait
 from joulebook.core.bills import Charge, Exact, Item
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
@@ -73,9 +73,12 @@ def test_what_is_partial_says_so(ledger: Path) -> None:
 
 def test_of_a_requeued_job_the_latest_run_and_hostile_names_are_text(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
-        again, evil = find(reader, slurm("300"), "n1"), find(reader, slurm("500"), "n1")
+        again = find(reader, latest_run(reader, slurm("300")), "n1")
+        evil = find(reader, latest_run(reader, slurm("500")), "n1")
+        first = find(reader, slurm("300"), "n1")
         assert find(reader, slurm("7"), "n1") is None
     assert again is not None and again.totals.workload.id == slurm("300.r1")
+    assert first is not None and first.totals.workload.id == slurm("300")
     assert evil is not None
     content = as_text(lines(evil, HOSTILE, 2))
     assert content.count(b"\n") == 3 and content.decode()
@@ -185,6 +188,10 @@ def test_the_command_prints_the_same_for_past_jobs(
     assert main(["job", "101", "--summary"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and all(line.startswith("joulebook: ") for line in said)
+    assert main(["job", "300", "--summary"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6, "three for each run of a requeued job"
+    assert main(["job", "101"]) == 0
+    assert "Cost        not known: no rates are set" in capsys.readouterr().out
     assert main(["job", "101", "--append"]) == 2
     assert "--append needs --uid UID" in capsys.readouterr().err
     monkeypatch.setenv("JOULEBOOK_TENANTS_SLURM_SCONTROL", "/bin/false")
