@@ -6,19 +6,31 @@ import os
 import pwd
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.books import job_uj, wake
-from tests.e2e.conftest import open_to_all
 from tests.e2e.lab import HOOKS, Daemon, Lab, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-LAB = {"nodes": 2}
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Two nodes, in a place that jobs of any user can reach, whoever else runs pytest here."""
+    root = Path(tempfile.mkdtemp(prefix="jb-", dir="/tmp"))
+    root.chmod(0o755)
+    lab = Lab(root, nodes=2)
+    with lab.slurm:
+        yield lab
+    shutil.rmtree(root, ignore_errors=True)
+
 
 USER = "nobody"
 
@@ -63,7 +75,7 @@ def answered(lab: Lab, count: int) -> None:
 
 def test_three_lines_at_the_end_of_the_output_and_nowhere_else(lab: Lab, home: Path) -> None:
     user = pwd.getpwnam(USER)
-    out = open_to_all(lab.directory) / "out"
+    out = lab.directory / "out"
     out.mkdir()
     os.chown(out, user.pw_uid, user.pw_gid)
     for scenario in lab.scenarios.values():

@@ -35,6 +35,16 @@ def top(daemon: Daemon, *args: str) -> str:
     ).stdout  # fmt: skip
 
 
+def by_run(daemon: Daemon, *args: str) -> dict[str, float]:
+    """kWh of each result, from `joulebook leaderboard`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "joulebook", "leaderboard", "--json", *args],
+        env=daemon.environment(), capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    (board,) = json.loads(done.stdout)["boards"]
+    return {each["name"]: each["energy_kwh"] for each in board["results"]}
+
+
 def test_by_user_on_the_node_and_in_the_lab(tmp_path: Path) -> None:
     scenario = Scenario.create(tmp_path / "scenario", [Gpu(uuid=f"GPU-{n}") for n in "abc"])
     events = tmp_path / "events"
@@ -79,5 +89,21 @@ def test_by_user_on_the_node_and_in_the_lab(tmp_path: Path) -> None:
                 assert shown_j == pytest.approx(energy[name] / 1e6, rel=0.006)
             assert "of it nobody's" in text
         assert "Ledgers know no power" in ledger
+        # Results of these jobs have the same energy from the ledger and from Prometheus.
+        (results := tmp_path / "results.csv").write_text(
+            "experiment,run,metric,value\nx,1,accuracy,90\nx,2,accuracy,80\n"
+        )
+        since = time.strftime("%Y-%m-%d", time.gmtime())
+        boards = [
+            by_run(daemon, str(results), *source)
+            for source in (
+                ("--ledger", f"n1={daemon.ledger}"),
+                ("--prometheus", f"http://127.0.0.1:{prometheus.port}", "--since", since),
+            )
+        ]
+        assert boards[0] == pytest.approx({
+            "x / 1": energy["ada"] / 3.6e12, "x / 2": energy["grace"] / 3.6e12,
+        })  # fmt: skip
+        assert boards[1] == pytest.approx(boards[0], rel=0.005), "series show whole joules"
     with_daemon_down = top(daemon)
     assert "No power: no daemon answers" in with_daemon_down and "ada" in with_daemon_down
