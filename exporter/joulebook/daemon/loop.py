@@ -23,13 +23,14 @@ from joulebook.core.census import Census
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence, Holder, admit
+from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.daemon.health import Health
 from joulebook.daemon.money import Money
 from joulebook.daemon.owners import Owners
 from joulebook.daemon.privacy import Mask
 from joulebook.daemon.release import ReleaseDesk
+from joulebook.daemon.sharing import Sharing, sharing
 from joulebook.daemon.today import Today
 from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import LedgerUnavailable
@@ -111,6 +112,7 @@ class Daemon:
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
         self._owners = Owners(tenants if settings.sees_pids else ())
+        self._sharing: dict[Meter, Sharing] = {}
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._rejected: dict[tuple[str, str], int] = {}
         self._processes_due = 0.0
@@ -194,7 +196,7 @@ class Daemon:
 
     def _ask(self, now: float) -> None:
         """Ask for a look; for process lists on their slower beat, or where a GPU is shared."""
-        shared = any(len(holders) > 1 for holders in self._holders(self._clock.now_ns()).values())
+        shared = any(len(each.holders) > 1 for each in self._sharing.values())
         processes = shared or now >= self._processes_due
         if processes:
             self._processes_due = now + self._settings.process_interval_s
@@ -259,6 +261,7 @@ class Daemon:
         for source, reasons in {**refused, **self._refused()}.items():
             for reason, count in reasons.items():
                 self._rejected[(source, reason)] = count
+        self._sharing = sharing(self._books, self._devices, now_ns)
         watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]
         if watts:
             self._history.append((s_from_ns(now_ns + utc_offset_ns), sum(watts)))
@@ -270,7 +273,8 @@ class Daemon:
                 statuses=self._statuses,
                 now_ns=now_ns,
                 utc_offset_ns=utc_offset_ns,
-                holders=self._holders(now_ns),
+                holders={meter: each.holders for meter, each in self._sharing.items()},
+                draws={meter: each.draws for meter, each in self._sharing.items()},
                 sensors=tuple(worker.health() for worker in self._workers),
                 rejected=dict(self._rejected),
                 tick_s=self._tick_s,
@@ -284,18 +288,6 @@ class Daemon:
                 budgets=self._settings.budgets,
             )
         )
-
-    def _holders(self, now_ns: int) -> dict[Meter, tuple[Holder, ...]]:
-        """Who holds each device now."""
-        covering: dict[Meter, list[Claim]] = {}
-        for claim in self._books.claims:
-            if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns):
-                covering.setdefault(claim.meter, []).append(claim)
-        devices = self._devices
-        return {
-            meter: admit(claims, devices[meter].rooms if meter in devices else None)
-            for meter, claims in covering.items()
-        }
 
 
 def _say_omissions(before: Books, after: Books) -> None:

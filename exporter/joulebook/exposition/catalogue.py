@@ -133,8 +133,9 @@ DEVICE_GAUGES = {
 _OF_GPU = (
     _gauge("gpu_info", "A GPU of this node.", labels=(
         *GPU, "vendor", "model", "driver", "pci", "mig")),
-    _gauge("gpu_held_ratio", "Share of the GPU that the workload holds now.", "ratio", (
-        *GPU, *WORKLOAD), adds=True),
+    _gauge("gpu_held_ratio",
+        "Share of the GPU that the workload holds now; where nobody does, uses.", "ratio",
+        (*GPU, *WORKLOAD), adds=True),
     _gauge("gpu_peak_flops",
         "Peak of the GPU's model by precision, dense, in FLOP/s; a datasheet's figure, not a "
         "measurement.", labels=(*GPU, "precision", "source")),
@@ -155,7 +156,7 @@ _OF_ENERGY = (
         "The part of a workload's energy burnt while it held an idle device.",
         "joules", (*WORKLOAD, "component")),
     _gauge("workload_power_watts",
-        "Power of the devices a workload holds, times the share it holds of each.",
+        "Power that a workload draws of its devices, shared out as their energy is.",
         "watts", (*WORKLOAD, "component"), adds=True),
     _counter("workload_gpu_seconds", "Time for which a workload held GPUs (held share x time).",
         "seconds", WORKLOAD),

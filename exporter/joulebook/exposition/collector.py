@@ -103,7 +103,7 @@ def _workload_power(scene: Scene) -> Iterator[Sample]:
     for status in scene.view.devices:
         if (power_w := status.values.get("power_watts")) is None:
             continue
-        for identity, share in scene.holders(status.meter):
+        for identity, share in scene.draws(status.meter):
             if identity is not UNKNOWN:
                 labels = (*identity, status.meter.component)
                 power_mw[labels] = power_mw.get(labels, 0.0) + power_w * MW_PER_W * share

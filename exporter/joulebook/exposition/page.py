@@ -76,7 +76,7 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 {_books(view.books)}
 </main>
 <footer>
-{in_force(view)}<p>≈ marks power that several holders share, split by the share that each holds.
+{in_force(view)}<p>≈ marks power that several workloads share, split as its energy is.
 <a href="metrics">All figures for Prometheus</a>. Joulebook {text(view.build.version)}.</p>
 </footer>
 </body>

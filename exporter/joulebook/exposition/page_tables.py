@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from joulebook.core.books import WorkloadState
 from joulebook.core.readings import Component, Meter
 from joulebook.core.series import OVERFLOW
@@ -42,6 +44,10 @@ def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
     under = [] if one_model else [text(status.model)]
     if (celsius := values.get("temperature_celsius")) is not None:
         under.append(words.unit(f"{celsius:.0f}", "°C"))
+    if status.mig:
+        cut = Counter(each.profile or "instance" for each in status.instances)
+        listed = ", ".join(f"{count} x {profile}" for profile, count in sorted(cut.items()))
+        under.append(f"MIG: {text(listed, 80) or 'no instance'}")
     age_ns = scene.view.now_ns - status.t_ns
     if age_ns > _STALE_NS:
         under.append(f"read {words.duration(age_ns)} ago")
@@ -63,7 +69,7 @@ def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
 
 def _holders(scene: Scene, meter: Meter) -> str:
     holders = list(scene.holders(meter))
-    unsettled = len(scene.view.holders.get(meter, ())) - len(holders)
+    unsettled = scene.unsettled(meter)
     said: list[str] = []
     for identity, share in holders:
         part = "" if share == 1 else f" ({words.percent(share)})"
@@ -82,7 +88,7 @@ def workloads(scene: Scene) -> str:
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()
     for status in scene.view.devices:
-        for identity, share in scene.holders(status.meter):
+        for identity, share in scene.draws(status.meter):
             if (drawn := status.values.get("power_watts")) is not None:
                 power_w[identity] = power_w.get(identity, 0.0) + drawn * share
                 if share < 1:

@@ -127,18 +127,42 @@ class Scene:
         return shown
 
     def holders(self, meter: Meter) -> Iterator[tuple[tuple[str, ...], float]]:
-        """Who holds a meter now, by the labels of their series, and which share of it.
-
-        A workload whose labels are not settled is left out; one that is folded counts in the
-        series of its owner's overflow.
-        """
+        """Who holds or uses a meter now, by the labels of their series, and which share of it."""
+        shares: dict[WorkloadId | None, float] = {}
         for holder in self.view.holders.get(meter, ()):
-            state = None if holder.workload is None else self.books.workloads.get(holder.workload)
-            share = holder.parts / holder.of
-            if holder.workload is None:
-                yield UNKNOWN, share
-            elif state is not None and state.labels is not None:
-                if state.folded:
-                    yield (OVERFLOW, OVERFLOW, *state.labels[:2], OVERFLOW), share
-                else:
-                    yield (holder.workload.scheduler, state.shown, *state.labels), share
+            part = holder.parts / holder.of
+            shares[holder.workload] = shares.get(holder.workload, 0.0) + part
+        return self._labelled(shares)
+
+    def unsettled(self, meter: Meter) -> int:
+        """How many workloads on a meter are not named yet."""
+        there = {holder.workload for holder in self.view.holders.get(meter, ())}
+        return sum(self._identity(workload) is None for workload in there)
+
+    def draws(self, meter: Meter) -> Iterator[tuple[tuple[str, ...], float]]:
+        """The same, with the part of its power that each draws; where unknown, what each holds."""
+        draws = self.view.draws.get(meter)
+        return self._labelled(draws) if draws else self.holders(meter)
+
+    def _labelled(
+        self, shares: Mapping[WorkloadId | None, float]
+    ) -> Iterator[tuple[tuple[str, ...], float]]:
+        """By labels. A workload whose labels are not settled is left out; one that is folded
+        counts in the series of its owner's overflow.
+        """
+        found: dict[tuple[str, ...], float] = {}
+        for workload, share in shares.items():
+            identity = self._identity(workload)
+            if identity is not None:
+                found[identity] = found.get(identity, 0.0) + share
+        return iter(found.items())
+
+    def _identity(self, workload: WorkloadId | None) -> tuple[str, ...] | None:
+        if workload is None:
+            return UNKNOWN
+        state = self.books.workloads.get(workload)
+        if state is None or state.labels is None:
+            return None
+        if state.folded:
+            return (OVERFLOW, OVERFLOW, *state.labels[:2], OVERFLOW)
+        return (workload.scheduler, state.shown, *state.labels)

@@ -19,7 +19,7 @@ from joulebook.core.devices import DeviceStatus
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Meter
 from joulebook.core.tenancy import Holder
-from joulebook.core.workloads import Labels
+from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.units import s_from_ns
 
 __all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "View"]
@@ -64,7 +64,8 @@ class View(msgspec.Struct, frozen=True):
     """A node at the end of one tick. A new tick publishes a new view; none is ever changed.
 
     `books` are the *committed* books. `now_ns` is node time, `utc_offset_ns` what makes UTC of
-    it. `holders` are the admitted holders of each meter at `now_ns`. `rejected` counts refused
+    it. `holders` are those who hold (or, where nobody does, use) each meter at `now_ns`, and
+    `draws` the part of its power that each of them draws. `rejected` counts refused
     inputs by source and reason. `tick_s` is how long the last tick took. `history` is the power
     of all devices (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the
     energy (uJ) booked since 00:00 UTC by experiment and by remainder, `today_bills` what was
@@ -80,6 +81,7 @@ class View(msgspec.Struct, frozen=True):
     now_ns: int = 0
     utc_offset_ns: int = 0
     holders: Mapping[Meter, tuple[Holder, ...]] = {}
+    draws: Mapping[Meter, Mapping[WorkloadId | None, float]] = {}
     sensors: tuple[SensorHealth, ...] = ()
     rejected: Mapping[tuple[str, str], int] = {}
     tick_s: float = 0.0

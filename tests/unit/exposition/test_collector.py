@@ -38,7 +38,7 @@ from joulebook.exposition.catalogue import (
     SENSOR_ERROR_REASONS,
 )
 from joulebook.exposition.collector import PRODUCERS, Sample, collect
-from joulebook.exposition.scene import Scene, joules, seconds
+from joulebook.exposition.scene import UNKNOWN, Scene, joules, seconds
 from joulebook.exposition.view import View
 
 Values = dict[tuple[str, ...], float]
@@ -174,6 +174,23 @@ def test_power_is_that_of_the_devices_times_the_share_held() -> None:
     assert power["slurm", "101", *BERT, "gpu"] == 446.083
     assert power["slurm", "108", *SWEEP, "gpu"] == 50.375
     assert ENDED.workload not in {key[1] for key in power}
+
+
+def test_two_instances_of_a_workload_are_one_series() -> None:
+    held = tuple(Holder(RUNNING, Evidence.PROLOG, n, 7, f"MIG-{n}") for n in (1, 2))
+    nobody = tuple(Holder(None, Evidence.PROLOG, 1, 7, f"MIG-{n}") for n in (3, 4))
+    view = msgspec.structs.replace(small_view(), holders={GPU0: (*held, *nobody)})
+    ratios = values(view, "gpu_held_ratio")
+    assert ratios["0", GPU0.name, "slurm", "101", *BERT] == pytest.approx(3 / 7)
+    assert ratios["0", GPU0.name, *UNKNOWN] == pytest.approx(2 / 7)
+
+
+def test_power_is_shared_as_it_is_drawn() -> None:
+    view = small_view()
+    drawn = {GPU0: {RUNNING: 0.25, None: 0.5}}
+    held = values(view, "workload_power_watts")["slurm", "101", *BERT, "gpu"]
+    power = values(msgspec.structs.replace(view, draws=drawn), "workload_power_watts")
+    assert power["slurm", "101", *BERT, "gpu"] == pytest.approx(held / 4, abs=0.001)
 
 
 def test_what_a_device_does_not_say_is_absent() -> None:
