@@ -15,12 +15,16 @@ from joulebook.tenants.clean import clean_label
 from joulebook.tenants.contract import Group
 from joulebook.tenants.slurm.gres import GresMap, Part, Unmappable, find_part
 from joulebook.tenants.slurm.job import Grant, Job
+from joulebook.units import NS_PER_S
 
 Unmapped = Callable[[Job, Grant, Sequence[str]], None]
 """Told, once for each grant, which of its GPUs nobody could be booked for."""
 
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
 """The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""
+
+MIG_WAIT_NS = 5 * NS_PER_S
+"""For so long a job waits for its MIG instance to be seen: they are listed every few seconds."""
 
 _EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", "array_task_id")
 
@@ -45,6 +49,8 @@ def claims_of(
         if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
             return None  # The Prolog does not say how many shards; the controller is being asked.
         claims, unknown = _resolve(job, workload, grant, devices, gres)
+        if unknown and any(d.mig and d.t_ns < grant.t0_ns + MIG_WAIT_NS for d in devices):
+            return None  # An instance made for the job may not have been seen yet.
         grant.claims = tuple(claims)
         given = {claim.meter for claim in claims if claim.workload == workload}
         job.was_given(clean_label(d.model) for d in devices if d.meter in given)
@@ -65,46 +71,53 @@ def _resolve(
     """The claims, and the GPUs of which only somebody's could be made."""
 
     def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
-        return Claim(who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of)
+        return Claim(
+            who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of, part.instance
+        )
 
-    found: dict[Meter, Part] = {}
+    found: dict[tuple[Meter, str], Part] = {}
     unknown: list[str] = []
+    cut: dict[Meter, Part] = {}
     for gpu in grant.gpus:
         try:
-            if grant.gpu_ids == "nvml" and gpu.isdecimal():
-                part = next((Part(d.meter) for d in devices if d.index == int(gpu)), None)
+            part = find_part(gpu, grant.gpu_ids, gres, devices)
+        except Unmappable as error:
+            if error.meter is None:
+                unknown.append(gpu)
             else:
-                part = find_part(gpu, grant.gpu_ids, gres, devices)
-        except Unmappable:
-            unknown.append(gpu)
+                cut[error.meter] = Part(error.meter)
             continue
         if part is not None:
             part = _shared(job, grant, gpu, part, gres)
-            before = found.get(part.meter)
+            before = found.get((part.meter, part.instance))
             if before is not None and before.of == part.of:
-                part = Part(part.meter, min(before.parts + part.parts, part.of), part.of)
-            found[part.meter] = part
+                part = part._replace(parts=min(before.parts + part.parts, part.of))
+            found[part.meter, part.instance] = part
     claims = [claim(workload, part, grant.evidence) for part in found.values()]
+    # Somebody holds an instance of these, nobody can say which.
+    claims += [claim(None, part, Evidence.SCONTROL) for part in cut.values()]
     if unknown:
+        known = {meter for meter, _ in found} | set(cut)
         mig = [u for u in unknown if u.startswith("MIG-")]
-        open_to = [d for d in devices if d.meter not in found and (d.mig or not mig)]
+        open_to = [d for d in devices if d.meter not in known and (d.mig or not mig)]
         if len(unknown) == len(open_to) and not mig:
             # It was given as many as there are, so it has them all.
             claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
-            return claims, []
+            return claims, [meter.name for meter in cut]
         # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
         claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
-    return claims, unknown
+    return claims, [*unknown, *(meter.name for meter in cut)]
 
 
 def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
     if grant.parts != (1, 1):
-        return Part(part.meter, *grant.parts)
+        parts, of = grant.parts
+        return part._replace(parts=part.parts * parts, of=part.of * of)
     of = gres.shards(gpu) if gres is not None and grant.gpu_ids == "gres" else 0
     shards = grant.shards.get(gpu)
     if shards is None and not job.answered and job.env_shards is not None:
         shards = max(1, job.env_shards // len(grant.gpus))
-    if not of or shards is None:
+    if not of or shards is None or part.instance:
         return part
     return Part(part.meter, min(shards, of), of)
 

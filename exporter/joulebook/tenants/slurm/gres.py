@@ -18,8 +18,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.devices import DeviceStatus
+from joulebook.core.devices import DeviceStatus, Instance
 from joulebook.core.readings import Meter
+from joulebook.tenants.slurm.gresmig import (
+    MIG_MINORS,
+    Capability,
+    capabilities,
+    of_capabilities,
+    on_gi,
+    read_minors,
+)
 
 _BRACKETS = re.compile(r"^([^\[\],]*)\[([\d,-]+)\]([^\[\],]*)$")
 _TRAILING_NUMBER = re.compile(r"(\d+)$")
@@ -31,10 +39,14 @@ _MAX_EXPANSION = 4096
 
 
 class Position(NamedTuple):
-    """One GPU of gres.conf: its device file, and its shards (0: it is not shared out)."""
+    """One GPU of gres.conf: its device file, and its shards (0: it is not shared out).
+
+    Of a MIG instance also the capability files that a job needs of it, by minor number.
+    """
 
     file: str
     shards: int = 0
+    caps: tuple[int, ...] = ()
 
 
 class Part(NamedTuple):
@@ -43,12 +55,15 @@ class Part(NamedTuple):
     meter: Meter
     parts: int = 1
     of: int = 1
+    instance: str = ""
 
 
 class GresMap(msgspec.Struct, frozen=True):
     """The GPUs of one node in SLURM's order. Empty: the node has none."""
 
     positions: tuple[Position, ...]
+    minors: Mapping[int, Capability] = {}
+    """What the capability files of MIG instances are of."""
 
     @property
     def sharded(self) -> bool:
@@ -62,7 +77,14 @@ class GresMap(msgspec.Struct, frozen=True):
 
 
 class Unmappable(Exception):
-    """It cannot be told which device an id means, though there may be one."""
+    """It cannot be told which device an id means, though there may be one.
+
+    `meter` is the card of which it is an instance, where that much is known.
+    """
+
+    def __init__(self, gpu: str, meter: Meter | None = None) -> None:
+        super().__init__(gpu)
+        self.meter = meter
 
 
 def find_part(
@@ -73,10 +95,15 @@ def find_part(
     `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one whatever it says.
     Raises `Unmappable` where only somebody can be booked (`unknown_holder`).
     """
+    if gpu_ids == "nvml" and gpu[:1].isdecimal():
+        return _by_index(gpu, devices)
     if not gpu.isdecimal():
         for device in devices:
             if device.meter.name == gpu:
                 return Part(device.meter)
+            instance = device.instance(gpu)
+            if instance is not None:
+                return _instance(device, instance)
         if gpu.startswith("MIG-"):
             raise Unmappable(gpu)
         return None
@@ -84,16 +111,35 @@ def find_part(
         return _by_minor(int(gpu), devices)
     if gres is None or int(gpu) >= len(gres.positions):
         raise Unmappable(gpu)
-    file = gres.positions[int(gpu)].file
-    if (card := _by_file(file, devices)) is not None:
+    position = gres.positions[int(gpu)]
+    if (card := _by_file(position.file, devices)) is not None:
         return card
-    minor = minor_of(file)
-    if minor is None:
-        return None
-    found = _by_minor(minor, devices)
-    # MIG: several positions are instances of one card (MultipleFiles begins with the card).
-    same = sum(p.file == file for p in gres.positions)
-    return found if found is None or same == 1 else Part(found.meter, 1, same)
+    minor = minor_of(position.file)
+    found = None if minor is None else _by_minor(minor, devices)
+    if position.caps:
+        one = of_capabilities(position.caps, gres.minors, devices)
+        if one is None:
+            raise Unmappable(gpu, found.meter if found is not None else None)
+        return _instance(*one)
+    if found is not None and sum(p.file == position.file for p in gres.positions) > 1:
+        raise Unmappable(gpu, found.meter)  # instances that nothing tells apart
+    return found
+
+
+def _instance(device: DeviceStatus, instance: Instance) -> Part:
+    return Part(device.meter, instance.slices, max(device.slices, instance.slices), instance.uuid)
+
+
+def _by_index(gpu: str, devices: Sequence[DeviceStatus]) -> Part | None:
+    """NVML's index, with the id of a GPU instance after a dot (dcgm-exporter's files)."""
+    index, _, gi = gpu.partition(".")
+    device = next((d for d in devices if d.index == int(index)), None)
+    if device is None or not gi:
+        return None if device is None else Part(device.meter)
+    instance = on_gi(device, int(gi))
+    if instance is None:
+        raise Unmappable(gpu, device.meter)
+    return _instance(device, instance)
 
 
 def minor_of(file: str) -> int | None:
@@ -146,6 +192,7 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
     `None` where gres.conf alone does not tell: AutoDetect, an Include, GPUs without a File.
     """
     files: list[str] = []
+    caps: list[tuple[int, ...]] = []
     shard_files: dict[str, int] = {}
     shards_anywhere = 0
     autodetect = ""
@@ -166,15 +213,17 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
                 autodetect = keys["autodetect"].lower()
         name = keys.get("name", "").lower()
         listed = expand(keys.get("file", ""))
+        needed: tuple[int, ...] = ()
         if "multiplefiles" in keys:
             # All AMD cards come with /dev/kfd, which is no card's own.
-            files_of_one = (f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd")
-            listed = tuple(files_of_one)[:1]
+            together = [f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd"]
+            listed, needed = tuple(together[:1]), capabilities(together)
         count = _count(keys.get("count", ""))
         if name == "gpu":
             if not listed:
                 return None
             files += listed
+            caps += [needed or capabilities([file]) for file in listed]
         elif name == "shard" and listed:
             for file in listed:
                 shard_files[file] = (count or len(listed)) // len(listed)
@@ -186,12 +235,15 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
         if shards_anywhere % len(files):
             return None
         shard_files = dict.fromkeys(files, shards_anywhere // len(files))
-    return GresMap(tuple(Position(f, shard_files.get(f, 0)) for f in files))
+    return GresMap(
+        tuple(Position(f, shard_files.get(f, 0), c) for f, c in zip(files, caps, strict=True))
+    )
 
 
 def parse_slurmd_g(text: str) -> GresMap | None:
     """The GPUs of this node as `slurmd -G` prints them; `None` if it names no device files."""
     files: list[str] = []
+    caps: list[tuple[int, ...]] = []
     shards: dict[str, int] = {}
     for found in _SLURMD_G.finditer(text):
         name, file = found["name"], found["file"]
@@ -201,11 +253,17 @@ def parse_slurmd_g(text: str) -> GresMap | None:
             return None
         listed = expand(file)
         if name == "gpu":
-            files += listed[:1] if int(found["count"]) == 1 else listed
+            one = int(found["count"]) == 1
+            files += listed[:1] if one else listed
+            caps += [capabilities(listed)] if one else [()] * len(listed)
         else:
             for each in listed:
                 shards[each] = int(found["count"]) // len(listed)
-    return GresMap(tuple(Position(f, shards.get(f, 0)) for f in files)) if files else None
+    if not files:
+        return None
+    return GresMap(
+        tuple(Position(f, shards.get(f, 0), c) for f, c in zip(files, caps, strict=True))
+    )
 
 
 def configured_gpus(slurm_conf: str, node: str) -> int | None:
@@ -225,12 +283,22 @@ def load_gres(
     *,
     slurmd: str = "",
     timeout_s: float = 5.0,
+    mig_minors: Path = MIG_MINORS,
 ) -> GresMap | None:
     """The GPUs of `node`: gres.conf (beside `conf`, slurm.conf), else `slurmd -G` (if given).
 
     May take `timeout_s`. `None` if nobody says for certain, also where slurmd finds fewer GPUs
     than slurm.conf promises: a card was pulled, and the running slurmd still counts it.
     """
+    gres = _load(node, conf, gres_conf, slurmd=slurmd, timeout_s=timeout_s)
+    if gres is None or not any(position.caps for position in gres.positions):
+        return gres
+    return msgspec.structs.replace(gres, minors=read_minors(mig_minors))
+
+
+def _load(
+    node: str, conf: Path, gres_conf: Path | None, *, slurmd: str, timeout_s: float
+) -> GresMap | None:
     listed = conf.with_name("gres.conf") if gres_conf is None else gres_conf
     try:
         gres = parse_gres_conf(listed.read_text(errors="replace"), node)

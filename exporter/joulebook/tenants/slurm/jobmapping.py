@@ -39,12 +39,12 @@ _MAX_BYTES = 16 * 1024
 _MAX_JOBS = 64
 _MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 
-MIG_SLICES = 7
-"""A card has at most seven instances; how many slices one of them is, its file does not tell."""
-
 
 class Mapped(NamedTuple):
-    """One job on one GPU. `index_kind` says what a number counts: `nvml` or `gres`."""
+    """One job on one GPU. `index_kind` says what a number counts: `nvml` or `gres`.
+
+    After a dot stands the id of a GPU instance (MIG).
+    """
 
     job_id: str
     gpu: str
@@ -130,18 +130,15 @@ class MappingDirectory:
 
 def parse(name: str, text: str, evidence: Evidence) -> set[Mapped]:
     """The content of one mapping file. Raises `InputError` for a job id that is none."""
-    instance = _GPU_INDEX.match(name)
-    gpu = instance[1] if instance else name
     if evidence is Evidence.GPUSTAT:
         words = text.split()
         if not words:
             return set()
         uid = int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
-        return {Mapped(_job_id(words[0]), gpu, "gres", 1, 1, name, uid)}
+        return {Mapped(_job_id(words[0]), name, "gres", 1, 1, name, uid)}
     jobs = [_job_id(w) for line in text.splitlines() if (w := line.strip()) not in {"", "0"}]
     jobs = list(dict.fromkeys(jobs))[:_MAX_JOBS]
-    of = len(jobs) * (MIG_SLICES if instance and instance[2] else 1)
-    return {Mapped(job, gpu, "nvml", 1, of, name) for job in jobs}
+    return {Mapped(job, name, "nvml", 1, len(jobs), name) for job in jobs}
 
 
 def _job_id(word: str) -> str:

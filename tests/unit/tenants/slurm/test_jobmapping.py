@@ -26,7 +26,7 @@ DCGM, GPUSTAT = Evidence.JOB_MAPPING, Evidence.GPUSTAT
             DCGM,
             {Mapped("101", "3", "nvml", 1, 2, "3"), Mapped("102", "3", "nvml", 1, 2, "3")},
         ),
-        ("0.3", "101", DCGM, {Mapped("101", "0", "nvml", 1, 7, "0.3")}),
+        ("0.3", "101", DCGM, {Mapped("101", "0.3", "nvml", 1, 1, "0.3")}),
         ("1", "45916256 262563\n", GPUSTAT, {Mapped("45916256", "1", "gres", 1, 1, "1", 262563)}),
         (
             "GPU-12345678-x",

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.tenants.slurm.slurm_world import World
 
+from joulebook.core.devices import Instance
 from joulebook.core.tenancy import Evidence
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -569,10 +571,23 @@ def test_job_mapping_of_dcgm_exporter_and_gpustat(tmp_path: Path) -> None:
         (1, 1, False), (1, 2, True),
     ]  # fmt: skip
     assert [(c.parts, c.of) for c in shared["103"]] == [(1, 2)]
+    cut = (Instance("MIG-a", 3, 0, 2, "2g.10gb"), Instance("MIG-b", 4, 0, 1, "1g.5gb"))
+    world.devices[1] = msgspec.structs.replace(
+        world.devices[1], t_ns=2**62, mig=True, instances=cut, slices=7
+    )
     for instance in ("1.3", "1.4"):
         (mapping / instance).write_text("103\n")
-    world.until(lambda: [c for c in world.claims()["103"] if c.meter.name == "GPU-1"])
-    world.until(lambda: sum(c.parts for c in world.claims()["103"] if c.of == 7) == 2)
+    world.until(lambda: sum(c.of == 7 for c in world.claims()["103"]) == 2)
+    assert {(c.meter.name, c.instance, c.parts) for c in world.claims()["103"] if c.of == 7} == {
+        ("GPU-1", "MIG-a", 2),
+        ("GPU-1", "MIG-b", 1),
+    }
+    (mapping / "1.5").write_text("101\n")
+    (gpustat / "MIG-aaaaaaaa").write_text(f"102 {os.getuid()}\n")
+    world.until(lambda: len(world.look().rejected) and None in world.claims())
+    assert {c.meter.name for c in world.claims()[None]} == {"GPU-1"}, "its card is known"
+    for each in (mapping / "1.5", gpustat / "MIG-aaaaaaaa"):
+        each.unlink()
     for instance in ("1.3", "1.4"):
         (mapping / instance).unlink()
     (mapping / "0").write_text("0\n")
