@@ -176,11 +176,19 @@ class Card:
             self._mig.slices if self._is_cut else 0,
         )
 
-    def _is_busy(self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None) -> bool:
-        """At work, or occupied; a card that cannot say either way is taken to be at work."""
+    def _is_busy(
+        self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None
+    ) -> bool | None:
+        """At work, or occupied; a card that cannot say either way is taken to be at work.
+
+        How busy a card is that is cut up, only the look says that asks for its instances.
+        """
         silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
-        active = any(each.active_ppm for each in instances or ())
-        return bool(gpu_pct) or bool(self._listed) or active or silent
+        if gpu_pct or self._listed or silent:
+            return True
+        if self._is_cut and instances is None:
+            return None
+        return any(each.active_ppm for each in instances or ())
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """The MIG instances and their work; `None` if the driver fails to say."""
