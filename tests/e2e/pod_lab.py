@@ -86,6 +86,8 @@ class Pod:
     containers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     burning: dict[int, int] = field(default_factory=dict)
     """Power that it adds, in mW, by the card's slot."""
+    said: dict[str, object] = field(default_factory=dict)
+    """What the API server was told of it."""
 
     @property
     def workload(self) -> str:
@@ -178,7 +180,7 @@ class PodLab:
         """
         pod = Pod(namespace, name, devices or {})
         self.pods.append(pod)
-        self._tell(pod, **{"phase": "Pending", **said})
+        self._tell(pod, **{**said, "phase": "Pending"})
         self.kubelet.admit(namespace, name, pod.devices, claims=claims)
         (self.logs / f"{namespace}_{name}_{pod.uid}").mkdir()
         pod.began_ns = self.scenario.now_ns()
@@ -188,11 +190,12 @@ class PodLab:
             time.sleep(init_s)
             self.leave(pod, "init")
         self.run(pod, "main")
-        self._tell(pod, containers=[self._id(pod, "main")], **said)
+        self._tell(pod, phase="Running", containers=[self._id(pod, "main")])
         return pod
 
     def _tell(self, pod: Pod, **said: object) -> None:
-        arguments = {"uid": pod.uid, "node": NODE, **said}
+        pod.said |= said
+        arguments = {"uid": pod.uid, "node": NODE, **pod.said}
         self.api.put_pod(pod.namespace, pod.name, **arguments)  # type: ignore[arg-type]
 
     @staticmethod

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.books import remainder_uj
-from tests.e2e.pod_lab import PodLab, pod_uj
+from tests.e2e.lab import until
+from tests.e2e.pod_lab import IDLE_MW, NODE, PodLab, pod_uj
+from tests.fakes.nvml.scenario import Architecture, Gpu, Instance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 GPU = "nvidia.com/gpu"
 
 
-@pytest.fixture(params=["systemd", "cgroupfs"])
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, short_tmp_path: Path) -> Iterator[PodLab]:
-    with PodLab(short_tmp_path, driver=request.param) as lab:
+    """Four cards; a parameter names the kubelet's cgroup driver."""
+    with PodLab(short_tmp_path, driver=getattr(request, "param", "systemd")) as lab:
         yield lab
 
 
+@pytest.mark.parametrize("lab", ["systemd", "cgroupfs"], indirect=True)
 def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> None:
     cards = lab.cards
     with lab.counted(daemon := lab.daemon(tmp_path)):
@@ -59,3 +64,248 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     assert remainder_uj(daemon).keys() == {"unallocated"}
     # One list and one watch were all that the API server saw.
     assert lab.api.calls == {"list pods": 1, "watch pods": 1}
+
+
+def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_path: Path) -> None:
+    lab.api.put_slice(
+        NODE, "gpu.nvidia.com", {"gpu-2": {"uuid": lab.cards[2], "type": "gpu"}}
+    )  # fmt: skip
+    with lab.counted(daemon := lab.daemon(tmp_path)):
+        held = lab.start("held", {GPU: [lab.cards[0]]}, image="example.org/vit:2")
+        lab.burn(held, 0, 150)
+        # Nobody asked for this card, but the pod sees all of them.
+        guest = lab.start("guest", labels={"app": "notebook"})
+        lab.burn(guest, 1, 120)
+        monitor = lab.start("dcgm", labels={"app": "nvidia-dcgm-exporter"}, restart="Always")
+        lab.burn(monitor, 3, 30)
+        claimed = lab.start("claimed", claims=[("gpu.nvidia.com", NODE, "gpu-2")])
+        lab.burn(claimed, 2, 90)
+        twin = None
+        time.sleep(2)
+        lab.kubelet.restart(down_s=0.3, empty_s=0.4)
+        time.sleep(3)
+        # A second pod joins the claim: from now on each has one half of the card.
+        twin = lab.start("twin", claims=[("gpu.nvidia.com", NODE, "gpu-2")])
+        joined_ns = twin.began_ns
+        time.sleep(2)
+        for pod in (held, guest, monitor, twin, claimed):
+            lab.end(pod, listed_s=0)
+    booked, left = pod_uj(daemon), remainder_uj(daemon)
+    assert booked[held.workload] == pytest.approx(lab.true_uj(held, 0), rel=0.03)
+    # Process lists are read every two seconds, and prove nothing of the time after the last one.
+    guest_uj, last_uj = lab.true_uj(guest, 1), 3 * 180 * 10**6
+    assert guest_uj - last_uj < booked[guest.workload] < 1.03 * guest_uj
+    alone_uj = lab.scenario.true_energy_uj(2, claimed.began_ns, joined_ns)
+    together_uj = lab.scenario.true_energy_uj(2, joined_ns, claimed.ended_ns)
+    assert booked[claimed.workload] + booked[twin.workload] == pytest.approx(
+        alone_uj + together_uj, rel=0.03
+    )
+    assert booked[claimed.workload] > alone_uj
+    assert booked[twin.workload] < 0.7 * together_uj
+    assert monitor.workload not in booked, "infrastructure is no workload"
+    assert left.keys() == {"unallocated"}
+    how = dict(
+        daemon.rows(
+            "SELECT workload, group_concat(DISTINCT postings.evidence) FROM postings "
+            "JOIN workloads ON workloads.id = workload_id GROUP BY workload_id"
+        )
+    )
+    assert how[guest.workload] == "processes"
+    assert how[held.workload] == how[claimed.workload] == "pod-resources"
+    # The restart ended nothing: of the held card nothing is nobody's while the pod ran.
+    ((unheld_uj,),) = daemon.rows(
+        "SELECT sum(energy_uj) FROM postings JOIN meters ON meters.id = meter_id "
+        "WHERE name = ? AND remainder <> ''", lab.cards[0],
+    )  # fmt: skip
+    outside_uj = lab.scenario.true_energy_uj(0, lab.scenario.start_ns(0), lab.scenario.now_ns())
+    assert unheld_uj < outside_uj - lab.true_uj(held, 0) + 10**6
+    calls = lab.api.calls
+    assert calls == {"list pods": 1, "watch pods": 1, "list resourceslices": 1,
+                     "watch resourceslices": 1}  # fmt: skip
+
+
+def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path: Path) -> None:
+    with lab.counted(daemon := lab.daemon(tmp_path)):
+        lab.api.stop()
+        pod = lab.start("train-7xk2p", {GPU: [lab.cards[0]]}, owner=("Job", "train"))
+        lab.burn(pod, 0, 200)
+
+        def shown() -> list[str]:
+            return [
+                dict(labels)["experiment"]
+                for (name, labels), _ in daemon.metrics().items()
+                if name == "joulebook_workload_energy_joules_total"
+                and dict(labels)["workload"] == pod.workload
+            ]
+
+        # Labels are waited for ten seconds, and then the series appears without.
+        assert until("the series to appear", shown, 30) == [pod.workload]
+        lab.api.start()
+
+        def recorded() -> bool:
+            rows = daemon.rows("SELECT experiment FROM workloads WHERE workload = ?", pod.workload)
+            return rows == [("train",)]
+
+        until("the ledger to learn the experiment", recorded, 60)
+        assert shown() == [pod.workload], "labels on series do not change"
+        lab.end(pod, listed_s=0)
+        info = [
+            dict(labels)
+            for (name, labels), _ in daemon.metrics().items()
+            if name == "joulebook_workload_info"
+        ]
+    assert pod_uj(daemon) == {pod.workload: pytest.approx(lab.true_uj(pod, 0), rel=0.03)}
+    assert [each["account"] for each in info if "account" in each] in ([], ["team-a"])
+
+
+def test_without_the_api_server_names_come_from_the_node(lab: PodLab, tmp_path: Path) -> None:
+    with lab.counted(daemon := lab.daemon(tmp_path, JOULEBOOK_TENANTS_KUBERNETES_API="false")):
+        first = lab.start("first", {GPU: [lab.cards[0]]})
+        lab.burn(first, 0, 100)
+        known = "SELECT 1 FROM workloads WHERE workload = ?"
+        until("the first pod to be known", lambda: daemon.rows(known, first.workload))
+        # Not even a folder of logs: of one name and one uid each is the other's.
+        second = lab.start("second", {GPU: [lab.cards[1]]})
+        (lab.logs / f"team-a_second_{second.uid}").rmdir()
+        lab.burn(second, 1, 100)
+        time.sleep(5)
+        lab.end(first)
+        lab.end(second)
+    booked = pod_uj(daemon)
+    assert booked[first.workload] == pytest.approx(lab.true_uj(first, 0), rel=0.03)
+    assert booked[second.workload] == pytest.approx(lab.true_uj(second, 1), rel=0.03)
+    assert not lab.api.calls
+
+
+def test_time_sliced_neighbours_pay_for_what_they_use(lab: PodLab, tmp_path: Path) -> None:
+    card = lab.cards[0]
+    lab.kubelet.advertise("nvidia.com/gpu.shared", *(f"{card}::{n}" for n in range(4)))
+    with lab.counted(daemon := lab.daemon(tmp_path)):
+        time.sleep(4)  # the idle floor is learnt from idle time
+        light = lab.start("light", {"nvidia.com/gpu.shared": [f"{card}::0"]})
+        heavy = lab.start("heavy", {"nvidia.com/gpu.shared": [f"{card}::3"]})
+        lab.burn(light, 0, 40, sm=20)
+        lab.burn(heavy, 0, 120, sm=60)
+        time.sleep(8)
+        for pod in (light, heavy):
+            lab.idle(pod)
+        for pod in (light, heavy):
+            lab.end(pod, listed_s=0)
+    booked = pod_uj(daemon)
+    windows = {pod.name: pod.ended_ns - pod.began_ns for pod in (light, heavy)}
+    floor_uj = {name: ns * IDLE_MW // 4 // 10**6 for name, ns in windows.items()}
+    active = {pod.name: booked[pod.workload] - floor_uj[pod.name] for pod in (light, heavy)}
+    share = active["light"] / sum(active.values())
+    assert 0.22 < share < 0.30, "a quarter of the busy time"
+    methods = daemon.rows(
+        "SELECT method, postings.evidence, sum(energy_uj) FROM postings "
+        "JOIN workloads ON workloads.id = workload_id GROUP BY 1, 2 ORDER BY 3"
+    )
+    assert methods[-1][:2] == ("apportioned", "pod-resources")
+    assert methods[-1][2] > 0.99 * sum(booked.values())
+    # Two of four replicas were nobody's.
+    ((free_uj,),) = daemon.rows(
+        "SELECT sum(energy_uj) FROM postings WHERE remainder = 'unallocated' "
+        "AND method = 'apportioned'"
+    )
+    assert free_uj == pytest.approx(2 * floor_uj["heavy"], rel=0.15)
+
+
+def test_mig_with_and_without_gpm(short_tmp_path: Path, tmp_path: Path) -> None:
+    cards = [
+        Gpu(uuid="GPU-ampere", idle_mw=70_000),
+        Gpu(uuid="GPU-hopper", idle_mw=70_000, architecture=Architecture.HOPPER,
+            compute_capability=(9, 0), name="NVIDIA H100 80GB HBM3"),
+    ]  # fmt: skip
+    with PodLab(short_tmp_path, gpus=cards) as lab:
+        cut: dict[str, int] = {}
+        for slot, kind in enumerate(("a", "h")):
+            lab.scenario.set_mig_mode(slot, True)
+            for gi, slices in ((1, 3), (2, 2), (3, 2)):
+                made = Instance(
+                    uuid=f"MIG-{kind}{gi}", gpu_instance=gi, profile=f"{slices}g.10gb",
+                    gpu_slices=slices, compute_slices=slices,
+                )  # fmt: skip
+                cut[made.uuid] = lab.scenario.create_instance(slot, made)
+        with lab.counted(daemon := lab.daemon(tmp_path)):
+            time.sleep(4)  # the idle floor is learnt from idle time
+            pods = {}
+            for slot, kind in enumerate(("a", "h")):
+                big = lab.start(f"{kind}-big", {"nvidia.com/mig-3g.10gb": [f"MIG-{kind}1"]})
+                small = lab.start(f"{kind}-small", {"nvidia.com/mig-2g.10gb": [f"MIG-{kind}2"]})
+                # The small one works three times as hard.
+                for pod, gi, watts, sm in ((big, 1, 60, 30), (small, 2, 120, 90)):
+                    lab.scenario.set_instance_activity(slot, cut[f"MIG-{kind}{gi}"], sm)
+                    lab.burn(pod, slot, watts, at=gi)
+                pods[kind] = (big, small)
+            time.sleep(8)
+            for kind, (big, small) in pods.items():
+                for gi in (1, 2):
+                    lab.scenario.set_instance_activity("ah".index(kind), cut[f"MIG-{kind}{gi}"], 0)
+                for pod in (big, small):
+                    lab.idle(pod)
+                for pod in (big, small):
+                    lab.end(pod, listed_s=0)
+        booked = pod_uj(daemon)
+        ratio = {}
+        for kind, (big, small) in pods.items():
+            window_ns = big.ended_ns - big.began_ns
+            floor_uj = 70_000 * window_ns // 10**6
+            big_uj = booked[big.workload] - floor_uj * 3 // 7
+            small_uj = booked[small.workload] - floor_uj * 2 // 7
+            ratio[kind] = small_uj / big_uj
+        # By slices held, 2 to 3; by what they did, 2 x 90 to 3 x 30.
+        assert ratio["a"] == pytest.approx(2 / 3, rel=0.15)
+        assert ratio["h"] == pytest.approx(2.0, rel=0.2)
+        methods = daemon.rows(
+            "SELECT DISTINCT method, postings.evidence FROM postings "
+            "JOIN workloads ON workloads.id = workload_id"
+        )
+        assert methods == [("apportioned", "pod-resources")]
+
+
+def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
+    daemon = lab.daemon(
+        tmp_path,
+        JOULEBOOK_TENANTS_SLURM_ENABLED="true",
+        JOULEBOOK_TENANTS_SLURM_SCONTROL="",
+        JOULEBOOK_TENANTS_SLURM_GPU_IDS="uuid",
+    )
+    with lab.counted(daemon):
+        slurmd = lab.start(
+            "slurm-worker-0", {GPU: lab.cards[:2]}, namespace="slurm", restart="Always",
+            labels={"app.kubernetes.io/name": "slurmd", "app.kubernetes.io/component": "worker"},
+        )  # fmt: skip
+        pod = lab.start("serve", {GPU: [lab.cards[2]]})
+        lab.burn(pod, 2, 100)
+        time.sleep(1.5)
+        began_ns = lab.scenario.now_ns()
+        write_event(daemon.events_dir, "101", [lab.cards[0]])
+        lab.burn(slurmd, 0, 200)
+        time.sleep(3)
+        lab.idle(slurmd)
+        ended_ns = lab.scenario.now_ns()
+        (daemon.events_dir / "101.0.json").unlink()
+        time.sleep(1)
+        lab.end(pod, listed_s=0)
+        lab.end(slurmd, listed_s=0)
+    booked = pod_uj(daemon)
+    job_uj = lab.scenario.true_energy_uj(0, began_ns, ended_ns)
+    assert booked == {
+        "101": pytest.approx(job_uj, rel=0.05),
+        pod.workload: pytest.approx(lab.true_uj(pod, 2), rel=0.05),
+    }
+    assert remainder_uj(daemon).keys() == {"unallocated"}
+
+
+def write_event(folder: Path, job: str, gpus: list[str]) -> None:
+    """What the Prolog leaves for a job."""
+    new = folder / ".new"
+    new.write_text(
+        json.dumps(
+            {"v": 1, "scheduler": "slurm", "job_id": job, "restart_count": 0, "gpus": gpus,
+             "gpu_ids": "uuid", "start_ns": time.time_ns(), "user": "ada", "uid": 1000,
+             "account": "nlp"}
+        )
+    )  # fmt: skip
+    new.rename(folder / f"{job}.0.json")
