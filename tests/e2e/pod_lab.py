@@ -109,6 +109,7 @@ class PodLab:
         ]  # fmt: skip
         self.scenario = Scenario.create(directory / "scenario", cards)
         self.cards = self.scenario.uuids
+        self.idle_mw = [gpu.idle_mw for gpu in cards]
         self.kubelet = FakeKubelet(directory / "pod-resources" / "kubelet.sock")
         self.api = FakeApi(directory / "account", dra=dra)
         self.cgroups = Cgroups(driver)
@@ -271,11 +272,18 @@ class PodLab:
     def counted(self, daemon: Daemon) -> Iterator[None]:
         """Start the daemon with all cards standing still; at the end everything is booked, and
         pods and remainders are what the cards counted, to the microjoule."""
+        for slot in range(len(self.cards)):
+            # Standing still must not be taken for the idle floor (a card cut up by MIG tells no
+            # utilisation, so there is a process on it).
+            self.scenario.set_utilisation(slot, gpu_pct=1)
+            self.scenario.set_process(slot, Process(pid=os.getpid()))
         before = rest(self.scenario)
         with daemon:
             time.sleep(1.5)
             for slot in range(len(self.cards)):
-                self.scenario.set_power(slot, IDLE_MW)
+                self.scenario.set_power(slot, self.idle_mw[slot])
+                self.scenario.set_utilisation(slot)
+                self.scenario.remove_process(slot, os.getpid())
             yield
             after = rest(self.scenario)
             until("everything to be booked", lambda: _nothing_pending(daemon), 60)

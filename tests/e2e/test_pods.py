@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.books import remainder_uj
-from tests.e2e.lab import until
+from tests.e2e.lab import Daemon, until
 from tests.e2e.pod_lab import IDLE_MW, NODE, PodLab, pod_uj
 from tests.fakes.nvml.scenario import Architecture, Gpu, Instance
 
@@ -100,18 +100,16 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
     assert booked[claimed.workload] + booked[twin.workload] == pytest.approx(
         alone_uj + together_uj, rel=0.03
     )
+    # Above the floor the one pays that worked.
     assert booked[claimed.workload] > alone_uj
-    assert booked[twin.workload] < 0.7 * together_uj
+    assert 0 < booked[twin.workload] < 0.3 * together_uj
     assert monitor.workload not in booked, "infrastructure is no workload"
     assert left.keys() == {"unallocated"}
-    how = dict(
-        daemon.rows(
-            "SELECT workload, group_concat(DISTINCT postings.evidence) FROM postings "
-            "JOIN workloads ON workloads.id = workload_id GROUP BY workload_id"
-        )
-    )
-    assert how[guest.workload] == "processes"
-    assert how[held.workload] == how[claimed.workload] == "pod-resources"
+    how = main_evidence(daemon)
+    assert how[guest.workload] == ("counter", "processes")
+    assert how[held.workload] == ("counter", "pod-resources")
+    assert how[claimed.workload] == ("counter", "pod-resources")
+    assert how[twin.workload] == ("apportioned", "pod-resources")
     # The restart ended nothing: of the held card nothing is nobody's while the pod ran.
     ((unheld_uj,),) = daemon.rows(
         "SELECT sum(energy_uj) FROM postings JOIN meters ON meters.id = meter_id "
@@ -197,12 +195,7 @@ def test_time_sliced_neighbours_pay_for_what_they_use(lab: PodLab, tmp_path: Pat
     active = {pod.name: booked[pod.workload] - floor_uj[pod.name] for pod in (light, heavy)}
     share = active["light"] / sum(active.values())
     assert 0.22 < share < 0.30, "a quarter of the busy time"
-    methods = daemon.rows(
-        "SELECT method, postings.evidence, sum(energy_uj) FROM postings "
-        "JOIN workloads ON workloads.id = workload_id GROUP BY 1, 2 ORDER BY 3"
-    )
-    assert methods[-1][:2] == ("apportioned", "pod-resources")
-    assert methods[-1][2] > 0.99 * sum(booked.values())
+    assert set(main_evidence(daemon).values()) == {("apportioned", "pod-resources")}
     # Two of four replicas were nobody's.
     ((free_uj,),) = daemon.rows(
         "SELECT sum(energy_uj) FROM postings WHERE remainder = 'unallocated' "
@@ -257,11 +250,7 @@ def test_mig_with_and_without_gpm(short_tmp_path: Path, tmp_path: Path) -> None:
         # By slices held, 2 to 3; by what they did, 2 x 90 to 3 x 30.
         assert ratio["a"] == pytest.approx(2 / 3, rel=0.15)
         assert ratio["h"] == pytest.approx(2.0, rel=0.2)
-        methods = daemon.rows(
-            "SELECT DISTINCT method, postings.evidence FROM postings "
-            "JOIN workloads ON workloads.id = workload_id"
-        )
-        assert methods == [("apportioned", "pod-resources")]
+        assert set(main_evidence(daemon).values()) == {("apportioned", "pod-resources")}
 
 
 def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
@@ -296,6 +285,24 @@ def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
         pod.workload: pytest.approx(lab.true_uj(pod, 2), rel=0.05),
     }
     assert remainder_uj(daemon).keys() == {"unallocated"}
+
+
+def main_evidence(daemon: Daemon) -> dict[str, tuple[str, str]]:
+    """Method and evidence of nearly all energy of each workload.
+
+    (The start of a process is known to 10 ms: what a card burnt just before a pod's cgroup was made
+    may count as use.)
+    """
+    rows = daemon.rows(
+        "SELECT workload, method, postings.evidence, sum(energy_uj) FROM postings "
+        "JOIN workloads ON workloads.id = workload_id GROUP BY 1, 2, 3 ORDER BY 4"
+    )
+    found = {workload: (method, evidence) for workload, method, evidence, _ in rows}
+    booked = pod_uj(daemon)
+    for workload, method, evidence, energy_uj in rows:
+        if found[workload] == (method, evidence):
+            assert energy_uj > 0.7 * booked[workload], rows
+    return found
 
 
 def write_event(folder: Path, job: str, gpus: list[str]) -> None:

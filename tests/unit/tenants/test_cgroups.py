@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.tenants.cgroups import CgroupReader, SlurmPlace, cgroup_paths, slurm_place
+from joulebook.tenants.cgroups import (
+    CgroupReader,
+    PodPlace,
+    SlurmPlace,
+    cgroup_paths,
+    pod_place,
+    pod_uid,
+    slurm_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +81,52 @@ def test_it_forgets_after_its_time(tmp_path: Path) -> None:
     assert reader.paths(42) == ("/a",)
     (process / "cgroup").write_text("0::/b\n")
     assert reader.paths(42) == ("/b",)
+
+
+UID = "0a1b2c3d-1111-2222-3333-444455556666"
+SLICE = UID.replace("-", "_")
+CONTAINER = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("path", "container"),
+    [
+        (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SLICE}.slice/"
+         f"cri-containerd-{CONTAINER}.scope", CONTAINER),
+        (f"/kubepods.slice/kubepods-pod{SLICE}.slice/crio-{CONTAINER}.scope/container", CONTAINER),
+        (f"/kubepods/besteffort/pod{UID}/{CONTAINER}", CONTAINER),
+        (f"/kubepods/pod{UID}/{CONTAINER}/system.slice/slurmstepd.scope/job_1/step_0", CONTAINER),
+        (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
+         f"kubelet-kubepods-burstable-pod{SLICE}.slice/crio-{CONTAINER}.scope", CONTAINER),
+        (f"/system.slice/containerd.service/kubepods-burstable-pod{SLICE}.slice:cri-containerd:"
+         f"{CONTAINER}", CONTAINER),
+        # From inside a cgroup namespace of another pod.
+        (f"/../../pod{UID}/{CONTAINER}", CONTAINER),
+        (f"/../../kubepods-burstable-pod{SLICE}.slice/cri-containerd-{CONTAINER}.scope", CONTAINER),
+        (f"/kubepods/burstable/pod{UID}", ""),
+    ],
+)  # fmt: skip
+def test_the_path_tells_the_pod(path: str, container: str) -> None:
+    assert pod_place(path) == PodPlace(UID, container)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/user.slice/user-1000.slice", "/kubepods/burstable", f"/libpod-{CONTAINER}.scope",
+     "/kubepods/burstable/pod1234/x", f"/kubepods/notpod{UID}/x", f"/home/pod{UID}x/y"],
+)  # fmt: skip
+def test_the_path_of_no_pod(path: str) -> None:
+    assert pod_place(path) is None
+
+
+def test_a_static_pod_has_a_hash_for_uid() -> None:
+    assert pod_uid(f"kubepods-burstable-pod{'cd' * 16}.slice") == "cd" * 16
+    assert pod_uid(f"pod{UID}") == UID
+    assert pod_uid("podinfo") == ""
+
+
+def test_the_pod_of_a_process(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(f"3:cpu:/\n0::/kubepods/pod{UID}/{CONTAINER}\n")
+    assert CgroupReader(tmp_path).pod(7) == PodPlace(UID, CONTAINER)
+    assert CgroupReader(tmp_path).pod(8) is None

@@ -51,7 +51,9 @@ MIG = card(
 class World:
     """Pods come and go as a kubelet would have it."""
 
-    def __init__(self, folder: Path, *, server: ApiServer | None = None, driver: str = "systemd"):
+    def __init__(
+        self, folder: Path, *, server: ApiServer | None = None, driver: str = "systemd"
+    ) -> None:
         self.kubelet = FakeKubelet(folder / "kubelet.sock").start()
         self.root = folder / "cgroup"
         self.logs = folder / "logs"
