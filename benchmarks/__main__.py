@@ -20,6 +20,7 @@ NAMES = {
     "accuracy": "error of a job's energy, by method",
     "store": "what a commit costs",
     "host": "what the energy of CPU and memory costs in a tick",
+    "pods": "a Kubernetes node with 30 pods churning: memory, and calls to the API server (root)",
     "collect": "growth and questions of the ledger of 1,000 nodes (sqlite, PostgreSQL)",
 }
 

@@ -17,6 +17,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 GPU = "nvidia.com/gpu"
 
+TICK_UJ = 25 * 10**6
+"""What a busy card burns in one tick of its counter: on a busy machine a boundary may be read so
+much too late."""
+
+
+def near(truth_uj: int) -> object:
+    """Within 3 %, and one tick of a counter."""
+    return pytest.approx(truth_uj, abs=0.03 * truth_uj + TICK_UJ)
+
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, short_tmp_path: Path) -> Iterator[PodLab]:
@@ -54,7 +63,7 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     booked = pod_uj(daemon)
     for pod, slots in ((long, (0, 1)), (short, (2,)), (init, (2,)), *((p, (3,)) for p in retries)):
         truth = sum(lab.true_uj(pod, slot) for slot in slots)
-        assert booked[pod.workload] == pytest.approx(truth, rel=0.03), pod
+        assert booked[pod.workload] == near(truth), pod
     rows = daemon.rows("SELECT workload, account, experiment, evidence FROM workloads")
     known = {workload: rest for workload, *rest in rows}
     assert known[retries[0].workload] == ["team-a", "train", "pod-resources"]
@@ -91,15 +100,13 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
         for pod in (held, guest, monitor, twin, claimed):
             lab.end(pod, listed_s=0)
     booked, left = pod_uj(daemon), remainder_uj(daemon)
-    assert booked[held.workload] == pytest.approx(lab.true_uj(held, 0), rel=0.03)
+    assert booked[held.workload] == near(lab.true_uj(held, 0))
     # Process lists are read every two seconds, and prove nothing of the time after the last one.
     guest_uj, last_uj = lab.true_uj(guest, 1), 3 * 180 * 10**6
     assert guest_uj - last_uj < booked[guest.workload] < 1.03 * guest_uj
     alone_uj = lab.scenario.true_energy_uj(2, claimed.began_ns, joined_ns)
     together_uj = lab.scenario.true_energy_uj(2, joined_ns, claimed.ended_ns)
-    assert booked[claimed.workload] + booked[twin.workload] == pytest.approx(
-        alone_uj + together_uj, rel=0.03
-    )
+    assert booked[claimed.workload] + booked[twin.workload] == near(alone_uj + together_uj)
     # Above the floor the one pays that worked.
     assert booked[claimed.workload] > alone_uj
     assert 0 < booked[twin.workload] < 0.3 * together_uj
@@ -116,7 +123,7 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
         "WHERE name = ? AND remainder <> ''", lab.cards[0],
     )  # fmt: skip
     outside_uj = lab.scenario.true_energy_uj(0, lab.scenario.start_ns(0), lab.scenario.now_ns())
-    assert unheld_uj < outside_uj - lab.true_uj(held, 0) + 10**6
+    assert unheld_uj < outside_uj - lab.true_uj(held, 0) + TICK_UJ
     calls = lab.api.calls
     assert calls == {"list pods": 1, "watch pods": 1, "list resourceslices": 1,
                      "watch resourceslices": 1}  # fmt: skip
@@ -152,7 +159,7 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
             for (name, labels), _ in daemon.metrics().items()
             if name == "joulebook_workload_info"
         ]
-    assert pod_uj(daemon) == {pod.workload: pytest.approx(lab.true_uj(pod, 0), rel=0.03)}
+    assert pod_uj(daemon) == {pod.workload: near(lab.true_uj(pod, 0))}
     assert [each["account"] for each in info if "account" in each] in ([], ["team-a"])
 
 
@@ -170,8 +177,8 @@ def test_without_the_api_server_names_come_from_the_node(lab: PodLab, tmp_path: 
         lab.end(first)
         lab.end(second)
     booked = pod_uj(daemon)
-    assert booked[first.workload] == pytest.approx(lab.true_uj(first, 0), rel=0.03)
-    assert booked[second.workload] == pytest.approx(lab.true_uj(second, 1), rel=0.03)
+    assert booked[first.workload] == near(lab.true_uj(first, 0))
+    assert booked[second.workload] == near(lab.true_uj(second, 1))
     assert not lab.api.calls
 
 
@@ -281,8 +288,8 @@ def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
     booked = pod_uj(daemon)
     job_uj = lab.scenario.true_energy_uj(0, began_ns, ended_ns)
     assert booked == {
-        "101": pytest.approx(job_uj, rel=0.05),
-        pod.workload: pytest.approx(lab.true_uj(pod, 2), rel=0.05),
+        "101": near(job_uj),
+        pod.workload: near(lab.true_uj(pod, 2)),
     }
     assert remainder_uj(daemon).keys() == {"unallocated"}
 
