@@ -1,7 +1,7 @@
 """The `kubernetes` package without what a node daemon does not need of it.
 
 `import kubernetes` loads watchers, WebSockets, OAuth, an asynchronous twin and (before release 37)
-every model of the API: 26 MiB of memory and more, where configuration, sign-in and transport take
+every model of the API: 15 MiB of memory and more, where configuration, sign-in and transport take
 two. So the two outer packages are put in place empty, and their modules imported by name. If a
 release has moved them, the whole package is imported after all.
 """

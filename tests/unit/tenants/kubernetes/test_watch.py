@@ -199,7 +199,7 @@ def test_slices_of_either_version(
 
 
 def test_the_library_is_loaded_light(repository: Path) -> None:
-    # Typed models, OAuth and WebSockets would be 26 MiB that every node would pay.
+    # Typed models, OAuth and WebSockets would be 15 MiB that every node would pay.
     code = (
         "import sys; from joulebook.tenants.kubernetes.library import library; library();"
         "heavy = {'pydantic', 'requests', 'oauthlib', 'websocket', 'aiohttp'} & set(sys.modules);"
