@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.machine import memory
 from tests.e2e.books import remainder_uj
 from tests.e2e.lab import Daemon, until
 from tests.e2e.pod_lab import IDLE_MW, NODE, PodLab, pod_uj
@@ -292,6 +293,26 @@ def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
         pod.workload: near(lab.true_uj(pod, 2)),
     }
     assert remainder_uj(daemon).keys() == {"unallocated"}
+
+
+def test_the_footprint_of_a_node(short_tmp_path: Path, tmp_path: Path) -> None:
+    with PodLab(short_tmp_path, gpus=8) as lab, lab.daemon(tmp_path) as daemon:
+        shared = "nvidia.com/gpu.shared"
+        lab.kubelet.advertise(shared, *(f"{card}::{n}" for card in lab.cards for n in range(2)))
+        for n in range(30):
+            devices = {shared: [f"{lab.cards[n // 2]}::{n % 2}"]} if n < 16 else None
+            lab.start(f"pod-{n}", devices)
+        held = "SELECT count(*) FROM workloads WHERE evidence = 'pod-resources'"
+        until("all pods to be known", lambda: daemon.rows(held) == [(16,)])
+        for _ in range(3):
+            daemon.metrics()
+            time.sleep(1)
+        assert daemon.process is not None
+        used = memory(daemon.process.pid, [lab.scenario.path])
+        print("resident:", used)
+        assert used.rss < 75
+        # One list and one watch; neither a tick nor a scrape asks for anything.
+        assert lab.api.calls == {"list pods": 1, "watch pods": 1}
 
 
 def main_evidence(daemon: Daemon) -> dict[str, tuple[str, str]]:
