@@ -20,9 +20,7 @@ class Kubernetes(Section, frozen=True):
     ] = "/var/run/secrets/kubernetes.io/serviceaccount"
     kubeconfig: Annotated[
         str,
-        doc(
-            "Path of a kubeconfig to sign in with instead (takes some 15 MiB of memory). Empty: none."
-        ),
+        doc("Path of a kubeconfig to sign in with instead (some 15 MiB of memory). Empty: none."),
     ] = ""
     node_name: Annotated[
         str,
