@@ -78,6 +78,29 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
         assert "can be written again" in collector.log
 
 
+def test_two_collectors_on_one_ledger_count_nothing_twice(
+    nodes: list[LiveNode], postgresql: pg.PostgreSql, tmp_path: Path
+) -> None:
+    url = postgresql.new()
+    targets = [node.target for node in nodes]
+    both = [CollectorProcess(tmp_path / f"c{i}", url, targets=targets) for i in range(2)]
+    for each in both:
+        each.start()
+    try:
+        with busy(nodes):
+            until("the first rows", lambda: quietly(url))
+            time.sleep(4)
+        until("all to be collected", lambda: collected(url) == truth(nodes))
+        balanced(both[0])
+        for each in both:
+            assert each.stop() == 0
+            assert "Traceback" not in each.log
+    finally:
+        for each in both:
+            if each.process:
+                each.kill()
+
+
 def quietly(url: str) -> bool:
     from joulebook.errors import LedgerError
 

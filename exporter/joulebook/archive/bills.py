@@ -172,16 +172,21 @@ def periods(database: Database) -> list[Period]:
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
 
 
-def behind(database: Database, month: int) -> list[tuple[str, int]]:
-    """The nodes that have not told all of a month yet, and up to when each has (UTC seconds)."""
-    end_s = begin_s(after(month))
+def told(database: Database) -> list[tuple[str, int]]:
+    """The nodes, and up to when each has told all (UTC seconds; 0: there is more to tell)."""
     found: dict[tuple[str, str], int] = {}
     for cluster, node, booked_to_s, position, last_seq in database.rows(
         "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
     ):
         told_s = booked_to_s if position == last_seq else 0
         found[cluster, node] = max(found.get((cluster, node), 0), told_s)
-    return [(node, told_s) for (_, node), told_s in sorted(found.items()) if told_s < end_s]
+    return [(node, told_s) for (_, node), told_s in sorted(found.items())]
+
+
+def behind(database: Database, month: int) -> list[tuple[str, int]]:
+    """The nodes that have not told all of a month yet, and up to when each has."""
+    end_s = begin_s(after(month))
+    return [(node, told_s) for node, told_s in told(database) if told_s < end_s]
 
 
 def close(database: Database, month: int, who: str, now_s: int) -> None:

@@ -6,6 +6,7 @@ is ever part of a statement. psycopg is loaded only where PostgreSQL is.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -132,6 +133,8 @@ class Sqlite(_Closing):
         if not create and not path.exists():
             raise LedgerError(f"no collected ledger at {path}: is collect.url right, and has "
                               "`joulebook collect` run?")  # fmt: skip
+        if create:
+            _make(path)
         try:
             self._conn = sqlite3.connect(
                 path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
@@ -188,6 +191,19 @@ class Sqlite(_Closing):
         if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in later:
             return LedgerUnavailable(what)
         return LedgerError(what)
+
+
+def _make(path: Path) -> None:
+    """An empty file that its owner and group alone may read, if there is none: it holds names."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise LedgerUnavailable(
+            f"collected ledger {path}: cannot be made: {error.strerror}: check collect.url and the "
+            "folder"
+        ) from None
 
 
 class PostgreSql(_Closing):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from joulebook.commands import (
+    checks_collect,
     checks_daemon,
     checks_gpu,
     checks_host,
@@ -43,6 +44,7 @@ SECTIONS = (
     Section("Kubernetes", checks_kubernetes.CHECKS),
     Section("Ledger", checks_ledger.CHECKS),
     Section("Money and carbon", checks_rates.CHECKS),
+    Section("Collection", checks_collect.CHECKS),
     Section("Daemon", checks_daemon.CHECKS),
 )
 """All checks, in the order in which they are run and shown."""
