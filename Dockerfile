@@ -1,6 +1,7 @@
 # Build: packaging/image (make image), or docker build -t joulebook .
 #
-# The base must have Python 3.11 to 3.13: requirements.lock has hashes for these. For a release name
+# The base must have Python 3.11 to 3.13: the locks have hashes for these. The collector of the chart
+# speaks PostgreSQL, hence requirements-postgresql.lock (11 MiB more). For a release name
 # it by digest: --build-arg BASE=python:3.12-slim@sha256:...
 ARG BASE=python:3.12-slim-bookworm
 
@@ -8,7 +9,7 @@ FROM ${BASE} AS build
 ARG SOURCE_DATE_EPOCH=0
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY requirements.lock requirements-build.lock ./
+COPY requirements-postgresql.lock requirements-build.lock ./
 # The application's environment has no pip in it; the one of the build does. Where packages come from
 # a mirror: --secret id=pip.conf,src=... (and id=ca.pem, which pip.conf calls /run/secrets/ca.pem).
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
@@ -17,7 +18,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     && python3 -m venv --without-pip /opt/venv \
     && /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
     && /opt/build/bin/pip --python /opt/venv/bin/python install --no-compile \
-        --require-hashes -r requirements.lock
+        --require-hashes -r requirements-postgresql.lock
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY exporter exporter
 COPY packaging/trim packaging/trim

@@ -87,6 +87,12 @@ def test_says_how_big_it_is(said: str) -> None:
     assert float(size[1]) < LIMIT_MB
 
 
+def test_the_collector_finds_its_postgresql_in_it(container: Container) -> None:
+    site = "opt/venv/lib/python3*/site-packages"
+    assert list(container.root.glob(f"{site}/psycopg/__init__.py"))
+    assert list(container.root.glob(f"{site}/psycopg_binary/_psycopg*.so"))
+
+
 def test_holds_no_compiler_and_no_package_manager(container: Container) -> None:
     there = programs(container.root)
     assert {"joulebook", "python"} <= there
