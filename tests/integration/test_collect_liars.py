@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 from tests.integration.collect_lab import TOKEN, CollectorProcess, LiveNode, collected, truth
-from tests.integration.feed_stub import Stub
+from tests.integration.feed_stub import (
+    Stub,
+    Trouble,
+    cut,
+    drip,
+    endless,
+    hang,
+    status,
+    truncated,
+)
 from tests.unit.archive.nodes import NOVEMBER_S, Node
 
 Change = Callable[[dict[str, Any]], object]
@@ -124,6 +133,34 @@ def test_garbage(good: LiveNode, stub: Stub, tmp_path: Path, body: bytes, what: 
     said = collector.run("collect", "--once")
     assert said.returncode == 1
     assert re.search(f"{re.escape(stub.url)}.*{what}", said.stderr)
+    assert collected(url) == truth([good])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "what"),
+    [
+        (hang, "no answer in time"),
+        (drip, "not done after 3 s"),
+        (lambda _: truncated, "cut off"),
+        (lambda _: cut, "connection broken"),
+        (lambda _: endless, "more than 16777216 bytes"),
+        (lambda _: status(404), "server.token_file is not set there"),
+        (lambda _: status(302, Location="http://elsewhere/"), "not followed"),
+        (lambda _: status(503), "answers 503"),
+    ],
+    ids=["hangs", "drips", "truncated", "cut", "endless", "404", "302", "503"],
+)
+def test_trouble(
+    good: LiveNode, stub: Stub, tmp_path: Path, trouble: Callable[[Stub], Trouble], what: str
+) -> None:
+    url = f"sqlite://{tmp_path}/collected.db"
+    stub.trouble = trouble(stub)
+    collector = CollectorProcess(
+        tmp_path / "c", url, targets=[stub.url, good.target], timeout_s=0.5
+    )
+    said = collector.run("collect", "--once")
+    assert said.returncode == 1
+    assert re.search(f"{re.escape(stub.url)}.*{what}", said.stderr), said.stderr
     assert collected(url) == truth([good])
 
 
