@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,9 @@ def test_each_job_gets_the_cpu_energy_that_it_burnt(lab: Lab, tmp_path: Path) ->
             rest(daemon)
             found = {job: (booked_j(daemon, job), host.true_j(job)) for job in jobs}
             for job, (booked, true) in found.items():
-                assert booked == pytest.approx(true, rel=0.02), (job, found)
+                # The node's own CPU time is told in clock ticks, which a job of 0.3 s feels.
+                tick_j = host.core_w / os.sysconf("SC_CLK_TCK") if job == short else 0
+                assert booked == pytest.approx(true, rel=0.02, abs=0.02 * true + tick_j), found
             shown = {
                 dict(labels)["workload"]: value
                 for (name, labels), value in daemon.metrics().items()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from joulebook.clock import NodeClock
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.text import several
+from joulebook.config_section import Enabled
 from joulebook.core.readings import Reading
 from joulebook.errors import SensorError
 from joulebook.sensors import drm, hwmon, rapl
@@ -19,50 +20,49 @@ from joulebook.wiring_sensors import SENSORS
 
 def packages(site: Site) -> Iterator[Finding]:
     """CPU packages and DRAM by RAPL."""
-    root = site.config.sensors.rapl.root
-    if site.config.sensors.rapl.enabled is False:
+    asked = site.config.sensors.rapl
+    root = site.at(asked.root)
+    if asked.enabled is False:
         yield nothing("CPU and DRAM are not read by RAPL: sensors.rapl.enabled = false")
         return
-    found = rapl.zones(site.at(root))
-    if not found:
-        say = fail if site.config.sensors.rapl.enabled is True else _absent
-        yield say(f"no RAPL below {root}: no energy of CPU and DRAM from there", rapl.REMEDY)
-        return
-    sensor = rapl.RaplSensor(NodeClock(), site.at(root))
-    yield from _read(sensor)
-    skipped = [
-        path.name for path in sorted(site.at(root).iterdir()) if text_or(path / "name") == "psys"
-    ]
+    absent = f"no RAPL below {asked.root}: no energy of CPU and DRAM from there"
+    sensor = rapl.RaplSensor(NodeClock(), root)
+    yield from _meters(asked.enabled, rapl.zones(root), sensor, absent, rapl.REMEDY)
+    skipped = [path.name for path in sorted(root.glob("*")) if text_or(path / "name") == "psys"]
     if skipped:
         yield nothing(f"{', '.join(skipped)} is psys, the whole platform: never added to packages")
 
 
 def boards(site: Site) -> Iterator[Finding]:
     """Sockets, modules and supplies by hwmon."""
-    root = site.config.sensors.hwmon.root
-    if site.config.sensors.hwmon.enabled is False:
-        return
-    found = hwmon.sources(site.at(root))
-    if not found:
-        say = fail if site.config.sensors.hwmon.enabled is True else _absent
-        yield say(f"no power meter of boards or sockets below {root}", hwmon.REMEDY)
-        return
-    sensor = hwmon.HwmonSensor(NodeClock(), site.at(root))
-    yield from _read(sensor)
+    asked = site.config.sensors.hwmon
+    root = site.at(asked.root)
+    absent = f"no power meter of boards or sockets below {asked.root}"
+    sensor = hwmon.HwmonSensor(NodeClock(), root)
+    yield from _meters(asked.enabled, hwmon.sources(root), sensor, absent, hwmon.REMEDY)
 
 
 def cards(site: Site) -> Iterator[Finding]:
     """GPUs of AMD and Intel."""
-    root = site.config.sensors.drm.root
-    if site.config.sensors.drm.enabled is False:
+    asked = site.config.sensors.drm
+    root = site.at(asked.root)
+    absent = f"no GPU of AMD or Intel with a meter below {asked.root}"
+    sensor = drm.DrmSensor(NodeClock(), root, proc=site.proc)
+    yield from _meters(asked.enabled, drm.metered(root), sensor, absent, drm.REMEDY)
+
+
+def _meters(
+    enabled: Enabled, found: Sequence[object], sensor: Sensor, absent: str, remedy: str
+) -> Iterator[Finding]:
+    """What a sensor reads, if it is not switched off; that there is nothing may be well."""
+    if enabled is False:
         return
-    found = drm.metered(site.at(root))
-    if not found:
-        say = fail if site.config.sensors.drm.enabled is True else _absent
-        yield say(f"no GPU of AMD or Intel with a meter below {root}", drm.REMEDY)
-        return
-    sensor = drm.DrmSensor(NodeClock(), site.at(root), proc=site.proc)
-    yield from _read(sensor)
+    if found:
+        yield from _read(sensor)
+    elif enabled is True:
+        yield fail(absent, remedy)
+    else:
+        yield nothing(absent)
 
 
 def whole_node(site: Site) -> Iterator[Finding]:
@@ -130,10 +130,6 @@ def _counts(reading: Reading) -> str:
         return "counter"
     watts = (reading.power_mw or 0) / MW_PER_W
     return f"{watts:,.0f} W now, integrated"
-
-
-def _absent(found: str, _todo: str = "") -> Finding:
-    return nothing(found)
 
 
 CHECKS: tuple[Check, ...] = (packages, boards, cards, whole_node, model)
