@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,21 @@ def test_a_release_fits_into_the_secret_that_helm_keeps_it_in(objects: Objects) 
     packed = len(gzip.compress(manifest + texts)) * 4 / 3
     print(f"{chart} bytes of dashboards, {packed:.0f} in the Secret")
     assert packed < 2**19
+
+
+def test_nothing_but_the_chart_is_packed(build_dir: Path, tmp_path: Path) -> None:
+    done = run(helm("4", build_dir), "package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    with tarfile.open(package) as archive:
+        names = {name.removeprefix("joulebook/") for name in archive.getnames()}
+    strange = {
+        name
+        for name in names
+        if not re.fullmatch(
+            r"Chart\.yaml|values\.yaml|values\.schema\.json|\.helmignore|templates/.*"
+            r"|examples/[\w-]+\.yaml|dashboards/[\w-]+\.json|dashboards/rules/\w+\.rules\.yaml",
+            name,
+        )
+    }
+    assert not strange

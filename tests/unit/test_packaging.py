@@ -122,3 +122,15 @@ def test_tests_run_on_the_versions_that_are_shipped() -> None:
 def test_lock_names_no_place(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert not re.search(r"https?:|file:|--(extra-)?index-url|--find-links|/opt/|/home/", text)
+
+
+def test_packages_chart_and_image_have_the_same_version() -> None:
+    assert VERSION is not None
+    for path, pattern in (
+        ("packaging/rpm/joulebook.spec", r"(?m)^Version: (.+)$"),
+        ("helm/joulebook/Chart.yaml", r'(?m)^appVersion: "(.+)"$'),
+        ("Dockerfile", r"(?m)^ARG VERSION=(.+)$"),
+    ):
+        found = re.search(pattern, (ROOT / path).read_text())
+        assert found, path
+        assert found[1] == VERSION[1], path

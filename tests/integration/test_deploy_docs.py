@@ -1,0 +1,140 @@
+"""What the deployment pages tell people to type and to write is what the programs take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.integration.chart import CHART, rendered, run
+from tests.integration.helm import helm
+
+from joulebook.cli import parser
+from joulebook.config import load
+
+ROOT = CHART.parents[1]
+PAGES = [*sorted((ROOT / "docs" / "deploy").glob("*.md")), ROOT / "docs" / "security.md"]
+
+
+def blocks(kind: str) -> list[str]:
+    """The text of every fenced block of a kind, on all pages."""
+    return [
+        text
+        for page in PAGES
+        for text in re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.M | re.S)
+    ]
+
+
+def commands() -> list[list[str]]:
+    """Every indented line, as a shell would split it; `&&` begins a new one."""
+    lines = [
+        line.strip()
+        for page in PAGES
+        for line in re.findall(r"(?m)^    (\S.*)$", re.sub(r"(?s)```.*?```", "", page.read_text()))
+    ]
+    return [shlex.split(part) for line in lines for part in line.split("&&")]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(blocks("yaml")) >= 3
+    assert len(blocks("toml")) >= 2
+    assert len(commands()) >= 20
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_values_render_to_valid_objects(text: str, build_dir: Path) -> None:
+    values = yaml.safe_load(text)
+    for thing in rendered(helm("4", build_dir), values=values, release="joulebook").values():
+        if "coreos" not in thing["apiVersion"]:
+            kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_names_of_services_are_those_of_the_chart(build_dir: Path) -> None:
+    objects = rendered(
+        helm("4", build_dir), values={"ratesService": {"enabled": True}}, release="joulebook"
+    )
+    services = {name for kind, name in objects if kind == "Service"}
+    named = re.findall(r'url = "http://([\w-]+):9817"', "".join(blocks("yaml")))
+    assert named
+    assert set(named) <= services
+    assert ("DaemonSet", "joulebook") in objects  # kubectl exec ds/joulebook
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_configurations_load(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "joulebook.toml"
+    file.write_text(text)
+    load(file, {})
+
+
+def test_scrape_configurations_are_prometheus_own(tmp_path: Path) -> None:
+    texts = [*blocks("yaml prometheus"), (ROOT / "packaging/prometheus.yml").read_text()]
+    assert len(texts) == 2
+    for text in texts:
+        file = tmp_path / "prometheus.yml"
+        # Debian's Prometheus is built without Kubernetes' discovery: the rest is held to it.
+        plain = re.sub(
+            r"(?m)^    kubernetes_sd_configs:\n(?:      .*\n)+?(?=    \w)",
+            "    static_configs: [{targets: [a]}]\n",
+            text,
+        )
+        file.write_text(plain)
+        done = subprocess.run(
+            ["promtool", "check", "config", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        for job in yaml.safe_load(text)["scrape_configs"]:
+            assert job["honor_labels"] is True
+
+
+def test_commands_of_joulebook_exist() -> None:
+    ours = 0
+    for words in commands():
+        if "joulebook" in words and words[0] in {"joulebook", "kubectl", "docker"}:
+            at = len(words) - 1 - words[::-1].index("joulebook")
+            arguments = words[at + 1 :]
+            if words[0] == "joulebook" or (arguments and "exec" in words):
+                parser().parse_args(arguments)
+                ours += 1
+    assert ours >= 8
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {words[1] for words in commands() if words[0] == "make"}
+    assert targets >= {"image", "run"}
+    for target in targets:
+        assert re.search(rf"(?m)^{target}:", makefile), target
+
+
+def test_helm_commands_render(build_dir: Path) -> None:
+    seen = 0
+    for words in commands():
+        if words[:2] == ["helm", "install"]:
+            arguments = [
+                str(ROOT / word) if word.startswith("helm/") else word for word in words[2:]
+            ]
+            done = run(helm("4", build_dir), "template", *arguments)
+            assert done.returncode == 0, done.stderr
+            seen += 1
+    assert seen == 1
+
+
+def test_every_example_is_named_on_the_page() -> None:
+    page = (ROOT / "docs/deploy/kubernetes.md").read_text()
+    for example in (CHART / "examples").glob("*.yaml"):
+        assert f"`{example.name}`" in page
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
