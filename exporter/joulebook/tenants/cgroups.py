@@ -110,6 +110,18 @@ def cgroup_paths(text: str) -> tuple[str, ...]:
     return tuple(p[2] for p in paths if len(p) == 3)
 
 
+def hierarchies(root: Path) -> list[Path]:
+    """Where slices of services and pods may lie below a place where cgroups are mounted."""
+    # The root of a pure cgroup2 mount has slices below it, anything else has hierarchies.
+    if (root / "cgroup.controllers").exists():
+        return [root]
+    try:
+        below = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
+    except OSError:
+        return []
+    return [root, *below]
+
+
 class CgroupReader:
     """The cgroup paths of processes, remembered for `ttl_s` (processes seldom change cgroup).
 

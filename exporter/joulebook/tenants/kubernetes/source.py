@@ -25,7 +25,7 @@ from joulebook.tenants.inotify import Event, Inotify, InotifyThread
 from joulebook.tenants.kubernetes.api import ApiServer
 from joulebook.tenants.kubernetes.claims import View, claims_of, facts_of, find_parts
 from joulebook.tenants.kubernetes.listing import Device, KubeletError, ListedPod
-from joulebook.tenants.kubernetes.logdirs import log_folders
+from joulebook.tenants.kubernetes.logdirs import LogFolders
 from joulebook.tenants.kubernetes.looker import Looker
 from joulebook.tenants.kubernetes.parts import Offer, base, is_replica
 from joulebook.tenants.kubernetes.pod import PodObject, Reader, workload_id
@@ -39,7 +39,9 @@ from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 5.0
+_RESCAN_S, _RETRY_S = 60.0, 5.0
+"""Cgroups are all looked at so often, events or not; where there is no tree yet, more often."""
+
 _RESCAN_PAUSE_S = 0.2
 _LATE_NS = 2 * NS_PER_S
 """So long after its end the labels of a short pod are still waited for."""
@@ -92,7 +94,7 @@ class KubernetesTenants:
     def open(self, boundary: Boundary) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
-        self._table = PodTable(self._is_gpu, lambda: log_folders(self._pod_logs))
+        self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
         self._offer: Offer | None = None
         self._answered = False
         self._handed: list[tuple[Resident, WorkloadFacts | None]] = []
@@ -228,17 +230,15 @@ class KubernetesTenants:
                     else:
                         self._tree.handle(event)
                 if now >= self._rescan_at:
-                    self._rescan_at = now + _RETRY_S
                     self._tree.scan()
+                    self._rescan_at = now + (_RESCAN_S if self._tree.present else _RETRY_S)
             except Exception:
                 self._refuse.count("fault")
                 log.exception("following pods' cgroups failed; they are all looked at again")
         self._tell()
 
     def _wait_s(self) -> float | None:
-        # Where there is no tree yet, or events were lost, it is looked for again.
-        wait_s = max(0.0, self._rescan_at - time.monotonic())
-        return wait_s if not self._tree.present or wait_s < _RETRY_S / 2 else _RETRY_S
+        return max(0.0, self._rescan_at - time.monotonic())
 
     def _tell(self) -> None:
         # Outside the lock: who is told may ask for holdings from another thread and wait for it.

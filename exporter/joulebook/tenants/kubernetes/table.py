@@ -132,6 +132,8 @@ class PodTable:
         self._untold.discard(info.uid)
         if info.static_uid:
             self._static[info.static_uid] = info.uid
+            if info.static_uid in self._bodies:
+                self._bodies[info.uid] = self._bodies.pop(info.static_uid)
         for resident in self:
             if resident.uid == info.uid and resident.info != info:
                 resident.info = info

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from joulebook.tenants.cgroups import container_id, pod_uid
+from joulebook.tenants.cgroups import container_id, hierarchies, pod_uid
 from joulebook.tenants.inotify import (
     IN_CREATE,
     IN_DELETE,
@@ -97,7 +97,7 @@ class PodTree:
     def scan(self) -> None:
         """Look at everything: at the start, and when events were lost."""
         self._found = set()
-        for base in self._bases():
+        for base in hierarchies(self._root):
             self._enter(Spot(base, Level.BASE), live=False)
         found, self._found = self._found, None
         for path in self._there.keys() - found:
@@ -119,16 +119,6 @@ class PodTree:
             else:
                 self._forget(below.path)
         return True
-
-    def _bases(self) -> list[Path]:
-        # The root of a pure cgroup2 mount has slices below it, anything else has hierarchies.
-        if (self._root / "cgroup.controllers").exists():
-            return [self._root]
-        try:
-            below = sorted(p for p in self._root.iterdir() if p.is_dir() and not p.is_symlink())
-        except OSError:
-            return []
-        return [self._root, *below]
 
     def _enter(self, spot: Spot, *, live: bool) -> None:
         if spot.level in {Level.POD, Level.CONTAINER}:

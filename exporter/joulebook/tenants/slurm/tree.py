@@ -11,7 +11,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from joulebook.tenants.cgroups import SlurmPlace, is_sluid
+from joulebook.tenants.cgroups import SlurmPlace, hierarchies, is_sluid
 from joulebook.tenants.inotify import (
     IN_CREATE,
     IN_DELETE,
@@ -118,7 +118,7 @@ class SlurmTree:
     def scan(self) -> None:
         """Look at everything: at the start, and when events were lost."""
         self._found = set()
-        for base in self._bases():
+        for base in hierarchies(self._root):
             self._enter(Spot(base, Level.BASE), live=False)
         found, self._found = self._found, None
         self._scanned = True
@@ -142,16 +142,6 @@ class SlurmTree:
             elif below.level is Level.JOB:
                 self._forget(below.path)
         return True
-
-    def _bases(self) -> list[Path]:
-        # The root of a pure cgroup2 mount has slices below it, anything else has hierarchies.
-        if (self._root / "cgroup.controllers").exists():
-            return [self._root]
-        try:
-            below = sorted(p for p in self._root.iterdir() if p.is_dir() and not p.is_symlink())
-        except OSError:
-            return []
-        return [self._root, *below]
 
     def _enter(self, spot: Spot, *, live: bool) -> None:
         if self._only and spot.node and spot.node not in self._only:
