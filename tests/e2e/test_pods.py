@@ -11,7 +11,7 @@ import pytest
 from benchmarks.machine import memory
 from tests.e2e.books import remainder_uj
 from tests.e2e.lab import Daemon, until
-from tests.e2e.pod_lab import IDLE_MW, NODE, PodLab, pod_uj
+from tests.e2e.pod_lab import IDLE_MW, NODE, Pod, PodLab, pod_uj
 from tests.fakes.nvml.scenario import Architecture, Gpu, Instance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -35,7 +35,6 @@ def lab(request: pytest.FixtureRequest, short_tmp_path: Path) -> Iterator[PodLab
         yield lab
 
 
-@pytest.mark.parametrize("lab", ["systemd", "cgroupfs"], indirect=True)
 def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> None:
     cards = lab.cards
     with lab.counted(daemon := lab.daemon(tmp_path)):
@@ -76,6 +75,7 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     assert lab.api.calls == {"list pods": 1, "watch pods": 1}
 
 
+@pytest.mark.parametrize("lab", ["cgroupfs"], indirect=True)
 def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_path: Path) -> None:
     lab.api.put_slice(
         NODE, "gpu.nvidia.com", {"gpu-2": {"uuid": lab.cards[2], "type": "gpu"}}
@@ -183,43 +183,15 @@ def test_without_the_api_server_names_come_from_the_node(lab: PodLab, tmp_path: 
     assert not lab.api.calls
 
 
-def test_time_sliced_neighbours_pay_for_what_they_use(lab: PodLab, tmp_path: Path) -> None:
-    card = lab.cards[0]
-    lab.kubelet.advertise("nvidia.com/gpu.shared", *(f"{card}::{n}" for n in range(4)))
-    with lab.counted(daemon := lab.daemon(tmp_path)):
-        time.sleep(4)  # the idle floor is learnt from idle time
-        light = lab.start("light", {"nvidia.com/gpu.shared": [f"{card}::0"]})
-        heavy = lab.start("heavy", {"nvidia.com/gpu.shared": [f"{card}::3"]})
-        lab.burn(light, 0, 40, sm=20)
-        lab.burn(heavy, 0, 120, sm=60)
-        time.sleep(8)
-        for pod in (light, heavy):
-            lab.idle(pod)
-        for pod in (light, heavy):
-            lab.end(pod, listed_s=0)
-    booked = pod_uj(daemon)
-    windows = {pod.name: pod.ended_ns - pod.began_ns for pod in (light, heavy)}
-    floor_uj = {name: ns * IDLE_MW // 4 // 10**6 for name, ns in windows.items()}
-    active = {pod.name: booked[pod.workload] - floor_uj[pod.name] for pod in (light, heavy)}
-    share = active["light"] / sum(active.values())
-    assert 0.22 < share < 0.30, "a quarter of the busy time"
-    assert set(main_evidence(daemon).values()) == {("apportioned", "pod-resources")}
-    # Two of four replicas were nobody's.
-    ((free_uj,),) = daemon.rows(
-        "SELECT sum(energy_uj) FROM postings WHERE remainder = 'unallocated' "
-        "AND method = 'apportioned'"
-    )
-    assert free_uj == pytest.approx(2 * floor_uj["heavy"], rel=0.15)
-
-
-def test_mig_with_and_without_gpm(short_tmp_path: Path, tmp_path: Path) -> None:
+def test_shared_and_cut_up_cards_are_paid_for_by_use(short_tmp_path: Path, tmp_path: Path) -> None:
     cards = [
         Gpu(uuid="GPU-ampere", idle_mw=70_000),
         Gpu(uuid="GPU-hopper", idle_mw=70_000, architecture=Architecture.HOPPER,
             compute_capability=(9, 0), name="NVIDIA H100 80GB HBM3"),
+        Gpu(uuid="GPU-sliced", idle_mw=IDLE_MW),
     ]  # fmt: skip
     with PodLab(short_tmp_path, gpus=cards) as lab:
-        cut: dict[str, int] = {}
+        cut = {}
         for slot, kind in enumerate(("a", "h")):
             lab.scenario.set_mig_mode(slot, True)
             for gi, slices in ((1, 3), (2, 2), (3, 2)):
@@ -227,38 +199,58 @@ def test_mig_with_and_without_gpm(short_tmp_path: Path, tmp_path: Path) -> None:
                     uuid=f"MIG-{kind}{gi}", gpu_instance=gi, profile=f"{slices}g.10gb",
                     gpu_slices=slices, compute_slices=slices,
                 )  # fmt: skip
-                cut[made.uuid] = lab.scenario.create_instance(slot, made)
+                cut[kind, gi] = (slot, lab.scenario.create_instance(slot, made))
+        shared = "nvidia.com/gpu.shared"
+        lab.kubelet.advertise(shared, *(f"GPU-sliced::{n}" for n in range(4)))
         with lab.counted(daemon := lab.daemon(tmp_path)):
             time.sleep(4)  # the idle floor is learnt from idle time
-            pods = {}
+            light = lab.start("light", {shared: ["GPU-sliced::0"]})
+            heavy = lab.start("heavy", {shared: ["GPU-sliced::3"]})
+            lab.burn(light, 2, 40, sm=20)
+            lab.burn(heavy, 2, 120, sm=60)
+            mig = {}
             for slot, kind in enumerate(("a", "h")):
-                big = lab.start(f"{kind}-big", {"nvidia.com/mig-3g.10gb": [f"MIG-{kind}1"]})
-                small = lab.start(f"{kind}-small", {"nvidia.com/mig-2g.10gb": [f"MIG-{kind}2"]})
                 # The small one works three times as hard.
-                for pod, gi, watts, sm in ((big, 1, 60, 30), (small, 2, 120, 90)):
-                    lab.scenario.set_instance_activity(slot, cut[f"MIG-{kind}{gi}"], sm)
+                for name, gi, slices, watts, sm in (
+                    ("big", 1, 3, 60, 30),
+                    ("small", 2, 2, 120, 90),
+                ):
+                    profile = f"nvidia.com/mig-{slices}g.10gb"
+                    pod = lab.start(f"{kind}-{name}", {profile: [f"MIG-{kind}{gi}"]})
+                    lab.scenario.set_instance_activity(*cut[kind, gi], sm)
                     lab.burn(pod, slot, watts, at=gi)
-                pods[kind] = (big, small)
+                    mig[kind, name] = pod
             time.sleep(8)
-            for kind, (big, small) in pods.items():
-                for gi in (1, 2):
-                    lab.scenario.set_instance_activity("ah".index(kind), cut[f"MIG-{kind}{gi}"], 0)
-                for pod in (big, small):
-                    lab.idle(pod)
-                for pod in (big, small):
-                    lab.end(pod, listed_s=0)
-        booked = pod_uj(daemon)
-        ratio = {}
-        for kind, (big, small) in pods.items():
-            window_ns = big.ended_ns - big.began_ns
-            floor_uj = 70_000 * window_ns // 10**6
-            big_uj = booked[big.workload] - floor_uj * 3 // 7
-            small_uj = booked[small.workload] - floor_uj * 2 // 7
-            ratio[kind] = small_uj / big_uj
-        # By slices held, 2 to 3; by what they did, 2 x 90 to 3 x 30.
-        assert ratio["a"] == pytest.approx(2 / 3, rel=0.15)
-        assert ratio["h"] == pytest.approx(2.0, rel=0.2)
-        assert set(main_evidence(daemon).values()) == {("apportioned", "pod-resources")}
+            for instance in cut.values():
+                lab.scenario.set_instance_activity(*instance, 0)
+            pods = [light, heavy, *mig.values()]
+            for pod in pods:
+                lab.idle(pod)
+            for pod in pods:
+                lab.end(pod, listed_s=0)
+    booked = pod_uj(daemon)
+
+    def active_uj(pod: Pod, idle_mw: int, parts: int, of: int) -> int:
+        """What a pod pays beyond its part of the idle floor."""
+        return booked[pod.workload] - (pod.ended_ns - pod.began_ns) * idle_mw // 10**6 * parts // of
+
+    active = [active_uj(pod, IDLE_MW, 1, 4) for pod in (light, heavy)]
+    assert 0.21 < active[0] / sum(active) < 0.30, "a quarter of the busy time"
+    # Two of four replicas were nobody's, and two of seven slices.
+    for card, free in (("sliced", 60_000 * 2 // 4), ("ampere", 20_000), ("hopper", 20_000)):
+        ((free_uj,),) = daemon.rows(
+            "SELECT sum(energy_uj) FROM postings JOIN meters ON meters.id = meter_id WHERE "
+            "name = ? AND remainder = 'unallocated' AND method = 'apportioned'", f"GPU-{card}",
+        )  # fmt: skip
+        assert free_uj == pytest.approx(free * (heavy.ended_ns - heavy.began_ns) // 10**6, rel=0.25)
+    ratio = {}
+    for kind in "ah":
+        big, small = mig[kind, "big"], mig[kind, "small"]
+        ratio[kind] = active_uj(small, 70_000, 2, 7) / active_uj(big, 70_000, 3, 7)
+    # By slices held, 2 to 3; by what they did, 2 x 90 to 3 x 30.
+    assert ratio["a"] == pytest.approx(2 / 3, rel=0.15)
+    assert ratio["h"] == pytest.approx(2.0, rel=0.2)
+    assert set(main_evidence(daemon).values()) == {("apportioned", "pod-resources")}
 
 
 def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
