@@ -111,6 +111,7 @@ TREND = (
         (*power("account", "{{account}}"), *power_unused("", "(nobody)")),
         width=16,
         height=9,
+        points=300,
         custom=STACKED,
     ),
     Panel(

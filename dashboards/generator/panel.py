@@ -77,7 +77,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`."""
+    """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`.
+
+    `points` is how many a line has at most: a month is read much faster by three hours than by one.
+    """
 
     title: str
     about: str
@@ -96,6 +99,7 @@ class Panel:
     custom: Mapping[str, Any] = field(default_factory=dict)
     thresholds: tuple[tuple[float | None, str], ...] = ()
     at_most: float | None = None
+    points: int | None = None
     empty: str = ""
     datasource: str = "prometheus"
 
@@ -125,6 +129,8 @@ class Panel:
             panel.min(0).max(self.at_most)
         elif self.kind in ("timeseries", "bargauge"):
             panel.min(0)
+        if self.points:
+            panel.max_data_points(self.points)
         if self.empty:
             panel.no_value(self.empty)
         if self.link:

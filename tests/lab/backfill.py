@@ -60,7 +60,7 @@ def _window(window: tuple[int, int], home: Path, url: str) -> Path:
                 if series.times:
                     file.write(openmetrics(series))
                     lines.append(json_line(series))
-            _send(url, b"\n".join(lines))
+            send(url, b"\n".join(lines))
         file.write("# EOF\n")
     promtool(
         "tsdb", "create-blocks-from", "openmetrics", "-q", "--max-block-duration=162h", text, place
@@ -87,7 +87,8 @@ def json_line(series: Series) -> bytes:
     )
 
 
-def _send(url: str, body: bytes) -> None:
+def send(url: str, body: bytes) -> None:
+    """Import lines of JSON into VictoriaMetrics."""
     subprocess.run(
         ["curl", "-sSf", "-X", "POST", "--data-binary", "@-", f"{url}/api/v1/import"],
         input=body,
@@ -141,4 +142,4 @@ def _copy(server: Server, into: Server, name: str) -> None:
         for row in server.instant(f"{name}[{span}s]", END_S)
     ]  # fmt: skip
     assert lines, f"{name}: no series"
-    _send(into.url, b"\n".join(lines))
+    send(into.url, b"\n".join(lines))

@@ -102,7 +102,8 @@ def asks(
 ) -> Iterator[Ask]:
     """All queries of a dashboard for a range; `values` are those of its variables."""
     for panel, target in targets(board):
-        step_s = step_for(span_s, target.get("interval", ""))
+        points = panel.get("maxDataPoints") or POINTS
+        step_s = step_for(span_s, target.get("interval", ""), points)
         expression = filled(target["expr"], values, span_s, step_s, scrape_s)
         start_s, last_s = end_s - span_s, end_s
         if target.get("instant"):
