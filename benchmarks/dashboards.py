@@ -20,6 +20,7 @@ from tests.lab.backfill import promtool, send
 from tests.lab.grafana import asks, choice, dashboards, filled
 from tests.lab.servers import Server, prometheus, victoria
 
+from benchmarks.machine import pin
 from benchmarks.table import Table, median
 
 NODES, EXPERIMENTS, ON_A_NODE, JOBS_AN_HOUR = 200, 1_000, 50, 833
@@ -176,6 +177,7 @@ def run(args: argparse.Namespace) -> list[Table]:
             filled_with = [fill(home, second, part) for part in parts]
             with prometheus(home) as first:
                 for server in (first, second):
+                    pin(server.pid, last=True)
                     found[server.name] = timed(server, 3)
     series, samples = (sum(n) for n in zip(*filled_with, strict=True))
     table = Table(

@@ -81,6 +81,17 @@ def unused(what: str, labels: str = "", *matchers: str) -> str:
     return f"{by(labels, raw)}\nor\n{by(labels, whole(rule, '$__range'))}"
 
 
+def metered() -> str:
+    """All energy that the meters read in the range, whosever it was."""
+    counter = selector("joulebook_meter_energy_joules_total", 'cluster=~"$cluster"', _RAW)
+    rule = selector(
+        "meter:joulebook_energy_joules:increase1h",
+        'cluster=~"$cluster"',
+        _RULES.format(label="node"),
+    )
+    return f"sum(increase({counter}[$__range]))\nor\nsum({whole(rule, '$__range')})"
+
+
 def kwh(joules: str) -> str:
     """Joules as kilowatt-hours, of one or of several alternatives."""
     return f"({joules}) / {J_PER_KWH}"

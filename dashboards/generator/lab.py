@@ -9,6 +9,7 @@ from dashboards.generator.figures import (
     OF_GPU,
     OWNERS,
     kwh,
+    metered,
     power,
     power_unused,
     recorded,
@@ -86,14 +87,7 @@ TOTALS = (
         f"what could not be attributed. Whatever accounts are chosen, all of it counts. {LONG}",
         Basis.METERED,
         "percentunit",
-        (
-            Query(
-                ratio(
-                    unused("energy_joules"),
-                    f"({unused('energy_joules')}) + ({used('energy_joules')})",
-                )
-            ),
-        ),
+        (Query(ratio(unused("energy_joules"), metered())),),
         "stat",
         4,
         4,
@@ -111,7 +105,7 @@ TREND = (
         (*power("account", "{{account}}"), *power_unused("", "(nobody)")),
         width=16,
         height=9,
-        points=300,
+        points=150,
         custom=STACKED,
     ),
     Panel(

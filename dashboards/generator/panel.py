@@ -79,7 +79,7 @@ class Column:
 class Panel:
     """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`.
 
-    `points` is how many a line has at most: a month is read much faster by three hours than by one.
+    `points` is how many a line has at most: a month is read much faster by six hours than by one.
     """
 
     title: str

@@ -48,6 +48,11 @@ class Server:
         self._process.wait(60)
         self._log.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def instant(self, expression: str, at_s: int) -> list[dict[str, Any]]:
         """The vector at an instant."""
         return self._ask("query", query=expression, time=str(at_s))
