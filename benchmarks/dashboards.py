@@ -2,8 +2,8 @@
 
 The series are those of 200 nodes and 20,000 jobs a day, by 200 people with five experiments each
 (600 runs of each in a month): the rules of an hour for 31 days, and beside them an hour of counters
-of experiments and workloads, which long ranges must not touch. What is measured is a real Prometheus
-and a real VictoriaMetrics.
+of experiments and workloads, which long ranges must not touch. Measured are a real Prometheus and a
+real VictoriaMetrics, both on the core that is not ours.
 """
 
 from __future__ import annotations
