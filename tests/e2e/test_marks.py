@@ -59,6 +59,15 @@ def booked(daemon: Daemon) -> dict[str, int]:
     )
 
 
+def near(truth_uj: int) -> object:
+    """The truth, give or take a tick of the counter (100 ms) at each edge.
+
+    So much is lost where a busy machine runs no burst of readings in time; the sums are exact.
+    """
+    step_mw, tick_ms = 160_000, 100
+    return pytest.approx(truth_uj, rel=0.03, abs=2 * step_mw * tick_ms)
+
+
 def environment(marks: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "exporter"), "JOULEBOOK_MARKS_DIR": str(marks)}
 
@@ -123,10 +132,10 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
 
         inner = truth(0, at["inner in"], at["inner out"])
         outer = truth(0, at["outer in"], at["outer out"]) - inner
-        assert energy["inner"] == pytest.approx(inner, rel=0.03)
-        assert energy["outer"] == pytest.approx(outer, rel=0.03)
+        assert energy["inner"] == near(inner)
+        assert energy["outer"] == near(outer)
         decorated = truth(0, at["decorated in"], at["decorated out"])
-        assert energy["decorated"] == pytest.approx(decorated, rel=0.05)
+        assert energy["decorated"] == near(decorated)
         # The interpreter starts before the mark is made: that much is not the experiment's.
         assert energy["by command"] == pytest.approx(truth(1, t0_ns, t1_ns), rel=0.12)
         owners = daemon.rows(
