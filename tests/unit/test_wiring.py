@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -24,3 +27,13 @@ def test_event_files_that_are_set_to_come_elsewhere_are_slurm(
     assert wiring_tenants.slurm_is_here(with_slurm(events_dir=str(tmp_path / "not yet")))
     wanted, _ = wiring_tenants.TENANTS["slurm"]
     assert not wanted(with_slurm(events_dir="/elsewhere", enabled=False))
+
+
+def test_a_node_without_kubernetes_does_not_carry_its_libraries(repository: Path) -> None:
+    code = (
+        "import sys, joulebook.wiring;"
+        "heavy = {'grpc', 'google.protobuf', 'kubernetes'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    env = {**os.environ, "PYTHONPATH": str(repository / "exporter")}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)

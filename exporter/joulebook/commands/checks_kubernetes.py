@@ -8,9 +8,9 @@ from pathlib import Path
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.text import several
 from joulebook.tenants.kubernetes.api import ApiError, ApiServer, body
+from joulebook.tenants.kubernetes.cluster import pods_of
 from joulebook.tenants.kubernetes.listing import KubeletError
 from joulebook.tenants.kubernetes.logdirs import log_folders
-from joulebook.tenants.kubernetes.source import pods_of
 from joulebook.tenants.kubernetes.watch import LIST_READ_S, REMEDIES
 from joulebook.wiring_tenants import node_name
 

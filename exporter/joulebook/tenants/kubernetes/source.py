@@ -24,16 +24,15 @@ from joulebook.tenants.contract import INFRASTRUCTURE, Boundary, Group, Holdings
 from joulebook.tenants.inotify import Event, Inotify, InotifyThread
 from joulebook.tenants.kubernetes.api import ApiServer
 from joulebook.tenants.kubernetes.claims import View, claims_of, facts_of, find_parts
+from joulebook.tenants.kubernetes.cluster import Cluster, PodNews
 from joulebook.tenants.kubernetes.listing import Device, KubeletError, ListedPod
 from joulebook.tenants.kubernetes.logdirs import LogFolders
 from joulebook.tenants.kubernetes.looker import Looker
 from joulebook.tenants.kubernetes.parts import Offer, base, is_replica
-from joulebook.tenants.kubernetes.pod import PodObject, Reader, workload_id
+from joulebook.tenants.kubernetes.pod import Reader, workload_id
 from joulebook.tenants.kubernetes.resident import Resident
-from joulebook.tenants.kubernetes.slices import SliceTable, slices_of
 from joulebook.tenants.kubernetes.table import PodTable
 from joulebook.tenants.kubernetes.tree import PodTree, Spot
-from joulebook.tenants.kubernetes.watch import Collection, Watch
 from joulebook.tenants.refusals import Refusals
 from joulebook.units import NS_PER_S
 
@@ -45,14 +44,6 @@ _RESCAN_S, _RETRY_S = 60.0, 5.0
 _RESCAN_PAUSE_S = 0.2
 _LATE_NS = 2 * NS_PER_S
 """So long after its end the labels of a short pod are still waited for."""
-
-_SLICES_WAIT_S = 10.0
-
-
-def pods_of(node: str) -> Collection[PodObject]:
-    """The pods of one node, whatever the cluster has beside them."""
-    query = {"fieldSelector": f"spec.nodeName={node}"}
-    return Collection("pods", ("/api/v1/pods",), query, PodObject)
 
 
 class KubernetesTenants:
@@ -99,10 +90,8 @@ class KubernetesTenants:
         self._answered = False
         self._handed: list[tuple[Resident, WorkloadFacts | None]] = []
         self._times: list[int] = []
-        self._watches: list[Watch[PodObject]] = []
-        self._slices = SliceTable(self._slices_changed)
-        self._slice_watch: Watch | None = None  # type: ignore[type-arg]
-        self._slices_since = 0.0
+        news = PodNews(self._table, self._pods, self._lock)
+        self._cluster = Cluster(self._server, self._node, news, self._now_is_a_boundary)
         self._inotify = Inotify()
         self._tree = PodTree(self._cgroup_root, self._inotify, self)
         with self._lock:
@@ -116,9 +105,7 @@ class KubernetesTenants:
         self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
         self._looker.start()
-        if self._server is not None:
-            self._watches = [Watch(self._server, pods_of(self._node), _PodListener(self))]
-            self._watches[0].start()
+        self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
         """The view as it stands."""
@@ -128,9 +115,11 @@ class KubernetesTenants:
             now_ns = self._clock.now_ns()
             self._table.review(now_ns)
             workloads = [r for r in self._table if not self._is_infrastructure(r)]
-            view = View(devices, self._offer or Offer({}), self._slices.described, self._is_pending)
+            view = View(
+                devices, self._offer or Offer({}), self._cluster.described, self._is_pending
+            )
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
-            synced = self._synced()
+            synced = self._cluster.synced
             self._handed = []
             for resident in workloads:
                 found = claims_of(resident, now_ns, awaited=synced) if devices else None
@@ -195,9 +184,7 @@ class KubernetesTenants:
             thread, self._thread = self._thread, None
         if thread is None:
             return
-        for watch in [*self._watches, self._slice_watch]:
-            if watch is not None:
-                watch.stop()
+        self._cluster.stop()
         self._looker.stop()
         thread.stop()
         self._inotify.close()
@@ -264,7 +251,7 @@ class KubernetesTenants:
         if missing:
             self._looker.ask_offer()
         if dra:
-            self._watch_slices()
+            self._cluster.want_slices()
         if news:
             self._boundary(t_ns)
 
@@ -277,6 +264,9 @@ class KubernetesTenants:
         with self._lock:
             self._offer = Offer.of(devices or ())
 
+    def _now_is_a_boundary(self) -> None:
+        self._boundary(self._clock.now_ns())
+
     def _restless(self) -> bool:
         with self._lock:
             return self._table.doubtful or not self._answered
@@ -287,43 +277,7 @@ class KubernetesTenants:
             return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
         return any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
 
-    # -- the API server (its threads)
-
-    def pods_listed(self, pods: Iterable[PodObject]) -> None:
-        """All pods of this node."""
-        infos = [self._pods.info(pod) for pod in pods]
-        with self._lock:
-            self._table.relisted(infos)
-
-    def pod_changed(self, pod: PodObject) -> None:
-        """One of them is new, or is not as it was."""
-        info = self._pods.info(pod)
-        with self._lock:
-            self._table.told(info)
-
-    def pod_deleted(self, pod: PodObject) -> None:
-        """One is deleted."""
-        with self._lock:
-            self._table.untold(pod.metadata.uid)
-
-    def _watch_slices(self) -> None:
-        if self._server is None or self._slice_watch is not None:
-            return
-        self._slices_since = time.monotonic()
-        self._slice_watch = Watch(self._server, slices_of(self._node), self._slices)
-        self._slice_watch.start()
-
-    def _slices_changed(self) -> None:
-        self._boundary(self._clock.now_ns())
-
     # -- helpers
-
-    def _synced(self) -> bool:
-        """Whether the API server will soon have told what it knows."""
-        if not self._watches:
-            return False
-        watch = self._watches[0]
-        return watch.synced or watch.starting
 
     def _awaited(self, resident: Resident, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
@@ -331,34 +285,15 @@ class KubernetesTenants:
             return False
         if resident.ended_ns is None:
             return True
-        return self._synced() and now_ns - resident.ended_ns < _LATE_NS
+        return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
 
     def _is_pending(self, device: Device) -> bool:
         """Whether what a device is may soon be known that is not known now."""
         if device.is_dra:
-            if self._server is None:
-                return False
-            waited_s = time.monotonic() - self._slices_since if self._slices_since else 0.0
-            return waited_s < _SLICES_WAIT_S and device.id not in self._slices.described
+            return self._cluster.is_pending(device.id)
         return is_replica(device.id) and self._offer is None
 
     def _is_infrastructure(self, resident: Resident) -> bool:
         if resident.info is not None:
             return resident.info.infrastructure
         return self._pods.is_infrastructure(resident.namespace, None)
-
-
-class _PodListener:
-    """Hands what is heard of pods to the source."""
-
-    def __init__(self, source: KubernetesTenants) -> None:
-        self._source = source
-
-    def listed(self, items: list[PodObject]) -> None:
-        self._source.pods_listed(items)
-
-    def changed(self, item: PodObject) -> None:
-        self._source.pod_changed(item)
-
-    def deleted(self, item: PodObject) -> None:
-        self._source.pod_deleted(item)

@@ -15,10 +15,10 @@ from tests.fakes.kube_api.server import FakeApi
 
 from joulebook.tenants.kubernetes import watch as watching
 from joulebook.tenants.kubernetes.api import ApiServer
+from joulebook.tenants.kubernetes.cluster import pods_of
 from joulebook.tenants.kubernetes.parts import Described
 from joulebook.tenants.kubernetes.pod import PodObject
 from joulebook.tenants.kubernetes.slices import SliceTable, slices_of
-from joulebook.tenants.kubernetes.source import pods_of
 from joulebook.tenants.kubernetes.watch import Watch
 
 
