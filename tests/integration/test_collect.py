@@ -20,7 +20,7 @@ from tests.integration.collect_lab import (
     truth,
     until,
 )
-from tests.integration.test_server import MUTUAL, renew, web
+from tests.integration.test_server import MUTUAL, renew, users, web
 
 from joulebook.archive.engine import opened
 from joulebook.store.reader import LedgerReader
@@ -199,5 +199,26 @@ def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
         until("the rest", lambda: collected(url) == truth([node]))
         assert collector.stop() == 0
         assert "0123456789" not in collector.log
+    finally:
+        node.close()
+
+
+def test_a_password_and_the_token_beside_it(tmp_path: Path) -> None:
+    node = LiveNode(tmp_path / "nodes", "n0", web(tmp_path, users("pw")))
+    node.tick()
+    url = f"sqlite://{tmp_path}/collected.db"
+    password = tmp_path / "password"
+    password.write_text("wrong")
+    keys = {"targets": [node.target], "user": "ada", "password_file": str(password)}
+    collector = CollectorProcess(tmp_path / "c", url, **keys)
+    try:
+        # The token is what opens the page; the password is for whoever stands before it.
+        assert collector.run("collect", "--once").returncode == 0
+        assert collected(url) == truth([node])
+        password.write_text("pw")
+        (tmp_path / "c/collector-token").write_text("another-token-0123456789")
+        said = collector.run("collect", "--once")
+        assert said.returncode == 1
+        assert "the key is refused (401)" in said.stderr
     finally:
         node.close()
