@@ -4,12 +4,13 @@ two months of a simulated lab: none is empty, and what it shows is what was burn
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
-from tests.lab.backfill import backfill
+from tests.lab.backfill import RULES, backfill
 from tests.lab.grafana import Ask, asks, choice, dashboards, filled
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
@@ -235,6 +236,19 @@ def test_choosing_narrows_it_down(server: Server) -> None:
     assert named(found["Energy", "A"])[""] == pytest.approx(wanted, rel=0.001)
     nothing = shown(server, "joulebook-lab", 30 * DAY_S, cluster="another")
     assert nothing["Energy", "A"] == []
+
+
+def test_victoria_metrics_takes_the_rules_as_they_are() -> None:
+    """vmalert, which works them out there, parses every rule and template."""
+    for name in ("recording", "alerts"):
+        done = subprocess.run(
+            ["vmalert", "-dryRun", f"-rule={RULES.with_name(f'{name}.rules.yaml')}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @SERVER
