@@ -164,7 +164,15 @@ def gpu_order(site: Site) -> Iterator[Finding]:
         yield ok(f"GPU numbers in event files are {slurm.gpu_ids}s, by configuration")
         return
     devices = [
-        DeviceStatus(Meter(Component.GPU, gpu.uuid), gpu.index, 0, minor=gpu.minor, mig=gpu.mig)
+        DeviceStatus(
+            Meter(Component.GPU, gpu.uuid),
+            gpu.index,
+            0,
+            minor=gpu.minor,
+            mig=gpu.mig,
+            instances=gpu.instances,
+            slices=gpu.slices,
+        )
         for gpu in site.survey.gpus
     ]
     listed = site.at(slurm.gres_conf) if slurm.gres_conf else None
@@ -197,10 +205,18 @@ def _positions(node: str, gres: GresMap, devices: list[DeviceStatus]) -> Iterato
         name = f"gres of {node}: position {at} is {position.file}"
         try:
             part = find_part(str(at), "gres", gres, devices)
-        except Unmappable:
+        except Unmappable as error:
             part = None
+            if error.meter is not None:
+                yield warn(
+                    f"{name}, an instance of {error.meter.name}, and it is not known which: who "
+                    "holds one is booked as unknown_holder",
+                    "Give MultipleFiles= with the instance's capability files in gres.conf, and "
+                    "let the daemon read /proc/driver/nvidia-caps/mig-minors.",
+                )
+                continue
         if part is not None:
-            share = f" (1 of {part.of})" if part.of > 1 else ""
+            share = f", {part.instance} ({part.parts} of {part.of})" if part.instance else ""
             yield ok(f"{name}, {part.meter.name}{share}")
         elif devices:
             yield fail(

@@ -9,8 +9,10 @@ from typing import TypeVar
 import msgspec
 
 from joulebook.commands.text import several
+from joulebook.core.devices import Instance
 from joulebook.errors import SensorError
 from joulebook.sensors.nvml_api import Device, Session
+from joulebook.sensors.nvml_mig import Mig
 from joulebook.sensors.nvml_processes import Place, ProcessReader
 
 T = TypeVar("T")
@@ -41,6 +43,9 @@ class GpuSurvey(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
     """Of `average power`, `instant power`, `throttle times`: those that it has."""
     uptime_s: int | None
+    instances: tuple[Instance, ...] = ()
+    """What it is cut into (MIG)."""
+    slices: int = 0
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -113,7 +118,18 @@ def _gpu(session: Session, device: Device) -> GpuSurvey:
         _answer(lambda: device.power_samples(0), lambda samples: str(len(samples) or "")),
         tuple(name for name, there in named.items() if there),
         device.uptime_s(),
+        *_cut(session, device),
     )
+
+
+def _cut(session: Session, device: Device) -> tuple[tuple[Instance, ...], int]:
+    if not device.mig():
+        return (), 0
+    mig = Mig(session, device.handle)
+    try:
+        return mig.instances(), mig.slices
+    except SensorError:
+        return (), mig.slices
 
 
 def _listed(processes: Mapping[Place, int | None] | None) -> str:

@@ -431,6 +431,9 @@ def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) 
 def test_positions_that_mean_nothing(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
     one(slurm, checks_slurm.gpu_order, Status.FAIL, "position 0 is /dev/nvidia1, and NVML shows no")
+    position = "Name=gpu MultipleFiles=/dev/nvidia0,/dev/nvidia-caps/nvidia-cap21\n"
+    (slurm.root / "etc/slurm/gres.conf").write_text(position)
+    one(slurm, checks_slurm.gpu_order, Status.WARN, "an instance of GPU-.*, and it is not known")
     (slurm.root / "etc/slurm/gres.conf").write_text("NodeName=n2 Name=gpu File=/dev/nvidia0\n")
     one(slurm, checks_slurm.gpu_order, Status.WARN, "no GPUs, but NVML shows some")
     (slurm.root / "etc/slurm/gres.conf").write_text("AutoDetect=nvml\n")

@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.nvml.scenario import Architecture, Gpu, Instance, Process, Scenario
 from tests.unit.sensors.nvml_bench import MS, SECOND, Bench, MakeBench
 
+from joulebook.commands.survey import survey
 from joulebook.core import devices
 from joulebook.core.readings import InstanceUse, Reading
 from joulebook.sensors import nvml_mig
@@ -235,3 +236,13 @@ def test_a_driver_reload_frees_nothing_twice_and_goes_on(bench: MakeBench) -> No
     place.scenario.set_instance_activity(0, 0, 40)
     look(place, sensor)
     assert active(look(place, sensor))["MIG-large"] == 400_000
+
+
+def test_the_doctor_sees_what_a_card_is_cut_into(bench: MakeBench) -> None:
+    cut(bench)
+    (gpu,) = survey(20).gpus
+    assert [(each.uuid, each.slices) for each in gpu.instances] == [
+        ("MIG-large", 3),
+        ("MIG-small", 1),
+    ]
+    assert (gpu.mig, gpu.slices) == (True, 7)
