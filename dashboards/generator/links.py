@@ -30,4 +30,3 @@ RUN_OF_BAR = {
     "title": "This run",
     "url": f"/d/joulebook-workload?{_KEEP}&var-workload=${{__field.labels.workload}}",
 }
-WASTE = {"title": "Waste", "url": f"/d/joulebook-waste?{_KEEP}"}
