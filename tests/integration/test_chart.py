@@ -159,6 +159,8 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
         port["name"] for port in service["ports"]
     }
     assert variables.keys() <= env_names().keys()
+    parser().parse_args(container["args"])
+    assert load(None, variables).collect.kubernetes is True
     assert container["securityContext"]["runAsNonRoot"] is True
     kept = the(objects, "PersistentVolumeClaim")["metadata"]["annotations"]
     assert kept["helm.sh/resource-policy"] == "keep"
