@@ -17,8 +17,8 @@ import msgspec
 
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
-from joulebook.config_budgets import allowances
-from joulebook.config_rates import Rates
+from joulebook.config.budgets import allowances
+from joulebook.config.rates import Rates
 from joulebook.core import series
 from joulebook.core.books import Books
 from joulebook.core.ledger import Policy

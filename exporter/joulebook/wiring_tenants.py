@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.config import Config
-from joulebook.config_sections import Slurm
+from joulebook.config.sections import Slurm
 from joulebook.core.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError

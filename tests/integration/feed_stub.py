@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from joulebook.config_rates import Carbon, Price, Rates
+from joulebook.config.rates import Carbon, Price, Rates
 from joulebook.rates.contract import Source
 from joulebook.rates.http import Web
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN, feeds

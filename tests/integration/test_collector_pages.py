@@ -19,7 +19,7 @@ from joulebook.collect.assembly import make_collector
 from joulebook.collect.pages import CollectorPages
 from joulebook.collect.service import Collector
 from joulebook.commands.collect import CollectorServer
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.errors import ConfigError
 from joulebook.exposition.catalogue_collect import COLLECTOR
 

@@ -26,7 +26,7 @@ from tests.integration.feed_stub import (
 )
 
 from joulebook import log
-from joulebook.config_rates import Carbon, Price, Rates
+from joulebook.config.rates import Carbon, Price, Rates
 from joulebook.core.rates import Quality
 from joulebook.rates.cache import Cache
 from joulebook.rates.contract import (

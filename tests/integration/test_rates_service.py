@@ -18,7 +18,7 @@ import pytest
 from tests.integration.feed_stub import Stub
 
 from joulebook import cli
-from joulebook.config_rates import Carbon, Price, Rates
+from joulebook.config.rates import Carbon, Price, Rates
 from joulebook.core.rates import Quality
 from joulebook.daemon.rates_service import RatesPages, RatesServer
 from joulebook.rates.cache import Cache

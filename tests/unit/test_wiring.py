@@ -10,7 +10,7 @@ import pytest
 
 from joulebook import wiring_tenants
 from joulebook.config import Config
-from joulebook.config_sections import Slurm, Tenants
+from joulebook.config.sections import Slurm, Tenants
 
 
 def with_slurm(**settings: object) -> Config:

@@ -12,7 +12,7 @@ from tests.fakes.sysfs.shapes import SHAPES
 from joulebook import wiring_sensors
 from joulebook.clock import NodeClock
 from joulebook.config import Config, load
-from joulebook.config_sensors import Drm, Host, Hwmon, Ipmi, Model, Rapl, Redfish, Replay
+from joulebook.config.sensors import Drm, Host, Hwmon, Ipmi, Model, Rapl, Redfish, Replay
 from joulebook.core.readings import Component, Meter
 from joulebook.errors import ConfigError
 from joulebook.wiring import assemble

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from joulebook.archive import schema
-from joulebook.config_read import redact
+from joulebook.config.read import redact
 from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from joulebook.archive.engine import connect
 from joulebook.collect.client import NodeClient
 from joulebook.collect.discovery import Discovery, FileSd, HttpSd, Static, Targets
 from joulebook.collect.service import Collector
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.errors import ConfigError
 from joulebook.rates.http import Web
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.core.handover import PATH, Page
 from joulebook.errors import ConfigError, InputError
 from joulebook.rates.contract import FeedError, FeedWrong

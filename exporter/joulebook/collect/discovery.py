@@ -15,7 +15,7 @@ import msgspec
 
 from joulebook import log
 from joulebook.collect.client import address
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.errors import ConfigError, InputError
 from joulebook.rates.contract import FeedError
 from joulebook.rates.http import Web

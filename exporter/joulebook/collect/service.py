@@ -22,7 +22,7 @@ from joulebook.collect import credible
 from joulebook.collect.client import NodeClient, Unanswered
 from joulebook.collect.discovery import Targets
 from joulebook.collect.standing import Roll
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.core.handover import Page
 from joulebook.errors import ConfigError, InputError, LedgerError, LedgerUnavailable
 

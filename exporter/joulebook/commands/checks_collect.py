@@ -10,7 +10,7 @@ from joulebook.archive.engine import opened
 from joulebook.collect.client import NodeClient
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.text import seconds
-from joulebook.config_collect import Collect
+from joulebook.config.collect import Collect
 from joulebook.errors import ConfigError, LedgerError
 from joulebook.exposition.handover import Tokens
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from joulebook.clock import NodeClock
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.text import several
-from joulebook.config_section import Enabled
+from joulebook.config.section import Enabled
 from joulebook.core.readings import Reading
 from joulebook.errors import SensorError
 from joulebook.sensors import drm, hwmon, rapl

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
-from joulebook.config_rates import Rates
+from joulebook.config.rates import Rates
 from joulebook.core.rates import InForce, RateSet
 from joulebook.errors import LedgerError
 from joulebook.rates.assembly import charges, make_poller

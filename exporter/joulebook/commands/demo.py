@@ -16,9 +16,9 @@ import msgspec
 from msgspec.structs import replace
 
 from joulebook.config import Config
-from joulebook.config_marks import Marks
-from joulebook.config_sections import Ledger, Slurm, Tenants
-from joulebook.config_sensors import Nvml, Replay, Sensors
+from joulebook.config.marks import Marks
+from joulebook.config.sections import Ledger, Slurm, Tenants
+from joulebook.config.sensors import Nvml, Replay, Sensors
 
 
 class Job(NamedTuple):

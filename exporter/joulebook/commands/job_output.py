@@ -3,7 +3,7 @@
 The path is of the user's choosing, and others may be able to write beside it. So all rights but the
 user's are given up for good before the path is touched, links are not followed, nothing is ever
 created, and only a regular file counts that belongs to the user and has no second name.
-docs/adr/0021-job-summary.md says why each of these.
+docs/adr/0011-job-summary.md says why each of these.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import Literal, NoReturn
 from msgspec import Struct
 
 from joulebook import log
-from joulebook.config_read import read
+from joulebook.config.read import read
 from joulebook.errors import ConfigError
 
 logger = logging.getLogger(__name__)

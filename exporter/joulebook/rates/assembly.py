@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from joulebook.config import Config
-from joulebook.config_rates import Rates
+from joulebook.config.rates import Rates
 from joulebook.core.bills import Charge, Item
 from joulebook.rates.cache import Cache
 from joulebook.rates.poller import Poller

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from joulebook.config_rates import Rates
+from joulebook.config.rates import Rates
 from joulebook.core.rates import Curve, Point, RateSet, overlay
 from joulebook.rates.contract import DAY_S, FeedEmpty, Quantity
 from joulebook.rates.plausible import sift

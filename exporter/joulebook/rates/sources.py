@@ -1,6 +1,6 @@
 """Which source stands behind each `kind` of the configuration.
 
-A new feed is one file, one line in `PRICES` or `CARBON`, and its kind in `config_rates.py`.
+A new feed is one file, one line in `PRICES` or `CARBON`, and its kind in `config.rates`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from joulebook.config_rates import Carbon, Hardware, Price, Rates, days_of, minutes_of
+from joulebook.config.rates import Carbon, Hardware, Price, Rates, days_of, minutes_of
 from joulebook.core.rates import (
     NANO,
     PPM,

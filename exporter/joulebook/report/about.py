@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from joulebook.config_read import read
-from joulebook.config_sections import Section, doc
+from joulebook.config.read import read
+from joulebook.config.sections import Section, doc
 from joulebook.errors import ConfigError
 
 _MOST_BYTES = 1 << 20

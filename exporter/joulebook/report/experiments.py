@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from joulebook.config_rates import Rates
+from joulebook.config.rates import Rates
 from joulebook.core.account import Account, Matter, RateRow, Selection
 from joulebook.core.statement import Level, Line, Recharged, lines, recharged
 from joulebook.errors import ConfigError

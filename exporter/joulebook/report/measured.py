@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from joulebook.config_report import Report
+from joulebook.config.report import Report
 from joulebook.core import footprint
 from joulebook.core.account import Account, Matter
 from joulebook.core.books import Method

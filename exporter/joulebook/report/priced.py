@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from joulebook.config_report import Report
+from joulebook.config.report import Report
 from joulebook.core import footprint
 from joulebook.core.account import Account, Matter, RateRow
 from joulebook.core.bills import Bill, Charge, Exact, Item

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from joulebook import __version__
-from joulebook.config_report import Report
+from joulebook.config.report import Report
 from joulebook.core import footprint
 from joulebook.core.account import Account, Matter
 from joulebook.core.books import ZERO, Amount

@@ -14,8 +14,8 @@ from joulebook.archive.engine import opened
 from joulebook.commands.checks import Site, Status
 from joulebook.commands.checks_collect import CHECKS
 from joulebook.config import Config
-from joulebook.config_collect import Collect
-from joulebook.config_sections import Server
+from joulebook.config.collect import Collect
+from joulebook.config.sections import Server
 
 
 def said(config: Config) -> list[tuple[Status, str]]:

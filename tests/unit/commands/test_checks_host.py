@@ -14,7 +14,7 @@ from joulebook.clock import Anchor
 from joulebook.commands import checks_host
 from joulebook.commands.checks import Check, Finding, Site, Status
 from joulebook.config import Config
-from joulebook.config_sensors import Drm, Hwmon, Ipmi, Model, Rapl
+from joulebook.config.sensors import Drm, Hwmon, Ipmi, Model, Rapl
 from joulebook.core.books import Books, Entry, MeterState, Supply
 from joulebook.core.readings import Component, Meter, Reading
 from joulebook.store.sqlite import SqliteStore

@@ -14,7 +14,7 @@ from tests.fakes.kubelet.kubelet import FakeKubelet
 from joulebook.commands import checks_kubernetes
 from joulebook.commands.checks import Finding, Site, Status
 from joulebook.config import Config
-from joulebook.config_sections import Kubernetes, Node, Tenants
+from joulebook.config.sections import Kubernetes, Node, Tenants
 
 
 @pytest.fixture

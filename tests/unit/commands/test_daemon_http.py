@@ -10,7 +10,7 @@ import pytest
 
 from joulebook.commands.daemon_http import DaemonUrl, Unreachable, daemon_at, url_of
 from joulebook.config import Config
-from joulebook.config_sections import Server
+from joulebook.config.sections import Server
 from joulebook.errors import ConfigError
 
 

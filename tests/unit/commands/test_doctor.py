@@ -27,9 +27,9 @@ from joulebook.commands.doctor import SECTIONS, Section, show
 from joulebook.commands.survey import Answer, GpuSurvey, Survey
 from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
-from joulebook.config_rates import Privacy
-from joulebook.config_sections import Ledger, Slurm, Tenants
-from joulebook.config_sensors import Drm, Hwmon, Nvml, Rapl, Sensors
+from joulebook.config.rates import Privacy
+from joulebook.config.sections import Ledger, Slurm, Tenants
+from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.daemon.release import ask
 from joulebook.store.lock import LedgerLock
 

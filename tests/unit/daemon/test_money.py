@@ -10,7 +10,7 @@ import pytest
 from tests.unit.daemon.stand_ins import JOB, METER, Shelf
 from tests.unit.daemon.test_loop import Node
 
-from joulebook.config_rates import Carbon, Hardware, Price, Rates
+from joulebook.config.rates import Carbon, Hardware, Price, Rates
 from joulebook.core.bills import Charge, Item, total
 from joulebook.core.books import Remainder
 from joulebook.core.rates import PPM

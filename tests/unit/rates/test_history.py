@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulebook.config_rates import Price, Rates, Window
+from joulebook.config.rates import Price, Rates, Window
 from joulebook.core.rates import Point, Quality, nano_per_kwh
 from joulebook.rates import history
 from joulebook.rates.contract import DAY_S, FeedEmpty, Plan, Quantity

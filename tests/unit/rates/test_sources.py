@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.config import load
-from joulebook.config_rates import Rates, days_of, minutes_of
+from joulebook.config.rates import Rates, days_of, minutes_of
 from joulebook.core.rates import Quality
 from joulebook.errors import ConfigError
 from joulebook.rates.contract import Quantity

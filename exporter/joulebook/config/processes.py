@@ -1,10 +1,10 @@
-"""Keys of the configuration file about processes outside any scheduler; see `config_sections`."""
+"""Keys of the configuration file about processes outside any scheduler; see `config.sections`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from joulebook.config_section import Enabled, Section, doc
+from joulebook.config.section import Enabled, Section, doc
 
 INFRASTRUCTURE = (
     "Xorg",

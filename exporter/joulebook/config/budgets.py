@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from joulebook.config_sections import Section, doc
+from joulebook.config.sections import Section, doc
 from joulebook.core.budgets import Allowance
 
 

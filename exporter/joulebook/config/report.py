@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from joulebook.config_sections import Section, doc
+from joulebook.config.sections import Section, doc
 from joulebook.core import footprint
 
 

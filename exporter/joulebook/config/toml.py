@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
-from joulebook.config_read import dotted, expected, keys, redact
+from joulebook.config.read import dotted, expected, keys, redact
 
 _WIDTH = 96
 _PLAIN = ("text", "true or false", "a number", "a list, each text")

@@ -10,8 +10,8 @@ import pytest
 
 from joulebook import config
 from joulebook.config import Config, defaults_toml, env_names, load, parse_listen
-from joulebook.config_read import keys
-from joulebook.config_sections import Daemon
+from joulebook.config.read import keys
+from joulebook.config.sections import Daemon
 from joulebook.errors import ConfigError
 
 DEFAULTS = {

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from joulebook.config_kubernetes import Kubernetes as Kubernetes  # noqa: PLC0414
-from joulebook.config_kubernetes import Workloads as Workloads  # noqa: PLC0414
-from joulebook.config_processes import Processes as Processes  # noqa: PLC0414
-from joulebook.config_section import AUTO
-from joulebook.config_section import Enabled as Enabled  # noqa: PLC0414
-from joulebook.config_section import Section as Section  # noqa: PLC0414
-from joulebook.config_section import doc as doc  # noqa: PLC0414
+from joulebook.config.kubernetes import Kubernetes as Kubernetes  # noqa: PLC0414
+from joulebook.config.kubernetes import Workloads as Workloads  # noqa: PLC0414
+from joulebook.config.processes import Processes as Processes  # noqa: PLC0414
+from joulebook.config.section import AUTO
+from joulebook.config.section import Enabled as Enabled  # noqa: PLC0414
+from joulebook.config.section import Section as Section  # noqa: PLC0414
+from joulebook.config.section import doc as doc  # noqa: PLC0414
 from joulebook.core.experiments import DEFAULT_RULES
 
 

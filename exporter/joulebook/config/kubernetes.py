@@ -1,10 +1,10 @@
-"""Keys of the configuration file about Kubernetes; see `config_sections`."""
+"""Keys of the configuration file about Kubernetes; see `config.sections`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from joulebook.config_section import AUTO, Enabled, Section, doc
+from joulebook.config.section import AUTO, Enabled, Section, doc
 
 
 class Kubernetes(Section, frozen=True):

@@ -1,6 +1,6 @@
 """The configuration: one TOML file, and `JOULEBOOK_<SECTION>_<KEY>` in the environment over it.
 
-The keys are in `config_sections`, reading and its messages in `config_read`. Of the environment
+The keys are in `config.sections`, reading and its messages in `config.read`. Of the environment
 only the exact names of known keys are read: Kubernetes sets `JOULEBOOK_PORT` and the like for a
 Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 """
@@ -16,16 +16,16 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Struct
 
-from joulebook.config_budgets import Budget
-from joulebook.config_budgets import conflicts as budget_conflicts
-from joulebook.config_collect import Collect
-from joulebook.config_collect import conflicts as collect_conflicts
-from joulebook.config_marks import Marks
-from joulebook.config_rates import Privacy, Rates
-from joulebook.config_rates import conflicts as rate_conflicts
-from joulebook.config_read import EnvValue, leaves, read
-from joulebook.config_report import Report
-from joulebook.config_sections import (
+from joulebook.config.budgets import Budget
+from joulebook.config.budgets import conflicts as budget_conflicts
+from joulebook.config.collect import Collect
+from joulebook.config.collect import conflicts as collect_conflicts
+from joulebook.config.marks import Marks
+from joulebook.config.rates import Privacy, Rates
+from joulebook.config.rates import conflicts as rate_conflicts
+from joulebook.config.read import EnvValue, leaves, read
+from joulebook.config.report import Report
+from joulebook.config.sections import (
     Daemon,
     Experiments,
     Exposition,
@@ -37,9 +37,9 @@ from joulebook.config_sections import (
     Workloads,
     doc,
 )
-from joulebook.config_sensors import Host, Sensors
-from joulebook.config_sensors import conflicts as sensor_conflicts
-from joulebook.config_toml import toml
+from joulebook.config.sensors import Host, Sensors
+from joulebook.config.sensors import conflicts as sensor_conflicts
+from joulebook.config.toml import toml
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulebook.config_budgets import Budget, allowances, conflicts, split
+from joulebook.config.budgets import Budget, allowances, conflicts, split
 from joulebook.core.budgets import Allowance
 
 

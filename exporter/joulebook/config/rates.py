@@ -1,6 +1,6 @@
 """Keys of the configuration file that turn energy into money and CO2e.
 
-See `config_sections` for how they are documented. Nothing about money and carbon has a default
+See `config.sections` for how they are documented. Nothing about money and carbon has a default
 that is used in silence: without a price, an intensity or a PUE there is no figure, and
 `joulebook rates` says which key is missing.
 """
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from joulebook.config_sections import Section, doc
+from joulebook.config.sections import Section, doc
 
 
 class Privacy(Section, frozen=True):

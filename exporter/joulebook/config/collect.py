@@ -1,6 +1,6 @@
 """Keys of the configuration file for one ledger of many nodes, `joulebook collect`.
 
-See `config_sections` for how they are documented.
+See `config.sections` for how they are documented.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from joulebook.config_sections import Section, doc
+from joulebook.config.sections import Section, doc
 
 
 class Collect(Section, frozen=True):

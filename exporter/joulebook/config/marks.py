@@ -1,13 +1,13 @@
 """The key of the configuration file for experiments that programs name themselves.
 
-See `config_sections` for how keys are documented, and docs/in-code.md for what marks are.
+See `config.sections` for how keys are documented, and docs/in-code.md for what marks are.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from joulebook.config_sections import Enabled, Section, doc
+from joulebook.config.sections import Enabled, Section, doc
 from joulebook.marking import DIRECTORY
 
 
