@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from joulebook.commands import report_source
+from joulebook.commands.report_names import refuse_unknown
 from joulebook.commands.text import Screen
 from joulebook.config import Config, load
 from joulebook.core.effort import Choice
@@ -36,7 +37,9 @@ def make(args: argparse.Namespace, config: Config) -> Statement:
     """The statement that the options ask for. Raises a `JoulebookError`."""
     about = read_about(args.about)
     source = report_source.source(args, config)
-    account = source.account(*report_source.stretch(args), report_source.selection(args))
+    span, selection = report_source.stretch(args), report_source.selection(args)
+    account = source.account(*span, selection)
+    refuse_unknown(source, span, selection, account)
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)

@@ -197,6 +197,35 @@ def test_what_is_wrong_is_said(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--experiment", "bert-bas"],
+            "--experiment bert-bas: nothing was booked to it in this time; "
+            "ledger of gpu-1 has bert-base",
+        ),
+        (["--experiment", "bert-base", "--experiment", "gpt"], "--experiment gpt: nothing was"),
+        (["--user", "eve", "--format", "csv"], "--user eve: nothing was booked to it"),
+        (["--account", "nlp", "--workload", "9"], "ledger of gpu-1 has 101, 102, 103, 104"),
+        (
+            ["--experiment", "bert-base", "--since", "2027-01-01"],
+            "--experiment bert-base: nothing was booked to it in this time; "
+            "ledger of gpu-1 has no experiment at all",
+        ),
+        (["--experiment", "\x1b[2J", "--format", "json"], "nothing was booked to it"),
+    ],
+)
+def test_a_name_that_nothing_was_booked_to_is_no_statement_of_zero(
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["--config", str(config), "report", *arguments]) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    assert said in told.err
+    assert "\x1b" not in told.err
+
+
 def test_a_key_that_is_none_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = config.with_name("about.toml")
     about.write_text('titel = "x"\n')
