@@ -28,8 +28,6 @@ def configuration(site: Site) -> Iterator[Finding]:
     where = str(site.config_file) if there else f"defaults ({site.config_file} does not exist)"
     also = f", and {', '.join(names)} from the environment" if names else ""
     yield ok(f"configuration: {where}{also}")
-    for line in site.config.not_built():
-        yield warn(f"configuration: {line}", "Take the key out, or upgrade.")
 
 
 def rights(site: Site) -> Iterator[Finding]:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from joulebook.commands.text import Screen
 from joulebook.config import load
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print it as a TOML file, and what of it this version cannot do to standard error."""
-    config = load(args.config, os.environ)
-    Screen().say(config.describe().rstrip("\n"))
-    errors = Screen(sys.stderr)
-    for line in config.not_built():
-        errors.say(f"joulebook config: {line}")
+    """Print it as a TOML file."""
+    Screen().say(load(args.config, os.environ).describe().rstrip("\n"))
     return 0

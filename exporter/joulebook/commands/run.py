@@ -31,8 +31,6 @@ def main(args: argparse.Namespace) -> int:
     jobs: DemoJobs | None = None
     if args.demo == "always" or (args.demo and not wiring.gpu_is_here()):
         config, jobs = _demo(config)
-    for line in config.not_built():
-        logger.warning("%s", line)
     stop = threading.Event()
 
     def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:

@@ -78,10 +78,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     rates: Rates = Rates()
     report: Report = Report()
 
-    def not_built(self) -> list[str]:
-        """What is asked for here that this version cannot do, a line for each."""
-        return [f"{key}: {what} not in this version" for key, what in _not_built(self)]
-
     def describe(self) -> str:
         """This configuration as a commented TOML file (passwords in URLs left out)."""
         return toml(self)
@@ -199,8 +195,3 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from rate_conflicts(config.rates)
     yield from sensor_conflicts(config.sensors)
     yield from collect_conflicts(config.collect)
-
-
-def _not_built(config: Config) -> Iterator[tuple[str, str]]:
-    if config.privacy.users != "plain":
-        yield "privacy.users", "hiding the names of users is"

@@ -14,6 +14,10 @@ import msgspec
 
 from joulebook.core.workloads import WorkloadId
 
+REPLAYED = "replay"
+"""The `Reading.epoch` of a recorded trace: its counters never begin again, not even with a boot,
+and what they say was not burnt here."""
+
 
 class Component(StrEnum):
     """The part of a node that a meter measures (label `component`)."""

@@ -16,7 +16,7 @@ def sentences(statement: Statement) -> tuple[str, ...]:
     """The sentences of the paragraph, in order."""
     return tuple(
         text
-        for part in (_what, _energy, _roles, _carbon, _cost, _how)
+        for part in (_warned, _what, _energy, _roles, _carbon, _cost, _how)
         for text in part(statement)
         if text
     )
@@ -36,6 +36,12 @@ def _money(value: float) -> str:
 
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count:,} runs"
+
+
+def _warned(statement: Statement) -> Iterator[str]:
+    """Before any figure: what the source itself says against them."""
+    for text in statement.warnings:
+        yield f"Warning: {text}."
 
 
 def _what(statement: Statement) -> Iterator[str]:

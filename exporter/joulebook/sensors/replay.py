@@ -14,16 +14,13 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.devices import DeviceStatus
-from joulebook.core.readings import Failure, Meter, PowerSample, Reading
+from joulebook.core.readings import REPLAYED, Failure, Meter, PowerSample, Reading
 from joulebook.errors import ConfigError, SensorLost, SensorMissing
 from joulebook.sensors.contract import Look
 from joulebook.sensors.trace import Record, Trace, TraceDevice, read_trace
 from joulebook.units import MW_PER_W
 
 SHIPPED = Path(__file__).parent.parent / "data" / "traces"
-
-EPOCH = "replay"
-"""The life of a replayed counter: it never begins again, not even with a boot."""
 
 ENDED = "ended"
 MAX_SAMPLES = 4_096
@@ -189,7 +186,7 @@ class _Player:
         energy_uj = None
         if record.energy_uj is not None:
             energy_uj = record.energy_uj + rounds * self._round_uj
-        return Reading(self.meter, t_ns, energy_uj, epoch=EPOCH, max_power_mw=self._max_power_mw)
+        return Reading(self.meter, t_ns, energy_uj, epoch=REPLAYED, max_power_mw=self._max_power_mw)
 
     def reading(self, t_ns: int, place_ns: int, record: Record, *, processes: bool) -> Reading:
         """Everything that is booked."""
@@ -206,7 +203,7 @@ class _Player:
             counted.energy_uj,
             power_mw,
             samples,
-            epoch=EPOCH,
+            epoch=REPLAYED,
             max_power_mw=self._max_power_mw,
             busy=busy,
             processes=() if processes else None,

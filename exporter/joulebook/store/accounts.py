@@ -9,7 +9,7 @@ import msgspec
 
 from joulebook.core.account import Account, Charged, Lost, Posting, Selection, Workload
 from joulebook.core.books import Amount, Method, Remainder, Subject
-from joulebook.core.readings import Component, Meter
+from joulebook.core.readings import REPLAYED, Component, Meter
 from joulebook.core.workloads import WorkloadId
 from joulebook.store import charges, state
 from joulebook.units import NS_PER_S
@@ -79,6 +79,19 @@ def read(
         ),
         {(node, meter): model for meter, model in state.read_models(conn).items()},
         known_until_s=0 if kept is None else (kept.last_ns + kept.utc_offset_ns) // NS_PER_S,
+        warnings=_replayed(conn, source, {posting.meter for posting in postings}),
+    )
+
+
+def _replayed(conn: sqlite3.Connection, source: str, booked: set[Meter]) -> tuple[str, ...]:
+    """That energy is of a recorded trace, and not of this machine."""
+    played = [m.meter.name for m in state.read_meters(conn) if m.base.epoch == REPLAYED]
+    names = sorted({meter.name for meter in booked} & set(played))
+    if not names:
+        return ()
+    return (
+        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
+        f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
     )
 
 

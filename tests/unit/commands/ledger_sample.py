@@ -101,7 +101,7 @@ JOBS = (
 )  # fmt: skip
 
 
-def write_ledger(path: Path) -> Books:
+def write_ledger(path: Path, epoch: str = "boot") -> Books:
     """Make the ledger at `path`; gives the books that it ends with."""
     t0 = begin_ns()
     store = SqliteStore(path, allow_volatile=True)
@@ -110,7 +110,7 @@ def write_ledger(path: Path) -> Books:
         now_ns = t0 + second * S
         tick = Tick(
             now_ns,
-            readings=tuple(_reading(gpu, second, now_ns) for gpu in range(3)),
+            readings=tuple(_reading(gpu, second, now_ns, epoch) for gpu in range(3)),
             claims=tuple(claim for job in JOBS for claim in job.claims(t0, now_ns)),
             complete=frozenset({Evidence.PROLOG, Evidence.GPUSTAT}),
             facts=tuple(fact for job in JOBS for fact in job.facts(t0, now_ns)),
@@ -123,7 +123,7 @@ def write_ledger(path: Path) -> Books:
     return books
 
 
-def _reading(gpu: int, second: int, now_ns: int) -> Reading:
+def _reading(gpu: int, second: int, now_ns: int, epoch: str) -> Reading:
     burnt_uj = WATTS[gpu] * 1000 * second * S // PJ_PER_UJ
     return Reading(
         GPUS[gpu],
@@ -131,7 +131,7 @@ def _reading(gpu: int, second: int, now_ns: int) -> Reading:
         energy_uj=None if gpu == 2 else 5_000_000_000 + burnt_uj,
         power_mw=WATTS[gpu] * 1000,
         samples=(),
-        epoch="boot",
+        epoch=epoch,
         max_power_mw=1_000_000,
         busy=gpu != 1,
         processes=(),

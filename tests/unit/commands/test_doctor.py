@@ -27,7 +27,6 @@ from joulebook.commands.doctor import SECTIONS, Section, show
 from joulebook.commands.survey import Answer, GpuSurvey, Survey
 from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
-from joulebook.config.rates import Privacy
 from joulebook.config.sections import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.daemon.release import ask
@@ -195,13 +194,11 @@ def test_the_daemon_is_named_by_its_command_line(site: Site) -> None:
 # Node
 
 
-def test_the_configuration_and_what_is_not_built(site: Site) -> None:
+def test_the_configuration(site: Site) -> None:
     one(site, checks_node.configuration, Status.OK, r"defaults \(.* does not exist\)")
     named = replace(site, environ={"JOULEBOOK_NODE_NAME": "x", "JOULEBOOK_EXPERIMENT": "y"})
     finding = one(named, checks_node.configuration, Status.OK, "JOULEBOOK_NODE_NAME from the")
     assert "EXPERIMENT" not in finding.found
-    early = replace(site, config=msgspec.structs.replace(Config(), privacy=Privacy(users="none")))
-    one(early, checks_node.configuration, Status.WARN, r"privacy\.users")
     wrong = replace(site, config_problem="a.toml: node.nam: unknown key\na.toml: b: wrong")
     assert [each.status for each in found(wrong, checks_node.configuration)] == [Status.FAIL] * 2
 

@@ -576,23 +576,3 @@ def test_listen(text: str, address: tuple[str, int]) -> None:
 def test_listen_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):
         parse_listen(text)
-
-
-def test_nothing_missing_is_asked_for_by_default() -> None:
-    assert Config().not_built() == []
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("privacy.users = 'none'", "privacy.users"),
-    ],
-)
-def test_what_is_asked_for_and_missing_is_said(tmp_path: Path, text: str, key: str) -> None:
-    (line,) = load(written(tmp_path, text), {}).not_built()
-    assert line.startswith(f"{key}: ")
-
-
-def test_what_is_turned_off_is_not_missing(tmp_path: Path) -> None:
-    text = "sensors.rapl.enabled = false\ntenants.kubernetes.enabled = false\nrates.pue = 1.3"
-    assert load(written(tmp_path, text), {}).not_built() == []

@@ -6,14 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.commands.ledger_sample import ADA, SWEEP, write_ledger
+from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
 
 from joulebook.core.account import Account, Selection, joined
 from joulebook.core.books import Remainder
+from joulebook.core.effort import Choice
+from joulebook.core.readings import REPLAYED
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import ConfigError
+from joulebook.report.about import About
 from joulebook.report.contract import FOREVER_S
 from joulebook.report.ledgers import LedgerSource, NodeLedger, named, own
+from joulebook.report.prose import sentences
+from joulebook.report.statement import Told, make
 from joulebook.store.reader import LedgerReader
 
 ALL = Selection()
@@ -69,6 +74,18 @@ def test_what_is_selected_is_what_a_scan_would_take(
     taken = {key for key, each in every.workloads.items() if wanted.takes(each)}
     assert taken == account.workloads.keys()
     assert set(account.postings) == {row for row in every.postings if row.subject in taken}
+
+
+def test_a_ledger_of_a_recorded_trace_says_so(tmp_path: Path) -> None:
+    """A demo's statement must not read as if somebody had measured it here."""
+    path = tmp_path / "demo.db"
+    write_ledger(path, epoch=REPLAYED)
+    account = ask(ALL, NodeLedger("n1", path))
+    (warning,) = account.warnings
+    assert "ledger of n1 was fed by a recorded trace" in warning
+    assert all(meter.name in warning for meter in GPUS)
+    statement = make(account, About(), Choice(), Told(0))
+    assert sentences(statement)[0] == f"Warning: {warning}."
 
 
 def test_a_name_that_looks_like_sql_is_a_name(ledger: Path) -> None:
