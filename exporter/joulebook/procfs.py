@@ -1,4 +1,7 @@
-"""What /proc says of the whole machine: CPU time and memory. Shared by sensors and tenants."""
+"""What /proc says of the whole machine: CPU time, memory, and whose pids it has.
+
+Shared by sensors and tenants.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,37 @@ from joulebook.units import NS_PER_S
 _TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 _KIB = 1 << 10
+
+HOST_PID_NAMESPACE = 0xEFFFFFFC
+"""The inode of the first pid namespace of every Linux kernel (include/linux/proc_ns.h)."""
+
+
+def in_pid_namespace_of_host(proc: Path = Path("/proc")) -> bool:
+    """Whether this process runs in the first pid namespace, by `self/ns/pid` of its own /proc."""
+    try:
+        return (proc / "self/ns/pid").stat().st_ino == HOST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def shows_pids_of_host(proc: Path = Path("/proc")) -> bool:
+    """Whether the numbers below `proc` are those that the driver tells.
+
+    They are if this process runs in the first pid namespace, and also if pid 2 is the kernel's own
+    kthreadd: then the host's /proc is mounted here, whichever namespace this process is in.
+    """
+    try:
+        return in_pid_namespace_of_host(proc) or (proc / "2/comm").read_text() == "kthreadd\n"
+    except OSError:
+        return False
+
+
+def own_pid(proc: Path = Path("/proc")) -> int:
+    """The number of this process below `proc`, which may be that of another pid namespace."""
+    try:
+        return int(os.readlink(proc / "self"))  # noqa: PTH115
+    except (OSError, ValueError):
+        return os.getpid()
 
 
 class CpuTimes(NamedTuple):

@@ -49,9 +49,10 @@ from joulebook.wiring_sensors import (
     chosen,
     conflict,
     gpu_is_here,
+    proc_of_driver,
     traces,
 )
-from joulebook.wiring_tenants import TENANTS, marked, node_label, sees_pids
+from joulebook.wiring_tenants import TENANTS, marked, node_label, unseen
 
 __all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
 
@@ -104,6 +105,8 @@ def assemble(config: Config) -> Node:
             )
         if problem := conflict(config, choices):
             raise ConfigError(problem)
+        if warning := unseen(config):
+            log.warning("%s", warning)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -150,7 +153,7 @@ def assemble(config: Config) -> Node:
                 config.daemon.process_interval_s,
                 patience_s=min(config.daemon.interval_s, 1.0) / 2,
                 budgets=budgets,
-                sees_pids=sees_pids(config),
+                sees_pids=proc_of_driver(config) is not None,
             ),
             _policy(config),
             clock,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from joulebook.clock import Clock
 from joulebook.config import Config
 from joulebook.core.readings import Component, Meter
+from joulebook.procfs import shows_pids_of_host
 from joulebook.sensors import drm, hwmon, ipmi, model, rapl
 from joulebook.sensors.contract import Sensor
 from joulebook.sensors.nvml import NvmlSensor
@@ -27,6 +28,13 @@ IPMI_DEVICES = (Path("/dev/ipmi0"), Path("/dev/ipmi/0"), Path("/dev/ipmidev/0"))
 def enabled(value: object, is_here: Callable[[], bool]) -> bool:
     """Whether a thing is wanted: `"auto"` is where it is."""
     return is_here() if value == "auto" else bool(value)
+
+
+def proc_of_driver(config: Config) -> Path | None:
+    """The /proc in which pids mean what they mean to the driver; `None` if there is none here."""
+    proc = Path(config.host.proc)
+    said = config.tenants.processes.pid_namespace == "host"
+    return proc if said or shows_pids_of_host(proc) else None
 
 
 def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
@@ -142,7 +150,7 @@ SENSORS: dict[str, Choice] = {
         lambda config, pci: enabled(
             config.sensors.nvml.enabled, _automatic(config, lambda: gpu_is_here(pci))
         ),
-        lambda config, clock: NvmlSensor(clock),
+        lambda config, clock: NvmlSensor(clock, proc=proc_of_driver(config)),
     ),
     "drm": Choice(
         "counter",

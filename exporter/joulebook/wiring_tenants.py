@@ -16,15 +16,15 @@ from joulebook.config.sections import Slurm
 from joulebook.core.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
+from joulebook.procfs import in_pid_namespace_of_host
 from joulebook.tenants.contract import TenantSource
 from joulebook.tenants.kubernetes.api import ApiServer
 from joulebook.tenants.kubernetes.pod import Reader
 from joulebook.tenants.kubernetes.source import KubernetesTenants
 from joulebook.tenants.marks.source import MarkTenants
-from joulebook.tenants.processes.proc import sees_pids_of_host
 from joulebook.tenants.processes.source import ProcessTenants
 from joulebook.tenants.slurm.source import SlurmTenants
-from joulebook.wiring_sensors import chosen, enabled
+from joulebook.wiring_sensors import chosen, enabled, proc_of_driver
 
 
 def slurm_is_here(config: Config) -> bool:
@@ -54,13 +54,25 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
         gres_conf=_path(slurm.gres_conf),
         gpu_ids=slurm.gpu_ids,
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+        proc=Path(config.host.proc),
     )
 
 
 def marks_wanted(config: Config) -> bool:
     """Whether programs may name experiments: a world-writable directory is made only for need."""
     marks = config.marks
-    return enabled(marks.enabled, lambda: Path(marks.dir).is_dir() or not slurm_is_here(config))
+    if marks.enabled is True and not driver_pids_are_own(config):
+        raise ConfigError(
+            "marks.enabled is true, but this daemon is in a pid namespace of its own, where it "
+            "cannot tell whose a mark is: share the host's (hostPID: true, --pid=host), or set "
+            'tenants.processes.pid_namespace = "host" if it is that already'
+        )
+    return enabled(
+        marks.enabled,
+        lambda: (
+            driver_pids_are_own(config) and (Path(marks.dir).is_dir() or not slurm_is_here(config))
+        ),
+    )
 
 
 def kubernetes_is_here(config: Config) -> bool:
@@ -96,24 +108,48 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
         cgroup_root=Path(kubernetes.cgroup_root),
         pod_logs=_path(kubernetes.pod_logs),
         poll_interval_s=kubernetes.poll_interval_s,
+        proc=Path(config.host.proc),
     )
 
 
-def sees_pids(config: Config) -> bool:
-    """Whether pids mean here what they mean to the driver."""
-    return config.tenants.processes.pid_namespace == "host" or sees_pids_of_host()
+OWN_PROC = Path("/proc")
+
+
+def driver_pids_are_own(config: Config) -> bool:
+    """Whether a pid of the driver is that of the same process in this daemon's own namespace.
+
+    Only such may be asked for by a system call, and only then do programs name themselves by them.
+    """
+    if config.tenants.processes.pid_namespace == "host" and Path(config.host.proc) == OWN_PROC:
+        return True
+    return in_pid_namespace_of_host()
+
+
+def unseen(config: Config) -> str:
+    """What to say if no /proc here has the pids that the driver tells; else empty."""
+    if proc_of_driver(config) is not None or "nvml" not in chosen(config):
+        return ""
+    return (
+        "this daemon is in a pid namespace of its own, and host.proc "
+        f"({config.host.proc}) does not show the processes of the host: nobody is asked whose a "
+        "process on a GPU is, and shared GPUs are split by what is held. Mount the host's /proc "
+        "read-only and set host.proc to where it is (the Helm chart: hostProc.enabled), or share "
+        "the host's pid namespace (hostPID: true, --pid=host)"
+    )
 
 
 def processes_wanted(config: Config) -> bool:
     """Whether processes outside any scheduler are told apart. Raises `ConfigError`."""
     wanted = config.tenants.processes.enabled
-    if wanted is True and not sees_pids(config):
+    if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(
-            "tenants.processes.enabled is true, but this daemon is in a pid namespace of its own: "
-            "share the host's (hostPID: true, --pid=host), or set "
+            "tenants.processes.enabled is true, but this daemon is in a pid namespace of its own "
+            f"and host.proc ({config.host.proc}) does not show the host's processes: mount the "
+            "host's /proc and set host.proc to where it is, share the host's pid namespace "
+            "(hostPID: true, --pid=host), or set "
             'tenants.processes.pid_namespace = "host" if it is that already'
         )
-    return enabled(wanted, lambda: sees_pids(config) and "nvml" in chosen(config))
+    return enabled(wanted, lambda: proc_of_driver(config) is not None and "nvml" in chosen(config))
 
 
 def process_tenants(config: Config, clock: Clock) -> ProcessTenants:
@@ -123,6 +159,8 @@ def process_tenants(config: Config, clock: Clock) -> ProcessTenants:
         node=node_label(config),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
+        proc_root=Path(config.host.proc),
+        own_pids=driver_pids_are_own(config),
         others=[name for name in ("slurm", "kubernetes") if TENANTS[name][0](config)],
     )
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from tests.fakes.nvml.build import build, build_power
 from tests.fakes.nvml.scenario import Gpu, Scenario
 from tests.integration.slurm_cluster import SlurmCluster
@@ -81,6 +82,8 @@ class Daemon:
     slurm_conf: Path | None = None
     node_name: str = ""
     arguments: Sequence[str] = ()
+    before: Sequence[str] = ()
+    """What it is started by, as its only child."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -120,7 +123,7 @@ class Daemon:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "joulebook", "run", *self.arguments],
+                [*self.before, sys.executable, "-m", "joulebook", "run", *self.arguments],
                 env=self.environment(),
                 stdout=log,
                 stderr=log,
@@ -144,7 +147,9 @@ class Daemon:
         """Ask it to end; its exit status."""
         assert self.process
         if self.process.poll() is None:
-            self.process.terminate()
+            children = psutil.Process(self.process.pid).children() if self.before else ()
+            for process in children or [self.process]:
+                process.terminate()
         return self.process.wait(20)
 
     def __enter__(self) -> Daemon:

@@ -59,6 +59,7 @@ NOTHING: Object = {
     "ledger": {"enabled": False},
     "kubelet": {"enabled": False},
     "hostSys": {"enabled": False},
+    "hostProc": {"enabled": False},
     "kubernetesApi": {"enabled": False},
     "nvidia": {"access": "none"},
     "serviceAccount": {"create": False},

@@ -69,7 +69,9 @@ def test_renders_what_a_node_needs(binary: Path) -> None:
         "ledger": "/var/lib/joulebook",
         "pod-resources": "/var/lib/kubelet/pod-resources",
         "host-sys": "/sys",
+        "host-proc": "/proc",
     }
+    assert environment(container)["JOULEBOOK_HOST_PROC"] == "/host/proc"
     writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
     assert writable == {"ledger", "tmp"}
     assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
@@ -137,8 +139,8 @@ def test_every_key_says_what_is_lost_without_it() -> None:
     """What each mount and right is for stands in values.yaml, above its switch."""
     text = (CHART / "values.yaml").read_text()
     for switch in (
-        *("ledger", "kubelet", "hostSys", "podLogs", "hostPID", "kubernetesApi", "rbac"),
-        *("prometheusRule", "collector"),
+        *("ledger", "kubelet", "hostSys", "podLogs", "hostProc", "hostPID", "kubernetesApi"),
+        *("rbac", "prometheusRule", "collector"),
     ):
         block = re.search(rf"((?:^ *#.*\n)*)^{switch}:(.*\n(?:^ .*\n)*)", text, re.MULTILINE)
         assert block, switch

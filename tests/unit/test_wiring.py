@@ -8,9 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from joulebook import wiring_tenants
+from joulebook import procfs, wiring_sensors, wiring_tenants
 from joulebook.config import Config
+from joulebook.config.marks import Marks
+from joulebook.config.processes import Processes
 from joulebook.config.sections import Slurm, Tenants
+from joulebook.config.sensors import Host, Nvml, Sensors
+from joulebook.errors import ConfigError
 
 
 def with_slurm(**settings: object) -> Config:
@@ -37,3 +41,32 @@ def test_a_node_without_kubernetes_does_not_carry_its_libraries(repository: Path
     )
     env = {**os.environ, "PYTHONPATH": str(repository / "exporter")}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def test_pids_of_the_driver_are_looked_up_only_where_they_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(procfs, "HOST_PID_NAMESPACE", 1)  # this is another namespace, then
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/comm").write_text("kthreadd\n")
+    nvml = Sensors(nvml=Nvml(enabled=True))
+    blind = Config(host=Host(proc=str(tmp_path / "none")), sensors=nvml)
+    assert wiring_sensors.proc_of_driver(blind) is None
+    assert "hostPID" in wiring_tenants.unseen(blind)
+    assert not wiring_tenants.processes_wanted(blind)
+    with pytest.raises(ConfigError, match=r"host\.proc"):
+        wiring_tenants.processes_wanted(
+            msgspec.structs.replace(blind, tenants=Tenants(processes=Processes(enabled=True)))
+        )
+    seeing = msgspec.structs.replace(blind, host=Host(proc=str(tmp_path)))
+    assert wiring_sensors.proc_of_driver(seeing) == tmp_path
+    assert not wiring_tenants.unseen(seeing)
+    assert wiring_tenants.processes_wanted(seeing)
+    # A system call with such a pid, or a pid that a program wrote down, would be another process's.
+    assert not wiring_tenants.driver_pids_are_own(seeing)
+    assert not wiring_tenants.marks_wanted(seeing)
+    with pytest.raises(ConfigError, match="pid namespace of its own"):
+        wiring_tenants.marks_wanted(msgspec.structs.replace(seeing, marks=Marks(enabled=True)))
+    said = Config(tenants=Tenants(processes=Processes(pid_namespace="host")))
+    assert wiring_sensors.proc_of_driver(said) == Path("/proc")
+    assert wiring_tenants.driver_pids_are_own(said)

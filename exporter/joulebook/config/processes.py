@@ -46,7 +46,8 @@ class Processes(Section, frozen=True):
     pid_namespace: Annotated[
         Literal["auto", "host"],
         doc(
-            '"auto": in a pid namespace of its own (a container without hostPID) the daemon asks '
-            'no source whose a process is, for pids mean others there; "host": they mean the same.'
+            '"auto": where `host.proc` does not show the host\'s processes (a container without '
+            "hostPID and without the host's /proc) the daemon asks no source whose a process is, "
+            'for pids mean others there; "host": they mean the same.'
         ),
     ] = "auto"

@@ -132,7 +132,14 @@ class Host(Section, frozen=True):
             "node): nobody (remainder `system`), or who holds GPUs, by the share held."
         ),
     ] = "none"
-    proc: Annotated[str, doc("Where the host's /proc is mounted.")] = "/proc"
+    proc: Annotated[
+        str,
+        doc(
+            "Where the host's /proc is mounted. A daemon in a pid namespace of its own (a "
+            "container without hostPID) looks pids of the driver up there, and nowhere if that "
+            "shows other pids."
+        ),
+    ] = "/proc"
 
 
 def conflicts(sensors: Sensors) -> Iterator[tuple[str, str]]:

@@ -35,12 +35,16 @@ REOPEN_MOST_NS = 3_600 * NS_PER_S
 
 
 class NvmlSensor:
-    """All NVIDIA GPUs of this node (`sysfs` and `proc`: where those file systems are mounted)."""
+    """All NVIDIA GPUs of this node.
+
+    `sysfs` and `proc`: where those file systems are mounted (`None`: no /proc here has the pids
+    that the driver tells).
+    """
 
     name = "nvml"
 
     def __init__(
-        self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path = Path("/proc")
+        self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
     ) -> None:
         self._clock = clock
         self._sysfs = sysfs

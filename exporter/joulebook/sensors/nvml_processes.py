@@ -221,9 +221,12 @@ class SmTimes:
 
 
 class ProcessStarts:
-    """When processes started, from `/proc/<pid>/stat`, remembered while they are asked for."""
+    """When processes started, from `/proc/<pid>/stat`, remembered while they are asked for.
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    `proc` is the /proc with the pids of the driver; `None` if there is none, then nothing is known.
+    """
+
+    def __init__(self, proc: Path | None = Path("/proc")) -> None:
         self._proc = proc
         self._tick_ns = NS_PER_S // os.sysconf("SC_CLK_TCK")
         self._known: dict[int, int] = {}
@@ -254,6 +257,8 @@ class ProcessStarts:
 
     def _stat(self, pid: int) -> list[bytes]:
         """The fields after the command's name, which may hold blanks and brackets."""
+        if self._proc is None:
+            return []
         try:
             text = (self._proc / str(pid) / "stat").read_bytes()
         except OSError:

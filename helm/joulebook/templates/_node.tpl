@@ -56,6 +56,10 @@
 - name: JOULEBOOK_SENSORS_HWMON_ENABLED
   value: "false"
 {{- end }}
+{{- if .Values.hostProc.enabled }}
+- name: JOULEBOOK_HOST_PROC
+  value: /host/proc
+{{- end }}
 {{- if eq .Values.nvidia.access "runtime" }}
 - name: NVIDIA_VISIBLE_DEVICES
   value: all
@@ -97,6 +101,11 @@
 {{- if .Values.hostSys.enabled }}
 - name: host-sys
   mountPath: /host/sys
+  readOnly: true
+{{- end }}
+{{- if .Values.hostProc.enabled }}
+- name: host-proc
+  mountPath: /host/proc
   readOnly: true
 {{- end }}
 {{- if eq .Values.nvidia.access "driverRoot" }}
@@ -154,6 +163,12 @@
 - name: host-sys
   hostPath:
     path: /sys
+    type: Directory
+{{- end }}
+{{- if .Values.hostProc.enabled }}
+- name: host-proc
+  hostPath:
+    path: /proc
     type: Directory
 {{- end }}
 {{- if eq .Values.nvidia.access "driverRoot" }}

@@ -64,6 +64,7 @@ class KubernetesTenants:
         cgroup_root: Path = Path("/sys/fs/cgroup"),
         pod_logs: Path | None = None,
         poll_interval_s: float = 5.0,
+        proc: Path = Path("/proc"),
     ) -> None:
         self._clock = clock
         self._node = node
@@ -77,7 +78,7 @@ class KubernetesTenants:
         self._poll_interval_s = poll_interval_s
         self._lock = threading.RLock()
         self._refuse = Refusals()
-        self._reader = CgroupReader()
+        self._reader = CgroupReader(proc)
         self._thread: InotifyThread | None = None
 
     # -- TenantSource

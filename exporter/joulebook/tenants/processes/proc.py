@@ -11,23 +11,13 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from joulebook.procfs import own_pid
 from joulebook.tenants.cgroups import cgroup_paths
 from joulebook.tenants.environ import read_environ
 from joulebook.tenants.processes.place import FIRST_USER, Facts
 
-HOST_PID_NAMESPACE = 0xEFFFFFFC
-"""The inode of the first pid namespace of every Linux kernel (include/linux/proc_ns.h)."""
-
 _COMM_CHARS = 15
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-def sees_pids_of_host(proc: Path = Path("/proc")) -> bool:
-    """Whether pids here are those that the driver tells; in a pid namespace they are others'."""
-    try:
-        return (proc / "self/ns/pid").stat().st_ino == HOST_PID_NAMESPACE
-    except OSError:
-        return False
 
 
 def facts_of(pid: int, proc: Path = Path("/proc")) -> Facts | None:
@@ -56,7 +46,7 @@ def started_boottime_ns(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 def is_infrastructure(pid: int, names: Collection[str], proc: Path = Path("/proc")) -> bool:
     """Whether a process is one of those programs that serve everybody, or this daemon."""
-    if pid == os.getpid():
+    if pid == own_pid(proc):
         return True
     process = proc / str(pid)
     try:

@@ -41,7 +41,10 @@ class ProcessTenants:
     """What runs on the GPUs of `node` by itself.
 
     `infrastructure` are names of programs that serve everybody. Cgroups of the schedulers in
-    `others` (`slurm`, `kubernetes`) are left to them, also while they do not know them yet.
+    `others` (`slurm`, `kubernetes`) are left to them, also while they do not know them yet. Pids
+    are those of `proc_root`; unless they are also `own_pids` (those of this process's own
+    namespace), ends are known from process lists alone, and CPU time of single processes is
+    nobody's.
     """
 
     name = "processes"
@@ -55,6 +58,7 @@ class ProcessTenants:
         infrastructure: Collection[str] = (),
         others: Collection[str] = (),
         proc_root: Path = Path("/proc"),
+        own_pids: bool = True,
         user_of: Callable[[int], str] | None = None,
     ) -> None:
         self._clock = clock
@@ -62,6 +66,7 @@ class ProcessTenants:
         self._infrastructure = frozenset(infrastructure)
         self._others = frozenset(others)
         self._proc = proc_root
+        self._own_pids = own_pids
         self._user_of = user_of or _user_name
         self._lock = threading.Lock()
         self._table = ProcessTable(rules)
@@ -122,6 +127,8 @@ class ProcessTenants:
 
     def groups(self) -> Sequence[Group]:
         """The processes on devices, by workload."""
+        if not self._own_pids:
+            return ()
         with self._lock:
             return [
                 Group(workload, pids=tuple(sorted(pids)))
@@ -135,7 +142,7 @@ class ProcessTenants:
         with self._lock:
             reading = self._table.lived(reading, self._lives)
             ours = self._table.living(reading.meter)
-        for key in ours:
+        for key in ours if self._own_pids else ():
             if not self._exits.watch(key, self._lives):
                 self._ended(key)
         return reading

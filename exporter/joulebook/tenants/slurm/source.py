@@ -71,6 +71,7 @@ class SlurmTenants:
         scontrol: str | None = None,
         slurmd: str | None = None,
         ask_timeout_s: float = 5.0,
+        proc: Path = Path("/proc"),
     ) -> None:
         conf = find_slurm_conf() if slurm_conf is None else slurm_conf
         self._clock = clock
@@ -97,7 +98,7 @@ class SlurmTenants:
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
         self._refuse = Refusals()
-        self._reader = CgroupReader()
+        self._reader = CgroupReader(proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
         self._faulty = False

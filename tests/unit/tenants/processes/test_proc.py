@@ -77,12 +77,3 @@ def test_nobody_gets_free_energy_by_the_name_of_his_program(
 ) -> None:
     names = ("Xorg", "nvidia-persistenced")
     assert proc.serves_everybody(names, comm, uid, program, owner) is is_one
-
-
-def test_a_pid_namespace_is_told_from_that_of_the_host(tmp_path: Path) -> None:
-    assert not proc.sees_pids_of_host(tmp_path)
-    (tmp_path / "self/ns").mkdir(parents=True)
-    (tmp_path / "self/ns/pid").touch()
-    assert not proc.sees_pids_of_host(tmp_path)
-    inode = Path("/proc/self/ns/pid").stat().st_ino
-    assert proc.sees_pids_of_host() is (inode == proc.HOST_PID_NAMESPACE)

@@ -294,3 +294,16 @@ def test_groups_are_the_processes_that_live(place: Place) -> None:
     place.end(pid)
     until(lambda: place.boundaries)
     assert place.source.groups() == []
+
+
+def test_a_pid_of_another_namespace_is_never_put_into_a_system_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("os.pidfd_open", asked.append)
+    place.source._own_pids = False
+    process = place.use(place.start(), 5)
+    (kept,) = place.list(process).processes or ()
+    assert not kept.ended
+    assert not place.source.groups(), "its CPU time would be another process's"
+    assert not asked
