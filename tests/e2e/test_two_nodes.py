@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -48,10 +47,7 @@ def test_multi_node_uneven_het_requeued_cancelled_and_hostile_jobs(lab: Lab, hom
         slurm.wait_state(gone, "RUNNING")
         slurm.run("scancel", gone)
         slurm.wait_done(het, hostile, gone, timeout_s=60)
-        slurm.wait_state(again, "PENDING")
-        # slurmd forgets a job a while after its end, and runs no Prolog for one that it knows.
-        time.sleep(5)
-        slurm.run("scontrol", "update", f"job={again}", "StartTime=now")
+        slurm.start_anew(again)
         slurm.wait_done(again, timeout_s=200)
         until("all Epilogs", lambda: len(lab._noted("epilog")) == len(lab._noted("prolog")))
         after = [at_rest(daemon) for daemon in (one, two)]

@@ -344,3 +344,19 @@ class SlurmCluster:
             lambda: self.sh(f"squeue -h -j {wanted} 2>/dev/null") == "",
             timeout_s, f"jobs {wanted} to end",
         )  # fmt: skip
+
+    def start_anew(self, job_id: str) -> None:
+        """Let a job that was requeued start again now; SLURM would keep it for two minutes.
+
+        A slurmd still knows the run before for a while after its end: it would run no Prolog for
+        the new one, or kill it (the controller then says FAILED).
+        """
+        self.wait_state(job_id, "PENDING", timeout_s=60)
+        time.sleep(5)
+
+        def begun() -> bool:
+            # Refused while the run before is still completing, which on a busy machine takes long.
+            self.sh(f"scontrol update jobid={job_id} starttime=now")
+            return self.state(job_id) != "PENDING"
+
+        _until(begun, 60, f"job {job_id} to start again")

@@ -31,9 +31,7 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
         )
         cluster.wait_state(again, "RUNNING")
         cluster.run("scontrol", "requeue", again)
-        cluster.wait_state(again, "PENDING")
-        # It would wait for two minutes.
-        cluster.run("scontrol", "update", f"JobId={again}", "StartTime=now")
+        cluster.start_anew(again)
         cluster.wait_done(good, bad, stopped, array, again, timeout_s=100)
         wanted = {
             job(good): State.COMPLETED,

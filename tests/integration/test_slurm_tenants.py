@@ -225,14 +225,8 @@ def test_a_requeued_job_is_another_workload(opened: Site) -> None:
     opened.cluster.wait_state(job, "RUNNING")
     opened.cluster.run("scontrol", "requeue", job)
     opened.until(lambda: opened.over(job))
-    opened.cluster.wait_state(job, "PENDING")
-
-    def begun() -> bool:
-        # Refused while the run before is still completing, which on a busy machine takes a while.
-        opened.cluster.sh(f"scontrol update jobid={job} starttime=now")
-        return bool(opened.of(f"{job}.r1"))
-
-    opened.until(begun, timeout_s=60)
+    opened.cluster.start_anew(job)
+    opened.until(lambda: opened.of(f"{job}.r1"))
     opened.cluster.run("scancel", job)
     opened.until(lambda: opened.over(f"{job}.r1"))
     assert len(opened.of(job)) == len(opened.of(f"{job}.r1")) == 1

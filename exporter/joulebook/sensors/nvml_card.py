@@ -181,14 +181,13 @@ class Card:
     ) -> bool | None:
         """At work, or occupied; a card that cannot say either way is taken to be at work.
 
-        How busy a card is that is cut up, only the look says that asks for its instances.
+        That it is neither, only a look says that asks for processes and instances: somebody may
+        have come since the last one did.
         """
         silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
         if gpu_pct or self._listed or silent:
             return True
-        if self._is_cut and instances is None:
-            return None
-        return any(each.active_ppm for each in instances or ())
+        return None if instances is None else any(each.active_ppm for each in instances)
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """The MIG instances and their work; `None` if the driver fails to say."""
