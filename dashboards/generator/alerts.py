@@ -167,7 +167,7 @@ ALERTS = (
         "sum by (cluster, node, reason) (increase(joulebook_overflow_total[1h])) > 0\n"
         "or\n"
         "sum by (cluster, node, reason) (joulebook_overflow_total unless "
-        "joulebook_overflow_total offset 1h)",
+        "joulebook_overflow_total offset 1h) > 0",
         "0m",
         "warning",
         "{{ $labels.node }}: more {{ $labels.reason }} than may have series of their own; see "

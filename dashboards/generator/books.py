@@ -11,6 +11,7 @@ from dashboards.generator.figures import NODES, WHERE, kwh
 from dashboards.generator.panel import Basis, Column, Panel, Query
 from dashboards.generator.promql import by
 
+_NODE = "{{node}} {{cluster}}"
 _IN = f"{{{WHERE}}}"
 
 
@@ -18,7 +19,7 @@ def _rise(counter: str) -> str:
     return f"increase(joulebook_{counter}_total{_IN}[$__range])"
 
 
-_GONE = f"({unbooked()}) and on (node) joulebook_build_info{_IN}"
+_GONE = f"({unbooked()}) and on (cluster, node) joulebook_build_info{_IN}"
 
 STATE = (
     Panel("Nodes heard", "Daemons that answer at the end of the range.", Basis.COUNTED, "none",
@@ -42,46 +43,51 @@ QUALITY = (
     Panel("How amounts are known", "Energy booked in the range by method: counter and integrated "
         "are measured, apportioned and modelled are what they say.", Basis.COUNTED, "kwatth",
         (Query(f"sort_desc({kwh(by('method', _rise('method_energy_joules')))})", "{{method}}"),),
-        "bargauge", 8),
+        "bargauge", 8, 6),
     Panel("How holders are known", "Energy booked in the range by evidence; none: nobody claimed "
         "the device.", Basis.COUNTED, "kwatth",
         (Query(f"sort_desc({kwh(by('evidence', _rise('evidence_energy_joules')))} > 0)",
             "{{evidence}}"),),
-        "bargauge", 8),
+        "bargauge", 8, 6),
     Panel("Nobody's, by reason", "Energy that belongs to no workload.", Basis.METERED, "kwatth",
         (Query(f"sort_desc({kwh(by('reason', _rise('remainder_energy_joules')))})", "{{reason}}"),),
-        "bargauge", 8),
+        "bargauge", 8, 6),
 )  # fmt: skip
 
 TROUBLE = (
     Panel("Books of each node", "What meters have read and the books do not show, in joules: "
         "a few, from flooring.", Basis.METERED, "joule",
-        (Query(f"sum by (node) ({_GONE})", "{{node}}", "1m"),)),
+        (Query(_GONE, _NODE, "1m"),), below_zero=True),
     Panel("Gaps", "Seconds of the hour before in which meters were not read, by reason, all meters "
         "of a node together.", Basis.COUNTED, "s",
-        (Query(by("node, reason", f"increase(joulebook_gap_seconds_total{_IN}[1h])"),
-            "{{node}} {{reason}}", "1m"),)),
+        (Query(by("cluster, node, reason", f"increase(joulebook_gap_seconds_total{_IN}[1h])"),
+            "{{node}} {{reason}} {{cluster}}", "1m"),)),
     Panel("Duration of a tick", "How long the last look of each daemon took.", Basis.COUNTED, "s",
-        (Query(f"max by (node) (max_over_time(joulebook_tick_duration_seconds{_IN}[$__interval]))",
-            "{{node}}", "1m"),)),
+        (Query("max by (cluster, node) (max_over_time("
+            f"joulebook_tick_duration_seconds{_IN}[$__interval]))", _NODE, "1m"),)),
     Panel("Memory of the daemons", "Resident memory.", Basis.READ, "bytes",
-        (Query(f"max by (node) (process_resident_memory_bytes{_IN})", "{{node}}", "1m"),)),
+        (Query(f"max by (cluster, node) (process_resident_memory_bytes{_IN})", _NODE, "1m"),)),
 )  # fmt: skip
 
+_UP = f"joulebook_sensor_up{_IN}"
 SENSORS = Panel(
     "Sensors",
-    "1: the last look gave readings.",
+    "Whether the last look gave readings, and how many failed in the range.",
     Basis.COUNTED,
     "none",
     kind="table",
     width=12,
     columns=(
+        Column("cluster", width=110),
         Column("node", link=links.NODE),
         Column("sensor"),
-        Column("Up", Query(f"min by (node, sensor) (joulebook_sensor_up{_IN})"), "none"),
+        Column("Up", Query(f"min by (cluster, node, sensor) ({_UP})"), "bool_yes_no"),
         Column(
             "Errors",
-            Query(by("node, sensor", _rise("sensor_errors"))),
+            Query(
+                f"{by('cluster, node, sensor', _rise('sensor_errors'))}\n"
+                f"or\nmin by (cluster, node, sensor) ({_UP} * 0)"
+            ),
             "none",
             0,
         ),
@@ -110,12 +116,13 @@ FEEDS = Panel(
     "s",
     (
         Query(
-            "max by (quantity, source) (joulebook_feed_age_seconds" + _IN + ")",
-            "{{quantity}}: {{source}}",
+            "max by (cluster, quantity, source) (joulebook_feed_age_seconds" + _IN + ")",
+            "{{quantity}}: {{source}} {{cluster}}",
         ),
     ),
     "bargauge",
     12,
+    5,
     empty="no feeds",
 )
 UNPRICED = Panel(
@@ -126,6 +133,7 @@ UNPRICED = Panel(
     (Query(kwh(by("kind", _rise("unpriced_energy_joules"))), "{{kind}}"),),
     "bargauge",
     12,
+    5,
     empty="no rates set",
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import OWNERS, kwh, recorded
-from dashboards.generator.panel import BARS, Basis, Panel, Query
+from dashboards.generator.panel import STACKED, Basis, Panel, Query
 from dashboards.generator.promql import by, selector, whole
 from dashboards.generator.recording import COMPUTE
 
@@ -18,8 +18,15 @@ _PEAK = (
     "Busy time of held GPUs times the peak of their model in half precision (datasheet, dense): "
     "what they could have done at most. By account; users and experiments are not told apart."
 )
-_MONTHS = "Each bar stands for the 30 days before it; from the recording rules."
-_WHOLE_WEEK = "count(last_over_time(meter:joulebook_energy_joules:increase1h[3h] offset 7d))"
+_MONTHS = "Each point stands for the 30 days before it; from the recording rules."
+
+
+def _since(days: int) -> str:
+    """Fits all that is asked of an instant before which rules go back so many days."""
+    rule = f"last_over_time(meter:joulebook_energy_joules:increase1h[3h] offset {days}d)"
+    return f"and on () count({rule})"
+
+
 _FIT = (
     "From the slope of the logarithm of sums of whole weeks, over the 90 days before the end of "
     "the range, whatever range is shown."
@@ -36,15 +43,16 @@ def _months(title: str, about: str, basis: Basis, unit: str, expression: str) ->
         f"{about} {_MONTHS}",
         basis,
         unit,
-        (Query(expression, "{{account}}", "30d"),),
+        (Query(f"({expression}) {_since(30)}", "{{account}}", "1d"),),
         width=8,
-        custom=BARS,
-        decimals=1,
+        points=120,
+        custom=STACKED,
+        empty="not yet 30 days of rules",
     )
 
 
 def _doubling(title: str, about: str, basis: Basis, weekly: str) -> Panel:
-    slope = f"deriv(ln({weekly} > 0 and on () {_WHOLE_WEEK})[90d:7d])"
+    slope = f"deriv(ln({weekly} > 0 {_since(7)})[90d:7d])"
     return Panel(
         title,
         f"{about} {_FIT}",
@@ -61,10 +69,10 @@ def _doubling(title: str, about: str, basis: Basis, weekly: str) -> Panel:
 
 BY_MONTH = (
     _months("GPU-hours by month", "Hours for which experiments held GPUs.", Basis.HELD,
-        "locale", f"({recorded('gpu_seconds', 'account')}) / 3600"),
+        "locale", f"({recorded('gpu_seconds', 'account', '30d')}) / 3600"),
     _months("Energy by month", "Energy of experiments.", Basis.METERED, "kwatth",
-        kwh(recorded("energy_joules", "account"))),
-    _months("PFLOP/s-days by month", _PEAK, Basis.MODELLED, "locale", _flop("$__interval")),
+        kwh(recorded("energy_joules", "account", "30d"))),
+    _months("PFLOP/s-days by month", _PEAK, Basis.MODELLED, "locale", _flop("30d")),
 )  # fmt: skip
 
 GROWTH = (
@@ -82,7 +90,7 @@ CURVE = (
         f"The lab's own curve, on a logarithmic scale. {_PEAK}",
         Basis.MODELLED,
         "locale",
-        (Query(_flop("7d", ""), "PFLOP/s-days of the 7 days before", "1d"),),
+        (Query(f"{_flop('7d', '')} {_since(7)}", "PFLOP/s-days of the 7 days before", "1d"),),
         width=16,
         height=9,
         decimals=2,

@@ -10,6 +10,7 @@ from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
 from dashboards.generator.promql import EXPIRED, by, ratio, selector
 
 RUN = "cluster, scheduler, workload, user"
+_BAR = "cluster, workload"
 EXACT = "The counter at the end of the range less that at its beginning."
 
 
@@ -21,7 +22,7 @@ TOTALS = (
     _stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
         Query(kwh(used("energy_joules")))),
     _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {LONG}",
-        Basis.RATED, "locale", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
+        Basis.RATED, "none", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="no price"),
     _stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "massg",
         Query(used("co2e_grams")), empty="no intensity"),
@@ -38,15 +39,21 @@ TOTALS = (
 )  # fmt: skip
 
 _NODE_ENERGY = selector("joulebook_experiment_energy_joules_total", WHO, EXPIRED)
+_BY_NODE = f"increase({_NODE_ENERGY}[$__range])"
 _LIVE = f"avg_over_time(joulebook_workload_power_watts{{{WHO}}}[$__interval])"
 
 OVER_TIME = (
     Panel(
         "Power by experiment and component",
-        f"Mean power of what it held. {LONG}",
+        f"Mean power of what it held: the 20 largest at an instant. {LONG}",
         Basis.METERED,
         "watt",
-        power("experiment, component", "{{experiment}} {{component}}"),
+        tuple(
+            Query(f"topk(20, {query.expression})", query.legend, query.step)
+            for query in power(
+                "cluster, experiment, component", "{{experiment}} {{component}} {{cluster}}"
+            )
+        ),
         custom=STACKED,
     ),
     Panel(
@@ -55,18 +62,18 @@ OVER_TIME = (
         "at an instant.",
         Basis.READ,
         "watt",
-        (Query(f"topk(20, {by('workload', _LIVE)})", "{{workload}}", "1m"),),
+        (Query(f"topk(20, {by(_BAR, _LIVE)})", "{{workload}} {{cluster}}", "1m"),),
         custom=STACKED,
     ),
     Panel(
         "Energy by node",
-        "What it used on each node.",
+        "What it used on each node: the 20 largest.",
         Basis.METERED,
         "kwatth",
         (
             Query(
-                f"sort_desc({kwh(by('node', f'increase({_NODE_ENERGY}[$__range])'))} > 0)",
-                "{{node}}",
+                f"sort_desc(topk(20, {kwh(by('cluster, node', _BY_NODE))} > 0))",
+                "{{node}} {{cluster}}",
             ),
         ),
         "bargauge",
@@ -76,11 +83,12 @@ OVER_TIME = (
         "Cost by kind",
         f"Electricity (what negative prices earned taken off) and hardware. {LONG}",
         Basis.RATED,
-        "locale",
+        "none",
         (Query(used("cost", "kind, currency"), "{{kind}} ({{currency}})"),),
         "bargauge",
         8,
         decimals=2,
+        below_zero=True,
         empty="no price",
     ),
     Panel(
@@ -90,15 +98,15 @@ OVER_TIME = (
         "percentunit",
         (
             Query(
-                f"sort_desc(topk(20, {by('workload', run('energy_joules', RUN))}"
+                f"sort_desc(topk(20, {by(_BAR, run('energy_joules', RUN))}"
                 f" / scalar(avg({run('energy_joules', RUN)}))))",
-                "{{workload}}",
+                "{{workload}} {{cluster}}",
             ),
         ),
         "bargauge",
         8,
         decimals=0,
-        link=links.RUN_OF_BAR,
+        link=links.WORKLOAD_OF_BAR,
     ),
 )
 
@@ -115,11 +123,11 @@ RUNS = Panel(
         Column("cluster", width=110),
         Column("workload", link=links.WORKLOAD),
         Column("user"),
-        Column("Cost", Query(run("cost", f"{RUN}, currency")), "locale", 2),
+        Column("Cost", Query(run("cost", f"{RUN}, currency")), "none", 2),
         Column("currency", width=80),
         Column("Energy", Query(kwh(run("energy_joules", RUN))), "kwatth", 2),
         Column("CO2e", Query(run("co2e_grams", RUN)), "massg", 1),
-        Column("GPU-hours", Query(f"({run('gpu_seconds', RUN)}) / 3600"), "locale", 2),
+        Column("GPU-hours", Query(f"({run('gpu_seconds', RUN)}) / 3600"), "none", 2),
         Column(
             "Idle",
             Query(

@@ -1,8 +1,9 @@
 """The figures that several dashboards show, each asked in one way only.
 
-Ranges up to 25 hours read the counters, longer ones the rules of an hour (or the counters still,
-where there are no rules yet). Which it is, two hidden variables say: the matcher of the half that
-is not wanted fits no series, so that it costs nothing.
+Ranges up to 25 hours read the counters, longer ones the rules of an hour; or the counters still,
+where rules do not go back in the range as far as counters do (one look every six hours tells).
+Which it is, two hidden variables say: the matcher of the half that is not wanted fits no series, so
+that it costs nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ WHERE = 'cluster=~"$cluster",node=~"$node"'
 
 _RAW, _RULES = 'node=~"(.+){$raw}"', '{label}=~"(.+){{$rules}}"'
 _SHORT_S = 90_000
-_RECORDED = "last_over_time(meter:joulebook_energy_joules:increase1h[3h])"
+_RULE = "meter:joulebook_energy_joules:increase1h"
+_RECORDED = f"count_over_time((group(last_over_time({_RULE}[3h])))[$__range:6h])"
+_COUNTED = "count_over_time((group(joulebook_build_info))[$__range:6h])"
 
 
 def _choice() -> tuple[Variable, ...]:
-    recorded = f"((count({_RECORDED}) > bool 0) or vector(0))"
+    recorded = f"(({_RECORDED} >= bool ({_COUNTED} or vector(0))) or vector(0))"
     rules = f"(vector($__range_s) > bool {_SHORT_S}) * {recorded}"
     return (
         hidden("raw", f'count_values("use", 1 - {rules})'),

@@ -20,6 +20,7 @@ from dashboards.generator.panel import BARS, STACKED, Basis, Column, Panel, Quer
 from dashboards.generator.promql import ratio
 from dashboards.generator.recording import SPENT
 
+_EXPERIMENT = "cluster, account, experiment"
 _EACH = "cluster, account, user, experiment"
 LONG = "Beyond 25 hours: whole hours of the recording rules, the last of them up to an hour ago."
 
@@ -123,8 +124,9 @@ TREND = (
 
 TABLE = Panel(
     "What each experiment cost",
-    "Every experiment that used energy in the range; a click on its name shows its runs. An "
-    f"experiment is told apart by cluster and account. {LONG}",
+    "Each user's part of every experiment that used energy in the range; a click on its name shows "
+    "its runs. An experiment is told apart by cluster and account; idle: the share of its GPU "
+    f"energy. {LONG}",
     Basis.RATED,
     "none",
     kind="table",
@@ -135,15 +137,18 @@ TABLE = Panel(
         Column("account", width=120),
         Column("user", width=130),
         Column("experiment", link=links.EXPERIMENT),
-        Column("Cost", Query(used("cost", f"{_EACH}, currency")), "locale", 2),
+        Column("Cost", Query(used("cost", f"{_EACH}, currency")), "none", 2),
         Column("currency", width=80),
         Column("Energy", Query(f"{kwh(used('energy_joules', _EACH))} > 0"), "kwatth", 1),
         Column("CO2e", Query(used("co2e_grams", _EACH)), "massg", 1),
-        Column("GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "locale", 1),
+        Column("GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "none", 1),
         Column(
             "Idle",
             Query(
-                ratio(used("idle_energy_joules", _EACH), f"({used('energy_joules', _EACH)}) > 0")
+                ratio(
+                    used("idle_energy_joules", _EACH, OF_GPU),
+                    f"({used('energy_joules', _EACH, OF_GPU)}) > 0",
+                )
             ),
             "percentunit",
             0,
@@ -161,18 +166,14 @@ RANKS = (
         "kwatth",
         (
             Query(
-                f"sort_desc(topk(10, {kwh(used('energy_joules', 'account, experiment'))}))",
-                "{{account}}/{{experiment}}",
+                f"sort_desc(topk(10, {kwh(used('energy_joules', _EXPERIMENT))}))",
+                "{{account}}/{{experiment}} {{cluster}}",
             ),
         ),
         "bargauge",
         8,
         9,
-        link={
-            "title": "This experiment",
-            "url": "/d/joulebook-experiment?${datasource:queryparam}&${__url_time_range}"
-            "&var-account=${__field.labels.account}&var-experiment=${__field.labels.experiment}",
-        },
+        link=links.EXPERIMENT_OF_BAR,
     ),
     Panel(
         "Top users",
@@ -193,9 +194,9 @@ RANKS = (
         "percentunit",
         (
             Query(
-                "sort_desc(max by (account, experiment, unit) "
+                "sort_desc(max by (cluster, account, experiment, unit) "
                 f'(last_over_time({SPENT}{{cluster=~"$cluster",account=~"$account"}}[15m])))',
-                "{{account}} {{experiment}} ({{unit}})",
+                "{{account}} {{experiment}} ({{unit}}) {{cluster}}",
             ),
         ),
         "bargauge",
@@ -219,12 +220,13 @@ DAYS = (
     ),
     Panel(
         "Cost by day",
-        f"{_DAY}",
+        f"{_DAY} Different currencies stand on each other, and do not add up.",
         Basis.RATED,
         "locale",
         (Query(recorded("cost", "account, currency"), "{{account}} ({{currency}})", "1d"),),
         custom=BARS,
         decimals=2,
+        below_zero=True,
         empty="no price",
     ),
 )

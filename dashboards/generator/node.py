@@ -8,7 +8,7 @@ from dashboards.generator.figures import NODES, WHERE, kwh
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
 from dashboards.generator.promql import by
 
-_GPU = "{{node}} GPU {{gpu}}"
+_GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 
 
 def _gauge(title: str, about: str, name: str, unit: str, *, most: float | None = None) -> Panel:
@@ -44,10 +44,10 @@ METERS = (
         (
             Query(
                 by(
-                    "node, component",
+                    "cluster, node, component",
                     f"rate(joulebook_meter_energy_joules_total{{{WHERE}}}[$__rate_interval])",
                 ),
-                "{{node}} {{component}}",
+                "{{node}} {{component}} {{cluster}}",
                 "1m",
             ),
         ),
@@ -84,6 +84,8 @@ HOLDERS = Panel(
             0,
         ),
     ),
+    sort="node",
+    ascending=True,
 )
 
 DEVICES = (
@@ -100,10 +102,10 @@ DEVICES = (
         (
             Query(
                 by(
-                    "node, gpu, reason",
+                    "cluster, node, gpu, reason",
                     f"rate(joulebook_gpu_throttle_seconds_total{{{WHERE}}}[$__rate_interval])",
                 ),
-                f"{_GPU} {{{{reason}}}}",
+                "{{node}} GPU {{gpu}} {{reason}} {{cluster}}",
                 "1m",
             ),
         ),

@@ -54,7 +54,8 @@ class Query:
         if kind == "timeseries":
             query.range().legend_format(self.legend or "__auto")
         else:
-            query.instant().legend_format(self.legend or "__auto")
+            slack = SLACK if kind == "bargauge" else ""
+            query.instant().legend_format(f"{self.legend}{slack}" if self.legend else "__auto")
             query.format(PromQueryFormat.TABLE if kind == "table" else PromQueryFormat.TIME_SERIES)
         return query.interval(self.step) if self.step else query
 
@@ -79,6 +80,7 @@ class Column:
 class Panel:
     """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`.
 
+    `below_zero`: what it shows may be less than nothing, as a cost is while the price is negative.
     `points` is how many a line has at most: a month is read much faster by six hours than by one.
     """
 
@@ -94,11 +96,13 @@ class Panel:
     columns: tuple[Column, ...] = ()
     hidden: tuple[str, ...] = ()
     sort: str = ""
+    ascending: bool = False
     link: Mapping[str, str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     custom: Mapping[str, Any] = field(default_factory=dict)
     thresholds: tuple[tuple[float | None, str], ...] = ()
     at_most: float | None = None
+    below_zero: bool = False
     points: int | None = None
     empty: str = ""
     datasource: str = "prometheus"
@@ -127,7 +131,7 @@ class Panel:
             panel.decimals(self.decimals)
         if self.at_most is not None:
             panel.min(0).max(self.at_most)
-        elif self.kind in ("timeseries", "bargauge"):
+        elif self.kind in ("timeseries", "bargauge") and not self.below_zero:
             panel.min(0)
         if self.points:
             panel.max_data_points(self.points)
@@ -142,7 +146,7 @@ class Panel:
             .mode(models.ThresholdsMode.ABSOLUTE)
             .steps([models.Threshold(value=value, color=colour) for value, colour in steps])
         )
-        queries = [*self.queries, *(c.query for c in self.columns if c.query)]
+        queries: list[Target] = [*self.queries, *(c.query for c in self.columns if c.query)]
         panel.targets([q.build(chr(65 + n), self.kind) for n, q in enumerate(queries)])
         if self.kind == "table":
             self._as_table(panel)
@@ -174,7 +178,7 @@ class Panel:
             panel.options(
                 {
                     **_OPTIONS["table"],
-                    "sortBy": [{"displayName": self.sort, "desc": True}],
+                    "sortBy": [{"displayName": self.sort, "desc": not self.ascending}],
                 }
             )
         for column in self.columns:
@@ -197,8 +201,8 @@ def _properties(column: Column) -> list[models.DynamicConfigValue]:
             "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
             "color": {"mode": "continuous-BlYlRd"},
         }
-    if column.width:
-        given["custom.width"] = column.width
+    if width := column.width or (FIGURE_PX if column.query and not column.share else None):
+        given["custom.width"] = width
     return [models.DynamicConfigValue(id_val=key, value=value) for key, value in given.items()]
 
 
@@ -211,6 +215,13 @@ class _DataLink:
     def build(self) -> dict[str, str]:
         return self._link
 
+
+FIGURE_PX = 110
+"""Width of a column of figures; the names share the rest."""
+
+SLACK = "\N{NO-BREAK SPACE}" * 4
+"""Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
+long as `unallocated` and does not fit where that does. Four blanks behind each are room enough."""
 
 _COLOURS = {
     "stat": "thresholds",

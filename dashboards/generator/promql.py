@@ -9,6 +9,10 @@ EXPIRED = 'experiment!="(expired)"'
 
 J_PER_KWH = 3_600_000
 
+TARGET = "instance, job, pod, namespace, container, endpoint, service"
+"""Labels that a scrape target may add. On Kubernetes they change with every new pod of the daemon,
+while the counter goes on from where it was: without them it is one series before and after."""
+
 
 def selector(metric: str, *matchers: str) -> str:
     """`metric{matchers}`; empty matchers are left out."""
@@ -30,6 +34,17 @@ def by(labels: str | Iterable[str], expression: str) -> str:
     return f"{head} ({expression})"
 
 
+def _outer(of: str, inner: str) -> str:
+    """The highest (`max`) or lowest (`min`) of what several targets showed of one counter."""
+    return f"{of} without ({TARGET}) ({inner})"
+
+
+def last_of(counter: str, window: str, offset: str = "") -> str:
+    """The last value of a counter in a window, whichever target showed it."""
+    at = f" offset {offset}" if offset else ""
+    return _outer("max", f"last_over_time({counter}[{window}]{at})")
+
+
 def increment(counter: str, interval: str, window: str) -> str:
     """By how much a counter rose in `interval`, when scrapes may fail for `window` - `interval`.
 
@@ -38,14 +53,15 @@ def increment(counter: str, interval: str, window: str) -> str:
     not there before counts from its first value in the window (counters are shown at where they
     begin until they have been scraped), and so does one that was reset.
     """
-    last = f"last_over_time({counter}[{window}])"
-    before = f"last_over_time({counter}[{window}] offset {interval})"
+    last = last_of(counter, window)
+    before = last_of(counter, window, interval)
+    first = _outer("min", f"min_over_time({counter}[{window}])")
     return f"""\
 {last}
 - (
   ({before}
     <= {last})
-  or min_over_time({counter}[{window}])
+  or {first}
 )"""
 
 
@@ -75,8 +91,8 @@ def exact(counter: str) -> str:
     """By how much a counter that begins at 0 rose in the range: its last value less that at the
     beginning of the range, if it was there by then. Jobs of a second between two scrapes count.
     """
-    last = f"last_over_time({counter}[$__range])"
-    before = f"last_over_time({counter}[15m] offset $__range)"
+    last = last_of(counter, "$__range")
+    before = last_of(counter, "15m", "$__range")
     return f"{last}\n- (({before} <= {last}) or {last} * 0)"
 
 

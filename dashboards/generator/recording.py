@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dashboards.generator.promql import EXPIRED, by, increment, indented, net, selector
+from dashboards.generator.promql import (
+    EXPIRED,
+    J_PER_KWH,
+    by,
+    increment,
+    indented,
+    last_of,
+    net,
+    selector,
+)
 from dashboards.generator.yamltext import yaml_of
 
 WINDOWS = {"5m": "20m", "1h": "2h"}
@@ -72,10 +81,10 @@ _COMPUTE = f"""\
 )"""
 
 SPENT = "budget:joulebook_spent:ratio"
-_ENERGY = "last_over_time(joulebook_experiment_energy_joules_total[1h]) / 3600000"
+_ENERGY = f"{last_of('joulebook_experiment_energy_joules_total', '1h')} / {J_PER_KWH}"
 _MONEY = net(
-    "last_over_time(joulebook_experiment_cost_total[1h])",
-    "last_over_time(joulebook_experiment_credit_total[1h])",
+    last_of("joulebook_experiment_cost_total", "1h"),
+    last_of("joulebook_experiment_credit_total", "1h"),
 )
 
 

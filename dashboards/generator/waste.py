@@ -20,6 +20,7 @@ from dashboards.generator.promql import ratio
 
 UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
+_NODE = "cluster, node"
 _EXPERIMENT = "cluster, account, user, experiment"
 _IDLE = "Burnt while the GPUs that were held did nothing: no kernel, no process."
 _MONEY = (
@@ -44,20 +45,20 @@ def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: 
 TOTALS = (
     _stat("Idle while held", f"{_IDLE} {LONG}", Basis.METERED, "kwatth",
         Query(kwh(used("idle_energy_joules")))),
-    _stat("What idling cost", f"{_MONEY} {LONG}", Basis.MODELLED, "locale",
+    _stat("What idling cost", f"{_MONEY} {LONG}", Basis.MODELLED, "none",
         Query(_idle_money("currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="no price"),
     _stat("Held by nobody", f"Energy of devices that no workload held. {LONG}", Basis.METERED,
         "kwatth", Query(kwh(unused("energy_joules", "", UNALLOCATED)))),
-    _stat("What nobody's cost", f"Electricity of devices that no workload held. {LONG}",
-        Basis.RATED, "locale", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
+    _stat("What unheld devices cost", f"Electricity of devices that no workload held. {LONG}",
+        Basis.RATED, "none", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
         decimals=2, options={"textMode": "value_and_name"}, empty="no price"),
 )  # fmt: skip
 
 TREND = (
     Panel(
         "Where the power goes",
-        f"Mean power: of held devices that did nothing, and of devices that nobody held. {LONG}",
+        f"Mean power of held devices that did nothing, and of what belongs to nobody. {LONG}",
         Basis.METERED,
         "watt",
         (
@@ -97,7 +98,7 @@ OWNERS_TABLE = Panel(
         Column("cluster", width=110),
         Column("account"),
         Column("user"),
-        Column("Cost of idling", Query(_idle_money(f"{_OWNER}, currency")), "locale", 2),
+        Column("Cost of idling", Query(_idle_money(f"{_OWNER}, currency")), "none", 2),
         Column("currency", width=80),
         Column("Idle", Query(f"{kwh(used('idle_energy_joules', _OWNER))} > 0"), "kwatth", 2),
         Column(
@@ -122,7 +123,7 @@ _BUSY = f"max by ({_GPU}) (avg_over_time(joulebook_gpu_utilization_ratio[1h]))"
 LOW = Panel(
     "Held and hardly used",
     "GPUs that are held at the end of the range and were busy for less than 30 % of the hour "
-    "before it, the least used first.",
+    "before it, by all who hold them; the least used first.",
     Basis.READ,
     "none",
     kind="table",
@@ -148,6 +149,8 @@ LOW = Panel(
             share=True,
         ),
     ),
+    sort="Busy",
+    ascending=True,
 )
 
 WHERE_NOBODY = (
@@ -158,8 +161,8 @@ WHERE_NOBODY = (
         "kwatth",
         (
             Query(
-                f"sort_desc(topk(10, {kwh(unused('energy_joules', 'node', UNALLOCATED))}))",
-                "{{node}}",
+                f"sort_desc(topk(10, {kwh(unused('energy_joules', _NODE, UNALLOCATED))}))",
+                "{{node}} {{cluster}}",
             ),
         ),
         "bargauge",

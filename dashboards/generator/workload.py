@@ -29,7 +29,7 @@ TOTALS = (
     _stat("Energy", f"In the range, idle parts included. {_EXACT}", Basis.METERED, "kwatth",
         Query(f"({_used('energy_joules')}) / {J_PER_KWH}"), empty="no such run"),
     _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {_EXACT}",
-        Basis.RATED, "locale", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
+        Basis.RATED, "none", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="-"),
     _stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "massg",
         Query(_used("co2e_grams")), empty="-"),
@@ -41,13 +41,17 @@ TOTALS = (
             f"({_used('energy_joules', '', OF_GPU)}) > 0")),
         decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")), empty="-"),
     _stat("Nodes", "Nodes on which it was seen in the range.", Basis.COUNTED, "none",
-        Query("count(count by (node) (last_over_time(joulebook_workload_gpu_seconds_total"
+        Query("count(count by (cluster, node) (last_over_time(joulebook_workload_gpu_seconds_total"
             f"{{{THIS}}}[$__range])))"), empty="-"),
 )  # fmt: skip
 
-_HELD = f"max by (cluster, node, gpu, uuid) (joulebook_gpu_held_ratio{{{THIS}}})"
+_HELD = (
+    "max by (cluster, node, gpu, uuid) "
+    f"(last_over_time(joulebook_gpu_held_ratio{{{THIS}}}[$__interval]))"
+)
 _UTIL = (
-    f'joulebook_gpu_utilization_ratio{{cluster=~"$cluster"}} and on (cluster, node, uuid) {_HELD}'
+    'avg_over_time(joulebook_gpu_utilization_ratio{cluster=~"$cluster"}[$__interval])'
+    f" and on (cluster, node, uuid) {_HELD}"
 )
 
 
@@ -64,7 +68,7 @@ COURSE = (
         (
             Query(
                 by(
-                    "node, component",
+                    "cluster, node, component",
                     f"avg_over_time(joulebook_workload_power_watts{{{THIS}}}[$__interval])",
                 ),
                 "{{node}} {{component}}",
@@ -75,7 +79,8 @@ COURSE = (
     ),
     Panel(
         "Utilization of its GPUs",
-        "Share of time a kernel was running on each GPU it holds, whoever's kernel it was.",
+        "Share of time a kernel was running on each GPU it holds, whoever's kernel it was. Mean of "
+        "each step.",
         Basis.READ,
         "percentunit",
         (Query(_UTIL, "{{node}} GPU {{gpu}}", "1m"),),
@@ -93,7 +98,7 @@ COURSE = (
         "Cost so far",
         "Since it began; what negative prices earned is taken off.",
         Basis.RATED,
-        "locale",
+        "none",
         (
             Query(
                 by("kind, currency", net(_sofar("cost"), _sofar("credit"))),
@@ -102,6 +107,7 @@ COURSE = (
         ),
         decimals=2,
         custom=STACKED,
+        below_zero=True,
         empty="no price",
     ),
 )

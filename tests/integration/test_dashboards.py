@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
 from tests.lab.backfill import RULES, backfill
-from tests.lab.grafana import Ask, asks, choice, dashboards, filled
+from tests.lab.grafana import Ask, Chosen, asks, choice, clicked, dashboards, filled, links, panels
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
-from tests.lab.world import CURRENCY, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
+from tests.lab.world import CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,11 +46,13 @@ def server(lab: Mapping[str, Server], request: pytest.FixtureRequest) -> Server:
     return lab[request.param]
 
 
-def variables(uid: str, server: Server, span_s: int, **chosen: str) -> dict[str, str]:
+def variables(uid: str, server: Server, span_s: int, **chosen: Chosen) -> dict[str, Chosen]:
     """The variables as they stand on a dashboard that is just opened."""
     board = BOARDS[uid]
-    values = {v["name"]: ".*" for v in board["templating"]["list"]}
+    values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
     values["workload"] = RUNNING.id
+    if "workload" in {v["name"] for v in board["templating"]["list"]}:
+        values["cluster"] = (RUNNING.cluster,)
     for name in ("raw", "rules"):
         if (expression := choice(board, name)) is not None:
             (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
@@ -65,7 +67,7 @@ def answered(server: Server, ask: Ask) -> list[dict[str, Any]]:
 
 
 def shown(
-    server: Server, uid: str, span_s: int, **chosen: str
+    server: Server, uid: str, span_s: int, **chosen: Chosen
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """What the queries of a dashboard give, by panel and letter."""
     values = variables(uid, server, span_s, **chosen)
@@ -140,10 +142,10 @@ def test_the_table_of_experiments_is_true(server: Server, span_s: int) -> None:
     found = shown(server, "joulebook-lab", span_s)
     for letter, column in zip("ABCD", ("Cost", "Energy", "CO2e", "GPU-hours"), strict=True):
         rows = found["What each experiment cost", letter]
-        assert {row["metric"]["cluster"] for row in rows} == {"lab"}
+        assert {row["metric"]["cluster"] for row in rows} == {"lab", "annex"}
         whose: dict[str, float] = {}
         for row in rows:  # a notebook of two users in two accounts is two experiments
-            name = f"{row['metric']['account']}/{row['metric']['experiment']}"
+            name = "/".join(row["metric"][label] for label in ("cluster", "account", "experiment"))
             whose[name] = whose.get(name, 0.0) + float(row["value"][1])
         true = COLUMNS[column](true_window("joulebook-lab", "", span_s))
         same(whose, true, ERROR[span_s])
@@ -156,9 +158,9 @@ def test_the_table_of_runs_is_true(server: Server, span_s: int) -> None:
     found = shown(server, "joulebook-experiment", span_s)
     for letter, column in zip("ABCD", RUN_COLUMNS, strict=True):
         true = RUN_COLUMNS[column](true_window("joulebook-experiment", "Each run", span_s))
-        same(named(found["Each run", letter], "workload"), true, ERROR[span_s])
-    short = {j.id for j in JOBS if j.owner.experiment == "tokenizer-tests"}
-    energy = named(found["Each run", "B"], "workload")
+        same(named(found["Each run", letter], "cluster", "workload"), true, ERROR[span_s])
+    short = {f"lab/{j.id}" for j in JOBS if j.owner.experiment == "tokenizer-tests"}
+    energy = named(found["Each run", "B"], "cluster", "workload")
     true = RUN_COLUMNS["Energy"](true_window("joulebook-experiment", "Each run", span_s))
     for name in short & energy.keys():
         assert energy[name] == pytest.approx(true.get(name, 0.0), rel=0.001, abs=1e-6)
@@ -170,11 +172,14 @@ def test_one_run_is_true(server: Server, span_s: int) -> None:
     found = shown(server, "joulebook-workload", span_s)
     window = Window(truth(), END_S - span_s, END_S)
     scrape = 2 * SCRAPE_S / (END_S - RUNNING.t0_s)  # it still runs: what is not yet scraped
-    energy = RUN_COLUMNS["Energy"](window)[RUNNING.id]
+    run = f"{RUNNING.cluster}/{RUNNING.id}"
+    energy = RUN_COLUMNS["Energy"](window)[run]
     error = ERROR[span_s] + scrape
     assert named(found["Energy", "A"])[""] == pytest.approx(energy, rel=error)
-    cost = RUN_COLUMNS["Cost"](window)[RUNNING.id]
-    assert named(found["Cost", "A"], "currency")[CURRENCY] == pytest.approx(cost, rel=error)
+    cost = RUN_COLUMNS["Cost"](window)[run]
+    assert named(found["Cost", "A"], "currency")[CURRENCIES[RUNNING.cluster]] == pytest.approx(
+        cost, rel=error
+    )
 
 
 @SERVER
@@ -231,11 +236,69 @@ def test_month_by_month(server: Server) -> None:
 def test_choosing_narrows_it_down(server: Server) -> None:
     window = true_window("joulebook-lab", "", 30 * DAY_S)
     energy = COLUMNS["Energy"](window)
-    found = shown(server, "joulebook-lab", 30 * DAY_S, account="nlp", experiment="llm-.*")
-    wanted = energy["nlp/llm-pretrain"] + energy["nlp/llm-ablations"]
-    assert named(found["Energy", "A"])[""] == pytest.approx(wanted, rel=0.001)
-    nothing = shown(server, "joulebook-lab", 30 * DAY_S, cluster="another")
+    odd, plain = "sim2real (v2.1+dr)", "llm-pretrain"
+    for chosen, wanted in (
+        ((odd,), energy[f"annex/robotics/{odd}"]),
+        ((odd, plain), energy[f"annex/robotics/{odd}"] + energy[f"lab/nlp/{plain}"]),
+        (("sim2real .v2.1+dr.",), None),
+    ):
+        found = shown(server, "joulebook-lab", 30 * DAY_S, experiment=chosen)["Energy", "A"]
+        figures = named(found)
+        assert figures == ({"": pytest.approx(wanted, rel=0.001)} if wanted else {})
+    nothing = shown(server, "joulebook-lab", 30 * DAY_S, cluster=("another",))
     assert nothing["Energy", "A"] == []
+
+
+def link_of(uid: str, title: str, target: str) -> str:
+    """The address that a click on a panel leads to, on another dashboard."""
+    (panel,) = (panel for panel in panels(BOARDS[uid]) if panel["title"] == title)
+    (url,) = (link["url"] for link in links(panel) if link["url"].startswith(f"/d/{target}?"))
+    return url
+
+
+def figure(rows: list[dict[str, Any]]) -> float:
+    return sum(named(rows, *sorted({name for row in rows for name in row["metric"]})).values())
+
+
+@SERVER
+@pytest.mark.parametrize("span_s", [DAY_S, 30 * DAY_S], ids=["24h", "30d"])
+def test_a_click_on_an_experiment_shows_what_its_row_says(server: Server, span_s: int) -> None:
+    """Also of one that is in two clusters, and of one with all sorts of characters in its name; and
+    the pages of all experiments come to what the lab's page says.
+    """
+    lab = shown(server, "joulebook-lab", span_s)
+    url = link_of("joulebook-lab", "What each experiment cost", "joulebook-experiment")
+    of_pages = dict.fromkeys(("Energy", "Cost", "CO2e", "GPU-hours"), 0.0)
+    rows = lab["What each experiment cost", "B"]
+    names = [(row["metric"]["cluster"], row["metric"]["experiment"]) for row in rows]
+    assert {("lab", "vit-sweep"), ("annex", "vit-sweep")} <= set(names)
+    assert span_s == DAY_S or ("annex", "sim2real (v2.1+dr)") in names
+    for row in rows:
+        page = shown(server, "joulebook-experiment", span_s, **clicked(url, row["metric"], {}))
+        (energy,) = named(page["Energy", "A"]).values()
+        assert energy == pytest.approx(float(row["value"][1]), rel=1e-9)
+        for title in of_pages:
+            of_pages[title] += figure(page[title, "A"])
+    for title, total in of_pages.items():
+        assert total == pytest.approx(figure(lab[title, "A"]), rel=1e-6), title
+
+
+@SERVER
+def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
+    """Schedulers number their jobs from 1, each of them."""
+    rows = shown(server, "joulebook-experiment", 30 * DAY_S)["Each run", "B"]
+    url = link_of("joulebook-experiment", "Each run", "joulebook-workload")
+    energy = named(rows, "cluster", "workload")
+    annex = {name.removeprefix("annex/") for name in energy if name.startswith("annex/")}
+    twice = [f"{cluster}/{name}" for name in annex for cluster in CURRENCIES
+        if f"lab/{name}" in energy]  # fmt: skip
+    assert twice
+    for row in rows:
+        if f"{row['metric']['cluster']}/{row['metric']['workload']}" == twice[0]:
+            chosen = clicked(url, row["metric"], {})
+            chosen["workload"] = "".join(chosen["workload"])  # a box to type into
+            page = shown(server, "joulebook-workload", 30 * DAY_S, **chosen)
+            assert named(page["Energy", "A"])[""] == pytest.approx(energy[twice[0]], rel=1e-9)
 
 
 def test_victoria_metrics_takes_the_rules_as_they_are() -> None:
@@ -257,6 +320,25 @@ def test_long_ranges_read_rules_and_short_ones_counters(server: Server) -> None:
     assert variables("joulebook-lab", server, DAY_S)["rules"] == "0"
     assert variables("joulebook-lab", server, 30 * DAY_S)["raw"] == "0"
     assert variables("joulebook-lab", server, 30 * DAY_S)["rules"] == "1"
+
+
+@SERVER
+def test_rules_that_came_late_are_not_read_where_counters_know_more(server: Server) -> None:
+    """A range that begins before the rules do: what they say would be too little."""
+    board = BOARDS["joulebook-lab"]
+    for name, wanted in (("raw", "1"), ("rules", "0")):
+        expression = choice(board, name)
+        assert expression is not None
+        late = expression.replace(
+            "meter:joulebook_energy_joules:increase1h[3h]",
+            f"(meter:joulebook_energy_joules:increase1h and on () (vector(time()) > "
+            f"{END_S - 20 * DAY_S}))[3h:]",
+        )
+        assert late != expression
+        (found,) = server.instant(filled(late, {}, 30 * DAY_S, 60, SCRAPE_S), END_S)
+        assert found["metric"]["use"] == wanted
+        (found,) = server.instant(filled(late, {}, 15 * DAY_S, 60, SCRAPE_S), END_S)
+        assert found["metric"]["use"] != wanted
 
 
 @SERVER

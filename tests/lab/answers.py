@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tests.lab.truth import J_PER_KWH, Key, Truth
-from tests.lab.world import CURRENCY, JOBS, Job
+from tests.lab.world import JOBS, Job, cluster_of
 
 from joulebook.core.peaks import peaks_of
 
@@ -76,21 +76,22 @@ def user(key: Key) -> str:
 
 
 def experiment(key: Key) -> str:
-    """Of a counter of an experiment, with its account."""
-    return f"{key.labels[1]}/{key.labels[2]}"
+    """Of a counter of an experiment, with its cluster and account."""
+    return f"{cluster_of(key.node)}/{key.labels[1]}/{key.labels[2]}"
 
 
 def run(key: Key) -> str:
-    """Of a counter of a workload."""
-    return key.labels[1]
+    """Of a counter of a workload, with its cluster."""
+    return f"{cluster_of(key.node)}/{key.labels[1]}"
 
 
 def _one(_key: Key) -> str:
     return ""
 
 
-def _currency(_key: Key) -> str:
-    return CURRENCY
+def currency(key: Key) -> str:
+    """Of a counter of cost or credit."""
+    return key.labels[-1]
 
 
 def _idle_share(w: Window) -> Answer:
@@ -112,12 +113,12 @@ def _unallocated(key: Key) -> bool:
     return "unallocated" in key.labels
 
 
-def _idle_cost(w: Window, name: Callable[[Key], str]) -> Answer:
+def _idle_cost(w: Window) -> Answer:
     """The idle share of each experiment's energy times what it paid for electricity."""
     energy = w.by("experiment_energy_joules", experiment)
     idle = w.by("experiment_idle_energy_joules", experiment)
-    paid = w.truth.sums("experiment_cost", w.t0_s, w.t1_s, lambda k: _paid(k, name))
-    credit = w.truth.sums("experiment_credit", w.t0_s, w.t1_s, lambda k: _paid(k, name))
+    paid = w.by("experiment_cost", _paid)
+    credit = w.by("experiment_credit", _paid)
     found: dict[str, float] = {}
     for key, value in paid.items():
         whose, _, who = key.partition(" ")
@@ -127,14 +128,22 @@ def _idle_cost(w: Window, name: Callable[[Key], str]) -> Answer:
     return found
 
 
-def _paid(key: Key, name: Callable[[Key], str]) -> str:
+def _paid(key: Key) -> str:
     electric = key.what == "experiment_credit" or key.labels[3] == "electricity"
-    return f"{name(key) or CURRENCY} {experiment(key)}" if electric else ""
+    return f"{currency(key)} {experiment(key)}" if electric else ""
+
+
+def _unallocated_cost(w: Window) -> Answer:
+    cost, credit = (
+        w.by(what, lambda key: currency(key) if _unallocated(key) else "")
+        for what in ("remainder_cost", "remainder_credit")
+    )
+    return {name: cost[name] - credit.get(name, 0.0) for name in cost if name}
 
 
 LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Energy": lambda w: w.kwh("experiment"),
-    "Cost": lambda w: w.net("experiment", _currency),
+    "Cost": lambda w: w.net("experiment", currency),
     "CO2e": lambda w: w.by("experiment_co2e_grams", _one),
     "GPU-hours": lambda w: w.by("experiment_gpu_seconds", _one, 3600),
     "Idle while held": _idle_share,
@@ -155,10 +164,8 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     ("joulebook-node", "Energy"): lambda w: w.kwh("meter"),
     ("joulebook-waste", "Idle while held"): lambda w: w.kwh("experiment_idle"),
     ("joulebook-waste", "Held by nobody"): lambda w: w.kwh("remainder", _unallocated),
-    ("joulebook-waste", "What idling cost"): lambda w: _idle_cost(w, _one),
-    ("joulebook-waste", "What nobody's cost"): lambda w: {
-        CURRENCY: w.sum("remainder_cost", _unallocated) - w.sum("remainder_credit", _unallocated)
-    },
+    ("joulebook-waste", "What idling cost"): _idle_cost,
+    ("joulebook-waste", "What unheld devices cost"): _unallocated_cost,
     ("joulebook-waste", "Nobody's, by reason"): lambda w: w.by(
         "remainder_energy_joules", lambda key: key.labels[-1], J_PER_KWH
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,17 @@ def targets(board: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str
             yield panel, target
 
 
+def links(panel: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Where clicks on a panel lead."""
+    config = panel["fieldConfig"]
+    found = list(config["defaults"].get("links") or [])
+    for override in config["overrides"]:
+        for prop in override["properties"]:
+            if prop["id"] == "links":
+                found += prop["value"]
+    return found
+
+
 def step_for(span_s: int, least: str, points: int = POINTS) -> int:
     """The interval that Grafana would take for a range."""
     wanted = span_s / points
@@ -77,8 +89,54 @@ def step_for(span_s: int, least: str, points: int = POINTS) -> int:
     return max(step, seconds(least) if least else 15, 1)
 
 
+Chosen = str | tuple[str, ...]
+"""The value of a variable: a text that goes in as it is (All is `.*`), or what was chosen of a
+list, of which each goes in with its regular expression characters escaped."""
+
+
+def put_in(chosen: Chosen) -> str:
+    """A variable's value as Grafana's data source for Prometheus writes it into an expression
+    (`interpolateQueryExpr`, `prometheusSpecialRegexEscape`).
+    """
+    if isinstance(chosen, str):
+        return chosen
+    escaped = [
+        re.sub(r"[$^*{}\[\]'+?.()|]", r"\\\\\g<0>", value.replace("\\", r"\\" * 2))
+        for value in chosen
+    ]
+    return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
+
+
+def clicked(url: str, labels: Mapping[str, str], here: Mapping[str, Chosen]) -> dict[str, Chosen]:
+    """The variables that a data link hands over from a row or bar with these labels, `here` being
+    those of the dashboard it is on. A label that is not there becomes nothing; what has no format
+    of its own is encoded as `encodeURI` does (`DataMacro`, `formatRegistry` of @grafana/scenes).
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, how = match[1], match[2]
+        if name.startswith("__data.fields.") or name.startswith("__field.labels."):
+            text = labels.get(name.rpartition(".")[2], "")
+            safe = "" if how == "percentencode" else ";,/?:@&=+$#"
+            return urllib.parse.quote(text, safe=safe)
+        if how == "queryparam":
+            chosen = here.get(name, "")
+            if isinstance(chosen, str):
+                chosen = ("$__all" if chosen == ".*" else chosen,)
+            return "&".join(f"var-{name}={urllib.parse.quote(one, safe='')}" for one in chosen)
+        return ""
+
+    filled_in = re.sub(r"\$\{([\w.]+)(?::(\w+))?\}", value, url)
+    given = urllib.parse.parse_qs(urllib.parse.urlsplit(filled_in).query, keep_blank_values=True)
+    return {
+        name.removeprefix("var-"): ".*" if values == ["$__all"] else tuple(values)
+        for name, values in given.items()
+        if name.startswith("var-")
+    }
+
+
 def filled(
-    expression: str, values: Mapping[str, str], span_s: int, step_s: int, scrape_s: int
+    expression: str, values: Mapping[str, Chosen], span_s: int, step_s: int, scrape_s: int
 ) -> str:
     """The expression with built-in variables and those of the dashboard put in."""
     rate_s = max(step_s + scrape_s, 4 * scrape_s)
@@ -89,13 +147,13 @@ def filled(
         "__interval": f"{step_s}s",
         "__rate_interval": f"{rate_s}s",
     }
-    found: dict[str, str] = {**built_in, **values}
+    found = built_in | {name: put_in(chosen) for name, chosen in values.items()}
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: found[match[1] or match[2]], expression)
 
 
 def asks(
     board: Mapping[str, Any],
-    values: Mapping[str, str],
+    values: Mapping[str, Chosen],
     end_s: int,
     span_s: int,
     scrape_s: int,

@@ -31,11 +31,11 @@ _RUN = max(
 SHOTS: tuple[tuple[str, int, str, dict[str, str]], ...] = (
     ("joulebook-lab", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-experiment", 7 * DAY_S, "Last 7 days",
-        {"account": "nlp", "experiment": "llm-pretrain"}),
-    ("joulebook-workload", 2 * DAY_S, "Last 2 days", {"workload": _RUN.id}),
+        {"cluster": "lab", "account": "nlp", "experiment": "llm-pretrain"}),
+    ("joulebook-workload", 2 * DAY_S, "Last 2 days", {"cluster": "lab", "workload": _RUN.id}),
     ("joulebook-node", 6 * HOUR_S, "Last 6 hours", {}),
     ("joulebook-waste", 30 * DAY_S, "Last 30 days", {}),
-    ("joulebook-compute", 60 * DAY_S, "Last 60 days", {}),
+    ("joulebook-compute", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-books", DAY_S, "Last 24 hours", {}),
 )  # fmt: skip
 """What is drawn: the dashboard, its range, and what is chosen."""

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from tests.lab.truth import Key, Truth
 from tests.lab.world import (
-    CLUSTER,
     CPU_NODES,
-    CURRENCY,
+    CURRENCIES,
     DOWN,
     END_S,
     FULL_S,
@@ -29,6 +28,7 @@ from tests.lab.world import (
     ZONE,
     Gpu,
     Job,
+    cluster_of,
     grams,
     price,
 )
@@ -56,14 +56,17 @@ class Series(NamedTuple):
     @property
     def prefix(self) -> str:
         """Its name and labels as the exposition writes them, and a blank."""
-        block = Renderer(self.node, CLUSTER).block(Family(self.metric, [(self.labels, 0)]))
+        block = Renderer(self.node.partition("/")[2], cluster_of(self.node)).block(
+            Family(self.metric, [(self.labels, 0)])
+        )
         return block.lines.removesuffix("0\n")
 
     @property
     def names(self) -> dict[str, str]:
         """Its name and labels as Prometheus keeps them."""
         own = dict(zip(self.metric.labels, self.labels, strict=True))
-        common = {"__name__": self.metric.name, "cluster": CLUSTER, "node": self.node}
+        cluster, _, node = self.node.partition("/")
+        common = {"__name__": self.metric.name, "cluster": cluster, "node": node}
         return common | {name: value for name, value in own.items() if value}
 
 
@@ -249,7 +252,7 @@ class Lab:
             yield self._flat("budget", (account, experiment, unit), times, amount)
         yield self._flat("pue_ratio", ("machine room",), times, PUE)
         for what, label, rate in (
-            ("electricity_price_per_kwh", CURRENCY, price),
+            ("electricity_price_per_kwh", CURRENCIES[cluster_of(self._node)], price),
             ("carbon_intensity_grams_per_kwh", ZONE, grams),
         ):
             values = [rate(t // HOUR_S * HOUR_S) for t in times]

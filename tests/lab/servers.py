@@ -41,7 +41,9 @@ class Server:
                 if self._process.poll() is not None:
                     break
                 time.sleep(0.2)
-        raise AssertionError(f"{self.name} did not come up: {self._log.name}")
+        self.__exit__()
+        said = Path(self._log.name).read_text()[-2000:]
+        raise AssertionError(f"{self.name} did not come up: {said}")
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()

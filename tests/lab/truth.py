@@ -10,7 +10,7 @@ from tests.lab.curve import Curve
 from tests.lab.world import (
     CPU_NODES,
     CPU_OF_JOB_W,
-    CURRENCY,
+    CURRENCIES,
     DOWN,
     END_S,
     GPUS,
@@ -21,6 +21,7 @@ from tests.lab.world import (
     START_S,
     Gpu,
     Job,
+    cluster_of,
     grams,
     hours,
     price,
@@ -32,7 +33,9 @@ Labels = tuple[str, ...]
 
 
 class Key(NamedTuple):
-    """A counter: its node, its metric without `joulebook_` and `_total`, its labels."""
+    """A counter: its node (`cluster/name`), its metric without `joulebook_` and `_total`, and its
+    labels.
+    """
 
     node: str
     what: str
@@ -85,8 +88,9 @@ class Truth:
     def _hold(self, gpu: Gpu, job: Job, share: float) -> None:
         for whose, who in _whose(job):
             self._add(gpu.node, f"{whose}_gpu_seconds", who, job.t0_s, job.t1_s, share)
-            self._add(gpu.node, f"{whose}_cost", (*who, "hardware", CURRENCY), job.t0_s, job.t1_s,
-                PER_GPU_HOUR[gpu.model] / 3600 * share)  # fmt: skip
+            paid = (*who, "hardware", CURRENCIES[job.cluster])
+            rate = PER_GPU_HOUR[gpu.model] / 3600 * share
+            self._add(gpu.node, f"{whose}_cost", paid, job.t0_s, job.t1_s, rate)
 
     def _cpu(self, node: str) -> None:
         meter = "package-0"
@@ -122,14 +126,15 @@ class Truth:
             self._charge(node, "remainder", (why,), a, b, watts)
 
     def _charge(self, node: str, whose: str, who: Labels, t0: int, t1: int, watts: float) -> None:
+        currency = CURRENCIES[cluster_of(node)]
         for a, b in hours(t0, t1):
             hour = a // 3600 * 3600
             facility = watts * PUE / J_PER_KWH
             money = facility * price(hour)
             if money >= 0:
-                self._add(node, f"{whose}_cost", (*who, "electricity", CURRENCY), a, b, money)
+                self._add(node, f"{whose}_cost", (*who, "electricity", currency), a, b, money)
             else:
-                self._add(node, f"{whose}_credit", (*who, CURRENCY), a, b, -money)
+                self._add(node, f"{whose}_credit", (*who, currency), a, b, -money)
             self._add(node, f"{whose}_co2e_grams", who, a, b, facility * grams(hour))
 
     def total(

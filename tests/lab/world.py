@@ -1,5 +1,5 @@
-"""A lab of four nodes over two months: its cards, who held them when, what they drew, what the
-electricity cost. All of it is made from one seed, and all of it is known exactly.
+"""A lab of four nodes in two clusters over two months: its cards, who held them when, what they
+drew, what the electricity cost. All of it is made from one seed, and all of it is known exactly.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ FULL_S = END_S - 32 * DAY_S
 """From here on everything is scraped; before, the site kept the books alone."""
 SCRAPE_S = 60
 
-CLUSTER, CURRENCY, ZONE = "lab", "EUR", "DE-LU"
+CURRENCIES = {"lab": "EUR", "annex": "CHF"}
+"""The clusters, and what they pay in. The annex has a node, ids of jobs and an experiment that are
+called like some of the lab."""
+ZONE = "DE-LU"
 PUE = 1.25
 H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"
 PER_GPU_HOUR = {H100: 1.9, A100: 0.8}
 
 
 class Gpu(NamedTuple):
-    """A card."""
+    """A card. Its node is written `cluster/name` here."""
 
     node: str
     number: int
@@ -39,30 +42,37 @@ class Gpu(NamedTuple):
 
     @property
     def uuid(self) -> str:
-        return f"GPU-{self.node[-1]}{self.number}f3a1c0-0000-4000-8000-{self.full_w:012d}"
+        return (
+            f"GPU-{self.node[0]}{self.node[-1]}{self.number}3a1c0-0000-4000-8000-{self.full_w:012d}"
+        )
 
 
 GPUS = tuple(
-    Gpu(f"gpu-{n:02}", index, *kind)
-    for n, kind in (
-        (1, (H100, 72, 690, 80)),
-        (2, (H100, 70, 680, 80)),
-        (3, (A100, 55, 400, 40)),
-        (4, (A100, 52, 395, 40)),
+    Gpu(node, index, *kind)
+    for node, kind in (
+        ("lab/gpu-01", (H100, 72, 690, 80)),
+        ("lab/gpu-02", (H100, 70, 680, 80)),
+        ("lab/gpu-03", (A100, 55, 400, 40)),
+        ("annex/gpu-01", (A100, 52, 395, 40)),
     )
     for index in (0, 1)
 )
 NODES = tuple(dict.fromkeys(gpu.node for gpu in GPUS))
-CPU_NODES = {"gpu-01": 110, "gpu-03": 85}
+CPU_NODES = {"lab/gpu-01": 110, "lab/gpu-03": 85}
 """Nodes whose CPU packages are measured, and what those draw without jobs, in watts."""
 CPU_OF_JOB_W = 45
 
 DOWN = {
-    "gpu-02": ((END_S - 12 * DAY_S, END_S - 12 * DAY_S + 780), (END_S - 7300, END_S - 7060)),
-    "gpu-03": ((END_S - 40 * DAY_S, END_S - 40 * DAY_S + 600),),
-    "gpu-04": ((END_S - 5 * HOUR_S, END_S - 5 * HOUR_S + 420),),
+    "lab/gpu-02": ((END_S - 12 * DAY_S, END_S - 12 * DAY_S + 780), (END_S - 7300, END_S - 7060)),
+    "lab/gpu-03": ((END_S - 40 * DAY_S, END_S - 40 * DAY_S + 600),),
+    "annex/gpu-01": ((END_S - 5 * HOUR_S, END_S - 5 * HOUR_S + 420),),
 }
 """When daemons were down (the meters count on)."""
+
+
+def cluster_of(node: str) -> str:
+    """The cluster of a node."""
+    return node.partition("/")[0]
 
 
 class Phase(NamedTuple):
@@ -83,6 +93,10 @@ class Job(NamedTuple):
     gpus: tuple[Gpu, ...]
     share: float
     phases: tuple[Phase, ...]
+
+    @property
+    def cluster(self) -> str:
+        return cluster_of(self.gpus[0].node)
 
     @property
     def t0_s(self) -> int:
@@ -120,7 +134,8 @@ SLOTS: tuple[tuple[tuple[int, ...], float, tuple[Line, ...]], ...] = (
     ((5,), 1, (_line("rosalind", "bio", "cryo-em", 3, 6, 0.7, 0.6),)),
     ((6,), 1, (
         _line("edsger", "robotics", "rl-grasping", 2.5, 5, 0.55, 0.7),
-        _line("barbara", "robotics", "sim2real", 1.5, 4, 0.65, 0.8),
+        _line("barbara", "robotics", "sim2real (v2.1+dr)", 1.5, 4, 0.65, 0.8),
+        _line("grace", "vision", "vit-sweep", 1.2, 3, 0.7, 0.85),
     )),
     ((7,), 0.5, (_line("margaret", "bio", "notebook", 7, 6, 0.4, 0.12),)),
     ((7,), 0.5, (_line("donald", "vision", "notebook", 10, 8, 0.5, 0.08),)),
@@ -142,6 +157,7 @@ def _slot(number: int) -> Iterator[Job]:
     """The jobs of a slot; the pauses between them shrink as the lab grows."""
     random = Random(number)
     cards, share, lines = SLOTS[number]
+    prefix = 7 if number == 4 else number + 4  # the annex has some of the lab's ids
     t_s, count = START_S + number * 700, 0
     while True:
         line = lines[count % len(lines)]
@@ -152,7 +168,7 @@ def _slot(number: int) -> Iterator[Job]:
             return
         gpus = tuple(GPUS[card] for card in cards)
         phases = tuple(_phases(random, line, gpus[0], t_s, end))
-        yield Job(f"{number + 4}{count:04}", "train.sh", line.owner, gpus, share, phases)
+        yield Job(f"{prefix}{count:04}", "train.sh", line.owner, gpus, share, phases)
         t_s, count = end, count + 1
 
 

@@ -11,7 +11,17 @@ import pytest
 import yaml
 from dashboards.generator.panel import Basis
 from dashboards.generator.shelf import BOARDS, files
-from tests.lab.grafana import FILES, ROOT, dashboards, filled, panels, targets
+from tests.lab.grafana import (
+    FILES,
+    ROOT,
+    clicked,
+    dashboards,
+    filled,
+    links,
+    panels,
+    put_in,
+    targets,
+)
 
 from joulebook.exposition.catalogue import CATALOGUE
 
@@ -196,36 +206,51 @@ def test_variables_that_are_used_are_there(board: dict[str, Any]) -> None:
 
 @BOARD
 def test_links_lead_to_dashboards_that_know_what_is_handed_over(board: dict[str, Any]) -> None:
-    links = [link for panel in panels(board) for link in _links(panel)]
-    for link in links:
+    found = [link for panel in panels(board) for link in links(panel)]
+    here = {v["name"] for v in board["templating"]["list"]}
+    for link in found:
         uid, _, query = link["url"].removeprefix("/d/").partition("?")
         known = {v["name"] for v in BY_UID[uid]["templating"]["list"]}
-        assert {*re.findall(r"var-(\w+)=", query)} <= known, link
+        handed_over = {*re.findall(r"var-(\w+)=", query)}
+        kept = {*re.findall(r"\$\{(\w+):queryparam\}", query)}
+        assert handed_over | kept <= known, link
+        assert kept <= here, link
+        assert "cluster" in handed_over | kept, f"{link}: names may be there in two clusters"
         assert "${datasource:queryparam}" in query
         assert "${__url_time_range}" in query
     if board["uid"] in ("joulebook-lab", "joulebook-experiment", "joulebook-node"):
-        assert links
+        assert found
     (menu,) = board["links"]
     assert menu["type"] == "dashboards"
     assert menu["tags"] == ["joulebook"]
     assert menu["keepTime"]
+    assert menu["includeVars"]
 
 
-def _links(panel: dict[str, Any]) -> list[dict[str, str]]:
-    config = panel["fieldConfig"]
-    found = list(config["defaults"].get("links") or [])
-    for override in config["overrides"]:
-        for prop in override["properties"]:
-            if prop["id"] == "links":
-                found += prop["value"]
-    return found
+def test_names_of_all_sorts_survive_a_click() -> None:
+    """Grafana encodes `+` and `&` where it is told to only; labels that are not there: nothing."""
+    odd = {"cluster": "a", "account": "R&D", "experiment": "a.b+c(d)=#1?", "node": "n", "gpu": "0"}
+    for board in BY_UID.values():
+        for panel in panels(board):
+            for link in links(panel):
+                asked = HANDED_OVER.findall(link["url"])
+                chosen = clicked(link["url"], odd, {"cluster": ".*"})
+                for name in asked:
+                    assert chosen[name] == (odd.get(name, ""),), link
+
+
+def test_choices_go_into_expressions_as_text() -> None:
+    assert put_in(".*") == ".*"
+    assert put_in(("a.b+c(d)",)) == r"a\\.b\\+c\\(d\\)"
+    assert put_in(("x", "y|z")) == "(x|y" + chr(92) * 2 + "|z)"
+    assert put_in(("",)) == ""
 
 
 def test_what_a_click_hands_over_is_a_column_or_label_of_the_panel() -> None:
     for board in BY_UID.values():
         for panel in panels(board):
             text = " ".join(target["expr"] for target in panel["targets"])
-            for link in _links(panel):
+            for link in links(panel):
                 for name in HANDED_OVER.findall(link["url"]):
                     assert re.search(rf"by \([^)]*\b{name}\b", text), (panel["title"], name)
 
@@ -235,7 +260,7 @@ def test_the_drill_down_goes_from_the_lab_to_one_run() -> None:
         return {
             link["url"].removeprefix("/d/").partition("?")[0]
             for panel in panels(BY_UID[uid])
-            for link in _links(panel)
+            for link in links(panel)
         }
 
     assert "joulebook-experiment" in reached("joulebook-lab")
