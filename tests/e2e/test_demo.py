@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,13 +27,18 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
     with (tmp_path / "log").open("wb") as log:
         demo = subprocess.Popen(
             [sys.executable, "-m", "joulebook", "run", "--demo=always"],
-            cwd=tmp_path, env=env, stdout=log, stderr=log,
+            cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     try:
+        until("the demo to be served", lambda: get(f"{url}/readyz")[0] == 200)
+        demo.send_signal(signal.SIGHUP)  # "read your configuration again": it says no, and goes on
         until("a job with joules", lambda: "bert-base" in energies(url), 40)
         assert time.monotonic() - began < 60
         first = (tmp_path / "log").read_text().splitlines()[0]
         assert "DEMO: no GPU is read here" in first
+        assert (
+            "SIGHUP: the configuration is read at the start only" in (tmp_path / "log").read_text()
+        )
         status, page = get(url)
         assert status == 200
         assert "bert-base" in page

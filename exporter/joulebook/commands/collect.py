@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 
 from joulebook import log
 from joulebook.archive.balance import Checked, check
@@ -16,6 +13,7 @@ from joulebook.archive.engine import opened
 from joulebook.collect.assembly import make_collector
 from joulebook.collect.pages import CollectorPages
 from joulebook.collect.service import Collector
+from joulebook.commands.stopping import stop_asked
 from joulebook.commands.text import Screen, shown
 from joulebook.config import Config, load
 from joulebook.exposition.server import Server
@@ -51,13 +49,7 @@ def _once(collector: Collector) -> bool:
 
 
 def _serve(config: Config, collector: Collector) -> int:
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = stop_asked()
     web_config = Path(config.server.web_config) if config.server.web_config else None
     server = CollectorServer(config.collect.listen, CollectorPages(collector), web_config)
     server.start()

@@ -6,15 +6,13 @@ import argparse
 import json
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from joulebook import log
+from joulebook.commands.stopping import stop_asked
 from joulebook.commands.text import NOTHING, UNKNOWN, Column, Screen, moment, seconds, shown, table
 from joulebook.config import Config, load
 from joulebook.core.rates import NANO, PPM, UG_PER_G, Point
@@ -50,13 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _serve(config: Config, listen: str) -> int:
     log.setup(config.log.level, config.log.format)
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = stop_asked()
     poller = make_poller(config, os.environ)
     web_config = Path(config.server.web_config) if config.server.web_config else None
     server = RatesServer(listen, RatesPages(poller), web_config)

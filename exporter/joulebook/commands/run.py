@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 
 from msgspec.structs import replace
 
 from joulebook import log, wiring
 from joulebook.commands.demo import DemoJobs, demo_config
+from joulebook.commands.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.daemon.supervisor import Supervisor
 from joulebook.sensors.trace import read_trace
@@ -31,13 +29,7 @@ def main(args: argparse.Namespace) -> int:
     jobs: DemoJobs | None = None
     if args.demo == "always" or (args.demo and not wiring.gpu_is_here()):
         config, jobs = _demo(config)
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = stop_asked()
     with wiring.assemble(config) as node:
         logger.info("serving http://%s/ and /metrics", node.address)
         if jobs:
