@@ -77,8 +77,13 @@ def contents(site: Site) -> Iterator[Finding]:
     """Whether it can be read, and law 1: books and postings agree for every meter."""
     path = site.ledger
     if not path.exists():
-        say = fail if site.daemon else nothing
-        yield say(f"no ledger at {path} yet: the daemon makes it at its first start")
+        if site.daemon:
+            yield fail(
+                f"{path} is gone, and a daemon runs on it: nothing is booked",
+                "Put it back with its -wal file, or restart the daemon to begin a new one.",
+            )
+        else:
+            yield nothing(f"no ledger at {path} yet: the daemon makes it at its first start")
         return
     try:
         with LedgerReader(path) as ledger:

@@ -20,18 +20,15 @@ from joulebook.core.books import ZERO, Books
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.daemon import burst
 from joulebook.sensors.replay import ReplaySensor, find_trace
 from joulebook.sensors.trace import Trace, read_trace
-from joulebook.units import NS_PER_MS, NS_PER_S, ns_from_s
+from joulebook.units import NS_PER_S, ns_from_s
 
 FAILED = 1
 
 BEGIN_NS = 1_767_225_600 * NS_PER_S
 """Where virtual time begins: 2026-01-01 00:00 UTC, on a quarter hour."""
-
-_GLANCE_NS, _BURST_NS = 3 * NS_PER_MS, 400 * NS_PER_MS
-"""After a boundary counters are read as the daemon reads them: often, for a short time."""
-
 
 _TOLD_NS = 60 * NS_PER_S
 
@@ -108,7 +105,7 @@ def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tu
     bursts = {
         edge + step
         for edge in edges
-        for step in range(0, _BURST_NS, _GLANCE_NS)
+        for step in range(0, burst.LENGTH_NS, burst.PAUSE_NS)  # as the daemon reads
         if edge + step < span_ns
     }
     for at_ns in sorted(ticks | bursts):

@@ -7,9 +7,9 @@ not touch keeps its identity (`is`), so the store writes only what changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -268,3 +268,28 @@ class Entry(msgspec.Struct, frozen=True):
     charges: Mapping[ChargeKey, Exact] = {}
     rates: Mapping[RateUsed, Amount] = {}
     """The energy (for hardware: the held time) that was charged at each rate."""
+
+    def plus(self, later: Entry) -> Entry:
+        """Both as one, for a commit that has to catch up; of a workload's facts the later ones."""
+        if self == Entry():
+            return later
+        return Entry(
+            _added(self.postings, later.postings, ZERO),
+            self.gaps + later.gaps,
+            tuple({fact.id: fact for fact in (*self.facts, *later.facts)}.values()),
+            _added(self.charges, later.charges, NOTHING),
+            _added(self.rates, later.rates, ZERO),
+        )
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Sum = TypeVar("_Sum", Amount, Exact)
+
+
+def _added(
+    sums: Mapping[_Key, _Sum], more: Mapping[_Key, _Sum], nothing: _Sum
+) -> Mapping[_Key, _Sum]:
+    added = dict(sums)
+    for key, amount in more.items():
+        added[key] = added.get(key, nothing).plus(amount)
+    return added

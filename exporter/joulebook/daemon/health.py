@@ -31,6 +31,7 @@ class Health:
         now = time.monotonic()
         self._ticked = self._read = self._saved = now
         self._started = False
+        self._hung: set[str] = set()
         self._ledger_problem = ""
         self._sensor_problems: Sequence[str] = ()
 
@@ -41,6 +42,7 @@ class Health:
         if read:
             self._read = self._ticked
             self._started = True
+        self._say_hangs()
 
     def committed(self) -> None:
         """A tick reached the disk."""
@@ -58,19 +60,32 @@ class Health:
     def ready(self) -> tuple[bool, str]:
         """Whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
-        wrong = [
-            f"sensor {worker.sensor.name} hangs in a call since {stuck_s:.0f} s"
-            for worker in self._workers
-            if (stuck_s := worker.stuck_s()) > self._hang_s
-        ]
+        wrong = self._hanging()
         if self._ledger_problem and now - self._saved > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:
             wrong.append(f"no tick for {now - self._ticked:.0f} s")
         elif not self._started or now - self._read > self._lately_s:
-            problems = "; ".join(problem for problem in self._sensor_problems if problem)
-            wrong.append(f"no sensor has been read for {now - self._read:.0f} s: {problems}")
+            problems = [problem for problem in self._sensor_problems if problem]
+            silence = f"no sensor has been read for {now - self._read:.0f} s"
+            wrong.append(f"{silence}: {'; '.join(problems)}" if problems else silence)
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
+
+    def _hanging(self) -> list[str]:
+        return [
+            f"sensor {worker.sensor.name} hangs in a call since {stuck_s:.0f} s"
+            for worker in self._workers
+            if (stuck_s := worker.stuck_s()) > self._hang_s
+        ]
+
+    def _say_hangs(self) -> None:
+        """Log a hang when it begins to count as one, and its end."""
+        hung = {w.sensor.name for w in self._workers if w.stuck_s() > self._hang_s}
+        for name in sorted(hung - self._hung):
+            log.error("sensor %s hangs in a call: its meters have gaps until it answers", name)
+        for name in sorted(self._hung - hung):
+            log.info("sensor %s answers again", name)
+        self._hung = hung
 
     def healthy(self) -> tuple[bool, str]:
         """Whether a restart would not help."""

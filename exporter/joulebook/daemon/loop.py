@@ -16,15 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from joulebook.clock import NodeClock
-from joulebook.core.bills import NOTHING
-from joulebook.core.books import ZERO, Books, Entry
+from joulebook.core.books import Books, Entry
 from joulebook.core.budgets import Allowance
 from joulebook.core.census import Census
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.ledger import Policy, Tick, advance
 from joulebook.core.readings import Failure, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence
-from joulebook.core.workloads import WorkloadFacts
 from joulebook.daemon.health import Health
 from joulebook.daemon.money import Money
 from joulebook.daemon.owners import Owners
@@ -32,15 +29,19 @@ from joulebook.daemon.privacy import Mask
 from joulebook.daemon.release import ReleaseDesk
 from joulebook.daemon.sharing import Sharing, sharing
 from joulebook.daemon.today import Today
+from joulebook.daemon.witnesses import Witnesses
 from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import LedgerUnavailable
 from joulebook.exposition.view import HISTORY_POINTS, View
 from joulebook.store.contract import Store
-from joulebook.tenants.contract import Accounted, TenantSource
+from joulebook.tenants.contract import TenantSource
 from joulebook.tenants.hostuse import HostUse
-from joulebook.units import s_from_ns
+from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
+
+CLOCK_STEP_NS = NS_PER_S
+"""An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
 MAX_CENSUSES = 256
 """So many boundaries in one tick are told apart."""
@@ -96,25 +97,23 @@ class Daemon:
         self._committed = books
         self._backlog = Entry()
         self._workers = workers
-        self._tenants = tenants
+        self._witnesses = Witnesses(tenants, masked)
         self._desk = desk
         self._today = today
         self._health = health
         self._publish = publish
-        self._masked = masked
         self._refused = refused
         self._money = money or Money()
         self._marked = marked
         self._host = host
-        self._accounted = [source for source in tenants if isinstance(source, Accounted)]
         self._censuses: deque[Census] = deque(maxlen=MAX_CENSUSES)
         self._resumed = bool(books.last_ns)
+        self._utc_offset_ns = clock.utc_offset_ns()
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
         self._owners = Owners(tenants if settings.sees_pids else ())
         self._sharing: dict[Meter, Sharing] = {}
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
-        self._rejected: dict[tuple[str, str], int] = {}
         self._processes_due = 0.0
         self._tick_s = 0.0
 
@@ -122,8 +121,7 @@ class Daemon:
         """Tick until `stop` is set, then commit what is known and let go of everything."""
         for worker in self._workers:
             worker.start()
-        for source in self._tenants:
-            source.open(self._boundary)
+        self._witnesses.open(self._boundary)
         due = time.monotonic()
         while not stop.is_set():
             self.tick()
@@ -132,8 +130,13 @@ class Daemon:
             due = max(due, now)  # after a long stall: no burst of ticks to catch up
             stop.wait(due - now)
         self.tick()
-        for source in self._tenants:
-            source.close()
+        if self._books is not self._committed:
+            log.error(
+                "ends with %.1f s that are not in the ledger: at the next start what the counters "
+                "know of that time is booked, mostly to daemon_down",
+                s_from_ns(self._books.last_ns - self._committed.last_ns),
+            )
+        self._witnesses.close()
         for worker in self._workers:
             worker.stop()
 
@@ -144,7 +147,7 @@ class Daemon:
         self._ask(began)
         readings, failures = self._listen()
         self._owners.look()
-        claims, complete, facts = self._tenancy()
+        holdings = self._witnesses.heard(list(self._devices.values()))
         self._take_census()
         now_ns = self._clock.now_ns()
         tick = Tick(
@@ -152,9 +155,9 @@ class Daemon:
             self._clock.utc_offset_ns(),
             tuple(self._identified(reading) for reading in readings),
             tuple(failures),
-            tuple(claims),
-            frozenset(complete),
-            tuple(facts),
+            holdings.claims,
+            holdings.complete,
+            holdings.facts,
             resumed=self._resumed,
             served=self._books is self._committed,
             rates=self._money.rates,
@@ -166,12 +169,24 @@ class Daemon:
         self._books, entry = advance(before, tick, self._policy)
         _say_omissions(before, self._books)
         self._resumed = False
+        self._say_clock_step(tick.utc_offset_ns)
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
-        self._backlog = _joined(self._backlog, entry)
+        self._backlog = self._backlog.plus(entry)
         self._commit(now_ns)
         self._tick_s = time.monotonic() - began
         self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
+
+    def _say_clock_step(self, utc_offset_ns: int) -> None:
+        """Say when the wall clock was set: quarter hours follow it, and nothing else does."""
+        step_ns = utc_offset_ns - self._utc_offset_ns
+        self._utc_offset_ns = utc_offset_ns
+        if abs(step_ns) >= CLOCK_STEP_NS:
+            log.warning(
+                "the wall clock was set by %+.1f s: no energy is lost or made, but it is booked "
+                "to the quarter hours that the clock now says",
+                s_from_ns(step_ns),
+            )
 
     def _boundary(self, _t_ns: int) -> None:
         for worker in self._workers:
@@ -182,8 +197,7 @@ class Daemon:
         """Count who uses the host: at the end of a tick, and at once where a workload changed."""
         if self._host is None:
             return
-        groups = [group for source in self._accounted for group in source.groups()]
-        census = self._host.census(groups)
+        census = self._host.census(self._witnesses.groups())
         if census is not None:
             self._censuses.append(census)
 
@@ -220,24 +234,6 @@ class Daemon:
             self._devices[status.meter] = status
         return readings, failures
 
-    def _tenancy(self) -> tuple[list[Claim], set[Evidence], list[WorkloadFacts]]:
-        claims: list[Claim] = []
-        complete: set[Evidence] = set()
-        facts: list[WorkloadFacts] = []
-        devices = list(self._devices.values())
-        for source in self._tenants:
-            holdings = source.holdings(devices)
-            claims += holdings.claims
-            complete |= holdings.complete
-            facts += [self._anonymous(fact) for fact in holdings.facts]
-            for reason, count in holdings.rejected.items():
-                self._rejected[(source.name, reason)] = count
-        return claims, complete, facts
-
-    def _anonymous(self, fact: WorkloadFacts) -> WorkloadFacts:
-        labels = fact.labels._replace(user=self._masked(fact.labels.user))
-        return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
-
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""
         reading = self._owners.identified(reading, self._devices.get(reading.meter))
@@ -252,15 +248,15 @@ class Daemon:
             return
         self._committed, self._backlog = self._books, Entry()
         self._health.committed()
-        for source in self._tenants:
-            source.settled()
+        self._witnesses.settled()
 
     def _show(self, tick: Tick) -> None:
         now_ns, utc_offset_ns = tick.now_ns, tick.utc_offset_ns
-        refused = {worker.sensor.name: worker.rejected for worker in self._workers}
-        for source, reasons in {**refused, **self._refused()}.items():
-            for reason, count in reasons.items():
-                self._rejected[(source, reason)] = count
+        refused = {
+            **{worker.sensor.name: worker.rejected for worker in self._workers},
+            **self._witnesses.refused(),
+            **self._refused(),
+        }
         self._sharing = sharing(self._books, self._devices, now_ns)
         watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]
         if watts:
@@ -276,7 +272,11 @@ class Daemon:
                 holders={meter: each.holders for meter, each in self._sharing.items()},
                 draws={meter: each.draws for meter, each in self._sharing.items()},
                 sensors=tuple(worker.health() for worker in self._workers),
-                rejected=dict(self._rejected),
+                rejected={
+                    (source, reason): count
+                    for source, reasons in refused.items()
+                    for reason, count in reasons.items()
+                },
                 tick_s=self._tick_s,
                 history=tuple(self._history),
                 today=self._today.energy_uj(),
@@ -300,23 +300,3 @@ def _say_omissions(before: Books, after: Books) -> None:
                 "%s out. If so, set sensors.%s.includes_gpus = false",
                 meter.name, supply.omits, supply.omits, meter.name,
             )  # fmt: skip
-
-
-def _joined(first: Entry, second: Entry) -> Entry:
-    """Two entries as one, for a commit that has to catch up."""
-    if first == _NOTHING:
-        return second
-    postings = dict(first.postings)
-    for key, amount in second.postings.items():
-        postings[key] = postings.get(key, ZERO).plus(amount)
-    facts = {fact.id: fact for fact in (*first.facts, *second.facts)}
-    charges = dict(first.charges)
-    for charged, money in second.charges.items():
-        charges[charged] = charges.get(charged, NOTHING).plus(money)
-    rates = dict(first.rates)
-    for used, amount in second.rates.items():
-        rates[used] = rates.get(used, ZERO).plus(amount)
-    return Entry(postings, first.gaps + second.gaps, tuple(facts.values()), charges, rates)
-
-
-_NOTHING = Entry()

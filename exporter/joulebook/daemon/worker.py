@@ -1,8 +1,7 @@
 """One thread that calls one sensor, and may hang with it.
 
 The tick loop asks for a look and waits for it only so long. A boundary between workloads asks for
-a burst: glances a few milliseconds apart until every counter has stepped twice, so that the step
-which holds the boundary can be split (`core.ticks`).
+a burst (`daemon.burst`). Whatever a sensor raises, its thread lives on and looks again.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from joulebook.clock import Clock
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
+from joulebook.daemon.burst import PAUSE_NS, Burst
 from joulebook.errors import SensorError
 from joulebook.exposition.view import SensorHealth
-from joulebook.sensors.contract import Look, Pace, Paced, Sensor
-from joulebook.units import NS_PER_MS, NS_PER_S
+from joulebook.log import once
+from joulebook.sensors.contract import SUSPENDED, Look, Pace, Paced, Sensor
+from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-BURST_STEP_S = 0.003
-BURST_NS = 400 * NS_PER_MS
-"""A counter that has not stepped twice in this time is not waited for."""
-
-BURST_STEPS = 2
 REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
+
+_ITSELF = "it"
+"""What is not read if a sensor fails as a whole."""
 
 SLOW_PATIENCE_S = 120.0
 """A call of a slow sensor, which has time-outs of its own, hangs only after so long."""
@@ -50,8 +49,7 @@ class SensorWorker:
         self._in_call_since: float | None = None
         self._open = False
         self._reopen_at, self._reopen_s = 0.0, REOPEN_FIRST_S
-        self._burst: dict[Meter, _Steps] | None = None
-        self._burst_until_ns = 0
+        self._burst: Burst | None = None
         self._meters = set(known)
         self._readings: list[Reading] = []
         self._failures: list[Failure] = []
@@ -61,7 +59,8 @@ class SensorWorker:
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._reason, self.problem = "starting", "has not answered yet"
-        self._gave = False  # the last look gave a reading
+        self._failing: Mapping[str, str] = {}  # what was last said of whom
+        self._gave = False  # the last look gave a reading, or all devices sleep
         self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
         self._looked_at = float("-inf")
 
@@ -98,8 +97,7 @@ class SensorWorker:
     def burst(self) -> None:
         """A workload began or ended somewhere: watch the counters step."""
         with self._wake:
-            self._burst = {}
-            self._burst_until_ns = self._clock.now_ns() + BURST_NS
+            self._burst = Burst(self._clock.now_ns())
             self._wake.notify()
 
     def release(self, released: bool) -> None:
@@ -141,7 +139,7 @@ class SensorWorker:
     def health(self) -> SensorHealth:
         """How the sensor fares, for the exposition."""
         answered = self._answered.is_set() or self._slow
-        up = self._open and answered and (self._gave or bool(self._statuses) or not self._meters)
+        up = self._open and answered and (self._gave or not self._meters)
         return SensorHealth(
             self.sensor.name, self._kind, up, dict(self._errors), self._last_success_s
         )
@@ -163,7 +161,7 @@ class SensorWorker:
                 self._glance()
                 with self._wake:
                     if self._asked is None and not self._stopping:
-                        self._wake.wait(BURST_STEP_S)
+                        self._wake.wait(PAUSE_NS / NS_PER_S)
         self._close()
 
     def _wants_glance(self) -> bool:
@@ -181,42 +179,54 @@ class SensorWorker:
 
     def _look(self, *, processes: bool) -> None:
         """One look, or the reason why there is none, for every meter this sensor has had."""
-        look = Look()
-        error: SensorError | None = None
         self._in_call_since = time.monotonic()
-        try:
-            if self._released and not isinstance(self.sensor, Paced):
-                self._close()
-                error = SensorError("the driver was released", reason="released")
-            elif self._open_if_due():
-                look = self.sensor.look(processes=processes)
-        except SensorError as e:
-            error = e
-            self._note(e)
-        finally:
-            self._in_call_since = None
+        look, error = self._called(processes=processes)
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
-        self._gave = bool(look.readings)
         if isinstance(self.sensor, Paced):
             self._pace = self.sensor.pace
         if error is not None:
             self._reason = error.reason
-        failures = list(look.failures)
+        silent = "missing" if self._open and error is None else self._reason
+        heard = {r.meter for r in look.readings} | {f.meter for f in look.failures}
+        failures = [
+            *look.failures,
+            *(Failure(meter, now_ns, silent) for meter in sorted(self._meters - heard)),
+        ]
+        asleep = {failure.reason for failure in failures} == {SUSPENDED}
+        self._gave = bool(look.readings) or asleep
+        if self._open and error is None:
+            self._say({f"{f.meter.component} {f.meter.name}": f.reason for f in failures})
+            self.problem = "; ".join(f"{name}: {why}" for name, why in self._failing.items())
+        if look.readings:
+            self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
+            self.problem = ""
         with self._wake:
-            heard = {r.meter for r in look.readings} | {f.meter for f in failures}
-            reason = "missing" if self._open and error is None else self._reason
-            failures += [Failure(m, now_ns, reason) for m in self._meters - heard]
             self._meters |= heard
             self._readings.extend(look.readings)
             self._failures.extend(failures)
             self._statuses = look.statuses
             self.rejected = {**self.rejected, **look.rejected}
             self._errors.update(failure.reason for failure in look.failures)
+            self._in_call_since = None
             self._answered.set()
-        if look.readings:
-            self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
-            self.problem = ""
+
+    def _called(self, *, processes: bool) -> tuple[Look, SensorError | None]:
+        """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
+        try:
+            if self._released and not isinstance(self.sensor, Paced):
+                self._close()
+                return Look(), SensorError("the driver was released", reason="released")
+            if self._open_if_due():
+                return self.sensor.look(processes=processes), None
+        except SensorError as error:
+            self._note(error)
+            return Look(), error
+        except Exception as fault:
+            unforeseen = _fault(fault)
+            self._note(unforeseen, fault)
+            return Look(), unforeseen
+        return Look(), None
 
     def _open_if_due(self) -> bool:
         if self._open:
@@ -228,11 +238,22 @@ class SensorWorker:
         self._reopen_s = REOPEN_FIRST_S
         return True
 
-    def _note(self, error: SensorError) -> None:
+    def _say(self, failing: Mapping[str, str]) -> None:
+        """Log what began to fail, or for another reason, and what is read again."""
+        for name, reason in failing.items():
+            if self._failing.get(name) != reason:
+                level = logging.INFO if reason == SUSPENDED else logging.WARNING
+                log.log(level, "sensor %s: %s is not read: %s", self.sensor.name, name, reason)
+        for name in sorted(self._failing.keys() - failing.keys()):
+            log.info("sensor %s: %s is read again", self.sensor.name, name)
+        self._failing = failing
+
+    def _note(self, error: SensorError, fault: Exception | None = None) -> None:
         """A sensor that failed as a whole is closed and opened again, ever less often."""
-        if str(error) != self.problem:
-            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy)
         self.problem = str(error)
+        if self._failing.get(_ITSELF) != self.problem:
+            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy, exc_info=fault)
+        self._failing = {**self._failing, _ITSELF: self.problem}
         self._errors[error.reason] += 1
         self._close()
         self._reopen_at = time.monotonic() + self._reopen_s
@@ -244,7 +265,7 @@ class SensorWorker:
         self._open = False
         try:
             self.sensor.close()
-        except SensorError as e:
+        except Exception as e:
             log.warning("sensor %s did not close: %s", self.sensor.name, e)
 
     def _glance(self) -> None:
@@ -252,38 +273,27 @@ class SensorWorker:
         burst = self._burst
         if burst is None:
             return
+        readings: Sequence[Reading] = ()
         self._in_call_since = time.monotonic()
         try:
             readings = self.sensor.glance(self._meters)
         except SensorError:
-            readings = ()  # the next look says why
+            pass  # the next look says why
+        except Exception as fault:
+            once(log, self.sensor.name, "%s", _fault(fault), level=logging.ERROR, exc_info=fault)
         finally:
             self._in_call_since = None
-        kept: list[Reading] = []
-        for reading in readings:
-            steps = burst.get(reading.meter)
-            if steps is None:
-                burst[reading.meter] = _Steps(reading)
-                kept.append(reading)
-            elif reading.energy_uj != steps.last.energy_uj:
-                kept += [steps.last, reading] if steps.last is not steps.kept else [reading]
-                steps.last = steps.kept = reading
-                steps.count += 1
-            else:
-                steps.last = reading
-        over = self._clock.now_ns() >= self._burst_until_ns or not readings
+        kept = burst.take(readings)
+        over = not readings or burst.is_over(self._clock.now_ns())
         with self._wake:
             self._readings.extend(kept)
             # A boundary that came meanwhile has begun a new burst: leave that one alone.
-            if self._burst is burst and (
-                over or all(steps.count >= BURST_STEPS for steps in burst.values())
-            ):
+            if over and self._burst is burst:
                 self._burst = None
 
 
-class _Steps:
-    """How often a counter has stepped in this burst, and its last readings."""
-
-    def __init__(self, first: Reading) -> None:
-        self.last = self.kept = first
-        self.count = 0
+def _fault(fault: Exception) -> SensorError:
+    """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
+    return SensorError(
+        f"unexpected {fault!r}", reason="fault", remedy="This is a bug of joulebook: report it."
+    )

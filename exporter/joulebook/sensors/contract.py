@@ -26,6 +26,9 @@ class Look(msgspec.Struct, frozen=True, gc=False):
     """Figures that were not believed, by reason, since the sensor was made."""
 
 
+SUSPENDED = "suspended"
+"""The reason of a `Failure` of a device that sleeps: asking it would wake it up."""
+
 POWER_LOOK_S = 2.5
 """A meter that knows power only is looked at so often, however seldom the daemon ticks."""
 

@@ -16,7 +16,7 @@ from joulebook.clock import Clock
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.sensors.contract import Look
+from joulebook.sensors.contract import SUSPENDED, Look
 from joulebook.sensors.nvml_api import Device, Session
 from joulebook.sensors.nvml_card import Card
 from joulebook.sensors.nvml_errors import GPU_IS_LOST, UNINITIALIZED, error, meaning
@@ -25,7 +25,6 @@ from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-SUSPENDED = "suspended"
 _UNINITIALIZED = meaning(UNINITIALIZED).reason
 _LOST = meaning(GPU_IS_LOST).reason
 _GONE = meaning(28).reason

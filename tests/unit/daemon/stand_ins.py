@@ -33,7 +33,8 @@ class Cards:
         self.tick_s = 0.05
         self.lost: dict[Meter, str] = {}
         self.open_error: SensorError | None = None
-        self.look_error: SensorError | None = None
+        self.look_error: Exception | None = None
+        self.glance_error: Exception | None = None
         self.hang = threading.Event()
         self.hang.set()
         self.opened = self.closed = self.looks = self.glances = 0
@@ -60,11 +61,14 @@ class Cards:
             DeviceStatus(r.meter, i, r.t_ns, values={"power_watts": self.watts})
             for i, r in enumerate(readings)
         )
-        return Look(readings, failures, statuses)
+        silent = tuple(DeviceStatus(f.meter, len(readings), f.t_ns) for f in failures)
+        return Look(readings, failures, statuses + silent)
 
     def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         self.hang.wait()
         self.glances += 1
+        if self.glance_error:
+            raise self.glance_error
         return [self._reading(m) for m in meters if m not in self.lost]
 
     def _reading(self, meter: Meter) -> Reading:
@@ -105,6 +109,7 @@ class Jobs:
         self.claims: list[Claim] = []
         self.facts: list[WorkloadFacts] = []
         self.rejected: dict[str, int] = {}
+        self.fault: Exception | None = None
         self.pids: dict[int, WorkloadId] = {}
         self.times_settled = 0
         self.asked: list[int] = []
@@ -114,12 +119,18 @@ class Jobs:
         self.boundary = boundary
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        self._fail()
         return Holdings(
             tuple(self.claims), frozenset({Evidence.PROLOG}), tuple(self.facts), self.rejected
         )
 
     def settled(self) -> None:
+        self._fail()
         self.times_settled += 1
+
+    def _fail(self) -> None:
+        if self.fault:
+            raise self.fault
 
     def identify(self, pid: int) -> WorkloadId | None:
         self.asked.append(pid)

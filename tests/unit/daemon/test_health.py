@@ -13,7 +13,8 @@ from joulebook.daemon.worker import SensorWorker
 
 
 @pytest.mark.parametrize("lately_s", [0.05, 60.0])
-def test_hang_s_alone_decides(lately_s: float) -> None:
+def test_hang_s_alone_decides(lately_s: float, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     cards = Cards(NodeClock())
     worker = SensorWorker(cards, cards.clock, kind="counter", known=set())
     health = Health([worker], lately_s=lately_s, hang_s=0.3)
@@ -33,6 +34,10 @@ def test_hang_s_alone_decides(lately_s: float) -> None:
         until(lambda: worker.stuck_s() == 0)
         health.ticked(True, [])
         assert health.ready() == (True, "ready")
+        assert [record.getMessage() for record in caplog.records] == [
+            "sensor cards hangs in a call: its meters have gaps until it answers",
+            "sensor cards answers again",
+        ]
     finally:
         cards.hang.set()
         worker.stop()
@@ -44,3 +49,11 @@ def test_what_is_older_than_lately_is_not_ready() -> None:
     assert health.ready()[0]
     time.sleep(0.03)
     assert "no tick for" in health.ready()[1]
+
+
+def test_a_silence_without_a_reason_names_none() -> None:
+    health = Health([], lately_s=60, hang_s=60)
+    health.ticked(False, [""])
+    assert health.ready() == (False, "no sensor has been read for 0 s")
+    health.ticked(False, ["", "driver gone"])
+    assert health.ready() == (False, "no sensor has been read for 0 s: driver gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -226,3 +227,64 @@ def test_a_series_does_not_leave_its_zero_hold_while_nothing_can_be_committed(
     node.shelf.full = False
     after = node.tick().books.workloads[JOB].hold_left_ns
     assert before - after < 100_000_000, "only time in which it was shown counts"
+
+
+def test_a_tenant_source_that_raises_stops_nothing(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.tick()
+    node.hold()
+    node.tick(3)
+    before = node.shelf.books
+    assert [claim.workload for claim in before.claims] == [JOB]
+    node.jobs.fault = UnicodeError("a comment nobody foresaw")
+    view = node.tick(6)
+    assert booked_uj(view) > sum(state.booked_uj for state in before.meters.values())
+    assert [(c.workload, c.t1_ns) for c in view.books.claims] == [(JOB, None)], "on record still"
+    assert view.rejected["jobs", "fault"] == 12, "holdings and settled, six times each"
+    told = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(told) == 2, "a repeated failure is logged once"
+    assert told[0].startswith("jobs failed to answer (holdings): claims on record stand")
+    node.jobs.fault = None
+    node.jobs.rejected = {"fault": 1, "owner": 0}
+    view = node.tick()
+    assert view.rejected == {("jobs", "fault"): 13, ("jobs", "owner"): 0}
+
+
+def test_a_step_of_the_wall_clock_is_said_and_changes_no_energy(
+    node: Node, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.tick(3)
+    steady = node.clock.utc_offset_ns()
+    for hours in (3, -2, 0):
+        monkeypatch.setattr(
+            node.clock, "utc_offset_ns", lambda hours=hours: steady + hours * 3600 * 10**9
+        )
+        node.tick(3)
+    view = node.tick(3)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the wall clock was set by +10800.0 s",
+        "the wall clock was set by -18000.0 s",
+        "the wall clock was set by +7200.0 s",
+    ]
+    assert booked_uj(view) == accounted_uj(view) > 0
+    assert not view.books.gaps_ns
+
+
+def test_an_end_with_a_full_disk_says_what_is_not_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Node(tmp_path, Shelf(), by_hand=False)
+    stop = threading.Event()
+    thread = threading.Thread(target=node.daemon.run, args=(stop,))
+    thread.start()
+    until(lambda: node.shelf.entries)
+    node.shelf.full = True
+    committed = node.shelf.books.last_ns
+    until(lambda: node.views[-1].now_ns > committed + 500_000_000)
+    stop.set()
+    thread.join(5)
+    assert any(
+        re.match(r"ends with \d+\.\d s that are not in the ledger", record.getMessage())
+        for record in caplog.records
+    )

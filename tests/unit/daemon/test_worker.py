@@ -10,8 +10,10 @@ import pytest
 from tests.unit.daemon.stand_ins import METER, OTHER, Cards, until
 
 from joulebook.clock import NodeClock
-from joulebook.daemon.worker import BURST_NS, SensorWorker
+from joulebook.daemon.burst import LENGTH_NS
+from joulebook.daemon.worker import SensorWorker
 from joulebook.errors import SensorDenied, SensorLost
+from joulebook.sensors.contract import SUSPENDED
 
 
 @pytest.fixture
@@ -160,8 +162,72 @@ def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorWorker, cards: 
     cards.watts = 0
     look(worker)
     worker.burst()
-    time.sleep(BURST_NS / 1e9 + 0.2)
+    time.sleep(LENGTH_NS / 1e9 + 0.2)
     glances = cards.glances
     time.sleep(0.1)
     assert glances
     assert cards.glances == glances
+
+
+def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
+    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    look(worker)
+    worker.collect()
+    cards.look_error = ZeroDivisionError("a driver said 0")
+    for _ in range(3):
+        assert look(worker)
+    assert {f.reason for f in worker.collect().failures} == {"fault"}
+    assert worker.health().errors == {"fault": 1}
+    assert "ZeroDivisionError" in worker.problem
+    told = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert len(told) == 1, "a repeated failure is logged once"
+    assert "report it" in told[0].getMessage()
+    assert told[0].exc_info, "with where it was raised"
+    cards.look_error = None
+    until(lambda: look(worker) and worker.collect().readings)
+    assert "sensor cards: it is read again" in caplog.text
+
+
+def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorWorker, cards: Cards) -> None:
+    look(worker)
+    cards.glance_error = ZeroDivisionError("a driver said 0")
+    worker.burst()
+    until(lambda: cards.glances)
+    assert look(worker)
+    assert worker.collect().readings
+
+
+def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
+    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cards.meters.append(OTHER)
+    look(worker)
+    cards.lost[OTHER] = "gpu_is_lost"
+    look(worker)
+    assert worker.health().up, "the other one is read"
+    assert worker.problem == ""
+    cards.lost[METER] = "driver_not_loaded"
+    for _ in range(3):
+        look(worker)
+    assert not worker.health().up
+    assert worker.problem == "gpu GPU-b: gpu_is_lost; gpu GPU-a: driver_not_loaded"
+    cards.lost.clear()
+    look(worker)
+    assert worker.health().up
+    assert worker.problem == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        "sensor cards: gpu GPU-b is not read: gpu_is_lost",
+        "sensor cards: gpu GPU-a is not read: driver_not_loaded",
+        "sensor cards: gpu GPU-a is read again",
+        "sensor cards: gpu GPU-b is read again",
+    ]
+
+
+def test_a_sensor_whose_devices_sleep_is_up(worker: SensorWorker, cards: Cards) -> None:
+    look(worker)
+    cards.lost[METER] = SUSPENDED
+    look(worker)
+    assert worker.health().up
