@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.slurm_cluster import SlurmCluster
 
+from joulebook.core.account import Workload
 from joulebook.core.effort import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.report import states
@@ -17,14 +18,20 @@ def job(name: str) -> WorkloadId:
     return WorkloadId("slurm", name)
 
 
+def asked(*names: WorkloadId) -> list[Workload]:
+    return [Workload(name) for name in names]
+
+
 def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
-    with SlurmCluster(short_tmp_path, nodes=1, gpus_per_node=1, accounting=True) as cluster:
+    with SlurmCluster(short_tmp_path, nodes=2, gpus_per_node=1, accounting=True) as cluster:
         good = cluster.sbatch(script="exit 0")
         bad = cluster.sbatch(script="exit 3")
         stopped = cluster.sbatch(script="sleep 600")
         cluster.wait_state(stopped, "RUNNING")
         cluster.run("scancel", stopped)
         array = cluster.sbatch("--array=1-2", script="exit $((SLURM_ARRAY_TASK_ID - 1))")
+        # Gives a node back while it runs: two rows of accounting, one run.
+        smaller = cluster.sbatch("--nodes=2", script="scontrol update jobid=$SLURM_JOB_ID numnodes=1")
         # Is put back, and then succeeds: two runs of one job.
         again = cluster.sbatch(
             "--requeue", script='[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 600'
@@ -32,20 +39,21 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
         cluster.wait_state(again, "RUNNING")
         cluster.run("scontrol", "requeue", again)
         cluster.start_anew(again)
-        cluster.wait_done(good, bad, stopped, array, again, timeout_s=100)
+        cluster.wait_done(good, bad, stopped, array, smaller, again, timeout_s=100)
         wanted = {
             job(good): State.COMPLETED,
             job(bad): State.FAILED,
             job(stopped): State.CANCELLED,
             job(f"{array}_1"): State.COMPLETED,
             job(f"{array}_2"): State.FAILED,
+            job(smaller): State.COMPLETED,
             job(again): State.FAILED,
             job(f"{again}.r1"): State.COMPLETED,
         }
-        asked = [*wanted, job("999999"), WorkloadId("kubernetes", "pod.0a1b2c3d")]
+        every = asked(*wanted, job("999999"), WorkloadId("kubernetes", "pod.0a1b2c3d"))
         deadline = time.monotonic() + 60
         while True:  # slurmdbd hears of an end a moment later
-            found, said = states.ask(asked, "auto", cluster.env)
+            found, said = states.ask(every, "auto", cluster.env)
             if found == wanted or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
@@ -68,13 +76,13 @@ def test_a_sacct_that_is_of_no_help(
     program = tmp_path / "sacct"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    found, why = states.ask([job("1")], str(program))
+    found, why = states.ask(asked(job("1")), str(program))
     assert found == {}
     assert why.startswith("how runs ended: not known from sacct")
     assert said in why
 
 
 def test_no_sacct_and_none_wanted(tmp_path: Path) -> None:
-    assert states.ask([job("1")], "auto", {"PATH": str(tmp_path)})[1].endswith("no sacct here")
-    assert states.ask([job("1")], "", {})[0] == {}
-    assert states.ask([WorkloadId("process", "user-1000.slice")], "auto") == ({}, "")
+    assert states.ask(asked(job("1")), "auto", {"PATH": str(tmp_path)})[1].endswith("no sacct here")
+    assert states.ask(asked(job("1")), "", {})[0] == {}
+    assert states.ask(asked(WorkloadId("process", "user-1000.slice")), "auto") == ({}, "")

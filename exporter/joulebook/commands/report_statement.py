@@ -44,7 +44,7 @@ def make(args: argparse.Namespace, config: Config) -> Statement:
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
         anew = statement.Anew(str(args.rates), *recharged)
-    known, said = states.ask(account.workloads, config.report.sacct)
+    known, said = states.ask(account.workloads.values(), config.report.sacct)
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
     told = statement.Told(time.time(), known, said, config.report, zone)
     return statement.make(account, about, _choice(args, about), told, anew)
