@@ -31,7 +31,9 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
         cluster.run("scancel", stopped)
         array = cluster.sbatch("--array=1-2", script="exit $((SLURM_ARRAY_TASK_ID - 1))")
         # Gives a node back while it runs: two rows of accounting, one run.
-        smaller = cluster.sbatch("--nodes=2", script="scontrol update jobid=$SLURM_JOB_ID numnodes=1")
+        smaller = cluster.sbatch(
+            "--nodes=2", script="scontrol update jobid=$SLURM_JOB_ID numnodes=1"
+        )
         # Is put back, and then succeeds: two runs of one job.
         again = cluster.sbatch(
             "--requeue", script='[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 600'

@@ -150,7 +150,7 @@ def _account(
                 " JOIN ledgers ON ledgers.id = ledger WHERE model <> ''"
             )
         },
-        known_until_s=max((told_s for _, told_s in nodes), default=0),
+        known_until_s=dict(nodes),
         unknown={} if nodes else {Matter.COVERAGE: "nothing was collected yet"},
         warnings=(
             *_corrections(database, known, there, span, wanted),

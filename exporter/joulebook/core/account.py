@@ -153,8 +153,8 @@ class Matter(StrEnum):
 class Account(msgspec.Struct, frozen=True):
     """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
 
-    `source` names it as people are shown it ("ledger of n1"). `known_until_s` is up to when it
-    knows anything at all (0: not known), which is where a run that goes on ends for now.
+    `source` names it as people are shown it ("ledger of n1"). `known_until_s` is up to when each
+    node has booked what it read, which is where a run that goes on ends for now.
     `unknown` says what it cannot know, and why. `error_ratio` bounds the relative error that
     getting the figures through it adds to them (0: they are what was booked). `warnings` are what
     it had to say itself, a partial answer for example.
@@ -169,7 +169,7 @@ class Account(msgspec.Struct, frozen=True):
     rates: tuple[RateRow, ...] = ()
     gaps: tuple[Lost, ...] = ()
     models: Mapping[tuple[str, Meter], str] = {}
-    known_until_s: int = 0
+    known_until_s: Mapping[str, int] = {}
     unknown: Mapping[Matter, str] = {}
     error_ratio: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ def joined(accounts: Iterable[Account]) -> Account:
         tuple(row for part in parts for row in part.rates),
         tuple(row for part in parts for row in part.gaps),
         {key: model for part in parts for key, model in part.models.items()},
-        min(part.known_until_s for part in parts),
+        {node: until_s for part in parts for node, until_s in part.known_until_s.items()},
         {matter: why for part in parts for matter, why in part.unknown.items()},
         max(part.error_ratio for part in parts),
         tuple(text for part in parts for text in part.warnings),

@@ -117,8 +117,8 @@ class ChargedRow(Struct, frozen=True, gc=False, array_like=True):
 class Page(Struct, frozen=True):
     """One answer. `next` is where to go on; it is `last`, the newest `seq`, when all is told.
 
-    `booked_to_s` is the UTC second up to which the node has committed. What meters and `charged`
-    say in all is of the same instant as `last`.
+    `booked_to_s` is the UTC second up to which the node has booked what it read. What
+    meters and `charged` say in all is of the same instant as `last`.
     """
 
     v: int

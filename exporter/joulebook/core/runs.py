@@ -20,7 +20,7 @@ from joulebook.core.books import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.rates import PPM
 from joulebook.core.readings import Component, Meter
 from joulebook.core.workloads import WorkloadId
-from joulebook.units import NS_PER_S
+from joulebook.units import NS_PER_S, QUARTER_NS
 
 K = TypeVar("K", Component, str)
 
@@ -261,7 +261,10 @@ def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
         return None
     held: dict[tuple[Subject, str, Meter], Amount] = {}
     shared: set[tuple[Subject, str, Meter]] = set()
+    last: dict[tuple[Subject, str], tuple[int, int]] = {}
     for row in rows:
+        where, booked = (row.subject, row.node), (row.quarter_s, row.amount.held_ns)
+        last[where] = max(last.get(where, booked), booked)
         if row.meter.component is Component.GPU:
             key = (row.subject, row.node, row.meter)
             held[key] = held.get(key, ZERO).plus(row.amount)
@@ -269,7 +272,7 @@ def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
                 shared.add(key)
     wall_ns = 0
     for key, amount in held.items():
-        ends = _ends(account, key[0])
+        ends = _ends(account, key[0], key[1], *last[key[:2]])
         if ends is None:
             return None
         whole_ns = max(ends[1] - ends[0], amount.held_ns)
@@ -282,16 +285,26 @@ def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
     return wall_ns
 
 
-def _ends(account: Account, subject: Subject) -> tuple[int, int] | None:
-    """Start and end of a workload inside the account (UTC ns)."""
+def _ends(
+    account: Account, subject: Subject, node: str, last_s: int, last_held_ns: int
+) -> tuple[int, int] | None:
+    """Start and end of a workload on a node inside the account (UTC ns).
+
+    `last_s` is the last quarter hour in which it was booked to there, `last_held_ns` for how long
+    it held anything in it.
+    """
     workload = None if isinstance(subject, Remainder) else account.workloads.get(subject)
     if workload is None or workload.started_utc_ns is None:
         return None
     end_ns = workload.ended_utc_ns
     if end_ns is None:
-        if not account.known_until_s:
+        known_ns = account.known_until_s.get(node, 0) * NS_PER_S
+        if not known_ns:
             return None
-        end_ns = account.known_until_s * NS_PER_S
+        last_ns = last_s * NS_PER_S
+        # Else nobody saw its end, on a node that died: what was booked last is all there was.
+        goes_on = known_ns < last_ns + QUARTER_NS
+        end_ns = known_ns if goes_on else last_ns + last_held_ns
     return (
         max(workload.started_utc_ns, account.since_s * NS_PER_S),
         min(end_ns, account.until_s * NS_PER_S),

@@ -108,7 +108,7 @@ class PrometheusSource:
             tuple(charges),
             workloads,
             tuple(asked.rates(postings)),
-            known_until_s=at_s,
+            known_until_s={row.node: at_s for row in postings},
             unknown=_UNKNOWN,
             error_ratio=asked.error_ratio(postings),
             warnings=tuple(warnings),

@@ -61,7 +61,6 @@ def read(
         Charged(node, _subject(number, remainder, known), quarter_s, charge, amount)
         for number, remainder, quarter_s, charge, amount in charges.rows(conn, clause, within)
     )
-    kept = state.read_anchor(conn)
     there = {row.subject for row in postings} | {row.subject for row in charged}
     return Account(
         source,
@@ -78,7 +77,7 @@ def read(
             )
         ),
         {(node, meter): model for meter, model in state.read_models(conn).items()},
-        known_until_s=0 if kept is None else (kept.last_ns + kept.utc_offset_ns) // NS_PER_S,
+        known_until_s={node: state.read_booked_to_s(conn)},
         warnings=_replayed(conn, source, {posting.meter for posting in postings}),
     )
 

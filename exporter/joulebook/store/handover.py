@@ -23,7 +23,6 @@ from joulebook.core.handover import (
 )
 from joulebook.core.readings import Component, Meter
 from joulebook.store import state
-from joulebook.units import NS_PER_S
 
 _NUMBERED = ("workloads", "postings", "charges", "rates_used", "gaps")
 
@@ -77,7 +76,7 @@ def page(
     own_id, created_s = conn.execute("SELECT ledger_id, created_s FROM ledger").fetchone()
     if ledger_id not in {"", own_id}:
         since = 0
-    last, anchor = state.read_seq(conn), state.read_anchor(conn)
+    last = state.read_seq(conn)
     upto = min(_upto(conn, since, limit), last)
     span = (since, upto)
     postings = tuple(PostingRow(*row) for row in conn.execute(_POSTINGS, span))
@@ -92,7 +91,7 @@ def page(
         since=since,
         next=upto,
         last=last,
-        booked_to_s=0 if anchor is None else (anchor.last_ns + anchor.utc_offset_ns) // NS_PER_S,
+        booked_to_s=state.read_booked_to_s(conn),
         meters=tuple(_meters(conn)),
         charged=tuple(_charged(conn)),
         workloads=tuple(_workloads(conn, span, named - {0})),

@@ -16,6 +16,7 @@ from joulebook.clock import Anchor
 from joulebook.core.bills import Charge, Exact
 from joulebook.core.books import Books, ChargeState, MeterState, Supply
 from joulebook.core.readings import Meter
+from joulebook.units import NS_PER_S
 
 _WHOLE = b""
 """The key of a field that is stored in one piece."""
@@ -134,6 +135,16 @@ def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
     """The meters alone. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
     return tuple(_meter.decode(value) for (value,) in rows)
+
+
+def read_booked_to_s(conn: sqlite3.Connection) -> int:
+    """The UTC second up to which what was read is booked (0: nothing is). Raises as `read` does.
+
+    That of the meter which is furthest: one that is not read does not hold up the books.
+    """
+    anchor = read_anchor(conn)
+    edges = [each.base.t_ns for each in read_meters(conn)]
+    return 0 if anchor is None or not edges else (max(edges) + anchor.utc_offset_ns) // NS_PER_S
 
 
 def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:

@@ -89,12 +89,46 @@ def test_a_run_that_began_at_no_known_time_has_no_known_coverage() -> None:
     assert run.tally.coverage is None
 
 
-def test_a_running_job_ends_where_the_books_do() -> None:
-    account = one(Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 2), known_until_s=T0_S + 1800)
-    workload = account.workloads[JOBS[0]]
-    running = msgspec.structs.replace(workload, ended_utc_ns=None)
-    (run,) = runs(msgspec.structs.replace(account, workloads={JOBS[0]: running}))
+def going_on(known_until_s: dict[str, int], *booked: tuple[str, int, int]) -> Account:
+    """A run without an end; booked on (node, in which quarter hour, for how many seconds)."""
+    running = Workload(JOBS[0], started_utc_ns=T0_S * NS_PER_S)
+    postings = tuple(
+        Posting(
+            node, JOBS[0], GPU, T0_S + 900 * n, Amount(1, 0, held_s * NS_PER_S), Method.COUNTER, ""
+        )
+        for node, n, held_s in booked
+    )
+    return Account(
+        "t", 0, 1 << 40, postings, workloads={JOBS[0]: running}, known_until_s=known_until_s
+    )
+
+
+def test_a_running_job_ends_where_the_books_of_its_node_do() -> None:
+    (run,) = runs(going_on({"n1": T0_S + 1800}, ("n1", 0, 900), ("n1", 1, 900)))
     assert run.tally.coverage == 1
+    (run,) = runs(going_on({"n1": T0_S + 1600}, ("n1", 0, 900), ("n1", 1, 300)))
+    assert run.tally.coverage == pytest.approx(1200 / 1600)
+    # What another node has told since does not count against this one.
+    account = going_on({"n1": T0_S + 1000, "n2": T0_S + 9000}, ("n1", 0, 900), ("n1", 1, 100))
+    (run,) = runs(account)
+    assert run.tally.coverage == 1
+    (run,) = runs(going_on({"n2": T0_S + 9000}, ("n1", 0, 900)))
+    assert run.tally.coverage is None
+
+
+def test_a_run_whose_end_one_of_its_nodes_never_told_did_not_go_on_for_ever() -> None:
+    a_year_on = {"n1": T0_S + 365 * 86_400, "n2": T0_S + 1200}  # n2 died under it
+    account = going_on(a_year_on, ("n1", 0, 900), ("n1", 1, 400), ("n2", 0, 900), ("n2", 1, 300))
+    (run,) = runs(account)
+    assert run.tally.coverage == 1
+
+
+def test_a_gpu_that_is_not_read_any_more_counts_while_its_run_goes_on() -> None:
+    account = going_on({"n1": T0_S + 1800}, ("n1", 0, 900), ("n1", 1, 900))
+    hung = Posting("n1", JOBS[0], Meter(Component.GPU, "GPU-1"), T0_S,
+                   Amount(1, 0, 900 * NS_PER_S), Method.COUNTER, "")  # fmt: skip
+    (run,) = runs(msgspec.structs.replace(account, postings=(*account.postings, hung)))
+    assert run.tally.coverage == pytest.approx(2700 / 3600)
 
 
 def test_facility_energy_is_by_node_and_quarter() -> None:

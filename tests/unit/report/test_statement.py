@@ -280,7 +280,8 @@ def test_failed_runs_are_counted_and_named(
     sacct = tmp_path / "sacct"
     sacct.write_text(
         "#!/bin/sh\n"
-        "printf '101|101|COMPLETED\\n102|102|OUT_OF_MEMORY\\n103|103|CANCELLED by 1000\\n'\n"
+        "printf '%s\\n' '101|101|lab|1|2|3|COMPLETED' '102|102|lab|1|2|3|OUT_OF_MEMORY' "
+        "'103|103|lab|1|2|3|CANCELLED by 1000'\n"
     )
     sacct.chmod(0o755)
     config.write_text(config.read_text().replace('sacct = ""', f'sacct = "{sacct}"'))

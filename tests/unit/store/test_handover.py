@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.store.samples import GPU0, GPU1, JOB, Open, anchor, rows, run, sql, tick
 
 from joulebook.core.bills import Charge, Exact, Item
-from joulebook.core.books import Books, ChargeKey, ChargeState, Gap, RateUsed
+from joulebook.core.books import Books, ChargeKey, ChargeState, Entry, Gap, RateUsed
 from joulebook.core.handover import Page
 from joulebook.core.rates import Quality
 from joulebook.store.reader import LedgerReader
@@ -122,6 +122,20 @@ def test_it_says_what_the_books_say(path: Path, open_store: Open) -> None:
     (workload,) = page.workloads
     assert (workload.user, workload.account, workload.experiment) == ("ada", "nlp", "bert")
     assert workload.extra == {"partition": "a100"}
+
+
+def test_what_was_read_and_is_not_booked_yet_is_not_said_to_be(
+    path: Path, open_store: Open
+) -> None:
+    store = open_store()
+    books = charged(store, store.load()[0], 0)
+    settling = msgspec.structs.replace(books, last_ns=books.last_ns + 3 * NS_PER_S)
+    store.commit(books, settling, Entry(), anchor(settling))
+    with LedgerReader(path) as reader:
+        assert reader.page("n1", "c", 0).booked_to_s == books.last_ns // NS_PER_S
+        assert reader.account(0, 1 << 40, node="n1").known_until_s == {
+            "n1": books.last_ns // NS_PER_S
+        }
 
 
 def test_another_ledger_is_told_from_its_begin(path: Path, open_store: Open) -> None:

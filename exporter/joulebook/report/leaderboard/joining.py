@@ -276,9 +276,8 @@ def _entrant(
     shared = max((users.get(each.workload.id, 1) for each in found), default=1)
     if shared > 1:
         hedges.append(f"one job made {shared} results: each shows the energy of all of it")
-    known_to_ns = account.known_until_s * 10**9
     if any(e.workload.started_utc_ns and e.workload.ended_utc_ns is None for e in found):
-        hedges.append("still running: so far" if known_to_ns else "no end on record")
+        hedges.append("still running: so far" if account.known_until_s else "no end on record")
     gpus = {each.gpu for each in found} - {UNKNOWN_GPU}
     return Entrant(
         result.name,
