@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from joulebook.commands import job_output
-from joulebook.commands.job_summary import as_text, came_to, find, latest_run, lines, wait
+from joulebook.commands.job_summary import as_text, find, latest_run, lines, look, wait
 from joulebook.commands.job_text import as_json, as_list, as_statement
 from joulebook.commands.text import Screen, several, shown
 from joulebook.config import Config, load
@@ -70,18 +70,16 @@ def main(args: argparse.Namespace) -> int:
         found = _totals(ledger, wanted)
         if not found:
             return _not_found(ledger, wanted, config.ledger.path)
-        several = [find(ledger, each.workload.id, node) for each in found] if args.summary else []
-        one = find(ledger, found[0].workload.id, node) if len(found) == 1 else None
-    for line in (line for each in several if each for line in lines(each, node)):
-        Screen().say(line)
-    if args.summary:
-        return 0
+        summaries = [look(ledger, each) for each in found] if args.summary else []
     now_s = time.time()
     screen = Screen()
-    if args.json:
+    if args.summary:
+        for line in (line for each in summaries for line in lines(each, node)):
+            screen.say(line)
+    elif args.json:
         screen.say(json.dumps(as_json(args.id, node, found, now_s), indent=2))
     elif len(found) == 1:
-        for line in as_statement(found[0], node, screen, now_s, came_to(one.bill) if one else ""):
+        for line in as_statement(found[0], node, screen, now_s):
             screen.say(line)
     else:
         for line in as_list(args.id, found, node, screen, now_s):
@@ -108,7 +106,7 @@ def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
     node = config.node.name or socket.gethostname().partition(".")[0]
     with LedgerReader(config.ledger.path) as ledger:
         workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
-        found = wait(lambda: find(ledger, latest_run(ledger, workload), node), args.wait)
+        found = wait(lambda: find(ledger, latest_run(ledger, workload)), args.wait)
     if found is None or not found.totals.total.energy_uj:
         return 0  # it had no GPU here: there is nothing to say
     content = as_text(lines(found, node, output.nodes))

@@ -8,15 +8,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from joulebook.commands import text
+from joulebook.commands.charged import NO_RATES, came_to
 from joulebook.commands.text import shown
-from joulebook.core.account import Selection
-from joulebook.core.bills import Bill, Charge, Item, total
 from joulebook.core.books import ZERO, Amount, Method
 from joulebook.core.readings import Component
-from joulebook.core.statement import net
 from joulebook.core.workloads import WorkloadId
-from joulebook.exposition import words
-from joulebook.report.contract import FOREVER_S
 from joulebook.store.reader import LedgerReader, WorkloadTotals
 from joulebook.units import NS_PER_HOUR, NS_PER_MS
 
@@ -30,7 +26,6 @@ class Found(msgspec.Struct, frozen=True):
     """A workload on this node: what was booked and charged, and whether that is all of it."""
 
     totals: WorkloadTotals
-    bill: Bill
     booked: bool
 
 
@@ -44,17 +39,17 @@ def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
     return max(ids, key=lambda who: int(who.workload.partition(".r")[2] or 0), default=wanted)
 
 
-def find(ledger: LedgerReader, wanted: WorkloadId, node: str) -> Found | None:
+def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:
     """The workload as the ledger has it now. Raises `LedgerError`."""
     several = ledger.workload_totals(wanted)
-    if not several:
-        return None
-    totals = several[0]
-    account = ledger.account(0, FOREVER_S, Selection(workloads=frozenset({str(wanted)})), node)
-    bill = total({row.charge: row.amount} for row in account.charges if row.subject == wanted)
+    return look(ledger, several[0]) if several else None
+
+
+def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
+    """Whether that is all of it. Raises `LedgerError`."""
     ended_ns = totals.workload.ended_utc_ns
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
-    return Found(totals, bill, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
+    return Found(totals, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
 
 
 def wait(
@@ -115,16 +110,7 @@ def _came_to(found: Found) -> str:
     whose = f"experiment {shown(labels.experiment, _NAME_CHARS) or text.UNKNOWN}"
     if labels.account:
         whose += f", account {shown(labels.account, _NAME_CHARS)}"
-    return f"{came_to(found.bill) or 'cost and CO2e not known: no rates are set'}; {whose}"
-
-
-def came_to(bill: Bill) -> str:
-    """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
-    said = [words.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())]
-    grams = bill.get(Charge(Item.CO2E))
-    if grams is not None:
-        said.append(f"{words.co2e(grams.floor)} CO2e")
-    return ", ".join(said).replace("\u202f", " ")
+    return f"{came_to(found.totals.bill) or f'cost and CO2e {NO_RATES}'}; {whose}"
 
 
 def _of(found: Found, node: str, nodes: int) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from joulebook.commands import text
+from joulebook.commands.charged import NO_RATES, as_object, came_to
 from joulebook.commands.text import UNKNOWN, Column, Screen, shown, table
+from joulebook.core import bills
 from joulebook.core.account import Workload
 from joulebook.core.books import ZERO, Amount, Method
 from joulebook.core.readings import Component
@@ -46,6 +48,7 @@ _LIST_COLUMNS = (
     Column("GPU-HOURS", right=True),
     Column("ENERGY", right=True),
     Column("IDLE", right=True),
+    Column("COST", right=True, spare=5),
 )
 
 
@@ -62,10 +65,8 @@ def is_running(totals: WorkloadTotals, now_s: float) -> bool:
     return last_s >= now_s - _QUARTER_S
 
 
-def as_statement(
-    totals: WorkloadTotals, node: str, screen: Screen, now_s: float, came_to: str = ""
-) -> list[str]:
-    """The statement of one job; `came_to` are its money and CO2e in words."""
+def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float) -> list[str]:
+    """The statement of one job."""
     job = totals.workload
     running = is_running(totals, now_s)
     title = f"{_kind(job)} {shown(job.display or job.id.workload)} on node {shown(node)}"
@@ -80,7 +81,6 @@ def as_statement(
         ("End", _end(totals, running)),
         ("GPUs", _gpus(totals)),
         *_figures([totals]),
-        ("Cost", came_to or f"{UNKNOWN}: no rates are set"),
     ]
     made = [screen.paint(text.cut(title, screen.width), "bold")]
     for name, value in fields:
@@ -132,6 +132,7 @@ def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
         ("Mean power", _mean_power(gpu)),
         ("Method", _shares(methods, _METHODS, total)),
         ("Evidence", _shares(evidence, _EVIDENCE, total)),
+        ("Cost", came_to(bills.total(each.bill for each in found)) or NO_RATES),
     ]
 
 
@@ -141,7 +142,10 @@ def as_json(asked: str, node: str, found: Sequence[WorkloadTotals], now_s: float
         "query": asked,
         "node": node,
         "workloads": [_object(each, now_s) for each in found],
-        "total": _amounts(_sum(each.total for each in found)),
+        "total": {
+            **_amounts(_sum(each.total for each in found)),
+            **as_object(bills.total(each.bill for each in found)),
+        },
     }
 
 
@@ -161,6 +165,7 @@ def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
         "ended_utc_s": _utc_s(job.ended_utc_ns),
         "gpu_count": job.gpu_count or None,
         **_amounts(totals.total),
+        **as_object(totals.bill),
         "gpu_seconds": s_from_ns(gpu.held_ns),
         "mean_power_w_per_gpu": None if mean_w is None else round(mean_w, 3),
         "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
@@ -290,6 +295,7 @@ def _row(totals: WorkloadTotals, now_s: float) -> list[str]:
         f"{gpu.held_ns / NS_PER_HOUR:,.4f}",
         text.energy(totals.total.energy_uj),
         text.percent(totals.total.idle_uj, totals.total.energy_uj),
+        came_to(totals.bill) or text.NOTHING,
     ]
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from joulebook.commands.charged import CO2E, as_object
 from joulebook.commands.report_source import selection, source, stretch
 from joulebook.commands.report_statement import write
 from joulebook.commands.text import (
@@ -23,7 +24,7 @@ from joulebook.commands.text import (
 )
 from joulebook.config import load
 from joulebook.core.bills import NOTHING as NONE
-from joulebook.core.bills import Bill, Charge, Exact, Item
+from joulebook.core.bills import Bill, Exact, Item
 from joulebook.core.books import Remainder
 from joulebook.core.rates import NANO, UG_PER_G
 from joulebook.core.statement import Level, Line, net, whole
@@ -31,8 +32,6 @@ from joulebook.rates.sources import missing
 from joulebook.report.contract import FOREVER_S
 from joulebook.report.experiments import Report, make
 from joulebook.units import kwh_from_uj
-
-_CO2E = Charge(Item.CO2E)
 
 LIMITS = (
     "What the meters of these nodes measure. Embodied CO2e, coverage and runs are in a statement: "
@@ -137,13 +136,13 @@ def _money(sums: dict[str, Exact], sign: str = "") -> str:
 
 
 def _co2e(bill: Bill) -> str:
-    return f"{bill[_CO2E].floor / UG_PER_G:,.3f} g" if _CO2E in bill else NOTHING
+    return f"{bill[CO2E].floor / UG_PER_G:,.3f} g" if CO2E in bill else NOTHING
 
 
 def _grams(new: Bill, old: Bill) -> float | None:
-    if _CO2E not in new:
+    if CO2E not in new:
         return None
-    return Exact.of(new[_CO2E].atoms - old.get(_CO2E, NONE).atoms).floor / UG_PER_G
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor / UG_PER_G
 
 
 def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
@@ -194,26 +193,14 @@ def _line(line: Line) -> dict[str, Any]:
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
         "held_gpu_hours": line.amount.held_ns / 3.6e12,
-        "booked": _bill(line.booked),
+        "booked": as_object(line.booked),
     }
     if line.restated is not None:
         new = line.restated
-        found["restated"] = _bill(new)
+        found["restated"] = as_object(new)
         money = _differ(line.booked, new)
         found["difference"] = {
             "cost": {currency: amount.floor / NANO for currency, amount in money.items()},
             "co2e_grams": _grams(new, line.booked),
         }
     return found
-
-
-def _bill(bill: Bill) -> dict[str, Any]:
-    return {
-        "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},
-        "by_kind": {
-            f"{item}_{currency}": amount.floor / NANO
-            for (item, currency), amount in sorted(bill.items())
-            if currency
-        },
-        "co2e_grams": bill[_CO2E].floor / UG_PER_G if _CO2E in bill else None,
-    }

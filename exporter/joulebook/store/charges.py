@@ -48,6 +48,12 @@ WHERE quarter_s >= ? AND quarter_s < ?
 GROUP BY remainder, user, account, experiment, item, currency
 """  # noqa: S608
 
+# As in the index: the condition is what makes it usable.
+_OF_WORKLOAD = f"""
+SELECT item, currency, {_SUM} FROM charges
+WHERE workload_id = ? AND workload_id > 0 GROUP BY item, currency
+"""  # noqa: S608
+
 _ROWS = """
 SELECT workload_id, remainder, quarter_s, item, currency, whole, nano, rest FROM charges
 WHERE quarter_s >= ? AND quarter_s < ? AND
@@ -126,6 +132,14 @@ def rows(conn: sqlite3.Connection, clause: str, within: tuple[int | str, ...]) -
     ):
         if remainder != EXPIRED:
             yield Row(number, remainder, quarter_s, _charge(item, currency), Exact(*amount))
+
+
+def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]:
+    """All that was charged to the workload with that row number."""
+    return {
+        _charge(item, currency): _exact(sums)
+        for item, currency, *sums in conn.execute(_OF_WORKLOAD, (number,))
+    }
 
 
 def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:

@@ -59,7 +59,7 @@ GROUP BY remainder, user, account, experiment
 
 
 class WorkloadTotals(msgspec.Struct, frozen=True):
-    """All that was booked to one workload on this node; each mapping adds up to `total`.
+    """All that was booked to one workload on this node; each mapping of amounts adds up to `total`.
 
     `first_s` is the UTC start of the first quarter hour with a posting, `last_s` the end of the
     last one (`None`: nothing was booked).
@@ -70,6 +70,7 @@ class WorkloadTotals(msgspec.Struct, frozen=True):
     by_meter: dict[Meter, Amount]
     by_method: dict[Method, Amount]
     by_evidence: dict[str, Amount]
+    bill: Bill
     first_s: int | None
     last_s: int | None
 
@@ -295,6 +296,7 @@ def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals
         by_meter,
         by_method,
         by_evidence,
+        charges.of_workload(conn, row[0]),
         first_s=min(quarters, default=None),
         last_s=max(quarters) + _QUARTER_S if quarters else None,
     )

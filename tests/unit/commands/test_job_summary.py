@@ -44,7 +44,7 @@ def slurm(name: str) -> WorkloadId:
 
 def test_three_lines_with_money_and_without(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
-        found = find(reader, slurm("101"), "n1")
+        found = find(reader, slurm("101"))
     assert found is not None and found.booked
     said = lines(found, "n1", 1)
     assert said == [
@@ -54,13 +54,14 @@ def test_three_lines_with_money_and_without(ledger: Path) -> None:
         "joulebook: all of it, 100 % measured",
     ]
     bill = {Charge(Item.ELECTRICITY, "EUR"): Exact(1, 500_000_000), Charge(Item.CO2E): Exact(2)}
-    money = lines(msgspec.structs.replace(found, bill=bill), "n1", 1)[1]
+    paid = msgspec.structs.replace(found.totals, bill=bill)
+    money = lines(msgspec.structs.replace(found, totals=paid), "n1", 1)[1]
     assert money.startswith("joulebook: 1.50 EUR, 2.00 kg CO2e; experiment bert-base")
 
 
 def test_what_is_partial_says_so(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
-        done, running = find(reader, slurm("101"), "n1"), find(reader, slurm("102"), "n1")
+        done, running = find(reader, slurm("101")), find(reader, slurm("102"))
     assert done is not None and running is not None and not running.booked
     assert lines(done, "n1", 2)[2] == (
         "joulebook: PARTIAL: this is the part of node n1, one of 2 nodes (100 % measured)"
@@ -73,10 +74,10 @@ def test_what_is_partial_says_so(ledger: Path) -> None:
 
 def test_of_a_requeued_job_the_latest_run_and_hostile_names_are_text(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
-        again = find(reader, latest_run(reader, slurm("300")), "n1")
-        evil = find(reader, latest_run(reader, slurm("500")), "n1")
-        first = find(reader, slurm("300"), "n1")
-        assert find(reader, slurm("7"), "n1") is None
+        again = find(reader, latest_run(reader, slurm("300")))
+        evil = find(reader, latest_run(reader, slurm("500")))
+        first = find(reader, slurm("300"))
+        assert find(reader, slurm("7")) is None
     assert again is not None and again.totals.workload.id == slurm("300.r1")
     assert first is not None and first.totals.workload.id == slurm("300")
     assert evil is not None
@@ -87,7 +88,7 @@ def test_of_a_requeued_job_the_latest_run_and_hostile_names_are_text(ledger: Pat
 
 def test_it_waits_until_all_is_booked_but_not_for_ever(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
-        done = find(reader, slurm("101"), "n1")
+        done = find(reader, slurm("101"))
     assert done is not None
     pending = msgspec.structs.replace(done, booked=False)
 

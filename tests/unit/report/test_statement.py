@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,36 @@ def test_failed_runs_are_counted_and_named(
         "all of them are counted)"
     ) in text
     assert "failed 102" in text
+
+
+def test_every_view_of_a_job_says_what_it_cost(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["--config", str(config), "job", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert "Cost        14.00 USD, 2.62 kg CO2e" in said("101")
+    assert "14.00 USD, 2.62 kg CO2e" in said("101", "--summary")
+    (job,) = json.loads(said("101", "--json"))["workloads"]
+    assert job["cost"] == {"USD": 14.0}
+    assert job["by_kind"] == {"electricity_USD": 1.5, "hardware_USD": 12.5}
+    assert job["co2e_grams"] == 2625
+
+
+def test_every_view_of_an_array_says_what_it_cost(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+        ledger.execute("UPDATE workloads SET display = '99_' || workload")
+    ledger.close()
+    assert main(["--config", str(config), "job", "99", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["cost"]["USD"] for each in found["workloads"]] == [14.0] * 4
+    assert (found["total"]["cost"], found["total"]["co2e_grams"]) == ({"USD": 56.0}, 10_500)
+    assert main(["--config", str(config), "job", "99"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count("14.00 USD, 2.62 kg CO2e") == 4
+    assert "Cost        56.00 USD, 10.5 kg CO2e" in listed
+    assert main(["--config", str(config), "job", "99", "--summary"]) == 0
+    assert capsys.readouterr().out.count("14.00 USD, 2.62 kg CO2e") == 4
