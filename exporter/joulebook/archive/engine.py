@@ -65,7 +65,8 @@ def connect(url: str, *, create: bool = False) -> Database:
     parts = urlsplit(url)
     database: Database
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
-        database = Sqlite(Path(parts.path), create=create)
+        # As others write it, with four slashes, it is the same file.
+        database = Sqlite(Path("/", parts.path.lstrip("/")), create=create)
     elif parts.scheme in {"postgresql", "postgres"}:
         database = PostgreSql(url)
     else:

@@ -6,18 +6,21 @@ change hands; what stands in closed ones is handed over by an entry in the open 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from joulebook.archive import corrections
-from joulebook.archive.engine import Database, one_by_some
+from joulebook.archive.engine import Database, Row, one_by_some
 from joulebook.archive.names import OWNER, Owner, numbered
 from joulebook.archive.rollup import WRITE_BILLED, WRITE_USED
 from joulebook.core.bills import Exact
 from joulebook.core.books import Amount
 from joulebook.core.handover import Page, WorkloadRow
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
+
+A = TypeVar("A", Amount, Exact)
 
 WORKLOAD = ("workloads", ("cluster", "scheduler", "workload"))
 
@@ -125,31 +128,32 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
     """Rows of open months change hands."""
     database.rows("UPDATE workloads SET owner = ? WHERE id = ?", [new, workload])
     mine = [workload, closed_to, old, new]
-    sums: dict[tuple[object, ...], Amount] = {}
-    for *key, energy_uj, idle_uj, held_ns in database.rows(
+    used = database.rows(
         "SELECT ledger, day_s, month, workload, component, energy_uj, idle_uj, held_ns FROM used"
         " WHERE workload = ? AND month > ? AND owner IN (?, ?)",
         mine,
-    ):
-        amount = Amount(energy_uj, idle_uj, held_ns)
-        known = sums.get(tuple(key))
-        sums[tuple(key)] = amount if known is None else known.plus(amount)
+    )
     database.rows("DELETE FROM used WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.many(
         WRITE_USED,
-        [(*key[:4], new, key[4], *amount) for key, amount in sums.items()],
+        [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(used, Amount).items()],
     )
-    paid: dict[tuple[object, ...], Exact] = {}
-    for *key, whole, nano, rest in database.rows(
+    billed = database.rows(
         "SELECT ledger, day_s, month, workload, item, currency, whole, nano, rest FROM billed"
         " WHERE workload = ? AND month > ? AND owner IN (?, ?)",
         mine,
-    ):
-        charge = Exact(whole, nano, rest)
-        before = paid.get(tuple(key))
-        paid[tuple(key)] = charge if before is None else before.plus(charge)
+    )
     database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.many(
         WRITE_BILLED,
-        [(*key[:4], new, *key[4:], *amount) for key, amount in paid.items()],
+        [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(billed, Exact).items()],
     )
+
+
+def _summed(rows: Sequence[Row], kind: Callable[..., A]) -> dict[Row, A]:
+    """The sums of what the last three columns are, by all others."""
+    sums: dict[Row, A] = {}
+    for *key, a, b, c in rows:
+        amount, known = kind(a, b, c), sums.get(tuple(key))
+        sums[tuple(key)] = amount if known is None else known.plus(amount)
+    return sums

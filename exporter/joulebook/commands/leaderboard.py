@@ -31,6 +31,7 @@ from joulebook.report.leaderboard.written import (
     html,
     markdown,
 )
+from joulebook.report.wording import nearest
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,9 +60,11 @@ def main(args: argparse.Namespace) -> int:
 def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
     results = _results(args)
     if args.experiment:
+        there = {r.experiment for r in results} - {""}
+        for name in sorted(set(args.experiment) - there):
+            has = nearest(name, there) or "none at all"
+            raise ConfigError(f"--experiment {shown(name, 60)}: no result is of it; there is {has}")
         results = [r for r in results if r.experiment in args.experiment]
-        if not results:
-            raise ConfigError(f"--experiment {args.experiment[0]}: no result is of it")
     results = pick(results, args.metric)
     metric, notes = metric_of(results[0].metric, (r.value for r in results), args.better, args.unit)
     account = source(args, config).account(*stretch(args), Selection())

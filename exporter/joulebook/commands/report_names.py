@@ -6,15 +6,14 @@ a result.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 from joulebook.commands.text import shown
 from joulebook.core.account import Account, Selection, Workload
 from joulebook.errors import ConfigError
 from joulebook.report.contract import Source
+from joulebook.report.wording import nearest
 
-_MOST = 5
 _CHARS = 60
 
 
@@ -37,11 +36,8 @@ def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got
     said = f"--{option} {shown(name, _CHARS)}: nothing was booked to it"
     if name in known[option]:
         raise ConfigError(f"{said} that the other options leave ({got.source})")
-    there = sorted(known[option])
-    near = difflib.get_close_matches(name, there, _MOST, cutoff=0.5) or there[:_MOST]
-    names = ", ".join(shown(each, _CHARS) for each in near) or f"no {option} at all"
-    more = f", {len(there):,} in all" if len(there) > len(near) else ""
-    raise ConfigError(f"{said} in this time; {got.source} has {names}{more}")
+    has = nearest(name, known[option]) or f"no {option} at all"
+    raise ConfigError(f"{said} in this time; {got.source} has {has}")
 
 
 def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:

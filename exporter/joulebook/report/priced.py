@@ -74,7 +74,7 @@ def _rate(
 
 def kg(bill: Bill) -> float | None:
     """CO2e of a bill; `None` if none was charged."""
-    return bill[_CO2E].floor / UG_PER_G / G_PER_KG if _CO2E in bill else None
+    return bill[_CO2E].floor / (UG_PER_G * G_PER_KG) if _CO2E in bill else None
 
 
 def money(bill: Bill) -> dict[str, float]:

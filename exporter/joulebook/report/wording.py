@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from joulebook.exposition.text import one_line
 from joulebook.report.figures import Figure, Statement
 
 NOT_KNOWN = "not known"
 _DIGITS = 4
 _MOST_NAMES = 12
+_MOST_NEAR = 5
+_NAME_CHARS = 60
 
 
 def number(value: float) -> str:
@@ -73,6 +77,14 @@ def listed(names: Sequence[str]) -> str:
         return NOT_KNOWN
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def nearest(name: str, there: Iterable[str]) -> str:
+    """Of the names that there are those most like one that is not: `bert-base, bert, 7 in all`."""
+    names = sorted(set(there))
+    near = difflib.get_close_matches(name, names, _MOST_NEAR, cutoff=0.5) or names[:_MOST_NEAR]
+    said = ", ".join(one_line(each, _NAME_CHARS) for each in near)
+    return said + (f", {len(names):,} in all" if len(names) > len(near) else "")
 
 
 def span(statement: Statement) -> str:

@@ -53,8 +53,9 @@ def test_it_is_made_once_and_found_again(tmp_path: Path) -> None:
         connect(url)
     with opened(url, create=True) as database:
         database.rows("UPDATE closing SET closed_to = 202601")
-    with opened(url, create=True) as database:
+    with opened(f"sqlite:///{tmp_path}/c.db", create=True) as database:
         assert database.rows("SELECT closed_to FROM closing") == [(202601,)]
+        assert database.name == url
     assert stat.S_IMODE((tmp_path / "c.db").stat().st_mode) & 0o007 == 0
     with pytest.raises(LedgerUnavailable, match="cannot be made: No such file"):
         connect(f"sqlite://{tmp_path}/none/c.db", create=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from joulebook.errors import ConfigError, JoulebookError
 from joulebook.report.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, exact
+from joulebook.report.wording import nearest
 from joulebook.units import NS_PER_MS
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def _experiments(store: MlflowClient, uri: str, wanted: Sequence[str]) -> dict[s
     known = {each.experiment_id: each.name for each in store.search_experiments()}
     missing = sorted(set(wanted) - set(known.values()))
     if missing:
-        have = ", ".join(sorted(known.values())[:8])
-        raise ConfigError(f"MLflow at {_shown(uri)}: no experiment {missing[0]!r}; has: {have}")
+        has = nearest(missing[0], known.values())
+        raise ConfigError(f"MLflow at {_shown(uri)}: no experiment {missing[0]!r}; has: {has}")
     return {key: name for key, name in known.items() if not wanted or name in wanted}
 
 

@@ -134,6 +134,21 @@ def test_a_metric_that_nobody_knows_is_asked_for(
     assert "name a file (CSV or a model card), or --mlflow; or --demo" in capsys.readouterr().err
 
 
+def test_an_experiment_without_results_is_refused_with_those_that_there_are(
+    worked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{name},1,accuracy,0.9,10,,,X" for name in ("bert-base", "gpt-2")]
+    worked.write_text("\n".join([WORKED.splitlines()[0], *lines]))
+    for names, said in (
+        (["bert-bsae"], "--experiment bert-bsae: no result is of it; there is bert-base, 2 in all"),
+        (["bert-base", "x\x1b"], "no result is of it; there is bert-base, gpt-2\n"),
+    ):
+        asked = [part for name in names for part in ("--experiment", name)]
+        assert main(["leaderboard", str(worked), *asked]) == 2
+        told = capsys.readouterr().err
+        assert said in told and "\x1b" not in told
+
+
 class Page(HTMLParser):
     """The elements and attributes that a browser would see."""
 
