@@ -66,6 +66,8 @@ def take(database: Database, page: Page, target: str, now_s: int) -> Taken | Non
         meters = _meters(database, ledger, page)
         workloads = ownership.learn(database, ledger, page, closed, now_s)
         _postings(database, ledger, page, meters, workloads, rollup)
+        if page.next == page.last:
+            _refuse_other_past(database, ledger, page)
         _charges(database, ledger, page, workloads, rollup)
         _rates(database, ledger, page)
         _gaps(database, ledger, page, meters)
@@ -121,7 +123,8 @@ def _meters(database: Database, ledger: int, page: Page) -> dict[int, int]:
                 reason="went_back",
             )
     database.many(
-        "INSERT INTO meters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
         " expired_uj = excluded.expired_uj",
         [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
@@ -163,6 +166,7 @@ def _postings(
         for amount in ((energy_uj, idle_uj, held_ns),)
     }
     new: dict[tuple[int, ...], Amount] = {}
+    posted_uj: dict[int, int] = {}
     for row in page.postings:
         who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
         meter = meters[row.meter_id]
@@ -175,12 +179,35 @@ def _postings(
         if min(more) < 0:
             raise _fell(page, row.quarter_s, f"{before.energy_uj} uJ", f"{amount.energy_uj} uJ")
         rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
+        posted_uj[meter] = posted_uj.get(meter, 0) + more.energy_uj
+    database.many(
+        "UPDATE meters SET posted_uj = posted_uj + ? WHERE id = ?",
+        [(more_uj, meter) for meter, more_uj in posted_uj.items()],
+    )
     database.many(
         "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
         " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns",
         [(ledger, *key, *amount) for key, amount in new.items()],
     )
+
+
+def _refuse_other_past(database: Database, ledger: int, page: Page) -> None:
+    """Raise `InputError` if the rows here are not those that the node's books were made of.
+
+    A ledger put back from a copy has lost rows that are here; once it has burnt more than it lost,
+    all its numbers have grown and nothing else tells.
+    """
+    for name, booked_uj, expired_uj, posted_uj in database.rows(
+        "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]
+    ):
+        if not 0 <= booked_uj - posted_uj <= expired_uj:
+            raise InputError(
+                f"{page.node}: the books of meter {name} say {booked_uj} uJ, and its rows come to "
+                f"{posted_uj} uJ (a ledger restored from a copy?): move the ledger away on the "
+                "node, so that it begins a new one",
+                reason="went_back",
+            )
 
 
 def _charges(
