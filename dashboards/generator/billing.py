@@ -78,6 +78,14 @@ ACCOUNTS = (
 )  # fmt: skip
 
 
+def _once(figure: str) -> str:
+    """A figure that is of no currency, in the first row of an entry that has several of them."""
+    return (
+        "CASE WHEN row_number() OVER (PARTITION BY owner, entry ORDER BY currency) = 1 "
+        f"THEN {figure} END"
+    )
+
+
 def _table(
     title: str, about: str, basis: Basis, sql: str, figures: dict[str, tuple[str, int]], height: int
 ) -> Panel:  # fmt: skip
@@ -114,8 +122,8 @@ BILL = _table(
   FROM billed_entries e {_HERE} AND e.item = 'co2e' GROUP BY 1, 2
 )
 SELECT {_WHOSE} AS "account", o.person AS "user", o.experiment AS "experiment", entry AS "entry",
-       kwh AS "energy", hours AS "GPU-hours", cost AS "cost", currency AS "currency",
-       kg * 1000 AS "CO2e"
+       {_once("kwh")} AS "energy", {_once("hours")} AS "GPU-hours", cost AS "cost",
+       currency AS "currency", {_once("kg * 1000")} AS "CO2e"
 FROM energy FULL JOIN money USING (owner, entry) FULL JOIN carbon USING (owner, entry)
 JOIN owners o ON o.id = owner ORDER BY cost DESC NULLS LAST, kwh DESC""",
     {"energy": ("kwatth", 2), "GPU-hours": ("none", 1), "cost": ("none", 4), "CO2e": ("massg", 0)},
@@ -130,12 +138,14 @@ CORRECTIONS = _table(
        c.why AS "why", a.remainder || a.account || '/' || a.experiment AS "from",
        b.remainder || b.account || '/' || b.experiment AS "to",
        (sum(t.energy_uj) / 3600000000000.0)::float8 AS "energy",
-       (sum(CASE t.item WHEN 'co2e' THEN 0 WHEN 'credit' THEN -1 WHEN '' THEN 0 ELSE 1 END
-            * (t.whole + t.nano / 1e9)))::float8 AS "cost"
+       (SELECT string_agg(amount || ' ' || currency, ', ' ORDER BY currency) FROM
+        (SELECT e.currency, (sum(CASE e.item WHEN 'credit' THEN -1 ELSE 1 END
+         * (e.whole + e.nano / 1e9)))::numeric(38, 4) AS amount FROM transfers e
+         WHERE e.correction = c.id AND e.currency <> '' GROUP BY 1) paid) AS "cost"
 FROM corrections c JOIN transfers t ON t.correction = c.id
 JOIN owners a ON a.id = t.from_owner JOIN owners b ON b.id = t.to_owner
 WHERE c.month = (${month:sqlstring})::int GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1""",
-    {"energy": ("kwatth", 2), "cost": ("none", 4)},
+    {"energy": ("kwatth", 2)},
     7,
 )
 

@@ -136,11 +136,33 @@ def test_corrections_months_and_nodes(url: str) -> None:
     (correction,) = asked(url, "Corrections")
     assert (correction["who"], correction["why"]) == ("grace", "GPU fell off the bus")
     assert (correction["from"], correction["to"]) == ("nlp/bert", "unallocated/")
-    assert (correction["energy"], correction["cost"]) == (pytest.approx(0.5), pytest.approx(0.1))
+    assert (correction["energy"], correction["cost"]) == (pytest.approx(0.5), "0.1000 EUR")
     months = {row["month"]: (row["state"], row["by"]) for row in asked(url, "Months")}
     assert months == {202611: ("open", ""), 202610: ("closed 2026-11-11", "grace")}
     (node,) = asked(url, "Nodes")
     assert (node["cluster"], node["node"], node["behind"]) == ("lab", "n1", 0)
+
+
+def test_two_currencies_are_two_rows_of_one_energy_and_are_never_added_up(
+    postgresql: PostgreSql,
+) -> None:
+    url = postgresql.new()
+    paid = [
+        Transfer(item="electricity", currency="EUR", billed=Exact(3)),
+        Transfer(item="hardware", currency="EUR", billed=Exact(1)),
+        Transfer(item="hardware", currency="USD", billed=Exact(7)),
+        Transfer(item="co2e", billed=Exact(2)),
+        Transfer("gpu", Amount(UJ_PER_KWH, 0, NS_PER_HOUR)),
+    ]
+    with opened(url, create=True) as database:
+        reason = Reason("correction", "grace", "billed twice", NOW_S)
+        corrections.correct(database, Owner("", "nlp"), Owner("unallocated"), paid, reason)
+    mine = [row for row in asked(url, "Bill") if row["account"] == "nlp"]
+    assert {row["currency"]: row["cost"] for row in mine} == {"EUR": -4, "USD": -7}
+    for figure, whole in (("energy", -1), ("GPU-hours", -1), ("CO2e", -2000)):
+        assert [row[figure] for row in mine if row[figure] is not None] == [whole]
+    (correction,) = asked(url, "Corrections")
+    assert correction["cost"] == "4.0000 EUR, 7.0000 USD"
 
 
 @pytest.mark.parametrize("title", PANELS)
