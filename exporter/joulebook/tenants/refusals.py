@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import Counter
 
 from joulebook.errors import InputError
+
+FAULT = "fault"
+"""The reason under which errors of our own are counted."""
 
 TOLD_MAX = 16
 """So many different refusals are logged for each reason: users can make up any number."""
@@ -21,6 +25,7 @@ class Refusals:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._told: dict[str, set[str]] = {}
+        self._faults: set[tuple[str, str]] = set()
 
     def __call__(self, error: InputError) -> None:
         """Count it, and log it unless the same was logged (its message names file or job)."""
@@ -39,6 +44,19 @@ class Refusals:
         """Count what is logged elsewhere."""
         with self._lock:
             self._counts[reason] += 1
+
+    def fault(self, what: str) -> None:
+        """An exception that is a fault of ours, and being handled: count it as `fault`.
+
+        `what` says what failed and what follows. Where it came from is logged once.
+        """
+        with self._lock:
+            self._counts[FAULT] += 1
+            key = (what, type(sys.exception()).__name__)
+            new = key not in self._faults
+            self._faults.add(key)
+        if new:
+            _LOG.exception("%s (please report this; the same again: only counted)", what)
 
     def counts(self) -> dict[str, int]:
         """How many of each reason since the start."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from joulebook.tenants.kubernetes.tree import Level, Spot
 
+MAX_LEFT = 256
+"""A container that crashes again and again is another one each time: the last ones count."""
+
 
 @dataclass(slots=True, eq=False)
 class Body:
@@ -42,6 +45,8 @@ class Body:
             if not paths:
                 del self.containers[spot.container]
                 self.left[spot.container] = t_ns
+                if len(self.left) > MAX_LEFT:
+                    del self.left[next(iter(self.left))]
         if not self.paths and not self.containers:
             self.gone_ns = t_ns
 

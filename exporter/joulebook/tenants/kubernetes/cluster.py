@@ -13,6 +13,7 @@ from joulebook.tenants.kubernetes.pod import PodObject, Reader
 from joulebook.tenants.kubernetes.slices import SliceTable, slices_of
 from joulebook.tenants.kubernetes.table import PodTable
 from joulebook.tenants.kubernetes.watch import Collection, Watch
+from joulebook.tenants.refusals import Refusals
 
 _SLICES_WAIT_S = 10.0
 """So long it is waited for a slice before a device of DRA is somebody's."""
@@ -54,13 +55,19 @@ class Cluster:
     """Watches what there is to watch; `server` is `None` where nobody is to be asked."""
 
     def __init__(
-        self, server: ApiServer | None, node: str, news: PodNews, slices_changed: Callable[[], None]
+        self,
+        server: ApiServer | None,
+        node: str,
+        news: PodNews,
+        slices_changed: Callable[[], None],
+        refuse: Refusals,
     ) -> None:
         self._server = server
         self._node = node
+        self._refuse = refuse
         self._slices = SliceTable(slices_changed)
         self._slices_since = 0.0
-        self._pods = Watch(server, pods_of(node), news) if server is not None else None
+        self._pods = Watch(server, pods_of(node), news, refuse) if server else None
         self._watches: list[Watch[Any]] = []
 
     def start(self) -> None:
@@ -74,7 +81,7 @@ class Cluster:
         if self._server is None or self._slices_since:
             return
         self._slices_since = time.monotonic()
-        watch = Watch(self._server, slices_of(self._node), self._slices)
+        watch = Watch(self._server, slices_of(self._node), self._slices, self._refuse)
         self._watches.append(watch)
         watch.start()
 

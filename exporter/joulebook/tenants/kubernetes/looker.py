@@ -39,15 +39,19 @@ class Looker(threading.Thread):
         heard: Callable[[Sequence[ListedPod], int], None],
         silent: Callable[[KubeletError, int], None],
         offered: Callable[[Iterable[Device] | None], None],
+        faulty: Callable[[], None],
         restless: Callable[[], bool],
     ) -> None:
-        """`restless` says whether it should be looked again soon."""
+        """`restless` says whether it should be looked again soon.
+
+        `faulty` is called while an exception that nobody thought of is handled.
+        """
         super().__init__(name="kubelet", daemon=True)
         self._socket = socket
         self._clock = clock
         self._interval_s = interval_s
         self._heard, self._silent, self._offered = heard, silent, offered
-        self._restless = restless
+        self._faulty, self._restless = faulty, restless
         self._wake = threading.Condition()
         self._due: list[float] = [0.0]
         self._offer_due = 0.0
@@ -83,7 +87,7 @@ class Looker(threading.Thread):
             try:
                 self._look(kubelet)
             except Exception:
-                log.exception("asking the kubelet failed; it is asked again")
+                self._faulty()
         kubelet.close()
 
     def _look(self, kubelet: Kubelet) -> None:

@@ -70,6 +70,15 @@ class Resident:
         """The ids of its containers, as far as the API server has told them."""
         return self.info.containers if self.info is not None else frozenset()
 
+    @property
+    def all_is_said(self) -> bool:
+        """Whether it has ended, and all that is known of it is durable."""
+        if self.ended_ns is None or self.grants:
+            return False
+        if self.told is None:
+            return not self.uid
+        return self.told.complete and self.told.ended_ns == self.ended_ns
+
     def take(self, devices: tuple[Device, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""
         self.missing_ns = None

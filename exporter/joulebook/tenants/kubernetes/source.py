@@ -8,7 +8,6 @@ DRA). What they hear is put together in `table` and turned into claims in `claim
 from __future__ import annotations
 
 import fnmatch
-import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -29,14 +28,12 @@ from joulebook.tenants.kubernetes.listing import Device, KubeletError, ListedPod
 from joulebook.tenants.kubernetes.logdirs import LogFolders
 from joulebook.tenants.kubernetes.looker import Looker
 from joulebook.tenants.kubernetes.parts import Offer, base, is_replica
-from joulebook.tenants.kubernetes.pod import Reader, workload_id
+from joulebook.tenants.kubernetes.pod import PodInfo, Reader, workload_id
 from joulebook.tenants.kubernetes.resident import Resident
 from joulebook.tenants.kubernetes.table import PodTable
 from joulebook.tenants.kubernetes.tree import PodTree, Spot
 from joulebook.tenants.refusals import Refusals
 from joulebook.units import NS_PER_S
-
-log = logging.getLogger(__name__)
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
 """Cgroups are all looked at so often, events or not; where there is no tree yet, more often."""
@@ -89,19 +86,21 @@ class KubernetesTenants:
         self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
         self._offer: Offer | None = None
         self._answered = False
-        self._handed: list[tuple[Resident, WorkloadFacts | None]] = []
+        self._handed: list[tuple[Resident, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
         news = PodNews(self._table, self._pods, self._lock)
-        self._cluster = Cluster(self._server, self._node, news, self._now_is_a_boundary)
+        self._cluster = Cluster(
+            self._server, self._node, news, self._now_is_a_boundary, self._refuse
+        )
         self._inotify = Inotify()
-        self._tree = PodTree(self._cgroup_root, self._inotify, self)
+        self._tree = PodTree(self._cgroup_root, self._inotify, self._refuse, self)
         with self._lock:
             self._tree.scan()
         self._rescan_at = time.monotonic() + _RETRY_S
         self._looker = Looker(
             self._socket, self._clock, self._poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
-            restless=self._restless,
+            faulty=self._faulty, restless=self._restless,
         )  # fmt: skip
         self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
@@ -131,7 +130,7 @@ class KubernetesTenants:
                 fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
                 if fact is not None and fact != resident.told:
                     facts.append(fact)
-                self._handed.append((resident, fact))
+                self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
         complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
         return Holdings(joined(claims), complete, tuple(facts), self._refuse.counts())
@@ -139,14 +138,13 @@ class KubernetesTenants:
     def settled(self) -> None:
         """What the last `holdings` handed over is durable."""
         with self._lock:
-            over = []
-            for resident, fact in self._handed:
+            over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
+            for resident, fact, info in self._handed:
                 resident.settle(fact)
-                named = resident.info is not None or self._server is None
-                if resident.ended_ns is not None and named and not resident.grants:
+                if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
-            self._table.forget(over)
+            self._table.put_away(over, unnamed=self._server is not None)
 
     def identify(self, pid: int) -> WorkloadId | None:
         """Whose process that is, from its cgroup; `INFRASTRUCTURE` if it is the cluster's own."""
@@ -221,8 +219,9 @@ class KubernetesTenants:
                     self._tree.scan()
                     self._rescan_at = now + (_RESCAN_S if self._tree.present else _RETRY_S)
             except Exception:
-                self._refuse.count("fault")
-                log.exception("following pods' cgroups failed; they are all looked at again")
+                # Not at once: what made it fail may well be there still.
+                self._rescan_at = now + _RETRY_S
+                self._refuse.fault("following pods' cgroups failed; they are all looked at again")
         self._tell()
 
     def _wait_s(self) -> float | None:
@@ -260,6 +259,12 @@ class KubernetesTenants:
         with self._lock:
             self._answered = False
             self._table.silent(t_ns)
+
+    def _faulty(self) -> None:
+        # What the kubelet said is lost, so nothing is known to be complete.
+        self._refuse.fault("asking the kubelet failed; it is asked again")
+        with self._lock:
+            self._answered = False
 
     def _offered(self, devices: Iterable[Device] | None) -> None:
         with self._lock:

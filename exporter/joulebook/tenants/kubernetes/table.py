@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from joulebook.tenants.kubernetes.body import Body
 from joulebook.tenants.kubernetes.listing import Device, ListedPod
@@ -25,9 +26,9 @@ RECOVERY_NS = 10 * NS_PER_S
 
 MISSING_RECOVERING_NS = 5 * NS_PER_S
 DEDUCE_NS = NS_PER_S
-KEEP_ENDED_NS = 3600 * NS_PER_S
 MAX_PODS = 4096
-"""Neither ended pods nor what the API server told of pods that never came are kept beyond that."""
+"""Of pods that ended, and of what the API server told of pods that never came, so many are kept:
+the newest."""
 
 
 class PodTable:
@@ -42,6 +43,8 @@ class PodTable:
         self._folders = folders
         self._here: dict[tuple[str, str], Resident] = {}
         self._ended: list[Resident] = []
+        self._unnamed: dict[str, Resident] = {}
+        """Over and booked, but for what the API server may yet tell of them."""
         self._bodies: dict[str, Body] = {}
         self._told: dict[str, PodInfo] = {}
         self._untold: set[str] = set()
@@ -134,6 +137,8 @@ class PodTable:
             self._static[info.static_uid] = info.uid
             if info.static_uid in self._bodies:
                 self._bodies[info.uid] = self._bodies.pop(info.static_uid)
+        if info.uid in self._unnamed:
+            self._ended.append(self._unnamed.pop(info.uid))
         for resident in self:
             if resident.uid == info.uid and resident.info != info:
                 resident.info = info
@@ -165,7 +170,7 @@ class PodTable:
             if resident.ended_ns is not None and resident.missing_ns is not None:
                 self._ended.append(self._here.pop(key))
         self._share(now_ns)
-        self._sweep(now_ns)
+        self._sweep()
 
     def of_uid(self, uid: str) -> Resident | None:
         """The pod of a uid."""
@@ -174,7 +179,7 @@ class PodTable:
     def named(self, uid: str) -> tuple[str, str] | None:
         """Namespace and name of a uid in a cgroup's path."""
         uid = self._static.get(uid, uid)
-        known = self.of_uid(uid) or self._told.get(uid)
+        known = self.of_uid(uid) or self._unnamed.get(uid) or self._told.get(uid)
         if known is not None:
             return known.namespace, known.name
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
@@ -183,10 +188,14 @@ class PodTable:
         """What the API server told of a pod, by the uid in a cgroup's path."""
         return self._told.get(self._static.get(uid, uid))
 
-    def forget(self, residents: Iterable[Resident]) -> None:
-        """Nothing more is to be said of these."""
-        gone = set(map(id, residents))
+    def put_away(self, residents: Iterable[Resident], *, unnamed: bool) -> None:
+        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be told."""
+        gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
+        for resident in gone.values() if unnamed else ():
+            if resident.info is None and resident.uid:
+                self._unnamed[resident.uid] = resident
+        _bound(self._unnamed)
 
     def _uid_of(self, namespace: str, name: str) -> str:
         """The uid of the newest pod of that name that is still there."""
@@ -214,7 +223,7 @@ class PodTable:
         and cgroups come at different instants.
         """
         names = [r for r in self._here.values() if not r.uid]
-        known = {r.uid for r in self} | self._told.keys()
+        known = {r.uid for r in self} | self._unnamed.keys() | self._told.keys()
         uids = [u for u, b in self._bodies.items() if b.containers and u not in known]
         if len(names) != 1 or len(uids) != 1 or self.doubtful:
             self._lonely = None
@@ -264,7 +273,7 @@ class PodTable:
                 if device.is_dra and holders[device]:
                     resident.share(device, holders[device], now_ns)
 
-    def _sweep(self, now_ns: int) -> None:
+    def _sweep(self) -> None:
         here = {resident.uid for resident in self}
         for uid, body in list(self._bodies.items()):
             if body.gone_ns is not None and uid not in here:
@@ -274,10 +283,11 @@ class PodTable:
             info = self._told.pop(uid, None)
             if info is not None:
                 self._static.pop(info.static_uid, None)
-        while len(self._told) > MAX_PODS:
-            self._told.pop(next(iter(self._told)))
-        self._ended = [
-            resident
-            for resident in self._ended[-MAX_PODS:]
-            if now_ns - (resident.ended_ns or now_ns) < KEEP_ENDED_NS
-        ]
+        _bound(self._told)
+        _bound(self._static)
+        self._ended = self._ended[-MAX_PODS:]
+
+
+def _bound(known: dict[str, Any]) -> None:
+    while len(known) > MAX_PODS:
+        known.pop(next(iter(known)))

@@ -18,6 +18,7 @@ import msgspec
 import urllib3
 
 from joulebook.tenants.kubernetes.api import ApiError, ApiServer, body, lines
+from joulebook.tenants.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +90,17 @@ class Watch(threading.Thread, Generic[Item]):
     """Keeps a listener up to date for as long as it runs, whatever the API server does."""
 
     def __init__(
-        self, server: ApiServer, collection: Collection[Item], listener: Listener[Item]
+        self,
+        server: ApiServer,
+        collection: Collection[Item],
+        listener: Listener[Item],
+        refuse: Refusals,
     ) -> None:
         super().__init__(name=f"watch-{collection.name}", daemon=True)
         self._server = server
         self._collection = collection
         self._listener = listener
+        self._refuse = refuse
         self._paths = list(collection.paths)
         self._version: str | None = None
         self._stopping = threading.Event()
@@ -111,7 +117,7 @@ class Watch(threading.Thread, Generic[Item]):
         self._item: msgspec.json.Decoder[Item] = msgspec.json.Decoder(collection.item)
         self._event = msgspec.json.Decoder(_Event)
         self._retry_s = RETRY_FIRST_S
-        self._said = ""
+        self._said: set[str] = set()
         self.problem = "has not answered yet"
         """Why nothing is heard from it now; empty while it is well."""
 
@@ -135,7 +141,7 @@ class Watch(threading.Thread, Generic[Item]):
             except ApiError as error:
                 self._stopping.wait(self._after(error))
             except Exception:
-                log.exception("watching %s failed; it is listed anew", self._collection.name)
+                self._refuse.fault(f"watching {self._collection.name} failed; it is listed anew")
                 self._version, self.problem = None, "an error of ours, see the log"
                 self._stopping.wait(RETRY_MOST_S)
 
@@ -205,9 +211,9 @@ class Watch(threading.Thread, Generic[Item]):
         self._retry_s = RETRY_FIRST_S
 
     def _well(self) -> None:
-        if self.problem and self._said:
+        if self._said:
             log.info("API server: %s are heard again", self._collection.name)
-            self._said = ""
+            self._said = set()
         self.problem = ""
 
     def _after(self, error: ApiError) -> float:
@@ -215,17 +221,20 @@ class Watch(threading.Thread, Generic[Item]):
         if self._stopping.is_set():
             return 0.0
         if error.reason in {"gone", "garbled", "too_large"}:
+            # A server whose own cache is older than its history says so again and again.
             self._version = None
-            return self._backoff() if error.reason != "gone" else random.random()  # noqa: S311
+        if error.reason == "gone":
+            return self._backoff()
         if error.reason == "absent" and len(self._paths) > 1:
             self._paths.pop(0)  # An older API server.
             self._version = None
             return 0.0
         if error.reason in {"unauthorized", "unreachable", "no_account"}:
             self._server.sign_in_again()
-        self.problem = str(error)
-        if self._said != error.reason:
-            self._said = error.reason
+        was_well, self.problem = self.synced, str(error)
+        # Connections break, and are made anew; where that fails it is worth a word.
+        if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
+            self._said.add(error.reason)
             log.warning("API server: %s. %s", error, REMEDIES.get(error.reason, ""))
         if error.reason == "forbidden":
             return FORBIDDEN_S * (1 + random.random() / 5)  # noqa: S311

@@ -95,8 +95,7 @@ class MarkTenants:
                 self._take(names)
         except Exception:
             # A fault of ours with one file must not end the watch over all others.
-            self._refuse.count("fault")
-            log.exception("watching marks failed; everything is looked at again")
+            self._refuse.fault("watching marks failed; everything is looked at again")
             self._due = time.monotonic() + 1
 
     def _wait_s(self) -> float | None:

@@ -27,6 +27,7 @@ from joulebook.tenants.processes import proc
 from joulebook.tenants.processes.exits import Exits, Key
 from joulebook.tenants.processes.place import Place, place_of
 from joulebook.tenants.processes.table import SCHEDULER, ProcessTable
+from joulebook.tenants.refusals import Refusals
 from joulebook.units import NS_PER_MS
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class ProcessTenants:
         self._own_pids = own_pids
         self._user_of = user_of or _user_name
         self._lock = threading.Lock()
+        self._refuse = Refusals()
         self._table = ProcessTable(rules)
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
@@ -90,7 +92,8 @@ class ProcessTenants:
         models = {device.meter: device.model for device in devices}
         with self._lock:
             self._table.sweep(self._clock.now_ns())
-            return Holdings(facts=self._table.news(models))
+            facts = self._table.news(models)
+        return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
         """What was handed over last need not be said again."""
@@ -175,17 +178,23 @@ class ProcessTenants:
 
     def _resolve(self) -> None:
         while (question := self._questions.get()) is not None:
-            workload, place, pid = question
-            environment = proc.environment_of(pid, ENVIRONMENT, self._proc)
-            sources = {f"env:{name}": clean_label(v) for name, v in environment.items() if v}
-            name = clean_label(proc.comm_of(pid, self._proc))
-            if place.kind != "session":
-                name = place.name
-            if place.kind == "unit":
-                sources["job_name"] = place.name.removesuffix(".service")
-            user = "" if place.uid is None else clean_label(self._user_of(place.uid))
-            with self._lock:
-                self._table.learn(workload, name, user, sources)
+            try:
+                self._look_up(*question)
+            except Exception:
+                # A fault of ours with one process must not leave all later ones without a name.
+                self._refuse.fault("looking up whose a process is failed; it goes without a name")
+
+    def _look_up(self, workload: WorkloadId, place: Place, pid: int) -> None:
+        environment = proc.environment_of(pid, ENVIRONMENT, self._proc)
+        sources = {f"env:{name}": clean_label(v) for name, v in environment.items() if v}
+        name = clean_label(proc.comm_of(pid, self._proc))
+        if place.kind != "session":
+            name = place.name
+        if place.kind == "unit":
+            sources["job_name"] = place.name.removesuffix(".service")
+        user = "" if place.uid is None else clean_label(self._user_of(place.uid))
+        with self._lock:
+            self._table.learn(workload, name, user, sources)
 
 
 def _user_name(uid: int) -> str:

@@ -8,7 +8,6 @@ messages are moved, and wall-clock times become node time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -39,7 +38,6 @@ from joulebook.tenants.slurm.refusals import unmapped
 from joulebook.tenants.slurm.scontrol import Asker
 from joulebook.tenants.slurm.tree import SlurmTree
 
-_LOG = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _GRES_CHECK_S = 10.0
 _RESCAN_PAUSE_S = 0.2
@@ -118,7 +116,9 @@ class SlurmTenants:
             self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
         )  # fmt: skip
         self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
-        self._tree = SlurmTree(self._cgroup_root, self._inotify, self._news, self._only)
+        self._tree = SlurmTree(
+            self._cgroup_root, self._inotify, self._refuse, self._news, self._only
+        )
         self._mappings = [
             MappingDirectory(path, evidence, self._inotify, self._refuse)
             for path, evidence in self._mapping_paths
@@ -228,9 +228,8 @@ class SlurmTenants:
             # nothing to be complete, and begin again from what is there.
             with self._lock:
                 self._faulty = True
-                self._refuse.count("fault")
                 self._agenda.once("rescan", _RETRY_S, self._rescan)
-            _LOG.exception("watching SLURM failed; everything is looked at again")
+            self._refuse.fault("watching SLURM failed; everything is looked at again")
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()

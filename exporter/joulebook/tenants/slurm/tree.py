@@ -7,24 +7,17 @@ Watched are the levels above a job (v1: `slurm[_node]`, `uid_U` in every hierarc
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from joulebook.tenants.cgroups import SlurmPlace, hierarchies, is_sluid
-from joulebook.tenants.inotify import (
-    IN_CREATE,
-    IN_DELETE,
-    IN_IGNORED,
-    IN_ISDIR,
-    IN_MOVED_FROM,
-    IN_MOVED_TO,
-    Event,
-    Inotify,
-)
+from joulebook.errors import InputError
+from joulebook.tenants.cgroups import SlurmPlace, is_sluid
+from joulebook.tenants.cgrouptree import CgroupTree
+from joulebook.tenants.inotify import Inotify
 from joulebook.tenants.slurm.jobenv import holds_processes
 
-_MASK = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 _V1_NODE = re.compile(r"^slurm(?:_(.+))?$")
 _SCOPE = re.compile(r"^(?:(.+)_)?slurmstepd\.scope$")
 _UID = re.compile(r"^uid_(\d+)$")
@@ -66,29 +59,8 @@ class TreeListener(Protocol):
         """The directory of a job is no more."""
 
 
-def child(spot: Spot, name: str) -> Spot | None:
-    """What a directory `name` below `spot` is; `None` if it is nothing of SLURM's jobs."""
-    path = spot.path / name
-    if spot.level is Level.BASE and name == "system.slice":
-        return Spot(path, Level.SLICE)
-    if spot.level is Level.BASE and (found := _V1_NODE.match(name)):
-        return Spot(path, Level.V1_NODE, found[1] or "")
-    if spot.level in {Level.SLICE, Level.BASE} and (found := _SCOPE.match(name)):
-        return Spot(path, Level.SCOPE, found[1] or "")
-    if spot.level is Level.V1_NODE and (found := _UID.match(name)):
-        return Spot(path, Level.UID, spot.node, int(found[1]))
-    if spot.level in {Level.UID, Level.SCOPE}:
-        if found := _JOB.match(name):
-            return Spot(path, Level.JOB, spot.node, spot.uid, found[1])
-        if spot.level is Level.SCOPE and is_sluid(name):
-            return Spot(path, Level.JOB, spot.node, None, name)
-    if spot.level is Level.JOB and name.startswith("step_"):
-        return Spot(path, Level.STEP, spot.node, spot.uid, spot.job)
-    return None
-
-
-class SlurmTree:
-    """Follows the tree below a cgroup root; all calls come from one thread.
+class SlurmTree(CgroupTree[Spot]):
+    """Follows jobs and the begin of their steps.
 
     With `only`, directories that name other nodes (another slurmd on this host) are left alone.
     """
@@ -97,17 +69,14 @@ class SlurmTree:
         self,
         root: Path,
         inotify: Inotify,
+        refuse: Callable[[InputError], None],
         listener: TreeListener,
         only: frozenset[str] = frozenset(),
     ) -> None:
-        self._root = root
-        self._inotify = inotify
+        super().__init__(root, inotify, refuse)
         self._listener = listener
         self._only = only
-        self._watches: dict[int, Spot] = {}
-        self._jobs: set[Path] = set()
         self._leftover: set[Path] = set()
-        self._found: set[Path] | None = None
         self._scanned = False
 
     @property
@@ -115,73 +84,70 @@ class SlurmTree:
         """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
         return any(spot.level in {Level.V1_NODE, Level.SCOPE} for spot in self._watches.values())
 
-    def scan(self) -> None:
-        """Look at everything: at the start, and when events were lost."""
-        self._found = set()
-        for base in hierarchies(self._root):
-            self._enter(Spot(base, Level.BASE), live=False)
-        found, self._found = self._found, None
+    def scan(self) -> set[Path]:
+        """See `CgroupTree`."""
+        found = super().scan()
         self._scanned = True
-        for path in self._jobs - found:
-            self._forget(path)
         self._leftover &= found
+        return found
 
-    def handle(self, event: Event) -> bool:
-        """Take one event; `False` if it is not of this tree."""
-        spot = self._watches.get(event.watch)
-        if spot is None:
+    def base(self, path: Path) -> Spot:
+        """See `CgroupTree`."""
+        return Spot(path, Level.BASE)
+
+    def child(self, spot: Spot, name: str) -> Spot | None:
+        """See `CgroupTree`."""
+        path = spot.path / name
+        if spot.level is Level.BASE and name == "system.slice":
+            return Spot(path, Level.SLICE)
+        if spot.level is Level.BASE and (found := _V1_NODE.match(name)):
+            return Spot(path, Level.V1_NODE, found[1] or "")
+        if spot.level in {Level.SLICE, Level.BASE} and (found := _SCOPE.match(name)):
+            return Spot(path, Level.SCOPE, found[1] or "")
+        if spot.level is Level.V1_NODE and (found := _UID.match(name)):
+            return Spot(path, Level.UID, spot.node, int(found[1]))
+        if spot.level in {Level.UID, Level.SCOPE}:
+            if found := _JOB.match(name):
+                return Spot(path, Level.JOB, spot.node, spot.uid, found[1])
+            if spot.level is Level.SCOPE and is_sluid(name):
+                return Spot(path, Level.JOB, spot.node, None, name)
+        if spot.level is Level.JOB and name.startswith("step_"):
+            return Spot(path, Level.STEP, spot.node, spot.uid, spot.job)
+        return None
+
+    def came(self, spot: Spot, *, live: bool) -> bool:
+        """See `CgroupTree`."""
+        if self._only and spot.node and spot.node not in self._only:
             return False
-        if event.mask & IN_IGNORED:
-            del self._watches[event.watch]
-        elif event.mask & IN_ISDIR:
-            below = child(spot, event.name)
-            if below is None:
-                pass
-            elif event.mask & (IN_CREATE | IN_MOVED_TO):
-                self._enter(below, live=True)
-            elif below.level is Level.JOB:
-                self._forget(below.path)
+        if spot.level is Level.STEP:
+            # Steps that a scan finds in an empty directory are leftovers too.
+            if live:
+                self._step_came(spot)
+            return False
+        if spot.level is Level.JOB and spot.path not in self._there:
+            # After a hard reboot empty directories of dead jobs lie about. One that appears
+            # later is a job, whose first process may only be on its way.
+            new = live or (self._scanned and spot.path not in self._leftover)
+            if new or holds_processes(spot.path):
+                self._see(spot, live=live)
+            else:
+                self._leftover.add(spot.path)
         return True
 
-    def _enter(self, spot: Spot, *, live: bool) -> None:
-        if self._only and spot.node and spot.node not in self._only:
-            return
-        if spot.level is Level.STEP:
-            job = spot.path.parent
-            if job not in self._jobs:
-                # A directory that lay there empty has come to life.
-                self._see(Spot(job, Level.JOB, spot.node, spot.uid, spot.job), live=True)
-            self._listener.step_seen(job)
-            return
-        if spot.level is Level.JOB:
-            if self._found is not None:
-                self._found.add(spot.path)
-            if spot.path not in self._jobs:
-                # After a hard reboot empty directories of dead jobs lie about. One that appears
-                # later is a job, whose first process may only be on its way.
-                new = live or (self._scanned and spot.path not in self._leftover)
-                if new or holds_processes(spot.path):
-                    self._see(spot, live=live)
-                else:
-                    self._leftover.add(spot.path)
-        try:
-            self._watches[self._inotify.watch(spot.path, _MASK)] = spot
-            names = [p.name for p in spot.path.iterdir() if p.is_dir()]
-        except OSError:
-            return  # Gone again, and then so is all below it.
-        for name in names:
-            below = child(spot, name)
-            # Steps that a scan finds in an empty directory are leftovers too.
-            if below is not None and (live or below.level is not Level.STEP):
-                self._enter(below, live=live)
+    def gone(self, path: Path) -> None:
+        """See `CgroupTree`."""
+        self._leftover.discard(path)
+        if self._there.pop(path, None) is not None:
+            self._listener.job_gone(path)
+
+    def _step_came(self, step: Spot) -> None:
+        job = step.path.parent
+        if job not in self._there:
+            # A directory that lay there empty has come to life.
+            self._see(step._replace(path=job, level=Level.JOB), live=True)
+        self._listener.step_seen(job)
 
     def _see(self, spot: Spot, *, live: bool) -> None:
-        self._jobs.add(spot.path)
+        self._there[spot.path] = spot
         self._leftover.discard(spot.path)
         self._listener.job_seen(SlurmPlace(spot.job, spot.node, spot.uid), spot.path, live)
-
-    def _forget(self, path: Path) -> None:
-        self._leftover.discard(path)
-        if path in self._jobs:
-            self._jobs.discard(path)
-            self._listener.job_gone(path)

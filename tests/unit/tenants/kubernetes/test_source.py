@@ -16,6 +16,8 @@ from joulebook.core.workloads import WorkloadId
 from joulebook.tenants.cgroups import PodPlace
 from joulebook.tenants.contract import INFRASTRUCTURE
 from joulebook.tenants.kubernetes.api import ApiServer
+from joulebook.tenants.kubernetes.table import PodTable
+from joulebook.tenants.kubernetes.tree import PodTree
 
 HELD = frozenset({Evidence.POD_RESOURCES})
 SECOND = 10**9
@@ -95,6 +97,32 @@ def test_while_the_kubelet_does_not_answer_nothing_is_complete(world: World) -> 
     assert len(found.claims) == 1
     world.kubelet.fail(None)
     world.until(lambda found: found.complete)
+
+
+def test_a_fault_of_ours_with_an_answer_is_counted_and_nothing_is_complete(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.until(lambda found: found.complete == HELD)
+    with monkeypatch.context() as broken:
+        broken.setattr(PodTable, "listed", lambda *_: 1 // 0)
+        world.until(lambda found: found.rejected.get("fault", 0) >= 3 and not found.complete)
+    said = [record for record in caplog.records if "asking the kubelet failed" in record.message]
+    assert len(said) == 1, "the same again is only counted"
+    world.until(lambda found: found.complete == HELD)
+
+
+def test_a_fault_of_ours_in_the_cgroups_is_no_storm(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(PodTree, "scan", lambda *_: 1 // 0)
+        world.source._rescan_at = 0.0
+        world.run(world.start("one", {GPU: ["GPU-0"]}), "second")
+        world.until(lambda found: found.rejected)
+        time.sleep(0.5)
+        assert world.holdings().rejected == {"fault": 1}, "it is not tried again at once"
+    assert "following pods' cgroups failed" in caplog.text
+    world.until(lambda found: found.claims)
 
 
 def test_init_containers_and_restarts_are_one_tenure(world: World) -> None:

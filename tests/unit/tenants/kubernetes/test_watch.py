@@ -20,6 +20,7 @@ from joulebook.tenants.kubernetes.parts import Described
 from joulebook.tenants.kubernetes.pod import PodObject
 from joulebook.tenants.kubernetes.slices import SliceTable, slices_of
 from joulebook.tenants.kubernetes.watch import Watch
+from joulebook.tenants.refusals import Refusals
 
 
 class Seen:
@@ -65,7 +66,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 @pytest.fixture
 def seen(api: FakeApi) -> Iterator[tuple[Watch[PodObject], Seen]]:
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found)
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Refusals())
     watch.start()
     until(lambda: watch.synced)
     yield watch, found
@@ -139,7 +140,7 @@ def test_403_is_said_once_with_what_to_do(
     monkeypatch.setattr(watching, "FORBIDDEN_S", 0.05)
     api.forbidden.add("pods")
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found)
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Refusals())
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.start()
         until(lambda: api.calls["list pods"] >= 3)
@@ -158,7 +159,8 @@ def test_an_outage_is_outlived(
 ) -> None:
     watch, found = seen
     api.stop()
-    until(lambda: not watch.synced)
+    until(lambda: caplog.records)
+    assert not watch.synced
     api.put_pod("a", "two", uid="u2", node="n1")
     api.start()
     until(lambda: found.names() == ["one", "two"])
@@ -166,8 +168,24 @@ def test_an_outage_is_outlived(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, refuse = Seen(), Refusals()
+    found.changed = lambda item: 1 // 0  # type: ignore[assignment, method-assign, return-value]
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, refuse)
+    watch.start()
+    for n in range(3):
+        until(lambda: watch.synced)
+        api.put_pod("a", f"more-{n}", uid=f"m{n}", node="n1")
+        until(lambda n=n: refuse.counts().get("fault", 0) > n)
+    until(lambda: "more-2" in found.names())
+    watch.stop()
+    assert len([r for r in caplog.records if "watching pods failed" in r.message]) == 1
+
+
 def test_no_service_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen())
+    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen(), Refusals())
     watch.start()
     until(lambda: caplog.records)
     watch.stop()
@@ -185,7 +203,7 @@ def test_slices_of_either_version(
         api.put_slice("n1", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-0", "type": "gpu"}})
         api.put_slice("n2", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-9"}})
         table = SliceTable()
-        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table)
+        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table, Refusals())
         watch.start()
         until(lambda: table.described)
         assert table.described == {"gpu.nvidia.com/n1/gpu-0": Described("GPU-0")}
@@ -232,7 +250,7 @@ def test_the_stand_in_runs_as_a_process_too(repository: Path, tmp_path: Path) ->
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found)
+            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found, Refusals())
             watch.start()
             until(lambda: found.names() == ["p"])
             watch.stop()

@@ -264,6 +264,23 @@ def test_a_directory_of_users_that_hangs_holds_nothing_up(place: Place) -> None:
     assert resolved(place).labels.user == "late"
 
 
+def test_a_fault_of_ours_with_one_process_leaves_the_others_their_names(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(uid: int) -> str:
+        if uid == 1001:
+            raise ZeroDivisionError
+        return "ada"
+
+    place.user_of = broken
+    place.list(place.use(place.start(uid=1001)))
+    until(lambda: place.source.holdings(()).rejected)
+    place.list(place.use(place.start(uid=1000)))
+    until(lambda: "ada" in {fact.labels.user for fact in place.facts().values()})
+    assert place.source.holdings(()).rejected == {"fault": 1}
+    assert "goes without a name" in caplog.text
+
+
 def test_state_is_bounded_and_what_is_over_is_forgotten(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,8 +24,23 @@ def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptu
     assert "all further ones for the reason bad_field" in caplog.text
     refuse(InputError("101.0.json", reason="symlink"))
     assert len(caplog.records) == TOLD_MAX + 1
-    refuse.count("fault")
-    assert refuse.counts() == {"bad_field": 104, "symlink": 1, "fault": 1}
+    refuse.count("late")
+    assert refuse.counts() == {"bad_field": 104, "symlink": 1, "late": 1}
+
+
+def test_a_fault_of_ours_is_logged_once_with_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    refuse = Refusals()
+    for _ in range(3):
+        for what in ("asking failed", "watching failed"):
+            try:
+                raise ZeroDivisionError(what)
+            except ZeroDivisionError:
+                refuse.fault(what)
+    assert refuse.counts() == {"fault": 6}
+    said = [
+        (record.getMessage().split(" (")[0], bool(record.exc_info)) for record in caplog.records
+    ]
+    assert said == [("asking failed", True), ("watching failed", True)]
 
 
 def test_what_is_said_of_a_gpu_that_nobody_knows() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from joulebook.tenants.cgroups import SlurmPlace
 from joulebook.tenants.inotify import Inotify
+from joulebook.tenants.refusals import Refusals
 from joulebook.tenants.slurm.tree import SlurmTree
 
 V2 = next(
@@ -26,7 +27,7 @@ class Heard:
     def __init__(self, root: Path, *only: str) -> None:
         self.root = root
         self.inotify = Inotify()
-        self.tree = SlurmTree(root, self.inotify, self, frozenset(only))
+        self.tree = SlurmTree(root, self.inotify, Refusals(), self, frozenset(only))
         self.said: list[str] = []
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
@@ -116,7 +117,7 @@ def test_a_rescan_finds_what_events_did_not_tell(v1: Path) -> None:
     heard.inotify.close()
 
 
-def test_10_000_jobs_leave_nothing_behind(v1: Path) -> None:
+def test_10_000_there_leave_nothing_behind(v1: Path) -> None:
     top = v1 / "freezer/slurm/uid_5"
     top.mkdir(parents=True)
     heard = Heard(v1)
@@ -130,7 +131,7 @@ def test_10_000_jobs_leave_nothing_behind(v1: Path) -> None:
     assert told == 20_000
     heard.listen()
     assert len(heard.tree._watches) == 5, "root, two hierarchies, slurm, uid_5"
-    assert not heard.tree._jobs
+    assert not heard.tree._there
     heard.inotify.close()
 
 
