@@ -295,10 +295,16 @@ class Lab:
             if not ends.get((job, node)):
                 continue
             end_ns = ends[job, node].pop(0)  # a requeued job has several
-            for position in positions.split(",") if positions != "-" else ():
-                gpu = MINORS.index(GRES_ORDER[int(position)])
+            for gpu in _slots(positions):
                 held.append(Held(job, node, gpu, int(at) - offset_ns, end_ns))
         return held
+
+    def slots(self, job_id: str) -> list[int]:
+        """The cards that a job was given, as soon as its Prolog has run."""
+        return [
+            gpu for job, _, _, given in self._noted("prolog") if job == job_id
+            for gpu in _slots(given)
+        ]  # fmt: skip
 
     def _noted(self, hook: str) -> list[list[str]]:
         path = self.directory / "seen" / hook
@@ -307,6 +313,13 @@ class Lab:
     def true_uj(self, held: Held) -> int:
         """What the card burnt while it was held."""
         return self.scenarios[held.node].true_energy_uj(held.gpu, held.t0_ns, held.t1_ns)
+
+
+def _slots(positions: str) -> list[int]:
+    """Slots of the scenario, by positions in gres.conf (`-`: none)."""
+    if positions == "-":
+        return []
+    return [MINORS.index(GRES_ORDER[int(position)]) for position in positions.split(",")]
 
 
 class Prometheus:

@@ -99,17 +99,20 @@ class PodLab:
 
     def __init__(
         self, directory: Path, *, gpus: Sequence[Gpu] | int = 4, driver: str = "systemd",
-        dra: str = "v1",
+        dra: str = "v1", scenario: Scenario | None = None,
     ) -> None:  # fmt: skip
+        """With `scenario` the cards are those of another lab on the same machine."""
         self.directory = directory
         cards = gpus if not isinstance(gpus, int) else [
             Gpu(uuid=f"GPU-{slot:08d}-1111-2222-3333-444444444444", minor=(slot + 1) % gpus,
                 idle_mw=IDLE_MW, tick_phase_ns=slot * 23_000_000)
             for slot in range(gpus)
         ]  # fmt: skip
-        self.scenario = Scenario.create(directory / "scenario", cards)
+        self.scenario = scenario or Scenario.create(directory / "scenario", cards)
         self.cards = self.scenario.uuids
-        self.idle_mw = [gpu.idle_mw for gpu in cards]
+        self.idle_mw = (
+            [gpu.idle_mw for gpu in cards] if scenario is None else [IDLE_MW] * len(self.cards)
+        )
         self.kubelet = FakeKubelet(directory / "pod-resources" / "kubelet.sock")
         self.api = FakeApi(directory / "account", dra=dra)
         self.cgroups = Cgroups(driver)
@@ -149,19 +152,24 @@ class PodLab:
             {
                 "JOULEBOOK_NODE_NAME": NODE,
                 "JOULEBOOK_TENANTS_SLURM_ENABLED": "false",
-                "JOULEBOOK_TENANTS_KUBERNETES_ENABLED": "true",
-                "JOULEBOOK_TENANTS_KUBERNETES_POD_RESOURCES": str(self.kubelet.socket),
-                "JOULEBOOK_TENANTS_KUBERNETES_SERVICE_ACCOUNT": str(self.api.service_account),
-                "JOULEBOOK_TENANTS_KUBERNETES_CGROUP_ROOT": str(self.cgroups.root),
-                "JOULEBOOK_TENANTS_KUBERNETES_POD_LOGS": str(self.logs),
                 "JOULEBOOK_TENANTS_PROCESSES_ENABLED": "false",
-                "JOULEBOOK_SENSORS_RAPL_ENABLED": "false",
-                "JOULEBOOK_SENSORS_HWMON_ENABLED": "false",
                 "JOULEBOOK_MARKS_ENABLED": "false",
-                **self.api.environment(),
+                **self.settings(),
                 **settings,
             },
         )
+
+    def settings(self) -> dict[str, str]:
+        """What a daemon must be told to book this lab's pods."""
+        return {
+            "JOULEBOOK_TENANTS_KUBERNETES_ENABLED": "true",
+            "JOULEBOOK_TENANTS_KUBERNETES_NODE_NAME": NODE,
+            "JOULEBOOK_TENANTS_KUBERNETES_POD_RESOURCES": str(self.kubelet.socket),
+            "JOULEBOOK_TENANTS_KUBERNETES_SERVICE_ACCOUNT": str(self.api.service_account),
+            "JOULEBOOK_TENANTS_KUBERNETES_CGROUP_ROOT": str(self.cgroups.root),
+            "JOULEBOOK_TENANTS_KUBERNETES_POD_LOGS": str(self.logs),
+            **self.api.environment(),
+        }
 
     # -- pods
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from joulebook.commands.checks import Check, Finding, Site, Status, fail, nothing, ok, warn
 from joulebook.commands.survey import GpuSurvey
 from joulebook.commands.text import seconds, several
+from joulebook.procfs import shows_pids_of_host
+from joulebook.sensors import drm
 
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"
@@ -123,6 +126,25 @@ def gpus(site: Site) -> Iterator[Finding]:
                 yield each._replace(found=f"{name}: {each.found}")
 
 
+def pids(site: Site) -> Iterator[Finding]:
+    """Whether the pids that drivers tell can be looked up: of a container's own they are not."""
+    if not wanted(site) and not drm.metered(site.at(site.config.sensors.drm.root)):
+        return
+    proc = Path(site.config.host.proc)
+    said = site.config.tenants.processes.pid_namespace == "host"
+    if said or shows_pids_of_host(site.proc if proc == Path("/proc") else proc):
+        yield ok(f"processes: {proc} has those that drivers tell of")
+        return
+    yield warn(
+        f"processes: {proc} does not have those of this machine, as in a container: workloads that "
+        "share a GPU pay by what they hold and not by what they use, and who uses one without "
+        "holding it is not known",
+        "Run the daemon with the host's pids (docker run --pid=host, hostPID: true), or mount the "
+        "host's /proc (read-only) and set host.proc to where it is, as the Helm chart does with "
+        "hostProc.enabled.",
+    )
+
+
 def _energy(gpu: GpuSurvey) -> Iterator[Finding]:
     counter, power = gpu.energy, gpu.power
     draws = f", {power.text} now" if power.text else ""
@@ -178,4 +200,4 @@ def _module_version(site: Site) -> str:
     return found[1] if found else ""
 
 
-CHECKS: tuple[Check, ...] = (cards, driver, gpus)
+CHECKS: tuple[Check, ...] = (cards, driver, gpus, pids)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from joulebook.commands.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.text import several
-from joulebook.procfs import shows_pids_of_host
 from joulebook.tenants.kubernetes.api import ApiError, ApiServer, body
 from joulebook.tenants.kubernetes.cluster import pods_of
 from joulebook.tenants.kubernetes.listing import KubeletError
@@ -75,14 +74,6 @@ def cgroups(site: Site) -> Iterator[Finding]:
             "to be a pod's",
             "Mount the node's /sys/fs/cgroup into the daemon's pod (read-only), or set "
             "tenants.kubernetes.cgroup_root.",
-        )
-    proc = Path(site.config.host.proc)
-    if not shows_pids_of_host(site.proc if proc == Path("/proc") else proc):
-        yield warn(
-            "the daemon does not see the node's processes: pods that share a GPU pay by what they "
-            "hold and not by what they use, and pods that use GPUs without asking are not seen",
-            "Mount the node's /proc into the daemon's pod (read-only) and set host.proc, as the "
-            "Helm chart does with hostProc.enabled, or set hostPID: true.",
         )
 
 

@@ -54,8 +54,6 @@ def one(findings: list[Finding], status: Status, pattern: str) -> Finding:
 
 def test_all_is_well(tmp_path: Path, short_tmp_path: Path, api: FakeApi) -> None:
     (tmp_path / "cgroup/kubepods.slice").mkdir(parents=True)
-    (tmp_path / "proc/2").mkdir(parents=True)
-    (tmp_path / "proc/2/comm").write_text("kthreadd\n")
     (tmp_path / "logs/a_p_0a1b2c3d-1111-2222-3333-444455556666").mkdir(parents=True)
     with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
         kubelet.advertise("nvidia.com/gpu", "GPU-0")
@@ -76,7 +74,6 @@ def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path, api: FakeApi) -
     findings = found(site(tmp_path, name="", enabled=True))
     assert "mount its folder" in one(findings, Status.FAIL, "no socket").todo
     assert "/sys/fs/cgroup" in one(findings, Status.WARN, "no kubepods below").todo
-    assert "hostProc" in one(findings, Status.WARN, "node's processes").todo
     assert "spec.nodeName" in one(findings, Status.WARN, "JOULEBOOK_NODE_NAME").todo
     assert "ClusterRole" in one(findings, Status.FAIL, "403").todo
 

@@ -191,6 +191,23 @@ def test_the_daemon_is_named_by_its_command_line(site: Site) -> None:
         lock.release()
 
 
+# Whose a process is
+
+
+def test_a_container_without_the_hosts_pids_is_told_so_whatever_runs_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not found(site, checks_gpu.pids), "there is no GPU here, so it does not matter"
+    with_gpus(monkeypatch, gpu(0))
+    blind = replace(site)  # a site remembers its survey
+    said = one(blind, checks_gpu.pids, Status.WARN, "pay by what they hold")
+    for remedy in ("--pid=host", "hostPID: true", "host.proc", "hostProc.enabled"):
+        assert remedy in said.todo
+    (site.proc / "2").mkdir()
+    (site.proc / "2/comm").write_text("kthreadd\n")
+    one(blind, checks_gpu.pids, Status.OK, "/proc has those")
+
+
 # Node
 
 
