@@ -6,6 +6,7 @@ Nothing here knows of workloads: what comes out is energy in time, what goes on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -26,8 +27,8 @@ FALLBACK_NS = 60 * NS_PER_S
 IDLE_LEARN_NS = NS_PER_S // 2
 """An idle interval must last this long to teach the idle floor."""
 
-IDLE_LEARNING = 16
-"""Each idle interval moves the floor by one part in this many of the difference."""
+IDLE_MEMORY_NS = 60 * NS_PER_S
+"""The idle floor is the mean over so much idle time; what is older counts less and less."""
 
 
 BURST_STEPS = 3
@@ -171,9 +172,18 @@ def ripe(
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
-        idle_mw=_floor(state.idle_mw, intervals),
     )
-    return state, tuple(intervals)
+    return _floored(state, intervals), tuple(intervals)
+
+
+def drawn_mw(state: MeterState) -> int | None:
+    """The mean power over what was read and is not booked yet: some seconds. `None`: not known."""
+    readings = () if state.gap_reason else (state.base, *state.pending)
+    parts = [part for pair in pairwise(readings) for part in between(*pair)]
+    duration_ns = sum(part.t1_ns - part.t0_ns for part in parts)
+    if not duration_ns or any(isinstance(part, Gap) for part in parts):
+        return None
+    return energy_uj(parts) * PJ_PER_UJ // duration_ns
 
 
 def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
@@ -222,16 +232,20 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     return told
 
 
-def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
-    """What the device draws while idle: a slow mean over its idle intervals.
+def _floored(state: MeterState, intervals: Sequence[Interval]) -> MeterState:
+    """With what it draws while idle: the mean over its idle time, the last minute or so of it.
 
     Not the lowest: a counter that steps only ten times a second makes single intervals look up to
     a tenth too low, and once would be for ever.
     """
+    idle_mw, idle_ns = state.idle_mw or 0, state.idle_ns
     for interval in intervals:
         duration_ns = interval.t1_ns - interval.t0_ns
         if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
             continue
+        idle_ns = min(idle_ns + duration_ns, IDLE_MEMORY_NS)
+        weight_ns = min(duration_ns, idle_ns)
         mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
-        known_mw = mean_mw if known_mw is None else known_mw + (mean_mw - known_mw) // IDLE_LEARNING
-    return known_mw
+        # To the nearest: always rounded down it would creep below the mean.
+        idle_mw += (2 * (mean_mw - idle_mw) * weight_ns + idle_ns) // (2 * idle_ns)
+    return msgspec.structs.replace(state, idle_mw=idle_mw, idle_ns=idle_ns) if idle_ns else state

@@ -258,36 +258,33 @@ class Daemon:
             **self._refused(),
         }
         self._sharing = sharing(self._books, self._devices, now_ns)
-        watts = [s.values["power_watts"] for s in self._statuses if "power_watts" in s.values]
-        if watts:
-            self._history.append((s_from_ns(now_ns + utc_offset_ns), sum(watts)))
-        self._publish(
-            View(
-                self._settings.node,
-                self._committed,
-                cluster=self._settings.cluster,
-                statuses=self._statuses,
-                now_ns=now_ns,
-                utc_offset_ns=utc_offset_ns,
-                holders={meter: each.holders for meter, each in self._sharing.items()},
-                draws={meter: each.draws for meter, each in self._sharing.items()},
-                sensors=tuple(worker.health() for worker in self._workers),
-                rejected={
-                    (source, reason): count
-                    for source, reasons in refused.items()
-                    for reason, count in reasons.items()
-                },
-                tick_s=self._tick_s,
-                history=tuple(self._history),
-                today=self._today.energy_uj(),
-                today_bills=self._today.bills(),
-                rates=tick.rates,
-                charges=tick.wanted,
-                feeds=self._money.feeds(),
-                lacking=self._money.lacking,
-                budgets=self._settings.budgets,
-            )
+        view = View(
+            self._settings.node,
+            self._committed,
+            cluster=self._settings.cluster,
+            statuses=self._statuses,
+            now_ns=now_ns,
+            utc_offset_ns=utc_offset_ns,
+            holders={meter: each.holders for meter, each in self._sharing.items()},
+            draws={meter: each.draws for meter, each in self._sharing.items()},
+            sensors=tuple(worker.health() for worker in self._workers),
+            rejected={
+                (source, reason): count
+                for source, reasons in refused.items()
+                for reason, count in reasons.items()
+            },
+            tick_s=self._tick_s,
+            today=self._today.energy_uj(),
+            today_bills=self._today.bills(),
+            rates=tick.rates,
+            charges=tick.wanted,
+            feeds=self._money.feeds(),
+            lacking=self._money.lacking,
+            budgets=self._settings.budgets,
         )
+        if drawn_w := view.power_w:
+            self._history.append((view.utc_s, sum(drawn_w.values())))
+        self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
 
 
 def _say_omissions(before: Books, after: Books) -> None:

@@ -30,6 +30,8 @@ _SPAN_S = 900.0
 
 _STYLE = (Path(__file__).parent / "static/page.css").read_text("utf-8")
 
+_HOST = {Component.CPU: "CPU", Component.DRAM: "memory"}
+
 _METHODS = {
     Method.COUNTER: "read from the devices' counters",
     Method.INTEGRATED: "integrated from power",
@@ -85,14 +87,10 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 
 
 def _power(view: View) -> str:
-    drawn = [s.values["power_watts"] for s in view.devices if "power_watts" in s.values]
-    if not drawn:
-        return section("Power now", '<p class="dim">No device says what power it draws.</p>')
-    number, unit = words.watts(sum(drawn)).split("\u202f")
-    held = sum(bool(view.holders.get(s.meter)) for s in view.devices)
-    kinds = {status.meter.component for status in view.devices}
-    kind = "GPU" if kinds == {Component.GPU} else "device"
-    count = f"{len(view.devices)} {kind}{'s' if len(view.devices) > 1 else ''}, {held} held"
+    drawn_w = view.power_w
+    if not drawn_w:
+        return section("Power now", '<p class="dim">Nothing here says what power it draws.</p>')
+    number, unit = words.watts(sum(drawn_w.values())).split("\u202f")
     picture = ""
     lasted_s = view.history[-1][0] - view.history[0][0] if view.history else 0.0
     if lasted_s > 0:
@@ -110,8 +108,26 @@ def _power(view: View) -> str:
         )
     return section(
         "Power now",
-        f'<p class="big">{number}<small>{unit}</small></p><p class="dim">{count}</p>{picture}\n',
+        f'<p class="big">{number}<small>{unit}</small></p>'
+        f'<p class="dim">{_drawers(view)}</p>{picture}\n',
     )
+
+
+def _drawers(view: View) -> str:
+    """What draws it: how many devices, how many of them are held, and the rest by component."""
+    said = []
+    if view.devices:
+        count = len(view.devices)
+        held = sum(bool(view.holders.get(s.meter)) for s in view.devices)
+        kinds = {status.meter.component for status in view.devices}
+        kind = "GPU" if kinds == {Component.GPU} else "device"
+        said.append(f"{count} {kind}{'s' if count > 1 else ''}, {held} held")
+    said += [
+        f"{name} {words.watts(view.power_w[part])}"
+        for part, name in _HOST.items()
+        if part in view.power_w
+    ]
+    return "; ".join(said)
 
 
 def _books(books: Books) -> str:

@@ -16,11 +16,13 @@ from joulebook.core.bills import Bill, Charge
 from joulebook.core.books import Books, Remainder
 from joulebook.core.budgets import Allowance
 from joulebook.core.devices import DeviceStatus
+from joulebook.core.host import COMPONENTS
+from joulebook.core.metering import drawn_mw
 from joulebook.core.rates import RateSet
-from joulebook.core.readings import Meter
+from joulebook.core.readings import Component, Meter
 from joulebook.core.tenancy import Holder
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.units import s_from_ns
+from joulebook.units import MW_PER_W, s_from_ns
 
 __all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "View"]
 
@@ -65,13 +67,13 @@ class View(msgspec.Struct, frozen=True):
 
     `books` are the *committed* books. `now_ns` is node time, `utc_offset_ns` what makes UTC of
     it. `holders` are those who hold (or, where nobody does, use) each meter at `now_ns`, and
-    `draws` the part of its power that each of them draws. `rejected` counts refused
-    inputs by source and reason. `tick_s` is how long the last tick took. `history` is the power
-    of all devices (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the
-    energy (uJ) booked since 00:00 UTC by experiment and by remainder, `today_bills` what was
-    charged for it. `rates` are those known now, `charges` what the configuration asks to charge,
-    `lacking` the settings that are not made and what is not shown for it. `budgets` are those
-    of the configuration.
+    `draws` the part of its power that each of them draws. `rejected` counts refused inputs by
+    source and reason. `tick_s` is how long the last tick took. `history` is the power of all that
+    is measured (UTC seconds, watts), oldest first, at most `HISTORY_POINTS`. `today` is the energy
+    (uJ) booked since 00:00 UTC by experiment and by remainder, `today_bills` what was charged for
+    it. `rates` are those known now, `charges` what the configuration asks to charge, `lacking` the
+    settings that are not made and what is not shown for it. `budgets` are those of the
+    configuration.
     """
 
     node: str
@@ -99,6 +101,20 @@ class View(msgspec.Struct, frozen=True):
     def utc_s(self) -> float:
         """The instant of this view in UTC seconds."""
         return s_from_ns(self.now_ns + self.utc_offset_ns)
+
+    @property
+    def power_w(self) -> dict[Component, float]:
+        """What is drawn now, by component: as devices say, and where they do not (CPU, memory),
+        the mean of the last seconds.
+        """
+        told = {s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values}
+        for meter, state in self.books.meters.items():
+            if meter.component in COMPONENTS and (power_mw := drawn_mw(state)) is not None:
+                told.setdefault(meter, power_mw / MW_PER_W)
+        found: dict[Component, float] = {}
+        for meter, power_w in told.items():
+            found[meter.component] = found.get(meter.component, 0.0) + power_w
+        return found
 
     @property
     def devices(self) -> tuple[DeviceStatus, ...]:

@@ -10,7 +10,7 @@ from tests.unit.exposition.sample import GPU0, NOW_NS, busy_view, device, small_
 
 from joulebook.core.books import Books, MeterState, WorkloadState
 from joulebook.core.rates import RateSet
-from joulebook.core.readings import Component, Meter
+from joulebook.core.readings import Component, Meter, Reading
 from joulebook.core.tenancy import Evidence, Holder
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.exposition.page import render_page
@@ -130,12 +130,32 @@ def test_trouble_is_said_plainly() -> None:
 def test_nothing_to_show_is_said_too() -> None:
     text = words(View("n", Books()))
     for said in (
-        "No device says what power it draws.",
+        "Nothing here says what power it draws.",
         "No GPU has been read yet.",
         "No workload yet.",
         "0 J",
     ):
         assert said in text
+
+
+def test_a_node_without_gpus_shows_what_cpu_and_memory_draw() -> None:
+    def counted(component: Component, name: str, watts: int) -> MeterState:
+        meter = Meter(component, name)
+        first = Reading(meter, NOW_NS - 2 * NS_PER_S, 0)
+        last = Reading(meter, NOW_NS, 2 * watts * 10**6)
+        return MeterState(meter, first, (last,), read_uj=2 * watts * 10**6)
+
+    states = (
+        counted(Component.CPU, "package-0", 85),
+        counted(Component.CPU, "package-1", 60),
+        counted(Component.DRAM, "dram-0", 12),
+    )
+    text = words(View("n", Books(meters={state.meter: state for state in states}), now_ns=NOW_NS))
+    assert "157 W CPU 145 W; memory 12 W" in text
+    assert "Nothing here says" not in text
+    gpu = device(GPU0, 0, power_watts=43.0)
+    beside = View("n", Books(meters={s.meter: s for s in states}), statuses=(gpu,), now_ns=NOW_NS)
+    assert "200 W 1 GPU, 0 held; CPU 145 W; memory 12 W" in words(beside)
 
 
 def test_page_needs_no_script_and_no_other_request() -> None:
