@@ -19,11 +19,9 @@ from joulebook.core.workloads import WorkloadFacts
 from joulebook.daemon.privacy import Mask
 from joulebook.log import once, recovered
 from joulebook.tenants.contract import Accounted, Boundary, Group, Holdings, TenantSource
+from joulebook.tenants.refusals import FAULT
 
 log = logging.getLogger(__name__)
-
-FAULT = "fault"
-"""The reason under which it is counted that a source raised."""
 
 
 class Witnesses:
