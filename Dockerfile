@@ -75,6 +75,8 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 # GPUs can be read by anybody. The kubelet's pod-resources directory is 0750 root: on Kubernetes the
 # chart runs this as uid 0, without capabilities.
 USER 65532:65532
+# `joulebook run --demo` keeps its ledger below the folder that it is started in.
+WORKDIR /var/lib/joulebook
 VOLUME ["/var/lib/joulebook"]
 EXPOSE 9816
 HEALTHCHECK --interval=30s --timeout=10s --start-period=20s CMD ["joulebook", "health"]

@@ -60,20 +60,36 @@ log = logging.getLogger(__name__)
 
 
 def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
-    """Whether any sensor would run here; a daemon with none is refused."""
+    """Whether any sensor would run here."""
     return bool(chosen(config, pci))
+
+
+NOTHING = (
+    "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library here, no AMD "
+    "or Intel GPU, no RAPL and no power meter in sysfs, and no other sensor is enabled"
+)
+"""What is said where no sensor would run."""
 
 
 class Node:
     """A daemon with all that belongs to it; leaving the context lets go of everything."""
 
     def __init__(
-        self, daemon: Daemon, health: Health, server: Server, address: str, exits: ExitStack
+        self,
+        daemon: Daemon,
+        health: Health,
+        server: Server,
+        address: str,
+        exits: ExitStack,
+        *,
+        idle: bool,
     ) -> None:
         self.daemon = daemon
         self.health = health
         self.server = server
         self.address = address
+        self.idle = idle
+        """Whether there is nothing to measure, and that was to be waited for."""
         self._exits = exits
 
     def __enter__(self) -> Self:
@@ -96,12 +112,10 @@ def assemble(config: Config) -> Node:
     with ExitStack() as exits:
         masked = mask(config.privacy.users, config.privacy.key_file)
         choices = chosen(config)
-        if not choices:
+        if not choices and not config.daemon.wait_for_sensors:
             raise ConfigError(
-                "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library "
-                "here, no AMD or Intel GPU, no RAPL and no power meter in sysfs, and no other "
-                "sensor is enabled; `joulebook doctor` says more, `joulebook run --demo` plays a "
-                "recorded trace"
+                f"{NOTHING}; `joulebook doctor` says more, `joulebook run --demo` plays a recorded "
+                "trace"
             )
         if problem := conflict(config, choices):
             raise ConfigError(problem)
@@ -122,7 +136,10 @@ def assemble(config: Config) -> Node:
         tenants = _tenants(config, clock)
         name = node_label(config)
         health = Health(
-            workers, lately_s=max(5.0, 3 * config.daemon.interval_s), hang_s=config.daemon.hang_s
+            workers,
+            lately_s=max(5.0, 3 * config.daemon.interval_s),
+            hang_s=config.daemon.hang_s,
+            idle="" if choices else NOTHING,
         )
         exposition = Exposition(
             View(
@@ -174,7 +191,8 @@ def assemble(config: Config) -> Node:
         server.start()
         exits.callback(server.stop)
         host = config.server.listen.rpartition(":")[0]
-        return Node(daemon, health, server, f"{host}:{server.port}", exits.pop_all())
+        address = f"{host}:{server.port}"
+        return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
 
 
 def _handover(config: Config, node: str) -> Handover | None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from joulebook.cli import parser
+from joulebook.config import Config, env_names, load
+from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN
 
 CHART = Path(__file__).resolve().parents[2] / "helm" / "joulebook"
 
@@ -42,7 +47,11 @@ EVERYTHING: Object = {
     "podMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
     "dashboards": {"enabled": True},
-    "ratesService": {"enabled": True, "config": '[rates]\ncurrency = "EUR"\n', "tokenSecret": "t"},
+    "ratesService": {
+        "enabled": True,
+        "config": '[rates]\n[rates.price]\nkind = "energy-charts"\nzone = "DE-LU"\n',
+        "tokenSecret": "t",
+    },
     "podLogs": {"enabled": True},
     "handover": {"tokenSecretName": "token"},
     "collector": {"enabled": True, "config": '[rates]\ncurrency = "EUR"\n'},
@@ -67,6 +76,14 @@ NOTHING: Object = {
     "tolerations": [],
 }
 """Every mount and right off."""
+
+MATRIX: dict[str, Object] = {
+    "plain": {},
+    "everything": EVERYTHING,
+    "nothing": NOTHING,
+    **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
+}
+"""Values for every kind of cluster."""
 
 
 def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,6 +135,25 @@ def daemon(objects: Objects) -> tuple[Object, Object]:
     pod: Object = the(objects, "DaemonSet")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     return pod, container
+
+
+def configured(objects: Objects, scratch: Path) -> Iterator[tuple[str, Config]]:
+    """What each container that runs joulebook makes of its variables, arguments and file."""
+    for each in objects.values():
+        pod = each["spec"]["template"]["spec"] if "template" in each.get("spec", {}) else {}
+        for container in pod.get("containers", []):
+            ours = {one["name"] for one in container["env"] if one["name"].startswith("JOULEBOOK_")}
+            assert ours <= {*env_names(), PRICE_TOKEN, CARBON_TOKEN}
+            args = parser().parse_args(container["args"])
+            volumes = {one["name"]: one for one in pod["volumes"]}
+            (mounted,) = (
+                volumes[mount["name"]]["configMap"]["name"]
+                for mount in container["volumeMounts"]
+                if Path(mount["mountPath"]) == args.config.parent
+            )
+            file = scratch / f"{container['name']}.toml"
+            file.write_text(objects["ConfigMap", mounted]["data"][args.config.name])
+            yield container["name"], load(file, environment(container))
 
 
 def environment(container: Object) -> dict[str, str]:

@@ -12,8 +12,10 @@ from tests.integration.chart import (
     CHART,
     EVERYTHING,
     EXAMPLES,
+    MATRIX,
     NOTHING,
     Object,
+    configured,
     daemon,
     environment,
     kinds,
@@ -24,7 +26,7 @@ from tests.integration.chart import (
 from tests.integration.helm import PACKAGES, helm
 
 from joulebook.cli import parser
-from joulebook.config import env_names, load
+from joulebook.config import Config, env_names, load
 
 
 @pytest.fixture(scope="module", params=sorted(PACKAGES))
@@ -68,13 +70,113 @@ def test_renders_what_a_node_needs(binary: Path) -> None:
     assert paths == {
         "ledger": "/var/lib/joulebook",
         "pod-resources": "/var/lib/kubelet/pod-resources",
-        "host-sys": "/sys",
+        "host-sys-class": "/sys/class",
+        "host-sys-devices": "/sys/devices",
+        "host-sys-cgroup": "/sys/fs/cgroup",
         "host-proc": "/proc",
     }
     assert environment(container)["JOULEBOOK_HOST_PROC"] == "/host/proc"
     writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
     assert writable == {"ledger", "tmp"}
     assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
+
+
+def test_what_is_mounted_below_a_folder_of_the_node_is_read_only_too(binary: Path) -> None:
+    """Uid 0 could write to cgroups and to binfmt_misc without any capability."""
+
+    def deep(version: str) -> set[str]:
+        _, container = daemon(rendered(binary, "--kube-version", version))
+        return {m["name"] for m in container["volumeMounts"] if "recursiveReadOnly" in m}
+
+    assert deep("1.30.0") == {
+        *("host-sys-class", "host-sys-devices", "host-sys-cgroup"),
+        "host-proc",
+    }
+    assert deep("1.34.1-gke.1000000") == deep("1.30.0")
+    assert not deep("1.29.9-eks-abcdef"), "a word that these do not know"
+
+
+def test_marks_are_mounted_with_the_pid_namespace_that_they_need(binary: Path) -> None:
+    _, container = daemon(rendered(binary))
+    assert environment(container)["JOULEBOOK_MARKS_ENABLED"] == "false"
+    pod, container = daemon(rendered(binary, values={"hostPID": True}))
+    assert "JOULEBOOK_MARKS_ENABLED" not in environment(container)
+    (run_,) = (v for v in pod["volumes"] if v["name"] == "run")
+    assert run_["hostPath"] == {"path": "/run/joulebook", "type": "DirectoryOrCreate"}
+    assert {"name": "run", "mountPath": "/run/joulebook"} in container["volumeMounts"]
+    assert Config().marks.dir.startswith("/run/joulebook/")
+
+
+def test_variables_of_the_users_win_and_no_name_stands_twice(binary: Path) -> None:
+    """Server-side apply refuses a list in which a name stands twice; helm 4 does that."""
+    own = [
+        {"name": "JOULEBOOK_TENANTS_SLURM_ENABLED", "value": "true"},
+        {"name": "A", "value": "b"},
+    ]
+    values = {
+        **EVERYTHING,
+        "extraEnv": own,
+        "collector": {"enabled": True, "extraEnv": [{"name": "JOULEBOOK_COLLECT_LISTEN"}]},
+    }
+    objects = rendered(binary, values=values)
+    _, container = daemon(objects)
+    assert container["env"][-2:] == own
+    for each in objects.values():
+        pod = each.get("spec", {}).get("template", each).get("spec", {})
+        assert len({v["name"] for v in pod.get("volumes", [])}) == len(pod.get("volumes", []))
+        for one in pod.get("containers", []):
+            for key, name in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "name")):
+                names = [entry[name] for entry in one.get(key, [])]
+                assert sorted(set(names)) == sorted(names)
+
+
+def test_no_name_is_too_long_or_read_as_a_number(binary: Path) -> None:
+    for release, namespace in (("x" * 53, "n" * 63), ("1234", "1e3")):
+        values = {**EVERYTHING, "fullnameOverride": "" if release.startswith("x") else "j"}
+        objects = rendered(binary, "--namespace", namespace, values=values, release=release)
+        for (kind, name), each in objects.items():
+            assert isinstance(name, str)
+            assert len(name) <= (63 if kind in {"Service", "Pod", "DaemonSet"} else 253)
+            meta = each["metadata"]
+            assert meta.get("namespace", namespace) == namespace
+            labels = [
+                *meta["labels"].values(),
+                *each.get("spec", {}).get("template", each)["metadata"]["labels"].values(),
+            ]
+            assert all(isinstance(value, str) and len(value) <= 63 for value in labels)
+            if kind in {"Deployment", "DaemonSet"}:
+                assert len(f"{name}-7d9c8b6f5d-abcde") <= 253
+    subject = the(objects, "ClusterRoleBinding")["subjects"][0]
+    assert subject["namespace"] == "1e3"
+
+
+def test_pods_that_need_no_card_run_wherever_linux_does(binary: Path) -> None:
+    objects = rendered(
+        binary,
+        values={
+            **EVERYTHING,
+            "ratesService": {"enabled": True, "nodeSelector": {"pool": "infra"}},
+            "tolerations": [{"key": "all-nodes-have-it", "operator": "Exists"}],
+        },
+    )
+    rates = objects["Deployment", "lab-joulebook-rates"]["spec"]["template"]["spec"]
+    assert rates["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "infra"}
+    collector = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
+    assert collector["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    # Where every node is tainted, the pod of `helm test` must run nevertheless.
+    tester = objects["Pod", "lab-joulebook-test"]["spec"]
+    assert tester["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert tester["tolerations"] == [{"key": "all-nodes-have-it", "operator": "Exists"}]
+    assert the(objects, "DaemonSet")["spec"]["template"]["spec"]["tolerations"]
+
+
+def test_examples_need_no_operator_but_that_of_the_cards(binary: Path) -> None:
+    """A cluster without the Prometheus operator's CRDs refuses an object of theirs."""
+    for example in EXAMPLES:
+        objects = rendered(binary, "--values", str(example))
+        assert {each["apiVersion"] for each in objects.values()} <= {
+            *("v1", "apps/v1", "rbac.authorization.k8s.io/v1", "scheduling.k8s.io/v1")
+        }, example.name
 
 
 def test_asks_for_gpu_nodes_and_endures_their_taints(binary: Path) -> None:
@@ -118,21 +220,22 @@ def test_every_mount_and_right_can_be_switched_off(binary: Path) -> None:
     assert variables["JOULEBOOK_SENSORS_NVML_ENABLED"] == "false"
 
 
-@pytest.mark.parametrize(
-    "values", [{}, EVERYTHING, NOTHING], ids=["plain", "everything", "nothing"]
-)
-def test_the_daemon_knows_every_variable_and_argument(
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_programs_know_every_variable_argument_and_key(
     binary: Path, values: Object, tmp_path: Path
 ) -> None:
+    """Of every container that runs joulebook: what it is given is loaded as it would load it."""
     objects = rendered(binary, values=values)
-    _, container = daemon(objects)
-    variables = environment(container)
-    names = {each["name"] for each in container["env"]}
-    assert {name for name in names if name.startswith("JOULEBOOK_")} <= env_names().keys()
-    config = tmp_path / "joulebook.toml"
-    config.write_text(objects["ConfigMap", "lab-joulebook"]["data"]["joulebook.toml"])
-    assert load(config, variables).server.listen == ":9816"
-    parser().parse_args(container["args"])
+    loaded = {name: config for name, config in configured(objects, tmp_path)}
+    assert loaded["joulebook"].server.listen == ":9816"
+    assert loaded["joulebook"].daemon.wait_for_sensors
+    assert loaded.keys() == {
+        "joulebook",
+        *(["rates"] if values.get("ratesService") else []),
+        *(["collector"] if values.get("collector") else []),
+    }
+    if "rates" in loaded:
+        assert loaded["rates"].rates.price.kind == "energy-charts"
 
 
 def test_every_key_says_what_is_lost_without_it() -> None:

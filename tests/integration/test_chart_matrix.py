@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
-from tests.integration.chart import EVERYTHING, EXAMPLES, NOTHING, Object, Objects, rendered
+from tests.integration.chart import EVERYTHING, MATRIX, Objects, rendered
 from tests.integration.helm import PACKAGES, helm
 from tests.integration.operator_crds import Models, faults, operator_models
 
 OLDEST = (1, 27)
 NEWEST = tuple(int(part) for part in kubernetes_validate.latest_version().split(".")[:2])
 VERSIONS = [f"1.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
-
-MATRIX: dict[str, Object] = {
-    "plain": {},
-    "everything": EVERYTHING,
-    "nothing": NOTHING,
-    **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
-}
+SPANS = (VERSIONS[:3], VERSIONS[3:])
+"""Versions for which the chart renders the same: from 1.30 on mounts are read-only all the way."""
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +37,14 @@ def test_the_matrix_goes_from_1_27_to_the_newest() -> None:
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_every_object_is_valid(name: str, binaries: list[Path], models: Models) -> None:
-    old, new = (rendered(binary, values=MATRIX[name]) for binary in binaries)
-    assert old == new, "helm 3 and helm 4 agree"
     checked = 0
-    for version in VERSIONS:
-        for thing in new.values():
+    for span in SPANS:
+        old, new = (
+            rendered(binary, "--kube-version", f"{span[0]}.0", values=MATRIX[name])
+            for binary in binaries
+        )
+        assert old == new, "helm 3 and helm 4 agree"
+        for version, thing in itertools.product(span, new.values()):
             if not thing["apiVersion"].startswith("monitoring.coreos.com/"):
                 kubernetes_validate.validate(thing, version, strict=True)
                 checked += 1
@@ -101,7 +99,8 @@ def test_unknown_keys_are_found(models: Models) -> None:
 
 def selected(objects: Objects, kind: str, name: str) -> Objects:
     """The DaemonSets and Deployments whose pods a Service or monitor means."""
-    selector = objects[kind, name]["spec"]["selector"]
+    spec = objects[kind, name]["spec"]
+    selector = spec.get("selector") or spec["podSelector"]
     selector = selector.get("matchLabels", selector)
     return {
         key: each
@@ -132,9 +131,45 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
         and monitor["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
     }
     assert found == {"lab-joulebook"}
+    for name in ("collector", "rates"):
+        (key,) = selected(objects, "NetworkPolicy", f"lab-joulebook-{name}")
+        assert key == ("Deployment", f"lab-joulebook-{name}")
+        wanted = objects["ServiceMonitor", f"lab-joulebook-{name}"]["spec"]
+        service = objects["Service", f"lab-joulebook-{name}"]
+        assert wanted["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        assert wanted["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     ports = {port["name"] for port in objects["Service", "lab-joulebook"]["spec"]["ports"]}
     for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
         (endpoint,) = objects[kind, "lab-joulebook"]["spec"][key]
         assert endpoint["honorLabels"] is True
         assert endpoint["port"] in ports
         assert endpoint["scheme"] == "https"
+
+
+def test_policies_let_in_who_is_named_and_our_own_that_ask(binaries: list[Path]) -> None:
+    objects = rendered(binaries[0], values=EVERYTHING)
+
+    def pods(name: str, kind: str = "Deployment") -> dict[str, str]:
+        spec = objects[kind, name]
+        spec = spec["spec"]["template"] if kind != "Pod" else spec
+        labels: dict[str, str] = spec["metadata"]["labels"]
+        return labels
+
+    node = pods("lab-joulebook", "DaemonSet")
+    tester = pods("lab-joulebook-test", "Pod")
+    collector, rates = pods("lab-joulebook-collector"), pods("lab-joulebook-rates")
+
+    def let_in(name: str) -> list[str]:
+        (rule,) = objects["NetworkPolicy", name]["spec"]["ingress"]
+        assert rule["from"][0] == EVERYTHING["networkPolicy"]["from"][0]
+        wanted = [each["podSelector"]["matchLabels"] for each in rule["from"][1:]]
+        callers = {"node": node, "test": tester, "collector": collector, "rates": rates}
+        return [
+            caller
+            for caller, labels in callers.items()
+            if any(each.items() <= labels.items() for each in wanted)
+        ]
+
+    assert let_in("lab-joulebook") == ["test", "collector"]
+    assert let_in("lab-joulebook-collector") == []
+    assert let_in("lab-joulebook-rates") == ["node", "collector"]

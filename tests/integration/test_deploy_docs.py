@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from tests.integration.chart import CHART, rendered, run
+from tests.integration.chart import CHART, configured, rendered, run
 from tests.integration.helm import helm
 
 from joulebook.cli import parser
@@ -46,11 +46,23 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_values_render_to_valid_objects(text: str, build_dir: Path) -> None:
+def test_values_render_to_valid_objects_and_configurations(
+    text: str, build_dir: Path, tmp_path: Path
+) -> None:
     values = yaml.safe_load(text)
-    for thing in rendered(helm("4", build_dir), values=values, release="joulebook").values():
+    newest = kubernetes_validate.latest_version()
+    objects = rendered(
+        helm("4", build_dir), "--kube-version", newest, values=values, release="joulebook"
+    )
+    for thing in objects.values():
         if "coreos" not in thing["apiVersion"]:
-            kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
+            kubernetes_validate.validate(thing, newest, strict=True)
+    loaded = dict(configured(objects, tmp_path))
+    assert len(loaded) == 1 + ("ratesService" in values) + ("collector" in values)
+    if "ratesService" in values:
+        # What the nodes ask is what the service serves.
+        assert loaded["joulebook"].rates.price.kind == "server"
+        assert loaded["rates"].rates.price.kind == "energy-charts"
 
 
 def test_names_of_services_are_those_of_the_chart(build_dir: Path) -> None:
@@ -132,3 +144,13 @@ def test_every_example_is_named_on_the_page() -> None:
     page = (ROOT / "docs/deploy/kubernetes.md").read_text()
     for example in (CHART / "examples").glob("*.yaml"):
         assert f"`{example.name}`" in page
+
+
+def test_files_that_comments_name_are_there() -> None:
+    texts = [
+        (CHART / "values.yaml").read_text(),
+        *(e.read_text() for e in CHART.glob("examples/*")),
+    ]
+    named = {name for text in texts for name in re.findall(r"docs/[\w/.-]+\.md", text)}
+    assert len(named) >= 3
+    assert not [name for name in named if not (ROOT / name).exists()]

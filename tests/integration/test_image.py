@@ -146,8 +146,8 @@ def mounted(
             data = objects["ConfigMap", volume["configMap"]["name"]]["data"]
             for name, text in data.items():
                 (place / name).write_text(text)
-        elif volume.get("hostPath", {}).get("path") == "/sys":
-            place = Path("/sys")
+        elif volume.get("hostPath", {}).get("path", "").startswith("/sys/"):
+            place = Path(volume["hostPath"]["path"])
         elif volume["name"] == "pod-resources":
             place = kubelet
         found[volume["name"]] = place
@@ -221,11 +221,12 @@ def test_serves_on_kubernetes_with_what_the_chart_grants(
 def helm_test(objects: Mapping[Any, Object], port: int) -> int:
     """What the pod of `helm test` runs, against the daemon here instead of the Service's name."""
     (tester,) = the(objects, "Pod")["spec"]["containers"]
-    script, name, asked_port, scheme, guarded = tester["args"]
+    script, name, asked_port, scheme, guarded, patience_s = tester["args"]
+    assert float(patience_s) >= 60, "an image has to be pulled"
     assert name == "lab-joulebook.energy.svc"
     assert asked_port == str(port)
     done = subprocess.run(
-        ["python3", "-c", script, "127.0.0.1", asked_port, scheme, guarded],
+        ["python3", "-c", script, "127.0.0.1", asked_port, scheme, guarded, "0"],
         capture_output=True,
         text=True,
         check=False,
@@ -233,7 +234,7 @@ def helm_test(objects: Mapping[Any, Object], port: int) -> int:
     )
     print(done.stdout, done.stderr)
     nobody = subprocess.run(
-        ["python3", "-c", script, "127.0.0.1", str(free_port()), scheme, guarded],
+        ["python3", "-c", script, "127.0.0.1", str(free_port()), scheme, guarded, "0"],
         capture_output=True,
         check=False,
         timeout=60,

@@ -72,10 +72,13 @@ def ready(site: Site) -> Iterator[Finding]:
         else:
             yield fail(str(error), "See its log, and server.listen.")
         return
-    if answer.status == 200:
+    said = answer.text.strip()
+    if answer.status == 200 and said == "ready":
         yield ok(f"{daemon.base}/readyz: ready")
+    elif answer.status == 200:  # it was told to wait for a sensor
+        yield warn(f"{daemon.base}/readyz: {said}", "Nothing, if this node has no meter at all.")
     else:
-        for line in answer.text.strip().splitlines() or [f"status {answer.status}"]:
+        for line in said.splitlines() or [f"status {answer.status}"]:
             yield fail(f"{daemon.base}/readyz: {line}", "See its log.")
 
 
@@ -95,16 +98,16 @@ def measuring(site: Site) -> Iterator[Finding]:
     except InputError as error:
         yield fail(f"{url_of(site.config)}: {error}", "Another program has this port.")
         return
-    yield from _told(board)
+    yield from _told(board, waiting=site.config.daemon.wait_for_sensors)
 
 
-def _told(board: Board) -> Iterator[Finding]:
+def _told(board: Board, *, waiting: bool) -> Iterator[Finding]:
     if board.version != __version__:
         yield warn(
             f"the daemon is version {board.version}, this is {__version__}",
             "Restart the daemon after an upgrade.",
         )
-    if not board.sensors:
+    if not board.sensors and not waiting:
         yield fail("the daemon has no sensor", "Enable one in [sensors].")
     for sensor, up in board.sensors.items():
         yield (

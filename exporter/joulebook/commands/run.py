@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import threading
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -18,6 +19,9 @@ from joulebook.sensors.trace import read_trace
 
 logger = logging.getLogger(__name__)
 
+LOOK_S = 60.0
+"""How often a daemon with nothing to measure looks whether there is something by now."""
+
 
 def main(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
@@ -30,15 +34,32 @@ def main(args: argparse.Namespace) -> int:
     if args.demo == "always" or (args.demo and not wiring.gpu_is_here()):
         config, jobs = _demo(config)
     stop = stop_asked()
-    with wiring.assemble(config) as node:
-        logger.info("serving http://%s/ and /metrics", node.address)
-        if jobs:
-            jobs.start()
-        with Supervisor(os.environ).told(node.health.healthy):
-            node.daemon.run(stop)
-        if jobs:
-            jobs.stop()
+    while not stop.is_set():
+        with wiring.assemble(config) as node:
+            logger.info("serving http://%s/ and /metrics", node.address)
+            if jobs:
+                jobs.start()
+            with Supervisor(os.environ).told(node.health.healthy):
+                node.daemon.run(_until_measurable(config, stop) if node.idle else stop)
+            if jobs:
+                jobs.stop()
     return 0
+
+
+def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
+    """Set with `stop`, or as soon as there is something to measure where there was nothing."""
+    logger.warning("%s; looking again every %g s", wiring.NOTHING, LOOK_S)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_S):
+            if wiring.can_measure(config):
+                logger.info("there is something to measure now: starting anew")
+                break
+        ended.set()
+
+    threading.Thread(target=look, name="look-for-sensors", daemon=True).start()
+    return ended
 
 
 def _demo(config: Config) -> tuple[Config, DemoJobs]:

@@ -55,6 +55,13 @@ class Daemon(Section, frozen=True):
             le=300,
         ),
     ] = 2.0
+    wait_for_sensors: Annotated[
+        bool,
+        doc(
+            "Where there is nothing to measure: true: stay up, say so, and look again every "
+            "minute; false: refuse to start."
+        ),
+    ] = False
 
 
 class Server(Section, frozen=True):

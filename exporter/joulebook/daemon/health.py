@@ -24,8 +24,12 @@ class Health:
     on for longer than `hang_s`.
     """
 
-    def __init__(self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float) -> None:
+    def __init__(
+        self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float, idle: str = ""
+    ) -> None:
+        """`idle` says why there is nothing to read: then no reading is waited for."""
         self._workers = workers
+        self._idle = idle
         self._lately_s = lately_s
         self._hang_s = hang_s
         now = time.monotonic()
@@ -65,11 +69,11 @@ class Health:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:
             wrong.append(f"no tick for {now - self._ticked:.0f} s")
-        elif not self._started or now - self._read > self._lately_s:
+        elif not self._idle and (not self._started or now - self._read > self._lately_s):
             problems = [problem for problem in self._sensor_problems if problem]
             silence = f"no sensor has been read for {now - self._read:.0f} s"
             wrong.append(f"{silence}: {'; '.join(problems)}" if problems else silence)
-        return (False, "\n".join(wrong)) if wrong else (True, "ready")
+        return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
     def _hanging(self) -> list[str]:
         return [

@@ -14,7 +14,7 @@
 
 {{- define "joulebook.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "joulebook.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- /* Labels that say where an object comes from, and select nothing. */ -}}
@@ -67,6 +67,34 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{- /* A list of EnvVar of ours, less those that the second list has, and that list; takes (text,
+       list). A name that stands twice is refused by servers that merge such lists. */ -}}
+{{- define "joulebook.withExtra" -}}
+{{- $extra := index . 1 }}
+{{- $theirs := dict }}
+{{- range $extra }}
+{{- $_ := set $theirs .name true }}
+{{- end }}
+{{- $all := list }}
+{{- range index . 0 | fromYamlArray }}
+{{- if not (hasKey $theirs .name) }}
+{{- $all = append $all . }}
+{{- end }}
+{{- end }}
+{{- concat $all $extra | toYaml }}
+{{- end }}
+
+{{- /* Where pods go that need nothing of a node; takes (root, values). */ -}}
+{{- define "joulebook.placement" -}}
+{{- $values := index . 1 -}}
+nodeSelector:
+  {{- dict "kubernetes.io/os" "linux" | merge (default dict $values.nodeSelector) | toYaml | nindent 2 }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- /* What ServiceMonitor and PodMonitor have in common; takes (root, values). */ -}}
 {{- define "joulebook.endpoint" -}}
 {{- $root := index . 0 }}
@@ -88,7 +116,17 @@ seccompProfile:
   {{- end }}
 {{- end }}
 
+{{- define "joulebook.ratesLabels" -}}
+app.kubernetes.io/name: {{ include "joulebook.fullname" . }}-rates
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "joulebook.testLabels" -}}
+app.kubernetes.io/name: {{ include "joulebook.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
 {{- define "joulebook.collectorLabels" -}}
 app.kubernetes.io/name: {{ include "joulebook.fullname" . }}-collector
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}

@@ -21,6 +21,9 @@
 {{- end }}
 - name: JOULEBOOK_LEDGER_PATH
   value: /var/lib/joulebook/ledger.db
+# A pod that fails again and again could not be asked by its doctor.
+- name: JOULEBOOK_DAEMON_WAIT_FOR_SENSORS
+  value: "true"
 {{- if not .Values.ledger.enabled }}
 - name: JOULEBOOK_LEDGER_ALLOW_VOLATILE
   value: "true"
@@ -43,7 +46,13 @@
 # Jobs of a SLURM beside Kubernetes are for the daemon of its package.
 - name: JOULEBOOK_TENANTS_SLURM_ENABLED
   value: "false"
+{{- if not .Values.hostPID }}
+- name: JOULEBOOK_MARKS_ENABLED
+  value: "false"
+{{- end }}
 {{- if .Values.hostSys.enabled }}
+- name: JOULEBOOK_SENSORS_DRM_ROOT
+  value: /host/sys/class/drm
 - name: JOULEBOOK_SENSORS_RAPL_ROOT
   value: /host/sys/class/powercap
 - name: JOULEBOOK_SENSORS_HWMON_ROOT
@@ -81,8 +90,13 @@
 - name: JOULEBOOK_SENSORS_NVML_ENABLED
   value: "false"
 {{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
+{{- end }}
+
+{{- /* What a read-only mount says of the file systems mounted below it; Kubernetes 1.27 to 1.29 have
+       no such word, and leave these as they are. */ -}}
+{{- define "joulebook.deep" -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}
+  recursiveReadOnly: IfPossible
 {{- end }}
 {{- end }}
 
@@ -99,19 +113,27 @@
   readOnly: true
 {{- end }}
 {{- if .Values.hostSys.enabled }}
-- name: host-sys
-  mountPath: /host/sys
+# Not /sys as a whole: what else is mounted below it (debugfs, the firmware's variables) is no
+# business of ours.
+{{- range list "class" "devices" "fs/cgroup" }}
+- name: host-sys-{{ base . }}
+  mountPath: /host/sys/{{ . }}
   readOnly: true
+  {{- include "joulebook.deep" $ }}
+{{- end }}
 {{- end }}
 {{- if .Values.hostProc.enabled }}
 - name: host-proc
   mountPath: /host/proc
   readOnly: true
+  {{- include "joulebook.deep" . }}
 {{- end }}
 {{- if eq .Values.nvidia.access "driverRoot" }}
 - name: driver
   mountPath: /driver
   readOnly: true
+  # A driver's container that comes later, or anew, mounts its own root here.
+  mountPropagation: HostToContainer
 {{- end }}
 {{- if include "joulebook.guarded" . }}
 - name: web
@@ -122,6 +144,11 @@
 - name: tls
   mountPath: /etc/joulebook-tls
   readOnly: true
+{{- end }}
+{{- if .Values.hostPID }}
+# Where programs outside pods leave their marks; it is made with mode 1777.
+- name: run
+  mountPath: /run/joulebook
 {{- end }}
 {{- if and .Values.podLogs.enabled .Values.kubelet.enabled }}
 - name: pod-logs
@@ -143,7 +170,7 @@
 {{- define "joulebook.volumes" -}}
 - name: config
   configMap:
-    name: {{ include "joulebook.fullname" . }}
+    name: {{ include "joulebook.fullname" . | quote }}
 - name: ledger
   {{- if .Values.ledger.enabled }}
   hostPath:
@@ -160,10 +187,12 @@
     type: Directory
 {{- end }}
 {{- if .Values.hostSys.enabled }}
-- name: host-sys
+{{- range list "class" "devices" "fs/cgroup" }}
+- name: host-sys-{{ base . }}
   hostPath:
-    path: /sys
+    path: /sys/{{ . }}
     type: Directory
+{{- end }}
 {{- end }}
 {{- if .Values.hostProc.enabled }}
 - name: host-proc
@@ -188,6 +217,12 @@
   secret:
     secretName: {{ .Values.web.tlsSecretName }}
     defaultMode: 0400
+{{- end }}
+{{- if .Values.hostPID }}
+- name: run
+  hostPath:
+    path: /run/joulebook
+    type: DirectoryOrCreate
 {{- end }}
 {{- if and .Values.podLogs.enabled .Values.kubelet.enabled }}
 - name: pod-logs

@@ -16,7 +16,13 @@ from joulebook.errors import ConfigError
 
 DEFAULTS = {
     "node": {"name": "", "cluster": ""},
-    "daemon": {"interval_s": 1.0, "settle_s": 3.0, "process_interval_s": 2.0, "hang_s": 2.0},
+    "daemon": {
+        "interval_s": 1.0,
+        "settle_s": 3.0,
+        "process_interval_s": 2.0,
+        "hang_s": 2.0,
+        "wait_for_sensors": False,
+    },
     "server": {"listen": "127.0.0.1:9816", "web_config": "", "token_file": ""},
     "log": {"level": "info", "format": "text"},
     "ledger": {
