@@ -16,6 +16,15 @@ from joulebook.errors import JoulebookError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+GROUPS = {
+    "the daemon of a node": ("run", "doctor", "config", "hooks", "release", "health"),
+    "what burns, and what it costs": ("top", "job", "rates"),
+    "publish": ("report", "leaderboard", "mlflow"),
+    "the lab, from many nodes": ("collect", "bill", "relabel"),
+    "traces": ("record", "replay"),
+}
+"""Under which heading of `joulebook --help` each command stands."""
+
 _DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -31,10 +40,27 @@ def duration_s(text: str) -> float:
     return value
 
 
+class _Grouped(argparse.HelpFormatter):
+    """Commands under the headings of `GROUPS`."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        commands = {each.dest: each for each in action._get_subactions()}
+        parts = []
+        for title, names in GROUPS.items():
+            parts.append(f"{' ' * self._current_indent}{title}\n")
+            self._indent()
+            parts += [self._format_action(commands[name]) for name in names]
+            self._dedent()
+        return "".join(parts)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line. Each command's handler is `commands.<name>.main(args)`."""
     top = argparse.ArgumentParser(
         prog="joulebook",
+        formatter_class=_Grouped,
         description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
         epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with "
         "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
@@ -45,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     # Taken behind the command too; without a default, so that it leaves alone what came before it.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
 
     def command(name: str, summary: str, module: str = "") -> argparse.ArgumentParser:
         described = summary[:1].upper() + summary[1:]

@@ -139,6 +139,7 @@ class Container:
         self.root = Path(engine("mount", self._name))
         config = engine.about(tag)["OCIv1"]["config"]
         self.user: str = config["User"]
+        self.directory: str = config.get("WorkingDir") or "/"
         self.entrypoint: list[str] = config["Entrypoint"]
         self.command: list[str] = config["Cmd"]
         self.env = dict(each.split("=", 1) for each in config["Env"])
@@ -172,7 +173,10 @@ class Container:
                 script.append(f"mount -o remount,bind,ro {there}")
         if rights.get("readOnlyRootFilesystem"):
             script.append(f"mount -o remount,bind,ro {at}")
-        script.append(f'exec chroot {at} "$@"')
+        enter = 'cd "$0" && exec "$@"'
+        script.append(
+            f'exec chroot {at} sh -c {shlex.quote(enter)} {shlex.quote(self.directory)} "$@"'
+        )
         setpriv = [
             "setpriv",
             f"--reuid={rights['runAsUser']}",

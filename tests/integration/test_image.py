@@ -209,6 +209,12 @@ def test_serves_on_kubernetes_with_what_the_chart_grants(
                 assert re.search(rf"^{name}:\t0+$", status, re.MULTILINE), name
             assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
             assert helm_test(objects, values["port"]) == 0
+            asked_doctor = container.start(
+                ["doctor"], env=env, mounts=mounts, rights=asked["securityContext"],
+                log=tmp_path / "doctor",
+            )  # fmt: skip
+            asked_doctor.wait(60)
+            print((tmp_path / "doctor").read_text())
         except AssertionError as error:
             raise AssertionError(f"{error}\n{(tmp_path / 'log').read_text()}") from None
         finally:
@@ -283,3 +289,64 @@ def test_serves_on_a_workstation_as_its_own_user(
         assert stop(process) == 0, log.read_text()
     dead = container.start(["health"], env=env, mounts=mounts, rights=rights, log=log)
     assert dead.wait(60) == 1, "nobody answers any more"
+
+
+def test_a_node_without_any_meter_has_a_pod_that_says_so(
+    container: Container, values: Object, build_dir: Path, tmp_path: Path
+) -> None:
+    """A cluster of virtual machines, or kind: no card, no driver, no RAPL."""
+    objects = rendered(helm("4", build_dir), values={**values, "hostSys": {"enabled": False}})
+    pod, asked = daemon(objects)
+    home, kubelet, log = (tmp_path / name for name in ("volumes", "pod-resources", "log"))
+    home.mkdir()
+    kubelet.mkdir(mode=0o750)
+    process = container.start(
+        asked["args"],
+        env={
+            **environment(asked),
+            "JOULEBOOK_NODE_NAME": "bare",
+            "JOULEBOOK_SENSORS_NVML_ENABLED": "false",
+        },
+        mounts=mounted(pod, asked, objects, kubelet, home),
+        rights=asked["securityContext"],
+        log=log,
+    )
+    try:
+        url = f"http://127.0.0.1:{values['port']}"
+        until("an answer", lambda: get(f"{url}/readyz")[0] == 200, timeout_s=60)
+        assert "nothing to measure" in get(f"{url}/readyz")[1]
+        assert helm_test(objects, values["port"]) == 0
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{log.read_text()}") from None
+    finally:
+        assert stop(process) == 0, log.read_text()
+
+
+def test_shows_itself_without_any_card(container: Container, tmp_path: Path) -> None:
+    """`docker run ... joulebook run --demo`, and the chart's extraArgs: ledger in the volume."""
+    uid, gid = (int(each) for each in container.user.split(":"))
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o750)
+    subprocess.run(["chown", f"{uid}:{gid}", str(volume)], check=True)
+    port, log = free_port(), tmp_path / "log"
+    process = container.start(
+        ["run", "--demo", "always"],
+        env={"JOULEBOOK_SERVER_LISTEN": f":{port}"},
+        mounts=[Mount(volume, "/var/lib/joulebook")],
+        rights={
+            "runAsUser": uid,
+            "runAsGroup": gid,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        log=log,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until("a job", lambda: 'experiment="bert-base"' in get(f"{url}/metrics")[1], timeout_s=60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{log.read_text()}") from None
+    finally:
+        assert stop(process) == 0, log.read_text()
+    assert (volume / ".build/demo/ledger.db").stat().st_uid == uid

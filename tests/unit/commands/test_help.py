@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -32,6 +33,22 @@ def test_help(
     assert all(len(line) <= 80 for line in said.splitlines())
     for line in LINES[command]:
         assert line in said
+
+
+def test_every_command_stands_under_one_heading(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in said.splitlines())
+    listed = re.findall(r"(?m)^    (\w+) ", said)
+    assert listed == [name for names in cli.GROUPS.values() for name in names]
+    modules = Path(cli.__file__).parent / "commands"
+    answers = {path.stem for path in modules.glob("*.py") if "\ndef main(" in path.read_text()}
+    assert set(listed) == {name.replace("_", "-") for name in answers}, "none is left out"
 
 
 @pytest.mark.parametrize(
