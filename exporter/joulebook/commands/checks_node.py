@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from joulebook.commands import checks_kubernetes, checks_slurm
 from joulebook.commands.checks import Check, Finding, Site, fail, ok, warn
 from joulebook.config import env_names
 
@@ -43,7 +44,12 @@ def rights(site: Site) -> Iterator[Finding]:
     uid = fields.get("Uid", "?").split()[1:2]
     effective = int(fields.get("CapEff", "0").strip() or "0", 16)
     missing = [name for bit, name in _CAPABILITIES.items() if not effective >> bit & 1]
-    if missing:
+    if missing and checks_kubernetes.is_here(site) and not checks_slurm.is_here(site):
+        yield ok(
+            f"rights: {who} (uid {''.join(uid)}) needs no capability: what pods are named comes "
+            "from the API server"
+        )
+    elif missing:
         yield warn(
             f"rights: {who} (uid {''.join(uid)}) lacks {' and '.join(missing)}: the environment "
             "of jobs cannot be read, so experiments named there (WANDB_PROJECT, ...) are not known",

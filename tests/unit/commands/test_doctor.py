@@ -27,6 +27,7 @@ from joulebook.commands.doctor import SECTIONS, Section, show
 from joulebook.commands.survey import Answer, GpuSurvey, Survey
 from joulebook.commands.text import Screen, columns
 from joulebook.config import Config
+from joulebook.config.kubernetes import Kubernetes
 from joulebook.config.sections import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.daemon.release import ask
@@ -228,6 +229,16 @@ def test_rights_are_those_of_the_process(site: Site) -> None:
     one(site, checks_node.rights, Status.OK, "may read the environment")
     status.unlink()
     one(site, checks_node.rights, Status.WARN, "cannot be read")
+
+
+def test_a_daemon_of_pods_needs_no_capability(site: Site) -> None:
+    (site.proc / "self/status").write_text("Uid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\n")
+    tenants = Tenants(kubernetes=Kubernetes(enabled=True), slurm=Slurm(enabled=False))
+    pods = replace(site, config=msgspec.structs.replace(site.config, tenants=tenants))
+    one(pods, checks_node.rights, Status.OK, r"uid 0\) needs no capability")
+    both = Tenants(kubernetes=Kubernetes(enabled=True), slurm=Slurm(enabled=True))
+    pods = replace(site, config=msgspec.structs.replace(site.config, tenants=both))
+    one(pods, checks_node.rights, Status.WARN, "lacks CAP_DAC_READ_SEARCH")
 
 
 @pytest.mark.parametrize(
