@@ -54,7 +54,7 @@ EVERYTHING: Object = {
     },
     "podLogs": {"enabled": True},
     "handover": {"tokenSecretName": "token"},
-    "collector": {"enabled": True, "config": '[rates]\ncurrency = "EUR"\n'},
+    "collector": {"enabled": True, "caSecretName": "tls", "config": '[rates]\ncurrency = "EUR"\n'},
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
     "extraVolumes": [{"name": "more", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],

@@ -266,6 +266,7 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
     assert variables.keys() <= env_names().keys()
     parser().parse_args(container["args"])
     assert load(None, variables).collect.kubernetes is True
+    assert "JOULEBOOK_COLLECT_SERVER_NAME" not in variables
     assert container["securityContext"]["runAsNonRoot"] is True
     kept = the(objects, "PersistentVolumeClaim")["metadata"]["annotations"]
     assert kept["helm.sh/resource-policy"] == "keep"
@@ -281,6 +282,18 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
     assert not {"Role", "RoleBinding", "PersistentVolumeClaim"} & kinds(objects)
     pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
+
+
+def test_a_collector_of_daemons_with_tls_knows_whose_certificate_they_have(binary: Path) -> None:
+    objects = rendered(binary, values=EVERYTHING)
+    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
+    collect = load(None, environment(pod["containers"][0])).collect
+    assert collect.scheme == "https"
+    # What also stands behind the Service, and in the certificate that the documentation asks for.
+    assert collect.server_name == "lab-joulebook.energy.svc"
+    assert collect.ca_file == "/etc/joulebook-ca/ca.crt"
+    (authority,) = (v["secret"] for v in pod["volumes"] if v["name"] == "ca")
+    assert authority["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "no private key"
 
 
 def test_a_collector_without_a_token_is_refused(binary: Path) -> None:

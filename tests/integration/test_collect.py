@@ -20,7 +20,7 @@ from tests.integration.collect_lab import (
     truth,
     until,
 )
-from tests.integration.test_server import MUTUAL, renew, users, web
+from tests.integration.test_server import MUTUAL, TLS, renew, users, web
 
 from joulebook.archive.engine import opened
 from joulebook.store.reader import LedgerReader
@@ -199,6 +199,28 @@ def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
         until("the rest", lambda: collected(url) == truth([node]))
         assert collector.stop() == 0
         assert "0123456789" not in collector.log
+    finally:
+        node.close()
+
+
+def test_one_certificate_for_all_daemons_that_are_found_by_address(tmp_path: Path) -> None:
+    """As in Kubernetes: it is for the name of their Service, and for no address."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    service = authority.issue_cert("joulebook.energy.svc")
+    service.private_key_pem.write_to_path(tmp_path / "key.pem")
+    service.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    node = LiveNode(tmp_path / "nodes", "n0", web(tmp_path, TLS))
+    node.tick()
+    url = f"sqlite://{tmp_path}/collected.db"
+    keys = {"targets": [node.target], "scheme": "https", "ca_file": str(tmp_path / "ca.pem")}
+    try:
+        for name, status in (("", 1), ("joulebook.other.svc", 1), ("joulebook.energy.svc", 0)):
+            collector = CollectorProcess(tmp_path / "c", url, **keys, server_name=name)
+            said = collector.run("collect", "--once")
+            assert said.returncode == status, said.stderr
+            assert ("TLS failed" in said.stderr + collector.log) is bool(status)
+        assert collected(url) == truth([node])
     finally:
         node.close()
 

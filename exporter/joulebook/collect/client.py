@@ -102,6 +102,7 @@ class NodeClient:
             tls=tls,
             proxied=False,
             hosts=2 * settings.parallel,
+            server_name=settings.server_name,
         )
 
 

@@ -42,6 +42,13 @@ class Collect(Section, frozen=True):
     ca_file: Annotated[
         str, doc("Certificates (PEM) of the authorities to trust. Empty: those of the system.")
     ] = ""
+    server_name: Annotated[
+        str,
+        doc(
+            "Name that the daemons' certificates must be for, where targets are addresses. Empty: "
+            "the host of each target."
+        ),
+    ] = ""
     cert_file: Annotated[str, doc("Certificate (PEM) shown to daemons that ask for one.")] = ""
     key_file: Annotated[str, doc("Its key (PEM).")] = ""
     url: Annotated[

@@ -88,12 +88,14 @@ class Web:
         tls: ssl.SSLContext | None = None,
         proxied: bool = True,
         hosts: int = 4,
+        server_name: str = "",
     ) -> None:
         """`timeout_s` is for the connection and each wait, `deadline_s` for the whole answer.
 
         `tls` are authorities and a certificate of one's own in the place of the system's;
         without `proxied` the proxies of the environment are not used. Connections to so many
-        `hosts` are kept open.
+        `hosts` are kept open. Certificates must be for `server_name`, if one is given, instead of
+        for the host that is asked.
         """
         self._timeout = Timeout(connect=timeout_s, read=timeout_s)
         self._deadline_s = deadline_s
@@ -101,6 +103,7 @@ class Web:
         self._tls = tls
         self._proxied = proxied
         self._hosts = hosts
+        self._server_name = server_name
         self._pools: dict[str, urllib3.PoolManager] = {}
 
     def get(
@@ -189,13 +192,17 @@ class Web:
         if parts.hostname in _LOOPBACK or (proxy and proxy_bypass(host, proxies)):
             proxy = ""
         if proxy not in self._pools:
-            self._pools[proxy] = _made(proxy, self._tls, self._hosts)
+            self._pools[proxy] = _made(proxy, self._tls, self._hosts, self._server_name)
         return self._pools[proxy]
 
 
-def _made(proxy: str, tls: ssl.SSLContext | None, hosts: int) -> urllib3.PoolManager:
+def _made(
+    proxy: str, tls: ssl.SSLContext | None, hosts: int, server_name: str
+) -> urllib3.PoolManager:
     if not proxy:
-        return urllib3.PoolManager(num_pools=hosts, maxsize=1, ssl_context=tls)
+        return urllib3.PoolManager(
+            num_pools=hosts, maxsize=1, ssl_context=tls, server_hostname=server_name or None
+        )
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
     if parts.username:

@@ -180,6 +180,7 @@ DEFAULTS = {
         "user": "",
         "password_file": "",
         "ca_file": "",
+        "server_name": "",
         "cert_file": "",
         "key_file": "",
         "url": "",
