@@ -43,6 +43,20 @@ class Report(Section, frozen=True):
         | None
     ) = None
     sensor_source: Annotated[str, doc("Which calibration that is; shown beside it.")] = ""
+    market_grams_per_kwh: (
+        Annotated[
+            float,
+            doc(
+                "Grams of CO2e per kWh by your contract or certificates, for the market-based "
+                "figure beside the location-based one. Not set: it is not known.",
+                ge=0,
+            ),
+        ]
+        | None
+    ) = None
+    market_source: Annotated[
+        str, doc("Which contract, certificate or residual mix that is, and its year; needed.")
+    ] = ""
     server_kg: (
         Annotated[
             float,

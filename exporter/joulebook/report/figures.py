@@ -163,7 +163,9 @@ class Rate(Struct, frozen=True):
 
 
 class Carbon(Struct, frozen=True):
-    """CO2e in kg: location-based with average intensities; embodied as a range, beside it."""
+    """CO2e in kg: location-based with average intensities; beside it market-based, by the site's
+    contract, and embodied, as a range.
+    """
 
     intensity: Figure
     zone: str | None

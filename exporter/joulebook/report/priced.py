@@ -123,10 +123,29 @@ def carbon(
         _intensity(project, operational, is_default),
         zone or None,
         located,
-        Figure(None, KG, unknown="no contracts or certificates are on record"),
+        _market_based(project, settings),
         embodied,
         _sci(located, embodied, len(runs), about),
     )
+
+
+def _market_based(project: Tally, settings: Report) -> Figure:
+    """CO2e by the site's contract: one factor for all energy of the facility, as the site says it.
+
+    GHG Protocol, Scope 2 Guidance (2015): beside the location-based figure, never instead of it.
+    """
+    factor, facility_uj = settings.market_grams_per_kwh, project.facility_uj
+    if factor is None:
+        why = "no contracts or certificates are on record (report.market_grams_per_kwh)"
+        return Figure(None, KG, unknown=why)
+    if not settings.market_source:
+        why = f"report.market_source does not say of which contract {factor:g} g/kWh are"
+        return Figure(None, KG, unknown=why)
+    if facility_uj is None:
+        return Figure(None, KG, unknown="no PUE was known")
+    emitted = kwh_from_uj(facility_uj) * factor / G_PER_KG
+    note = f"E_fac x {factor:g} g CO2e/kWh"
+    return Figure(emitted, KG, source=settings.market_source, note=note)
 
 
 def _intensity(project: Tally, operational: float | None, is_default: bool) -> Figure:

@@ -128,6 +128,11 @@ def _carbon(statement: Statement) -> Iterator[str]:
             + (f" at a mean intensity of {mean}" if mean else "")
             + (f" ({named})." if named else ".")
         )
+    if carbon.market_based.value is not None:
+        yield (
+            f"Market-based emissions were {_value(carbon.market_based)} "
+            f"({carbon.market_based.note}; {carbon.market_based.source})."
+        )
     if carbon.embodied.value is not None:
         mark = "default figures: " if carbon.embodied.default else ""
         yield (

@@ -229,6 +229,8 @@ DEFAULTS = {
         "sacct": "auto",
         "sensor_percent": None,
         "sensor_source": "",
+        "market_grams_per_kwh": None,
+        "market_source": "",
         "server_kg": None,
         "server_gpus": None,
         "server_life_years": None,

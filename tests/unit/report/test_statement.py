@@ -335,3 +335,28 @@ def test_every_view_of_an_array_says_what_it_cost(
     assert "Cost        56.00 USD, 10.5 kg CO2e" in listed
     assert main(["--config", str(config), "job", "99", "--summary"]) == 0
     assert capsys.readouterr().out.count("14.00 USD, 2.62 kg CO2e") == 4
+
+
+def test_market_based_emissions_are_of_a_contract_or_not_known(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def market() -> dict[str, Any]:
+        found: dict[str, Any] = told(capsys, config)["carbon"]["market_based"]
+        return found
+
+    plain = config.read_text()
+    assert market()["value"] is None and "no contracts" in market()["unknown"]
+    config.write_text(plain + "market_grams_per_kwh = 40\n")
+    assert market()["value"] is None and "report.market_source" in market()["unknown"]
+    config.write_text(plain + 'market_grams_per_kwh = 40\nmarket_source = "wind, 2026"\n')
+    # 30 kWh at the facility.
+    assert (market()["value"], market()["source"]) == (1.2, "wind, 2026")
+    assert main(["--config", str(config), "report", "--format", "markdown"]) == 0
+    said = capsys.readouterr().out
+    assert "Location-based emissions were 10.50 kg CO2e" in said
+    assert (
+        "Market-based emissions were 1.200 kg CO2e (E\\_fac x 40 g CO2e/kWh; wind, 2026)." in said
+    )
+    # A certificate of zero is a figure, too.
+    config.write_text(plain + 'market_grams_per_kwh = 0\nmarket_source = "wind, 2026"\n')
+    assert market()["value"] == 0
