@@ -58,9 +58,19 @@ class LedgerSource:
         return f"ledgers of {len(nodes)} nodes"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
-        """What all of them booked. Raises `LedgerError`."""
+        """What all of them booked.
+
+        Raises `LedgerError`, and `ConfigError` if two are one ledger: its energy would count twice.
+        """
         accounts = []
+        seen: dict[str, Path] = {}
         for node, path in self._ledgers:
             with LedgerReader(path) as reader:
+                twin = seen.setdefault(reader.ledger_id(), path)
+                if twin is not path:
+                    raise ConfigError(
+                        f"--ledger {path}: is the same ledger as {twin}, or another copy of it: "
+                        "give the newer one alone"
+                    )
                 accounts.append(reader.account(since_s, until_s, selection, node))
         return replace(joined(accounts), source=self.name)

@@ -228,6 +228,12 @@ class LedgerReader:
         with self._view() as conn:
             return accounts.read(conn, source, node, since_s, until_s, wanted or Selection())
 
+    def ledger_id(self) -> str:
+        """What tells this ledger, and each copy of it, from all others."""
+        with self._view() as conn:
+            ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
+            return str(found)
+
     def charge_check(self) -> tuple[ChargeBalance, ...]:
         """What the books say was charged against what is on record; the two are the same."""
         with self._view() as conn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,8 @@ def test_a_name_that_looks_like_sql_is_a_name(ledger: Path) -> None:
 def test_two_nodes_are_the_sum_of_both(ledger: Path, tmp_path: Path) -> None:
     copy = tmp_path / "n2.db"
     shutil.copy(ledger, copy)
+    with closing(sqlite3.connect(copy)) as other, other:
+        other.execute("UPDATE ledger SET ledger_id = 'another'")
     both = ask(ALL, named(str(ledger)), named(f"node-2={copy}"))
     one = ask(ALL, named(str(ledger)))
     assert energy(both) == 2 * energy(one)
@@ -112,6 +116,15 @@ def test_the_same_node_twice_is_refused(ledger: Path) -> None:
     account = ask(ALL, named(str(ledger)))
     with pytest.raises(ValueError, match="node n1 is in both ledger of n1 and ledger of n1"):
         joined([account, account])
+
+
+def test_two_copies_of_one_ledger_are_refused_whatever_they_are_called(
+    ledger: Path, tmp_path: Path
+) -> None:
+    tuesday = tmp_path / "n1-tuesday.db"
+    shutil.copy(ledger, tuesday)
+    with pytest.raises(ConfigError, match=r"n1-tuesday.db: is the same ledger as .*n1.db"):
+        ask(ALL, named(str(ledger)), named(str(tuesday)))
 
 
 def test_the_node_of_a_ledger() -> None:
