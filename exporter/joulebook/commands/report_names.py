@@ -6,7 +6,7 @@ a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from joulebook.commands.text import shown
 from joulebook.core.account import Account, Selection, Workload
@@ -23,12 +23,9 @@ def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got
     The source is asked once more only then.
     """
     borne = _borne(got.workloads.values())
-    lacking = [
-        (option, name)
-        for option, name in _asked(wanted)
-        # A workload goes by several names: which of them found it, only its source knows.
-        if not (got.workloads if option == "workload" else name in borne[option])
-    ]
+    # A workload goes by several names, by any of which it may be asked for.
+    borne["workload"] |= {name for each in got.workloads.values() for name in _names(each)}
+    lacking = [(option, name) for option, name in _asked(wanted) if name not in borne[option]]
     if not lacking:
         return
     known = _borne(source.account(*span, Selection()).workloads.values())
@@ -51,7 +48,13 @@ def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
             yield option, name
 
 
-def _borne(workloads: Iterable[Workload]) -> Mapping[str, set[str]]:
+def _names(workload: Workload) -> frozenset[str]:
+    # Of several clusters in one ledger the number alone is a name, too.
+    scheduler, name = workload.id.scheduler, workload.id.workload.rpartition(":")[2]
+    return workload.names | {name, f"{scheduler}/{name}"}
+
+
+def _borne(workloads: Iterable[Workload]) -> dict[str, set[str]]:
     every = list(workloads)
     return {
         "experiment": {each.labels.experiment for each in every},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,10 @@ def test_what_is_wrong_is_said(
         (["--user", "eve", "--format", "csv"], "--user eve: nothing was booked to it"),
         (["--account", "nlp", "--workload", "9"], "ledger of gpu-1 has 101, 102, 103, 104"),
         (
+            ["--workload", "101", "--workload", "slurm/102", "--workload", "99"],
+            "--workload 99: nothing was booked to it",
+        ),
+        (
             ["--experiment", "bert-base", "--since", "2027-01-01"],
             "--experiment bert-base: nothing was booked to it in this time; "
             "ledger of gpu-1 has no experiment at all",
@@ -322,9 +327,8 @@ def test_every_view_of_a_job_says_what_it_cost(
 def test_every_view_of_an_array_says_what_it_cost(
     tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
         ledger.execute("UPDATE workloads SET display = '99_' || workload")
-    ledger.close()
     assert main(["--config", str(config), "job", "99", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["cost"]["USD"] for each in found["workloads"]] == [14.0] * 4
@@ -360,3 +364,12 @@ def test_market_based_emissions_are_of_a_contract_or_not_known(
     # A certificate of zero is a figure, too.
     config.write_text(plain + 'market_grams_per_kwh = 0\nmarket_source = "wind, 2026"\n')
     assert market()["value"] == 0
+
+
+def test_a_job_may_be_asked_for_by_any_of_its_names(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE workloads SET display = '99_' || workload")
+    names = ("--workload", "slurm/101", "--workload", "99_102", "--workload", "103")
+    assert told(capsys, config, *names)["counts"]["total"] == 3
