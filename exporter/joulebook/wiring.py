@@ -117,7 +117,7 @@ def assemble(config: Config) -> Node:
                 f"{NOTHING}; `joulebook doctor` says more, `joulebook run --demo` plays a recorded "
                 "trace"
             )
-        if problem := conflict(config, choices):
+        if problem := conflict(choices):
             raise ConfigError(problem)
         if warning := unseen(config):
             log.warning("%s", warning)

@@ -224,7 +224,7 @@ def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Choice]:
     return {name: choice for name, choice in SENSORS.items() if choice.wanted(config, pci)}
 
 
-def conflict(config: Config, names: Collection[str]) -> str:
+def conflict(names: Collection[str]) -> str:
     """Why these sensors cannot run together; empty if they can."""
     if "model" in names and "rapl" in names:
         return (

@@ -97,12 +97,12 @@ def test_a_model_beside_rapl_is_refused(tmp_path: Path) -> None:
     machine = SHAPES["intel_two_sockets"](tmp_path)
     model = Model(enabled=True, cpu_tdp_w=100, source="a data sheet")
     config = config_of(machine, model=model)
-    assert "count it twice" in conflict(config, chosen(config, tmp_path))
+    assert "count it twice" in conflict(chosen(config, tmp_path))
     ledger = msgspec.structs.replace(config.ledger, path=str(tmp_path / "ledger.db"))
     with pytest.raises(ConfigError, match=r"sensors\.model\.enabled"):
         assemble(msgspec.structs.replace(config, ledger=ledger))
     alone = config_of(SHAPES["virtual_machine"](tmp_path / "vm"), model=model)
-    assert chosen(alone, tmp_path).keys() == {"model"} and not conflict(alone, ["model"])
+    assert chosen(alone, tmp_path).keys() == {"model"} and not conflict(["model"])
 
 
 @pytest.mark.parametrize(

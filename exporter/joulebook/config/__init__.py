@@ -83,11 +83,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return toml(self)
 
 
-def defaults_toml() -> str:
-    """The default configuration as a commented TOML file, which loads to the same."""
-    return toml(Config())
-
-
 def env_names() -> dict[str, tuple[str, ...]]:
     """The environment variables that are read, and the path of the key each one sets."""
     return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}

@@ -6,14 +6,13 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Container, Hashable, Mapping
 from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
 
-from joulebook.core import accrual, host, marks, metering, series, supply
+from joulebook.core import accrual, holding, host, marks, metering, series, supply
 from joulebook.core.accrual import Accrual
 from joulebook.core.bills import NOTHING, Charge, Exact
 from joulebook.core.books import (
@@ -27,26 +26,14 @@ from joulebook.core.books import (
     Supply,
 )
 from joulebook.core.census import Census, is_busy, kept
-from joulebook.core.intervals import Interval
 from joulebook.core.page import Page
 from joulebook.core.rates import RateSet
 from joulebook.core.readings import Component, Failure, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence, Tenure, merge, settle
+from joulebook.core.tenancy import Claim, Evidence, merge
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_S
 
 Name = TypeVar("Name", bound=Hashable)
-
-PROOF_WAIT_NS = 60 * NS_PER_S
-"""How long the energy of an outage waits for its holders to be confirmed before it is nobody's."""
-
-
-KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
-"""For how long a card that vanished may come back, and its holders still get its energy."""
-
-
-SUPPLY_WAIT_NS = 900 * NS_PER_S
-"""For how long claims are kept for a supply that is silent."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -98,7 +85,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     claims = merge(books.claims, tick.claims, tick.complete, books.affirmed_ns)
     affirmed = {**books.affirmed_ns, **dict.fromkeys(tick.complete, tick.now_ns)}
     meters, supplies = _take_in(books, tick, page)
-    held = _by_meter(claims)
+    held = holding.by_meter(claims)
     meters = _book(meters, held, affirmed, tick, policy, page)
     supplies = _reconcile(meters, supplies, held, affirmed, tick, policy, page)
     charges = page.accrual.charges()
@@ -118,7 +105,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         ),
         remainder_bills=_charged(books.remainder_bills, bills),
         unpriced_uj=_add(books.unpriced_uj, page.accrual.unpriced_uj),
-        claims=_prune(claims, meters, supplies, tick.now_ns),
+        claims=holding.prune(claims, meters, supplies, tick.now_ns),
         affirmed_ns=affirmed if tick.complete else books.affirmed_ns,
         remainders=_add(books.remainders, page.remainders_uj()),
         evidence_uj=_add(books.evidence_uj, _by(page.postings, lambda key: key.evidence)),
@@ -180,13 +167,6 @@ def _take_in(
     return meters, supplies
 
 
-def _by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
-    found: dict[Meter, list[Claim]] = {}
-    for claim in claims:
-        found.setdefault(claim.meter, []).append(claim)
-    return found
-
-
 def _book(
     meters: dict[Meter, MeterState],
     claims: Mapping[Meter, list[Claim]],
@@ -201,19 +181,19 @@ def _book(
         held = claims.get(meter, [])
         horizon_ns = tick.now_ns - policy.settle_ns
         for before, reading in pairwise((state.base, *state.pending)):
-            if not reading.after_outage or tick.now_ns - reading.t_ns > PROOF_WAIT_NS:
+            if not reading.after_outage or tick.now_ns - reading.t_ns > holding.PROOF_WAIT_NS:
                 continue
-            if not _proof_is_in(held, reading, affirmed) or not (
+            if not holding.proof_is_in(held, reading, affirmed) or not (
                 meter.component not in host.COMPONENTS
                 or page.usage.heard_again(before.t_ns, reading.t_ns)
             ):
                 horizon_ns = min(horizon_ns, reading.t_ns - 1)
         booked[meter], intervals = metering.ripe(
-            state, horizon_ns, [*_edges(held), *marks.edges(state.pending)]
+            state, horizon_ns, [*holding.edges(held), *marks.edges(state.pending)]
         )
         for interval in intervals:
             page.measured(interval, tick.now_ns)
-            for tenure in _tenures(interval, held, affirmed):
+            for tenure in holding.tenures(interval, held, affirmed):
                 for piece in marks.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
                     page.post(piece, tenure, booked[meter])
     return booked
@@ -237,54 +217,12 @@ def _reconcile(
         meters[meter] = supply.as_meter(reconciled[meter])
         for interval in others:
             gpus = [
-                _tenures(interval, claims.get(leaf, []), affirmed)
+                holding.tenures(interval, claims.get(leaf, []), affirmed)
                 for leaf in leaves
                 if leaf.component is Component.GPU
             ]
             page.post_other(interval, gpus, policy.other)
     return reconciled
-
-
-def _edges(claims: Iterable[Claim]) -> list[int]:
-    return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
-
-
-def _proof_is_in(
-    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int]
-) -> bool:
-    """Whether it is known which of the claims of before an outage lasted through it."""
-    return all(
-        affirmed.get(claim.evidence, 0) >= reading.t_ns
-        for claim in claims
-        if claim.t1_ns is None and claim.t0_ns < reading.t_ns
-    )
-
-
-def _tenures(
-    interval: Interval, claims: list[Claim], affirmed: Mapping[Evidence, int]
-) -> tuple[Tenure, ...]:
-    """Who held the meter. Through an outage only those count who are proven to have held it all.
-
-    The proof: the claim was open before the outage, and evidence of its kind, whole again after
-    the outage, still mentions it (else `merge` has closed it by now). Nobody gets it because a
-    better claim is not proven.
-    """
-    instances = None
-    if interval.instances is not None:
-        instances = {i.uuid: Fraction(i.slices, i.of) for i in interval.instances}
-    if not interval.outage:
-        return settle(claims, interval.t0_ns, interval.t1_ns, instances)
-    proven = [
-        claim
-        for claim in claims
-        if (claim.t1_ns is None and affirmed.get(claim.evidence, 0) >= interval.t1_ns)
-        or (claim.t1_ns is not None and claim.t1_ns >= interval.t1_ns)
-    ]
-    tenures = settle(proven, interval.t0_ns, interval.t1_ns, instances)
-    everybody = settle(claims, interval.t0_ns, interval.t1_ns, instances)
-    if len(tenures) == 1 and tenures == everybody:
-        return tenures
-    return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
 
 
 def _booked_to_ns(books: Books) -> int:
@@ -304,37 +242,6 @@ def _folded(
         name = user if user in known else WorkloadId(user.scheduler, series.EXPIRED)
         folded[meter, name] = folded.get((meter, name), 0) + use_ns
     return folded
-
-
-def _prune(
-    claims: Iterable[Claim],
-    meters: Mapping[Meter, MeterState],
-    supplies: Mapping[Meter, Supply],
-    now_ns: int,
-) -> tuple[Claim, ...]:
-    """Forget claims that ended before everything that is still to be booked.
-
-    A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are. What a supply burnt is
-    shared out by the claims on GPUs, and later than they are.
-    """
-    waits_ns = min(
-        (each.edge_ns for each in supplies.values() if each.edge_ns > now_ns - SUPPLY_WAIT_NS),
-        default=now_ns,
-    )
-    kept = []
-    for claim in claims:
-        state = meters.get(claim.meter)
-        waiting = (
-            claim.t1_ns is not None
-            and state is not None
-            and claim.t1_ns > min(max(state.base.t_ns, now_ns - KEEP_CLAIM_NS), waits_ns)
-        )
-        if claim.t1_ns is None or waiting:
-            kept.append(claim)
-    return tuple(
-        sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or (), c.instance))
-    )
 
 
 def _charged(

@@ -8,10 +8,8 @@ UTC since the Unix epoch, as Unix counts them: leap seconds do not exist.
     electricity = facility energy x price      hardware = held time x hourly rate
     CO2e = facility energy x intensity         (location-based)
 
-Money is accrued with its residue. All rates per kWh share one denominator, so what is left over
-at one rate carries on at the next, and *units and residues together are exact*: whatever is cut,
-apportioned or added up, the parts are the whole. Only what is shown, the whole units, is floored,
-so the shown parts differ from the shown whole by less than one unit a part.
+The daemon accrues exactly (`core.bills`, `core.accrual`); what is rounded here, to the nearest
+unit, is one amount of a statement.
 
 A rate that is not known is `None`, never 0.
 """
@@ -42,9 +40,9 @@ HOURS_PER_YEAR = 8_760
 """Of 365 days, as depreciation is reckoned in."""
 
 PER_KWH = UJ_PER_KWH * PPM
-"""The denominator of residues of electricity and of CO2e."""
+"""What energy (uJ) x rate per kWh x PUE (ppm) is divided by for units of the rate."""
 PER_HOUR = NS_PER_HOUR
-"""The denominator of residues of hardware cost."""
+"""What held time (ns) x hourly rate is divided by."""
 
 UG_PER_KWH = "ugCO2e/kWh"
 RATIO_PPM = "ppm"
@@ -211,12 +209,12 @@ class InForce(NamedTuple):
 
     @property
     def electricity(self) -> int | None:
-        """What `accrue` takes for money; `None` if price or PUE is not known."""
+        """Price of a kWh of the machines, in nano-units / `PPM`; `None`: it or PUE is not known."""
         return facility_rate(_value(self.price), _value(self.pue))
 
     @property
     def co2e(self) -> int | None:
-        """What `accrue` takes for CO2e; `None` if intensity or PUE is not known."""
+        """CO2e of a kWh of the machines, in ug / `PPM`; `None`: intensity or PUE is not known."""
         return facility_rate(_value(self.carbon), _value(self.pue))
 
 
@@ -261,30 +259,6 @@ def _pattern(glob: str) -> re.Pattern[str]:
 def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:
     """A price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
     return None if value is None or pue_ppm is None else value * pue_ppm
-
-
-def accrue(residue: int, energy_uj: int, rate: int) -> tuple[int, int]:
-    """Whole units that `energy_uj` comes to, and the residue to carry (in 1/`PER_KWH` unit).
-
-    `rate` is `InForce.electricity` or `InForce.co2e`. A rate may be negative (prices are, some
-    afternoons); the residue never is.
-    """
-    return divmod(residue + energy_uj * rate, PER_KWH)
-
-
-def accrue_held(residue: int, held_ns: int, nano_per_gpu_hour: int) -> tuple[int, int]:
-    """Hardware cost of held time in nano-units, and the residue (in 1/`PER_HOUR` unit)."""
-    return divmod(residue + held_ns * nano_per_gpu_hour, PER_HOUR)
-
-
-def add_up(parts: Iterable[tuple[int, int]], per: int) -> tuple[int, int]:
-    """Sum of accounts of units and residue; `per` is `PER_KWH` or `PER_HOUR`. Exact."""
-    units = residues = 0
-    for unit, residue in parts:
-        units += unit
-        residues += residue
-    carry, residue = divmod(residues, per)
-    return units + carry, residue
 
 
 def facility_uj(energy_uj: int, pue_ppm: int) -> int:

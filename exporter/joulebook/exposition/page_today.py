@@ -51,7 +51,7 @@ def today(view: View) -> str:
     rows += [_row(view, _REMAINDERS[who], uj, most, (who,), "rest") for uj, who in rest]
     number, unit = words.energy(sum(view.today.values())).split("\u202f")
     head = f'<p class="big">{number}<small>{unit}</small></p>\n'
-    if charged := _charged(view, total(view.today_bills.values())):
+    if charged := _charged(total(view.today_bills.values())):
         head += f'<p class="dim">{", ".join(charged)}</p>\n'
     heads = ("Experiment", "Energy", *(["Charged"] if view.charges else []))
     listing = table("today", heads, rows) if rows else ""
@@ -69,14 +69,14 @@ def _row(
     money = ""
     if view.charges:
         bill = total(view.today_bills.get(who, {}) for who in whose)
-        money = f'<td class="num">{"<br>".join(_charged(view, bill)) or "not known"}</td>'
+        money = f'<td class="num">{"<br>".join(_charged(bill)) or "not known"}</td>'
     return (
         f'<tr><th scope="row">{name}{svg.bar(energy_uj / most_uj, style=style)}</th>'
         f'<td class="num">{words.energy(energy_uj)}</td>{money}</tr>'
     )
 
 
-def _charged(view: View, bill: Bill) -> list[str]:
+def _charged(bill: Bill) -> list[str]:
     """A bill in words: money in each currency, then CO2e."""
     said = []
     for currency in sorted({charge.currency for charge in bill if charge != _CO2E}):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from joulebook import config
-from joulebook.config import Config, defaults_toml, env_names, load, parse_listen
+from joulebook.config import Config, env_names, load, parse_listen
 from joulebook.config.read import keys
 from joulebook.config.sections import Daemon
 from joulebook.errors import ConfigError
@@ -274,7 +274,7 @@ def test_every_key_is_documented() -> None:
 
 
 def test_default_configuration_loads_to_itself(tmp_path: Path) -> None:
-    assert load(written(tmp_path, defaults_toml()), {}) == Config()
+    assert load(written(tmp_path, Config().describe()), {}) == Config()
 
 
 def test_describe_loads_to_the_same(tmp_path: Path) -> None:

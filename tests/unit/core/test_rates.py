@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.audit import laws
 
-from joulebook.core.attribution import apportion
 from joulebook.core.rates import (
     NANO,
-    PER_HOUR,
     PER_KWH,
     PPM,
     UG_PER_G,
@@ -24,20 +22,16 @@ from joulebook.core.rates import (
     Point,
     Quality,
     RateSet,
-    accrue,
-    accrue_held,
-    add_up,
     carried,
     co2e_ug,
     cost_nano,
-    facility_rate,
     facility_uj,
     hourly_nano,
     nano_per_kwh,
     overlay,
     whole,
 )
-from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
+from joulebook.units import NS_PER_S, UJ_PER_KWH
 
 KWH = UJ_PER_KWH
 PUE_125 = 1_250_000
@@ -46,12 +40,6 @@ G = UG_PER_G
 
 def point(start: int, value: int, end: int | None = None, source: str = "s") -> Point:
     return Point(start, value, "nEUR/kWh", source, Quality.MEASURED, end)
-
-
-def rate(value: int, pue_ppm: int = PPM) -> int:
-    found = facility_rate(value, pue_ppm)
-    assert found is not None
-    return found
 
 
 # Curves
@@ -157,96 +145,6 @@ def test_carried_fills_holes_for_so_long_and_says_so(
 
 prices = st.integers(-(10**12), 10**12)
 pues = st.integers(PPM, 10 * PPM)
-energies = st.integers(0, 2**70)
-
-
-@laws(300)
-@given(st.lists(st.tuples(energies, prices, pues), min_size=1, max_size=30))
-def test_accrued_is_the_exact_sum_floored_under_any_rates(
-    parts: list[tuple[int, int, int]],
-) -> None:
-    units = residue = 0
-    for energy_uj, price, pue in parts:
-        unit, residue = accrue(residue, energy_uj, rate(price, pue))
-        units += unit
-        assert 0 <= residue < PER_KWH < 2**63
-    exact = sum(Fraction(e * price * pue, UJ_PER_KWH * PPM) for e, price, pue in parts)
-    assert units + Fraction(residue, PER_KWH) == exact
-
-
-@laws(200)
-@given(energies, prices, pues, st.lists(energies, max_size=12))
-def test_cutting_an_interval_changes_nothing(
-    energy_uj: int, price: int, pue: int, cuts: list[int]
-) -> None:
-    edges = [0, *sorted(cut % (energy_uj + 1) for cut in cuts), energy_uj]
-    units = residue = 0
-    for a, b in itertools.pairwise(edges):
-        unit, residue = accrue(residue, b - a, rate(price, pue))
-        units += unit
-    assert (units, residue) == accrue(0, energy_uj, rate(price, pue))
-
-
-@laws(200)
-@given(
-    st.lists(st.tuples(st.integers(0, 10**9), prices), min_size=1, max_size=20),
-    st.lists(st.integers(0, 100), min_size=1, max_size=6).filter(any),
-)
-def test_shares_of_holders_add_up_to_the_whole_exactly(
-    ticks: list[tuple[int, int]], weights: list[int]
-) -> None:
-    accounts = [(0, 0)] * len(weights)
-    whole_account = (0, 0)
-    for i, (energy_uj, price) in enumerate(ticks):
-        shares = apportion(energy_uj, weights, i)
-        for j, share in enumerate(shares):
-            units, residue = accrue(accounts[j][1], share, rate(price, PUE_125))
-            accounts[j] = (accounts[j][0] + units, residue)
-        units, residue = accrue(whole_account[1], energy_uj, rate(price, PUE_125))
-        whole_account = (whole_account[0] + units, residue)
-    assert add_up(accounts, PER_KWH) == whole_account
-    # What is shown of each is floored: all together less than one unit a part below the whole.
-    assert 0 <= whole_account[0] - sum(units for units, _ in accounts) < len(weights)
-
-
-@pytest.mark.parametrize("power_mw", [10, 1, 123_457, 700_000])
-@pytest.mark.parametrize("price", [300_000_000, -17_310_000, 1])
-def test_a_day_of_ticks_is_at_most_one_unit_off(power_mw: int, price: int) -> None:
-    energy_uj = power_mw * 1000  # Of one second.
-    units = residue = 0
-    for _ in range(86_400):
-        unit, residue = accrue(residue, energy_uj, rate(price, 1_300_000))
-        units += unit
-    exact = Fraction(86_400 * energy_uj * price * 1_300_000, UJ_PER_KWH * PPM)
-    assert abs(units - exact) < 1
-    assert units + Fraction(residue, PER_KWH) == exact
-
-
-def test_a_ten_milliwatt_holder_is_not_billed_more_than_it_burnt() -> None:
-    # 10 mW for a day is 0.24 Wh: 72,000 nano-EUR at 0.30, less than one a tick (0.83).
-    units = residue = 0
-    for _ in range(86_400):
-        unit, residue = accrue(residue, 10_000, rate(300_000_000))
-        units += unit
-    assert (units, residue) == (72_000, 0)
-
-
-def test_a_negative_price_pays_back() -> None:
-    assert accrue(0, 2 * KWH, rate(-50_000_000)) == (-100_000_000, 0)
-    units, residue = accrue(0, 1, rate(-50_000_000))
-    assert units == -1
-    assert Fraction(units) + Fraction(residue, PER_KWH) == Fraction(-50_000_000, UJ_PER_KWH)
-
-
-def test_held_time_costs_by_the_hour() -> None:
-    assert accrue_held(0, 3 * NS_PER_HOUR, 1_250_000_000) == (3_750_000_000, 0)
-    units = residue = 0
-    for _ in range(86_400):
-        unit, residue = accrue_held(residue, NS_PER_S // 7, 1_250_000_001)
-        units += unit
-    assert units + Fraction(residue, PER_HOUR) == Fraction(
-        86_400 * (NS_PER_S // 7) * 1_250_000_001, NS_PER_HOUR
-    )
 
 
 def test_the_worked_example_of_the_field_note() -> None:
@@ -255,14 +153,9 @@ def test_the_worked_example_of_the_field_note() -> None:
     assert cost_nano(24 * KWH, PUE_125, 200_000_000) == 6 * NANO
     hourly = hourly_nano(35_040 * NANO, 0, Decimal(4), Decimal("0.8"))
     assert hourly == 1_250_000_000
-    assert accrue_held(0, 40 * NS_PER_HOUR, hourly) == (50 * NANO, 0)
+    assert 40 * hourly == 50 * NANO
     grams = [(16 * KWH, 300), (4 * KWH, 500), (4 * KWH, 400)]
     assert [co2e_ug(e, PUE_125, g * G) for e, g in grams] == [6000 * G, 2500 * G, 2000 * G]
-    units = residue = 0
-    for energy_uj, intensity in grams:
-        unit, residue = accrue(residue, energy_uj, rate(intensity * G, PUE_125))
-        units += unit
-    assert (units, residue) == (10_500 * G, 0)
     assert co2e_ug(24 * KWH, PUE_125, 400 * G) == 12_000 * G
 
 

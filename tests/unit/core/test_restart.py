@@ -26,7 +26,8 @@ from tests.unit.core.world import (
 from tests.unit.core.worlds import exact_shares, exact_worlds
 
 from joulebook.core.books import Remainder
-from joulebook.core.ledger import PROOF_WAIT_NS, Policy, Tick
+from joulebook.core.holding import PROOF_WAIT_NS
+from joulebook.core.ledger import Policy, Tick
 from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import WorkloadId
 

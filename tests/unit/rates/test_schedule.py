@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulebook.core.rates import PPM, Curve, RateSet, accrue, facility_rate
+from joulebook.core.rates import PPM, Curve, RateSet, cost_nano
 from joulebook.rates.schedule import Schedule, Window
 from joulebook.units import UJ_PER_KWH
 
@@ -108,9 +108,7 @@ def test_days_of_23_and_25_hours_cost_what_they_last(day: str, hours: int) -> No
     assert rates.price.steps(begin, end) == []
     now = rates.at(begin).price
     assert now is not None
-    rate = facility_rate(now.value, PPM)
-    assert rate is not None
-    assert accrue(0, hours * UJ_PER_KWH, rate) == (hours * 200, 0)  # 1 kW throughout.
+    assert cost_nano(hours * UJ_PER_KWH, PPM, now.value) == hours * 200  # 1 kW throughout
 
 
 def test_a_zone_that_changes_its_clocks_at_midnight_and_by_half_an_hour() -> None:
