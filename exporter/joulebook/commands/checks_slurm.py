@@ -15,8 +15,10 @@ from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
 from joulebook.errors import InputError
 from joulebook.tenants.slurm.events import event_stem, open_directory, trusted_owners
-from joulebook.tenants.slurm.gres import GresMap, Unmappable, expand, find_part, load_gres
+from joulebook.tenants.slurm.gres import GresMap, Unmappable, find_part
+from joulebook.tenants.slurm.gresconf import load_gres
 from joulebook.tenants.slurm.gresmaps import find_program, find_slurm_conf
+from joulebook.tenants.slurm.hostlist import expand
 
 _HOOKS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _WHERE = "/usr/lib/joulebook/hooks"

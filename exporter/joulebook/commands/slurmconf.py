@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from joulebook.tenants.slurm.gres import expand
+from joulebook.tenants.slurm.hostlist import expand
 
 _DEEPEST = 4
 _HEAD_BYTES = 4096

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from joulebook.tenants.slurm.gres import GresMap, load_gres
+from joulebook.tenants.slurm.gres import GresMap
+from joulebook.tenants.slurm.gresconf import load_gres
 
 _DEFAULT_CONFS = (
     "/etc/slurm/slurm.conf",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.tenants.clean import clean_label
-from joulebook.tenants.slurm.gres import expand
+from joulebook.tenants.slurm.hostlist import expand
 
 _BLOCK = re.compile(r"^JobId=(\d+)\b", re.MULTILINE)
 _GRES_LINE = re.compile(r"^ +Nodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", re.MULTILINE)

@@ -27,8 +27,9 @@ from joulebook.tenants.inotify import Event, Inotify, InotifyThread
 from joulebook.tenants.refusals import Refusals
 from joulebook.tenants.slurm.claims import claims_of, facts_of, group_of
 from joulebook.tenants.slurm.eventdir import EventDirectory
-from joulebook.tenants.slurm.gres import GresMap, expand
+from joulebook.tenants.slurm.gres import GresMap
 from joulebook.tenants.slurm.gresmaps import GresMaps, find_program, find_slurm_conf
+from joulebook.tenants.slurm.hostlist import expand
 from joulebook.tenants.slurm.job import Grant, Job
 from joulebook.tenants.slurm.joblabels import LabelReader
 from joulebook.tenants.slurm.jobmapping import MappingDirectory

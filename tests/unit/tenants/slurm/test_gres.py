@@ -7,19 +7,14 @@ import pytest
 
 from joulebook.core.devices import DeviceStatus
 from joulebook.core.readings import Component, Meter
-from joulebook.tenants.slurm.gres import (
-    GresMap,
-    Part,
-    Position,
-    Unmappable,
+from joulebook.tenants.slurm.gres import GresMap, Part, Position, Unmappable, find_part, minor_of
+from joulebook.tenants.slurm.gresconf import (
     configured_gpus,
-    expand,
-    find_part,
     load_gres,
-    minor_of,
     parse_gres_conf,
     parse_slurmd_g,
 )
+from joulebook.tenants.slurm.hostlist import expand
 
 
 def device(uuid: str, index: int, minor: int | None, mig: bool = False) -> DeviceStatus:

@@ -10,16 +10,8 @@ import pytest
 from joulebook.core.devices import DeviceStatus, Instance
 from joulebook.core.readings import Component, Meter
 from joulebook.tenants.slurm import gresmig
-from joulebook.tenants.slurm.gres import (
-    GresMap,
-    Part,
-    Position,
-    Unmappable,
-    find_part,
-    load_gres,
-    parse_gres_conf,
-    parse_slurmd_g,
-)
+from joulebook.tenants.slurm.gres import GresMap, Part, Position, Unmappable, find_part
+from joulebook.tenants.slurm.gresconf import load_gres, parse_gres_conf, parse_slurmd_g
 
 MINORS = """gpu0/gi1/access 21
 gpu0/gi1/ci0/access 22
