@@ -177,8 +177,11 @@ class RedfishSensor:
             )
             try:
                 status, body = answer.status, answer.read(_MOST_BYTES + 1)
-            finally:
-                answer.drain_conn() if answer.status == 200 else answer.close()
+            except BaseException:
+                answer.close()
+                raise
+            # What is longer than it may be is not read to its end, which may never come.
+            answer.release_conn() if len(body) <= _MOST_BYTES else answer.close()
         except urllib3.exceptions.SSLError as error:
             raise SensorError(
                 f"{self._url}: TLS failed: {error}",

@@ -1,4 +1,21 @@
-"""What must hold after every tick, whatever the world does: asserted on each pair of books."""
+"""What must hold after every tick, whatever the world does: asserted on each pair of books.
+
+Where each law is held, as a property of made-up worlds:
+
+    energy is conserved      test_ledger (any world), test_attribution and test_sharing (an
+                             interval: replicas, MIG), test_host (CPU, DRAM, wraps), test_supply
+                             (node = leaves + other - deficit), test_tenancy (never overbooked),
+                             test_ticks (a burst moves nothing but edges); archive/test_laws
+                             (nodes into one ledger)
+    so are money and CO2e    test_accrual
+    a failed read is a gap   test_metering: what is read is booked once, the rest is lost time
+    looking changes nothing  test_ledger (replays, more glances); exposition/test_scrape
+    a crash loses nothing    test_restart; test_ledger (a commit that failed)
+    time only goes on        test_ledger (a stepped clock, another cadence, a suspend)
+    the core is pure         import contracts in pyproject.toml
+
+What is asserted here holds in all of them that play a world.
+"""
 
 from __future__ import annotations
 

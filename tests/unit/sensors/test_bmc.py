@@ -103,6 +103,9 @@ def certificate() -> trustme.LeafCert:
     return authority().issue_cert("127.0.0.1")
 
 
+ENDLESS_BYTES = 64 << 20
+
+
 class Bmc:
     """A BMC on loopback, with TLS: `resources` by path."""
 
@@ -110,6 +113,8 @@ class Bmc:
         self.resources: dict[str, Any] = {}
         self.status: dict[str, int] = {}
         self.asked: list[tuple[str, str]] = []
+        self.endless: set[str] = set()
+        self.poured = 0
         self.delay = threading.Event()
         self.delay.set()
         self.ca_file = directory / "ca.pem"
@@ -122,6 +127,9 @@ class Bmc:
             def do_GET(self) -> None:
                 bmc.delay.wait(10)
                 bmc.asked.append((self.path, self.headers.get("Authorization", "")))
+                if self.path in bmc.endless:
+                    self.pour()
+                    return
                 found = bmc.resources.get(self.path)
                 self.send_response(bmc.status.get(self.path, 404 if found is None else 200))
                 body = found if isinstance(found, bytes) else json.dumps(found or {}).encode()
@@ -129,6 +137,16 @@ class Bmc:
                 self.send_header("Location", "https://127.0.0.1:1/elsewhere")
                 self.end_headers()
                 self.wfile.write(body)
+
+            def pour(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                while bmc.poured < ENDLESS_BYTES:
+                    try:
+                        bmc.poured += self.wfile.write(b" " * (1 << 20))
+                    except OSError:
+                        break
+                self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -234,6 +252,13 @@ def test_nonsense_and_floods_are_refused(bmc: Bmc, tmp_path: Path) -> None:
         bmc.resources["/redfish/v1/Chassis/1/EnvironmentMetrics"] = body
         with pytest.raises(SensorRetry):
             bmc.sensor(tmp_path, chassis="1").open()
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(bmc: Bmc, tmp_path: Path) -> None:
+    bmc.endless.add("/redfish/v1/Chassis/1/EnvironmentMetrics")
+    with pytest.raises(SensorError):
+        bmc.sensor(tmp_path, chassis="1").open()
+    assert bmc.poured < ENDLESS_BYTES // 2
 
 
 def test_a_bmc_that_hangs_is_given_up(bmc: Bmc, tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ class Watch(threading.Thread, Generic[Item]):
             except ApiError as error:
                 self._stopping.wait(self._after(error))
             except Exception:
-                self._refuse.fault(f"watching {self._collection.name} failed; it is listed anew")
                 self._version, self.problem = None, "an error of ours, see the log"
+                self._refuse.fault(f"watching {self._collection.name} failed; it is listed anew")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:

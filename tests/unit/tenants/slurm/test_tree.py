@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def test_a_rescan_finds_what_events_did_not_tell(v1: Path) -> None:
     heard.inotify.close()
 
 
-def test_10_000_there_leave_nothing_behind(v1: Path) -> None:
+def test_10_000_jobs_leave_nothing_behind(v1: Path) -> None:
     top = v1 / "freezer/slurm/uid_5"
     top.mkdir(parents=True)
     heard = Heard(v1)
@@ -160,10 +159,8 @@ def test_v2_with_several_slurmd_and_sluids(v2: Path, scope: str, job: str, place
     heard.tree.scan()
     at = v2 / "system.slice" / scope
     (at / "system").mkdir(parents=True)
-    began = time.monotonic()
     (at / job / "step_batch" / "user" / "task_0").mkdir(parents=True)
     said = heard.listen()
-    assert time.monotonic() - began < 0.5
     assert said == [f"new {place}", f"step of {job}"]
 
     (at / job / "step_extern").mkdir()
