@@ -198,6 +198,8 @@ def test_slices_of_no_compute_instance_did_no_work(bench: MakeBench) -> None:
     place, sensor = cut(bench, H100, part)
     place.scenario.set_instance_activity(0, 0, 33)
     assert look(place, sensor).instances == (InstanceUse("MIG-1c.3g", 1, 7, 990_000),)
+    place.scenario.set_instance_activity(0, 0, 50)
+    assert active(look(place, sensor)) == {"MIG-1c.3g": 1_000_000}, "no more than all of it"
 
 
 def test_a_process_says_on_which_instance_it_runs(bench: MakeBench) -> None:

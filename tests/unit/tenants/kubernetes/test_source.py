@@ -198,6 +198,13 @@ def test_an_id_that_nobody_can_map_is_somebodys(world: World) -> None:
     assert len(found.claims) == 4
 
 
+def test_a_mig_device_that_nobody_can_map_is_of_a_card_that_is_cut_up(world: World) -> None:
+    cards = (MIG, *CARDS[1:])
+    world.start("cut", {"nvidia.com/mig-1g.5gb": ["MIG-unheard-of"]})
+    found = world.until(lambda found: found.claims, cards)
+    assert [(c.workload, c.meter.name) for c in found.claims] == [(None, "GPU-0")]
+
+
 def test_other_resources_are_none_of_ours(world: World) -> None:
     world.start("net", {"rdma/hca": ["mlx5_0"]})
     world.start("gpu", {GPU: ["GPU-0"]})

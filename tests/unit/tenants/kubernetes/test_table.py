@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.tenants.kubernetes.body import Body
+from joulebook.tenants.kubernetes.body import MAX_LEFT, Body
 from joulebook.tenants.kubernetes.listing import Device, ListedPod
 from joulebook.tenants.kubernetes.pod import PodInfo
 from joulebook.tenants.kubernetes.table import PodTable
@@ -95,6 +95,33 @@ def test_a_sandbox_that_outlives_its_containers_does_not_count() -> None:
     assert body.left_ns(frozenset()) is None, "without ids nobody can tell which the sandbox is"
     body.gone(Spot(Path("/p/sandbox"), Level.CONTAINER, "u", "sandbox"), 12)
     assert (body.ended_ns(own), body.ended_ns(frozenset())) == (9, 12)
+
+
+def test_a_kubelet_that_has_just_come_back_is_given_longer_to_list_a_pod() -> None:
+    table = PodTable(lambda device: True)
+    pods = [ListedPod("a", "p0", (DEVICE,)), ListedPod("a", "p1", ())]
+
+    def ended(heard_s: int, pods: list[ListedPod], now_s: int) -> int | None:
+        table.listed(pods, heard_s * NS_PER_S)
+        table.review(now_s * NS_PER_S)
+        return next(r.ended_ns for r in table if r.name == "p0")
+
+    ended(1, pods, 1)
+    table.silent(2 * NS_PER_S)
+    assert ended(3, pods[1:], 5) is None
+    assert ended(6, pods, 6) is None
+    assert ended(30, pods[1:], 32) == 30 * NS_PER_S, "else it has ended when it is not listed"
+
+
+def test_a_container_that_crashes_for_ever_takes_no_more_memory() -> None:
+    body = Body("u")
+    body.made(pod_spot(0), 0, live=True)
+    for n in range(1000):
+        spot = Spot(Path(f"/0/{n}"), Level.CONTAINER, UIDS[0], f"c{n}")
+        body.made(spot, 2 * n, live=True)
+        body.gone(spot, 2 * n + 1)
+    assert len(body.left) == MAX_LEFT
+    assert body.left_ns(frozenset({"c999"})) == body.left_ns(frozenset()) == 1999
 
 
 def test_a_pod_has_one_directory_in_each_hierarchy() -> None:
