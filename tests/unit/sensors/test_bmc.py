@@ -19,6 +19,7 @@ from joulebook.core.readings import Component, Meter
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
 from joulebook.sensors.ipmi import IpmiSensor, parse
 from joulebook.sensors.redfish import RedfishSensor
+from joulebook.units import NS_PER_S
 
 PRINTED = """
     Instantaneous power reading:                   {watts} Watts
@@ -52,6 +53,17 @@ def test_ipmitool_is_asked_for_the_power_of_the_node(tmp_path: Path) -> None:
     assert reading.hole_ns == (3 * 7 + 10) * 10**9
     assert sensor.pace.least_s == 7, "no tick waits for it, and it is not asked in each"
     assert sensor.glance([reading.meter]) == ()
+
+
+def test_a_slow_bmc_spoke_some_time_between_question_and_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instants = iter([10 * NS_PER_S, 14 * NS_PER_S])
+    monkeypatch.setattr(StillClock, "now_ns", lambda _: next(instants))
+    (reading,) = (
+        IpmiSensor(StillClock(), program=tool(tmp_path, printed())).look(processes=False).readings
+    )
+    assert reading.t_ns == 12 * NS_PER_S
 
 
 @pytest.mark.parametrize(
