@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 from tests.e2e.lab import MINORS, Lab, until
 from tests.e2e.pod_lab import PodLab, pod_uj
+from tests.e2e.test_pods import near
 from tests.e2e.test_workstation import ADA, Program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-TICK_UJ = 25 * 10**6
-"""What a busy card burns in one tick of its counter: on a busy machine a boundary may be read so
-much too late."""
-
-
-def near(truth_uj: int) -> object:
-    """Within 3 %, and one tick of a counter."""
-    return pytest.approx(truth_uj, abs=0.03 * truth_uj + TICK_UJ)
 
 
 def test_each_gets_its_own_and_all_together_are_the_cards(
