@@ -21,7 +21,7 @@ _GIB = 1 << 30
 
 
 def gpus(scene: Scene) -> str:
-    """The GPUs: what each draws, how busy it is, who holds it."""
+    """The GPUs: what each draws, how busy it is, who holds it. A node without has no such table."""
     found = [status for _, status in scene.gpus]
     models = {status.model for status in found}
     rows = [_gpu_row(scene, status, one_model=len(models) == 1) for status in found]
@@ -32,6 +32,8 @@ def gpus(scene: Scene) -> str:
         for meter in scene.books.meters
         if meter.component is Component.GPU and meter not in seen
     ]
+    if not rows and scene.books.meters:
+        return ""
     if not rows:
         return section("GPUs", '<p class="dim">No GPU has been read yet.</p>\n', wide=True)
     note = f"{len(found)} x {text(models.pop())}" if len(models) == 1 else ""

@@ -153,6 +153,7 @@ def test_a_node_without_gpus_shows_what_cpu_and_memory_draw() -> None:
     text = words(View("n", Books(meters={state.meter: state for state in states}), now_ns=NOW_NS))
     assert "157 W CPU 145 W; memory 12 W" in text
     assert "Nothing here says" not in text
+    assert "GPU" not in text
     gpu = device(GPU0, 0, power_watts=43.0)
     beside = View("n", Books(meters={s.meter: s for s in states}), statuses=(gpu,), now_ns=NOW_NS)
     assert "200 W 1 GPU, 0 held; CPU 145 W; memory 12 W" in words(beside)
