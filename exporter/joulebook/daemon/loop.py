@@ -122,7 +122,7 @@ class Daemon:
         for worker in self._workers:
             worker.start()
         self._witnesses.open(self._boundary)
-        due = time.monotonic()
+        due, begun_ns = time.monotonic(), self._clock.now_ns()
         while not stop.is_set():
             self.tick()
             due += self._settings.interval_s
@@ -134,7 +134,7 @@ class Daemon:
             log.error(
                 "ends with %.1f s that are not in the ledger: at the next start what the counters "
                 "know of that time is booked, mostly to daemon_down",
-                s_from_ns(self._books.last_ns - self._committed.last_ns),
+                s_from_ns(self._books.last_ns - (self._committed.last_ns or begun_ns)),
             )
         self._witnesses.close()
         for worker in self._workers:
