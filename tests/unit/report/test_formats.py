@@ -177,6 +177,8 @@ def test_boamps_has_what_it_demands() -> None:
     report = json.loads(renderer("boamps")(made(about=about)))
     jsonschema.validate(report, BOAMPS)
     assert report["measures"][0]["powerConsumption"] == 24
+    # The CPU of the example is shared out, not measured run by run.
+    assert report["measures"][0]["cpuTrackingMode"] == "counter, apportioned"
     assert report["task"]["measuredAccuracy"] == 0.92
     assert report["task"]["algorithms"][0]["parametersNumber"] == 0.11
     assert report["environment"]["powerSourceCarbonIntensity"] == pytest.approx(350)

@@ -82,14 +82,16 @@ def _algorithm(statement: Statement) -> dict[str, Any]:
 def _measure(statement: Statement) -> dict[str, Any]:
     """Energy of the machines, in kWh: BoAmps has no PUE."""
     energy, what = statement.energy, statement.inventory
+    methods = ", ".join(share.name for share in statement.quality.methods)
     found: dict[str, Any] = {
         "measurementMethod": "joulebook",
         "version": __version__,
-        "gpuTrackingMode": ", ".join(share.name for share in statement.quality.methods),
+        "gpuTrackingMode": methods,
         "powerConsumption": energy.it.value,
     }
     if energy.cpu.value is not None:
-        found["cpuTrackingMode"] = "measured"
+        # Of both together: "modelled" among them must not read as measured.
+        found["cpuTrackingMode"] = methods
     if what.started_utc:
         found["measurementDateTime"] = _time(what.started_utc)
         if what.ended_utc:
