@@ -154,3 +154,21 @@ def test_files_that_comments_name_are_there() -> None:
     named = {name for text in texts for name in re.findall(r"docs/[\w/.-]+\.md", text)}
     assert len(named) >= 3
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_what_the_readme_says_to_type_is_taken(build_dir: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"`([^`\n]+)`|^    ((?:make|joulebook) .*)$", text, re.MULTILINE)
+    typed = [part.strip() for line in lines for part in "".join(line).split("&&")]
+    typed = [part for part in typed if re.match(r"(joulebook|helm|make) \S", part)]
+    assert len(typed) >= 12
+    targets = re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text())
+    for words in (shlex.split(part, comments=True) for part in typed):
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "helm":
+            place = [str(ROOT / word) if word.startswith("helm/") else word for word in words[2:]]
+            done = run(helm("4", build_dir), "template", *place)
+            assert done.returncode == 0, done.stderr
+        elif "--help" not in words:
+            parser().parse_args(words[1:])

@@ -87,6 +87,11 @@ def test_says_how_big_it_is(said: str) -> None:
     assert float(size[1]) < LIMIT_MB
 
 
+def test_is_also_what_the_chart_asks_for(engine: Engine, said: str, build_dir: Path) -> None:
+    _, asked = daemon(rendered(helm("4", build_dir)))
+    assert engine.about(asked["image"])["OCIv1"] == engine.about("joulebook")["OCIv1"]
+
+
 def test_the_collector_finds_its_postgresql_in_it(container: Container) -> None:
     site = "opt/venv/lib/python3*/site-packages"
     assert list(container.root.glob(f"{site}/psycopg/__init__.py"))
