@@ -330,6 +330,13 @@ def test_is_scraped_whether_ready_or_not(binary: Path) -> None:
     assert container["ports"] == [{"name": "metrics", "containerPort": 9816, "protocol": "TCP"}]
 
 
+def test_the_pod_of_helm_test_stays_until_its_log_is_read(binary: Path) -> None:
+    """helm 3 deletes what has succeeded before `--logs` asks for it, and then fails."""
+    annotations = the(rendered(binary), "Pod")["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "test"
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
 def test_configuration_arrives_as_written(binary: Path) -> None:
     config = (
         '# ü "quoted" {{ braces }}\n[exposition]\nlinger_s = 60\n\n[budgets]\n"a/b" = {kwh = 5}\n'
