@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from tests.integration.chart import CHART, configured, rendered, run
-from tests.integration.helm import helm
+from tests.integration.helm import PACKAGES, helm
 
 from joulebook.cli import parser
 from joulebook.config import load
@@ -138,6 +138,16 @@ def test_helm_commands_render(build_dir: Path) -> None:
             assert done.returncode == 0, done.stderr
             seen += 1
     assert seen == 2
+
+
+@pytest.mark.parametrize("major", sorted(PACKAGES))
+def test_an_upgrade_takes_the_new_defaults_under_the_old_values(
+    major: str, build_dir: Path
+) -> None:
+    """With --reuse-values a chart does not find its own new keys."""
+    (upgrade,) = (words for words in commands() if words[:2] == ["helm", "upgrade"])
+    assert "--reset-then-reuse-values" in upgrade
+    assert "--reset-then-reuse-values" in run(helm(major, build_dir), "upgrade", "--help").stdout
 
 
 def test_every_example_is_named_on_the_page() -> None:

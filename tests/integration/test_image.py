@@ -238,7 +238,7 @@ def assert_the_doctor_is_content(doctor: subprocess.Popen[bytes], log: Path) -> 
     assert "needs no capability" in said
     assert "API server: lists the pods of gpu01" in said
     warned = re.findall(r"WARN ([\w ]+?)(?=:| = )", said)
-    assert set(warned) <= {"clock", "cgroups of pods", "the daemon does not see", "server.listen"}
+    assert set(warned) <= {"clock", "cgroups of pods", "processes", "server.listen"}
 
 
 def helm_test(objects: Mapping[Any, Object], port: int) -> int:
