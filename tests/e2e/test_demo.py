@@ -26,7 +26,8 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
     began = time.monotonic()
     with (tmp_path / "log").open("wb") as log:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "joulebook", "run", "--demo=always"],
+            ["env", "--default-signal=HUP",  # whatever this runs under, nohup too
+             sys.executable, "-m", "joulebook", "run", "--demo=always"],
             cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     try:

@@ -34,7 +34,8 @@ from joulebook.exposition.server import Server
 from joulebook.sensors.trace import read_trace
 from joulebook.store.lock import LedgerLock
 
-JOULEBOOK = (sys.executable, "-m", "joulebook")
+# Ctrl-C ends it, also where whatever this runs under was started in the background.
+JOULEBOOK = ("env", "--default-signal=INT", sys.executable, "-m", "joulebook")
 KWH_UJ = 3_600_000 * 1_000_000
 
 
@@ -224,7 +225,7 @@ class Terminal:
         if self.pid == 0:
             os.environ.update(TERM="xterm", PYTHONIOENCODING="utf-8")
             os.environ.pop("NO_COLOR", None)
-            os.execv(sys.executable, [*JOULEBOOK, *arguments])
+            os.execvp(JOULEBOOK[0], [*JOULEBOOK, *arguments])
         self.resize(rows, cols)
         self.seen = b""
 

@@ -25,9 +25,9 @@ print("done", flush=True)
 class Service:
     """A service of ours in a process of its own, told by signals."""
 
-    def __init__(self, stdin: int, *before: str) -> None:
+    def __init__(self, stdin: int, hangup: str = "default") -> None:
         self.process = subprocess.Popen(
-            [*before, sys.executable, "-c", SERVICE],
+            ["env", f"--{hangup}-signal=HUP", sys.executable, "-c", SERVICE],
             stdin=stdin, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.line() == "up"
@@ -63,7 +63,7 @@ def test_a_terminal_that_hangs_up_ends_what_was_started_in_it() -> None:
 def test_nohup_is_heeded() -> None:
     ours, its = pty.openpty()
     try:
-        service = Service(its, "sh", "-c", 'trap "" HUP; exec "$@"', "nohup")
+        service = Service(its, "ignore")
         service.process.send_signal(signal.SIGHUP)
         service.end(signal.SIGTERM)
     finally:
