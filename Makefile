@@ -84,7 +84,7 @@ real: dev
 docs: dev ## write docs/metrics.md, the dashboards and their rules anew
 	@$(BIN)/python tools/generate.py
 
-pictures: dev ## draw the dashboards into docs/images (needs npm, Prometheus, VictoriaMetrics, Chromium)
+pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and what the tests need)
 	@mkdir -p .build/render
 	@cp dashboards/render/{package.json,package-lock.json,app.jsx,build.mjs} .build/render
 	@cd .build/render && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs

@@ -50,11 +50,11 @@ _ALL_ROWS = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values":
 FIGURES = (
     _panel("Energy", "Energy billed in the month, remainders too.", Basis.METERED, "kwatth",
         f'SELECT coalesce({_BURNT}, 0) AS "energy" FROM used_entries e {_HERE}', "stat", 6, 4,
-        decimals=1),
+        decimals=2),
     _panel("Cost", "What was charged in the month, credits taken off, by currency.", Basis.RATED,
-        "locale", f'SELECT e.currency, {_MONEY} AS "cost" FROM billed_entries e {_HERE} '
+        "none", f'SELECT e.currency, {_MONEY} AS "cost" FROM billed_entries e {_HERE} '
         "AND e.currency <> '' GROUP BY e.currency ORDER BY e.currency", "stat", 6, 4,
-        decimals=2, options=_ALL_ROWS),
+        decimals=2, options={**_ALL_ROWS, "textMode": "value_and_name"}),
     _panel("CO2e", "Location-based CO2e of the energy billed in the month.", Basis.RATED, "massg",
         f'SELECT ({_MONEY} * 1000)::float8 AS "CO2e" FROM billed_entries e {_HERE} '
         "AND e.item = 'co2e'", "stat", 6, 4, decimals=0, empty="no intensity set"),
@@ -65,7 +65,7 @@ FIGURES = (
 )  # fmt: skip
 
 ACCOUNTS = (
-    _panel("Cost by account", "What each account is billed in the month.", Basis.RATED, "locale",
+    _panel("Cost by account", "What each account is billed in the month.", Basis.RATED, "none",
         f'SELECT {_WHOSE} || \' \' || e.currency AS "account", {_MONEY} AS "cost" '
         f"FROM billed_entries e {_HERE} AND e.currency <> '' GROUP BY 1 ORDER BY 2 DESC",
         "bargauge", 12, 9, decimals=2, options=_ALL_ROWS),
@@ -78,6 +78,9 @@ ACCOUNTS = (
 )  # fmt: skip
 
 
+_INSTANT = ("dateTimeAsSystem", None)
+
+
 def _once(figure: str) -> str:
     """A figure that is of no currency, in the first row of an entry that has several of them."""
     return (
@@ -87,7 +90,8 @@ def _once(figure: str) -> str:
 
 
 def _table(
-    title: str, about: str, basis: Basis, sql: str, figures: dict[str, tuple[str, int]], height: int
+    title: str, about: str, basis: Basis, sql: str, figures: dict[str, tuple[str, int | None]],
+    height: int,
 ) -> Panel:  # fmt: skip
     """A table of one question; `figures` are its columns with a unit and decimals."""
     return Panel(
@@ -100,7 +104,8 @@ def _table(
         24,
         height,
         columns=tuple(
-            Column(name, unit=unit, decimals=decimals) for name, (unit, decimals) in figures.items()
+            Column(name, unit=unit, decimals=decimals, width=175 if decimals is None else None)
+            for name, (unit, decimals) in figures.items()
         ),
         datasource=TYPE,
     )
@@ -145,8 +150,8 @@ CORRECTIONS = _table(
 FROM corrections c JOIN transfers t ON t.correction = c.id
 JOIN owners a ON a.id = t.from_owner JOIN owners b ON b.id = t.to_owner
 WHERE c.month = (${month:sqlstring})::int GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1""",
-    {"energy": ("kwatth", 2)},
-    7,
+    {"made": _INSTANT, "energy": ("kwatth", 2)},
+    5,
 )
 
 MONTHS = _table(
@@ -158,8 +163,8 @@ MONTHS = _table(
        {_BURNT} AS "energy"
 FROM used_entries e LEFT JOIN periods p ON p.month = e.month
 GROUP BY 1, 2, 3 ORDER BY 1 DESC""",
-    {"energy": ("kwatth", 1)},
-    7,
+    {"energy": ("kwatth", 2)},
+    6,
 )
 
 NODES = _table(
@@ -170,8 +175,8 @@ NODES = _table(
        to_timestamp(booked_to_s) AS "booked up to", to_timestamp(seen_s) AS "collected",
        last_seq - position AS "behind"
 FROM ledgers ORDER BY last_seq - position DESC, booked_to_s, node""",
-    {"behind": ("none", 0)},
-    8,
+    {"booked up to": _INSTANT, "collected": _INSTANT, "behind": ("none", 0)},
+    6,
 )
 
 DASHBOARD = Board(

@@ -155,6 +155,11 @@ class Panel:
     def _as_table(self, panel: sdk.Panel) -> None:
         """Rows that share their labels become one; the figures get their headings and units."""
         figures = [column for column in self.columns if column.query]
+        for column in self.columns:
+            if properties := _properties(column):
+                panel.override_by_name(column.name, properties)
+        if not figures:  # one question, whose columns stand as they are
+            return
         several = len(figures) > 1
         renamed = {
             f"Value #{chr(65 + n)}" if several else "Value": column.name
@@ -181,14 +186,11 @@ class Panel:
                     "sortBy": [{"displayName": self.sort, "desc": not self.ascending}],
                 }
             )
-        for column in self.columns:
-            if properties := _properties(column):
-                panel.override_by_name(column.name, properties)
 
 
 def _properties(column: Column) -> list[models.DynamicConfigValue]:
     given: dict[str, Any] = {}
-    if column.query:
+    if column.unit:
         given["unit"] = column.unit
     if column.decimals is not None:
         given["decimals"] = column.decimals
@@ -201,7 +203,7 @@ def _properties(column: Column) -> list[models.DynamicConfigValue]:
             "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
             "color": {"mode": "continuous-BlYlRd"},
         }
-    if width := column.width or (FIGURE_PX if column.query and not column.share else None):
+    if width := column.width or (FIGURE_PX if column.unit and not column.share else None):
         given["custom.width"] = width
     return [models.DynamicConfigValue(id_val=key, value=value) for key, value in given.items()]
 

@@ -65,8 +65,34 @@ function seriesFrame(rows, legend, step) {
   });
 }
 
+// An answer of PostgreSQL: columns. A course is split by the column `metric`, a row of a figure is
+// called by what of it is text; as the data source and the panels of Grafana do.
+function sqlFrames(panel, { fields, ref }) {
+  if (panel.type === "table") return [toDataFrame({ refId: ref, fields })];
+  const text = fields.find((f) => f.type === "string");
+  const number = fields.find((f) => f.type === "number");
+  const rows = number.values.map((value, n) => ({ name: text?.values[n] ?? number.name, value, n }));
+  if (panel.type !== "timeseries") {
+    return rows.map(({ name, value }) => toDataFrame({
+      fields: [{ name: "Value", type: FieldType.number, values: [value], config: { displayNameFromDS: name } }],
+    }));
+  }
+  const all = fields.find((f) => f.type === "time").values;
+  const times = [...new Set(all)].sort((a, b) => a - b);
+  return [...new Set(rows.map((r) => r.name))].map((name) => {
+    const mine = new Map(rows.filter((r) => r.name === name).map((r) => [all[r.n], r.value]));
+    return toDataFrame({
+      fields: [
+        { name: "Time", type: FieldType.time, values: times },
+        { name: "Value", type: FieldType.number, values: times.map((t) => mine.get(t) ?? null), config: { displayNameFromDS: name } },
+      ],
+    });
+  });
+}
+
 function frames(panel) {
   const mine = answers.filter((a) => a.panel === panel.title && a.id === panel.id);
+  if (mine[0]?.fields) return mine.flatMap((a) => sqlFrames(panel, a));
   if (panel.type === "timeseries") {
     return mine.flatMap((a) =>
       seriesFrame({ series: a.rows, start: a.start, end: a.end }, a.legend, a.step));

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 import pytest
 from tests.integration.postgresql import PostgreSql
-from tests.lab.grafana import dashboards, panels
+from tests.lab.grafana import asks_of_ledger, dashboards, panels
 from tests.unit.archive.nodes import DAY_S, DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook.archive import bills, corrections, intake
@@ -62,20 +61,12 @@ def url(postgresql: PostgreSql) -> str:
     return url
 
 
-def sqlstring(values: Iterable[str]) -> str:
-    """Grafana's format `sqlstring`: each value quoted, quotes in it doubled."""
-    return ",".join("'" + value.replace("'", "''") + "'" for value in values)
-
-
 def asked(url: str, title: str, month: str = "202611", accounts: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - rows as the database has them
-    (target,) = PANELS[title]["targets"]
-    sql = target["rawSql"]
-    sql = sql.replace("${month:sqlstring}", sqlstring([month]))
-    sql = sql.replace("${account:sqlstring}", sqlstring(accounts or ("nlp", EVIL)))
-    sql = re.sub(
-        r"\$__unixEpochFilter\(([\w.]+)\)",
-        rf"\1 >= {NOVEMBER_S} AND \1 <= {DECEMBER_S}",
-        sql,
+    chosen = accounts or ("nlp", EVIL)
+    (sql,) = (
+        sql
+        for panel, sql in asks_of_ledger(BOARD, month, chosen, NOVEMBER_S, DECEMBER_S)
+        if panel["title"] == title
     )
     assert "$" not in sql
     with psycopg.connect(url) as conn:
@@ -163,6 +154,26 @@ def test_two_currencies_are_two_rows_of_one_energy_and_are_never_added_up(
         assert [row[figure] for row in mine if row[figure] is not None] == [whole]
     (correction,) = asked(url, "Corrections")
     assert correction["cost"] == "4.0000 EUR, 7.0000 USD"
+
+
+@pytest.mark.parametrize("title", [t for t, panel in PANELS.items() if panel["type"] == "table"])
+def test_columns_stand_as_they_are_asked_for_and_figures_have_units(url: str, title: str) -> None:
+    panel = PANELS[title]
+    assert not panel.get("transformations")
+    shown = {
+        override["matcher"]["options"]: {p["id"]: p["value"] for p in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+    }
+    row = asked(url, title)[0]
+    assert shown.keys() <= row.keys()
+    for name, value in row.items():
+        if not isinstance(value, str) and name not in ("number", "month"):
+            assert shown[name]["unit"], name
+
+
+def test_money_is_shown_with_its_currency(url: str) -> None:
+    assert PANELS["Cost"]["options"]["textMode"] == "value_and_name"
+    assert all("EUR" in row["account"] for row in asked(url, "Cost by account"))
 
 
 @pytest.mark.parametrize("title", PANELS)

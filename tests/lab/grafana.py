@@ -6,7 +6,7 @@ import json
 import math
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,6 +178,22 @@ def asks(
             step_s,
             target.get("legendFormat", ""),
         )
+
+
+def sqlstring(values: Iterable[str]) -> str:
+    """Grafana's format `sqlstring`: each value quoted, quotes in it doubled."""
+    return ",".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+def asks_of_ledger(
+    board: Mapping[str, Any], month: str, accounts: Iterable[str], start_s: int, end_s: int
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each panel of a dashboard in SQL, and its query with all variables put in."""
+    for panel, target in targets(board):
+        sql = target["rawSql"].replace("${month:sqlstring}", sqlstring([month]))
+        sql = sql.replace("${account:sqlstring}", sqlstring(accounts))
+        inside = rf"\1 >= {start_s} AND \1 <= {end_s}"
+        yield panel, re.sub(r"\$__unixEpochFilter\(([\w.]+)\)", inside, sql)
 
 
 def choice(board: Mapping[str, Any], name: str) -> str | None:

@@ -6,6 +6,7 @@ The queries run against a real Prometheus; the answers are drawn by Grafana's ow
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import subprocess
@@ -14,11 +15,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from tests.integration.postgresql import running
 from tests.lab.backfill import backfill
-from tests.lab.grafana import ROOT, asks, choice, dashboards, filled
+from tests.lab.grafana import ROOT, asks, asks_of_ledger, choice, dashboards, filled
+from tests.lab.ledger import MONTH, collect
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
 
+SOURCE = "grafana-postgresql-datasource"
 RENDER = ROOT / ".build/render"
 IMAGES = ROOT / "docs/images"
 ROW_PX, HEAD_PX = 38, 56
@@ -46,7 +51,6 @@ def payload(
 ) -> dict[str, Any]:
     """All that the page needs to draw a dashboard."""
     board = dashboards()[uid]
-    names = [v["name"] for v in board["templating"]["list"] if not v.get("hide")]
     values = {v["name"]: ".*" for v in board["templating"]["list"]} | chosen
     for name in ("raw", "rules"):
         if (expression := choice(board, name)) is not None:
@@ -64,14 +68,52 @@ def payload(
             "panel": ask.panel, "id": ids[ask.panel, ask.ref], "ref": ask.ref, "rows": rows,
             "legend": ask.legend, "start": ask.start_s, "end": ask.end_s, "step": ask.step_s,
         })  # fmt: skip
+    return _page(board, answers, span_s, words, chosen)
+
+
+def _page(
+    board: dict[str, Any], answers: list[Any], span_s: int, words: str, chosen: dict[str, str]
+) -> dict[str, Any]:
+    names = [v["name"] for v in board["templating"]["list"] if not v.get("hide")]
     bottom = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"])
-    shown = [(n.capitalize(), chosen.get(n, "Prometheus" if n == "datasource" else "All"))
+    source = "PostgreSQL" if board["uid"] == "joulebook-billing" else "Prometheus"
+    shown = [(n.capitalize(), chosen.get(n, source if n == "datasource" else "All"))
         for n in names]  # fmt: skip
     return {
         "dashboard": board, "answers": answers, "from": END_S - span_s, "to": END_S,
         "variables": [("Source" if n == "Datasource" else n, v) for n, v in shown],
         "range": words, "height": bottom * ROW_PX + HEAD_PX,
     }  # fmt: skip
+
+
+def bill(url: str) -> dict[str, Any]:
+    """The same of the dashboard that reads the collected ledger."""
+    board = dashboards(SOURCE)["joulebook-billing"]
+    answers = []
+    with psycopg.connect(url) as conn:
+        accounts = [row[0] for row in conn.execute("SELECT DISTINCT account FROM owners")]
+        for panel, sql in asks_of_ledger(board, str(MONTH), accounts, END_S - 30 * DAY_S, END_S):
+            cursor = conn.execute(sql.encode())
+            names = [column.name for column in cursor.description or ()]
+            rows = cursor.fetchall()
+            answers.append({
+                "panel": panel["title"], "id": panel["id"], "ref": "A", "step": DAY_S,
+                "fields": [
+                    {"name": name, **_field([row[n] for row in rows])}
+                    for n, name in enumerate(names)
+                ],
+            })  # fmt: skip
+    return _page(board, answers, 30 * DAY_S, "Last 30 days", {"month": str(MONTH)})
+
+
+def _field(values: list[Any]) -> dict[str, Any]:
+    """A column as Grafana's data source for PostgreSQL hands it on."""
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, datetime.datetime) for value in known):
+        return {"type": "time", "values": [v and v.timestamp() * 1000 for v in values]}
+    if any(isinstance(value, str) for value in known):
+        return {"type": "string", "values": values}
+    return {"type": "number", "values": [v if v is None else float(v) for v in values]}
 
 
 def draw(what: dict[str, Any], mode: str, picture: Path) -> None:
@@ -116,9 +158,18 @@ def main() -> int:
             for uid, span_s, words, chosen in SHOTS:
                 if not wanted or uid in wanted:
                     what = payload(server, uid, span_s, words, chosen)
-                    for mode in ("light", "dark"):
-                        draw(what, mode, IMAGES / f"{uid.removeprefix('joulebook-')}-{mode}.png")
+                    _both(what, uid)
+    if not wanted or "joulebook-billing" in wanted:
+        with running() as postgresql:
+            url = postgresql.new()
+            collect(url)
+            _both(bill(url), "joulebook-billing")
     return 0
+
+
+def _both(what: dict[str, Any], uid: str) -> None:
+    for mode in ("light", "dark"):
+        draw(what, mode, IMAGES / f"{uid.removeprefix('joulebook-')}-{mode}.png")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,15 @@ class Node:
         )
         self.booked_to_s = max(self.booked_to_s, when_s)
 
+    def emit(self, when_s: int, emitted: Exact, workload: str = "") -> None:
+        """Charge CO2e (kg) to a workload that is known, or to nobody, for energy it burnt then."""
+        who = self.workloads[workload].id if workload else 0
+        remainder = "" if workload else "unallocated"
+        quarter_s = when_s // 900 * 900
+        self.charges[quarter_s, who, remainder, "co2e"] = ChargeRow(
+            self._next(), quarter_s, who, remainder, "co2e", "", *emitted
+        )
+
     @property
     def energy_uj(self) -> int:
         """All that it booked."""
@@ -93,7 +102,8 @@ class Node:
     @property
     def paid(self) -> Exact:
         """All that it charged."""
-        return Exact.of(sum(Exact(r.whole, r.nano, r.rest).atoms for r in self.charges.values()))
+        money = [row for row in self.charges.values() if row.currency]
+        return Exact.of(sum(Exact(r.whole, r.nano, r.rest).atoms for r in money))
 
     def page(self, since: int, limit: int = 10_000) -> Page:
         """What it would answer."""
