@@ -142,6 +142,10 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
     for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
         (endpoint,) = objects[kind, "lab-joulebook"]["spec"][key]
         assert endpoint["honorLabels"] is True
+        node, dropped = endpoint["relabelings"]  # else each new pod begins series of its own
+        assert node["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]
+        assert node["targetLabel"] == "instance"
+        assert (dropped["action"], dropped["regex"]) == ("labeldrop", "pod|container")
         assert endpoint["port"] in ports
         assert endpoint["scheme"] == "https"
 

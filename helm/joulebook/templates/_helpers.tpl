@@ -106,6 +106,12 @@ tolerations:
   scrapeTimeout: {{ $values.scrapeTimeout }}
   # `node` and `cluster` are the daemon's own labels.
   honorLabels: true
+  # A node's daemon is one target, whichever pod it is: its counters go on in the next one.
+  relabelings:
+    - sourceLabels: [__meta_kubernetes_pod_node_name]
+      targetLabel: instance
+    - action: labeldrop
+      regex: pod|container
   {{- with $values.tlsConfig }}
   tlsConfig:
     {{- toYaml . | nindent 4 }}
