@@ -14,7 +14,7 @@ from tests.lab.backfill import RULES, backfill
 from tests.lab.grafana import Ask, Chosen, asks, choice, clicked, dashboards, filled, links, panels
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
-from tests.lab.world import CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
+from tests.lab.world import CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S, cluster_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -299,6 +299,18 @@ def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
             chosen["workload"] = "".join(chosen["workload"])  # a box to type into
             page = shown(server, "joulebook-workload", 30 * DAY_S, **chosen)
             assert named(page["Energy", "A"])[""] == pytest.approx(energy[twice[0]], rel=1e-9)
+
+
+@SERVER
+@pytest.mark.parametrize("what", ["energy_joules", "gpu_seconds", "co2e_grams"])
+def test_rules_of_5_minutes_are_true(server: Server, what: str) -> None:
+    """No dashboard sums them up. Each is of 5 minutes up to some instant of its own."""
+    rule = f"experiment:joulebook_{what}:increase5m"
+    rows = server.instant(f"sum by (cluster) (sum_over_time({rule}[1d] offset -1ms))", END_S)
+    window = Window(truth(), END_S - DAY_S, END_S)
+    true = window.by(f"experiment_{what}", lambda key: cluster_of(key.node))
+    assert true.keys() == CURRENCIES.keys()
+    assert named(rows, "cluster") == {c: pytest.approx(v, rel=0.01) for c, v in true.items()}
 
 
 def test_victoria_metrics_takes_the_rules_as_they_are() -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 import yaml
-from tests.lab.grafana import ROOT
+from dashboards.generator.recording import SPENT
+from tests.lab.grafana import ROOT, dashboards, targets
 from tests.lab.scrape import Lab, Series
 from tests.lab.servers import Server, prometheus
 from tests.lab.truth import truth
@@ -111,16 +112,38 @@ def records() -> Iterator[dict[str, Any]]:
         yield from group["rules"]
 
 
+def _parts(home: Path) -> Iterator[tuple[int, Path]]:
+    """The shipped rules as files, and since when each is evaluated: those that dashboards sum up
+    over all of the history, the others (most rules of 5 minutes) over its last two days.
+    """
+    asked = " ".join(
+        target["expr"] for board in dashboards().values() for _, target in targets(board)
+    )
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    for name, since_s, summed in (
+        ("summed", START_S, True),
+        ("other", END_S - 2 * DAY_S, False),
+    ):
+        part = [
+            {**group, "rules": [rule for rule in group["rules"]
+                if (f"{rule['record']}{{" in asked and rule["record"] != SPENT) is summed]}
+            for group in groups
+        ]  # fmt: skip
+        file = home / f"{name}.rules.yaml"
+        file.write_text(yaml.safe_dump({"groups": [group for group in part if group["rules"]]}))
+        yield (since_s // HOUR_S + 1) * HOUR_S, file
+
+
 def _rules(home: Path, into: Server) -> None:
-    """The series of the shipped rules, evaluated by Prometheus over all of the history."""
+    """The series of the shipped rules, evaluated by Prometheus."""
     made = home / "rules"
-    first = (START_S // HOUR_S + 1) * HOUR_S
     with prometheus(home) as server:
-        promtool(
-            "tsdb", "create-blocks-from", "rules", "--max-block-duration=1440h",
-            f"--start={first}", f"--end={END_S}",
-            f"--url={server.url}", f"--output-dir={made}", RULES,
-        )  # fmt: skip
+        for since_s, file in _parts(home):
+            promtool(
+                "tsdb", "create-blocks-from", "rules", "--max-block-duration=1440h",
+                f"--start={since_s}", f"--end={END_S}",
+                f"--url={server.url}", f"--output-dir={made}", file,
+            )  # fmt: skip
     for block in made.iterdir():
         if block.is_dir():
             shutil.move(block, home / "data" / block.name)
