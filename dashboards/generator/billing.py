@@ -78,7 +78,7 @@ ACCOUNTS = (
 )  # fmt: skip
 
 
-_INSTANT = ("dateTimeAsSystem", None)
+_INSTANT = ("time:YYYY-MM-DD HH:mm", None)
 
 
 def _once(figure: str) -> str:
@@ -104,7 +104,7 @@ def _table(
         24,
         height,
         columns=tuple(
-            Column(name, unit=unit, decimals=decimals, width=175 if decimals is None else None)
+            Column(name, unit=unit, decimals=decimals, width=150 if decimals is None else None)
             for name, (unit, decimals) in figures.items()
         ),
         datasource=TYPE,
