@@ -26,7 +26,7 @@ def unbooked(at: str = "") -> str:
 
 
 _WORKLOAD = "cluster, scheduler, workload, user, account, experiment"
-_GPU_RESOURCES = 'resource=~"nvidia_com_(gpu|mig_.+)|amd_com_gpu"'
+_GPU_RESOURCES = 'resource=~"nvidia_com_(gpu(_shared)?|mig_.+)|amd_com_gpu"'
 
 
 class Alert(NamedTuple):

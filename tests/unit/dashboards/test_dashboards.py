@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.lab.grafana import (
     targets,
 )
 
+from joulebook.cli import parser as command_line
 from joulebook.exposition.catalogue import CATALOGUE
 
 BY_UID = dashboards()
@@ -315,6 +318,22 @@ def test_alerts_say_what_to_do_and_where_to_read_on() -> None:
         section = re.split(r"^## ", runbooks, flags=re.M)
         (text,) = (part for part in section if part.lower().startswith(f"{anchor}\n"))
         assert len(text) > 300, f"{rule['alert']}: a page that helps"
+
+
+def test_what_runbooks_tell_to_run_and_to_look_at_is_there() -> None:
+    """Commands and their options, and metrics."""
+    text = (ROOT / "docs/runbooks.md").read_text()
+    text += "".join(rule["annotations"]["summary"] for _, rule in RULE_LIST if "alert" in rule)
+    commands = set(re.findall(r"`joulebook ([a-z][^`]*)`", text))
+    assert {"doctor", "rates", "release --for 10m", "report --rates"} <= commands
+    for command in commands:
+        name, *options = command.split()
+        with pytest.raises(SystemExit) as ended, redirect_stdout(StringIO()) as said:
+            command_line().parse_args([name, "--help"])
+        assert ended.value.code == 0
+        assert all(o in said.getvalue() for o in options if o.startswith("--")), command
+    for metric in re.findall(r"`(joulebook_\w+)", text):
+        assert metric in METRICS, metric
 
 
 def test_each_alert_has_a_test_where_it_fires_and_where_it_does_not() -> None:
