@@ -75,18 +75,3 @@ def numbered(
         )
         found |= {row: last + i for i, row in enumerate(new, start=1)}
     return found
-
-
-def owners_of(database: Database, numbers: Iterable[int]) -> dict[int, Owner]:
-    """The owners with those numbers."""
-    wanted = sorted(set(numbers))
-    found: dict[int, Owner] = {}
-    for start in range(0, len(wanted), _AT_ONCE * 10):
-        some = wanted[start : start + _AT_ONCE * 10]
-        marks = ", ".join("?" * len(some))
-        for number, *values in database.rows(
-            f"SELECT id, remainder, account, person, experiment FROM owners WHERE id IN ({marks})",  # noqa: S608
-            some,
-        ):
-            found[number] = Owner(*values)
-    return found
