@@ -121,8 +121,8 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
     the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
     still open (`""`: none is). `tick_ns` is the learnt period of the counter
-    (0: not yet), `idle_mw` its mean power while idle, learnt from `idle_ns` of it. `resumed` is
-    set from a restart of the daemon until the meter has been read again.
+    (0: not yet), `idle_mw` its mean power while idle. `resumed` is set from a restart of the
+    daemon until the meter has been read again.
     """
 
     meter: Meter
@@ -137,7 +137,6 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     tick_ns: int = 0
     idle_mw: int | None = None
     resumed: bool = False
-    idle_ns: int = 0
 
     @property
     def last(self) -> Reading:

@@ -27,8 +27,8 @@ FALLBACK_NS = 60 * NS_PER_S
 IDLE_LEARN_NS = NS_PER_S // 2
 """An idle interval must last this long to teach the idle floor."""
 
-IDLE_MEMORY_NS = 60 * NS_PER_S
-"""The idle floor is the mean over so much idle time; what is older counts less and less."""
+IDLE_LEARNING = 16
+"""Each idle interval moves the floor by one part in this many of the difference."""
 
 
 BURST_STEPS = 3
@@ -172,8 +172,9 @@ def ripe(
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
+        idle_mw=_floor(state.idle_mw, intervals),
     )
-    return _floored(state, intervals), tuple(intervals)
+    return state, tuple(intervals)
 
 
 def drawn_mw(state: MeterState) -> int | None:
@@ -232,20 +233,17 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     return told
 
 
-def _floored(state: MeterState, intervals: Sequence[Interval]) -> MeterState:
-    """With what it draws while idle: the mean over its idle time, the last minute or so of it.
+def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
+    """What the device draws while idle: a slow mean over its idle intervals.
 
     Not the lowest: a counter that steps only ten times a second makes single intervals look up to
-    a tenth too low, and once would be for ever.
+    a tenth too low, and once would be for ever. Nor a mean by time, in which the last moment before
+    work is seen would count for much while little is known.
     """
-    idle_mw, idle_ns = state.idle_mw or 0, state.idle_ns
     for interval in intervals:
         duration_ns = interval.t1_ns - interval.t0_ns
         if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
             continue
-        idle_ns = min(idle_ns + duration_ns, IDLE_MEMORY_NS)
-        weight_ns = min(duration_ns, idle_ns)
         mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
-        # To the nearest: always rounded down it would creep below the mean.
-        idle_mw += (2 * (mean_mw - idle_mw) * weight_ns + idle_ns) // (2 * idle_ns)
-    return msgspec.structs.replace(state, idle_mw=idle_mw, idle_ns=idle_ns) if idle_ns else state
+        known_mw = mean_mw if known_mw is None else known_mw + (mean_mw - known_mw) // IDLE_LEARNING
+    return known_mw
