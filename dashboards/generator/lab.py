@@ -139,7 +139,7 @@ TABLE = Panel(
         Column("experiment", link=links.EXPERIMENT),
         Column("Cost", Query(used("cost", f"{_EACH}, currency")), "none", 2),
         Column("currency", width=80),
-        Column("Energy", Query(f"{kwh(used('energy_joules', _EACH))} > 0"), "kwatth", 1),
+        Column("Energy", Query(f"{kwh(used('energy_joules', _EACH))} > 0"), "kwatth", 2),
         Column("CO2e", Query(used("co2e_grams", _EACH)), "massg", 1),
         Column("GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "none", 1),
         Column(

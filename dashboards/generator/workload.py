@@ -136,7 +136,7 @@ RUNNING = Panel(
             "none",
             2,
         ),
-        Column("Power", Query(by(_NOW, f"joulebook_workload_power_watts{{{_ANY}}}")), "watt", 0),
+        Column("Power", Query(by(_NOW, f"joulebook_workload_power_watts{{{_ANY}}}")), "watt"),
     ),
     sort="Power",
 )
