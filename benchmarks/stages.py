@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from joulebook import cli
 from joulebook.daemon import loop
+from joulebook.daemon.witnesses import Witnesses
 from joulebook.daemon.worker import SensorWorker
 from joulebook.exposition.scrape import Exposition
 
@@ -34,14 +35,14 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("sensor: a look", SensorWorker, "_look"),
     ("tick: ask, wait", DAEMON, "_ask"),
     ("tick: take readings", DAEMON, "_listen"),
-    ("tick: tenants", DAEMON, "_tenancy"),
+    ("tick: tenants", Witnesses, "heard"),
     ("tick: owners of processes", DAEMON, "_identified"),
     ("tick: advance the books", loop, "advance"),
     ("tick: commit", DAEMON, "_commit"),
     ("tick: make and publish the view", DAEMON, "_show"),
     ("http: /metrics", Exposition, "metrics"),
 )
-"""Label, and where the function of that stage is. One that is not there (any more) is left out."""
+"""Label, and where the function of that stage is."""
 
 TICK = "tick"
 _spent: dict[str, list[int]] = {}
@@ -68,8 +69,7 @@ def main() -> int:
     out = Path(sys.argv[1])
     profile = cProfile.Profile() if os.environ.get("JOULEBOOK_BENCH_PROFILE") == "1" else None
     for label, owner, name in STAGES:
-        if hasattr(owner, name):
-            setattr(owner, name, timed(label, getattr(owner, name)))
+        setattr(owner, name, timed(label, getattr(owner, name)))
     tick = timed(TICK, DAEMON.tick)
     DAEMON.tick = (  # type: ignore[method-assign]
         tick if profile is None else lambda self: profile.runcall(tick, self)

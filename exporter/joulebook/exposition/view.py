@@ -109,8 +109,10 @@ class View(msgspec.Struct, frozen=True):
         """
         told = {s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values}
         for meter, state in self.books.meters.items():
-            if meter.component in COMPONENTS and (power_mw := drawn_mw(state)) is not None:
-                told.setdefault(meter, power_mw / MW_PER_W)
+            if meter in told or meter.component not in COMPONENTS:
+                continue
+            if (power_mw := drawn_mw(state)) is not None:
+                told[meter] = power_mw / MW_PER_W
         found: dict[Component, float] = {}
         for meter, power_w in told.items():
             found[meter.component] = found.get(meter.component, 0.0) + power_w
