@@ -64,7 +64,10 @@ class Health:
     def ready(self) -> tuple[bool, str]:
         """Whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
-        wrong = self._hanging()
+        wrong = [
+            f"sensor {name} hangs in a call since {stuck_s:.0f} s"
+            for name, stuck_s in self._hanging().items()
+        ]
         if self._ledger_problem and now - self._saved > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:
@@ -75,16 +78,17 @@ class Health:
             wrong.append(f"{silence}: {'; '.join(problems)}" if problems else silence)
         return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
-    def _hanging(self) -> list[str]:
-        return [
-            f"sensor {worker.sensor.name} hangs in a call since {stuck_s:.0f} s"
+    def _hanging(self) -> dict[str, float]:
+        """The sensors whose call hangs, and for how long (s)."""
+        return {
+            worker.sensor.name: stuck_s
             for worker in self._workers
             if (stuck_s := worker.stuck_s()) > self._hang_s
-        ]
+        }
 
     def _say_hangs(self) -> None:
         """Log a hang when it begins to count as one, and its end."""
-        hung = {w.sensor.name for w in self._workers if w.stuck_s() > self._hang_s}
+        hung = set(self._hanging())
         for name in sorted(hung - self._hung):
             log.error("sensor %s hangs in a call: its meters have gaps until it answers", name)
         for name in sorted(self._hung - hung):

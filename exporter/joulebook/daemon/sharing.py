@@ -11,9 +11,10 @@ from typing import NamedTuple
 from joulebook.core.attribution import seats, share_out
 from joulebook.core.books import Books, MeterState, Method, Remainder
 from joulebook.core.devices import DeviceStatus
+from joulebook.core.holding import by_meter
 from joulebook.core.intervals import Interval
 from joulebook.core.readings import InstanceUse, Meter, ProcessUse
-from joulebook.core.tenancy import Claim, Holder, Tenure, admit
+from joulebook.core.tenancy import Holder, Tenure, admit
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import MW_PER_W, NS_PER_S, UJ_PER_MJ
 
@@ -29,10 +30,11 @@ def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
     """Every device that anybody holds or uses now."""
-    claims: dict[Meter, list[Claim]] = {}
-    for claim in books.claims:
-        if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns):
-            claims.setdefault(claim.meter, []).append(claim)
+    claims = by_meter(
+        claim
+        for claim in books.claims
+        if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns)
+    )
     found: dict[Meter, Sharing] = {}
     for meter in sorted({*claims, *books.meters}):
         status = devices.get(meter)

@@ -8,6 +8,7 @@ cleaned and escaped in `markup`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from joulebook.core.books import Books, Method
@@ -109,11 +110,11 @@ def _power(view: View) -> str:
     return section(
         "Power now",
         f'<p class="big">{number}<small>{unit}</small></p>'
-        f'<p class="dim">{_drawers(view)}</p>{picture}\n',
+        f'<p class="dim">{_drawers(view, drawn_w)}</p>{picture}\n',
     )
 
 
-def _drawers(view: View) -> str:
+def _drawers(view: View, drawn_w: Mapping[Component, float]) -> str:
     """What draws it: how many devices, how many of them are held, and the rest by component."""
     said = []
     if view.devices:
@@ -123,9 +124,7 @@ def _drawers(view: View) -> str:
         kind = "GPU" if kinds == {Component.GPU} else "device"
         said.append(f"{count} {kind}{'s' if count > 1 else ''}, {held} held")
     said += [
-        f"{name} {words.watts(view.power_w[part])}"
-        for part, name in _HOST.items()
-        if part in view.power_w
+        f"{name} {words.watts(drawn_w[part])}" for part, name in _HOST.items() if part in drawn_w
     ]
     return "; ".join(said)
 
