@@ -19,12 +19,7 @@ from tests.integration.postgresql import PostgreSql, running
 
 from benchmarks.table import Table, median
 from benchmarks.world import BUILD
-from joulebook.archive import balance, bills, intake
-from joulebook.archive.accounts import CollectedSource
-from joulebook.archive.engine import Database, connect
-from joulebook.archive.names import OWNER, Owner, numbered
-from joulebook.core.account import Selection
-from joulebook.core.handover import (
+from joulebook.core.ledger.export import (
     MAX_ROWS,
     VERSION,
     ChargedRow,
@@ -35,6 +30,11 @@ from joulebook.core.handover import (
     RateRow,
     WorkloadRow,
 )
+from joulebook.core.report.dataset import Selection
+from joulebook.lab.collected import bills, check, ingest
+from joulebook.lab.collected.database import Database, connect
+from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
+from joulebook.lab.collected.report_query import CollectedSource
 
 LAB_NODES = 1_000
 LAB_JOBS = 20_000
@@ -190,7 +190,7 @@ def _engine(url: str, nodes: int, days: int, month_jobs: int, growth: Table, ask
         a_row,
         a_row * rows / nodes / days * LAB_NODES * 365 / 2**30,
     )
-    checked_ms = _ms(lambda: balance.check(database))
+    checked_ms = _ms(lambda: check.check(database))
     source = CollectedSource(url)
     wanted = Selection(experiments=frozenset({"experiment7"}), accounts=frozenset({"account1"}))
     found = len(source.account(0, 1 << 40, wanted).postings)
@@ -213,7 +213,7 @@ def _take(database: Database, feed: Feed) -> tuple[int, float]:
     rows, spent_s = 0, 0.0
     for page in feed.pages():
         began = time.perf_counter()
-        taken = intake.take(database, page, "bench", BEGIN_S)
+        taken = ingest.take(database, page, "bench", BEGIN_S)
         spent_s += time.perf_counter() - began
         assert taken is not None
         rows += taken.rows

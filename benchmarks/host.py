@@ -13,12 +13,12 @@ from tests.fakes.sysfs.shapes import intel_two_sockets
 
 from benchmarks.table import Cell, Table, median, quantile
 from joulebook.clock import NodeClock
-from joulebook.core.books import Books
-from joulebook.core.ledger import Policy, Tick, advance
+from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
-from joulebook.sensors.rapl import RaplSensor
-from joulebook.tenants.contract import Group
-from joulebook.tenants.hostuse import HostUse
+from joulebook.node.sensors.rapl import RaplSensor
+from joulebook.node.workloads.contract import Group
+from joulebook.node.workloads.host.usage import HostUse
 from joulebook.units import NS_PER_S
 
 JOBS = 64

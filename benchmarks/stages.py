@@ -22,22 +22,22 @@ from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 from joulebook import cli
-from joulebook.daemon import loop
-from joulebook.daemon.witnesses import Witnesses
-from joulebook.daemon.worker import SensorWorker
-from joulebook.exposition.scrape import Exposition
+from joulebook.metrics.exposition import Exposition
+from joulebook.node import daemon
+from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.workload_sources import Witnesses
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DAEMON = loop.Daemon
+DAEMON = daemon.Daemon
 STAGES: tuple[tuple[str, Any, str], ...] = (
     ("sensor: a look", SensorWorker, "_look"),
     ("tick: ask, wait", DAEMON, "_ask"),
     ("tick: take readings", DAEMON, "_listen"),
     ("tick: tenants", Witnesses, "heard"),
     ("tick: owners of processes", DAEMON, "_identified"),
-    ("tick: advance the books", loop, "advance"),
+    ("tick: advance the books", daemon, "advance"),
     ("tick: commit", DAEMON, "_commit"),
     ("tick: make and publish the view", DAEMON, "_show"),
     ("http: /metrics", Exposition, "metrics"),

@@ -15,11 +15,11 @@ from typing import TypeVar
 from benchmarks.table import Table, median, quantile
 from benchmarks.world import BUILD
 from joulebook.clock import Anchor
-from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Component, Meter, ProcessUse, Reading
-from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
+from joulebook.core.ledger.advance import Policy, Tick, advance
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATED = {
-    "docs/metrics.md": "joulebook.exposition.docs:markdown",
-    "docs/schema/report.schema.json": "joulebook.report.formats.json_statement:schema",
-    "docs/images/leaderboard.svg": "joulebook.report.leaderboard.demo:picture",
+    "docs/metrics.md": "joulebook.metrics.docs:markdown",
+    "docs/schema/report.schema.json": "joulebook.lab.report.formats.json:schema",
+    "docs/images/leaderboard.svg": "joulebook.lab.leaderboard.demo:picture",
 }
 """A file in the repository, and the function without arguments that returns its text."""
 

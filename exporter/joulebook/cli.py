@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook import __version__
-from joulebook.commands import collect_options, leaderboard_options, report_options
+from joulebook.commands import lab, leaderboard
+from joulebook.commands.report import options
 from joulebook.config import DEFAULT_PATH
 from joulebook.errors import JoulebookError
 
@@ -131,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="by user: power now, energy since midnight (UTC) and how much of it while idle",
     )
-    report_options.add_lab(top_)
+    options.add_lab(top_)
     job = command("job", "what one job cost, from this node's ledger")
     job.add_argument(
         "id",
@@ -215,16 +216,14 @@ def parser() -> argparse.ArgumentParser:
         default="127.0.0.1:9817",
         help="where to serve (default: %(default)s)",
     )
-    report_options.add(
+    options.add(
         command("report", "what experiments burnt, cost and emitted: a list, or a statement")
     )
-    leaderboard_options.add(
-        command("leaderboard", "what results cost: accuracy against measured energy")
-    )
-    leaderboard_options.add_mlflow(
+    leaderboard.add(command("leaderboard", "what results cost: accuracy against measured energy"))
+    leaderboard.add_mlflow(
         command("mlflow", "write measured figures back to the runs of an MLflow store")
     )
-    collect_options.add(command)
+    lab.add(command)
     command("config", "print the configuration in force, every key explained")
     return top
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal, TextIO
 
-from joulebook.config.read import redact
+from joulebook.config.load import redact
 
 _MAX_FAILURES = 1024
 """Failures told apart at a time; beyond it the oldest is forgotten, and may be said again."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from joulebook.marking import experiment
+from joulebook.experiment_span import experiment
 
 NOT_FOUND, NOT_RUN = 127, 126
 

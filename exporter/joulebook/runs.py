@@ -15,13 +15,12 @@ import os
 from pathlib import Path
 
 from joulebook.config import load
-from joulebook.core.account import Selection
+from joulebook.core.report.dataset import Selection
 from joulebook.errors import ConfigError
-from joulebook.report.contract import FOREVER_S, Source
-from joulebook.report.leaderboard.joining import spent
-from joulebook.report.leaderboard.tracking import client
-from joulebook.report.ledgers import LedgerSource, named, own
-from joulebook.report.writeback import figures as figures_of
+from joulebook.lab.leaderboard.join import spent
+from joulebook.lab.leaderboard.mlflow import client
+from joulebook.lab.leaderboard.mlflow import figures as figures_of
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, Source, named, own
 
 
 def figures(

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.sensors.replay import SHIPPED
-from joulebook.sensors.trace import KIND, VERSION, Header, Record, TraceDevice
+from joulebook.node.sensors.trace.format import KIND, VERSION, Header, Record, TraceDevice
+from joulebook.node.sensors.trace.player import SHIPPED
 
 SOURCE = "https://github.com/JimZeyuYang/GPU_Power_Benchmark"
 LICENCE = "MIT, (c) 2023 Zeyu Yang"

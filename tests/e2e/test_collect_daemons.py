@@ -14,11 +14,11 @@ from tests.e2e.lab import ROOT, free_port, get, until
 from tests.integration.collect_lab import TOKEN, CollectorProcess
 from tests.integration.postgresql import PostgreSql
 
-from joulebook.archive.accounts import CollectedSource
-from joulebook.archive.engine import opened
-from joulebook.core.account import Account, Posting, Selection
+from joulebook.core.report.dataset import Account, Posting, Selection
 from joulebook.errors import LedgerError
-from joulebook.store.reader import LedgerReader
+from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.ledger.query import LedgerReader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -19,10 +19,12 @@ import pytest
 from tests.e2e.lab import Prometheus
 
 from joulebook.clock import Anchor
-from joulebook.core.bills import Charge, Item
-from joulebook.core.books import Books
-from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.rates import (
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.state import Books
+from joulebook.core.money.amounts import Charge, Item
+from joulebook.core.money.rates import (
     NANO,
     PPM,
     RATIO_PPM,
@@ -35,13 +37,11 @@ from joulebook.core.rates import (
     RateSet,
     nano_per_kwh,
 )
-from joulebook.core.readings import Component, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.exposition.scrape import Exposition
-from joulebook.exposition.view import View
-from joulebook.store.reader import LedgerReader
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
+from joulebook.metrics.exposition import Exposition
+from joulebook.metrics.snapshot import View
 from joulebook.units import NS_PER_S
 
 CENT = 0.01

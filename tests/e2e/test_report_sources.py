@@ -25,16 +25,16 @@ from tests.integration.test_server import FakePages
 
 from joulebook.cli import main
 from joulebook.clock import Anchor
-from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Component, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.ledger.advance import Policy, Tick, advance
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.exposition.handover import Handover, Tokens
-from joulebook.exposition.scrape import Exposition
-from joulebook.exposition.server import Server
-from joulebook.exposition.view import View
-from joulebook.store.reader import LedgerReader
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
+from joulebook.metrics.exposition import Exposition
+from joulebook.metrics.snapshot import View
+from joulebook.server.auth import Handover, Tokens
+from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
 CARDS = tuple(Meter(Component.GPU, f"GPU-{n}") for n in range(3))

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import msgspec
 from tests.integration.test_server import FakePages
-from tests.unit.store.samples import JOB, anchor, tick
+from tests.unit.ledger.samples import JOB, anchor, tick
 
-from joulebook.archive.engine import opened
-from joulebook.core.bills import Charge, Exact, Item
-from joulebook.core.books import Books, ChargeKey, ChargeState
-from joulebook.exposition.handover import Handover, Tokens
-from joulebook.exposition.server import Server
-from joulebook.store.reader import LedgerReader
-from joulebook.store.sqlite import SqliteStore
+from joulebook.core.ledger.state import Books
+from joulebook.core.money.accrual import ChargeState
+from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item
+from joulebook.lab.collected.database import opened
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
+from joulebook.server.auth import Handover, Tokens
+from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
 ROOT = Path(__file__).parents[2]

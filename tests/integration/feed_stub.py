@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.http_client import Web
 from joulebook.rates.contract import Source
-from joulebook.rates.http import Web
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN, feeds
 
 Trouble = Callable[[BaseHTTPRequestHandler], None]

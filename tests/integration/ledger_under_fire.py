@@ -20,13 +20,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.unit.store.samples import anchor, tick
+from tests.unit.ledger.samples import anchor, tick
 
-from joulebook.core.books import Books, Entry
+from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
-from joulebook.store import schema
-from joulebook.store.reader import LedgerReader
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger import schema
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
 
 TICKS: list[tuple[Books, Entry]] = [(Books(), Entry())]
 for _n in range(4):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.integration.postgresql import PostgreSql
-from tests.unit.archive.laws import Laws
+from tests.unit.lab.collected.laws import Laws
 
-from joulebook.archive.engine import Database, connect
+from joulebook.lab.collected.database import Database, connect
 
 
 def test_laws(postgresql: PostgreSql) -> None:
@@ -72,18 +72,18 @@ def url(request: pytest.FixtureRequest, tmp_path: object) -> str:
 
 @pytest.mark.parametrize(("statement", "why"), FORBIDDEN)
 def test_the_database_refuses(url: str, statement: str, why: str) -> None:
-    from tests.unit.archive.nodes import OCTOBER_S, Node
+    from tests.unit.lab.collected.nodes import OCTOBER_S, Node
 
-    from joulebook.archive import bills, corrections, intake
-    from joulebook.archive.names import Owner
-    from joulebook.core.bills import Exact
+    from joulebook.core.money.amounts import Exact
     from joulebook.errors import LedgerError
+    from joulebook.lab.collected import bills, corrections, ingest
+    from joulebook.lab.collected.dimensions import Owner
 
     now_s = OCTOBER_S + 61 * 86_400 + 1
     database = connect(url, create=True)
     node = Node()
     node.burn(OCTOBER_S, 1_000, "1", Exact(1, 2, 3))
-    intake.take(database, node.page(0), "t", now_s)
+    ingest.take(database, node.page(0), "t", now_s)
     bills.close(database, 202610, "grace", now_s)
     corrections.correct(
         database,

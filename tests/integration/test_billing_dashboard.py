@@ -9,15 +9,15 @@ import psycopg
 import pytest
 from tests.integration.postgresql import PostgreSql
 from tests.lab.grafana import asks_of_ledger, dashboards, panels
-from tests.unit.archive.nodes import DAY_S, DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
+from tests.unit.lab.collected.nodes import DAY_S, DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
 
-from joulebook.archive import bills, corrections, intake
-from joulebook.archive.corrections import Reason, Transfer
-from joulebook.archive.engine import opened
-from joulebook.archive.names import Owner
-from joulebook.core.bills import Exact
-from joulebook.core.books import Amount
-from joulebook.core.handover import ChargeRow
+from joulebook.core.evidence import Amount
+from joulebook.core.ledger.export import ChargeRow
+from joulebook.core.money.amounts import Exact
+from joulebook.lab.collected import bills, corrections, ingest
+from joulebook.lab.collected.corrections import Reason, Transfer
+from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.dimensions import Owner
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 (BOARD,) = dashboards("grafana-postgresql-datasource").values()
@@ -35,7 +35,7 @@ def url(postgresql: PostgreSql) -> str:
     node.label("102", EVIL, "grace", EVIL)
     node.burn(OCTOBER_S + 900, 2 * UJ_PER_KWH, "101", Exact(0, 400_000_000), NS_PER_HOUR)
     with opened(url, create=True) as database:
-        intake.take(database, node.page(0), "http://n1:9816", NOW_S)
+        ingest.take(database, node.page(0), "http://n1:9816", NOW_S)
         bills.close(database, 202610, "grace", NOW_S)
         since = node.last
         node.burn(OCTOBER_S + 900, UJ_PER_KWH, "101", Exact(0, 200_000_000), NS_PER_HOUR)
@@ -47,7 +47,7 @@ def url(postgresql: PostgreSql) -> str:
         charges = (*page.charges, carbon)
         page = type(page)(**{f: getattr(page, f) for f in page.__struct_fields__ if f != "charges"},
                           charges=charges)  # fmt: skip
-        intake.take(database, page, "http://n1:9816", NOW_S)
+        ingest.take(database, page, "http://n1:9816", NOW_S)
         corrections.correct(
             database,
             Owner("", "nlp", "ada", "bert"),

@@ -22,8 +22,8 @@ from tests.integration.collect_lab import (
 )
 from tests.integration.test_server import MUTUAL, TLS, renew, users, web
 
-from joulebook.archive.engine import opened
-from joulebook.store.reader import LedgerReader
+from joulebook.lab.collected.database import opened
+from joulebook.ledger.query import LedgerReader
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.integration.feed_stub import (
     status,
     truncated,
 )
-from tests.unit.archive.nodes import NOVEMBER_S, Node
+from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 Change = Callable[[dict[str, Any]], object]
 

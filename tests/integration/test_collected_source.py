@@ -11,12 +11,12 @@ import pytest
 from tests.integration.postgresql import PostgreSql
 from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
 
-from joulebook.archive import corrections, intake
-from joulebook.archive.accounts import CollectedSource
-from joulebook.archive.corrections import Reason
-from joulebook.archive.engine import opened
-from joulebook.core.account import Account, Selection
-from joulebook.store.reader import LedgerReader
+from joulebook.core.report.dataset import Account, Selection
+from joulebook.lab.collected import corrections, ingest
+from joulebook.lab.collected.corrections import Reason
+from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.ledger.query import LedgerReader
 
 FOREVER_S = 1 << 40
 
@@ -48,7 +48,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, ledger: Path) -> str:
                 for row in page.workloads
             ]
             page = msgspec.structs.replace(page, workloads=tuple(cleaned))
-            assert intake.take(database, page, "t", int(time.time()))
+            assert ingest.take(database, page, "t", int(time.time()))
             since = page.next
             if page.next == page.last:
                 return url

@@ -13,15 +13,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.collect_lab import LiveNode
 
-from joulebook.archive.engine import connect
-from joulebook.collect import service
-from joulebook.collect.assembly import make_collector
-from joulebook.collect.pages import CollectorPages
-from joulebook.collect.service import Collector
-from joulebook.commands.collect import CollectorServer
-from joulebook.config.collect import Collect
+from joulebook.commands.lab import CollectorServer
+from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
-from joulebook.exposition.catalogue_collect import COLLECTOR
+from joulebook.lab.collect import collector
+from joulebook.lab.collect.collector import Collector
+from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collected.database import connect
+from joulebook.metrics.catalogue_collector import COLLECTOR
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = service.Roll(lot=lambda: 0.5)
+    roll = collector.Roll(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
     assert roll.due(5.0, 9) == ["a", "b"]

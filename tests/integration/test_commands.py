@@ -26,13 +26,13 @@ from tests.fakes.nvml.build import build
 from tests.fakes.nvml.layout import Gpu
 from tests.fakes.nvml.scenario import Scenario
 from tests.unit.commands.ledger_sample import GPUS, HOSTILE, write_ledger
-from tests.unit.exposition import sample
+from tests.unit.metrics import sample
 
-from joulebook.core.books import Books
-from joulebook.exposition.scrape import Exposition
-from joulebook.exposition.server import Server
-from joulebook.sensors.trace import read_trace
-from joulebook.store.lock import LedgerLock
+from joulebook.core.ledger.state import Books
+from joulebook.ledger.location import LedgerLock
+from joulebook.metrics.exposition import Exposition
+from joulebook.node.sensors.trace.format import read_trace
+from joulebook.server.server import Server
 
 # Ctrl-C ends it, also where whatever this runs under was started in the background.
 JOULEBOOK = ("env", "--default-signal=INT", sys.executable, "-m", "joulebook")
@@ -378,8 +378,8 @@ def test_the_doctor_and_a_hung_driver(
     code = (
         "import os, sys; from pathlib import Path\n"
         "from joulebook.commands import doctor\n"
-        "from joulebook.commands.checks import Site\n"
-        "from joulebook.commands.text import Screen\n"
+        "from joulebook.commands.doctor.checks import Site\n"
+        "from joulebook.commands.shared.text import Screen\n"
         "from joulebook.config import load\n"
         "site = Site(load(None, os.environ), Path('none'), patience_s=1)\n"
         "sys.exit(doctor.show(site, Screen()))\n"

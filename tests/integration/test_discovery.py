@@ -11,10 +11,10 @@ import pytest
 from tests.integration.collect_lab import CollectorProcess, LiveNode, collected, truth, until
 from tests.integration.feed_stub import Stub, status
 
-from joulebook.collect import kubernetes
-from joulebook.collect.discovery import FileSd, HttpSd, Targets
 from joulebook.errors import InputError
-from joulebook.rates.http import Web
+from joulebook.http_client import Web
+from joulebook.lab.collect import kubernetes
+from joulebook.lab.collect.discovery import FileSd, HttpSd, Targets
 
 
 @pytest.fixture

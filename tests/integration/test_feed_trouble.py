@@ -27,17 +27,10 @@ from tests.integration.feed_stub import (
 
 from joulebook import log
 from joulebook.config.rates import Carbon, Price, Rates
-from joulebook.core.rates import Quality
+from joulebook.core.money.rates import Quality
+from joulebook.http_client import Web
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import (
-    FeedDenied,
-    FeedDown,
-    FeedError,
-    FeedLimited,
-    FeedWrong,
-    Source,
-)
-from joulebook.rates.http import Web
+from joulebook.rates.contract import FeedDenied, FeedDown, FeedError, FeedLimited, FeedWrong, Source
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import basis, feeds
 
@@ -192,7 +185,7 @@ def test_a_key_that_goes_out_unencrypted_is_said_aloud(
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said == [f"http://feed.example:{port}/api: the key goes there unencrypted"]
     log.recovered(
-        logging.getLogger("joulebook.rates.http"), f"plain http://feed.example:{port}/api", ""
+        logging.getLogger("joulebook.http_client"), f"plain http://feed.example:{port}/api", ""
     )
 
 

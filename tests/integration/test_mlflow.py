@@ -15,7 +15,7 @@ from tests.unit.commands.ledger_sample import MINUTES, write_ledger
 from joulebook import runs
 from joulebook.cli import main
 from joulebook.errors import ConfigError
-from joulebook.report.leaderboard.tracking import client
+from joulebook.lab.leaderboard.mlflow import client
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -17,11 +17,11 @@ from tests.integration.test_server import FakePages
 from tests.integration.test_server import get as got
 from tests.unit.commands.ledger_sample import write_ledger
 
-from joulebook.core.handover import Page
+from joulebook.core.ledger.export import Page
 from joulebook.errors import ConfigError
-from joulebook.exposition.handover import Handover, Tokens
-from joulebook.exposition.server import Server
-from joulebook.store.reader import LedgerReader
+from joulebook.ledger.query import LedgerReader
+from joulebook.server.auth import Handover, Tokens
+from joulebook.server.server import Server
 
 
 class Answer(NamedTuple):

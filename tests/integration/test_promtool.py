@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from tests.unit.exposition.hostile import NAMES, hostile_view
-from tests.unit.exposition.sample import PROCESS, busy_view, small_view
+from tests.unit.metrics.hostile import NAMES, hostile_view
+from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 
-from joulebook.exposition.collector import collect
-from joulebook.exposition.render import Format, Renderer, body
-from joulebook.exposition.view import View
+from joulebook.metrics.collector import collect
+from joulebook.metrics.render import Format, Renderer, body
+from joulebook.metrics.snapshot import View
 
 
 def check(view: View) -> str:

@@ -19,10 +19,10 @@ from tests.integration.feed_stub import Stub
 
 from joulebook import cli
 from joulebook.config.rates import Carbon, Price, Rates
-from joulebook.core.rates import Quality
-from joulebook.daemon.rates_service import RatesPages, RatesServer
+from joulebook.core.money.rates import Quality
+from joulebook.http_client import Web
+from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.cache import Cache
-from joulebook.rates.http import Web
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN, basis, feeds
 

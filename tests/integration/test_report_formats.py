@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.report.hostile import HOSTILE
-from tests.unit.report.test_formats import made
+from tests.unit.lab.report.hostile import HOSTILE
+from tests.unit.lab.report.test_formats import made
 
-from joulebook.report.formats import html, latex
+from joulebook.lab.report.formats import html, latex
 
 DOCUMENT = r"""\documentclass[%s]{article}
 \pdfcompresslevel=0 \pdfobjcompresslevel=0

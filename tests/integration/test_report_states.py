@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tests.integration.slurm_cluster import SlurmCluster
 
-from joulebook.core.account import Workload
-from joulebook.core.effort import State
+from joulebook.core.report.dataset import Workload
+from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
-from joulebook.report import states
+from joulebook.lab.report import sacct
 
 
 def job(name: str) -> WorkloadId:
@@ -55,7 +55,7 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
         every = asked(*wanted, job("999999"), WorkloadId("kubernetes", "pod.0a1b2c3d"))
         deadline = time.monotonic() + 60
         while True:  # slurmdbd hears of an end a moment later
-            found, said = states.ask(every, "auto", cluster.env)
+            found, said = sacct.ask(every, "auto", cluster.env)
             if found == wanted or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
@@ -74,17 +74,17 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
 def test_a_sacct_that_is_of_no_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    monkeypatch.setattr(states, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sacct, "_TIMEOUT_S", 0.5)
     program = tmp_path / "sacct"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    found, why = states.ask(asked(job("1")), str(program))
+    found, why = sacct.ask(asked(job("1")), str(program))
     assert found == {}
     assert why.startswith("how runs ended: not known from sacct")
     assert said in why
 
 
 def test_no_sacct_and_none_wanted(tmp_path: Path) -> None:
-    assert states.ask(asked(job("1")), "auto", {"PATH": str(tmp_path)})[1].endswith("no sacct here")
-    assert states.ask(asked(job("1")), "", {})[0] == {}
-    assert states.ask(asked(WorkloadId("process", "user-1000.slice")), "auto") == ({}, "")
+    assert sacct.ask(asked(job("1")), "auto", {"PATH": str(tmp_path)})[1].endswith("no sacct here")
+    assert sacct.ask(asked(job("1")), "", {})[0] == {}
+    assert sacct.ask(asked(WorkloadId("process", "user-1000.slice")), "auto") == ({}, "")

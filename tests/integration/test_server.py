@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from joulebook.errors import ConfigError
-from joulebook.exposition.server import Limits, Server
+from joulebook.server.server import Limits, Server
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -14,12 +14,12 @@ import pytest
 from tests.integration.slurm_cluster import SlurmCluster
 
 from joulebook.clock import NodeClock
-from joulebook.core.devices import DeviceStatus
-from joulebook.core.readings import Component, Meter
-from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.tenants.contract import Holdings
-from joulebook.tenants.slurm.source import SlurmTenants
+from joulebook.node.workloads.contract import Holdings
+from joulebook.node.workloads.slurm.source import SlurmTenants
 from joulebook.units import NS_PER_S
 
 HOOKS = Path(__file__).parents[2] / "exporter" / "joulebook" / "hooks"

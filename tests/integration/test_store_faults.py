@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT
-from tests.unit.store.samples import GPU0, JOB, anchor, run, tick
+from tests.unit.ledger.samples import GPU0, JOB, anchor, run, tick
 
-from joulebook.core.books import Books
+from joulebook.core.ledger.state import Books
 from joulebook.errors import ConfigError, LedgerBusy, LedgerCorrupt, LedgerUnavailable
-from joulebook.store import sqlite as sqlite_store
-from joulebook.store.reader import LedgerReader
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger import sqlite as sqlite_store
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
 
 NOBODY = 65534
 

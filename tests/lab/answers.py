@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tests.lab.truth import J_PER_KWH, Key, Truth
 from tests.lab.world import JOBS, Job, cluster_of
 
-from joulebook.core.peaks import peaks_of
+from joulebook.core.report.footprint import peaks_of
 
 Answer = Mapping[str, float]
 """The values of a panel by what its rows are called ("": it has one)."""

@@ -8,14 +8,14 @@ from hashlib import sha256
 
 from tests.lab.truth import Key, truth
 from tests.lab.world import DAY_S, END_S, NODES, START_S
-from tests.unit.archive.nodes import Node
+from tests.unit.lab.collected.nodes import Node
 
-from joulebook.archive import bills, corrections, intake
-from joulebook.archive.corrections import Reason, Transfer
-from joulebook.archive.engine import Database, opened
-from joulebook.archive.names import Owner
-from joulebook.core.bills import NANO, Exact
-from joulebook.core.books import Amount
+from joulebook.core.evidence import Amount
+from joulebook.core.money.amounts import NANO, Exact
+from joulebook.lab.collected import bills, corrections, ingest
+from joulebook.lab.collected.corrections import Reason, Transfer
+from joulebook.lab.collected.database import Database, opened
+from joulebook.lab.collected.dimensions import Owner
 from joulebook.units import NS_PER_S, UJ_PER_J, UJ_PER_KWH
 
 CLOSED, MONTH = 202501, 202502
@@ -54,7 +54,7 @@ def collect(url: str) -> None:
 def _hand_over(database: Database, node: Node, since: int, now_s: int) -> int:
     while since < node.last:
         page = node.page(since)
-        intake.take(database, page, f"http://{node.name}:9816", now_s)
+        ingest.take(database, page, f"http://{node.name}:9816", now_s)
         since = page.next
     return since
 

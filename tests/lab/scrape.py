@@ -33,10 +33,10 @@ from tests.lab.world import (
     price,
 )
 
-from joulebook.core.peaks import peaks_of
-from joulebook.exposition.catalogue import BY_NAME, Metric, Quantum
-from joulebook.exposition.collector import Family
-from joulebook.exposition.render import Renderer
+from joulebook.core.report.footprint import peaks_of
+from joulebook.metrics.catalogue import BY_NAME, Metric, Quantum
+from joulebook.metrics.collector import Family
+from joulebook.metrics.render import Renderer
 
 HOLD_S = 150
 """2.5 scrapes, for which a new series shows where it begins."""

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.unit.exposition import sample
+from tests.unit.metrics import sample
 
 from joulebook import cli
 from joulebook.config import env_names, load
+from joulebook.config.load import read
 from joulebook.config.rates import Carbon, Price
-from joulebook.config.read import read
-from joulebook.core.books import Method, Remainder
-from joulebook.core.handover import PATH
-from joulebook.core.readings import Component
-from joulebook.exposition import dcgm
-from joulebook.exposition.catalogue import BY_NAME
-from joulebook.exposition.routes import OPEN_PATHS
-from joulebook.exposition.scrape import Exposition
-from joulebook.tenants.slurm.events import decode_event, event_stem
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import Method, Remainder
+from joulebook.core.ledger.export import PATH
+from joulebook.metrics import dcgm
+from joulebook.metrics.catalogue import BY_NAME
+from joulebook.metrics.exposition import Exposition
+from joulebook.node.workloads.slurm.event_file import decode_event, event_stem
+from joulebook.server.routes import OPEN_PATHS
 
 GPU = "gpu uuid"
 EXPERIMENT = "user account experiment"

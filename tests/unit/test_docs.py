@@ -15,9 +15,9 @@ import pytest
 
 from joulebook import cli
 from joulebook.config import Config, env_names
-from joulebook.config.read import keys
-from joulebook.exposition.catalogue import BY_NAME
-from joulebook.exposition.catalogue_collect import COLLECTOR as OF_COLLECT
+from joulebook.config.load import keys
+from joulebook.metrics.catalogue import BY_NAME
+from joulebook.metrics.catalogue_collector import COLLECTOR as OF_COLLECT
 
 ROOT = Path(__file__).parents[2]
 

@@ -41,7 +41,7 @@ def test_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
     ).stdout.split()
     expected = {name.removeprefix("exporter/") for name in tracked if (ROOT / name).exists()}
     held = {name for name in wheel.namelist() if name.startswith("joulebook/")}
-    assert "joulebook/core/readings.py" in expected
+    assert "joulebook/core/energy/readings.py" in expected
     assert held == expected
 
 

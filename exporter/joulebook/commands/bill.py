@@ -7,18 +7,25 @@ import getpass
 import os
 import time
 
-from joulebook.archive import bills, corrections, months
-from joulebook.archive.corrections import Reason, Transfer
-from joulebook.archive.engine import Database, opened
-from joulebook.archive.names import Owner
-from joulebook.commands.bill_text import as_csv, as_json, show_bill, show_periods
-from joulebook.commands.text import Screen, moment
+from joulebook.commands.shared.bill_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.text import Screen, moment
 from joulebook.config import load
-from joulebook.core.bills import Exact, Item
-from joulebook.core.books import Amount, Remainder
-from joulebook.core.rates import NANO
+from joulebook.core.evidence import Amount, Remainder
+from joulebook.core.money.amounts import Exact, Item
+from joulebook.core.money.rates import NANO
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.collected import bills, corrections, rollup
+from joulebook.lab.collected.corrections import Reason, Transfer
+from joulebook.lab.collected.database import Database, opened
+from joulebook.lab.collected.dimensions import Owner
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+
+def main_relabel(args: argparse.Namespace) -> int:
+    """Relabel one workload in the collected ledger."""
+    config = load(args.config, os.environ)
+    with opened(config.collect.url) as database:
+        return relabel(database, args, Screen())
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,12 +63,12 @@ def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
             told = "not all of it" if not told_s else f"up to {moment(told_s)}"
             screen.say(f"{node}: collected {told}")
         screen.say(
-            f"{months.shown(month)} is not closed: what these nodes still have to tell would "
+            f"{rollup.shown(month)} is not closed: what these nodes still have to tell would "
             "become late entries of the next month; collect them first, or close it --anyway"
         )
         return 1
     bills.close(database, month, _who(args), int(time.time()))
-    screen.say(f"{months.shown(month)} is closed for ever, by {_who(args)}")
+    screen.say(f"{rollup.shown(month)} is closed for ever, by {_who(args)}")
     return 0
 
 
@@ -101,8 +108,8 @@ def _month(args: argparse.Namespace, *, needed: bool = False) -> int:
     if args.month is None:
         if needed:
             raise ConfigError("which month? joulebook bill close 2026-10")
-        return months.month_of(int(time.time()))
-    return months.parsed(args.month)
+        return rollup.month_of(int(time.time()))
+    return rollup.parsed(args.month)
 
 
 def _who(args: argparse.Namespace) -> str:

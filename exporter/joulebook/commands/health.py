@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from joulebook.commands.checks_daemon import daemon_here
-from joulebook.commands.daemon_http import Unreachable
+from joulebook.commands.daemon.client import Unreachable
+from joulebook.commands.doctor.daemon import daemon_here
 from joulebook.config import load
 
 

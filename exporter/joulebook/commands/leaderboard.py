@@ -8,30 +8,145 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from joulebook.commands.report_source import source, stretch
-from joulebook.commands.text import Column, Screen, shown, table, wrap
+from joulebook.commands.report import options
+from joulebook.commands.report.source import source, stretch
+from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
-from joulebook.core.account import Selection
-from joulebook.core.leaderboard import Entrant, Expected, Metric, against_budget, boards
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.leaderboard import Entrant, Expected, Metric, against_budget, boards
 from joulebook.errors import ConfigError
-from joulebook.report.leaderboard import demo
-from joulebook.report.leaderboard.card import read_card
-from joulebook.report.leaderboard.joining import Joined, by_experiment, by_run
-from joulebook.report.leaderboard.picture import draw
-from joulebook.report.leaderboard.png import png
-from joulebook.report.leaderboard.results import Result, metric_of, pick, read_csv
-from joulebook.report.leaderboard.sheet import SAME_HARDWARE, Sheet
-from joulebook.report.leaderboard.svg import svg
-from joulebook.report.leaderboard.tracking import read_runs
-from joulebook.report.leaderboard.written import (
-    Leaderboard,
-    as_csv,
-    as_json,
-    closing,
-    html,
-    markdown,
-)
-from joulebook.report.wording import nearest
+from joulebook.lab.leaderboard import demo
+from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
+from joulebook.lab.leaderboard.join import Joined, by_experiment, by_run
+from joulebook.lab.leaderboard.mlflow import ENERGY, read_runs, write_back
+from joulebook.lab.leaderboard.model_card import read_card
+from joulebook.lab.leaderboard.plot import draw
+from joulebook.lab.leaderboard.png import png
+from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
+from joulebook.lab.leaderboard.svg import svg
+from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
+from joulebook.lab.report.wording import nearest
+
+
+def main_mlflow(args: argparse.Namespace) -> int:
+    """Write, and say what was written."""
+    config = load(args.config, os.environ)
+    account = source(args, config).account(*stretch(args), Selection())
+    written, left = write_back(args.uri, account, args.experiment, dry=args.dry_run)
+    screen = Screen()
+    if args.json:
+        runs = [
+            {"experiment": w.result.experiment, "run": w.result.run, "metrics": w.figures,
+             "joined_by": w.join.value, "new": w.new}
+            for w in written
+        ]  # fmt: skip
+        none = [{"run": each.result.run, "reason": each.why} for each in left]
+        screen.say(json.dumps({"runs": runs, "without_energy": none}, indent=2))
+        return 0
+    rows = [
+        [shown(w.result.experiment, 60), shown(w.result.run, 40), f"{w.figures[ENERGY]:.6g} kWh",
+         w.join.value, "written" if w.new and not args.dry_run else "new" if w.new else "has it"]
+        for w in written
+    ]  # fmt: skip
+    cols = (
+        Column("EXPERIMENT", least=10), Column("RUN", least=8), Column("ENERGY", right=True),
+        Column("JOINED BY", spare=1), Column("METRICS"),
+    )  # fmt: skip
+    for line in table(cols, rows, screen.width) if rows else ["No run has energy."]:
+        screen.say(line)
+    for each in left[:20]:
+        for line in wrap(f"{shown(each.result.name, 120)}: none ({each.why})", screen.width):
+            screen.say(line)
+    if len(left) > 20:
+        screen.say(f"and {several(len(left) - 20, 'more run')} without energy")
+    return 0
+
+
+FORMATS = ("text", "markdown", "csv", "html", "json")
+
+
+def add(board: argparse.ArgumentParser) -> None:
+    """All options of `joulebook leaderboard`."""
+    board.epilog = "docs/leaderboard.md says how results are joined to energy, and what is ranked."
+    what = board.add_argument_group("results")
+    what.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md)",
+    )
+    what.add_argument(
+        "--mlflow",
+        metavar="URI",
+        default="",
+        help="an MLflow tracking store, such as sqlite:///mlflow.db",
+    )
+    what.add_argument(
+        "--demo", action="store_true", help="six real training tasks that are shipped with it"
+    )
+    what.add_argument(
+        "--gpu", choices=["v100", "a40"], default="", help="only this GPU of the demo"
+    )
+    what.add_argument(
+        "--experiment",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this one; may be repeated",
+    )
+    what.add_argument(
+        "--metric", metavar="NAME", default="", help="which metric, where there are several"
+    )
+    what.add_argument(
+        "--better", choices=["higher", "lower"], default="", help="where its name does not say it"
+    )
+    what.add_argument(
+        "--unit",
+        choices=["percent", "ratio", "plain"],
+        default="",
+        help="what its values are: a point is 1 percent, 0.01, or 1",
+    )
+    what.add_argument(
+        "--by",
+        choices=["run", "experiment"],
+        default="",
+        help="rank runs by their own energy, or the best of each experiment by all that it took",
+    )
+    how = board.add_argument_group("how it is written")
+    how.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text (default), markdown, csv, html (one page that loads nothing), json",
+    )
+    how.add_argument("--json", action="store_true", help="the same as --format json")
+    how.add_argument("--plot", type=Path, metavar="FILE", help="draw it: FILE.svg or FILE.png")
+    _add_source(board)
+
+
+def add_mlflow(mlflow: argparse.ArgumentParser) -> None:
+    """All options of `joulebook mlflow`."""
+    mlflow.add_argument(
+        "uri", metavar="URI", help="the tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
+    )
+    mlflow.add_argument(
+        "--experiment",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this one; may be repeated",
+    )
+    mlflow.add_argument("--dry-run", action="store_true", help="write nothing, only say it")
+    mlflow.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    _add_source(mlflow)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    options.add_source(parser)
+    when = parser.add_argument_group("of which time")
+    when.add_argument("--since", metavar="TIME", help="ISO 8601; a date is 00:00 UTC")
+    when.add_argument("--until", metavar="TIME", help="the same; the end is not included")
 
 
 def main(args: argparse.Namespace) -> int:

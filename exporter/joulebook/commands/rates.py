@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from joulebook import log
-from joulebook.commands.stopping import stop_asked
-from joulebook.commands.text import NOTHING, UNKNOWN, Column, Screen, moment, seconds, shown, table
+from joulebook.commands.daemon.run import stop_asked
+from joulebook.commands.shared.text import (
+    NOTHING,
+    UNKNOWN,
+    Column,
+    Screen,
+    moment,
+    seconds,
+    shown,
+    table,
+)
 from joulebook.config import Config, load
-from joulebook.core.rates import NANO, PPM, UG_PER_G, Point
-from joulebook.daemon.rates_service import RatesPages, RatesServer
-from joulebook.rates.assembly import make_poller
+from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Point
+from joulebook.lab.rates_service import RatesPages, RatesServer
+from joulebook.rates.build import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
 from joulebook.rates.sources import missing

@@ -16,16 +16,12 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Struct
 
-from joulebook.config.budgets import Budget
-from joulebook.config.budgets import conflicts as budget_conflicts
-from joulebook.config.collect import Collect
-from joulebook.config.collect import conflicts as collect_conflicts
-from joulebook.config.marks import Marks
-from joulebook.config.rates import Privacy, Rates
-from joulebook.config.rates import conflicts as rate_conflicts
-from joulebook.config.read import EnvValue, leaves, read
-from joulebook.config.report import Report
-from joulebook.config.sections import (
+from joulebook.config.describe import toml
+from joulebook.config.lab import Budget, Collect, Report
+from joulebook.config.lab import conflicts as budget_conflicts
+from joulebook.config.lab import conflicts as collect_conflicts
+from joulebook.config.load import EnvValue, leaves, read
+from joulebook.config.node import (
     Daemon,
     Experiments,
     Exposition,
@@ -37,9 +33,11 @@ from joulebook.config.sections import (
     Workloads,
     doc,
 )
+from joulebook.config.rates import Privacy, Rates
+from joulebook.config.rates import conflicts as rate_conflicts
 from joulebook.config.sensors import Host, Sensors
 from joulebook.config.sensors import conflicts as sensor_conflicts
-from joulebook.config.toml import toml
+from joulebook.config.spans import Marks
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from joulebook.config.sections import Section, doc
+from joulebook.config.node import Section, doc
 
 
 class Privacy(Section, frozen=True):

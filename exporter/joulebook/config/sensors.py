@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from joulebook.config.section import AUTO, Enabled, Section, doc
+from joulebook.config.base import AUTO, Enabled, Section, doc
 
 
 class Nvml(Section, frozen=True):

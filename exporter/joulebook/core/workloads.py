@@ -7,6 +7,18 @@ from typing import NamedTuple
 import msgspec
 
 
+class Allowance(NamedTuple):
+    """An amount that an experiment may use in all; of the whole account, if that is empty.
+
+    `unit` says of what: `kwh`, as the meters read them, or the code of a currency.
+    """
+
+    account: str
+    experiment: str
+    unit: str
+    amount: float
+
+
 class WorkloadId(NamedTuple):
     """The identity under which energy is booked; the same on every node of a job.
 

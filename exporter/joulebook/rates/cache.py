@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from joulebook import log
-from joulebook.core.rates import Curve, Point
+from joulebook.core.money.rates import Curve, Point
 from joulebook.rates.contract import Quantity
 
 logger = logging.getLogger(__name__)

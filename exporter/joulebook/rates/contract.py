@@ -19,7 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from joulebook.core.rates import Point
+from joulebook.core.money.rates import Point
 from joulebook.errors import JoulebookError
 
 HOUR_S = 3600

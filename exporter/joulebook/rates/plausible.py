@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 
-from joulebook.core.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
+from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
 from joulebook.rates.contract import FeedWrong, Quantity
 
 G_PER_KWH_MAX = 3_000

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook import log
-from joulebook.core.rates import Curve, Point, RateSet, carried, overlay
+from joulebook.core.money.rates import Curve, Point, RateSet, carried, overlay
 from joulebook.errors import ConfigError
 from joulebook.rates.cache import Cache, Kept
 from joulebook.rates.contract import DAY_S, FeedEmpty, FeedError, FeedLimited, FeedWrong, Quantity
+from joulebook.rates.feeds.server import Offer
 from joulebook.rates.plausible import sift
-from joulebook.rates.server import Offer
 from joulebook.rates.sources import Feed
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from joulebook.config.rates import Carbon, Hardware, Price, Rates, days_of, minutes_of
-from joulebook.core.rates import (
+from joulebook.core.money.rates import (
     NANO,
     PPM,
     RATIO_PPM,
@@ -27,17 +27,15 @@ from joulebook.core.rates import (
     nano_per_kwh,
     whole,
 )
+from joulebook.http_client import Key, Web
 from joulebook.rates.contract import Quantity, Source
-from joulebook.rates.csv import CsvFile
-from joulebook.rates.electricity_maps import ElectricityMaps
-from joulebook.rates.energy_charts import EnergyChartsCarbon, EnergyChartsPrice
-from joulebook.rates.entsoe import Entsoe
-from joulebook.rates.fixed import Fixed
-from joulebook.rates.http import Key, Web
-from joulebook.rates.neso import Neso
-from joulebook.rates.schedule import Schedule, Window
-from joulebook.rates.server import Server
-from joulebook.rates.table import Country
+from joulebook.rates.feeds.csv import CsvFile
+from joulebook.rates.feeds.electricity_maps import ElectricityMaps
+from joulebook.rates.feeds.energy_charts import EnergyChartsCarbon, EnergyChartsPrice
+from joulebook.rates.feeds.entsoe import Entsoe
+from joulebook.rates.feeds.neso import Neso
+from joulebook.rates.feeds.server import Server
+from joulebook.rates.tariff import Country, Fixed, Schedule, Window
 
 PRICE_TOKEN = "JOULEBOOK_RATES_PRICE_TOKEN"  # noqa: S105 - the name of a variable
 CARBON_TOKEN = "JOULEBOOK_RATES_CARBON_TOKEN"  # noqa: S105

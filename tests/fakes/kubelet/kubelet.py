@@ -32,7 +32,7 @@ from typing import Any
 
 import grpc
 
-from joulebook.tenants.kubernetes import podresources_pb2 as messages
+from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
 
 RECORDED = Path(__file__).parents[2] / "data" / "podresources"
 SERVICE = "v1.PodResourcesLister"

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from joulebook.clock import Anchor
-from joulebook.core.books import Books
-from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Component, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.store.sqlite import SqliteStore
+from joulebook.ledger.sqlite import SqliteStore
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 S = NS_PER_S

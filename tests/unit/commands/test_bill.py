@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.archive.nodes import NOVEMBER_S, OCTOBER_S, Node
+from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook import cli
-from joulebook.archive import intake, months
-from joulebook.archive.engine import opened
-from joulebook.core.bills import Exact
+from joulebook.core.money.amounts import Exact
+from joulebook.lab.collected import ingest, rollup
+from joulebook.lab.collected.database import opened
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 KWH = UJ_PER_KWH
@@ -40,9 +40,9 @@ def collect(node: Node) -> None:
     import os
 
     with opened(os.environ["JOULEBOOK_COLLECT_URL"], create=True) as database:
-        found = intake.places(database).get(("", "n1"), [])
+        found = ingest.places(database).get(("", "n1"), [])
         since = found[0].position if found else 0
-        assert intake.take(database, node.page(since), "t", int(time.time()))
+        assert ingest.take(database, node.page(since), "t", int(time.time()))
 
 
 def run(*arguments: str) -> int:
@@ -104,7 +104,7 @@ def test_a_month_is_not_closed_before_nodes_have_told_it(
     other = Node("n2", "b" * 32)
     other.burn(OCTOBER_S, KWH)
     with opened(f"{_url()}", create=True) as database:
-        intake.take(database, other.page(0), "t", int(time.time()))
+        ingest.take(database, other.page(0), "t", int(time.time()))
     assert run("bill", "close", "2026-10") == 1
     said = capsys.readouterr().out
     assert "n2: collected up to 2026-10-01" in said
@@ -192,4 +192,4 @@ def test_without_a_collected_ledger(
     monkeypatch.setenv("JOULEBOOK_COLLECT_URL", f"sqlite://{tmp_path}/none.db")
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
-    assert months.shown(months.after(202612)) == "2027-01"
+    assert rollup.shown(rollup.after(202612)) == "2027-01"

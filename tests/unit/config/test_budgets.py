@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from joulebook.config.budgets import Budget, allowances, conflicts, split
-from joulebook.core.budgets import Allowance
+from joulebook.config.lab import Budget, allowances, conflicts, split
+from joulebook.core.workloads import Allowance
 
 
 def test_budgets_of_experiments_and_accounts() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from joulebook import config
 from joulebook.config import Config, env_names, load, parse_listen
-from joulebook.config.read import keys
-from joulebook.config.sections import Daemon
+from joulebook.config.load import keys
+from joulebook.config.node import Daemon
 from joulebook.errors import ConfigError
 
 DEFAULTS = {

@@ -26,8 +26,9 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from tests.unit.core.world import Run
 
-from joulebook.core.books import Amount, Balance, Books, Entry, ExperimentState, Remainder
-from joulebook.core.readings import Component, Meter
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Balance, Remainder
+from joulebook.core.ledger.state import Books, Entry, ExperimentState
 from joulebook.core.workloads import WorkloadId
 
 Test = TypeVar("Test", bound=Callable[..., Any])

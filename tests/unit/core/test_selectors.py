@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulebook.config.sections import Workloads
+from joulebook.config.node import Workloads
 from joulebook.core.selectors import parse
 
 LABELS = {"app": "web", "tier": "a", "app.kubernetes.io/name": "slurmd", "empty": ""}

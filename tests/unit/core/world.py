@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 
-from joulebook.core.books import Amount, Books, Entry, PostingKey, Remainder
-from joulebook.core.ledger import Policy, Tick, advance
-from joulebook.core.readings import Component, Failure, InstanceUse, Meter, Reading
-from joulebook.core.tenancy import Claim, Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component, Failure, InstanceUse, Meter, Reading
+from joulebook.core.evidence import Amount, PostingKey, Remainder
+from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ, UJ_PER_MJ
 

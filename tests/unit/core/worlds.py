@@ -11,7 +11,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from tests.unit.core.world import MS, Device, Job, Run, S, Span, World, at, gpu, powered
 
-from joulebook.core.tenancy import Evidence
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import UJ_PER_MJ
 

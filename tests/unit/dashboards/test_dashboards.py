@@ -26,7 +26,7 @@ from tests.lab.grafana import (
 )
 
 from joulebook.cli import parser as command_line
-from joulebook.exposition.catalogue import CATALOGUE
+from joulebook.metrics.catalogue import CATALOGUE
 
 BY_UID = dashboards()
 RULES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.core.rates import Point, Quality
+from joulebook.core.money.rates import Point, Quality
 from joulebook.rates.cache import Cache, Kept
 from joulebook.rates.contract import Quantity
 

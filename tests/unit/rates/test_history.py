@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from joulebook.config.rates import Price, Rates, Window
-from joulebook.core.rates import Point, Quality, nano_per_kwh
-from joulebook.rates import history
+from joulebook.core.money.rates import Point, Quality, nano_per_kwh
+from joulebook.rates import build
 from joulebook.rates.contract import DAY_S, FeedEmpty, Plan, Quantity
 from joulebook.rates.sources import Feed
 
@@ -24,7 +24,7 @@ def test_a_tariff_of_half_a_year_ago() -> None:
             windows=(Window(from_="08:00", to="20:00", per_kwh=0.3),),
         ),
     )
-    known = history.rates_of(rates, {}, T0_S, T0_S + 180 * DAY_S)
+    known = build.rates_of(rates, {}, T0_S, T0_S + 180 * DAY_S)
     for day in (0, 90, 179):
         noon, night = (known.at(T0_S + day * DAY_S + h * 3600).price for h in (11, 23))
         assert noon is not None and noon.value == 300_000_000
@@ -56,8 +56,8 @@ def test_a_feed_is_asked_week_by_week_and_holes_stay_holes(
 ) -> None:
     archive = Archive()
     feed = Feed(Quantity.PRICE, archive, 0, "archive")
-    monkeypatch.setattr(history, "feeds", lambda *_: [feed])
-    known = history.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + 20 * DAY_S)
+    monkeypatch.setattr(build, "feeds", lambda *_: [feed])
+    known = build.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + 20 * DAY_S)
     assert archive.asked == [
         (T0_S, T0_S + 7 * DAY_S),
         (T0_S + 7 * DAY_S, T0_S + 14 * DAY_S),

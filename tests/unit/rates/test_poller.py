@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.core.rates import NANO, Point, Quality, RateSet
+from joulebook.core.money.rates import NANO, Point, Quality, RateSet
 from joulebook.errors import ConfigError
 from joulebook.rates.cache import Cache
 from joulebook.rates.contract import (

@@ -8,11 +8,11 @@ import pytest
 
 from joulebook.config import load
 from joulebook.config.rates import Rates, days_of, minutes_of
-from joulebook.core.rates import Quality
+from joulebook.core.money.rates import Quality
 from joulebook.errors import ConfigError
 from joulebook.rates.contract import Quantity
 from joulebook.rates.sources import CARBON, PRICES, Feed, basis, feeds, missing
-from joulebook.rates.table import Country
+from joulebook.rates.tariff import Country
 
 
 def rates(tmp_path: Path, text: str) -> Rates:

@@ -1,0 +1,156 @@
+"""Simulated jobs for `joulebook run --demo`: event files like those of the SLURM hooks.
+
+Only the jobs are simulated. The power is a recorded card's, and everything from the event file to
+the page is what runs on a real node.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from joulebook.config import Config
+from joulebook.config.node import Ledger, Slurm, Tenants
+from joulebook.config.sensors import Nvml, Replay, Sensors
+from joulebook.config.spans import Marks
+
+
+class Job(NamedTuple):
+    """One line of the timetable: who, on which GPUs, from when to when (s into the cycle)."""
+
+    user: str
+    account: str
+    experiment: str
+    gpus: tuple[int, ...]
+    start_s: float
+    end_s: float
+
+
+CYCLE_S = 120.0
+
+TIMETABLE = (
+    Job("ada", "nlp", "bert-base", (0,), 2, 55),
+    Job("grace", "vision", "resnet50-sweep", (1,), 4, 22),
+    Job("grace", "vision", "resnet50-sweep", (1,), 24, 41),
+    Job("grace", "vision", "resnet50-sweep", (1,), 43, 60),
+    Job("ada", "nlp", "bert-base", (0,), 58, 88),
+    Job("alan", "nlp", "tokenizer-tests", (1,), 62, 62.4),
+    Job("alan", "nlp", "tokenizer-tests", (1,), 63, 63.3),
+    Job("alan", "nlp", "tokenizer-tests", (1,), 64, 66),
+    Job("katherine", "physics", "notebook", (1,), 68, 114),
+    Job("edsger", "theory", "two-gpu-run", (0,), 90, 116),
+)
+"""Runs, a sweep, tests of a third of a second, a notebook: what a lab's morning looks like."""
+
+
+def demo_config(config: Config, directory: Path) -> Config:
+    """The configuration of a demo below `directory`: two traces, and jobs by event files alone.
+
+    A ledger path, address or interval that the user has set is kept.
+    """
+    place = directory / ".build" / "demo"
+    ledger = config.ledger
+    if ledger == Ledger():
+        ledger = Ledger(path=str(place / "ledger.db"))
+    return replace(
+        config,
+        ledger=replace(ledger, allow_volatile=True),
+        # Nothing but these two: the demo must not mix its jobs with real ones.
+        sensors=Sensors(nvml=Nvml(enabled=False), replay=Replay(enabled=True, trace="a100,v100")),
+        tenants=Tenants(
+            slurm=Slurm(
+                enabled=True,
+                events_dir=str(place / "jobs"),
+                cgroup_root=str(place / "no-cgroups"),
+                scontrol="",
+            ),
+        ),
+        marks=Marks(enabled=False),
+        exposition=replace(config.exposition, scrape_interval_s=2),
+    )
+
+
+class DemoJobs:
+    """Plays the timetable into `events_dir`, over and over."""
+
+    def __init__(self, events_dir: Path, gpus: Sequence[str]) -> None:
+        """`gpus` are the UUIDs that the timetable's numbers stand for (taken modulo)."""
+        self._dir = events_dir
+        self._gpus = gpus
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="demo-jobs", daemon=True)
+        # Job ids must never come again, also not after a restart of the demo.
+        self._next_id = int(time.time()) - 1_700_000_000
+
+    def start(self) -> None:
+        """Begin the first cycle."""
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._dir.chmod(0o755)
+        for left in self._dir.glob("*.json"):  # of a demo that was killed
+            left.unlink()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the timetable; running jobs are ended with it."""
+        self._stop.set()
+        self._thread.join(2)
+
+    def _run(self) -> None:
+        running: dict[Path, Job] = {}
+        while not self._stop.is_set():
+            began = time.monotonic()
+            edges = sorted(
+                [(job.start_s, True, job) for job in TIMETABLE]
+                + [(job.end_s, False, job) for job in TIMETABLE]
+            )
+            for at_s, begins, job in edges:
+                if self._stop.wait(max(began + at_s - time.monotonic(), 0)):
+                    break
+                if begins:
+                    running[self._begin(job)] = job
+                else:
+                    path = next(path for path, one in running.items() if one is job)
+                    del running[path]
+                    self._end(path)
+            else:
+                self._stop.wait(max(began + CYCLE_S - time.monotonic(), 0))
+        for path in running:
+            self._end(path)
+
+    def _begin(self, job: Job) -> Path:
+        self._next_id += 1
+        event = {
+            "v": 1,
+            "scheduler": "slurm",
+            "job_id": str(self._next_id),
+            "restart_count": 0,
+            "gpu_ids": "uuid",
+            "gpus": sorted({self._gpus[gpu % len(self._gpus)] for gpu in job.gpus}),
+            "user": job.user,
+            "uid": 1000,
+            "account": job.account,
+            "partition": "demo",
+            "comment": f"experiment={job.experiment}",
+            "start_ns": time.time_ns(),
+        }
+        path = self._dir / f"{self._next_id}.0.json"
+        _write(path, event)
+        return path
+
+    def _end(self, path: Path) -> None:
+        event = msgspec.json.decode(path.read_bytes())
+        _write(path.with_suffix(".end"), {**event, "end_ns": time.time_ns()})
+        path.unlink()
+
+
+def _write(path: Path, event: object) -> None:
+    new = path.with_name(f".{path.name}.tmp")
+    new.write_bytes(msgspec.json.encode(event))
+    new.chmod(0o644)
+    new.replace(path)

@@ -1,0 +1,136 @@
+"""`joulebook hooks`: puts Prolog and Epilog beside those that a site has.
+
+slurm.conf itself is left alone: it is one file for the whole cluster, usually not kept on a node.
+What has to be written there is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import joulebook
+from joulebook.commands.daemon.slurm_conf import SlurmConf, hook_files, is_ours, read_slurm_conf
+from joulebook.config import load
+from joulebook.errors import ConfigError
+from joulebook.node.workloads.slurm.gres_conf import find_slurm_conf
+
+PACKAGED = Path("/usr/lib/joulebook/hooks")
+SCRIPTS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
+_NAMES = ("joulebook", "joulebook.sh", "50-joulebook", "50-joulebook.sh")
+
+
+class Step(NamedTuple):
+    """What was done or found, and the line that slurm.conf then needs (empty: none)."""
+
+    said: str
+    line: str = ""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Install or remove; prints what was done, and what remains to be done."""
+    config = load(args.config, os.environ)
+    path = args.slurm_conf or Path(config.tenants.slurm.slurm_conf or find_slurm_conf())
+    try:
+        conf = read_slurm_conf(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; name it with --slurm-conf (a configless node keeps it in "
+            "/run/slurm/conf)"
+        ) from None
+    act = install if args.action == "install" else remove
+    steps = [step for key in SCRIPTS for step in act(conf, key, scripts())]
+    for step in steps:
+        print(step.said)
+    lines = [step.line for step in steps if step.line]
+    if lines:
+        print(f"\nNow write into {path}, on the controller and on every node:\n")
+        print("\n".join(f"  {line}" for line in lines))
+        print("\nthen: scontrol reconfigure")
+    return 0
+
+
+def scripts() -> Path:
+    """Where our hooks lie: the package's place, else inside the Python package."""
+    return PACKAGED if PACKAGED.is_dir() else Path(joulebook.__file__).parent / "hooks"
+
+
+def install(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
+    """Put one hook where SLURM runs it too. Raises `ConfigError` where that cannot be written."""
+    script = source / SCRIPTS[key]
+    there = hook_files(conf, key)
+    if ours := [file for file in there if is_ours(file) and file.exists()]:
+        yield Step(f"{key}: {ours[0]} is Joulebook's already")
+        return
+    patterns = [
+        Path(conf.path.parent, each.strip())
+        for value in conf.values.get(key.lower(), ())
+        for each in value.split(",")
+        if "*" in each
+    ]
+    for pattern in patterns:
+        for name in _NAMES:
+            if fnmatch.fnmatch(name, pattern.name):
+                _put(script, pattern.parent / name)
+                yield Step(f"{key}: {pattern.parent / name} runs with what is there already")
+                return
+    directory = conf.path.parent / f"{key.lower()}.d"
+    for file in there:
+        # As it is, under its own name: what a site has keeps working, and stays the site's.
+        if file.exists() and file.parent != directory:
+            _link(file, directory / file.name)
+            yield Step(f"{key}: {directory / file.name} -> {file}")
+    _put(script, directory / _NAMES[1])
+    yield Step(f"{key}: {directory / _NAMES[1]}", f"{key}={directory}/*")
+
+
+def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
+    """Take our hook out of the directories that SLURM runs; the site's own stay."""
+    directories = {file.parent for file in hook_files(conf, key)}
+    directories.add(conf.path.parent / f"{key.lower()}.d")
+    found = [
+        directory / name
+        for directory in sorted(directories)
+        for name in _NAMES
+        if os.path.lexists(directory / name)
+    ]
+    for file in found:
+        file.unlink()
+        yield Step(f"{key}: {file} removed")
+    named = [
+        value for value in conf.values.get(key.lower(), ()) if str(source / SCRIPTS[key]) in value
+    ]
+    if named:
+        yield Step(f"{key}: {conf.path} names it still", f"#{key}={shlex.join(named)}")
+    elif not found:
+        yield Step(f"{key}: nothing of Joulebook's")
+
+
+def _put(script: Path, place: Path) -> None:
+    """A link, so that an upgrade reaches it; a copy where the original cannot be run."""
+    if os.access(script, os.X_OK):
+        _link(script, place)
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(script, place)
+        place.chmod(0o755)
+    except OSError as error:
+        raise ConfigError(f"{place}: {error.strerror} (are you root?)") from None
+
+
+def _link(target: Path, place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.rename(place)
+    except OSError as error:
+        raise ConfigError(f"{place}: {error.strerror} (are you root?)") from None

@@ -1,0 +1,114 @@
+"""`joulebook run`: the daemon of a node."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from msgspec.structs import replace
+
+from joulebook import log
+from joulebook.commands.daemon.demo import DemoJobs, demo_config
+from joulebook.config import Config, load
+from joulebook.node.assembly import node
+from joulebook.node.sensors.trace.format import read_trace
+from joulebook.node.systemd import Supervisor
+
+logger_stopping = logging.getLogger(__name__)
+
+
+def stop_asked() -> threading.Event:
+    """What SIGTERM and SIGINT set; call it from the main thread.
+
+    SIGHUP sets it only where a terminal can hang up. Sent to a service it means "read your
+    configuration again", which none of ours does: it says so and goes on, since ending would be
+    for good (systemd takes an end by SIGHUP for a clean one).
+    """
+    stop = threading.Event()
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    def go_on(_signal: int, _frame: FrameType | None) -> None:
+        # From a thread: the handler may have interrupted another line of the log.
+        threading.Thread(
+            target=logger_stopping.warning,
+            args=(
+                "SIGHUP: the configuration is read at the start only; restart to apply a change",
+            ),
+            name="sighup",
+        ).start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
+        signal.signal(signal.SIGHUP, end if at_terminal else go_on)
+    return stop
+
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 60.0
+"""How often a daemon with nothing to measure looks whether there is something by now."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT."""
+    config = load(args.config, os.environ)
+    if args.compat:
+        shown = replace(config.exposition, compat=tuple(args.compat))
+        config = replace(config, exposition=shown)
+    log.setup(config.log.level, config.log.format)
+    jobs: DemoJobs | None = None
+    if args.demo == "always" or (args.demo and not node.gpu_is_here()):
+        config, jobs = _demo(config)
+    stop = stop_asked()
+    while not stop.is_set():
+        with node.assemble(config) as node:
+            logger.info("serving http://%s/ and /metrics", node.address)
+            if jobs:
+                jobs.start()
+            with Supervisor(os.environ).told(node.health.healthy):
+                node.daemon.run(_until_measurable(config, stop) if node.idle else stop)
+            if jobs:
+                jobs.stop()
+    return 0
+
+
+def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
+    """Set with `stop`, or as soon as there is something to measure where there was nothing."""
+    logger.warning("%s; looking again every %g s", node.NOTHING, LOOK_S)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_S):
+            if node.can_measure(config):
+                logger.info("there is something to measure now: starting anew")
+                break
+        ended.set()
+
+    threading.Thread(target=look, name="look-for-sensors", daemon=True).start()
+    return ended
+
+
+def _demo(config: Config) -> tuple[Config, DemoJobs]:
+    """The embedded default of a machine without GPU; its first line of output says so."""
+    config = demo_config(config, Path.cwd())
+    cards = [
+        device
+        for path in node.traces(config.sensors.replay.trace)
+        for device in read_trace(path).header.devices
+    ]
+    logger.warning(
+        "DEMO: no GPU is read here. Recorded power of %s is played, with simulated jobs on it; "
+        "no figure is of this machine",
+        " and ".join(f"{card.model} ({card.note.rpartition('; ')[2]})" for card in cards),
+    )
+    return config, DemoJobs(Path(config.tenants.slurm.events_dir), [card.name for card in cards])

@@ -1,0 +1,91 @@
+"""What a check of `joulebook doctor` is, and what it may look at."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.commands.daemon.running import daemon_pid
+from joulebook.commands.doctor.nvml_survey import Survey, survey
+from joulebook.config import Config
+
+
+class Status(StrEnum):
+    """What a check came to; `NONE`: there is nothing of the kind here."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    NONE = "-"
+
+
+class Finding(NamedTuple):
+    """One line of the doctor: what was found, and, where it is not well, what to do."""
+
+    status: Status
+    found: str
+    todo: str = ""
+
+
+def ok(found: str) -> Finding:
+    """All is well."""
+    return Finding(Status.OK, found)
+
+
+def warn(found: str, todo: str = "") -> Finding:
+    """It works, but not as well as it could, or as was perhaps meant."""
+    return Finding(Status.WARN, found, todo)
+
+
+def fail(found: str, todo: str = "") -> Finding:
+    """Energy is not measured, or not booked to whom it belongs."""
+    return Finding(Status.FAIL, found, todo)
+
+
+def nothing(found: str) -> Finding:
+    """There is nothing of the kind here, and need not be."""
+    return Finding(Status.NONE, found)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The node, as checks see it. Tests put other roots in."""
+
+    config: Config
+    config_file: Path
+    config_problem: str = ""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    root: Path = Path("/")
+    """Where /etc, /run and configured paths outside of /proc and /sys are looked up."""
+    sysfs: Path = Path("/sys")
+    proc: Path = Path("/proc")
+    hostname: str = field(default_factory=lambda: socket.gethostname().partition(".")[0])
+    patience_s: float = 20.0
+
+    def at(self, path: str | Path) -> Path:
+        """A path of the node."""
+        return self.root / str(path).lstrip("/") if self.root != Path("/") else Path(path)
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's path."""
+        return self.at(self.config.ledger.path)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What NVML says, asked once."""
+        return survey(self.patience_s)
+
+    @cached_property
+    def daemon(self) -> int | None:
+        """The pid of the daemon that holds the ledger."""
+        return daemon_pid(self.ledger, self.proc)
+
+
+Check = Callable[[Site], Iterable[Finding]]

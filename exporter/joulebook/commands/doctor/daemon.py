@@ -1,0 +1,141 @@
+"""Checks of the daemon that runs here, asked as anybody may ask it: over HTTP."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from joulebook import __version__
+from joulebook.commands.daemon.client import DaemonUrl, Unreachable, url_of
+from joulebook.commands.daemon.running import described
+from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
+from joulebook.commands.shared.text import seconds, several
+from joulebook.commands.top.scrape import Board, read_board
+from joulebook.config import Config, parse_listen
+from joulebook.errors import InputError
+from joulebook.node.assembly.node import can_measure
+
+_UNAUTHORIZED = 401
+
+
+def process(site: Site) -> Iterator[Finding]:
+    """Whether a daemon holds the ledger, and if not, whether one could."""
+    if site.daemon is not None:
+        yield ok(f"{described(site.daemon)} holds the ledger")
+    elif site.config_problem or can_measure(site.config, site.sysfs / "bus/pci/devices"):
+        yield warn(
+            f"no daemon runs on {site.ledger}: nothing is measured",
+            f"Start it: {_how_to_start(site)}.",
+        )
+    else:
+        yield fail(
+            "no daemon runs, and `joulebook run` refuses here: nothing to measure (no NVIDIA GPU, "
+            "no driver library, no other sensor enabled)",
+            "Install the driver if there is a GPU; `joulebook run --demo` plays a recorded trace.",
+        )
+
+
+def _how_to_start(site: Site) -> str:
+    unit = "lib/systemd/system/joulebook.service"
+    if any(
+        site.at(place).exists()
+        for place in (f"/usr/{unit}", "/etc/systemd/system/joulebook.service")
+    ):
+        return "`systemctl enable --now joulebook`"
+    return "`joulebook run`, as root"
+
+
+def reach(site: Site) -> Iterator[Finding]:
+    """Whether a Prometheus on another machine can come in, and what guards the names it reads."""
+    server = site.config.server
+    host = parse_listen(server.listen).host
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        yield nothing(
+            f"server.listen = {server.listen!r}: only this machine can scrape it; "
+            'for others: listen = ":9816"'
+        )
+    elif not server.web_config and site.config.privacy.users == "plain":
+        yield warn(
+            f"server.listen = {server.listen!r}: whoever reaches it reads names of users",
+            "Guard it: server.web_config (TLS, passwords), a firewall, or [privacy].",
+        )
+
+
+def ready(site: Site) -> Iterator[Finding]:
+    """What /readyz answers."""
+    daemon = daemon_here(site.config)
+    try:
+        answer = daemon.get("/readyz")
+    except Unreachable as error:
+        if site.daemon is None:
+            yield nothing(str(error))
+        else:
+            yield fail(str(error), "See its log, and server.listen.")
+        return
+    said = answer.text.strip()
+    if answer.status == 200 and said == "ready":
+        yield ok(f"{daemon.base}/readyz: ready")
+    elif answer.status == 200:  # it was told to wait for a sensor
+        yield warn(f"{daemon.base}/readyz: {said}", "Nothing, if this node has no meter at all.")
+    else:
+        for line in said.splitlines() or [f"status {answer.status}"]:
+            yield fail(f"{daemon.base}/readyz: {line}", "See its log.")
+
+
+def measuring(site: Site) -> Iterator[Finding]:
+    """What /metrics says of sensors, gaps and the books."""
+    try:
+        answer = daemon_here(site.config).get("/metrics")
+        if answer.status == _UNAUTHORIZED:
+            yield nothing("/metrics asks for a password: sensors are not looked at")
+            return
+        if answer.status != 200:
+            yield fail(f"/metrics answers with status {answer.status}", "See the daemon's log.")
+            return
+        board = read_board(answer.text)
+    except Unreachable:
+        return  # said by `ready`
+    except InputError as error:
+        yield fail(f"{url_of(site.config)}: {error}", "Another program has this port.")
+        return
+    yield from _told(board, waiting=site.config.daemon.wait_for_sensors)
+
+
+def _told(board: Board, *, waiting: bool) -> Iterator[Finding]:
+    if board.version != __version__:
+        yield warn(
+            f"the daemon is version {board.version}, this is {__version__}",
+            "Restart the daemon after an upgrade.",
+        )
+    if not board.sensors and not waiting:
+        yield fail("the daemon has no sensor", "Enable one in [sensors].")
+    for sensor, up in board.sensors.items():
+        yield (
+            ok(f"sensor {sensor} is up")
+            if up
+            else fail(f"sensor {sensor} is down", "See the daemon's log for the reason.")
+        )
+    if board.gaps_s > 0:
+        yield nothing(
+            f"{seconds(board.gaps_s)} of gaps over {several(len(board.gpus), 'GPU')} since the "
+            "ledger began (joulebook_gap_seconds_total has the reasons)"
+        )
+    if board.sums.balanced:
+        yield ok("what is exposed balances")
+    else:
+        yield fail(
+            f"what is exposed is off by {board.sums.difference_j:,.2f} J",
+            "Report this as a bug, with the text of /metrics.",
+        )
+
+
+def daemon_here(config: Config) -> DaemonUrl:
+    """The daemon of this node, as its configuration says where it serves."""
+    # It is this node's own loopback, no secret is sent, and a certificate is for another name.
+    anything = ssl.create_default_context()
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
+    return DaemonUrl(url_of(config), tls=anything)
+
+
+CHECKS: tuple[Check, ...] = (process, reach, ready, measuring)

@@ -1,0 +1,108 @@
+"""`joulebook doctor`: what this node can read, what it cannot, why, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from joulebook.commands.doctor import (
+    collect,
+    daemon,
+    gpu,
+    host,
+    kubernetes,
+    ledger,
+    node,
+    rates,
+    slurm,
+)
+from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail
+from joulebook.commands.shared.text import Screen, pad, shown, wrap
+from joulebook.config import DEFAULT_PATH, Config, load
+from joulebook.errors import ConfigError, JoulebookError
+
+FAILED = 1
+
+_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NONE: "dim"}
+
+
+class Section(NamedTuple):
+    """A heading, and the checks under it."""
+
+    title: str
+    checks: tuple[Check, ...]
+
+
+SECTIONS = (
+    Section("Node", node.CHECKS),
+    Section("GPUs", gpu.CHECKS),
+    Section("Host and other GPUs", host.CHECKS),
+    Section("SLURM", slurm.CHECKS),
+    Section("Kubernetes", kubernetes.CHECKS),
+    Section("Ledger", ledger.CHECKS),
+    Section("Money and carbon", rates.CHECKS),
+    Section("Collection", collect.CHECKS),
+    Section("Daemon", daemon.CHECKS),
+)
+"""All checks, in the order in which they are run and shown."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run every check and print what was found; 1 if anything failed."""
+    file = args.config or DEFAULT_PATH
+    try:
+        site = Site(load(args.config, os.environ), file)
+    except ConfigError as error:
+        site = Site(Config(), file, str(error))
+    return show(site, Screen())
+
+
+def show(site: Site, screen: Screen, sections: Sequence[Section] = SECTIONS) -> int:
+    """Check a site and print it as it comes; the exit status."""
+    counts: Counter[Status] = Counter()
+    for section in sections:
+        screen.say(screen.paint(section.title, "bold"))
+        for finding in _findings(site, section.checks):
+            counts[finding.status] += 1
+            for line in _lines(finding, screen):
+                screen.say(line)
+        screen.say()
+    for line in wrap(_verdict(counts), screen.width):
+        screen.say(line)
+    return FAILED if counts[Status.FAIL] else 0
+
+
+def _verdict(counts: Mapping[Status, int]) -> str:
+    if counts[Status.FAIL]:
+        return (
+            f"{counts[Status.FAIL]} failed, {counts[Status.WARN]} to look at: "
+            "what failed keeps energy from being measured or booked rightly."
+        )
+    if counts[Status.WARN]:
+        return f"Nothing failed, {counts[Status.WARN]} to look at."
+    return "All is well."
+
+
+def _findings(site: Site, checks: Sequence[Check]) -> Iterator[Finding]:
+    for check in checks:
+        try:
+            yield from check(site)
+        except (JoulebookError, OSError) as error:
+            yield fail(f"{check.__name__}: {error}")
+        except Exception as error:
+            # One broken check must not hide what the others would say.
+            yield fail(f"{check.__name__} itself failed: {error!r}", "Report this as a bug.")
+
+
+def _lines(finding: Finding, screen: Screen) -> Iterator[str]:
+    margin = 8
+    width = screen.width - margin
+    label = screen.paint(pad(f"  {finding.status}", margin), _STYLES[finding.status])
+    for i, line in enumerate(wrap(shown(finding.found, 1000), width)):
+        yield (label if i == 0 else " " * margin) + line
+    if finding.todo:
+        for i, line in enumerate(wrap(shown(finding.todo, 1000), width - 3)):
+            yield " " * margin + ("-> " if i == 0 else "   ") + line

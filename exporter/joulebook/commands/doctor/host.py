@@ -1,0 +1,136 @@
+"""Checks of what measures the host, and of other makers' GPUs: each meter, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from joulebook.clock import NodeClock
+from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
+from joulebook.commands.shared.text import several
+from joulebook.config.base import Enabled
+from joulebook.core.energy.readings import Reading
+from joulebook.errors import SensorError
+from joulebook.ledger.query import LedgerReader
+from joulebook.node.assembly.sensors import SENSORS
+from joulebook.node.sensors import hwmon, rapl
+from joulebook.node.sensors.contract import Sensor
+from joulebook.node.sensors.drm import sensor
+from joulebook.node.sensors.sysfs import text_or
+from joulebook.units import MW_PER_W
+
+
+def packages(site: Site) -> Iterator[Finding]:
+    """CPU packages and DRAM by RAPL."""
+    asked = site.config.sensors.rapl
+    root = site.at(asked.root)
+    if asked.enabled is False:
+        yield nothing("CPU and DRAM are not read by RAPL: sensors.rapl.enabled = false")
+        return
+    absent = f"no RAPL below {asked.root}: no energy of CPU and DRAM from there"
+    sensor = rapl.RaplSensor(NodeClock(), root)
+    yield from _meters(asked.enabled, rapl.zones(root), sensor, absent, rapl.REMEDY)
+    skipped = [path.name for path in sorted(root.glob("*")) if text_or(path / "name") == "psys"]
+    if skipped:
+        yield nothing(f"{', '.join(skipped)} is psys, the whole platform: never added to packages")
+
+
+def boards(site: Site) -> Iterator[Finding]:
+    """Sockets, modules and supplies by hwmon."""
+    asked = site.config.sensors.hwmon
+    root = site.at(asked.root)
+    absent = f"no power meter of boards or sockets below {asked.root}"
+    sensor = hwmon.HwmonSensor(NodeClock(), root)
+    yield from _meters(asked.enabled, hwmon.sources(root), sensor, absent, hwmon.REMEDY)
+
+
+def cards(site: Site) -> Iterator[Finding]:
+    """GPUs of AMD and Intel."""
+    asked = site.config.sensors.drm
+    root = site.at(asked.root)
+    absent = f"no GPU of AMD or Intel with a meter below {asked.root}"
+    sensor = sensor.DrmSensor(NodeClock(), root, proc=site.proc)
+    yield from _meters(asked.enabled, sensor.metered(root), sensor, absent, sensor.REMEDY)
+
+
+def _meters(
+    enabled: Enabled, found: Sequence[object], sensor: Sensor, absent: str, remedy: str
+) -> Iterator[Finding]:
+    """What a sensor reads, if it is not switched off; that there is nothing may be well."""
+    if enabled is False:
+        return
+    if found:
+        yield from _read(sensor)
+    elif enabled is True:
+        yield fail(absent, remedy)
+    else:
+        yield nothing(absent)
+
+
+def whole_node(site: Site) -> Iterator[Finding]:
+    """The BMC, asked once; and whether it was seen to leave something out."""
+    for name in ("ipmi", "redfish"):
+        if getattr(site.config.sensors, name).enabled is False:
+            continue
+        if not SENSORS[name].wanted(site.config, site.sysfs):
+            continue
+        yield from _read(SENSORS[name].make(site.config, NodeClock()))
+    yield from _omissions(site)
+
+
+def model(site: Site) -> Iterator[Finding]:
+    """Whether figures are a model's."""
+    asked = site.config.sensors.model
+    if asked.enabled:
+        yield warn(
+            f"CPU and DRAM are reckoned, not measured: {asked.cpu_idle_w:g} W idle, "
+            f"{asked.cpu_tdp_w:g} W at full load, {asked.dram_w_per_gib:g} W per GiB "
+            f"({asked.source})",
+            "Nothing to do: such energy is marked 'modelled' everywhere.",
+        )
+
+
+def _omissions(site: Site) -> Iterator[Finding]:
+    try:
+        with LedgerReader(site.ledger) as reader:
+            supplies = reader.supplies()
+    except Exception:  # no ledger yet, or not readable: the ledger's own checks say so
+        return
+    for meter, supply in supplies.items():
+        if supply.omits:
+            yield warn(
+                f"the meter of the whole node ({meter.name}) tells less than {supply.omits} alone: "
+                f"it seems to leave the {supply.omits} out",
+                f"Set sensors.{meter.name}.includes_gpus = false, if it is the GPUs that are left "
+                "out; until then nothing is booked as 'other'.",
+            )
+
+
+def _read(sensor: Sensor) -> Iterator[Finding]:
+    try:
+        sensor.open()
+        look = sensor.look(processes=False)
+    except SensorError as error:
+        yield fail(f"{sensor.name}: {error}", error.remedy)
+        return
+    finally:
+        sensor.close()
+    names = {status.meter: f"{status.vendor} {status.model} " for status in look.statuses}
+    good = [
+        f"{names.get(reading.meter, '')}{reading.meter.name} ({_counts(reading)})"
+        for reading in look.readings
+    ]
+    if good:
+        yield ok(f"{sensor.name}: {several(len(good), 'meter')}: {', '.join(good)}")
+    remedy = {"rapl": rapl.REMEDY, "hwmon": hwmon.REMEDY, "drm": sensor.REMEDY}.get(sensor.name, "")
+    for failure in look.failures:
+        yield fail(f"{sensor.name}: {failure.meter.name} cannot be read ({failure.reason})", remedy)
+
+
+def _counts(reading: Reading) -> str:
+    if reading.energy_uj is not None:
+        return "counter"
+    watts = (reading.power_mw or 0) / MW_PER_W
+    return f"{watts:,.0f} W now, integrated"
+
+
+CHECKS: tuple[Check, ...] = (packages, boards, cards, whole_node, model)

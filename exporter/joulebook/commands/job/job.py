@@ -1,0 +1,163 @@
+"""`joulebook job`: what one job cost on this node, from the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from joulebook.commands.job import output
+from joulebook.commands.job.summary import as_text, find, latest_run, lines, look, wait
+from joulebook.commands.job.text import as_json, as_list, as_statement
+from joulebook.commands.shared.text import Screen, several, shown
+from joulebook.config import Config, load
+from joulebook.core.workloads import WorkloadId
+from joulebook.errors import InputError
+from joulebook.ledger.query import LedgerReader, WorkloadTotals
+from joulebook.node.workloads.slurm.gres_conf import find_program
+
+FAILED, USAGE = 1, 2
+
+MOST = 10_000
+"""Tasks of one array that are listed; SLURM's own limit is a thousand unless raised."""
+_COMPARED = 5_000
+_NEAREST = 3
+
+_SLURM = r"\d{1,12}(?:_\d{1,10})?(?:\.r\d{1,6})?"
+_POD = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?\.[0-9a-f]{8}"
+_ID = re.compile(
+    rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?(?P<name>{_SLURM}|{_POD}|(?<=process/)\S{{1,512}})",
+    re.ASCII,
+)
+
+
+class JobId(NamedTuple):
+    """What was asked for; `scheduler` is empty unless it was named: that is one workload only."""
+
+    scheduler: str
+    name: str
+
+
+def parse_id(text: str) -> JobId | None:
+    """`1234`, `1234_7`, `1234.r1`, `pod.1a2b3c4d`, `slurm/1234`; `None` for what is no job id."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        return None
+    return JobId(found["scheduler"] or "", found["name"])
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the statement of one job, or the list of an array or of the runs of a requeued one."""
+    wanted = parse_id(args.id)
+    if wanted is None:
+        _complain(
+            f"{shown(args.id, 60)!r} is not a job id: expected 1234, 1234_7 (a task of an array), "
+            "1234.r1 (its run after a requeue), or the name of a pod with the first 8 of its uid"
+        )
+        return USAGE
+    config = load(args.config, os.environ)
+    if args.append:
+        return _append(args, config, wanted)
+    node = config.node.name or socket.gethostname().partition(".")[0]
+    with LedgerReader(config.ledger.path) as ledger:
+        found = _totals(ledger, wanted)
+        if not found:
+            return _not_found(ledger, wanted, config.ledger.path)
+        summaries = [look(ledger, each) for each in found] if args.summary else []
+    now_s = time.time()
+    screen = Screen()
+    if args.summary:
+        for line in (line for each in summaries for line in lines(each, node)):
+            screen.say(line)
+    elif args.json:
+        screen.say(json.dumps(as_json(args.id, node, found, now_s), indent=2))
+    elif len(found) == 1:
+        for line in as_statement(found[0], node, screen, now_s):
+            screen.say(line)
+    else:
+        for line in as_list(args.id, found, node, screen, now_s):
+            screen.say(line)
+        if len(found) == MOST:
+            _complain(f"only the latest {MOST:,} are listed and added up")
+    return 0
+
+
+def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
+    """Wait until the job is booked, and append the summary to its output as its user."""
+    if args.uid is None:
+        _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
+        return USAGE
+    scontrol = config.tenants.slurm.scontrol
+    output = output.ask(find_program("scontrol") if scontrol == "auto" else scontrol, wanted.name)
+    if output is None:
+        _complain(f"scontrol does not say where the output of job {wanted.name} is")
+        return FAILED
+    if args.node and output.batch_host and args.node != output.batch_host:
+        return 0  # one of its nodes is enough, and that one has the script
+    node = config.node.name or socket.gethostname().partition(".")[0]
+    with LedgerReader(config.ledger.path) as ledger:
+        workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
+        found = wait(lambda: find(ledger, latest_run(ledger, workload)), args.wait)
+    if found is None or not found.totals.total.energy_uj:
+        return 0  # it had no GPU here: there is nothing to say
+    content = as_text(lines(found, node, output.nodes))
+    try:
+        output.become(args.uid)
+        output.append(output.path, content, args.uid)
+    except (InputError, OSError) as error:
+        _complain(f"nothing appended: {error}")
+        return FAILED
+    return 0
+
+
+def _totals(ledger: LedgerReader, wanted: JobId) -> list[WorkloadTotals]:
+    if wanted.scheduler:
+        return list(ledger.workload_totals(WorkloadId(*wanted)))
+    matches = ledger.jobs(wanted.name, MOST)
+    totals = [each for match in matches for each in ledger.workload_totals(match.id)]
+    return sorted(
+        totals, key=lambda each: _natural(each.workload.display or each.workload.id.workload)
+    )
+
+
+def _not_found(ledger: LedgerReader, wanted: JobId, path: str) -> int:
+    known = [job.display or job.id.workload for job in ledger.jobs("*", _COMPARED)]
+    _complain(f"job {'/'.join(filter(None, wanted))} is not in this node's ledger ({path})")
+    if not known:
+        _complain("the ledger holds no job yet")
+        return FAILED
+    _complain(
+        f"{several(len(known), 'job')} searched"
+        + (" (the latest)" if len(known) == _COMPARED else "")
+        + f"; the nearest: {', '.join(shown(name, 60) for name in nearest(wanted.name, known))}"
+    )
+    _complain("a job that ran on other nodes is in their ledgers")
+    return FAILED
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names that are most like `name`: by number where both are numbers."""
+    if name.partition("_")[0].partition(".")[0].isdecimal():
+        numbered = [each for each in known if each[:1].isdecimal()]
+        if numbered:
+            number = _natural(name)[0]
+            return sorted(numbered, key=lambda each: (abs(_natural(each)[0] - number), each))[
+                :_NEAREST
+            ]
+    return difflib.get_close_matches(name, known, _NEAREST, cutoff=0.3) or list(known[:_NEAREST])
+
+
+def _natural(name: str) -> tuple[int, ...]:
+    """Sorts `101_9` before `101_10`."""
+    return tuple(int(digits[:18]) for digits in re.findall(r"\d+", name)) or (0,)
+
+
+def _complain(text: str) -> None:
+    Screen(sys.stderr).say(f"joulebook job: {text}")

@@ -1,0 +1,152 @@
+"""The three lines that a job's own output gets at its end, and `joulebook job --summary` prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from joulebook.commands.shared import text
+from joulebook.commands.shared.charge_text import NO_RATES, came_to
+from joulebook.commands.shared.text import shown
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import ZERO, Amount, Method
+from joulebook.core.workloads import WorkloadId
+from joulebook.ledger.query import LedgerReader, WorkloadTotals
+from joulebook.units import NS_PER_HOUR, NS_PER_MS
+
+POLL_S = 1.0
+_NAME_CHARS = 60
+_SLACK_NS = 5 * NS_PER_MS
+"""By so much the wall clock may drift from node time between the end and the look."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A workload on this node: what was booked and charged, and whether that is all of it."""
+
+    totals: WorkloadTotals
+    booked: bool
+
+
+def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
+    """The workload itself; of a SLURM job that was requeued its latest run. Raises `LedgerError`.
+
+    The Epilog of a run that is requeued is told the number of the next one: the job is asked for.
+    """
+    runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
+    ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]
+    return max(ids, key=lambda who: int(who.workload.partition(".r")[2] or 0), default=wanted)
+
+
+def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:
+    """The workload as the ledger has it now. Raises `LedgerError`."""
+    several = ledger.workload_totals(wanted)
+    return look(ledger, several[0]) if several else None
+
+
+def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
+    """Whether that is all of it. Raises `LedgerError`."""
+    ended_ns = totals.workload.ended_utc_ns
+    booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
+    return Found(totals, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
+
+
+def wait(
+    look: Callable[[], Found | None],
+    wait_s: float,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Found | None:
+    """What is on record once all of it is booked, or after `wait_s` whatever there is then.
+
+    Of a job that nothing was ever booked to nothing comes: it is given up after a third of that.
+    """
+    began = now_s()
+    while True:
+        found = look()
+        passed_s = now_s() - began
+        if (found is not None and found.booked) or passed_s >= wait_s:
+            return found
+        if found is None and passed_s >= wait_s / 3:
+            return None
+        sleep(POLL_S)
+
+
+def lines(found: Found, node: str, nodes: int = 0) -> list[str]:
+    """Three lines: energy, what it came to, and what these figures are of.
+
+    `nodes` is of how many nodes the job was (0: not known).
+    """
+    said = (_energy(found.totals), _came_to(found), _of(found, node, nodes))
+    return [f"joulebook: {line}" for line in said]
+
+
+def _energy(totals: WorkloadTotals) -> str:
+    job = totals.workload
+    gpu = _gpus(totals)
+    said = f"{text.energy(totals.total.energy_uj)} on {_held(totals)}"
+    if job.started_utc_ns is not None and job.ended_utc_ns is not None:
+        said += f" in {text.lasted(job.ended_utc_ns - job.started_utc_ns)}"
+    mean_w = text.mean_power_w(gpu.energy_uj, gpu.held_ns)
+    if mean_w is not None:
+        said += f", {text.power(mean_w)} for each GPU"
+    if gpu.energy_uj:
+        said += f", {text.percent(gpu.idle_uj, gpu.energy_uj)} of the energy while it was idle"
+    return said
+
+
+def _held(totals: WorkloadTotals) -> str:
+    gpus = [meter for meter in totals.by_meter if meter.component is Component.GPU]
+    count = max(totals.workload.gpu_count, len(gpus))
+    if not count:
+        return "no GPU"
+    model = shown(totals.workload.extra.get("gpu_model", ""), _NAME_CHARS) or "GPU"
+    return f"{count} x {model} ({_gpus(totals).held_ns / NS_PER_HOUR:,.4g} GPU-hours)"
+
+
+def _came_to(found: Found) -> str:
+    labels = found.totals.workload.labels
+    whose = f"experiment {shown(labels.experiment, _NAME_CHARS) or text.UNKNOWN}"
+    if labels.account:
+        whose += f", account {shown(labels.account, _NAME_CHARS)}"
+    return f"{came_to(found.totals.bill) or f'cost and CO2e {NO_RATES}'}; {whose}"
+
+
+def _of(found: Found, node: str, nodes: int) -> str:
+    partial = []
+    if found.totals.workload.ended_utc_ns is None:
+        partial.append("its end is not on record yet")
+    elif not found.booked:
+        partial.append("its last seconds are not booked yet")
+    if nodes > 1:
+        partial.append(f"this is the part of node {shown(node)}, one of {nodes:,} nodes")
+    how = _measured(found.totals)
+    if partial:
+        return f"PARTIAL: {'; '.join(partial)} ({how})"
+    whose = "all of it" if nodes == 1 else f"all of it on node {shown(node)}"
+    return f"{whose}, {how}"
+
+
+def _measured(totals: WorkloadTotals) -> str:
+    energy_uj = totals.total.energy_uj
+    by = totals.by_method
+    measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
+    parts = [f"{text.percent(measured, energy_uj)} measured"]
+    for method, word in ((Method.APPORTIONED, "apportioned"), (Method.MODELLED, "modelled")):
+        if by.get(method, ZERO).energy_uj:
+            parts.append(f"{text.percent(by[method].energy_uj, energy_uj)} {word}")
+    return ", ".join(parts)
+
+
+def _gpus(totals: WorkloadTotals) -> Amount:
+    found = ZERO
+    for meter, amount in totals.by_meter.items():
+        if meter.component is Component.GPU:
+            found = found.plus(amount)
+    return found
+
+
+def as_text(several: Sequence[str]) -> bytes:
+    """The lines as they are appended: valid UTF-8 whatever the names."""
+    return ("\n".join(several) + "\n").encode("utf-8", "replace")

@@ -1,0 +1,307 @@
+"""What one job cost, as text and as JSON; figures that are not known say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from joulebook.commands.shared import text
+from joulebook.commands.shared.charge_text import NO_RATES, as_object, came_to
+from joulebook.commands.shared.text import UNKNOWN, Column, Screen, shown, table
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import ZERO, Amount, Method
+from joulebook.core.money import amounts
+from joulebook.core.report.dataset import Workload
+from joulebook.ledger.query import WorkloadTotals
+from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+
+Key = TypeVar("Key", bound=str)
+
+_METHODS = {
+    Method.COUNTER: "measured by the energy counter",
+    Method.INTEGRATED: "integrated from measured power",
+    Method.MODELLED: "modelled, not measured",
+    Method.APPORTIONED: "apportioned among those that shared the GPU",
+}
+
+_EVIDENCE = {
+    "prolog": "SLURM's Prolog",
+    "pod-resources": "the kubelet",
+    "job-mapping": "a job-mapping file",
+    "gpustat": "a file of Jobstats",
+    "scontrol": "SLURM's controller",
+    "processes": "processes on the GPU",
+}
+
+_THIS_NODE = (
+    "Energy of this node's meters only: a job on several nodes has a part in each node's ledger."
+)
+
+_LIST_COLUMNS = (
+    Column("JOB", least=8),
+    Column("USER", least=6, spare=3),
+    Column("EXPERIMENT", least=8, spare=2),
+    Column("BEGIN (UTC)", spare=4),
+    Column("LASTED", right=True, spare=1),
+    Column("GPU-HOURS", right=True),
+    Column("ENERGY", right=True),
+    Column("IDLE", right=True),
+    Column("COST", right=True, spare=5),
+)
+
+
+def is_running(totals: WorkloadTotals, now_s: float) -> bool:
+    """Whether the job seems to go on: no end is on record, and it was booked to lately.
+
+    A job whose end nobody saw (the power failed) has no end on record either.
+    """
+    if totals.workload.ended_utc_ns is not None:
+        return False
+    began_ns = totals.workload.started_utc_ns
+    last_s = totals.last_s if totals.last_s is not None else (began_ns or 0) // NS_PER_S
+    # A quarter hour ends in the future while it is being booked to; the next may not have begun.
+    return last_s >= now_s - _QUARTER_S
+
+
+def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float) -> list[str]:
+    """The statement of one job."""
+    job = totals.workload
+    running = is_running(totals, now_s)
+    title = f"{_kind(job)} {shown(job.display or job.id.workload)} on node {shown(node)}"
+    if running:
+        title += " (still running: so far)"
+    fields = [
+        ("Name", _known(job.name)),
+        ("User", _known(job.labels.user)),
+        ("Account", _known(job.labels.account)),
+        ("Experiment", _known(job.labels.experiment)),
+        ("Begin", _instant(job.started_utc_ns)),
+        ("End", _end(totals, running)),
+        ("GPUs", _gpus(totals)),
+        *_figures([totals]),
+    ]
+    made = [screen.paint(text.cut(title, screen.width), "bold")]
+    for name, value in fields:
+        made += _field(name, value, screen.width)
+    if len(totals.by_meter) > 1:
+        made += ["", *_meters(totals, screen)]
+    if not totals.total.energy_uj:
+        made += [
+            "",
+            "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
+        ]
+    made += ["", *text.wrap(_THIS_NODE, screen.width)]
+    return made
+
+
+def as_list(
+    asked: str, found: Sequence[WorkloadTotals], node: str, screen: Screen, now_s: float
+) -> list[str]:
+    """The tasks of an array, or the runs of a requeued job, a line each, and their total."""
+    running = sum(is_running(each, now_s) for each in found)
+    title = f"{text.several(len(found), 'workload')} of {shown(asked, 80)} on node {shown(node)}"
+    if running:
+        title += f" ({running:,} still running: so far)"
+    lines = table(_LIST_COLUMNS, [_row(each, now_s) for each in found], screen.width)
+    return [
+        screen.paint(text.cut(title, screen.width), "bold"),
+        "",
+        screen.paint(lines[0], "dim"),
+        *lines[1:],
+        "",
+        *(line for field in _figures(found) for line in _field(*field, screen.width)),
+    ]
+
+
+def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
+    """The figures of one workload, or of several together."""
+    total = _sum(each.total for each in found)
+    gpu = _sum(_of_gpus(each) for each in found)
+    idle = (
+        f"of it idle: {text.energy(total.idle_uj)}, "
+        f"{text.percent(total.idle_uj, total.energy_uj)} (held, and not used)"
+    )
+    methods = _merged(each.by_method for each in found)
+    evidence = _merged(each.by_evidence for each in found)
+    return [
+        ("GPU time", text.gpu_hours(gpu.held_ns)),
+        ("Energy", text.exact_energy(total.energy_uj)),
+        *([("", idle)] if total.energy_uj else []),
+        ("Mean power", _mean_power(gpu)),
+        ("Method", _shares(methods, _METHODS, total)),
+        ("Evidence", _shares(evidence, _EVIDENCE, total)),
+        ("Cost", came_to(amounts.total(each.bill for each in found)) or NO_RATES),
+    ]
+
+
+def as_json(asked: str, node: str, found: Sequence[WorkloadTotals], now_s: float) -> dict[str, Any]:
+    """The same for programs. Energies in uJ are exact integers; `null` is what is not known."""
+    return {
+        "query": asked,
+        "node": node,
+        "workloads": [_object(each, now_s) for each in found],
+        "total": {
+            **_amounts(_sum(each.total for each in found)),
+            **as_object(amounts.total(each.bill for each in found)),
+        },
+    }
+
+
+def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
+    job, gpu = totals.workload, _of_gpus(totals)
+    mean_w = text.mean_power_w(gpu.energy_uj, gpu.held_ns)
+    return {
+        "scheduler": job.id.scheduler,
+        "id": job.id.workload,
+        "shown": job.display or job.id.workload,
+        "name": job.name or None,
+        "user": job.labels.user or None,
+        "account": job.labels.account or None,
+        "experiment": job.labels.experiment or None,
+        "running": is_running(totals, now_s),
+        "started_utc_s": _utc_s(job.started_utc_ns),
+        "ended_utc_s": _utc_s(job.ended_utc_ns),
+        "gpu_count": job.gpu_count or None,
+        **_amounts(totals.total),
+        **as_object(totals.bill),
+        "gpu_seconds": s_from_ns(gpu.held_ns),
+        "mean_power_w_per_gpu": None if mean_w is None else round(mean_w, 3),
+        "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
+        "methods": {method.value: _amounts(a) for method, a in totals.by_method.items()},
+        "evidence": {label: _amounts(a) for label, a in totals.by_evidence.items()},
+        "extra": job.extra,
+    }
+
+
+def _amounts(amount: Amount) -> dict[str, Any]:
+    return {
+        "energy_uj": amount.energy_uj,
+        "energy_kwh": kwh_from_uj(amount.energy_uj),
+        "idle_uj": amount.idle_uj,
+        "held_ns": amount.held_ns,
+    }
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    total = ZERO
+    for amount in amounts:
+        total = total.plus(amount)
+    return total
+
+
+def _merged(parts: Iterable[Mapping[Key, Amount]]) -> dict[Key, Amount]:
+    merged: dict[Key, Amount] = {}
+    for part in parts:
+        for key, amount in part.items():
+            merged[key] = merged.get(key, ZERO).plus(amount)
+    return merged
+
+
+def _of_gpus(totals: WorkloadTotals) -> Amount:
+    return _sum(a for meter, a in totals.by_meter.items() if meter.component is Component.GPU)
+
+
+def _kind(job: Workload) -> str:
+    return {"slurm": "Job", "kubernetes": "Pod"}.get(job.id.scheduler, "Workload")
+
+
+def _known(value: str) -> str:
+    return shown(value) or UNKNOWN
+
+
+def _utc_s(utc_ns: int | None) -> float | None:
+    return None if utc_ns is None else s_from_ns(utc_ns)
+
+
+def _instant(utc_ns: int | None) -> str:
+    return UNKNOWN if utc_ns is None else text.moment(s_from_ns(utc_ns))
+
+
+def _end(totals: WorkloadTotals, running: bool) -> str:
+    job = totals.workload
+    if job.ended_utc_ns is not None:
+        lasted = _lasted(job)
+        return _instant(job.ended_utc_ns) + (f", after {lasted}" if lasted else "")
+    if running:
+        return "not yet: no end is on record"
+    if totals.last_s is None:
+        return UNKNOWN
+    return f"{UNKNOWN}; nothing is booked to it after {text.moment(totals.last_s)}"
+
+
+def _lasted(job: Workload) -> str:
+    if job.started_utc_ns is None or job.ended_utc_ns is None:
+        return ""
+    return text.lasted(job.ended_utc_ns - job.started_utc_ns)
+
+
+def _gpus(totals: WorkloadTotals) -> str:
+    names = [meter.name for meter in totals.by_meter if meter.component is Component.GPU]
+    count = max(totals.workload.gpu_count, len(names))
+    if not count:
+        return UNKNOWN
+    model = shown(totals.workload.extra.get("gpu_model", ""))
+    return f"{count} {model}".rstrip() + (
+        f" ({shown(names[0])})" if count == len(names) == 1 else ""
+    )
+
+
+def _mean_power(gpu: Amount) -> str:
+    mean_w = text.mean_power_w(gpu.energy_uj, gpu.held_ns)
+    return UNKNOWN if mean_w is None else f"{text.power(mean_w)} for each GPU while it was held"
+
+
+def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amount) -> str:
+    ranked = sorted(amounts.items(), key=lambda item: -item[1].energy_uj)
+    parts = [
+        f"{text.percent(amount.energy_uj, total.energy_uj)} {names.get(key, shown(str(key)))}"
+        for key, amount in ranked
+        if amount.energy_uj
+    ]
+    return ", ".join(parts) or UNKNOWN
+
+
+def _meters(totals: WorkloadTotals, screen: Screen) -> list[str]:
+    cols = (
+        Column("METER", least=12),
+        Column("HELD", right=True),
+        Column("ENERGY", right=True),
+        Column("IDLE", right=True),
+    )
+    rows = [
+        [
+            shown(meter.name),
+            text.duration(amount.held_ns),
+            text.energy(amount.energy_uj),
+            text.percent(amount.idle_uj, amount.energy_uj),
+        ]
+        for meter, amount in sorted(totals.by_meter.items())
+    ]
+    lines = table(cols, rows, screen.width)
+    return [screen.paint(lines[0], "dim"), *lines[1:]]
+
+
+def _row(totals: WorkloadTotals, now_s: float) -> list[str]:
+    job, gpu = totals.workload, _of_gpus(totals)
+    lasted = _lasted(job) or ("running" if is_running(totals, now_s) else UNKNOWN)
+    return [
+        shown(job.display or job.id.workload, 80),
+        _known(job.labels.user),
+        _known(job.labels.experiment),
+        _instant(job.started_utc_ns).removesuffix(" UTC"),
+        lasted,
+        f"{gpu.held_ns / NS_PER_HOUR:,.4f}",
+        text.energy(totals.total.energy_uj),
+        text.percent(totals.total.idle_uj, totals.total.energy_uj),
+        came_to(totals.bill) or text.NOTHING,
+    ]
+
+
+def _field(name: str, value: str, width: int) -> list[str]:
+    head = f"  {name:<12}"
+    return [
+        (head if i == 0 else " " * len(head)) + part
+        for i, part in enumerate(text.wrap(value, width - len(head)))
+    ]

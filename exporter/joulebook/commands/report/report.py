@@ -1,0 +1,267 @@
+"""`joulebook report`: energy, cost and CO2e of each experiment, also at other rates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from joulebook.commands.report import source
+from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
+from joulebook.commands.shared.charge_text import CO2E, as_object
+from joulebook.commands.shared.text import (
+    NOTHING,
+    Column,
+    Screen,
+    energy,
+    gpu_hours,
+    moment,
+    percent,
+    shown,
+    table,
+)
+from joulebook.config import Config, load
+from joulebook.core.evidence import Remainder
+from joulebook.core.money.amounts import NOTHING as NONE
+from joulebook.core.money.amounts import Bill, Exact, Item
+from joulebook.core.money.rates import NANO, UG_PER_G
+from joulebook.core.report.rollup import Level, Line, net, whole
+from joulebook.core.report.run_roles import Choice
+from joulebook.errors import ConfigError
+from joulebook.lab.report import sacct, statement
+from joulebook.lab.report.about import About, read_about
+from joulebook.lab.report.by_owner import Report, charged_anew, make
+from joulebook.lab.report.formats import renderer
+from joulebook.lab.report.model import Statement
+from joulebook.lab.report.sources import FOREVER_S
+from joulebook.rates.sources import missing
+from joulebook.units import kwh_from_uj
+
+
+def write(args: argparse.Namespace, config: Config) -> int:
+    """Write the statement that the options ask for."""
+    render = renderer(args.format or "text")
+    text = render(make(args, config))
+    if args.output is None:
+        for line in text.splitlines():
+            Screen().say(line)
+        return 0
+    _save(args.output, text)
+    return 0
+
+
+def make(args: argparse.Namespace, config: Config) -> Statement:
+    """The statement that the options ask for. Raises a `JoulebookError`."""
+    about = read_about(args.about)
+    source = source.source(args, config)
+    span, selection = source.stretch(args), source.selection(args)
+    account = source.account(*span, selection)
+    refuse_unknown(source, span, selection, account)
+    anew = None
+    if args.rates is not None:
+        recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
+        anew = statement.Anew(str(args.rates), *recharged)
+    known, said = sacct.ask(account.workloads.values(), config.report.sacct)
+    zone = (config if args.rates is None else load(args.rates, {})).rates.zone
+    told = statement.Told(time.time(), known, said, config.report, zone)
+    return statement.make(account, about, _choice(args, about), told, anew)
+
+
+def _choice(args: argparse.Namespace, about: About) -> Choice:
+    excluded = dict(about.exclude)
+    for text in args.exclude:
+        name, is_told, why = text.partition("=")
+        if not name or not is_told or not why.strip():
+            raise ConfigError(f"--exclude {text}: expected RUN=WHY, as in 105='wrong data'")
+        excluded[name] = why.strip()
+    return Choice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
+
+
+def _save(path: Path, text: str) -> None:
+    """Whole or not at all: what stood there stays until the new text is written."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None
+    Screen(sys.stderr).say(f"joulebook report: wrote {path}")
+
+
+LIMITS = (
+    "What the meters of these nodes measure. Embodied CO2e, coverage and runs are in a statement: "
+    "--experiment NAME, --format ..."
+)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write a statement, or list the experiments."""
+    config = load(args.config, os.environ)
+    if args.format or (not args.json and _selects(args)):
+        return write(args, config)
+    new = None if args.rates is None else load(args.rates, {}).rates
+    report = make(
+        source(args, config),
+        *stretch(args),
+        selection(args),
+        level=Level(args.by),
+        rates=new,
+        environ=os.environ,
+    )
+    lacking = [f"{m.key} is not set: no {m.without}" for m in missing(new or config.rates)]
+    if args.json:
+        Screen().say(json.dumps({**_as_json(report), "missing": lacking}, indent=2))
+    else:
+        _show(report, lacking, args.by, Screen())
+    return 0
+
+
+def _selects(args: argparse.Namespace) -> bool:
+    return any(
+        (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
+         args.exclude, args.about, args.output)
+    )  # fmt: skip
+
+
+def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
+    until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
+    begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
+    screen.say(f"From {begin} to {until}")
+    screen.say()
+    anew = any(line.restated is not None for line in report.lines)
+    columns = [Column(by, least=12), Column("energy", right=True)]
+    columns += [Column(name, right=True) for name in ("held", "cost", "CO2e")]
+    if anew:
+        columns += [Column(name, right=True) for name in ("cost at new", "CO2e at new")]
+        columns += [Column(name, right=True) for name in ("cost +/-", "CO2e +/-")]
+    rows = [_row(_name(line), line, anew) for line in report.lines]
+    if len(report.lines) > 1:
+        rows.append(_row("in all", whole(report.lines), anew))
+    for text in table(columns, rows, screen.width):
+        screen.say(text)
+    screen.say()
+    for said in _used(report):
+        screen.say(said)
+    for item, energy_uj in report.unpriced_uj.items():
+        screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
+    for text in lacking:
+        screen.say(text)
+    screen.say(LIMITS)
+
+
+def _name(line: Line) -> str:
+    if isinstance(line.owner, Remainder):
+        return f"({line.owner})"
+    user, account, experiment = line.owner
+    return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
+
+
+def _row(name: str, line: Line, anew: bool) -> list[str]:
+    held = gpu_hours(line.amount.held_ns) if line.amount.held_ns else NOTHING
+    row = [name, energy(line.amount.energy_uj), held, _money(net(line.booked)), _co2e(line.booked)]
+    if anew:
+        new = line.restated or {}
+        row += [_money(net(new)), _co2e(new), _money(_differ(line.booked, new), "+")]
+        grams = _grams(new, line.booked)
+        row.append(NOTHING if grams is None else f"{grams:+,.3f} g")
+    return row
+
+
+def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
+    """The difference in money; none where the new rates leave out what was booked."""
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
+    if not paid <= {charge.item for charge in new} | (
+        {Item.ELECTRICITY} if _credited(new) else set()
+    ):
+        return {}
+    before, after = net(old), net(new)
+    return {
+        currency: Exact.of(after.get(currency, NONE).atoms - before.get(currency, NONE).atoms)
+        for currency in sorted({*before, *after})
+    }
+
+
+def _credited(bill: Bill) -> bool:
+    return any(charge.item is Item.CREDIT for charge in bill)
+
+
+def _money(sums: dict[str, Exact], sign: str = "") -> str:
+    said = [f"{a.floor / NANO:{sign},.4f} {currency}" for currency, a in sorted(sums.items())]
+    return ", ".join(said) or NOTHING
+
+
+def _co2e(bill: Bill) -> str:
+    return f"{bill[CO2E].floor / UG_PER_G:,.3f} g" if CO2E in bill else NOTHING
+
+
+def _grams(new: Bill, old: Bill) -> float | None:
+    if CO2E not in new:
+        return None
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor / UG_PER_G
+
+
+def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
+    """By quantity, source and quality: energy and time charged, least and greatest value."""
+    found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
+    for used, energy_uj, held_ns, _ in report.used:
+        key = (used.quantity, used.source, str(used.quality))
+        e, h, low, high = found.get(key, (0, 0, used.value, used.value))
+        found[key] = (e + energy_uj, h + held_ns, min(low, used.value), max(high, used.value))
+    return found
+
+
+def _used(report: Report) -> Iterator[str]:
+    shares = _shares(report)
+    totals: dict[str, int] = {}
+    for (quantity, _, _), (energy_uj, held_ns, _, _) in shares.items():
+        totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
+    for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
+        part = percent(energy_uj or held_ns, totals[quantity])
+        yield f"{quantity} as booked: {shown(name)} ({quality}) for {part} of what was charged"
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "since_utc_s": report.since_s or None,
+        "until_utc_s": None if report.until_s == FOREVER_S else report.until_s,
+        "lines": [_line(line) for line in report.lines],
+        "rates_used": [
+            {"quantity": q, "source": s, "quality": k, "energy_kwh": kwh_from_uj(e),
+             "held_gpu_hours": h / 3.6e12, "least": low, "greatest": high}
+            for (q, s, k), (e, h, low, high) in _shares(report).items()
+        ],
+        "unpriced_kwh": {k: kwh_from_uj(v) for k, v in report.unpriced_uj.items()},
+        "limits": LIMITS,
+    }  # fmt: skip
+
+
+def _line(line: Line) -> dict[str, Any]:
+    owner: dict[str, str]
+    if isinstance(line.owner, Remainder):
+        owner = {"remainder": str(line.owner)}
+    else:
+        owner = dict(zip(line.owner._fields, line.owner, strict=True))
+    found: dict[str, Any] = {
+        **owner,
+        "energy_kwh": kwh_from_uj(line.amount.energy_uj),
+        "energy_uj": line.amount.energy_uj,
+        "idle_energy_uj": line.amount.idle_uj,
+        "held_gpu_hours": line.amount.held_ns / 3.6e12,
+        "booked": as_object(line.booked),
+    }
+    if line.restated is not None:
+        new = line.restated
+        found["restated"] = as_object(new)
+        money = _differ(line.booked, new)
+        found["difference"] = {
+            "cost": {currency: amount.floor / NANO for currency, amount in money.items()},
+            "co2e_grams": _grams(new, line.booked),
+        }
+    return found

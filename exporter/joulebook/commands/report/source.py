@@ -1,0 +1,142 @@
+"""The options of reports into a source, a selection and a stretch of time."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from joulebook.commands.shared.text import shown
+from joulebook.config import Config
+from joulebook.core.report.dataset import Account, Selection, Workload
+from joulebook.errors import ConfigError
+from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.lab.report.prometheus import PrometheusSource
+from joulebook.lab.report.prometheus_api import Access, PrometheusApi
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, Source, named, own
+from joulebook.lab.report.wording import nearest
+from joulebook.units import NS_PER_S, QUARTER_NS
+
+_CHARS = 60
+
+
+def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got: Account) -> None:
+    """Raise `ConfigError` for a name that nothing of `got` bears, with what there is.
+
+    The source is asked once more only then.
+    """
+    borne = _borne(got.workloads.values())
+    # A workload goes by several names, by any of which it may be asked for.
+    borne["workload"] |= {name for each in got.workloads.values() for name in _names(each)}
+    lacking = [(option, name) for option, name in _asked(wanted) if name not in borne[option]]
+    if not lacking:
+        return
+    known = _borne(source.account(*span, Selection()).workloads.values())
+    option, name = next((each for each in lacking if each[1] not in known[each[0]]), lacking[0])
+    said = f"--{option} {shown(name, _CHARS)}: nothing was booked to it"
+    if name in known[option]:
+        raise ConfigError(f"{said} that the other options leave ({got.source})")
+    has = nearest(name, known[option]) or f"no {option} at all"
+    raise ConfigError(f"{said} in this time; {got.source} has {has}")
+
+
+def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
+    for option, names in (
+        ("experiment", wanted.experiments),
+        ("user", wanted.users),
+        ("account", wanted.accounts),
+        ("workload", wanted.workloads),
+    ):
+        for name in sorted(names):
+            yield option, name
+
+
+def _names(workload: Workload) -> frozenset[str]:
+    # Of several clusters in one ledger the number alone is a name, too.
+    scheduler, name = workload.id.scheduler, workload.id.workload.rpartition(":")[2]
+    return workload.names | {name, f"{scheduler}/{name}"}
+
+
+def _borne(workloads: Iterable[Workload]) -> dict[str, set[str]]:
+    every = list(workloads)
+    return {
+        "experiment": {each.labels.experiment for each in every},
+        "user": {each.labels.user for each in every},
+        "account": {each.labels.account for each in every},
+        "workload": {each.shown for each in every},
+    }
+
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+_HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
+
+
+def source(args: argparse.Namespace, config: Config) -> Source:
+    """Where a report is from. Raises `ConfigError`."""
+    if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
+        raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
+    if args.collected is not None:
+        return CollectedSource(args.collected or config.collect.url)
+    if args.ledger:
+        return LedgerSource([named(text) for text in args.ledger])
+    url = args.prometheus
+    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
+        url = config.report.prometheus
+    if url:
+        return _prometheus(url, args)
+    # A login node has no ledger of its own.
+    if config.collect.url and not Path(config.ledger.path).exists():
+        return CollectedSource(config.collect.url)
+    return LedgerSource([own(config.ledger.path, config.node.name)])
+
+
+def _prometheus(url: str, args: argparse.Namespace) -> Source:
+    if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
+        raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
+    headers = dict(_header(text) for text in args.header)
+    access = Access(headers, args.token_file, args.ca, args.insecure, args.timeout)
+    return PrometheusSource(PrometheusApi(url, access))
+
+
+def _header(text: str) -> tuple[str, str]:
+    found = _HEADER.fullmatch(text)
+    if found is None:
+        raise ConfigError("--header: expected NAME: VALUE in ASCII, on one line")
+    return found[1], found[2]
+
+
+def selection(args: argparse.Namespace) -> Selection:
+    """Which runs are asked for."""
+    return Selection(
+        frozenset(args.experiment),
+        frozenset(args.user),
+        frozenset(args.account),
+        frozenset(args.workload),
+    )
+
+
+def stretch(args: argparse.Namespace) -> tuple[int, int]:
+    """From when to when, UTC seconds. Raises `ConfigError`."""
+    since_s = 0 if args.since is None else quarter(args.since)
+    until_s = FOREVER_S if args.until is None else quarter(args.until)
+    if until_s <= since_s:
+        raise ConfigError(f"--until {args.until}: expected a time after --since {args.since}")
+    return since_s, until_s
+
+
+def quarter(text: str) -> int:
+    """UTC seconds of an instant on a quarter hour. Raises `ConfigError`."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r}: expected a time like 2026-01-31 or 2026-01-31T08:00Z"
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    if when.timestamp() % _QUARTER_S:
+        raise ConfigError(f"{text!r}: the ledger keeps quarter hours, give a time on one of them")
+    return int(when.timestamp())

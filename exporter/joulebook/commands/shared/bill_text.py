@@ -1,0 +1,201 @@
+"""Bills as text, CSV and JSON. Amounts are exact inside and rounded to nothing finer than 1e-9."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from joulebook.commands.shared.text import (
+    NOTHING,
+    Column,
+    Screen,
+    energy,
+    gpu_hours,
+    moment,
+    shown,
+    table,
+)
+from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.money.rates import NANO
+from joulebook.core.report.rollup import net
+from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected.bills import Line, MonthBill, Period
+from joulebook.lab.collected.database import Database
+from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+_CO2E = Charge(Item.CO2E)
+
+COLUMNS = (
+    "month", "account", "user", "experiment", "remainder", "entry", "late_for", "correction",
+    "energy_kwh", "idle_kwh", "gpu_hours", "currency", "electricity", "credit", "hardware", "cost",
+    "co2e_kg",
+)  # fmt: skip
+
+
+def show_bill(bill: MonthBill, screen: Screen) -> None:
+    """The bill as a table, with what came late and what was corrected named below it."""
+    state = (
+        f"closed on {moment(bill.closed_s)} by {shown(bill.closed_by)}" if bill.closed_s else "open"
+    )
+    whose = f", account {shown(bill.account)}" if bill.account else ""
+    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say()
+    columns = [Column("account / user / experiment", least=12), Column("entry")]
+    columns += [Column(name, right=True) for name in ("energy", "held", "cost", "CO2e")]
+    rows = [_row(shown(str(line.owner), 80), entry(line), [line]) for line in bill.lines]
+    rows.append(_row("in all", "", bill.lines))
+    for text in table(columns, rows, screen.width):
+        screen.say(text)
+    for each in bill.corrections:
+        screen.say()
+        screen.say(
+            f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
+            f"{shown(each.who)}: {shown(each.why, 200)}"
+        )
+
+
+def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
+    """All months, and what each comes to so far."""
+    rows = []
+    for period in periods:
+        lines = bills.bill(database, period.month).lines
+        state = "open" if period.closed_s is None else f"closed {moment(period.closed_s)}"
+        rows.append(_row(rollup.shown(period.month), state, lines))
+    columns = [Column("month"), Column("state")]
+    columns += [Column(name, right=True) for name in ("energy", "held", "cost", "CO2e")]
+    for text in table(columns, rows, screen.width):
+        screen.say(text)
+
+
+def entry(line: Line) -> str:
+    """Why it stands there: nothing to say, late for a month, or a correction."""
+    if line.correction:
+        return f"correction {line.correction}"
+    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+
+
+def as_csv(bill: MonthBill) -> str:
+    """A line for each owner, entry and currency; figures as decimals, exact to 1e-9."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in bill.lines:
+        amount, _ = bills.total([line])
+        currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
+        for currency in currencies:
+            row = _fields(bill, line)
+            # Money is in each row's currency, the rest stands once.
+            first = currency == currencies[0]
+            row |= {
+                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "currency": currency,
+                **{
+                    item.value: _money(line.billed.get(Charge(item, currency)))
+                    for item in (Item.ELECTRICITY, Item.CREDIT, Item.HARDWARE)
+                },
+                "cost": _money(net(line.billed).get(currency)),
+                "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
+            }
+            writer.writerow({key: _no_formula(value) for key, value in row.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def as_json(bill: MonthBill) -> str:
+    """The same as one JSON object; integers in the ledger's units beside the decimals."""
+    return json.dumps(
+        {
+            "version": 1,
+            "month": rollup.shown(bill.month),
+            "account": bill.account or None,
+            "closed_utc_s": bill.closed_s,
+            "closed_by": bill.closed_by or None,
+            "lines": [{**_fields(bill, line), **_figures([line])} for line in bill.lines],
+            "total": _figures(bill.lines),
+            "corrections": [
+                {"correction": c.number, "made_utc_s": c.made_s, "kind": c.kind, "who": c.who,
+                 "why": c.why}
+                for c in bill.corrections
+            ],
+        },
+        indent=2,
+    )  # fmt: skip
+
+
+def _row(name: str, what: str, lines: Sequence[Line]) -> list[str]:
+    amount, paid = bills.total(lines)
+    held = _signed(gpu_hours, amount.held_ns) if amount.held_ns else NOTHING
+    money = ", ".join(f"{a.floor / NANO:,.4f} {c}" for c, a in sorted(net(paid).items()))
+    co2e = f"{paid[_CO2E].floor / NANO:,.6f} kg" if _CO2E in paid else NOTHING
+    burnt = _signed(energy, amount.energy_uj)
+    return [name, what, burnt, held, money or NOTHING, co2e]
+
+
+def _signed(words: Callable[[int], str], value: int) -> str:
+    """What a correction takes away is shown as what it gives, with a sign."""
+    return words(value) if value >= 0 else f"-{words(-value)}"
+
+
+def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
+    return {
+        "month": rollup.shown(bill.month),
+        "account": line.owner.account,
+        "user": line.owner.person,
+        "experiment": line.owner.experiment,
+        "remainder": line.owner.remainder,
+        "entry": "correction" if line.correction else "late" if line.late_for else "usage",
+        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "correction": line.correction or "",
+    }
+
+
+def _figures(lines: Sequence[Line]) -> dict[str, Any]:
+    amount, paid = bills.total(lines)
+    components: dict[str, int] = {}
+    for line in lines:
+        for component, more in line.used.items():
+            components[component] = components.get(component, 0) + more.energy_uj
+    return {
+        "energy_uj": amount.energy_uj,
+        "energy_uj_by_component": components,
+        "idle_uj": amount.idle_uj,
+        "held_ns": amount.held_ns,
+        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
+        "billed": [
+            {
+                "item": item.value,
+                "currency": currency,
+                "amount": _money(value),
+                "atoms": value.atoms,
+            }
+            for (item, currency), value in sorted(paid.items())
+        ],
+        "co2e_kg": _money(paid.get(_CO2E)) or None,
+    }
+
+
+def _money(amount: Exact | None) -> str:
+    return "" if amount is None else _decimal(amount.floor, NANO)
+
+
+def _decimal(value: int, per: int) -> str:
+    """`value / per` to nine digits, floored, without going through floating point."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    whole, rest = divmod(value, per)
+    return f"{sign}{whole}.{rest * NANO // per:09}"
+
+
+def _no_formula(value: object) -> object:
+    # A spreadsheet runs what begins so; names are the users'.
+    if isinstance(value, str) and value[:1] in set("=+@\t\r") | {"-"} and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdigit()

@@ -1,0 +1,291 @@
+"""What commands print: figures as people read them, tables that fit, and no tricks of others.
+
+Names of jobs and users come from outside. Whatever of them reaches a terminal goes through
+`shown`: an escape sequence in a job name must not move the cursor, retitle a window or paint
+another man's figures.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple, TextIO
+
+from joulebook.core import units_text
+from joulebook.units import (
+    MW_PER_W,
+    NS_PER_HOUR,
+    NS_PER_MS,
+    NS_PER_S,
+    PJ_PER_UJ,
+    UJ_PER_J,
+    kwh_from_uj,
+    s_from_ns,
+)
+
+UNKNOWN = "not known"
+NOTHING = "-"
+
+_CUT = "…"
+_UNFIT = "\ufffd"
+_LEAST_WIDTH = 40
+"""No table fits in less; a narrower terminal wraps."""
+
+_USUAL_SIZE = os.terminal_size((80, 24))
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "inverse": "7"}
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Text from outside on one line, without control, format and unassigned characters."""
+    joined = " ".join(text[: 4 * limit].split())
+    return cut("".join(_UNFIT if unicodedata.category(c)[0] == "C" else c for c in joined), limit)
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(c) in {"Mn", "Me"}
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def cut(text: str, width: int) -> str:
+    """The text in at most `width` columns; what was cut off is an ellipsis."""
+    if columns(text) <= width:
+        return text
+    return _head(text, width - 1).rstrip() + _CUT if width > 0 else ""
+
+
+def _head(text: str, width: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for at, c in enumerate(text):
+        used += columns(c)
+        if used > width:
+            return text[:at]
+    return text
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """The text filled up with spaces to `width` columns, on the left if it is to stand right."""
+    fill = " " * (width - columns(text))
+    return fill + text if right else text + fill
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns, broken between words; at least one line.
+
+    Nothing is lost: a word that is too long, such as a path, goes on in the next line.
+    """
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and columns(line) + 1 + columns(word) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}" if line else word
+        while columns(line) > width:
+            head = _head(line, width)
+            lines.append(head)
+            line = line[len(head) :]
+    return [*lines, line]
+
+
+def energy(energy_uj: int) -> str:
+    """Energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
+    return _spaced(units_text.energy(energy_uj))
+
+
+def exact_energy(energy_uj: int) -> str:
+    """Energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
+    kwh = kwh_from_uj(energy_uj)
+    digits = 4 if abs(energy_uj) >= 36_000 * UJ_PER_J else 7
+    return f"{_spaced(words.exact(energy_uj))} = {kwh:,.{digits}f} kWh"
+
+
+def power(power_w: float) -> str:
+    """Power: `87 W`, `2,431 W`."""
+    return _spaced(units_text.watts(power_w))
+
+
+def mean_power_w(energy_uj: int, held_ns: int) -> float | None:
+    """Mean power of an energy over a time; `None` where there was no time."""
+    return energy_uj * PJ_PER_UJ / held_ns / MW_PER_W if held_ns else None
+
+
+def gpu_hours(held_ns: int) -> str:
+    """Held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
+    hours = held_ns / NS_PER_HOUR
+    if hours >= 1:
+        return f"{hours:,.2f} GPU-hours"
+    return f"{hours:.4f} GPU-hours ({s_from_ns(held_ns):,.1f} GPU-seconds)"
+
+
+def lasted(duration_ns: int) -> str:
+    """A duration to the second, to the millisecond below a minute: `2 h 05 min 09 s`, `0.300 s`."""
+    whole_s, rest_ns = divmod(max(duration_ns, 0), NS_PER_S)
+    minutes, s = divmod(whole_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min {s:02d} s"
+    return f"{minutes} min {s:02d} s" if minutes else f"{s}.{rest_ns // NS_PER_MS:03d} s"
+
+
+def duration(duration_ns: int) -> str:
+    """A duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
+    return _spaced(units_text.duration(duration_ns))
+
+
+def seconds(duration_s: float) -> str:
+    """The same for seconds."""
+    return duration(round(duration_s * NS_PER_S))
+
+
+def percent(part: int, whole: int) -> str:
+    """A share: `0 %`, `0.4 %`, `37 %`; never 0 or 100 unless it is exactly that."""
+    return _spaced(units_text.percent(part / whole)) if whole else NOTHING
+
+
+def size(count: float) -> str:
+    """A number of bytes: `812 B`, `3.4 GiB`."""
+    number, unit = _scaled(count, count)
+    return f"{number} {unit}"
+
+
+def size_of(part: float, whole: float) -> str:
+    """A part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
+    return f"{_scaled(part, whole)[0]}/{size(whole)}"
+
+
+def _scaled(count: float, like: float) -> tuple[str, str]:
+    """A count in the unit that suits another, and that unit."""
+    power = 0
+    while abs(like) >= 1024 and power < len(_UNITS) - 1:
+        like, count, power = like / 1024, count / 1024, power + 1
+    return f"{count:.1f}" if power and abs(like) < 100 else f"{count:.0f}", _UNITS[power]
+
+
+def moment(utc_s: float) -> str:
+    """An instant: `2026-01-31 13:05:09 UTC`."""
+    try:
+        return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return UNKNOWN
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """A number and its noun: `1 job`, `1,200 jobs`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _spaced(figure: str) -> str:
+    # The narrow space of the page is a hole or a question mark on many terminals.
+    return figure.replace("\u202f", " ")
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    `least` is the width down to which it may be squeezed (0: never). A column with `spare` is
+    left out where there is no room, the one with the highest number first.
+    """
+
+    title: str
+    right: bool = False
+    least: int = 0
+    spare: int = 0
+
+
+def table(cols: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines of at most `width` columns: the titles, then the rows."""
+    natural = [
+        max([columns(col.title), *(columns(row[i]) for row in rows)]) for i, col in enumerate(cols)
+    ]
+    used = list(range(len(cols)))
+
+    def tightest(i: int) -> int:
+        return (
+            min(natural[i], max(cols[i].least, columns(cols[i].title)))
+            if cols[i].least
+            else natural[i]
+        )
+
+    def spread(widths: Iterable[int]) -> int:
+        return sum(widths) + 2 * (len(used) - 1)
+
+    while spread(tightest(i) for i in used) > width:
+        spare = [i for i in used if cols[i].spare]
+        if not spare:
+            break
+        used.remove(max(spare, key=lambda i: cols[i].spare))
+    widths = {i: natural[i] for i in used}
+    while spread(widths.values()) > width:
+        loose = [i for i in used if widths[i] > tightest(i)]
+        if not loose:
+            break
+        widths[max(loose, key=lambda i: widths[i])] -= 1
+    lines = []
+    for row in ([col.title for col in cols], *rows):
+        cells = [pad(cut(row[i], widths[i]), widths[i], right=cols[i].right) for i in used]
+        lines.append(cut("  ".join(cells).rstrip(), width))
+    return lines
+
+
+class Screen:
+    """Where a command prints: how wide it is, and whether it takes colour."""
+
+    def __init__(
+        self, stream: TextIO | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.stream = sys.stdout if stream is None else stream
+        self._environ = os.environ if environ is None else environ
+        self.is_terminal = self.stream.isatty()
+        # https://no-color.org: any value but an empty one.
+        self.colour = (
+            self.is_terminal
+            and not self._environ.get("NO_COLOR")
+            and self._environ.get("TERM") != "dumb"
+        )
+
+    @property
+    def width(self) -> int:
+        """Columns, now: a window may be resized. What is no terminal is as wide as is asked for."""
+        if not self.is_terminal:
+            told = self._environ.get("COLUMNS", "")
+            return max(int(told), _LEAST_WIDTH) if told.isdecimal() and int(told) else 120
+        return max(self._size().columns, _LEAST_WIDTH)
+
+    @property
+    def height(self) -> int:
+        """Lines, now."""
+        return max(self._size().lines, 4)
+
+    def _size(self) -> os.terminal_size:
+        # The terminal itself, not COLUMNS and LINES: those stay as they were when it is resized.
+        try:
+            size = os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError):
+            return _USUAL_SIZE
+        # A serial line does not know its size.
+        return size if size.columns and size.lines else _USUAL_SIZE
+
+    def paint(self, text: str, style: str) -> str:
+        """The text in a style (`bold`, `dim`, `red`, ...), if colour is wanted here."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and text else text
+
+    def say(self, text: str = "") -> None:
+        """Print a line. What this terminal's character set lacks becomes a question mark."""
+        try:
+            self.stream.write(f"{text}\n")
+        except UnicodeEncodeError:
+            charset = self.stream.encoding or "ascii"
+            self.stream.write(f"{text.encode(charset, 'replace').decode(charset)}\n")

@@ -1,0 +1,152 @@
+"""The board of `joulebook top` as lines of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from joulebook.commands.shared import text
+from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
+from joulebook.commands.top.scrape import Board, Gpu, Labels, Workload
+from joulebook.units import UJ_PER_J
+
+_GPU_COLUMNS = (
+    Column("GPU", right=True),
+    Column("MODEL", least=8, spare=3),
+    Column("POWER", right=True),
+    Column("LIMIT", right=True, spare=4),
+    Column("UTIL", right=True),
+    Column("MEMORY", right=True, spare=2),
+    Column("TEMP", right=True, spare=1),
+    Column("HELD BY", least=20),
+)
+
+_WORKLOAD_COLUMNS = (
+    Column("JOB", least=8),
+    Column("USER", least=6),
+    Column("ACCOUNT", least=7, spare=2),
+    Column("EXPERIMENT", least=10),
+    Column("POWER", right=True),
+    Column("ENERGY", right=True),
+    Column("IDLE", right=True, spare=1),
+    Column("GPU TIME", right=True, spare=3),
+)
+
+
+def lines(board: Board, screen: Screen, width: int, height: int = 0, note: str = "") -> list[str]:
+    """The board in at most `height` lines (0: as many as it takes), `note` under its title."""
+    head = [_title(board, screen, width)]
+    if note:
+        head.append(screen.paint(text.cut(note, width), "yellow"))
+    head.append("")
+    gpus = table(_GPU_COLUMNS, [_gpu_row(gpu) for gpu in board.gpus], width)
+    workloads = table(_WORKLOAD_COLUMNS, [_workload_row(each) for each in board.workloads], width)
+    foot = ["", *_books(board, screen, width)]
+    if height:
+        # A title, a blank line and one row of each table at the least.
+        room = height - len(head) - len(foot) - 1
+        gpus = _short(gpus, max(room - min(len(workloads), 4), 3), "GPU", width)
+        workloads = _short(workloads, max(room - len(gpus), 2), "job", width)
+    body = [
+        *_body(gpus, len(board.gpus), "No GPU has been read.", screen),
+        "",
+        *_body(workloads, len(board.workloads), "No job has been booked lately.", screen),
+    ]
+    made = [*head, *body, *foot]
+    return made[:height] if height else made
+
+
+def _title(board: Board, screen: Screen, width: int) -> str:
+    name = shown(board.node) + (f" ({shown(board.cluster)})" if board.cluster else "")
+    held = sum(bool(gpu.holders) for gpu in board.gpus)
+    power = board.power_w
+    parts = [
+        f"joulebook  {name}",
+        NOTHING if power is None else text.power(power),
+        f"{held}/{text.several(len(board.gpus), 'GPU')} held",
+    ]
+    down = [shown(sensor) for sensor, up in board.sensors.items() if not up]
+    line = text.cut("   ".join(parts), width)
+    if down:
+        warning = f"SENSOR DOWN: {', '.join(down)}"
+        line = text.cut(line, max(width - len(warning) - 3, 0))
+        return f"{screen.paint(line, 'bold')}   {screen.paint(warning, 'red')}"
+    return screen.paint(line, "bold")
+
+
+def _short(made: list[str], room: int, noun: str, width: int) -> list[str]:
+    if len(made) <= room:
+        return made
+    left = len(made) - room + 1
+    return [*made[: room - 1], text.cut(f"... and {text.several(left, f'more {noun}')}", width)]
+
+
+def _body(made: Sequence[str], count: int, nothing: str, screen: Screen) -> list[str]:
+    if not count:
+        return [screen.paint(nothing, "dim")]
+    return [screen.paint(made[0], "dim"), *made[1:]]
+
+
+def _gpu_row(gpu: Gpu) -> list[str]:
+    values = gpu.values
+    used, total = values.get("memory_used_bytes"), values.get("memory_total_bytes")
+    memory = NOTHING
+    if used is not None:
+        memory = text.size(used) if total is None else text.size_of(used, total)
+    return [
+        shown(gpu.index, 6),
+        shown(gpu.model, 40).removeprefix("NVIDIA ") or NOTHING,
+        _watts(values.get("power_watts")),
+        _watts(values.get("power_limit_watts")),
+        _percent(values.get("utilization_ratio")),
+        memory,
+        _figure(values.get("temperature_celsius"), " C"),
+        ", ".join(_holder(labels, share) for labels, share in gpu.holders) or NOTHING,
+    ]
+
+
+def _holder(labels: Labels, share: float) -> str:
+    who = " ".join(part for part in (_job(labels), shown(labels.get("user", ""), 40)) if part)
+    return who if share >= 1 else f"{who} {_percent(share)}"
+
+
+def _workload_row(workload: Workload) -> list[str]:
+    labels = workload.labels
+    energy_uj, idle_uj = (round(j * UJ_PER_J) for j in (workload.energy_j, workload.idle_j))
+    return [
+        _job(labels),
+        *(shown(labels.get(name, ""), 80) or NOTHING for name in ("user", "account", "experiment")),
+        "ended" if workload.power_w is None else _watts(workload.power_w),
+        text.energy(energy_uj),
+        text.percent(idle_uj, energy_uj),
+        text.seconds(workload.gpu_s),
+    ]
+
+
+def _job(labels: Labels) -> str:
+    return shown(labels.get("workload", ""), 80) or NOTHING
+
+
+def _books(board: Board, screen: Screen, width: int) -> list[str]:
+    sums = board.sums
+    read, jobs, nobody, waiting = (
+        text.energy(round(j * UJ_PER_J))
+        for j in (sums.read_j, sums.experiments_j, sums.remainders_j, sums.pending_j)
+    )
+    whole = f"Books: {read} read = {jobs} jobs + {nobody} nobody's + {waiting} to be booked"
+    verdict = "balanced" if sums.balanced else f"OFF BY {sums.difference_j:,.2f} J"
+    made = text.wrap(f"{whole}: {verdict}", width)
+    if not sums.balanced:
+        made = [screen.paint(line, "red") for line in made]
+    return made
+
+
+def _watts(value: float | None) -> str:
+    return NOTHING if value is None else text.power(value)
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0%}".replace("%", " %")
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return NOTHING if value is None else f"{value:.0f}{unit}"

@@ -1,0 +1,106 @@
+"""`joulebook record`: what the sensors of this node say, written into a trace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from joulebook.clock import NodeClock
+from joulebook.commands.shared.text import Screen, seconds, several, size
+from joulebook.errors import ConfigError, SensorError
+from joulebook.node.sensors.contract import Look, Sensor
+from joulebook.node.sensors.nvidia.sensor import NvmlSensor
+from joulebook.node.sensors.trace.recorder import TraceWriter
+
+FAILED = 1
+LEAST_EVERY_S = 0.001
+_PROGRESS_S = 0.5
+
+
+def main(args: argparse.Namespace) -> int:
+    """Record until the time is over or Ctrl-C; what was written up to then is a whole trace."""
+    if args.trace.exists():
+        raise ConfigError(f"{args.trace} exists, and no trace is overwritten: name another file")
+    errors = Screen(sys.stderr)
+    sensor = NvmlSensor(NodeClock())
+    try:
+        sensor.open()
+        first = sensor.look(processes=False)
+    except SensorError as error:
+        errors.say(f"joulebook record: {error}. {error.remedy}")
+        return FAILED
+    try:
+        if not first.readings:
+            reasons = sorted({failure.reason for failure in first.failures})
+            why = f" ({', '.join(reasons)})" if reasons else ""
+            errors.say(f"joulebook record: no GPU gave a reading{why}; see `joulebook doctor`")
+            return FAILED
+        return _record(sensor, first, args, errors)
+    finally:
+        sensor.close()
+
+
+def _record(sensor: Sensor, first: Look, args: argparse.Namespace, errors: Screen) -> int:
+    began = time.monotonic()
+    lost = ""
+    with TraceWriter(args.trace, source="joulebook record") as trace:
+        try:
+            lost = _looks(sensor, trace, first, began, args, errors)
+        except KeyboardInterrupt:
+            pass  # enough was recorded
+        finally:
+            if errors.is_terminal:
+                errors.stream.write("\r\x1b[K")
+        lines = trace.records
+        late = len(trace.left_out)
+    Screen().say(
+        f"{args.trace}: {several(lines, 'line')} of {several(len(first.readings), 'GPU')} in "
+        f"{seconds(time.monotonic() - began)}, {size(_size(args.trace))}. "
+        f"`joulebook replay {args.trace}` plays it."
+    )
+    if late:
+        errors.say(
+            f"joulebook record: {several(late, 'GPU')} left out: no answer at the first look, "
+            "or another way of measuring later on"
+        )
+    if lost:
+        errors.say(f"joulebook record: ended early: {lost}")
+    return FAILED if lost else 0
+
+
+def _looks(
+    sensor: Sensor,
+    trace: TraceWriter,
+    look: Look,
+    began: float,
+    args: argparse.Namespace,
+    errors: Screen,
+) -> str:
+    """Look and write, at even distances; gives why it ended before its time, if it did."""
+    due, told = began, began
+    every_s = max(args.every, LEAST_EVERY_S)
+    while True:
+        trace.append(look)
+        now = time.monotonic()
+        if errors.is_terminal and now - told >= _PROGRESS_S:
+            told = now
+            done = f"{seconds(now - began)} of {seconds(args.duration)}"
+            errors.stream.write(f"\r{done}, {several(trace.records, 'line')}\x1b[K")
+            errors.stream.flush()
+        due = max(due + every_s, now)
+        if due > began + args.duration:
+            return ""
+        time.sleep(due - now)
+        try:
+            look = sensor.look(processes=False)
+        except SensorError as error:
+            return f"{error}. {error.remedy}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,167 @@
+"""`joulebook replay`: a recorded trace through the same pipeline, on virtual time, and its books.
+
+Nothing is stored. Readings come from the sensor that plays traces, the books from
+`ledger.advance`, tick by tick as the daemon does it, only that nobody waits between two ticks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from joulebook.commands.shared.text import Screen
+from joulebook.commands.trace.jobs_csv import Job, read_jobs
+from joulebook.commands.trace.replay_text import Outcome, lines
+from joulebook.config import load
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.evidence import ZERO
+from joulebook.core.ledger import advance
+from joulebook.core.ledger.state import Books
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.node import burst
+from joulebook.node.sensors.trace.format import Trace, read_trace
+from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
+from joulebook.units import NS_PER_S, ns_from_s
+
+FAILED = 1
+
+BEGIN_NS = 1_767_225_600 * NS_PER_S
+"""Where virtual time begins: 2026-01-01 00:00 UTC, on a quarter hour."""
+
+_TOLD_NS = 60 * NS_PER_S
+
+
+class VirtualClock:
+    """A clock that stands where it is put; UTC and node time are the same."""
+
+    epoch = "replay"
+
+    def __init__(self) -> None:
+        self.t_ns = BEGIN_NS
+
+    def now_ns(self) -> int:
+        """Node time."""
+        return self.t_ns
+
+    def utc_offset_ns(self) -> int:
+        """None."""
+        return 0
+
+    def boottime_ns(self, t_ns: int) -> int:
+        """As if the machine had been booted when time began."""
+        return t_ns - BEGIN_NS
+
+
+def main(args: argparse.Namespace) -> int:
+    """Play the trace to its end and print the books; 1 if they do not balance."""
+    config = load(args.config, os.environ)
+    path = find_trace(str(args.trace))
+    trace = read_trace(path)
+    jobs = read_jobs(args.jobs, [each.name for each in trace.header.devices]) if args.jobs else ()
+    policy = advance.Policy(settle_ns=ns_from_s(config.daemon.settle_s))
+    outcome = play(path, trace, jobs, policy, ns_from_s(config.daemon.interval_s))
+    screen = Screen()
+    for line in lines(outcome, screen):
+        screen.say(line)
+    return 0 if outcome.balanced else FAILED
+
+
+def play(
+    path: Path, trace: Trace, jobs: Sequence[Job], policy: advance.Policy, interval_ns: int
+) -> Outcome:
+    """Everything the daemon would book of this trace, and of these jobs on it."""
+    clock = VirtualClock()
+    sensor = ReplaySensor(clock, path, loop=False)
+    sensor.open()
+    span_ns = max(records[-1].t_ns for records in trace.records)
+    meters = [Meter(device.component, device.name) for device in trace.header.devices]
+    books, outcome = Books(), Outcome(path.name, trace, span_ns, jobs)
+    edges = sorted({edge for job in jobs for edge in (job.start_ns, job.end_ns) if edge < span_ns})
+    glances: list[Reading] = []
+    for at_ns, is_tick in _agenda(span_ns, interval_ns, edges):
+        clock.t_ns = BEGIN_NS + at_ns
+        if not is_tick:
+            glances += sensor.glance(meters)
+            continue
+        look = sensor.look(processes=True)
+        books = _advance(
+            books, clock, policy, jobs, (*glances, *look.readings), look.failures, outcome
+        )
+        outcome.readings += len(glances) + len(look.readings)
+        glances = []
+    # No more readings: what is still pending becomes ripe.
+    clock.t_ns += policy.settle_ns + interval_ns
+    books = _advance(books, clock, policy, jobs, (), (), outcome)
+    sensor.close()
+    outcome.books = books
+    return outcome
+
+
+def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
+    """Instants since the start at which something is read, and whether it is a tick."""
+    ticks = {*range(0, span_ns, interval_ns), span_ns}
+    bursts = {
+        edge + step
+        for edge in edges
+        for step in range(0, burst.LENGTH_NS, burst.PAUSE_NS)  # as the daemon reads
+        if edge + step < span_ns
+    }
+    for at_ns in sorted(ticks | bursts):
+        yield at_ns, at_ns in ticks
+
+
+def _advance(
+    books: Books,
+    clock: VirtualClock,
+    policy: advance.Policy,
+    jobs: Sequence[Job],
+    readings: Sequence[Reading],
+    failures: Sequence[Failure],
+    outcome: Outcome,
+) -> Books:
+    # An ended job is told of until it is booked, and no longer.
+    now_ns = clock.t_ns - BEGIN_NS
+    told_ns = policy.settle_ns + _TOLD_NS
+    known = [job for job in jobs if job.start_ns <= now_ns <= job.end_ns + told_ns]
+    tick = advance.Tick(
+        clock.t_ns,
+        readings=tuple(readings),
+        failures=tuple(failures),
+        claims=tuple(_claim(job, clock.t_ns) for job in known),
+        complete=frozenset({Evidence.PROLOG}),
+        facts=tuple(_facts(known)),
+    )
+    after, entry = advance.advance(books, tick, policy)
+    for key, amount in entry.postings.items():
+        outcome.postings[key] = outcome.postings.get(key, ZERO).plus(amount)
+    return after
+
+
+def _claim(job: Job, now_ns: int) -> Claim:
+    end_ns = BEGIN_NS + job.end_ns
+    return Claim(
+        WorkloadId("slurm", job.id),
+        job.meter,
+        BEGIN_NS + job.start_ns,
+        end_ns if end_ns <= now_ns else None,
+        Evidence.PROLOG,
+    )
+
+
+def _facts(jobs: Iterable[Job]) -> Iterator[WorkloadFacts]:
+    by_id: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_id.setdefault(job.id, []).append(job)
+    for id_, parts in by_id.items():
+        first = parts[0]
+        yield WorkloadFacts(
+            WorkloadId("slurm", id_),
+            labels=Labels(first.user, first.account, first.experiment),
+            started_ns=BEGIN_NS + min(part.start_ns for part in parts),
+            complete=True,
+            gpu_count=len({part.meter for part in parts}),
+            evidence=Evidence.PROLOG.label,
+        )

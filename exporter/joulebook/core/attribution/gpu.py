@@ -1,0 +1,229 @@
+"""Who gets the energy of an interval: exact shares by tenure and use.
+
+The rules are those of `docs/how-it-measures.md`: one holder gets everything; several share the
+idle floor over the advertised parts of the device (the slices of a card cut up by MIG) and the
+rest by the work they did on it; with no holder, those whose processes run on it share it; with
+neither, it is nobody's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from joulebook.core.attribution.claims import Evidence, Holder, Tenure
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.readings import InstanceUse, ProcessUse
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
+from joulebook.core.workloads import WorkloadId
+from joulebook.units import PJ_PER_UJ
+
+_64_BITS = (1 << 64) - 1
+
+
+class Share(NamedTuple):
+    """What one subject gets of one interval."""
+
+    subject: Subject
+    amount: Amount
+    method: Method
+    evidence: str
+
+
+def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
+    """Split `total` in proportion to `weights`, in integers that add up to it exactly.
+
+    Largest-remainder rounding. `total` may be negative (a correction); weights must not be, and
+    must not all be zero. Equal remainders are ranked by a hash of `salt` and the position, so
+    that over many intervals (salted by their time) no position is favoured.
+    """
+    whole = sum(weights)
+    if whole <= 0 or min(weights) < 0:
+        raise ValueError(f"weights must be >= 0 and not all 0, not {list(weights)}")
+    parts = [total * weight // whole for weight in weights]
+    left = total - sum(parts)
+    if left:
+        ranked = sorted(
+            range(len(weights)),
+            key=lambda i: (-(total * weights[i] % whole), _lot(salt, i)),
+        )
+        for i in ranked[:left]:
+            parts[i] += 1
+    return parts
+
+
+def _lot(salt: int, position: int) -> int:
+    """A well-mixed hash of two integers (splitmix64; a CRC is linear, and would favour some)."""
+    z = (salt + position * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & _64_BITS
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    return z ^ (z >> 31)
+
+
+def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[Share]:
+    """Share out one interval whose holders did not change (it spans exactly one tenure).
+
+    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. The
+    energies of the shares add up to that of the interval.
+    """
+    if interval.remainder is not None:
+        return [_nobodys(interval, interval.remainder)]
+    holders = tenure.holders
+    if interval.outage and not holders:
+        return [_nobodys(interval, Remainder.DAEMON_DOWN)]
+    if not interval.outage:
+        holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders:
+        return [_nobodys(interval, Remainder.UNALLOCATED)]
+    if len(holders) == 1 and holders[0].parts >= holders[0].of:
+        return [_sole(interval, holders[0])]
+    return _shared(interval, holders, idle_mw)
+
+
+def seats(
+    holders: Sequence[Holder], processes: Sequence[ProcessUse], instances: Sequence[InstanceUse]
+) -> tuple[Holder, ...]:
+    """Those who share a device: its holders, and who uses what nobody holds as if he held it.
+
+    That is the whole device if it has no holder, else each MIG instance that has none (while
+    nobody holds the card as a whole). Several users share it evenly.
+    """
+    held = {holder.instance for holder in holders}
+    if "" in held:
+        return tuple(holders)
+    found = list(holders)
+    for each in instances:
+        if each.uuid not in held:
+            users = _users(p for p in processes if p.instance == each.uuid)
+            found += [
+                Holder(user, Evidence.PROCESSES, each.slices, each.of * len(users), each.uuid)
+                for user in users
+            ]
+    if not found:
+        users = _users(processes)
+        found = [Holder(user, Evidence.PROCESSES, 1, len(users)) for user in users]
+    return tuple(found)
+
+
+def _there(interval: Interval) -> list[ProcessUse]:
+    """The processes that were on the device in that interval.
+
+    A list speaks for the time before it: who came later is left out, and so is who is gone, since
+    it may have gone before.
+    """
+    return [p for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended]
+
+
+def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
+    """Whose processes they are, in a stable order."""
+    return sorted({p.workload for p in processes}, key=lambda w: w or ("", ""))
+
+
+def _subject(workload: WorkloadId | None) -> Subject:
+    return Remainder.UNKNOWN_HOLDER if workload is None else workload
+
+
+def _nobodys(interval: Interval, reason: Remainder) -> Share:
+    return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
+
+
+def _sole(interval: Interval, holder: Holder) -> Share:
+    idle_uj = interval.energy_uj if interval.idle else 0
+    held_ns = 0 if _is_a_strangers(holder) else interval.t1_ns - interval.t0_ns
+    amount = Amount(interval.energy_uj, idle_uj, held_ns)
+    return Share(_subject(holder.workload), amount, interval.method, holder.evidence.label)
+
+
+def _is_a_strangers(holder: Holder) -> bool:
+    """A process that is nobody's holds nothing; only a claim can say that somebody does."""
+    return holder.workload is None and holder.evidence is Evidence.PROCESSES
+
+
+def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
+    """Floor over all advertised parts, the rest by work done, else by held parts."""
+    duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
+    parts = [Fraction(holder.parts, holder.of) for holder in holders]
+    unheld = 1 - sum(parts, Fraction(0))
+    if interval.idle:
+        floor_uj = interval.energy_uj
+    else:
+        floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
+    *floors, spare_uj = apportion(floor_uj, _whole([*parts, unheld]), salt)
+    work = _work(interval, holders, parts)
+    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, _whole(work), salt + 1)
+    *times, _ = apportion(duration_ns, _whole([*parts, unheld]), salt)
+    shares = [
+        Share(
+            _subject(holder.workload),
+            Amount(
+                floor_uj + active_uj,
+                floor_uj + active_uj if interval.idle else 0,
+                0 if _is_a_strangers(holder) else held_ns,
+            ),
+            Method.APPORTIONED,
+            holder.evidence.label,
+        )
+        for holder, floor_uj, active_uj, held_ns in zip(
+            holders, floors, actives, times, strict=True
+        )
+    ]
+    if spare_uj or strays_uj or unheld:
+        nobodys = Amount(spare_uj + strays_uj)
+        shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
+    return shares
+
+
+def _work(
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
+) -> list[Fraction]:
+    """Weights for what the device burnt above its floor: one for each holder, and nobody's.
+
+    If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
+    """
+    by_instance = any(holder.instance for holder in holders)
+    work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
+    return work if work is not None and any(work) else [*parts, Fraction(0)]
+
+
+def _by_activity(
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
+) -> list[Fraction] | None:
+    """MIG: busy slices of each instance; those of one instance share them by what they hold."""
+    busy = {
+        each.uuid: Fraction(each.slices * each.active_ppm, each.of)
+        for each in interval.instances or ()
+        if each.active_ppm is not None
+    }
+    held: dict[str, Fraction] = {}
+    for holder, part in zip(holders, parts, strict=True):
+        held[holder.instance] = held.get(holder.instance, Fraction(0)) + part
+    if not busy.keys() >= held.keys():
+        return None
+    work = [
+        busy[holder.instance] * part / held[holder.instance]
+        for holder, part in zip(holders, parts, strict=True)
+    ]
+    return [*work, sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0))]
+
+
+def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | None:
+    """The time for which the processes of each holder kept the multiprocessors busy."""
+    busy: Counter[WorkloadId | None] = Counter()
+    holding = {holder.workload for holder in holders}
+    for process in interval.processes:
+        if process.workload not in holding:
+            continue
+        if process.sm_time_ns is not None:
+            busy[process.workload] += process.sm_time_ns
+        elif not process.ended:
+            return None
+    return [*(Fraction(busy[holder.workload]) for holder in holders), Fraction(0)]
+
+
+def _whole(weights: Sequence[Fraction]) -> list[int]:
+    """The same proportions in integers."""
+    of = math.lcm(*(weight.denominator for weight in weights))
+    return [weight.numerator * (of // weight.denominator) for weight in weights]

@@ -1,0 +1,219 @@
+"""Who gets the energy of CPU and DRAM: by what the kernel counted for each workload.
+
+Nobody holds a CPU package as a job holds a GPU. So now and then a *census* is taken: what each
+workload has used since it began (CPU time, memory now), and what the whole node has. Between two
+censuses use is taken as even, and each interval of a meter is shared out by the use in it:
+
+    the idle floor    by allocated cores (DRAM: by resident bytes) of all that the node has
+    the rest          by CPU time (DRAM: by resident bytes) of all that was used
+
+What no workload used or was allocated is the remainder `system`; of an outage, `daemon_down`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.attribution.gpu import Share, apportion
+from joulebook.core.energy.host_usage import Census, Use
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.readings import Component, Reading
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
+from joulebook.core.workloads import WorkloadId
+from joulebook.units import PJ_PER_UJ
+
+COMPONENTS = frozenset({Component.CPU, Component.DRAM})
+"""What is shared out here."""
+
+EVIDENCE = "cgroup"
+"""How it is known whose the energy of CPU and DRAM is (label `evidence`)."""
+
+
+def watched(reading: Reading, busy: bool | None) -> Reading:
+    """A reading of CPU or DRAM with what the census says of the node (`None`: nothing)."""
+    if reading.meter.component not in COMPONENTS or reading.busy is not None:
+        return reading
+    return msgspec.structs.replace(reading, busy=busy)
+
+
+def present(censuses: Sequence[Census]) -> frozenset[WorkloadId]:
+    """The workloads that use the host now, whether or not they use any CPU time."""
+    return frozenset(use.workload for use in censuses[-1].uses) if censuses else frozenset()
+
+
+def share_out(interval: Interval, idle_mw: int | None, usage: Usage) -> list[Share]:
+    """Share out one interval of a meter of CPU or DRAM; the shares add up to its energy.
+
+    `idle_mw` is the meter's learnt idle floor (`None`: not yet, then all goes by use).
+    """
+    if interval.remainder is not None:
+        return [_rest(interval, interval.remainder)]
+    rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
+    used, node, installed = usage.between(interval.t0_ns, interval.t1_ns)
+    if not used:
+        return [_rest(interval, rest)]
+    duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
+    floor_uj = interval.energy_uj
+    if not interval.idle:
+        floor_uj = min(floor_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
+    if interval.meter.component is Component.DRAM:
+        held = active = [each.byte_ns for each in used.values()]
+        of, whole = installed, node.byte_ns
+    else:
+        held = [each.core_milli_ns for each in used.values()]
+        active = [each.cpu_ns for each in used.values()]
+        of, whole = node.core_milli_ns, node.cpu_ns
+    *floors, floor_left = _split(floor_uj, held, of, salt)
+    *actives, active_left = _split(interval.energy_uj - floor_uj, active, whole, salt + 1)
+    owners: list[Subject] = [*used, rest]
+    energies = [a + b for a, b in zip([*floors, floor_left], [*actives, active_left], strict=True)]
+    shares = [
+        Share(
+            owner,
+            Amount(energy_uj, energy_uj if interval.idle and owner is not rest else 0),
+            interval.method if interval.method is Method.MODELLED else Method.APPORTIONED,
+            NO_EVIDENCE if owner is rest else EVIDENCE,
+        )
+        for owner, energy_uj in zip(owners, energies, strict=True)
+        if energy_uj
+    ]
+    return shares or [_rest(interval, rest)]
+
+
+def _rest(interval: Interval, reason: Remainder) -> Share:
+    return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
+
+
+def _split(total: int, parts: Sequence[int], whole: int, salt: int) -> list[int]:
+    """`total` by `parts` of `whole`; last what is left of it (parts may come to more: no rest)."""
+    left = max(whole - sum(parts), 0)
+    weights = [*parts, left]
+    return apportion(total, weights if any(weights) else [*(0 for _ in parts), 1], salt)
+
+
+class Curve:
+    """A quantity that only grows, known at some instants and even between them.
+
+    Before the first instant and after the last it stands still. A fall (a counter that began
+    again) counts nothing.
+    """
+
+    def __init__(self, points: Iterable[tuple[int, int]]) -> None:
+        self._times: list[int] = []
+        self._values: list[int] = []
+        shift, last = 0, 0
+        for t_ns, value in points:
+            if self._times and t_ns <= self._times[-1]:
+                continue
+            if self._times and value + shift < last:
+                shift = last - value
+            last = value + shift
+            self._times.append(t_ns)
+            self._values.append(last)
+
+    def at(self, t_ns: int) -> int:
+        """The value at an instant (0 if nothing is known)."""
+        i = bisect_right(self._times, t_ns)
+        if i == 0 or i == len(self._times):
+            return self._values[min(i, len(self._times)) - 1 if i else 0] if self._values else 0
+        t0, t1 = self._times[i - 1], self._times[i]
+        v0, v1 = self._values[i - 1], self._values[i]
+        return v0 + (v1 - v0) * (t_ns - t0) // (t1 - t0)
+
+    def between(self, t0_ns: int, t1_ns: int) -> int:
+        """By how much it grew; the parts of a stretch add up to it."""
+        return self.at(t1_ns) - self.at(t0_ns)
+
+
+class Used(NamedTuple):
+    """What one workload, or the node, used in a stretch of time."""
+
+    cpu_ns: int
+    core_milli_ns: int
+    """Allocated cores (thousandths) x time; of the node: all it has."""
+    byte_ns: int
+    """Resident memory x time."""
+
+
+class _Curves(NamedTuple):
+    cpu: Curve
+    cores: Curve
+    memory: Curve
+
+    def between(self, t0_ns: int, t1_ns: int) -> Used:
+        return Used(*(curve.between(t0_ns, t1_ns) for curve in self))
+
+
+class Usage:
+    """The use of the host over time, out of the censuses of one boot of the machine."""
+
+    def __init__(self, censuses: Sequence[Census]) -> None:
+        """`censuses` in the order of time."""
+        self._found: dict[WorkloadId, _Curves] | None = None
+        self._censuses = censuses
+
+    @property
+    def _workloads(self) -> dict[WorkloadId, _Curves]:
+        if self._found is None:
+            points: dict[WorkloadId, list[tuple[int, Use]]] = {}
+            for census in self._censuses:
+                for use in census.uses:
+                    points.setdefault(use.workload, []).append((census.t_ns, use))
+            self._found = {who: _curves(seen) for who, seen in points.items()}
+            self._node = _node_curves(self._censuses)
+        return self._found
+
+    def heard_again(self, t0_ns: int, t1_ns: int) -> bool:
+        """Whether every workload of the last census of before an outage is in one after it."""
+        before = [census for census in self._censuses if census.t_ns <= t0_ns][-1:]
+        after = {use.workload for c in self._censuses if c.t_ns >= t1_ns for use in c.uses}
+        return all(use.workload in after for census in before for use in census.uses)
+
+    def between(self, t0_ns: int, t1_ns: int) -> tuple[dict[WorkloadId, Used], Used, int]:
+        """What each workload used in `[t0, t1)`, what the node did, and the byte-time it has."""
+        used = {who: curves.between(t0_ns, t1_ns) for who, curves in self._workloads.items()}
+        used = {who: each for who, each in used.items() if any(each)}
+        if not self._censuses:
+            return used, Used(0, 0, 0), 0
+        duration_ns, last = t1_ns - t0_ns, self._censuses[-1]
+        node = Used(
+            self._node.cpu.between(t0_ns, t1_ns),
+            1000 * last.cores * duration_ns,
+            self._node.memory.between(t0_ns, t1_ns),
+        )
+        return used, node, last.installed_bytes * duration_ns
+
+
+def _curves(seen: Sequence[tuple[int, Use]]) -> _Curves:
+    """A workload's curves. One that was heard of late used what it did evenly since it began."""
+    first_ns, first = seen[0]
+    if 0 < first.since_ns < first_ns:
+        seen = [(first.since_ns, msgspec.structs.replace(first, cpu_ns=0)), *seen]
+    return _Curves(
+        Curve((t_ns, use.cpu_ns) for t_ns, use in seen),
+        Curve(_area([(t_ns, use.cores_milli) for t_ns, use in seen])),
+        Curve(_area([(t_ns, use.memory_bytes) for t_ns, use in seen])),
+    )
+
+
+def _node_curves(censuses: Sequence[Census]) -> _Curves:
+    return _Curves(
+        Curve((c.t_ns, c.busy_ns) for c in censuses),
+        Curve(()),
+        Curve(_area([(c.t_ns, c.resident_bytes) for c in censuses])),
+    )
+
+
+def _area(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sum of a quantity over time, by trapezoids."""
+    area, total = [], 0
+    for i, (t_ns, value) in enumerate(points):
+        if i:
+            before_ns, before = points[i - 1]
+            total += (before + value) * (t_ns - before_ns) // 2
+        area.append((t_ns, total))
+    return area

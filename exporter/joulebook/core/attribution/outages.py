@@ -1,0 +1,108 @@
+"""Who held a meter while its energy waited to be booked, an outage of the daemon included.
+
+Conflicts of claims are settled in `core.tenancy`. Here is what booking late adds to that: which
+claims are proven to have lasted through an outage, and when a claim may be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from joulebook.core.attribution.claims import Claim, Evidence, Tenure, settle
+from joulebook.core.attribution.node_meter import Supply
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import Meter, Reading
+from joulebook.units import NS_PER_S
+
+PROOF_WAIT_NS = 60 * NS_PER_S
+"""How long the energy of an outage waits for its holders to be confirmed before it is nobody's."""
+
+KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
+"""For how long a card that vanished may come back, and its holders still get its energy."""
+
+SUPPLY_WAIT_NS = 900 * NS_PER_S
+"""For how long claims are kept for a supply that is silent."""
+
+
+def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
+    """The claims on each meter, in their order."""
+    found: dict[Meter, list[Claim]] = {}
+    for claim in claims:
+        found.setdefault(claim.meter, []).append(claim)
+    return found
+
+
+def edges(claims: Iterable[Claim]) -> list[int]:
+    """The instants (ns of node time) at which one of them begins or ends."""
+    return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
+
+
+def proof_is_in(
+    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int]
+) -> bool:
+    """Whether it is known which of the claims of before an outage lasted through it."""
+    return all(
+        affirmed.get(claim.evidence, 0) >= reading.t_ns
+        for claim in claims
+        if claim.t1_ns is None and claim.t0_ns < reading.t_ns
+    )
+
+
+def tenures(
+    interval: Interval, claims: list[Claim], affirmed: Mapping[Evidence, int]
+) -> tuple[Tenure, ...]:
+    """Who held the meter. Through an outage only those count who are proven to have held it all.
+
+    The proof: the claim was open before the outage, and evidence of its kind, whole again after
+    the outage, still mentions it (else `merge` has closed it by now). Nobody gets it because a
+    better claim is not proven.
+    """
+    instances = None
+    if interval.instances is not None:
+        instances = {i.uuid: Fraction(i.slices, i.of) for i in interval.instances}
+    if not interval.outage:
+        return settle(claims, interval.t0_ns, interval.t1_ns, instances)
+    proven = [
+        claim
+        for claim in claims
+        if (claim.t1_ns is None and affirmed.get(claim.evidence, 0) >= interval.t1_ns)
+        or (claim.t1_ns is not None and claim.t1_ns >= interval.t1_ns)
+    ]
+    lasted = settle(proven, interval.t0_ns, interval.t1_ns, instances)
+    everybody = settle(claims, interval.t0_ns, interval.t1_ns, instances)
+    if len(lasted) == 1 and lasted == everybody:
+        return lasted
+    return (Tenure(interval.t0_ns, interval.t1_ns, ()),)
+
+
+def prune(
+    claims: Iterable[Claim],
+    meters: Mapping[Meter, MeterState],
+    supplies: Mapping[Meter, Supply],
+    now_ns: int,
+) -> tuple[Claim, ...]:
+    """Forget claims that ended before everything that is still to be booked.
+
+    A claim on a meter that was never read is kept while it is open: the meter may yet come. One
+    on a meter that has not come back is kept as long as experiments are. What a supply burnt is
+    shared out by the claims on GPUs, and later than they are.
+    """
+    waits_ns = min(
+        (each.edge_ns for each in supplies.values() if each.edge_ns > now_ns - SUPPLY_WAIT_NS),
+        default=now_ns,
+    )
+    kept = []
+    for claim in claims:
+        state = meters.get(claim.meter)
+        waiting = (
+            claim.t1_ns is not None
+            and state is not None
+            and claim.t1_ns > min(max(state.base.t_ns, now_ns - KEEP_CLAIM_NS), waits_ns)
+        )
+        if claim.t1_ns is None or waiting:
+            kept.append(claim)
+    return tuple(
+        sorted(kept, key=lambda c: (c.meter, c.t0_ns, c.evidence, c.workload or (), c.instance))
+    )

@@ -1,0 +1,79 @@
+"""Who a process burns for while it is marked: intervals cut where marks begin and end.
+
+A mark (`joulebook.experiment_span`) names an experiment for a process and its children, from entry to
+exit. A process of the list therefore has an owner that depends on the time: its own, or that of
+the mark in force. Here an interval is cut at the edges of marks, and in each piece every process
+has one owner; how the energy is shared among owners is `attribution`'s affair, as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import msgspec
+
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.readings import ProcessUse, Reading, Span
+from joulebook.units import NS_PER_MS
+
+START_GRAIN_NS = 10 * NS_PER_MS
+"""Linux tells the start of a process in hundredths of a second, floored."""
+
+
+def edges(readings: Iterable[Reading]) -> list[int]:
+    """The instants at which a mark of any process in these readings begins or ends."""
+    return [
+        t_ns
+        for reading in readings
+        for process in reading.processes or ()
+        for span in process.marks
+        for t_ns in (span.t0_ns, span.t1_ns)
+        if t_ns is not None
+    ]
+
+
+def pieces(interval: Interval) -> Iterator[Interval]:
+    """The interval cut at the edges of its processes' marks, each process owned as in the piece.
+
+    The pieces span the interval and add up to its energy. In a piece that a mark covers, its
+    process counts although it has ended by the time of the list. When it ended is not known; what
+    the device burns then is the mark's rather than nobody's, and no one else's busy time is less.
+    """
+    if not any(process.marks for process in interval.processes):
+        yield interval
+        return
+    inside = {
+        t_ns
+        for process in interval.processes
+        for span in process.marks
+        for t_ns in (span.t0_ns, span.t1_ns)
+        if t_ns is not None and interval.t0_ns < t_ns < interval.t1_ns
+    }
+    for t0_ns, t1_ns in pairwise([interval.t0_ns, *sorted(inside), interval.t1_ns]):
+        piece = interval.cut(t0_ns, t1_ns)
+        yield msgspec.structs.replace(
+            piece, processes=tuple(_owned(p, piece) for p in interval.processes)
+        )
+
+
+def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
+    span = covering(process.marks, piece.t0_ns, piece.t1_ns)
+    if span is not None:
+        return msgspec.structs.replace(process, workload=span.workload, ended=False)
+    if process.marks and process.started_ns + START_GRAIN_NS >= piece.t1_ns:
+        # It may look as if it had begun just before the mark that it was born under.
+        return msgspec.structs.replace(process, ended=True)
+    return process
+
+
+def covering(marks: Iterable[Span], t0_ns: int, t1_ns: int) -> Span | None:
+    """The mark in force over `[t0, t1)`; of several the first, which is the innermost."""
+    return next(
+        (
+            span
+            for span in marks
+            if span.t0_ns <= t0_ns and (span.t1_ns is None or span.t1_ns >= t1_ns)
+        ),
+        None,
+    )

@@ -1,0 +1,197 @@
+"""When a counter moved: the times of a meter's own ticks, inferred from the readings.
+
+A GPU's energy counter does not flow, it steps every 20-100 ms; a reading shows the value of the
+last step, up to a step old. At a boundary between two workloads that is worth up to 100 ms of one
+of them. So a boundary is followed by a burst of readings a few milliseconds apart, which see the
+counter step: a step that was seen is an exact point (time, energy) of the energy curve, and other
+steps nearby lie whole periods from it. Between such points the curve is taken as straight, but
+for the step that holds a boundary: there it may bend (`bent`).
+
+Only times move here, and energy inside a step; no total depends on this file.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import msgspec
+
+from joulebook.core.energy.readings import Break, Reading
+from joulebook.units import NS_PER_MS
+
+SHARP_NS = 15 * NS_PER_MS
+"""A step seen between two readings at most this far apart is taken as seen."""
+
+STALE_NS = 500 * NS_PER_MS
+"""A counter that shows the same value for longer is at rest, not between two steps."""
+
+MISFIT_NS = 30 * NS_PER_MS
+"""How far the unseen beginning of a step may lie from where it is expected."""
+
+SHORTEST_TICK_NS = 5 * NS_PER_MS
+
+RATE_NS = 1200 * NS_PER_MS
+"""The rate before a boundary is taken over at most so long."""
+
+REACH = 10
+"""Over how many periods a step that was not seen may be placed from one that was."""
+
+LEARNING = 8
+"""The learnt period moves by one part in about this many towards each new observation."""
+
+LEARNING_REACH = 3
+"""Over how many periods two seen steps teach the period: more might be counted wrongly."""
+
+
+class Knot(msgspec.Struct, frozen=True, gc=False):
+    """A point of the energy curve. `index` is the reading it comes from, `sharp` if seen."""
+
+    reading: Reading
+    index: int
+    sharp: bool
+
+
+def knots(base: Reading, pending: Sequence[Reading], tick_ns: int) -> list[Knot]:
+    """The points of the energy curve after `base`, one for each value that the counter showed.
+
+    `base` is a point already (its time is final). `tick_ns` is the period learnt so far (0: none).
+    Repeated values within a step are dropped, but for the last one that was seen before a break
+    or an outage.
+    """
+    points = _changes(base, pending)
+    tick_ns = learnt(points, tick_ns)
+    return _placed(base, pending, points, tick_ns) if tick_ns else points
+
+
+def learnt(points: Sequence[Knot], tick_ns: int) -> int:
+    """Follow the period by the distance of steps that were seen soon one after the other."""
+    for a, b in pairwise(points):
+        distance_ns = b.reading.t_ns - a.reading.t_ns
+        if not (a.sharp and b.sharp and distance_ns >= SHORTEST_TICK_NS):
+            continue
+        if not tick_ns:
+            tick_ns = distance_ns if distance_ns <= STALE_NS else 0
+            continue
+        periods = max(_rounded(distance_ns, tick_ns), 1)
+        if periods <= LEARNING_REACH:
+            tick_ns += (distance_ns - periods * tick_ns) // (periods + LEARNING)
+    return tick_ns
+
+
+def bent(base: Reading, points: Sequence[Knot], edges: Iterable[int]) -> list[Knot]:
+    """Add a point at an edge inside a step, where a change of power there fits what was counted.
+
+    Power changes where jobs do. The step after the edge tells the power after it, so going back
+    from the end of the step gives the energy at the edge, whenever the step began. That holds if
+    the rest of the step fits the power before it, as far as the step's own beginning is known;
+    else power changed elsewhere (a job that starts slowly), and the step stays straight.
+    """
+    curve: list[Knot] = []
+    ordered = sorted(set(edges))
+    for i, knot in enumerate(points):
+        start = points[i - 1].reading if i else base
+        low, high = bisect_right(ordered, start.t_ns), bisect_left(ordered, knot.reading.t_ns)
+        if low < high and i + 1 < len(points) and knot.sharp and points[i + 1].sharp:
+            since_ns = max(ordered[low - 1] if low else 0, start.t_ns - RATE_NS)
+            before = _rate_until(base, points[:i], since_ns)
+            after = _slope(knot.reading, points[i + 1].reading)
+            bend = _bend(start, knot.reading, ordered[high - 1], before, after)
+            if bend is not None:
+                curve.append(Knot(bend, knot.index, sharp=False))
+        curve.append(knot)
+    return curve
+
+
+def _rate_until(base: Reading, points: Sequence[Knot], since_ns: int) -> Fraction | None:
+    """The mean rate since `since_ns` up to the last point; between seen steps if there are two."""
+    known = [Knot(base, -1, sharp=False), *points]
+    known = [p for p in known if p.reading.t_ns >= since_ns]
+    seen = [p for p in known if p.sharp]
+    span = seen if len(seen) > 1 else known
+    return _slope(span[0].reading, span[-1].reading) if len(span) > 1 else None
+
+
+def _changes(base: Reading, pending: Sequence[Reading]) -> list[Knot]:
+    points: list[Knot] = []
+    before, before_index, since_ns = base, -1, base.t_ns
+    for index, reading in enumerate(pending):
+        plain = reading.breaks is Break.NONE and not reading.after_outage
+        same = plain and reading.energy_uj is not None and reading.energy_uj == before.energy_uj
+        if same and reading.t_ns - since_ns <= STALE_NS:
+            before, before_index = reading, index
+            continue
+        counts_on = plain and reading.energy_uj is not None
+        if not counts_on and before_index >= 0 and (not points or points[-1].index < before_index):
+            points.append(Knot(before, before_index, sharp=False))
+        width_ns = reading.t_ns - before.t_ns
+        counted = reading.energy_uj is not None and before.energy_uj is not None
+        if plain and not same and counted and width_ns <= SHARP_NS:
+            edge_ns = reading.t_ns - width_ns // 2
+            points.append(Knot(msgspec.structs.replace(reading, t_ns=edge_ns), index, sharp=True))
+        else:
+            points.append(Knot(reading, index, sharp=False))
+        before, before_index, since_ns = reading, index, reading.t_ns
+    return points
+
+
+def _rounded(distance_ns: int, tick_ns: int) -> int:
+    return (2 * distance_ns + tick_ns) // (2 * tick_ns)
+
+
+def _placed(
+    base: Reading, pending: Sequence[Reading], points: Sequence[Knot], tick_ns: int
+) -> list[Knot]:
+    """Move each step that was not seen to whole periods from one that was, if one is near."""
+    placed = list(points)
+    for i, knot in enumerate(points):
+        if knot.sharp or knot.reading.breaks or knot.reading.after_outage:
+            continue
+        before = pending[knot.index - 1] if knot.index else base
+        if knot.reading.energy_uj is None or knot.reading.energy_uj == before.energy_uj:
+            continue
+        t_ns = _on_grid(points, i, tick_ns)
+        t_ns = min(max(t_ns, before.t_ns + 1), knot.reading.t_ns)
+        moved = msgspec.structs.replace(knot.reading, t_ns=t_ns)
+        placed[i] = Knot(moved, knot.index, sharp=False)
+    return placed
+
+
+def _on_grid(points: Sequence[Knot], i: int, tick_ns: int) -> int:
+    """When the value of point `i` was new, by the nearest of the steps that were seen."""
+    t_ns = points[i].reading.t_ns
+    if i + 1 < len(points) and points[i + 1].sharp:
+        return points[i + 1].reading.t_ns - tick_ns
+    after = next((p.reading.t_ns for p in points[i + 1 :] if p.sharp), None)
+    since = next((p.reading.t_ns for p in reversed(points[:i]) if p.sharp), None)
+    if after is not None and (since is None or after - t_ns <= t_ns - since):
+        periods = -(-(after - t_ns) // tick_ns)
+        return after - periods * tick_ns if periods <= REACH else t_ns
+    if since is not None:
+        periods = (t_ns - since) // tick_ns
+        return since + periods * tick_ns if periods <= REACH else t_ns
+    return t_ns
+
+
+def _slope(a: Reading, b: Reading) -> Fraction | None:
+    """Microjoules per nanosecond from one point to the next."""
+    if b.breaks or a.energy_uj is None or b.energy_uj is None or b.energy_uj < a.energy_uj:
+        return None
+    return Fraction(b.energy_uj - a.energy_uj, b.t_ns - a.t_ns)
+
+
+def _bend(
+    start: Reading, end: Reading, edge_ns: int, before: Fraction | None, after: Fraction | None
+) -> Reading | None:
+    whole = _slope(start, end)
+    if before is None or after is None or whole is None:
+        return None
+    assert start.energy_uj is not None and end.energy_uj is not None
+    counted_uj, later_uj = end.energy_uj - start.energy_uj, after * (end.t_ns - edge_ns)
+    misfit_uj = counted_uj - later_uj - before * (edge_ns - start.t_ns)
+    if abs(misfit_uj) > before * MISFIT_NS:
+        return None
+    energy_uj = end.energy_uj - min(max(round(later_uj), 0), counted_uj)
+    return msgspec.structs.replace(end, t_ns=edge_ns, energy_uj=energy_uj)

@@ -1,0 +1,233 @@
+"""Two readings in, energy out: what a meter burnt between two looks, or why nobody knows.
+
+A counter is subtracted; where there is none, power is integrated over the driver's own samples.
+A counter that began again gives what it has counted since; one that jumped gives a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from joulebook.core.energy.readings import (
+    Break,
+    InstanceUse,
+    Meter,
+    PowerSample,
+    ProcessUse,
+    Reading,
+)
+from joulebook.core.evidence import Gap, Method, Remainder
+from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ
+
+DEFAULT_MAX_POWER_MW = 3_000_000
+"""No single device draws 3 kW (2026): a counter that says so is not believed."""
+
+PLAUSIBLE_LAG_NS = 500 * NS_PER_MS
+"""A counter moves in ticks: a reading may hold the energy of this much more time than it spans."""
+
+UPTIME_SLACK_NS = 2 * NS_PER_S
+"""Drivers tell their uptime in whole seconds."""
+
+MAX_HOLE_NS = 5 * NS_PER_S
+"""Power is not interpolated over a longer hole between two samples: that is a gap.
+
+A meter that can only be asked seldom says so (`Reading.hole_ns`)."""
+
+
+class Interval(msgspec.Struct, frozen=True, gc=False):
+    """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
+
+    `idle` means that the device did no work in it. `outage` means that the daemon was down.
+    `remainder` is set where the energy is known but not when in the interval it was burnt, so
+    that it can be nobody's.
+    """
+
+    meter: Meter
+    t0_ns: int
+    t1_ns: int
+    energy_uj: int
+    method: Method
+    idle: bool = False
+    outage: bool = False
+    remainder: Remainder | None = None
+    processes: tuple[ProcessUse, ...] = ()
+    instances: tuple[InstanceUse, ...] | None = None
+    """The MIG instances that were there at either end; `None` where nobody asked."""
+
+    def until_uj(self, t_ns: int) -> int:
+        """Energy from `t0` to `t_ns`, evenly spread; its differences add up exactly."""
+        return self.energy_uj * (t_ns - self.t0_ns) // (self.t1_ns - self.t0_ns)
+
+    def cut(self, t0_ns: int, t1_ns: int) -> Interval:
+        """The part in `[t0, t1)`, which must lie inside the interval."""
+        energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
+        return msgspec.structs.replace(self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj)
+
+
+def judge(before: Reading, now: Reading) -> Break | None:
+    """What happened to the counter between two readings; `None` if it must be seen once more.
+
+    A fall or a jump is certain at once only where the driver's uptime or the boot id proves that
+    the counter began again. Without proof it may be one bad answer, and the next reading decides.
+    """
+    if before.energy_uj is None or now.energy_uj is None:
+        return Break.NONE
+    if before.epoch != now.epoch:
+        return Break.REBOOT if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
+    if _restarted(before, now):
+        return Break.RESET if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
+    if now.wrap_uj is not None and _burnable_uj(now.t_ns - before.t_ns, now) >= now.wrap_uj:
+        return Break.WRAPPED
+    delta_uj = now.energy_uj - before.energy_uj
+    if delta_uj < 0 and now.wrap_uj is not None:
+        delta_uj += now.wrap_uj
+    if delta_uj < 0 or not _plausible(delta_uj, now.t_ns - before.t_ns, now):
+        return None
+    return Break.NONE
+
+
+def confirm(before: Reading, suspect: Reading) -> Break:
+    """What a fall or a jump was, once the reading after it has agreed with it."""
+    assert before.energy_uj is not None and suspect.energy_uj is not None
+    fell = suspect.energy_uj < before.energy_uj or before.epoch != suspect.epoch
+    if fell and _plausible(suspect.energy_uj, _lifetime_ns(before, suspect), suspect):
+        return Break.REBOOT if before.epoch != suspect.epoch else Break.RESET
+    return Break.IMPLAUSIBLE
+
+
+def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
+    """What a meter did between two readings, in order and without overlap.
+
+    `now.breaks` must have been judged. Gaps and intervals together span `[before, now)`, but
+    for energy of unknown time after a reset, which stands beside its gap.
+    """
+    if now.energy_uj is None or before.energy_uj is None:
+        return _integrate(before, now)
+    meter, t0, t1 = now.meter, before.t_ns, now.t_ns
+    if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
+        return (Gap(meter, t0, t1, now.breaks.value),)
+    if now.breaks is Break.NONE:
+        delta_uj = now.energy_uj - before.energy_uj
+        if delta_uj < 0:
+            delta_uj += now.wrap_uj or 0
+        return (_counted(before, now, t0, delta_uj),)
+    reason = now.breaks.value
+    if now.uptime_ns is not None:
+        born = min(max(t1 - now.uptime_ns, t0 + 1), t1 - 1)
+        return (Gap(meter, t0, born, reason), _counted(before, now, born, now.energy_uj))
+    since = _counted(before, now, t0, now.energy_uj)
+    remainder = Remainder.DAEMON_DOWN if now.after_outage else Remainder.COUNTER_RESET
+    return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
+
+
+def energy_uj(parts: Sequence[Interval | Gap]) -> int:
+    """The energy that is known of what `between` gave."""
+    return sum(part.energy_uj for part in parts if isinstance(part, Interval))
+
+
+def _is_idle(before: Reading, now: Reading) -> bool:
+    """Idle at both ends: a look does not see the work that ended just before it."""
+    return before.busy is False and now.busy is False
+
+
+def known_instances(
+    before: tuple[InstanceUse, ...] | None, now: tuple[InstanceUse, ...] | None
+) -> tuple[InstanceUse, ...] | None:
+    """The instances of two looks: those of the later, and those that were gone by then.
+
+    How busy an instance was before it was destroyed, nobody can say any more.
+    """
+    if before is None or now is None:
+        return now
+    there = {each.uuid for each in now}
+    gone = (each._replace(active_ppm=None) for each in before if each.uuid not in there)
+    return (*now, *gone)
+
+
+def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interval:
+    return Interval(
+        now.meter,
+        t0_ns,
+        now.t_ns,
+        delta_uj,
+        Method.MODELLED if now.modelled else Method.COUNTER,
+        idle=_is_idle(before, now),
+        outage=now.after_outage,
+        processes=now.processes or (),
+        instances=known_instances(before.instances, now.instances),
+    )
+
+
+def _burnable_uj(duration_ns: int, now: Reading) -> int:
+    return (now.max_power_mw or DEFAULT_MAX_POWER_MW) * duration_ns // PJ_PER_UJ
+
+
+def _plausible(delta_uj: int, duration_ns: int, now: Reading) -> bool:
+    return delta_uj <= _burnable_uj(duration_ns + PLAUSIBLE_LAG_NS, now)
+
+
+def _restarted(before: Reading, now: Reading) -> bool:
+    """Whether the driver's uptime proves that its counter began again after `before`."""
+    if now.uptime_ns is None:
+        return False
+    if before.uptime_ns is not None and now.uptime_ns < before.uptime_ns:
+        return True
+    return now.t_ns - now.uptime_ns > before.t_ns + UPTIME_SLACK_NS
+
+
+def _lifetime_ns(before: Reading, now: Reading) -> int:
+    """The longest time for which a counter that began again after `before` can have counted."""
+    longest = now.t_ns - before.t_ns
+    return longest if now.uptime_ns is None else min(longest, now.uptime_ns + UPTIME_SLACK_NS)
+
+
+def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
+    """Trapezoids over the power samples; holes longer than `MAX_HOLE_NS` are gaps."""
+    points = _points(before, now)
+    if points is None:
+        return (Gap(now.meter, before.t_ns, now.t_ns, "power_unknown"),)
+    parts: list[Interval | Gap] = []
+    start, twice_pj = points[0].t_ns, 0
+    for a, b in pairwise(points):
+        if b.t_ns - a.t_ns <= (now.hole_ns or MAX_HOLE_NS):
+            twice_pj += (a.power_mw + b.power_mw) * (b.t_ns - a.t_ns)
+            continue
+        if a.t_ns > start:
+            parts.append(_integrated(before, now, start, a.t_ns, twice_pj))
+        parts.append(Gap(now.meter, a.t_ns, b.t_ns, "power_unknown"))
+        start, twice_pj = b.t_ns, 0
+    if now.t_ns > start:
+        parts.append(_integrated(before, now, start, now.t_ns, twice_pj))
+    return tuple(parts)
+
+
+def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
+    """Power over `[before, now]`: its ends and the samples between; `None` if nothing is known.
+
+    At both ends the newest sample stands, so that neighbours agree on the power between them.
+    """
+    inside = [s for s in now.samples if before.t_ns < s.t_ns < now.t_ns]
+    last_mw = inside[-1].power_mw if inside else now.power_mw
+    first_mw = before.samples[-1].power_mw if before.samples else before.power_mw
+    if first_mw is None and inside:
+        first_mw = inside[0].power_mw
+    if first_mw is None or last_mw is None:
+        return None
+    return [PowerSample(before.t_ns, first_mw), *inside, PowerSample(now.t_ns, last_mw)]
+
+
+def _integrated(before: Reading, now: Reading, t0_ns: int, t1_ns: int, twice_pj: int) -> Interval:
+    return Interval(
+        now.meter,
+        t0_ns,
+        t1_ns,
+        twice_pj // (2 * PJ_PER_UJ),
+        Method.MODELLED if now.modelled else Method.INTEGRATED,
+        idle=_is_idle(before, now),
+        outage=now.after_outage,
+        processes=now.processes or (),
+        instances=known_instances(before.instances, now.instances),
+    )

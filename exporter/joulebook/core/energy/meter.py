@@ -1,0 +1,288 @@
+"""One meter's state, tick by tick: readings taken in, gaps counted, intervals made ready to book.
+
+Nothing here knows of workloads: what comes out is energy in time, what goes on is `ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.energy.counter_steps import Knot, bent, knots, learnt
+from joulebook.core.energy.intervals import (
+    Interval,
+    between,
+    confirm,
+    energy_uj,
+    judge,
+    known_instances,
+)
+from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.evidence import Gap
+from joulebook.units import NS_PER_S, PJ_PER_UJ
+
+
+class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One meter: the booked edge, and what was read after it.
+
+    `base` is the reading up to which all energy is booked; `pending` the readings after it, in
+    order. `booked_uj` counts since the ledger began, `read_uj` is that plus what is pending.
+    `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
+    the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
+    still open (`""`: none is). `tick_ns` is the learnt period of the counter
+    (0: not yet), `idle_mw` its mean power while idle. `resumed` is set from a restart of the
+    daemon until the meter has been read again.
+    """
+
+    meter: Meter
+    base: Reading
+    pending: tuple[Reading, ...] = ()
+    suspect: Reading | None = None
+    booked_uj: int = 0
+    read_uj: int = 0
+    gap_to_ns: int = 0
+    gap_from_ns: int = 0
+    gap_reason: str = ""
+    tick_ns: int = 0
+    idle_mw: int | None = None
+    resumed: bool = False
+
+    @property
+    def last(self) -> Reading:
+        """The newest reading."""
+        return self.pending[-1] if self.pending else self.base
+
+
+IMPLAUSIBLE = "implausible"
+DAEMON_DOWN = "daemon_down"
+ENERGY_UNREAD = "energy_unread"
+
+FALLBACK_NS = 60 * NS_PER_S
+"""A counter that is not told for so long is given up, and power integrated instead."""
+
+IDLE_LEARN_NS = NS_PER_S // 2
+"""An idle interval must last this long to teach the idle floor."""
+
+IDLE_LEARNING = 16
+"""Each idle interval moves the floor by one part in this many of the difference."""
+
+
+BURST_STEPS = 3
+"""So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
+
+
+class Taken(NamedTuple):
+    """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
+
+    state: MeterState
+    gaps: tuple[Gap, ...] = ()
+    lost_ns: tuple[tuple[str, int], ...] = ()
+
+
+def begin(reading: Reading) -> MeterState:
+    """A meter seen for the first time: what its counter says was burnt before our books began."""
+    return MeterState(reading.meter, reading, gap_to_ns=reading.t_ns)
+
+
+def resume(state: MeterState) -> MeterState:
+    """The daemon was down: nobody watched from the last reading to the next."""
+    return msgspec.structs.replace(state, resumed=True)
+
+
+def take(state: MeterState, reading: Reading) -> Taken:
+    """Take in one reading. One that is not newer than what is known changes nothing."""
+    last = state.last
+    if reading.t_ns <= last.t_ns:
+        return Taken(state)
+    if _is_unread(last, reading):
+        return lose(state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
+    verdict = judge(last, reading)
+    suspect = state.suspect
+    if verdict is not None:
+        return _append(state, msgspec.structs.replace(reading, breaks=verdict))
+    if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
+        failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
+        return failed._replace(state=msgspec.structs.replace(failed.state, suspect=reading))
+    jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
+    first = _append(state, jump)
+    second = take(first.state, reading)
+    return Taken(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
+
+
+def lose(state: MeterState, failure: Failure) -> Taken:
+    """Note that the meter gave nothing: time since it was last read or lost is lost."""
+    if failure.t_ns <= state.gap_to_ns:
+        return Taken(state)
+    gaps: tuple[Gap, ...] = ()
+    begun_ns = state.gap_from_ns
+    if state.gap_reason != failure.reason:
+        gaps = _open_gap(state)
+        begun_ns = state.gap_to_ns
+    lost_ns = failure.t_ns - state.gap_to_ns
+    state = msgspec.structs.replace(
+        state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
+    )
+    return Taken(state, gaps, ((failure.reason, lost_ns),))
+
+
+def _is_unread(last: Reading, reading: Reading) -> bool:
+    """Whether a meter that has a counter did not tell it: the next look makes up for this one."""
+    if last.energy_uj is None or reading.energy_uj is not None:
+        return False
+    return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
+
+
+def _append(state: MeterState, reading: Reading) -> Taken:
+    """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
+    reading = msgspec.structs.replace(reading, after_outage=state.resumed)
+    lost: list[tuple[str, int]] = []
+    gaps: list[Gap] = []
+    # A hung call may end with a reading made before the hang was noticed.
+    watched_ns = max(reading.t_ns, state.gap_to_ns)
+    if state.gap_reason:
+        lost.append((state.gap_reason, watched_ns - state.gap_to_ns))
+        gaps.append(Gap(state.meter, state.gap_from_ns, watched_ns, state.gap_reason))
+    elif reading.after_outage:
+        lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
+        gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
+    parts = between(state.last, reading)
+    if not gaps:
+        for part in parts:
+            if isinstance(part, Gap):
+                lost.append((part.reason, part.t1_ns - part.t0_ns))
+                gaps.append(part)
+    return Taken(
+        msgspec.structs.replace(
+            state,
+            pending=(*state.pending, reading),
+            suspect=None,
+            read_uj=state.read_uj + energy_uj(parts),
+            gap_to_ns=watched_ns,
+            gap_from_ns=0,
+            gap_reason="",
+            resumed=False,
+        ),
+        tuple(gaps),
+        tuple(lost),
+    )
+
+
+def _open_gap(state: MeterState) -> tuple[Gap, ...]:
+    if not state.gap_reason:
+        return ()
+    return (Gap(state.meter, state.gap_from_ns, state.gap_to_ns, state.gap_reason),)
+
+
+def ripe(
+    state: MeterState, horizon_ns: int, edges: Iterable[int] = ()
+) -> tuple[MeterState, tuple[Interval, ...]]:
+    """Take out the intervals that lie before `horizon_ns`, as far as readings bound them.
+
+    The new `base` is the last point of the energy curve before the horizon. `booked_uj` grows by
+    the energy of the intervals: `read_uj - booked_uj` is what is still pending.
+    """
+    if not state.pending or state.pending[0].t_ns > horizon_ns:
+        return state, ()
+    points = knots(state.base, state.pending, state.tick_ns)
+    due = _due(points, state.pending, horizon_ns)
+    if not due:
+        return state, ()
+    taken = points[due - 1].index
+    told = _told(state.base, state.pending)
+    intervals: list[Interval] = []
+    base = state.base
+    for knot in bent(state.base, points, edges):
+        if knot.index > taken:
+            break
+        reading = msgspec.structs.replace(
+            knot.reading,
+            busy=told[knot.index].busy,
+            processes=told[knot.index].processes,
+            instances=told[knot.index].instances,
+        )
+        intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
+        base = reading
+    state = msgspec.structs.replace(
+        state,
+        base=msgspec.structs.replace(base, samples=base.samples[-1:]),
+        pending=state.pending[taken + 1 :],
+        booked_uj=state.booked_uj + energy_uj(intervals),
+        tick_ns=learnt(points[:due], state.tick_ns),
+        idle_mw=_floor(state.idle_mw, intervals),
+    )
+    return state, tuple(intervals)
+
+
+def drawn_mw(state: MeterState) -> int | None:
+    """The mean power over what was read and is not booked yet: some seconds. `None`: not known."""
+    readings = () if state.gap_reason else (state.base, *state.pending)
+    parts = [part for pair in pairwise(readings) for part in between(*pair)]
+    duration_ns = sum(part.t1_ns - part.t0_ns for part in parts)
+    if not duration_ns or any(isinstance(part, Gap) for part in parts):
+        return None
+    return energy_uj(parts) * PJ_PER_UJ // duration_ns
+
+
+def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
+    """How many of the points to book.
+
+    Not up to a burst of steps that were seen, nor into one: the step that holds its boundary is
+    split by the rates before and after it.
+    """
+    due = sum(pending[knot.index].t_ns <= horizon_ns for knot in points)
+    for _ in range(BURST_STEPS):
+        if 0 < due < len(points) and points[due].sharp:
+            due -= 1
+    return due
+
+
+def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
+    """For each pending reading, what is known of activity then.
+
+    A burst does not ask for it, and process lists are asked for less often: the next reading that
+    did ask speaks for the time before it. Where none has come yet, a device is as busy as it was
+    last seen; but who was on it then says nothing of who is on it now. MIG instances that went
+    between two looks are counted as there until the second.
+    """
+    told: list[Reading] = []
+    busy, processes, instances = None, None, None
+    for reading in reversed(pending):
+        busy = busy if reading.busy is None else reading.busy
+        processes = processes if reading.processes is None else reading.processes
+        instances = instances if reading.instances is None else reading.instances
+        told.append(
+            msgspec.structs.replace(
+                reading,
+                busy=base.busy if busy is None else busy,
+                processes=processes,
+                instances=instances,
+            )
+        )
+    told.reverse()
+    seen = base.instances
+    for i, reading in enumerate(pending):
+        if reading.instances is not None:
+            seen = reading.instances
+        elif seen is not None:
+            there = known_instances(seen, told[i].instances or ())
+            told[i] = msgspec.structs.replace(told[i], instances=there)
+    return told
+
+
+def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
+    """What the device draws while idle: a slow mean over its idle intervals.
+
+    Not the lowest: a counter that steps only ten times a second makes single intervals look up to
+    a tenth too low, and once would be for ever. Nor a mean by time, in which the last moment before
+    work is seen would count for much while little is known.
+    """
+    for interval in intervals:
+        duration_ns = interval.t1_ns - interval.t0_ns
+        if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
+            continue
+        mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
+        known_mw = mean_mw if known_mw is None else known_mw + (mean_mw - known_mw) // IDLE_LEARNING
+    return known_mw

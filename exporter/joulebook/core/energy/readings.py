@@ -1,0 +1,148 @@
+"""What a sensor saw: one look at one meter, or the reason why there was none.
+
+All instants in the core are *node time*: nanoseconds that never go back, survive a restart of
+the daemon and a reboot (`daemon/clock.py` makes them from CLOCK_BOOTTIME). UTC is node time plus
+an offset that the tick carries, so a stepped wall clock changes no duration and no order.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.workloads import WorkloadId
+
+REPLAYED = "replay"
+"""The `Reading.epoch` of a recorded trace: its counters never begin again, not even with a boot,
+and what they say was not burnt here."""
+
+
+class Component(StrEnum):
+    """The part of a node that a meter measures (label `component`)."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    DRAM = "dram"
+    OTHER = "other"
+
+
+class Meter(NamedTuple):
+    """One thing whose energy can be read; the leaf that is booked.
+
+    `name` is stable over restarts and enumeration changes: the UUID of a GPU, the zone of RAPL.
+    """
+
+    component: Component
+    name: str
+
+
+class PowerSample(NamedTuple):
+    """One timestamped value of the driver's own power buffer: node time and milliwatts."""
+
+    t_ns: int
+    power_mw: int
+
+
+class Span(NamedTuple):
+    """A mark on a process: from when to when (`None`: still) it burns for `workload`."""
+
+    t0_ns: int
+    t1_ns: int | None
+    workload: WorkloadId
+
+
+class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One process seen on a device.
+
+    `started_ns` is the start of the process in node time (0 when unknown): pids are reused, the
+    pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept
+    the device's multiprocessors busy since the reading before, `None` where the driver does not
+    say. `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
+    could say whose process it is. `marks` are the marks that it was under lately, the innermost
+    first; in their time it burns for them and not for `workload` (`core/attribution/spans.py`).
+    """
+
+    pid: int
+    started_ns: int
+    sm_time_ns: int | None = None
+    memory_bytes: int | None = None
+    workload: WorkloadId | None = None
+    ended: bool = False
+    instance: str = ""
+    """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
+    marks: tuple[Span, ...] = ()
+
+
+class InstanceUse(NamedTuple):
+    """One MIG instance at a look: `slices` of the card's `of`, and how busy they were.
+
+    `active_ppm` is the share of its multiprocessors that were at work since the look before, in
+    parts per million; `None` where the driver does not say (before Hopper it never does).
+    """
+
+    uuid: str
+    slices: int
+    of: int
+    active_ppm: int | None = None
+
+
+class Break(StrEnum):
+    """What happened to a counter between a reading and the one before it."""
+
+    NONE = ""
+    RESET = "counter_reset"
+    """It began again at zero; when, only `Reading.uptime_ns` can tell."""
+    REBOOT = "reboot"
+    """The same, because the machine was booted."""
+    IMPLAUSIBLE = "implausible"
+    """It jumped by more than the device can burn, and stayed there."""
+    WRAPPED = "counter_wrap"
+    """It may have wrapped more than once since it was last read."""
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One successful look at one meter.
+
+    `energy_uj` is the meter's own cumulative counter; `None` means the meter has none, and
+    then `samples` (else `power_mw` alone) are integrated. `wrap_uj` is the size of a counter
+    that wraps. `epoch` names the life of the counter where the system tells it (the boot id);
+    `uptime_ns` is the time since the counter last started at zero, where the driver tells it.
+    `max_power_mw` bounds what is plausible. `busy` says whether the device did any work since
+    the reading before: `None` where this look did not ask. `processes` is `None` where this look
+    did not ask, empty where it asked and found none; and so are `instances`.
+    `covers` names the components whose meters
+    are measured here too, from outside: of such a meter only the rest is booked (`core.supply`).
+    `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
+    is how far apart two values of power may lie, where the meter can only be asked that seldom
+    (0: as for all, `intervals.MAX_HOLE_NS`).
+    """
+
+    meter: Meter
+    t_ns: int
+    energy_uj: int | None = None
+    power_mw: int | None = None
+    samples: tuple[PowerSample, ...] = ()
+    wrap_uj: int | None = None
+    epoch: str = ""
+    uptime_ns: int | None = None
+    max_power_mw: int | None = None
+    busy: bool | None = None
+    processes: tuple[ProcessUse, ...] | None = None
+    after_outage: bool = False
+    """Set by the ledger on the first reading after the daemon was down."""
+    breaks: Break = Break.NONE
+    """Set by the ledger: why the counter cannot simply be subtracted from the one before."""
+    instances: tuple[InstanceUse, ...] | None = None
+    covers: tuple[Component, ...] = ()
+    modelled: bool = False
+    hole_ns: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """A look at a meter that gave nothing; `reason` is a short stable word (label `reason`)."""
+
+    meter: Meter
+    t_ns: int
+    reason: str

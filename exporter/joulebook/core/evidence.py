@@ -1,0 +1,91 @@
+"""What is booked to whom, and how it is known: the vocabulary of postings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.workloads import WorkloadId
+
+
+class Method(StrEnum):
+    """How an amount of energy is known (label `method`)."""
+
+    COUNTER = "counter"
+    INTEGRATED = "integrated"
+    MODELLED = "modelled"
+    APPORTIONED = "apportioned"
+
+
+class Remainder(StrEnum):
+    """Energy that belongs to no workload, by name (label `reason`)."""
+
+    UNALLOCATED = "unallocated"
+    SYSTEM = "system"
+    DAEMON_DOWN = "daemon_down"
+    UNKNOWN_HOLDER = "unknown_holder"
+    COUNTER_RESET = "counter_reset"
+
+
+Subject = WorkloadId | Remainder
+"""Whom energy is booked to."""
+
+
+NO_EVIDENCE = "none"
+"""The evidence of energy that is booked to a remainder because nothing was claimed."""
+
+
+class PostingKey(NamedTuple):
+    """What makes two amounts one posting. `quarter_s` is the UTC start of its quarter hour."""
+
+    subject: Subject
+    meter: Meter
+    quarter_s: int
+    method: Method
+    evidence: str
+
+
+class Amount(NamedTuple):
+    """What a posting says: energy (idle part included), the idle part of it, and held time.
+
+    `held_ns` is held fraction x time: a half of a GPU held for 2 s is 1 s.
+    """
+
+    energy_uj: int
+    idle_uj: int = 0
+    held_ns: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        """The sum, field by field."""
+        return Amount(
+            self.energy_uj + other.energy_uj,
+            self.idle_uj + other.idle_uj,
+            self.held_ns + other.held_ns,
+        )
+
+
+ZERO = Amount(0)
+
+
+Balance = Mapping[Component, Amount]
+"""What has been booked to somebody in all, by component."""
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A stretch `[t0, t1)` in which a meter was not read, or its readings not believed."""
+
+    meter: Meter
+    t0_ns: int
+    t1_ns: int
+    reason: str
+
+
+class Leaf(NamedTuple):
+    """The leaves of one component in one second of node time."""
+
+    component: Component
+    second: int

@@ -1,0 +1,307 @@
+"""The life of a series: labels settled, zero held, true value shown, lingering, gone.
+
+Prometheus loses what a counter held when it first appeared and what it gained after it was last
+scraped. So a workload's series appears at zero and stays there for a few scrapes before it shows
+the truth, and lingers after the workload's end. All of it runs on the tick's clock and is part of
+the books: reading changes nothing, and a restart goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from joulebook.core.attribution.claims import Claim
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import ZERO, Amount, Balance
+from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
+from joulebook.core.money.amounts import Bill, add
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
+from joulebook.units import NS_PER_S
+
+OVERFLOW = "(overflow)"
+EXPIRED = "(expired)"
+
+
+def pool_id(labels: Labels) -> WorkloadId:
+    """The series that workloads of an owner share once the budget of series is spent."""
+    return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the configuration says of series (`[exposition]`), and the budgets of the design."""
+
+    zero_hold_ns: int = 37_500_000_000
+    linger_ns: int = 900 * NS_PER_S
+    label_wait_ns: int = 10 * NS_PER_S
+    expire_ns: int = 35 * 86_400 * NS_PER_S
+    max_workloads: int = 500
+    max_experiments: int = 1000
+    max_experiments_per_owner: int = 50
+
+
+def advance(
+    books: Books,
+    earned: Mapping[WorkloadId, Balance],
+    claims: Iterable[Claim],
+    facts: Iterable[WorkloadFacts],
+    *,
+    now_ns: int,
+    served_ns: int,
+    resumed: bool,
+    policy: Policy,
+    bills: Mapping[WorkloadId, Bill] = {},
+    present: frozenset[WorkloadId] = frozenset(),
+    strangers: Collection[WorkloadId] = (),
+) -> tuple[Books, tuple[WorkloadFacts, ...]]:
+    """Move all series along by one tick in which each workload earned what `earned` says, and is
+    charged what `bills` say for it.
+
+    `served_ns` is for how long the series could be scraped since the tick before. `present` are
+    the workloads that use the host now, held devices or not. `strangers` used what others hold:
+    they are on the air, if only to be named. Returns the books and the facts that are new.
+    """
+    air = _Air(books, policy, now_ns)
+    if resumed:
+        air.hold_experiments()
+    if served_ns:
+        air.wait(served_ns)
+    else:
+        air.postpone(now_ns - books.last_ns)
+    news = air.learn(facts, claims, present | set(earned), strangers)
+    air.credit(earned, bills)
+    air.settle_labels()
+    air.let_go(claims, present | {*earned, *strangers})
+    return air.books(), news
+
+
+class _Air:
+    """The series that are on the air, while one tick moves them along."""
+
+    def __init__(self, books: Books, policy: Policy, now_ns: int) -> None:
+        self._before = books
+        self._policy = policy
+        self._now_ns = now_ns
+        self._workloads = dict(books.workloads)
+        self._experiments = dict(books.experiments)
+        self._overflow = Counter(books.overflow)
+
+    def books(self) -> Books:
+        return msgspec.structs.replace(
+            self._before,
+            workloads=self._workloads,
+            experiments=self._experiments,
+            overflow=dict(self._overflow),
+        )
+
+    def postpone(self, unseen_ns: int) -> None:
+        """The end of workloads that linger moves on by the time in which nobody could look."""
+        for id_, workload in self._workloads.items():
+            if workload.ended_ns is not None:
+                final_ns = max(workload.final_ns, workload.ended_ns) + unseen_ns
+                self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
+
+    def hold_experiments(self) -> None:
+        """After a restart every experiment reappears at what it last showed, and stays there."""
+        for labels, state in self._experiments.items():
+            held = state.hold_left_ns > 0
+            self._experiments[labels] = msgspec.structs.replace(
+                state,
+                baseline=state.baseline if held else state.balance,
+                bill_baseline=state.bill_baseline if held else state.bill,
+                hold_left_ns=self._policy.zero_hold_ns,
+            )
+
+    def wait(self, served_ns: int) -> None:
+        """Time passes for everything that is held back."""
+        for id_, workload in self._workloads.items():
+            if workload.hold_left_ns:
+                left_ns = max(workload.hold_left_ns - served_ns, 0)
+                self._workloads[id_] = msgspec.structs.replace(
+                    workload, hold_left_ns=left_ns, final_ns=self._now_ns
+                )
+        for labels, state in self._experiments.items():
+            if state.hold_left_ns:
+                left_ns = max(state.hold_left_ns - served_ns, 0)
+                self._experiments[labels] = msgspec.structs.replace(state, hold_left_ns=left_ns)
+
+    def learn(
+        self,
+        facts: Iterable[WorkloadFacts],
+        claims: Iterable[Claim],
+        earned: Iterable[WorkloadId],
+        strangers: Iterable[WorkloadId],
+    ) -> tuple[WorkloadFacts, ...]:
+        """Put workloads on the air that are heard of for the first time; note what is new."""
+        told = {fact.id: fact for fact in facts}
+        held_or_used = {claim.workload for claim in claims} | set(earned)
+        named = held_or_used | set(told) | set(strangers)
+        news = []
+        for id_ in sorted(named - {None}, key=str):
+            assert id_ is not None
+            known = self._workloads.get(id_)
+            fact = told.get(id_) or WorkloadFacts(id_)
+            if known is not None:
+                fact = merged(known.facts, fact)
+            held = id_ in held_or_used
+            if known is None:
+                self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
+            elif fact != known.facts or (held and not known.held):
+                self._workloads[id_] = msgspec.structs.replace(
+                    known, facts=fact, held=held or known.held
+                )
+            if known is None or fact != known.facts:
+                news.append(fact)
+        return tuple(news)
+
+    def credit(
+        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Bill]
+    ) -> None:
+        """Add what was earned; once labels are settled, to the experiment as well."""
+        for id_, balance in earned.items():
+            workload, bill = self._workloads[id_], bills.get(id_, {})
+            self._workloads[id_] = msgspec.structs.replace(
+                workload,
+                balance=_sum(workload.balance, balance),
+                bill=add(workload.bill, bill),
+                final_ns=self._now_ns,
+            )
+            if workload.labels is not None:
+                self._roll_up(workload, balance, bill)
+
+    def settle_labels(self) -> None:
+        """Freeze labels that are complete, or have been waited for long enough.
+
+        A workload that never had a meter gets no series: jobs without GPUs would fill the budget.
+        """
+        for id_, workload in list(self._workloads.items()):
+            if workload.labels is not None or not workload.held:
+                continue
+            waited_ns = self._now_ns - workload.seen_ns
+            if not workload.facts.complete and waited_ns < self._policy.label_wait_ns:
+                continue
+            settled = msgspec.structs.replace(
+                workload,
+                labels=self._budgeted(workload),
+                shown=workload.facts.shown,
+                hold_left_ns=self._policy.zero_hold_ns,
+                folded=self._is_full(),
+            )
+            self._workloads[id_] = settled
+            self._roll_up(settled, settled.balance, settled.bill)
+            if settled.folded:
+                self._overflow["workloads"] += 1
+
+    def let_go(self, claims: Iterable[Claim], active: Iterable[WorkloadId]) -> None:
+        """Note ends; take series off the air whose time is over."""
+        closing = {claim.workload for claim in claims}
+        running = {claim.workload for claim in claims if claim.t1_ns is None}
+        running |= set(active) - closing  # known by its processes alone
+        for id_, workload in list(self._workloads.items()):
+            if id_.scheduler == OVERFLOW:
+                continue
+            state = workload
+            if id_ in running:
+                if state.ended_ns is not None:
+                    state = msgspec.structs.replace(state, ended_ns=None)
+            elif state.ended_ns is None:
+                state = msgspec.structs.replace(state, ended_ns=self._ended_ns(state, claims))
+            if state is not workload:
+                self._workloads[id_] = state
+            over = (
+                state.ended_ns is not None
+                and id_ not in closing
+                and (state.labels is not None or not state.held)
+                and not state.hold_left_ns
+                and self._now_ns >= max(state.ended_ns, state.final_ns) + self._policy.linger_ns
+            )
+            if over:
+                del self._workloads[id_]
+        self._expire()
+
+    def _ended_ns(self, state: WorkloadState, claims: Iterable[Claim]) -> int:
+        if state.facts.ended_ns is not None:
+            return state.facts.ended_ns
+        ends = [c.t1_ns for c in claims if c.workload == state.facts.id and c.t1_ns is not None]
+        return max(ends, default=self._now_ns)
+
+    def _budgeted(self, workload: WorkloadState) -> Labels:
+        """The labels a workload gets, or those of the overflow of its owner."""
+        labels = workload.facts.labels
+        if not labels.experiment:
+            labels = labels._replace(experiment=workload.facts.shown)
+        if labels in self._experiments:
+            return labels
+        of_owner = sum(known[:2] == labels[:2] for known in self._experiments)
+        if (
+            len(self._experiments) < self._policy.max_experiments
+            and of_owner < self._policy.max_experiments_per_owner
+        ):
+            return labels
+        self._overflow["experiments"] += 1
+        return labels._replace(experiment=OVERFLOW)
+
+    def _is_full(self) -> bool:
+        shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
+        return shown >= self._policy.max_workloads
+
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Bill) -> None:
+        """Credit the experiment, and the overflow series of the owner if there is no own one."""
+        assert workload.labels is not None
+        labels = workload.labels
+        state = self._experiments.get(labels)
+        if state is None:
+            state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
+        self._experiments[labels] = msgspec.structs.replace(
+            state,
+            balance=_sum(state.balance, balance),
+            bill=add(state.bill, bill),
+            used_ns=self._now_ns,
+        )
+        if not workload.folded:
+            return
+        id_ = pool_id(labels)
+        pooled = self._workloads.get(id_) or WorkloadState(
+            WorkloadFacts(id_, display=OVERFLOW, complete=True),
+            {},
+            self._now_ns,
+            labels=labels._replace(experiment=OVERFLOW),
+            shown=OVERFLOW,
+            hold_left_ns=self._policy.zero_hold_ns,
+        )
+        self._workloads[id_] = msgspec.structs.replace(
+            pooled, balance=_sum(pooled.balance, balance), bill=add(pooled.bill, bill)
+        )
+
+    def _expire(self) -> None:
+        """Pass experiments that nobody has used for long into `(expired)` of their owner."""
+        horizon_ns = self._now_ns - self._policy.expire_ns
+        old = [
+            labels
+            for labels, state in self._experiments.items()
+            if state.used_ns < horizon_ns and labels.experiment != EXPIRED
+        ]
+        in_use = {workload.labels for workload in self._workloads.values()} if old else set()
+        for labels in old:
+            if labels in in_use:
+                continue
+            gone = self._experiments.pop(labels)
+            pool = labels._replace(experiment=EXPIRED)
+            kept = self._experiments.get(pool)
+            if kept is None:
+                kept = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
+            self._experiments[pool] = msgspec.structs.replace(
+                kept,
+                balance=_sum(kept.balance, gone.balance),
+                bill=add(kept.bill, gone.bill),
+                used_ns=self._now_ns,
+            )
+
+
+def _sum(balance: Balance, more: Balance) -> dict[Component, Amount]:
+    added = dict(balance)
+    for component, amount in more.items():
+        added[component] = added.get(component, ZERO).plus(amount)
+    return added

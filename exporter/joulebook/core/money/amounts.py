@@ -1,0 +1,119 @@
+"""Exact amounts of money and CO2e, and what they are for.
+
+Nothing is rounded when it is accrued. An amount is an integer number of *atoms*, of which there
+are `PER_KWH` to a nano-unit of money or a microgram of CO2e: one microjoule at one nano-unit per
+kWh and a PUE of one millionth. An hourly rate times nanoseconds is a whole number of them too. So
+amounts add up like energy does, whatever was cut, apportioned or carried from tick to tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from joulebook.core.evidence import Subject
+from joulebook.core.money.rates import NANO, PER_HOUR, PER_KWH, Quality
+
+
+class ChargeKey(NamedTuple):
+    """Whom an amount of money or CO2e is charged to, for which quarter hour, and what for."""
+
+    subject: Subject
+    quarter_s: int
+    charge: Charge
+
+
+class RateUsed(NamedTuple):
+    """A rate that something was charged at, and the quarter hour of it; see `rates.Point`.
+
+    `quantity` is `price`, `carbon`, `pue` or `hardware`.
+    """
+
+    quarter_s: int
+    quantity: str
+    value: int
+    unit: str
+    source: str
+    quality: Quality
+
+
+ATOMS_PER_HELD = PER_KWH // PER_HOUR
+"""Atoms in one nanosecond held at one nano-unit per hour."""
+
+
+class Item(StrEnum):
+    """What is accrued."""
+
+    ELECTRICITY = "electricity"
+    CREDIT = "credit"
+    """Electricity at a price below zero: what was earned. A counter must never fall, so this one
+    rises instead, and what electricity came to is the difference of the two."""
+    HARDWARE = "hardware"
+    CO2E = "co2e"
+
+
+class Charge(NamedTuple):
+    """What an amount is: the item, and the currency (empty: CO2e)."""
+
+    item: Item
+    currency: str = ""
+
+
+class Exact(NamedTuple):
+    """An amount, none of it rounded, in three integers that fit 64 bits in any currency.
+
+    `whole` are units of the currency, or kg of CO2e; `nano` billionths of one (nano-units, ug);
+    `rest` atoms. `nano` and `rest` are never negative and less than one of the next.
+    """
+
+    whole: int = 0
+    nano: int = 0
+    rest: int = 0
+
+    @staticmethod
+    def of(atoms: int) -> Exact:
+        """So many atoms."""
+        nano, rest = divmod(atoms, PER_KWH)
+        return Exact(*divmod(nano, NANO), rest)
+
+    @property
+    def atoms(self) -> int:
+        """All of it in atoms."""
+        return self.floor * PER_KWH + self.rest
+
+    @property
+    def floor(self) -> int:
+        """Nano-units or micrograms, floored: less than one below the truth."""
+        return self.whole * NANO + self.nano
+
+    def plus(self, other: Exact) -> Exact:
+        """The sum, exact."""
+        carry, rest = divmod(self.rest + other.rest, PER_KWH)
+        carry, nano = divmod(self.nano + other.nano + carry, NANO)
+        return Exact(self.whole + other.whole + carry, nano, rest)
+
+
+NOTHING = Exact()
+
+Bill = Mapping[Charge, Exact]
+"""What somebody is charged."""
+
+
+def add(bill: Bill, more: Bill) -> Bill:
+    """The sum of two bills; `bill` itself if there is nothing to add."""
+    if not more:
+        return bill
+    added = dict(bill)
+    for charge, amount in more.items():
+        added[charge] = added.get(charge, NOTHING).plus(amount)
+    return added
+
+
+def total(bills: Iterable[Bill]) -> dict[Charge, Exact]:
+    """The sum of bills."""
+    sums: dict[Charge, Exact] = {}
+    for bill in bills:
+        for charge, amount in bill.items():
+            sums[charge] = sums.get(charge, NOTHING).plus(amount)
+    return sums

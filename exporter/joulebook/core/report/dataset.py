@@ -1,0 +1,217 @@
+"""What a source of reports hands over: postings, charges and facts, from one node or from many.
+
+An account is plain values. It says what was booked and to whom, where from, and by name what its
+source cannot know, so that a report never takes "nobody wrote it down" for zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.energy.readings import Meter
+from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.money.amounts import Charge, Exact, RateUsed
+from joulebook.core.workloads import Labels, WorkloadId
+
+WHOLE_METER = "*"
+"""The name of a meter where a source knows a node's component only as a whole."""
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which workloads are asked for; a set that is empty takes all.
+
+    `workloads` holds ids or the names that people are shown (`101_7`). Remainders are nobody's:
+    they are part of an account only where nothing is selected.
+    """
+
+    experiments: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    accounts: frozenset[str] = frozenset()
+    workloads: frozenset[str] = frozenset()
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing was selected, so that remainders count too."""
+        return self == Selection()
+
+    def takes(self, workload: Workload) -> bool:
+        """Whether a workload is asked for."""
+        user, account, experiment = workload.labels
+        return (
+            (not self.experiments or experiment in self.experiments)
+            and (not self.users or user in self.users)
+            and (not self.accounts or account in self.accounts)
+            and (not self.workloads or not self.workloads.isdisjoint(workload.names))
+        )
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """What a source knows of one workload; the times are UTC ns, `None`: not known."""
+
+    id: WorkloadId
+    display: str = ""
+    name: str = ""
+    labels: Labels = Labels()
+    started_utc_ns: int | None = None
+    ended_utc_ns: int | None = None
+    gpu_count: int = 0
+    evidence: str = ""
+    extra: Mapping[str, str] = {}
+    cluster: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What people call it."""
+        return self.display or self.id.workload
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that it may be asked for by."""
+        return frozenset({self.id.workload, self.shown, str(self.id)})
+
+    def and_of(self, other: Workload) -> Workload:
+        """What two nodes know of it together: its first start and its last end."""
+        starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
+        ends = (self.ended_utc_ns, other.ended_utc_ns)
+        return Workload(
+            id=self.id,
+            display=self.display or other.display,
+            name=self.name or other.name,
+            labels=Labels(*(a or b for a, b in zip(self.labels, other.labels, strict=True))),
+            started_utc_ns=min(starts, default=None),
+            ended_utc_ns=None if None in ends else max(t for t in ends if t is not None),
+            # Each node tells of the GPUs that it saw held.
+            gpu_count=self.gpu_count + other.gpu_count,
+            evidence=self.evidence or other.evidence,
+            extra={**other.extra, **self.extra},
+            cluster=self.cluster or other.cluster,
+        )
+
+
+class Posting(NamedTuple):
+    """So much energy of one meter in one quarter hour, to one workload or remainder.
+
+    `quarter_s` is the UTC start of its quarter hour, or of the whole account where the source
+    knows no finer. `method` and `evidence` are `None` where it does not know them.
+    """
+
+    node: str
+    subject: Subject
+    meter: Meter
+    quarter_s: int
+    amount: Amount
+    method: Method | None
+    evidence: str | None
+
+
+class Charged(NamedTuple):
+    """Money or CO2e charged for one quarter hour on one node, as it was booked."""
+
+    node: str
+    subject: Subject
+    quarter_s: int
+    charge: Charge
+    amount: Exact
+
+
+class RateRow(NamedTuple):
+    """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it there."""
+
+    used: RateUsed
+    energy_uj: int
+    held_ns: int
+    node: str = ""
+
+
+class Lost(NamedTuple):
+    """A stretch (UTC ns) in which a meter was not read, or not believed."""
+
+    node: str
+    meter: Meter
+    reason: str
+    t0_utc_ns: int
+    t1_utc_ns: int
+
+
+class Matter(StrEnum):
+    """What a source may be unable to know; the values are the words that people are shown."""
+
+    TIMES = "start and end of runs"
+    METHOD = "method"
+    EVIDENCE = "evidence"
+    COVERAGE = "coverage"
+    QUARTERS = "energy by quarter hour"
+    RATES = "rates used"
+    GAPS = "gaps"
+    MODELS = "GPU models"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
+
+    `source` names it as people are shown it ("ledger of n1"). `known_until_s` is up to when each
+    node has booked what it read, which is where a run that goes on ends for now.
+    `unknown` says what it cannot know, and why. `error_ratio` bounds the relative error that
+    getting the figures through it adds to them (0: they are what was booked). `warnings` are what
+    it had to say itself, a partial answer for example.
+    """
+
+    source: str
+    since_s: int
+    until_s: int
+    postings: tuple[Posting, ...] = ()
+    charges: tuple[Charged, ...] = ()
+    workloads: Mapping[WorkloadId, Workload] = {}
+    rates: tuple[RateRow, ...] = ()
+    gaps: tuple[Lost, ...] = ()
+    models: Mapping[tuple[str, Meter], str] = {}
+    known_until_s: Mapping[str, int] = {}
+    unknown: Mapping[Matter, str] = {}
+    error_ratio: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that booked anything."""
+        return tuple(sorted({posting.node for posting in self.postings}))
+
+
+def joined(accounts: Iterable[Account]) -> Account:
+    """Several accounts as one; their nodes must differ, or energy would count twice.
+
+    Raises `ValueError` naming a node that stands in two of them, or if there is no account.
+    """
+    parts = list(accounts)
+    if len(parts) == 1:
+        return parts[0]
+    whose: dict[str, str] = {}
+    workloads: dict[WorkloadId, Workload] = {}
+    for part in parts:
+        for node in {row.node for rows in (part.postings, part.charges) for row in rows}:
+            if node in whose:
+                raise ValueError(f"node {node} is in both {whose[node]} and {part.source}")
+            whose[node] = part.source
+        for key, workload in part.workloads.items():
+            known = workloads.get(key)
+            workloads[key] = workload if known is None else known.and_of(workload)
+    if not parts:
+        raise ValueError("no account to join")
+    return Account(
+        ", ".join(part.source for part in parts),
+        min(part.since_s for part in parts),
+        max(part.until_s for part in parts),
+        tuple(row for part in parts for row in part.postings),
+        tuple(row for part in parts for row in part.charges),
+        workloads,
+        tuple(row for part in parts for row in part.rates),
+        tuple(row for part in parts for row in part.gaps),
+        {key: model for part in parts for key, model in part.models.items()},
+        {node: until_s for part in parts for node, until_s in part.known_until_s.items()},
+        {matter: why for part in parts for matter, why in part.unknown.items()},
+        max(part.error_ratio for part in parts),
+        tuple(text for part in parts for text in part.warnings),
+    )

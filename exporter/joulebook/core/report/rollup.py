@@ -1,0 +1,177 @@
+"""The roll-up of a report: energy, held time and charges by owner, as booked and at other rates.
+
+The ledger keeps energy by quarter hour. Charged anew, a quarter hour's energy is taken as evenly
+spread over it: exact for rates that change on quarter hours, as all markets' do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
+from joulebook.core.money.accrual import Accrual
+from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact, Item, total
+from joulebook.core.money.rates import RateSet
+from joulebook.core.report.dataset import Account, Charged, Posting, RateRow
+from joulebook.core.workloads import Labels
+from joulebook.units import NS_PER_S, QUARTER_NS
+
+Owner = Labels | Remainder
+"""Whose an amount is: an experiment's, or nobody's."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One owner: what was burnt, and what it came to (`restated` is `None`: not asked for)."""
+
+    owner: Owner
+    amount: Amount
+    booked: Bill
+    restated: Bill | None = None
+
+
+class Recharged(NamedTuple):
+    """An account at other rates, and the energy for which there was none, by item."""
+
+    account: Account
+    unpriced_uj: dict[str, int]
+
+
+class Level(StrEnum):
+    """How far a list is rolled up: each adds the one before it up."""
+
+    EXPERIMENT = "experiment"
+    USER = "user"
+    ACCOUNT = "account"
+    LAB = "lab"
+
+    def of(self, labels: Labels) -> Labels:
+        """What is left of an owner at this level."""
+        user, account, _ = labels
+        if self is Level.EXPERIMENT:
+            return labels
+        return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
+
+
+def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+    """What was burnt, by whose it is: an owner's, or nobody's."""
+    sums: dict[Owner, Amount] = {}
+    for row in account.postings:
+        key = owner(account, row.subject, level)
+        sums[key] = sums.get(key, ZERO).plus(row.amount)
+    return sums
+
+
+def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bill]:
+    """What was charged, by whose it is."""
+    bills: dict[Owner, dict[Charge, Exact]] = {}
+    for row in account.charges:
+        bill = bills.setdefault(owner(account, row.subject, level), {})
+        bill[row.charge] = bill.get(row.charge, NOTHING).plus(row.amount)
+    return dict(bills)
+
+
+def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
+    """Whose a subject is, as far as the account knows."""
+    if isinstance(subject, Remainder):
+        return subject
+    known = account.workloads.get(subject)
+    return Labels() if known is None else level.of(known.labels)
+
+
+def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+    """The account charged anew, with the rates that were used for it.
+
+    `wanted` is what the new rates are meant to charge.
+    """
+    nodes: dict[str, list[Posting]] = {}
+    for row in account.postings:
+        nodes.setdefault(row.node, []).append(row)
+    charged: list[Charged] = []
+    used: list[RateRow] = []
+    unpriced_uj: dict[str, int] = {}
+    for node, rows in nodes.items():
+        models = {meter: model for (where, meter), model in account.models.items() if where == node}
+        accrual = Accrual(rates, models, wanted, 0)
+        for row in rows:
+            _accrue(accrual, row)
+        charged += [
+            Charged(node, key.subject, key.quarter_s, key.charge, amount)
+            for key, amount in accrual.charges().items()
+        ]
+        used += [
+            RateRow(rate, amount.energy_uj, amount.held_ns, node)
+            for rate, amount in accrual.used.items()
+        ]
+        for item, energy_uj in accrual.unpriced_uj.items():
+            unpriced_uj[item] = unpriced_uj.get(item, 0) + energy_uj
+    anew = msgspec.structs.replace(account, charges=tuple(charged), rates=tuple(used))
+    return Recharged(anew, unpriced_uj)
+
+
+def _accrue(accrual: Accrual, row: Posting) -> None:
+    t0_ns = row.quarter_s * NS_PER_S
+    amount = row.amount
+    whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, amount.energy_uj, Method.COUNTER)
+    held_ns = amount.held_ns
+    for piece, stretch in accrual.pieces(whole):
+        accrual.take(piece, stretch)
+        # An hourly rate does not step: held time need not be cut.
+        accrual.charge(stretch, row.subject, row.meter, Amount(piece.energy_uj, 0, held_ns))
+        held_ns = 0
+
+
+def lines(
+    account: Account, anew: Account | None = None, level: Level = Level.EXPERIMENT
+) -> list[Line]:
+    """A line for each owner: by energy, the largest first, then remainders.
+
+    `anew` is the same account at other rates.
+    """
+    amounts, booked = burnt(account, level), billed(account, level)
+    restated = None if anew is None else billed(anew, level)
+    return sorted(
+        (
+            Line(
+                who,
+                amounts.get(who, ZERO),
+                booked.get(who, {}),
+                None if restated is None else restated.get(who, {}),
+            )
+            for who in amounts.keys() | booked.keys()
+        ),
+        key=lambda line: (
+            isinstance(line.owner, Remainder),
+            -line.amount.energy_uj,
+            tuple(line.owner),
+        ),
+    )
+
+
+def net(bill: Bill) -> dict[str, Exact]:
+    """Money by currency: electricity and hardware, less what was earned below zero."""
+    sums: dict[str, Exact] = {}
+    for (item, currency), amount in bill.items():
+        if item is not Item.CO2E:
+            signed = Exact.of(-amount.atoms) if item is Item.CREDIT else amount
+            sums[currency] = sums.get(currency, NOTHING).plus(signed)
+    return sums
+
+
+def whole(statement: Iterable[Line]) -> Line:
+    """All lines as one; its owner is empty."""
+    every = list(statement)
+    amount = ZERO
+    for line in every:
+        amount = amount.plus(line.amount)
+    anew = [line.restated for line in every if line.restated is not None]
+    return Line(
+        Labels(),
+        amount,
+        total(line.booked for line in every),
+        total(anew) if anew else None,
+    )

@@ -1,0 +1,100 @@
+"""What a result took: the best run, the sweep it came out of, and everything.
+
+Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
+is published is the least of it. Failed runs and runs that were left out of a paper burnt energy
+like the others: they are in the project's energy, and counted by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from joulebook.core.report.runs import Run
+from joulebook.core.workloads import WorkloadId
+
+
+class State(StrEnum):
+    """What became of a run."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RUNNING = "running"
+    UNKNOWN = "not known"
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which of the runs is which, as the researcher says it.
+
+    Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
+    is all runs that are not excluded. `excluded` gives a reason for each.
+    """
+
+    best: str = ""
+    sweep: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = {}
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
+
+    best: Run | None
+    sweep: tuple[Run, ...]
+    project: tuple[Run, ...]
+    excluded: Mapping[WorkloadId, str]
+    states: Mapping[WorkloadId, State]
+
+    def state(self, run: Run) -> State:
+        """What became of a run."""
+        return self.states.get(run.workload.id, State.UNKNOWN)
+
+    def of(self, state: State) -> list[Run]:
+        """The runs that ended so, less those excluded."""
+        return [
+            run
+            for run in self.project
+            if self.state(run) is state and run.workload.id not in self.excluded
+        ]
+
+
+def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
+    """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
+    excluded = {
+        run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
+    }
+    sweep = tuple(
+        run
+        for run in runs
+        if run.workload.id not in excluded
+        and (not choice.sweep or any(_is(run, pattern) for pattern in choice.sweep))
+    )
+    for pattern in choice.sweep:
+        _named(runs, pattern)
+    best = None
+    if choice.best:
+        found = _named(runs, choice.best)
+        if len(found) > 1:
+            names = ", ".join(str(run.workload.id) for run in found)
+            raise ValueError(f"{choice.best!r} is more than one run: {names}")
+        best = found[0]
+    elif len(sweep) == 1:
+        best = sweep[0]
+    return Effort(best, sweep, tuple(runs), excluded, states)
+
+
+def _named(runs: Iterable[Run], pattern: str) -> list[Run]:
+    found = [run for run in runs if _is(run, pattern)]
+    if not found:
+        raise ValueError(f"{pattern!r} is none of the runs of this report")
+    return found
+
+
+def _is(run: Run, pattern: str) -> bool:
+    if "*" not in pattern:
+        return pattern in run.workload.names
+    fits = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch
+    return any(fits(name) for name in run.workload.names)

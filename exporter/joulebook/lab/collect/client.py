@@ -1,0 +1,129 @@
+"""Asking a node for a page: TLS, token, time-outs, and no more bytes than a page has."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from joulebook.config.lab import Collect
+from joulebook.core.ledger.export import PATH, Page
+from joulebook.errors import ConfigError, InputError
+from joulebook.http_client import Web, basic
+from joulebook.rates.contract import FeedError, FeedWrong
+
+MAX_BYTES = 16 * 2**20
+"""A page of 5,000 rows is below 1 MiB."""
+
+_MAX_SECRET = 4096
+
+
+class Unanswered(InputError):
+    """A target gave no page; `reason` is the label value."""
+
+
+class NodeClient:
+    """Asks nodes, several at a time. Secrets and certificates are read anew when they change."""
+
+    def __init__(self, settings: Collect) -> None:
+        """Raises `ConfigError` for files that cannot be used at the start."""
+        self._settings = settings
+        self._files = [
+            Path(name) for name in (settings.ca_file, settings.cert_file, settings.key_file) if name
+        ]
+        self._seen = self._stamps()
+        self._web = self._made()
+        self._headers()
+
+    def refresh(self) -> None:
+        """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
+        seen = self._stamps()
+        if seen != self._seen:
+            self._web = self._made()
+            self._seen = seen
+
+    def page(self, target: str, since: int, ledger_id: str) -> Page:
+        """The page after `since` of that ledger (`""`: whichever it has).
+
+        Raises `Unanswered`, and `ConfigError` if the token cannot be read.
+        """
+        asked: dict[str, str | int] = {"since": since}
+        if ledger_id:
+            asked["ledger"] = ledger_id
+        try:
+            body = self._web.get(f"{target}{PATH}", asked, self._headers(), secret=True)
+        except FeedError as error:
+            hint = ""
+            if isinstance(error, FeedWrong) and str(error).endswith(" 404"):
+                hint = ": server.token_file is not set there, or it is no joulebook"
+            raise Unanswered(f"{error}{hint}", reason=error.reason) from None
+        try:
+            return msgspec.json.decode(body, type=Page)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unanswered(f"{target}: no page: {str(error)[:200]}", reason="garbage") from None
+
+    def _headers(self) -> dict[str, str]:
+        settings = self._settings
+        token = ""
+        if settings.token_file:
+            token = secret("collect.token_file", settings.token_file)
+        if settings.user:
+            password = secret("collect.password_file", settings.password_file)
+            own = {"X-Joulebook-Token": token} if token else {}
+            return {**basic(f"{settings.user}:{password}"), **own}
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for file in self._files:
+            try:
+                status = file.stat()
+                found.append((status.st_ino, status.st_mtime_ns))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _made(self) -> Web:
+        settings = self._settings
+        try:
+            tls = ssl.create_default_context(cafile=settings.ca_file or None)
+            if settings.cert_file:
+                tls.load_cert_chain(settings.cert_file, settings.key_file)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(map(str, self._files))
+            raise ConfigError(f"collect: certificates {files} cannot be used: {error}") from None
+        timeout_s = settings.timeout_s
+        return Web(
+            timeout_s=timeout_s,
+            deadline_s=6 * timeout_s,
+            max_bytes=MAX_BYTES,
+            tls=tls,
+            proxied=False,
+            hosts=2 * settings.parallel,
+            server_name=settings.server_name,
+        )
+
+
+def secret(key: str, path: str) -> str:
+    """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
+    try:
+        with Path(path).open("rb") as file:
+            words = file.read(_MAX_SECRET).split()
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from None
+    if not words or not words[0].isascii():
+        raise ConfigError(f"{key}: {path}: there is nothing in it that could be shown to a node")
+    return words[0].decode()
+
+
+def address(text: str, scheme: str) -> str:
+    """`host:port` or a URL as the URL of a node. Raises `ValueError`."""
+    url = (text if "://" in text else f"{scheme}://{text}").rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query:
+        raise ValueError(f"{text!r}: expected host:port or http(s)://host:port")
+    if "@" in parts.netloc or parts.port == 0:
+        raise ValueError(f"{text!r}: expected host:port without a user")
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,256 @@
+"""The collector: asks many nodes at a time, and takes their pages in one after the other.
+
+Threads ask; the thread that calls `run` or `once` alone writes. Nothing is remembered between
+asking and writing that would matter: a page that is lost on the way is asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from joulebook import log
+from joulebook.config.lab import Collect
+from joulebook.core.ledger.export import Page
+from joulebook.errors import ConfigError, InputError, LedgerError, LedgerUnavailable
+from joulebook.lab.collect import validate
+from joulebook.lab.collect.client import NodeClient, Unanswered
+from joulebook.lab.collect.discovery import Targets
+from joulebook.lab.collect.targets import Roll
+from joulebook.lab.collected import ingest
+from joulebook.lab.collected.database import Database
+
+logger = logging.getLogger(__name__)
+
+_TURN_S = 0.2
+"""How often it is looked who is due."""
+
+_DATABASE_S = 5.0
+"""From one try to reach the database to the next."""
+
+_REPEATS = 5
+"""Answers that lead to another question at once; then a target waits like one that fails."""
+
+
+class Question(NamedTuple):
+    """What a target was asked for."""
+
+    target: str
+    since: int
+    ledger_id: str
+
+
+class Answer(NamedTuple):
+    """What it said: a page, or the reason why not and a message."""
+
+    question: Question
+    page: Page | None
+    reason: str = ""
+    message: str = ""
+
+
+class Collector:
+    """Collects from all targets into the ledger that `connect` opens."""
+
+    def __init__(
+        self,
+        settings: Collect,
+        targets: Targets,
+        client: NodeClient,
+        connect: Callable[[], Database],
+    ) -> None:
+        self.settings = settings
+        self.sources = targets
+        self.roll = Roll()
+        self.taken: Counter[str] = Counter()
+        """Pages, rows and late entries since the start."""
+        self.database_problem = ""
+        self.turned = time.monotonic()
+        """When it last looked who is due."""
+        self._client = client
+        self._connect = connect
+        self._database: Database | None = None
+        self._next_try = 0.0
+        self._next_look = 0.0
+        self._positions: dict[str, int] = {}
+        self._ledger_of: dict[str, str] = {}
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def run(self, stop: threading.Event) -> None:
+        """Collect until told to stop."""
+        with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
+            while not stop.is_set():
+                self._turn(pool, spread_s=min(self.settings.every_s, 60.0))
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._let_go()
+
+    def once(self) -> bool:
+        """Ask each target until it has no more to tell; whether all went well.
+
+        Raises `LedgerError` if the collected ledger cannot be used.
+        """
+        self._look(time.monotonic(), spread_s=0.0)
+        self._database = self._open()
+        with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
+            while any(self._unfinished(url) for url in self.roll.targets):
+                self._ask(pool)
+                self._take_in()
+                if self.database_problem:
+                    raise LedgerUnavailable(self.database_problem)
+        self._let_go()
+        return not self.sources.failing and not any(
+            standing.problem for standing in self.roll.targets.values()
+        )
+
+    def _unfinished(self, url: str) -> bool:
+        standing = self.roll.targets[url]
+        return standing.asked or (
+            not standing.failures and (standing.good_s is None or standing.behind > 0)
+        )
+
+    def _turn(self, pool: ThreadPoolExecutor, spread_s: float) -> None:
+        self.turned = time.monotonic()
+        self._look(self.turned, spread_s)
+        if self._database is None and self.turned >= self._next_try:
+            try:
+                self._database = self._open()
+            except LedgerError as error:
+                self._lost(error)
+        if self._database is not None:
+            self._ask(pool)
+        self._take_in()
+
+    def _look(self, now: float, spread_s: float) -> None:
+        """For targets, and for new certificates."""
+        if now < self._next_look:
+            return
+        self._next_look = now + self.settings.refresh_s
+        self.roll.renew(self.sources.look(), now, spread_s if self.roll.targets else 0.0)
+        try:
+            self._client.refresh()
+            log.recovered(logger, "certificates", "certificates are in use again")
+        except ConfigError as error:
+            log.once(logger, "certificates", "%s; the last good ones stay in use", error)
+
+    def _ask(self, pool: ThreadPoolExecutor) -> None:
+        asked = sum(standing.asked for standing in self.roll.targets.values())
+        for url in self.roll.due(time.monotonic(), self.settings.parallel - asked):
+            ledger_id = self._ledger_of.get(url, "")
+            question = Question(url, self._positions.get(ledger_id, 0), ledger_id)
+            self.roll.targets[url].asked = True
+            pool.submit(self._fetch, question)
+
+    def _fetch(self, question: Question) -> None:
+        """In a thread of the pool."""
+        try:
+            page = self._client.page(*question)
+            validate.check(page, question.since, question.ledger_id, question.target,
+                           int(time.time()))  # fmt: skip
+            answer = Answer(question, page)
+        except (Unanswered, InputError) as error:
+            answer = Answer(question, None, error.reason, str(error))
+        except ConfigError as error:
+            answer = Answer(question, None, "no_token", str(error))
+        except Exception as error:
+            logger.exception("%s: asking it failed", question.target)
+            answer = Answer(question, None, "fault", f"{question.target}: {error!r}")
+        self._answers.put(answer)
+
+    def _take_in(self) -> None:
+        try:
+            answer = self._answers.get(timeout=_TURN_S)
+        except queue.Empty:
+            return
+        self._settle(answer)
+
+    def _settle(self, answer: Answer) -> None:
+        target = answer.question.target
+        if answer.page is None:
+            self._refused(target, answer.reason, answer.message)
+            return
+        try:
+            self._write(answer.question, answer.page)
+        except InputError as error:
+            self._refused(target, error.reason, str(error))
+        except LedgerUnavailable as error:
+            self._lost(error)
+            self._again(target)
+        except LedgerError as error:
+            self._refused(target, "refused", f"{target}: {error}")
+
+    def _write(self, question: Question, page: Page) -> None:
+        target, node = question.target, (page.cluster, page.node)
+        if twin := self.roll.twin(target, node, page.ledger_id):
+            raise InputError(
+                f"{target}: says that it is node {page.node!r}, and so does {twin}, with another "
+                "ledger: set node.name so that the two differ",
+                reason="twice",
+            )
+        self._ledger_of[target] = page.ledger_id
+        if page.since != self._positions.get(page.ledger_id, 0):
+            # The first answer tells which ledger it has; the next question goes on from there.
+            self._again(target)
+            return
+        if self._database is None:
+            self._again(target)
+            return
+        now_s = time.time()
+        taken = ingest.take(self._database, page, target, int(now_s))
+        if taken is None:
+            self._read_positions(self._database)
+            self._again(target)
+            return
+        self._positions[page.ledger_id] = page.next
+        self.taken.update(pages=1, rows=taken.rows, late=taken.late)
+        if target in self.roll.targets:
+            standing = self.roll.targets[target]
+            standing.node, standing.ledger_id = node, page.ledger_id
+        log.recovered(logger, target, "%s: collected again", target)
+        self.roll.went_well(
+            target, time.monotonic(), now_s, self.settings.every_s, page.last - page.next
+        )
+
+    def _refused(self, target: str, reason: str, message: str) -> None:
+        log.once(logger, target, "%s", message)
+        self.roll.failed(target, time.monotonic(), self.settings.every_s, reason, message)
+
+    def _again(self, target: str) -> None:
+        """Ask at once, and hold nothing against the target."""
+        if target in self.roll.targets:
+            standing = self.roll.targets[target]
+            standing.repeats += 1
+            if standing.repeats > _REPEATS and not self.database_problem:
+                self._refused(target, "order", f"{target}: shows another ledger each time")
+                return
+            standing.asked, standing.due = False, time.monotonic()
+
+    def _open(self) -> Database:
+        database = self._connect()
+        self._read_positions(database)
+        if self.database_problem:
+            self.database_problem = ""
+        log.recovered(logger, "database", "%s can be written again", database.name)
+        return database
+
+    def _read_positions(self, database: Database) -> None:
+        self._positions = {}
+        for places in ingest.places(database).values():
+            self._positions |= {place.ledger_id: place.position for place in places}
+        self._ledger_of = {**ingest.targets(database), **self._ledger_of}
+
+    def _lost(self, error: LedgerError) -> None:
+        self.database_problem = str(error)
+        log.once(logger, "database", "%s; nodes keep what is not collected", error)
+        self._let_go()
+        self._next_try = time.monotonic() + _DATABASE_S
+
+    def _let_go(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None

@@ -1,0 +1,152 @@
+"""Where the nodes are: a list, files and addresses that Prometheus reads too.
+
+A source that fails keeps what it said last, and says so once.
+https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from joulebook import log
+from joulebook.config.lab import Collect
+from joulebook.errors import ConfigError, InputError
+from joulebook.http_client import Web
+from joulebook.lab.collect.client import address
+from joulebook.rates.contract import FeedError
+
+logger = logging.getLogger(__name__)
+
+MAX_TARGETS = 20_000
+_MAX_FILE = 16 * 2**20
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Targets as file_sd and http_sd give them."""
+
+    targets: list[str]
+    labels: dict[str, str] = {}
+
+
+class Discovery(Protocol):
+    """One source of targets."""
+
+    @property
+    def name(self) -> str:
+        """What people are shown."""
+
+    def targets(self) -> Iterable[str]:
+        """The URLs of nodes. Raises `InputError` or `ConfigError`."""
+
+
+class Static:
+    """`collect.targets`."""
+
+    name = "collect.targets"
+
+    def __init__(self, settings: Collect) -> None:
+        self._urls = [address(target, settings.scheme) for target in settings.targets]
+
+    def targets(self) -> Iterable[str]:
+        """The list."""
+        return self._urls
+
+
+class FileSd:
+    """The files of one pattern, JSON or YAML by their suffix."""
+
+    def __init__(self, pattern: str, scheme: str) -> None:
+        self.name = pattern
+        self._scheme = scheme
+
+    def targets(self) -> Iterable[str]:
+        """What the files say now. A pattern that finds none is no target, a file that is named
+        and missing an error.
+        """
+        path = Path(self.name)
+        files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        return [url for file in files for url in self._read(file)]
+
+    def _read(self, path: Path) -> list[str]:
+        try:
+            if path.stat().st_size > _MAX_FILE:
+                raise InputError(f"{path}: larger than {_MAX_FILE} bytes", reason="too_large")
+            body = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}", reason="file") from None
+        if path.suffix in {".yml", ".yaml"}:
+            import yaml  # noqa: PLC0415 - 2.5 MiB that only users of such files should pay
+
+            try:
+                groups = msgspec.convert(yaml.safe_load(body) or [], list[Group])
+            except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
+                raise InputError(f"{path}: no list of targets: {error}", reason="garbage") from None
+            return urls(groups, self._scheme, str(path))
+        return urls(_groups(body, str(path)), self._scheme, str(path))
+
+
+class HttpSd:
+    """A URL that answers with a list of targets."""
+
+    def __init__(self, url: str, scheme: str, web: Web) -> None:
+        self.name = url
+        self._scheme = scheme
+        self._web = web
+
+    def targets(self) -> Iterable[str]:
+        """What it says now."""
+        try:
+            body = self._web.get(self.name, headers={"Accept": "application/json"})
+        except FeedError as error:
+            raise InputError(str(error), reason=error.reason) from None
+        return urls(_groups(body, self.name), self._scheme, self.name)
+
+
+def _groups(body: bytes, where: str) -> list[Group]:
+    try:
+        return msgspec.json.decode(body, type=list[Group])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: no list of targets: {error}", reason="garbage") from None
+
+
+def urls(groups: Iterable[Group], scheme: str, where: str) -> list[str]:
+    """The targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
+    found = []
+    for group in groups:
+        for target in group.targets:
+            try:
+                found.append(address(target, group.labels.get("__scheme__", scheme)))
+            except ValueError as error:
+                raise InputError(f"{where}: {error}", reason="garbage") from None
+    return found
+
+
+class Targets:
+    """All sources together; a failing one counts with what it said last."""
+
+    def __init__(self, sources: Sequence[Discovery]) -> None:
+        self._sources = sources
+        self._last: dict[str, frozenset[str]] = {}
+        self.failing: dict[str, str] = {}
+        """Why a source failed the last time, by its name."""
+
+    def look(self) -> frozenset[str]:
+        """The URLs of all nodes, each once."""
+        for source in self._sources:
+            try:
+                self._last[source.name] = frozenset(source.targets())
+                self.failing.pop(source.name, None)
+                log.recovered(logger, source.name, "%s is read again", source.name)
+            except (InputError, ConfigError) as error:
+                self.failing[source.name] = str(error)
+                log.once(logger, source.name, "targets: %s; what it said last counts", error)
+        found = frozenset[str]().union(*self._last.values())
+        if len(found) > MAX_TARGETS:
+            log.once(logger, "many", "%d targets: only %d are asked", len(found), MAX_TARGETS)
+            found = frozenset(sorted(found)[:MAX_TARGETS])
+        return found

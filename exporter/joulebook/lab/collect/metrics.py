@@ -1,0 +1,154 @@
+"""What the collector shows of itself: metrics, health, and a page for people."""
+
+from __future__ import annotations
+
+import functools
+import html
+import time
+from collections.abc import Iterator
+
+from joulebook.config.lab import Collect
+from joulebook.errors import ConfigError
+from joulebook.http_client import Web
+from joulebook.lab.collect.client import NodeClient
+from joulebook.lab.collect.collector import Collector
+from joulebook.lab.collect.discovery import Discovery, FileSd, HttpSd, Static, Targets
+from joulebook.lab.collected.database import connect
+from joulebook.metrics.catalogue_collector import COLLECTOR
+from joulebook.metrics.collector import Family
+from joulebook.metrics.render import Renderer, body, negotiate
+
+
+def make_collector(settings: Collect) -> Collector:
+    """Raises `ConfigError` for what is missing, or cannot be used."""
+    if not settings.url:
+        raise ConfigError(
+            "collect.url is not set: expected sqlite:///absolute/path or "
+            "postgresql://user@host:port/database"
+        )
+    sources = _sources(settings)
+    if not sources:
+        raise ConfigError(
+            "nothing to collect from: set collect.targets, file_sd, http_sd or kubernetes"
+        )
+    if not settings.token_file:
+        raise ConfigError(
+            "collect.token_file is not set: expected the path of a file with the token that the "
+            "daemons have in their server.token_file"
+        )
+    return Collector(
+        settings,
+        Targets(sources),
+        NodeClient(settings),
+        functools.partial(connect, settings.url, create=True),
+    )
+
+
+def _sources(settings: Collect) -> list[Discovery]:
+    sources: list[Discovery] = []
+    if settings.targets:
+        sources.append(Static(settings))
+    sources += [FileSd(pattern, settings.scheme) for pattern in settings.file_sd]
+    if settings.http_sd:
+        web = Web(timeout_s=settings.timeout_s, proxied=False)
+        sources.append(HttpSd(settings.http_sd, settings.scheme, web))
+    if settings.kubernetes:
+        # Late: who does not run there should not pay for it.
+        from joulebook.lab.collect import kubernetes
+
+        sources.append(
+            kubernetes.EndpointSlices(
+                kubernetes.api_server(),
+                settings.kubernetes_service,
+                settings.kubernetes_namespace or kubernetes.namespace_of_this_pod(),
+                settings.kubernetes_port_name,
+                settings.scheme,
+            )
+        )
+    return sources
+
+
+_HANG_S = 900.0
+"""Without a turn of the loop for so long, a supervisor had better restart it."""
+
+
+class CollectorPages:
+    """`Pages` of the server. Reads what the collector's thread writes; torn views do no harm."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._renderer = Renderer("")
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """How targets and the database stand."""
+        style = negotiate(accept)
+        values = dict(self._values())
+        blocks = [
+            self._renderer.block(Family(metric, values.get(metric.name, [])))
+            for metric in COLLECTOR
+        ]
+        return body(blocks, style), style.value
+
+    def _values(self) -> Iterator[tuple[str, list[tuple[tuple[str, ...], float]]]]:
+        collector = self._collector
+        targets = sorted(collector.roll.targets.copy().items())
+        yield "joulebook_collect_targets", [((), len(targets))]
+        yield (
+            "joulebook_collect_target_up",
+            [
+                ((url,), int(standing.good_s is not None and not standing.problem))
+                for url, standing in targets
+            ],
+        )
+        yield (
+            "joulebook_collect_target_last_success_timestamp_seconds",
+            [((url,), standing.good_s) for url, standing in targets if standing.good_s is not None],
+        )
+        yield (
+            "joulebook_collect_target_behind",
+            [((url,), standing.behind) for url, standing in targets if standing.good_s is not None],
+        )
+        yield (
+            "joulebook_collect_errors_total",
+            [
+                ((url, reason), count)
+                for url, standing in targets
+                for reason, count in sorted(standing.errors.copy().items())
+            ],
+        )
+        for name in ("pages", "rows", "late"):
+            yield f"joulebook_collect_{name}_total", [((), collector.taken[name])]
+        yield "joulebook_collect_database_up", [((), int(not collector.database_problem))]
+        yield "joulebook_collect_discovery_up", [((), int(not collector.sources.failing))]
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the database can be written and all sources of targets be read."""
+        wrong = [*filter(None, [self._collector.database_problem])]
+        wrong += self._collector.sources.failing.copy().values()
+        return (False, "\n".join(wrong)) if wrong else (True, "ready")
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the loop turns."""
+        silent_s = time.monotonic() - self._collector.turned
+        if silent_s > _HANG_S:
+            return False, f"the collector has been silent for {silent_s:.0f} s"
+        return True, "healthy"
+
+    def index(self) -> bytes:
+        """The targets and how they stand."""
+        rows = "".join(
+            f"<tr><td>{html.escape(url)}<td>{html.escape(standing.node[1])}"
+            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{html.escape(standing.problem)}"
+            for url, standing in sorted(self._collector.roll.targets.copy().items())
+        )
+        _, said = self.ready()
+        return (
+            '<!doctype html><html lang="en"><title>Joulebook collector</title>'
+            f"<h1>Collector</h1><p>{html.escape(said)}"
+            "<table><tr><th>target<th>node<th>collected<th>behind<th>problem"
+            f"{rows}</table></html>\n"
+        ).encode()
+
+
+def _ago(good_s: float | None) -> str:
+    return "never" if good_s is None else f"{time.time() - good_s:,.0f} s ago"

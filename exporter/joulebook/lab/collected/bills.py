@@ -1,0 +1,213 @@
+"""Bills: what a month comes to by account, and the closing of months.
+
+Sums over many rows leave 64 bits, so the database adds up the halves of numbers, which cannot,
+and they are put together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.money.amounts import Bill, Charge, Exact, Item, add
+from joulebook.core.money.rates import NANO, PER_KWH
+from joulebook.errors import InputError
+from joulebook.lab.collected import rollup
+from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.rollup import after, begin_s, closed_to, month_of
+
+_HALF = 1_000_000_000
+
+
+def halves(*columns: str) -> str:
+    """The sums of columns, each in two halves (SQL)."""
+    return ", ".join(f"sum({c} / {_HALF}), sum({c} % {_HALF})" for c in columns)
+
+
+def wholes(parts: Sequence[object]) -> list[int]:
+    """The numbers of which those are the halves."""
+    numbers = [int(str(part)) for part in parts]
+    return [high * _HALF + low for high, low in zip(numbers[::2], numbers[1::2], strict=True)]
+
+
+def exact(parts: Sequence[object]) -> Exact:
+    """The sum of exact amounts, from the halves of its three parts."""
+    whole, nano, rest = wholes(parts)
+    return Exact.of((whole * NANO + nano) * PER_KWH + rest)
+
+
+_BY_OWNER = "remainder, account, person, experiment, correction"
+
+# What is of the month itself goes together; only what came late says of which day it is.
+_DAY = "CASE WHEN correction > 0 OR (day_s >= ? AND day_s < ?) THEN 0 ELSE day_s END AS late_s"
+
+_USED = f"""
+SELECT {_BY_OWNER}, {_DAY}, component, {halves("energy_uj", "idle_uj", "held_ns")}
+FROM used_entries JOIN owners ON owners.id = owner
+WHERE month = ? AND (? = '' OR account = ?)
+GROUP BY {_BY_OWNER}, late_s, component
+"""  # noqa: S608 - words of ours
+
+_BILLED = f"""
+SELECT {_BY_OWNER}, {_DAY}, item, currency, {halves("whole", "nano", "rest")}
+FROM billed_entries JOIN owners ON owners.id = owner
+WHERE month = ? AND (? = '' OR account = ?)
+GROUP BY {_BY_OWNER}, late_s, item, currency
+"""  # noqa: S608
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What one owner comes to in a month, by the reason why it stands there.
+
+    `late_for` is the month in which it was burnt, if that was closed before it came (0: it is of
+    the month of the bill); `correction` the number of the correction that it is an entry of.
+    """
+
+    owner: Owner
+    late_for: int
+    correction: int
+    used: dict[str, Amount]
+    billed: Bill
+
+
+class Correction(NamedTuple):
+    """Who corrected something, why and when (UTC seconds)."""
+
+    number: int
+    month: int
+    made_s: int
+    kind: str
+    who: str
+    why: str
+
+
+class MonthBill(msgspec.Struct, frozen=True):
+    """The bill of a month: `account` is empty for all of them, remainders then with them."""
+
+    month: int
+    account: str
+    closed_s: int | None
+    closed_by: str
+    lines: tuple[Line, ...]
+    corrections: tuple[Correction, ...]
+
+
+class Period(NamedTuple):
+    """A month that something is billed in; `closed_s` is `None` while it is open."""
+
+    month: int
+    closed_s: int | None
+    closed_by: str
+
+
+def bill(database: Database, month: int, account: str = "") -> MonthBill:
+    """The bill of a month, in one view."""
+    with database.transaction(writes=False):
+        return _bill(database, month, account)
+
+
+def _bill(database: Database, month: int, account: str) -> MonthBill:
+    lines: dict[tuple[Owner, int, int], Line] = {}
+    chosen = [begin_s(month), begin_s(after(month)), month, account, account]
+
+    def line(owner: Owner, correction: int, late_s: int) -> Line:
+        key = (owner, month_of(late_s) if late_s else 0, correction)
+        return lines.setdefault(key, Line(*key, {}, {}))
+
+    for *who, correction, late_s, component, e1, e2, i1, i2, h1, h2 in database.rows(_USED, chosen):
+        used = line(Owner(*who), correction, late_s).used
+        more = Amount(*wholes((e1, e2, i1, i2, h1, h2)))
+        used[component] = used.get(component, ZERO).plus(more)
+    for *who, correction, late_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
+        _BILLED, chosen
+    ):
+        here = line(Owner(*who), correction, late_s)
+        more_paid = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
+        key = (here.owner, here.late_for, here.correction)
+        lines[key] = msgspec.structs.replace(here, billed=add(here.billed, more_paid))
+    closed = database.rows("SELECT closed_s, closed_by FROM periods WHERE month = ?", [month])
+    made = [
+        Correction(*row)
+        for row in database.rows(
+            "SELECT id, month, made_s, kind, who, why FROM corrections WHERE month = ? ORDER BY id",
+            [month],
+        )
+    ]
+    shown = {each.correction for each in lines.values()}
+    return MonthBill(
+        month,
+        account,
+        closed[0][0] if closed else None,
+        closed[0][1] if closed else "",
+        tuple(lines[key] for key in sorted(lines)),
+        tuple(each for each in made if each.number in shown),
+    )
+
+
+def total(lines: Sequence[Line]) -> tuple[Amount, Bill]:
+    """What lines come to together, all components in one."""
+    amount = ZERO
+    paid: Bill = {}
+    for line in lines:
+        for more in line.used.values():
+            amount = amount.plus(more)
+        paid = add(paid, line.billed)
+    return amount, paid
+
+
+def periods(database: Database) -> list[Period]:
+    """All months in which anything is billed, or that were closed."""
+    closed = {
+        row[0]: row for row in database.rows("SELECT month, closed_s, closed_by FROM periods")
+    }
+    open_ = database.rows(
+        "SELECT month FROM used UNION SELECT month FROM billed UNION SELECT month FROM corrections"
+    )
+    every = sorted({month for (month,) in open_} | closed.keys())
+    return [Period(*closed.get(month, (month, None, ""))) for month in every]
+
+
+def told(database: Database) -> list[tuple[str, int]]:
+    """The nodes, and up to when each has told all (UTC seconds; 0: there is more to tell)."""
+    found: dict[tuple[str, str], int] = {}
+    for cluster, node, booked_to_s, position, last_seq in database.rows(
+        "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
+    ):
+        told_s = booked_to_s if position == last_seq else 0
+        found[cluster, node] = max(found.get((cluster, node), 0), told_s)
+    return [(node, told_s) for (_, node), told_s in sorted(found.items())]
+
+
+def behind(database: Database, month: int) -> list[tuple[str, int]]:
+    """The nodes that have not told all of a month yet, and up to when each has."""
+    end_s = begin_s(after(month))
+    return [(node, told_s) for node, told_s in told(database) if told_s < end_s]
+
+
+def close(database: Database, month: int, who: str, now_s: int) -> None:
+    """Close a month for ever. Raises `InputError` if it is not over, or an earlier one is open."""
+    if not who.strip():
+        raise InputError("a month is closed by somebody", reason="unsigned")
+    if month >= month_of(now_s):
+        raise InputError(f"{rollup.shown(month)} is not over", reason="not_over")
+    with database.transaction():
+        closed = closed_to(database)
+        if month <= closed:
+            raise InputError(
+                f"{rollup.shown(month)} is closed already (closed up to {rollup.shown(closed)})",
+                reason="closed",
+            )
+        earlier = database.rows(
+            "SELECT min(month) FROM used WHERE month > ? AND month < ?", [closed, month]
+        )
+        if earlier and earlier[0][0] is not None:
+            raise InputError(
+                f"{rollup.shown(earlier[0][0])} is open: months are closed in their order",
+                reason="order",
+            )
+        database.rows("INSERT INTO periods VALUES (?, ?, ?)", [month, now_s, who])
+        database.rows("UPDATE closing SET closed_to = ? WHERE one = 1", [month])

@@ -1,0 +1,191 @@
+"""Corrections: amounts that go from one owner to another, with who, why and when. Never edits.
+
+A correction counts in the open month. The database refuses to change one, to add to one, and to
+write one into a closed month; each of its rows takes as much from one as it gives to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.errors import InputError, LedgerError
+from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
+from joulebook.lab.collected.rollup import after, closed_to, month_of
+
+_INSERT = "INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+FOREVER = 999_912
+"""Later than any month."""
+
+
+class Reason(NamedTuple):
+    """What kind of correction it is, who makes it, why, and when (UTC seconds)."""
+
+    kind: str
+    who: str
+    why: str
+    made_s: int
+
+
+class Transfer(NamedTuple):
+    """An amount of a component's energy, or of an item's money or CO2e; the other is nothing."""
+
+    component: str = ""
+    used: Amount = ZERO
+    item: str = ""
+    currency: str = ""
+    billed: Exact = NOTHING
+
+
+def money(text: str) -> Exact:
+    """`12.50` as an exact amount. Raises `ValueError`."""
+    match = re.fullmatch(r"(\d{1,15})(?:\.(\d{1,9}))?", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"{text!r}: expected an amount like 12.50, to nine digits at most")
+    return Exact(int(match[1]), int((match[2] or "0").ljust(9, "0")))
+
+
+def correct(
+    database: Database, giver: Owner, taker: Owner, amounts: Sequence[Transfer], reason: Reason
+) -> int:
+    """Take amounts from `giver` and give them to `taker`; gives the number of the correction.
+
+    Raises `InputError` for a correction that says nothing, `LedgerError`.
+    """
+    with database.transaction():
+        month = open_month(database, reason.made_s)
+        owners = numbered(database, OWNER, {giver, taker})
+        return _write(database, month, owners[giver], owners[taker], 0, amounts, reason)
+
+
+def relabel(
+    database: Database,
+    workload: str,
+    labels: tuple[str | None, str | None],
+    reason: Reason,
+    cluster: str = "",
+) -> tuple[int, Owner, Owner]:
+    """Say that a workload is of another (account, experiment); `None`: that stays as it is.
+
+    All that stands to its name goes along in the open month, and what comes later is booked there
+    at once. Gives the number of the correction (0: nothing stood to its name yet), the old owner
+    and the new one. Raises `InputError`, `LedgerError`.
+    """
+    with database.transaction():
+        month = open_month(database, reason.made_s)
+        number, old, owner = _find(database, workload, cluster)
+        account, experiment = labels
+        new = owner._replace(
+            account=owner.account if account is None else account,
+            experiment=owner.experiment if experiment is None else experiment,
+        )
+        if new == owner:
+            raise InputError(f"{workload} is of {owner} already", reason="nothing")
+        taker = numbered(database, OWNER, {new})[new]
+        database.rows(
+            "UPDATE workloads SET owner = ?, relabelled = 1 WHERE id = ?", [taker, number]
+        )
+        amounts = standing(database, number, old, FOREVER)
+        if not amounts:
+            return 0, owner, new
+        return _write(database, month, old, taker, number, amounts, reason), owner, new
+
+
+def hand_over(
+    database: Database, workload: int, old: int, new: int, reason: Reason, up_to: int
+) -> None:
+    """What stands to a workload's name in months up to `up_to` goes to another owner."""
+    amounts = standing(database, workload, old, up_to)
+    if amounts:
+        _write(database, after(up_to), old, new, workload, amounts, reason)
+
+
+def standing(database: Database, workload: int, owner: int, up_to: int) -> list[Transfer]:
+    """What an owner has of a workload: rows of months up to `up_to`, and what was handed over."""
+    used: dict[str, Amount] = {}
+    billed: dict[tuple[str, str], Exact] = {}
+    who = [workload, owner, up_to]
+    for component, *amount in database.rows(
+        "SELECT component, energy_uj, idle_uj, held_ns FROM used_entries"
+        " WHERE workload = ? AND owner = ? AND (month <= ? OR correction > 0)",
+        who,
+    ):
+        used[component] = used.get(component, ZERO).plus(Amount(*amount))
+    for item, currency, whole, nano, rest in database.rows(
+        "SELECT item, currency, whole, nano, rest FROM billed_entries"
+        " WHERE workload = ? AND owner = ? AND (month <= ? OR correction > 0)",
+        who,
+    ):
+        more = Exact.of(Exact(whole, nano, rest).atoms)
+        billed[item, currency] = billed.get((item, currency), NOTHING).plus(more)
+    return [
+        *(Transfer(component, amount) for component, amount in used.items() if amount != ZERO),
+        *(
+            Transfer(item=item, currency=currency, billed=amount)
+            for (item, currency), amount in billed.items()
+            if amount != NOTHING
+        ),
+    ]
+
+
+def open_month(database: Database, now_s: int) -> int:
+    """The month in which something said now counts; holds the lock on bills."""
+    closed = closed_to(database)
+    return max(after(closed) if closed else 0, month_of(now_s))
+
+
+def _write(
+    database: Database,
+    month: int,
+    giver: int,
+    taker: int,
+    workload: int,
+    amounts: Sequence[Transfer],
+    reason: Reason,
+) -> int:
+    if giver == taker or not any(each.used != ZERO or each.billed != NOTHING for each in amounts):
+        raise InputError(
+            "a correction moves an amount from one owner to another one", reason="nothing"
+        )
+    if min(min(*each.used, *each.billed) for each in amounts) < 0:
+        raise InputError("a correction moves an amount above zero", reason="negative")
+    if not reason.who.strip() or not reason.why.strip():
+        raise InputError("a correction says who makes it, and why", reason="unsigned")
+    ((number,),) = database.rows("SELECT coalesce(max(id), 0) + 1 FROM corrections")
+    database.many(
+        _INSERT,
+        [
+            (number, line, month, giver, taker, workload, each.component, *each.used,
+             each.item, each.currency, *each.billed)
+            for line, each in enumerate(amounts, start=1)
+        ],
+    )  # fmt: skip
+    database.rows(
+        "INSERT INTO corrections VALUES (?, ?, ?, ?, ?, ?)",
+        [number, month, reason.made_s, reason.kind, reason.who, reason.why],
+    )
+    return int(number)
+
+
+def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Owner]:
+    found = database.rows(
+        "SELECT w.id, w.owner, w.cluster, w.scheduler, w.workload, o.remainder, o.account,"
+        " o.person, o.experiment FROM workloads w JOIN owners o ON o.id = w.owner"
+        " WHERE (w.workload = ? OR w.scheduler || '/' || w.workload = ? OR w.id IN"
+        " (SELECT workload FROM facts WHERE display = ?)) AND (? = '' OR w.cluster = ?)"
+        " ORDER BY w.id LIMIT 10",
+        [workload, workload, workload, cluster, cluster],
+    )
+    if not found:
+        raise LedgerError(f"no workload {workload!r} in {database.name}")
+    if len(found) > 1:
+        names = ", ".join(f"{c or '(no cluster)'} {s}/{w}" for _, _, c, s, w, *_ in found)
+        raise LedgerError(f"{workload!r} is more than one workload: {names}; name one of them, or "
+                          "its --cluster")  # fmt: skip
+    number, owner, _, _, _, *labels = found[0]
+    return int(number), int(owner), Owner(*labels)

@@ -1,0 +1,300 @@
+"""One page of a node into the collected ledger: rows, bills and position in one transaction.
+
+Rows hold totals, so the bills get the difference to what was here: nothing for a page that was
+taken in before. What belongs to a month that is closed goes into the open one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.ledger.export import Page
+from joulebook.core.money.amounts import Exact
+from joulebook.errors import InputError
+from joulebook.lab.collected import owners
+from joulebook.lab.collected.database import Database, one_by_some
+from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, Owner, numbered
+from joulebook.lab.collected.rollup import Rollup, closed_to
+
+
+class Place(NamedTuple):
+    """Where a ledger's collection stands."""
+
+    ledger_id: str
+    position: int
+
+
+class Taken(NamedTuple):
+    """What a page brought: rows, and how many amounts came late for a month that is closed."""
+
+    rows: int
+    late: int
+
+
+def places(database: Database) -> dict[tuple[str, str], list[Place]]:
+    """The ledgers of each (cluster, node) and how far each is collected, the oldest first."""
+    found: dict[tuple[str, str], list[Place]] = {}
+    for cluster, node, *place in database.rows(
+        "SELECT cluster, node, ledger_id, position FROM ledgers ORDER BY id"
+    ):
+        found.setdefault((cluster, node), []).append(Place(*place))
+    return found
+
+
+def targets(database: Database) -> dict[str, str]:
+    """Which ledger was found last at each target."""
+    return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
+
+
+def take(database: Database, page: Page, target: str, now_s: int) -> Taken | None:
+    """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
+
+    Raises `InputError` (`wrong_ledger`) if the ledger is known to be another node's, and
+    `LedgerError`.
+    """
+    with database.transaction():
+        closed = closed_to(database)
+        ledger = _ledger(database, page, target, now_s)
+        if ledger is None:
+            return None
+        rollup = Rollup(database, ledger, closed)
+        meters = _meters(database, ledger, page)
+        workloads = owners.learn(database, ledger, page, closed, now_s)
+        _postings(database, ledger, page, meters, workloads, rollup)
+        if page.next == page.last:
+            _refuse_other_past(database, ledger, page)
+        _charges(database, ledger, page, workloads, rollup)
+        _rates(database, ledger, page)
+        _gaps(database, ledger, page, meters)
+        rollup.write()
+        database.rows(
+            "UPDATE ledgers SET position = ?, last_seq = ?, booked_to_s = ?, seen_s = ?, target = ?"
+            " WHERE id = ?",
+            [page.next, page.last, page.booked_to_s, now_s, target, ledger],
+        )
+        return Taken(page.rows, rollup.late)
+
+
+def _ledger(database: Database, page: Page, target: str, now_s: int) -> int | None:
+    found = database.rows(
+        "SELECT id, cluster, node, position FROM ledgers WHERE ledger_id = ?", [page.ledger_id]
+    )
+    if not found:
+        if page.since:
+            return None
+        ((number,),) = database.rows("SELECT coalesce(max(id), 0) + 1 FROM ledgers")
+        database.rows(
+            "INSERT INTO ledgers VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?)",
+            [number, page.ledger_id, page.cluster, page.node, page.created_s, now_s, target],
+        )
+        return int(number)
+    ((number, cluster, node, position),) = found
+    if (cluster, node) != (page.cluster, page.node):
+        raise InputError(
+            f"{target}: says that it is node {page.node!r} of cluster {page.cluster!r} and shows "
+            f"ledger {page.ledger_id}, which is that of node {node!r} of cluster {cluster!r}: a "
+            "copied disk, or a renamed node; move its ledger away, so that it begins a new one",
+            reason="wrong_ledger",
+        )
+    return int(number) if position == page.since else None
+
+
+def _meters(database: Database, ledger: int, page: Page) -> dict[int, int]:
+    ((last,),) = database.rows("SELECT coalesce(max(id), 0) FROM meters")
+    known: dict[int, int] = dict(
+        database.rows("SELECT local_id, id FROM meters WHERE ledger = ?", [ledger])
+    )
+    new = [meter for meter in page.meters if meter.id not in known]
+    known |= {meter.id: last + i for i, meter in enumerate(new, start=1)}
+    booked: dict[int, int] = dict(
+        database.rows("SELECT local_id, booked_uj FROM meters WHERE ledger = ?", [ledger])
+    )
+    for meter in page.meters:
+        if meter.booked_uj < booked.get(meter.id, 0):
+            raise InputError(
+                f"{page.node}: meter {meter.name} has gone back from {booked[meter.id]} to "
+                f"{meter.booked_uj} uJ (a ledger restored from a copy?): move the ledger away on "
+                "the node, so that it begins a new one",
+                reason="went_back",
+            )
+    database.many(
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        " model = excluded.model, booked_uj = excluded.booked_uj,"
+        " expired_uj = excluded.expired_uj",
+        [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
+    )
+    database.many(
+        "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (ledger, item, currency) DO UPDATE SET whole = excluded.whole,"
+        " nano = excluded.nano, rest = excluded.rest, expired_whole = excluded.expired_whole,"
+        " expired_nano = excluded.expired_nano, expired_rest = excluded.expired_rest",
+        [(ledger, row.item, row.currency, *row.booked, *row.expired) for row in page.charged],
+    )
+    return known
+
+
+def _postings(
+    database: Database,
+    ledger: int,
+    page: Page,
+    meters: Mapping[int, int],
+    workloads: Mapping[int, owners.Known],
+    rollup: Rollup,
+) -> None:
+    if not page.postings:
+        return
+    hows = numbered(
+        database, HOW, {(row.remainder, row.method, row.evidence) for row in page.postings}
+    )
+    nobody = _nobody(database, {row.remainder for row in page.postings} - {""})
+    components = {meters[row.id]: row.component for row in page.meters}
+    old = {
+        tuple(key): Amount(*amount)
+        for *key, energy_uj, idle_uj, held_ns in one_by_some(
+            database,
+            "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns FROM postings"
+            " WHERE ledger = ? AND quarter_s IN (*)",
+            [ledger],
+            sorted({row.quarter_s for row in page.postings}),
+        )
+        for amount in ((energy_uj, idle_uj, held_ns),)
+    }
+    new: dict[tuple[int, ...], Amount] = {}
+    posted_uj: dict[int, int] = {}
+    for row in page.postings:
+        who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
+        meter = meters[row.meter_id]
+        key = (row.quarter_s, meter, who.workload,
+               hows[row.remainder, row.method, row.evidence])  # fmt: skip
+        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns)
+        before = new.get(key, old.get(key, ZERO))
+        new[key] = amount
+        more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
+        if min(more) < 0:
+            raise _fell(page, row.quarter_s, f"{before.energy_uj} uJ", f"{amount.energy_uj} uJ")
+        rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
+        posted_uj[meter] = posted_uj.get(meter, 0) + more.energy_uj
+    database.many(
+        "UPDATE meters SET posted_uj = posted_uj + ? WHERE id = ?",
+        [(more_uj, meter) for meter, more_uj in posted_uj.items()],
+    )
+    database.many(
+        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
+        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns",
+        [(ledger, *key, *amount) for key, amount in new.items()],
+    )
+
+
+def _refuse_other_past(database: Database, ledger: int, page: Page) -> None:
+    """Raise `InputError` if the rows here are not those that the node's books were made of.
+
+    A ledger put back from a copy has lost rows that are here; once it has burnt more than it lost,
+    all its numbers have grown and nothing else tells.
+    """
+    for name, booked_uj, expired_uj, posted_uj in database.rows(
+        "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]
+    ):
+        if not 0 <= booked_uj - posted_uj <= expired_uj:
+            raise InputError(
+                f"{page.node}: the books of meter {name} say {booked_uj} uJ, and its rows come to "
+                f"{posted_uj} uJ (a ledger restored from a copy?): move the ledger away on the "
+                "node, so that it begins a new one",
+                reason="went_back",
+            )
+
+
+def _charges(
+    database: Database,
+    ledger: int,
+    page: Page,
+    workloads: Mapping[int, owners.Known],
+    rollup: Rollup,
+) -> None:
+    if not page.charges:
+        return
+    kinds = numbered(
+        database, KIND, {(row.remainder, row.item, row.currency) for row in page.charges}
+    )
+    nobody = _nobody(database, {row.remainder for row in page.charges} - {""})
+    old = {
+        tuple(key): Exact(whole, nano, rest)
+        for *key, whole, nano, rest in one_by_some(
+            database,
+            "SELECT quarter_s, workload, kind, whole, nano, rest FROM charges"
+            " WHERE ledger = ? AND quarter_s IN (*)",
+            [ledger],
+            sorted({row.quarter_s for row in page.charges}),
+        )
+    }
+    new: dict[tuple[int, ...], Exact] = {}
+    for row in page.charges:
+        who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
+        key = (row.quarter_s, who.workload, kinds[row.remainder, row.item, row.currency])
+        amount = Exact(row.whole, row.nano, row.rest)
+        before = new.get(key, old.get(key, Exact()))
+        new[key] = amount
+        more = Exact.of(amount.atoms - before.atoms)
+        if more.whole < 0:
+            raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
+        rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
+    database.many(
+        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (ledger, quarter_s, workload, kind) DO UPDATE SET"
+        " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest",
+        [(ledger, *key, *amount) for key, amount in new.items()],
+    )
+
+
+def _fell(page: Page, quarter_s: int, before: str, now: str) -> InputError:
+    return InputError(
+        f"{page.node}: says {now} for the quarter hour {quarter_s}, and said {before} before: "
+        "totals only rise; the page is refused",
+        reason="fell",
+    )
+
+
+def _nobody(database: Database, remainders: set[str]) -> dict[str, owners.Known]:
+    owners = numbered(database, OWNER, {Owner(name) for name in remainders})
+    return {name: owners.Known(0, owners[Owner(name)]) for name in remainders}
+
+
+def _rates(database: Database, ledger: int, page: Page) -> None:
+    if not page.rates:
+        return
+    names = numbered(
+        database,
+        RATE,
+        {(row.quantity, row.value, row.unit, row.source, row.quality) for row in page.rates},
+    )
+    database.many(
+        "INSERT INTO rates_used VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger, quarter_s, rate)"
+        " DO UPDATE SET energy_uj = excluded.energy_uj, held_ns = excluded.held_ns",
+        [
+            (
+                ledger,
+                row.quarter_s,
+                names[row.quantity, row.value, row.unit, row.source, row.quality],
+                row.energy_uj,
+                row.held_ns,
+            )
+            for row in page.rates
+        ],
+    )
+
+
+def _gaps(database: Database, ledger: int, page: Page, meters: Mapping[int, int]) -> None:
+    # Not by the node's row numbers: sqlite gives those of deleted rows again.
+    database.many(
+        "INSERT INTO gaps VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger, meter, reason, t0_utc_ns)"
+        " DO UPDATE SET t1_utc_ns = excluded.t1_utc_ns",
+        [
+            (ledger, meters[row.meter_id], row.reason, row.t0_utc_ns, row.t1_utc_ns)
+            for row in page.gaps
+        ],
+    )

@@ -1,0 +1,289 @@
+"""The collected ledger as a source of reports: many nodes' postings, charges and facts.
+
+Corrections are applied where they can be: a workload stands under the experiment that it was given
+to last. Every correction that touches what is reported is said, with who and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
+from joulebook.core.money.rates import Quality
+from joulebook.core.report.dataset import (
+    Account,
+    Charged,
+    Lost,
+    Matter,
+    Posting,
+    RateRow,
+    Selection,
+    Workload,
+)
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.lab.collected.bills import halves, wholes
+from joulebook.lab.collected.database import Database, Row, one_by_some, opened
+from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.rollup import after, month_of
+from joulebook.units import NS_PER_S
+
+_LATEST_S = 1 << 33
+_CORRECTIONS = 50
+"""Corrections that are said one by one."""
+
+_WORKLOADS = """
+SELECT w.id, w.cluster, w.scheduler, w.workload, o.person, o.account, o.experiment
+FROM workloads w JOIN owners o ON o.id = w.owner
+"""
+
+_FACTS = """
+SELECT workload, display, name, started_utc_ns, ended_utc_ns, gpu_count, evidence, extra
+FROM facts WHERE workload IN (*) ORDER BY workload, ledger
+"""
+
+_POSTINGS = """
+SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
+       p.held_ns, h.method, h.evidence
+FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
+JOIN hows h ON h.id = p.how
+WHERE p.quarter_s >= ? AND p.quarter_s < ?
+"""
+
+_CHARGES = """
+SELECT l.node, c.workload, k.remainder, c.quarter_s, k.item, k.currency, c.whole, c.nano, c.rest
+FROM charges c JOIN ledgers l ON l.id = c.ledger JOIN kinds k ON k.id = c.kind
+WHERE c.quarter_s >= ? AND c.quarter_s < ?
+"""
+
+_RATES = f"""
+SELECT l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality,
+       {halves("u.energy_uj", "u.held_ns")}
+FROM rates_used u JOIN rates r ON r.id = u.rate JOIN ledgers l ON l.id = u.ledger
+WHERE u.quarter_s >= ? AND u.quarter_s <= ? AND l.node IN (*)
+GROUP BY l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality
+ORDER BY l.node, u.quarter_s, r.quantity, r.value
+"""  # noqa: S608 - words of ours
+
+_GAPS = """
+SELECT l.node, m.component, m.name, g.reason, g.t0_utc_ns, g.t1_utc_ns
+FROM gaps g JOIN ledgers l ON l.id = g.ledger JOIN meters m ON m.id = g.meter
+WHERE g.t1_utc_ns > ? AND g.t0_utc_ns < ?
+"""
+
+_CORRECTED = """
+SELECT c.id, c.made_s, c.kind, c.who, c.why, t.workload, a.remainder, a.account, a.person,
+       a.experiment, b.remainder, b.account, b.person, b.experiment
+FROM transfers t JOIN corrections c ON c.id = t.correction
+JOIN owners a ON a.id = t.from_owner JOIN owners b ON b.id = t.to_owner
+WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY c.id
+"""
+
+
+class CollectedSource:
+    """The collected ledger at a URL, as a source of reports."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def name(self) -> str:
+        """What people are shown."""
+        return "collected ledger"
+
+    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+        """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        with opened(self._url) as database, database.transaction(writes=False):
+            return _account(database, self.name, since_s, until_s, selection)
+
+
+def _account(
+    database: Database, source: str, since_s: int, until_s: int, wanted: Selection
+) -> Account:
+    known = _workloads(database, wanted)
+    span = [since_s, min(until_s, _LATEST_S)]
+    postings: list[Posting] = []
+    for row in _chosen(database, _POSTINGS, "p", span, known, wanted):
+        node, number, remainder, component, name, quarter_s, *amount, method, evidence = row
+        subject = _subject(number, remainder, known)
+        meter = Meter(Component(component), name)
+        postings.append(
+            Posting(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
+        )
+    charged = tuple(
+        Charged(
+            node,
+            _subject(number, remainder, known),
+            quarter_s,
+            Charge(Item(item), currency),
+            Exact(*parts),
+        )
+        for node, number, remainder, quarter_s, item, currency, *parts in _chosen(
+            database, _CHARGES, "c", span, known, wanted
+        )
+    )
+    there = {row.subject for row in postings} | {row.subject for row in charged}
+    nodes = database.rows(
+        "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
+    )
+    return Account(
+        source,
+        since_s,
+        until_s,
+        tuple(postings),
+        charged,
+        {each.id: each for each in known.values() if each.id in there},
+        tuple(_rates(database, postings)),
+        tuple(
+            Lost(node, Meter(Component(component), name), reason, t0, t1)
+            for node, component, name, reason, t0, t1 in database.rows(
+                _GAPS, [edge_s * NS_PER_S for edge_s in span]
+            )
+        ),
+        {
+            (node, Meter(Component(component), name)): model
+            for node, component, name, model in database.rows(
+                "SELECT node, component, name, model FROM meters"
+                " JOIN ledgers ON ledgers.id = ledger WHERE model <> ''"
+            )
+        },
+        known_until_s=dict(nodes),
+        unknown={} if nodes else {Matter.COVERAGE: "nothing was collected yet"},
+        warnings=(
+            *_corrections(database, known, there, span, wanted),
+            *_late(nodes, postings, until_s),
+        ),
+    )
+
+
+def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
+    """The workloads that are asked for, under the labels that they have now."""
+    parts: list[str] = []
+    values: list[object] = []
+    for column, names in (
+        ("o.experiment", wanted.experiments),
+        ("o.person", wanted.users),
+        ("o.account", wanted.accounts),
+    ):
+        if names:
+            parts.append(f"{column} IN ({_marks(names)})")
+            values += sorted(names)
+    if wanted.workloads:
+        marks, names = _marks(wanted.workloads), wanted.workloads
+        parts.append(
+            f"(w.workload IN ({marks}) OR w.scheduler || '/' || w.workload IN ({marks})"  # noqa: S608
+            f" OR w.id IN (SELECT workload FROM facts WHERE display IN ({marks})))"
+        )
+        values += sorted(names) * 3
+    where = f" WHERE {' AND '.join(parts)}" if parts else ""
+    rows = database.rows(_WORKLOADS + where, values)
+    # The same number may be a job in two clusters.
+    several = len({row[1] for row in rows}) > 1
+    found = {
+        number: Workload(
+            WorkloadId(scheduler, f"{cluster}:{workload}" if several else workload),
+            labels=Labels(*labels),
+            cluster=cluster,
+        )
+        for number, cluster, scheduler, workload, *labels in rows
+    }
+    for number, *facts in one_by_some(database, _FACTS, [], sorted(found)):
+        display, name, started, ended, gpu_count, evidence, extra = facts
+        told = msgspec.structs.replace(
+            found[number],
+            display=display,
+            name=name,
+            started_utc_ns=started,
+            ended_utc_ns=ended,
+            gpu_count=gpu_count,
+            evidence=evidence,
+            extra=msgspec.json.decode(extra, type=dict[str, str]),
+        )
+        before = found[number]
+        found[number] = told if not before.display else before.and_of(told)
+    return found
+
+
+def _marks(names: frozenset[str]) -> str:
+    return ", ".join("?" * len(names))
+
+
+def _chosen(
+    database: Database,
+    sql: str,
+    table: str,
+    span: Sequence[int],
+    known: Mapping[int, Workload],
+    wanted: Selection,
+) -> Iterator[Row]:
+    if wanted.everything:
+        return iter(database.rows(sql, span))
+    return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
+
+
+def _subject(number: int, remainder: str, known: Mapping[int, Workload]) -> Subject:
+    return Remainder(remainder) if remainder else known[number].id
+
+
+def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[RateRow]:
+    """The rates of the nodes and of the time of those postings: of a whole lab there are many."""
+    if not postings:
+        return
+    quarters = [row.quarter_s for row in postings]
+    nodes = sorted({row.node for row in postings})
+    for node, quarter_s, quantity, value, unit, source, quality, *sums in one_by_some(
+        database, _RATES, [min(quarters), max(quarters)], nodes
+    ):
+        used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
+        energy_uj, held_ns = wholes(sums)
+        yield RateRow(used, energy_uj, held_ns, node)
+
+
+def _corrections(
+    database: Database,
+    known: Mapping[int, Workload],
+    there: set[Subject],
+    span: Sequence[int],
+    wanted: Selection,
+) -> Iterator[str]:
+    """What was corrected of what is reported, in words."""
+    said = 0
+    # A month is as fine as a bill knows when an amount was moved that is of no workload.
+    first, last = month_of(span[0]), month_of(span[1])
+    for number, _, kind, who, why, workload, *owners in database.rows(
+        _CORRECTED, [first, after(last)]
+    ):
+        giver, taker = Owner(*owners[:4]), Owner(*owners[4:])
+        if not workload and (_concerns(giver, wanted) or _concerns(taker, wanted)):
+            what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
+        elif workload in known and known[workload].id in there:
+            what = f"{known[workload].shown} is counted under {taker}, was {giver}"
+        else:
+            continue
+        said += 1
+        if said > _CORRECTIONS:
+            yield "more corrections than these: joulebook bill shows all"
+            return
+        yield f"correction {number} ({kind}; {who}: {why}): {what}"
+
+
+def _concerns(owner: Owner, wanted: Selection) -> bool:
+    """Whether an owner is among those that are asked for."""
+    return wanted.everything or wanted.takes(
+        Workload(WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment))
+    )
+
+
+def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> Iterator[str]:
+    """Which nodes that are in the report have not been collected to its end."""
+    named = {row.node for row in postings}
+    end_s = min(until_s, max((told_s for _, told_s in nodes), default=0))
+    late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]
+    if late:
+        yield (
+            f"{len(late)} nodes were collected up to more than an hour before the end: "
+            f"{', '.join(late[:10])}{' ...' if len(late) > 10 else ''}"
+        )

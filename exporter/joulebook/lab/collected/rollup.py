@@ -1,0 +1,143 @@
+"""What a page adds to bills: by day, owner and month, read once, added up exactly, written once."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.lab.collected.database import Database, one_by_some
+
+DAY_S = 86_400
+
+
+def month_of(utc_s: int) -> int:
+    """The month of an instant."""
+    when = datetime.fromtimestamp(utc_s, UTC)
+    return when.year * 100 + when.month
+
+
+def after(month: int) -> int:
+    """The next month."""
+    return month + 1 if month % 100 < 12 else month + 89
+
+
+def begin_s(month: int) -> int:
+    """The UTC second at which a month begins."""
+    return int(datetime(month // 100, month % 100, 1, tzinfo=UTC).timestamp())
+
+
+def shown(month: int) -> str:
+    """`2026-11`."""
+    return f"{month // 100:04}-{month % 100:02}"
+
+
+def parsed(text: str) -> int:
+    """`2026-11` as a number. Raises `ValueError` saying what would be right."""
+    match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text, re.ASCII)
+    if match is None or int(match[1]) < 1970:
+        raise ValueError(f"{text!r}: expected a month like 2026-11")
+    return int(match[1]) * 100 + int(match[2])
+
+
+def closed_to(database: Database) -> int:
+    """The last month that is closed (0: none), locked until the caller's transaction ends.
+
+    All that writes to bills begins with this, so that no month closes under anybody's hands, and
+    writers come one after the other.
+    """
+    ((month,),) = database.rows(f"SELECT closed_to FROM closing{database.lock}")  # noqa: S608
+    return int(month)
+
+
+Used = dict[tuple[int, int, int, int, str], Amount]
+"""(day, month, workload, owner, component) to an amount."""
+
+Billed = dict[tuple[int, int, int, int, str, str], Exact]
+"""(day, month, workload, owner, item, currency) to an amount."""
+
+WRITE_USED = (
+    "INSERT INTO used (ledger, day_s, month, workload, owner, component, energy_uj, idle_uj,"
+    " held_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (ledger, day_s, workload, owner, component, month) DO UPDATE SET"
+    " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns"
+)
+WRITE_BILLED = (
+    "INSERT INTO billed (ledger, day_s, month, workload, owner, item, currency, whole, nano, rest)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (ledger, day_s, workload, owner, item, currency, month) DO UPDATE SET"
+    " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest"
+)
+
+
+class Rollup:
+    """What is to be added to the bills of one ledger, in the caller's transaction."""
+
+    def __init__(self, database: Database, ledger: int, closed_to: int) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._closed_to = closed_to
+        self._used: Used = {}
+        self._billed: Billed = {}
+        self._late: set[tuple[int, int]] = set()
+
+    @property
+    def late(self) -> int:
+        """For how many workloads and days something came after the month was closed."""
+        return len(self._late)
+
+    def use(self, when_s: int, workload: int, owner: int, component: str, more: Amount) -> None:
+        """Energy and held time of an instant."""
+        if more != ZERO:
+            key = (*self._place(when_s, workload), workload, owner, component)
+            self._used[key] = self._used.get(key, ZERO).plus(more)
+
+    def bill(
+        self, when_s: int, workload: int, owner: int, item: str, currency: str, more: Exact
+    ) -> None:
+        """Money or CO2e of an instant."""
+        if more != NOTHING:
+            key = (*self._place(when_s, workload), workload, owner, item, currency)
+            self._billed[key] = self._billed.get(key, NOTHING).plus(more)
+
+    def write(self) -> None:
+        """Add it to what is there."""
+        days = sorted({key[0] for key in self._used})
+        for *key, energy_uj, idle_uj, held_ns in one_by_some(
+            self._database,
+            "SELECT day_s, month, workload, owner, component, energy_uj, idle_uj, held_ns"
+            " FROM used WHERE ledger = ? AND day_s IN (*)",
+            [self._ledger],
+            days,
+        ):
+            known = (key[0], key[1], key[2], key[3], key[4])
+            if known in self._used:
+                old = Amount(energy_uj, idle_uj, held_ns)
+                self._used[known] = self._used[known].plus(old)
+        self._database.many(
+            WRITE_USED, [(self._ledger, *key, *amount) for key, amount in self._used.items()]
+        )
+        days = sorted({key[0] for key in self._billed})
+        for *key, whole, nano, rest in one_by_some(
+            self._database,
+            "SELECT day_s, month, workload, owner, item, currency, whole, nano, rest"
+            " FROM billed WHERE ledger = ? AND day_s IN (*)",
+            [self._ledger],
+            days,
+        ):
+            paid = (key[0], key[1], key[2], key[3], key[4], key[5])
+            if paid in self._billed:
+                self._billed[paid] = self._billed[paid].plus(Exact(whole, nano, rest))
+        self._database.many(
+            WRITE_BILLED, [(self._ledger, *key, *amount) for key, amount in self._billed.items()]
+        )
+
+    def _place(self, when_s: int, workload: int) -> tuple[int, int]:
+        """The day of an instant, and the month in which it is billed."""
+        day_s = when_s // DAY_S * DAY_S
+        month = month_of(day_s)
+        if month > self._closed_to:
+            return day_s, month
+        self._late.add((day_s, workload))
+        return day_s, after(self._closed_to)

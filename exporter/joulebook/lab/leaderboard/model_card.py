@@ -1,0 +1,101 @@
+"""Results of a Hugging Face model card: the `model-index` in the YAML at its head.
+
+https://github.com/huggingface/huggingface_hub, `model_index_to_eval_results`: each model has a
+name and results, each result a task, a dataset and metrics with type and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from joulebook.errors import ConfigError
+from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, exact
+
+MAX_BYTES = 1024 * 1024
+MOST = 1000
+"""Models, results of one and metrics of one that are looked at."""
+
+
+def read_card(path: Path) -> list[Result]:
+    """The results in a model card (`README.md`), or in YAML with a `model-index` in it.
+
+    A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
+    """
+    text = _text(path)
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        lines = text.splitlines()
+        if not lines or lines[0].strip() != "---" or "---" not in [s.strip() for s in lines[1:]]:
+            raise ConfigError(f"{path}: no YAML between two lines of --- at its head")
+        end = [s.strip() for s in lines[1:]].index("---") + 1
+        text = "\n".join(lines[1:end])
+    found = list(_results(path, _parsed(path, text)))
+    if not found:
+        raise ConfigError(f"{path}: its model-index has no metric with a value")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _parsed(path: Path, text: str) -> object:
+    import yaml  # noqa: PLC0415 - only cards need it
+
+    try:
+        # Builds plain values and nothing else, whatever tags are in it.
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: not YAML: {said}") from None
+
+
+def _results(path: Path, card: object) -> Iterator[Result]:
+    if not isinstance(card, dict) or "model-index" not in card:
+        raise ConfigError(f"{path}: no model-index")
+    models = _list(path, "model-index", card["model-index"])
+    for m, model in enumerate(models):
+        key = f"model-index[{m}]"
+        name = _of(path, key, model, "name")
+        for r, result in enumerate(_list(path, f"{key}.results", _of(path, key, model, "results"))):
+            at = f"{key}.results[{r}]"
+            split = _split(result)
+            metrics = _list(path, f"{at}.metrics", _of(path, at, result, "metrics"))
+            for n, metric in enumerate(metrics):
+                where = f"{path}: {at}.metrics[{n}]"
+                kind = _of(path, f"{at}.metrics[{n}]", metric, "type")
+                value = _of(path, f"{at}.metrics[{n}]", metric, "value")
+                if isinstance(value, bool) or not isinstance(value, int | float | str):
+                    continue  # a confusion matrix, or a dictionary of classes
+                yield Result(
+                    str(name)[:MAX_NAME_CHARS],
+                    "",
+                    f"{kind}{split}"[:MAX_NAME_CHARS],
+                    exact(value, f"{where}.value"),
+                    where=where,
+                )
+
+
+def _split(result: object) -> str:
+    dataset = result.get("dataset") if isinstance(result, dict) else None
+    name = dataset.get("name") if isinstance(dataset, dict) else None
+    return f" on {name}" if isinstance(name, str) else ""
+
+
+def _of(path: Path, where: str, value: object, key: str) -> object:
+    if not isinstance(value, dict) or value.get(key) is None:
+        raise ConfigError(f"{path}: {where} has no {key}")
+    return value[key]
+
+
+def _list(path: Path, where: str, value: object) -> list[object]:
+    if not isinstance(value, list) or len(value) > MOST:
+        raise ConfigError(f"{path}: {where}: expected a list of at most {MOST}")
+    return value

@@ -1,0 +1,252 @@
+"""Results of training runs as they come from outside, and what their metric is taken to be.
+
+A CSV file has the columns `experiment,run,metric,value`, and may have `kwh`, `cost`, `currency`,
+`gpu` (where the energy is known already) and `flops`. MLflow and model cards have files of
+their own; all give `Result`s.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+
+from joulebook.core.money.rates import NANO
+from joulebook.core.report.leaderboard import Metric, Unit
+from joulebook.errors import ConfigError
+from joulebook.units import NS_PER_S, UJ_PER_KWH
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_ROWS = 200_000
+MAX_NAME_CHARS = 200
+LARGEST = 1e40
+
+HIGHER = frozenset(
+    (
+        *("accuracy", "acc", "top1", "top5", "f1", "map", "auc", "auroc", "ap", "precision"),
+        *("recall", "bleu", "rouge", "rougel", "meteor", "chrf", "em", "exactmatch", "ndcg"),
+        *("hitrate", "hr", "mrr", "iou", "miou", "dice", "r2", "reward", "score", "winrate"),
+        *("elo", "ssim", "psnr"),
+    )
+)
+LOWER = frozenset(
+    (
+        *("loss", "perplexity", "ppl", "error", "err", "wer", "cer", "mae", "mse", "rmse"),
+        *("fid", "ece", "bpb", "bpc", "nll", "latency", "regret"),
+    )
+)
+"""Names of metrics of which everybody knows which way is better, without what separates words."""
+
+_SHARES = HIGHER - {"reward", "score", "elo", "psnr", "winrate"} | {"error", "err", "wer", "cer"}
+"""Those that are a share: of 0 to 1, or in percent."""
+
+_AFFIXES = ("val", "valid", "validation", "test", "eval", "train", "dev", "final", "best", "mean")
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One value of one run. Times are UTC ns, `None`: not known; `tags` are the tracker's own.
+
+    `host` is where the run was, as its tracker says. Energy (uJ), cost (nano-units by currency) and
+    `gpu` are set only where the result brings them along.
+    """
+
+    experiment: str
+    run: str
+    metric: str
+    value: Fraction
+    started_utc_ns: int | None = None
+    ended_utc_ns: int | None = None
+    host: str = ""
+    user: str = ""
+    tags: Mapping[str, str] = {}
+    flops: float | None = None
+    energy_uj: int | None = None
+    cost_nano: Mapping[str, int] = {}
+    gpu: str = ""
+    where: str = ""
+    """File and line, or what else names it in a message."""
+
+    @property
+    def name(self) -> str:
+        """What people are shown."""
+        return " / ".join(part for part in (self.experiment, self.run) if part)
+
+
+def exact(text: str | float, where: str) -> Fraction:
+    """A finite number as written, without the rounding of binary fractions. `ConfigError`."""
+    said = str(text).strip()
+    try:
+        # First as a float: 1e999999 as a fraction would be a number of a million digits.
+        if "/" not in said and abs(float(said)) < LARGEST:
+            return Fraction(said)
+    except ValueError:
+        pass
+    raise ConfigError(f"{where}: {said[:40]!r}: expected a finite number, such as 92.5")
+
+
+def read_csv(path: Path) -> list[Result]:
+    """The results in a CSV file. Raises `ConfigError` naming file, line, column and value."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    try:
+        return list(_rows(path, text))
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not CSV: {error}") from None
+
+
+_NEEDED = ("experiment", "run", "metric", "value")
+_FURTHER = ("kwh", "cost", "currency", "gpu", "flops", "host", "started", "ended")
+
+
+def _rows(path: Path, text: str) -> Iterator[Result]:
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    names = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    missing = [name for name in _NEEDED if name not in names]
+    unknown = [name for name in names if name not in (*_NEEDED, *_FURTHER)]
+    if missing or unknown:
+        wrong = f"no column {missing[0]}" if missing else f"unknown column {unknown[0][:40]!r}"
+        raise ConfigError(
+            f"{path}: {wrong}: expected {','.join(_NEEDED)} and perhaps {', '.join(_FURTHER)}"
+        )
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if reader.line_num > MAX_ROWS:
+            raise ConfigError(f"{where}: more than {MAX_ROWS:,} lines")
+        if None in row or any(value is None for value in row.values()):
+            raise ConfigError(f"{where}: expected {len(names)} fields")
+        yield _result(where, {key: value.strip() for key, value in row.items()})
+
+
+def _result(where: str, row: Mapping[str, str]) -> Result:
+    for name in ("metric", "value"):
+        if not row[name]:
+            raise ConfigError(f"{where}: {name} is empty")
+    if not row["experiment"] and not row["run"]:
+        raise ConfigError(f"{where}: experiment and run are both empty")
+    energy_uj = None
+    if row.get("kwh"):
+        kwh = exact(row["kwh"], f"{where}, kwh")
+        if kwh < 0:
+            raise ConfigError(f"{where}, kwh: {row['kwh']!r}: expected 0 or more")
+        energy_uj = round(kwh * UJ_PER_KWH)
+    cost: dict[str, int] = {}
+    if row.get("cost"):
+        if not row.get("currency"):
+            raise ConfigError(f"{where}: cost without a currency (EUR, USD, ...)")
+        cost[row["currency"][:8]] = round(exact(row["cost"], f"{where}, cost") * NANO)
+    flops = float(exact(row["flops"], f"{where}, flops")) if row.get("flops") else None
+    return Result(
+        row["experiment"][:MAX_NAME_CHARS],
+        row["run"][:MAX_NAME_CHARS],
+        row["metric"][:MAX_NAME_CHARS],
+        exact(row["value"], f"{where}, value"),
+        started_utc_ns=_instant(row.get("started", ""), f"{where}, started"),
+        ended_utc_ns=_instant(row.get("ended", ""), f"{where}, ended"),
+        host=row.get("host", "")[:MAX_NAME_CHARS],
+        flops=flops,
+        energy_uj=energy_uj,
+        cost_nano=cost,
+        gpu=row.get("gpu", "")[:MAX_NAME_CHARS],
+        where=where,
+    )
+
+
+def _instant(text: str, where: str) -> int | None:
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{where}: {text[:40]!r}: expected 2026-01-31T13:00:00Z") from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return int(when.timestamp()) * NS_PER_S
+
+
+def pick(results: Sequence[Result], metric: str) -> list[Result]:
+    """The results of one metric; with no name given, of the only one that there is.
+
+    Raises `ConfigError` that names those that there are, or a run with two values.
+    """
+    names = sorted({result.metric for result in results})
+    if not names:
+        raise ConfigError("no results: nothing to rank")
+    if not metric and len(names) > 1:
+        raise ConfigError(f"several metrics: say --metric {' or '.join(_few(names))}")
+    wanted = metric or names[0]
+    found = [result for result in results if result.metric == wanted]
+    if not found:
+        raise ConfigError(f"--metric {wanted[:40]!r}: the results have {', '.join(_few(names))}")
+    seen: dict[tuple[str, str], Result] = {}
+    for result in found:
+        key = (result.experiment, result.run)
+        # An experiment whose runs have no names may have many values.
+        if result.run and key in seen:
+            before = seen[key].where
+            raise ConfigError(f"{result.where}: {result.name} has a value already: {before}")
+        seen[key] = result
+    return found
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    return [name[:60] for name in names[:8]] + (["..."] if len(names) > 8 else [])
+
+
+def metric_of(
+    name: str, values: Iterable[Fraction], better: str = "", unit: str = ""
+) -> tuple[Metric, tuple[str, ...]]:
+    """What a metric is taken to be, and what was taken for granted, in words.
+
+    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are told. Raises
+    `ConfigError` where neither the name nor the values say it.
+    """
+    known = _known(name)
+    notes: list[str] = []
+    if better:
+        higher = better == "higher"
+    elif known in HIGHER or known in LOWER:
+        higher = known in HIGHER
+        notes.append(f"{'higher' if higher else 'lower'} is better, by the name of the metric")
+    else:
+        raise ConfigError(
+            f"metric {name[:40]!r}: say --better higher or --better lower, its name does not"
+        )
+    if unit:
+        return Metric(name, higher, Unit(unit)), tuple(notes)
+    if known not in _SHARES:
+        return Metric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
+    every = list(values)
+    low, high = min(every, key=abs), max(every, key=abs)
+    if abs(high) <= 1:
+        return Metric(name, higher, Unit.RATIO), (*notes, "a ratio: no value is above 1")
+    if abs(low) <= 1 and len({v for v in every if abs(v) <= 1 and v}) > 0:
+        raise ConfigError(
+            f"metric {name[:40]!r}: {float(low):g} looks like a ratio and {float(high):g} like a "
+            "percentage: say --unit ratio or --unit percent"
+        )
+    if abs(high) > 100:
+        return Metric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
+    return Metric(name, higher, Unit.PERCENT), (*notes, "in percent: values are above 1")
+
+
+def _known(name: str) -> str:
+    """A metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
+    told = name.lower().partition(" on ")[0]
+    words = [
+        word
+        for word in "".join(c if c.isalnum() else " " for c in told).split()
+        if word not in _AFFIXES
+    ]
+    whole = "".join(words)
+    return next((c for c in (whole, *words[-1:]) if c in HIGHER or c in LOWER), whole)

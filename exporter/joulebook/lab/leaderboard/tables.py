@@ -1,0 +1,158 @@
+"""A board as people read it: a table of texts and what must be said beside it.
+
+Text, Markdown and HTML are made of the same sheets, so that none says more than another. The names
+in a sheet are as they came from outside; whoever writes it makes them fit for the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import msgspec
+
+from joulebook.core import units_text
+from joulebook.core.money.rates import NANO
+from joulebook.core.report.leaderboard import Board, Entrant, Expected, Join, Metric, Step, Unit
+from joulebook.units import UJ_PER_KWH
+
+NOTHING = "-"
+
+MOST_BEHIND = 10
+"""So many dominated results are shown, those of the least energy first."""
+
+SAME_HARDWARE = "kWh rank models on the same hardware only, so each GPU model has its own board."
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A titled table; `right` are the columns of numbers, `dim` the rows of lesser weight."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int] = frozenset()
+    dim: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def sheets(board: Board, expected: Mapping[str, Sequence[Expected]]) -> list[Sheet]:
+    """The board, and what was to be expected of its experiments by budget."""
+    made = [_ranking(board)]
+    if expected:
+        made.append(_budget(board, expected))
+    return made
+
+
+def title_of(board: Board) -> str:
+    """`bert: accuracy, higher is better, on NVIDIA H100`."""
+    better = "higher" if board.metric.higher else "lower"
+    head = f"{board.title}: " if board.title else ""
+    return f"{head}{board.metric.name} ({better} is better) on {gpu_of(board)}"
+
+
+def gpu_of(board: Board) -> str:
+    """The hardware of a board."""
+    return board.gpu or "hardware that is not known"
+
+
+def value_of(metric: Metric, value: Fraction) -> str:
+    """A value with its unit: `92.5 %`, `0.925`."""
+    number = f"{float(value):.6g}"
+    return units_text.unit(number, "%") if metric.unit is Unit.PERCENT else number
+
+
+def energy(uj: Fraction | int) -> str:
+    """Energy to three digits."""
+    return units_text.energy(round(uj))
+
+
+def money(cost_nano: Mapping[str, int] | Mapping[str, Fraction]) -> str:
+    """Money in each currency."""
+    each = sorted((currency, Fraction(nano)) for currency, nano in cost_nano.items())
+    said = [units_text.money(round(nano), currency) for currency, nano in each]
+    return ", ".join(said) or NOTHING
+
+
+def kwh(uj: Fraction | int) -> float:
+    """Kilowatt-hours, for programs."""
+    return float(Fraction(uj) / UJ_PER_KWH)
+
+
+def units(cost_nano: Mapping[str, int] | Mapping[str, Fraction]) -> dict[str, float]:
+    """Money in units of its currency, for programs."""
+    each = sorted((currency, Fraction(nano)) for currency, nano in cost_nano.items())
+    return {currency: float(nano / NANO) for currency, nano in each}
+
+
+def _ranking(board: Board) -> Sheet:
+    entrants = board.entrants
+    has_cost = any(e.cost_nano for e in entrants)
+    has_flops = any(e.flops is not None for e in entrants)
+    joined = any(e.join is not Join.GIVEN for e in entrants)
+    columns = ["Result", board.metric.name, "Energy", "Energy per point"]
+    columns += ["Cost", "Cost per point"] if has_cost else []
+    columns += ["FLOPs"] if has_flops else []
+    columns += ["Runs"]
+    columns += ["Joined by"] if joined else []
+
+    def row(entrant: Entrant, step: Step | None, by: Entrant | None) -> tuple[str, ...]:
+        if by is not None:
+            price = f"dominated by {by.name}"
+        elif step is not None and step.uj_per_point is not None:
+            price = energy(step.uj_per_point)
+        else:
+            price = NOTHING
+        cells = [entrant.name, value_of(board.metric, entrant.value), energy(entrant.energy_uj)]
+        cells.append(price)
+        if has_cost:
+            per_point = step.cost_per_point if step is not None else None
+            cells += [money(entrant.cost_nano), money(per_point or {})]
+        if has_flops:
+            cells.append(NOTHING if entrant.flops is None else f"{entrant.flops:.3g}")
+        cells.append(f"{entrant.runs:,}")
+        if joined:
+            cells.append(entrant.join.value)
+        return tuple(cells)
+
+    rows = [row(step.entrant, step, None) for step in board.front]
+    behind = board.dominated[:MOST_BEHIND]
+    dim = range(len(rows), len(rows) + len(behind))
+    rows += [row(entrant, None, by) for entrant, by in behind]
+    numbers = [i for i, name in enumerate(columns) if name not in {"Result", "Joined by"}]
+    return Sheet(
+        title_of(board),
+        tuple(columns),
+        tuple(rows),
+        frozenset(numbers),
+        frozenset(dim),
+        tuple(_notes(board)),
+    )
+
+
+def _notes(board: Board) -> list[str]:
+    notes = []
+    more = len(board.dominated) - MOST_BEHIND
+    if more > 0:
+        notes.append(f"{more:,} more are dominated; --format csv has them all")
+    notes += [f"{e.name}: {e.hedge}" for e in board.entrants if e.hedge]
+    guessed = sum(e.inferred for e in board.entrants)
+    if guessed:
+        notes.append(
+            f"{guessed:,} joined by time and host: nobody said that this energy is of these results"
+        )
+    return notes
+
+
+def _budget(board: Board, expected: Mapping[str, Sequence[Expected]]) -> Sheet:
+    rows = [
+        (name, f"{each.trials:,}", value_of(board.metric, each.value), energy(each.energy_uj))
+        for name, several in expected.items()
+        for each in several
+    ]
+    return Sheet(
+        "Best result to be expected of so many runs",
+        ("Experiment", "Runs", f"Expected {board.metric.name}", "Energy"),
+        tuple(rows),
+        frozenset({1, 2, 3}),
+        notes=("E[V*_n] of Dodge et al. 2019, from the runs that were made",),
+    )

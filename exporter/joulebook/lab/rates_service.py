@@ -1,0 +1,149 @@
+"""The rates service: one asks the feeds, a lab's worth of nodes asks it.
+
+`GET /v1/rates?since=SECONDS` answers the `Document` of `rates/feeds/server.py`, `/` a page for people,
+`/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from joulebook.rates.contract import Quantity
+from joulebook.rates.feeds.server import PATH, VERSION, Document, Offer
+from joulebook.rates.poller import Poller
+from joulebook.server.desk import Desk
+from joulebook.server.routes import App
+from joulebook.server.server import Server
+from joulebook.server.web_config import WebConfig
+
+
+class RatesPages:
+    """What the service answers, from what its poller knows."""
+
+    def __init__(self, poller: Poller, now_s: Callable[[], float] = time.time) -> None:
+        self._poller = poller
+        self._now_s = now_s
+
+    def document(self, since_s: int) -> bytes:
+        """All that is known of the time from `since_s` on, as JSON."""
+        rates, offers = self._poller.current, self._poller.offers
+        price, carbon = (
+            _since(offers.get(quantity), since_s) for quantity in (Quantity.PRICE, Quantity.CARBON)
+        )
+        return msgspec.json.encode(Document(VERSION, rates.currency, rates.zone, price, carbon))
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """How the feeds do, as Prometheus text."""
+        lines = [
+            "# HELP joulebook_feed_up Whether the last answer of a source of rates was good.",
+            "# TYPE joulebook_feed_up gauge",
+        ]
+        ages = [
+            "# HELP joulebook_feed_age_seconds Time since the last good answer.",
+            "# TYPE joulebook_feed_age_seconds gauge",
+        ]
+        errors = [
+            "# HELP joulebook_feed_errors_total Answers of a source that could not be used.",
+            "# TYPE joulebook_feed_errors_total counter",
+        ]
+        for row in self._poller.health():
+            labels = f'quantity="{row.quantity}",source="{_label(row.source)}"'
+            lines.append(f"joulebook_feed_up{{{labels}}} {int(row.up)}")
+            if (age_s := row.age_s(self._now_s())) is not None:
+                ages.append(f"joulebook_feed_age_seconds{{{labels}}} {age_s:.0f}")
+            errors += [
+                f'joulebook_feed_errors_total{{{labels},reason="{_label(reason)}"}} {count}'
+                for reason, count in sorted(row.errors.items())
+            ]
+        body = "\n".join([*lines, *ages, *errors]) + "\n"
+        return body.encode(), "text/plain; version=0.0.4; charset=utf-8"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every quantity that is configured is known now."""
+        now = self._poller.current.at(int(self._now_s()))
+        known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
+        lacking = [str(row.quantity) for row in self._poller.health() if not known[row.quantity]]
+        return not lacking, f"not known: {', '.join(lacking)}" if lacking else "ready"
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the thread that asks the feeds is alive."""
+        return self._poller.alive, "ok" if self._poller.alive else "the poller has ended"
+
+    def index(self) -> bytes:
+        """The sources and how they do, for people."""
+        rows = "".join(
+            f"<tr><td>{row.quantity}<td>{html.escape(row.source)}<td>{html.escape(row.state)}"
+            f"<td>{_age(row.age_s(self._now_s()))}<td>{html.escape(row.message)}"
+            for row in self._poller.health()
+        )
+        return (
+            '<!doctype html><html lang="en"><title>Joulebook rates</title><h1>Rates</h1>'
+            "<table><tr><th>of<th>source<th>state<th>last good answer<th>said"
+            f'{rows}</table><p>For nodes: <a href="{PATH}">{PATH}</a></html>\n'
+        ).encode()
+
+
+class RatesServer(Server):
+    """The daemon's HTTP server with `/v1/rates`. Rates are no secret: anybody may read them."""
+
+    reveals = ""
+
+    def __init__(self, listen: str, pages: RatesPages, web_config: Path | None = None) -> None:
+        """Raises `ConfigError` if `listen` or the web configuration file cannot be used."""
+        super().__init__(listen, pages, web_config)
+        self._rates = pages
+
+    def _app(self) -> App:
+        return _RatesApp(self._rates, self._current, self._count)
+
+
+class _RatesApp(App):
+    """The ASGI application with `/v1/rates`."""
+
+    def __init__(
+        self, pages: RatesPages, web: Callable[[], WebConfig], rejected: Callable[[str], None]
+    ) -> None:
+        super().__init__(pages, web, rejected)
+        self._rates = pages
+        self._documents = Desk("rates", threads=2, line=64, timeout_s=10)
+        self._router.routes.append(Route(PATH, self._document))
+
+    def close(self) -> None:
+        super().close()
+        self._documents.close()
+
+    async def _document(self, request: Request) -> Response:
+        since = request.query_params.get("since", "0")
+        if not re.fullmatch(r"\d{1,12}", since, re.ASCII):
+            return PlainTextResponse("since: expected seconds since the Unix epoch\n", 400)
+        answer = await self._ask(
+            self._documents, "v1/rates", lambda: self._rates.document(int(since))
+        )
+        if isinstance(answer, Response):
+            return answer
+        headers = {"Cache-Control": "no-store"}
+        return Response(answer, headers=headers, media_type="application/json")
+
+
+def _since(offer: Offer | None, since_s: int) -> Offer | None:
+    if offer is None:
+        return None
+    points = tuple(p for p in offer.points if p.end_utc_s is None or p.end_utc_s > since_s)
+    return msgspec.structs.replace(offer, points=points)
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+
+
+def _age(age_s: float | None) -> str:
+    return "never" if age_s is None else f"{age_s:,.0f} s ago"

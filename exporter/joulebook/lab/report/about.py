@@ -1,0 +1,61 @@
+"""What only the researcher knows, in a small TOML file beside the paper (`--about FILE`)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from joulebook.config.load import read
+from joulebook.config.node import Section, doc
+from joulebook.errors import ConfigError
+
+_MOST_BYTES = 1 << 20
+
+
+class About(Section, frozen=True):
+    """The words and figures of a paper that no meter measures. Every key may be left out."""
+
+    title: Annotated[str, doc("What the statement is of.")] = ""
+    best: Annotated[str, doc("The run whose result is reported.")] = ""
+    sweep: Annotated[
+        tuple[str, ...], doc("The runs it was chosen from; `*` stands for anything.")
+    ] = ()
+    exclude: Annotated[
+        dict[str, str], doc('Runs that are counted, but no part of the sweep: "105" = "wrong data"')
+    ] = {}
+    region: Annotated[str, doc("Where it ran; over report.region.")] = ""
+    params: Annotated[float, doc("Parameters of the model.", ge=0)] | None = None
+    flops: Annotated[float, doc("Floating point operations of the training.", ge=0)] | None = None
+    metric: Annotated[str, doc("Name of the metric.")] = ""
+    split: Annotated[str, doc("Split of the data it was measured on.")] = ""
+    value: Annotated[float, doc("Value of the metric.")] | None = None
+    precision: Annotated[str, doc("Precision of the arithmetic: fp32, tf32, bf16, fp8 ...")] = ""
+    utilization: (
+        Annotated[float, doc("Share of the peak that was reached (MFU), measured.", gt=0, le=1)]
+        | None
+    ) = None
+    unit: Annotated[str, doc("The functional unit of the SCI.")] = ""
+    units: Annotated[float, doc("How many of them there were.", gt=0)] | None = None
+    training_type: Annotated[str, doc('Of a model card: "pre-training" or "fine-tuning".')] = ""
+    stage: Annotated[str, doc('Of BoAmps: "training", "finetuning", "inference" ...')] = ""
+    family: Annotated[str, doc('Of BoAmps: "text classification", "image generation" ...')] = ""
+    algorithm: Annotated[str, doc('Of BoAmps: "transformer", "cnn" ...')] = ""
+    data: Annotated[str, doc('Of BoAmps, the kind of data: "text", "image", "tabular" ...')] = ""
+    country: Annotated[str, doc("Of BoAmps: the country it ran in.")] = ""
+
+
+def read_about(path: Path | None) -> About:
+    """The file, or nothing if there is none. Raises `ConfigError` that names file and key."""
+    if path is None:
+        return About()
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ConfigError(f"{path}: more than {_MOST_BYTES} bytes, expected a few lines")
+        return read(About, tomllib.loads(text.decode()), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None

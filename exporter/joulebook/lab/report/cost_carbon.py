@@ -1,0 +1,243 @@
+"""The part of a statement that rates gave: the rates themselves, carbon, cost and compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from joulebook.config.lab import Report
+from joulebook.core.money.amounts import Bill, Charge, Exact, Item
+from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
+from joulebook.core.report import footprint
+from joulebook.core.report.dataset import Account, Matter, RateRow
+from joulebook.core.report.footprint import peaks_of
+from joulebook.core.report.rollup import net
+from joulebook.core.report.runs import Run, Tally
+from joulebook.lab.report.about import About
+from joulebook.lab.report.energy import why_unknown
+from joulebook.lab.report.model import Carbon, Compute, Figure, Money, Rate
+from joulebook.units import kwh_from_uj
+
+KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
+G_PER_KG = 1000
+
+_CO2E = Charge(Item.CO2E)
+_PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
+"""The usual precision of training is the first that a model has."""
+
+_PER = {"price": NANO, "hardware": NANO, "carbon": UG_PER_G, "pue": PPM}
+_UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
+
+
+def rates(rows: Iterable[RateRow]) -> list[Rate]:
+    """The rates that were used, by quantity, source and quality."""
+    groups: dict[tuple[str, str, str, str], list[RateRow]] = {}
+    for row in rows:
+        used = row.used
+        groups.setdefault((used.quantity, used.source, str(used.quality), used.unit), []).append(
+            row
+        )
+    whole: dict[str, int] = {}
+    for (quantity, *_), members in groups.items():
+        whole[quantity] = whole.get(quantity, 0) + sum(map(_weight, members))
+    return [
+        _rate(quantity, source, quality, unit, members, whole[quantity])
+        for (quantity, source, quality, unit), members in sorted(groups.items())
+    ]
+
+
+def _weight(row: RateRow) -> int:
+    return row.energy_uj or row.held_ns
+
+
+def _rate(
+    quantity: str, source: str, quality: str, unit: str, rows: Sequence[RateRow], whole: int
+) -> Rate:
+    per = _PER.get(quantity, 1)
+    values = [row.used.value for row in rows]
+    weight = sum(map(_weight, rows))
+    mean = sum(row.used.value * _weight(row) for row in rows) / weight if weight else values[0]
+    years = sorted({datetime.fromtimestamp(row.used.quarter_s, UTC).year for row in rows})
+    return Rate(
+        quantity,
+        min(values) / per,
+        max(values) / per,
+        mean / per,
+        _UNITS.get(quantity, unit.removeprefix("n")),
+        source,
+        quality,
+        "-".join(str(year) for year in dict.fromkeys((years[0], years[-1]))),
+        100 * weight / whole if whole else 0.0,
+        default=quality == Quality.DEFAULT,
+    )
+
+
+def kg(bill: Bill) -> float | None:
+    """CO2e of a bill; `None` if none was charged."""
+    return bill[_CO2E].floor / (UG_PER_G * G_PER_KG) if _CO2E in bill else None
+
+
+def money(bill: Bill) -> dict[str, float]:
+    """Money of a bill by kind and currency: `electricity_EUR`."""
+    return {f"{kind}_{currency}": a.floor / NANO for (kind, currency), a in _kinds(bill).items()}
+
+
+def _kinds(bill: Bill) -> Mapping[tuple[str, str], Exact]:
+    power = {c: a for c, a in bill.items() if c.item in (Item.ELECTRICITY, Item.CREDIT)}
+    held = {c: a for c, a in bill.items() if c.item is Item.HARDWARE}
+    return {
+        (kind, currency): amount
+        for kind, part in (("electricity", power), ("hardware", held))
+        for currency, amount in net(part).items()
+    }
+
+
+def cost(project: Tally) -> list[Money]:
+    """What it cost, by kind; a kind that has no rate says so."""
+    found = [
+        Money(kind, Figure(amount.floor / NANO, currency))
+        for (kind, currency), amount in _kinds(project.bill).items()
+    ]
+    lacking = {"electricity": "no price was known", "hardware": "no hourly rate was known"}
+    there = {each.kind for each in found}
+    return found + [
+        Money(kind, Figure(None, "", unknown=why))
+        for kind, why in lacking.items()
+        if kind not in there
+    ]
+
+
+def carbon(
+    account: Account, runs: Sequence[Run], project: Tally, settings: Report, about: About, zone: str
+) -> Carbon:
+    """Operational CO2e, embodied CO2e as a range, and both per functional unit."""
+    operational = kg(project.bill)
+    is_default = any(rate.default for rate in rates(account.rates) if rate.quantity == "carbon")
+    located = (
+        Figure(None, KG, unknown="no carbon intensity was known")
+        if operational is None
+        else Figure(operational, KG, default=is_default, note="sum of E_fac x intensity over time")
+    )
+    embodied = _embodied(runs, settings)
+    return Carbon(
+        _intensity(project, operational, is_default),
+        zone or None,
+        located,
+        _market_based(project, settings),
+        embodied,
+        _sci(located, embodied, len(runs), about),
+    )
+
+
+def _market_based(project: Tally, settings: Report) -> Figure:
+    """CO2e by the site's contract: one factor for all energy of the facility, as the site says it.
+
+    GHG Protocol, Scope 2 Guidance (2015): beside the location-based figure, never instead of it.
+    """
+    factor, facility_uj = settings.market_grams_per_kwh, project.facility_uj
+    if factor is None:
+        why = "no contracts or certificates are on record (report.market_grams_per_kwh)"
+        return Figure(None, KG, unknown=why)
+    if not settings.market_source:
+        why = f"report.market_source does not say of which contract {factor:g} g/kWh are"
+        return Figure(None, KG, unknown=why)
+    if facility_uj is None:
+        return Figure(None, KG, unknown="no PUE was known")
+    emitted = kwh_from_uj(facility_uj) * factor / G_PER_KG
+    note = f"E_fac x {factor:g} g CO2e/kWh"
+    return Figure(emitted, KG, source=settings.market_source, note=note)
+
+
+def _intensity(project: Tally, operational: float | None, is_default: bool) -> Figure:
+    facility_uj = project.facility_uj
+    if operational is None or not facility_uj:
+        return Figure(None, GRAMS_PER_KWH, unknown="no carbon intensity or no PUE was known")
+    mean = operational * G_PER_KG / kwh_from_uj(facility_uj)
+    note = "mean by energy; location-based, average (not marginal)"
+    return Figure(mean, GRAMS_PER_KWH, default=is_default, note=note)
+
+
+def _embodied(runs: Sequence[Run], settings: Report) -> Figure:
+    server = footprint.Server(
+        footprint.SERVER_KG if settings.server_kg is None else settings.server_kg,
+        settings.server_gpus or footprint.SERVER_GPUS,
+        settings.server_life_years or footprint.LIFE_YEARS,
+    )
+    site = tuple(
+        footprint.Embodied(pattern, row.low_kg, row.high_kg, row.source)
+        for pattern, row in settings.embodied.items()
+    )
+    low = high = 0.0
+    sources: list[str] = []
+    is_default = None in (settings.server_kg, settings.server_gpus, settings.server_life_years)
+    for run in runs:
+        for model, amount in run.by_model.items():
+            row = footprint.embodied_of(model, site)
+            if row is None:
+                row = footprint.embodied_of(model)
+                is_default = True
+            if row is None:
+                why = f"no figure is published for {model or 'a GPU model that is not known'}"
+                return Figure(None, KG, unknown=f"{why} (report.embodied)")
+            held = footprint.hours(amount.held_ns)
+            low += footprint.embodied_kg(held, row.low_kg, server)
+            high += footprint.embodied_kg(held, row.high_kg, server)
+            sources.append(row.source)
+    if not sources:
+        return Figure(None, KG, unknown="no GPU was held")
+    if settings.server_kg is None:
+        sources.append(f"server {server.kg:g} kg: {footprint.SERVER_SOURCE}")
+    note = f"SCI v1.1: {server.gpus} GPUs to a server, {server.life_years:g} years; not in CO2e"
+    return Figure(
+        (low + high) / 2, KG, low, high, is_default, "; ".join(dict.fromkeys(sources)), note
+    )
+
+
+def _sci(operational: Figure, embodied: Figure, count: int, about: About) -> Figure:
+    unit = f"{KG} per {about.unit or 'run'}"
+    units = about.units or count
+    if operational.value is None or not units:
+        return Figure(None, unit, unknown=operational.unknown or "there were no runs")
+    if embodied.low is None or embodied.high is None:
+        return Figure(None, unit, unknown=embodied.unknown)
+    low, high = (footprint.sci(operational.value, m, units) for m in (embodied.low, embodied.high))
+    is_default = operational.default or embodied.default
+    note = f"SCI v1.1: (E x I + M) / R, R = {units:g} {about.unit or 'runs'}"
+    return Figure((low + high) / 2, unit, low, high, is_default, note=note)
+
+
+def compute(account: Account, runs: Sequence[Run], about: About) -> Compute:
+    """Compute from held time, peak and utilization."""
+    utilization = (
+        Figure(100 * footprint.UTILIZATION, "%", default=True, source=footprint.UTILIZATION_SOURCE)
+        if about.utilization is None
+        else Figure(100 * about.utilization, "%", source="said by the researcher")
+    )
+    share = about.utilization or footprint.UTILIZATION
+    total = 0.0
+    sources: list[str] = []
+    precisions: list[str] = []
+    for run in runs:
+        for model, amount in run.by_model.items():
+            peaks = {peak.precision: peak for peak in peaks_of(model)}
+            wanted = (about.precision,) if about.precision else _PRECISIONS
+            peak = next((peaks[each] for each in wanted if each in peaks), None)
+            if peak is None:
+                why = f"the peak of {model or 'the GPU model'} in {'/'.join(wanted)} is not known"
+                if not model and Matter.MODELS in account.unknown:
+                    why = why_unknown(account, Matter.MODELS)
+                return Compute(Figure(None, PFLOPS_DAYS, unknown=why), "", utilization, "")
+            held = footprint.hours(amount.held_ns)
+            total += footprint.pflops_days(held, peak.flops, share)
+            sources.append(peak.source)
+            precisions.append(peak.precision)
+    if not sources:
+        return Compute(Figure(None, PFLOPS_DAYS, unknown="no GPU was held"), "", utilization, "")
+    precision = ", ".join(dict.fromkeys(precisions))
+    is_default = about.utilization is None or not about.precision
+    return Compute(
+        Figure(total, PFLOPS_DAYS, default=is_default, note=f"dense {precision} peak"),
+        precision,
+        utilization,
+        "; ".join(dict.fromkeys(sources)),
+    )

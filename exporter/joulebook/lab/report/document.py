@@ -1,0 +1,266 @@
+"""A statement as a document: what every format that people read is rendered from.
+
+Here stand the words. Nothing here is escaped: a renderer escapes all that it prints, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from joulebook.lab.report import wording
+from joulebook.lab.report.model import Figure, Rate, RunRow, Share, Statement
+from joulebook.lab.report.paragraph import sentences
+
+MOST_RUNS = 25
+"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
+
+RUN_COLUMNS = (
+    "run",
+    "state",
+    "role",
+    "GPUs",
+    "GPU-hours",
+    "energy (kWh)",
+    "idle (kWh)",
+    "CO2e (kg)",
+)
+"""The first three are words, the others figures."""
+
+
+class Row(Struct, frozen=True):
+    """One line of a statement: what it is, its value, and what must be known to read it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+class Section(Struct, frozen=True):
+    """Rows that belong together."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+class Bar(Struct, frozen=True):
+    """One bar of the chart: a run's energy in kWh, and the part of it burnt idle."""
+
+    label: str
+    kwh: float
+    idle_kwh: float
+    state: str
+
+
+class Document(Struct, frozen=True):
+    """A statement in words and figures."""
+
+    title: str
+    subtitle: str
+    paragraph: tuple[str, ...]
+    sections: tuple[Section, ...]
+    runs: tuple[tuple[str, ...], ...]
+    bars: tuple[Bar, ...]
+    notes: tuple[str, ...]
+
+
+def document(statement: Statement) -> Document:
+    """The statement as people read it."""
+    by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
+    listed = [run for run in statement.runs if run in by_energy]
+    return Document(
+        f"Energy statement: {statement.title}",
+        f"{wording.span(statement)}, from {statement.source}, made by {statement.made_by}"
+        f" at {statement.made_utc}",
+        sentences(statement),
+        tuple(section for section in _sections(statement) if section.rows),
+        tuple(_run(run) for run in listed),
+        tuple(
+            Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state)
+            for run in by_energy[:MOST_RUNS]
+        ),
+        tuple(_notes(statement, len(listed))),
+    )
+
+
+def _run(run: RunRow) -> tuple[str, ...]:
+    return (
+        run.id,
+        run.state,
+        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
+        str(run.gpus),
+        wording.number(run.gpu_hours),
+        wording.number(run.energy_kwh),
+        wording.number(run.idle_energy_kwh),
+        wording.NOT_KNOWN if run.co2e_kg is None else wording.number(run.co2e_kg),
+    )
+
+
+def _notes(statement: Statement, listed: int) -> Iterator[str]:
+    for text in statement.warnings:
+        yield f"Warning: {text}"
+    if listed < len(statement.runs):
+        yield (
+            f"The {listed} runs with the most energy of {len(statement.runs):,}; "
+            "all are in the JSON and CSV formats."
+        )
+    for matter, why in statement.unknown.items():
+        yield f"{matter[:1].upper()}{matter[1:]}: not known from {statement.source} ({why})."
+    yield "Figures marked (default) rest on a figure of Joulebook's own, not of this site."
+    yield from statement.limits
+
+
+def _sections(statement: Statement) -> Iterator[Section]:
+    yield Section("What ran", tuple(_inventory(statement)))
+    energy = statement.energy
+    yield Section(
+        "Energy",
+        tuple(
+            _row(label, figure)
+            for label, figure in (
+                ("E_gpu", energy.gpu),
+                ("E_host", energy.host),
+                ("  CPU", energy.cpu),
+                ("  memory", energy.dram),
+                ("  other", energy.other),
+                ("E_idle", energy.idle),
+                ("E_it = E_gpu + E_host", energy.it),
+                ("E_fac = E_it x PUE", energy.facility),
+                ("E_best", energy.best),
+                ("E_sweep", energy.sweep),
+                ("E_project", energy.project),
+            )
+        ),
+    )
+    yield Section("How well it is known", tuple(_quality(statement)))
+    yield Section("Rates", tuple(map(_rate, statement.rates)) or (_no_rates(statement),))
+    carbon = statement.carbon
+    yield Section(
+        "CO2e",
+        (
+            _row("carbon intensity", carbon.intensity),
+            Row("zone", carbon.zone or wording.NOT_KNOWN),
+            _row("location-based", carbon.location_based),
+            _row("market-based", carbon.market_based),
+            _row("embodied (beside it)", carbon.embodied),
+            _row("SCI", carbon.sci),
+        ),
+    )
+    yield Section("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
+    yield Section("Compute", tuple(_compute(statement)))
+    yield Section("Charged anew", tuple(_restated(statement)))
+
+
+def _row(label: str, figure: Figure) -> Row:
+    notes = [figure.note, figure.source]
+    return Row(label, wording.figure(figure), "; ".join(filter(None, notes)))
+
+
+def _inventory(statement: Statement) -> Iterator[Row]:
+    what, counts = statement.inventory, statement.counts
+    yield Row("experiment", wording.listed(what.experiments))
+    yield Row("user", wording.listed(what.users))
+    yield Row("account", wording.listed(what.accounts))
+    yield Row("started", what.started_utc or wording.NOT_KNOWN)
+    yield Row("ended", what.ended_utc or wording.NOT_KNOWN)
+    ends = (
+        (counts.completed, "completed"),
+        (counts.failed, "failed"),
+        (counts.cancelled, "cancelled"),
+        (counts.running, "running"),
+        (counts.not_known, "with an end that is not known"),
+        (counts.excluded, "excluded"),
+    )
+    said = ", ".join(f"{count:,} {name}" for count, name in ends if count)
+    yield Row(
+        "runs", f"{counts.total:,} in all" + (f": {said}" if said else ""), counts.states_from
+    )
+    if counts.failed_runs:
+        yield Row("failed", wording.listed(counts.failed_runs))
+    if counts.excluded_runs:
+        named = [f"{name} ({why})" for name, why in counts.excluded_runs.items()]
+        yield Row("excluded", wording.listed(named), "counted in E_project")
+    yield Row("nodes", wording.listed(what.nodes))
+    yield Row("region", what.region or wording.NOT_KNOWN)
+    for gpu in what.gpus:
+        count = f"{gpu.count} x " if gpu.count else ""
+        held = f"{wording.number(gpu.gpu_hours)} GPU-hours"
+        yield Row("GPU model", f"{count}{gpu.model}", held)
+    yield _row("GPUs", what.gpu_count)
+    yield _row("GPU-hours", what.gpu_hours)
+
+
+def _quality(statement: Statement) -> Iterator[Row]:
+    quality = statement.quality
+    yield _row("coverage", quality.coverage)
+    yield Row("methods", _shares(quality.methods))
+    yield Row("evidence of holding", _shares(quality.evidence))
+    yield _row("sensor, \u00b1", quality.sensor)
+    yield _row("reading, \u00b1", quality.reading)
+    combined = wording.figure(quality.uncertainty)
+    yield Row("uncertainty, \u00b1", combined, quality.how_combined)
+    yield _row("shared out or modelled", quality.attribution)
+
+
+def _shares(shares: Sequence[Share]) -> str:
+    if all(each.name == wording.NOT_KNOWN for each in shares):
+        return wording.NOT_KNOWN
+    return ", ".join(f"{each.name} {wording.percent(each.percent)}" for each in shares)
+
+
+def _rate(rate: Rate) -> Row:
+    value = wording.number(rate.mean)
+    if rate.low != rate.high:
+        value += f" ({wording.number(rate.low)} to {wording.number(rate.high)})"
+    mark = " (default)" if rate.default else ""
+    note = f"{rate.source}; {rate.quality}; used in {rate.years}"
+    if rate.percent < 99.95:
+        note += f"; for {wording.percent(rate.percent)} of what was charged"
+    return Row(
+        _NAMES.get(rate.quantity, rate.quantity), f"{value} {rate.unit}".rstrip() + mark, note
+    )
+
+
+_NAMES = {"pue": "PUE", "carbon": "carbon intensity", "price": "price of electricity"}
+
+
+def _no_rates(statement: Statement) -> Row:
+    return Row(
+        "rates", wording.NOT_KNOWN, f"none was used for what {statement.source} booked ([rates])"
+    )
+
+
+def _compute(statement: Statement) -> Iterator[Row]:
+    compute, result = statement.compute, statement.result
+    yield _row("compute", compute.pflops_days)
+    yield _row("utilization", compute.utilization)
+    if compute.peak_source:
+        yield Row("peak", f"{compute.precision}, dense", compute.peak_source)
+    said = "said by the researcher"
+    if result.params is not None:
+        yield Row("parameters", wording.number(result.params), said)
+    if result.flops is not None:
+        yield Row("FLOPs", f"{result.flops:.3g}", said)
+    if result.metric and result.value is not None:
+        on = f" ({result.split})" if result.split else ""
+        yield Row(f"{result.metric}{on}", f"{result.value:g}", said)
+
+
+def _restated(statement: Statement) -> Iterator[Row]:
+    anew = statement.restated
+    if anew is None:
+        return
+    note = f"the figures above are at the rates of {anew.rates_file}"
+    for kind, booked in anew.booked_cost.items():
+        difference = anew.difference_cost.get(kind)
+        change = "" if difference is None else f" (difference {difference:+,.4f})"
+        yield Row(f"booked: {kind}", f"{booked:,.4f}{change}", note)
+    if anew.booked_co2e_kg is not None:
+        difference = anew.difference_co2e_kg
+        change = "" if difference is None else f" (difference {difference:+,.4f})"
+        yield Row("booked: CO2e", f"{anew.booked_co2e_kg:,.4f} kg{change}", note)
+    if not anew.booked_cost and anew.booked_co2e_kg is None:
+        yield Row("booked", "nothing was charged", note)
+    for item, kwh in anew.unpriced_kwh.items():
+        yield Row(f"no rate for {item}", f"{wording.number(kwh)} kWh", "not charged")

@@ -1,0 +1,156 @@
+"""The part of a statement that meters gave: energy, and how well it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from joulebook.config.lab import Report
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import Method
+from joulebook.core.report import footprint
+from joulebook.core.report.dataset import Account, Matter
+from joulebook.core.report.run_roles import Effort
+from joulebook.core.report.runs import UNKNOWN, Run, Tally
+from joulebook.lab.report.model import Energy, Figure, Quality, Share
+from joulebook.units import kwh_from_uj
+
+KWH, PERCENT = "kWh", "%"
+
+_HOST = (Component.CPU, Component.DRAM, Component.OTHER)
+
+
+def why_unknown(account: Account, matter: Matter) -> str:
+    """`not known from SOURCE`, and why."""
+    return f"not known from {account.source}: {account.unknown[matter]}"
+
+
+def energy(effort: Effort, project: Tally) -> Energy:
+    """Energy by part, and by the role of runs."""
+    lower = _lower_bound(project)
+    best = effort.best
+    return Energy(
+        gpu=_kwh(project.gpu_uj, lower),
+        host=_host(project, *_HOST),
+        cpu=_host(project, Component.CPU),
+        dram=_host(project, Component.DRAM),
+        other=_host(project, Component.OTHER),
+        idle=_kwh(project.idle_uj, "part of E_it: held, and doing no work"),
+        it=_kwh(project.energy_uj, "" if _has_host(project) else "GPUs alone"),
+        facility=_facility(project),
+        best=_unnamed() if best is None else _kwh(best.tally.energy_uj, f"run {best.shown}"),
+        sweep=_kwh(_energy_uj(effort.sweep), _several(len(effort.sweep))),
+        project=_kwh(
+            project.energy_uj, f"{_several(len(effort.project))}, failed and excluded ones too"
+        ),
+    )
+
+
+def _kwh(energy_uj: int, note: str = "") -> Figure:
+    return Figure(kwh_from_uj(energy_uj), KWH, note=note)
+
+
+def _energy_uj(runs: tuple[Run, ...]) -> int:
+    return sum(run.tally.energy_uj for run in runs)
+
+
+def _several(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
+def _unnamed() -> Figure:
+    return Figure(None, KWH, unknown="nobody said which run it is (--best)")
+
+
+def _has_host(tally: Tally) -> bool:
+    return any(component in tally.by_component for component in _HOST)
+
+
+def _host(tally: Tally, *components: Component) -> Figure:
+    found = [tally.by_component[each] for each in components if each in tally.by_component]
+    if not found:
+        return Figure(None, KWH, unknown="no meter of it booked anything to these runs")
+    return _kwh(sum(found))
+
+
+def _lower_bound(tally: Tally) -> str:
+    return "a lower bound: see coverage" if (tally.coverage or 1.0) < 0.9995 else ""
+
+
+def _facility(tally: Tally) -> Figure:
+    facility_uj = tally.facility_uj
+    if facility_uj is None:
+        why = "no PUE is known"
+        if tally.no_pue_uj != tally.energy_uj:
+            part, whole = kwh_from_uj(tally.no_pue_uj), kwh_from_uj(tally.energy_uj)
+            why += f" for {part:,.4g} of {whole:,.4g} kWh"
+        return Figure(None, KWH, unknown=why)
+    return _kwh(facility_uj)
+
+
+def quality(account: Account, project: Tally, settings: Report) -> Quality:
+    """How well the energy is known."""
+    calibrated = settings.sensor_percent is not None
+    sensor = (
+        footprint.SENSOR_PERCENT if settings.sensor_percent is None else settings.sensor_percent
+    )
+    source = settings.sensor_source or ("report.sensor_percent" if calibrated else "")
+    reading = 100 * account.error_ratio
+    return Quality(
+        coverage=_coverage(account, project),
+        methods=_shares(project.by_method, project.energy_uj),
+        evidence=_shares(project.by_evidence, project.energy_uj),
+        sensor=Figure(
+            sensor,
+            PERCENT,
+            default=not calibrated,
+            source=source or footprint.SENSOR_SOURCE,
+            note="" if calibrated else "the meters were not calibrated",
+        ),
+        reading=Figure(reading, PERCENT, source=account.source),
+        uncertainty=Figure(
+            footprint.uncertainty_percent(sensor, reading), PERCENT, default=not calibrated
+        ),
+        attribution=_attribution(account, project),
+        how_combined=(
+            "sensor and reading errors are bounds and are added, not their squares: the error of a "
+            "meter is the same in every run. Attribution, coverage, PUE, prices and intensities "
+            "are not in it"
+        ),
+    )
+
+
+def _coverage(account: Account, project: Tally) -> Figure:
+    if Matter.COVERAGE in account.unknown:
+        return Figure(None, PERCENT, unknown=why_unknown(account, Matter.COVERAGE))
+    if project.wall_ns is None:
+        return Figure(None, PERCENT, unknown="when a run started or ended is not known")
+    if project.coverage is None:
+        return Figure(None, PERCENT, unknown="no GPU was held")
+    return Figure(100 * project.coverage, PERCENT, note="measured time / time held")
+
+
+def _shares(parts: Mapping[str, int], whole_uj: int) -> list[Share]:
+    return [
+        Share(name or "not known", 100 * energy_uj / whole_uj)
+        for name, energy_uj in sorted(parts.items(), key=lambda item: (-item[1], item[0]))
+        if whole_uj > 0
+    ]
+
+
+def _attribution(account: Account, project: Tally) -> Figure:
+    if UNKNOWN in project.by_method:
+        why = (
+            why_unknown(account, Matter.METHOD)
+            if Matter.METHOD in account.unknown
+            else "the method is not on record"
+        )
+        return Figure(None, PERCENT, unknown=why)
+    shared = sum(
+        project.by_method.get(method, 0) for method in (Method.APPORTIONED, Method.MODELLED)
+    )
+    whole = project.energy_uj
+    return Figure(
+        100 * shared / whole if whole else 0.0,
+        PERCENT,
+        note="apportioned among several holders, or modelled; the rest is of meters held alone",
+    )

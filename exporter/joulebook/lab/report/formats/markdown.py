@@ -1,0 +1,65 @@
+"""Markdown (CommonMark with tables) for an appendix, an issue or a README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape as escape_html
+
+from joulebook.core.sanitize import one_line
+from joulebook.lab.report.document import RUN_COLUMNS, Document, document
+from joulebook.lab.report.model import Statement
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~^$@])")
+# A line that starts like one of these would be a list, a heading or a rule.
+_LEADING = re.compile(r"^([-+=])")
+# What some renderers make links of by themselves.
+_LINK = re.compile(r"(?i)\b(https?|ftp|mailto)(?=:)|(?<![\w.])www(?=\.)")
+
+
+def render(statement: Statement) -> str:
+    """The statement in Markdown."""
+    return "\n".join(_lines(document(statement))) + "\n"
+
+
+def escape(text: str, most: int = 1_000) -> str:
+    """Text in which nothing is markup, HTML, or a link."""
+    plain = escape_html(one_line(text, most), quote=False)
+    plain = _SPECIAL.sub(r"\\\1", plain)
+    plain = _LINK.sub(lambda found: f"{found[0]}<!-- -->", plain)
+    return _LEADING.sub(r"\\\1", plain)
+
+
+def _lines(doc: Document) -> Iterator[str]:
+    yield f"## {escape(doc.title)}"
+    yield ""
+    yield f"*{escape(doc.subtitle)}.*"
+    yield ""
+    yield " ".join(map(escape, doc.paragraph))
+    for section in doc.sections:
+        yield ""
+        yield f"### {escape(section.title)}"
+        yield ""
+        yield from _table(("", "value", "how it is known"), 0)
+        for row in section.rows:
+            yield _row((row.label, row.value, row.note))
+    if doc.runs:
+        yield ""
+        yield "### Runs"
+        yield ""
+        yield from _table(RUN_COLUMNS, len(RUN_COLUMNS) - 3)
+        for run in doc.runs:
+            yield _row(run)
+    yield ""
+    for note in doc.notes:
+        yield f"- {escape(note)}"
+
+
+def _table(heads: Sequence[str], figures: int) -> Iterator[str]:
+    yield _row(heads)
+    words = len(heads) - figures
+    yield "| " + " | ".join("---" if n < words else "---:" for n in range(len(heads))) + " |"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(escape, cells)) + " |"

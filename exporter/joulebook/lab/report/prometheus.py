@@ -1,0 +1,318 @@
+"""Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
+
+The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
+below 1,000 J), and what a run burnt in the last seconds before an end of the range may be shown
+only after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from joulebook import log
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Remainder, Subject
+from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
+from joulebook.core.money.rates import (
+    NANO,
+    PPM,
+    RATIO_PPM,
+    UG_PER_G,
+    UG_PER_KWH,
+    Quality,
+    nano_per_kwh,
+)
+from joulebook.core.report.dataset import (
+    WHOLE_METER,
+    Account,
+    Charged,
+    Matter,
+    Posting,
+    RateRow,
+    Selection,
+    Workload,
+)
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.errors import ConfigError, SourceError
+from joulebook.lab.report.prometheus_api import PrometheusApi, Sample, exact, over_time, selector
+from joulebook.lab.report.sources import FOREVER_S
+from joulebook.rates.tariff import defaults
+from joulebook.units import NS_PER_S, UJ_PER_J
+
+EDGE_S = 60
+"""What a run burns in this time may be missing at an end of the range: settling and two scrapes of
+up to 20 s."""
+
+_OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experiment")
+_W = "joulebook_workload_"
+_R = "joulebook_remainder_"
+_MOST_NAMED = 500
+"""So many names still fit into a matcher; of more runs, all are asked for."""
+_FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
+
+_UNKNOWN = {
+    Matter.TIMES: "it has values by scrape, not the instants of start and end",
+    Matter.METHOD: "methods are counted by node, not by run",
+    Matter.COVERAGE: "gaps are counted by meter, not by run",
+    Matter.GAPS: "gaps are counted by meter, not by run",
+    Matter.QUARTERS: "the report asks it for the range as a whole",
+}
+
+
+class PrometheusSource:
+    """A Prometheus, or what speaks its API, that scrapes the nodes."""
+
+    def __init__(self, api: PrometheusApi) -> None:
+        self._api = api
+
+    @property
+    def api(self) -> PrometheusApi:
+        """The server, for questions that are no report's."""
+        return self._api
+
+    @property
+    def name(self) -> str:
+        """What people are shown."""
+        return f"Prometheus at {self._api.where}"
+
+    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+        """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
+        if not since_s:
+            raise ConfigError(
+                "--since: expected one, since Prometheus does not say where it begins"
+            )
+        at_s = min(until_s, int(time.time()))
+        if at_s <= since_s:
+            raise ConfigError("--since: expected a time before --until and before now")
+        try:
+            return self._account(since_s, until_s, at_s, selection)
+        except (KeyError, ValueError) as error:
+            raise SourceError(
+                f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
+            ) from None
+
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
+        asked = _Asked(self._api, since_s, at_s, selection)
+        workloads = asked.workloads()
+        postings = [*asked.postings(workloads)]
+        charges = [*asked.charges()]
+        if selection.everything:
+            postings += [*asked.remainders()]
+            charges += [*asked.remainder_charges()]
+        folded = sum(s.value for s in asked.now("joulebook_overflow_total", "last", Selection()))
+        warnings = list(self._api.warnings)
+        if folded:
+            warnings.append(
+                "some runs stand under the name (overflow), since a budget of series was spent: "
+                "their experiment is only in the ledgers"
+            )
+        return Account(
+            self.name,
+            since_s,
+            until_s if until_s < FOREVER_S else at_s,
+            tuple(postings),
+            tuple(charges),
+            workloads,
+            tuple(asked.rates(postings)),
+            known_until_s={row.node: at_s for row in postings},
+            unknown=_UNKNOWN,
+            error_ratio=asked.error_ratio(postings),
+            warnings=tuple(warnings),
+        )
+
+
+class _Asked:
+    """The questions of one report."""
+
+    def __init__(self, api: PrometheusApi, since_s: int, at_s: int, wanted: Selection) -> None:
+        self._api = api
+        self._since_s, self._at_s = since_s, at_s
+        self._span_s = at_s - since_s
+        self._wanted = wanted
+        self._alive: set[WorkloadId] = set()
+        self._gpus: dict[WorkloadId, int] = {}
+        self._burnt = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
+        self._held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
+
+    def grown(self, metric: str, labels: Iterable[str], wanted: Selection) -> list[Sample]:
+        query = exact(selector(metric, wanted), labels, self._span_s)
+        return self._api.instant(query, self._at_s)
+
+    def now(self, metric: str, function: str, wanted: Selection) -> list[Sample]:
+        # The end is not included: what came into force at it was not used.
+        query = over_time(function, selector(metric, wanted), self._span_s - 1)
+        return self._api.instant(query, self._at_s - 1)
+
+    def workloads(self) -> dict[WorkloadId, Workload]:
+        """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
+        owners = {_id(s.labels): s.labels for s in (*self._burnt, *self._held)}
+        names = frozenset(key.workload for key in owners)
+        info: dict[WorkloadId, Mapping[str, str]] = {}
+        named = Selection(workloads=names if len(names) <= _MOST_NAMED else frozenset())
+        for sample in self.now(f"{_W}info", "last", named) if names else ():
+            key = _id(sample.labels)
+            info[key] = sample.labels
+            # Each node tells of the GPUs that it saw held.
+            self._gpus[key] = self._gpus.get(key, 0) + _whole(sample.labels.get("gpu_count", ""))
+        return {key: self._workload(key, each, info.get(key, {})) for key, each in owners.items()}
+
+    def _workload(
+        self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
+    ) -> Workload:
+        extra = ("partition", "image", "array", "gpu_model")
+        return Workload(
+            key,
+            display=key.workload,
+            name=about.get("name", ""),
+            labels=Labels(*(labels.get(name, "") for name in Labels._fields)),
+            gpu_count=self._gpus.get(key, 0),
+            evidence=about.get("evidence", ""),
+            extra={name: about[name] for name in extra if about.get(name)},
+            cluster=labels.get("cluster", ""),
+        )
+
+    def postings(self, workloads: Mapping[WorkloadId, Workload]) -> Iterator[Posting]:
+        """Energy by run, node and component; held time stands with the GPUs."""
+        by = (*_OWNER, "component")
+        resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
+        idle = {_key(sample): sample.value for sample in resting}
+        held = {_key(sample): sample.value for sample in self._held}
+        self._note_alive()
+        gpus = str(Component.GPU)
+        for sample in self._burnt:
+            node, key, component = _key(sample)
+            held_s = held.pop((node, key, ""), 0.0) if component == gpus else 0.0
+            amount = Amount(
+                round(sample.value * UJ_PER_J),
+                round(idle.get((node, key, component), 0.0) * UJ_PER_J),
+                round(held_s * NS_PER_S),
+            )
+            yield self._posting(node, key, component, amount, workloads)
+        for (node, key, _), held_s in held.items():
+            yield self._posting(node, key, gpus, Amount(0, 0, round(held_s * NS_PER_S)), workloads)
+
+    def _posting(
+        self,
+        node: str,
+        key: WorkloadId,
+        component: str,
+        amount: Amount,
+        workloads: Mapping[WorkloadId, Workload],
+    ) -> Posting:
+        meter = Meter(Component(component), WHOLE_METER)
+        known = workloads.get(key)
+        evidence = known.evidence if known is not None else ""
+        return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
+
+    def _note_alive(self) -> None:
+        """The runs that had begun when the range began, or still burnt something as it ended."""
+        series = selector(f"{_W}energy_joules_total", self._wanted)
+        begun = f"last_over_time({series}[{2 * EDGE_S}s])"
+        self._alive |= {_id(s.labels) for s in self._api.instant(begun, self._since_s)}
+        ending = exact(series, _OWNER, EDGE_S)
+        self._alive |= {_id(s.labels) for s in self._api.instant(ending, self._at_s) if s.value > 0}
+
+    def charges(self) -> Iterator[Charged]:
+        """Money and CO2e by run and node."""
+        for sample in self.grown(f"{_W}cost_total", (*_OWNER, "kind", "currency"), self._wanted):
+            yield self._money(sample, _id(sample.labels), Item(sample.labels["kind"]))
+        for sample in self.grown(f"{_W}credit_total", (*_OWNER, "currency"), self._wanted):
+            yield self._money(sample, _id(sample.labels), Item.CREDIT)
+        for sample in self.grown(f"{_W}co2e_grams_total", _OWNER, self._wanted):
+            yield self._co2e(sample, _id(sample.labels))
+
+    def remainders(self) -> Iterator[Posting]:
+        """Energy that belongs to nobody."""
+        by = ("node", "component", "reason")
+        for sample in self.grown(f"{_R}energy_joules_total", by, Selection()):
+            labels = sample.labels
+            meter = Meter(Component(labels["component"]), WHOLE_METER)
+            amount = Amount(round(sample.value * UJ_PER_J))
+            subject = Remainder(labels["reason"])
+            node = labels.get("node", "")
+            yield Posting(node, subject, meter, self._since_s, amount, None, None)
+
+    def remainder_charges(self) -> Iterator[Charged]:
+        """What it cost."""
+        by = ("node", "reason")
+        for sample in self.grown(f"{_R}cost_total", (*by, "kind", "currency"), Selection()):
+            yield self._money(
+                sample, Remainder(sample.labels["reason"]), Item(sample.labels["kind"])
+            )
+        for sample in self.grown(f"{_R}credit_total", (*by, "currency"), Selection()):
+            yield self._money(sample, Remainder(sample.labels["reason"]), Item.CREDIT)
+        for sample in self.grown(f"{_R}co2e_grams_total", by, Selection()):
+            yield self._co2e(sample, Remainder(sample.labels["reason"]))
+
+    def _money(self, sample: Sample, subject: Subject, item: Item) -> Charged:
+        charge = Charge(item, sample.labels["currency"])
+        amount = Exact(*divmod(round(sample.value * NANO), NANO))
+        return Charged(sample.labels.get("node", ""), subject, self._since_s, charge, amount)
+
+    def _co2e(self, sample: Sample, subject: Subject) -> Charged:
+        amount = Exact(*divmod(round(sample.value * UG_PER_G), NANO))
+        node = sample.labels.get("node", "")
+        return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
+
+    def rates(self, postings: Iterable[Posting]) -> Iterator[RateRow]:
+        """The gauges of rates: their mean by time, and their least and greatest beside it.
+
+        Least and greatest have no weight; a mean weighs what its node burnt.
+        """
+        burnt: dict[str, int] = {}
+        for row in postings:
+            burnt[row.node] = burnt.get(row.node, 0) + row.amount.energy_uj
+        for metric, quantity, per in (
+            ("joulebook_pue_ratio", "pue", PPM),
+            ("joulebook_electricity_price_per_kwh", "price", NANO),
+            ("joulebook_carbon_intensity_grams_per_kwh", "carbon", UG_PER_G),
+        ):
+            for function in ("avg", "min", "max"):
+                for labels, value in self.now(metric, function, Selection()):
+                    node = labels.get("node", "")
+                    if node not in burnt:
+                        continue
+                    source = labels.get("source", "")
+                    quality = Quality.DEFAULT if source in defaults() else Quality.UNKNOWN
+                    used = RateUsed(
+                        self._since_s, quantity, round(value * per), _unit(quantity, labels),
+                        source, quality,
+                    )  # fmt: skip
+                    mean = function == "avg"
+                    yield RateRow(used, burnt[node] if mean else 0, 0, node)
+
+    def error_ratio(self, postings: Iterable[Posting]) -> float:
+        """What floors and ends of the range may hide, to the energy in all."""
+        floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
+        burnt_uj = edges_uj = 0.0
+        held_ns: dict[WorkloadId, int] = {}
+        energy: dict[WorkloadId, int] = {}
+        for row in postings:
+            burnt_uj += row.amount.energy_uj
+            if isinstance(row.subject, WorkloadId) and row.subject in self._alive:
+                energy[row.subject] = energy.get(row.subject, 0) + row.amount.energy_uj
+                held_ns[row.subject] = held_ns.get(row.subject, 0) + row.amount.held_ns
+        for key, energy_uj in energy.items():
+            wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
+            edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
+        return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
+
+
+def _id(labels: Mapping[str, str]) -> WorkloadId:
+    return WorkloadId(labels.get("scheduler", ""), labels.get("workload", ""))
+
+
+def _key(sample: Sample) -> tuple[str, WorkloadId, str]:
+    labels = sample.labels
+    return labels.get("node", ""), _id(labels), labels.get("component", "")
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 7 else 0
+
+
+def _unit(quantity: str, labels: Mapping[str, str]) -> str:
+    if quantity == "price":
+        return nano_per_kwh(labels.get("currency", ""))
+    return {"pue": RATIO_PPM, "carbon": UG_PER_KWH}[quantity]

@@ -1,0 +1,254 @@
+"""Asking what speaks Prometheus's query API, bounded in time and size.
+
+https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir
+answer the same, and each says in its own way that an answer is not whole: `warnings`, `infos`,
+`isPartial`. None of that is lost. Redirects are not followed, so a token goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+import urllib3
+from urllib3.exceptions import (
+    HTTPError,
+    InsecureRequestWarning,
+    NewConnectionError,
+    SSLError,
+    TimeoutError,
+)
+from urllib3.util import Timeout
+
+from joulebook import __version__, log
+from joulebook.core.report.dataset import Selection
+from joulebook.errors import ConfigError, SourceError
+
+BEFORE_S = 900
+"""How far back the value at the start of the range may lie: outages up to this are no error."""
+
+
+def quoted(text: str) -> str:
+    """A string of PromQL: what a name holds cannot end it."""
+    # JSON's escapes are Go's; a lone surrogate has no place in either.
+    safe = text.encode("utf-8", "replace").decode()
+    return json.dumps(safe, ensure_ascii=False).replace("\x7f", "\\x7f")
+
+
+def matcher(label: str, names: Iterable[str]) -> str:
+    """`label="name"`, or a regular expression of literal names where there are several."""
+    ordered = sorted(names)
+    if len(ordered) == 1:
+        return f"{label}={quoted(ordered[0])}"
+    return f"{label}=~{quoted('|'.join(map(_literal, ordered)))}"
+
+
+def _literal(text: str) -> str:
+    # RE2's set: Python's re.escape knows more, and Go refuses what it does not know.
+    return "".join(f"\\{c}" if c in r"\.+*?()|[]{}^$" else c for c in text)
+
+
+def selector(metric: str, wanted: Selection) -> str:
+    """A metric and its matchers."""
+    shown = {name.rpartition("/")[2] if name.count("/") == 1 else name for name in wanted.workloads}
+    parts = [
+        matcher(label, names)
+        for label, names in (
+            ("experiment", wanted.experiments),
+            ("user", wanted.users),
+            ("account", wanted.accounts),
+            ("workload", shown),
+        )
+        if names
+    ]
+    return f"{metric}{{{','.join(parts)}}}"
+
+
+def exact(series: str, labels: Iterable[str], span_s: int) -> str:
+    """How much a counter grew in the `span_s` before the instant that is asked about."""
+    last = f"last_over_time({series}[{span_s}s])"
+    before = f"last_over_time({series}[{BEFORE_S}s] offset {span_s}s)"
+    return f"sum by ({', '.join(labels)}) ({last} - (({before} <= {last}) or {last} * 0))"
+
+
+def over_time(function: str, series: str, span_s: int) -> str:
+    """`avg`, `min`, `max` or `last` of a gauge over the range."""
+    return f"{function}_over_time({series}[{span_s}s])"
+
+
+MOST_BYTES = 256 << 20
+"""630,000 series are 200 MB of JSON: a lab that has more asks for less at a time."""
+
+_CHUNK = 1 << 16
+_CONNECT_S = 10.0
+_MOST_TOKEN = 4096
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+class Access(NamedTuple):
+    """How to get in: headers to send (`X-Scope-OrgID` of Mimir), a token or `user:password`."""
+
+    headers: Mapping[str, str] = {}
+    token_file: Path | None = None
+    ca: Path | None = None
+    insecure: bool = False
+    timeout_s: float = 60.0
+
+
+class Sample(NamedTuple):
+    """One series of an instant vector."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+class _Series(msgspec.Struct):
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+
+class _Data(msgspec.Struct):
+    result: list[_Series] = []
+
+
+class _Answer(msgspec.Struct, rename={"is_partial": "isPartial"}):
+    status: str
+    data: _Data = msgspec.field(default_factory=_Data)
+    error: str = ""
+    warnings: list[str] | None = None
+    infos: list[str] | None = None
+    is_partial: bool = False
+
+
+class PrometheusApi:
+    """One server. Not for several threads."""
+
+    def __init__(self, url: str, access: Access) -> None:
+        """`url` is the base address. Raises `ConfigError` for one that cannot be used."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+            raise ConfigError(f"--prometheus {log.clean(url)}: expected http(s)://host:port/path")
+        if "@" in parts.netloc:
+            raise ConfigError("--prometheus: expected no password in it; use --token-file")
+        self.where = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+        self._access = access
+        self._headers = {
+            "User-Agent": f"joulebook/{__version__}",
+            "Accept-Encoding": "identity",
+            **_FORM,
+            **access.headers,
+            **_authorization(access.token_file),
+        }
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, ssl_context=_tls(access))
+        self.warnings: dict[str, None] = {}
+
+    def instant(self, query: str, at_s: int) -> list[Sample]:
+        """The instant vector of a query. Raises `SourceError`; warnings are kept aside."""
+        fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
+        status, body = self._post(f"{self.where}/api/v1/query", urlencode(fields))
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            hint = f"it answers {status}" if status != 200 else log.clean(str(error))[:200]
+            raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
+        if status != 200 or answer.status != "success":
+            said = log.clean(answer.error)[:500] or f"status {status}"
+            raise SourceError(f"{self.where}: {said}")
+        for text in [*(answer.warnings or ()), *(answer.infos or ())]:
+            self.warnings[log.clean(text)[:500]] = None
+        if answer.is_partial:
+            self.warnings["the answer is partial: a part of the storage did not reply"] = None
+        return [Sample(row.metric, self._number(row.value[1])) for row in answer.data.result]
+
+    def _number(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise SourceError(f"{self.where}: {log.clean(text)[:50]!r} is no value of a counter")
+        return value
+
+    def _post(self, url: str, form: str) -> tuple[int, bytes]:
+        limit_s = self._access.timeout_s
+        until = time.monotonic() + limit_s
+        try:
+            response = self._pool.request(
+                "POST",
+                url,
+                body=form,
+                headers=self._headers,
+                timeout=Timeout(connect=min(_CONNECT_S, limit_s), read=limit_s),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                return response.status, self._body(response, until)
+            finally:
+                response.close()
+        # Which is a time-out, too, by its class.
+        except NewConnectionError:
+            raise SourceError(f"{self.where}: cannot be reached") from None
+        except SSLError as error:
+            why = getattr(error.args[0], "verify_message", "") if error.args else ""
+            raise SourceError(f"{self.where}: TLS failed {why}".rstrip()) from None
+        except TimeoutError:
+            raise SourceError(f"{self.where}: no answer in {limit_s:g} s (--timeout)") from None
+        except (HTTPError, OSError) as error:
+            raise SourceError(f"{self.where}: cannot be asked ({type(error).__name__})") from None
+
+    def _body(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
+        if 300 <= response.status < 400:
+            raise SourceError(f"{self.where}: has moved; not followed, give its new address")
+        parts: list[bytes] = []
+        size = 0
+        while part := response.read1(_CHUNK, decode_content=False):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise SourceError(
+                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; ask for less: "
+                    "--experiment, --since, --until"
+                )
+            if time.monotonic() > until:
+                raise SourceError(f"{self.where}: not done after {self._access.timeout_s:g} s")
+        return b"".join(parts)
+
+
+def _authorization(file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not ASCII text"
+        raise ConfigError(f"--token-file {file}: cannot be read: {why}") from None
+    # It goes into a header: a line break in it would be another header.
+    if not token or len(token) > _MOST_TOKEN or not token.isprintable():
+        raise ConfigError(f"--token-file {file}: expected a token or user:password, one line")
+    if ":" in token:
+        return {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _tls(access: Access) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=None if access.ca is None else str(access.ca))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--ca {access.ca}: cannot be used: {error}") from None
+    if access.insecure:
+        # Who asks for it knows.
+        urllib3.disable_warnings(InsecureRequestWarning)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,160 @@
+"""How SLURM's jobs ended, asked of `sacct` where it is there: bounded in time, jobs and output."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from joulebook.core.report.dataset import Workload
+from joulebook.core.report.run_roles import State
+from joulebook.core.workloads import WorkloadId
+from joulebook.units import s_from_ns
+
+_TIMEOUT_S = 20.0
+"""For all questions together: slurmdbd answers in a second, or is in trouble."""
+_AT_ONCE = 200
+_MOST_BYTES = 16 << 20
+_RUN = re.compile(r"(\d{1,12}(?:_\d{1,10})?)(?:\.r(\d{1,6}))?", re.ASCII)
+"""As the ledger names a run (`107`) or as people do, and Prometheus with them (`101_7`)."""
+
+_FIELDS = "JobID,JobIDRaw,Cluster,Submit,Start,End,State"
+_RESIZED = "RESIZING"
+"""A run that goes on with other nodes: sacct has a row for each size, but they are one run."""
+_SLACK_S = 5.0
+"""The Prolog runs a little after the start that accounting has, and in whole seconds there."""
+
+_STATES = {
+    "COMPLETED": State.COMPLETED,
+    "CANCELLED": State.CANCELLED,
+    "RUNNING": State.RUNNING,
+    "COMPLETING": State.RUNNING,
+    "SUSPENDED": State.RUNNING,
+    "FAILED": State.FAILED,
+    "TIMEOUT": State.FAILED,
+    "OUT_OF_MEMORY": State.FAILED,
+    "NODE_FAIL": State.FAILED,
+    "BOOT_FAIL": State.FAILED,
+    "DEADLINE": State.FAILED,
+    # Run anew: what these burnt is lost like a failed run's.
+    "PREEMPTED": State.FAILED,
+    "REQUEUED": State.FAILED,
+    "REVOKED": State.FAILED,
+}
+
+
+class _Row(NamedTuple):
+    """A run as accounting has it, in UTC seconds; `None`: not started, not ended."""
+
+    cluster: str
+    submit_s: int
+    start_s: int | None
+    end_s: int | None
+    word: str
+
+    def began_in(self, began_s: float) -> bool:
+        """Whether a run that the ledger saw begin then may be this one."""
+        return (
+            self.start_s is not None
+            and self.start_s - _SLACK_S <= began_s
+            and (self.end_s is None or began_s <= self.end_s + _SLACK_S)
+        )
+
+
+def ask(
+    workloads: Iterable[Workload], setting: str, environ: Mapping[str, str] = os.environ
+) -> tuple[dict[WorkloadId, State], str]:
+    """The states of those that are SLURM's, and who says so or why nobody does.
+
+    `setting` is `report.sacct`. What sacct does not answer is left out: its state is not known.
+    """
+    wanted: dict[str, list[tuple[int, Workload]]] = {}
+    for each in workloads:
+        found = _RUN.fullmatch(each.id.workload)
+        if each.id.scheduler == "slurm" and found:
+            wanted.setdefault(found[1], []).append((int(found[2] or 0), each))
+    if not wanted:
+        return {}, ""
+    program = shutil.which("sacct", path=environ.get("PATH")) if setting == "auto" else setting
+    if not program:
+        return {}, "how runs ended: not known, no sacct here"
+    until = time.monotonic() + _TIMEOUT_S
+    states: dict[WorkloadId, State] = {}
+    jobs = sorted(wanted)
+    for start in range(0, len(jobs), _AT_ONCE):
+        text, problem = _asked(program, jobs[start : start + _AT_ONCE], until, environ)
+        if problem:
+            return states, f"how runs ended: not known from sacct ({problem})"
+        for job, rows in _answers(text).items():
+            for restarts, workload in wanted.get(job, ()):
+                if row := _of(workload, restarts, rows):
+                    states[workload.id] = _STATES.get(row.word, State.UNKNOWN)
+    return states, "ends of runs from sacct"
+
+
+def _of(workload: Workload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
+    """The row of a run: the one in which it began, else the one after so many restarts.
+
+    Accounting may have a job of years ago, or of another cluster, with the same number.
+    """
+    cluster = workload.extra.get("cluster", "").lower()
+    mine = [row for row in rows if cluster in {"", row.cluster.lower()}]
+    if workload.started_utc_ns is not None:
+        began_s = s_from_ns(workload.started_utc_ns)
+        now = [row for row in mine if row.began_in(began_s)]
+        if len(now) == 1:
+            return now[0]
+    return mine[restarts] if restarts < len(mine) else None
+
+
+def _asked(
+    program: str, jobs: list[str], until: float, environ: Mapping[str, str]
+) -> tuple[str, str]:
+    """What sacct prints, and what was wrong."""
+    command = [program, "-n", "-P", "-X", "-D", f"--format={_FIELDS}", "-j", ",".join(jobs)]
+    # All of accounting: the default is today.
+    command += ["-S", "1970-01-02", "-E", "now"]
+    try:
+        done = subprocess.run(
+            command,
+            env={**environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(until - time.monotonic(), 0.1),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no answer in {_TIMEOUT_S:g} s"
+    except OSError as error:
+        return "", error.strerror or "it cannot be run"
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return "", said[-1][:200] if said else f"exit status {done.returncode}"
+    return done.stdout[:_MOST_BYTES].decode("utf-8", "replace"), ""
+
+
+def _answers(text: str) -> dict[str, list[_Row]]:
+    """The runs of each job, by each of its names, one after the other."""
+    answers: dict[str, list[_Row]] = {}
+    for line in text.splitlines():
+        cells = line.split("|")
+        if len(cells) != len(_FIELDS.split(",")):
+            continue
+        *names, cluster, submit, start, end, state = cells
+        # "CANCELLED by 1000"
+        word = state.split(" ")[0].rstrip("+")
+        if word == _RESIZED:
+            continue
+        row = _Row(cluster, _second(submit) or 0, _second(start), _second(end), word)
+        for name in set(names):
+            answers.setdefault(name, []).append(row)
+    # A job that is put back is submitted anew; sacct promises no order.
+    return {name: sorted(rows, key=lambda row: row.submit_s) for name, rows in answers.items()}
+
+
+def _second(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else None

@@ -1,0 +1,257 @@
+"""An account, the researcher's words and the site's settings into a statement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from joulebook import __version__
+from joulebook.config.lab import Report
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.report import footprint
+from joulebook.core.report.dataset import Account, Matter
+from joulebook.core.report.run_roles import Choice, Effort, State, sort_out
+from joulebook.core.report.runs import Run, added, runs
+from joulebook.core.workloads import WorkloadId
+from joulebook.errors import ConfigError
+from joulebook.lab.report import cost_carbon, energy
+from joulebook.lab.report.about import About
+from joulebook.lab.report.model import (
+    VERSION,
+    Card,
+    Counts,
+    Figure,
+    Gpus,
+    Inventory,
+    Restated,
+    Result,
+    RunRow,
+    Statement,
+)
+from joulebook.lab.report.sources import FOREVER_S
+from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
+
+LIMITS = (
+    "Not in it: network, storage and other nodes than those named, cooling but for PUE, the "
+    "energy of inference, and what was burnt before the ledger began."
+)
+
+
+class Told(Struct, frozen=True):
+    """What is known beside the account: who says how runs ended, and what the site set."""
+
+    made_utc_s: float
+    states: Mapping[WorkloadId, State] = {}
+    states_from: str = ""
+    settings: Report = Report()
+    zone: str = ""
+
+
+class Anew(Struct, frozen=True):
+    """An account at other rates: the file they are in, and the energy that they do not cover."""
+
+    file: str
+    account: Account
+    unpriced_uj: Mapping[str, int]
+
+
+def make(
+    account: Account, about: About, choice: Choice, told: Told, anew: Anew | None = None
+) -> Statement:
+    """The statement; with `anew`, at its rates, and what was booked beside it.
+
+    Raises `ConfigError` for a run that was named and is none.
+    """
+    charged = account if anew is None else anew.account
+    found = runs(charged)
+    try:
+        effort = sort_out(found, choice, told.states)
+    except ValueError as error:
+        raise ConfigError(f"{error}; it has {_some(found)}") from None
+    project = added(run.tally for run in found)
+    used = _of_these_quarters(charged)
+    inventory = _inventory(charged, found, told.settings, about)
+    return Statement(
+        version=VERSION,
+        title=about.title or ", ".join(inventory.experiments) or "all that is selected",
+        made_by=f"joulebook {__version__}",
+        made_utc=_utc(told.made_utc_s),
+        source=account.source,
+        warnings=list(account.warnings),
+        unknown={str(matter): why for matter, why in account.unknown.items()},
+        since_utc=_utc(account.since_s) if account.since_s else None,
+        until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
+        inventory=inventory,
+        counts=_counts(effort, told.states_from),
+        energy=energy.energy(effort, project),
+        quality=energy.quality(charged, project, told.settings),
+        rates=cost_carbon.rates(used.rates),
+        carbon=cost_carbon.carbon(used, found, project, told.settings, about, told.zone),
+        cost=cost_carbon.cost(project),
+        compute=cost_carbon.compute(charged, found, about),
+        result=Result(about.params, about.flops, about.metric, about.split, about.value),
+        card=Card(
+            about.training_type,
+            about.stage,
+            about.family,
+            about.algorithm,
+            about.data,
+            about.country,
+        ),
+        restated=None if anew is None else _restated(account, anew),
+        runs=_rows(found, effort),
+        limits=[LIMITS],
+    )
+
+
+def _some(found: Sequence[Run]) -> str:
+    if not found:
+        return "no run at all"
+    names = [run.shown for run in found[:5]]
+    return ", ".join(names) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
+
+
+def _of_these_quarters(account: Account) -> Account:
+    """The account with the rates of the quarter hours and nodes in which its runs burnt energy.
+
+    A ledger keeps the rates of a node, not those of a run.
+    """
+    there = {(row.node, row.quarter_s) for row in account.postings}
+    return replace(
+        account, rates=tuple(r for r in account.rates if (r.node, r.used.quarter_s) in there)
+    )
+
+
+def _utc(utc_s: float) -> str:
+    return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(utc_ns: int | None) -> str | None:
+    return None if utc_ns is None else _utc(utc_ns // NS_PER_S)
+
+
+def _inventory(account: Account, found: Sequence[Run], settings: Report, about: About) -> Inventory:
+    labels = [run.workload.labels for run in found]
+    starts = [run.workload.started_utc_ns for run in found]
+    ends = [run.workload.ended_utc_ns for run in found]
+    if None in starts or not starts:
+        quarters = [row.quarter_s * NS_PER_S for row in account.postings]
+        known = Matter.QUARTERS not in account.unknown and quarters
+        starts = [min(quarters)] if known else [None]
+        ends = [max(quarters) + QUARTER_NS] if known else [None]
+    return Inventory(
+        sorted({each.experiment for each in labels} - {""}),
+        sorted({each.user for each in labels} - {""}),
+        sorted({each.account for each in labels} - {""}),
+        sorted({node for run in found for node in run.nodes}),
+        about.region or settings.region or None,
+        _moment(min((t for t in starts if t is not None), default=None)),
+        None if None in ends else _moment(max((t for t in ends if t is not None), default=None)),
+        _gpus(account, found),
+        _gpu_count(account, found),
+        Figure(footprint.hours(sum(run.tally.held_ns for run in found)), "GPU-hours"),
+    )
+
+
+def _gpus(account: Account, found: Sequence[Run]) -> list[Gpus]:
+    amounts: dict[str, Amount] = {}
+    for run in found:
+        for model, amount in run.by_model.items():
+            amounts[model] = amounts.get(model, ZERO).plus(amount)
+    devices = {gpu for run in found for gpu in run.gpus}
+    return [
+        Gpus(
+            model or "not known",
+            sum(account.models.get(gpu, "") == model for gpu in devices),
+            footprint.hours(amount.held_ns),
+            kwh_from_uj(amount.energy_uj),
+        )
+        for model, amount in sorted(amounts.items(), key=lambda item: -item[1].energy_uj)
+    ]
+
+
+def _gpu_count(account: Account, found: Sequence[Run]) -> Figure:
+    devices = {gpu for run in found for gpu in run.gpus}
+    if devices or not found:
+        return Figure(len(devices), "GPUs")
+    most = max(run.gpu_count for run in found)
+    if most:
+        return Figure(most, "GPUs", note="held by one run at most")
+    return Figure(None, "GPUs", unknown=f"not known from {account.source}")
+
+
+def _counts(effort: Effort, states_from: str) -> Counts:
+    failed = effort.of(State.FAILED)
+    by_id = {run.workload.id: run for run in effort.project}
+    return Counts(
+        len(effort.project),
+        len(effort.of(State.COMPLETED)),
+        len(failed),
+        len(effort.of(State.CANCELLED)),
+        len(effort.of(State.RUNNING)),
+        len(effort.of(State.UNKNOWN)),
+        len(effort.excluded),
+        [run.shown for run in failed],
+        {by_id[key].shown: why for key, why in effort.excluded.items()},
+        states_from,
+    )
+
+
+def _rows(found: Sequence[Run], effort: Effort) -> list[RunRow]:
+    roles = {run.workload.id: "sweep" for run in effort.sweep}
+    if effort.best is not None:
+        roles[effort.best.workload.id] = "best"
+    roles |= dict.fromkeys(effort.excluded, "excluded")
+    return [
+        _row(
+            run,
+            roles.get(run.workload.id, ""),
+            effort.state(run),
+            effort.excluded.get(run.workload.id, ""),
+        )
+        for run in found
+    ]
+
+
+def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
+    workload, tally = run.workload, run.tally
+    user, account, experiment = workload.labels
+    return RunRow(
+        run.shown,
+        workload.name,
+        user,
+        account,
+        experiment,
+        str(state),
+        role,
+        excluded_because,
+        list(run.nodes),
+        _moment(workload.started_utc_ns),
+        _moment(workload.ended_utc_ns),
+        run.gpu_count,
+        run.models,
+        footprint.hours(tally.held_ns),
+        kwh_from_uj(tally.energy_uj),
+        tally.energy_uj,
+        kwh_from_uj(tally.idle_uj),
+        None if tally.coverage is None else 100 * tally.coverage,
+        cost_carbon.kg(tally.bill),
+        cost_carbon.money(tally.bill),
+    )
+
+
+def _restated(booked: Account, anew: Anew) -> Restated:
+    old, new = (added(run.tally for run in runs(each)).bill for each in (booked, anew.account))
+    before, after = cost_carbon.money(old), cost_carbon.money(new)
+    kg_before, kg_after = cost_carbon.kg(old), cost_carbon.kg(new)
+    return Restated(
+        anew.file,
+        before,
+        kg_before,
+        {kind: after[kind] - before[kind] for kind in sorted(before.keys() & after.keys())},
+        None if kg_before is None or kg_after is None else kg_after - kg_before,
+        {item: kwh_from_uj(energy_uj) for item, energy_uj in anew.unpriced_uj.items()},
+    )

@@ -1,0 +1,93 @@
+"""Figures as a statement prints them: to four digits, with their unit, and never a bare unknown."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+from joulebook.core.sanitize import one_line
+from joulebook.lab.report.model import Figure, Statement
+
+NOT_KNOWN = "not known"
+_DIGITS = 4
+_MOST_NAMES = 12
+_MOST_NEAR = 5
+_NAME_CHARS = 60
+
+
+def number(value: float) -> str:
+    """Four digits that count: `0.01234`, `1.234`, `123.4`, `12,345`."""
+    if not value:
+        return "0"
+    ahead = math.floor(math.log10(abs(value))) + 1
+    if ahead < -5:
+        return f"{value:.3e}"
+    return f"{value:,.{max(_DIGITS - ahead, 0)}f}"
+
+
+_SCALES = {
+    "kWh": ((1e-4, 3.6e6, "J"), (0.1, 1e3, "Wh"), (1e4, 1.0, "kWh"), (math.inf, 1e-3, "MWh")),
+    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e4, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
+}
+"""By unit: below which value which factor makes which unit of it."""
+
+
+def quantity(value: float, unit: str, high: float | None = None) -> str:
+    """A value, or a range up to `high`, in the unit of its size: `4.533 Wh`, `0.5 to 1.2 kg`."""
+    per, space, rest = unit.partition(" per ")
+    most = abs(value if high is None else high)
+    for limit, factor, scaled in _SCALES.get(per, ()):
+        if most < limit and most:
+            value, unit = value * factor, f"{scaled}{space}{rest}"
+            high = None if high is None else high * factor
+            break
+    text = number(value) if high is None or high == value else f"{number(value)} to {number(high)}"
+    return f"{text} {unit}".rstrip()
+
+
+def percent(value: float) -> str:
+    """A share; `100 %` and `0 %` only where it is exactly that."""
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if 99.95 <= value < 100:
+        return "99.9 %"
+    return f"{value:.1f} %" if value >= 0.05 else f"{value:.2g} %"
+
+
+def figure(shown: Figure) -> str:
+    """A figure with its unit, its range, and the mark of a default."""
+    if shown.value is None:
+        why = shown.unknown
+        return why if why.startswith(NOT_KNOWN) else f"{NOT_KNOWN}: {why}" if why else NOT_KNOWN
+    if shown.unit == "%":
+        text = percent(shown.value)
+    elif shown.unit == "GPUs":
+        text = f"{shown.value:,.0f}"
+    elif shown.low is not None:
+        text = quantity(shown.low, shown.unit, shown.high)
+    else:
+        text = quantity(shown.value, shown.unit)
+    return f"{text} (default)" if shown.default else text
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, the first dozen of them."""
+    if not names:
+        return NOT_KNOWN
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def nearest(name: str, there: Iterable[str]) -> str:
+    """Of the names that there are those most like one that is not: `bert-base, bert, 7 in all`."""
+    names = sorted(set(there))
+    near = difflib.get_close_matches(name, names, _MOST_NEAR, cutoff=0.5) or names[:_MOST_NEAR]
+    said = ", ".join(one_line(each, _NAME_CHARS) for each in near)
+    return said + (f", {len(names):,} in all" if len(names) > len(near) else "")
+
+
+def span(statement: Statement) -> str:
+    """The stretch of time that was asked for."""
+    since = statement.since_utc or "the begin of the books"
+    return f"From {since} to {statement.until_utc or 'now'}"

@@ -1,0 +1,133 @@
+"""Where a ledger may lie: on a disk of this machine, in a directory that others cannot enter."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from pathlib import Path
+
+from joulebook.errors import ConfigError, LedgerBusy, LedgerUnavailable
+
+
+class LedgerLock:
+    """Holds `<ledger>.lock` until `release`, or until the process ends, however it ends.
+
+    A file of its own, because sqlite's locks on the ledger itself are dropped as soon as anything
+    in the process closes a descriptor of that file. The pid written inside is for people only.
+    Raises `LedgerBusy` when somebody else holds it, `LedgerUnavailable` when it cannot be made.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        path = ledger.with_name(ledger.name + ".lock")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(path, flags, 0o640)
+        except OSError as exc:
+            raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
+        try:
+            self._take(ledger)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self, ledger: Path) -> None:
+        try:
+            # flock, not lockf: it also holds against the same process, and no close() of another
+            # descriptor drops it.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            raise LedgerBusy(
+                f"ledger {ledger} is in use by another joulebook, pid {pid}: only one may run on"
+                f" a node; stop that one, or give this one another ledger.path"
+            ) from exc
+        except OSError as exc:
+            raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as exc:
+            raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
+
+    def release(self) -> None:
+        """Let go. The file stays: to delete it would let two others lock two different files."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+_VOLATILE = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "rootfs", "overlay", "aufs", "squashfs"}
+"""File systems that a reboot, or the end of the container, empties."""
+
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "vboxsf"}
+_CLUSTER = {"ceph", "lustre", "gpfs", "beegfs", "glusterfs", "panfs", "pvfs2"}
+"""File systems of other machines: WAL needs memory shared by all who open the file."""
+
+_DIR_MODE = 0o750
+_FILE_MODE = 0o640
+
+
+def prepare(path: Path, *, allow_volatile: bool) -> Path:
+    """Make directory (0750) and file (0640) where they are missing; gives the real path.
+
+    Refuses a file system that would lose the ledger, unless `allow_volatile`. Raises
+    `ConfigError`, naming the key.
+    """
+    try:
+        path = path.resolve()
+        if not allow_volatile:
+            _refuse_volatile(path)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(_DIR_MODE)
+        if not path.exists():
+            # The mode is set on the descriptor, so that no umask has a say.
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE)
+            try:
+                os.fchmod(fd, _FILE_MODE)
+            finally:
+                os.close(fd)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"ledger.path = {str(path)!r} is not a file")
+    except (OSError, RuntimeError) as exc:  # RuntimeError: a loop of symbolic links
+        raise ConfigError(f"ledger.path = {str(path)!r} cannot be used: {exc}") from exc
+    return path
+
+
+def _refuse_volatile(path: Path) -> None:
+    fs_type = filesystem(path)
+    if fs_type in _VOLATILE:
+        why = "which does not outlive a reboot or the container"
+    elif fs_type in _NETWORK | _CLUSTER or fs_type.startswith("fuse."):
+        why = "on which sqlite cannot keep a ledger safe"
+    else:
+        return
+    raise ConfigError(
+        f"ledger.path = {str(path)!r} is on {fs_type}, {why}: choose a path on a local disk"
+        f" (in Kubernetes a hostPath volume), or set ledger.allow_volatile = true"
+    )
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system that holds (or would hold) `path`; `path` is absolute.
+
+    Raises `OSError` where the kernel does not tell (`/proc` is not mounted).
+    """
+    holder, fs_type = "", ""
+    for line in _MOUNTS.read_text(errors="surrogateescape").splitlines():
+        # See proc(5): optional fields end at a lone hyphen.
+        left, _, right = line.partition(" - ")
+        point = _unescape(left.split(" ")[4])
+        covers = path == Path(point) or Path(point) in path.parents
+        # Of mounts on the same point, the last hides the ones before.
+        if covers and len(point) >= len(holder):
+            holder, fs_type = point, right.split(" ")[0]
+    return fs_type
+
+
+def _unescape(point: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)

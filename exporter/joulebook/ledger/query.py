@@ -1,0 +1,309 @@
+"""The ledger as people ask about it: read-only, also while the daemon writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import msgspec
+
+from joulebook.core.attribution.node_meter import Supply
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import ZERO, Amount, Method, Remainder
+from joulebook.core.ledger.export import MAX_ROWS, Page
+from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact
+from joulebook.core.report.dataset import Account, Selection, Workload
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.errors import LedgerError
+from joulebook.ledger import charges, export, report_query, retention, schema, state
+from joulebook.ledger.report_query import WORKLOADS, workload
+from joulebook.units import NS_PER_S, QUARTER_NS
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+
+_FOREVER_S = 1 << 62
+
+_MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
+
+_NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
+
+_IDENTIFIED = f"{WORKLOADS} WHERE workload = ? AND scheduler = ?"
+
+# `workload_id > 0` is what makes the partial index usable.
+_SUMS = """
+SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
+       min(quarter_s), max(quarter_s)
+FROM postings JOIN meters ON meters.id = meter_id
+WHERE workload_id = ? AND workload_id > 0
+GROUP BY meter_id, method, evidence
+"""
+
+_BALANCES = """
+SELECT component, name, expired_uj, coalesce(posted_uj, 0)
+FROM meters LEFT JOIN (
+    SELECT meter_id, sum(energy_uj) AS posted_uj FROM postings GROUP BY meter_id
+) ON meter_id = meters.id
+"""
+
+_SINCE = """
+SELECT remainder, user, account, experiment, sum(energy_uj)
+FROM postings LEFT JOIN workloads ON workloads.id = workload_id
+WHERE quarter_s >= ?
+GROUP BY remainder, user, account, experiment
+"""
+
+
+class WorkloadTotals(msgspec.Struct, frozen=True):
+    """All that was booked to one workload on this node; each mapping of amounts adds up to `total`.
+
+    `first_s` is the UTC start of the first quarter hour with a posting, `last_s` the end of the
+    last one (`None`: nothing was booked).
+    """
+
+    workload: Workload
+    total: Amount
+    by_meter: dict[Meter, Amount]
+    by_method: dict[Method, Amount]
+    by_evidence: dict[str, Amount]
+    bill: Bill
+    first_s: int | None
+    last_s: int | None
+
+
+class MeterBalance(msgspec.Struct, frozen=True):
+    """One meter's books against its postings (law 1); `expired_uj` are postings deleted by age."""
+
+    meter: Meter
+    booked_uj: int
+    postings_uj: int
+    expired_uj: int
+
+    @property
+    def difference_uj(self) -> int:
+        """What the books say beyond the postings: 0, or the ledger is wrong."""
+        return self.booked_uj - self.postings_uj - self.expired_uj
+
+
+class ChargeBalance(NamedTuple):
+    """What the books say was charged of one kind in all, and what its rows come to."""
+
+    charge: Charge
+    booked: Exact
+    rows: Exact
+
+
+class LedgerReader:
+    """Opens the ledger at `path` for reading; a context manager.
+
+    Every answer is one consistent view, and none keeps the daemon from writing. Raises
+    `LedgerError` if there is no ledger or it may not be read, `LedgerTooNew`, `LedgerCorrupt`, or
+    `LedgerUnavailable`; so do all methods.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = Path(path).absolute()
+        try:
+            if not self._path.stat().st_size:
+                raise FileNotFoundError
+            # Asked, not tried: closing a descriptor of the file would drop the locks that another
+            # connection in this process (the daemon's own) has on it.
+            if not os.access(self._path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except FileNotFoundError as exc:
+            raise LedgerError(
+                f"no ledger at {self._path}: is ledger.path right, and has the daemon run here?"
+            ) from exc
+        except OSError as exc:
+            raise LedgerError(
+                f"ledger {self._path} may not be read ({exc.strerror}): run as root, or as a"
+                f" member of the group that owns it"
+            ) from exc
+        try:
+            self._conn = schema.connect(self._path, "ro")
+        except sqlite3.Error as exc:
+            raise retention.explain(exc, self._path, writing=False) from exc
+        try:
+            self._refuse_old()
+        except BaseException:
+            self._conn.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._conn.close()
+
+    def jobs(self, pattern: str, limit: int = 1_000) -> tuple[Workload, ...]:
+        """The workloads whose id or displayed name matches, the latest first, at most `limit`.
+
+        `*` stands for any text and `?` for any character. Without either, `101` also finds the
+        tasks of the array (`101_7`) and the requeues (`101.r1`) of job 101.
+        """
+        glob = pattern.replace("[", "[[]")
+        globs = [glob] if "*" in glob or "?" in glob else [glob, f"{glob}_*", f"{glob}.r[0-9]*"]
+        found: dict[int, Workload] = {}
+        with self._view() as conn:
+            for each in globs:
+                for row in conn.execute(
+                    f"{_MATCHING} ORDER BY id DESC LIMIT ?", (each, each, limit)
+                ):
+                    found[row[0]] = workload(row)
+        return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
+
+    def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
+        """What was booked to the workloads with that identity, id or displayed name.
+
+        Empty if there is none; several if a requeue or another scheduler uses the name too.
+        """
+        with self._view() as conn:
+            if isinstance(name, WorkloadId):
+                rows = conn.execute(_IDENTIFIED, (name.workload, name.scheduler)).fetchall()
+            else:
+                rows = conn.execute(_NAMED, (name, name)).fetchall()
+            return tuple(_totals(conn, row) for row in rows)
+
+    def booked_to_utc_ns(self, meters: Collection[Meter]) -> int:
+        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known."""
+        with self._view() as conn:
+            anchor = state.read_anchor(conn)
+            bases = {each.meter: each.base.t_ns for each in state.read_meters(conn)}
+        if anchor is None or not meters or not bases.keys() >= set(meters):
+            return 0
+        return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
+
+    def balance_check(self) -> tuple[MeterBalance, ...]:
+        """Each meter's books against the sum of its postings; reads all of the ledger."""
+        with self._view() as conn:
+            rows = conn.execute(_BALANCES).fetchall()
+            booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
+            posted = {
+                Meter(Component(component), name): (postings_uj, expired_uj)
+                for component, name, expired_uj, postings_uj in rows
+            }
+        return tuple(
+            MeterBalance(meter, booked.get(meter, 0), *posted.get(meter, (0, 0)))
+            for meter in sorted(booked.keys() | posted.keys())
+        )
+
+    def since_by_owner(self, since_s: int) -> dict[Labels | Remainder, int]:
+        """Microjoules booked since `since_s` (UTC; a full quarter hour), by whose they are.
+
+        Workloads go by the labels that the ledger knows now. Every time zone's midnight lies on
+        a quarter hour.
+        """
+        with self._view() as conn:
+            return {
+                Remainder(remainder) if remainder else Labels(*labels): energy_uj
+                for remainder, *labels, energy_uj in conn.execute(_SINCE, (since_s,))
+            }
+
+    def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Bill]:
+        """What was charged since `since_s`, like `since_by_owner`."""
+        with self._view() as conn:
+            return charges.by_owner(conn, since_s, _FOREVER_S)
+
+    def account(
+        self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
+    ) -> Account:
+        """All that a report needs of the quarter hours in [since, until), in one view.
+
+        A ledger does not know its node's name: postings carry the one that is given.
+        """
+        source = f"ledger of {node}" if node else f"ledger {self._path}"
+        with self._view() as conn:
+            return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
+
+    def ledger_id(self) -> str:
+        """What tells this ledger, and each copy of it, from all others."""
+        with self._view() as conn:
+            ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
+            return str(found)
+
+    def charge_check(self) -> tuple[ChargeBalance, ...]:
+        """What the books say was charged against what is on record; the two are the same."""
+        with self._view() as conn:
+            booked, rows = state.read_charges(conn), charges.totals(conn)
+        return tuple(
+            ChargeBalance(charge, booked.get(charge, NOTHING), rows.get(charge, NOTHING))
+            for charge in sorted(booked.keys() | rows.keys())
+        )
+
+    def page(
+        self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
+    ) -> Page:
+        """The rows numbered after `since`, for a collector; see `core/handover`."""
+        with self._view() as conn:
+            return export.page(conn, node, cluster, since, ledger_id, limit)
+
+    def supplies(self) -> dict[Meter, Supply]:
+        """The meters of the whole node, and what became of them."""
+        with self._view() as conn:
+            return state.read_supplies(conn)
+
+    def models(self) -> dict[Meter, str]:
+        """The model of each device, as far as one was heard."""
+        with self._view() as conn:
+            return state.read_models(conn)
+
+    def _refuse_old(self) -> None:
+        with self._view() as conn:
+            found, known = schema.version(conn, self._path), len(schema.steps(schema.MIGRATIONS))
+        if found < known:
+            raise LedgerError(
+                f"ledger {self._path} has schema {found}, and this joulebook needs {known}:"
+                f" start the daemon of this version once, it brings the ledger up to date"
+            )
+
+    @contextmanager
+    def _view(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._conn.execute("BEGIN")
+            yield self._conn
+        except sqlite3.Error as exc:
+            raise retention.explain(exc, self._path, writing=False) from exc
+        except (msgspec.MsgspecError, ValueError) as exc:
+            raise retention.corrupt(self._path, str(exc)) from exc
+        finally:
+            # At once: an old view holds back the write-ahead log.
+            schema.roll_back(self._conn)
+
+
+def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals:
+    total = ZERO
+    by_meter: dict[Meter, Amount] = {}
+    by_method: dict[Method, Amount] = {}
+    by_evidence: dict[str, Amount] = {}
+    quarters: list[int] = []
+    for component, name, method, evidence, *sums, first, last in conn.execute(_SUMS, row[:1]):
+        amount, meter, how = Amount(*sums), Meter(Component(component), name), Method(method)
+        total = total.plus(amount)
+        by_meter[meter] = by_meter.get(meter, ZERO).plus(amount)
+        by_method[how] = by_method.get(how, ZERO).plus(amount)
+        by_evidence[evidence] = by_evidence.get(evidence, ZERO).plus(amount)
+        quarters += [first, last]
+    return WorkloadTotals(
+        workload(row),
+        total,
+        by_meter,
+        by_method,
+        by_evidence,
+        charges.of_workload(conn, row[0]),
+        first_s=min(quarters, default=None),
+        last_s=max(quarters) + _QUARTER_S if quarters else None,
+    )

@@ -1,0 +1,156 @@
+"""The ledger as reports ask for it: postings, charges, facts and gaps of a stretch of time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from joulebook.core.energy.readings import REPLAYED, Component, Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.report.dataset import Account, Charged, Lost, Posting, Selection, Workload
+from joulebook.core.workloads import WorkloadId
+from joulebook.ledger import charges, state
+from joulebook.units import NS_PER_S
+
+WORKLOADS = """
+SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
+       ended_utc_ns, gpu_count, evidence, extra
+FROM workloads
+"""
+
+_POSTINGS = """
+SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
+       method, evidence
+FROM postings JOIN meters ON meters.id = meter_id
+WHERE quarter_s >= ? AND quarter_s < ? AND
+"""
+
+_GAPS = """
+SELECT component, name, reason, t0_utc_ns, t1_utc_ns
+FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
+"""
+
+_LATEST_NS = (1 << 63) - 1
+
+_COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
+
+
+def read(
+    conn: sqlite3.Connection, source: str, node: str, since_s: int, until_s: int, wanted: Selection
+) -> Account:
+    """The account of [since, until), in the caller's transaction. Raises `sqlite3.Error`, and
+    `msgspec.MsgspecError` or `ValueError` for values that cannot be.
+    """
+    clause, chosen = _chosen(wanted)
+    within: tuple[int | str, ...] = (since_s, until_s, *chosen)
+    postings: list[Posting] = []
+    known: dict[int, Workload] = {}
+    for number, row in _workloads(conn, clause, chosen):
+        known[number] = row
+    for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
+        _POSTINGS + clause, within
+    ):
+        meter = Meter(Component(component), name)
+        subject = _subject(number, remainder, known)
+        postings.append(
+            Posting(node, subject, meter, quarter_s, Amount(*sums), Method(method), evidence)
+        )
+    charged = tuple(
+        Charged(node, _subject(number, remainder, known), quarter_s, charge, amount)
+        for number, remainder, quarter_s, charge, amount in charges.rows(conn, clause, within)
+    )
+    there = {row.subject for row in postings} | {row.subject for row in charged}
+    return Account(
+        source,
+        since_s,
+        until_s,
+        tuple(postings),
+        charged,
+        {each.id: each for each in known.values() if each.id in there},
+        tuple(charges.rates(conn, since_s, until_s, node)),
+        tuple(
+            Lost(node, Meter(Component(component), name), reason, t0, t1)
+            for component, name, reason, t0, t1 in conn.execute(
+                _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
+            )
+        ),
+        {(node, meter): model for meter, model in state.read_models(conn).items()},
+        known_until_s={node: state.read_booked_to_s(conn)},
+        warnings=_replayed(conn, source, {posting.meter for posting in postings}),
+    )
+
+
+def _replayed(conn: sqlite3.Connection, source: str, booked: set[Meter]) -> tuple[str, ...]:
+    """That energy is of a recorded trace, and not of this machine."""
+    played = [m.meter.name for m in state.read_meters(conn) if m.base.epoch == REPLAYED]
+    names = sorted({meter.name for meter in booked} & set(played))
+    if not names:
+        return ()
+    return (
+        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
+        f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
+    )
+
+
+def workload(row: Iterable[object]) -> Workload:
+    """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
+    _, scheduler, name, display, called, user, account, experiment, *rest = row
+    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
+    return msgspec.convert(
+        {
+            "id": (scheduler, name),
+            "display": display,
+            "name": called,
+            "labels": (user, account, experiment),
+            "started_utc_ns": started_utc_ns,
+            "ended_utc_ns": ended_utc_ns,
+            "gpu_count": gpu_count,
+            "evidence": evidence,
+            "extra": msgspec.json.decode(str(extra)),
+        },
+        Workload,
+    )
+
+
+def _chosen(wanted: Selection) -> tuple[str, tuple[str, ...]]:
+    """The condition on `workload_id`, and its parameters. Names only ever go in as those."""
+    if wanted.everything:
+        return "1", ()
+    parts: list[str] = []
+    values: list[str] = []
+    for field, column in _COLUMNS.items():
+        names = sorted(getattr(wanted, field))
+        if names:
+            parts.append(f"{column} IN ({_marks(names)})")
+            values += names
+    names = sorted(wanted.workloads)
+    if names:
+        marks = _marks(names)
+        parts.append(
+            f"(workload IN ({marks}) OR display IN ({marks})"
+            f" OR scheduler || '/' || workload IN ({marks}))"
+        )
+        values += [*names, *names, *names]
+    # `workload_id > 0` is what makes the partial index usable.
+    where = f"SELECT id FROM workloads WHERE {' AND '.join(parts)}"  # noqa: S608 - no values
+    return f"workload_id > 0 AND workload_id IN ({where})", tuple(values)
+
+
+def _marks(names: list[str]) -> str:
+    return ", ".join("?" * len(names))
+
+
+def _workloads(
+    conn: sqlite3.Connection, clause: str, chosen: tuple[str, ...]
+) -> Iterator[tuple[int, Workload]]:
+    only = clause.replace("workload_id", "id")
+    for row in conn.execute(f"{WORKLOADS} WHERE {only}", chosen):
+        yield row[0], workload(row)
+
+
+def _subject(number: int, remainder: str, known: dict[int, Workload]) -> Subject:
+    if remainder:
+        return Remainder(remainder)
+    return known[number].id if number in known else WorkloadId("", str(number))

@@ -1,0 +1,174 @@
+"""The books as rows of the table `state`: one row for each item of a mapping.
+
+Which fields there are, and the types of their keys and values, comes from `Books` itself: a new
+field is stored from then on, and one that an older ledger does not have keeps its default.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from joulebook.clock import Anchor
+from joulebook.core.attribution.node_meter import Supply
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import Meter
+from joulebook.core.ledger.state import Books
+from joulebook.core.money.accrual import ChargeState
+from joulebook.core.money.amounts import Charge, Exact
+from joulebook.units import NS_PER_S
+
+_WHOLE = b""
+"""The key of a field that is stored in one piece."""
+
+_ANCHOR = "anchor"
+_SEQ = "seq"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Field(NamedTuple):
+    """How a field of the books is stored: `key` is `None` if it is stored in one piece."""
+
+    name: str
+    key: msgspec.msgpack.Decoder[Any] | None
+    value: msgspec.msgpack.Decoder[Any]
+
+
+def _fields() -> dict[str, Field]:
+    fields = {}
+    for field in msgspec.structs.fields(Books):
+        key = None
+        value = field.type
+        if get_origin(field.type) is Mapping:
+            key_type, value = get_args(field.type)
+            key = msgspec.msgpack.Decoder(key_type)
+        fields[field.name] = Field(field.name, key, msgspec.msgpack.Decoder(value))
+    return fields
+
+
+FIELDS = _fields()
+_anchor = msgspec.msgpack.Decoder(Anchor)
+_seq = msgspec.msgpack.Decoder(int)
+_meter = msgspec.msgpack.Decoder(MeterState)
+_meter_key = msgspec.msgpack.Decoder(Meter)
+_supply = msgspec.msgpack.Decoder(Supply)
+_text = msgspec.msgpack.Decoder(str)
+_charge = msgspec.msgpack.Decoder(Charge)
+_charged = msgspec.msgpack.Decoder(ChargeState)
+
+
+class Changes(NamedTuple):
+    """Rows of `state` to write and keys of rows to delete."""
+
+    written: list[tuple[str, bytes, bytes]]
+    deleted: list[tuple[str, bytes]]
+
+
+def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
+    """What must be written to turn `before` into `after`: only what has another identity.
+
+    Raises `OverflowError` and `UnicodeError` for values that cannot be stored.
+    """
+    written: list[tuple[str, bytes, bytes]] = []
+    deleted: list[tuple[str, bytes]] = []
+    for name, field in FIELDS.items():
+        old, new = getattr(before, name), getattr(after, name)
+        if old is new:
+            continue
+        if field.key is None:
+            written.append((name, _WHOLE, _encode(new)))
+            continue
+        for key, value in new.items():
+            if key not in old or old[key] is not value:
+                written.append((name, _encode(key), _encode(value)))
+        deleted.extend((name, _encode(key)) for key in old if key not in new)
+    written.append((_ANCHOR, _WHOLE, _encode(anchor)))
+    return Changes(written, deleted)
+
+
+def write(conn: sqlite3.Connection, rows: Changes, seq: int) -> None:
+    """Put the changes and the last number given into the table, in the caller's transaction."""
+    rows.written.append((_SEQ, _WHOLE, _encode(seq)))
+    conn.executemany("REPLACE INTO state (kind, key, value) VALUES (?, ?, ?)", rows.written)
+    if rows.deleted:
+        conn.executemany("DELETE FROM state WHERE kind = ? AND key = ?", rows.deleted)
+
+
+class Kept(NamedTuple):
+    """What the table holds; `anchor` is `None` in a fresh ledger, `seq` the last one given."""
+
+    books: Books
+    anchor: Anchor | None
+    seq: int
+
+
+def read(conn: sqlite3.Connection) -> Kept:
+    """The books as they stand in the table.
+
+    Raises `sqlite3.Error`, and `msgspec.MsgspecError` if a value does not have its type.
+    """
+    found: dict[str, Any] = {}
+    anchor: Anchor | None = None
+    seq = 0
+    for kind, key, value in conn.execute("SELECT kind, key, value FROM state"):
+        if kind == _ANCHOR:
+            anchor = _anchor.decode(value)
+        elif kind == _SEQ:
+            seq = _seq.decode(value)
+        elif kind in FIELDS:  # one that this version does not know is left alone
+            field = FIELDS[kind]
+            if field.key is None:
+                found[kind] = field.value.decode(value)
+            else:
+                found.setdefault(kind, {})[field.key.decode(key)] = field.value.decode(value)
+    return Kept(Books(**found), anchor, seq)
+
+
+def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
+    """The clock as it stood at the last commit; `None` in a fresh ledger. Raises as `read` does."""
+    rows = conn.execute("SELECT value FROM state WHERE kind = ?", (_ANCHOR,)).fetchall()
+    return _anchor.decode(rows[0][0]) if rows else None
+
+
+def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
+    """The meters alone. Raises as `read` does."""
+    rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
+    return tuple(_meter.decode(value) for (value,) in rows)
+
+
+def read_booked_to_s(conn: sqlite3.Connection) -> int:
+    """The UTC second up to which what was read is booked (0: nothing is). Raises as `read` does.
+
+    That of the meter which is furthest: one that is not read does not hold up the books.
+    """
+    anchor = read_anchor(conn)
+    edges = [each.base.t_ns for each in read_meters(conn)]
+    return 0 if anchor is None or not edges else (max(edges) + anchor.utc_offset_ns) // NS_PER_S
+
+
+def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
+    """What was charged in all. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
+    return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
+
+
+def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
+    """The models of devices. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
+    return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
+
+
+def read_seq(conn: sqlite3.Connection) -> int:
+    """The last number given. Raises as `read` does."""
+    found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
+    return 0 if found is None else _seq.decode(found[0])
+
+
+def read_supplies(conn: sqlite3.Connection) -> dict[Meter, Supply]:
+    """The meters of the whole node. Raises as `read` does."""
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
+    return {_meter_key.decode(key): _supply.decode(value) for key, value in rows}

@@ -1,0 +1,307 @@
+"""A view in, the families of the catalogue out. One that fails is left out; the rest go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from joulebook.core.attribution import host, node_meter
+from joulebook.core.attribution.claims import Evidence
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
+from joulebook.core.report.footprint import peaks_of
+from joulebook.metrics import costs, supplies
+from joulebook.metrics.catalogue import (
+    BY_NAME,
+    CATALOGUE,
+    DEVICE_GAUGES,
+    GAP_REASONS,
+    GPU_GAP_REASONS,
+    SENSOR_ERROR_REASONS,
+    Metric,
+)
+from joulebook.metrics.derived import UNKNOWN, Scene, joules, seconds
+from joulebook.metrics.pending import pending_uj
+from joulebook.metrics.process import ProcessStats
+from joulebook.metrics.snapshot import View
+from joulebook.units import MW_PER_W
+
+Sample = tuple[tuple[str, ...], float]
+"""The values of the metric's labels, and its value."""
+
+ERRORS = BY_NAME["joulebook_exposition_errors_total"]
+
+
+class Family(NamedTuple):
+    """A metric and its samples."""
+
+    metric: Metric
+    samples: list[Sample]
+
+
+class Collected(NamedTuple):
+    """The families that could be made, and why the others could not, by name."""
+
+    families: list[Family]
+    failures: dict[str, Exception]
+
+
+def _device(key: str, scene: Scene) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        if (value := status.values.get(key)) is not None:
+            yield labels, value
+
+
+def _gpu_info(scene: Scene) -> Iterator[Sample]:
+    for labels, s in scene.gpus:
+        yield (*labels, s.vendor, s.model, s.driver, s.pci, "true" if s.mig else "false"), 1
+
+
+def _held_ratio(scene: Scene) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for identity, share in scene.holders(status.meter):
+            yield (*labels, *identity), share
+
+
+def _peaks(scene: Scene) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for peak in peaks_of(status.model):
+            yield (*labels, peak.precision, peak.source), peak.flops
+
+
+def _budgets(scene: Scene) -> Iterator[Sample]:
+    for allowed in scene.view.budgets:
+        yield (allowed.account, allowed.experiment, allowed.unit), allowed.amount
+
+
+def _throttle(scene: Scene) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for reason, throttled_ns in status.throttle_ns.items():
+            yield (*labels, reason), seconds(throttled_ns)
+
+
+def _meters(scene: Scene) -> Iterator[Sample]:
+    for meter, state in scene.books.meters.items():
+        yield (meter.component, meter.name), joules(state.read_uj)
+
+
+def _workloads(energy_uj: Callable[[Amount], int], scene: Scene) -> Iterator[Sample]:
+    for shown in scene.workloads.values():
+        for component, amount in shown.balance.items():
+            yield (*shown.identity, component), joules(energy_uj(amount))
+
+
+def _workload_gpu_seconds(scene: Scene) -> Iterator[Sample]:
+    for shown in scene.workloads.values():
+        if (amount := shown.balance.get(Component.GPU)) is not None:
+            yield shown.identity, seconds(amount.held_ns)
+
+
+def _workload_power(scene: Scene) -> Iterator[Sample]:
+    power_mw: dict[tuple[str, ...], float] = {}
+    for status in scene.view.devices:
+        if (power_w := status.values.get("power_watts")) is None:
+            continue
+        for identity, share in scene.draws(status.meter):
+            if identity is not UNKNOWN:
+                labels = (*identity, status.meter.component)
+                power_mw[labels] = power_mw.get(labels, 0.0) + power_w * MW_PER_W * share
+    for labels, value in power_mw.items():
+        yield labels, round(value) / MW_PER_W
+
+
+def _workload_info(scene: Scene) -> Iterator[Sample]:
+    # Of facts alone: what is only known while it holds devices would make a second series of it.
+    for identity, facts, _ in scene.workloads.values():
+        labels = (
+            facts.name,
+            *(facts.extra.get(name, "") for name in ("partition", "image", "array")),
+            str(facts.gpu_count) if facts.gpu_count else "",
+            facts.extra.get("gpu_model", ""),
+            facts.evidence,
+        )
+        yield (*identity[:2], *labels), 1
+
+
+def _pending(scene: Scene) -> Iterator[Sample]:
+    for component, energy_uj in pending_uj(scene.books).items():
+        yield (component,), joules(energy_uj)
+
+
+def _experiments(energy_uj: Callable[[Amount], int], scene: Scene) -> Iterator[Sample]:
+    for labels, balance in scene.experiments.items():
+        for component, amount in balance.items():
+            yield (*labels, component), joules(energy_uj(amount))
+
+
+def _experiment_gpu_seconds(scene: Scene) -> Iterator[Sample]:
+    for labels, balance in scene.experiments.items():
+        if (amount := balance.get(Component.GPU)) is not None:
+            yield labels, seconds(amount.held_ns)
+
+
+def _remainders(scene: Scene) -> Iterator[Sample]:
+    # All of them from the start, at zero: a counter that appears with a value hides an increase.
+    known = {(meter.component, reason): 0 for meter in scene.books.meters for reason in Remainder}
+    for (component, reason), energy_uj in {**known, **scene.books.remainders}.items():
+        yield (component, reason), joules(energy_uj)
+
+
+def _evidence(scene: Scene) -> Iterator[Sample]:
+    known = {**{evidence.label: 0 for evidence in Evidence}, NO_EVIDENCE: 0}
+    if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
+        known[host.EVIDENCE] = 0
+    if scene.books.supplies:
+        known[node_meter.EVIDENCE] = 0
+    for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
+        yield (label,), joules(energy_uj)
+
+
+def _method(scene: Scene) -> Iterator[Sample]:
+    for method in Method:
+        yield (method,), joules(scene.books.method_uj.get(method, 0))
+
+
+def _gaps(scene: Scene) -> Iterator[Sample]:
+    known = {
+        (meter, reason): 0
+        for meter in scene.books.meters
+        for reason in GAP_REASONS + GPU_GAP_REASONS * (meter.component is Component.GPU)
+    }
+    for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
+        yield (meter.component, meter.name, reason), seconds(gap_ns)
+
+
+def _foreign_use(scene: Scene) -> Iterator[Sample]:
+    for (meter, key), use_ns in scene.books.foreign_ns.items():
+        # Not the name that is shown: it is forgotten before this counter is.
+        yield (meter.component, meter.name, *key), seconds(use_ns)
+
+
+def _overflow(scene: Scene) -> Iterator[Sample]:
+    for budget, count in scene.books.overflow.items():
+        yield ("exposition", budget), count
+
+
+def _rejected(scene: Scene) -> Iterable[Sample]:
+    return scene.view.rejected.items()
+
+
+def _sensor_up(scene: Scene) -> Iterator[Sample]:
+    for s in scene.view.sensors:
+        yield (s.sensor, s.kind), int(s.up)
+
+
+def _sensor_errors(scene: Scene) -> Iterator[Sample]:
+    for s in scene.view.sensors:
+        known = dict.fromkeys(SENSOR_ERROR_REASONS.get(s.sensor, ()), 0)
+        for reason, count in {**known, **s.errors}.items():
+            yield (s.sensor, s.kind, reason), count
+
+
+def _sensor_last_success(scene: Scene) -> Iterator[Sample]:
+    for s in scene.view.sensors:
+        if s.last_success_s is not None:
+            yield (s.sensor, s.kind), s.last_success_s
+
+
+def _tick(scene: Scene) -> Iterator[Sample]:
+    yield (), scene.view.tick_s
+
+
+def _build(scene: Scene) -> Iterator[Sample]:
+    build = scene.view.build
+    yield (build.version, build.revision, build.python), 1
+
+
+def _process(value: Callable[[ProcessStats], float], scene: Scene) -> Iterator[Sample]:
+    if scene.process is not None:
+        yield (), value(scene.process)
+
+
+def _errors(scene: Scene) -> Iterator[Sample]:
+    for family, count in scene.errors.items():
+        yield (family,), count
+
+
+PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
+    "joulebook_gpu_info": _gpu_info,
+    "joulebook_gpu_held_ratio": _held_ratio,
+    "joulebook_gpu_peak_flops": _peaks,
+    **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
+    "joulebook_gpu_throttle_seconds_total": _throttle,
+    "joulebook_meter_energy_joules_total": _meters,
+    "joulebook_meter_idle_watts": supplies.idle_power,
+    "joulebook_node_energy_joules_total": supplies.node_energy,
+    "joulebook_node_covered_energy_joules_total": supplies.covered_energy,
+    "joulebook_node_deficit_joules": supplies.deficit,
+    "joulebook_node_meter_omits": supplies.omits,
+    "joulebook_workload_energy_joules_total": partial(_workloads, lambda a: a.energy_uj),
+    "joulebook_workload_idle_energy_joules_total": partial(_workloads, lambda a: a.idle_uj),
+    "joulebook_workload_power_watts": _workload_power,
+    "joulebook_workload_gpu_seconds_total": _workload_gpu_seconds,
+    "joulebook_workload_info": _workload_info,
+    "joulebook_pending_energy_joules": _pending,
+    "joulebook_experiment_energy_joules_total": partial(_experiments, lambda a: a.energy_uj),
+    "joulebook_experiment_idle_energy_joules_total": partial(_experiments, lambda a: a.idle_uj),
+    "joulebook_experiment_gpu_seconds_total": _experiment_gpu_seconds,
+    "joulebook_remainder_energy_joules_total": _remainders,
+    "joulebook_evidence_energy_joules_total": _evidence,
+    "joulebook_method_energy_joules_total": _method,
+    **{
+        f"joulebook_{whose}_{what}_total": partial(produce, bills)
+        for whose, bills in (
+            ("workload", costs.of_workloads),
+            ("experiment", costs.of_experiments),
+            ("remainder", costs.of_remainders),
+        )
+        for what, produce in (
+            ("cost", costs.cost),
+            ("credit", costs.credit),
+            ("co2e_grams", costs.co2e),
+        )
+    },
+    "joulebook_unpriced_energy_joules_total": costs.unpriced,
+    "joulebook_budget": _budgets,
+    "joulebook_electricity_price_per_kwh": costs.price,
+    "joulebook_carbon_intensity_grams_per_kwh": costs.intensity,
+    "joulebook_pue_ratio": costs.pue,
+    "joulebook_feed_up": costs.feed_up,
+    "joulebook_feed_age_seconds": costs.feed_age,
+    "joulebook_feed_errors_total": costs.feed_errors,
+    "joulebook_gap_seconds_total": _gaps,
+    "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_overflow_total": _overflow,
+    "joulebook_rejected_inputs_total": _rejected,
+    "joulebook_sensor_up": _sensor_up,
+    "joulebook_sensor_errors_total": _sensor_errors,
+    "joulebook_sensor_last_success_timestamp_seconds": _sensor_last_success,
+    "joulebook_tick_duration_seconds": _tick,
+    "joulebook_build_info": _build,
+    "process_cpu_seconds_total": partial(_process, lambda p: p.cpu_s),
+    "process_resident_memory_bytes": partial(_process, lambda p: p.resident_bytes),
+    "process_virtual_memory_bytes": partial(_process, lambda p: p.virtual_bytes),
+    "process_open_fds": partial(_process, lambda p: p.open_fds),
+    "process_start_time_seconds": partial(_process, lambda p: p.start_s),
+    ERRORS.name: _errors,
+}
+"""How each metric of the catalogue is made of a scene."""
+
+
+def collect(
+    view: View, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
+) -> Collected:
+    """The families of `view`. `errors` says how often each family failed before now."""
+    counts = dict(errors or {})
+    scene = Scene(view, process, counts)
+    families: list[Family] = []
+    failures: dict[str, Exception] = {}
+    # The count of failures comes last, so that it tells of this very collection.
+    for metric in sorted(CATALOGUE, key=lambda metric: metric is ERRORS):
+        try:
+            families.append(Family(metric, list(PRODUCERS[metric.name](scene))))
+        except Exception as error:
+            failures[metric.name] = error
+            counts[metric.name] = counts.get(metric.name, 0) + 1
+    return Collected(families, failures)

@@ -1,0 +1,182 @@
+"""Money and CO2e as they are shown: held at zero like energy, floored, and the rates in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from joulebook.core.evidence import Remainder
+from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact, Item
+from joulebook.core.money.rates import NANO, PPM, UG_PER_G
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.metrics.derived import Scene, joules
+
+Sample = tuple[tuple[str, ...], float]
+
+COSTS = (Item.ELECTRICITY, Item.HARDWARE)
+
+
+def money(amount: Exact) -> float:
+    """Money as it is shown: in the currency's unit, floored to 2^-20."""
+    return (amount.floor << 20) // NANO / (1 << 20)
+
+
+def grams(amount: Exact) -> float:
+    """CO2e as it is shown: grams, floored to 2^-10."""
+    return (amount.floor << 10) // UG_PER_G / (1 << 10)
+
+
+def _live(scene: Scene) -> set[Charge]:
+    """What everybody is charged for, now or soon; hardware depends on what is held."""
+    books = scene.books.charges
+    live = {charge for charge in scene.view.charges if charge.item is not Item.HARDWARE}
+    for item, currency in list(live):
+        credit = Charge(Item.CREDIT, currency)
+        if item is Item.ELECTRICITY and credit in books:
+            live.add(credit)
+    return live
+
+
+def _hardware(scene: Scene, workload: WorkloadId) -> set[Charge]:
+    """Hardware cost, if a device that the workload holds has an hourly rate."""
+    rates, models = scene.view.rates, scene.books.models
+    held = scene.held.get(workload, ()) if rates.hardware else ()
+    if any(meter in models and rates.hardware_for(models[meter]) for meter in held):
+        return {Charge(Item.HARDWARE, rates.currency)}
+    return set()
+
+
+def _seen(scene: Scene, bill: Bill, charges: Iterable[Charge]) -> dict[Charge, Exact]:
+    """The charges in a fixed order, each zero while its series are held."""
+    states = scene.books.charges
+    return {
+        charge: NOTHING
+        if charge not in states or states[charge].hold_left_ns > 0
+        else bill.get(charge, NOTHING)
+        for charge in sorted({*bill, *charges})
+    }
+
+
+def workload_bills(scene: Scene) -> Mapping[WorkloadId, dict[Charge, Exact]]:
+    """What each workload that is shown is charged, as far as it is shown."""
+    live = _live(scene)
+    shown = {}
+    for key in scene.workloads:
+        state = scene.books.workloads[key]
+        charges = live | _hardware(scene, key) | state.bill.keys()
+        shown[key] = _seen(scene, {} if state.hold_left_ns > 0 else state.bill, charges)
+    return shown
+
+
+def experiment_bills(scene: Scene) -> Mapping[Labels, dict[Charge, Exact]]:
+    """The same for experiments."""
+    live = _live(scene)
+    coming: dict[Labels, set[Charge]] = {}
+    for key, workload in scene.books.workloads.items():
+        if workload.labels is not None:
+            coming.setdefault(workload.labels, set()).update(_hardware(scene, key))
+    shown = {}
+    for labels, state in scene.books.experiments.items():
+        bill = state.bill_baseline if state.hold_left_ns > 0 else state.bill
+        charges = live | coming.get(labels, set()) | state.bill.keys()
+        shown[labels] = _seen(scene, bill, charges)
+    return shown
+
+
+def remainder_bills(scene: Scene) -> Mapping[Remainder, dict[Charge, Exact]]:
+    """The same for what belongs to nobody; every reason is there from the start, at zero."""
+    live = _live(scene)
+    bills: dict[Remainder, dict[Charge, Exact]] = {reason: {} for reason in Remainder}
+    for (charge, reason), amount in scene.books.remainder_bills.items():
+        bills[reason][charge] = amount
+    return {reason: _seen(scene, bill, live) for reason, bill in bills.items()}
+
+
+Bills = Callable[[Scene], Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]]
+"""The labels of whom something is charged to, and what."""
+
+
+def of_workloads(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+    """Bills by the labels of workloads."""
+    for key, bill in workload_bills(scene).items():
+        yield scene.workloads[key].identity, bill
+
+
+def of_experiments(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+    """Bills by the labels of experiments."""
+    yield from experiment_bills(scene).items()
+
+
+def of_remainders(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+    """Bills by the reason why energy is nobody's."""
+    for reason, bill in remainder_bills(scene).items():
+        yield (reason,), bill
+
+
+def cost(bills: Bills, scene: Scene) -> Iterator[Sample]:
+    """Money, by kind and currency."""
+    for labels, bill in bills(scene):
+        for (item, currency), amount in bill.items():
+            if item in COSTS:
+                yield (*labels, item, currency), money(amount)
+
+
+def credit(bills: Bills, scene: Scene) -> Iterator[Sample]:
+    """Money earned while the price was below zero, by currency."""
+    for labels, bill in bills(scene):
+        for (item, currency), amount in bill.items():
+            if item is Item.CREDIT:
+                yield (*labels, currency), money(amount)
+
+
+def co2e(bills: Bills, scene: Scene) -> Iterator[Sample]:
+    """Grams of CO2e."""
+    for labels, bill in bills(scene):
+        for (item, _), amount in bill.items():
+            if item is Item.CO2E:
+                yield labels, grams(amount)
+
+
+def unpriced(scene: Scene) -> Iterator[Sample]:
+    """Energy whose rate is configured and was not known."""
+    for item in sorted({c.item for c in _live(scene)} - {Item.CREDIT}):
+        yield (item,), joules(scene.books.unpriced_uj.get(item, 0))
+
+
+def price(scene: Scene) -> Iterator[Sample]:
+    """The price in force."""
+    rates = scene.view.rates
+    if (point := rates.at(int(scene.view.utc_s)).price) is not None:
+        yield (rates.currency, point.source), point.value / NANO
+
+
+def intensity(scene: Scene) -> Iterator[Sample]:
+    """The carbon intensity in force."""
+    rates = scene.view.rates
+    if (point := rates.at(int(scene.view.utc_s)).carbon) is not None:
+        yield (rates.zone, point.source), point.value / UG_PER_G
+
+
+def pue(scene: Scene) -> Iterator[Sample]:
+    """The PUE in force."""
+    if (point := scene.view.rates.at(int(scene.view.utc_s)).pue) is not None:
+        yield (point.source,), point.value / PPM
+
+
+def feed_up(scene: Scene) -> Iterator[Sample]:
+    """Whether each source of rates is well."""
+    for feed in scene.view.feeds:
+        yield (feed.quantity, feed.source), int(feed.up)
+
+
+def feed_age(scene: Scene) -> Iterator[Sample]:
+    """How old each source's last good answer is."""
+    for feed in scene.view.feeds:
+        if feed.good_utc_s is not None:
+            yield (feed.quantity, feed.source), max(round(scene.view.utc_s - feed.good_utc_s), 0)
+
+
+def feed_errors(scene: Scene) -> Iterator[Sample]:
+    """What was wrong with each source, by reason."""
+    for feed in scene.view.feeds:
+        for reason, count in feed.errors.items():
+            yield (feed.quantity, feed.source, reason), count

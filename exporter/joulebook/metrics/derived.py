@@ -1,0 +1,168 @@
+"""A view with what several metrics need of it, worked out once; and how values are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+from joulebook.core.attribution.host import COMPONENTS
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import ZERO, Balance
+from joulebook.core.ledger.series import OVERFLOW, pool_id
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.metrics.pending import shown_balance
+from joulebook.metrics.process import ProcessStats
+from joulebook.metrics.snapshot import DeviceStatus, View
+from joulebook.units import NS_PER_S, UJ_PER_J
+
+UNKNOWN = ("", "(unknown)", "", "", "")
+"""The labels of a holder when it is certain that there is one, but not who."""
+
+
+def joules(energy_uj: int) -> float:
+    """Microjoules as they are shown: floored to 2^-6 J below 1000 J, to whole joules above."""
+    if energy_uj >= 1000 * UJ_PER_J:
+        return energy_uj // UJ_PER_J
+    return (energy_uj << 6) // UJ_PER_J / 64
+
+
+def seconds(duration_ns: int) -> float:
+    """Nanoseconds as they are shown: seconds, floored to 2^-10."""
+    return (duration_ns << 10) // NS_PER_S / 1024
+
+
+class Shown(NamedTuple):
+    """A workload that has a series of its own, as it is shown."""
+
+    identity: tuple[str, str, str, str, str]
+    facts: WorkloadFacts
+    balance: Balance
+    """Components it has or will have; all zero while its series are held at zero."""
+
+
+class Scene:
+    """A view, and what is worked out of it: lazily, so that a failure is that of one metric."""
+
+    def __init__(self, view: View, process: ProcessStats | None, errors: Mapping[str, int]) -> None:
+        self.view = view
+        self.books = view.books
+        self.process = process
+        self.errors = errors
+
+    @cached_property
+    def gpus(self) -> list[tuple[tuple[str, str], DeviceStatus]]:
+        """The GPUs and their labels."""
+        return [
+            ((str(status.index), status.meter.name), status)
+            for status in self.view.devices
+            if status.meter.component is Component.GPU
+        ]
+
+    @cached_property
+    def held(self) -> Mapping[WorkloadId, set[Meter]]:
+        """The meters that workloads hold, or held and are not yet booked to the end."""
+        held: dict[WorkloadId, set[Meter]] = {}
+        for claim in self.books.claims:
+            if claim.workload is not None:
+                held.setdefault(claim.workload, set()).add(claim.meter)
+        for meter, holders in self.view.holders.items():
+            for holder in holders:
+                if holder.workload is not None:
+                    held.setdefault(holder.workload, set()).add(meter)
+        shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
+        newest = max(self.books.census, default=None)
+        for use in self.books.census[newest].uses if newest is not None and shared else ():
+            held.setdefault(use.workload, set()).update(shared)
+        return held
+
+    @cached_property
+    def components(self) -> Mapping[WorkloadId, set[Component]]:
+        """The components that a workload with settled labels burns energy on, or will.
+
+        A component counts from the moment it is held, before anything is booked on it: its
+        series must be seen at zero first.
+        """
+        components: dict[WorkloadId, set[Component]] = {}
+        for key, state in self.books.workloads.items():
+            if state.labels is None:
+                continue
+            found = {meter.component for meter in self.held.get(key, ())}
+            found.update(state.balance)
+            if state.facts.gpu_count:
+                found.add(Component.GPU)
+            components.setdefault(key, set()).update(found)
+            if state.folded:
+                components.setdefault(pool_id(state.labels), set()).update(found)
+        return components
+
+    @cached_property
+    def workloads(self) -> Mapping[WorkloadId, Shown]:
+        """The workloads that are shown."""
+        shown: dict[WorkloadId, Shown] = {}
+        for key, state in self.books.workloads.items():
+            if state.labels is None or state.folded:
+                continue
+            booked: Balance = {} if state.hold_left_ns > 0 else state.balance
+            shown[key] = Shown(
+                (key.scheduler, state.shown, *state.labels),
+                state.facts,
+                {part: booked.get(part, ZERO) for part in sorted(self.components[key])},
+            )
+        return shown
+
+    @cached_property
+    def experiments(self) -> Mapping[Labels, Balance]:
+        """The experiments as they are shown, with the components they have or will have."""
+        coming: dict[Labels, set[Component]] = {}
+        for key, components in self.components.items():
+            state = self.books.workloads.get(key)
+            if state is not None and state.labels is not None:
+                coming.setdefault(state.labels, set()).update(components)
+        shown: dict[Labels, Balance] = {}
+        for labels, experiment in self.books.experiments.items():
+            booked = shown_balance(experiment)
+            found = coming.get(labels, set()).union(experiment.balance, experiment.baseline)
+            shown[labels] = {part: booked.get(part, ZERO) for part in sorted(found)}
+        return shown
+
+    def holders(self, meter: Meter) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Who holds or uses a meter now, by the labels of their series, and which share of it."""
+        shares: dict[WorkloadId | None, float] = {}
+        for holder in self.view.holders.get(meter, ()):
+            part = holder.parts / holder.of
+            shares[holder.workload] = shares.get(holder.workload, 0.0) + part
+        return self._labelled(shares)
+
+    def unsettled(self, meter: Meter) -> int:
+        """How many workloads on a meter are not named yet."""
+        there = {holder.workload for holder in self.view.holders.get(meter, ())}
+        return sum(self._identity(workload) is None for workload in there)
+
+    def draws(self, meter: Meter) -> Iterator[tuple[tuple[str, ...], float]]:
+        """The same, with the part of its power that each draws; where unknown, what each holds."""
+        draws = self.view.draws.get(meter)
+        return self._labelled(draws) if draws else self.holders(meter)
+
+    def _labelled(
+        self, shares: Mapping[WorkloadId | None, float]
+    ) -> Iterator[tuple[tuple[str, ...], float]]:
+        """By labels. A workload whose labels are not settled is left out; one that is folded
+        counts in the series of its owner's overflow.
+        """
+        found: dict[tuple[str, ...], float] = {}
+        for workload, share in shares.items():
+            identity = self._identity(workload)
+            if identity is not None:
+                found[identity] = found.get(identity, 0.0) + share
+        return iter(found.items())
+
+    def _identity(self, workload: WorkloadId | None) -> tuple[str, ...] | None:
+        if workload is None:
+            return UNKNOWN
+        state = self.books.workloads.get(workload)
+        if state is None or state.labels is None:
+            return None
+        if state.folded:
+            return (OVERFLOW, OVERFLOW, *state.labels[:2], OVERFLOW)
+        return (workload.scheduler, state.shown, *state.labels)

@@ -1,0 +1,147 @@
+"""The two tables of the page: GPUs and workloads."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from joulebook.core import units_text
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.ledger.series import OVERFLOW
+from joulebook.core.ledger.state import WorkloadState
+from joulebook.metrics.derived import UNKNOWN, Scene
+from joulebook.metrics.page import markup
+from joulebook.metrics.page.markup import section, table, text
+from joulebook.metrics.snapshot import DeviceStatus
+from joulebook.units import NS_PER_S
+
+_STALE_NS = 10 * NS_PER_S
+"""A device read longer ago than this says so."""
+
+_MOST_WORKLOADS = 40
+_GIB = 1 << 30
+
+
+def gpus(scene: Scene) -> str:
+    """The GPUs: what each draws, how busy it is, who holds it. A node without has no such table."""
+    found = [status for _, status in scene.gpus]
+    models = {status.model for status in found}
+    rows = [_gpu_row(scene, status, one_model=len(models) == 1) for status in found]
+    seen = {status.meter for status in found}
+    rows += [
+        f'<tr class="gone"><th scope="row">{text(meter.name, 24)}</th>'
+        '<td colspan="3">not answering: its energy is a gap until it is read again</td></tr>'
+        for meter in scene.books.meters
+        if meter.component is Component.GPU and meter not in seen
+    ]
+    if not rows and scene.books.meters:
+        return ""
+    if not rows:
+        return section("GPUs", '<p class="dim">No GPU has been read yet.</p>\n', wide=True)
+    note = f"{len(found)} x {text(models.pop())}" if len(models) == 1 else ""
+    listing = table("gpus", ("GPU", "Power", "In use", "Held by"), rows)
+    return section("GPUs", listing, note=note, wide=True)
+
+
+def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
+    values = status.values
+    under = [] if one_model else [text(status.model)]
+    if (celsius := values.get("temperature_celsius")) is not None:
+        under.append(units_text.unit(f"{celsius:.0f}", "°C"))
+    if status.mig:
+        cut = Counter(each.profile or "instance" for each in status.instances)
+        listed = ", ".join(f"{count} x {profile}" for profile, count in sorted(cut.items()))
+        under.append(f"MIG: {text(listed, 80) or 'no instance'}")
+    age_ns = scene.view.now_ns - status.t_ns
+    if age_ns > _STALE_NS:
+        under.append(f"read {units_text.duration(age_ns)} ago")
+    power = use = '<span class="dim">not known</span>'
+    if (power_w := values.get("power_watts")) is not None:
+        power = units_text.watts(power_w)
+        if limit_w := values.get("power_limit_watts"):
+            power += f"{markup.bar(power_w / limit_w)}<small>of {words.watts(limit_w)}</small>"
+    if (busy := values.get("utilization_ratio")) is not None:
+        use = units_text.percent(busy) + markup.bar(busy)
+        used, total = values.get("memory_used_bytes"), values.get("memory_total_bytes")
+        if used is not None and total:
+            use += (
+                f"<small>{used / _GIB:.0f}/{units_text.unit(f'{total / _GIB:.0f}', 'GiB')}</small>"
+            )
+    return (
+        f'<tr><th scope="row">{status.index}<small>{"<br>".join(under)}</small></th>'
+        f"<td>{power}</td><td>{use}</td><td>{_holders(scene, status.meter)}</td></tr>"
+    )
+
+
+def _holders(scene: Scene, meter: Meter) -> str:
+    holders = list(scene.holders(meter))
+    unsettled = scene.unsettled(meter)
+    said: list[str] = []
+    for identity, share in holders:
+        part = "" if share == 1 else f" ({units_text.percent(share)})"
+        name, whose = text(identity[1], 32), text(" / ".join(filter(None, identity[2:])), 80)
+        if identity == UNKNOWN:
+            name, whose = "somebody", "not known who"
+        said.append(f"<div>{name}{part}<small>{whose}</small></div>")
+    if unsettled:
+        said.append('<div class="dim">one that has just begun</div>')
+    return "".join(said) or '<span class="dim">nobody</span>'
+
+
+def workloads(scene: Scene) -> str:
+    """The workloads that run or ran lately: what each burnt, and draws now."""
+    states = scene.books.workloads
+    power_w: dict[tuple[str, ...], float] = {}
+    shared: set[tuple[str, ...]] = set()
+    for status in scene.view.devices:
+        for identity, share in scene.draws(status.meter):
+            if (drawn := status.values.get("power_watts")) is not None:
+                power_w[identity] = power_w.get(identity, 0.0) + drawn * share
+                if share < 1:
+                    shared.add(identity)
+    rows = []
+    listed = [(key, shown) for key, shown in scene.workloads.items() if key.scheduler != OVERFLOW]
+    # Those that run first, the hungriest first; then those that ended, the latest first.
+    listed.sort(
+        key=lambda item: (
+            states[item[0]].ended_ns is not None,
+            -(states[item[0]].ended_ns or 0),
+            -power_w.get(item[1].identity, 0.0),
+            item[0],
+        )
+    )
+    for key, shown in listed[:_MOST_WORKLOADS]:
+        power = power_w.get(shown.identity)
+        about = "≈\u202f" if shown.identity in shared else ""
+        now = "" if power is None else about + units_text.watts(power)
+        rows.append(_workload_row(scene, states[key], shown.identity, now))
+    if not rows:
+        return section("Workloads", '<p class="dim">No workload yet.</p>\n', wide=True)
+    listing = table("work", ("Workload", "Energy", "GPU time", "Power now"), rows)
+    if (more := len(listed) - _MOST_WORKLOADS) > 0:
+        listing += f'<p class="dim">and {more} more</p>\n'
+    return section("Workloads", listing, note="now and lately", wide=True)
+
+
+def _workload_row(scene: Scene, state: WorkloadState, identity: tuple[str, ...], power: str) -> str:
+    # The page shows what is booked, also while the series are still held at zero.
+    amounts = state.balance.values()
+    energy_uj = sum(amount.energy_uj for amount in amounts)
+    idle_uj = sum(amount.idle_uj for amount in amounts)
+    held_ns = sum(a.held_ns for part, a in state.balance.items() if part is Component.GPU)
+    idle = ""
+    if energy_uj:
+        style = ' class="idle"' if idle_uj * 4 > energy_uj else ""
+        idle = f"<small{style}>{units_text.percent(idle_uj / energy_uj)} idle</small>"
+    gone = ""
+    if state.ended_ns is not None:
+        gone = ' class="gone"'
+        power = (
+            f"<small>ended<br>{units_text.duration(scene.view.now_ns - state.ended_ns)} ago</small>"
+        )
+    _, name, user, account, experiment = identity
+    owner = " / ".join(filter(None, (user, account, experiment)))
+    return (
+        f'<tr{gone}><th scope="row">{text(name, 32)}<small>{text(owner, 120)}</small></th>'
+        f'<td class="num">{units_text.energy(energy_uj)}{idle}</td>'
+        f'<td class="num">{units_text.duration(held_ns)}</td><td class="num">{power}</td></tr>'
+    )

@@ -1,0 +1,42 @@
+"""The node's own meter beside what was measured inside it, and the idle floor of each meter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joulebook.metrics.derived import Scene, joules
+from joulebook.units import MW_PER_W
+
+Sample = tuple[tuple[str, ...], float]
+
+
+def node_energy(scene: Scene) -> Iterator[Sample]:
+    """What the node's meter counted."""
+    for meter, supply in scene.books.supplies.items():
+        yield (meter.name,), joules(supply.node_uj)
+
+
+def covered_energy(scene: Scene) -> Iterator[Sample]:
+    """What the meters inside came to in the same time."""
+    for meter, supply in scene.books.supplies.items():
+        yield (meter.name,), joules(supply.leaves_uj)
+
+
+def deficit(scene: Scene) -> Iterator[Sample]:
+    """By how much they exceed it."""
+    for meter, supply in scene.books.supplies.items():
+        yield (meter.name,), joules(supply.deficit_uj)
+
+
+def omits(scene: Scene) -> Iterator[Sample]:
+    """What it seems to leave out; 0 for everything that it is thought to include."""
+    for meter, supply in scene.books.supplies.items():
+        for component in supply.covers:
+            yield (meter.name, component), int(component == supply.omits)
+
+
+def idle_power(scene: Scene) -> Iterator[Sample]:
+    """The learnt idle floor of each meter."""
+    for meter, state in scene.books.meters.items():
+        if state.idle_mw is not None:
+            yield (meter.component, meter.name), state.idle_mw / MW_PER_W

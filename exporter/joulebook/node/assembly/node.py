@@ -1,0 +1,265 @@
+"""The composition root: which factory stands behind each name of the configuration.
+
+Sensors are chosen in `wiring_sensors`, sources of tenants in `wiring_tenants`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from joulebook.clock import Clock, NodeClock
+from joulebook.config import Config
+from joulebook.config.lab import allowances
+from joulebook.config.rates import Rates
+from joulebook.core.attribution.node_meter import OtherSplit
+from joulebook.core.ledger import series
+from joulebook.core.ledger.advance import Policy
+from joulebook.core.ledger.state import Books
+from joulebook.errors import ConfigError
+from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.sqlite import SqliteStore
+from joulebook.metrics.exposition import Exposition
+from joulebook.metrics.snapshot import View
+from joulebook.node.assembly.sensors import (
+    HOST_SENSORS,
+    PCI_DEVICES,
+    Choice,
+    chosen,
+    conflict,
+    gpu_is_here,
+    proc_of_driver,
+    traces,
+)
+from joulebook.node.assembly.workloads import TENANTS, marked, node_label, unseen
+from joulebook.node.daemon import Daemon, Settings
+from joulebook.node.day_totals import DAY_S, Money, Today
+from joulebook.node.health import Health
+from joulebook.node.privacy import mask
+from joulebook.node.release import ReleaseDesk
+from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.workloads.contract import TenantSource
+from joulebook.node.workloads.host.usage import HostUse
+from joulebook.rates.build import charges, make_poller
+from joulebook.rates.sources import missing
+from joulebook.server.auth import Handover, Tokens
+from joulebook.server.server import Server
+from joulebook.units import NS_PER_S, ns_from_s
+
+__all__ = ["Node", "assemble", "can_measure", "gpu_is_here", "traces"]
+
+log = logging.getLogger(__name__)
+
+
+def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
+    """Whether any sensor would run here."""
+    return bool(chosen(config, pci))
+
+
+NOTHING = (
+    "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library here, no AMD "
+    "or Intel GPU, no RAPL and no power meter in sysfs, and no other sensor is enabled"
+)
+"""What is said where no sensor would run."""
+
+
+class Node:
+    """A daemon with all that belongs to it; leaving the context lets go of everything."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        health: Health,
+        server: Server,
+        address: str,
+        exits: ExitStack,
+        *,
+        idle: bool,
+    ) -> None:
+        self.daemon = daemon
+        self.health = health
+        self.server = server
+        self.address = address
+        self.idle = idle
+        """Whether there is nothing to measure, and that was to be waited for."""
+        self._exits = exits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+
+def assemble(config: Config) -> Node:
+    """Build the daemon that `config` describes; it serves, but does not tick yet.
+
+    Raises `ConfigError` and `LedgerError`.
+    """
+    with ExitStack() as exits:
+        masked = mask(config.privacy.users, config.privacy.key_file)
+        choices = chosen(config)
+        if not choices and not config.daemon.wait_for_sensors:
+            raise ConfigError(
+                f"{NOTHING}; `joulebook doctor` says more, `joulebook run --demo` plays a recorded "
+                "trace"
+            )
+        if problem := conflict(choices):
+            raise ConfigError(problem)
+        if warning := unseen(config):
+            log.warning("%s", warning)
+        path = Path(config.ledger.path)
+        store = SqliteStore(
+            path,
+            retention_days=config.ledger.retention_days,
+            allow_volatile=config.ledger.allow_volatile,
+        )
+        exits.callback(store.close)
+        books, anchor = store.load()
+        clock = NodeClock(anchor)
+        workers = _workers(config, clock, books, choices)
+        money = _money(config, exits)
+        budgets = allowances(config.budgets, config.rates.currency)
+        tenants = _tenants(config, clock)
+        name = node_label(config)
+        health = Health(
+            workers,
+            lately_s=max(5.0, 3 * config.daemon.interval_s),
+            hang_s=config.daemon.hang_s,
+            idle="" if choices else NOTHING,
+        )
+        exposition = Exposition(
+            View(
+                name,
+                books,
+                cluster=config.node.cluster,
+                rates=money.rates,
+                charges=money.charges,
+                lacking=money.lacking,
+                budgets=budgets,
+            ),
+            health.ready,
+            health.healthy,
+            compat=config.exposition.compat,
+            on_error=lambda family, error: log.error(
+                "metric %s is left out of scrapes: %r", family, error
+            ),
+        )
+        web_config = Path(config.server.web_config) if config.server.web_config else None
+        server = Server(
+            config.server.listen, exposition, web_config, handover=_handover(config, name)
+        )
+        daemon = Daemon(
+            Settings(
+                name,
+                config.node.cluster,
+                config.daemon.interval_s,
+                config.daemon.process_interval_s,
+                patience_s=min(config.daemon.interval_s, 1.0) / 2,
+                budgets=budgets,
+                sees_pids=proc_of_driver(config) is not None,
+            ),
+            _policy(config),
+            clock,
+            store,
+            books,
+            workers,
+            tenants,
+            ReleaseDesk(path),
+            _today(path, clock),
+            health,
+            exposition.publish,
+            masked=masked,
+            refused=lambda: {"server": server.rejected},
+            money=money,
+            marked=marked(tenants),
+            host=_host(config, clock, choices),
+        )
+        server.start()
+        exits.callback(server.stop)
+        host = config.server.listen.rpartition(":")[0]
+        address = f"{host}:{server.port}"
+        return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
+
+
+def _handover(config: Config, node: str) -> Handover | None:
+    """What collectors get of the ledger; `None` without a token to ask them for."""
+    if not config.server.token_file:
+        return None
+
+    def page(since: int, ledger_id: str) -> bytes:
+        # Opened for each: a view that stays open would hold back the write-ahead log.
+        with LedgerReader(config.ledger.path) as reader:
+            return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
+
+    return Handover(page, Tokens(Path(config.server.token_file)))
+
+
+def _workers(
+    config: Config, clock: Clock, books: Books, choices: Mapping[str, Choice]
+) -> list[SensorWorker]:
+    """A worker for each sensor that is wanted; it answers for its meters on record too."""
+    return [
+        SensorWorker(
+            choice.make(config, clock),
+            clock,
+            kind=choice.kind,
+            known={meter for meter in books.meters if choice.owns(meter)},
+        )
+        for choice in choices.values()
+    ]
+
+
+def _host(config: Config, clock: Clock, choices: Mapping[str, Choice]) -> HostUse | None:
+    """Who uses the host is asked for only where something measures it."""
+    if not any(name in choices for name in HOST_SENSORS):
+        return None
+    return HostUse(clock, proc=Path(config.host.proc))
+
+
+def _tenants(config: Config, clock: Clock) -> Sequence[TenantSource]:
+    return [make(config, clock) for wanted, make in TENANTS.values() if wanted(config)]
+
+
+def _money(config: Config, exits: ExitStack) -> Money:
+    """The rates, asked for in a thread of their own until `exits` are taken."""
+    lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
+    if config.rates == Rates():
+        return Money(lacking=lacking)
+    poller = make_poller(config, os.environ)
+    poller.start()
+    exits.callback(poller.stop)
+    return Money(poller, charges(config.rates), lacking)
+
+
+def _policy(config: Config) -> Policy:
+    shown = config.exposition
+    return Policy(
+        settle_ns=ns_from_s(config.daemon.settle_s),
+        other=OtherSplit(config.host.other),
+        series=series.Policy(
+            zero_hold_ns=ns_from_s(shown.zero_hold()),
+            linger_ns=ns_from_s(shown.linger_s),
+            max_workloads=shown.max_workloads,
+            max_experiments=shown.max_experiments,
+        ),
+    )
+
+
+def _today(path: Path, clock: NodeClock) -> Today:
+    day = (clock.now_ns() + clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
+    with LedgerReader(path) as reader:
+        since_s = day * DAY_S
+        return Today(reader.since_by_owner(since_s), day, reader.bills_by_owner(since_s))

@@ -1,0 +1,198 @@
+"""Which sources of tenants there are, and how each is made from the configuration.
+
+A new one is one package or file in `tenants/`, and one line in `TENANTS`. Their order is that in
+which they are asked whose a process is.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.config import Config
+from joulebook.config.node import Slurm
+from joulebook.core.energy.readings import Reading
+from joulebook.core.selectors import parse
+from joulebook.errors import ConfigError
+from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
+from joulebook.node.workloads.contract import TenantSource
+from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host
+from joulebook.node.workloads.kubernetes.api import ApiServer
+from joulebook.node.workloads.kubernetes.pod_object import Reader
+from joulebook.node.workloads.kubernetes.source import KubernetesTenants
+from joulebook.node.workloads.processes.source import ProcessTenants
+from joulebook.node.workloads.slurm.source import SlurmTenants
+from joulebook.node.workloads.spans.source import MarkTenants
+
+
+def slurm_is_here(config: Config) -> bool:
+    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
+
+    Who sets where event files are expects them, also where that place comes after this daemon.
+    """
+    slurm = config.tenants.slurm
+    if slurm.events_dir != Slurm().events_dir:
+        return True
+    places = (slurm.slurm_conf, "/etc/slurm", "/etc/slurm-llnl", "/run/slurm", slurm.events_dir)
+    return any(place and Path(place).exists() for place in places)
+
+
+def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
+    """The SLURM jobs of this host."""
+    slurm = config.tenants.slurm
+    return SlurmTenants(
+        clock,
+        events_dir=Path(slurm.events_dir),
+        cgroup_root=Path(slurm.cgroup_root),
+        hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
+        gpustat_dir=_path(slurm.gpustat_dir),
+        rules=config.experiments.rules,
+        only=slurm.node_name,
+        slurm_conf=_path(slurm.slurm_conf),
+        gres_conf=_path(slurm.gres_conf),
+        gpu_ids=slurm.gpu_ids,
+        scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+        proc=Path(config.host.proc),
+    )
+
+
+def marks_wanted(config: Config) -> bool:
+    """Whether programs may name experiments: a world-writable directory is made only for need."""
+    marks = config.marks
+    if marks.enabled is True and not driver_pids_are_own(config):
+        raise ConfigError(
+            "marks.enabled is true, but this daemon is in a pid namespace of its own, where it "
+            "cannot tell whose a mark is: share the host's (hostPID: true, --pid=host), or set "
+            'tenants.processes.pid_namespace = "host" if it is that already'
+        )
+    return enabled(
+        marks.enabled,
+        lambda: (
+            driver_pids_are_own(config) and (Path(marks.dir).is_dir() or not slurm_is_here(config))
+        ),
+    )
+
+
+def kubernetes_is_here(config: Config) -> bool:
+    """Whether this machine runs pods: a kubelet keeps a folder for its sockets."""
+    return Path(config.tenants.kubernetes.pod_resources).parent.exists()
+
+
+def node_label(config: Config) -> str:
+    """The value of the label `node`."""
+    return config.node.name or socket.gethostname().partition(".")[0]
+
+
+def node_name(config: Config) -> str:
+    """What the cluster calls this node: set, or its name here."""
+    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
+
+
+def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
+    """The pods of this node."""
+    kubernetes = config.tenants.kubernetes
+    infrastructure = tuple(map(parse, config.workloads.infrastructure_selectors))
+    server = None
+    if kubernetes.api:
+        server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
+    return KubernetesTenants(
+        clock,
+        node=node_name(config),
+        reader=Reader(config.experiments.rules, infrastructure, kubernetes.user_key),
+        socket=Path(kubernetes.pod_resources),
+        server=server,
+        resources=kubernetes.resources,
+        drivers=kubernetes.drivers,
+        cgroup_root=Path(kubernetes.cgroup_root),
+        pod_logs=_path(kubernetes.pod_logs),
+        poll_interval_s=kubernetes.poll_interval_s,
+        proc=Path(config.host.proc),
+    )
+
+
+OWN_PROC = Path("/proc")
+
+
+def driver_pids_are_own(config: Config) -> bool:
+    """Whether a pid of the driver is that of the same process in this daemon's own namespace.
+
+    Only such may be asked for by a system call, and only then do programs name themselves by them.
+    """
+    if config.tenants.processes.pid_namespace == "host" and Path(config.host.proc) == OWN_PROC:
+        return True
+    return in_pid_namespace_of_host()
+
+
+def unseen(config: Config) -> str:
+    """What to say if no /proc here has the pids that the driver tells; else empty."""
+    if proc_of_driver(config) is not None or "nvml" not in chosen(config):
+        return ""
+    return (
+        "this daemon is in a pid namespace of its own, and host.proc "
+        f"({config.host.proc}) does not show the processes of the host: nobody is asked whose a "
+        "process on a GPU is, and shared GPUs are split by what is held. Mount the host's /proc "
+        "read-only and set host.proc to where it is (the Helm chart: hostProc.enabled), or share "
+        "the host's pid namespace (hostPID: true, --pid=host)"
+    )
+
+
+def processes_wanted(config: Config) -> bool:
+    """Whether processes outside any scheduler are told apart. Raises `ConfigError`."""
+    wanted = config.tenants.processes.enabled
+    if wanted is True and proc_of_driver(config) is None:
+        raise ConfigError(
+            "tenants.processes.enabled is true, but this daemon is in a pid namespace of its own "
+            f"and host.proc ({config.host.proc}) does not show the host's processes: mount the "
+            "host's /proc and set host.proc to where it is, share the host's pid namespace "
+            "(hostPID: true, --pid=host), or set "
+            'tenants.processes.pid_namespace = "host" if it is that already'
+        )
+    return enabled(wanted, lambda: proc_of_driver(config) is not None and "nvml" in chosen(config))
+
+
+def process_tenants(config: Config, clock: Clock) -> ProcessTenants:
+    """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
+    return ProcessTenants(
+        clock,
+        node=node_label(config),
+        rules=config.experiments.rules,
+        infrastructure=config.tenants.processes.infrastructure,
+        proc_root=Path(config.host.proc),
+        own_pids=driver_pids_are_own(config),
+        others=[name for name in ("slurm", "kubernetes") if TENANTS[name][0](config)],
+    )
+
+
+def marked(tenants: Sequence[TenantSource]) -> Callable[[Reading], Reading]:
+    """What is said of the processes in a reading beside whose they are: marks, then lives."""
+    marks = [each.marked for each in tenants if isinstance(each, MarkTenants)]
+    lives = [each.lived for each in tenants if isinstance(each, ProcessTenants)]
+
+    def said(reading: Reading) -> Reading:
+        for say in (*marks, *lives):
+            reading = say(reading)
+        return reading
+
+    return said
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
+    "slurm": (
+        lambda config: enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
+        slurm_tenants,
+    ),
+    "kubernetes": (
+        lambda config: enabled(
+            config.tenants.kubernetes.enabled, lambda: kubernetes_is_here(config)
+        ),
+        kubernetes_tenants,
+    ),
+    "processes": (processes_wanted, process_tenants),
+    "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
+}

@@ -1,0 +1,299 @@
+"""One thread that calls one sensor, and may hang with it.
+
+The tick loop asks for a look and waits for it only so long. A boundary between workloads asks for
+a burst (`daemon.burst`). Whatever a sensor raises, its thread lives on and looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from joulebook.clock import Clock
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.errors import SensorError
+from joulebook.log import once
+from joulebook.metrics.snapshot import SensorHealth
+from joulebook.node.burst import PAUSE_NS, Burst
+from joulebook.node.sensors.contract import SUSPENDED, Look, Pace, Paced, Sensor
+from joulebook.units import NS_PER_S
+
+log = logging.getLogger(__name__)
+
+REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
+
+_ITSELF = "it"
+"""What is not read if a sensor fails as a whole."""
+
+SLOW_PATIENCE_S = 120.0
+"""A call of a slow sensor, which has time-outs of its own, hangs only after so long."""
+
+
+class SensorWorker:
+    """Calls a sensor from a thread of its own. All methods but the thread's return at once."""
+
+    def __init__(self, sensor: Sensor, clock: Clock, *, kind: str, known: set[Meter]) -> None:
+        self.sensor = sensor
+        self._kind = kind
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"sensor-{sensor.name}", daemon=True)
+        self._stopping = False
+        self._asked: bool | None = None  # a look is wanted; True: with processes
+        self._released = False
+        self._answered = threading.Event()
+        self._in_call_since: float | None = None
+        self._open = False
+        self._reopen_at, self._reopen_s = 0.0, REOPEN_FIRST_S
+        self._burst: Burst | None = None
+        self._meters = set(known)
+        self._readings: list[Reading] = []
+        self._failures: list[Failure] = []
+        self._statuses: tuple[DeviceStatus, ...] = ()
+        self.rejected: Mapping[str, int] = {}
+        """Figures of the driver that were not believed, by reason."""
+        self._errors: Counter[str] = Counter()
+        self._last_success_s: float | None = None
+        self._reason, self.problem = "starting", "has not answered yet"
+        self._failing: Mapping[str, str] = {}  # what was last said of whom
+        self._gave = False  # the last look gave a reading, or all devices sleep
+        self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
+        self._looked_at = float("-inf")
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """Close the sensor; a thread that hangs in the driver is left behind."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(patience_s)
+
+    def ask(self, *, processes: bool) -> None:
+        """Ask for one look; a slow sensor is only asked as often as it may be."""
+        with self._wake:
+            if self._slow and (
+                self._in_call_since is not None
+                or time.monotonic() < self._looked_at + self._pace.least_s
+            ):
+                return
+            self._answered.clear()
+            self._asked = processes or bool(self._asked)
+            self._wake.notify()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the look that was asked for; `False` if it has not come in time.
+
+        Nobody waits for a slow sensor: what it says is taken by a later tick.
+        """
+        return self._slow or self._answered.wait(max(timeout_s, 0))
+
+    def burst(self) -> None:
+        """A workload began or ended somewhere: watch the counters step."""
+        with self._wake:
+            self._burst = Burst(self._clock.now_ns())
+            self._wake.notify()
+
+    def release(self, released: bool) -> None:
+        """Let go of the driver (`True`), or take hold of it again."""
+        with self._wake:
+            self._released = released
+            self._reopen_at = 0.0
+            self._wake.notify()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
+        return self._open and not isinstance(self.sensor, Paced)
+
+    def stuck_s(self) -> float:
+        """For how many seconds the call in flight has been going on; 0 if there is none."""
+        since = self._in_call_since
+        stuck_s = time.monotonic() - since if since is not None else 0.0
+        return stuck_s if not self._slow or stuck_s > SLOW_PATIENCE_S else 0.0
+
+    def collect(self) -> Look:
+        """Take what has come in since the last time; every meter that gave nothing has a reason."""
+        with self._wake:
+            readings, self._readings = self._readings, []
+            failures, self._failures = self._failures, []
+            statuses = self._statuses
+            answered = self._answered.is_set()
+            meters = set(self._meters)
+        if not answered and self._slow:
+            return Look(tuple(readings), tuple(failures), statuses)
+        if not answered:
+            reason = "hung" if self._in_call_since is not None else self._reason
+            now_ns = self._clock.now_ns()
+            silent = meters - {reading.meter for reading in readings}
+            failures = [*failures, *(Failure(meter, now_ns, reason) for meter in silent)]
+            return Look(tuple(readings), tuple(failures), ())
+        return Look(tuple(readings), tuple(failures), statuses)
+
+    def health(self) -> SensorHealth:
+        """How the sensor fares, for the exposition."""
+        answered = self._answered.is_set() or self._slow
+        up = self._open and answered and (self._gave or not self._meters)
+        return SensorHealth(
+            self.sensor.name, self._kind, up, dict(self._errors), self._last_success_s
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._asked is not None or self._wants_glance()):
+                    if not self._wake.wait(self._due_in_s()):
+                        break  # nobody asked, but it is time
+                if self._stopping:
+                    break
+                asked, self._asked = self._asked, None
+            if asked is None and not self._wants_glance():
+                self._look(processes=False)
+            elif asked is not None:
+                self._look(processes=asked)
+            else:
+                self._glance()
+                with self._wake:
+                    if self._asked is None and not self._stopping:
+                        self._wake.wait(PAUSE_NS / NS_PER_S)
+        self._close()
+
+    def _wants_glance(self) -> bool:
+        return self._burst is not None and self._open
+
+    @property
+    def _slow(self) -> bool:
+        return self._pace.least_s > 0
+
+    def _due_in_s(self) -> float | None:
+        """When the sensor must be looked at though nobody asks; `None`: never."""
+        if self._pace.most_s is None or not self._open:
+            return None
+        return max(self._looked_at + self._pace.most_s - time.monotonic(), 0.0)
+
+    def _look(self, *, processes: bool) -> None:
+        """One look, or the reason why there is none, for every meter this sensor has had."""
+        self._in_call_since = time.monotonic()
+        look, error = self._called(processes=processes)
+        now_ns = self._clock.now_ns()
+        self._looked_at = time.monotonic()
+        if isinstance(self.sensor, Paced):
+            self._pace = self.sensor.pace
+        if error is not None:
+            self._reason = error.reason
+        silent = "missing" if self._open and error is None else self._reason
+        heard = {r.meter for r in look.readings} | {f.meter for f in look.failures}
+        failures = [
+            *look.failures,
+            *(Failure(meter, now_ns, silent) for meter in sorted(self._meters - heard)),
+        ]
+        asleep = {failure.reason for failure in failures} == {SUSPENDED}
+        self._gave = bool(look.readings) or asleep
+        if self._open and error is None:
+            self._say({f"{f.meter.component} {f.meter.name}": f.reason for f in failures})
+            self.problem = "; ".join(f"{name}: {why}" for name, why in self._failing.items())
+        if look.readings:
+            self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
+            self.problem = ""
+        with self._wake:
+            self._meters |= heard
+            self._readings.extend(look.readings)
+            self._failures.extend(failures)
+            self._statuses = look.statuses
+            self.rejected = {**self.rejected, **look.rejected}
+            self._errors.update(failure.reason for failure in look.failures)
+            self._in_call_since = None
+            self._answered.set()
+
+    def _called(self, *, processes: bool) -> tuple[Look, SensorError | None]:
+        """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
+        try:
+            if self._released and not isinstance(self.sensor, Paced):
+                self._close()
+                return Look(), SensorError("the driver was released", reason="released")
+            if self._open_if_due():
+                return self.sensor.look(processes=processes), None
+        except SensorError as error:
+            self._note(error)
+            return Look(), error
+        except Exception as fault:
+            unforeseen = _fault(fault)
+            self._note(unforeseen, fault)
+            return Look(), unforeseen
+        return Look(), None
+
+    def _open_if_due(self) -> bool:
+        if self._open:
+            return True
+        if time.monotonic() < self._reopen_at:
+            return False
+        self.sensor.open()
+        self._open = True
+        self._reopen_s = REOPEN_FIRST_S
+        return True
+
+    def _say(self, failing: Mapping[str, str]) -> None:
+        """Log what began to fail, or for another reason, and what is read again."""
+        for name, reason in failing.items():
+            if self._failing.get(name) != reason:
+                level = logging.INFO if reason == SUSPENDED else logging.WARNING
+                log.log(level, "sensor %s: %s is not read: %s", self.sensor.name, name, reason)
+        for name in sorted(self._failing.keys() - failing.keys()):
+            log.info("sensor %s: %s is read again", self.sensor.name, name)
+        self._failing = failing
+
+    def _note(self, error: SensorError, fault: Exception | None = None) -> None:
+        """A sensor that failed as a whole is closed and opened again, ever less often."""
+        self.problem = str(error)
+        if self._failing.get(_ITSELF) != self.problem:
+            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy, exc_info=fault)
+        self._failing = {**self._failing, _ITSELF: self.problem}
+        self._errors[error.reason] += 1
+        self._close()
+        self._reopen_at = time.monotonic() + self._reopen_s
+        self._reopen_s = min(2 * self._reopen_s, REOPEN_MOST_S)
+
+    def _close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.sensor.close()
+        except Exception as e:
+            log.warning("sensor %s did not close: %s", self.sensor.name, e)
+
+    def _glance(self) -> None:
+        """One step of a burst. Only the readings around a step of a counter are kept."""
+        burst = self._burst
+        if burst is None:
+            return
+        readings: Sequence[Reading] = ()
+        self._in_call_since = time.monotonic()
+        try:
+            readings = self.sensor.glance(self._meters)
+        except SensorError:
+            pass  # the next look says why
+        except Exception as fault:
+            once(log, self.sensor.name, "%s", _fault(fault), level=logging.ERROR, exc_info=fault)
+        finally:
+            self._in_call_since = None
+        kept = burst.take(readings)
+        over = not readings or burst.is_over(self._clock.now_ns())
+        with self._wake:
+            self._readings.extend(kept)
+            # A boundary that came meanwhile has begun a new burst: leave that one alone.
+            if over and self._burst is burst:
+                self._burst = None
+
+
+def _fault(fault: Exception) -> SensorError:
+    """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
+    return SensorError(
+        f"unexpected {fault!r}", reason="fault", remedy="This is a bug of joulebook: report it."
+    )

@@ -1,0 +1,100 @@
+"""What a graphics card's directory in sysfs says, whoever made it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Meter, Reading
+from joulebook.node.sensors.sysfs import int_or_none, numbered, text_or
+
+AMD, INTEL = "0x1002", "0x8086"
+
+_SLOT = re.compile(r"^PCI_SLOT_NAME=(\S+)$", re.MULTILINE)
+_DRIVER = re.compile(r"^DRIVER=(\S+)$", re.MULTILINE)
+
+REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.drm.root"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A card: `card` is its number in the kernel, `render` that of /dev/dri/renderD*.
+
+    `hwmon` is its directory of sensors (`None`: it has none).
+    """
+
+    card: int
+    device: Path
+    vendor: str
+    pci: str
+    driver: str
+    render: int | None
+    hwmon: Path | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its device files below /dev."""
+        render = () if self.render is None else (f"dri/renderD{self.render}",)
+        return (*render, f"dri/card{self.card}")
+
+
+class Card(Protocol):
+    """A card that is a meter."""
+
+    meter: Meter
+
+    def read(self) -> Reading:
+        """Energy or power now. Raises `SensorError`."""
+
+    def status(self, index: int, t_ns: int) -> DeviceStatus:
+        """Everything else, as far as it is told."""
+
+
+def places(root: Path) -> list[Place]:
+    """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
+    found = []
+    for number, path in numbered(root, r"card(\d+)"):
+        device = path / "device"
+        vendor = text_or(device / "vendor")
+        uevent = text_or(device / "uevent")
+        if vendor not in {AMD, INTEL}:
+            continue
+        render = next((n for n, _ in numbered(device / "drm", r"renderD(\d+)")), None)
+        hwmon = next((p for _, p in numbered(device / "hwmon", r"hwmon(\d+)")), None)
+        found.append(
+            Place(
+                number,
+                device,
+                vendor,
+                _first(_SLOT, uevent) or device.resolve().name,
+                _first(_DRIVER, uevent),
+                render,
+                hwmon,
+            )
+        )
+    return found
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return match[1] if match else ""
+
+
+def ratio(percent: int | None) -> float | None:
+    """A percentage as the metrics want it; `None` where it is no percentage."""
+    return None if percent is None or not 0 <= percent <= 100 else percent / 100
+
+
+def told(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The values that are known."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def scaled(path: Path | None, per_unit: int) -> float | None:
+    """A number out of a file that may be absent, in base units."""
+    value = int_or_none(path) if path is not None else None
+    return None if value is None else value / per_unit

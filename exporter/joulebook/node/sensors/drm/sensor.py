@@ -1,0 +1,113 @@
+"""AMD's and Intel's GPUs, as the kernel's own files show them (/sys/class/drm).
+
+NVIDIA's cards are there too and are left alone: NVML reads them. An integrated GPU without a
+meter of its own is no meter: its energy is in the CPU package's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.errors import SensorError, SensorMissing
+from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
+from joulebook.node.sensors.drm.amd import AmdCard
+from joulebook.node.sensors.drm.amd_metrics import AmdSmi, load
+from joulebook.node.sensors.drm.card import AMD, REMEDY, Card, Place, places
+from joulebook.node.sensors.drm.clients import Clients
+from joulebook.node.sensors.drm.intel import IntelCard
+from joulebook.node.sensors.sysfs import Complaints
+
+LOOK_S = 60.0
+"""An Intel card's register may wrap within four minutes."""
+
+
+def metered(root: Path) -> list[Place]:
+    """The cards below `root` that have a meter of their own."""
+    found = []
+    for place in places(root):
+        names = (
+            ("energy1_input", "energy2_input")
+            if place.vendor != AMD
+            else ("power1_average", "power1_input")
+        )
+        metrics = place.vendor == AMD and (place.device / "gpu_metrics").exists()
+        if metrics or (place.hwmon and any((place.hwmon / name).exists() for name in names)):
+            found.append(place)
+    return found
+
+
+class DrmSensor:
+    """All metered cards of AMD and Intel below `root`; `proc` is where their users are seen."""
+
+    name = "drm"
+
+    def __init__(self, clock: Clock, root: Path, *, proc: Path = Path("/proc")) -> None:
+        self._clock = clock
+        self._root = root
+        self._clients = Clients(proc, clock)
+        self._cards: list[tuple[Place, Card]] = []
+        self._known: dict[Meter, DeviceStatus] = {}
+        self._smi: AmdSmi | None = None
+        self._complaints = Complaints(self.name)
+
+    @property
+    def pace(self) -> Pace:
+        """Cards that may know power only are looked at often, others before a register wraps."""
+        return Pace(most_s=POWER_LOOK_S if any(p.vendor == AMD for p, _ in self._cards) else LOOK_S)
+
+    def open(self) -> None:
+        """Find the cards. Raises `SensorMissing`."""
+        found = metered(self._root)
+        if not found:
+            raise SensorMissing(f"no metered card below {self._root}", reason="missing")
+        if self._smi is None and any(place.vendor == AMD for place in found):
+            self._smi = load()
+        self._cards = [(place, self._card(place)) for place in found]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def look(self, *, processes: bool) -> Look:
+        """Read every card once."""
+        readings: list[Reading] = []
+        failures: list[Failure] = []
+        statuses: list[DeviceStatus] = []
+        users = self._clients.scan() if processes else None
+        for index, (place, card) in enumerate(self._cards):
+            t_ns = self._clock.now_ns()
+            try:
+                reading = card.read()
+            except SensorError as error:
+                self._complaints.bad(card.meter.name, error)
+                failures.append(Failure(card.meter, t_ns, error.reason))
+            else:
+                self._complaints.good(card.meter.name)
+                readings.append(self._clients.told(reading, place.pci, users))
+            status = card.status(index, t_ns)
+            statuses.append(self._clients.memory(status, place.pci))
+        return Look(tuple(readings), tuple(failures), tuple(statuses))
+
+    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+        """The counters of `meters` alone."""
+        wanted, readings = set(meters), []
+        for _, card in self._cards:
+            if card.meter in wanted:
+                try:
+                    reading = card.read()
+                except SensorError:
+                    continue
+                if reading.energy_uj is not None:
+                    readings.append(reading)
+        return readings
+
+    def _card(self, place: Place) -> Card:
+        if place.vendor == AMD:
+            return AmdCard(place, self._clock, self._smi)
+        return IntelCard(place, self._clock)
+
+
+__all__ = ["REMEDY", "DrmSensor", "metered"]

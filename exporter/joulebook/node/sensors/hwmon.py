@@ -1,0 +1,167 @@
+"""Boards and sockets that hwmon knows: ACPI power meters (Grace, GH200, whole nodes), amd_energy.
+
+A GH200 module's meters form a tree, and its Grace socket is the leaf that is booked:
+
+    Module Power Socket 0       the module: Grace, GPU, memory, losses    reconciled (`other`)
+      Grace Power Socket 0      the socket                                booked, component `cpu`
+        CPU Power Socket 0      its cores' rail                           part of it: never added
+        SysIO Power Socket 0    its SoC's rail                            part of it: never added
+      the GPU                   by NVML                                   booked, component `gpu`
+
+Where there is no meter of the socket, its rails are booked instead. Modules are reconciled
+together, as one supply; so is a power meter without such a name, which measures the whole node.
+All these know power only: it is integrated. The names are those of NVIDIA's Grace firmware
+(power1_oem_info of the kernel's acpi_power_meter).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from joulebook.clock import Clock
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.errors import SensorError, SensorMissing
+from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
+from joulebook.node.sensors.sysfs import Complaints, int_or_none, numbered, read_int, text_or
+from joulebook.units import UW_PER_MW
+
+_GRACE = re.compile(r"(?P<part>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)")
+_SOCKET = re.compile(r"Esocket(?P<socket>\d+)")
+
+NODE = Meter(Component.OTHER, "acpi-power-meter")
+MODULES = Meter(Component.OTHER, "modules")
+
+EVERYTHING = (Component.CPU, Component.DRAM, Component.GPU)
+"""What a supply measures beside the rest of the node."""
+
+REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.hwmon.root"
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The files that are one meter: their values are added up.
+
+    `counts` says that they count energy (uJ), else they tell power (uW). `covers` as in
+    `Reading`.
+    """
+
+    meter: Meter
+    files: tuple[Path, ...]
+    counts: bool = False
+    covers: tuple[Component, ...] = ()
+
+
+def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[Source]:
+    """The meters below `root`.
+
+    Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
+    node or module from outside (a BMC is asked instead).
+    """
+    chips = [(path, text_or(path / "name")) for _, path in numbered(root, r"hwmon(\d+)")]
+    found: list[Source] = []
+    modules: list[Path] = []
+    nodes: list[Path] = []
+    sockets: dict[str, dict[str, Path]] = {}
+    for path, chip in chips:
+        if chip == "power_meter":
+            file = _power_file(path)
+            match = _GRACE.fullmatch(text_or(path / "power1_oem_info"))
+            if file is None:
+                continue
+            if match is None:
+                nodes.append(file)
+            elif match["part"] == "Module":
+                modules.append(file)
+            else:
+                sockets.setdefault(match["socket"], {})[match["part"]] = file
+        elif chip == "amd_energy" and cpu:
+            found += _amd_sockets(path)
+    for socket, parts in sorted(sockets.items()):
+        found += _grace(socket, parts)
+    if supply and nodes:
+        # Two of them are two supplies of one node.
+        found.append(Source(NODE, tuple(nodes), covers=EVERYTHING))
+    elif supply and modules:
+        found.append(Source(MODULES, tuple(modules), covers=EVERYTHING))
+    return found
+
+
+def _power_file(chip: Path) -> Path | None:
+    return next((chip / n for n in ("power1_average", "power1_input") if (chip / n).exists()), None)
+
+
+def _grace(socket: str, parts: dict[str, Path]) -> Iterator[Source]:
+    if "Grace" in parts:
+        yield Source(Meter(Component.CPU, f"grace-{socket}"), (parts["Grace"],))
+    elif rails := tuple(parts[name] for name in ("CPU", "SysIO") if name in parts):
+        yield Source(Meter(Component.CPU, f"grace-rails-{socket}"), rails)
+
+
+def _amd_sockets(chip: Path) -> Iterator[Source]:
+    for number, label in numbered(chip, r"energy(\d+)_label"):
+        match = _SOCKET.fullmatch(text_or(label))
+        if match is not None:
+            meter = Meter(Component.CPU, f"amd-energy-{match['socket']}")
+            yield Source(meter, (chip / f"energy{number}_input",), counts=True)
+
+
+class HwmonSensor:
+    """All meters of hwmon below `root` that are not a GPU's."""
+
+    name = "hwmon"
+
+    def __init__(self, clock: Clock, root: Path, *, cpu: bool = True, supply: bool = True) -> None:
+        self._clock = clock
+        self._root = root
+        self._cpu, self._supply = cpu, supply
+        self._sources: list[Source] = []
+        self._complaints = Complaints(self.name)
+
+    @property
+    def pace(self) -> Pace:
+        """Power is looked at often, however seldom the daemon ticks."""
+        return Pace(most_s=POWER_LOOK_S)
+
+    def open(self) -> None:
+        """Find the meters. Raises `SensorMissing`."""
+        self._sources = sources(self._root, cpu=self._cpu, supply=self._supply)
+        if not self._sources:
+            raise SensorMissing(
+                f"no power meter below {self._root}", reason="missing", remedy=REMEDY
+            )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def look(self, *, processes: bool) -> Look:
+        """Read every meter once."""
+        readings: list[Reading] = []
+        failures: list[Failure] = []
+        for source in self._sources:
+            try:
+                readings.append(self._read(source))
+            except SensorError as error:
+                self._complaints.bad(source.meter.name, error)
+                failures.append(Failure(source.meter, self._clock.now_ns(), error.reason))
+            else:
+                self._complaints.good(source.meter.name)
+        return Look(tuple(readings), tuple(failures))
+
+    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+        """Counters only, and none of these steps in the time of a burst."""
+        return ()
+
+    def _read(self, source: Source) -> Reading:
+        value = sum(read_int(file, REMEDY) for file in source.files)
+        t_ns = self._clock.now_ns()
+        if source.counts:
+            return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)
+        return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=source.covers)
+
+
+def unreadable(found: Sequence[Source]) -> list[Path]:
+    """The files that cannot be read now (for `joulebook doctor`)."""
+    return [file for source in found for file in source.files if int_or_none(file) is None]

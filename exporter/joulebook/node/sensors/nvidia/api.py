@@ -1,0 +1,294 @@
+"""The typed seam over NVML: everything Joulebook asks the NVIDIA driver, and nothing else.
+
+`pynvml` (nvidia-ml-py) loads and initialises the library and answers what is asked once. What is
+asked at every look goes straight to the library through calls prepared once per GPU (handle and
+buffers bound): the binding's own wrappers cost ten times as much. Units here are the driver's:
+mJ, mW, percent, MHz, bytes, unix microseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+import pynvml
+
+from joulebook.node.sensors.nvidia.errors import (
+    ABSENT,
+    FUNCTION_NOT_FOUND,
+    INSUFFICIENT_SIZE,
+    NOT_FOUND,
+    UNKNOWN,
+    ask,
+    error,
+    maybe,
+)
+
+Call = Callable[[], int]
+"""A function of the library with its arguments bound; returns an NVML code."""
+
+POWER_AVERAGE, POWER_INSTANT = 185, 186
+
+THROTTLE_FIELDS: Final = {
+    74: "power",
+    75: "thermal",
+    76: "sync_boost",
+    77: "board_limit",
+    78: "low_utilization",
+    79: "reliability",
+    80: "app_clocks",
+    81: "base_clocks",
+    269: "sw_thermal",
+    270: "hw_thermal",
+    271: "hw_power_brake",
+}
+"""Field ids of the cumulative clock-event counters (ns), and the label value of each."""
+
+_FIELDS = (POWER_AVERAGE, POWER_INSTANT, *THROTTLE_FIELDS)
+_REASONS = tuple(THROTTLE_FIELDS.values())
+# nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
+_FIELD = struct.Struct("=IIqqIiQ")
+_FIELD_ANSWERS = struct.Struct("=" + "28xiQ" * len(_FIELDS))
+# Written over the array before every call: a value the driver does not touch is then an error,
+# never the one of the call before. Scope 0 is the GPU without the module around it.
+_FIELD_QUESTIONS = b"".join(_FIELD.pack(field, 0, 0, 0, 0, UNKNOWN, 0) for field in _FIELDS)
+
+_SAMPLE = struct.Struct("=QQ")  # nvmlSample_t: unix us, value
+_TOTAL_POWER_SAMPLES = 0
+_SAMPLES_FIRST, _SAMPLES_MOST = 512, 16_384
+
+_TEMPERATURE_GPU, _CLOCK_SM, _CLOCK_MEMORY = 0, 1, 2
+_MEMORY_V2 = struct.Struct("=I4xQQQQ")  # version, total, reserved, free, used
+_MEMORY_V2_VERSION = 2 << 24 | _MEMORY_V2.size
+_MEMORY_V1 = struct.Struct("=QQQ")  # total, free, used
+
+
+class Fields(NamedTuple):
+    """What one call for field values gave: mW, and ns by reason; absent if not supported."""
+
+    power_average_mw: int | None
+    power_instant_mw: int | None
+    throttle_ns: dict[str, int]
+
+
+class Telemetry(NamedTuple):
+    """The gauges of one GPU: percent, bytes, degrees Celsius, MHz, mW; `None`: it cannot say."""
+
+    gpu_pct: int | None
+    memory_pct: int | None
+    encoder_pct: int | None
+    decoder_pct: int | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_c: int | None
+    sm_mhz: int | None
+    memory_mhz: int | None
+    power_limit_mw: int | None
+
+
+class Session:
+    """The library, initialised; raises `SensorError` if that fails."""
+
+    def __init__(self) -> None:
+        ask(pynvml.nvmlInit)
+        self._library: ctypes.CDLL = pynvml.nvmlLib
+        self.driver = str(maybe(pynvml.nvmlSystemGetDriverVersion) or "")
+
+    def function(self, *names: str) -> Callable[..., int] | None:
+        """The first of these functions that the driver has."""
+        for name in names:
+            try:
+                # By item, not attribute: a function object of our own, so that whatever the
+                # binding sets on its own leaves ours alone.
+                found: Callable[..., int] = self._library[name]
+            except AttributeError:
+                continue
+            return found
+        return None
+
+    def prepare(self, names: tuple[str, ...], *arguments: object) -> Call:
+        """Bind the first function of `names` that exists to `arguments`."""
+        function = self.function(*names)
+        return _absent if function is None else partial(function, *arguments)
+
+    def device_count(self) -> int:
+        """How many GPUs there are."""
+        return int(ask(pynvml.nvmlDeviceGetCount))
+
+    def close(self) -> None:
+        """Let go of the driver. A session that the driver has ended already is no error."""
+        maybe(pynvml.nvmlShutdown)
+
+
+class Device:
+    """One GPU, by NVML index: what never changes, read once, and what does, ready to be read."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+        self.handle: object = handle
+        self.index = index
+        self.uuid = str(ask(pynvml.nvmlDeviceGetUUID, handle))
+        self.model = str(maybe(pynvml.nvmlDeviceGetName, handle) or "")
+        self.minor: int | None = maybe(pynvml.nvmlDeviceGetMinorNumber, handle)
+        pci = maybe(pynvml.nvmlDeviceGetPciInfo, handle)
+        self.pci = str(pci.busId) if pci else ""
+        limits = maybe(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
+        enforced = maybe(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        self.highest_limit_mw: int | None = max((limits or (0, 0))[1], enforced or 0) or None
+        self._prepare(session, handle)
+
+    def _prepare(self, session: Session, handle: object) -> None:
+        def getter(buffer: object, *names: str) -> Call:
+            return session.prepare(names, handle, buffer)
+
+        self._u64 = ctypes.c_ulonglong()
+        self._u32 = ctypes.c_uint()
+        self._period = ctypes.c_uint()
+        self._two = (ctypes.c_uint * 2)()
+        u32, u64 = ctypes.byref(self._u32), ctypes.byref(self._u64)
+        self._energy = getter(u64, "nvmlDeviceGetTotalEnergyConsumption")
+        # A 32-bit count of seconds in a buffer with room to spare, zeroed before the call.
+        self._uptime = getter(u64, "nvmlDeviceGetGpuUptime_v1")
+        self._power = getter(u32, "nvmlDeviceGetPowerUsage")
+        self._limit = getter(u32, "nvmlDeviceGetEnforcedPowerLimit")
+        self._rates = getter(self._two, "nvmlDeviceGetUtilizationRates")
+        self._mig = session.prepare(
+            ("nvmlDeviceGetMigMode",), handle, u32, ctypes.byref(self._period)
+        )
+        self._encoder, self._decoder = (
+            session.prepare((name,), handle, u32, ctypes.byref(self._period))
+            for name in ("nvmlDeviceGetEncoderUtilization", "nvmlDeviceGetDecoderUtilization")
+        )
+        self._temperature = session.prepare(
+            ("nvmlDeviceGetTemperature",), handle, _TEMPERATURE_GPU, u32
+        )
+        self._sm_clock, self._memory_clock = (
+            session.prepare(("nvmlDeviceGetClockInfo",), handle, clock, u32)
+            for clock in (_CLOCK_SM, _CLOCK_MEMORY)
+        )
+        self._field_values = (ctypes.c_char * len(_FIELD_QUESTIONS))()
+        self._fields = session.prepare(
+            ("nvmlDeviceGetFieldValues",), handle, len(_FIELDS), self._field_values
+        )
+        self._memory = (ctypes.c_char * _MEMORY_V2.size)()
+        # The older call counts what the driver keeps for itself as used.
+        self._has_memory_v2 = session.function("nvmlDeviceGetMemoryInfo_v2") is not None
+        self._memory_info = getter(
+            self._memory, "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMemoryInfo"
+        )
+        self._grow_samples(_SAMPLES_FIRST)
+        self._get_samples = session.function("nvmlDeviceGetSamples")
+
+    def energy_mj(self) -> int:
+        """The cumulative energy counter. Raises `SensorError`."""
+        code = self._energy()
+        if code:
+            raise error(code, "nvmlDeviceGetTotalEnergyConsumption")
+        return self._u64.value
+
+    def has_energy_counter(self) -> bool | None:
+        """Whether there is such a counter at all; `None` if the driver fails to say just now."""
+        code = self._energy()
+        return None if code and code not in ABSENT else not code
+
+    def uptime_s(self) -> int | None:
+        """Whole seconds since the driver initialised this GPU, and its counter began at zero."""
+        self._u64.value = 0
+        return None if self._uptime() else self._u64.value
+
+    def power_mw(self) -> int:
+        """Power, as the driver's oldest call tells it. Raises `SensorError`."""
+        code = self._power()
+        if code:
+            raise error(code, "nvmlDeviceGetPowerUsage")
+        return self._u32.value
+
+    def mig(self) -> bool:
+        """Whether the GPU is partitioned now."""
+        return not self._mig() and self._u32.value == 1
+
+    def fields(self) -> Fields:
+        """All field values in one call, each checked by its own return code."""
+        ctypes.memmove(self._field_values, _FIELD_QUESTIONS, len(_FIELD_QUESTIONS))
+        if self._fields():
+            return Fields(None, None, {})
+        answers = _FIELD_ANSWERS.unpack_from(self._field_values)
+        codes, values = answers[::2], answers[1::2]
+        return Fields(
+            None if codes[0] else values[0],
+            None if codes[1] else values[1],
+            {
+                reason: value
+                for reason, code, value in zip(_REASONS, codes[2:], values[2:], strict=True)
+                if not code
+            },
+        )
+
+    def telemetry(self) -> Telemetry:
+        """All gauges; what the driver does not answer is `None`."""
+        u32 = self._u32
+        gpu, memory = (None, None) if self._rates() else self._two
+        total, used = self._memory_bytes()
+        return Telemetry(
+            gpu,
+            memory,
+            None if self._encoder() else u32.value,
+            None if self._decoder() else u32.value,
+            used,
+            total,
+            None if self._temperature() else u32.value,
+            None if self._sm_clock() else u32.value,
+            None if self._memory_clock() else u32.value,
+            None if self._limit() else u32.value,
+        )
+
+    def _memory_bytes(self) -> tuple[int | None, int | None]:
+        if self._has_memory_v2:
+            _MEMORY_V2.pack_into(self._memory, 0, _MEMORY_V2_VERSION, 0, 0, 0, 0)
+            if self._memory_info():
+                return None, None
+            _, total, _, _, used = _MEMORY_V2.unpack_from(self._memory)
+        else:
+            if self._memory_info():
+                return None, None
+            total, _, used = _MEMORY_V1.unpack_from(self._memory)
+        return total, used
+
+    def _grow_samples(self, room: int) -> None:
+        self._room = room
+        self._samples = (ctypes.c_char * (_SAMPLE.size * room))()
+
+    def power_samples(self, after_us: int) -> list[tuple[int, int]]:
+        """The driver's buffered power after unix time `after_us`: (unix us, mW), oldest first.
+
+        Empty if nothing is new or the GPU keeps no such buffer. Raises `SensorError`.
+        """
+        if self._get_samples is None:
+            return []
+        samples = self._samples
+        kind, count = ctypes.c_uint(), ctypes.c_uint(self._room)
+        code = self._get_samples(
+            self.handle,
+            _TOTAL_POWER_SAMPLES,
+            ctypes.c_ulonglong(after_us),
+            ctypes.byref(kind),
+            ctypes.byref(count),
+            samples,
+        )
+        if code == NOT_FOUND or code in ABSENT:
+            return []
+        if code == INSUFFICIENT_SIZE or count.value >= self._room:
+            self._grow_samples(min(2 * self._room, _SAMPLES_MOST))
+        if code:
+            raise error(code, "nvmlDeviceGetSamples")
+        filled = memoryview(samples)[: count.value * _SAMPLE.size]
+        # Power is an unsigned int in a union of eight bytes, of which the rest may be garbage.
+        return [(t_us, raw & 0xFFFFFFFF) for t_us, raw in _SAMPLE.iter_unpack(filled)]
+
+
+def _absent() -> int:
+    """Stands for a function that this driver does not have."""
+    return FUNCTION_NOT_FOUND

@@ -1,0 +1,319 @@
+"""One NVIDIA GPU as a meter: from what the driver answers to a reading and a status."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from joulebook.clock import Clock
+from joulebook.core.energy.devices import DeviceStatus, Instance
+from joulebook.core.energy.readings import (
+    Component,
+    InstanceUse,
+    Meter,
+    PowerSample,
+    ProcessUse,
+    Reading,
+)
+from joulebook.errors import SensorError
+from joulebook.node.sensors.nvidia.api import Device, Session, Telemetry
+from joulebook.node.sensors.nvidia.mig import Mig
+from joulebook.node.sensors.nvidia.processes import Place, ProcessReader, ProcessStarts, SmTimes
+from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
+
+log = logging.getLogger(__name__)
+
+HERTZ_PER_MHZ = 1_000_000
+PLAUSIBLE_FACTOR = 2
+"""Transients may exceed the highest power limit that can be set; by this factor they do not."""
+
+UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
+
+WALL_STEP_NS = 100 * NS_PER_MS
+"""The wall clock is slewed by less than this between two looks; by more it was stepped."""
+
+
+class Card:
+    """One GPU, opened. `earlier` is the same GPU of the session before, if there was one."""
+
+    def __init__(
+        self,
+        session: Session,
+        device: Device,
+        clock: Clock,
+        starts: ProcessStarts,
+        sysfs: Path,
+        earlier: Card | None,
+    ) -> None:
+        self.meter: Final = Meter(Component.GPU, device.uuid)
+        self.device = device
+        self._clock = clock
+        self._starts = starts
+        self._reader = ProcessReader(session, device)
+        limit_mw = device.highest_limit_mw
+        self._max_power_mw = limit_mw * PLAUSIBLE_FACTOR if limit_mw else None
+        self._driver = session.driver
+        self._is_cut = device.mig()
+        self._mig = Mig(session, device.handle)
+        self._instances: tuple[Instance, ...] | None = None
+        now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
+        now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
+        self.has_counter: bool | None = None
+        self._asked_lists = False
+        self._listed: int | None = None
+        self._sampled_us, self._sampled_ns = now_us, now_ns
+        self._sm_times = SmTimes(now_us)
+        if earlier is not None:
+            self._go_on_from(earlier)
+        if self.has_counter is None:
+            self.has_counter = device.has_energy_counter()
+        self._runtime_status = _runtime_status(sysfs, device.pci)
+
+    def _go_on_from(self, earlier: Card) -> None:
+        # Whether a GPU has a counter is settled once: a failing counter must never look like a
+        # GPU that has none, or its energy would be booked by another method unnoticed.
+        self.has_counter = earlier.has_counter
+        self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
+        self._instances = earlier._instances
+        self._mig.refused = earlier._mig.refused
+        self._sampled_us, self._sampled_ns = earlier._sampled_us, earlier._sampled_ns
+        self._utc_offset_ns = earlier._utc_offset_ns
+        self._sm_times = earlier._sm_times
+
+    def close(self) -> None:
+        """Give back to the driver what is its own; before its session ends."""
+        self._mig.close()
+
+    def refused(self) -> Counter[str]:
+        """How many figures of the driver were not believed, by reason."""
+        refused = Counter(self._mig.refused)
+        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
+        return refused
+
+    def asleep(self) -> bool:
+        """Whether the system has powered the GPU down; any question to it would wake it up."""
+        if self._runtime_status is None:
+            return False
+        try:
+            return self._runtime_status.read_text().strip() in ("suspended", "suspending")
+        except OSError:
+            return False
+
+    def glance(self) -> Reading:
+        """The energy counter alone. Raises `SensorError`."""
+        now_ns = self._clock.now_ns
+        t0_ns = now_ns()
+        energy_uj = self.device.energy_mj() * UJ_PER_MJ
+        return Reading(
+            self.meter,
+            (t0_ns + now_ns()) // 2,
+            energy_uj,
+            epoch=self._clock.epoch,
+            max_power_mw=self._max_power_mw,
+        )
+
+    def look(self, *, processes: bool) -> tuple[Reading, DeviceStatus]:
+        """Everything. Raises `SensorError` if there is no figure for energy, nor for power."""
+        device, now_ns = self.device, self._clock.now_ns
+        if self.has_counter is None:
+            self.has_counter = device.has_energy_counter()
+        energy_uj: int | None = None
+        t0_ns = now_ns()
+        if self.has_counter is not False:
+            energy_uj = device.energy_mj() * UJ_PER_MJ
+        t_ns = (t0_ns + now_ns()) // 2
+        average_mw, instant_mw, throttle_ns = device.fields()
+        if average_mw is None:
+            average_mw = self._power_mw(must=energy_uj is None and instant_mw is None)
+        power_mw = average_mw
+        samples: tuple[PowerSample, ...] = ()
+        if energy_uj is None:
+            # Trapezoids need the power of the instant, not the mean of the last second.
+            power_mw = average_mw if instant_mw is None else instant_mw
+            t_ns = now_ns()
+            samples = self._samples(t_ns)
+        gauges = device.telemetry()
+        instances = self._cut_up(t_ns) if processes else None
+        uses = self._processes(gauges.gpu_pct) if processes else None
+        uptime_s = device.uptime_s()
+        reading = Reading(
+            self.meter,
+            t_ns,
+            energy_uj,
+            power_mw,
+            samples,
+            epoch=self._clock.epoch,
+            uptime_ns=None if uptime_s is None else uptime_s * NS_PER_S,
+            max_power_mw=self._max_power_mw,
+            busy=self._is_busy(gauges.gpu_pct, instances),
+            processes=uses,
+            instances=instances,
+        )
+        shown_mw = instant_mw if average_mw is None else average_mw
+        return reading, self.status(t_ns, _values(gauges, shown_mw), throttle_ns)
+
+    def status(
+        self, t_ns: int, values: Mapping[str, float], throttle_ns: Mapping[str, int]
+    ) -> DeviceStatus:
+        """Who this GPU is; with empty `values` while it does not answer."""
+        device = self.device
+        return DeviceStatus(
+            self.meter,
+            device.index,
+            t_ns,
+            "nvidia",
+            device.model,
+            self._driver,
+            device.pci,
+            device.minor,
+            self._is_cut,
+            values,
+            throttle_ns,
+            self._instances or (),
+            self._mig.slices if self._is_cut else 0,
+        )
+
+    def _is_busy(
+        self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None
+    ) -> bool | None:
+        """At work, or occupied; a card that cannot say either way is taken to be at work.
+
+        That it is neither, only a look says that asks for processes and instances: somebody may
+        have come since the last one did.
+        """
+        silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
+        if gpu_pct or self._listed or silent:
+            return True
+        return None if instances is None else any(each.active_ppm for each in instances)
+
+    def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
+        """The MIG instances and their work; `None` if the driver fails to say."""
+        self._is_cut = self.device.mig()
+        try:
+            instances = self._mig.instances() if self._is_cut else ()
+        except SensorError:
+            return None
+        if self._instances is not None and instances != self._instances:
+            what = ", ".join(f"{each.profile} {each.uuid}" for each in instances) or "none"
+            log.info("GPU %s: its MIG instances are now: %s", self.meter.name, what)
+        self._instances = instances
+        return self._mig.used(instances, t_ns)
+
+    def _power_mw(self, *, must: bool) -> int | None:
+        try:
+            return self.device.power_mw()
+        except SensorError:
+            if must:
+                raise
+            return None
+
+    def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
+        """The driver's buffered power since the last time, in node time, up to `t_ns`."""
+        offset_ns = self._clock.utc_offset_ns()
+        if abs(offset_ns - self._utc_offset_ns) > WALL_STEP_NS:
+            self._sampled_us = (self._sampled_ns + offset_ns) // NS_PER_US
+        self._utc_offset_ns = offset_ns
+        try:
+            buffered = self.device.power_samples(self._sampled_us)
+        except SensorError:
+            return ()  # what was missed is still in the buffer at the next look
+        samples: list[PowerSample] = []
+        for sample_us, power_mw in buffered:
+            sample_ns = sample_us * NS_PER_US - offset_ns
+            # Samples from before a step of the wall clock carry its old time: they are left out.
+            if self._sampled_ns < sample_ns <= t_ns:
+                samples.append(PowerSample(sample_ns, power_mw))
+                self._sampled_us, self._sampled_ns = sample_us, sample_ns
+        return tuple(samples)
+
+    def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
+        """Who is on the GPU; `None` if the driver fails to say, or cannot."""
+        try:
+            listed = self._reader.listed()
+        except SensorError:
+            return None
+        self._asked_lists = True
+        self._listed = None if listed is None else len(listed)
+        if listed is None:
+            return None
+        running = {place.pid for place in listed}
+        times, otherwise = self._sm_times_by_pid(running, gpu_pct)
+        # A process that has ended since may still have used the GPU before.
+        gone = (Place(pid) for pid, ns in times.items() if ns and pid not in running)
+        places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
+        names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
+        return tuple(
+            ProcessUse(
+                place.pid,
+                self._started_ns(place.pid),
+                times.get(place.pid, otherwise),
+                listed.get(place),
+                ended=place.pid not in running,
+                instance=names.get((place.gi, place.ci), ""),
+            )
+            for place in places
+        )
+
+    def _started_ns(self, pid: int) -> int:
+        """The start of a process in node time; 0 if it is not known."""
+        boottime_ns = self._starts.started_ns(pid)
+        now_ns = self._clock.now_ns()
+        return boottime_ns and boottime_ns + now_ns - self._clock.boottime_ns(now_ns)
+
+    def _sm_times_by_pid(
+        self, running: Collection[int], gpu_pct: int | None
+    ) -> tuple[dict[int, int | None], int | None]:
+        """SM time by pid, and that of a process which has none in the driver's answer."""
+        now_us = (self._clock.now_ns() + self._clock.utc_offset_ns()) // NS_PER_US
+        try:
+            samples = self._reader.samples(self._sm_times.after_us(running, now_us))
+        except SensorError:
+            samples = None
+        if samples is None:
+            return {}, None
+        if not samples and gpu_pct:
+            return {}, None  # at work, but the driver has not taken its next sample yet
+        times = self._sm_times.take(samples, running, now_us)
+        # Zombies are told of with percentages of anything (nvtop issue 110), and do no work.
+        refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
+        dead = [pid for pid in refused if self._starts.is_zombie(pid)]
+        return {**times, **dict.fromkeys(dead, 0)}, 0
+
+
+def _runtime_status(sysfs: Path, pci: str) -> Path | None:
+    """The file that tells whether the GPU sleeps; `None` if the system never lets it."""
+    domain, _, rest = pci.lower().partition(":")
+    try:
+        power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"
+        may_sleep = (power / "control").read_text().strip() == "auto"
+    except (OSError, ValueError):
+        return None
+    return power / "runtime_status" if may_sleep else None
+
+
+def _values(gauges: Telemetry, power_mw: int | None) -> dict[str, float]:
+    """Gauges by metric name, in base units; what is not known is left out."""
+    values: dict[str, float] = {}
+    if power_mw is not None:
+        values["power_watts"] = power_mw / MW_PER_W
+    for (name, times, per), value in zip(_GAUGES, gauges, strict=True):
+        if value is not None:
+            values[name] = value * times / per
+    return values
+
+
+_GAUGES = (  # name, and the factor from the driver's unit as times / per; as in Telemetry
+    ("utilization_ratio", 1, 100),
+    ("memory_utilization_ratio", 1, 100),
+    ("encoder_utilization_ratio", 1, 100),
+    ("decoder_utilization_ratio", 1, 100),
+    ("memory_used_bytes", 1, 1),
+    ("memory_total_bytes", 1, 1),
+    ("temperature_celsius", 1, 1),
+    ("sm_clock_hertz", HERTZ_PER_MHZ, 1),
+    ("memory_clock_hertz", HERTZ_PER_MHZ, 1),
+    ("power_limit_watts", 1, MW_PER_W),
+)

@@ -1,0 +1,266 @@
+"""Who runs on a GPU: process lists and utilisation samples of NVML, made safe to bill by.
+
+Two traps are met here. The entry of a process list changed its size without a new version: 24
+bytes, but 32 in early R535 drivers (nvitop PR 79), so that a reader of the wrong kind sees pids
+that do not exist. And utilisation samples come with garbage (nvtop issue 110) and with times that
+differ from process to process (go-nvml issue 51).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, error
+from joulebook.units import NS_PER_S, NS_PER_US
+
+ENTRY_SIZES = (24, 32, 40)
+_ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share
+_SAMPLE = struct.Struct("=I4xQIIII")  # pid, unix us, percent: SM, memory, encoder, decoder
+_UNTOUCHED = 0xA5
+_FIRST_ROOM = 64
+_TRIES = 4
+_NO_MEMORY_FIGURE = 2**64 - 1
+
+_LISTS = (
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetGraphicsRunningProcesses",
+    "nvmlDeviceGetMPSComputeRunningProcesses",
+)
+
+LOOK_BACK_US = 15_000_000
+"""Drivers keep a few seconds of samples; nothing older is asked for."""
+PROBE_US = 30_000_000
+CLOCK_SLACK_US = 1_000_000
+
+
+NO_INSTANCE = 0xFFFF_FFFF
+"""The id of the GPU and compute instance of a process on a card that is not cut up."""
+
+
+class Place(NamedTuple):
+    """A process on a card, or on one MIG instance of it: a process may be on several."""
+
+    pid: int
+    gi: int = NO_INSTANCE
+    ci: int = NO_INSTANCE
+
+
+class SmSample(NamedTuple):
+    """One utilisation sample: percent of the SMs since the sample before, at a unix time."""
+
+    pid: int
+    t_us: int
+    sm_pct: int
+
+
+class ProcessReader:
+    """The process lists and utilisation samples of one GPU, each in one call."""
+
+    def __init__(self, session: Session, device: Device) -> None:
+        self._handle = device.handle
+        # v2 has the 24-byte entry, v1 has not.
+        functions = (session.function(f"{name}_v3", f"{name}_v2") for name in _LISTS)
+        self._lists = [function for function in functions if function is not None]
+        self._utilisation = session.function("nvmlDeviceGetProcessUtilization")
+        early_r535 = (
+            session.function("nvmlDeviceGetConfComputeMemSizeInfo") is not None
+            and session.function("nvmlDeviceGetRunningProcessDetailList") is None
+        )
+        self._usual_size = 32 if early_r535 else 24
+        self._room = _FIRST_ROOM
+
+    def listed(self) -> dict[Place, int | None] | None:
+        """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
+
+        `None` if the driver has no such lists for this GPU. Raises `SensorError`.
+        """
+        merged: dict[Place, int | None] = {}
+        answered = False
+        for function in self._lists:
+            buffer, count, code = self._filled(
+                lambda room, out, function=function: function(self._handle, room, out),
+                max(ENTRY_SIZES),
+                _UNTOUCHED,
+            )
+            if code in ABSENT:
+                continue
+            if code:
+                raise error(code, "nvmlDeviceGetRunningProcesses")
+            answered = True
+            for place, memory in self._entries(buffer, count).items():
+                merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
+        return merged if answered else None
+
+    def _entries(self, buffer: ctypes.Array[ctypes.c_char], count: int) -> dict[Place, int | None]:
+        """One list. A process on several MIG instances stands in it several times."""
+        size = entry_size(bytes(buffer), count, self._usual_size)
+        entries: dict[Place, int | None] = {}
+        for i in range(count):
+            pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
+            place = Place(pid, gi, ci)
+            known = entries.get(place)
+            if memory == _NO_MEMORY_FIGURE:
+                entries[place] = known
+            else:
+                entries[place] = memory + (known or 0)
+        return entries
+
+    def samples(self, after_us: int) -> list[SmSample] | None:
+        """Samples after unix time `after_us`; `None` if this GPU has none (as under MIG).
+
+        A process that did nothing has no sample. Raises `SensorError`.
+        """
+        function, since = self._utilisation, ctypes.c_ulonglong(after_us)
+        if function is None:
+            return None
+        buffer, count, code = self._filled(
+            lambda room, out: function(self._handle, out, room, since), _SAMPLE.size, 0
+        )
+        if code == NOT_FOUND:
+            return []
+        if code in ABSENT:
+            return None
+        if code:
+            raise error(code, "nvmlDeviceGetProcessUtilization")
+        filled = memoryview(buffer)[: count * _SAMPLE.size]
+        return [
+            SmSample(pid, t_us, sm_pct) for pid, t_us, sm_pct, *_ in _SAMPLE.iter_unpack(filled)
+        ]
+
+    def _filled(
+        self, call: Callable[..., int], size: int, fill: int
+    ) -> tuple[ctypes.Array[ctypes.c_char], int, int]:
+        """Call with a buffer that is large enough, or soon will be: buffer, entries, code."""
+        code, count = INSUFFICIENT_SIZE, ctypes.c_uint()
+        buffer = (ctypes.c_char * 0)()
+        for _ in range(_TRIES):
+            buffer = (ctypes.c_char * (size * self._room))()
+            ctypes.memset(buffer, fill, len(buffer))
+            count.value = self._room
+            code = call(ctypes.byref(count), buffer)
+            if code != INSUFFICIENT_SIZE:
+                break
+            # The list may grow again until the next call: leave room.
+            self._room = max(2 * self._room, 2 * min(count.value, 1 << 16))
+        return buffer, count.value, code
+
+
+def entry_size(buffer: bytes, count: int, usual: int) -> int:
+    """The size of one of `count` entries that the driver wrote into a buffer of 0xA5 bytes.
+
+    It is what was written, divided by the count; `usual` where that is no known size (a driver
+    that clears the rest of the buffer).
+    """
+    if not count:
+        return usual
+    written = -(-len(buffer.rstrip(bytes([_UNTOUCHED]))) // 8) * 8
+    size, rest = divmod(written, count)
+    return size if size in ENTRY_SIZES and not rest else usual
+
+
+class SmTimes:
+    """Turns utilisation samples into SM time by process, whatever their times look like.
+
+    A driver's percentage is the mean since the instant that was asked for (nvtop issue 91). It is
+    asked for from the oldest of the latest samples, so that a process whose samples lag is not
+    starved; each process is given its percentage of the time since its own last sample. A process
+    without a sample may be idle, or lag more: for its sake the driver is now and then asked from
+    further back.
+    """
+
+    def __init__(self, now_us: int) -> None:
+        self._begun_us = self._after_us = self._asked_us = now_us
+        self._probed_us = now_us
+        self._last_us: dict[int, int] = {}
+        self.refused = 0
+        """Samples that cannot be true, since the beginning."""
+
+    def after_us(self, running: Collection[int], now_us: int) -> int:
+        """The unix time after which to ask for samples, now that these processes are listed."""
+        oldest_us = now_us - LOOK_BACK_US
+        silent = any(self._last_us.get(pid, 0) < oldest_us for pid in running)
+        if silent and abs(now_us - self._probed_us) >= PROBE_US:
+            self._probed_us = now_us
+            self._asked_us = oldest_us
+        else:
+            # Within bounds also after the wall clock was set back.
+            self._asked_us = min(max(self._after_us, oldest_us), now_us)
+        return self._asked_us
+
+    def take(
+        self, samples: Iterable[SmSample], running: Collection[int], now_us: int
+    ) -> dict[int, int | None]:
+        """SM time in ns since the last time, by pid; `None` where the sample is not believed.
+
+        Refused: above 100 %, without a time, not newer than the last, or from the future.
+        """
+        times: dict[int, int | None] = {}
+        newest: dict[int, int] = {}
+        for pid, t_us, sm_pct in samples:
+            if not pid:
+                continue  # an entry that the driver counted but did not fill
+            from_us = max(self._asked_us, self._last_us.get(pid, self._begun_us))
+            if sm_pct > 100 or not from_us < t_us <= now_us + CLOCK_SLACK_US:
+                # One that is no newer than the last is no news; anything else is garbage.
+                self.refused += sm_pct > 100 or t_us > from_us or not t_us
+                times.setdefault(pid, None)
+                continue
+            times[pid] = (times.get(pid) or 0) + (t_us - from_us) * NS_PER_US * sm_pct // 100
+            self._last_us[pid] = newest[pid] = t_us
+        self._last_us = {pid: t_us for pid, t_us in self._last_us.items() if pid in running}
+        latest = [t_us for pid, t_us in newest.items() if pid in running] or list(newest.values())
+        if latest:
+            self._after_us = min(latest)
+        return times
+
+
+class ProcessStarts:
+    """When processes started, from `/proc/<pid>/stat`, remembered while they are asked for.
+
+    `proc` is the /proc with the pids of the driver; `None` if there is none, then nothing is known.
+    """
+
+    def __init__(self, proc: Path | None = Path("/proc")) -> None:
+        self._proc = proc
+        self._tick_ns = NS_PER_S // os.sysconf("SC_CLK_TCK")
+        self._known: dict[int, int] = {}
+
+    def started_ns(self, pid: int) -> int:
+        """CLOCK_BOOTTIME of the start of `pid` in ns; 0 if there is no such process to be seen."""
+        known = self._known.get(pid)
+        if known is None:
+            known = self._read(pid)
+            if known:
+                self._known[pid] = known
+        return known
+
+    def is_zombie(self, pid: int) -> bool:
+        """Whether `pid` has ended and only waits to be buried: it does no work any more."""
+        fields = self._stat(pid)
+        return bool(fields) and fields[0] in (b"Z", b"X")
+
+    def keep(self, pids: Collection[int]) -> None:
+        """Forget all but these: a pid that comes back may be another process."""
+        self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
+
+    def _read(self, pid: int) -> int:
+        try:
+            return int(self._stat(pid)[19]) * self._tick_ns  # field 22 of proc_pid_stat(5)
+        except (ValueError, IndexError):
+            return 0
+
+    def _stat(self, pid: int) -> list[bytes]:
+        """The fields after the command's name, which may hold blanks and brackets."""
+        if self._proc is None:
+            return []
+        try:
+            text = (self._proc / str(pid) / "stat").read_bytes()
+        except OSError:
+            return []
+        return text.rpartition(b")")[2].split()

@@ -1,0 +1,232 @@
+"""Power of the whole node from its BMC by Redfish, over HTTPS.
+
+    /redfish/v1/Chassis/{id}/EnvironmentMetrics   PowerWatts.Reading, EnergykWh.Reading
+    /redfish/v1/Chassis/{id}/Power                PowerControl[0].PowerConsumedWatts (older)
+
+as DMTF's DSP0268 says. Only the power is taken: the energy counter has steps of 1 kWh on many.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from joulebook.clock import Clock
+from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
+from joulebook.node.sensors.contract import Look, Pace
+from joulebook.node.sensors.ipmi import HOLES
+from joulebook.units import MW_PER_W, ns_from_s
+
+METER = Meter(Component.OTHER, "redfish")
+
+_MOST_BYTES = 1 << 20
+_MOST_MEMBERS = 64
+_MOST_W = 200_000.0
+
+
+class RedfishSensor:
+    """The power that the BMC at `url` tells of this machine.
+
+    `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
+    file of two lines, user and password, read anew at each `open`; `ca_file` holds the certificate
+    that signed the BMC's.
+    """
+
+    name = "redfish"
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        url: str,
+        credentials: Path | None = None,
+        ca_file: Path | None = None,
+        chassis: str = "",
+        every_s: float = 10.0,
+        timeout_s: float = 5.0,
+        covers: tuple[Component, ...] = (Component.CPU, Component.DRAM, Component.GPU),
+    ) -> None:
+        self._clock = clock
+        self._url = url.rstrip("/")
+        self._credentials = credentials
+        self._ca_file = ca_file
+        self._chassis = chassis
+        self._every_s = every_s
+        self._timeout_s = timeout_s
+        self._covers = covers
+        self._pool: urllib3.PoolManager | None = None
+        self._headers: dict[str, str] = {}
+        self._resource = ""
+
+    @property
+    def pace(self) -> Pace:
+        """A BMC is slow, and answers others too."""
+        return Pace(most_s=self._every_s, least_s=self._every_s)
+
+    def open(self) -> None:
+        """Find where power is told. Raises `SensorError`."""
+        self._headers = {"Accept": "application/json", **self._authorization()}
+        self._pool = urllib3.PoolManager(
+            num_pools=1,
+            maxsize=1,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=str(self._ca_file) if self._ca_file is not None else None,
+            timeout=urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
+            retries=False,
+        )
+        self._resource = self._find()
+
+    def close(self) -> None:
+        """End the connection."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.clear()
+
+    def look(self, *, processes: bool) -> Look:
+        """Ask once. Raises `SensorError`."""
+        asked_ns = self._clock.now_ns()
+        power_w = _power_w(self._get(self._resource))
+        if power_w is None:
+            raise SensorRetry(f"{self._resource} tells no power now", reason="unreadable")
+        t_ns = (asked_ns + self._clock.now_ns()) // 2
+        hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
+        power_mw = round(power_w * MW_PER_W)
+        return Look(
+            (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
+        )
+
+    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+        """Too slow for a burst."""
+        return ()
+
+    def _find(self) -> str:
+        """The resource that tells the power of the node."""
+        if self._chassis:
+            chassis = [f"/redfish/v1/Chassis/{self._chassis}"]
+        else:
+            members = self._get("/redfish/v1/Chassis").get("Members")
+            chassis = [
+                member["@odata.id"]
+                for member in (members if isinstance(members, list) else [])[:_MOST_MEMBERS]
+                if isinstance(member, dict) and isinstance(member.get("@odata.id"), str)
+            ]
+        found = []
+        for each in chassis:
+            for name in ("EnvironmentMetrics", "Power"):
+                try:
+                    told = _power_w(self._get(f"{each}/{name}"))
+                except SensorMissing:
+                    continue
+                if told is not None:
+                    found.append(f"{each}/{name}")
+                    break
+        if not found:
+            raise SensorMissing(
+                f"no chassis of {self._url} tells power",
+                reason="missing",
+                remedy="Set sensors.redfish.chassis, or switch power metering on in the BMC",
+            )
+        if len(found) > 1:
+            names = ", ".join(each.split("/")[4] for each in found)
+            raise SensorError(
+                f"several chassis of {self._url} tell power: {names}",
+                reason="ambiguous",
+                remedy="Name the one that is the whole node in sensors.redfish.chassis",
+            )
+        return found[0]
+
+    def _authorization(self) -> Mapping[str, str]:
+        if self._credentials is None:
+            return {}
+        remedy = "sensors.redfish.credentials names a file of two lines, user and password"
+        try:
+            lines = self._credentials.read_text().splitlines()
+        except OSError as error:
+            raise SensorDenied(
+                f"{self._credentials} cannot be read: {error.strerror}",
+                reason="denied",
+                remedy=remedy,
+            ) from None
+        if len(lines) < 2 or not lines[0] or ":" in lines[0]:
+            raise SensorError(
+                f"{self._credentials} does not hold a user and a password",
+                reason="denied",
+                remedy=remedy,
+            )
+        headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{lines[0]}:{lines[1]}")
+        return headers
+
+    def _get(self, path: str) -> dict[str, Any]:
+        if self._pool is None:
+            raise SensorRetry("the connection is not open", reason="uninitialized")
+        try:
+            # A redirect could carry the password to another host: none is followed.
+            answer = self._pool.request(
+                "GET",
+                self._url + path,
+                headers=self._headers,
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                status, body = answer.status, answer.read(_MOST_BYTES + 1)
+            except BaseException:
+                answer.close()
+                raise
+            # What is longer than it may be is not read to its end, which may never come.
+            answer.release_conn() if len(body) <= _MOST_BYTES else answer.close()
+        except urllib3.exceptions.SSLError as error:
+            raise SensorError(
+                f"{self._url}: TLS failed: {error}",
+                reason="tls",
+                remedy="sensors.redfish.ca_file must hold the certificate that signed the BMC's",
+            ) from None
+        except urllib3.exceptions.NewConnectionError as error:  # itself a kind of time-out there
+            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
+        except urllib3.exceptions.TimeoutError:
+            raise SensorRetry(
+                f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"
+            ) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
+        if status in {401, 403}:
+            raise SensorDenied(
+                f"{self._url}{path}: status {status}",
+                reason="denied",
+                remedy="Check the user and password in sensors.redfish.credentials",
+            )
+        if status == 404:
+            raise SensorMissing(f"{self._url}{path} is not there", reason="missing")
+        if status != 200 or len(body) > _MOST_BYTES:
+            raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
+        try:
+            found = json.loads(body)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise SensorRetry(f"{self._url}{path} is no JSON object", reason="unreadable")
+        return found
+
+
+def _power_w(resource: Mapping[str, Any]) -> float | None:
+    """The power that a resource tells; `None` if it tells none that can be."""
+    told: Any = None
+    if isinstance(metrics := resource.get("PowerWatts"), dict):
+        told = metrics.get("Reading")
+    elif isinstance(control := resource.get("PowerControl"), list) and control:
+        told = control[0].get("PowerConsumedWatts") if isinstance(control[0], dict) else None
+    if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
+        return None
+    return float(told) if 0 < told < _MOST_W else None
+
+
+def is_encrypted(url: str) -> bool:
+    """Whether a password that is sent there can be read on the way: only not by https."""
+    return urlsplit(url).scheme == "https"

@@ -1,0 +1,92 @@
+"""Who shares each device just now, and which part of its power each of them draws.
+
+By the same rules as energy is booked by, so that the gauges agree with the counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from joulebook.core.attribution.claims import Holder, Tenure, admit
+from joulebook.core.attribution.gpu import seats, share_out
+from joulebook.core.attribution.outages import by_meter
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import InstanceUse, Meter, ProcessUse
+from joulebook.core.evidence import Method, Remainder
+from joulebook.core.ledger.state import Books
+from joulebook.core.workloads import WorkloadId
+from joulebook.units import MW_PER_W, NS_PER_S, UJ_PER_MJ
+
+
+class Sharing(NamedTuple):
+    """Who holds or uses a device, and the part of its power that each draws (`None`: unknown)."""
+
+    holders: tuple[Holder, ...]
+    draws: Mapping[WorkloadId | None, float]
+
+
+def sharing(
+    books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
+) -> dict[Meter, Sharing]:
+    """Every device that anybody holds or uses now."""
+    claims = by_meter(
+        claim
+        for claim in books.claims
+        if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns)
+    )
+    found: dict[Meter, Sharing] = {}
+    for meter in sorted({*claims, *books.meters}):
+        status = devices.get(meter)
+        held = admit(claims.get(meter, ()), None if status is None else status.rooms)
+        processes, instances = _last_told(books.meters.get(meter))
+        holders = seats(held, processes, instances)
+        if holders:
+            draws = _draws(meter, holders, processes, instances, books, status)
+            found[meter] = Sharing(holders, draws)
+    return found
+
+
+def _last_told(
+    state: MeterState | None,
+) -> tuple[tuple[ProcessUse, ...], tuple[InstanceUse, ...]]:
+    """The processes and instances of the last look that asked for them."""
+    readings = (*reversed(state.pending), state.base) if state is not None else ()
+    processes = next((r.processes for r in readings if r.processes is not None), ())
+    instances = next((r.instances for r in readings if r.instances is not None), ())
+    return tuple(p for p in processes if not p.ended), instances
+
+
+def _draws(
+    meter: Meter,
+    holders: tuple[Holder, ...],
+    processes: tuple[ProcessUse, ...],
+    instances: tuple[InstanceUse, ...],
+    books: Books,
+    status: DeviceStatus | None,
+) -> dict[WorkloadId | None, float]:
+    """The power shared out as if it were the energy of a second."""
+    watts = 0.0 if status is None else status.values.get("power_watts", 0.0)
+    second_uj = round(watts * MW_PER_W) * UJ_PER_MJ
+    if not second_uj:
+        return {}
+    state = books.meters.get(meter)
+    piece = Interval(
+        meter,
+        0,
+        NS_PER_S,
+        second_uj,
+        Method.COUNTER,
+        processes=processes,
+        instances=instances,
+    )
+    draws: dict[WorkloadId | None, float] = {}
+    idle_mw = None if state is None else state.idle_mw
+    for share in share_out(piece, Tenure(0, NS_PER_S, holders), idle_mw):
+        if share.subject is Remainder.UNALLOCATED:
+            continue
+        who = None if isinstance(share.subject, Remainder) else share.subject
+        draws[who] = draws.get(who, 0.0) + share.amount.energy_uj / second_uj
+    return draws

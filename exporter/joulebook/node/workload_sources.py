@@ -1,0 +1,172 @@
+"""All tenant sources as one: who holds what, as the loop is told in each tick.
+
+A source that raises is a fault of ours, often on something a user wrote: it must not stop the
+meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Meter, ProcessUse, Reading
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.log import once, recovered
+from joulebook.node.privacy import Mask
+from joulebook.node.workloads.contract import (
+    INFRASTRUCTURE,
+    Accounted,
+    Boundary,
+    Group,
+    Holdings,
+    TenantSource,
+)
+from joulebook.node.workloads.rejections import FAULT
+
+MAX_OWNERS = 10_000
+"""Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
+
+ASK_AGAIN_S = 1.0
+"""A process that nobody knew may be known a moment later, when its pod has a name."""
+
+
+class Owners:
+    """Asks the sources in their order; the first that answers has the last word.
+
+    There are none where pids are not those of the host: another process has that number here.
+    """
+
+    def __init__(
+        self, tenants: Sequence[TenantSource], now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tenants = tenants
+        self._now_s = now_s
+        self._known: dict[tuple[int, int], tuple[WorkloadId | None, float]] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._served: dict[Meter, bool] = {}
+
+    def look(self) -> None:
+        """New process lists come: forget those that were in none of the last ones."""
+        if self._seen:
+            self._known = {key: known for key, known in self._known.items() if key in self._seen}
+            self._seen = set()
+
+    def identified(self, reading: Reading, status: DeviceStatus | None = None) -> Reading:
+        """The reading, with the owner of each process; those that serve everybody left out.
+
+        A device that has only such on it, and shows no use, is not busy.
+        """
+        if reading.processes is not None:
+            owned = [(process, self._owner(process)) for process in reading.processes]
+            kept = tuple(
+                msgspec.structs.replace(process, workload=owner)
+                for process, owner in owned
+                if owner != INFRASTRUCTURE
+            )
+            self._served[reading.meter] = bool(owned) and not kept
+            reading = msgspec.structs.replace(reading, processes=kept)
+        unused = status is not None and status.values.get("utilization_ratio") == 0
+        if reading.busy and unused and self._served.get(reading.meter):
+            reading = msgspec.structs.replace(reading, busy=False)
+        return reading
+
+    def _owner(self, process: ProcessUse) -> WorkloadId | None:
+        key = (process.pid, process.started_ns)
+        self._seen.add(key)
+        now = self._now_s()
+        owner, asked_s = self._known.get(key, (None, now - ASK_AGAIN_S))
+        if owner is None and now - asked_s >= ASK_AGAIN_S:
+            if len(self._known) >= MAX_OWNERS:
+                self._known.clear()
+            found = (source.identify(process.pid) for source in self._tenants)
+            owner = next((each for each in found if each is not None), None)
+            self._known[key] = (owner, now)
+        return owner
+
+
+log = logging.getLogger(__name__)
+
+
+class Witnesses:
+    """The tenant sources of this node, in their order. `masked` is applied to every user's name."""
+
+    def __init__(self, sources: Sequence[TenantSource], masked: Mask = str) -> None:
+        self._sources = sources
+        self._masked = masked
+        self._refused: dict[str, Mapping[str, int]] = {}
+        self._faults: Counter[str] = Counter()
+
+    def open(self, boundary: Boundary) -> None:
+        """Let all begin to watch."""
+        for source in self._sources:
+            source.open(boundary)
+
+    def close(self) -> None:
+        """Let all stop watching."""
+        for source in self._sources:
+            source.close()
+
+    def settled(self) -> None:
+        """What was last heard is durable."""
+        for source in self._sources:
+            with self._apart(source, "settled"):
+                source.settled()
+
+    def heard(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """What all of them know now; `devices` maps indexes, minors and UUIDs to meters."""
+        claims: list[Claim] = []
+        complete: set[Evidence] = set()
+        facts: list[WorkloadFacts] = []
+        for source in self._sources:
+            with self._apart(source, "holdings"):
+                holdings = source.holdings(devices)
+                claims += holdings.claims
+                complete |= holdings.complete
+                facts += [self._anonymous(fact) for fact in holdings.facts]
+                self._refused[source.name] = holdings.rejected
+        return Holdings(tuple(claims), frozenset(complete), tuple(facts))
+
+    def groups(self) -> list[Group]:
+        """Where the kernel counts what workloads use of the host, of all that know it."""
+        groups: list[Group] = []
+        for source in self._sources:
+            if isinstance(source, Accounted):
+                with self._apart(source, "groups"):
+                    groups += source.groups()
+        return groups
+
+    def refused(self) -> Mapping[str, Mapping[str, int]]:
+        """Inputs that were refused since the start, by source and reason."""
+        counts = {name: dict(reasons) for name, reasons in self._refused.items()}
+        for name, faults in self._faults.items():
+            reasons = counts.setdefault(name, {})
+            reasons[FAULT] = reasons.get(FAULT, 0) + faults
+        return counts
+
+    def _anonymous(self, fact: WorkloadFacts) -> WorkloadFacts:
+        labels = fact.labels._replace(user=self._masked(fact.labels.user))
+        return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
+
+    @contextmanager
+    def _apart(self, source: TenantSource, asked: str) -> Iterator[None]:
+        """Keep what one source raises from the others: it is said once, and counted."""
+        key = f"{source.name} {asked}"
+        try:
+            yield
+        except Exception as fault:
+            self._faults[source.name] += 1
+            once(
+                log, key,
+                "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
+                "report it",
+                source.name, asked, level=logging.ERROR, exc_info=fault,
+            )  # fmt: skip
+        else:
+            recovered(log, key, "%s answers again (%s)", source.name, asked)

@@ -1,0 +1,114 @@
+"""What a tenant source is: the one place where it is learnt who holds which device.
+
+A source watches (inotify, kubelet, ...) in threads of its own and keeps its view in memory;
+`holdings` only hands that view over and must return in well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+
+
+def joined(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """Claims of one key as one: the instances of a card that one job was given together."""
+    by_key: dict[object, Claim] = {}
+    for claim in claims:
+        before = by_key.get(claim.key)
+        if before is not None and before.of == claim.of:
+            parts = min(before.parts + claim.parts, claim.of)
+            by_key[claim.key] = msgspec.structs.replace(claim, parts=parts)
+        else:
+            by_key[claim.key] = claim
+    return tuple(by_key.values())
+
+
+INFRASTRUCTURE = WorkloadId("infrastructure", "")
+"""What `identify` says of a process that serves everybody (the cluster itself, a display server,
+an exporter): no other source is asked whose it is, and nothing is booked for it."""
+
+Boundary = Callable[[int], None]
+"""Called from any thread with the node time at which a workload may have begun or ended."""
+
+
+class Holdings(msgspec.Struct, frozen=True, gc=False):
+    """All that a source knows now.
+
+    `claims` lists every open claim, and every closed one until `settled` was called after it was
+    handed over. `complete` names the evidence for which the list is whole: an open claim of such
+    evidence that is on record but not listed here has ended unseen. A source that has not
+    scanned yet, or cannot at the moment, leaves its evidence out. `facts` lists workloads
+    about which anything is new. `rejected` counts refused inputs by reason since the start.
+    """
+
+    claims: tuple[Claim, ...] = ()
+    complete: frozenset[Evidence] = frozenset()
+    facts: tuple[WorkloadFacts, ...] = ()
+    rejected: dict[str, int] = {}
+
+
+class Group(msgspec.Struct, frozen=True, gc=False):
+    """Where the kernel counts what one workload uses of the host.
+
+    `directories` are the workload's own cgroup directories, none below another: one on cgroup v2,
+    one in each hierarchy on v1 (those without counters of CPU time or memory do no harm).
+    `outlived_by` says how many levels up the directory is that is still there after it (0: none
+    is): what that one has counted tells the CPU time of a workload that came and went unseen.
+    `pids` are processes of the workload outside these directories. `cores_milli` is what it was
+    allocated, in thousandths of a logical CPU (0: read from the cgroup where that says it).
+    `since_ns` is the node time of its begin (0: not known). `workload` is `None` while nobody
+    knows whose the directories are.
+    """
+
+    workload: WorkloadId | None
+    directories: tuple[Path, ...] = ()
+    outlived_by: int = 0
+    pids: tuple[int, ...] = ()
+    cores_milli: int = 0
+    since_ns: int = 0
+
+
+@runtime_checkable
+class Accounted(Protocol):
+    """A tenant source that also knows where the kernel counts CPU time and memory.
+
+    Such a source has its workloads booked with the energy of CPU and DRAM too.
+    """
+
+    def groups(self) -> Sequence[Group]:
+        """One group for each workload that runs now, from memory, as fast as `holdings`.
+
+        Called at each tick and, from any thread, right after each boundary.
+        """
+
+
+class TenantSource(Protocol):
+    """A source of claims. `name` is the value of the label `source`: `slurm`, `kubernetes`."""
+
+    name: str
+
+    def open(self, boundary: Boundary) -> None:
+        """Scan what is there and begin to watch."""
+
+    def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """The view as it stands; `devices` maps indexes, minors and UUIDs to meters."""
+
+    def settled(self) -> None:
+        """What the last `holdings` handed over is durable: event files may be deleted."""
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        """Whose process that is, from its cgroup; `None` if it is not one of this source's.
+
+        `INFRASTRUCTURE` if it is no workload's and never will be: it is then as if it were not on
+        the device at all.
+        """
+
+    def close(self) -> None:
+        """Stop watching."""

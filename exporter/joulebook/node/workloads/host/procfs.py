@@ -1,0 +1,116 @@
+"""What /proc says of the whole machine: CPU time, memory, and whose pids it has.
+
+Shared by sensors and tenants.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.units import NS_PER_S
+
+MAX_BYTES = 1024 * 1024
+
+
+def read_environ(process: Path, wanted: Collection[bytes]) -> dict[bytes, bytes] | None:
+    """The values of `wanted` in the environment that `process` (`/proc/<pid>`) was started with.
+
+    `None` if it is gone, or this daemon may not read it (SYS_PTRACE and DAC_READ_SEARCH).
+    """
+    try:
+        with (process / "environ").open("rb") as file:
+            raw = file.read(MAX_BYTES)
+    except OSError:
+        return None
+    pairs = (entry.partition(b"=") for entry in raw.split(b"\0"))
+    return {name: value for name, _, value in pairs if name in wanted}
+
+
+_TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
+_IDLE, _IOWAIT, _STEAL = 3, 4, 7
+_KIB = 1 << 10
+
+HOST_PID_NAMESPACE = 0xEFFFFFFC
+"""The inode of the first pid namespace of every Linux kernel (include/linux/proc_ns.h)."""
+
+
+def in_pid_namespace_of_host(proc: Path = Path("/proc")) -> bool:
+    """Whether this process runs in the first pid namespace, by `self/ns/pid` of its own /proc."""
+    try:
+        return (proc / "self/ns/pid").stat().st_ino == HOST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def shows_pids_of_host(proc: Path = Path("/proc")) -> bool:
+    """Whether the numbers below `proc` are those that the driver tells.
+
+    They are if this process runs in the first pid namespace, and also if pid 2 is the kernel's own
+    kthreadd: then the host's /proc is mounted here, whichever namespace this process is in.
+    """
+    try:
+        return in_pid_namespace_of_host(proc) or (proc / "2/comm").read_text() == "kthreadd\n"
+    except OSError:
+        return False
+
+
+def own_pid(proc: Path = Path("/proc")) -> int:
+    """The number of this process below `proc`, which may be that of another pid namespace."""
+    try:
+        return int(os.readlink(proc / "self"))  # noqa: PTH115
+    except (OSError, ValueError):
+        return os.getpid()
+
+
+class CpuTimes(NamedTuple):
+    """The logical CPUs, and the time for which they worked since boot, added up."""
+
+    cores: int
+    busy_ns: int
+
+
+class Memory(NamedTuple):
+    """Memory there is, and memory in use without page cache."""
+
+    installed_bytes: int
+    resident_bytes: int
+
+
+def cpu_times(proc: Path = Path("/proc")) -> CpuTimes:
+    """Raises `OSError`, and `ValueError` for what is no /proc/stat (proc_stat(5)).
+
+    Waiting is no work, and stolen time was some other machine's. A guest's is in the user's.
+    """
+    cores, busy_ns = 0, -1
+    for line in (proc / "stat").read_text().splitlines():
+        name, *values = line.split()
+        if name == "cpu":
+            ticks = [int(value) for value in values[:8]]
+            idle = sum(ticks[i] for i in (_IDLE, _IOWAIT, _STEAL) if i < len(ticks))
+            busy_ns = (sum(ticks) - idle) * _TICK_NS
+        elif name.startswith("cpu"):
+            cores += 1
+        else:
+            break
+    if busy_ns < 0:
+        raise ValueError("stat has no line of all CPUs")
+    return CpuTimes(cores, busy_ns)
+
+
+def memory(proc: Path = Path("/proc")) -> Memory:
+    """Raises `OSError`, and `ValueError` for what is no /proc/meminfo (proc_meminfo(5)).
+
+    Shared memory (tmpfs) cannot be dropped like a page cache, and counts as in use.
+    """
+    found: dict[str, int] = {}
+    for line in (proc / "meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in {"MemTotal", "AnonPages", "Shmem"}:
+            found[name] = int(value.split()[0]) * _KIB
+    if "MemTotal" not in found:
+        raise ValueError("meminfo has no MemTotal")
+    resident = found.get("AnonPages", 0) + found.get("Shmem", 0)
+    return Memory(found["MemTotal"], resident)

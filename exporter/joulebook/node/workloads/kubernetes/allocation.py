@@ -1,0 +1,219 @@
+"""One pod on this node, and the devices that the kubelet gave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
+from joulebook.node.workloads.kubernetes.device_ids import Part
+from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
+
+MAX_LEFT = 256
+"""A container that crashes again and again is another one each time: the last ones count."""
+
+
+@dataclass(slots=True, eq=False)
+class Body:
+    """A pod's directories (one in each hierarchy) and those of its containers; node time."""
+
+    uid: str
+    began_ns: int | None = None
+    """When its first directory was made; `None` if it was there before we looked."""
+    paths: set[Path] = field(default_factory=set)
+    containers: dict[str, set[Path]] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    """When each container ended that is no more."""
+    gone_ns: int | None = None
+
+    def made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+        """One more directory."""
+        if not self.paths and not self.containers:
+            self.began_ns = t_ns if live else None
+            self.gone_ns = None
+        if spot.level is Level.POD:
+            self.paths.add(spot.path)
+        else:
+            self.containers.setdefault(spot.container, set()).add(spot.path)
+            self.left.pop(spot.container, None)
+
+    def gone(self, spot: Spot, t_ns: int) -> None:
+        """One less."""
+        if spot.level is Level.POD:
+            self.paths.discard(spot.path)
+        elif spot.container in self.containers:
+            paths = self.containers[spot.container]
+            paths.discard(spot.path)
+            if not paths:
+                del self.containers[spot.container]
+                self.left[spot.container] = t_ns
+                if len(self.left) > MAX_LEFT:
+                    del self.left[next(iter(self.left))]
+        if not self.paths and not self.containers:
+            self.gone_ns = t_ns
+
+    def left_ns(self, own: frozenset[str]) -> int | None:
+        """When the last of its containers ended; `None` while one lives, or none was seen.
+
+        `own` are the ids that the API server knows: without them nobody can tell a container
+        from the sandbox, which ends a little later, and all must have ended.
+        """
+        ours = own & (self.containers.keys() | self.left.keys())
+        if ours:
+            alive = any(each in self.containers for each in ours)
+            ends = [self.left[each] for each in ours if each in self.left]
+        else:
+            alive, ends = bool(self.containers), list(self.left.values())
+        return max(ends) if ends and not alive else None
+
+    def ended_ns(self, own: frozenset[str]) -> int | None:
+        """When it ended, once all its directories are gone."""
+        if self.gone_ns is None:
+            return None
+        left_ns = self.left_ns(own)
+        return self.gone_ns if left_ns is None else min(left_ns, self.gone_ns)
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """A device that a pod holds, from `t0_ns` until `t1_ns` (node time).
+
+    `sharers` is how many pods hold it together by one DRA claim. `nameless`: it was known that a
+    pod held it, but not which.
+    """
+
+    device: Device
+    t0_ns: int
+    t1_ns: int | None = None
+    sharers: int = 1
+    nameless: bool = False
+    part: Part | None = None
+    """Once it is clear what it is: that does not change while it is held."""
+    somebody: tuple[Part, ...] = ()
+    """Where that is not clear: the cards of which it may be one."""
+    refused: bool = False
+    """It was said that nobody can tell which device that is."""
+    claimed: bool = False
+    """A claim was handed over: from then on it only ends."""
+    over: bool = False
+    """Its end was handed over too."""
+
+    def close(self, t_ns: int) -> None:
+        """It ended, at `t_ns` unless an earlier end is known."""
+        if self.t1_ns is None:
+            self.t1_ns = max(t_ns, self.t0_ns)
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A pod that the kubelet lists or listed."""
+
+    namespace: str
+    name: str
+    since_ns: int
+    devices: tuple[Device, ...] = ()
+    uid: str = ""
+    info: PodInfo | None = None
+    grants: list[Grant] = field(default_factory=list)
+    missing_ns: int | None = None
+    """Since when the kubelet has not listed it any more."""
+    ended_ns: int | None = None
+    held: set[Device] = field(default_factory=set)
+    """All devices that it ever held."""
+    models: set[str] = field(default_factory=set)
+    told: WorkloadFacts | None = None
+    """What was last made durable of its facts."""
+
+    @property
+    def id(self) -> WorkloadId | None:
+        """Its identity; `None` while its uid is not known."""
+        return workload_id(self.name, self.uid) if self.uid else None
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The ids of its containers, as far as the API server has told them."""
+        return self.info.containers if self.info is not None else frozenset()
+
+    @property
+    def all_is_said(self) -> bool:
+        """Whether it has ended, and all that is known of it is durable."""
+        if self.ended_ns is None or self.grants:
+            return False
+        if self.told is None:
+            return not self.uid
+        return self.told.complete and self.told.ended_ns == self.ended_ns
+
+    def take(self, devices: tuple[Device, ...], t_ns: int) -> None:
+        """The kubelet lists these devices at `t_ns`."""
+        self.missing_ns = None
+        if devices == self.devices and self.ended_ns is None:
+            return
+        kept = {grant.device for grant in self.grants if grant.t1_ns is None}
+        for grant in self.grants:
+            if grant.device not in devices:
+                grant.close(t_ns)
+        self.give([device for device in devices if device not in kept], t_ns)
+        self.devices = devices
+
+    def give(self, devices: list[Device], t_ns: int) -> None:
+        """It holds these devices from `t_ns` on."""
+        nameless = not self.uid
+        self.grants += [Grant(device, t_ns, nameless=nameless) for device in devices]
+        self.held.update(devices)
+
+    def found(self, grant: Grant, part: Part, t_ns: int) -> None:
+        """It is clear now what a grant is; if it was somebody's till now, from `t_ns` on."""
+        if grant.claimed and grant.t1_ns is None:
+            grant.close(t_ns)
+            grant = Grant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
+            self.grants.append(grant)
+        grant.part = part
+
+    def bind(self, uid: str, t_ns: int, began_ns: int | None) -> None:
+        """Its uid is known from `t_ns` on; `began_ns` is when its cgroup was made."""
+        first = not self.uid
+        self.uid = uid
+        if began_ns is not None and began_ns < self.since_ns:
+            for grant in self.grants:
+                if grant.t0_ns == self.since_ns:
+                    grant.t0_ns = began_ns
+            self.since_ns = began_ns
+        if first and any(grant.nameless for grant in self.grants):
+            self._name(t_ns)
+
+    def _name(self, t_ns: int) -> None:
+        for grant in [g for g in self.grants if g.nameless and g.t1_ns is None]:
+            if not grant.claimed:
+                grant.nameless = False
+                continue
+            grant.close(t_ns)
+            self.grants.append(Grant(grant.device, t_ns, sharers=grant.sharers))
+
+    def end(self, t_ns: int) -> None:
+        """It ended."""
+        self.ended_ns = max(t_ns, self.since_ns)
+        for grant in self.grants:
+            grant.close(t_ns)
+
+    def revive(self, t_ns: int) -> None:
+        """It was thought to have ended, and a container of it begins."""
+        self.ended_ns = None
+        self.give(list(self.devices), t_ns)
+
+    def share(self, device: Device, sharers: int, t_ns: int) -> None:
+        """So many pods hold the device together from `t_ns` on."""
+        for grant in [g for g in self.grants if g.device == device and g.t1_ns is None]:
+            if grant.sharers == sharers:
+                continue
+            if not grant.claimed:
+                grant.sharers = sharers
+                continue
+            grant.close(t_ns)
+            self.grants.append(Grant(device, t_ns, sharers=sharers, part=grant.part))
+
+    def settle(self, told: WorkloadFacts | None) -> None:
+        """What was handed over is durable: these facts, and every end that was claimed."""
+        self.told = told or self.told
+        self.grants = [grant for grant in self.grants if not grant.over]

@@ -1,0 +1,170 @@
+"""The tree of pods' cgroup directories, followed by inotify as pods and containers come and go.
+
+Both drivers of the kubelet (cgroupfs, systemd), cgroup v1 and v2, and a kubelet whose tree hangs
+below another directory (`kubelet.slice`). On v1 a pod has a directory in each hierarchy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from joulebook.errors import InputError
+from joulebook.node.workloads.host.cgroup_paths import container_id, pod_uid
+from joulebook.node.workloads.host.cgroup_watch import CgroupTree
+from joulebook.node.workloads.host.inotify import Inotify
+from joulebook.units import NS_PER_S
+
+MAX_FOLDERS = 4096
+"""More are not looked at: a node runs a few hundred pods at most."""
+
+SETTLED_NS = NS_PER_S
+
+_NAME = re.compile(
+    r"^(?P<namespace>[a-z0-9-]{1,63})_(?P<name>[a-z0-9.-]{1,253})_(?P<uid>[0-9a-f-]{32,36})$"
+)
+
+
+class LogFolder(NamedTuple):
+    """What a folder's name says, and when it last changed (of two with one name, the newer)."""
+
+    namespace: str
+    name: str
+    uid: str
+    changed_ns: int
+
+
+class LogFolders:
+    """Call it for all folders; they are read again only when one has come or gone."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._read_ns = 0
+        self._known: list[LogFolder] = []
+
+    def __call__(self) -> list[LogFolder]:
+        """All folders of pods, the oldest first."""
+        if self._path is None:
+            return []
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+        except OSError:
+            return []
+        # What changed in the moment of reading may have the same time.
+        if changed_ns + SETTLED_NS >= self._read_ns:
+            self._read_ns = time.time_ns()
+            self._known = log_folders(self._path)
+        return self._known
+
+
+def log_folders(path: Path | None) -> list[LogFolder]:
+    """All folders of pods, the oldest first; none where it cannot be read."""
+    if path is None:
+        return []
+    found = []
+    try:
+        with os.scandir(path) as entries:
+            for entry, _ in zip(entries, range(MAX_FOLDERS), strict=False):
+                said = _NAME.match(entry.name)
+                if said is not None and entry.is_dir(follow_symlinks=False):
+                    changed_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+                    found.append(LogFolder(said[1], said[2], said[3], changed_ns))
+    except OSError:
+        return []
+    return sorted(found, key=lambda folder: folder.changed_ns)
+
+
+_ROOT = re.compile(r"^(?:.+-)?kubepods(?:\.slice)?$")
+_ABOVE = re.compile(r"^kubelet(?:\.slice)?$")
+_QOS = re.compile(r"^(?:.*kubepods-)?(?:burstable|besteffort)(?:\.slice)?$")
+
+
+class Level(Enum):
+    """What a directory of the tree is."""
+
+    BASE = auto()
+    ABOVE = auto()
+    ROOT = auto()
+    QOS = auto()
+    POD = auto()
+    CONTAINER = auto()
+
+
+class Spot(NamedTuple):
+    """One directory, and whose it is."""
+
+    path: Path
+    level: Level
+    uid: str = ""
+    container: str = ""
+
+
+class PodListener(Protocol):
+    """Who is told of pods. `live`: it happened just now, and was not found in a scan."""
+
+    def cgroup_made(self, spot: Spot, live: bool) -> None:
+        """A directory of a pod or of one of its containers is there."""
+
+    def cgroup_gone(self, spot: Spot) -> None:
+        """It is no more."""
+
+
+class PodTree(CgroupTree[Spot]):
+    """Follows pods and their containers."""
+
+    def __init__(
+        self,
+        root: Path,
+        inotify: Inotify,
+        refuse: Callable[[InputError], None],
+        listener: PodListener,
+    ) -> None:
+        super().__init__(root, inotify, refuse)
+        self._listener = listener
+
+    @property
+    def present(self) -> bool:
+        """Whether a kubelet keeps cgroups here: its own directory is there, if empty."""
+        return any(spot.level is Level.ROOT for spot in self._watches.values())
+
+    def base(self, path: Path) -> Spot:
+        """See `CgroupTree`."""
+        return Spot(path, Level.BASE)
+
+    def child(self, spot: Spot, name: str) -> Spot | None:
+        """See `CgroupTree`."""
+        path = spot.path / name
+        if spot.level in {Level.BASE, Level.ABOVE}:
+            if _ROOT.match(name):
+                return Spot(path, Level.ROOT)
+            if spot.level is Level.BASE and _ABOVE.match(name):
+                return Spot(path, Level.ABOVE)
+        elif spot.level in {Level.ROOT, Level.QOS}:
+            uid = pod_uid(name)
+            if uid:
+                return Spot(path, Level.POD, uid)
+            if spot.level is Level.ROOT and _QOS.match(name):
+                return Spot(path, Level.QOS)
+        elif spot.level is Level.POD:
+            return Spot(path, Level.CONTAINER, spot.uid, container_id(name))
+        return None
+
+    def came(self, spot: Spot, *, live: bool) -> bool:
+        """See `CgroupTree`."""
+        if spot.level in {Level.POD, Level.CONTAINER} and spot.path not in self._there:
+            self._there[spot.path] = spot
+            self._listener.cgroup_made(spot, live)
+        return spot.level is not Level.CONTAINER
+
+    def gone(self, path: Path) -> None:
+        """See `CgroupTree`."""
+        for below in [p for p in self._there if path in p.parents]:
+            self._listener.cgroup_gone(self._there.pop(below))
+        spot = self._there.pop(path, None)
+        if spot is not None:
+            self._listener.cgroup_gone(spot)

@@ -1,0 +1,157 @@
+"""What the pods of this node come to: claims on meters, and facts of workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from joulebook.core import experiments
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Meter
+from joulebook.core.sanitize import clean_label
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.errors import InputError
+from joulebook.node.workloads.kubernetes.allocation import Grant, Resident
+from joulebook.node.workloads.kubernetes.device_ids import (
+    Described,
+    Offer,
+    Part,
+    Unmappable,
+    find_part,
+)
+from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.units import NS_PER_S
+
+NAME_WAIT_NS = 2 * NS_PER_S
+"""So long a pod's uid and labels are waited for before it is claimed what it holds (`settle_s` is
+longer, so nothing is booked meanwhile)."""
+
+
+class View(NamedTuple):
+    """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
+
+    `pending` says of a device that cannot be told whether it may be soon.
+    """
+
+    cards: Sequence[DeviceStatus]
+    offer: Offer
+    described: Mapping[str, Described]
+    pending: Callable[[Device], bool]
+
+
+def find_parts(
+    residents: Collection[Resident],
+    view: View,
+    now_ns: int,
+    refuse: Callable[[InputError], None],
+) -> bool:
+    """Find out what each grant is of which that is not known; whether nothing is left to wait for.
+
+    Once it is known it is kept: a card that drops out does not change what a pod was given.
+    """
+    whole = True
+    for resident in residents:
+        for grant in [g for g in resident.grants if g.part is None]:
+            try:
+                part = find_part(grant.device, view.cards, view.offer, view.described)
+            except Unmappable as error:
+                if grant.refused:
+                    continue
+                if view.pending(grant.device):
+                    whole = False
+                    continue
+                grant.refused = True
+                if not error.absent:
+                    grant.somebody = _candidates(grant.device, view.cards, residents)
+                refuse(_unmapped(resident, grant, absent=error.absent))
+                continue
+            resident.found(grant, part, now_ns)
+            resident.models |= {clean_label(_model(view.cards, part.meter))} - {""}
+    return whole
+
+
+def claims_of(resident: Resident, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
+    """The claims of one pod; `None` while it cannot be told yet.
+
+    `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
+    """
+    patient = now_ns - resident.since_ns < NAME_WAIT_NS and resident.ended_ns is None
+    if patient and resident.grants and (not resident.uid or (awaited and resident.info is None)):
+        return None
+    claims = []
+    for grant in resident.grants:
+        who: WorkloadId | None = None if grant.nameless else resident.id
+        parts = (grant.part,) if grant.part is not None else grant.somebody
+        for part in parts:
+            claims.append(
+                Claim(
+                    who if grant.part is not None else None,
+                    part.meter,
+                    grant.t0_ns,
+                    grant.t1_ns,
+                    Evidence.POD_RESOURCES,
+                    part.parts,
+                    part.of * grant.sharers,
+                    part.instance,
+                )
+            )
+        grant.claimed = grant.claimed or bool(parts)
+        grant.over = grant.t1_ns is not None
+    return tuple(claims)
+
+
+def facts_of(resident: Resident, rules: Sequence[str], *, awaited: bool) -> WorkloadFacts | None:
+    """What is known of a pod, for labels; `None` while its identity is not."""
+    workload = resident.id
+    if workload is None:
+        return None
+    info = resident.info
+    sources = {**(info.sources if info is not None else {}), "workload": workload.workload}
+    extra = dict(info.extra) if info is not None else {}
+    if resident.models:
+        extra["gpu_model"] = ",".join(sorted(resident.models))
+    return WorkloadFacts(
+        id=workload,
+        name=resident.name,
+        labels=Labels(
+            info.user if info is not None else "",
+            resident.namespace,
+            clean_label(experiments.choose(rules, sources)),
+        ),
+        started_ns=resident.since_ns,
+        ended_ns=resident.ended_ns,
+        complete=info is not None or not awaited,
+        gpu_count=len(resident.held),
+        evidence=Evidence.POD_RESOURCES.label if resident.held else "",
+        extra=extra,
+    )
+
+
+def _candidates(
+    device: Device, cards: Sequence[DeviceStatus], residents: Collection[Resident]
+) -> tuple[Part, ...]:
+    """The cards of which a device may be one: those that no pod holds by name."""
+    taken = {
+        grant.part.meter
+        for resident in residents
+        for grant in resident.grants
+        if grant.part is not None and grant.t1_ns is None
+    }
+    mig = device.id.startswith("MIG-")
+    return tuple(Part(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
+
+
+def _model(cards: Sequence[DeviceStatus], meter: Meter) -> str:
+    return next((card.model for card in cards if card.meter == meter), "")
+
+
+def _unmapped(resident: Resident, grant: Grant, *, absent: bool) -> InputError:
+    device = grant.device
+    what = device.id if device.is_dra else f"{device.id} ({device.resource})"
+    pod = f"pod {resident.namespace}/{resident.name} holds {what}"
+    if absent:
+        text = f"{pod}, which NVML does not show on this node: its energy is not measured"
+        return InputError(text, reason="gpu_absent")
+    text = f"{pod}, and it is not known which device that is: booked as unknown_holder"
+    return InputError(text, reason="gpu_unknown")

@@ -1,0 +1,211 @@
+"""Which part of which card a device is, from what plugins and DRA drivers call it.
+
+    GPU-UUID            a card                          (NVIDIA's device plugin)
+    MIG-UUID            a MIG instance
+    MIG-GPU-UUID/G/C    the same, with drivers before R470: GPU instance G, compute instance C
+    any of them::N      one of its replicas, shared by time slices or MPS
+    nvidiaM             the card with minor number M    (GKE's device plugin)
+    nvidiaM/giG         a GPU instance of it
+    .../vgpuN           one of its replicas
+    driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
+
+and those of AMD and Intel, which `othercards` tells.
+
+What none of these says is not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from joulebook.core.energy.devices import DeviceStatus, Instance
+from joulebook.core.energy.readings import Meter
+from joulebook.node.workloads.kubernetes.listing import Device
+
+_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
+_REPLICA_othercards = re.compile(r"(?P<card>card\d+)-\d+")
+_CARD = re.compile(r"card\d+")
+_AMD_DRA = re.compile(r"gpu-(?P<card>\d+)-(?P<render>\d+)")
+_INTEL_DRA = re.compile(
+    r"(?P<domain>[0-9a-f]{4})-(?P<bus>[0-9a-f]{2})-(?P<slot>[0-9a-f]{2})-(?P<function>[0-7])"
+    r"(?:-0x[0-9a-f]{4})?"
+)
+
+
+def shared_card(device_id: str) -> str:
+    """The card of which Intel's plugin calls a replica `device_id`; empty if it is no such name."""
+    found = _REPLICA_othercards.fullmatch(device_id)
+    return found["card"] if found is not None else ""
+
+
+def is_named(name: str) -> bool:
+    """Whether a name is one that plugins of AMD or Intel give."""
+    return bool(_PCI.fullmatch(name) or _CARD.fullmatch(name))
+
+
+def find_card(name: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
+    """The card that a plugin means; `None` if it is not metered here."""
+    if _CARD.fullmatch(name):
+        return next((card for card in cards if f"dri/{name}" in card.files), None)
+    return _by_pci(name, cards)
+
+
+def find_dra(device_id: str, pci: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
+    """The card of a DRA device (`driver/pool/name`), whose slice may tell its PCI address."""
+    name = device_id.rpartition("/")[2]
+    if pci:
+        return _by_pci(pci, cards)
+    if found := _AMD_DRA.fullmatch(name):
+        files = {f"dri/card{found['card']}", f"dri/renderD{found['render']}"}
+        return next((card for card in cards if files <= set(card.files)), None)
+    if found := _INTEL_DRA.fullmatch(name):
+        address = "{domain}:{bus}:{slot}.{function}".format(**found.groupdict())
+        return _by_pci(address, cards)
+    return None
+
+
+def _by_pci(address: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
+    wanted = address.lower()
+    return next((card for card in cards if card.files and card.pci.lower() == wanted), None)
+
+
+_REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
+_OLD_MIG = re.compile(r"^MIG-(?P<card>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$")
+_GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
+
+
+class Part(NamedTuple):
+    """`parts` of `of` parts of a meter; of a MIG instance these are slices of its card."""
+
+    meter: Meter
+    parts: int = 1
+    of: int = 1
+    instance: str = ""
+
+
+class Described(NamedTuple):
+    """What a ResourceSlice says of a device; a dynamic MIG device has no `uuid` of its own yet."""
+
+    uuid: str = ""
+    parent_uuid: str = ""
+    profile: str = ""
+    pci: str = ""
+
+
+class Unmappable(LookupError):
+    """Nobody can tell which device that is. `absent`: it is one that NVML does not show here."""
+
+    def __init__(self, device: Device, *, absent: bool = False) -> None:
+        super().__init__(device)
+        self.absent = absent
+
+
+class Offer(NamedTuple):
+    """What plugins advertise on this node, as far as it matters: how many replicas of what."""
+
+    replicas: Mapping[str, int]
+
+    @classmethod
+    def of(cls, advertised: Iterable[Device]) -> Offer:
+        """Count the replicas of every device."""
+        ids = {device.id for device in advertised}
+        return cls(Counter(base(each) for each in ids if is_replica(each)))
+
+
+def is_replica(device_id: str) -> bool:
+    """Whether others may hold the same device at the same time."""
+    return _REPLICA.search(device_id) is not None or bool(device_ids.shared_card(device_id))
+
+
+def base(device_id: str) -> str:
+    """The device of which a replica is one."""
+    return device_ids.shared_card(device_id) or _REPLICA.sub("", device_id)
+
+
+def find_part(
+    device: Device,
+    cards: Sequence[DeviceStatus],
+    offer: Offer,
+    described: Mapping[str, Described],
+) -> Part:
+    """The part of a card that a device is. Raises `Unmappable`."""
+    if device.is_dra:
+        return _described(device, described.get(device.id), cards)
+    part = _named(device, base(device.id), cards)
+    if not is_replica(device.id):
+        return part
+    replicas = offer.replicas.get(base(device.id), 0)
+    if not replicas:
+        raise Unmappable(device)
+    return part._replace(of=part.of * replicas)
+
+
+def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
+    if old := _OLD_MIG.match(name):
+        card = _card(device, old["card"], cards)
+        return _instance_part(device, card, name, int(old["gi"]), int(old["ci"]))
+    if gke := _GKE.match(name):
+        for card in cards:
+            if card.minor == int(gke["minor"]):
+                gi = gke["gi"]
+                return _instance_part(device, card, "", int(gi)) if gi else Part(card.meter)
+        raise Unmappable(device, absent=True)
+    if name.startswith("MIG-"):
+        for card in cards:
+            for each in card.instances:
+                if each.uuid == name:
+                    return _slices(card, each)
+        raise Unmappable(device, absent=not any(card.mig for card in cards))
+    if name.startswith("GPU-"):
+        return Part(_card(device, name, cards).meter)
+    if device_ids.is_named(name):
+        return _other(device, device_ids.find_card(name, cards))
+    raise Unmappable(device)
+
+
+def _other(device: Device, card: DeviceStatus | None) -> Part:
+    if card is None:
+        raise Unmappable(device, absent=True)
+    return Part(card.meter)
+
+
+def _card(device: Device, uuid: str, cards: Sequence[DeviceStatus]) -> DeviceStatus:
+    for card in cards:
+        if card.meter.name == uuid:
+            return card
+    raise Unmappable(device, absent=True)
+
+
+def _instance_part(
+    device: Device, card: DeviceStatus, uuid: str, gi: int, ci: int | None = None
+) -> Part:
+    inside = [each for each in card.instances if each.gi == gi]
+    fitting = [each for each in inside if each.uuid == uuid or each.ci in {ci, None}]
+    found = fitting or (inside if ci is None else [])
+    if len(found) != 1:
+        raise Unmappable(device)
+    return _slices(card, found[0])
+
+
+def _slices(card: DeviceStatus, instance: Instance) -> Part:
+    return Part(card.meter, instance.slices, card.slices or instance.slices, instance.uuid)
+
+
+def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
+    other = device_ids.find_dra(device.id, said.pci if said is not None else "", cards)
+    if other is not None:
+        return Part(other.meter)
+    if said is None:
+        raise Unmappable(device)
+    if said.uuid:
+        return _named(device, said.uuid, cards)
+    if not said.parent_uuid:
+        raise Unmappable(device)
+    card = _card(device, said.parent_uuid, cards)
+    fitting = [each for each in card.instances if each.profile == said.profile]
+    if len(fitting) != 1:
+        raise Unmappable(device)  # Of two alike nobody says which it is.
+    return _slices(card, fitting[0])

@@ -1,0 +1,132 @@
+"""The thread that asks the kubelet: every few seconds, and soon after something happened."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from joulebook.clock import Clock
+from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+
+if TYPE_CHECKING:
+    from joulebook.node.workloads.kubernetes.kubelet import Kubelet
+
+log = logging.getLogger(__name__)
+
+LOOKS_S = (0.0, 0.1, 0.3, 0.7, 1.6)
+"""When it is looked again after something happened: the kubelet lists an end with some delay."""
+
+PAUSE_S = 0.05
+"""Between two looks at least, whatever happens."""
+
+OFFER_S = 60.0
+"""What plugins offer is asked for so often, and when a replica shows up that was not offered."""
+
+
+class Looker(threading.Thread):
+    """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
+
+    def __init__(
+        self,
+        socket: Path,
+        clock: Clock,
+        interval_s: float,
+        *,
+        heard: Callable[[Sequence[ListedPod], int], None],
+        silent: Callable[[KubeletError, int], None],
+        offered: Callable[[Iterable[Device] | None], None],
+        faulty: Callable[[], None],
+        restless: Callable[[], bool],
+    ) -> None:
+        """`restless` says whether it should be looked again soon.
+
+        `faulty` is called while an exception that nobody thought of is handled.
+        """
+        super().__init__(name="kubelet", daemon=True)
+        self._socket = socket
+        self._clock = clock
+        self._interval_s = interval_s
+        self._heard, self._silent, self._offered = heard, silent, offered
+        self._faulty, self._restless = faulty, restless
+        self._wake = threading.Condition()
+        self._due: list[float] = [0.0]
+        self._offer_due = 0.0
+        self._stopping = False
+        self._said = ""
+
+    def soon(self) -> None:
+        """Something happened: look at once, and again a few times."""
+        now = time.monotonic()
+        with self._wake:
+            self._due = sorted({*self._due[:1], *(now + each for each in LOOKS_S)})
+            self._wake.notify()
+
+    def ask_offer(self) -> None:
+        """Ask for what plugins offer with the next look."""
+        self._offer_due = min(self._offer_due, time.monotonic() + 1.0)
+
+    def stop(self, patience_s: float = 3.0) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self.is_alive():
+            self.join(patience_s)
+
+    def run(self) -> None:
+        """Until `stop`."""
+        # Ten megabytes that only nodes with a kubelet should pay.
+        from joulebook.node.workloads.kubernetes.kubelet import Kubelet
+
+        kubelet = Kubelet(self._socket)
+        while self._wait():
+            try:
+                self._look(kubelet)
+            except Exception:
+                self._faulty()
+        kubelet.close()
+
+    def _look(self, kubelet: Kubelet) -> None:
+        t_ns = self._clock.now_ns()
+        try:
+            pods = kubelet.pods()
+            if time.monotonic() >= self._offer_due:
+                self._offer_due = time.monotonic() + OFFER_S
+                self._offered(self._offer(kubelet))
+        except KubeletError as error:
+            if self._said != error.reason:
+                self._said = error.reason
+                log.warning("kubelet: %s. %s", error, error.remedy)
+            self._offer_due = 0.0
+            self._silent(error, t_ns)
+            return
+        if self._said:
+            log.info("kubelet: it answers again")
+            self._said = ""
+        self._heard(pods, t_ns)
+
+    def _offer(self, kubelet: Kubelet) -> Iterable[Device] | None:
+        try:
+            return kubelet.advertised()
+        except KubeletError as error:
+            if error.reason in {"unimplemented", "refused"}:
+                return None  # An older kubelet, or one without that feature.
+            raise
+
+    def _wait(self) -> bool:
+        """Wait until a look is due; `False` when it is over."""
+        with self._wake:
+            while not self._stopping:
+                left_s = (self._due[0] if self._due else 0.0) - time.monotonic()
+                if left_s <= 0:
+                    now = time.monotonic()
+                    rest = [due for due in self._due if due > now + PAUSE_S]
+                    pause_s = min(0.5, self._interval_s) if self._restless() else self._interval_s
+                    self._due = rest or [now + pause_s]
+                    return True
+                self._wake.wait(left_s)
+        return False

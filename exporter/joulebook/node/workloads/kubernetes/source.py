@@ -1,0 +1,303 @@
+"""Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
+
+Three threads: one asks the kubelet (`looker`), one follows cgroups by inotify, one watches the
+node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
+DRA). What they hear is put together in `table` and turned into claims in `claims`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.node.workloads.contract import INFRASTRUCTURE, Boundary, Group, Holdings, joined
+from joulebook.node.workloads.host.cgroup_paths import CgroupReader
+from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
+from joulebook.node.workloads.kubernetes.allocation import Resident
+from joulebook.node.workloads.kubernetes.api import ApiServer
+from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodTree, Spot
+from joulebook.node.workloads.kubernetes.claims import View, claims_of, facts_of, find_parts
+from joulebook.node.workloads.kubernetes.device_ids import Offer, base, is_replica
+from joulebook.node.workloads.kubernetes.informer import Cluster, PodNews
+from joulebook.node.workloads.kubernetes.kubelet_poller import Looker
+from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
+from joulebook.node.workloads.kubernetes.pods import PodTable
+from joulebook.node.workloads.rejections import Refusals
+from joulebook.units import NS_PER_S
+
+_RESCAN_S, _RETRY_S = 60.0, 5.0
+"""Cgroups are all looked at so often, events or not; where there is no tree yet, more often."""
+
+_RESCAN_PAUSE_S = 0.2
+_LATE_NS = 2 * NS_PER_S
+"""So long after its end the labels of a short pod are still waited for."""
+
+
+class KubernetesTenants:
+    """The pods on this node. `server` is `None` where the API server is not to be asked."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        node: str,
+        reader: Reader,
+        socket: Path,
+        server: ApiServer | None = None,
+        resources: Sequence[str] = ("nvidia.com/gpu",),
+        drivers: Sequence[str] = ("gpu.nvidia.com",),
+        cgroup_root: Path = Path("/sys/fs/cgroup"),
+        pod_logs: Path | None = None,
+        poll_interval_s: float = 5.0,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._clock = clock
+        self._node = node
+        self._pods = reader
+        self._socket = socket
+        self._server = server
+        self._resources = tuple(resources)
+        self._drivers = tuple(drivers)
+        self._cgroup_root = cgroup_root
+        self._pod_logs = pod_logs
+        self._poll_interval_s = poll_interval_s
+        self._lock = threading.RLock()
+        self._refuse = Refusals()
+        self._reader = CgroupReader(proc)
+        self._thread: InotifyThread | None = None
+
+    # -- TenantSource
+
+    def open(self, boundary: Boundary) -> None:
+        """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        self._boundary = boundary
+        self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
+        self._offer: Offer | None = None
+        self._answered = False
+        self._handed: list[tuple[Resident, WorkloadFacts | None, PodInfo | None]] = []
+        self._times: list[int] = []
+        news = PodNews(self._table, self._pods, self._lock)
+        self._cluster = Cluster(
+            self._server, self._node, news, self._now_is_a_boundary, self._refuse
+        )
+        self._inotify = Inotify()
+        self._tree = PodTree(self._cgroup_root, self._inotify, self._refuse, self)
+        with self._lock:
+            self._tree.scan()
+        self._rescan_at = time.monotonic() + _RETRY_S
+        self._looker = Looker(
+            self._socket, self._clock, self._poll_interval_s,
+            heard=self._heard, silent=self._silent, offered=self._offered,
+            faulty=self._faulty, restless=self._restless,
+        )  # fmt: skip
+        self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
+        self._thread.start()
+        self._looker.start()
+        self._cluster.start()
+
+    def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """The view as it stands."""
+        claims: list[Claim] = []
+        facts: list[WorkloadFacts] = []
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            self._table.review(now_ns)
+            workloads = [r for r in self._table if not self._is_infrastructure(r)]
+            view = View(
+                devices, self._offer or Offer({}), self._cluster.described, self._is_pending
+            )
+            whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
+            synced = self._cluster.synced
+            self._handed = []
+            for resident in workloads:
+                found = claims_of(resident, now_ns, awaited=synced) if devices else None
+                if found is None:
+                    whole = False
+                else:
+                    claims += found
+                fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
+                if fact is not None and fact != resident.told:
+                    facts.append(fact)
+                self._handed.append((resident, fact, resident.info))
+            sure = whole and self._answered and not self._table.doubtful
+        complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
+        return Holdings(joined(claims), complete, tuple(facts), self._refuse.counts())
+
+    def settled(self) -> None:
+        """What the last `holdings` handed over is durable."""
+        with self._lock:
+            over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
+            for resident, fact, info in self._handed:
+                resident.settle(fact)
+                if resident.all_is_said and resident.info is info:
+                    over.append(resident)
+            self._handed = []
+            self._table.put_away(over, unnamed=self._server is not None)
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        """Whose process that is, from its cgroup; `INFRASTRUCTURE` if it is the cluster's own."""
+        place = self._reader.pod(pid)
+        if place is None:
+            return None
+        with self._lock:
+            info = self._table.info(place.uid)
+            if info is not None:
+                if info.infrastructure:
+                    return INFRASTRUCTURE
+                return workload_id(info.name, info.uid)
+            named = self._table.named(place.uid)
+        if named is None:
+            return None
+        namespace, name = named
+        if self._pods.is_infrastructure(namespace, None):
+            return INFRASTRUCTURE
+        return workload_id(name, place.uid)
+
+    def groups(self) -> Sequence[Group]:
+        """The cgroups of all pods that run now."""
+        with self._lock:
+            found = []
+            for resident in self._table:
+                body = self._table.body(resident.uid)
+                if body is not None and body.paths and not self._is_infrastructure(resident):
+                    since_ns = body.began_ns or 0
+                    paths = tuple(sorted(body.paths))
+                    found.append(Group(resident.id, paths, outlived_by=1, since_ns=since_ns))
+            return found
+
+    def close(self) -> None:
+        """Stop watching; `open` may be called again."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._cluster.stop()
+        self._looker.stop()
+        thread.stop()
+        self._inotify.close()
+
+    # -- cgroups (the watching thread)
+
+    def cgroup_made(self, spot: Spot, live: bool) -> None:
+        """See `PodListener`."""
+        t_ns = self._clock.now_ns()
+        self._table.cgroup_made(spot, t_ns, live=live)
+        self._note(spot, t_ns)
+
+    def cgroup_gone(self, spot: Spot) -> None:
+        """See `PodListener`."""
+        t_ns = self._clock.now_ns()
+        self._note(spot, t_ns)
+        self._table.cgroup_gone(spot, t_ns)
+
+    def _note(self, spot: Spot, t_ns: int) -> None:
+        if self._table.matters(spot.uid):
+            self._times.append(t_ns)
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            try:
+                for event in events:
+                    if event.overflow:
+                        self._rescan_at = min(self._rescan_at, now + _RESCAN_PAUSE_S)
+                    else:
+                        self._tree.handle(event)
+                if now >= self._rescan_at:
+                    self._tree.scan()
+                    self._rescan_at = now + (_RESCAN_S if self._tree.present else _RETRY_S)
+            except Exception:
+                # Not at once: what made it fail may well be there still.
+                self._rescan_at = now + _RETRY_S
+                self._refuse.fault("following pods' cgroups failed; they are all looked at again")
+        self._tell()
+
+    def _wait_s(self) -> float | None:
+        return max(0.0, self._rescan_at - time.monotonic())
+
+    def _tell(self) -> None:
+        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        with self._lock:
+            times, self._times = self._times, []
+        for t_ns in times[-1:]:
+            self._boundary(t_ns)
+        if times:
+            self._looker.soon()
+
+    # -- the kubelet (its thread)
+
+    def _heard(self, pods: Sequence[ListedPod], t_ns: int) -> None:
+        with self._lock:
+            before = {id(r): len(r.grants) for r in self._table}
+            self._answered = self._table.listed(pods, t_ns)
+            self._table.review(self._clock.now_ns())
+            news = {id(r): len(r.grants) for r in self._table} != before
+            dra = any(d.is_dra for r in self._table for d in r.devices)
+            missing = {base(d.id) for r in self._table for d in r.devices if is_replica(d.id)} - (
+                self._offer or Offer({})
+            ).replicas.keys()
+        if missing:
+            self._looker.ask_offer()
+        if dra:
+            self._cluster.want_slices()
+        if news:
+            self._boundary(t_ns)
+
+    def _silent(self, _error: KubeletError, t_ns: int) -> None:
+        with self._lock:
+            self._answered = False
+            self._table.silent(t_ns)
+
+    def _faulty(self) -> None:
+        # What the kubelet said is lost, so nothing is known to be complete.
+        self._refuse.fault("asking the kubelet failed; it is asked again")
+        with self._lock:
+            self._answered = False
+
+    def _offered(self, devices: Iterable[Device] | None) -> None:
+        with self._lock:
+            self._offer = Offer.of(devices or ())
+
+    def _now_is_a_boundary(self) -> None:
+        self._boundary(self._clock.now_ns())
+
+    def _restless(self) -> bool:
+        with self._lock:
+            return self._table.doubtful or not self._answered
+
+    def _is_gpu(self, device: Device) -> bool:
+        if device.is_dra:
+            driver = device.id.split("/", 1)[0]
+            return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
+        return any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+
+    # -- helpers
+
+    def _awaited(self, resident: Resident, now_ns: int) -> bool:
+        """Whether labels may yet come in time for a pod's series."""
+        if self._server is None:
+            return False
+        if resident.ended_ns is None:
+            return True
+        return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
+
+    def _is_pending(self, device: Device) -> bool:
+        """Whether what a device is may soon be known that is not known now."""
+        if device.is_dra:
+            return self._cluster.is_pending(device.id)
+        return is_replica(device.id) and self._offer is None
+
+    def _is_infrastructure(self, resident: Resident) -> bool:
+        if resident.info is not None:
+            return resident.info.infrastructure
+        return self._pods.is_infrastructure(resident.namespace, None)

@@ -1,0 +1,245 @@
+"""One collection of the API server, listed once and then watched, in a thread of its own.
+
+A list costs the API server a reading of its cache (`resourceVersion=0`), a watch one connection;
+bookmarks keep the version fresh, so that a watch that ends goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import urllib3
+
+from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body, lines
+from joulebook.node.workloads.rejections import Refusals
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+LIST_READ_S = 30.0
+WATCH_S = 3000
+"""The API server ends a watch after so long (spread, so that not all nodes come at once)."""
+
+WATCH_READ_S = 300.0
+"""Bookmarks come every minute: a watch that is silent for so long is dead."""
+
+RETRY_FIRST_S, RETRY_MOST_S = 0.5, 60.0
+FORBIDDEN_S = 300.0
+
+REMEDIES = {
+    "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
+    "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
+    "tenants.kubernetes.api = false.",
+    "unauthorized": "The service account's token is not accepted; it is read anew.",
+    "no_account": "Run the daemon in a pod with a service account, set "
+    "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
+    "unreachable": "Pods are booked nevertheless; labels come when it answers.",
+}
+"""What can be done, by the reason of an `ApiError`."""
+
+
+class Listener(Protocol[Item]):
+    """Who is told. Calls come from the watching thread."""
+
+    def listed(self, items: list[Item]) -> None:
+        """All objects that there are now."""
+
+    def changed(self, item: Item) -> None:
+        """One is new, or is not as it was."""
+
+    def deleted(self, item: Item) -> None:
+        """One is no more."""
+
+
+class Collection(NamedTuple, Generic[Item]):
+    """What is watched: its path for each version of the API to try, which objects, their type."""
+
+    name: str
+    paths: tuple[str, ...]
+    query: Mapping[str, str]
+    item: type[Item]
+
+
+class _ListMeta(msgspec.Struct, gc=False, rename="camel"):
+    resource_version: str = ""
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    object: msgspec.Raw
+
+
+class _Bookmark(msgspec.Struct, gc=False):
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+
+
+class _Status(msgspec.Struct, gc=False):
+    code: int = 0
+    message: str = ""
+
+
+class Watch(threading.Thread, Generic[Item]):
+    """Keeps a listener up to date for as long as it runs, whatever the API server does."""
+
+    def __init__(
+        self,
+        server: ApiServer,
+        collection: Collection[Item],
+        listener: Listener[Item],
+        refuse: Refusals,
+    ) -> None:
+        super().__init__(name=f"watch-{collection.name}", daemon=True)
+        self._server = server
+        self._collection = collection
+        self._listener = listener
+        self._refuse = refuse
+        self._paths = list(collection.paths)
+        self._version: str | None = None
+        self._stopping = threading.Event()
+        self._answer: urllib3.BaseHTTPResponse | None = None
+        self._list: Any = msgspec.json.Decoder(
+            msgspec.defstruct(
+                "List",
+                [
+                    ("metadata", _ListMeta, msgspec.field(default_factory=_ListMeta)),
+                    ("items", list[collection.item] | None, None),  # type: ignore[name-defined]
+                ],
+            )
+        )
+        self._item: msgspec.json.Decoder[Item] = msgspec.json.Decoder(collection.item)
+        self._event = msgspec.json.Decoder(_Event)
+        self._retry_s = RETRY_FIRST_S
+        self._said: set[str] = set()
+        self.problem = "has not answered yet"
+        """Why nothing is heard from it now; empty while it is well."""
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has not been asked yet."""
+        return self._version is None and not self._said
+
+    @property
+    def synced(self) -> bool:
+        """Whether all that there is has been heard of, and what changes will be."""
+        return not self.problem
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                if self._version is None:
+                    self._read_list()
+                self._watch()
+            except ApiError as error:
+                self._stopping.wait(self._after(error))
+            except Exception:
+                self._version, self.problem = None, "an error of ours, see the log"
+                self._refuse.fault(f"watching {self._collection.name} failed; it is listed anew")
+                self._stopping.wait(RETRY_MOST_S)
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """End the thread; one that hangs in the network is left behind."""
+        self._stopping.set()
+        answer = self._answer
+        if answer is not None:
+            # An older urllib3 cannot; or it is closed already.
+            with contextlib.suppress(AttributeError, OSError, ValueError, RuntimeError):
+                answer.shutdown()
+        if self.is_alive():
+            self.join(patience_s)
+
+    def _read_list(self) -> None:
+        path = self._paths[0]
+        query = {**self._collection.query, "resourceVersion": "0"}
+        answer = self._server.get(path, query, read_s=LIST_READ_S)
+        try:
+            found = self._list.decode(body(path, answer))
+        except msgspec.MsgspecError as error:
+            raise ApiError(f"GET {path}: {error}", reason="garbled") from None
+        self._listener.listed(found.items or [])
+        self._version = found.metadata.resource_version
+        self._well()
+
+    def _watch(self) -> None:
+        path = self._paths[0]
+        query = {
+            **self._collection.query,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version or "0",
+            "timeoutSeconds": str(WATCH_S + random.randrange(WATCH_S // 5)),  # noqa: S311
+        }
+        began = time.monotonic()
+        answer = self._answer = self._server.get(path, query, read_s=WATCH_READ_S)
+        try:
+            self._well()
+            for line in lines(path, answer):
+                self._take(path, line)
+                if self._stopping.is_set():
+                    return
+        finally:
+            self._answer = None
+        if time.monotonic() - began < 1.0:
+            # A watch that ends at once, again and again, must not become a storm.
+            self._stopping.wait(self._backoff())
+
+    def _take(self, path: str, line: bytes) -> None:
+        try:
+            event = self._event.decode(line)
+            if event.type == "ERROR":
+                status = msgspec.json.decode(event.object, type=_Status)
+                reason = "gone" if status.code == 410 else "busy"
+                raise ApiError(f"watch {path}: {status.code} {status.message[:200]}", reason=reason)
+            version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+            if event.type != "BOOKMARK":
+                item = self._item.decode(event.object)
+                if event.type == "DELETED":
+                    self._listener.deleted(item)
+                else:
+                    self._listener.changed(item)
+        except msgspec.MsgspecError as error:
+            raise ApiError(f"watch {path}: {error}", reason="garbled") from None
+        self._version = version or self._version
+        self._retry_s = RETRY_FIRST_S
+
+    def _well(self) -> None:
+        if self._said:
+            log.info("API server: %s are heard again", self._collection.name)
+            self._said = set()
+        self.problem = ""
+
+    def _after(self, error: ApiError) -> float:
+        """What follows from an error; for how many seconds to wait."""
+        if self._stopping.is_set():
+            return 0.0
+        if error.reason in {"gone", "garbled", "too_large"}:
+            # A server whose own cache is older than its history says so again and again.
+            self._version = None
+        if error.reason == "gone":
+            return self._backoff()
+        if error.reason == "absent" and len(self._paths) > 1:
+            self._paths.pop(0)  # An older API server.
+            self._version = None
+            return 0.0
+        if error.reason in {"unauthorized", "unreachable", "no_account"}:
+            self._server.sign_in_again()
+        was_well, self.problem = self.synced, str(error)
+        # Connections break, and are made anew; where that fails it is worth a word.
+        if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
+            self._said.add(error.reason)
+            log.warning("API server: %s. %s", error, REMEDIES.get(error.reason, ""))
+        if error.reason == "forbidden":
+            return FORBIDDEN_S * (1 + random.random() / 5)  # noqa: S311
+        return self._backoff()
+
+    def _backoff(self) -> float:
+        now_s, self._retry_s = self._retry_s, min(2 * self._retry_s, RETRY_MOST_S)
+        return now_s * (1 + random.random() / 2)  # noqa: S311

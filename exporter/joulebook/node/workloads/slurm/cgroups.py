@@ -1,0 +1,153 @@
+"""The tree of SLURM's cgroup directories, followed by inotify as jobs and steps come and go.
+
+Watched are the levels above a job (v1: `slurm[_node]`, `uid_U` in every hierarchy; v2:
+`system.slice`, `[node_]slurmstepd.scope`) and the job's own directory, where steps appear.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from joulebook.errors import InputError
+from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
+from joulebook.node.workloads.host.cgroup_watch import CgroupTree
+from joulebook.node.workloads.host.inotify import Inotify
+from joulebook.node.workloads.slurm.labels import holds_processes
+
+_V1_NODE = re.compile(r"^slurm(?:_(.+))?$")
+_SCOPE = re.compile(r"^(?:(.+)_)?slurmstepd\.scope$")
+_UID = re.compile(r"^uid_(\d+)$")
+_JOB = re.compile(r"^job_(\d+)$")
+
+
+class Level(Enum):
+    """What a directory of the tree is."""
+
+    BASE = auto()
+    SLICE = auto()
+    V1_NODE = auto()
+    SCOPE = auto()
+    UID = auto()
+    JOB = auto()
+    STEP = auto()
+
+
+class Spot(NamedTuple):
+    """One directory, and what its path says."""
+
+    path: Path
+    level: Level
+    node: str = ""
+    uid: int | None = None
+    job: str = ""
+
+
+class TreeListener(Protocol):
+    """Who is told of jobs."""
+
+    def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
+        """A directory of a job: made just now (`live`), or found with processes in a scan."""
+
+    def step_seen(self, path: Path) -> None:
+        """A step began in the job directory `path`."""
+
+    def job_gone(self, path: Path) -> None:
+        """The directory of a job is no more."""
+
+
+class SlurmTree(CgroupTree[Spot]):
+    """Follows jobs and the begin of their steps.
+
+    With `only`, directories that name other nodes (another slurmd on this host) are left alone.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        inotify: Inotify,
+        refuse: Callable[[InputError], None],
+        listener: TreeListener,
+        only: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(root, inotify, refuse)
+        self._listener = listener
+        self._only = only
+        self._leftover: set[Path] = set()
+        self._scanned = False
+
+    @property
+    def present(self) -> bool:
+        """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
+        return any(spot.level in {Level.V1_NODE, Level.SCOPE} for spot in self._watches.values())
+
+    def scan(self) -> set[Path]:
+        """See `CgroupTree`."""
+        found = super().scan()
+        self._scanned = True
+        self._leftover &= found
+        return found
+
+    def base(self, path: Path) -> Spot:
+        """See `CgroupTree`."""
+        return Spot(path, Level.BASE)
+
+    def child(self, spot: Spot, name: str) -> Spot | None:
+        """See `CgroupTree`."""
+        path = spot.path / name
+        if spot.level is Level.BASE and name == "system.slice":
+            return Spot(path, Level.SLICE)
+        if spot.level is Level.BASE and (found := _V1_NODE.match(name)):
+            return Spot(path, Level.V1_NODE, found[1] or "")
+        if spot.level in {Level.SLICE, Level.BASE} and (found := _SCOPE.match(name)):
+            return Spot(path, Level.SCOPE, found[1] or "")
+        if spot.level is Level.V1_NODE and (found := _UID.match(name)):
+            return Spot(path, Level.UID, spot.node, int(found[1]))
+        if spot.level in {Level.UID, Level.SCOPE}:
+            if found := _JOB.match(name):
+                return Spot(path, Level.JOB, spot.node, spot.uid, found[1])
+            if spot.level is Level.SCOPE and is_sluid(name):
+                return Spot(path, Level.JOB, spot.node, None, name)
+        if spot.level is Level.JOB and name.startswith("step_"):
+            return Spot(path, Level.STEP, spot.node, spot.uid, spot.job)
+        return None
+
+    def came(self, spot: Spot, *, live: bool) -> bool:
+        """See `CgroupTree`."""
+        if self._only and spot.node and spot.node not in self._only:
+            return False
+        if spot.level is Level.STEP:
+            # Steps that a scan finds in an empty directory are leftovers too.
+            if live:
+                self._step_came(spot)
+            return False
+        if spot.level is Level.JOB and spot.path not in self._there:
+            # After a hard reboot empty directories of dead jobs lie about. One that appears
+            # later is a job, whose first process may only be on its way.
+            new = live or (self._scanned and spot.path not in self._leftover)
+            if new or holds_processes(spot.path):
+                self._see(spot, live=live)
+            else:
+                self._leftover.add(spot.path)
+        return True
+
+    def gone(self, path: Path) -> None:
+        """See `CgroupTree`."""
+        self._leftover.discard(path)
+        if self._there.pop(path, None) is not None:
+            self._listener.job_gone(path)
+
+    def _step_came(self, step: Spot) -> None:
+        job = step.path.parent
+        if job not in self._there:
+            # A directory that lay there empty has come to life.
+            self._see(step._replace(path=job, level=Level.JOB), live=True)
+        self._listener.step_seen(job)
+
+    def _see(self, spot: Spot, *, live: bool) -> None:
+        self._there[spot.path] = spot
+        self._leftover.discard(spot.path)
+        self._listener.job_seen(SlurmPlace(spot.job, spot.node, spot.uid), spot.path, live)

@@ -1,0 +1,182 @@
+"""What SLURM's jobs come to: claims on meters, and facts of workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from joulebook.core import experiments
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Meter
+from joulebook.core.sanitize import clean_label
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.node.workloads.contract import Group
+from joulebook.node.workloads.slurm.gres import GresMap, Part, Unmappable, find_part
+from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.units import NS_PER_S
+
+Unmapped = Callable[[Job, Grant, Sequence[str]], None]
+"""Told, once for each grant, which of its GPUs nobody could be booked for."""
+
+GresOf = Callable[[str], tuple[bool, GresMap | None]]
+"""The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""
+
+MIG_WAIT_NS = 5 * NS_PER_S
+"""For so long a job waits for its MIG instance to be seen: they are listed every few seconds."""
+
+_EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", "array_task_id")
+
+
+def claims_of(
+    job: Job,
+    grant: Grant,
+    devices: Sequence[DeviceStatus],
+    gres_of: GresOf,
+    unmapped: Unmapped = lambda job, grant, gpus: None,
+) -> tuple[Claim, ...] | None:
+    """The claims of one grant; `None` while it cannot be told yet.
+
+    Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
+    a running job was given. So are the models of the devices, which `facts_of` tells for good.
+    """
+    if grant.claims is None:
+        workload = job.id
+        known, gres = gres_of(grant.node)
+        if workload is None or not devices or (grant.gpu_ids == "gres" and not known):
+            return None
+        if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
+            return None  # The Prolog does not say how many shards; the controller is being asked.
+        claims, unknown = _resolve(job, workload, grant, devices, gres)
+        if unknown and any(d.mig and d.t_ns < grant.t0_ns + MIG_WAIT_NS for d in devices):
+            return None  # An instance made for the job may not have been seen yet.
+        grant.claims = tuple(claims)
+        given = {claim.meter for claim in claims if claim.workload == workload}
+        job.was_given(clean_label(d.model) for d in devices if d.meter in given)
+        if unknown:
+            unmapped(job, grant, unknown)
+    if grant.t1_ns is None:
+        return grant.claims
+    return tuple(msgspec.structs.replace(c, t1_ns=grant.t1_ns) for c in grant.claims)
+
+
+def _resolve(
+    job: Job,
+    workload: WorkloadId,
+    grant: Grant,
+    devices: Sequence[DeviceStatus],
+    gres: GresMap | None,
+) -> tuple[list[Claim], list[str]]:
+    """The claims, and the GPUs of which only somebody's could be made."""
+
+    def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
+        return Claim(
+            who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of, part.instance
+        )
+
+    found: dict[tuple[Meter, str], Part] = {}
+    unknown: list[str] = []
+    cut: dict[Meter, Part] = {}
+    for gpu in grant.gpus:
+        try:
+            part = find_part(gpu, grant.gpu_ids, gres, devices)
+        except Unmappable as error:
+            if error.meter is None:
+                unknown.append(gpu)
+            else:
+                cut[error.meter] = Part(error.meter)
+            continue
+        if part is not None:
+            part = _shared(job, grant, gpu, part, gres)
+            before = found.get((part.meter, part.instance))
+            if before is not None and before.of == part.of:
+                part = part._replace(parts=min(before.parts + part.parts, part.of))
+            found[part.meter, part.instance] = part
+    claims = [claim(workload, part, grant.evidence) for part in found.values()]
+    # Somebody holds an instance of these, nobody can say which.
+    claims += [claim(None, part, Evidence.SCONTROL) for part in cut.values()]
+    if unknown:
+        known = {meter for meter, _ in found} | set(cut)
+        mig = [u for u in unknown if u.startswith("MIG-")]
+        open_to = [d for d in devices if d.meter not in known and (d.mig or not mig)]
+        if len(unknown) == len(open_to) and not mig:
+            # It was given as many as there are, so it has them all.
+            claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
+            return claims, [meter.name for meter in cut]
+        # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
+        claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
+    return claims, [*unknown, *(meter.name for meter in cut)]
+
+
+def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
+    if grant.parts != (1, 1):
+        parts, of = grant.parts
+        return part._replace(parts=part.parts * parts, of=part.of * of)
+    of = gres.shards(gpu) if gres is not None and grant.gpu_ids == "gres" else 0
+    shards = grant.shards.get(gpu)
+    if shards is None and not job.answered and job.env_shards is not None:
+        shards = max(1, job.env_shards // len(grant.gpus))
+    if not of or shards is None or part.instance:
+        return part
+    return Part(part.meter, min(shards, of), of)
+
+
+def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
+    """What is known of a job, for labels; `None` while its identity is not.
+
+    It is complete once nothing that may still be heard could change its labels. That it is a task
+    of an array, which changes the name that is shown, comes from where its own name does; so
+    without a name it is complete only if nobody is left who could tell one (`Job.alone`).
+    """
+    workload = job.id
+    if workload is None:
+        return None
+    facts = job.facts
+    display = ""
+    if "array_job_id" in facts:
+        display = f"{facts['array_job_id']}_{facts['array_task_id']}"
+        display += f".r{job.restart}" if job.restart else ""
+    sources = {**job.sources, "workload": display or workload.workload}
+    pending: frozenset[str] = frozenset()
+    if not job.labels_done:
+        pending = frozenset(f"env:{name}" for name in experiments.ENVIRONMENT)
+    if "name" not in facts:
+        pending |= {"comment", "job_name", "wckey"} - sources.keys()
+    named = "name" in facts or job.alone
+    settled = job.labels_done or (named and experiments.decided(rules, sources, pending))
+    evidence = min(job.held, default=None)
+    return WorkloadFacts(
+        id=workload,
+        display=display,
+        name=facts.get("name", ""),
+        labels=Labels(
+            facts.get("user", ""),
+            facts.get("account", ""),
+            clean_label(experiments.choose(rules, sources)),
+        ),
+        started_ns=job.started_ns,
+        ended_ns=job.ended_ns,
+        complete=not job.waiting and (settled or job.ended_ns is not None),
+        gpu_count=len(job.held[evidence]) if evidence is not None else 0,
+        evidence=evidence.label if evidence is not None else "",
+        extra=_extra(job),
+    )
+
+
+def _extra(job: Job) -> dict[str, str]:
+    extra = {name: job.facts[name] for name in _EXTRA if job.facts.get(name)}
+    if "array_job_id" in extra:
+        extra["array"] = extra["array_job_id"]
+    if job.models:
+        extra["gpu_model"] = ",".join(sorted(job.models))
+    return extra
+
+
+def group_of(job: Job) -> Group:
+    """Where the kernel counts what a job uses of the host; of one that ended, where it did."""
+    directories = tuple(sorted(job.paths | job.past))
+    # v1 has slurm_NODE/uid_U/job_J, and the last job of a user takes uid_U with it.
+    under_user = any(path.parent.name.startswith("uid_") for path in directories)
+    levels = 2 if under_user else 1
+    return Group(job.id, directories, outlived_by=levels, since_ns=job.started_ns)

@@ -1,0 +1,243 @@
+"""Event files of the SLURM hooks (`hooks/prolog.sh`), read with suspicion.
+
+What they say decides whose bill the energy goes on, so only files count that root (or the user
+of this daemon) wrote into a directory where nobody else can write. Everything refused raises
+`InputError`; its `reason` is the value of a label.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from joulebook.core.sanitize import clean_label
+from joulebook.errors import InputError
+
+MAX_EVENT_BYTES = 128 * 1024
+MAX_LABEL_FILE_BYTES = 16 * 1024
+
+LABEL_NAMES = frozenset(
+    {
+        "SLURM_JOB_NAME",
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_JOB_QOS",
+        "JOULEBOOK_EXPERIMENT",
+        "WANDB_PROJECT",
+        "WANDB_RUN_GROUP",
+        "WANDB_SWEEP_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+    }
+)
+"""The only names of a user's environment that may become labels."""
+
+_JobId = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,11}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_Instant = Annotated[int, msgspec.Meta(gt=0, lt=2**62)]
+_Gpu = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]{0,79}$")]
+
+_NAME = re.compile(r"^([0-9]+\.[0-9]+)(?:\.([A-Za-z0-9_-][A-Za-z0-9_.-]*))?\.(json|end)$")
+
+
+class JobEvent(msgspec.Struct, frozen=True, gc=False):
+    """One job on one node. Wall-clock nanoseconds; `None` or empty where the hook did not say.
+
+    `gpus` are gres.conf positions, minors or UUIDs as `gpu_ids` says. `boot_id` and
+    `start_uptime_ms` give the start on the clock that nobody can set.
+    """
+
+    v: Literal[1]
+    scheduler: Literal["slurm"]
+    job_id: _JobId
+    start_ns: _Instant
+    restart_count: _Count = 0
+    gpus: Annotated[tuple[_Gpu, ...], msgspec.Meta(max_length=64)] = ()
+    user: str = ""
+    uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None
+    account: str = ""
+    partition: str = ""
+    comment: str = ""
+    end_ns: _Instant | None = None
+    node: str = ""
+    cluster: str = ""
+    gpu_ids: Literal["gres", "minor", "uuid"] | None = None
+    het_job_id: _Count | None = None
+    boot_id: str = ""
+    start_uptime_ms: _Instant | None = None
+    end_uptime_ms: _Instant | None = None
+
+
+EXAMPLE = (
+    '{"v": 1, "scheduler": "slurm", "job_id": "101", "restart_count": 0, "gpus": ["0", "1"], '
+    '"start_ns": 1764000000000000000}'
+)
+"""The least that an event file says."""
+
+_EXAMPLES = {
+    **{key: json.dumps(value) for key, value in json.loads(EXAMPLE).items()},
+    **dict.fromkeys(("user", "account", "partition", "comment", "node", "cluster"), '"a text"'),
+    "uid": "1000",
+    "end_ns": "1764000000000000000",
+    "gpu_ids": '"gres", "minor" or "uuid"',
+    "het_job_id": "101",
+    "boot_id": '"as in /proc/sys/kernel/random/boot_id"',
+    "start_uptime_ms": "86400000",
+    "end_uptime_ms": "86400000",
+}
+_AT = re.compile(
+    r"(?:Object missing required field `(?P<missing>\w+)`)"
+    r"|(?: - at `\$\.(?P<key>\w+)(?:\[(?P<position>\d+)\])?)"
+)
+_SHOWN_CHARS = 40
+
+
+def event_stem(name: str) -> tuple[str, bool] | None:
+    """Stem of an event file's name, and whether it tells an end; `None` for any other file."""
+    found = _NAME.match(name)
+    if found is None:
+        return None
+    return name.rsplit(".", 1)[0], found[3] == "end"
+
+
+def trusted_owners() -> frozenset[int]:
+    """The users whose event files count: root, and the one that this daemon runs as."""
+    return frozenset({0, os.geteuid()})
+
+
+def open_directory(path: Path, owners: frozenset[int]) -> int:
+    """A descriptor of the events directory. Raises `InputError` if others could write into it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR} and path.is_symlink():
+            raise InputError(f"{path} is a symbolic link", reason="symlink") from None
+        raise
+    seen = os.fstat(fd)
+    if seen.st_uid not in owners:
+        os.close(fd)
+        raise InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
+    if seen.st_mode & 0o022:
+        os.close(fd)
+        raise InputError(f"{path}: others may write into it", reason="directory_too_open")
+    return fd
+
+
+def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[JobEvent, int]:
+    """An event, cleaned, and the wall-clock ns of the file's last change of name or content.
+
+    Raises `InputError` for what cannot be trusted, `FileNotFoundError` for a file just removed.
+    """
+    raw, seen = _read(directory_fd, name, MAX_EVENT_BYTES, lambda s: s.st_uid in owners)
+    event = decode_event(raw, name)
+    stem = f"{event.job_id}.{event.restart_count}"
+    # A file under another name than its content could end somebody else's job.
+    if not name.startswith((f"{stem}.json", f"{stem}.end", f"{stem}.{event.node or '/'}.")):
+        raise InputError(f"{name} speaks of job {stem}", reason="bad_name")
+    return event, seen.st_ctime_ns
+
+
+def decode_event(raw: bytes, name: str = "event") -> JobEvent:
+    """The typed content of the event file `name`, its texts fit for labels.
+
+    Raises `InputError`, which says what is wrong with which key, and what would be right.
+    """
+    try:
+        event = msgspec.json.decode(raw, type=JobEvent)
+    except msgspec.ValidationError as error:
+        reason = "bad_job_id" if "`$.job_id`" in str(error) else "bad_field"
+        raise InputError(f"{name}: {_wrong(raw, str(error))}", reason=reason) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        text = f"{name}: {error}; right is one JSON object, written elsewhere and renamed to here"
+        raise InputError(text, reason="not_json") from None
+    return msgspec.structs.replace(
+        event,
+        user=clean_label(event.user),
+        account=clean_label(event.account),
+        partition=clean_label(event.partition),
+        comment=clean_label(event.comment, 2048),
+        node=clean_label(event.node),
+        cluster=clean_label(event.cluster),
+        boot_id=clean_label(event.boot_id),
+    )
+
+
+def _wrong(raw: bytes, complaint: str) -> str:
+    """What msgspec complains of, with the key and value that it means, and an example."""
+    found = _AT.search(complaint)
+    if found is None:
+        return f"{complaint}; right is an object such as {EXAMPLE}"
+    key, position = found["key"] or found["missing"], found["position"]
+    text = complaint
+    try:
+        value = msgspec.json.decode(raw)[key]
+        value = value if position is None else value[int(position)]
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        pass  # Nothing is there, or it cannot be shown.
+    else:
+        shown = clean_label(msgspec.json.encode(value).decode(), _SHOWN_CHARS)
+        where = key if position is None else f"{key}[{position}]"
+        text = f"{where} = {shown}: {complaint[: found.start()]}"
+    example = _EXAMPLES.get(key)
+    return text if example is None else f'{text}; right is for example "{key}": {example}'
+
+
+def read_labels(directory: Path, job_id: str, uid: int) -> dict[str, str]:
+    """What `hooks/task_prolog.sh` left for a job, if the job's own user wrote it; else nothing.
+
+    The directory is open to every user: only a regular file that belongs to `uid` counts, and of
+    it only allow-listed names. Raises `InputError` for a file that is there and cannot count.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        raw, _ = _read(fd, f"{job_id}.{uid}.json", MAX_LABEL_FILE_BYTES, lambda s: s.st_uid == uid)
+    except FileNotFoundError:
+        return {}
+    finally:
+        os.close(fd)
+    try:
+        found = msgspec.json.decode(raw, type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"labels of job {job_id}: {error}", reason="not_json") from None
+    return {k: clean_label(v) for k, v in found.items() if k in LABEL_NAMES}
+
+
+def _read(
+    directory_fd: int, name: str, limit: int, owner_counts: Callable[[os.stat_result], bool]
+) -> tuple[bytes, os.stat_result]:
+    # O_NONBLOCK: a FIFO under this name must not stop the daemon.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=directory_fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = "symlink" if error.errno == errno.ELOOP else "unreadable"
+        raise InputError(f"{name}: {error.strerror}", reason=reason) from None
+    try:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise InputError(f"{name} is not a regular file", reason="not_regular")
+        if not owner_counts(seen):
+            raise InputError(f"{name} belongs to uid {seen.st_uid}", reason="foreign_owner")
+        if seen.st_mode & 0o022:
+            raise InputError(f"{name}: others may write to it", reason="file_too_open")
+        raw = b""
+        while len(raw) <= limit:
+            chunk = os.read(fd, limit + 1 - len(raw))
+            if not chunk:
+                return raw, seen
+            raw += chunk
+        raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
+    finally:
+        os.close(fd)

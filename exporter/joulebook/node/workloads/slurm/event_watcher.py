@@ -1,0 +1,178 @@
+"""The directory of event files, followed by inotify: each file is reported once as it changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from joulebook.errors import InputError
+from joulebook.node.workloads.host.inotify import (
+    IN_CLOSE_WRITE,
+    IN_DELETE,
+    IN_DELETE_SELF,
+    IN_IGNORED,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    Event,
+    Inotify,
+)
+from joulebook.node.workloads.slurm.event_file import (
+    JobEvent,
+    event_stem,
+    open_directory,
+    read_event,
+    trusted_owners,
+)
+
+_MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+
+
+class EventListener(Protocol):
+    """Who is told of event files."""
+
+    def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
+        """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""
+
+    def job_untold(self, stem: str) -> None:
+        """The file of a running job is gone."""
+
+    def open_stems(self) -> frozenset[str]:
+        """The files of which the end is not known yet."""
+
+
+class EventDirectory:
+    """All calls but `delete` come from one thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        inotify: Inotify,
+        listener: EventListener,
+        refuse: Callable[[InputError], None],
+    ) -> None:
+        self._path = path
+        self._inotify = inotify
+        self._listener = listener
+        self._refuse = refuse
+        self._watch: int | None = None
+        self._refused: dict[str, str] = {}
+        self._undeletable: set[str] = set()
+        self._trouble = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of its files are known now, and will be as they change."""
+        return self._watch is not None
+
+    def scan(self) -> None:
+        """(Re)open it and look at every file; tries again at the next call where that fails."""
+        self.close()
+        fd = self._open()
+        if fd is None:
+            return
+        try:
+            self._watch = self._inotify.watch(self._path, _MASK)
+            names = os.listdir(fd)  # noqa: PTH208 (the directory that was checked)
+        except OSError:
+            self.close()
+            return
+        finally:
+            os.close(fd)
+        present = set()
+        # Ends after starts: where both are there the end has the last word.
+        for name in sorted(names, key=lambda n: (n.endswith(".end"), n)):
+            parsed = event_stem(name)
+            if parsed is not None:
+                present.add(parsed[0])
+                self._take(name, live=False)
+        for stem in self._listener.open_stems() - present:
+            self._listener.job_untold(stem)
+
+    def handle(self, event: Event) -> bool:
+        """Take one event; `False` if it is not of this directory."""
+        if self._watch is None or event.watch != self._watch:
+            return False
+        if event.mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
+            self.close()
+            return True
+        parsed = event_stem(event.name)
+        if parsed is None:
+            return True
+        stem, is_end = parsed
+        if event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO):
+            self._take(event.name, live=True)
+        elif event.mask & (IN_DELETE | IN_MOVED_FROM):
+            self._refused.pop(event.name, None)
+            if not is_end:
+                self._listener.job_untold(stem)
+        return True
+
+    def _take(self, name: str, *, live: bool) -> None:
+        parsed = event_stem(name)
+        if parsed is None or parsed[0] in self._undeletable:
+            return
+        stem, is_end = parsed
+        # Not kept open: the kernel would not tell that an open directory was deleted.
+        fd = self._open()
+        if fd is None:
+            return
+        try:
+            event, changed_ns = read_event(fd, name, trusted_owners())
+        except FileNotFoundError:
+            return
+        except InputError as error:
+            if self._refused.get(name) != error.reason:
+                self._refused[name] = error.reason
+                self._refuse(error)
+            return
+        finally:
+            os.close(fd)
+        end_ns = event.end_ns
+        if is_end and end_ns is None:
+            end_ns = changed_ns  # Renamed by somebody's own Epilog.
+        self._listener.job_told(stem, event, end_ns if is_end else None, live)
+
+    def _open(self) -> int | None:
+        try:
+            fd = open_directory(self._path, trusted_owners())
+        except InputError as error:
+            # Said and counted when it begins to be so, not at every retry.
+            if self._trouble != error.reason:
+                self._trouble = error.reason
+                self._refuse(error)
+            self.close()
+            return None
+        except OSError:
+            self.close()
+            return None
+        self._trouble = ""
+        return fd
+
+    def delete(self, stem: str) -> None:
+        """Delete the files of a job that is booked; if that may not be, do not read them again."""
+        try:
+            fd = open_directory(self._path, trusted_owners())
+        except FileNotFoundError:
+            return
+        except (InputError, OSError):
+            self._undeletable.add(stem)
+            return
+        try:
+            for suffix in (".end", ".json"):
+                # In the directory that was checked, whatever its path leads to by now.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(stem + suffix, dir_fd=fd)
+        except OSError:
+            self._undeletable.add(stem)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._inotify.unwatch(self._watch)
+            self._watch = None

@@ -1,0 +1,167 @@
+"""Job-mapping directories that a site may already have, as evidence of who holds a GPU.
+
+    dcgm-exporter   `--hpc-job-mapping-dir`: a file for each GPU index (`0`; `0.3` for a GPU
+                    instance), one job id a line; some sites write `0` for idle
+    Jobstats        `/run/gpustat`: a file for each GPU (its number as SLURM gave it, or its UUID)
+                    with "jobid uid"; removed by the Epilog
+
+Read with the same suspicion as the files of our own hooks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.core.attribution.claims import Evidence
+from joulebook.errors import InputError
+from joulebook.node.workloads.host.inotify import (
+    IN_CLOSE_WRITE,
+    IN_DELETE,
+    IN_DELETE_SELF,
+    IN_IGNORED,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    Event,
+    Inotify,
+)
+from joulebook.node.workloads.slurm.event_file import open_directory, trusted_owners
+
+_GPU_INDEX = re.compile(r"^(\d{1,3})(?:\.(\d{1,3}))?$")
+_GPU_UUID = re.compile(r"^(GPU|MIG)-[0-9A-Za-z/-]{8,72}$")
+_JOB_ID = re.compile(r"^[1-9][0-9]{0,11}$")
+_MAX_BYTES = 16 * 1024
+_MAX_JOBS = 64
+_MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+
+
+class Mapped(NamedTuple):
+    """One job on one GPU. `index_kind` says what a number counts: `nvml` or `gres`.
+
+    After a dot stands the id of a GPU instance (MIG).
+    """
+
+    job_id: str
+    gpu: str
+    index_kind: str
+    parts: int
+    of: int
+    file: str
+    uid: int | None = None
+
+
+def read_mapping(
+    directory: Path, evidence: Evidence, owners: frozenset[int]
+) -> tuple[frozenset[Mapped], list[InputError]]:
+    """All that a mapping directory says now, and what of it was refused.
+
+    Raises `OSError` where there is no such directory, `InputError` where it cannot be trusted.
+    """
+    fd = open_directory(directory, owners)
+    found: set[Mapped] = set()
+    refused: list[InputError] = []
+    try:
+        for name in os.listdir(fd):  # noqa: PTH208 (a descriptor: the directory that was checked)
+            if _GPU_INDEX.match(name) or _GPU_UUID.match(name):
+                try:
+                    text = _read(fd, name, owners)
+                    found |= parse(name, text, evidence)
+                except FileNotFoundError:
+                    continue
+                except InputError as error:
+                    refused.append(error)
+    finally:
+        os.close(fd)
+    return frozenset(found), refused
+
+
+class MappingDirectory:
+    """A mapping directory, followed by inotify; read whole after each change (it is small)."""
+
+    def __init__(
+        self,
+        path: Path,
+        evidence: Evidence,
+        inotify: Inotify,
+        refuse: Callable[[InputError], None],
+    ) -> None:
+        self._path = path
+        self.evidence = evidence
+        self._inotify = inotify
+        self._refuse = refuse
+        self._watch: int | None = None
+        self._refused: set[str] = set()
+        self.dirty = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that it says is known."""
+        return self._watch is not None
+
+    def handle(self, event: Event) -> bool:
+        """Take one event; `False` if it is not of this directory."""
+        if self._watch is None or event.watch != self._watch:
+            return False
+        if event.mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
+            self._watch = None
+        self.dirty = True
+        return True
+
+    def read(self) -> frozenset[Mapped] | None:
+        """What it says now; `None` while it cannot be read."""
+        self.dirty = False
+        try:
+            self._watch = self._inotify.watch(self._path, _MASK)
+            found, refused = read_mapping(self._path, self.evidence, trusted_owners())
+        except (OSError, InputError) as error:
+            found, refused = None, [error] if isinstance(error, InputError) else []
+            self._watch = None
+        for each in refused:
+            if str(each) not in self._refused:
+                self._refuse(each)
+        self._refused = {str(each) for each in refused}
+        return found
+
+
+def parse(name: str, text: str, evidence: Evidence) -> set[Mapped]:
+    """The content of one mapping file. Raises `InputError` for a job id that is none."""
+    if evidence is Evidence.GPUSTAT:
+        words = text.split()
+        if not words:
+            return set()
+        uid = int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
+        return {Mapped(_job_id(words[0]), name, "gres", 1, 1, name, uid)}
+    jobs = [_job_id(w) for line in text.splitlines() if (w := line.strip()) not in {"", "0"}]
+    jobs = list(dict.fromkeys(jobs))[:_MAX_JOBS]
+    return {Mapped(job, name, "nvml", 1, len(jobs), name) for job in jobs}
+
+
+def _job_id(word: str) -> str:
+    if not _JOB_ID.match(word):
+        raise InputError(f"job mapping: {word[:40]!r} is no job id", reason="bad_job_id")
+    return word
+
+
+def _read(directory_fd: int, name: str, owners: frozenset[int]) -> str:
+    try:
+        fd = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd
+        )
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}", reason="unreadable") from None
+    try:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise InputError(f"{name} is not a regular file", reason="not_regular")
+        if seen.st_uid not in owners or seen.st_mode & 0o022:
+            raise InputError(f"{name}: others may write it", reason="foreign_owner")
+        return os.read(fd, _MAX_BYTES).decode("utf-8", "replace")
+    finally:
+        os.close(fd)

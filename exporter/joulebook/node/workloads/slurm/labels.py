@@ -1,0 +1,147 @@
+"""Labels of a SLURM job from the environment of its processes: allow-listed names, no others.
+
+A job's environ holds tokens and keys beside the names wanted here, so nothing but the allow-list
+is ever handed over (`node/workloads/host/procfs.py`). It says how a job is called, never which GPU it has:
+that would be wrong on every node but the first, and with `--gpus-per-task`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.core.sanitize import clean_label
+from joulebook.errors import InputError
+from joulebook.node.workloads.host.procfs import read_environ
+from joulebook.node.workloads.slurm.event_file import LABEL_NAMES, read_labels
+from joulebook.node.workloads.slurm.job import Job
+
+FAST_S = (0.0, 0.005, 0.010, 0.020, *(0.020 * n for n in range(2, 26)))
+SLOW_S = (1.0, 3.0, 8.0)
+"""Labels are settled 10 s after the start of a job at the latest."""
+
+
+def next_look_s(count: int, *, named: bool) -> tuple[int, float] | None:
+    """The number of the look after look `count` and its time since the start; `None`: the last."""
+    after = count + 1
+    if named and after < len(FAST_S):
+        after = len(FAST_S)
+    if after < len(FAST_S):
+        return after, FAST_S[after]
+    slow = after - len(FAST_S)
+    return (after, SLOW_S[slow]) if slow < len(SLOW_S) else None
+
+
+class LabelReader:
+    """Reads what users may say of their own jobs."""
+
+    def __init__(self, directory: Path, refuse: Callable[[InputError], None]) -> None:
+        self._directory = directory
+        self._refuse = refuse
+
+    @property
+    def expected(self) -> bool:
+        """Whether a TaskProlog may leave labels at all (the Prolog makes the directory if so)."""
+        return self._directory.is_dir()
+
+    def label_file(self, job: Job) -> dict[str, str]:
+        """What the TaskProlog of a job left; empty where there is none or it cannot count."""
+        if job.uid is None:
+            return {}
+        try:
+            return read_labels(self._directory, job.job_id, job.uid)
+        except InputError as error:
+            self._refuse(error)
+            return {}
+
+    def environment(self, paths: set[Path], *, thorough: bool) -> JobEnvironment | None:
+        """What the processes in any of a job's cgroup directories tell."""
+        for path in sorted(paths):
+            found = read_environment(path, processes=64 if thorough else 1)
+            if found is not None:
+                return found
+        return None
+
+    def forget(self, job_id: str, uid: int) -> None:
+        """Delete the label file of a job that is over."""
+        try:
+            Path(self._directory, f"{job_id}.{uid}.json").unlink(missing_ok=True)
+        except OSError:
+            return  # Without the right to: it is small, and the directory is gone at reboot.
+
+
+_MARK = b"SLURM_JOB_ID"
+_RESTART = b"SLURM_RESTART_COUNT"
+_SHARDS = b"SLURM_SHARDS_ON_NODE"
+_WANTED = {name.encode(): name for name in LABEL_NAMES}
+
+
+class JobEnvironment(NamedTuple):
+    """What processes of one job told: labels, and numbers that SLURM itself sets."""
+
+    labels: dict[str, str]
+    job_id: str
+    """`SLURM_JOB_ID` (of the first component of a heterogeneous job, so not always the job's)."""
+    restart_count: int
+    uid: int
+    shards: int | None = None
+
+
+def read_environment(
+    job_directory: Path, *, processes: int = 64, proc: Path = Path("/proc")
+) -> JobEnvironment | None:
+    """The first answers found among the job's own processes below a cgroup directory.
+
+    At most `processes` of them are read. `None` while no process of the job itself runs there
+    (slurmstepd comes first), or if this daemon may not read it.
+    """
+    labels: dict[str, str] = {}
+    found: JobEnvironment | None = None
+    read = 0
+    for pid in itertools.islice(_pids(job_directory), 4 * processes):
+        if read >= processes:
+            break
+        environment = read_environ(proc / str(pid), {*_WANTED, _MARK, _RESTART, _SHARDS})
+        if environment is None or _MARK not in environment:
+            continue
+        read += 1
+        for name, value in environment.items():
+            if name in _WANTED and value:
+                label = clean_label(value.decode("utf-8", "replace"))
+                if label:
+                    labels.setdefault(_WANTED[name], label)
+        if found is None:
+            try:
+                uid = (proc / str(pid)).stat().st_uid
+            except OSError:
+                continue
+            found = JobEnvironment(
+                labels,
+                clean_label(environment[_MARK].decode("utf-8", "replace")),
+                _number(environment.get(_RESTART, b"")) or 0,
+                uid,
+                _number(environment.get(_SHARDS, b"")),
+            )
+    return found
+
+
+def holds_processes(directory: Path) -> bool:
+    """Whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
+    return next(_pids(directory), None) is not None
+
+
+def _pids(directory: Path) -> Iterator[int]:
+    for parent, _, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            try:
+                text = Path(parent, "cgroup.procs").read_text()
+            except OSError:
+                continue
+            yield from (int(pid) for pid in text.split() if pid != "0")
+
+
+def _number(value: bytes) -> int | None:
+    return int(value) if value.isdigit() and len(value) < 10 else None

@@ -1,0 +1,316 @@
+"""SLURM as a source of tenants: event files, cgroups, job-mapping files, at last the controller.
+
+One thread reads inotify and keeps the table of jobs; another asks `scontrol`, seldom. What the
+sources say is put together in `jobs.py` and turned into claims in `claims.py`; here
+messages are moved, and wall-clock times become node time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.experiments import DEFAULT_RULES
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.node.workloads.contract import Boundary, Group, Holdings, joined
+from joulebook.node.workloads.host.cgroup_paths import CgroupReader
+from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
+from joulebook.node.workloads.host.timers import Agenda
+from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.slurm.cgroups import SlurmTree
+from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
+from joulebook.node.workloads.slurm.event_watcher import EventDirectory
+from joulebook.node.workloads.slurm.gres import GresMap
+from joulebook.node.workloads.slurm.gres_conf import GresMaps, find_program, find_slurm_conf
+from joulebook.node.workloads.slurm.hostlist import expand
+from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
+from joulebook.node.workloads.slurm.jobs import JobTable
+from joulebook.node.workloads.slurm.labels import LabelReader
+from joulebook.node.workloads.slurm.rejections import unmapped
+from joulebook.node.workloads.slurm.scontrol import Asker
+from joulebook.node.workloads.slurm.tracker import SlurmNews
+
+_RETRY_S = 1.0
+_GRES_CHECK_S = 10.0
+_RESCAN_PAUSE_S = 0.2
+
+
+class SlurmTenants:
+    """The SLURM jobs on this host: of the nodes `only` (`n1`, `n[1-2]`), or of all if it is empty.
+
+    `events_dir` is where the hooks write; `node` and `gpu_ids` are meant by events without one.
+    `scontrol` and `slurmd` are paths of programs (`None`: found by themselves, empty: not used).
+    """
+
+    name = "slurm"
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        events_dir: Path = Path("/run/joulebook/jobs"),
+        cgroup_root: Path = Path("/sys/fs/cgroup"),
+        hpc_job_mapping_dir: Path | None = None,
+        gpustat_dir: Path | None = None,
+        rules: Sequence[str] = DEFAULT_RULES,
+        node: str = "",
+        only: str = "",
+        slurm_conf: Path | None = None,
+        gres_conf: Path | None = None,
+        gpu_ids: str = "gres",
+        scontrol: str | None = None,
+        slurmd: str | None = None,
+        ask_timeout_s: float = 5.0,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        conf = find_slurm_conf() if slurm_conf is None else slurm_conf
+        self._clock = clock
+        self._rules = tuple(rules)
+        self._events_dir = events_dir
+        self._cgroup_root = cgroup_root
+        self._mapping_paths = [
+            (path, evidence)
+            for path, evidence in (
+                (hpc_job_mapping_dir, Evidence.JOB_MAPPING),
+                (gpustat_dir, Evidence.GPUSTAT),
+            )
+            if path is not None
+        ]
+        self._gpu_ids = gpu_ids
+        self._only = frozenset(expand(only))
+        alone = only if len(self._only) == 1 else ""
+        self._node = node or alone or socket.gethostname().split(".")[0]
+        self._scontrol = find_program("scontrol") if scontrol is None else scontrol
+        self._conf = conf
+        self._ask_timeout_s = ask_timeout_s
+        slurmd = find_program("slurmd") if slurmd is None else slurmd
+        self._gres = GresMaps(conf, gres_conf, slurmd=slurmd)
+        self._lock = threading.RLock()
+        self._table = JobTable(self._node, self._gpu_ids)
+        self._refuse = Refusals()
+        self._reader = CgroupReader(proc)
+        self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
+        self._handed_stale: list[str] = []
+        self._faulty = False
+        self._thread: InotifyThread | None = None
+
+    # -- TenantSource
+
+    def open(self, boundary: Boundary) -> None:
+        """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        self._boundary = boundary
+        self._inotify = Inotify()
+        self._agenda = Agenda()
+        self._asker = Asker(self._scontrol, self._conf, timeout_s=self._ask_timeout_s)
+        self._labels = LabelReader(self._events_dir / "labels", self._refuse)
+        self._news = SlurmNews(
+            self._clock, self._table, self._agenda, self._asker, self._labels,
+            self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
+        )  # fmt: skip
+        self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
+        self._tree = SlurmTree(
+            self._cgroup_root, self._inotify, self._refuse, self._news, self._only
+        )
+        self._mappings = [
+            MappingDirectory(path, evidence, self._inotify, self._refuse)
+            for path, evidence in self._mapping_paths
+        ]
+        with contextlib.suppress(OSError):
+            # Before the first job, so that its very first event is seen as it comes.
+            self._events_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._asker.start()
+        with self._lock:
+            self._scan()
+            self._news.times.clear()
+        self._agenda.at(_GRES_CHECK_S, self._check_gres)
+        self._rescan_after = 0.0
+        self._retry_at = time.monotonic() + _RETRY_S
+        self._thread = InotifyThread("slurm-watch", self._inotify, self._handle, self._wait_s)
+        self._thread.start()
+
+    def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """The view as it stands."""
+        claims: list[Claim] = []
+        facts: list[WorkloadFacts] = []
+        with self._lock:
+            complete = self._complete() if devices else set()
+            self._handed = []
+            self._handed_stale = list(self._news.stale)
+            for job in self._table:
+                closed = []
+                for key, grant in job.grants.items():
+                    found = claims_of(job, grant, devices, self._gres_of, self._unmapped)
+                    if found is None:
+                        complete.discard(grant.evidence)
+                    else:
+                        claims += found
+                        if grant.t1_ns is not None:
+                            closed.append(key)
+                if job.sent < job.changed:
+                    fact = facts_of(job, self._rules)
+                    if fact is not None:
+                        facts.append(fact)
+                self._handed.append((job, job.changed, tuple(closed)))
+            rejected = self._refuse.counts()
+        return Holdings(joined(claims), frozenset(complete), tuple(facts), rejected)
+
+    def settled(self) -> None:
+        """What the last `holdings` handed over is durable: its event files are deleted."""
+        with self._lock:
+            stems = self._handed_stale
+            self._news.stale = [s for s in self._news.stale if s not in stems]
+            for job, changed, closed in self._handed:
+                stems += [
+                    k
+                    for k in closed
+                    if k in job.grants and job.grants[k].evidence is Evidence.PROLOG
+                ]
+                job.sent = max(job.sent, changed)
+                self._table.settle(job, closed)
+            self._handed, self._handed_stale = [], []
+            forgotten = self._table.sweep()
+        for stem in stems:
+            self._events.delete(stem)
+        for job in forgotten:
+            if job.uid is not None:
+                self._labels.forget(job.job_id, job.uid)
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        """Whose process that is, from its cgroup; `None` if it is in no known job."""
+        place = self._reader.slurm(pid)
+        if place is None or (self._only and place.node and place.node not in self._only):
+            return None
+        with self._lock:
+            job = self._table.current(place.job)
+            return None if job is None else job.id
+
+    def groups(self) -> Sequence[Group]:
+        """The cgroup directories of the jobs that run here, or just did, in every hierarchy."""
+        with self._lock:
+            return [group_of(job) for job in self._table if job.paths or job.past]
+
+    def close(self) -> None:
+        """Stop watching; `open` may be called again."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        thread.stop()
+        self._asker.stop()
+        with self._lock:
+            self._events.close()
+            self._inotify.close()
+            self._table = JobTable(self._node, self._gpu_ids)
+            self._handed = []
+
+    # -- the watching thread
+
+    def _scan(self) -> None:
+        self._events.scan()
+        self._tree.scan()
+        for mapping in self._mappings:
+            mapping.dirty = True
+        self._read_mappings()
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        try:
+            self._take(events)
+        except Exception:
+            # A fault of ours with one job must not end the watch over all others: say it, claim
+            # nothing to be complete, and begin again from what is there.
+            with self._lock:
+                self._faulty = True
+                self._agenda.once("rescan", _RETRY_S, self._rescan)
+            self._refuse.fault("watching SLURM failed; everything is looked at again")
+
+    def _take(self, events: Sequence[Event]) -> None:
+        now = time.monotonic()
+        for event in events:
+            if event.overflow:
+                # At once, and then not again with every batch of a storm.
+                with self._lock:
+                    self._agenda.once("rescan", max(0.0, self._rescan_after - now), self._rescan)
+                continue
+            with self._lock:
+                handled = self._events.handle(event) or self._tree.handle(event)
+                if not handled:
+                    any(mapping.handle(event) for mapping in self._mappings)
+            self._tell()
+        with self._lock:
+            self._read_mappings()
+            if now >= self._retry_at:
+                self._retry_at = now + _RETRY_S
+                self._retry()
+            for action in self._agenda.due():
+                action()
+        self._tell()
+
+    def _wait_s(self) -> float | None:
+        with self._lock:
+            whole = self._events.whole and all(m.whole for m in self._mappings)
+            waits = [self._agenda.wait_s(), None if whole else _RETRY_S]
+        return min((w for w in waits if w is not None), default=None)
+
+    def _rescan(self) -> None:
+        self._rescan_after = time.monotonic() + _RESCAN_PAUSE_S
+        self._scan()
+        self._faulty = False
+
+    def _retry(self) -> None:
+        if not self._events.whole:
+            self._events.scan()
+        for mapping in self._mappings:
+            mapping.dirty = mapping.dirty or not mapping.whole
+        self._read_mappings()
+
+    def _read_mappings(self) -> None:
+        for mapping in self._mappings:
+            if mapping.dirty:
+                now = mapping.read()
+                if now is not None:
+                    self._news.mapped(mapping.evidence, now)
+
+    def _tell(self) -> None:
+        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        times, self._news.times = self._news.times, []
+        for t_ns in times:
+            self._boundary(t_ns)
+
+    # -- helpers
+
+    def _complete(self) -> set[Evidence]:
+        if self._faulty:
+            return set()
+        complete = {m.evidence for m in self._mappings if m.whole}
+        if self._events.whole:
+            complete.add(Evidence.PROLOG)
+        # After a restart an answer that is still awaited must not read as "holds nothing".
+        if not any(j.waiting and not j.hooked for j in self._table):
+            complete.add(Evidence.SCONTROL)
+        return complete
+
+    def _gres_of(self, node: str) -> tuple[bool, GresMap | None]:
+        return self._gres.of(node or self._node)
+
+    def _check_gres(self) -> None:
+        self._gres.refresh()
+        self._agenda.at(_GRES_CHECK_S, self._check_gres)
+
+    def _poke(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                self._thread.wake()
+
+    def _unmapped(self, job: Job, grant: Grant, gpus: Sequence[str]) -> None:
+        node = grant.node or self._node
+        known, gres = self._gres_of(node)
+        nobody_says = known and gres is None and grant.gpu_ids == "gres"
+        self._refuse(unmapped(job, grant, gpus, node, self._gres.places if nobody_says else ""))

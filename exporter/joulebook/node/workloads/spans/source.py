@@ -1,0 +1,211 @@
+"""Marks: experiments that programs name themselves, on machines without a scheduler.
+
+No claims come from here. A mark says for whom a process burns at what time; who shares a device,
+and how, is settled as for all processes. A process that a scheduler's source knows is left alone:
+inside a job the scheduler says who pays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from joulebook.clock import Clock
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Reading
+from joulebook.core.workloads import WorkloadId
+from joulebook.errors import InputError
+from joulebook.node.workloads.contract import Boundary, Holdings
+from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
+from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.spans import files
+from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, MarkTable
+from joulebook.units import s_from_ns
+
+log = logging.getLogger(__name__)
+
+RESCAN_S = 5.0
+"""How often the whole directory is looked at, for what inotify did not tell and for the dead."""
+
+
+class MarkTenants:
+    """The marks in `directory`, which is made if it is not there and can be."""
+
+    name = "marks"
+
+    def __init__(
+        self, clock: Clock, directory: Path, *, user_of: Callable[[int], str] | None = None
+    ) -> None:
+        self._clock = clock
+        self._directory = directory
+        self._refuse = Refusals()
+        self._refused: set[tuple[str, int]] = set()
+        self._table = MarkTable(clock, user_of or _user_name)
+        self._thread: InotifyThread | None = None
+        self._due = 0.0
+        self._trouble = ""
+
+    # -- TenantSource
+
+    def open(self, boundary: Boundary) -> None:
+        """Make the directory if need be, look at what is there and begin to watch."""
+        self._boundary = boundary
+        self._inotify = Inotify()
+        self._watch: int | None = None
+        self._look()
+        self._thread = InotifyThread("marks-watch", self._inotify, self._handle, self._wait_s)
+        self._thread.start()
+
+    def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
+        """The marks of which anything is new; only those that a device has been used under."""
+        return Holdings(facts=self._table.news(), rejected=self._refuse.counts())
+
+    def settled(self) -> None:
+        """What was handed over last need not be said again."""
+        self._table.settled()
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        """Nobody's: a mark is not whose a process is, but for whom it burns at a time."""
+        return None
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+            self._inotify.close()
+
+    def marked(self, reading: Reading) -> Reading:
+        """The reading, each process on the device with the marks that it was under lately."""
+        return self._table.marked(reading)
+
+    # -- the watching thread
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        try:
+            names = {e.name for e in events if e.watch == self._watch and e.mask & IN_MOVED_TO}
+            if time.monotonic() >= self._due or any(e.overflow for e in events):
+                self._look()
+            elif names:
+                self._take(names)
+        except Exception:
+            # A fault of ours with one file must not end the watch over all others.
+            self._refuse.fault("watching marks failed; everything is looked at again")
+            self._due = time.monotonic() + 1
+
+    def _wait_s(self) -> float | None:
+        return max(0.05, self._due - time.monotonic())
+
+    def _look(self) -> None:
+        """Look at the whole directory, and clear away what is of nobody any more."""
+        self._due = time.monotonic() + RESCAN_S
+        fd = self._open()
+        if fd is None:
+            self._table.sweep(())
+            return
+        try:
+            with os.scandir(fd) as found:
+                names = [entry.name for entry in itertools.islice(found, MOST)]
+            for name in filter(files.is_unfinished, names):
+                _remove_old(fd, name)
+        finally:
+            os.close(fd)
+        self._take(names)
+        self._table.sweep(names)
+
+    def _take(self, names: Iterable[str]) -> None:
+        fd = self._open()
+        if fd is None:
+            return
+        try:
+            # A list: every one is to be taken, whatever comes of those before it.
+            changed = any([self._take_one(fd, name) for name in names])
+        finally:
+            os.close(fd)
+        if changed:
+            self._boundary(self._clock.now_ns())
+
+    def _take_one(self, fd: int, name: str) -> bool:
+        """Take in one file; whether a mark began or ended by it."""
+        process = files.process_of(name)
+        if process is None:
+            return False
+        alive = files.owner_of(process)
+        # One that has ended since may have left its mark before.
+        uid = self._table.uid_of(name) if alive is None else alive
+        if uid is None:
+            _remove_old(fd, name)
+            return False
+        try:
+            said = files.read(fd, name, uid)
+            changed = self._table.note(name, process, uid, said)
+        except FileNotFoundError:
+            return False
+        except InputError as error:
+            self._refuse_once(fd, name, error)
+            return False
+        if said.exited_boottime_ns is not None or alive is None:
+            _remove(fd, name)
+        return changed
+
+    def _open(self) -> int | None:
+        """The directory, made and watched; `None` where that cannot be, which is said once."""
+        trouble = ""
+        try:
+            if not self._directory.exists():
+                files.make_directory(self._directory)
+            fd = files.open_directory(self._directory)
+            self._watch = self._inotify.watch(self._directory, IN_MOVED_TO)
+        except InputError as error:
+            trouble = str(error)
+            if trouble != self._trouble:
+                self._refuse(error)
+        except OSError as error:
+            trouble = f"no marks: {self._directory}: {error.strerror}"
+            if trouble != self._trouble:
+                log.info("%s", trouble)
+        self._trouble = trouble
+        return None if trouble else fd
+
+    def _refuse_once(self, fd: int, name: str, error: InputError) -> None:
+        """Count a file once, however often it is looked at."""
+        try:
+            inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+        except OSError:
+            return
+        if (name, inode) not in self._refused:
+            if len(self._refused) >= MOST:
+                self._refused.clear()
+            self._refused.add((name, inode))
+            self._refuse(error)
+        if error.reason == "too_long":
+            _remove(fd, name)  # it is not to fill a file system that others need
+
+
+def _remove_old(fd: int, name: str) -> None:
+    """Remove a file of a process that is no more, once it has had its time."""
+    try:
+        age_s = time.time() - os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime
+    except OSError:
+        return
+    if abs(age_s) > s_from_ns(REMEMBERED_NS):
+        _remove(fd, name)
+
+
+def _remove(fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except OSError as error:
+        log.debug("%s stays: %s", name, error.strerror)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

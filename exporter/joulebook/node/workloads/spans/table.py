@@ -1,0 +1,191 @@
+"""The marks that are known, in node time: whose they are, and from when to when.
+
+One lock guards all of it: the watching thread writes, the daemon's tick reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from joulebook.clock import Clock
+from joulebook.core.attribution.claims import Evidence
+from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.errors import InputError
+from joulebook.node.workloads.spans import files
+from joulebook.node.workloads.spans.files import MarkFile, Process
+from joulebook.units import NS_PER_S
+
+SCHEDULER = "process"
+
+MOST = 4096
+"""Marks that are known at a time; as many files are looked at."""
+MOST_OF_ONE_USER = 256
+"""Marks in force of one user: nested ones, and those of all his processes together."""
+
+REMEMBERED_NS = 60 * NS_PER_S
+"""A mark that was left is known for so long, for the process lists that come after it."""
+
+
+class Entry(msgspec.Struct):
+    """One mark: `left_ns` is `None` while it is in force, `used` once a device was used under it.
+
+    `told` says that the ledger knows all that is known here.
+    """
+
+    process: Process
+    workload: WorkloadId
+    experiment: str
+    uid: int
+    entered_ns: int
+    left_ns: int | None = None
+    used: bool = False
+    told: bool = False
+
+    @property
+    def span(self) -> Span:
+        """From when to when, and for whom."""
+        return Span(self.entered_ns, self.left_ns, self.workload)
+
+
+class MarkTable:
+    """Marks by the name of their file."""
+
+    def __init__(self, clock: Clock, user_of: Callable[[int], str]) -> None:
+        self._clock = clock
+        self._user_of = user_of
+        self._lock = threading.Lock()
+        self._marks: dict[str, Entry] = {}
+        self._handed: list[tuple[Entry, int | None]] = []
+        self._families: dict[tuple[int, int], tuple[Process, ...]] = {}
+        self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
+
+    def uid_of(self, name: str) -> int | None:
+        """The user of a known mark."""
+        with self._lock:
+            known = self._marks.get(name)
+            return None if known is None else known.uid
+
+    def note(self, name: str, process: Process, uid: int, said: MarkFile) -> bool:
+        """Take in what a file says; whether a mark began or ended by it.
+
+        An instant that cannot be (before the process began, in the time to come) is moved to the
+        nearest that can. Raises `InputError` for one mark too many.
+        """
+        now_ns = self._clock.now_ns()
+        shift_ns = now_ns - self._clock.boottime_ns(now_ns)
+        left_ns = said.exited_boottime_ns
+        if left_ns is not None:
+            left_ns = min(left_ns + shift_ns, now_ns)
+        with self._lock:
+            known = self._marks.get(name)
+            if known is not None:
+                if known.left_ns is not None or left_ns is None:
+                    return False
+                known.left_ns, known.told = max(left_ns, known.entered_ns), False
+                return True
+            mine = sum(e.left_ns is None and e.uid == uid for e in self._marks.values())
+            if mine >= MOST_OF_ONE_USER or len(self._marks) >= MOST:
+                text = f"uid {uid} has {mine} marks; at most {MOST_OF_ONE_USER} count at a time"
+                raise InputError(text, reason="too_many")
+            began_ns = process.ticks * files.TICK_NS + shift_ns
+            entered_ns = max(min(said.entered_boottime_ns + shift_ns, now_ns), began_ns)
+            self._marks[name] = Entry(
+                process,
+                self._workload(process, uid, said.experiment),
+                said.experiment,
+                uid,
+                entered_ns,
+                None if left_ns is None else max(left_ns, entered_ns),
+            )
+        return True
+
+    def sweep(self, present: Collection[str]) -> None:
+        """End marks whose file or process is gone; forget those that ended a while ago."""
+        now_ns = self._clock.now_ns()
+        with self._lock:
+            for name, entry in list(self._marks.items()):
+                gone = name not in present or files.owner_of(entry.process) is None
+                if entry.left_ns is None and gone:
+                    entry.left_ns, entry.told = now_ns, False
+                if entry.left_ns is not None and now_ns - entry.left_ns > REMEMBERED_NS:
+                    del self._marks[name]
+
+    def news(self) -> tuple[WorkloadFacts, ...]:
+        """The facts of marks that a device was used under, where anything about them is new."""
+        with self._lock:
+            self._handed = [(e, e.left_ns) for e in self._marks.values() if e.used and not e.told]
+            fresh = {entry.workload for entry, _ in self._handed}
+            return tuple(self._facts(workload) for workload in sorted(fresh))
+
+    def settled(self) -> None:
+        """What `news` gave last is durable."""
+        with self._lock:
+            for entry, left_ns in self._handed:
+                entry.told = entry.left_ns == left_ns
+            self._handed = []
+
+    def marked(self, reading: Reading) -> Reading:
+        """Say of each process on the device under which marks it was lately.
+
+        One that is gone since the list before is added again, as ended: under a mark it counts
+        until the mark was left, or until this list.
+        """
+        if reading.processes is None:
+            return reading
+        with self._lock:
+            listed_ns, before = self._lately.get(reading.meter, (0, {}))
+            if not self._marks and not before:
+                return reading
+            processes = [self._under(process) for process in reading.processes]
+            listed = {(p.pid, p.started_ns) for p in processes}
+            for key, process in before.items():
+                gone = self._under(process)
+                lasted = any(s.t1_ns is None or s.t1_ns > listed_ns for s in gone.marks)
+                if key not in listed and lasted:
+                    processes.append(msgspec.structs.replace(gone, ended=True, sm_time_ns=None))
+            now = {(p.pid, p.started_ns): p for p in processes if p.marks and not p.ended}
+            self._lately[reading.meter] = (reading.t_ns, now)
+        return msgspec.structs.replace(reading, processes=tuple(processes))
+
+    def _under(self, process: ProcessUse) -> ProcessUse:
+        """The process with its marks, the innermost first; a scheduler's process has none."""
+        if process.workload is not None and process.workload.scheduler != SCHEDULER:
+            return process
+        key = (process.pid, process.started_ns)
+        if key not in self._families:
+            if len(self._families) >= MOST:
+                self._families.clear()
+            in_job = files.is_in_job(process.pid)
+            self._families[key] = () if in_job else files.family_of(process.pid)
+        depth = {member: n for n, member in enumerate(self._families[key])}
+        own = [entry for entry in self._marks.values() if entry.process in depth]
+        # In a dictionary the later entered come later: reversed, the inner before the outer.
+        own = sorted(reversed(own), key=lambda e: (depth[e.process], -e.entered_ns))
+        for entry in own:
+            entry.used = True
+        return msgspec.structs.replace(process, marks=tuple(entry.span for entry in own))
+
+    def _workload(self, process: Process, uid: int, experiment: str) -> WorkloadId:
+        """One for each experiment of a process: a block that is entered again adds to the same."""
+        said = f"{self._clock.epoch}/{process.pid}/{process.ticks}/{uid}/{experiment}"
+        digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+        return WorkloadId(SCHEDULER, f"mark.{digest}")
+
+    def _facts(self, workload: WorkloadId) -> WorkloadFacts:
+        same = [e for e in self._marks.values() if e.workload == workload]
+        ends = [e.left_ns for e in same if e.left_ns is not None]
+        return WorkloadFacts(
+            id=workload,
+            name=same[0].experiment,
+            labels=Labels(self._user_of(same[0].uid), "", same[0].experiment),
+            started_ns=min(e.entered_ns for e in same),
+            ended_ns=max(ends) if len(ends) == len(same) else None,
+            complete=True,
+            evidence=Evidence.PROCESSES.label,
+            extra={"mark": f"pid {same[0].process.pid}"},
+        )

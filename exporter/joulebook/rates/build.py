@@ -1,0 +1,73 @@
+"""The poller that a configuration asks for, and what is charged with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from joulebook.config import Config
+from joulebook.config.rates import Rates
+from joulebook.core.money.amounts import Charge, Item
+from joulebook.core.money.rates import Curve, Point, RateSet, overlay
+from joulebook.rates.cache import Cache
+from joulebook.rates.contract import DAY_S, FeedEmpty, Quantity
+from joulebook.rates.plausible import sift
+from joulebook.rates.poller import Poller
+from joulebook.rates.sources import Feed, basis, feeds
+
+_MOST_S = 7 * DAY_S
+"""What a feed is asked for at once."""
+
+
+def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> RateSet:
+    """The rates in [t0, t1) UTC. Holes stay holes. Raises `FeedError` and `ConfigError`."""
+    curves = {
+        feed.quantity: Curve(_points(feed, rates.currency, t0_s, t1_s))
+        for feed in feeds(rates, environ)
+    }
+    known = basis(rates)
+    return RateSet(
+        known.currency,
+        known.zone,
+        curves.get(Quantity.PRICE, Curve()),
+        curves.get(Quantity.CARBON, Curve()),
+        known.pue,
+        known.hardware,
+    )
+
+
+def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> tuple[Point, ...]:
+    step_s = max(t1_s - t0_s, 1) if feed.source.plan.local else _MOST_S
+    points: tuple[Point, ...] = ()
+    for start_s in range(t0_s, t1_s, step_s):
+        try:
+            said = feed.source.fetch(start_s, min(start_s + step_s, t1_s))
+        except FeedEmpty:
+            continue
+        good, _ = sift(said, feed.quantity, currency)
+        points = overlay(points, good)
+    return points
+
+
+def cache_dir(config: Config) -> Path:
+    """Where the last good answers are kept."""
+    return Path(config.rates.cache_dir or Path(config.ledger.path).parent / "rates")
+
+
+def make_poller(config: Config, environ: Mapping[str, str], *, read_only: bool = False) -> Poller:
+    """The poller that the configuration asks for; not started. Raises `ConfigError`."""
+    cache = Cache(cache_dir(config), read_only=read_only)
+    return Poller(feeds(config.rates, environ), basis(config.rates), cache)
+
+
+def charges(rates: Rates) -> frozenset[Charge]:
+    """What is charged once its rates are known: that for which every setting is made."""
+    found = set()
+    if rates.pue is not None:
+        if rates.price.kind != "none":
+            found.add(Charge(Item.ELECTRICITY, rates.currency))
+        if rates.carbon.kind != "none":
+            found.add(Charge(Item.CO2E))
+    if rates.hardware:
+        found.add(Charge(Item.HARDWARE, rates.currency))
+    return frozenset(found)

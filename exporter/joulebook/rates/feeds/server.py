@@ -1,0 +1,86 @@
+"""Rates from another Joulebook: one asks the feeds, a lab's worth of nodes asks it.
+
+`Document` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the units
+of `core/rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from joulebook.core.money.rates import Point
+from joulebook.http_client import Key, Web, basic, decoded
+from joulebook.rates.contract import DAY_S, FeedEmpty, FeedWrong, Plan, Quantity
+
+VERSION = 1
+PATH = "/v1/rates"
+
+_MAX_TEXT = 200
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """All that is known of one quantity."""
+
+    source: str
+    points: tuple[Point, ...]
+    fetched_utc_s: int | None = None
+
+
+class Document(msgspec.Struct, frozen=True):
+    """The answer of the rates service."""
+
+    v: int
+    currency: str
+    zone: str
+    price: Offer | None = None
+    carbon: Offer | None = None
+
+
+class Server:
+    """One quantity of the rates service at `url` (`https://rates.lab:9817`)."""
+
+    def __init__(
+        self,
+        web: Web,
+        url: str,
+        quantity: Quantity,
+        currency: str,
+        key: Key,
+        every_s: float = 300,
+    ) -> None:
+        """`key` is `user:password`, asked for only if one is set."""
+        self._url = url.rstrip("/")
+        self.name = f"rates service {self._url.partition('://')[2]}"
+        # Looks as far ahead as the feed behind it does; it says itself what it knows.
+        self.plan = Plan(every_s=every_s, ahead_s=2 * DAY_S)
+        self._web = web
+        self._quantity = quantity
+        self._currency = currency
+        self._key = key
+
+    def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
+        """What the service knows since t0."""
+        headers = basic(self._key.read()) if self._key.is_set else {}
+        asked = {"since": t0_s}
+        body = self._web.get(f"{self._url}{PATH}", asked, headers, secret=bool(headers))
+        said = decoded(body, Document, self.name)
+        if said.v != VERSION:
+            raise FeedWrong(
+                f"{self.name}: speaks version {said.v}, this node {VERSION}", reason="garbage"
+            )
+        offer = said.price if self._quantity is Quantity.PRICE else said.carbon
+        if offer is None:
+            raise FeedEmpty(f"{self.name}: has no {self._quantity} configured")
+        if self._quantity is Quantity.PRICE and said.currency != self._currency:
+            raise FeedWrong(
+                f"{self.name}: prices are in {said.currency!r:.10}, and rates.currency is "
+                f"{self._currency}",
+                reason="currency",
+            )
+        if not offer.points:
+            raise FeedEmpty(f"{self.name}: knows no {self._quantity} now")
+        # Sources are shown on every page: not at any length.
+        return tuple(
+            msgspec.structs.replace(point, source=point.source[:_MAX_TEXT])
+            for point in offer.points
+        )

@@ -1,0 +1,191 @@
+"""Basic authentication against bcrypt hashes, at the cost of one bcrypt per password."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import bcrypt
+
+from joulebook import log
+from joulebook.core.ledger.export import PATH
+from joulebook.errors import ConfigError
+from joulebook.server.desk import Desk
+
+logger = logging.getLogger(__name__)
+
+HEADER = b"x-joulebook-token"
+
+_MAX_FILE = 65_536
+_LEAST = 16
+"""Characters of a token; a shorter one can be guessed over the network."""
+
+
+Asked = Callable[[int, str], bytes]
+"""Gives one page as JSON: the rows after `since` of the ledger with that id (empty: any)."""
+
+
+class Tokens:
+    """The tokens in a file, one a line, read again when the file changes.
+
+    Two lines let a token be replaced without a break. A file that cannot be read any more leaves
+    nobody in: the last good one may be what somebody wanted to be rid of.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ConfigError`: at the start, a file that cannot be used is fatal."""
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._digests: tuple[bytes, ...] = ()
+        self._read(self._stamp())
+
+    def fits(self, token: bytes) -> bool:
+        """Whether it is one of them; takes as long for a wrong as for a right one."""
+        try:
+            if (seen := self._stamp()) != self._seen:
+                self._read(seen)
+                logger.info("server.token_file: %s has changed and is in use", self._path)
+            log.recovered(logger, "token_file", "server.token_file: in use again")
+        except ConfigError as error:
+            self._seen, self._digests = None, ()
+            log.once(logger, "token_file", "nobody can collect: %s", error, level=logging.ERROR)
+        shown = hashlib.blake2b(token).digest()
+        fits = False
+        for digest in self._digests:
+            fits |= hmac.compare_digest(digest, shown)
+        return fits
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise ConfigError(
+                f"server.token_file: {self._path}: cannot be read: {error.strerror}"
+            ) from None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _read(self, seen: tuple[int, int, int]) -> None:
+        try:
+            with self._path.open("rb") as file:
+                lines = file.read(_MAX_FILE).split()
+        except OSError as error:
+            raise ConfigError(
+                f"server.token_file: {self._path}: cannot be read: {error.strerror}"
+            ) from None
+        if not lines or any(len(line) < _LEAST or not line.isascii() for line in lines):
+            raise ConfigError(
+                f"server.token_file: {self._path}: expected tokens of {_LEAST} or more ASCII "
+                "characters, one a line (openssl rand -hex 32)"
+            )
+        self._digests = tuple(hashlib.blake2b(line).digest() for line in lines)
+        self._seen = seen
+
+
+class Handover:
+    """The page, and who may read it."""
+
+    def __init__(self, page: Asked, tokens: Tokens) -> None:
+        self.page = page
+        self._tokens = tokens
+
+    def allows(self, headers: Mapping[bytes, bytes]) -> bool | None:
+        """Whether a token that fits is shown; `None`: no token is."""
+        scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
+        shown = token.strip() if scheme.lower() == b"bearer" else headers.get(HEADER, b"")
+        return self._tokens.fits(shown) if shown else None
+
+
+class Question:
+    """The query of the page. Raises `ValueError` that says what would be right."""
+
+    def __init__(self, query: Mapping[str, str]) -> None:
+        since, ledger_id = query.get("since", "0"), query.get("ledger", "")
+        if not re.fullmatch(r"\d{1,18}", since, re.ASCII):
+            raise ValueError("since: expected the `next` of the page before, or 0")
+        if not re.fullmatch(r"[0-9a-f]{0,64}", ledger_id):
+            raise ValueError("ledger: expected the `ledger_id` of the page before")
+        self.since, self.ledger_id = int(since), ledger_id
+
+
+__all__ = ["HEADER", "PATH", "Asked", "Handover", "Question", "Tokens"]
+
+
+_REMEMBERED = 64
+_MAX_HEADER = 1024
+_MAX_PASSWORD = 72
+"""bcrypt looks at no more bytes; so does Go's, after which the file format is made."""
+
+
+class Passwords:
+    """Checks credentials, and remembers the answers by a salted hash of them.
+
+    bcrypt costs 50-100 ms of CPU on purpose: it runs on one thread of its own, so that guessing
+    takes at most one core and delays nobody whose answer is remembered. Right and wrong answers
+    are remembered apart, so that wrong ones never displace a scraper's.
+    """
+
+    def __init__(self) -> None:
+        self._salt = secrets.token_bytes(32)
+        self._right: dict[bytes, None] = {}
+        self._wrong: dict[bytes, None] = {}
+        self._desk = Desk("passwords", threads=1, line=16, timeout_s=10)
+
+    async def check(self, users: Mapping[str, bytes], header: bytes | None) -> bool:
+        """Whether an `Authorization` header names one of `users` and its password.
+
+        Raises `desk.Busy` if too many passwords wait to be checked.
+        """
+        if header is None or (pair := _parse(header)) is None:
+            return False
+        user, password = pair
+        # An unknown user costs as much time as a known one, against the first one's hash.
+        known = user in users
+        digest = users[user] if known else next(iter(users.values()))
+        key = self._key(user, digest, password)
+        for answers, answer in ((self._right, True), (self._wrong, False)):
+            if key in answers:
+                answers[key] = answers.pop(key)
+                return answer
+        matches = await self._desk.ask(lambda: _matches(password, digest))
+        right = matches and known
+        answers = self._right if right else self._wrong
+        answers[key] = None
+        if len(answers) > _REMEMBERED:
+            del answers[next(iter(answers))]
+        return right
+
+    def close(self) -> None:
+        """End the thread."""
+        self._desk.close()
+
+    def _key(self, user: str, digest: bytes, password: bytes) -> bytes:
+        # The digest is part of it: a changed password is another question.
+        mixed = hashlib.blake2b(key=self._salt)
+        for part in (user.encode("utf-8", "surrogatepass"), digest, password):
+            mixed.update(len(part).to_bytes(4, "big") + part)
+        return mixed.digest()
+
+
+def _parse(header: bytes) -> tuple[str, bytes] | None:
+    scheme, _, encoded = header.strip().partition(b" ")
+    if scheme.lower() != b"basic" or len(encoded) > _MAX_HEADER:
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+        return (user.decode(), password) if colon else None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _matches(password: bytes, digest: bytes) -> bool:
+    try:
+        return bcrypt.checkpw(password[:_MAX_PASSWORD], digest)
+    except ValueError:
+        return False

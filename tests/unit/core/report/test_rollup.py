@@ -1,0 +1,124 @@
+"""Charging anew: at the same rates it comes to what was booked, and parts are still the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.core.audit import laws
+from tests.unit.core.money.test_accrual import (
+    CO2E,
+    CREDIT,
+    EUR,
+    H100,
+    HARDWARE,
+    T0_S,
+    WANTED,
+    hourly,
+    metered,
+    rates_of,
+)
+from tests.unit.core.world import Run, S, gpu
+
+from joulebook.core.energy.readings import Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.money.amounts import Bill, Exact, total
+from joulebook.core.money.rates import PER_KWH, UG_PER_G
+from joulebook.core.report.dataset import Account, Charged, Posting, Workload
+from joulebook.core.report.rollup import billed, lines, net, recharged, whole
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.units import UJ_PER_KWH
+
+ADA = Labels("ada", "nlp", "bert")
+GRACE = Labels("grace", "vision", "vit")
+MODELS = {gpu(): H100}
+
+
+JOB = WorkloadId("slurm", "1")
+OTHER = WorkloadId("slurm", "2")
+OWNERS = {JOB: Workload(JOB, labels=ADA), OTHER: Workload(OTHER, labels=GRACE)}
+
+
+def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
+    return Account(
+        "test",
+        0,
+        1 << 40,
+        tuple(
+            Posting("n1", subject, meter, quarter_s, amount, Method.COUNTER, "prolog")
+            for subject, meter, quarter_s, amount in rows
+        ),
+        workloads=OWNERS,
+        models={("n1", meter): model for meter, model in MODELS.items()},
+    )
+
+
+def posted(run: Run) -> Account:
+    """What a run of the ledger posted; all of its workloads are Ada's job."""
+    return account(
+        (key.subject if isinstance(key.subject, Remainder) else JOB, *key[1:3], amount)
+        for key, amount in run.postings.items()
+    )
+
+
+def with_bill(booked: Account, bill: Bill) -> Account:
+    charged = tuple(Charged("n1", JOB, 0, charge, amount) for charge, amount in bill.items())
+    return msgspec.structs.replace(booked, charges=charged)
+
+
+@laws(40)
+@given(
+    st.lists(st.integers(0, 3_000_000), min_size=1, max_size=6),
+    st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=6),
+    st.integers(10**6, 2 * 10**6),
+)
+def test_the_same_rates_come_to_what_was_booked(
+    power_mw: list[int], prices: list[int], pue: int
+) -> None:
+    rates = rates_of(hourly(*prices), hourly(*map(abs, prices)), pue, 1_250_000_007)
+    run = metered(power_mw, rates=rates)
+    anew = recharged(posted(run), rates, WANTED)
+    (bill,) = billed(anew.account).values()
+    booked = next(iter(run.books.workloads.values())).bill
+    assert {c: a for c, a in bill.items() if a.atoms} == {
+        c: a for c, a in booked.items() if a.atoms
+    }
+    assert anew.unpriced_uj == {}
+
+
+def test_other_rates_and_the_difference() -> None:
+    """The worked example of the field: 10.5 kg by the hour, 12.0 kg at a flat 400 g."""
+    hours = hourly(300 * UG_PER_G, 500 * UG_PER_G, 400 * UG_PER_G)
+    run = metered([16_000_000, 4_000_000, 4_000_000], rates=rates_of(carbon=hours, pue=1_250_000))
+    flat = rates_of(carbon=[(0, 400 * UG_PER_G)], pue=1_250_000)
+    booked = with_bill(posted(run), next(iter(run.books.workloads.values())).bill)
+    anew = recharged(booked, flat, WANTED)
+    (line,) = lines(booked, anew.account)
+    assert line.booked == {CO2E: Exact(10, 500_000_000)}
+    assert line.restated == {CO2E: Exact(12)}
+    assert line.amount.energy_uj == 24 * UJ_PER_KWH
+    assert anew.unpriced_uj == {"electricity": 24 * UJ_PER_KWH}
+
+
+def test_a_line_for_everybody_and_the_whole() -> None:
+    quarter = account(
+        [
+            (JOB, gpu(), T0_S, Amount(UJ_PER_KWH, 0, 900 * S)),
+            (OTHER, gpu("GPU-1"), T0_S, Amount(3 * UJ_PER_KWH, 0, 900 * S)),
+            (Remainder.UNALLOCATED, gpu(), T0_S + 900, Amount(9 * UJ_PER_KWH)),
+        ]
+    )
+    rates = rates_of([(0, 200_000_000), (T0_S + 900, -100_000_000)], per_gpu_hour=4_000_000_000)
+    anew = recharged(quarter, rates, WANTED)
+    bills = billed(anew.account)
+    assert bills == {
+        ADA: {EUR: Exact.of(200_000_000 * PER_KWH), HARDWARE: Exact(1)},
+        GRACE: {EUR: Exact.of(600_000_000 * PER_KWH)},
+        Remainder.UNALLOCATED: {CREDIT: Exact.of(900_000_000 * PER_KWH)},
+    }
+    found = lines(quarter, anew.account)
+    assert [line.owner for line in found] == [GRACE, ADA, Remainder.UNALLOCATED]
+    assert whole(found).restated == total(bills.values())
+    assert net(whole(found).restated or {}) == {"EUR": Exact(0, 900_000_000)}

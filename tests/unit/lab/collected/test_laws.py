@@ -1,0 +1,30 @@
+"""The laws of bills on sqlite; `tests/integration/test_archive_postgresql.py` has PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from tests.unit.lab.collected.laws import Laws
+
+from joulebook.lab.collected.database import Database, connect
+
+_numbers = itertools.count()
+
+
+class OnSqlite(Laws):
+    """On a file of its own."""
+
+    folder = tempfile.TemporaryDirectory(prefix="jb-laws-")
+
+    def open(self) -> Database:
+        path = Path(self.folder.name) / f"{next(_numbers)}.db"
+        return connect(f"sqlite://{path}", create=True)
+
+
+TestLaws = OnSqlite.TestCase
+TestLaws.settings = settings(
+    max_examples=40, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,90 @@
+"""A node's ledger that was put back from an older copy, and has burnt more since than it lost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.unit.lab.collected.nodes import OCTOBER_S, Node
+
+from joulebook.errors import InputError
+from joulebook.lab.collected import check, ingest
+from joulebook.lab.collected.database import Database, opened
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with opened(f"sqlite://{tmp_path}/c.db", create=True) as database:
+        yield database
+
+
+def collect(database: Database, node: Node, since: int, limit: int = 10_000) -> int:
+    page = node.page(since, limit)
+    assert ingest.take(database, page, "t", OCTOBER_S) is not None
+    return page.next
+
+
+def put_back(database: Database) -> tuple[Node, int]:
+    """A node that was collected and then put back; and where its collection stands."""
+    node = Node()
+    for n in range(10):
+        node.burn(OCTOBER_S + 900 * n, 1_000, "1")
+    older = copy.deepcopy(node)
+    for n in range(10, 15):
+        node.burn(OCTOBER_S + 900 * n, 1_000, "1")
+    return older, collect(database, node, 0)
+
+
+def test_it_is_refused_though_all_its_numbers_have_grown(database: Database) -> None:
+    node, since = put_back(database)
+    for n in range(20, 50):
+        node.burn(OCTOBER_S + 900 * n, 2_000, "1")
+    assert node.last > since
+    with pytest.raises(InputError, match=r"n1: .*GPU-0 say 70000 uJ, .* 65000 uJ .*move") as caught:
+        collect(database, node, since)
+    assert caught.value.reason == "went_back"
+    # What was here is as it was.
+    assert check.check(database).good
+
+
+def test_it_is_refused_at_the_end_of_several_pages(database: Database) -> None:
+    node, since = put_back(database)
+    for n in range(20, 50):
+        node.burn(OCTOBER_S + 900 * n, 2_000, "1")
+    with pytest.raises(InputError, match="move"):
+        while since < node.last:
+            since = collect(database, node, since, 7)
+
+
+def test_rows_that_left_for_their_age_before_they_were_asked_for_are_no_reason(
+    database: Database,
+) -> None:
+    node = Node()
+    for n in range(5):
+        node.burn(OCTOBER_S + 900 * n, 1_000, "1")
+    for key in sorted(node.postings)[:2]:
+        del node.postings[key]
+    page = node.page(0)
+    (meter,) = page.meters
+    aged = msgspec.structs.replace(meter, booked_uj=5_000, expired_uj=2_000)
+    page = msgspec.structs.replace(page, meters=(aged,))
+    assert ingest.take(database, page, "t", OCTOBER_S) is not None
+    assert check.check(database).good
+
+
+def test_a_collected_ledger_of_the_version_before_learns_what_its_rows_come_to(
+    tmp_path: Path, database: Database
+) -> None:
+    node = Node()
+    node.burn(OCTOBER_S, 1_000, "1")
+    since = collect(database, node, 0)
+    database.rows("ALTER TABLE meters DROP COLUMN posted_uj")
+    database.rows("UPDATE joulebook_schema SET version = 3")
+    with opened(f"sqlite://{tmp_path}/c.db", create=True) as renewed:
+        assert renewed.rows("SELECT posted_uj FROM meters") == [(1_000,)]
+        node.burn(OCTOBER_S, 500, "1")
+        collect(renewed, node, since)
+        assert renewed.rows("SELECT posted_uj FROM meters") == [(1_500,)]

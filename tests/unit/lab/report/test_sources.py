@@ -1,0 +1,132 @@
+"""Ledgers as a source: nothing left out, nothing counted twice, and only what was asked for."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
+
+from joulebook.core.energy.readings import REPLAYED
+from joulebook.core.evidence import Remainder
+from joulebook.core.report.dataset import Account, Selection, joined
+from joulebook.core.report.run_roles import Choice
+from joulebook.core.workloads import WorkloadId
+from joulebook.errors import ConfigError
+from joulebook.lab.report.about import About
+from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, NodeLedger, named, own
+from joulebook.lab.report.statement import Told, make
+from joulebook.ledger.query import LedgerReader
+
+ALL = Selection()
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ledger") / "n1.db"
+    write_ledger(path)
+    return path
+
+
+def ask(wanted: Selection, *ledgers: NodeLedger) -> Account:
+    return LedgerSource(ledgers).account(0, FOREVER_S, wanted)
+
+
+def energy(account: Account) -> int:
+    return sum(row.amount.energy_uj for row in account.postings)
+
+
+def test_all_that_was_booked_is_in_the_account(ledger: Path) -> None:
+    account = ask(ALL, NodeLedger("n1", ledger))
+    with LedgerReader(ledger) as reader:
+        assert energy(account) == sum(each.postings_uj for each in reader.balance_check())
+    assert account.source == "ledger of n1"
+    assert account.nodes == ("n1",)
+    assert account.known_until_s.keys() == {"n1"}
+    assert Remainder.UNALLOCATED in {row.subject for row in account.postings}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "count"),
+    [
+        (Selection(experiments=frozenset({"sweep"})), SWEEP, 11),
+        (Selection(users=frozenset({"grace"})), SWEEP, 11),
+        (Selection(accounts=frozenset({"vision"})), SWEEP, 11),
+        (Selection(workloads=frozenset({"200_7"})), SWEEP, 1),
+        (Selection(workloads=frozenset({"slurm/300.r1"})), ADA, 1),
+        (
+            Selection(accounts=frozenset({"nlp"}), workloads=frozenset({"101", "200_1"})),
+            ADA,
+            1,
+        ),
+    ],
+)
+def test_what_is_selected_is_what_a_scan_would_take(
+    ledger: Path, wanted: Selection, labels: object, count: int
+) -> None:
+    account = ask(wanted, NodeLedger("n1", ledger))
+    assert len(account.workloads) == count
+    assert {each.labels for each in account.workloads.values()} == {labels}
+    every = ask(ALL, NodeLedger("n1", ledger))
+    taken = {key for key, each in every.workloads.items() if wanted.takes(each)}
+    assert taken == account.workloads.keys()
+    assert set(account.postings) == {row for row in every.postings if row.subject in taken}
+
+
+def test_a_ledger_of_a_recorded_trace_says_so(tmp_path: Path) -> None:
+    """A demo's statement must not read as if somebody had measured it here."""
+    path = tmp_path / "demo.db"
+    write_ledger(path, epoch=REPLAYED)
+    account = ask(ALL, NodeLedger("n1", path))
+    (warning,) = account.warnings
+    assert "ledger of n1 was fed by a recorded trace" in warning
+    assert all(meter.name in warning for meter in GPUS)
+    statement = make(account, About(), Choice(), Told(0))
+    assert sentences(statement)[0] == f"Warning: {warning}."
+
+
+def test_a_name_that_looks_like_sql_is_a_name(ledger: Path) -> None:
+    wanted = Selection(experiments=frozenset({"x') OR 1=1 --", 'y" OR ""="'}))
+    assert ask(wanted, NodeLedger("n1", ledger)).postings == ()
+
+
+def test_two_nodes_are_the_sum_of_both(ledger: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "n2.db"
+    shutil.copy(ledger, copy)
+    with closing(sqlite3.connect(copy)) as other, other:
+        other.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ask(ALL, named(str(ledger)), named(f"node-2={copy}"))
+    one = ask(ALL, named(str(ledger)))
+    assert energy(both) == 2 * energy(one)
+    assert both.nodes == ("n1", "node-2")
+    # A job on many nodes is one job.
+    assert both.workloads.keys() == one.workloads.keys()
+    job = WorkloadId("slurm", "101")
+    assert both.workloads[job].gpu_count == 2 * one.workloads[job].gpu_count
+
+
+def test_the_same_node_twice_is_refused(ledger: Path) -> None:
+    with pytest.raises(ConfigError, match="is of node n1 too"):
+        LedgerSource([named(str(ledger)), named(f"n1={ledger}")])
+    account = ask(ALL, named(str(ledger)))
+    with pytest.raises(ValueError, match="node n1 is in both ledger of n1 and ledger of n1"):
+        joined([account, account])
+
+
+def test_two_copies_of_one_ledger_are_refused_whatever_they_are_called(
+    ledger: Path, tmp_path: Path
+) -> None:
+    tuesday = tmp_path / "n1-tuesday.db"
+    shutil.copy(ledger, tuesday)
+    with pytest.raises(ConfigError, match=r"n1-tuesday.db: is the same ledger as .*n1.db"):
+        ask(ALL, named(str(ledger)), named(str(tuesday)))
+
+
+def test_the_node_of_a_ledger() -> None:
+    assert named("/copies/gpu-7.db") == NodeLedger("gpu-7", Path("/copies/gpu-7.db"))
+    assert named("/odd=name/gpu-7.db") == NodeLedger("gpu-7", Path("/odd=name/gpu-7.db"))
+    assert own("/var/lib/joulebook/ledger.db", "n3").node == "n3"

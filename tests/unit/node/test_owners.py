@@ -1,0 +1,87 @@
+"""Whose a process is: asked once, again while nobody knows, and infrastructure is nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.unit.node.stand_ins import JOB, METER, Jobs
+
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.workloads import WorkloadId
+from joulebook.node.workload_sources import ASK_AGAIN_S, Owners
+from joulebook.node.workloads.contract import INFRASTRUCTURE
+
+SESSION = WorkloadId("process", "session-1")
+
+
+def reading(*pids: int, busy: bool = True, started_ns: int = 5) -> Reading:
+    uses = tuple(ProcessUse(pid, started_ns) for pid in pids)
+    return Reading(METER, 1, 0, busy=busy, processes=uses)
+
+
+def status(use: float | None) -> DeviceStatus:
+    return DeviceStatus(METER, 0, 1, values={} if use is None else {"utilization_ratio": use})
+
+
+class Source(Jobs):
+    """A source that says what `says` does, and notes what it is asked."""
+
+    def __init__(self, says: Callable[[int], WorkloadId | None]) -> None:
+        super().__init__()
+        self.says = says
+
+    def identify(self, pid: int) -> WorkloadId | None:
+        self.asked.append(pid)
+        return self.says(pid)
+
+
+def test_the_first_source_that_knows_counts_and_is_asked_once() -> None:
+    slurm = Source(lambda pid: JOB if pid == 1 else None)
+    owners = Owners([slurm, Source(lambda pid: SESSION)])
+    for _ in range(3):
+        owners.look()
+        seen = owners.identified(reading(1, 2))
+        assert [p.workload for p in seen.processes or ()] == [JOB, SESSION]
+    assert slurm.asked == [1, 2]
+
+
+def test_one_that_nobody_knows_is_asked_about_again_but_not_at_once() -> None:
+    answers, now_s = iter([None, None, JOB]), [100.0]
+    owners = Owners([Source(lambda pid: next(answers))], lambda: now_s[0])
+    found = []
+    for _ in range(6):
+        found += [p.workload for p in owners.identified(reading(1)).processes or ()]
+        now_s[0] += ASK_AGAIN_S / 2
+    assert found == [None, None, None, None, JOB, JOB]
+
+
+def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
+    source = Source(lambda pid: SESSION)
+    owners = Owners([source])
+    for there in ([1], [2], [2], [1]):
+        owners.look()
+        owners.identified(reading(*there))
+    assert source.asked == [1, 2, 1]
+    owners.identified(reading(1, started_ns=6))  # another process with that pid
+    assert source.asked == [1, 2, 1, 1]
+
+
+def test_infrastructure_is_as_if_it_were_not_there() -> None:
+    owners = Owners([Source(lambda pid: INFRASTRUCTURE if pid == 1 else SESSION)])
+    assert [p.pid for p in owners.identified(reading(1, 2), status(0.0)).processes or ()] == [2]
+    assert owners.identified(reading(1, 2), status(0.0)).busy is True
+    alone = owners.identified(reading(1), status(0.0))
+    assert (alone.processes, alone.busy) == ((), False)
+    # Also at the looks that ask for no list, until the next that does.
+    quick = Reading(METER, 2, 0, busy=True)
+    assert owners.identified(quick, status(0.0)).busy is False
+    assert owners.identified(quick, status(0.5)).busy is True
+    assert owners.identified(quick, status(None)).busy is True, "a card that cannot say is at work"
+    owners.identified(reading(2), status(0.0))
+    assert owners.identified(quick, status(0.0)).busy is True
+
+
+def test_where_pids_are_others_nobody_is_asked() -> None:
+    (use,) = Owners([]).identified(reading(1)).processes or ()
+    assert use.workload is None

@@ -1,0 +1,234 @@
+"""A worker answers in time or says what is missing; a burst sees every counter step twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from tests.unit.node.stand_ins import METER, OTHER, Cards, until
+
+from joulebook.clock import NodeClock
+from joulebook.errors import SensorDenied, SensorLost
+from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.sensors.contract import SUSPENDED
+
+
+@pytest.fixture
+def cards() -> Cards:
+    return Cards(NodeClock())
+
+
+@pytest.fixture
+def worker(cards: Cards) -> Iterator[SensorWorker]:
+    worker = SensorWorker(cards, cards.clock, kind="counter", known=set())
+    worker.start()
+    yield worker
+    cards.hang.set()
+    worker.stop()
+
+
+def look(worker: SensorWorker) -> bool:
+    worker.ask(processes=False)
+    return worker.wait(1)
+
+
+def ended(cards: Cards) -> None:
+    """Wait until nobody glances any more."""
+
+    def still() -> bool:
+        before = cards.glances
+        time.sleep(0.1)
+        return cards.glances == before
+
+    until(still)
+
+
+def test_a_look_gives_readings_and_statuses_once(worker: SensorWorker) -> None:
+    assert look(worker)
+    first, second = worker.collect(), worker.collect()
+    assert [r.meter for r in first.readings] == [METER]
+    assert [s.meter for s in first.statuses] == [METER]
+    assert second.readings == ()
+    assert worker.health().up
+    assert worker.health().last_success_s == pytest.approx(time.time(), abs=5)
+
+
+def test_processes_are_asked_for_when_wanted(worker: SensorWorker, cards: Cards) -> None:
+    worker.ask(processes=True)
+    worker.wait(1)
+    look(worker)
+    assert cards.asked_processes == [True, False]
+
+
+def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorWorker, cards: Cards) -> None:
+    cards.meters.append(OTHER)
+    look(worker)
+    worker.collect()
+    cards.hang.clear()
+    worker.ask(processes=False)
+    assert not worker.wait(0.05)
+    hung = worker.collect()
+    assert {(f.meter, f.reason) for f in hung.failures} == {(METER, "hung"), (OTHER, "hung")}
+    assert hung.statuses == ()
+    until(lambda: worker.stuck_s() > 0.04)
+    assert not worker.health().up
+    cards.hang.set()
+    until(lambda: worker.stuck_s() == 0)
+    assert {r.meter for r in worker.collect().readings} == {METER, OTHER}
+
+
+def test_a_lost_device_fails_alone(worker: SensorWorker, cards: Cards) -> None:
+    cards.meters.append(OTHER)
+    look(worker)
+    worker.collect()
+    cards.lost[OTHER] = "gpu_is_lost"
+    look(worker)
+    seen = worker.collect()
+    assert [r.meter for r in seen.readings] == [METER]
+    assert [(f.meter, f.reason) for f in seen.failures] == [(OTHER, "gpu_is_lost")]
+    assert worker.health().errors == {"gpu_is_lost": 1}
+
+
+def test_a_device_that_is_no_longer_listed_is_missing(worker: SensorWorker, cards: Cards) -> None:
+    cards.meters.append(OTHER)
+    look(worker)
+    worker.collect()
+    cards.meters.remove(OTHER)
+    look(worker)
+    assert [(f.meter, f.reason) for f in worker.collect().failures] == [(OTHER, "missing")]
+
+
+def test_a_sensor_that_cannot_be_opened_fails_for_known_meters_and_is_tried_again(
+    cards: Cards, caplog: pytest.LogCaptureFixture
+) -> None:
+    cards.open_error = SensorDenied("no permission", reason="no_permission", remedy="Run as root.")
+    worker = SensorWorker(cards, cards.clock, kind="counter", known={METER})
+    worker.start()
+    try:
+        for _ in range(3):
+            look(worker)
+        assert {f.reason for f in worker.collect().failures} == {"no_permission"}
+        assert worker.problem == "no permission"
+        assert caplog.text.count("Run as root.") == 1, "a repeated failure is logged once"
+        cards.open_error = None
+        until(lambda: look(worker) and worker.collect().readings)
+        assert worker.problem == ""
+    finally:
+        worker.stop()
+
+
+def test_a_look_that_fails_as_a_whole_reopens_the_sensor(
+    worker: SensorWorker, cards: Cards
+) -> None:
+    look(worker)
+    cards.look_error = SensorLost("driver gone", reason="uninitialized")
+    look(worker)
+    assert cards.closed == 1
+    assert [f.reason for f in worker.collect().failures] == ["uninitialized"]
+    cards.look_error = None
+    until(lambda: look(worker) and worker.collect().readings)
+    assert cards.opened == 2
+
+
+def test_released_closes_the_sensor_and_takes_it_up_again(
+    worker: SensorWorker, cards: Cards
+) -> None:
+    look(worker)
+    worker.collect()
+    worker.release(True)
+    look(worker)
+    assert cards.closed == 1
+    assert not worker.is_open
+    assert [f.reason for f in worker.collect().failures] == ["released"]
+    worker.release(False)
+    look(worker)
+    assert worker.collect().readings
+
+
+def test_a_burst_keeps_the_readings_around_two_steps_and_then_ends(
+    worker: SensorWorker, cards: Cards
+) -> None:
+    look(worker)
+    worker.collect()
+    worker.burst()
+    until(lambda: cards.glances > 5)
+    ended(cards)
+    readings = worker.collect().readings
+    energies = [r.energy_uj for r in readings]
+    assert len(set(energies)) >= 3, "before, after one step, after two"
+    assert len(readings) < cards.glances, "readings between steps are not kept"
+    assert all(before.t_ns < after.t_ns for before, after in pairwise(readings))
+
+
+def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorWorker, cards: Cards) -> None:
+    cards.watts = 0
+    look(worker)
+    worker.burst()
+    until(lambda: cards.glances)
+    ended(cards)
+
+
+def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
+    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    look(worker)
+    worker.collect()
+    cards.look_error = ZeroDivisionError("a driver said 0")
+    for _ in range(3):
+        assert look(worker)
+    assert {f.reason for f in worker.collect().failures} == {"fault"}
+    assert worker.health().errors == {"fault": 1}
+    assert "ZeroDivisionError" in worker.problem
+    told = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert len(told) == 1, "a repeated failure is logged once"
+    assert "report it" in told[0].getMessage()
+    assert told[0].exc_info, "with where it was raised"
+    cards.look_error = None
+    until(lambda: look(worker) and worker.collect().readings)
+    assert "sensor cards: it is read again" in caplog.text
+
+
+def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorWorker, cards: Cards) -> None:
+    look(worker)
+    cards.glance_error = ZeroDivisionError("a driver said 0")
+    worker.burst()
+    until(lambda: cards.glances)
+    assert look(worker)
+    assert worker.collect().readings
+
+
+def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
+    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cards.meters.append(OTHER)
+    look(worker)
+    cards.lost[OTHER] = "gpu_is_lost"
+    look(worker)
+    assert worker.health().up, "the other one is read"
+    assert worker.problem == ""
+    cards.lost[METER] = "driver_not_loaded"
+    for _ in range(3):
+        look(worker)
+    assert not worker.health().up
+    assert worker.problem == "gpu GPU-b: gpu_is_lost; gpu GPU-a: driver_not_loaded"
+    cards.lost.clear()
+    look(worker)
+    assert worker.health().up
+    assert worker.problem == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        "sensor cards: gpu GPU-b is not read: gpu_is_lost",
+        "sensor cards: gpu GPU-a is not read: driver_not_loaded",
+        "sensor cards: gpu GPU-a is read again",
+        "sensor cards: gpu GPU-b is read again",
+    ]
+
+
+def test_a_sensor_whose_devices_sleep_is_up(worker: SensorWorker, cards: Cards) -> None:
+    look(worker)
+    cards.lost[METER] = SUSPENDED
+    look(worker)
+    assert worker.health().up

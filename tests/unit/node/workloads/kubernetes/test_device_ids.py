@@ -1,0 +1,103 @@
+"""Device ids in all their forms, and those that nobody can map."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG
+
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.node.workloads.kubernetes.device_ids import (
+    Described,
+    Offer,
+    Part,
+    Unmappable,
+    find_part,
+)
+from joulebook.node.workloads.kubernetes.listing import Device
+
+OFFER = Offer.of(
+    Device("nvidia.com/gpu.shared", each)
+    for each in (
+        *(f"GPU-1::{n}" for n in range(4)),
+        *(f"MIG-a::{n}" for n in range(2)),
+        *(f"nvidia2/vgpu{n}" for n in range(3)),
+        *(f"nvidia3/gi1/vgpu{n}" for n in range(2)),
+        "GPU-0",
+    )
+)
+DESCRIBED = {
+    "gpu.nvidia.com/n1/gpu-2": Described("GPU-2"),
+    "gpu.nvidia.com/n1/gpu-0-mig-3g": Described("MIG-b", "GPU-0", "3g.20gb"),
+    "gpu.nvidia.com/n1/gpu-0-mig-1g": Described("", "GPU-0", "1g.5gb"),
+    "gpu.nvidia.com/n1/gpu-0-mig-dynamic": Described("", "GPU-0", "3g.20gb"),
+    "gpu.nvidia.com/n1/nameless": Described(),
+}
+CUT = (MIG, *CARDS[1:])
+
+
+def meter(index: int) -> Meter:
+    return Meter(Component.GPU, f"GPU-{index}")
+
+
+def part(device: Device) -> Part:
+    return find_part(device, CUT, OFFER, DESCRIBED)
+
+
+@pytest.mark.parametrize(
+    ("device_id", "expected"),
+    [
+        ("GPU-1", Part(meter(1))),
+        ("GPU-1::3", Part(meter(1), 1, 4)),
+        ("MIG-a", Part(meter(0), 3, 7, "MIG-a")),
+        ("MIG-a::1", Part(meter(0), 3, 14, "MIG-a")),
+        ("MIG-GPU-0/7/0", Part(meter(0), 1, 7, "MIG-GPU-0/7/0")),
+        ("MIG-GPU-0/2/0", Part(meter(0), 3, 7, "MIG-b")),
+        ("nvidia0", Part(meter(3))),
+        ("nvidia3/gi1", Part(meter(0), 3, 7, "MIG-a")),
+        ("nvidia2/vgpu1", Part(meter(1), 1, 3)),
+        ("nvidia3/gi1/vgpu0", Part(meter(0), 3, 14, "MIG-a")),
+    ],
+)
+def test_ids_of_device_plugins(device_id: str, expected: Part) -> None:
+    assert part(Device(GPU, device_id)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpu-2", Part(meter(2))),
+        ("gpu-0-mig-3g", Part(meter(0), 3, 7, "MIG-b")),
+        ("gpu-0-mig-1g", Part(meter(0), 1, 7, "MIG-GPU-0/7/0")),
+    ],
+)
+def test_devices_of_dra(name: str, expected: Part) -> None:
+    assert part(Device("", f"gpu.nvidia.com/n1/{name}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "absent"),
+    [
+        (Device(GPU, "GPU-9"), True),
+        (Device(GPU, "nvidia7"), True),
+        (Device(GPU, "GPU-9::0"), True),
+        (Device(GPU, "MIG-GPU-9/1/0"), True),
+        (Device(GPU, "MIG-zz"), False),
+        (Device(GPU, "MIG-GPU-0/5/0"), False),
+        (Device(GPU, "nvidia3/gi9"), False),
+        (Device(GPU, "GPU-2::0"), False),  # nobody offers replicas of it
+        (Device("example.org/card", "card-7"), False),
+        (Device("", "gpu.nvidia.com/n1/gpu-9"), False),
+        (Device("", "gpu.nvidia.com/n1/nameless"), False),
+        (Device("", "gpu.nvidia.com/n1/gpu-0-mig-dynamic"), False),  # two are alike
+    ],
+)
+def test_what_nobody_can_map_is_not_guessed(device: Device, absent: bool) -> None:
+    with pytest.raises(Unmappable) as caught:
+        part(device)
+    assert caught.value.absent is absent
+
+
+def test_a_mig_device_of_a_node_without_mig_is_absent() -> None:
+    with pytest.raises(Unmappable) as caught:
+        find_part(Device(GPU, "MIG-a"), CARDS, OFFER, {})
+    assert caught.value.absent

@@ -1,0 +1,42 @@
+"""When the kubelet is asked: seldom, and a few times soon after something happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.fakes.kubelet.kubelet import FakeKubelet
+
+from joulebook.clock import NodeClock
+from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, Looker
+from joulebook.node.workloads.kubernetes.listing import ListedPod
+
+
+def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Path) -> None:
+    """The kubelet lists a pod for some time after its end: one look at once would not see it."""
+    looks: list[float] = []
+
+    def heard(_pods: Sequence[ListedPod], _t_ns: int) -> None:
+        looks.append(time.monotonic())
+
+    def until(done: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not done():
+            assert time.monotonic() < end, looks
+            time.sleep(0.02)
+
+    with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
+        looker = Looker(
+            kubelet.socket, NodeClock(), 600.0, heard=heard, silent=lambda *_: None,
+            offered=lambda _: None, faulty=lambda: None, restless=lambda: False,
+        )  # fmt: skip
+        looker.start()
+        until(lambda: len(looks) == 1)
+        happened = time.monotonic()
+        looker.soon()
+        until(lambda: looks[-1] >= happened + LOOKS_S[-1])
+        looker.stop()
+    # (On a busy machine some of them may fall together.)
+    assert 3 <= len(looks) <= 1 + len(LOOKS_S)
+    assert not looker.is_alive()

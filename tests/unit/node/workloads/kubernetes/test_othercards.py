@@ -1,0 +1,90 @@
+"""AMD's and Intel's cards held by pods: by the names of their plugins and DRA drivers."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulebook.config import Config
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.node.workloads.kubernetes.device_ids import (
+    Described,
+    Offer,
+    Part,
+    Unmappable,
+    base,
+    find_part,
+    is_replica,
+)
+from joulebook.node.workloads.kubernetes.listing import Device
+
+
+def card(name: str, pci: str, *files: str) -> DeviceStatus:
+    return DeviceStatus(Meter(Component.GPU, name), 0, 0, pci=pci, files=files)
+
+
+AMD = card("AMD-a1", "0000:05:00.0", "dri/renderD129", "dri/card1")
+AMD_2 = card("AMD-b2", "0000:26:00.0", "dri/renderD130", "dri/card2")
+INTEL = card("INTEL-0000:4D:00.0", "0000:4d:00.0", "dri/renderD128", "dri/card0")
+NVIDIA = card("GPU-1", "0000:17:00.0")
+CARDS = (AMD, AMD_2, INTEL, NVIDIA)
+
+NOBODY = Offer({})
+
+
+def part(resource: str, id_: str, offer: Offer = NOBODY, said: Described | None = None) -> Part:
+    return find_part(Device(resource, id_), CARDS, offer, {id_: said} if said else {})
+
+
+@pytest.mark.parametrize("address", ["0000:05:00.0", "0000:05:00.0".upper()])
+def test_amd_s_plugin_names_pci_addresses(address: str) -> None:
+    assert part("amd.com/gpu", address) == Part(AMD.meter)
+
+
+def test_intel_s_plugin_names_cards_and_their_replicas() -> None:
+    assert base("card0-1") == "card0" and is_replica("card0-1")
+    assert not is_replica("GPU-6d5aa8a2-5a1f-4c6e-9d1e-446655440000")
+    advertised = [Device("gpu.intel.com/xe", f"card0-{n}") for n in range(4)]
+    shared = Offer.of(advertised)
+    assert part("gpu.intel.com/xe", "card0-3", shared) == Part(INTEL.meter, 1, 4)
+    alone = Offer.of(advertised[:1])
+    assert part("gpu.intel.com/i915", "card0-0", alone) == Part(INTEL.meter, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "meter"),
+    [
+        ("gpu.amd.com/n1/gpu-2-130", AMD_2.meter),
+        ("gpu.intel.com/n1/0000-4d-00-0-0x0bda", INTEL.meter),
+        ("gpu.intel.com/n1/0000-4d-00-0", INTEL.meter),
+    ],
+)
+def test_dra_drivers_name_devices_by_where_they_are(device: str, meter: Meter) -> None:
+    assert part("", device) == Part(meter)
+
+
+def test_a_slice_that_tells_the_address_counts_before_the_name() -> None:
+    said = Described(pci="0000:26:00.0")
+    assert part("", "gpu.amd.com/n1/gpu-1-129", said=said) == Part(AMD_2.meter)
+
+
+@pytest.mark.parametrize(
+    ("resource", "id_"),
+    [
+        ("amd.com/gpu", "0000:99:00.0"),
+        ("amd.com/gpu", "0000:17:00.0"),  # NVIDIA's: no plugin of AMD's gives it
+        ("", "gpu.amd.com/n1/gpu-1-130"),  # card 1 is not renderD130: somebody is wrong
+        ("", "gpu.intel.com/n1/whatever"),
+        ("gpu.intel.com/xe", "card7-0"),
+        ("gpu.intel.com/xe", "card0-x"),
+    ],
+)
+def test_what_is_not_here_is_not_guessed(resource: str, id_: str) -> None:
+    with pytest.raises(Unmappable):
+        part(resource, id_)
+
+
+def test_their_resources_are_gpus_by_default() -> None:
+    kubernetes = Config().tenants.kubernetes
+    assert {"amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe"} <= set(kubernetes.resources)
+    assert {"gpu.amd.com", "gpu.intel.com"} <= set(kubernetes.drivers)

@@ -1,0 +1,326 @@
+"""Processes as tenants: real ones on a card, and what comes of them."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from joulebook.clock import NodeClock
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.node.workloads.contract import INFRASTRUCTURE
+from joulebook.node.workloads.processes import source as source_module
+from joulebook.node.workloads.processes import table
+from joulebook.node.workloads.processes.owners import Facts
+from joulebook.node.workloads.processes.source import ProcessTenants
+
+CARD = Meter(Component.GPU, "GPU-a")
+DEVICES = (DeviceStatus(CARD, 0, 1, model="NVIDIA A100"),)
+MS = 1_000_000
+ID = "3f2a91bc0d12" + "e5" * 26
+
+
+class Place:
+    """A source, its clock and its card; processes in cgroups that the test tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = NodeClock()
+        self.boundaries: list[int] = []
+        self.cgroups: dict[int, str] = {}
+        self.uids: dict[int, int] = {}
+        self.user_of: Callable[[int], str] = lambda uid: f"user{uid}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        real = source_module.proc.facts_of
+
+        def facts_of(pid: int, *rest: object) -> Facts | None:
+            found = real(pid)
+            if found is None:
+                return None
+            uid = self.uids.get(pid, found.uid)
+            return found._replace(paths=(self.cgroups.get(pid, "/"),), uid=uid)
+
+        monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
+        self.source = self.made()
+
+    def made(self, **settings: object) -> ProcessTenants:
+        source = ProcessTenants(
+            self.clock,
+            node="ws1",
+            user_of=self._named,
+            **settings,  # type: ignore[arg-type]
+        )
+        source.open(self.boundaries.append)
+        return source
+
+    def _named(self, uid: int) -> str:
+        return self.user_of(uid)
+
+    def start(self, cgroup: str = "/", uid: int = 1000, **environment: str) -> int:
+        process = subprocess.Popen(
+            ["/bin/sleep", "60"], start_new_session=True, env=dict(environment)
+        )
+        self.processes.append(process)
+        until(lambda: source_module.proc.comm_of(process.pid) == "sleep")
+        self.cgroups[process.pid], self.uids[process.pid] = cgroup, uid
+        return process.pid
+
+    def end(self, pid: int) -> None:
+        process = next(p for p in self.processes if p.pid == pid)
+        process.kill()
+        process.wait()
+
+    def use(self, pid: int, sm_time_ns: int | None = None) -> ProcessUse:
+        boottime_ns = source_module.proc.started_boottime_ns(pid)
+        assert boottime_ns is not None
+        now_ns = self.clock.now_ns()
+        started_ns = boottime_ns + now_ns - self.clock.boottime_ns(now_ns)
+        return ProcessUse(pid, started_ns, sm_time_ns, None, self.source.identify(pid))
+
+    def list(self, *uses: ProcessUse) -> Reading:
+        return self.source.lived(Reading(CARD, self.clock.now_ns(), 0, processes=uses))
+
+    def facts(self) -> dict[WorkloadId, WorkloadFacts]:
+        return {fact.id: fact for fact in self.source.holdings(DEVICES).facts}
+
+
+def until(done: Callable[[], object], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    place = Place(monkeypatch)
+    yield place
+    for process in place.processes:
+        process.kill()
+        process.wait()
+    place.source.close()
+
+
+def resolved(place: Place) -> WorkloadFacts:
+    """The facts of the one workload there is, once nothing more will be learnt."""
+    found: list[WorkloadFacts] = []
+
+    def look() -> bool:
+        found[:] = place.facts().values()
+        return bool(found) and found[0].complete
+
+    until(look)
+    return found[0]
+
+
+def test_facts_of_a_session(place: Place) -> None:
+    pid = place.start(JOULEBOOK_EXPERIMENT="bert", SECRET="t0k3n")
+    use = place.use(pid)
+    place.list(use)
+    boot = place.clock.epoch[:8]
+    assert use.workload == WorkloadId("process", f"session-{pid}.u1000@ws1.{boot}")
+    fact = resolved(place)
+    assert fact.labels == ("user1000", "", "bert")
+    assert (fact.name, fact.started_ns, fact.ended_ns) == ("sleep", use.started_ns, None)
+    assert (fact.gpu_count, fact.evidence) == (1, "processes")
+    assert fact.extra == {"kind": "session", "gpu_model": "NVIDIA A100"}
+    assert "t0k3n" not in repr(fact)
+    place.source.settled()
+    assert place.facts() == {}, "said once"
+
+
+def test_what_nobody_named_is_one_experiment_of_each_user(place: Place) -> None:
+    place.list(place.use(place.start()))
+    assert resolved(place).labels == ("user1000", "", table.SESSIONS)
+
+
+def test_a_service_is_its_own_experiment_and_a_container_is_its_own_name(place: Place) -> None:
+    place.list(place.use(place.start("/system.slice/hub.service", uid=120)))
+    fact = resolved(place)
+    assert (fact.name, fact.labels) == ("hub.service", ("user120", "", "hub"))
+    place.source.settled()
+    place.list(place.use(place.start(f"/docker/{ID}", uid=0)))
+    fact = resolved(place)
+    assert fact.id == WorkloadId("process", "docker-3f2a91bc0d12")
+    assert fact.labels == ("", "", "docker-3f2a91bc0d12"), "nobody can say who started it"
+
+
+def test_the_cgroups_of_a_scheduler_are_its_own(place: Place) -> None:
+    job = place.start("/slurm/uid_1000/job_7/step_0")
+    pod = place.start("/kubepods/burstable/pod8a5e7e2c-3b6d-4c1c-9f0e-1d2c3b4a5f60/" + ID)
+    assert place.source.identify(job) is not None, "none is watched here"
+    place.source.close()
+    place.source = place.made(others=("slurm", "kubernetes"))
+    assert place.source.identify(job) is None
+    assert place.source.identify(pod) is None
+
+
+def test_infrastructure(place: Place) -> None:
+    place.source.close()
+    place.source = place.made(infrastructure=("sleep",))
+    # (Its file is root's; some systems have one program for all the small ones.)
+    name = source_module.Path(f"/proc/{(pid := place.start())}/exe").resolve().name
+    place.source.close()
+    place.source = place.made(infrastructure=(name,))
+    assert place.source.identify(pid) == INFRASTRUCTURE
+    assert place.source.identify(2**22 + 1) is None
+
+
+def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
+    pid = place.start()
+    use = place.use(pid, sm_time_ns=100 * MS)
+    assert use.workload is not None
+    (listed,) = place.list(use).processes or ()
+    assert listed.marks == (Span(use.started_ns, None, use.workload),)
+    time.sleep(0.05)
+    place.list(use)
+    before_ns = place.clock.now_ns()
+    place.end(pid)
+    until(lambda: place.boundaries)
+    assert before_ns <= place.boundaries[0] <= place.clock.now_ns()
+    # The list after it names it still, with its end, and as busy as before.
+    (gone,) = place.list().processes or ()
+    assert gone.ended
+    assert gone.marks == (Span(use.started_ns, place.boundaries[0], use.workload),)
+    assert gone.sm_time_ns is not None
+    assert place.list().processes == (), "once"
+    assert resolved(place).ended_ns == place.boundaries[0]
+
+
+def test_an_end_that_was_not_told_in_time_is_seen_when_it_is_missing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place.source._exits, "watch", lambda key, lives: True)
+    pid = place.start()
+    use = place.use(pid)
+    place.list(use)
+    place.end(pid)
+    reading = place.list()
+    (gone,) = reading.processes or ()
+    assert gone.marks[0].t1_ns == reading.t_ns
+
+
+def test_one_that_leaves_the_card_and_lives_is_not_ended(place: Place) -> None:
+    pid = place.start()
+    use = place.use(pid)
+    place.list(use)
+    assert place.list().processes == ()
+    assert place.boundaries == []
+    (back,) = place.list(use).processes or ()
+    assert back.marks[0].t1_ns is None
+    assert resolved(place).ended_ns is None
+
+
+def test_a_workload_ends_with_its_last_process_and_may_begin_again(place: Place) -> None:
+    unit = "/system.slice/hub.service"
+    first, second = place.start(unit), place.start(unit)
+    uses = [place.use(first), place.use(second)]
+    place.list(*uses)
+    place.end(first)
+    until(lambda: len(place.boundaries) == 1)
+    assert resolved(place).ended_ns is None
+    place.end(second)
+    until(lambda: len(place.boundaries) == 2)
+    assert resolved(place).ended_ns == place.boundaries[1]
+    place.list()
+    place.list(place.use(place.start(unit)))
+    assert resolved(place).ended_ns is None
+
+
+def test_marks_come_before_the_life(place: Place) -> None:
+    pid = place.start()
+    use = place.use(pid)
+    mark = Span(1, None, WorkloadId("process", "mark.1"))
+    reading = Reading(CARD, place.clock.now_ns(), 0, processes=(
+        ProcessUse(use.pid, use.started_ns, None, None, use.workload, marks=(mark,)),
+    ))  # fmt: skip
+    (listed,) = place.source.lived(reading).processes or ()
+    assert listed.marks[0] == mark
+    assert listed.marks[1].workload == use.workload
+
+
+def test_processes_of_others_are_left_alone(place: Place) -> None:
+    theirs = ProcessUse(1, 2, None, None, WorkloadId("slurm", "7"))
+    assert place.list(theirs).processes == (theirs,)
+    assert place.source.lived(Reading(CARD, 1, 0)).processes is None
+
+
+def test_a_directory_of_users_that_hangs_holds_nothing_up(place: Place) -> None:
+    release = threading.Event()
+
+    def slow(uid: int) -> str:
+        release.wait(20)
+        return "late"
+
+    place.user_of = slow
+    place.list(place.use(place.start()))
+    (fact,) = place.facts().values()
+    assert (fact.labels.user, fact.complete) == ("", False)
+    release.set()
+    assert resolved(place).labels.user == "late"
+
+
+def test_a_fault_of_ours_with_one_process_leaves_the_others_their_names(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(uid: int) -> str:
+        if uid == 1001:
+            raise ZeroDivisionError
+        return "ada"
+
+    place.user_of = broken
+    place.list(place.use(place.start(uid=1001)))
+    until(lambda: place.source.holdings(()).rejected)
+    place.list(place.use(place.start(uid=1000)))
+    until(lambda: "ada" in {fact.labels.user for fact in place.facts().values()})
+    assert place.source.holdings(()).rejected == {"fault": 1}
+    assert "goes without a name" in caplog.text
+
+
+def test_state_is_bounded_and_what_is_over_is_forgotten(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "REMEMBERED_NS", 0)
+    pid = place.start()
+    use = place.use(pid)
+    place.list(use)
+    place.end(pid)
+    until(lambda: place.boundaries)
+    place.list()
+    resolved(place)
+    place.source.settled()
+    place.facts()
+    assert not place.source._table._workloads
+    assert not place.source._table._members
+    monkeypatch.setattr(table, "MOST", 8)
+    for n in range(50):
+        place.source._table.meet(WorkloadId("process", str(n)), source_module.Place("unit", "", 1))
+    assert len(place.source._table._workloads) <= 8
+
+
+def test_groups_are_the_processes_that_live(place: Place) -> None:
+    pid = place.start()
+    use = place.use(pid)
+    place.list(use)
+    (group,) = place.source.groups()
+    assert (group.workload, group.pids) == (use.workload, (pid,))
+    place.end(pid)
+    until(lambda: place.boundaries)
+    assert place.source.groups() == []
+
+
+def test_a_pid_of_another_namespace_is_never_put_into_a_system_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("os.pidfd_open", asked.append)
+    place.source._own_pids = False
+    process = place.use(place.start(), 5)
+    (kept,) = place.list(process).processes or ()
+    assert not kept.ended
+    assert not place.source.groups(), "its CPU time would be another process's"
+    assert not asked

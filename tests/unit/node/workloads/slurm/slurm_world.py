@@ -1,0 +1,173 @@
+"""A host for SLURM tenants without SLURM: event files, cgroup directories, a scontrol script."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from joulebook.clock import NodeClock
+from joulebook.core.attribution.claims import Claim
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.workloads import WorkloadFacts
+from joulebook.node.workloads.contract import Holdings
+from joulebook.node.workloads.slurm.source import SlurmTenants
+
+T = TypeVar("T")
+
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+RECORD = """JobId={job} {array}JobName={name}
+   UserId=ada({uid}) GroupId=ada(1000)
+   Nice=0 Account=nlp QOS=high
+   JobState={state} Reason=None
+   Requeue=1 Restarts={restarts}
+   Partition=a100 AllocNode:Sid=x:1
+     Nodes={node} CPU_IDs=0 Mem=0 GRES={gres}
+   Comment={comment}
+"""
+
+
+class World:
+    """Nodes are called by what the cgroup directory is called; n1 unless told otherwise."""
+
+    def __init__(self, path: Path, gres_conf: str = "Name=gpu File=/dev/nvidia[0-3]\n") -> None:
+        self.path = path
+        self.events = path / "jobs"
+        self.root = path / "cgroup"
+        self.asked = path / "asked"
+        self.records = path / "records"
+        for each in (self.events, self.root / "freezer", self.root / "memory", self.records):
+            each.mkdir(parents=True)
+        self.asked.touch()
+        (path / "gres.conf").write_text(gres_conf)
+        self.scontrol = path / "scontrol"
+        self.scontrol.write_text(
+            f'#!/bin/sh\necho "$4" >> {self.asked}\n'
+            f"[ -f {self.records}/delay ] && sleep $(cat {self.records}/delay)\n"
+            f"[ -f {self.records}/$4 ] || {{ echo Invalid job id specified >&2; exit 1; }}\n"
+            f"cat {self.records}/$4\n"
+        )
+        self.scontrol.chmod(0o755)
+        self.devices = [
+            DeviceStatus(Meter(Component.GPU, f"GPU-{n}"), n, 0, model=f"M{n // 2}", minor=n)
+            for n in range(4)
+        ]
+        self.clock = NodeClock()
+        self.boundaries: list[int] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.facts: dict[str, WorkloadFacts] = {}
+        self.options: dict[str, Any] = {}
+        self.tenants = self._new()
+
+    def _new(self) -> SlurmTenants:
+        return SlurmTenants(
+            self.clock,
+            events_dir=self.events,
+            cgroup_root=self.root,
+            node="n1",
+            slurm_conf=self.path / "slurm.conf",
+            slurmd="",
+            **{"scontrol": str(self.scontrol), "ask_timeout_s": 2.0, **self.options},
+        )
+
+    def open(self) -> None:
+        self.tenants.open(self.boundaries.append)
+
+    def restart(self) -> None:
+        self.tenants.close()
+        self.facts.clear()
+        self.tenants = self._new()
+        self.open()
+
+    def close(self) -> None:
+        self.tenants.close()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    # -- what happens on the host
+
+    def event(self, job: str, *gpus: str, **fields: object) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            "v": 1, "scheduler": "slurm", "job_id": job, "restart_count": 0, "gpus": list(gpus),
+            "user": "ada", "uid": os.getuid(), "account": "nlp", "start_ns": time.time_ns(),
+            "boot_id": BOOT,
+        }  # fmt: skip
+        content.update(fields)
+        return content
+
+    def prolog(self, job: str, *gpus: str, **fields: object) -> dict[str, Any]:
+        content = self.event(job, *gpus, **fields)
+        self.put(f"{job}.{content['restart_count']}.json", content)
+        return content
+
+    def epilog(self, content: dict[str, Any]) -> None:
+        stem = f"{content['job_id']}.{content['restart_count']}"
+        self.put(f"{stem}.end", {"end_ns": time.time_ns(), **content})
+        (self.events / f"{stem}.json").unlink()
+
+    def put(self, name: str, content: dict[str, Any] | bytes) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (self.events / ".t").write_bytes(raw)
+        (self.events / ".t").rename(self.events / name)
+
+    def cgroup(self, job: str, *, pids: Iterable[int] = (), node: str = "n1") -> Path:
+        path = self.root / "freezer" / f"slurm_{node}" / f"uid_{os.getuid()}" / f"job_{job}"
+        (path / "step_batch").mkdir(parents=True)
+        for each in (path, path / "step_batch"):
+            (each / "cgroup.procs").touch()
+        (path / "step_batch" / "cgroup.procs").write_text("".join(f"{p}\n" for p in pids))
+        return path
+
+    def cgroup_is_known(self, job_id: str) -> bool:
+        """Whether the source has seen a cgroup of the job."""
+        return any(job.job_id == job_id and job.paths for job in self.tenants._table)
+
+    def cgroup_gone(self, path: Path) -> None:
+        shutil.rmtree(path)
+
+    def process(self, job: str, **env: str) -> int:
+        process = subprocess.Popen(["sleep", "600"], env={"SLURM_JOB_ID": job, **env})
+        self.processes.append(process)
+        return process.pid
+
+    def record(self, job: str, **fields: object) -> None:
+        values: dict[str, object] = {
+            "job": job, "array": "", "name": "train_1", "uid": os.getuid(), "state": "RUNNING",
+            "restarts": 0, "node": "n1", "gres": "gpu:1(IDX:0)", "comment": "",
+        }  # fmt: skip
+        (self.records / job).write_text(RECORD.format(**{**values, **fields}))
+
+    # -- what the tenants say
+
+    def look(self, *, settle: bool = True) -> Holdings:
+        held = self.tenants.holdings(self.devices)
+        self.facts.update({fact.id.workload: fact for fact in held.facts})
+        if settle:
+            self.tenants.settled()
+        return held
+
+    def claims(self, *, settle: bool = False) -> dict[str | None, list[Claim]]:
+        found: dict[str | None, list[Claim]] = {}
+        for claim in self.look(settle=settle).claims:
+            found.setdefault(claim.workload.workload if claim.workload else None, []).append(claim)
+        return found
+
+    def until(self, done: Callable[[], T | None], timeout_s: float = 10) -> T:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            found = done()
+            if found:
+                return found
+            time.sleep(0.005)
+        raise AssertionError(f"not in {timeout_s} s: {self.look(settle=False)} {self.facts}")
+
+    def questions(self) -> list[str]:
+        return self.asked.read_text().split()

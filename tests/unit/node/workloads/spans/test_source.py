@@ -1,0 +1,310 @@
+"""Marks as users may write them: read from the real directory, of real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from joulebook import experiment, experiment_span
+from joulebook.clock import NodeClock
+from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
+from joulebook.core.workloads import WorkloadId
+from joulebook.node.workloads.spans import files
+from joulebook.node.workloads.spans.source import MarkTenants
+from joulebook.node.workloads.spans.table import MOST_OF_ONE_USER
+
+GPU = Meter(Component.GPU, "GPU-a")
+
+
+class Node:
+    """A source on a directory, and a process that is listed on a card."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock = NodeClock()
+        self.boundaries: list[int] = []
+        self.source = MarkTenants(self.clock, directory, user_of=lambda uid: f"u{uid}")
+        self.source.open(self.boundaries.append)
+
+    def marks(self, pid: int | None = None, **more: object) -> list[tuple[str, bool]]:
+        """The experiments that a process is under as it is listed, and whether they are over."""
+        process = replace(ProcessUse(pid or os.getpid(), 1), **more)
+        reading = Reading(GPU, self.clock.now_ns(), processes=(process,))
+        told = self.source.marked(reading).processes
+        self.facts = {**getattr(self, "facts", {})}
+        for fact in self.source.holdings(()).facts:
+            self.facts[fact.id] = fact
+        self.source.settled()
+        assert told is not None
+        return [
+            (self.facts[span.workload].labels.experiment, span.t1_ns is not None)
+            for span in told[0].marks
+        ]
+
+    def rejected(self) -> dict[str, int]:
+        return self.source.holdings(()).rejected
+
+    def until(self, *marks: tuple[str, bool]) -> None:
+        end = time.monotonic() + 20
+        while self.marks() != list(marks):
+            assert time.monotonic() < end, self.marks()
+            time.sleep(0.02)
+
+    def until_cleared(self) -> None:
+        """What was collected is removed (by the thread that collects, a moment later)."""
+        end = time.monotonic() + 20
+        while list(self.directory.iterdir()):
+            assert time.monotonic() < end, list(self.directory.iterdir())
+            time.sleep(0.02)
+
+    def until_rejected(self, reason: str) -> None:
+        end = time.monotonic() + 20
+        while reason not in self.rejected():
+            assert time.monotonic() < end, self.rejected()
+            time.sleep(0.02)
+
+    def write(self, name: str, content: bytes, uid: int | None = None) -> Path:
+        """A file as it is renamed into the directory."""
+        new = self.directory / f".{name}.new"
+        new.write_bytes(content)
+        if uid is not None:
+            os.chown(new, uid, uid)
+        new.rename(self.directory / name)
+        return self.directory / name
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    directory = tmp_path / "marks"
+    monkeypatch.setenv(experiment_span.VARIABLE, str(directory))
+    node = Node(directory)
+    yield node
+    node.source.close()
+
+
+def mine(n: int = 9) -> str:
+    return f"{os.getpid()}-{experiment_span.started_ticks('self')}-{n}.json"
+
+
+def said(**more: object) -> bytes:
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return json.dumps(
+        {"v": 1, "experiment": "bert", "entered_boottime_ns": now_ns, **more}
+    ).encode()
+
+
+def test_a_mark_begins_and_ends_with_its_block_and_nests(node: Node) -> None:
+    assert node.marks() == []
+    with experiment("outer"):
+        node.until(("outer", False))
+        with experiment("inner"):
+            node.until(("inner", False), ("outer", False))
+        node.until(("inner", True), ("outer", False))
+    node.until(("inner", True), ("outer", True))
+    assert node.boundaries, "each edge asks for a reading at once"
+    assert {fact.labels.user for fact in node.facts.values()} == {f"u{os.getuid()}"}
+    node.until_cleared()
+
+
+def test_a_child_is_under_the_marks_of_its_parent_and_may_have_its_own(node: Node) -> None:
+    with experiment("of the parent"):
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            end = time.monotonic() + 20
+            while node.marks(child.pid) != [("of the parent", False)]:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_inside_a_job_of_a_scheduler_a_mark_changes_nothing(node: Node) -> None:
+    with experiment("mine"):
+        node.until(("mine", False))
+        assert node.marks(workload=WorkloadId("slurm", "101")) == []
+        assert node.marks(workload=WorkloadId("kubernetes", "pod.0a1b2c3d")) == []
+        assert node.marks(workload=WorkloadId("process", "user-1000")) == [("mine", False)]
+
+
+def test_a_block_entered_again_is_the_same_workload(node: Node) -> None:
+    for _ in range(3):
+        with experiment("epoch"):
+            pass
+    node.until(("epoch", True), ("epoch", True), ("epoch", True))
+    assert len(node.facts) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "bad_content"),
+        (b'{"v": 2, "experiment": "x", "entered_boottime_ns": 1}', "bad_content"),
+        (b'{"v": 1, "experiment": 7, "entered_boottime_ns": 1}', "bad_content"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": -1}', "bad_content"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": 1e400}', "bad_content"),
+        (b'{"v": 1, "experiment": "\\u0000\\u001b", "entered_boottime_ns": 1}', "no_name"),
+        (b"\xff\xfe", "bad_content"),
+        (b" " * 5000, "too_long"),
+    ],
+)
+def test_what_is_no_mark_is_refused_and_counted(node: Node, content: bytes, reason: str) -> None:
+    node.write(mine(), content)
+    node.until_rejected(reason)
+    assert node.rejected() == {reason: 1}
+    assert node.marks() == []
+
+
+def test_a_link_a_pipe_and_a_file_of_another_user_are_refused(node: Node, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(said())
+    (node.directory / "link").symlink_to(elsewhere)
+    (node.directory / "link").rename(node.directory / mine(1))
+    node.until_rejected("symlink")
+    os.mkfifo(node.directory / "pipe")
+    (node.directory / "pipe").rename(node.directory / mine(2))
+    node.until_rejected("not_a_file")
+    if os.getuid() == 0:
+        node.write(mine(3), said(), uid=65534)
+        node.until_rejected("foreign_owner")
+    assert node.marks() == []
+    assert elsewhere.exists()
+
+
+def test_nobody_marks_a_process_of_another_user(node: Node) -> None:
+    # As root, of whom else: a process of nobody's, marked by uid 1000; else init, by ourselves.
+    root = os.getuid() == 0
+    victim = subprocess.Popen(["sleep", "60"], **({"user": 65534} if root else {}))
+    pid = victim.pid if root else 1
+    try:
+        name = f"{pid}-{experiment_span.started_ticks(pid)}-1.json"
+        node.write(name, said(experiment="theirs"), uid=1000 if root else None)
+        node.until_rejected("foreign_owner")
+        assert node.marks(pid) == []
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_a_pid_that_was_given_to_another_process_marks_nothing(node: Node) -> None:
+    before = f"{os.getpid()}-{experiment_span.started_ticks('self') - 1}-1.json"
+    path = node.write(before, said())
+    node.write(mine(2), said(experiment="now"))
+    node.until(("now", False))
+    os.utime(path, (1, 1))  # it has had its time
+    end = time.monotonic() + 20
+    while path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_times_that_cannot_be_are_moved_to_those_that_can(node: Node) -> None:
+    hour_ns = 3600 * 10**9
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    node.write(mine(1), said(entered_boottime_ns=1))
+    node.write(mine(2), said(experiment="later", entered_boottime_ns=now_ns + hour_ns))
+    node.until(("later", False), ("bert", False))
+    reading = Reading(GPU, node.clock.now_ns(), processes=(ProcessUse(os.getpid(), 1),))
+    told = node.source.marked(reading).processes
+    assert told is not None
+    later, early = told[0].marks
+    assert later.t0_ns <= node.clock.now_ns()
+    began_ns = experiment_span.started_ticks("self") * 10**7
+    assert abs(node.clock.boottime_ns(early.t0_ns) - began_ns) < 10**9
+
+
+def test_one_user_cannot_fill_the_table(node: Node) -> None:
+    for n in range(MOST_OF_ONE_USER + 3):
+        node.write(mine(n + 1), said(experiment=f"e{n}"))
+    node.until_rejected("too_many")
+    assert len(node.marks()) <= MOST_OF_ONE_USER
+
+
+def test_hostile_names_come_out_fit_for_a_label(node: Node) -> None:
+    node.write(mine(), said(experiment='a"b\\c{d}\n\x1b[2J\u202e' + "x" * 500))
+    end = time.monotonic() + 20
+    while not node.marks():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    ((name, _),) = node.marks()
+    assert name.startswith('a"b\\c{d} [2J') and len(name) <= 128
+    assert name.isprintable()
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0o777, "directory_too_open"), (0o1777, "")])
+def test_a_directory_in_which_users_may_remove_each_others_files_is_refused(
+    tmp_path: Path, mode: int, reason: str
+) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(mode)
+    source = MarkTenants(NodeClock(), directory)
+    source.open(lambda t_ns: None)
+    try:
+        assert source.holdings(()).rejected == ({reason: 1} if reason else {})
+    finally:
+        source.close()
+
+
+def test_a_program_runs_on_whatever_becomes_of_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (tmp_path / "missing", Path("/proc/self/status"), Path("/dev/null")):
+        monkeypatch.setenv(experiment_span.VARIABLE, str(place))
+        with experiment("x"), experiment("\udcff\0"):
+            pass
+    with pytest.raises(ZeroDivisionError), experiment("x"):
+        _ = 1 / 0
+    directory = tmp_path / "marks"
+    directory.mkdir()
+    monkeypatch.setenv(experiment_span.VARIABLE, str(directory))
+    with experiment("removed meanwhile"):
+        for each in directory.iterdir():
+            each.unlink()
+    assert not list(directory.iterdir()), "nothing is left where nobody collects"
+
+
+def test_a_forked_child_does_not_end_the_mark_of_its_parent(node: Node) -> None:
+    with experiment("parent"):
+        node.until(("parent", False))
+        mark = experiment_span.Mark(node.directory / mine(1), "x", 1, os.getpid() + 1)
+        experiment_span.leave(mark)
+        assert node.marks() == [("parent", False)]
+
+
+def test_marking_imports_next_to_nothing() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import joulebook; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('msgspec', 'psutil', 'asyncio', "
+        "'pynvml', 'prometheus_client')])"
+    )
+    root = Path(experiment_span.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_process_in_a_job_that_nobody_knows_yet_is_left_alone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = "/kubepods/burstable/pod12345678-1234-1234-1234-123456789012/" + "a" * 64
+    for path, in_job in (("/slurm/uid_1000/job_7/step_0", True), (pod, True), ("/user", False)):
+        monkeypatch.setattr(files, "cgroup_paths", lambda text, path=path: (path,))
+        assert files.is_in_job(os.getpid()) is in_job
+    monkeypatch.setattr(files, "is_in_job", lambda pid: True)
+    with experiment("mine"):
+        end = time.monotonic() + 20
+        while not node.boundaries:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert node.marks() == []

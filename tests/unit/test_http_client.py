@@ -1,0 +1,96 @@
+"""Keys, and what a feed may ask us to wait; the rest of HTTP is in tests/integration."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from joulebook.http_client import Key, Web, basic, decoded, retry_after_s
+from joulebook.rates.contract import FeedDenied, FeedError, FeedWrong
+
+
+def test_a_key_from_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    key = Key(file, "NAME", {"NAME": "other"})
+    file.write_text("s3cret\n")
+    assert (key.read(), key.is_set) == ("s3cret", True)
+    file.write_text("rotated")
+    assert key.read() == "rotated"
+    assert "rotated" not in repr(key) + str(key)
+
+
+def test_a_key_from_the_environment() -> None:
+    key = Key(None, "NAME", {"NAME": "s3cret"})
+    assert (key.read(), key.is_set) == ("s3cret", True)
+    assert "s3cret" not in repr(key)
+    assert not Key(None, "NAME", {}).is_set
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"a\r\nX: b", b"\xff", "é".encode()])
+def test_what_is_no_key(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(FeedDenied) as caught:
+        Key(file, "NAME", {}).read()
+    assert caught.value.reason == "no_key"
+    assert str(file) in str(caught.value)
+
+
+def test_no_key_anywhere_says_where_to_put_one() -> None:
+    with pytest.raises(FeedDenied, match=r"no key in NAME \(or name a file with token_file\)"):
+        Key(None, "NAME", {}).read()
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        ("120", 120),
+        ("Thu, 01 Jan 1970 01:00:00 GMT", 2600),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("soon", 0),
+        ("", 0),
+        ("-5", 0),
+        ("9" * 400, 100_000_000),
+    ],
+)
+def test_retry_after(header: str, wait_s: float) -> None:
+    assert retry_after_s(header, 1000.0) == wait_s
+
+
+def test_garbage_is_told_without_control_characters() -> None:
+    with pytest.raises(FeedWrong, match="not the JSON it should be") as caught:
+        decoded(b'{"\x1b[2Ja": ', dict, "feed")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_basic_authentication() -> None:
+    assert basic("Aladdin:open sesame") == {"Authorization": "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="}
+
+
+def test_urllib3_says_nothing() -> None:
+    # Its lines show whole addresses, and ENTSO-E wants the key in there.
+    assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.CRITICAL)
+
+
+@pytest.mark.parametrize("url", ["http://[", "ftp://x/", "http://", "http://a b/"])
+def test_addresses_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(FeedError):
+        Web().get(url)
+
+
+def test_proxies_are_honoured_but_not_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:pw@proxy.lab:3128")
+    monkeypatch.setenv("no_proxy", "inside.lab")
+    web = Web()
+    proxied = web._pool("https://api.example/x")
+    assert proxied.proxy is not None
+    assert (proxied.proxy.host, proxied.proxy.port, proxied.proxy.auth) == (
+        "proxy.lab",
+        3128,
+        None,
+    )
+    for url in ("https://localhost:1/", "https://inside.lab/", "http://api.example/"):
+        assert web._pool(url).proxy is None
