@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from joulebook.core.attribution.node_meter import Supply
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, Page

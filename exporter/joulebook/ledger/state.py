@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from joulebook.clock import Anchor
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Meter
 from joulebook.core.ledger.state import Books
 from joulebook.core.money.accrual import ChargeState

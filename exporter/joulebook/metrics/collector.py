@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import host, node_meter
+from joulebook.core.attribution import host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -153,7 +153,7 @@ def _evidence(scene: Scene) -> Iterator[Sample]:
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.supplies:
-        known[node_meter.EVIDENCE] = 0
+        known[other.EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from joulebook.clock import Anchor
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.host_usage import Census, Use
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Leaf
 from joulebook.core.ledger.state import Books, Entry

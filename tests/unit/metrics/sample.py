@@ -7,9 +7,9 @@ import math
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure, settle
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import Meter, Reading
+from joulebook.core.energy.node_meter import Supply
+from joulebook.core.energy.readings import Meter
 from joulebook.units import NS_PER_S
 
 PROOF_WAIT_NS = 60 * NS_PER_S
@@ -39,14 +39,12 @@ def edges(claims: Iterable[Claim]) -> list[int]:
     return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
 
 
-def proof_is_in(
-    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int]
-) -> bool:
-    """Whether it is known which of the claims of before an outage lasted through it."""
+def proof_is_in(claims: Iterable[Claim], t1_ns: int, affirmed: Mapping[Evidence, int]) -> bool:
+    """Whether it is known which of the claims lasted through an outage that ended at `t1_ns`."""
     return all(
-        affirmed.get(claim.evidence, 0) >= reading.t_ns
+        affirmed.get(claim.evidence, 0) >= t1_ns
         for claim in claims
-        if claim.t1_ns is None and claim.t0_ns < reading.t_ns
+        if claim.t1_ns is None and claim.t0_ns < t1_ns
     )
 
 

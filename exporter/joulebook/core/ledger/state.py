@@ -7,18 +7,16 @@ not touch keeps its identity (`is`), so the store writes only what changed.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.host_usage import Census
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import (
-    ZERO,
     Amount,
     Balance,
     Gap,
@@ -28,7 +26,8 @@ from joulebook.core.evidence import (
     Remainder,
 )
 from joulebook.core.money.accrual import ChargeState
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, ChargeKey, Exact, RateUsed
+from joulebook.core.money.amounts import Bill, Charge, ChargeKey, Exact, RateUsed
+from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 
@@ -122,24 +121,9 @@ class Entry(msgspec.Struct, frozen=True):
         if self == Entry():
             return later
         return Entry(
-            _added(self.postings, later.postings, ZERO),
+            summed(later.postings.items(), self.postings),
             self.gaps + later.gaps,
             tuple({fact.id: fact for fact in (*self.facts, *later.facts)}.values()),
-            _added(self.charges, later.charges, NOTHING),
-            _added(self.rates, later.rates, ZERO),
+            summed(later.charges.items(), self.charges),
+            summed(later.rates.items(), self.rates),
         )
-
-
-_Key = TypeVar("_Key", bound=Hashable)
-
-
-_Sum = TypeVar("_Sum", Amount, Exact)
-
-
-def _added(
-    sums: Mapping[_Key, _Sum], more: Mapping[_Key, _Sum], nothing: _Sum
-) -> Mapping[_Key, _Sum]:
-    added = dict(sums)
-    for key, amount in more.items():
-        added[key] = added.get(key, nothing).plus(amount)
-    return added

@@ -15,8 +15,8 @@ from joulebook.commands.doctor import host
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status
 from joulebook.config import Config
 from joulebook.config.sensors import Drm, Hwmon, Ipmi, Model, Rapl
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.ledger.sqlite import SqliteStore

@@ -12,18 +12,16 @@ out), nothing negative is booked: the excess is the *deficit*, which later diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from joulebook.core.attribution.claims import Tenure
-from joulebook.core.attribution.gpu import Share, apportion
 from joulebook.core.energy import meter
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.evidence import NO_EVIDENCE, Amount, Leaf, Method, Remainder, Subject
+from joulebook.core.evidence import Leaf, Method
+from joulebook.core.sums import counted
 from joulebook.units import NS_PER_S
 
 
@@ -58,16 +56,6 @@ KEPT_S = 3_600
 OMITTED_NS = 30 * NS_PER_S
 """A deficit worth this much of the leaves' power is no delay: something is left out."""
 
-EVIDENCE = "held-gpus"
-"""How it is known who gets a part of `other` (label `evidence`)."""
-
-
-class OtherSplit(StrEnum):
-    """Who gets the energy of `other` (`[host] other`)."""
-
-    NONE = "none"
-    HELD_GPUS = "held-gpus"
-
 
 def heard(known: Supply | None, reading: Reading) -> Supply:
     """The supply of a reading: a new one, or what is known of it with what it covers now."""
@@ -93,32 +81,52 @@ def as_meter(supply: Supply) -> MeterState:
 
 
 def noted(
-    leaves_uj: dict[Leaf, int], interval: Interval, supplies: Iterable[Supply], now_ns: int
-) -> None:
-    """Keep the energy of a leaf that was just booked, by second, if a supply measures it too."""
-    component = interval.meter.component
-    began_ns = min((s.began_ns for s in supplies if component in s.covers), default=None)
-    if began_ns is None or interval.t1_ns <= began_ns:
-        return
-    # What was burnt before the supply was first read is not in it.
-    t_ns = max(interval.t0_ns, began_ns)
-    known_uj = interval.until_uj(t_ns)
-    oldest = now_ns // NS_PER_S - KEPT_S
+    leaves_uj: Mapping[Leaf, int],
+    intervals: Iterable[Interval],
+    supplies: Iterable[Supply],
+    horizon_ns: int,
+) -> Mapping[Leaf, int]:
+    """The energy of leaves by second, with the intervals that were just booked.
+
+    What was burnt before a supply was first read is not in it.
+    """
+    since_ns: dict[Component, int] = {}
+    for supply in supplies:
+        for component in supply.covers:
+            since_ns[component] = min(supply.began_ns, since_ns.get(component, supply.began_ns))
+    oldest = horizon_ns // NS_PER_S - KEPT_S
+    return counted(
+        (
+            part
+            for interval in intervals
+            if interval.meter.component in since_ns
+            for part in _seconds(interval, since_ns[interval.meter.component], oldest)
+        ),
+        leaves_uj,
+    )
+
+
+def _seconds(interval: Interval, since_ns: int, oldest: int) -> Iterator[tuple[Leaf, int]]:
+    """The energy of a leaf from `since_ns` on, by second; what is older than `oldest` as of it."""
+    t_ns = max(interval.t0_ns, since_ns)
     while t_ns < interval.t1_ns:
-        second = t_ns // NS_PER_S
-        t_ns = min(max(second, oldest) * NS_PER_S + NS_PER_S, interval.t1_ns)
-        until_uj = interval.until_uj(t_ns)
-        leaf = Leaf(component, max(second, oldest))
-        leaves_uj[leaf] = leaves_uj.get(leaf, 0) + until_uj - known_uj
-        known_uj = until_uj
+        second = max(t_ns // NS_PER_S, oldest)
+        until_ns = min((second + 1) * NS_PER_S, interval.t1_ns)
+        energy_uj = interval.until_uj(until_ns) - interval.until_uj(t_ns)
+        yield Leaf(interval.meter.component, second), energy_uj
+        t_ns = until_ns
 
 
 def reconcile(
-    supply: Supply, leaves: Mapping[Meter, MeterState], leaves_uj: dict[Leaf, int], horizon_ns: int
-) -> tuple[Supply, tuple[Interval, ...]]:
+    supply: Supply,
+    leaves: Mapping[Meter, MeterState],
+    leaves_uj: Mapping[Leaf, int],
+    horizon_ns: int,
+) -> tuple[Supply, list[Interval], Mapping[Leaf, int]]:
     """Take leaves off the supply as far as all of them are booked; what is left is `other`.
 
-    `leaves` are the meters as they are booked now; what is taken leaves `leaves_uj`.
+    `leaves` are the meters as they are booked now. Returns the supply, the intervals of `other`
+    and what is left of `leaves_uj`.
     """
     covered = [state for meter, state in leaves.items() if meter.component in supply.covers]
     for state in covered:
@@ -131,30 +139,42 @@ def reconcile(
     for interval in intervals:
         if interval.t0_ns > supply.edge_ns:
             # The supply was not read: what the leaves burnt meanwhile is not in it.
-            _take(leaves_uj, supply, interval.t0_ns)
-        supply, other = _less(supply, interval, _take(leaves_uj, supply, interval.t1_ns))
+            _, leaves_uj = _taken(leaves_uj, supply, interval.t0_ns)
+        taken, leaves_uj = _taken(leaves_uj, supply, interval.t1_ns)
+        supply, other = _less(supply, interval, taken)
         others.append(other)
-    return supply, tuple(others)
+    return supply, others, leaves_uj
 
 
-def _take(leaves_uj: dict[Leaf, int], supply: Supply, t1_ns: int) -> dict[Component, int]:
-    """Take out the energy of the leaves up to `t1_ns`; that of an edge inside a second by time.
+def _taken(
+    leaves_uj: Mapping[Leaf, int], supply: Supply, t1_ns: int
+) -> tuple[Mapping[Component, int], Mapping[Leaf, int]]:
+    """The energy of the leaves up to `t1_ns`, and what is left; a second is cut by time.
 
     Energy of before `supply.edge_ns` came late (a leaf that was silent): it is taken now.
     """
     taken = dict.fromkeys(supply.covers, 0)
-    for leaf in [leaf for leaf in leaves_uj if leaf.component in taken]:
-        begin_ns = leaf.second * NS_PER_S
-        if begin_ns >= t1_ns:
+    left: dict[Leaf, int] = {}
+    for leaf, energy_uj in leaves_uj.items():
+        if leaf.component not in taken:
+            left[leaf] = energy_uj
             continue
-        energy_uj, end_ns = leaves_uj.pop(leaf), begin_ns + NS_PER_S
-        if end_ns > t1_ns:
-            begin_ns = max(begin_ns, supply.edge_ns)
-            part_uj = energy_uj * (t1_ns - begin_ns) // (end_ns - begin_ns)
-            leaves_uj[leaf] = energy_uj - part_uj
-            energy_uj = part_uj
-        taken[leaf.component] += energy_uj
-    return taken
+        part_uj = _until_uj(leaf, energy_uj, supply.edge_ns, t1_ns)
+        taken[leaf.component] += part_uj
+        if (leaf.second + 1) * NS_PER_S > t1_ns:
+            left[leaf] = energy_uj - part_uj
+    return taken, left
+
+
+def _until_uj(leaf: Leaf, energy_uj: int, edge_ns: int, t1_ns: int) -> int:
+    """The part of what a leaf burnt in its second, from `edge_ns` on, up to `t1_ns`."""
+    begin_ns, end_ns = leaf.second * NS_PER_S, (leaf.second + 1) * NS_PER_S
+    if begin_ns >= t1_ns:
+        return 0
+    if end_ns <= t1_ns:
+        return energy_uj
+    begin_ns = max(begin_ns, edge_ns)
+    return energy_uj * (t1_ns - begin_ns) // (end_ns - begin_ns)
 
 
 def _less(
@@ -178,36 +198,3 @@ def _less(
         omits=omits,
     )
     return supply, msgspec.structs.replace(interval, energy_uj=max(left_uj, 0), method=method)
-
-
-def share_out(
-    interval: Interval, gpus: Sequence[Sequence[Tenure]], split: OtherSplit
-) -> list[Share]:
-    """Share out an interval of `other`. `gpus` are the tenures in it of each GPU of the node."""
-    if interval.remainder is not None:
-        return [Share(interval.remainder, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    if split is OtherSplit.NONE or not gpus:
-        rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
-        return [Share(rest, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    held: dict[Subject, int] = {}
-    for tenure in (tenure for gpu in gpus for tenure in gpu):
-        for holder in tenure.holders:
-            who = Remainder.UNKNOWN_HOLDER if holder.workload is None else holder.workload
-            time_ns = (tenure.t1_ns - tenure.t0_ns) * holder.parts // holder.of
-            held[who] = held.get(who, 0) + time_ns
-    whole_ns = sum(tenure.t1_ns - tenure.t0_ns for gpu in gpus for tenure in gpu)
-    nobody = Remainder.DAEMON_DOWN if interval.outage else Remainder.UNALLOCATED
-    owners = [*held, nobody]
-    weights = [*held.values(), max(whole_ns - sum(held.values()), 0)]
-    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
-    method = interval.method if interval.method is Method.MODELLED else Method.APPORTIONED
-    return [
-        Share(
-            who,
-            Amount(energy_uj),
-            method if held else interval.method,
-            EVIDENCE if who is not nobody else NO_EVIDENCE,
-        )
-        for who, energy_uj in zip(owners, energies, strict=True)
-        if energy_uj
-    ]
