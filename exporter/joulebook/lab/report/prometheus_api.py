@@ -131,6 +131,9 @@ class _Answer(msgspec.Struct, rename={"is_partial": "isPartial"}):
     is_partial: bool = False
 
 
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
 class PrometheusApi:
     """One server. Not for several threads."""
 
@@ -158,7 +161,7 @@ class PrometheusApi:
         fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
         status, body = self._post(f"{self.where}/api/v1/query", urlencode(fields))
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
+            answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             hint = f"it answers {status}" if status != 200 else log.clean(str(error))[:200]
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
