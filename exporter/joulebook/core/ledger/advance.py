@@ -11,7 +11,7 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -212,10 +212,17 @@ def _booked_to_ns(books: Books) -> int:
 
 
 def _folded(
-    foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Container[WorkloadId]
+    foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those whose series are gone goes into one sum for each device and scheduler."""
+    """The use of those whose series are gone goes into one sum for each device and scheduler.
+
+    It is kept by name: of two that have one after the other, the use is one counter.
+    """
+    names = {id_._replace(start=0) for id_ in known}
+    users = (
+        (meter, user._replace(start=0), use_ns) for (meter, user), use_ns in foreign_ns.items()
+    )
     return counted(
-        ((meter, user if user in known else WorkloadId(user.scheduler, series.EXPIRED)), use_ns)
-        for (meter, user), use_ns in foreign_ns.items()
+        ((meter, user if user in names else WorkloadId(user.scheduler, series.EXPIRED)), use_ns)
+        for meter, user, use_ns in users
     )
