@@ -31,7 +31,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Field(NamedTuple):
-    """How a field of the books is stored: `key` is `None` if it is stored in one piece."""
+    """How a field of the books is stored.
+
+    Attributes:
+        name: Its name in `Books`.
+        key: How its keys are read; `None`: it is stored in one piece.
+        value: How its values are read.
+
+    """
 
     name: str
     key: msgspec.msgpack.Decoder[Any] | None
@@ -46,7 +53,7 @@ def _fields() -> dict[str, Field]:
         if get_origin(field.type) is Mapping:
             key_type, value = get_args(field.type)
             key = msgspec.msgpack.Decoder(key_type)
-        fields[field.name] = Field(field.name, key, msgspec.msgpack.Decoder(value))
+        fields[field.encode_name] = Field(field.name, key, msgspec.msgpack.Decoder(value))
     return fields
 
 
@@ -75,17 +82,17 @@ def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
     """
     written: list[tuple[str, bytes, bytes]] = []
     deleted: list[tuple[str, bytes]] = []
-    for name, field in FIELDS.items():
-        old, new = getattr(before, name), getattr(after, name)
+    for kind, field in FIELDS.items():
+        old, new = getattr(before, field.name), getattr(after, field.name)
         if old is new:
             continue
         if field.key is None:
-            written.append((name, _WHOLE, _encode(new)))
+            written.append((kind, _WHOLE, _encode(new)))
             continue
         for key, value in new.items():
             if key not in old or old[key] is not value:
-                written.append((name, _encode(key), _encode(value)))
-        deleted.extend((name, _encode(key)) for key in old if key not in new)
+                written.append((kind, _encode(key), _encode(value)))
+        deleted.extend((kind, _encode(key)) for key in old if key not in new)
     written.append((_ANCHOR, _WHOLE, _encode(anchor)))
     return Changes(written, deleted)
 
@@ -122,9 +129,9 @@ def read(conn: sqlite3.Connection) -> Kept:
         elif kind in FIELDS:  # one that this version does not know is left alone
             field = FIELDS[kind]
             if field.key is None:
-                found[kind] = field.value.decode(value)
+                found[field.name] = field.value.decode(value)
             else:
-                found.setdefault(kind, {})[field.key.decode(key)] = field.value.decode(value)
+                found.setdefault(field.name, {})[field.key.decode(key)] = field.value.decode(value)
     return Kept(Books(**found), anchor, seq)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from joulebook.clock import Anchor
-from joulebook.core.energy.host_usage import Census, Use
+from joulebook.core.energy.host_usage import HostSnapshot, Use
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter, Reading
@@ -21,7 +21,7 @@ def test_censuses_supplies_and_leaves_survive(tmp_path: Path) -> None:
     reading = Reading(NODE, 5, power_mw=9, covers=(Component.CPU,), hole_ns=30, modelled=True)
     use = Use(WorkloadId("slurm", "1"), 1 << 60, 3, 4_000, 7)
     books = Books(
-        census={n: Census(n, 8, 2, 3, 4, (use,)) for n in (1, 300, 70_000, 1 << 62)},
+        snapshots={n: HostSnapshot(n, 8, 2, 3, 4, (use,)) for n in (1, 300, 70_000, 1 << 62)},
         supplies={
             NODE: Supply(MeterState(NODE, reading), (Component.CPU,), 1, 2, 3, 4, 5, 6, "gpu")
         },
@@ -35,8 +35,8 @@ def test_censuses_supplies_and_leaves_survive(tmp_path: Path) -> None:
     again = SqliteStore(tmp_path / "ledger.db", allow_volatile=True)
     found, _ = again.load()
     again.close()
-    assert (found.census, found.supplies, found.leaves_uj) == (
-        books.census,
+    assert (found.snapshots, found.supplies, found.leaves_uj) == (
+        books.snapshots,
         books.supplies,
         books.leaves_uj,
     )

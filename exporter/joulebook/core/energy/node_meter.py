@@ -25,6 +25,7 @@ from joulebook.core.sums import counted
 from joulebook.units import NS_PER_S
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Supply(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A meter that measures others from outside: a node's supply, a module (see the module).
 

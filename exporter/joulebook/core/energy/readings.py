@@ -53,6 +53,7 @@ class Span(NamedTuple):
     workload: WorkloadId
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
@@ -102,6 +103,7 @@ class Break(StrEnum):
     """It may have wrapped more than once since it was last read."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One successful look at one meter.
 

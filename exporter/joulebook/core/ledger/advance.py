@@ -21,7 +21,7 @@ from joulebook.core.attribution import host, outages
 from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
 from joulebook.core.attribution.other import OtherSplit
-from joulebook.core.energy.host_usage import Census, is_busy, kept
+from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
 from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject
@@ -51,7 +51,7 @@ class Tick(msgspec.Struct, frozen=True):
     whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
     `served` says that the books of the tick before could be scraped since (they were committed).
     `rates` are those known now, also of the past; `wanted` is what the configuration says is to
-    be charged. `models` are the models of the devices that answered. `census` says who used the
+    be charged. `models` are the models of the devices that answered. `snapshots` says who used the
     host: at the end of the tick, and at each boundary in it.
     """
 
@@ -67,7 +67,7 @@ class Tick(msgspec.Struct, frozen=True):
     rates: RateSet = RateSet()
     wanted: frozenset[Charge] = frozenset()
     models: Mapping[Meter, str] = {}
-    census: tuple[Census, ...] = ()
+    snapshots: tuple[HostSnapshot, ...] = ()
 
 
 class _Work(NamedTuple):
@@ -84,7 +84,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         return books, Entry()
     looks = _looks(books, tick)
     books = _informed(books, tick)
-    usage = host.Usage(tuple(books.census.values()))
+    usage = host.Usage(tuple(books.snapshots.values()))
     known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
@@ -111,7 +111,7 @@ def _after(books: Books, tick: Tick, policy: Policy, work: _Work) -> tuple[Books
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
         claims=books.claims,
         facts=tick.facts,
-        present=host.present(tick.census),
+        present=host.present(tick.snapshots),
         strangers=frozenset(user for _, user in foreign),
     )
     books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
@@ -138,13 +138,13 @@ def _informed(books: Books, tick: Tick) -> Books:
         claims=merge(books.claims, tick.claims, tick.complete, books.affirmed_ns),
         affirmed_ns={**books.affirmed_ns, **affirmed} if affirmed else books.affirmed_ns,
         models={**books.models, **news} if news else books.models,
-        census=kept(books.census, tick.census, _booked_to_ns(books)),
+        snapshots=kept(books.snapshots, tick.snapshots, _booked_to_ns(books)),
     )
 
 
 def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
     """What sensors saw; whether CPU and DRAM were busy, the use of the host says."""
-    busy = is_busy(books.census, tick.census)
+    busy = is_busy(books.snapshots, tick.snapshots)
     return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]
 
 

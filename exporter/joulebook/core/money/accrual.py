@@ -32,6 +32,7 @@ from joulebook.core.sums import counted, summed
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What has been charged of one kind in all, and for how long its series still show zero.
 
