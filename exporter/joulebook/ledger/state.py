@@ -14,7 +14,7 @@ import msgspec
 
 from joulebook.clock import Anchor
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.node_meter import Supply
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Meter
 from joulebook.core.ledger.state import Books
 from joulebook.core.money.accrual import ChargeState
@@ -62,7 +62,7 @@ _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
 _meter_key = msgspec.msgpack.Decoder(Meter)
-_supply = msgspec.msgpack.Decoder(Supply)
+_node_meter = msgspec.msgpack.Decoder(NodeMeter)
 _text = msgspec.msgpack.Decoder(str)
 _charge = msgspec.msgpack.Decoder(Charge)
 _charged = msgspec.msgpack.Decoder(ChargeState)
@@ -175,7 +175,7 @@ def read_seq(conn: sqlite3.Connection) -> int:
     return 0 if found is None else _seq.decode(found[0])
 
 
-def read_supplies(conn: sqlite3.Connection) -> dict[Meter, Supply]:
+def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
     """The meters of the whole node. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
-    return {_meter_key.decode(key): _supply.decode(value) for key, value in rows}
+    return {_meter_key.decode(key): _node_meter.decode(value) for key, value in rows}

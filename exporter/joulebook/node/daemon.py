@@ -287,11 +287,11 @@ class Daemon:
 
 def _say_omissions(before: Books, after: Books) -> None:
     """Say once when a meter of the whole node turns out not to measure all that it should."""
-    for meter, supply in after.supplies.items():
-        known = before.supplies.get(meter)
-        if supply.omits and (known is None or known.omits != supply.omits):
+    for meter, node_meter in after.node_meters.items():
+        known = before.node_meters.get(meter)
+        if node_meter.omits and (known is None or known.omits != node_meter.omits):
             log.warning(
                 "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
                 "%s out. If so, set sensors.%s.includes_gpus = false",
-                meter.name, supply.omits, supply.omits, meter.name,
+                meter.name, node_meter.omits, node_meter.omits, meter.name,
             )  # fmt: skip

@@ -26,8 +26,9 @@ ORDER = {
     "ChargeState": "total hold_left_ns",
     "Exact": "whole nano rest",
     "HostSnapshot": "t_ns cores busy_ns resident_bytes installed_bytes uses",
-    "Supply": "state covers began_ns edge_ns node_uj leaves_uj other_uj deficit_uj omits modelled",
-    "Leaf": "component second",
+    "NodeMeter": "state covers began_ns edge_ns node_uj children_uj other_uj deficit_uj omits "
+    "modelled",
+    "ChildSecond": "component second",
     "Reading": "meter t_ns energy_uj power_mw samples wrap_uj epoch uptime_ns max_power_mw busy "
     "processes after_outage breaks instances covers modelled hole_ns",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "

@@ -15,9 +15,9 @@ from joulebook.core.energy import meter as metering
 from joulebook.core.energy import node_meter
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState, Taken
-from joulebook.core.energy.node_meter import Supply
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Failure, Meter, Reading
-from joulebook.core.evidence import Gap, Leaf
+from joulebook.core.evidence import ChildSecond, Gap
 from joulebook.core.sums import counted
 
 
@@ -27,13 +27,13 @@ class Meters(NamedTuple):
     Attributes:
         booked: The meters that energy is booked on; of a node's own meter, the rest.
         node: The meters that measure others from outside.
-        leaves_uj: What the meters inside burnt and is still to be taken off.
+        children_uj: What the meters inside burnt and is still to be taken off.
 
     """
 
     booked: Mapping[Meter, MeterState]
-    node: Mapping[Meter, Supply]
-    leaves_uj: Mapping[Leaf, int]
+    node: Mapping[Meter, NodeMeter]
+    children_uj: Mapping[ChildSecond, int]
 
     def resumed(self) -> Meters:
         """After an outage of the daemon, in which nobody read them."""
@@ -97,13 +97,15 @@ def measure(
     }
     booked = {name: state for name, (state, _) in ripe.items()}
     intervals = [each for _, found in ripe.values() for each in found]
-    leaves_uj = node_meter.noted(meters.leaves_uj, intervals, node.values(), horizon_ns)
+    children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
     for name, each in node.items():
-        node[name], others, leaves_uj = node_meter.reconcile(each, booked, leaves_uj, horizon_ns)
+        node[name], others, children_uj = node_meter.reconcile(
+            each, booked, children_uj, horizon_ns
+        )
         intervals += others
     booked |= {name: node_meter.as_meter(each) for name, each in node.items()}
     return Measured(
-        Meters(booked, node, leaves_uj),
+        Meters(booked, node, children_uj),
         tuple(intervals),
         tuple(gap for each in taken for gap in each.gaps),
         counted(
@@ -136,10 +138,10 @@ def _after(state: MeterState | None, look: Reading | Failure) -> Taken | None:
 
 
 def _node_meters(
-    known: Mapping[Meter, Supply],
+    known: Mapping[Meter, NodeMeter],
     states: Mapping[Meter, MeterState],
     looks: Iterable[Reading | Failure],
-) -> dict[Meter, Supply]:
+) -> dict[Meter, NodeMeter]:
     """The meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:

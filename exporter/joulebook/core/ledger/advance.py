@@ -121,7 +121,7 @@ def _after(books: Books, tick: Tick, policy: Policy, work: _Work) -> tuple[Books
     hold_ns = policy.series.zero_hold_ns
     books = msgspec.structs.replace(
         books,
-        claims=outages.prune(books.claims, books.meters, books.supplies, tick.now_ns),
+        claims=outages.prune(books.claims, books.meters, books.node_meters, tick.now_ns),
         charges=accrual.carry_on(books.charges, tick.wanted, postings.totals, served_ns, hold_ns),
         foreign_ns=users_ns,
         last_ns=tick.now_ns,
@@ -149,7 +149,7 @@ def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
 
 
 def _meters(books: Books, tick: Tick) -> Meters:
-    meters = Meters(books.meters, books.supplies, books.leaves_uj)
+    meters = Meters(books.meters, books.node_meters, books.children_uj)
     return meters.resumed() if tick.resumed else meters
 
 
@@ -164,8 +164,8 @@ def _booked(
     return msgspec.structs.replace(
         books,
         meters=measured.meters.booked,
-        supplies=measured.meters.node,
-        leaves_uj=measured.meters.leaves_uj,
+        node_meters=measured.meters.node,
+        children_uj=measured.meters.children_uj,
         gaps_ns=counted(measured.lost_ns.items(), books.gaps_ns),
         remainders=counted(_unowned(postings.amounts), books.remainders),
         evidence_uj=counted(((k.evidence, a.energy_uj) for k, a in amounts), books.evidence_uj),

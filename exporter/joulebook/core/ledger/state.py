@@ -19,13 +19,13 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.node_meter import Supply
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import (
     Amount,
     Balance,
+    ChildSecond,
     Gap,
-    Leaf,
     Method,
     PostingKey,
     Remainder,
@@ -106,10 +106,10 @@ class Books(msgspec.Struct, frozen=True):
     """The model of each device, as last heard: one that is lost has its hourly rate still."""
     snapshots: Mapping[int, HostSnapshot] = msgspec.field(default_factory=dict, name="census")
     """Who used the host, by node time, as far back as its energy is still to be booked."""
-    supplies: Mapping[Meter, Supply] = {}
-    """Meters of the whole node, of which only the difference to the leaves is booked."""
-    leaves_uj: Mapping[Leaf, int] = {}
-    """Energy of leaves that is still to be taken off a supply."""
+    node_meters: Mapping[Meter, NodeMeter] = msgspec.field(default_factory=dict, name="supplies")
+    """Meters of the whole node, of which only the difference to the meters inside is booked."""
+    children_uj: Mapping[ChildSecond, int] = msgspec.field(default_factory=dict, name="leaves_uj")
+    """Energy of child meters that is still to be taken off a node meter."""
 
 
 class Entry(msgspec.Struct, frozen=True):
