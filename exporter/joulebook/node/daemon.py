@@ -24,6 +24,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Allowance
 from joulebook.errors import LedgerUnavailable
 from joulebook.ledger.retention import Store
+from joulebook.log import once
 from joulebook.metrics.snapshot import HISTORY_POINTS, View
 from joulebook.node.day_totals import Money, Today
 from joulebook.node.health import Health
@@ -166,6 +167,8 @@ class Daemon:
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
         _say_omissions(before, self._books)
+        for fault in entry.faults:
+            once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._resumed = False
         self._say_clock_step(tick.utc_offset_ns)
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)

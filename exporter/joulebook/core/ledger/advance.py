@@ -130,7 +130,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     if len(after.workloads) < len(books.workloads) or page.foreign_ns:
         foreign_ns = _folded(foreign_ns, after.workloads)
     after = msgspec.structs.replace(after, foreign_ns=foreign_ns)
-    return after, Entry(page.postings, tuple(page.gaps), facts, charges, page.accrual.used)
+    used, faults = page.accrual.used, tuple(page.faults)
+    return after, Entry(page.postings, tuple(page.gaps), facts, charges, used, faults)
 
 
 def _take_in(
@@ -190,7 +191,7 @@ def _book(
         )
         for interval in intervals:
             page.measured(interval, tick.now_ns)
-            for tenure in outages.tenures(interval, held, affirmed):
+            for tenure in page.tenures(interval, held, affirmed):
                 for piece in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
                     page.post(piece, tenure, booked[meter])
     return booked
@@ -214,7 +215,7 @@ def _reconcile(
         meters[meter] = node_meter.as_meter(reconciled[meter])
         for interval in others:
             gpus = [
-                outages.tenures(interval, claims.get(leaf, []), affirmed)
+                page.tenures(interval, claims.get(leaf, []), affirmed)
                 for leaf in leaves
                 if leaf.component is Component.GPU
             ]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from joulebook.core.attribution import host, node_meter
-from joulebook.core.attribution.claims import Tenure
+from joulebook.core.attribution import host, node_meter, outages
+from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
 from joulebook.core.attribution.gpu import Share, share_out
 from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState, Taken
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import ZERO, Amount, Gap, Leaf, PostingKey, Remainder, Subject
+from joulebook.core.evidence import (
+    NO_EVIDENCE,
+    ZERO,
+    Amount,
+    Gap,
+    Leaf,
+    PostingKey,
+    Remainder,
+    Subject,
+)
 from joulebook.core.money.accrual import Accrual, Stretch
 from joulebook.core.workloads import WorkloadId
 
@@ -34,6 +44,7 @@ class Page:
         self.gaps: list[Gap] = []
         self.lost_ns: dict[tuple[Meter, str], int] = {}
         self.foreign_ns: dict[tuple[Meter, WorkloadId], int] = {}
+        self.faults: list[str] = []
 
     def note(self, taken: Taken) -> MeterState:
         """Keep what a meter lost; hand on its state."""
@@ -49,9 +60,11 @@ class Page:
         for piece, stretch in self.accrual.pieces(interval):
             self.accrual.take(piece, stretch)
             if piece.meter.component in host.COMPONENTS:
-                shares = host.share_out(piece, state.idle_mw, self.usage)
+                shares = self._shared(
+                    piece, partial(host.share_out, piece, state.idle_mw, self.usage)
+                )
             else:
-                shares = share_out(piece, tenure, state.idle_mw)
+                shares = self._shared(piece, partial(share_out, piece, tenure, state.idle_mw))
             self._book(piece.meter, stretch, shares)
             booked.update(share.subject for share in shares)
         watched = bool(tenure.holders) and not interval.outage
@@ -67,7 +80,19 @@ class Page:
         """Post and charge what a supply burnt beside its leaves."""
         for piece, stretch in self.accrual.pieces(interval):
             self.accrual.take(piece, stretch)
-            self._book(piece.meter, stretch, node_meter.share_out(piece, gpus, split))
+            shares = self._shared(piece, partial(node_meter.share_out, piece, gpus, split))
+            self._book(piece.meter, stretch, shares)
+
+    def tenures(
+        self, interval: Interval, held: list[Claim], affirmed: Mapping[Evidence, int]
+    ) -> tuple[Tenure, ...]:
+        """Who held the meter; somebody where the claims on record make no sense."""
+        try:
+            return outages.tenures(interval, held, affirmed)
+        except Exception as fault:
+            self._note_fault(interval, fault)
+            somebody = Holder(None, Evidence.PROLOG, 1, 1)
+            return (Tenure(interval.t0_ns, interval.t1_ns, (somebody,)),)
 
     def measured(self, interval: Interval, now_ns: int) -> None:
         """Keep the energy of a leaf for the supplies that measure it too."""
@@ -91,6 +116,24 @@ class Page:
                 where = (key.meter.component, key.subject)
                 sums[where] = sums.get(where, 0) + amount.energy_uj
         return sums
+
+    def _shared(self, piece: Interval, share_out: Callable[[], list[Share]]) -> list[Share]:
+        """The shares of an interval; all of it to `unknown_holder` if it cannot be shared out.
+
+        Its readings and claims are committed: a fault here would meet them at every start again.
+        """
+        try:
+            shares = share_out()
+            if sum(share.amount.energy_uj for share in shares) == piece.energy_uj:
+                return shares
+            raise ArithmeticError("the shares do not add up")
+        except Exception as fault:
+            self._note_fault(piece, fault)
+            nobodys = Amount(piece.energy_uj)
+            return [Share(Remainder.UNKNOWN_HOLDER, nobodys, piece.method, NO_EVIDENCE)]
+
+    def _note_fault(self, interval: Interval, fault: Exception) -> None:
+        self.faults.append(f"{interval.meter.component} {interval.meter.name}: {fault!r}")
 
     def _book(self, meter: Meter, stretch: Stretch, shares: Sequence[Share]) -> None:
         for subject, amount, method, evidence in shares:
