@@ -95,7 +95,7 @@ def _counter(
 
 GAP_REASONS = (
     "daemon_down", "hung", "missing", "released", "energy_unread", "implausible",
-    "counter_reset", "reboot",
+    "counter_reset", "counter_stalled", "reboot",
 )  # fmt: skip
 """Exposed at 0 for every meter from the start, so that `increase()` sees the first gap too."""
 

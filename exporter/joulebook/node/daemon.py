@@ -167,6 +167,7 @@ class Daemon:
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
         _say_omissions(before, self._books)
+        _say_stalls(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._resumed = False
@@ -286,6 +287,23 @@ class Daemon:
         if drawn_w := view.power_w:
             self._history.append((view.utc_s, sum(drawn_w.values())))
         self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
+
+
+def _say_stalls(before: Books, after: Books) -> None:
+    """Say once when a counter is given up, and when it is believed again."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        if state.stalled == (known is not None and known.stalled):
+            continue
+        name = f"{meter.component} {meter.name}"
+        if state.stalled:
+            log.warning(
+                "the energy counter of %s stands still, or all but, while power is drawn: its "
+                "energy is booked by power (method integrated) until the counter moves again",
+                name,
+            )
+        else:
+            log.info("the energy counter of %s moves again and is read again", name)
 
 
 def _say_omissions(before: Books, after: Books) -> None:

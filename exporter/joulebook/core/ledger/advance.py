@@ -18,6 +18,7 @@ from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy import meter as metering
 from joulebook.core.energy.host_usage import Census, is_busy, kept
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import Amount, PostingKey, Remainder, Subject
 from joulebook.core.ledger import series
@@ -153,6 +154,8 @@ def _take_in(
         reading = host.watched(event, busy)
         if state is not None:
             states[event.meter] = page.note(metering.take(state, reading))
+        elif not is_believable(reading):
+            continue
         else:
             states[event.meter] = metering.begin(reading)
         if reading.covers:
