@@ -166,7 +166,7 @@ class Daemon:
         )
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
-        _say_omissions(before, self._books)
+        self._say_omissions(before)
         _say_stalls(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
@@ -178,6 +178,19 @@ class Daemon:
         self._tick_s = time.monotonic() - began
         self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
+
+    def _say_omissions(self, before: Books) -> None:
+        """Say once when a meter of the whole node turns out not to measure all that it should."""
+        for meter, each in self._books.supplies.items():
+            known = before.supplies.get(meter)
+            if not each.omits or (known is not None and known.omits == each.omits):
+                continue
+            sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
+            log.warning(
+                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
+                "%s out. If so, set sensors.%s.includes_gpus = false",
+                meter.name, each.omits, each.omits, sensor,
+            )  # fmt: skip
 
     def _say_clock_step(self, utc_offset_ns: int) -> None:
         """Say when the wall clock was set: quarter hours follow it, and nothing else does."""
@@ -304,15 +317,3 @@ def _say_stalls(before: Books, after: Books) -> None:
             )
         else:
             log.info("the energy counter of %s moves again and is read again", name)
-
-
-def _say_omissions(before: Books, after: Books) -> None:
-    """Say once when a meter of the whole node turns out not to measure all that it should."""
-    for meter, supply in after.supplies.items():
-        known = before.supplies.get(meter)
-        if supply.omits and (known is None or known.omits != supply.omits):
-            log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
-                meter.name, supply.omits, supply.omits, meter.name,
-            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Power beside a counter: one that stands still, runs slow or falls silent loses and doubles nothing."""
+"""Power beside a counter that stands still, runs slow or falls silent: once, and all of it."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def implausible(call: str, what: str, value: object) -> SensorError:
     return SensorRetry(
         f"{call}: {value!r:.80} cannot be true",
         reason=f"{what}_implausible",
-        remedy="It is not believed, and asked again; if it stays, see `dmesg` for NVRM and Xid lines.",
+        remedy=f"It is not believed. {_AGAIN}",
     )
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
-from joulebook.node.sensors.contract import SUSPENDED, Look
+from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, Look
 from joulebook.node.sensors.nvidia.api import Device, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -55,6 +55,8 @@ class NvmlSensor:
     """
 
     name = "nvml"
+    kind = "counter"
+    components = frozenset({Component.GPU})
 
     def __init__(
         self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
@@ -67,6 +69,10 @@ class NvmlSensor:
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
+
+    def owns(self, meter: Meter) -> bool:
+        """GPUs but those that the kernel shows."""
+        return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
 
     def open(self) -> None:
         """Initialise NVML and enumerate the GPUs. Raises `SensorError`."""
@@ -118,8 +124,8 @@ class NvmlSensor:
                 continue
             try:
                 readings.append(card.glance())
-            except Exception:
-                continue  # the next look says why
+            except Exception:  # noqa: S112 (the next look says why)
+                continue
         return readings
 
     def _look(self, *, processes: bool) -> Look:
