@@ -27,6 +27,8 @@ class Grant:
     parts: tuple[int, int] = (1, 1)
     claims: tuple[Claim, ...] | None = None
     """Once it is clear which meters these are: that does not change while a job runs."""
+    told_ns: int = 0
+    """The start (wall clock) that the event file gives, which tells it from any later one."""
     by_processes: bool = False
     """Nothing but its processes will tell the end: the file was swept away, or never was."""
 
@@ -55,7 +57,6 @@ class Job:
         heard: The controller has said all that it will.
         gone: How often in a row it did not know the job.
         answered: It gave a credible answer.
-        alone: But for its event file nobody on this host speaks of it: no cgroup, no controller.
         looks: Counts the series of looks at its processes; only the last one goes on.
         watch: Counts the series of questions whether it is over; only the last one goes on.
         unproven: Found at the start without processes: what the file says is yet to be confirmed.
@@ -89,7 +90,6 @@ class Job:
     gone: int = 0
     answered: bool = False
     labels_done: bool = False
-    alone: bool = False
     looks: int = 0
     watch: int = 0
     unproven: bool = False

@@ -7,18 +7,18 @@ Which of them is believed when is the table of `docs/evidence.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.node.workloads.contract import Before
+from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.slurm.before import Kept, kept_jobs
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.job import Grant, Job
 from joulebook.node.workloads.slurm.job_mapping import Mapped
+from joulebook.node.workloads.slurm.job_record import JobAnswer
 from joulebook.node.workloads.slurm.labels import JobEnvironment
-from joulebook.node.workloads.slurm.scontrol import GONE, HeldGpu, JobAnswer
 from joulebook.units import NS_PER_S
 
 GONE_AT = 2
@@ -35,14 +35,14 @@ class JobTable:
     what the ledger held when the daemon stopped.
     """
 
-    def __init__(self, node: str, gpu_ids: str = "gres", before: Before = Before()) -> None:
+    def __init__(self, node: str, gpu_ids: str = "gres", before: Before = NOTHING_HELD) -> None:
         self._node = node
         self._gpu_ids = gpu_ids
         self._jobs: dict[str, list[Job]] = {}
         self._by_path: dict[Path, Job] = {}
         self._by_stem: dict[str, Job] = {}
         self._sluids: dict[str, str] = {}
-        self._until_ns = before.until_ns
+        self.until_ns = before.until_ns
         self._kept = kept_jobs(before)
 
     def __iter__(self) -> Iterator[Job]:
@@ -76,95 +76,121 @@ class JobTable:
         Two runs of a number are never on one node at once: what began before the daemon stopped
         is the one of which the ledger knew.
         """
-        if begun_ns > self._until_ns:
+        if begun_ns > self.until_ns:
             return None
         kept = next(
             (k for k in self._kept if k.job_id == job.job_id and restart in {None, k.restart}), None
         )
         if kept is None:
             return None
+        self._go_on(job, kept)
+        return kept
+
+    def _go_on(self, job: Job, kept: Kept) -> None:
         self._kept.remove(kept)
         job.restart, job.start_s = kept.restart, kept.id.start
-        job.started_ns = min(job.started_ns, kept.begun_ns or job.started_ns)
-        job.alive_ns = max(job.alive_ns, self._until_ns)
+        job.started_ns = kept.begun_ns or job.started_ns
+        job.alive_ns = max(job.alive_ns, self.until_ns)
         job.changed += 1
-        return kept
+
+    def recognise(self, job: Job, answer: JobAnswer) -> None:
+        """Go on with the run that the ledger held open, if the controller says that this is it."""
+        if job.restart is not None or not answer.start_s:
+            return
+        for kept in self._kept:
+            same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)
+            if same and kept.facts.scheduler_start_s == answer.start_s:
+                self._go_on(job, kept)
+                return
 
     def unclaimed(self) -> list[Kept]:
         """Return what the ledger held and nothing here speaks of, once: it ended unseen."""
-        kept, self._kept = self._kept, []
-        return kept
+        in_doubt = {job.job_id for job in self if job.id is None and not job.heard}
+        lost = [kept for kept in self._kept if kept.job_id not in in_doubt]
+        self._kept = [kept for kept in self._kept if kept.job_id in in_doubt]
+        return lost
 
     # -- event files
 
     def event(self, stem: str, event: JobEvent, t0_ns: int, t1_ns: int | None) -> Job:
         """An event file as it stands now."""
         job = self._by_stem.get(stem)
-        start_s = event.start_ns // NS_PER_S
-        if job is not None and stem in job.grants and job.grants[stem].t0_ns != t0_ns:
-            job = None  # The number came again.
-        if job is None:
-            job = self._run_of(event, t0_ns)
-            if job is None:
-                job = Job(event.job_id, t0_ns, start_s)
-                runs = self._jobs.setdefault(event.job_id, [])
-                runs.append(job)
-                runs.sort(key=lambda r: r.started_ns)
-            self._by_stem[stem] = job
-            kept = None
-            if job.restart is None:
-                job.start_s = start_s
-                kept = self._adopt(job, t0_ns, event.restart_count)
-            job.restart = event.restart_count
-            job.started_ns = min(job.started_ns, t0_ns)
-            job.alive_ns = max(job.alive_ns, t0_ns)
-            job.uid = event.uid if event.uid is not None else job.uid
-            job.hooked = True
-            job.facts.update(user=event.user, account=event.account)
-            job.learn(
-                partition=event.partition,
-                cluster=event.cluster,
-                het_job_id="" if event.het_job_id is None else str(event.het_job_id),
-            )
-            job.source("comment", event.comment)
-            job.grants = {
-                k: g
-                for k, g in job.grants.items()
-                if g.evidence is not Evidence.SCONTROL and not g.by_processes
-            }
-            node, gpu_ids = event.node or self._node, event.gpu_ids or self._gpu_ids
-            grant = Grant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids)
-            if kept is not None and event.gpus:
-                grant.claims = kept.claims_of(Evidence.PROLOG) or None
-            job.give(stem, grant)
-            job.ended_ns = None
+        known = job.grants.get(stem) if job is not None else None
+        if job is None or (known is not None and known.told_ns != event.start_ns):
+            job = self._begun(stem, event, t0_ns)
         if t1_ns is not None:
             self._close_event(job, stem, t1_ns)
         return job
 
-    def _run_of(self, event: JobEvent, t0_ns: int) -> Job | None:
-        """The run that an event speaks of, if another source or another node told of it."""
-        return next(
-            (
-                run
-                for run in self._jobs.get(event.job_id, ())
-                if run.restart in {None, event.restart_count}
-                and (run.ended_ns is None or t0_ns < run.ended_ns)
-            ),
-            None,
+    def _begun(self, stem: str, event: JobEvent, t0_ns: int) -> Job:
+        node, start_s = event.node or self._node, event.start_ns // NS_PER_S
+        job = self._run_of(event, node, t0_ns)
+        if job is None:
+            job = Job(event.job_id, t0_ns, start_s)
+            runs = self._jobs.setdefault(event.job_id, [])
+            runs.append(job)
+            runs.sort(key=lambda r: r.started_ns)
+        kept = None
+        if job.restart is None:
+            job.start_s = start_s
+            kept = self._adopt(job, t0_ns, event.restart_count)
+        self._by_stem[stem] = job
+        job.hooked = True
+        job.restart = event.restart_count
+        job.started_ns = min(job.started_ns, t0_ns)
+        job.alive_ns = max(job.alive_ns, t0_ns)
+        job.uid = event.uid if event.uid is not None else job.uid
+        job.facts.update(user=event.user, account=event.account)
+        job.learn(
+            partition=event.partition,
+            cluster=event.cluster,
+            het_job_id="" if event.het_job_id is None else str(event.het_job_id),
         )
+        job.source("comment", event.comment)
+        job.grants = {
+            k: g for k, g in job.grants.items()
+            if g.evidence is not Evidence.SCONTROL and not g.by_processes
+        }  # fmt: skip
+        gpu_ids = event.gpu_ids or self._gpu_ids
+        grant = Grant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids)
+        grant.told_ns = event.start_ns
+        if kept is not None and event.gpus:
+            grant.claims = kept.claims_of(Evidence.PROLOG) or None
+        job.give(stem, grant)
+        job.ended_ns = None
+        return job
 
-    def event_removed(self, stem: str, t_ns: int, *, runs: bool) -> Job | None:
+    def _run_of(self, event: JobEvent, node: str, t0_ns: int) -> Job | None:
+        """The run that an event speaks of, if another source or another node told of it.
+
+        A node has one run of a number at a time: another event of the same node is another run's,
+        and the run before is over, unless its processes live.
+        """
+        for run in self._jobs.get(event.job_id, ()):
+            if run.restart not in {None, event.restart_count}:
+                continue
+            told = [
+                g for g in run.grants.values() if g.evidence is Evidence.PROLOG and g.node == node
+            ]
+            if told and not (run.paths and run.ended_ns is None):
+                if run.ended_ns is None and t0_ns > run.started_ns:
+                    run.end(t0_ns)
+                continue
+            if run.ended_ns is None or t0_ns < run.ended_ns:
+                return run
+        return None
+
+    def event_removed(self, stem: str, t_ns: int, lives: Callable[[Job], bool]) -> Job | None:
         """An event file is gone; returns the job if that ended it just now.
 
-        An Epilog runs when the processes of a job are gone. So where it `runs` still, the file was
+        An Epilog runs when the processes of a job are gone. So where it still `lives`, the file was
         swept away, and its processes tell the end.
         """
         job = self._by_stem.get(stem)
         grant = job.grants.get(stem) if job is not None else None
         if job is None or grant is None or grant.t1_ns is not None:
             return None
-        if runs:
+        if lives(job):
             grant.by_processes = True
             return None
         self._close_event(job, stem, t_ns)
@@ -268,101 +294,13 @@ class JobTable:
             if not name.startswith("SLURM_"):
                 job.source(f"env:{name}", value)
 
-    def answered(self, job: Job, answer: JobAnswer | None) -> None:
-        """The controller spoke of a job, or gave no answer (`None`)."""
-        job.asking = False
-        job.asked += 1
-        job.changed += 1
-        if answer is None:
-            return
-        job.gone = job.gone + 1 if answer.state == GONE else 0
-        if answer.doubtful or answer.state == GONE:
-            # It will not say which run this is; the start tells it from all others.
-            if answer.doubtful or job.gone >= GONE_AT or job.ended_ns is not None:
-                self.unasked(job)
-            return
-        job.heard = True
-        if answer.uid is not None and job.uid not in {None, answer.uid}:
-            job.restart = job.restart or 0
-            return
-        run = answer.run
-        if job.restart is None:
-            twin = next((r for r in self._jobs[job.job_id] if r.restart == run), None)
-            if twin is not None and answer.start_s <= twin.start_s:
-                job.end(job.started_ns)  # Only what is left of the cgroups of that run.
-                return
-            job.restart = run
-        elif run not in {None, job.restart}:
-            return  # It was requeued meanwhile: this is the next run's answer.
-        self._learn(job, answer)
+    def job_of(self, stem: str) -> Job | None:
+        """The job of an event file."""
+        return self._by_stem.get(stem)
 
-    def unasked(self, job: Job) -> None:
-        """Nobody will say which run of the job this is: its start tells it from all others."""
-        job.heard = True
-        job.restart = job.restart or 0
-        job.changed += 1
-
-    def _learn(self, job: Job, answer: JobAnswer) -> None:
-        job.answered = True
-        job.scheduler_start_s = job.scheduler_start_s or answer.start_s
-        if not job.hooked:
-            job.learn(user=answer.user, account=answer.account)
-        # What the environment says of these came from where the job was submitted.
-        job.correct(name=answer.name, qos=answer.qos)
-        job.learn(partition=answer.partition, wckey=answer.wckey)
-        if answer.array_job_id.isdecimal() and answer.array_task_id.isdecimal():
-            job.learn(array_job_id=answer.array_job_id, array_task_id=answer.array_task_id)
-        job.source("comment", answer.comment)
-        job.source("wckey", answer.wckey)
-        job.source("job_name", answer.name, better=True)
-        self._take_gpus(job, answer)
-
-    def _take_gpus(self, job: Job, answer: JobAnswer) -> None:
-        by_node: dict[str, list[HeldGpu]] = {}
-        for each in answer.gpus:
-            by_node.setdefault(each.node, []).append(each)
-        for grant in job.grants.values():
-            if grant.evidence is Evidence.PROLOG:
-                for gpu in by_node.get(grant.node, []):
-                    if gpu.shards is not None:
-                        grant.shards[gpu.position] = gpu.shards
-        if job.hooked or job.grants:
-            return
-        for node in job.nodes & set(answer.nodes):
-            gpus = by_node.get(node, [])
-            positions = tuple(g.position for g in gpus)
-            if not gpus and answer.gpu_count and answer.over:
-                # It has let go of them, and with them went which they were.
-                positions = tuple(
-                    f"?{n}" if len(answer.nodes) == 1 else "?" for n in range(answer.gpu_count)
-                )
-            if not positions:
-                continue
-            shards = {g.position: g.shards for g in gpus if g.shards is not None}
-            grant = Grant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
-            job.give(f"scontrol:{node}", grant)
-            if job.ended_ns is not None:
-                grant.close(job.ended_ns)
-
-    def is_over(self, job: Job, answer: JobAnswer | None) -> bool:
-        """Whether a job without processes is over, by the controller's word, and no Epilog said so.
-
-        `False` also where it cannot be told.
-        """
-        if answer is None or answer.doubtful or answer.uid not in {None, job.uid, answer.uid}:
-            return False
-        if answer.state == GONE:
-            job.gone += 1
-            if job.gone < GONE_AT:
-                return False
-            # Where jobs of others are kept from us, SLURM's own step must have ended too.
-            return not answer.hidden or (job.extern and job.vanished_ns is not None)
-        job.gone = 0
-        if answer.run is not None and answer.run > (job.restart or 0):
-            return True
-        if answer.state == "COMPLETING":
-            return job.vanished_ns is not None
-        return answer.over
+    def runs(self, job_id: str) -> tuple[Job, ...]:
+        """All runs of a number that are not yet forgotten."""
+        return tuple(self._jobs.get(job_id, ()))
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int, start_s: int) -> bool:
         """All that a job-mapping directory says now; whether anything changed."""
@@ -381,7 +319,7 @@ class JobTable:
                 continue  # A file that its Epilog should have removed.
             job = self._open(job_id, t_ns, start_s)
             if job is not before:
-                self._adopt(job, job.started_ns, None)
+                self._adopt(job, each.since_ns, None)
             job.uid = each.uid if job.uid is None else job.uid
             grant = Grant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
             grant.parts = (each.parts, each.of)
