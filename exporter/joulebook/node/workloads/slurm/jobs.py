@@ -105,6 +105,8 @@ class JobTable:
 
     def unclaimed(self) -> list[Kept]:
         """Return what the ledger held and nothing here speaks of, once: it ended unseen."""
+        if not self._kept:
+            return []
         in_doubt = {job.job_id for job in self if job.id is None and not job.heard}
         lost = [kept for kept in self._kept if kept.job_id not in in_doubt]
         self._kept = [kept for kept in self._kept if kept.job_id in in_doubt]
