@@ -62,6 +62,7 @@ DEFAULT_RULES: tuple[str, ...] = (
 
 _IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
 _INDEX = re.compile(r"(?:[-_.#]\d{1,6}|\[[\d,:%-]+\])+$")
+_GIVEN = {"annotation:joulebook.io/experiment", "label:joulebook.io/experiment", "comment", "wckey"}
 _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
 
 
@@ -73,11 +74,21 @@ def is_rule(name: str) -> bool:
 
 def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
     """The experiment by the first of `rules` that `sources` answer; empty if none does."""
+    return chosen(rules, sources)[1]
+
+
+def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> tuple[str, str]:
+    """The first of `rules` that `sources` answer, and the experiment; both empty if none does."""
     for rule in rules:
         name = _named(rule, sources.get(rule, ""))
         if name:
-            return name
-    return ""
+            return rule, name
+    return "", ""
+
+
+def is_given(rule: str) -> bool:
+    """Whether a name by this rule is one that a person gave to an experiment, not a derived one."""
+    return rule in _GIVEN or rule.startswith("env:")
 
 
 def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:

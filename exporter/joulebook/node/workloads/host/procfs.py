@@ -31,6 +31,19 @@ def read_environ(process: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]
     return {name: value for name, _, value in pairs if name in wanted}
 
 
+def started_boottime_ns(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """CLOCK_BOOTTIME at which a process started, to 10 ms; `None` if it is gone."""
+    try:
+        return int(stat_fields(proc / str(pid))[19]) * _TICK_NS
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def stat_fields(process: Path) -> list[bytes]:
+    """The fields of `stat` after the command's name, which may hold blanks and brackets."""
+    return (process / "stat").read_bytes().rpartition(b")")[2].split()
+
+
 _TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 _KIB = 1 << 10

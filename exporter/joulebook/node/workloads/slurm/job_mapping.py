@@ -53,6 +53,8 @@ class Mapped(NamedTuple):
     of: int
     file: str
     uid: int | None = None
+    since_ns: int = 0
+    """When the file became what it is: wall clock, later node time."""
 
 
 def read_mapping(
@@ -69,8 +71,10 @@ def read_mapping(
         for name in os.listdir(fd):  # noqa: PTH208 (a descriptor: the directory that was checked)
             if _GPU_INDEX.match(name) or _GPU_UUID.match(name):
                 try:
-                    text = _read(fd, name, owners)
-                    found |= parse(name, text, evidence)
+                    text, since_ns = _read(fd, name, owners)
+                    found |= {
+                        each._replace(since_ns=since_ns) for each in parse(name, text, evidence)
+                    }
                 except FileNotFoundError:
                     continue
                 except InputError as error:
@@ -147,7 +151,7 @@ def _job_id(word: str) -> str:
     return word
 
 
-def _read(directory_fd: int, name: str, owners: frozenset[int]) -> str:
+def _read(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[str, int]:
     try:
         fd = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd
@@ -162,6 +166,6 @@ def _read(directory_fd: int, name: str, owners: frozenset[int]) -> str:
             raise InputError(f"{name} is not a regular file", reason="not_regular")
         if seen.st_uid not in owners or seen.st_mode & 0o022:
             raise InputError(f"{name}: others may write it", reason="foreign_owner")
-        return os.read(fd, _MAX_BYTES).decode("utf-8", "replace")
+        return os.read(fd, _MAX_BYTES).decode("utf-8", "replace"), seen.st_ctime_ns
     finally:
         os.close(fd)
