@@ -1,12 +1,11 @@
 """What all tests share: hypothesis profiles, marks by folder, and a few places to work in.
 
-`HYPOTHESIS_PROFILE=ci` (the default) tries the same examples in every run; `dev` new ones each
-time; `soak` many more.
+A usual run tries the same examples each time; with `JOULEBOOK_TEST_SCALE=N` new ones, and N times
+as many (`tests/scale.py`).
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import tempfile
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.scale import SCALE, scaled
 
 if TYPE_CHECKING:
     from tests.integration.postgresql import PostgreSql
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 # No deadlines: two busy cores decide how long an example takes.
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile(
-    "soak", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow]
+    "scaled",
+    deadline=None,
+    derandomize=SCALE == 1,
+    max_examples=scaled(100),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow] if SCALE > 1 else [],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile("scaled")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
