@@ -113,7 +113,7 @@ def test_a_server_that_hangs_or_drips_is_left_in_time(
     with pytest.raises(FeedDown) as caught:
         make("price/entsoe").fetch(T0, T0 + HOUR)
     assert caught.value.reason == "timeout"
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 25, "30 is what the server would take"
 
 
 def test_nobody_listens(make: Make, stub: Stub, web: Web, free_port: Callable[[], int]) -> None:

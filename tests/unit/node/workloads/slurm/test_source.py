@@ -241,11 +241,11 @@ def test_holdings_are_cheap(world: World) -> None:
     world.until(lambda: len(world.claims()) == 64)
     took = []
     for _ in range(50):
-        began = time.perf_counter()
+        began = time.thread_time()
         world.tenants.holdings(world.devices)
         world.tenants.settled()
-        took.append(time.perf_counter() - began)
-    assert sorted(took)[25] < 0.003, "well under a millisecond on a quiet machine"
+        took.append(time.thread_time() - began)
+    assert sorted(took)[25] < 0.003, "of CPU; well under a millisecond on a quiet machine"
 
 
 # -- cgroups, labels, the controller
