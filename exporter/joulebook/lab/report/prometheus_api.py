@@ -3,6 +3,9 @@
 https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir
 answer the same, and each says in its own way that an answer is not whole: `warnings`, `infos`,
 `isPartial`. None of that is lost. Redirects are not followed, so a token goes nowhere else.
+
+The queries are exact over any range: last(M) over the range, less what M was when it began.
+`increase()` is some percent wrong for series that come and go.
 """
 
 from __future__ import annotations
