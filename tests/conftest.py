@@ -7,9 +7,8 @@ as many (`tests/scale.py`).
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +70,3 @@ def postgresql() -> Iterator[PostgreSql]:
 
     with running() as server:
         yield server
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Gives TCP ports of 127.0.0.1 that nothing listens on at the moment."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return find

@@ -12,9 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.e2e.lab import ROOT, free_port, get, until
+from tests.e2e.lab import ROOT, get, until
 from tests.integration.collect_lab import TOKEN, CollectorProcess, served
 from tests.integration.postgresql import PostgreSql
+from tests.ports import free_port
 
 from joulebook.core.evidence import Subject
 from joulebook.core.report.dataset import Account, Selection

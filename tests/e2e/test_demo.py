@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.e2e.lab import ROOT, free_port, get, until
+from tests.e2e.lab import ROOT, get, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -24,6 +24,7 @@ from tests.integration.feed_stub import (
     status,
     truncated,
 )
+from tests.ports import free_port
 
 from joulebook import log
 from joulebook.config.rates import Carbon, Price, Rates
@@ -116,7 +117,7 @@ def test_a_server_that_hangs_or_drips_is_left_in_time(
     assert time.monotonic() - before < 25, "30 is what the server would take"
 
 
-def test_nobody_listens(make: Make, stub: Stub, web: Web, free_port: Callable[[], int]) -> None:
+def test_nobody_listens(make: Make, stub: Stub, web: Web) -> None:
     with pytest.raises(FeedDown) as caught:
         web.get(f"http://127.0.0.1:{free_port()}/api", {"securityToken": KEY})
     assert caught.value.reason == "down"
