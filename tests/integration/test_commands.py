@@ -377,7 +377,7 @@ def test_the_doctor_and_a_hung_driver(
     scenario.hang("nvmlDeviceGetTotalEnergyConsumption")
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from joulebook.commands import doctor\n"
+        "from joulebook.commands.doctor import doctor\n"
         "from joulebook.commands.doctor.checks import Site\n"
         "from joulebook.commands.shared.text import Screen\n"
         "from joulebook.config import load\n"
