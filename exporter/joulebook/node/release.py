@@ -119,7 +119,7 @@ def _holds(request: Request | None) -> bool:
 def _read(path: Path) -> Request | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Request)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -14,10 +14,11 @@ from joulebook.commands.shared.text import several
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import InputError
-from joulebook.node.workloads.slurm.event_file import event_stem, open_directory, trusted_owners
+from joulebook.node.workloads.slurm.event_file import event_stem
 from joulebook.node.workloads.slurm.gres import GresMap, Unmappable, find_part
 from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf, load_gres
 from joulebook.node.workloads.slurm.hostlist import expand
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 _HOOKS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _WHERE = "/usr/lib/joulebook/hooks"

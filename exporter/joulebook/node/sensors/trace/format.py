@@ -85,7 +85,7 @@ def read_trace(path: Path) -> Trace:
     for number, line in lines:
         try:
             record = decoder.decode(line)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise _refused(path, number, str(e)) from None
         if record.gpu >= len(records):
             raise _refused(path, number, f"gpu {record.gpu}: the header has {len(records)} devices")
@@ -109,7 +109,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
         # First only what tells a trace of another version from a broken one.
         msgspec.json.decode(line, type=Kind)
         header = msgspec.json.decode(line, type=Header)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, RecursionError) as e:
         raise _refused(path, number, f"no header of a trace of version {VERSION}: {e}") from None
     names = [device.name for device in header.devices]
     if len(set(names)) < len(names):

@@ -8,15 +8,14 @@ written by (pids are reused; pid and start time together are not). Everything re
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from joulebook import untrusted_files
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import InputError
 from joulebook.experiment_span import started_ticks
@@ -51,6 +50,9 @@ class MarkFile(msgspec.Struct, frozen=True):
     exited_boottime_ns: _Instant | None = None
 
 
+_MARK = msgspec.json.Decoder(MarkFile)
+
+
 def process_of(name: str) -> Process | None:
     """The process that a file's name speaks of; `None` for what is no mark file."""
     found = _NAME.fullmatch(name)
@@ -72,61 +74,13 @@ def make_directory(path: Path) -> None:
     path.chmod(0o1777)
 
 
-def open_directory(path: Path) -> int:
-    """A descriptor of the directory. Raises `InputError` if it is not one that we may trust."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise InputError(f"{path} is no directory", reason="symlink") from None
-        raise
-    seen = os.fstat(fd)
-    if seen.st_uid not in {0, os.geteuid()}:
-        os.close(fd)
-        raise InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
-    if seen.st_mode & 0o022 and not seen.st_mode & stat.S_ISVTX:
-        os.close(fd)
-        text = f"{path}: users may remove each other's files (right is mode 1777)"
-        raise InputError(text, reason="directory_too_open")
-    return fd
-
-
 def read(directory_fd: int, name: str, uid: int) -> MarkFile:
     """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.
     """
-    # Never a link, and never wait for the other end of a pipe.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(name, flags, dir_fd=directory_fd)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InputError(f"{name} is a symbolic link", reason="symlink") from None
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise InputError(f"{name}: {error.strerror}", reason="unreadable") from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InputError(f"{name} is no regular file", reason="not_a_file")
-        if seen.st_uid != uid:
-            text = f"{name} belongs to uid {seen.st_uid}, its process to uid {uid}"
-            raise InputError(text, reason="foreign_owner")
-        if seen.st_size > MAX_BYTES:
-            text = f"{name} has {seen.st_size} bytes; at most {MAX_BYTES} are read"
-            raise InputError(text, reason="too_long")
-        return _decoded(os.read(fd, MAX_BYTES), name)
-    finally:
-        os.close(fd)
-
-
-def _decoded(raw: bytes, name: str) -> MarkFile:
-    try:
-        mark = msgspec.json.decode(raw, type=MarkFile)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        text = f"{name}: {error}; right is {EXAMPLE}"
-        raise InputError(text, reason="bad_content") from None
+    raw, _ = untrusted_files.read(directory_fd, name, MAX_BYTES, {uid})
+    mark = untrusted_files.decoded(_MARK, raw, name, EXAMPLE)
     experiment = clean_label(mark.experiment)
     if not experiment:
         raise InputError(f"{name}: experiment has no text in it", reason="no_name")

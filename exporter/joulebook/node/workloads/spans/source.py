@@ -26,6 +26,7 @@ from joulebook.node.workloads.rejections import Refusals
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, MarkTable
 from joulebook.units import s_from_ns
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class MarkTenants:
         try:
             if not self._directory.exists():
                 files.make_directory(self._directory)
-            fd = files.open_directory(self._directory)
+            fd = open_directory(self._directory, trusted_owners(), shared=True)
             self._watch = self._inotify.watch(self._directory, IN_MOVED_TO)
         except InputError as error:
             trouble = str(error)
@@ -183,7 +184,7 @@ class MarkTenants:
                 self._refused.clear()
             self._refused.add((name, inode))
             self._refuse(error)
-        if error.reason == "too_long":
+        if error.reason == "too_large":
             _remove(fd, name)  # it is not to fill a file system that others need
 
 

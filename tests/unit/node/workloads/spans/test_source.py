@@ -146,14 +146,16 @@ def test_a_block_entered_again_is_the_same_workload(node: Node) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "bad_content"),
-        (b'{"v": 2, "experiment": "x", "entered_boottime_ns": 1}', "bad_content"),
-        (b'{"v": 1, "experiment": 7, "entered_boottime_ns": 1}', "bad_content"),
-        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": -1}', "bad_content"),
-        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": 1e400}', "bad_content"),
+        (b"{", "not_json"),
+        (b'{"v": 2, "experiment": "x", "entered_boottime_ns": 1}', "bad_field"),
+        (b'{"v": 1, "experiment": 7, "entered_boottime_ns": 1}', "bad_field"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": -1}', "bad_field"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": 1e400}', "bad_field"),
         (b'{"v": 1, "experiment": "\\u0000\\u001b", "entered_boottime_ns": 1}', "no_name"),
-        (b"\xff\xfe", "bad_content"),
-        (b" " * 5000, "too_long"),
+        (b"\xff\xfe", "not_json"),
+        (b" " * 5000, "too_large"),
+        (b"[" * 2000 + b"]" * 2000, "bad_field"),
+        (b'{"v": 1, "x": ' + b"[" * 1900 + b"]" * 1900 + b"}", "not_json"),
     ],
 )
 def test_what_is_no_mark_is_refused_and_counted(node: Node, content: bytes, reason: str) -> None:
@@ -171,7 +173,7 @@ def test_a_link_a_pipe_and_a_file_of_another_user_are_refused(node: Node, tmp_pa
     node.until_rejected("symlink")
     os.mkfifo(node.directory / "pipe")
     (node.directory / "pipe").rename(node.directory / mine(2))
-    node.until_rejected("not_a_file")
+    node.until_rejected("not_regular")
     if os.getuid() == 0:
         node.write(mine(3), said(), uid=65534)
         node.until_rejected("foreign_owner")
