@@ -1,6 +1,6 @@
 """Who held a meter while its energy waited to be booked, an outage of the daemon included.
 
-Conflicts of claims are settled in `core.tenancy`. Here is what booking late adds to that: which
+Conflicts of claims are settled in `core.attribution.gpu.claims`. Here is what booking late adds to that: which
 claims are proven to have lasted through an outage, and when a claim may be forgotten.
 """
 

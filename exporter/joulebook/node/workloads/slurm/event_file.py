@@ -73,6 +73,10 @@ class JobEvent(msgspec.Struct, frozen=True, gc=False):
     end_uptime_ms: _Instant | None = None
 
 
+_EVENT = msgspec.json.Decoder(JobEvent)
+_LABELS = msgspec.json.Decoder(dict[str, str])
+
+
 EXAMPLE = (
     '{"v": 1, "scheduler": "slurm", "job_id": "101", "restart_count": 0, "gpus": ["0", "1"], '
     '"start_ns": 1764000000000000000}'
@@ -90,8 +94,6 @@ _EXAMPLES = {
     "start_uptime_ms": "86400000",
     "end_uptime_ms": "86400000",
 }
-_EVENT = msgspec.json.Decoder(JobEvent)
-_LABELS = msgspec.json.Decoder(dict[str, str])
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _AT = re.compile(
     r"(?:Object missing required field `(?P<missing>\w+)`)"
