@@ -8,6 +8,7 @@ Of a process's environment only names that are asked for leave this file: tokens
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +117,14 @@ def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def user_name(uid: int) -> str:
+    """Look up the name of a user; the number of one who has none. A directory may be slow."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"
 
 
 def is_gone(pid: int, proc: Path = Path("/proc")) -> bool:
