@@ -59,7 +59,7 @@ def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
 
 
 def traces(names: str) -> list[Path]:
-    """The traces of `node.sensors.trace.player.trace`: paths or names of shipped ones, comma-separated."""
+    """The traces of `sensors.replay.trace`: paths or names of shipped ones, comma-separated."""
     return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
 
 
