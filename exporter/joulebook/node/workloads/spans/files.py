@@ -8,7 +8,6 @@ written by (pids are reused; pid and start time together are not). Everything re
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -18,12 +17,8 @@ import msgspec
 from joulebook import untrusted_files
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import InputError
-from joulebook.experiment_span import started_ticks
 from joulebook.node.workloads.host.cgroup_paths import cgroup_paths, pod_place, slurm_place
-from joulebook.units import NS_PER_S
-
-TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
-"""The clock tick in which Linux tells the start of processes."""
+from joulebook.node.workloads.host.procfs import stat_of, uid_of
 
 MAX_BYTES = 4096
 EXAMPLE = '{"v": 1, "experiment": "bert-base", "entered_boottime_ns": 123456789000}'
@@ -89,25 +84,8 @@ def read(directory_fd: int, name: str, uid: int) -> MarkFile:
 
 def owner_of(process: Process) -> int | None:
     """The real uid of a process; `None` if it is gone, or another one has its pid now."""
-    try:
-        if started_ticks(process.pid) != process.ticks:
-            return None
-        for line in Path(f"/proc/{process.pid}/status").read_bytes().splitlines():
-            if line.startswith(b"Uid:"):
-                return int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def parent_of(pid: int) -> tuple[int, Process] | None:
-    """The parent of a process, and the process itself; `None` if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-        fields = text.rpartition(b")")[2].split()
-        return int(fields[1]), Process(pid, int(fields[19]))
-    except (OSError, ValueError, IndexError):
-        return None
+    stat = stat_of(process.pid)
+    return uid_of(process.pid) if stat is not None and stat.ticks == process.ticks else None
 
 
 def is_in_job(pid: int) -> bool:
@@ -123,9 +101,9 @@ def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:
     """A process and those that it descends from, the nearest first."""
     found: list[Process] = []
     while pid > 0 and len(found) < most:
-        told = parent_of(pid)
-        if told is None:
+        stat = stat_of(pid)
+        if stat is None:
             break
-        pid, itself = told
-        found.append(itself)
+        found.append(Process(pid, stat.ticks))
+        pid = stat.parent
     return tuple(found)
