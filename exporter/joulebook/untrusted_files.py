@@ -56,7 +56,7 @@ def open_directory(path: Path, owners: Container[int], *, shared: bool = False) 
         wrong = InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
     elif seen.st_mode & _OTHERS_WRITE and not (shared and seen.st_mode & stat.S_ISVTX):
         right = "mode 1777" if shared else "mode 0755"
-        text = f"{path}: others may remove files from it (right is {right})"
+        text = f"{path}: others may write into it (right is {right})"
         wrong = InputError(text, reason="directory_too_open")
     if wrong is not None:
         os.close(fd)

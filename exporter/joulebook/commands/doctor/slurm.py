@@ -124,7 +124,7 @@ def events(site: Site) -> Iterator[Finding]:
         return
     path = site.at(site.config.tenants.slurm.events_dir)
     try:
-        os.close(open_directory(path, trusted_owners()))
+        os.close(open_directory(path, trusted_owners() | _daemon_users(site)))
         names = sorted(entry.name for entry in path.iterdir())
     except InputError as error:
         yield fail(
@@ -148,6 +148,14 @@ def events(site: Site) -> Iterator[Finding]:
             f"events_dir: {several(len(old), 'ended job')} not booked for over an hour ({old[0]})",
             "Start the daemon, or see its log for what it refuses.",
         )
+
+
+def _daemon_users(site: Site) -> frozenset[int]:
+    """Whom the daemon runs as: the owner of the ledger's directory, which need not be us."""
+    try:
+        return frozenset({site.ledger.parent.stat().st_uid})
+    except OSError:
+        return frozenset()
 
 
 def _age_s(path: Path) -> float:
