@@ -15,12 +15,8 @@ from typing import Any
 import pytest
 
 import joulebook
-from joulebook.node.workloads.slurm.event_file import (
-    open_directory,
-    read_event,
-    read_labels,
-    trusted_owners,
-)
+from joulebook.node.workloads.slurm.event_file import read_event, read_labels
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 HOOKS = Path(joulebook.__file__).parent / "hooks"
 SHELLS = [s for s in ("dash", "bash", "busybox", "ksh", "mksh", "yash") if shutil.which(s)]
