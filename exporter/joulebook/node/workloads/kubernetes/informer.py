@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from joulebook.clock import Clock
 from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
@@ -26,24 +27,40 @@ def pods_of(node: str) -> Collection[PodObject]:
 
 
 class PodNews:
-    """Brings what is heard of pods into the table; `lock` is the one that guards it."""
+    """Brings what is heard of pods into the table; `lock` is the one that guards it.
 
-    def __init__(self, table: PodTable, reader: Reader, lock: threading.RLock) -> None:
+    `ended` is told when the API server says that a pod is over.
+    """
+
+    def __init__(
+        self,
+        table: PodTable,
+        reader: Reader,
+        lock: threading.RLock,
+        clock: Clock,
+        ended: Callable[[int], None],
+    ) -> None:
         self._table = table
         self._reader = reader
         self._lock = lock
+        self._clock = clock
+        self._ended = ended
 
     def listed(self, items: list[PodObject]) -> None:
         """All pods of this node."""
         infos = [self._reader.info(pod) for pod in items]
         with self._lock:
-            self._table.relisted(infos)
+            self._table.relisted(infos, self._clock.now_ns())
 
     def changed(self, item: PodObject) -> None:
         """One of them is new, or is not as it was."""
         info = self._reader.info(item)
         with self._lock:
-            self._table.told(info)
+            t_ns = self._clock.now_ns()
+            before = self._table.info(info.uid)
+            self._table.told(info, t_ns)
+        if info.done and (before is None or not before.done):
+            self._ended(t_ns)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""
