@@ -10,9 +10,12 @@
     GPU-UUID-N          one of the parts of a card        (HAMi, Volcano)
     driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
 
-and those of AMD and Intel, which `othercards` tells.
+    0000:4d:00.0        a card by its PCI address                  (AMD's device plugin)
+    card1-0             card 1, replica 0                          (Intel's device plugin)
+    gpu.amd.com/pool/gpu-1-129    card 1, renderD129               (AMD's DRA driver)
+    gpu.intel.com/pool/0000-4d-00-0-0x0bda    by PCI address       (Intel's DRA driver)
 
-What none of these says is not guessed.
+A ResourceSlice that tells the PCI address counts before a name. What none of these says is not guessed.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from joulebook.core.energy.readings import Meter
 from joulebook.node.workloads.kubernetes.listing import Device
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
-_REPLICA_othercards = re.compile(r"(?P<card>card\d+)-\d+")
+_INTEL_REPLICA = re.compile(r"(?P<card>card\d+)-\d+")
 _CARD = re.compile(r"card\d+")
 _AMD_DRA = re.compile(r"gpu-(?P<card>\d+)-(?P<render>\d+)")
 _INTEL_DRA = re.compile(
@@ -39,7 +42,7 @@ _INTEL_DRA = re.compile(
 
 def shared_card(device_id: str) -> str:
     """The card of which Intel's plugin calls a replica `device_id`; empty if it is no such name."""
-    found = _REPLICA_othercards.fullmatch(device_id)
+    found = _INTEL_REPLICA.fullmatch(device_id)
     return found["card"] if found is not None else ""
 
 
@@ -149,7 +152,7 @@ def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
         card = numbered["card"]
         if card in names or (_UUID.fullmatch(card) and not _UUID.fullmatch(device_id)):
             return card
-    return device_ids.shared_card(device_id) or _REPLICA.sub("", device_id)
+    return shared_card(device_id) or _REPLICA.sub("", device_id)
 
 
 def find_part(
@@ -194,8 +197,8 @@ def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
         raise Unmappable(device, absent=not any(card.mig for card in cards))
     if name.startswith("GPU-"):
         return Part(_card(device, name, cards).meter)
-    if device_ids.is_named(name):
-        return _other(device, device_ids.find_card(name, cards))
+    if is_named(name):
+        return _other(device, find_card(name, cards))
     raise Unmappable(device)
 
 
@@ -228,7 +231,7 @@ def _slices(card: DeviceStatus, instance: Instance) -> Part:
 
 
 def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
-    other = device_ids.find_dra(device.id, said.pci if said is not None else "", cards)
+    other = find_dra(device.id, said.pci if said is not None else "", cards)
     if other is not None:
         return Part(other.meter)
     if said is None:
