@@ -17,7 +17,7 @@ MAX_LEFT = 256
 
 
 @dataclass(slots=True, eq=False)
-class Body:
+class PodCgroup:
     """A pod's directories (one in each hierarchy) and those of its containers; node time."""
 
     uid: str
@@ -129,7 +129,7 @@ class Grant:
 
 
 @dataclass(slots=True, eq=False)
-class Resident:
+class PodAllocation:
     """A pod that the kubelet lists or listed.
 
     Attributes:

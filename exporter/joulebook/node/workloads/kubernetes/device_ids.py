@@ -15,7 +15,8 @@
     gpu.amd.com/pool/gpu-1-129    card 1, renderD129               (AMD's DRA driver)
     gpu.intel.com/pool/0000-4d-00-0-0x0bda    by PCI address       (Intel's DRA driver)
 
-A ResourceSlice that tells the PCI address counts before a name. What none of these says is not guessed.
+A ResourceSlice that tells the PCI address counts before a name. What none of these says is not
+guessed.
 """
 
 from __future__ import annotations
@@ -110,13 +111,13 @@ class Unmappable(LookupError):
         self.absent = absent
 
 
-class Offer(NamedTuple):
+class AllocatableDevices(NamedTuple):
     """The ids of all devices that plugins advertise on this node."""
 
     ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, advertised: Iterable[Device]) -> Offer:
+    def of(cls, advertised: Iterable[Device]) -> AllocatableDevices:
         """What a kubelet says of its plugins."""
         return cls(frozenset(device.id for device in advertised))
 
@@ -158,7 +159,7 @@ def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
 def find_part(
     device: Device,
     cards: Sequence[DeviceStatus],
-    offer: Offer,
+    offer: AllocatableDevices,
     described: Mapping[str, Described],
     held: Mapping[str, int] = {},
 ) -> Part:

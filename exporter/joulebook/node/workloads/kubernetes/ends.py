@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from joulebook.node.workloads.kubernetes.allocation import Body, Resident
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
 from joulebook.units import NS_PER_S
 
 MISSING_NS = 3 * NS_PER_S // 2
@@ -35,7 +35,9 @@ class Circumstances(NamedTuple):
     node_ns: Callable[[int], int]
 
 
-def end_ns(resident: Resident, body: Body | None, now: Circumstances, *, lives: bool) -> int | None:
+def end_ns(
+    resident: PodAllocation, body: PodCgroup | None, now: Circumstances, *, lives: bool
+) -> int | None:
     """When a pod ended, if that is certain; `lives`: processes of it are left.
 
     One that is missing from the kubelet's list is noted as living while it does.
@@ -62,7 +64,7 @@ def end_ns(resident: Resident, body: Body | None, now: Circumstances, *, lives: 
     return left_ns or max(missing_ns, resident.lived_ns or 0)
 
 
-def _done_ns(resident: Resident, told_ns: int, now: Circumstances) -> int:
+def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
     """When a pod ended of which the API server alone says that it did."""
     finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
     if not finished_utc_ns:

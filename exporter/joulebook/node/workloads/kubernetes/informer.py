@@ -26,7 +26,7 @@ def pods_of(node: str) -> Collection[PodObject]:
     return Collection("pods", ("/api/v1/pods",), query, PodObject)
 
 
-class PodNews:
+class PodTracker:
     """Brings what is heard of pods into the table; `lock` is the one that guards it.
 
     `ended` is told when the API server says that a pod is over.
@@ -75,7 +75,7 @@ class Cluster:
         self,
         server: ApiServer | None,
         node: str,
-        news: PodNews,
+        news: PodTracker,
         slices_changed: Callable[[], None],
         refuse: Refusals,
     ) -> None:

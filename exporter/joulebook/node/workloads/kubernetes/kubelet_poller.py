@@ -27,7 +27,7 @@ OFFER_S = 60.0
 """What plugins offer is asked for so often, and when a replica shows up that was not offered."""
 
 
-class Looker(threading.Thread):
+class KubeletPoller(threading.Thread):
     """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
 
     def __init__(

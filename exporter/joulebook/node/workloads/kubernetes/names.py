@@ -23,17 +23,24 @@ class PodNames:
         self._told: dict[str, PodInfo] = {}
         self._deleted: set[str] = set()
         self._static: dict[str, str] = {}
+        self._real: set[str] = set()
 
     def tell(self, info: PodInfo) -> None:
         """Note a pod as the API server has it now."""
         self._told[info.uid] = info
         self._deleted.discard(info.uid)
         static = info.static_uid
-        if not static or static in self._told:
+        if not static or static in self._told or info.uid in self._real:
             return
         mirror = self._told.get(self._static.get(static, ""))
         if mirror is None or mirror.uid in self._deleted or info.created < mirror.created:
             self._static[static] = info.uid
+
+    def real(self, uid: str) -> None:
+        """Note that a pod has a cgroup of that uid: it is no mirror of a static one."""
+        self._real.add(uid)
+        for static in [static for static, mirror in self._static.items() if mirror == uid]:
+            del self._static[static]
 
     def delete(self, uid: str) -> None:
         """Note that the API server has a pod no more; it may still be here."""
@@ -50,6 +57,12 @@ class PodNames:
     def api_uid(self, uid: str) -> str:
         """Return the API server's uid of the one in a cgroup's path: static pods have two."""
         return self._static.get(uid, uid)
+
+    def cgroup_uid(self, uid: str) -> str:
+        """Return the uid in a cgroup's path of the API server's: the other way round."""
+        info = self._told.get(uid)
+        static = info.static_uid if info is not None else ""
+        return static if self._static.get(static) == uid else uid
 
     def info(self, uid: str) -> PodInfo | None:
         """Return what the API server told of a pod."""
@@ -91,6 +104,7 @@ class PodNames:
 
     def forget(self, here: Collection[str]) -> None:
         """Forget the deleted pods that are not `here` any more."""
+        self._real &= set(here)
         for uid in self._deleted - set(here):
             self._deleted.discard(uid)
             info = self._told.pop(uid, None)

@@ -18,6 +18,7 @@ from joulebook.units import NS_PER_S
 
 _QUEUES = ("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name", "scheduling.volcano.sh/queue-name")
 _RUN_OF_CRON = re.compile(r"-\d{8,10}$")
+_OF_JOB = {"batch.kubernetes.io/job-name", "job-name"}
 _STAND_INS = {"slurmd", "kai-resource-reservation", "runai-reservation"}
 """Pods of these names, by namespace or label, were given GPUs for others to use: for SLURM's jobs,
 or for the pods that KAI or Run:ai lets share a card. Any other pod that holds a GPU uses it."""
@@ -163,7 +164,7 @@ class Reader(msgspec.Struct, frozen=True):
         labels, annotations = meta.labels or {}, meta.annotations or {}
         containers = spec.containers or []
         found = {
-            **{f"label:{key}": value for key, value in labels.items()},
+            **{f"label:{key}": _by_person(key, value) for key, value in labels.items()},
             **{f"annotation:{key}": value for key, value in annotations.items()},
             **_environment([*containers, *(spec.init_containers or [])]),
             "owner": _owner(meta, labels),
@@ -242,6 +243,11 @@ def _owner(meta: Meta, labels: Mapping[str, str]) -> str:
     if owner.kind == "Job":
         return _RUN_OF_CRON.sub("", owner.name)
     return owner.name
+
+
+def _by_person(key: str, value: str) -> str:
+    """A label's value, as a person gave it: without the number that a CronJob adds to its Jobs."""
+    return _RUN_OF_CRON.sub("", value) if key in _OF_JOB else value
 
 
 def _extra(

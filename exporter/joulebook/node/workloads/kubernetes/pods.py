@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from joulebook.node.workloads.kubernetes.allocation import Body, Resident
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
 from joulebook.node.workloads.kubernetes.cgroups import Level, LogFolder, Spot
 from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
@@ -37,11 +37,11 @@ class PodTable:
         self._node_ns = node_ns
         self._begun_ns = dict(begun_ns)
         self._names = PodNames(folders)
-        self._here: dict[tuple[str, str], Resident] = {}
-        self._ended: list[Resident] = []
-        self._unnamed: dict[str, Resident] = {}
+        self._here: dict[tuple[str, str], PodAllocation] = {}
+        self._ended: list[PodAllocation] = []
+        self._unnamed: dict[str, PodAllocation] = {}
         """Over and booked, but for what the API server may yet tell of them."""
-        self._bodies: dict[str, Body] = {}
+        self._bodies: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
@@ -50,7 +50,7 @@ class PodTable:
         self.reserved: set[str] = set()
         """Uids of which it is known from elsewhere whose they are."""
 
-    def __iter__(self) -> Iterator[Resident]:
+    def __iter__(self) -> Iterator[PodAllocation]:
         yield from self._here.values()
         yield from self._ended
 
@@ -68,9 +68,10 @@ class PodTable:
 
     def cgroup_made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
-        uid = self._names.api_uid(spot.uid)
-        body = self._bodies.setdefault(uid, Body(uid))
+        body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
         body.made(spot, t_ns, live=live)
+        self._names.real(spot.uid)
+        uid = self._names.api_uid(spot.uid)
         if spot.level is Level.CONTAINER and live:
             for resident in self._here.values():
                 if resident.uid == uid and resident.ended_ns is not None and not resident.done_ns:
@@ -78,15 +79,15 @@ class PodTable:
 
     def cgroup_gone(self, spot: Spot, t_ns: int) -> None:
         """A directory is no more."""
-        body = self._bodies.get(self._names.api_uid(spot.uid))
+        body = self._bodies.get(spot.uid)
         if body is not None:
             body.gone(spot, t_ns)
 
-    def body(self, uid: str) -> Body | None:
+    def body(self, uid: str) -> PodCgroup | None:
         """The cgroups of a pod."""
-        return self._bodies.get(uid)
+        return self._bodies.get(self._names.cgroup_uid(uid)) if uid else None
 
-    def body_like(self, start: str) -> Body | None:
+    def body_like(self, start: str) -> PodCgroup | None:
         """The cgroups of a pod whose uid begins like that, if there is just one."""
         found = [body for uid, body in self._bodies.items() if uid.startswith(start)]
         return found[0] if len(found) == 1 else None
@@ -122,7 +123,7 @@ class PodTable:
                 self._retire(key, t_ns)  # Made anew under the same name, as StatefulSets do.
                 resident = None
             if resident is None:
-                resident = Resident(pod.namespace, pod.name, t_ns, was_here=not self._heard)
+                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
                 self._here[key] = resident
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
@@ -143,9 +144,6 @@ class PodTable:
     def told(self, info: PodInfo, t_ns: int) -> None:
         """A pod as it is now."""
         self._names.tell(info)
-        static = info.static_uid
-        if self._names.api_uid(static) == info.uid and static in self._bodies:
-            self._bodies[info.uid] = self._bodies.pop(static)
         if info.uid in self._unnamed:
             self._ended.append(self._unnamed.pop(info.uid))
         for resident in self:
@@ -184,7 +182,7 @@ class PodTable:
         now = Circumstances(now_ns, self._failed_ns, api_silent, self._node_ns)
         for key, resident in list(self._here.items()):
             if resident.ended_ns is None:
-                body = self._bodies.get(resident.uid) if resident.uid else None
+                body = self.body(resident.uid)
                 lives = _lives(resident, body) if resident.uid else id(resident) in alive
                 over_ns = end_ns(resident, body, now, lives=lives)
                 if over_ns is not None:
@@ -194,12 +192,12 @@ class PodTable:
         self._share(now_ns)
         self._sweep()
 
-    def here(self, namespace: str, name: str) -> Resident | None:
+    def here(self, namespace: str, name: str) -> PodAllocation | None:
         """The pod that the kubelet lists under a name."""
         resident = self._here.get((namespace, name))
         return resident if resident is not None and resident.missing_ns is None else None
 
-    def of_uid(self, uid: str) -> Resident | None:
+    def of_uid(self, uid: str) -> PodAllocation | None:
         """The pod of a uid in a cgroup's path."""
         uid = self._names.api_uid(uid)
         return next((r for r in self if r.uid == uid), None)
@@ -214,7 +212,7 @@ class PodTable:
         """What the API server told of a pod, by the uid in a cgroup's path."""
         return self._names.info(self._names.api_uid(uid))
 
-    def put_away(self, residents: Iterable[Resident], *, unnamed: bool) -> None:
+    def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
         """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be told."""
         gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
@@ -223,18 +221,18 @@ class PodTable:
                 self._unnamed[resident.uid] = resident
         bound(self._unnamed)
 
-    def bind(self, resident: Resident, uid: str, now_ns: int) -> None:
+    def bind(self, resident: PodAllocation, uid: str, now_ns: int) -> None:
         """The uid of a pod is known from now on, if it is not empty."""
         if not uid:
             return
-        body = self._bodies.get(uid)
+        body = self.body(uid)
         resident.bind(uid, now_ns, body.began_ns if body is not None else None)
         resident.begin(self._begun_ns.get(workload_id(resident.name, uid).workload, 0))
         info = self._names.info(uid)
         if info is not None:
             self._inform(resident, info, now_ns)
 
-    def _inform(self, resident: Resident, info: PodInfo, t_ns: int) -> None:
+    def _inform(self, resident: PodAllocation, info: PodInfo, t_ns: int) -> None:
         resident.info = info
         if info.done and resident.done_ns is None:
             resident.done_ns = t_ns
@@ -247,7 +245,9 @@ class PodTable:
         return [
             uid
             for uid, body in self._bodies.items()
-            if uid not in known and not self._names.knows(uid) and body.lives(frozenset())
+            if self._names.api_uid(uid) not in known
+            and not self._names.knows(self._names.api_uid(uid))
+            and body.lives(frozenset())
         ]
 
     def _deduce(self, spare: Sequence[str], now_ns: int) -> None:
@@ -286,19 +286,19 @@ class PodTable:
         for namespace, name in over:
             before = self._here[namespace, name]
             self._retire((namespace, name), now_ns)
-            anew = Resident(namespace, name, self._anew_ns, not_uid=before.uid)
+            anew = PodAllocation(namespace, name, self._anew_ns, not_uid=before.uid)
             anew.take(before.devices, self._anew_ns)
             self._here[namespace, name] = anew
 
     def _retire(self, key: tuple[str, str], t_ns: int) -> None:
         resident = self._here.pop(key)
         if resident.ended_ns is None:
-            body = self._bodies.get(resident.uid)
+            body = self.body(resident.uid)
             ended_ns = body.ended_ns(resident.own) if body is not None else None
             resident.end(t_ns if ended_ns is None else ended_ns)
         self._ended.append(resident)
 
-    def _end(self, resident: Resident, t_ns: int) -> None:
+    def _end(self, resident: PodAllocation, t_ns: int) -> None:
         known = resident.id is not None and resident.id.workload in self._begun_ns
         resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
         resident.end(t_ns)
@@ -319,11 +319,11 @@ class PodTable:
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}
         for uid, body in list(self._bodies.items()):
-            if body.gone_ns is not None and uid not in here:
+            if body.gone_ns is not None and self._names.api_uid(uid) not in here:
                 del self._bodies[uid]
-        self._names.forget(here | self._bodies.keys())
+        self._names.forget(here | {self._names.api_uid(uid) for uid in self._bodies})
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _lives(resident: Resident, body: Body | None) -> bool:
+def _lives(resident: PodAllocation, body: PodCgroup | None) -> bool:
     return body is not None and body.lives(resident.own, done=resident.done_ns is not None)

@@ -14,7 +14,7 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
-from joulebook.node.workloads.kubernetes.allocation import Body, Grant
+from joulebook.node.workloads.kubernetes.allocation import Grant, PodCgroup
 from joulebook.node.workloads.kubernetes.device_ids import Part
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
@@ -25,7 +25,7 @@ class Kept:
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
-    body: Body | None = None
+    body: PodCgroup | None = None
     ended_ns: int | None = None
 
 

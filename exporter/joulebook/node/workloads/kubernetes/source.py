@@ -1,6 +1,6 @@
 """Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
 
-Three threads: one asks the kubelet (`looker`), one follows cgroups by inotify, one watches the
+Three threads: one asks the kubelet (`poller`), one follows cgroups by inotify, one watches the
 node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
 DRA). What they hear is put together in `table` and turned into claims in `claims`.
 """
@@ -28,13 +28,18 @@ from joulebook.node.workloads.contract import (
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.kubernetes.allocation import Resident
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation
 from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodTree, Spot
 from joulebook.node.workloads.kubernetes.claims import View, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import Offer, card_names, is_gpu_id, is_replica
-from joulebook.node.workloads.kubernetes.informer import Cluster, PodNews
-from joulebook.node.workloads.kubernetes.kubelet_poller import Looker
+from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
+    card_names,
+    is_gpu_id,
+    is_replica,
+)
+from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
+from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
@@ -97,14 +102,14 @@ class KubernetesTenants:
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
         self._resumption = Resumption(before)
-        self._offer: Offer | None = None
+        self._offer: AllocatableDevices | None = None
         self._asked: set[str] = set()
         self._awaited_ids: frozenset[str] = frozenset()
         self._names: frozenset[str] = frozenset()
         self._answered = False
-        self._handed: list[tuple[Resident, WorkloadFacts | None, PodInfo | None]] = []
+        self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
-        news = PodNews(self._table, self._pods, self._lock, self._clock, boundary)
+        news = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
         self._cluster = Cluster(
             self._server, self._node, news, self._now_is_a_boundary, self._refuse
         )
@@ -114,14 +119,14 @@ class KubernetesTenants:
             self._tree.scan()
             self._resumption.review(self._table, self._clock.now_ns())
         self._rescan_at = time.monotonic() + _RETRY_S
-        self._looker = Looker(
+        self._poller = KubeletPoller(
             self._socket, self._clock, self._poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
             faulty=self._faulty, restless=self._restless,
         )  # fmt: skip
         self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
-        self._looker.start()
+        self._poller.start()
         self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
@@ -135,7 +140,7 @@ class KubernetesTenants:
             view = View(
                 devices,
                 self._names,
-                self._offer or Offer(),
+                self._offer or AllocatableDevices(),
                 self._cluster.described,
                 self._is_pending,
             )
@@ -212,7 +217,7 @@ class KubernetesTenants:
         if thread is None:
             return
         self._cluster.stop()
-        self._looker.stop()
+        self._poller.stop()
         thread.stop()
         self._inotify.close()
 
@@ -262,7 +267,7 @@ class KubernetesTenants:
         for t_ns in times[-1:]:
             self._boundary(t_ns)
         if times:
-            self._looker.soon()
+            self._poller.soon()
 
     # -- the kubelet (its thread)
 
@@ -275,12 +280,12 @@ class KubernetesTenants:
             held = {d for r in self._table for d in r.devices}
             dra = any(device.is_dra for device in held)
             replicas = {d.id for d in held if not d.is_dra and is_replica(d.id, self._names)}
-            unknown = replicas - (self._offer or Offer()).ids
+            unknown = replicas - (self._offer or AllocatableDevices()).ids
             ask = unknown - self._asked
             self._asked = unknown
             self._awaited_ids |= ask
         if ask:
-            self._looker.ask_offer()
+            self._poller.ask_offer()
         if dra:
             self._cluster.want_slices()
         if news:
@@ -299,7 +304,7 @@ class KubernetesTenants:
 
     def _offered(self, devices: Iterable[Device] | None) -> None:
         with self._lock:
-            self._offer = Offer.of(devices or ())
+            self._offer = AllocatableDevices.of(devices or ())
             self._awaited_ids = frozenset()
 
     def _now_is_a_boundary(self) -> None:
@@ -318,7 +323,7 @@ class KubernetesTenants:
 
     # -- helpers
 
-    def _awaited(self, resident: Resident, now_ns: int) -> bool:
+    def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
         if self._server is None:
             return False
@@ -338,7 +343,7 @@ class KubernetesTenants:
         silent = self._server is not None and not self._cluster.synced
         self._table.review(now_ns, api_silent=silent)
 
-    def _is_infrastructure(self, resident: Resident) -> bool:
+    def _is_infrastructure(self, resident: PodAllocation) -> bool:
         """Whether it is the cluster's own; labels alone do not hide a pod that was given a GPU."""
         info, namespace = resident.info, resident.namespace
         if resident.held:
