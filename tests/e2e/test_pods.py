@@ -69,7 +69,7 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     assert known[retries[0].workload] == ["team-a", "train", "pod-resources"]
     assert known[retries[1].workload][1] == "train"
     assert known[init.workload][1] == "vit"
-    assert known[long.workload][:2] == ["team-b", long.workload]
+    assert known[long.workload][:2] == ["team-b", "long"]
     assert remainder_uj(daemon).keys() == {"unallocated"}
     # One list and one watch were all that the API server saw.
     assert lab.api.calls == {"list pods": 1, "watch pods": 1}
@@ -86,7 +86,7 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
         # Nobody asked for this card, but the pod sees all of them.
         guest = lab.start("guest", labels={"app": "notebook"})
         lab.burn(guest, 1, 120)
-        monitor = lab.start("dcgm", labels={"app": "nvidia-dcgm-exporter"}, restart="Always")
+        monitor = lab.start("dcgm", namespace="gpu-operator", restart="Always")
         lab.burn(monitor, 3, 30)
         claimed = lab.start("claimed", claims=[("gpu.nvidia.com", NODE, "gpu-2")])
         lab.burn(claimed, 2, 90)

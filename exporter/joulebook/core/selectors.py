@@ -93,5 +93,5 @@ def _requirement(part: str, text: str) -> Requirement:
         return Requirement(said["key"], None, not said["absent"])
     raise ValueError(
         f"{text!r}: {part!r} is no label selector; expected key=value, key!=value, "
-        "key in (a, b), key notin (a, b), key, !key, namespace:NAME, or several joined by commas"
+        "key in (a, b), key notin (a, b), key, !key, or namespace:NAME"
     )

@@ -93,14 +93,14 @@ def node_name(config: Config) -> str:
 def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
     """The pods of this node."""
     kubernetes = config.tenants.kubernetes
-    infrastructure = tuple(map(parse, config.workloads.infrastructure_selectors))
+    infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     return KubernetesTenants(
         clock,
         node=node_name(config),
-        reader=Reader(config.experiments.rules, infrastructure, kubernetes.user_key),
+        reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
         resources=kubernetes.resources,
@@ -110,6 +110,15 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
         poll_interval_s=kubernetes.poll_interval_s,
         proc=Path(config.host.proc),
     )
+
+
+def _own_pods(config: Config) -> list[str]:
+    """The pods of this release, if this is one of them."""
+    try:
+        namespace = Path(config.tenants.kubernetes.service_account, "namespace").read_text()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [f"namespace:{namespace.strip()},app.kubernetes.io/name=joulebook"]
 
 
 OWN_PROC = Path("/proc")
