@@ -1,4 +1,4 @@
-"""Who burns energy: the identity of a workload, what is known about it, and its labels."""
+"""Who consumes energy: identity of a workload, what is known about it, labels and budgets."""
 
 from __future__ import annotations
 

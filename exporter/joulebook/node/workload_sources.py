@@ -2,6 +2,8 @@
 
 A source that raises is a fault of ours, often on something a user wrote: it must not stop the
 meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
+
+Who owns a process on a device is asked of the sources once in the process's life.
 """
 
 from __future__ import annotations
