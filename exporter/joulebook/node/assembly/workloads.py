@@ -16,10 +16,10 @@ from joulebook.config.node import Slurm
 from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import TenantSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.pod_object import Reader
 from joulebook.node.workloads.kubernetes.source import KubernetesTenants
 from joulebook.node.workloads.processes.source import ProcessTenants

@@ -17,6 +17,7 @@ from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
     NOTHING_HELD,
@@ -29,7 +30,6 @@ from joulebook.node.workloads.contract import (
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodTree, Spot
 from joulebook.node.workloads.kubernetes.claims import View, claims_of, facts_of, find_parts
 from joulebook.node.workloads.kubernetes.device_ids import (

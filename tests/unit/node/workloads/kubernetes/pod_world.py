@@ -21,9 +21,10 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.selectors import parse
 from joulebook.core.workloads import WorkloadFacts, merged
+from joulebook.kubernetes_api.server import ApiError, ApiServer
+from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.kubernetes import allocation
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import Level, PodTree, Spot
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
@@ -39,7 +40,6 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     Terminated,
 )
 from joulebook.node.workloads.kubernetes.source import KubernetesTenants
-from joulebook.node.workloads.kubernetes.watch import Watch
 from joulebook.units import NS_PER_S
 
 GPU = "nvidia.com/gpu"

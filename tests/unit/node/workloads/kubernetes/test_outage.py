@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.unit.node.workloads.kubernetes.pod_world import Still, of, uid_of
 
+from joulebook.kubernetes_api.server import ApiError, ApiServer
+from joulebook.kubernetes_api.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
 from joulebook.node.workloads.kubernetes import names
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer
 from joulebook.node.workloads.kubernetes.informer import pods_of
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
@@ -19,7 +20,6 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     Spec,
     Variable,
 )
-from joulebook.node.workloads.kubernetes.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
 from joulebook.node.workloads.rejections import Refusals
 from joulebook.units import NS_PER_S
 
@@ -69,7 +69,7 @@ def test_a_day_of_errors_is_a_question_a_minute_and_one_line_for_each_reason(
     reasons: list[str], longest_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, day = Refusing(reasons), Day()
-    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Refusals())
+    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Refusals().fault)
     watch._stopping = day  # type: ignore[assignment]
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.run()
