@@ -53,6 +53,7 @@ class Span(NamedTuple):
     workload: WorkloadId
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
@@ -102,6 +103,7 @@ class Break(StrEnum):
     """It may have wrapped more than once since it was last read."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One successful look at one meter.
 
@@ -114,7 +116,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     did not ask, empty where it asked and found none; and so are `instances`.
     `covers` names the components whose meters
     are measured here too, from outside: of such a meter only the rest is booked
-    (`core.attribution.node_meter`).
+    (`core.energy.node_meter`).
     `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
     is how far apart two values of power may lie, where the meter can only be asked that seldom
     (0: as for all, `intervals.MAX_HOLE_NS`).

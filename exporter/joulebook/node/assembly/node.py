@@ -19,7 +19,7 @@ from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates
-from joulebook.core.attribution.node_meter import OtherSplit
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import Policy
 from joulebook.core.ledger.state import Books
