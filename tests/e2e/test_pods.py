@@ -145,7 +145,7 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
             ]
 
         # Labels are waited for ten seconds, and then the series appears without.
-        assert until("the series to appear", shown, 30) == [pod.workload]
+        assert until("the series to appear", shown, 30) == [pod.name]
         lab.api.start()
 
         def recorded() -> bool:
@@ -153,7 +153,7 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
             return rows == [("train",)]
 
         until("the ledger to learn the experiment", recorded, 60)
-        assert shown() == [pod.workload], "labels on series do not change"
+        assert shown() == [pod.name], "labels on series do not change"
         lab.end(pod, listed_s=0)
         info = [
             dict(labels)
@@ -162,6 +162,30 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
         ]
     assert pod_uj(daemon) == {pod.workload: near(lab.true_uj(pod, 0))}
     assert [each["account"] for each in info if "account" in each] in ([], ["team-a"])
+
+
+def test_a_restart_without_the_api_server_goes_on_from_the_ledger(
+    lab: PodLab, tmp_path: Path
+) -> None:
+    started = "SELECT workload, started_ns FROM workloads"
+    with lab.counted(daemon := lab.daemon(tmp_path, JOULEBOOK_TENANTS_KUBERNETES_POD_LOGS="")):
+        pods = [lab.start(f"w{n}", {GPU: [lab.cards[n]]}) for n in range(2)]
+        for slot, pod in enumerate(pods):
+            lab.burn(pod, slot, 100 * (slot + 1))
+        until("both to be known", lambda: len(daemon.rows(started)) == 2)
+        begun = daemon.rows(started)
+        time.sleep(3)
+        lab.api.stop()
+        daemon.kill()
+        time.sleep(2)
+        daemon.start()
+        time.sleep(8)
+        for pod in pods:
+            lab.end(pod, listed_s=0)
+    booked = pod_uj(daemon)
+    for slot, pod in enumerate(pods):
+        assert booked[pod.workload] > 0.9 * lab.true_uj(pod, slot)
+    assert daemon.rows(started) == begun
 
 
 def test_without_the_api_server_names_come_from_the_node(lab: PodLab, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ DEFAULTS = {
         "zero_hold_s": None,
         "linger_s": 900.0,
         "max_experiments": 1000,
+        "max_experiments_per_owner": 50,
         "max_workloads": 500,
         "compat": (),
     },

@@ -258,7 +258,7 @@ def test_a_pod_signs_in_by_the_files_of_its_service_account(
     assert caught.value.reason == "no_account"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    with pytest.raises(ApiError, match="ca.crt"):
+    with pytest.raises(ApiError, match=r"ca\.crt"):
         in_cluster(tmp_path)
     FakeApi(tmp_path)  # writes both files
     found = in_cluster(tmp_path)
