@@ -24,6 +24,7 @@ from joulebook.commands.shared.text import (
     percent,
     shown,
     table,
+    wrap,
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
@@ -39,6 +40,7 @@ from joulebook.lab.report.by_owner import Report, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.wording import sentence
 from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
@@ -150,8 +152,9 @@ def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
-    for text in lacking:
-        screen.say(text)
+    for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
+        for line in wrap(shown(text, 1_000), screen.width):
+            screen.say(line)
     screen.say(LIMITS)
 
 
@@ -238,6 +241,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             for (q, s, k), (e, h, low, high) in _shares(report).items()
         ],
         "unpriced_kwh": {k: kwh_from_uj(v) for k, v in report.unpriced_uj.items()},
+        "warnings": list(report.warnings),
         "limits": LIMITS,
     }  # fmt: skip
 

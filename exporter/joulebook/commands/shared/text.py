@@ -28,6 +28,10 @@ from joulebook.units import (
 
 UNKNOWN = "not known"
 NOTHING = "-"
+REPLAYED = (
+    "Warning: this energy was played from a recorded trace (a demo or a replay): none of it was "
+    "measured on this machine, and the jobs may be simulated."
+)
 
 _CUT = "…"
 _UNFIT = "\ufffd"

@@ -8,6 +8,7 @@ from its energy, so its energy is then a lower bound.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -18,7 +19,15 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Bill, total
 from joulebook.core.money.rates import PPM
-from joulebook.core.report.dataset import WHOLE_METER, Account, Lost, Matter, Posting, Workload
+from joulebook.core.report.dataset import (
+    WHOLE_METER,
+    Account,
+    Lost,
+    Matter,
+    Posting,
+    RateRow,
+    Workload,
+)
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -28,11 +37,32 @@ UNKNOWN = ""
 """The method or evidence of energy of which the source does not know it."""
 
 
+HOST = "host"
+"""What is measured of a host beside its GPUs, taken together."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Parts of runs, a part being a workload on a node: how many, and the GPU time they held."""
+
+    count: int = 0
+    held_ns: int = 0
+
+    def plus(self, other: Held) -> Held:
+        """The sum."""
+        return Held(self.count + other.count, self.held_ns + other.held_ns)
+
+
 class Tally(msgspec.Struct, frozen=True):
     """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
 
-    `wall_ns` is the GPU time that there was to cover (`None`: not known). `facility` is the energy
-    of the facility as far as a PUE was known, in uJ x 10^-6, and `no_pue_uj` what had none.
+    Attributes:
+        wall_ns: GPU time that there was to cover; `None`: not known.
+        facility: Energy of the facility as far as a PUE was known, in uJ x 10^-6.
+        no_pue_uj: Energy for which no PUE was known.
+        parts: All parts.
+        parts_with: The parts to which energy of a host component was booked, by component; under
+            `HOST` those to which that of any was.
+
     """
 
     by_component: Mapping[Component, int] = {}
@@ -44,6 +74,8 @@ class Tally(msgspec.Struct, frozen=True):
     bill: Bill = {}
     facility: int = 0
     no_pue_uj: int = 0
+    parts: Held = Held()
+    parts_with: Mapping[str, Held] = {}
 
     @property
     def energy_uj(self) -> int:
@@ -67,6 +99,13 @@ class Tally(msgspec.Struct, frozen=True):
             return None
         return min(self.held_ns / self.wall_ns, 1.0)
 
+    def measured_with(self, component: str) -> float:
+        """Share of the GPU time (without any: of the parts) for which a component was measured."""
+        found = self.parts_with.get(component, Held())
+        if self.parts.held_ns:
+            return found.held_ns / self.parts.held_ns
+        return found.count / self.parts.count if self.parts.count else 0.0
+
 
 NOTHING = Tally()
 
@@ -85,7 +124,17 @@ def added(tallies: Iterable[Tally]) -> Tally:
         total(each.bill for each in every),
         sum(each.facility for each in every),
         sum(each.no_pue_uj for each in every),
+        sum_of(each.parts for each in every),
+        {
+            name: sum_of(each.parts_with.get(name, Held()) for each in every)
+            for name in sorted({name for each in every for name in each.parts_with})
+        },
     )
+
+
+def sum_of(parts: Iterable[Held]) -> Held:
+    """Return the sum of parts."""
+    return functools.reduce(Held.plus, parts, Held())
 
 
 def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
@@ -99,7 +148,12 @@ def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
 class Run(msgspec.Struct, frozen=True):
     """One workload on all of its nodes: the GPUs it was booked on, and what came to each model.
 
-    The name of a model is empty where it is not known.
+    Attributes:
+        by_model: By name of the GPU model; empty where it is not known.
+        cut: Whether it began before or ended after the stretch of the account, which has a part
+            of its energy only.
+        replayed: Whether a meter of it was played from a recorded trace.
+
     """
 
     workload: Workload
@@ -107,6 +161,8 @@ class Run(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
     gpus: frozenset[tuple[str, Meter]] = frozenset()
     by_model: Mapping[str, Amount] = {}
+    cut: bool = False
+    replayed: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -137,7 +193,7 @@ def runs(account: Account) -> tuple[Run, ...]:
             key = of.get(charged.subject, charged.subject)
             bills[key].append({charged.charge: charged.amount})
     workloads = _jobs(account, of)
-    pue = _pue(account)
+    pue = pue_ppm(account.rates)
     found = []
     for key in postings.keys() | bills.keys():
         workload = workloads.get(key, Workload(key))
@@ -150,6 +206,8 @@ def runs(account: Account) -> tuple[Run, ...]:
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
                 _by_model(account, workload, on_gpus),
+                _is_cut(account, workload, rows),
+                any((row.node, row.meter) in account.replayed for row in rows),
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
@@ -192,7 +250,7 @@ def remainders(account: Account) -> dict[Remainder, Tally]:
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
-    pue = _pue(account)
+    pue = pue_ppm(account.rates)
     return {
         reason: _booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
         for reason in sorted(rows.keys() | bills.keys())
@@ -201,6 +259,19 @@ def remainders(account: Account) -> dict[Remainder, Tally]:
 
 def _start(run: Run) -> int:
     return run.workload.started_utc_ns or 0
+
+
+def _is_cut(account: Account, workload: Workload, rows: Sequence[Posting]) -> bool:
+    began_ns, ended_ns = workload.started_utc_ns, workload.ended_utc_ns
+    until_ns = account.until_s * NS_PER_S
+    if not account.cut.isdisjoint({row.subject for row in rows}):
+        return True
+    if began_ns is not None and began_ns < account.since_s * NS_PER_S:
+        return True
+    if ended_ns is not None:
+        return ended_ns > until_ns
+    # Whoever burnt in the last quarter hour of all and has no end goes on.
+    return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
 def _by_model(
@@ -214,10 +285,10 @@ def _by_model(
     return sums
 
 
-def _pue(account: Account) -> Mapping[tuple[str, int], int]:
+def pue_ppm(rates: Iterable[RateRow]) -> Mapping[tuple[str, int], int]:
     """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
     sums: dict[tuple[str, int], list[int]] = {}
-    for row in account.rates:
+    for row in rates:
         if row.used.quantity == "pue":
             both = sums.setdefault((row.node, row.used.quarter_s), [0, 0])
             both[0] += row.energy_uj * row.used.value
@@ -251,8 +322,25 @@ def _booked(
         else:
             facility += energy_uj * ppm
     return Tally(
-        components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj
-    )
+        components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj,
+        *_parts(rows),
+    )  # fmt: skip
+
+
+def _parts(rows: Iterable[Posting]) -> tuple[Held, dict[str, Held]]:
+    """Return all parts, and those to which a host component was booked, by component."""
+    held_ns: dict[tuple[Subject, str], int] = {}
+    seen: dict[str, set[tuple[Subject, str]]] = {}
+    for row in rows:
+        part, component = (row.subject, row.node), row.meter.component
+        is_gpu = component is Component.GPU
+        held_ns[part] = held_ns.get(part, 0) + (row.amount.held_ns if is_gpu else 0)
+        if not is_gpu:
+            seen.setdefault(component, set()).add(part)
+            seen.setdefault(HOST, set()).add(part)
+    return Held(len(held_ns), sum(held_ns.values())), {
+        name: Held(len(parts), sum(held_ns[part] for part in parts)) for name, parts in seen.items()
+    }
 
 
 def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
