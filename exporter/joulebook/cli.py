@@ -26,6 +26,23 @@ GROUPS = {
 }
 """Under which heading of `joulebook --help` each command stands."""
 
+_HANDLERS = {
+    "run": "daemon.run",
+    "release": "daemon.control",
+    "config": "daemon.control:main_config",
+    "hooks": "daemon.hooks",
+    "doctor": "doctor.doctor",
+    "job": "job.job",
+    "report": "report.report",
+    "top": "top.top",
+    "record": "trace.record",
+    "replay": "trace.replay",
+    "mlflow": "leaderboard:main_mlflow",
+    "collect": "lab",
+    "relabel": "bill:main_relabel",
+}
+"""The module of `commands`, and its function if not `main`, where it is not the command's name."""
+
 _DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -58,7 +75,7 @@ class _Grouped(argparse.HelpFormatter):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line. Each command's handler is `commands.<name>.main(args)`."""
+    """The whole command line. Each command's handler is named in `_HANDLERS`."""
     top = argparse.ArgumentParser(
         prog="joulebook",
         formatter_class=_Grouped,
@@ -79,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, summary: str, module: str = "") -> argparse.ArgumentParser:
         described = summary[:1].upper() + summary[1:]
         sub = commands.add_parser(name, help=summary, description=described, parents=[common])
-        sub.set_defaults(module=module or name)
+        sub.set_defaults(module=module or _HANDLERS.get(name, name))
         return sub
 
     run = command("run", "the node's daemon: read the GPUs, book to jobs, serve /metrics")
@@ -232,9 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
     args = parser().parse_args(argv)
     # Imported late: `joulebook job` needs neither NVML nor an HTTP server in memory.
-    handler = importlib.import_module(f"joulebook.commands.{args.module}")
+    module, _, function = args.module.partition(":")
+    handler = importlib.import_module(f"joulebook.commands.{module}")
     try:
-        return int(handler.main(args))
+        return int(getattr(handler, function or "main")(args))
     except JoulebookError as e:
         print(f"joulebook {args.command}: {e}", file=sys.stderr)
         return USAGE

@@ -13,6 +13,12 @@ JoulebookError
     SensorLost           the device is gone until it is reset or reopened
     SensorRetry          may work at the next look
     SensorUnsupported    this device will never answer that question
+  FeedError            a feed of prices or intensities gave no answer; `reason` is the label value
+    FeedDown             cannot be reached
+    FeedLimited          asked too often; `retry_after_s` says when to ask again
+    FeedDenied           the key is missing, wrong or not good for this
+    FeedEmpty            has nothing for this time yet
+    FeedWrong            answered something that cannot be believed
   SourceError          where a report is from cannot answer; the message says why
   InputError           something read from outside is refused; `reason` is the label value
 """
@@ -90,3 +96,38 @@ class InputError(JoulebookError):
 
 class SourceError(JoulebookError):
     """Where a report is from (Prometheus, a collected ledger) cannot answer; it says why."""
+
+
+class FeedError(JoulebookError):
+    """A source gave nothing usable. The message never holds a key, nor the query of an address."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class FeedDown(FeedError):
+    """May work at the next look."""
+
+
+class FeedLimited(FeedError):
+    """We ask too often. `retry_after_s`: what the feed wants; 0 if it did not say."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, reason="limited")
+        self.retry_after_s = retry_after_s
+
+
+class FeedDenied(FeedError):
+    """A person must act."""
+
+
+class FeedEmpty(FeedError):
+    """It answers, and has nothing for that time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="no_data")
+
+
+class FeedWrong(FeedError):
+    """What it says cannot be used."""

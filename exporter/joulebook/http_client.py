@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSL
 from urllib3.util import Timeout, make_headers
 
 from joulebook import __version__, log
-from joulebook.rates.contract import FeedDenied, FeedDown, FeedLimited, FeedWrong
+from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
 
 logger = logging.getLogger(__name__)
 

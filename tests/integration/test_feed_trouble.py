@@ -28,9 +28,10 @@ from tests.integration.feed_stub import (
 from joulebook import log
 from joulebook.config.rates import Carbon, Price, Rates
 from joulebook.core.money.rates import Quality
+from joulebook.errors import FeedDenied, FeedDown, FeedError, FeedLimited, FeedWrong
 from joulebook.http_client import Web
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import FeedDenied, FeedDown, FeedError, FeedLimited, FeedWrong, Source
+from joulebook.rates.contract import Source
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import basis, feeds
 

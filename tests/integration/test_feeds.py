@@ -8,8 +8,9 @@ import pytest
 from tests.integration.feed_stub import HOUR, KEY, T0, Stub, source
 
 from joulebook.core.money.rates import NANO, UG_PER_G
+from joulebook.errors import FeedEmpty, FeedError, FeedWrong
 from joulebook.http_client import Web
-from joulebook.rates.contract import FeedEmpty, FeedError, FeedWrong, Source
+from joulebook.rates.contract import Source
 
 EM_HISTORY, EM_LATEST = "/v3/carbon-intensity/history", "/v3/carbon-intensity/latest"
 NESO = "/intensity/2026-01-01T00:00Z/2026-01-01T02:00Z"

@@ -192,11 +192,13 @@ ENVIRONMENT = {
 COMMANDS = "run release top job report leaderboard collect rates record replay doctor"
 
 ROOMS = (
-    "units core.readings core.intervals core.tenancy core.attribution core.ledger core.rates "
-    "core.statement sensors.contract sensors.nvml_api sensors.nvml sensors.rapl sensors.hwmon "
-    "sensors.replay tenants.contract tenants.cgroups tenants.slurm tenants.processes "
-    "rates.contract rates.fixed rates.schedule rates.table store.sqlite exposition.catalogue "
-    "exposition.collector exposition.dcgm exposition.server config errors log wiring cli"
+    "units core.energy.readings core.energy.intervals core.attribution.claims core.attribution.gpu "
+    "core.ledger.advance core.money.rates core.report.rollup node.sensors.contract "
+    "node.sensors.nvidia.api node.sensors.nvidia.sensor node.sensors.rapl node.sensors.hwmon "
+    "node.sensors.trace.player node.workloads.contract node.workloads.host.cgroup_paths "
+    "node.workloads.slurm node.workloads.processes rates.contract rates.tariff ledger.sqlite "
+    "metrics.catalogue metrics.collector metrics.dcgm server.server config errors log "
+    "node.assembly.node cli"
 )
 
 

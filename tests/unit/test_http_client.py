@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from joulebook.errors import FeedDenied, FeedError, FeedWrong
 from joulebook.http_client import Key, Web, basic, decoded, retry_after_s
-from joulebook.rates.contract import FeedDenied, FeedError, FeedWrong
 
 
 def test_a_key_from_a_file_is_read_anew_each_time(tmp_path: Path) -> None:

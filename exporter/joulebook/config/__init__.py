@@ -17,9 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Struct
 
 from joulebook.config.describe import toml
-from joulebook.config.lab import Budget, Collect, Report
-from joulebook.config.lab import conflicts as budget_conflicts
-from joulebook.config.lab import conflicts as collect_conflicts
+from joulebook.config.lab import Budget, Collect, Report, budget_conflicts, collect_conflicts
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     Daemon,

@@ -125,7 +125,7 @@ def split(name: str) -> tuple[str, str]:
     return account, experiment
 
 
-def conflicts_budgets(budgets: Mapping[str, Budget]) -> Iterator[tuple[str, str]]:
+def budget_conflicts(budgets: Mapping[str, Budget]) -> Iterator[tuple[str, str]]:
     """What the type of each key alone cannot tell: the key, and what is wrong with it."""
     for name, budget in budgets.items():
         try:
@@ -206,7 +206,7 @@ class Collect(Section, frozen=True):
     ] = "127.0.0.1:9818"
 
 
-def conflicts(collect: Collect) -> Iterator[tuple[str, str]]:
+def collect_conflicts(collect: Collect) -> Iterator[tuple[str, str]]:
     """What the type of each key alone cannot tell: the key, and what is wrong with it."""
     for target in collect.targets:
         if not is_target(target):

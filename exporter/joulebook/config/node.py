@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from joulebook.config.base import AUTO
-from joulebook.config.base import Enabled as Enabled
-from joulebook.config.base import Section as Section
-from joulebook.config.base import doc as doc
-from joulebook.config.workloads import Kubernetes as Kubernetes
-from joulebook.config.workloads import Processes as Processes
-from joulebook.config.workloads import Workloads as Workloads
+from joulebook.config.base import Enabled as Enabled  # noqa: PLC0414
+from joulebook.config.base import Section as Section  # noqa: PLC0414
+from joulebook.config.base import doc as doc  # noqa: PLC0414
+from joulebook.config.workloads import Kubernetes as Kubernetes  # noqa: PLC0414
+from joulebook.config.workloads import Processes as Processes  # noqa: PLC0414
+from joulebook.config.workloads import Workloads as Workloads  # noqa: PLC0414
 from joulebook.core.experiments import DEFAULT_RULES
 
 

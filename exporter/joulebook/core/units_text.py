@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.units import NS_PER_S, UJ_PER_J, j_from_uj, kwh_from_uj
 
@@ -74,7 +72,8 @@ def duration(duration_ns: int) -> str:
 
 def clock(utc_s: float) -> str:
     """The time of day: `13:05:09 UTC`."""
-    return datetime.fromtimestamp(utc_s, UTC).strftime("%H:%M:%S UTC")
+    minutes, second = divmod(int(utc_s) % 86_400, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02} UTC"
 
 
 def _three(number: float) -> str:

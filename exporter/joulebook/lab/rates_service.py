@@ -1,6 +1,6 @@
 """The rates service: one asks the feeds, a lab's worth of nodes asks it.
 
-`GET /v1/rates?since=SECONDS` answers the `Document` of `rates/feeds/server.py`, `/` a page for people,
+`GET /v1/rates?since=SECONDS` answers the `Document` of `feeds/server.py`, `/` a page for people,
 `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
 """
 

@@ -9,8 +9,9 @@ from joulebook.config import Config
 from joulebook.config.rates import Rates
 from joulebook.core.money.amounts import Charge, Item
 from joulebook.core.money.rates import Curve, Point, RateSet, overlay
+from joulebook.errors import FeedEmpty
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import DAY_S, FeedEmpty, Quantity
+from joulebook.rates.contract import DAY_S, Quantity
 from joulebook.rates.plausible import sift
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds

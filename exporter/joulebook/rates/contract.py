@@ -20,45 +20,9 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from joulebook.core.money.rates import Point
-from joulebook.errors import JoulebookError
 
 HOUR_S = 3600
 DAY_S = 86_400
-
-
-class FeedError(JoulebookError):
-    """A source gave nothing usable. The message never holds a key, nor the query of an address."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class FeedDown(FeedError):
-    """May work at the next look."""
-
-
-class FeedLimited(FeedError):
-    """We ask too often. `retry_after_s`: what the feed wants; 0 if it did not say."""
-
-    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
-        super().__init__(message, reason="limited")
-        self.retry_after_s = retry_after_s
-
-
-class FeedDenied(FeedError):
-    """A person must act."""
-
-
-class FeedEmpty(FeedError):
-    """It answers, and has nothing for that time."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="no_data")
-
-
-class FeedWrong(FeedError):
-    """What it says cannot be used."""
 
 
 class Quantity(StrEnum):

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
-from joulebook.rates.contract import FeedWrong, Quantity
+from joulebook.errors import FeedWrong
+from joulebook.rates.contract import Quantity
 
 G_PER_KWH_MAX = 3_000
 """More than lignite in an old plant (about 1,300); Turkmenistan's mix is 1,306."""

@@ -21,9 +21,9 @@ import msgspec
 
 from joulebook import log
 from joulebook.core.money.rates import Curve, Point, RateSet, carried, overlay
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
 from joulebook.rates.cache import Cache, Kept
-from joulebook.rates.contract import DAY_S, FeedEmpty, FeedError, FeedLimited, FeedWrong, Quantity
+from joulebook.rates.contract import DAY_S, Quantity
 from joulebook.rates.feeds.server import Offer
 from joulebook.rates.plausible import sift
 from joulebook.rates.sources import Feed

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from tests.unit.metrics.sample import small_view
 
-from joulebook.metrics import collector, exposition
+from joulebook.metrics import collector
+from joulebook.metrics import exposition as exposition_module
 from joulebook.metrics.collector import Collected, Family, Sample, collect
 from joulebook.metrics.derived import Scene
 from joulebook.metrics.exposition import Exposition
@@ -58,7 +59,7 @@ def test_a_view_is_rendered_once_however_many_ask(monkeypatch: pytest.MonkeyPatc
         calls += 1
         return collect(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exposition, "collect", counted)
+    monkeypatch.setattr(exposition_module, "collect", counted)
     shown = exposition()
     bodies: list[bytes] = []
     threads = [
@@ -116,7 +117,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
 
     whole = collector.PRODUCERS
     monkeypatch.setattr(collector, "PRODUCERS", {**whole, name: fail})
-    monkeypatch.setattr(exposition, "collect_dcgm", fail_dcgm)
+    monkeypatch.setattr(exposition_module, "collect_dcgm", fail_dcgm)
     for expected in (1, 2):
         text = shown.metrics("")[0].decode()
         assert f"{name}{{" not in text

@@ -6,8 +6,9 @@ import pytest
 
 from joulebook.config.rates import Price, Rates, Window
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh
+from joulebook.errors import FeedEmpty
 from joulebook.rates import build
-from joulebook.rates.contract import DAY_S, FeedEmpty, Plan, Quantity
+from joulebook.rates.contract import DAY_S, Plan, Quantity
 from joulebook.rates.sources import Feed
 
 T0_S = 1_767_225_600

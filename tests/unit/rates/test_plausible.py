@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from joulebook.core.money.rates import NANO, UG_PER_G, Point, Quality
-from joulebook.rates.contract import FeedWrong, Quantity, utc_s
+from joulebook.errors import FeedWrong
+from joulebook.rates.contract import Quantity, utc_s
 from joulebook.rates.plausible import fault, grams_ug, price_nano, sift
 
 

@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 
 from joulebook.core.money.rates import NANO, Point, Quality, RateSet
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, FeedDenied, FeedDown, FeedError, FeedLimited
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import (
-    DAY_S,
-    FeedDenied,
-    FeedDown,
-    FeedError,
-    FeedLimited,
-    Plan,
-    Quantity,
-)
+from joulebook.rates.contract import DAY_S, Plan, Quantity
 from joulebook.rates.poller import FeedHealth, Poller
 from joulebook.rates.sources import Feed
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from joulebook import log
 from joulebook.commands.daemon.demo import DemoJobs, demo_config
 from joulebook.config import Config, load
-from joulebook.node.assembly import node
+from joulebook.node.assembly import node as assembly
 from joulebook.node.sensors.trace.format import read_trace
 from joulebook.node.systemd import Supervisor
 
@@ -67,11 +67,11 @@ def main(args: argparse.Namespace) -> int:
         config = replace(config, exposition=shown)
     log.setup(config.log.level, config.log.format)
     jobs: DemoJobs | None = None
-    if args.demo == "always" or (args.demo and not node.gpu_is_here()):
+    if args.demo == "always" or (args.demo and not assembly.gpu_is_here()):
         config, jobs = _demo(config)
     stop = stop_asked()
     while not stop.is_set():
-        with node.assemble(config) as node:
+        with assembly.assemble(config) as node:
             logger.info("serving http://%s/ and /metrics", node.address)
             if jobs:
                 jobs.start()
@@ -84,12 +84,12 @@ def main(args: argparse.Namespace) -> int:
 
 def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
     """Set with `stop`, or as soon as there is something to measure where there was nothing."""
-    logger.warning("%s; looking again every %g s", node.NOTHING, LOOK_S)
+    logger.warning("%s; looking again every %g s", assembly.NOTHING, LOOK_S)
     ended = threading.Event()
 
     def look() -> None:
         while not stop.wait(LOOK_S):
-            if node.can_measure(config):
+            if assembly.can_measure(config):
                 logger.info("there is something to measure now: starting anew")
                 break
         ended.set()
@@ -103,7 +103,7 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
     config = demo_config(config, Path.cwd())
     cards = [
         device
-        for path in node.traces(config.sensors.replay.trace)
+        for path in assembly.traces(config.sensors.replay.trace)
         for device in read_trace(path).header.devices
     ]
     logger.warning(

@@ -14,7 +14,7 @@ from joulebook.ledger.query import LedgerReader
 from joulebook.node.assembly.sensors import SENSORS
 from joulebook.node.sensors import hwmon, rapl
 from joulebook.node.sensors.contract import Sensor
-from joulebook.node.sensors.drm import sensor
+from joulebook.node.sensors.drm import sensor as drm
 from joulebook.node.sensors.sysfs import text_or
 from joulebook.units import MW_PER_W
 
@@ -48,8 +48,8 @@ def cards(site: Site) -> Iterator[Finding]:
     asked = site.config.sensors.drm
     root = site.at(asked.root)
     absent = f"no GPU of AMD or Intel with a meter below {asked.root}"
-    sensor = sensor.DrmSensor(NodeClock(), root, proc=site.proc)
-    yield from _meters(asked.enabled, sensor.metered(root), sensor, absent, sensor.REMEDY)
+    sensor = drm.DrmSensor(NodeClock(), root, proc=site.proc)
+    yield from _meters(asked.enabled, drm.metered(root), sensor, absent, drm.REMEDY)
 
 
 def _meters(
@@ -121,7 +121,7 @@ def _read(sensor: Sensor) -> Iterator[Finding]:
     ]
     if good:
         yield ok(f"{sensor.name}: {several(len(good), 'meter')}: {', '.join(good)}")
-    remedy = {"rapl": rapl.REMEDY, "hwmon": hwmon.REMEDY, "drm": sensor.REMEDY}.get(sensor.name, "")
+    remedy = {"rapl": rapl.REMEDY, "hwmon": hwmon.REMEDY, "drm": drm.REMEDY}.get(sensor.name, "")
     for failure in look.failures:
         yield fail(f"{sensor.name}: {failure.meter.name} cannot be read ({failure.reason})", remedy)
 

@@ -32,7 +32,7 @@ def kubelet(site: Site) -> Iterator[Finding]:
         yield nothing("no Kubernetes here (no folder of pod-resources)")
         return
     # Ten megabytes that only nodes with a kubelet should pay.
-    from joulebook.node.workloads.kubernetes.kubelet import Kubelet
+    from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
 
     client = Kubelet(site.at(kubernetes.pod_resources), timeout_s=min(10.0, site.patience_s))
     try:

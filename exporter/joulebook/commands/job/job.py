@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from joulebook.commands.job import output
+from joulebook.commands.job import output as job_output
 from joulebook.commands.job.summary import as_text, find, latest_run, lines, look, wait
 from joulebook.commands.job.text import as_json, as_list, as_statement
 from joulebook.commands.shared.text import Screen, several, shown
@@ -95,7 +95,8 @@ def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
         _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
         return USAGE
     scontrol = config.tenants.slurm.scontrol
-    output = output.ask(find_program("scontrol") if scontrol == "auto" else scontrol, wanted.name)
+    program = find_program("scontrol") if scontrol == "auto" else scontrol
+    output = job_output.ask(program, wanted.name)
     if output is None:
         _complain(f"scontrol does not say where the output of job {wanted.name} is")
         return FAILED
@@ -109,8 +110,8 @@ def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
         return 0  # it had no GPU here: there is nothing to say
     content = as_text(lines(found, node, output.nodes))
     try:
-        output.become(args.uid)
-        output.append(output.path, content, args.uid)
+        job_output.become(args.uid)
+        job_output.append(output.path, content, args.uid)
     except (InputError, OSError) as error:
         _complain(f"nothing appended: {error}")
         return FAILED

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from joulebook.commands.report import source
 from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
 from joulebook.commands.shared.charge_text import CO2E, as_object
 from joulebook.commands.shared.text import (
@@ -45,10 +44,10 @@ from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
 
-def write(args: argparse.Namespace, config: Config) -> int:
+def write_statement(args: argparse.Namespace, config: Config) -> int:
     """Write the statement that the options ask for."""
     render = renderer(args.format or "text")
-    text = render(make(args, config))
+    text = render(make_statement(args, config))
     if args.output is None:
         for line in text.splitlines():
             Screen().say(line)
@@ -57,13 +56,12 @@ def write(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def make(args: argparse.Namespace, config: Config) -> Statement:
+def make_statement(args: argparse.Namespace, config: Config) -> Statement:
     """The statement that the options ask for. Raises a `JoulebookError`."""
     about = read_about(args.about)
-    source = source.source(args, config)
-    span, selection = source.stretch(args), source.selection(args)
-    account = source.account(*span, selection)
-    refuse_unknown(source, span, selection, account)
+    asked, span, wanted = source(args, config), stretch(args), selection(args)
+    account = asked.account(*span, wanted)
+    refuse_unknown(asked, span, wanted, account)
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
@@ -106,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
     """Write a statement, or list the experiments."""
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
-        return write(args, config)
+        return write_statement(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
     report = make(
         source(args, config),

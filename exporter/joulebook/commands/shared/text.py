@@ -113,7 +113,7 @@ def exact_energy(energy_uj: int) -> str:
     """Energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
     kwh = kwh_from_uj(energy_uj)
     digits = 4 if abs(energy_uj) >= 36_000 * UJ_PER_J else 7
-    return f"{_spaced(words.exact(energy_uj))} = {kwh:,.{digits}f} kWh"
+    return f"{_spaced(units_text.exact(energy_uj))} = {kwh:,.{digits}f} kWh"
 
 
 def power(power_w: float) -> str:

@@ -1,6 +1,6 @@
 """Who a process burns for while it is marked: intervals cut where marks begin and end.
 
-A mark (`joulebook.experiment_span`) names an experiment for a process and its children, from entry to
+A mark (`experiment_span`) names an experiment for a process and its children, from entry to
 exit. A process of the list therefore has an owner that depends on the time: its own, or that of
 the mark in force. Here an interval is cut at the edges of marks, and in each piece every process
 has one owner; how the energy is shared among owners is `attribution`'s affair, as always.

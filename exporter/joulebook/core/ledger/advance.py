@@ -15,7 +15,7 @@ import msgspec
 from joulebook.core.attribution import host, node_meter, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, merge
 from joulebook.core.attribution.node_meter import Supply
-from joulebook.core.energy import meter
+from joulebook.core.energy import meter as metering
 from joulebook.core.energy.host_usage import Census, is_busy, kept
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
@@ -140,20 +140,20 @@ def _take_in(
     meters, supplies = dict(books.meters), dict(books.supplies)
     states = {**meters, **{meter: each.state for meter, each in supplies.items()}}
     if tick.resumed:
-        states = {meter: meter.resume(state) for meter, state in states.items()}
+        states = {meter: metering.resume(state) for meter, state in states.items()}
     busy = is_busy(books.census, tick.census)
     events: list[Reading | Failure] = [*tick.readings, *tick.failures]
     for event in sorted(events, key=lambda event: (event.t_ns, event.meter)):
         state = states.get(event.meter)
         if isinstance(event, Failure):
             if state is not None:
-                states[event.meter] = page.note(meter.lose(state, event))
+                states[event.meter] = page.note(metering.lose(state, event))
             continue
         reading = host.watched(event, busy)
         if state is not None:
-            states[event.meter] = page.note(meter.take(state, reading))
+            states[event.meter] = page.note(metering.take(state, reading))
         else:
-            states[event.meter] = meter.begin(reading)
+            states[event.meter] = metering.begin(reading)
         if reading.covers:
             supplies[event.meter] = node_meter.heard(supplies.get(event.meter), reading)
     for meter, state in states.items():
@@ -185,7 +185,7 @@ def _book(
                 or page.usage.heard_again(before.t_ns, reading.t_ns)
             ):
                 horizon_ns = min(horizon_ns, reading.t_ns - 1)
-        booked[meter], intervals = meter.ripe(
+        booked[meter], intervals = metering.ripe(
             state, horizon_ns, [*outages.edges(held), *spans.edges(state.pending)]
         )
         for interval in intervals:

@@ -10,9 +10,8 @@ import msgspec
 
 from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PATH, Page
-from joulebook.errors import ConfigError, InputError
+from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
-from joulebook.rates.contract import FeedError, FeedWrong
 
 MAX_BYTES = 16 * 2**20
 """A page of 5,000 rows is below 1 MiB."""

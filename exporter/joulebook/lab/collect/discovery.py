@@ -15,10 +15,9 @@ import msgspec
 
 from joulebook import log
 from joulebook.config.lab import Collect
-from joulebook.errors import ConfigError, InputError
+from joulebook.errors import ConfigError, FeedError, InputError
 from joulebook.http_client import Web
 from joulebook.lab.collect.client import address
-from joulebook.rates.contract import FeedError
 
 logger = logging.getLogger(__name__)
 

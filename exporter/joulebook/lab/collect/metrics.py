@@ -54,7 +54,7 @@ def _sources(settings: Collect) -> list[Discovery]:
         sources.append(HttpSd(settings.http_sd, settings.scheme, web))
     if settings.kubernetes:
         # Late: who does not run there should not pay for it.
-        from joulebook.lab.collect import kubernetes
+        from joulebook.lab.collect import kubernetes  # noqa: PLC0415
 
         sources.append(
             kubernetes.EndpointSlices(

@@ -260,8 +260,8 @@ def _fell(page: Page, quarter_s: int, before: str, now: str) -> InputError:
 
 
 def _nobody(database: Database, remainders: set[str]) -> dict[str, owners.Known]:
-    owners = numbered(database, OWNER, {Owner(name) for name in remainders})
-    return {name: owners.Known(0, owners[Owner(name)]) for name in remainders}
+    numbers = numbered(database, OWNER, {Owner(name) for name in remainders})
+    return {name: owners.Known(0, numbers[Owner(name)]) for name in remainders}
 
 
 def _rates(database: Database, ledger: int, page: Page) -> None:

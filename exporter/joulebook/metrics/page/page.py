@@ -72,7 +72,7 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 </head>
 <body>
 <header><h1>{text(view.node)}</h1>{pill}
-<span class="of">Joulebook{where}, {words.clock(view.utc_s)}</span></header>
+<span class="of">Joulebook{where}, {units_text.clock(view.utc_s)}</span></header>
 {trouble}{_replayed(view)}<main>
 {_power(view)}
 {today(view)}
@@ -151,8 +151,8 @@ def _books(books: Books) -> str:
         for style, name, uj in entries
     ]
     foot = (
-        f'<tfoot><tr><th scope="row">= meters</th><td class="num">{units_text.exact(meters_uj)}</td>'
-        "</tr></tfoot>"
+        '<tfoot><tr><th scope="row">= meters</th>'
+        f'<td class="num">{units_text.exact(meters_uj)}</td></tr></tfoot>'
     )
     listing = table("books", ("Since the ledger began", "Energy"), rows, foot)
     if booked_uj + rest_uj + waiting_uj != meters_uj:

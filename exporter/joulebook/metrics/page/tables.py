@@ -58,7 +58,7 @@ def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
     if (power_w := values.get("power_watts")) is not None:
         power = units_text.watts(power_w)
         if limit_w := values.get("power_limit_watts"):
-            power += f"{markup.bar(power_w / limit_w)}<small>of {words.watts(limit_w)}</small>"
+            power += f"{markup.bar(power_w / limit_w)}<small>of {units_text.watts(limit_w)}</small>"
     if (busy := values.get("utilization_ratio")) is not None:
         use = units_text.percent(busy) + markup.bar(busy)
         used, total = values.get("memory_used_bytes"), values.get("memory_total_bytes")

@@ -107,7 +107,7 @@ def _covers(includes_gpus: bool) -> tuple[Component, ...]:
 
 
 def _redfish(config: Config, clock: Clock) -> Sensor:
-    from joulebook.node.sensors.redfish import RedfishSensor
+    from joulebook.node.sensors.redfish import RedfishSensor  # noqa: PLC0415 (urllib3: only for this)
 
     asked = config.sensors.redfish
     return RedfishSensor(

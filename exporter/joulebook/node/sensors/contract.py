@@ -1,8 +1,8 @@
 """What a sensor is: the one place where hardware is read.
 
-A sensor is a factory function in `node/assembly/node.py`, and an object with the four methods of `Sensor`.
-It is only ever called from one worker thread, which may hang with it; nothing else waits for it
-without a time-out.
+A sensor is a factory function in `node/assembly/sensors.py`, and an object with the four methods
+of `Sensor`. It is only ever called from one worker thread, which may hang with it; nothing else
+waits for it without a time-out.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.core.money.rates import Point, Quality
-from joulebook.rates.contract import FeedWrong, Plan, Quantity, utc_s
+from joulebook.errors import FeedWrong
+from joulebook.rates.contract import Plan, Quantity, utc_s
 from joulebook.rates.plausible import fault, grams_ug, price_nano, unit_of
 
 MAX_BYTES = 16 * 2**20

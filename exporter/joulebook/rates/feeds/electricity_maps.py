@@ -9,8 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
+from joulebook.errors import FeedEmpty, FeedWrong
 from joulebook.http_client import Key, Web, decoded
-from joulebook.rates.contract import HOUR_S, FeedEmpty, FeedWrong, Plan, utc_s
+from joulebook.rates.contract import HOUR_S, Plan, utc_s
 from joulebook.rates.plausible import grams_ug
 
 URL = "https://api.electricitymaps.com"

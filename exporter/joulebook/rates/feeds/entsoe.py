@@ -16,9 +16,9 @@ from xml.parsers import expat
 
 from joulebook import log
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh, overlay
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, FeedEmpty, FeedWrong
 from joulebook.http_client import Key, Web
-from joulebook.rates.contract import DAY_S, HOUR_S, FeedEmpty, FeedWrong, Plan, utc_s
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, utc_s
 from joulebook.rates.plausible import price_nano
 
 URL = "https://web-api.tp.entsoe.eu"

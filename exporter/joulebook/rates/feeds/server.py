@@ -9,8 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from joulebook.core.money.rates import Point
+from joulebook.errors import FeedEmpty, FeedWrong
 from joulebook.http_client import Key, Web, basic, decoded
-from joulebook.rates.contract import DAY_S, FeedEmpty, FeedWrong, Plan, Quantity
+from joulebook.rates.contract import DAY_S, Plan, Quantity
 
 VERSION = 1
 PATH = "/v1/rates"

@@ -13,7 +13,9 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook.commands.doctor import checks, daemon, gpu, ledger, node, slurm
+from joulebook.commands.doctor import checks, daemon, ledger, node
+from joulebook.commands.doctor import gpu as gpu_checks
+from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
 from joulebook.commands.doctor.doctor import SECTIONS, Section, show
 from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
@@ -65,8 +67,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A node with nothing on it."""
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.setattr(checks, "survey", lambda _patience_s: NO_DRIVER)
-    monkeypatch.setattr(slurm, "find_slurm_conf", lambda: Path("/etc/slurm/slurm.conf"))
-    monkeypatch.setattr(slurm, "find_program", lambda _name: "")
+    monkeypatch.setattr(slurm_checks, "find_slurm_conf", lambda: Path("/etc/slurm/slurm.conf"))
+    monkeypatch.setattr(slurm_checks, "find_program", lambda _name: "")
     root = tmp_path / "node"
     for folder in ("sys/bus/pci/devices", "proc/self", "etc/slurm", "run", "var/lib/joulebook"):
         (root / folder).mkdir(parents=True)
@@ -191,15 +193,15 @@ def test_the_daemon_is_named_by_its_command_line(site: Site) -> None:
 def test_a_container_without_the_hosts_pids_is_told_so_whatever_runs_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not found(site, gpu.pids), "there is no GPU here, so it does not matter"
+    assert not found(site, gpu_checks.pids), "there is no GPU here, so it does not matter"
     with_gpus(monkeypatch, gpu(0))
     blind = replace(site)  # a site remembers its survey
-    said = one(blind, gpu.pids, Status.WARN, "pay by what they hold")
+    said = one(blind, gpu_checks.pids, Status.WARN, "pay by what they hold")
     for remedy in ("--pid=host", "hostPID: true", "host.proc", "hostProc.enabled"):
         assert remedy in said.todo
     (site.proc / "2").mkdir()
     (site.proc / "2/comm").write_text("kthreadd\n")
-    one(blind, gpu.pids, Status.OK, "/proc has those")
+    one(blind, gpu_checks.pids, Status.OK, "/proc has those")
 
 
 # Node
@@ -264,7 +266,7 @@ def test_the_kernel_answers_about_its_clock() -> None:
 
 def test_no_card_and_no_driver_are_nothing(site: Site) -> None:
     card(site, "0000:00:02.0", driver="i915", vendor="0x8086")
-    said = found(site, gpu.cards, gpu.driver, gpu.gpus)
+    said = found(site, gpu_checks.cards, gpu_checks.driver, gpu_checks.gpus)
     assert [each.status for each in said] == [Status.NONE, Status.NONE]
 
 
@@ -272,22 +274,22 @@ def test_a_card_without_a_driver_is_said_aloud(site: Site) -> None:
     card(site, "0000:17:00.0", driver="nouveau")
     card(site, "0000:18:00.0", driver="")
     card(site, "0000:19:00.0", driver="vfio-pci")
-    said = found(site, gpu.cards)
+    said = found(site, gpu_checks.cards)
     assert [each.status for each in said] == [Status.FAIL, Status.FAIL, Status.WARN]
     assert "driver nouveau" in said[0].found and "no driver" in said[1].found
-    one(site, gpu.driver, Status.FAIL, "library not found")
+    one(site, gpu_checks.driver, Status.FAIL, "library not found")
 
 
 def test_required_and_missing_fails(site: Site) -> None:
     required = replace(site, config=config(nvml=Nvml(enabled=True)))
-    assert one(required, gpu.driver, Status.FAIL, "library not found").todo == "Get it."
+    assert one(required, gpu_checks.driver, Status.FAIL, "library not found").todo == "Get it."
     off = replace(site, config=config(nvml=Nvml(enabled=False)))
-    assert [each.status for each in found(off, *gpu.CHECKS)] == [Status.NONE]
+    assert [each.status for each in found(off, *gpu_checks.CHECKS)] == [Status.NONE]
 
 
 def test_a_driver_that_hangs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "survey", lambda _patience_s: Survey(hung=True))
-    one(site, gpu.driver, Status.FAIL, "does not answer within 5 s")
+    one(site, gpu_checks.driver, Status.FAIL, "does not answer within 5 s")
 
 
 def test_module_and_library_of_two_versions(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,20 +299,20 @@ def test_module_and_library_of_two_versions(site: Site, monkeypatch: pytest.Monk
     version.parent.mkdir(parents=True)
     line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Mar 14 UTC 2024\n"
     version.write_text(line.format("550.54.15"))
-    one(site, gpu.driver, Status.OK, r"driver 550\.54\.15")
+    one(site, gpu_checks.driver, Status.OK, r"driver 550\.54\.15")
     version.write_text(line.format("535.161.07"))
-    one(site, gpu.driver, Status.FAIL, r"kernel module 535\.161\.07, library 550\.54\.15")
+    one(site, gpu_checks.driver, Status.FAIL, r"kernel module 535\.161\.07, library 550\.54\.15")
 
 
 def test_a_card_that_fell_off_the_bus(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     card(site, "0000:17:00.0")
     card(site, "0000:18:00.0")
     with_gpus(monkeypatch, gpu(0))
-    one(site, gpu.driver, Status.FAIL, "the bus has 2 cards .* NVML shows 1")
+    one(site, gpu_checks.driver, Status.FAIL, "the bus has 2 cards .* NVML shows 1")
     lost = Answer("", "GPU 1: nvmlDeviceGetHandleByIndex: gpu is lost", "gpu_is_lost", "Reset it.")
     with_gpus(monkeypatch, gpu(0), failed=(lost,))
     fresh = replace(site)
-    assert one(fresh, gpu.driver, Status.FAIL, "GPU 1: .*gpu is lost").todo == "Reset it."
+    assert one(fresh, gpu_checks.driver, Status.FAIL, "GPU 1: .*gpu is lost").todo == "Reset it."
 
 
 def test_what_each_gpu_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +325,7 @@ def test_what_each_gpu_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         gpu(2, energy=broken, processes=Answer()),
         gpu(3, energy=never, power=never, processes=broken),
     )
-    said = found(site, gpu.gpus)
+    said = found(site, gpu_checks.gpus)
 
     def of(index: int) -> list[tuple[Status, str]]:
         return [(each.status, each.found) for each in said if each.found.startswith(f"GPU {index}")]
@@ -372,13 +374,13 @@ def slurm(site: Site) -> Site:
 
 
 def test_no_slurm_is_one_line(site: Site) -> None:
-    assert [each.status for each in found(site, *slurm.CHECKS)] == [Status.NONE]
+    assert [each.status for each in found(site, *slurm_checks.CHECKS)] == [Status.NONE]
 
 
 def test_slurm_as_it_should_be(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"), gpu(1, uuid="GPU-one"))
-    monkeypatch.setattr(slurm, "find_program", lambda name: "/bin/true" * (name != "slurmd"))
-    said = found(slurm, *slurm.CHECKS)
+    monkeypatch.setattr(slurm_checks, "find_program", lambda name: "/bin/true" * (name != "slurmd"))
+    said = found(slurm, *slurm_checks.CHECKS)
     assert {each.status for each in said} == {Status.OK}, said
     text = "\n".join(each.found for each in said)
     assert "this host is node n1" in text
@@ -390,16 +392,16 @@ def test_slurm_as_it_should_be(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_node_is_not_in_slurm_conf(slurm: Site) -> None:
     other = replace(slurm, hostname="login")
-    one(other, slurm.configuration, Status.WARN, "no NodeName login")
+    one(other, slurm_checks.configuration, Status.WARN, "no NodeName login")
     named = replace(other, config=config(Slurm(node_name="n2")))
-    assert [e.status for e in found(named, slurm.configuration)] == [Status.OK] * 2
+    assert [e.status for e in found(named, slurm_checks.configuration)] == [Status.OK] * 2
 
 
 def test_slurm_conf_elsewhere(slurm: Site) -> None:
     lost = replace(slurm, config=config(Slurm(enabled=True, slurm_conf="/opt/slurm.conf")))
     assert (
         "tenants.slurm.slurm_conf"
-        in one(lost, slurm.configuration, Status.WARN, "cannot be read").todo
+        in one(lost, slurm_checks.configuration, Status.WARN, "cannot be read").todo
     )
 
 
@@ -410,75 +412,75 @@ def test_hooks_of_others_and_hooks_that_cannot_run(slurm: Site) -> None:
     site_hook.write_text("#!/bin/sh\nexit 0\n")
     site_hook.chmod(0o755)
     more.write_text(f"Prolog={site_hook.parent}/*\nEpilog=/nowhere/joulebook/epilog.sh\n")
-    said = found(slurm, slurm.hooks)
+    said = found(slurm, slurm_checks.hooks)
     assert [each.status for each in said] == [Status.WARN, Status.FAIL]
     assert "10-site.sh" in said[0].found and "prolog.sh" in said[0].todo
     # A site's own script that calls ours is as good.
     site_hook.write_text("#!/bin/sh\n/usr/lib/joulebook/hooks/prolog.sh\n")
-    assert found(slurm, slurm.hooks)[0].status is Status.OK
+    assert found(slurm, slurm_checks.hooks)[0].status is Status.OK
     site_hook.chmod(0o644)
-    one_ = found(slurm, slurm.hooks)[0]
+    one_ = found(slurm, slurm_checks.hooks)[0]
     assert one_.status is Status.FAIL and "not executable" in one_.found
 
 
 def test_prolog_flags(slurm: Site) -> None:
     conf = slurm.root / "etc/slurm/slurm.conf"
     conf.write_text(CONF.replace("PrologFlags=Alloc,Contain\n", ""))
-    one(slurm, slurm.hooks, Status.WARN, "PrologFlags has no Alloc")
+    one(slurm, slurm_checks.hooks, Status.WARN, "PrologFlags has no Alloc")
 
 
 def test_an_events_directory_open_to_others(slurm: Site) -> None:
     events = slurm.root / "run/joulebook/jobs"
     events.chmod(0o777)
-    assert "chmod 755" in one(slurm, slurm.events, Status.FAIL, "others may write").todo
+    assert "chmod 755" in one(slurm, slurm_checks.events, Status.FAIL, "others may write").todo
     for file in events.iterdir():
         file.unlink()
     events.rmdir()
-    one(slurm, slurm.events, Status.NONE, "not there yet")
+    one(slurm, slurm_checks.events, Status.NONE, "not there yet")
     events.symlink_to("/tmp")
-    one(slurm, slurm.events, Status.FAIL, "symbolic link")
+    one(slurm, slurm_checks.events, Status.FAIL, "symbolic link")
 
 
 def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     (slurm.root / "run/joulebook/jobs/7.0.end").write_text("{}")
-    assert {each.status for each in found(slurm, slurm.events)} == {Status.OK}
-    monkeypatch.setattr(slurm, "_OLD_S", -1.0)
-    one(slurm, slurm.events, Status.WARN, r"1 ended job not booked .*7\.0\.end")
+    assert {each.status for each in found(slurm, slurm_checks.events)} == {Status.OK}
+    monkeypatch.setattr(slurm_checks, "_OLD_S", -1.0)
+    one(slurm, slurm_checks.events, Status.WARN, r"1 ended job not booked .*7\.0\.end")
 
 
 def test_positions_that_mean_nothing(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
-    one(slurm, slurm.gpu_order, Status.FAIL, "position 0 is /dev/nvidia1, and NVML shows no")
+    one(slurm, slurm_checks.gpu_order, Status.FAIL, "position 0 is /dev/nvidia1, and NVML shows no")
     position = "Name=gpu MultipleFiles=/dev/nvidia0,/dev/nvidia-caps/nvidia-cap21\n"
     (slurm.root / "etc/slurm/gres.conf").write_text(position)
-    one(slurm, slurm.gpu_order, Status.WARN, "an instance of GPU-.*, and it is not known")
+    one(slurm, slurm_checks.gpu_order, Status.WARN, "an instance of GPU-.*, and it is not known")
     (slurm.root / "etc/slurm/gres.conf").write_text("NodeName=n2 Name=gpu File=/dev/nvidia0\n")
-    one(slurm, slurm.gpu_order, Status.WARN, "no GPUs, but NVML shows some")
+    one(slurm, slurm_checks.gpu_order, Status.WARN, "no GPUs, but NVML shows some")
     (slurm.root / "etc/slurm/gres.conf").write_text("AutoDetect=nvml\n")
-    one(slurm, slurm.gpu_order, Status.FAIL, "neither gres.conf nor")
+    one(slurm, slurm_checks.gpu_order, Status.FAIL, "neither gres.conf nor")
     by_uuid = replace(slurm, config=config(Slurm(gpu_ids="uuid")))
-    one(by_uuid, slurm.gpu_order, Status.OK, "are uuids")
+    one(by_uuid, slurm_checks.gpu_order, Status.OK, "are uuids")
 
 
 def test_slurm_without_cgroups(slurm: Site) -> None:
     conf = slurm.root / "etc/slurm/slurm.conf"
     conf.write_text(CONF.replace("proctrack/cgroup", "proctrack/linuxproc"))
-    one(slurm, slurm.cgroups, Status.WARN, "linuxproc")
+    one(slurm, slurm_checks.cgroups, Status.WARN, "linuxproc")
     conf.write_text(CONF)
     none = replace(slurm, config=config(Slurm(cgroup_root="/sys/fs/none")))
-    one(none, slurm.cgroups, Status.FAIL, "no cgroup file system")
+    one(none, slurm_checks.cgroups, Status.FAIL, "no cgroup file system")
     v1 = slurm.root / "cg/cpuacct/slurm_n1"
     v1.mkdir(parents=True)
     first = replace(slurm, config=config(Slurm(cgroup_root="/cg")))
-    one(first, slurm.cgroups, Status.OK, "cgroup v1 at .*: slurm_n1")
+    one(first, slurm_checks.cgroups, Status.OK, "cgroup v1 at .*: slurm_n1")
 
 
 def test_scontrol_matters_more_without_hooks(slurm: Site) -> None:
-    one(slurm, slurm.controller, Status.WARN, "scontrol: not found")
+    one(slurm, slurm_checks.controller, Status.WARN, "scontrol: not found")
     (slurm.root / "etc/slurm/more.conf").write_text("")
-    one(slurm, slurm.controller, Status.FAIL, "so do the holders")
+    one(slurm, slurm_checks.controller, Status.FAIL, "so do the holders")
     never = replace(slurm, config=config(Slurm(scontrol="")))
-    one(never, slurm.controller, Status.FAIL, "never asked")
+    one(never, slurm_checks.controller, Status.FAIL, "never asked")
 
 
 # Ledger
@@ -537,9 +539,9 @@ def test_says_who_can_reach_the_figures(tmp_path: Path) -> None:
 def test_files_of_root_in_the_services_ledger_are_found(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         tmp_path.chmod(0o700)  # files of another owner need root: then there is nothing to find
-    ledger = tmp_path / "ledger.db"
-    ledger.touch()
-    here = Site(config(ledger=Ledger(path=str(ledger))), tmp_path / "none.toml")
+    path = tmp_path / "ledger.db"
+    path.touch()
+    here = Site(config(ledger=Ledger(path=str(path))), tmp_path / "none.toml")
     assert list(ledger.owner(here)) == []
     if os.geteuid() == 0:
         os.chown(tmp_path, 997, 997)

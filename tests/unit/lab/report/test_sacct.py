@@ -13,6 +13,7 @@ import pytest
 from joulebook.core.report.dataset import Workload
 from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
+from joulebook.lab.report import sacct
 from joulebook.units import NS_PER_S
 
 
@@ -23,10 +24,10 @@ def run(name: str, began_s: float | None = None, cluster: str = "") -> Workload:
 
 
 def ask(tmp_path: Path, said: str, *runs: Workload) -> dict[str, State]:
-    sacct = tmp_path / "sacct"
-    sacct.write_text(f"#!/bin/sh\nprintf %s {shlex.quote(said)}\n")
-    sacct.chmod(0o755)
-    found, _ = sacct.ask(runs, str(sacct))
+    program = tmp_path / "sacct"
+    program.write_text(f"#!/bin/sh\nprintf %s {shlex.quote(said)}\n")
+    program.chmod(0o755)
+    found, _ = sacct.ask(runs, str(program))
     return {key.workload: state for key, state in found.items()}
 
 

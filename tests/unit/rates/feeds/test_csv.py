@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from joulebook.core.money.rates import Point, Quality
-from joulebook.rates.contract import FeedWrong, Quantity
+from joulebook.errors import FeedWrong
+from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds import csv
 
 JAN = 1_767_225_600  # 2026-01-01T00:00Z

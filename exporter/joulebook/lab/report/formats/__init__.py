@@ -14,7 +14,7 @@ from joulebook.lab.report.model import Statement
 FORMATS = ("text", "markdown", "latex", "json", "csv", "hf", "boamps", "html")
 """What `--format` takes."""
 
-_MODULES = {"json": "json_statement", "csv": "table", "hf": "model_card"}
+_MODULES = {"csv": "runs_csv", "hf": "model_card"}
 
 Render = Callable[[Statement], str]
 

@@ -20,7 +20,7 @@ from joulebook.node.sensors.contract import Look
 from joulebook.node.sensors.trace.format import Record, Trace, TraceDevice, read_trace
 from joulebook.units import MW_PER_W
 
-SHIPPED = Path(__file__).parent.parent / "data" / "traces"
+SHIPPED = Path(__file__).parents[3] / "data" / "traces"
 
 ENDED = "ended"
 MAX_SAMPLES = 4_096

@@ -117,12 +117,12 @@ class Offer(NamedTuple):
 
 def is_replica(device_id: str) -> bool:
     """Whether others may hold the same device at the same time."""
-    return _REPLICA.search(device_id) is not None or bool(device_ids.shared_card(device_id))
+    return _REPLICA.search(device_id) is not None or bool(shared_card(device_id))
 
 
 def base(device_id: str) -> str:
     """The device of which a replica is one."""
-    return device_ids.shared_card(device_id) or _REPLICA.sub("", device_id)
+    return shared_card(device_id) or _REPLICA.sub("", device_id)
 
 
 def find_part(
@@ -161,8 +161,8 @@ def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
         raise Unmappable(device, absent=not any(card.mig for card in cards))
     if name.startswith("GPU-"):
         return Part(_card(device, name, cards).meter)
-    if device_ids.is_named(name):
-        return _other(device, device_ids.find_card(name, cards))
+    if is_named(name):
+        return _other(device, find_card(name, cards))
     raise Unmappable(device)
 
 
@@ -195,7 +195,7 @@ def _slices(card: DeviceStatus, instance: Instance) -> Part:
 
 
 def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
-    other = device_ids.find_dra(device.id, said.pci if said is not None else "", cards)
+    other = find_dra(device.id, said.pci if said is not None else "", cards)
     if other is not None:
         return Part(other.meter)
     if said is None:

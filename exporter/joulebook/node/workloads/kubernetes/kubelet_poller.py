@@ -80,7 +80,7 @@ class Looker(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         # Ten megabytes that only nodes with a kubelet should pay.
-        from joulebook.node.workloads.kubernetes.kubelet import Kubelet
+        from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
 
         kubelet = Kubelet(self._socket)
         while self._wait():

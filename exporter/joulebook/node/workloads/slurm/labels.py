@@ -1,7 +1,7 @@
 """Labels of a SLURM job from the environment of its processes: allow-listed names, no others.
 
 A job's environ holds tokens and keys beside the names wanted here, so nothing but the allow-list
-is ever handed over (`node/workloads/host/procfs.py`). It says how a job is called, never which GPU it has:
+is ever handed over (`host/procfs.py`). It says how a job is called, never which GPU it has:
 that would be wrong on every node but the first, and with `--gpus-per-task`.
 """
 

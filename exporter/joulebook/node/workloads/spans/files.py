@@ -1,4 +1,4 @@
-"""Mark files (`joulebook.experiment_span`), read with suspicion: anybody may write into their directory.
+"""Mark files (`experiment_span`), read with suspicion: anybody may write into their directory.
 
 What a file may do is to name an experiment for its own process. So it counts only if it belongs
 to the user that the process runs as, and if the process in its name is still the one that it was

@@ -9,8 +9,15 @@ import pytest
 
 from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.node.workloads.slurm import gres
-from joulebook.node.workloads.slurm.gres import GresMap, Part, Position, Unmappable, find_part
+from joulebook.node.workloads.slurm.gres import (
+    GresMap,
+    Part,
+    Position,
+    Unmappable,
+    find_part,
+    parse_minors,
+    read_minors,
+)
 from joulebook.node.workloads.slurm.gres_conf import load_gres, parse_gres_conf, parse_slurmd_g
 
 MINORS = """gpu0/gi1/access 21
@@ -58,11 +65,11 @@ def part(gpu: str, gres: GresMap | None, gpu_ids: str = "gres") -> Part | None:
 
 
 def test_the_table_of_the_driver() -> None:
-    table = gres.parse_minors(MINORS)
+    table = parse_minors(MINORS)
     assert table[21] == (0, 1, None)
     assert table[32] == (0, 2, 1)
     assert len(table) == 6
-    assert gres.read_minors(Path("/nonexistent")) == {}
+    assert read_minors(Path("/nonexistent")) == {}
 
 
 def test_positions_are_the_instances_whose_capabilities_they_need(gres: GresMap) -> None:
@@ -104,7 +111,7 @@ def test_what_slurmd_finds_by_itself(gres: GresMap) -> None:
 def test_what_is_not_proven_is_somebodys_on_that_card(caps: tuple[int, ...], why: str) -> None:
     position = Position("/dev/nvidia0", 0, caps)
     with pytest.raises(Unmappable) as caught:
-        part("0", GresMap((position,), gres.parse_minors(MINORS)))
+        part("0", GresMap((position,), parse_minors(MINORS)))
     assert caught.value.meter == CARD.meter, why
 
 
