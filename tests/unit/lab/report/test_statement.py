@@ -303,7 +303,7 @@ def test_failed_runs_are_counted_and_named(
     assert main(["--config", str(config), "report", "--experiment", "bert-base"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert (
-        "took 4 runs (1 completed, 1 failed, 1 cancelled, 1 with an end that is not on record; "
+        "took 4 runs (1 completed, 1 failed, 1 cancelled, 1 with an outcome that is not known; "
         "all of them are counted)"
     ) in text
     assert "failed 102" in text
