@@ -12,7 +12,8 @@ from joulebook.core.report import footprint
 from joulebook.core.report.dataset import Account, Matter, RateRow
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.rollup import net
-from joulebook.core.report.runs import Run, Tally, pue_ppm
+from joulebook.core.report.runs import Run
+from joulebook.core.report.tally import Tally, pue_ppm
 from joulebook.lab.report.about import About
 from joulebook.lab.report.energy import why_unknown
 from joulebook.lab.report.model import Carbon, Compute, Figure, Money, Rate

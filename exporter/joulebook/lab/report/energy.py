@@ -10,7 +10,7 @@ from joulebook.core.evidence import Method
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import Account, Matter
 from joulebook.core.report.run_roles import Effort
-from joulebook.core.report.runs import HOST, UNKNOWN, Tally, added
+from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added
 from joulebook.lab.report.model import Energy, Figure, Quality, Share
 from joulebook.lab.report.wording import percent
 from joulebook.units import kwh_from_uj

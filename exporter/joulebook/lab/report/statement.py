@@ -14,7 +14,8 @@ from joulebook.core.report import footprint
 from joulebook.core.report.dataset import Account, Matter
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.run_roles import Choice, Effort, State, sort_out
-from joulebook.core.report.runs import Run, added, runs
+from joulebook.core.report.runs import Run, runs
+from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import ConfigError
 from joulebook.lab.report import cost_carbon, energy
