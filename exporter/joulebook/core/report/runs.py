@@ -154,6 +154,8 @@ def _is_cut(account: Account, workload: Workload, rows: Sequence[Posting]) -> bo
         return True
     if ended_ns is not None:
         return ended_ns > until_ns
+    if Matter.TIMES in account.unknown:
+        return False
     # Whoever burnt in the last quarter hour of all and has no end goes on.
     return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
