@@ -19,6 +19,7 @@ from joulebook.core.report.dataset import (
     replay_warning,
 )
 from joulebook.core.workloads import WorkloadId
+from joulebook.decoding import converter
 from joulebook.ledger import charges, state
 from joulebook.units import NS_PER_S
 
@@ -39,6 +40,8 @@ _GAPS = """
 SELECT component, name, reason, t0_utc_ns, t1_utc_ns
 FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
 """
+
+_as_workload = converter(Workload)
 
 _LATEST_NS = (1 << 63) - 1
 
@@ -101,7 +104,7 @@ def workload(row: Iterable[object]) -> Workload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
-    return msgspec.convert(
+    return _as_workload(
         {
             "id": (scheduler, name),
             "display": display,
@@ -112,8 +115,7 @@ def workload(row: Iterable[object]) -> Workload:
             "gpu_count": gpu_count,
             "evidence": evidence,
             "extra": msgspec.json.decode(str(extra)),
-        },
-        Workload,
+        }
     )
 
 

@@ -176,7 +176,7 @@ def _gaps(scene: Scene) -> Iterator[Sample]:
 def _foreign_use(scene: Scene) -> Iterator[Sample]:
     for (meter, key), use_ns in scene.books.foreign_ns.items():
         # Not the name that is shown: it is forgotten before this counter is.
-        yield (meter.component, meter.name, *key), seconds(use_ns)
+        yield (meter.component, meter.name, key.scheduler, key.workload), seconds(use_ns)
 
 
 def _overflow(scene: Scene) -> Iterator[Sample]:

@@ -119,7 +119,7 @@ class Daemon:
         """Tick until `stop` is set, then commit what is known and let go of everything."""
         for worker in self._workers:
             worker.start()
-        self._witnesses.open(self._boundary)
+        self._witnesses.open(self._boundary, self._books)
         due, begun_ns = time.monotonic(), self._clock.now_ns()
         while not stop.is_set():
             self.tick()

@@ -28,7 +28,7 @@ from joulebook.units import NS_PER_S
 
 
 class Supply(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A meter that measures others from outside: a node's supply, a module (`core.supply`).
+    """A meter that measures others from outside: a node's supply, a module (see the module).
 
     `state` holds its own readings; `began_ns` is when it was first read. Up to `edge_ns` it is
     reconciled: it counted `node_uj`, the

@@ -1,7 +1,7 @@
 """Who held a meter while its energy waited to be booked, an outage of the daemon included.
 
-Conflicts of claims are settled in `core.tenancy`. Here is what booking late adds to that: which
-claims are proven to have lasted through an outage, and when a claim may be forgotten.
+Conflicts of claims are settled in `core.attribution.claims`. Here is what booking late adds to
+that: which claims are proven to have lasted through an outage, and when a claim may be forgotten.
 """
 
 from __future__ import annotations

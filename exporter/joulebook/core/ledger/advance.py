@@ -6,7 +6,7 @@ already in the books changes nothing, so a tick whose commit failed is simply pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import pairwise
 from typing import TypeVar
 
@@ -231,12 +231,17 @@ def _booked_to_ns(books: Books) -> int:
 
 
 def _folded(
-    foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Container[WorkloadId]
+    foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those who are off the air goes into one sum for each device and scheduler."""
+    """The use of those who are off the air goes into one sum for each device and scheduler.
+
+    It is kept by name: of two that have one after the other, the use is one counter.
+    """
+    names = {id_._replace(start=0) for id_ in known}
     folded: dict[tuple[Meter, WorkloadId], int] = {}
     for (meter, user), use_ns in foreign_ns.items():
-        name = user if user in known else WorkloadId(user.scheduler, series.EXPIRED)
+        name = user._replace(start=0)
+        name = name if name in names else WorkloadId(user.scheduler, series.EXPIRED)
         folded[meter, name] = folded.get((meter, name), 0) + use_ns
     return folded
 

@@ -137,14 +137,16 @@ class _Air:
         """Put workloads on the air that are heard of for the first time; note what is new."""
         told = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
+        holding = {claim.workload for claim in claims if claim.t1_ns is None}
         named = held_or_used | set(told) | set(strangers)
         news = []
-        for id_ in sorted(named - {None}, key=str):
-            assert id_ is not None
+        for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = told.get(id_) or WorkloadFacts(id_)
+            fact = merged(WorkloadFacts(id_), told.get(id_, WorkloadFacts(id_)))
             if known is not None:
                 fact = merged(known.facts, fact)
+                if id_ in told and told[id_].ended_ns is None and id_ in holding:
+                    fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
             held = id_ in held_or_used
             if known is None:
                 self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
