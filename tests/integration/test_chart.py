@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.command_line import parsed
 from tests.integration.chart import (
     CHART,
     EVERYTHING,
@@ -25,7 +26,6 @@ from tests.integration.chart import (
 )
 from tests.integration.helm import PACKAGES, helm
 
-from joulebook.cli import parser
 from joulebook.config import Config, env_names, load
 
 
@@ -264,7 +264,7 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
         port["name"] for port in service["ports"]
     }
     assert variables.keys() <= env_names().keys()
-    parser().parse_args(container["args"])
+    parsed(*container["args"])
     assert load(None, variables).collect.kubernetes is True
     assert "JOULEBOOK_COLLECT_SERVER_NAME" not in variables
     assert container["securityContext"]["runAsNonRoot"] is True
