@@ -11,7 +11,8 @@ from tests.unit.node.stand_ins import METER, OTHER, Cards, until
 
 from joulebook.clock import NodeClock
 from joulebook.errors import SensorDenied, SensorLost
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.health import Health
+from joulebook.node.sensor_thread import THREAD_DIED, SensorWorker
 from joulebook.node.sensors.contract import SUSPENDED
 
 
@@ -232,3 +233,35 @@ def test_a_sensor_whose_devices_sleep_is_up(worker: SensorWorker, cards: Cards) 
     cards.lost[METER] = SUSPENDED
     look(worker)
     assert worker.health().up
+
+
+class Fatal(BaseException):
+    """What no `except Exception` stops."""
+
+
+def test_a_thread_that_dies_is_started_again_counted_and_seen(cards: Cards) -> None:
+    worker = SensorWorker(cards, cards.clock, kind="counter", known={METER})
+    health = Health([worker], lately_s=5.0, hang_s=5.0)
+    worker.start()
+    assert look(worker) and worker.died_s() > 1e9
+    worker.collect()
+    cards.look_error = Fatal("no memory")  # type: ignore[assignment]
+    worker.ask(processes=False)
+    until(lambda: worker.died_s() < 1e9)
+    assert [f.reason for f in worker.collect().failures] == [THREAD_DIED]
+    cards.look_error = None
+    until(lambda: look(worker))
+    assert [r.meter for r in worker.collect().readings][-1] == METER
+    fares = worker.health()
+    assert (fares.up, fares.errors[THREAD_DIED]) == (True, 1)
+    health.ticked(True, [])
+    ready, why = health.ready()
+    assert not ready and "the thread of sensor cards died" in why
+    worker.stop()
+
+
+def test_how_long_a_look_took_is_told(worker: SensorWorker) -> None:
+    assert worker.health().took_s is None
+    assert look(worker)
+    took_s = worker.health().took_s
+    assert took_s is not None and 0 <= took_s < 5

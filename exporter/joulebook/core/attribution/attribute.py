@@ -13,6 +13,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Remainder
 from joulebook.core.sums import counted
 from joulebook.core.workloads import WorkloadId
 
@@ -66,12 +67,14 @@ class Booking(NamedTuple):
         interval: The energy; nothing about who gets it changed in its time.
         shares: Who gets how much of it; all of it.
         held: Whether the device was held.
+        fault: Why it could not be shared out (empty: it was).
 
     """
 
     interval: Interval
     shares: Sequence[Share]
     held: bool = False
+    fault: str = ""
 
 
 def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
@@ -81,12 +84,10 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
     bookings: list[Booking] = []
     for interval in measured.intervals:
         if interval.meter in node:
-            held = [known.tenures(interval, each) for each in gpus]
-            bookings += [
-                Booking(piece, other.share_out(piece, held, split)) for piece in cut(interval)
-            ]
+            found = _by_gpus(interval, gpus, known, cut, split)
         else:
-            bookings += _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+            found = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+        bookings += _checked(interval, found, cut)
     return bookings
 
 
@@ -102,6 +103,36 @@ def _by_holder(
                 else:
                     shares = gpu.share_out(piece, tenure, idle_mw)
                 yield Booking(piece, shares, held=bool(tenure.holders))
+
+
+def _by_gpus(
+    interval: Interval, gpus: Iterable[Meter], known: Known, cut: Cut, split: other.OtherSplit
+) -> Iterator[Booking]:
+    """Share out what a node burnt beside its measured parts."""
+    held = [known.tenures(interval, each) for each in gpus]
+    for piece in cut(interval):
+        yield Booking(piece, other.share_out(piece, held, split))
+
+
+def _checked(interval: Interval, found: Iterable[Booking], cut: Cut) -> list[Booking]:
+    """The bookings of an interval; all of it to `unknown_holder` if it cannot be shared out.
+
+    Its readings and claims are committed: a fault here would meet them at every start again.
+    """
+    try:
+        bookings = list(found)
+        shared_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
+        if shared_uj != interval.energy_uj:
+            raise ArithmeticError("the shares do not add up")
+        return bookings
+    except Exception as fault:
+        said = f"{interval.meter.component} {interval.meter.name}: {fault!r}"
+        return [Booking(piece, (_nobodys(piece),), fault=said) for piece in cut(interval)]
+
+
+def _nobodys(piece: Interval) -> Share:
+    amount = Amount(piece.energy_uj)
+    return Share(Remainder.UNKNOWN_HOLDER, amount, piece.method, NO_EVIDENCE)
 
 
 def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:

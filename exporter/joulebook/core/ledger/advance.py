@@ -126,7 +126,9 @@ def _after(books: Books, tick: Tick, policy: Policy, work: _Work) -> tuple[Books
         foreign_ns=users_ns,
         last_ns=tick.now_ns,
     )
-    return books, Entry(postings.amounts, measured.gaps, facts, postings.charges, postings.used)
+    faults = tuple(booking.fault for booking in bookings if booking.fault)
+    amounts, charges, used = postings.amounts, postings.charges, postings.used
+    return books, Entry(amounts, measured.gaps, facts, charges, used, faults)
 
 
 def _informed(books: Books, tick: Tick) -> Books:
