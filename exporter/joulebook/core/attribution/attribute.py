@@ -67,7 +67,7 @@ class Booking(NamedTuple):
         interval: The energy; nothing about who gets it changed in its time.
         shares: Who gets how much of it; all of it.
         held: Whether the device was held.
-        fault: Why it could not be shared out (empty: it was).
+        fault: Why it could not be shared out and goes to `unknown_holder` (empty: it could).
 
     """
 
@@ -84,11 +84,44 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
     bookings: list[Booking] = []
     for interval in measured.intervals:
         if interval.meter in node:
-            found = _by_gpus(interval, gpus, known, cut, split)
+            shared = _by_holders_of(gpus, interval, known, cut, split)
         else:
-            found = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
-        bookings += _checked(interval, found, cut)
+            shared = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+        bookings += _whole(interval, shared, cut)
     return bookings
+
+
+def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
+    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
+
+    Its readings and claims are committed: a fault here would meet them at every start again.
+    """
+    try:
+        bookings = list(shared)
+        given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
+        if given_uj == interval.energy_uj:
+            return bookings
+        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+    except Exception as raised:
+        fault = repr(raised)
+    fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
+    return [
+        Booking(
+            piece,
+            [Share(Remainder.UNKNOWN_HOLDER, Amount(piece.energy_uj), piece.method, NO_EVIDENCE)],
+            fault=fault,
+        )
+        for piece in cut(interval)
+    ]
+
+
+def _by_holders_of(
+    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
+) -> Iterator[Booking]:
+    """Share out what a node's own meter counted beside the meters in it."""
+    held = [known.tenures(interval, each) for each in gpus]
+    for piece in cut(interval):
+        yield Booking(piece, other.share_out(piece, held, split))
 
 
 def _by_holder(
@@ -103,36 +136,6 @@ def _by_holder(
                 else:
                     shares = gpu.share_out(piece, tenure, idle_mw)
                 yield Booking(piece, shares, held=bool(tenure.holders))
-
-
-def _by_gpus(
-    interval: Interval, gpus: Iterable[Meter], known: Known, cut: Cut, split: other.OtherSplit
-) -> Iterator[Booking]:
-    """Share out what a node burnt beside its measured parts."""
-    held = [known.tenures(interval, each) for each in gpus]
-    for piece in cut(interval):
-        yield Booking(piece, other.share_out(piece, held, split))
-
-
-def _checked(interval: Interval, found: Iterable[Booking], cut: Cut) -> list[Booking]:
-    """The bookings of an interval; all of it to `unknown_holder` if it cannot be shared out.
-
-    Its readings and claims are committed: a fault here would meet them at every start again.
-    """
-    try:
-        bookings = list(found)
-        shared_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
-        if shared_uj != interval.energy_uj:
-            raise ArithmeticError("the shares do not add up")
-        return bookings
-    except Exception as fault:
-        said = f"{interval.meter.component} {interval.meter.name}: {fault!r}"
-        return [Booking(piece, (_nobodys(piece),), fault=said) for piece in cut(interval)]
-
-
-def _nobodys(piece: Interval) -> Share:
-    amount = Amount(piece.energy_uj)
-    return Share(Remainder.UNKNOWN_HOLDER, amount, piece.method, NO_EVIDENCE)
 
 
 def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:

@@ -148,6 +148,6 @@ def _node_meters(
     """The meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:
-        if isinstance(look, Reading) and look.covers and is_believable(look):
+        if isinstance(look, Reading) and look.covers and look.meter in states:
             found[look.meter] = node_meter.heard(found.get(look.meter), look)
     return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

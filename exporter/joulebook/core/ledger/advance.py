@@ -127,8 +127,8 @@ def _after(books: Books, tick: Tick, policy: Policy, work: _Work) -> tuple[Books
         last_ns=tick.now_ns,
     )
     faults = tuple(booking.fault for booking in bookings if booking.fault)
-    amounts, charges, used = postings.amounts, postings.charges, postings.used
-    return books, Entry(amounts, measured.gaps, facts, charges, used, faults)
+    amounts, charges = postings.amounts, postings.charges
+    return books, Entry(amounts, measured.gaps, facts, charges, postings.used, faults)
 
 
 def _informed(books: Books, tick: Tick) -> Books:

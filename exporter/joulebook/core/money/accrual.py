@@ -174,9 +174,9 @@ _Timed = Sequence[tuple[Booking, Stretch]]
 
 def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
     for booking, stretch in timed:
-        meter, quarter_s = booking.interval.meter, stretch.quarter_s
+        meter = booking.interval.meter
         for subject, amount, method, evidence in booking.shares:
-            yield PostingKey(subject, meter, quarter_s, method, evidence), amount
+            yield PostingKey(subject, meter, stretch.quarter_s, method, evidence), amount
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:

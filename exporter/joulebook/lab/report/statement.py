@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from joulebook import __version__
 from joulebook.config.lab import Report
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import Account, Matter
+from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.run_roles import Choice, Effort, State, sort_out
-from joulebook.core.report.runs import Run, added, runs
+from joulebook.core.report.runs import Run, runs
+from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import ConfigError
 from joulebook.lab.report import cost_carbon, energy
@@ -65,20 +66,21 @@ def make(
 
     Raises `ConfigError` for a run that was named and is none.
     """
-    charged = account if anew is None else anew.account
+    charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
         effort = sort_out(found, choice, told.states)
     except ValueError as error:
-        raise ConfigError(f"{error}; it has {_some(found)}") from None
+        raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
-    used = _of_these_quarters(charged)
     inventory = _inventory(charged, found, told.settings, about)
     return Statement(
         version=VERSION,
         title=about.title or ", ".join(inventory.experiments) or "all that is selected",
         made_by=f"joulebook {__version__}",
         made_utc=_utc(told.made_utc_s),
+        recorded_trace=any(run.replayed for run in found),
+        named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
         warnings=list(account.warnings),
         unknown={str(matter): why for matter, why in account.unknown.items()},
@@ -88,8 +90,8 @@ def make(
         counts=_counts(effort, told.states_from),
         energy=energy.energy(effort, project),
         quality=energy.quality(charged, project, told.settings),
-        rates=cost_carbon.rates(used.rates),
-        carbon=cost_carbon.carbon(used, found, project, told.settings, about, told.zone),
+        rates=cost_carbon.rates(charged.rates),
+        carbon=cost_carbon.carbon(charged, found, project, told.settings, about, told.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
         result=Result(about.params, about.flops, about.metric, about.split, about.value),
@@ -104,24 +106,6 @@ def make(
         restated=None if anew is None else _restated(account, anew),
         runs=_rows(found, effort),
         limits=[LIMITS],
-    )
-
-
-def _some(found: Sequence[Run]) -> str:
-    if not found:
-        return "no run at all"
-    names = [run.shown for run in found[:5]]
-    return ", ".join(names) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
-
-
-def _of_these_quarters(account: Account) -> Account:
-    """The account with the rates of the quarter hours and nodes in which its runs burnt energy.
-
-    A ledger keeps the rates of a node, not those of a run.
-    """
-    there = {(row.node, row.quarter_s) for row in account.postings}
-    return replace(
-        account, rates=tuple(r for r in account.rates if (r.node, r.used.quarter_s) in there)
     )
 
 
@@ -196,6 +180,7 @@ def _counts(effort: Effort, states_from: str) -> Counts:
         len(effort.excluded),
         [run.shown for run in failed],
         {by_id[key].shown: why for key, why in effort.excluded.items()},
+        [run.shown for run in effort.project if run.cut],
         states_from,
     )
 
@@ -226,6 +211,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         account,
         experiment,
         str(state),
+        not run.cut,
         role,
         excluded_because,
         list(run.nodes),
@@ -240,6 +226,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         None if tally.coverage is None else 100 * tally.coverage,
         cost_carbon.kg(tally.bill),
         cost_carbon.money(tally.bill),
+        run.replayed,
     )
 
 

@@ -7,15 +7,15 @@ from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
     Part,
     Unmappable,
     find_part,
 )
 from joulebook.node.workloads.kubernetes.listing import Device
 
-OFFER = Offer.of(
+OFFER = AllocatableDevices.of(
     Device("nvidia.com/gpu.shared", each)
     for each in (
         *(f"GPU-1::{n}" for n in range(4)),

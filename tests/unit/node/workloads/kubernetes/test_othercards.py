@@ -8,8 +8,8 @@ from joulebook.config import Config
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
     Part,
     Unmappable,
     base,
@@ -29,10 +29,12 @@ INTEL = card("INTEL-0000:4D:00.0", "0000:4d:00.0", "dri/renderD128", "dri/card0"
 NVIDIA = card("GPU-1", "0000:17:00.0")
 CARDS = (AMD, AMD_2, INTEL, NVIDIA)
 
-NOBODY = Offer({})
+NOBODY = AllocatableDevices({})
 
 
-def part(resource: str, id_: str, offer: Offer = NOBODY, said: Described | None = None) -> Part:
+def part(
+    resource: str, id_: str, offer: AllocatableDevices = NOBODY, said: Described | None = None
+) -> Part:
     return find_part(Device(resource, id_), CARDS, offer, {id_: said} if said else {})
 
 
@@ -45,9 +47,9 @@ def test_intel_s_plugin_names_cards_and_their_replicas() -> None:
     assert base("card0-1") == "card0" and is_replica("card0-1")
     assert not is_replica("GPU-6d5aa8a2-5a1f-4c6e-9d1e-446655440000")
     advertised = [Device("gpu.intel.com/xe", f"card0-{n}") for n in range(4)]
-    shared = Offer.of(advertised)
+    shared = AllocatableDevices.of(advertised)
     assert part("gpu.intel.com/xe", "card0-3", shared) == Part(INTEL.meter, 1, 4)
-    alone = Offer.of(advertised[:1])
+    alone = AllocatableDevices.of(advertised[:1])
     assert part("gpu.intel.com/i915", "card0-0", alone) == Part(INTEL.meter, 1, 1)
 
 

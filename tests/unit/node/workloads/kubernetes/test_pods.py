@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, Body
+from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, PodCgroup
 from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
 from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
@@ -57,7 +57,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
         elif what == "silent":
             table.silent(now_ns)
         elif what == "told":
-            table.relisted(PodInfo(UIDS[n], "a", f"p{n}") for n in which)
+            table.relisted([PodInfo(UIDS[n], "a", f"p{n}") for n in which], now_ns)
         for n in which:
             if what == "made":
                 table.cgroup_made(pod_spot(n), now_ns, live=True)
@@ -66,7 +66,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                 table.cgroup_gone(container_spot(n), now_ns)
                 table.cgroup_gone(pod_spot(n), now_ns)
             elif what == "done":
-                table.told(PodInfo(UIDS[n], "a", f"p{n}", done=True))
+                table.told(PodInfo(UIDS[n], "a", f"p{n}", done=True), now_ns)
         table.review(now_ns)
         for resident in table:
             assert resident.since_ns <= now_ns
@@ -84,7 +84,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
 
 
 def test_a_sandbox_that_outlives_its_containers_does_not_count() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     for name in ("sandbox", "main", "init"):
         body.made(Spot(Path(f"/p/{name}"), Level.CONTAINER, "u", name), 1, live=True)
     own = frozenset({"main", "init"})
@@ -114,7 +114,7 @@ def test_a_kubelet_that_has_just_come_back_is_given_longer_to_list_a_pod() -> No
 
 
 def test_a_container_that_crashes_for_ever_takes_no_more_memory() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     body.made(pod_spot(0), 0, live=True)
     for n in range(1000):
         spot = Spot(Path(f"/0/{n}"), Level.CONTAINER, UIDS[0], f"c{n}")
@@ -125,7 +125,7 @@ def test_a_container_that_crashes_for_ever_takes_no_more_memory() -> None:
 
 
 def test_a_pod_has_one_directory_in_each_hierarchy() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     for hierarchy in ("cpu", "memory"):
         body.made(Spot(Path(f"/{hierarchy}/p"), Level.POD, "u"), 3, live=True)
         body.made(Spot(Path(f"/{hierarchy}/p/c"), Level.CONTAINER, "u", "c"), 4, live=True)
