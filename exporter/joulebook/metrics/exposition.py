@@ -10,7 +10,7 @@ from joulebook.metrics.dcgm import collect_dcgm
 from joulebook.metrics.page.page import render_page
 from joulebook.metrics.process import process_stats
 from joulebook.metrics.render import Block, Format, Renderer, body, negotiate
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 Check = Callable[[], tuple[bool, str]]
 """Whether all is well, and if not, what is wrong, in words for a person."""
@@ -27,7 +27,7 @@ class Exposition:
 
     def __init__(
         self,
-        view: View,
+        view: Snapshot,
         ready: Check,
         healthy: Check,
         *,
@@ -39,17 +39,17 @@ class Exposition:
         self._dcgm = DCGM in compat
         self._on_error = on_error
         self._lock = Lock()
-        self._make: Callable[[], View] = lambda: view
-        self._made: tuple[Callable[[], View], View] | None = None
+        self._make: Callable[[], Snapshot] = lambda: view
+        self._made: tuple[Callable[[], Snapshot], Snapshot] | None = None
         self._renderer = Renderer(view.node, view.cluster)
         self._errors: dict[str, int] = {}
         self._failing: frozenset[str] = frozenset()
-        self._made_of: View | None = None
+        self._made_of: Snapshot | None = None
         self._blocks: list[Block] = []
         self._bodies: dict[Format, bytes] = {}
-        self._page: tuple[View, bool, str, bytes] | None = None
+        self._page: tuple[Snapshot, bool, str, bytes] | None = None
 
-    def publish(self, make: Callable[[], View]) -> None:
+    def publish(self, make: Callable[[], Snapshot]) -> None:
         """Show this view from now on; `node` and `cluster` must stay the same.
 
         It is made when it is first asked for, by the thread that asks.
@@ -83,14 +83,14 @@ class Exposition:
             self._page = page
         return page[3]
 
-    def _view(self) -> View:
+    def _view(self) -> Snapshot:
         """The newest view. The lock must be held."""
         make = self._make
         if self._made is None or self._made[0] is not make:
             self._made = (make, make())
         return self._made[1]
 
-    def _render(self, view: View) -> list[Block]:
+    def _render(self, view: Snapshot) -> list[Block]:
         collected = collect(view, process_stats(), self._errors)
         failures = dict(collected.failures)
         families = collected.families

@@ -27,11 +27,11 @@ from joulebook.core.ledger.advance import Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
 from joulebook.log import once
-from joulebook.metrics.snapshot import HISTORY_POINTS, View
-from joulebook.node.day_totals import Today
+from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
+from joulebook.node.day_totals import DayTotals
 from joulebook.node.parts import Parts
 from joulebook.node.sharing import sharing
-from joulebook.node.workload_sources import Owners, Witnesses
+from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
 from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Daemon:
         self._books = parts.books  # as they stand in memory
         self._committed = parts.books
         self._backlog = Entry()
-        self._witnesses = Witnesses(parts.sources, parts.masked)
-        self._owners = Owners(parts.sources if parts.settings.sees_pids else ())
+        self._witnesses = WorkloadSources(parts.sources, parts.masked)
+        self._owners = ProcessOwners(parts.sources if parts.settings.sees_pids else ())
         self._resumed = bool(parts.books.last_ns)
         self._utc_offset_ns = parts.clock.utc_offset_ns()
         self._readings: list[Reading] = []  # not booked yet, nor the failures
@@ -248,7 +248,7 @@ class Daemon:
             **self._witnesses.refused(),
             **parts.rejected(),
         }
-        view = View(
+        view = Snapshot(
             self._settings.node,
             self._committed,
             cluster=self._settings.cluster,
@@ -275,12 +275,12 @@ class Daemon:
 
 
 def _shown(
-    view: View,
+    view: Snapshot,
     books: Books,
     devices: Mapping[Meter, DeviceStatus],
     history: tuple[tuple[float, float], ...],
-    today: Today,
-) -> View:
+    today: DayTotals,
+) -> Snapshot:
     """A view with what is worked out only when somebody asks."""
     shared = sharing(books, devices, view.now_ns)
     energy_uj, bills = today.totals()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from joulebook.core.evidence import Remainder, Subject
 from joulebook.core.ledger.state import Books, Entry
-from joulebook.core.money.amounts import Bill, Charge, Exact
+from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
 from joulebook.core.sums import counted, summed
 from joulebook.core.workloads import Labels
@@ -15,7 +15,7 @@ from joulebook.rates.poller import Poller
 from joulebook.units import NS_PER_S
 
 
-class Money:
+class Charging:
     """The rates of a node. Without a poller nothing is charged."""
 
     def __init__(
@@ -47,14 +47,14 @@ DAY_S = 86_400
 Owner = Labels | Remainder
 
 
-class Today:
+class DayTotals:
     """Adds up what is booked to quarter hours of the current UTC day.
 
     Any thread may ask for the totals: they are replaced as a whole.
     """
 
     def __init__(
-        self, kept: Mapping[Owner, int], day: int, bills: Mapping[Owner, Bill] | None = None
+        self, kept: Mapping[Owner, int], day: int, bills: Mapping[Owner, Charges] | None = None
     ) -> None:
         self._day = day
         charges = {
@@ -86,7 +86,7 @@ class Today:
         )
         self._day, self._totals = day, (energy_uj, charges)
 
-    def totals(self) -> tuple[Mapping[Owner, int], Mapping[Owner, Bill]]:
+    def totals(self) -> tuple[Mapping[Owner, int], Mapping[Owner, Charges]]:
         """Microjoules booked since 00:00 UTC, and what was charged for them."""
         energy_uj, charges = self._totals
         bills: dict[Owner, dict[Charge, Exact]] = {}

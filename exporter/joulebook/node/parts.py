@@ -9,18 +9,18 @@ import msgspec
 
 from joulebook.clock import NodeClock
 from joulebook.core.energy.readings import Reading
-from joulebook.core.ledger.advance import Policy
+from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Allowance
 from joulebook.ledger.retention import Store
-from joulebook.metrics.snapshot import View
-from joulebook.node.day_totals import Money, Today
+from joulebook.metrics.snapshot import Snapshot
+from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
 from joulebook.node.privacy import Mask
-from joulebook.node.release import ReleaseDesk
-from joulebook.node.sensor_thread import SensorWorker
-from joulebook.node.workloads.contract import TenantSource
-from joulebook.node.workloads.host.usage import HostUse
+from joulebook.node.release import ReleaseHandler
+from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.workloads.contract import WorkloadSource
+from joulebook.node.workloads.host.usage import HostUsageReader
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -63,18 +63,18 @@ class Parts:
     """
 
     settings: Settings
-    policy: Policy
+    policy: BookingPolicy
     clock: NodeClock
     store: Store
     books: Books
-    workers: Sequence[SensorWorker]
-    sources: Sequence[TenantSource]
-    release: ReleaseDesk
-    today: Today
+    workers: Sequence[SensorThread]
+    sources: Sequence[WorkloadSource]
+    release: ReleaseHandler
+    today: DayTotals
     health: Health
-    publish: Callable[[Callable[[], View]], None]
+    publish: Callable[[Callable[[], Snapshot]], None]
     masked: Mask = str
     rejected: Callable[[], Mapping[str, Mapping[str, int]]] = dict
-    money: Money = field(default_factory=Money)
+    money: Charging = field(default_factory=Charging)
     marked: Callable[[Reading], Reading] = lambda reading: reading
-    host: HostUse | None = None
+    host: HostUsageReader | None = None

@@ -94,17 +94,17 @@ BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
-class Taken(NamedTuple):
+class MeterUpdate(NamedTuple):
     """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
 
     state: MeterState
     gaps: tuple[Gap, ...] = ()
     lost_ns: tuple[tuple[str, int], ...] = ()
 
-    def then(self, step: Callable[..., Taken], *more: Reading) -> Taken:
+    def then(self, step: Callable[..., MeterUpdate], *more: Reading) -> MeterUpdate:
         """This, and what the next step gave."""
         later = step(self.state, *more)
-        return Taken(later.state, self.gaps + later.gaps, self.lost_ns + later.lost_ns)
+        return MeterUpdate(later.state, self.gaps + later.gaps, self.lost_ns + later.lost_ns)
 
 
 def begin(reading: Reading) -> MeterState:
@@ -117,10 +117,10 @@ def resume(state: MeterState) -> MeterState:
     return msgspec.structs.replace(state, resumed=True)
 
 
-def take(state: MeterState, reading: Reading) -> Taken:
+def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
     if reading.t_ns <= state.newest.t_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     if not is_believable(reading):
         return lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
     reading = summed(state.newest, reading, anew=state.resumed)
@@ -135,25 +135,25 @@ def take(state: MeterState, reading: Reading) -> Taken:
     return _count(state, reading)
 
 
-def _doubt(state: MeterState, reading: Reading) -> Taken:
+def _doubt(state: MeterState, reading: Reading) -> MeterUpdate:
     """Hold a reading back; once the counter is doubted for too long, go by power."""
     waits_ns = reading.t_ns - state.last.t_ns
-    taken = Taken(msgspec.structs.replace(state, held=(*state.held, reading)))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(*state.held, reading)))
     if reading.energy_uj is None:
         taken = lose(taken.state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
     return taken if waits_ns < FALLBACK_NS else taken.then(_give_up)
 
 
-def _give_up(state: MeterState) -> Taken:
+def _give_up(state: MeterState) -> MeterUpdate:
     """Book by power from the last step of the counter on."""
     held = state.held
-    taken = Taken(msgspec.structs.replace(state, held=(), stalled=True))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(), stalled=True))
     for reading in held:
         taken = taken.then(_by_power, reading)
     return taken
 
 
-def _believe(state: MeterState, reading: Reading) -> Taken:
+def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     """The counter moves again, or power is not known any more.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
@@ -167,27 +167,27 @@ def _believe(state: MeterState, reading: Reading) -> Taken:
     stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
     if stood_still and is_off(state.last, reading):
         return _give_up(state).then(take, reading)
-    taken = Taken(msgspec.structs.replace(state, held=()))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=()))
     for each in (*held, reading):
         if each is reading or each.energy_uj not in {None, taken.state.last.energy_uj}:
             taken = taken.then(_count, each)
     return taken
 
 
-def _by_power(state: MeterState, reading: Reading) -> Taken:
+def _by_power(state: MeterState, reading: Reading) -> MeterUpdate:
     """Book the stretch up to a reading by power; from there on the counter may be sound again."""
     last = state.last
     known, now = last.by_power, reading.by_power
     if known is not None and now is not None and now.t_ns <= known.t_ns:
         if reading.t_ns - known.t_ns <= MAX_HOLE_NS:
-            return Taken(state)  # it tells no power: the next one does
+            return MeterUpdate(state)  # it tells no power: the next one does
         return lose(state, Failure(reading.meter, reading.t_ns, Break.STALLED.value))
     taken = _append(state, msgspec.structs.replace(reading, breaks=Break.STALLED))
     stalled = not is_sound(last, reading)
     return taken._replace(state=msgspec.structs.replace(taken.state, stalled=stalled))
 
 
-def _count(state: MeterState, reading: Reading) -> Taken:
+def _count(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in a reading of which the counter is believed, as far as it is plausible."""
     last = state.last
     state = msgspec.structs.replace(state, stalled=False) if state.stalled else state
@@ -202,10 +202,10 @@ def _count(state: MeterState, reading: Reading) -> Taken:
     return _append(state, jump).then(take, reading)
 
 
-def lose(state: MeterState, failure: Failure) -> Taken:
+def lose(state: MeterState, failure: Failure) -> MeterUpdate:
     """Note that the meter gave nothing: time since it was last read or lost is lost."""
     if failure.t_ns <= state.gap_to_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     gaps: tuple[Gap, ...] = ()
     begun_ns = state.gap_from_ns
     if state.gap_reason != failure.reason:
@@ -215,7 +215,7 @@ def lose(state: MeterState, failure: Failure) -> Taken:
     state = msgspec.structs.replace(
         state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
     )
-    return Taken(state, gaps, ((failure.reason, lost_ns),))
+    return MeterUpdate(state, gaps, ((failure.reason, lost_ns),))
 
 
 def _is_unread(last: Reading, reading: Reading) -> bool:
@@ -225,7 +225,7 @@ def _is_unread(last: Reading, reading: Reading) -> bool:
     return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
-def _append(state: MeterState, reading: Reading) -> Taken:
+def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
     reading = msgspec.structs.replace(reading, after_outage=state.resumed)
     lost: list[tuple[str, int]] = []
@@ -244,7 +244,7 @@ def _append(state: MeterState, reading: Reading) -> Taken:
             if isinstance(part, Gap):
                 lost.append((part.reason, part.t1_ns - part.t0_ns))
                 gaps.append(part)
-    return Taken(
+    return MeterUpdate(
         msgspec.structs.replace(
             state,
             pending=(*state.pending, reading),

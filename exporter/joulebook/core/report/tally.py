@@ -10,9 +10,9 @@ import msgspec
 
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Subject
-from joulebook.core.money.amounts import Bill, total
+from joulebook.core.money.amounts import Charges, total
 from joulebook.core.money.rates import PPM
-from joulebook.core.report.dataset import Posting, RateRow
+from joulebook.core.report.dataset import Posting, UsedRate
 
 K = TypeVar("K", Component, str)
 
@@ -54,7 +54,7 @@ class Tally(msgspec.Struct, frozen=True):
     idle_uj: int = 0
     held_ns: int = 0
     wall_ns: int | None = 0
-    bill: Bill = {}
+    bill: Charges = {}
     facility: int = 0
     no_pue_uj: int = 0
     parts: Held = Held()
@@ -128,7 +128,7 @@ def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     return sums
 
 
-def pue_ppm(rates: Iterable[RateRow]) -> Mapping[tuple[str, int], int]:
+def pue_ppm(rates: Iterable[UsedRate]) -> Mapping[tuple[str, int], int]:
     """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
     sums: dict[tuple[str, int], list[int]] = {}
     for row in rates:
@@ -141,7 +141,7 @@ def pue_ppm(rates: Iterable[RateRow]) -> Mapping[tuple[str, int], int]:
 
 def booked(
     rows: Sequence[Posting],
-    bill: Bill,
+    bill: Charges,
     pue: Mapping[tuple[str, int], int],
     wall_ns: int | None,
 ) -> Tally:

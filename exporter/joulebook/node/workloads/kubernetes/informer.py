@@ -14,7 +14,7 @@ from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 _PODS = Decoders(PodObject)
 
@@ -91,7 +91,7 @@ class Cluster:
         node: str,
         news: PodTracker,
         slices_changed: Callable[[], None],
-        refuse: Refusals,
+        refuse: Rejections,
     ) -> None:
         self._server = server
         self._node = node

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
-from joulebook.node.workloads.kubernetes.cgroups import Level, LogFolder, Spot
+from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
-from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.names import MAX_PODS, PodNames, bound
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 from joulebook.units import NS_PER_S
@@ -26,7 +26,7 @@ class PodTable:
 
     def __init__(
         self,
-        is_gpu: Callable[[Device], bool],
+        is_gpu: Callable[[KubeletDevice], bool],
         folders: Callable[[], Sequence[LogFolder]] = list,
         *,
         node_ns: Callable[[int], int] = int,
@@ -66,18 +66,18 @@ class PodTable:
 
     # -- cgroups
 
-    def cgroup_made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
         body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
         body.made(spot, t_ns, live=live)
         self._names.real(spot.uid)
         uid = self._names.api_uid(spot.uid)
-        if spot.level is Level.CONTAINER and live:
+        if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
                 if resident.uid == uid and resident.ended_ns is not None and not resident.done_ns:
                     resident.revive(t_ns)
 
-    def cgroup_gone(self, spot: Spot, t_ns: int) -> None:
+    def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
         body = self._bodies.get(spot.uid)
         if body is not None:

@@ -14,7 +14,7 @@ from joulebook.core.attribution.claims import Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.timers import Agenda
+from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.answers import is_over, take, unheard
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent
@@ -47,7 +47,7 @@ _OFFSET_GRAIN_NS = 100_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SlurmNews:
+class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
     `times` collects the node times of begins and ends, to be told once the lock is released;
@@ -59,7 +59,7 @@ class SlurmNews:
         self,
         clock: Clock,
         table: JobTable,
-        agenda: Agenda,
+        agenda: Timers,
         asker: Questions,
         labels: LabelReader,
         processes: JobProcesses,
