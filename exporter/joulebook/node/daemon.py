@@ -1,8 +1,9 @@
 """The tick loop: look at the sensors; now and then ask who holds what, book, and commit.
 
-There are three beats. Sensors are looked at every `interval_s`. Booked and committed is at every
-boundary (at most once a second), else every `commit_s`: counters remember what was burnt, so that
-a crash between two commits loses no energy. What is shown is made when somebody asks.
+There are three beats. Sensors are polled every `interval_s`. The books are advanced and committed
+at each boundary (at most once a second), else every `commit_s`: counters remember what was
+consumed, so a crash between two commits loses no energy. What is shown is worked out when somebody
+asks.
 
 Everything slow or able to hang is elsewhere (sensors and sources have threads of their own, HTTP
 reads only what was published). A commit that fails loses nothing: the books go on in memory, and
@@ -40,7 +41,7 @@ CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
 MAX_SNAPSHOTS = 256
-"""So many boundaries between two commits are told apart."""
+"""So many boundaries between two commits are reported apart."""
 
 AT_MOST_EVERY_S = 1.0
 """Boundaries are committed at most so often."""

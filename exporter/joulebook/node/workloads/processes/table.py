@@ -37,7 +37,7 @@ class Member(msgspec.Struct):
 
     @property
     def life(self) -> Span:
-        """From when to when it burns for its workload."""
+        """From when to when it consumes for its workload."""
         return Span(self.use.started_ns, self.ended_ns, self.workload)
 
 
@@ -119,7 +119,7 @@ class ProcessTable:
 
         A process counts in its life and not outside: also from the last list that it was in until
         it ended, and there it is taken to have worked on as before. `lives` says whether a process
-        still does of which no end was told.
+        still does of which no end was reported.
         """
         if reading.processes is None:
             return reading
@@ -202,7 +202,7 @@ class ProcessTable:
     ) -> tuple[WorkloadFacts, ...]:
         """Return the facts of workloads of which anything is new; `models` names the devices.
 
-        An end is told once it is one: `is_over` says whether nobody can come after the last.
+        An end is reported once it is one: `is_over` says whether nobody can come after the last.
         """
         fresh = [
             known for known in self._workloads.values()
