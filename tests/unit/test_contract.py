@@ -90,6 +90,7 @@ name = "n1"
 cluster = "c1"
 [daemon]
 interval_s = 1.0
+commit_s = 10
 settle_s = 3.0
 [server]
 listen = "127.0.0.1:9816"
