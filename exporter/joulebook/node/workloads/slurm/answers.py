@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer
 
 GONE_AT = 2
@@ -55,7 +55,7 @@ def unheard(job: Job) -> None:
 def is_over(job: Job, answer: JobAnswer | None) -> bool:
     """Whether a job without processes is over by the controller's word, noted by `take` before.
 
-    `False` also where it cannot be told.
+    `False` also where it cannot be reported.
     """
     if answer is None or answer.doubtful:
         return False
@@ -109,7 +109,7 @@ def _take_gpus(job: Job, answer: JobAnswer) -> None:
         if not positions:
             continue
         shards = {g.position: g.shards for g in gpus if g.shards is not None}
-        grant = Grant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
+        grant = JobGrant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
         job.give(f"scontrol:{node}", grant)
         if job.ended_ns is not None:
             grant.close(job.ended_ns)

@@ -13,7 +13,7 @@ from joulebook.core.workloads import WorkloadId
 
 
 @dataclass(slots=True)
-class Grant:
+class JobGrant:
     """Evidence that a job holds GPUs of one node, from `t0_ns` until `t1_ns` (node time)."""
 
     evidence: Evidence
@@ -74,7 +74,7 @@ class Job:
     restart: int | None = None
     uid: int | None = None
     ended_ns: int | None = None
-    grants: dict[str, Grant] = field(default_factory=dict)
+    grants: dict[str, JobGrant] = field(default_factory=dict)
     held: dict[Evidence, set[tuple[str, str]]] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
     paths: set[Path] = field(default_factory=set)
@@ -97,7 +97,7 @@ class Job:
     vanished_ns: int | None = None
     alive_ns: int = 0
     presumed_ns: int | None = None
-    lost: dict[str, Grant] = field(default_factory=dict)
+    lost: dict[str, JobGrant] = field(default_factory=dict)
     env_shards: int | None = None
     changed: int = 1
     sent: int = 0
@@ -118,7 +118,7 @@ class Job:
             for g in self.grants.values()
         )
 
-    def give(self, key: str, grant: Grant) -> None:
+    def give(self, key: str, grant: JobGrant) -> None:
         """Note a new grant."""
         self.grants[key] = grant
         self.held.setdefault(grant.evidence, set()).update((grant.node, g) for g in grant.gpus)

@@ -1,7 +1,7 @@
 """The jobs of one host as all sources of evidence together tell them. No I/O, no clock, no locks.
 
 A `Job` is one run of a job (after a requeue there is another, and numbers come again). What says
-that it holds GPUs is a `Grant`: an event file, an answer of the controller, a job-mapping file.
+that it holds GPUs is a `JobGrant`: an event file, an answer of the controller, a job-mapping file.
 Which of them is believed when is the table of `docs/evidence.md`.
 """
 
@@ -15,7 +15,7 @@ from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.slurm.before import Kept, kept_jobs
 from joulebook.node.workloads.slurm.event_file import JobEvent
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import JobAnswer
 from joulebook.node.workloads.slurm.labels import JobEnvironment
@@ -154,7 +154,7 @@ class JobTable:
             if g.evidence is not Evidence.SCONTROL and not g.by_processes
         }  # fmt: skip
         gpu_ids = event.gpu_ids or self._gpu_ids
-        grant = Grant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids)
+        grant = JobGrant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids)
         grant.told_ns = event.start_ns
         if kept is not None and event.gpus:
             grant.claims = kept.claims_of(Evidence.PROLOG) or None
@@ -163,7 +163,7 @@ class JobTable:
         return job
 
     def _run_of(self, event: JobEvent, node: str, t0_ns: int) -> Job | None:
-        """The run that an event speaks of, if another source or another node told of it.
+        """The run that an event speaks of, if another source or another node reported of it.
 
         A node has one run of a number at a time: another event of the same node is another run's,
         and the run before is over, unless its processes live.
@@ -171,10 +171,10 @@ class JobTable:
         for run in self._jobs.get(event.job_id, ()):
             if run.restart not in {None, event.restart_count}:
                 continue
-            told = [
+            reported = [
                 g for g in run.grants.values() if g.evidence is Evidence.PROLOG and g.node == node
             ]
-            if told and not (run.paths and run.ended_ns is None):
+            if reported and not (run.paths and run.ended_ns is None):
                 if run.ended_ns is None and t0_ns > run.started_ns:
                     run.end(t0_ns)
                 continue
@@ -210,7 +210,7 @@ class JobTable:
         if not open_events:
             job.end(t_ns)
 
-    def knows(self, stem: str) -> Grant | None:
+    def knows(self, stem: str) -> JobGrant | None:
         """What an event file said before."""
         job = self._by_stem.get(stem)
         return None if job is None else job.grants.get(stem)
@@ -242,7 +242,7 @@ class JobTable:
             kept = self._adopt(job, t_ns, None)
             if kept is not None:
                 for evidence, claims in kept.by_evidence():
-                    grant = Grant(evidence, place.node or self._node, (), claims[0].t0_ns)
+                    grant = JobGrant(evidence, place.node or self._node, (), claims[0].t0_ns)
                     grant.claims, grant.by_processes = claims, True
                     job.give(f"ledger:{evidence.label}", grant)
         job.uid = place.uid if job.uid is None else job.uid
@@ -323,7 +323,7 @@ class JobTable:
             if job is not before:
                 self._adopt(job, each.since_ns, None)
             job.uid = each.uid if job.uid is None else job.uid
-            grant = Grant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
+            grant = JobGrant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
             grant.parts = (each.parts, each.of)
             # Held again within the same run is another grant.
             job.give(f"{key}@{t_ns}", grant)
@@ -337,7 +337,7 @@ class JobTable:
     # -- letting go
 
     def settle(self, job: Job, keys: Iterable[str]) -> None:
-        """Closed grants are booked and need not be told again."""
+        """Closed grants are booked and need not be reported again."""
         for key in keys:
             job.grants.pop(key, None)
             if self._by_stem.get(key) is job:

@@ -14,7 +14,7 @@ from joulebook.core.attribution.claims import Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.timers import Agenda
+from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.answers import is_over, take, unheard
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent
@@ -47,10 +47,10 @@ _OFFSET_GRAIN_NS = 100_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SlurmNews:
+class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
-    `times` collects the node times of begins and ends, to be told once the lock is released;
+    `times` collects the node times of begins and ends, to be reported once the lock is released;
     `stale` the event files of an earlier boot, to be deleted once that is known to the ledger;
     `lost` what is to be said of jobs that ended while nobody watched.
     """
@@ -59,7 +59,7 @@ class SlurmNews:
         self,
         clock: Clock,
         table: JobTable,
-        agenda: Agenda,
+        agenda: Timers,
         asker: Questions,
         labels: LabelReader,
         processes: JobProcesses,
@@ -126,7 +126,7 @@ class SlurmNews:
             self._over(job)
 
     def scanned(self) -> None:
-        """All that is there has been told: what the ledger held beside it ended unseen."""
+        """All that is there has been reported: what the ledger held beside it ended unseen."""
         self._give_up_lost()
         for job in self._table:
             if job.filed and job.ended_ns is None and not self._lives(job):
@@ -344,7 +344,7 @@ class SlurmNews:
             job.unproven = False
 
     def _over_unseen(self, job: Job, answer: JobAnswer | None) -> None:
-        """No Epilog told its end: it is when its processes were gone, else the controller's."""
+        """No Epilog reported its end: it is when its processes were gone, else the controller's."""
         now_ns = self._clock.now_ns()
         end_ns = job.vanished_ns or job.alive_ns
         if job.vanished_ns is None and answer is not None and answer.end_s:
