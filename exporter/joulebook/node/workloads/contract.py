@@ -47,13 +47,13 @@ class Before(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         facts: Of every workload that had not ended.
         claims: Those that were open.
-        until_ns: Node time of the last tick: all of these were known to live then (0: no tick).
+        last_ns: Node time of its last tick; 0: there was none.
 
     """
 
     facts: tuple[WorkloadFacts, ...] = ()
     claims: tuple[Claim, ...] = ()
-    until_ns: int = 0
+    last_ns: int = 0
 
 
 NOTHING_HELD = Before()

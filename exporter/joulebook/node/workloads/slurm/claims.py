@@ -146,13 +146,15 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         pending |= {"comment", "job_name", "wckey"} - job.sources.keys()
     decided = job.heard and experiments.decided(rules, sources, pending)
     over = job.ended_ns is not None and (job.heard or job.asked > 0)
-    rule, experiment = experiments.chosen(rules, sources)
+    experiment = experiments.chosen(rules, sources)
     evidence = min(job.held, default=None)
     return WorkloadFacts(
         id=workload,
         display=display,
         name=facts.get("name", ""),
-        labels=Labels(facts.get("user", ""), facts.get("account", ""), clean_label(experiment)),
+        labels=Labels(
+            facts.get("user", ""), facts.get("account", ""), clean_label(experiment.name)
+        ),
         started_ns=job.started_ns,
         ended_ns=job.ended_ns,
         complete=decided or over or (job.labels_done and job.ended_ns is None),
@@ -160,7 +162,7 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         evidence=evidence.label if evidence is not None else "",
         extra=_extra(job),
         scheduler_start_s=job.scheduler_start_s,
-        named=experiments.is_given(rule),
+        named=experiment.named,
     )
 
 

@@ -42,7 +42,7 @@ class JobTable:
         self._by_path: dict[Path, Job] = {}
         self._by_stem: dict[str, Job] = {}
         self._sluids: dict[str, str] = {}
-        self.until_ns = before.until_ns
+        self.last_ns = before.last_ns
         self._kept = kept_jobs(before)
 
     def __iter__(self) -> Iterator[Job]:
@@ -76,7 +76,7 @@ class JobTable:
         Two runs of a number are never on one node at once: what began before the daemon stopped
         is the one of which the ledger knew.
         """
-        if begun_ns > self.until_ns:
+        if begun_ns > self.last_ns:
             return None
         kept = next(
             (k for k in self._kept if k.job_id == job.job_id and restart in {None, k.restart}), None
@@ -90,7 +90,7 @@ class JobTable:
         self._kept.remove(kept)
         job.restart, job.start_s = kept.restart, kept.id.start
         job.started_ns = kept.begun_ns or job.started_ns
-        job.alive_ns = max(job.alive_ns, self.until_ns)
+        job.alive_ns = max(job.alive_ns, self.last_ns)
         job.changed += 1
 
     def recognise(self, job: Job, answer: JobAnswer) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from joulebook.node.workloads.host.procfs import started_boottime_ns
+from joulebook.node.workloads.host.procfs import stat_of
 
 _EXTERN = "step_extern"
 
@@ -23,8 +23,8 @@ class JobProcesses:
 
     def begun_boottime_ns(self, directory: Path) -> int | None:
         """CLOCK_BOOTTIME at which the oldest process there began; `None` if there is none."""
-        begun = (started_boottime_ns(pid, self._proc) for pid in pids_below(directory))
-        return min((t_ns for t_ns in begun if t_ns is not None), default=None)
+        seen = (stat_of(pid, self._proc) for pid in pids_below(directory))
+        return min((each.started_boottime_ns for each in seen if each), default=None)
 
     def has_extern(self, directory: Path) -> bool:
         """Whether SLURM's own step is there (`PrologFlags=Contain`), which ends with the job."""

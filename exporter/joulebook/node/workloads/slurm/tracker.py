@@ -134,7 +134,7 @@ class JobTracker:
                 self._watch(job, 0.0)
 
     def _give_up_lost(self) -> None:
-        until_ns = self._table.until_ns
+        until_ns = self._table.last_ns
         # Node time goes on over a reboot.
         because = "node restarted" if self._clock.boottime_ns(until_ns) < 0 else ""
         self.lost += [kept.ended(until_ns, because) for kept in self._table.unclaimed()]

@@ -282,7 +282,7 @@ def test_a_run_begun_while_nobody_watched_is_another_run(world: World) -> None:
     (world.path / "silent").unlink()
     world.until(lambda: cards(world, "8.r1"))
     world.until(lambda: world.look() and "8" in world.facts)
-    assert world.facts["8"].ended_ns == before.until_ns
+    assert world.facts["8"].ended_ns == before.last_ns
 
 
 def test_the_same_run_is_recognised_by_the_start_that_the_controller_gives(world: World) -> None:

@@ -8,8 +8,8 @@ import pytest
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.slurm.event_file import trusted_owners
 from joulebook.node.workloads.slurm.job_mapping import Mapped, MappingDirectory, parse, read_mapping
+from joulebook.untrusted_files import trusted_owners
 
 DCGM, GPUSTAT = Evidence.JOB_MAPPING, Evidence.GPUSTAT
 
@@ -62,7 +62,7 @@ def test_a_directory_with_good_and_bad_in_it(tmp_path: Path) -> None:
     assert each._replace(since_ns=0) == Mapped("101", "0", "nvml", 1, 1, "0")
     assert each.since_ns == (tmp_path / "0").stat().st_ctime_ns
     assert sorted(e.reason for e in refused) == [
-        "bad_job_id", "foreign_owner", "not_regular", "unreadable",
+        "bad_job_id", "foreign_owner", "not_regular", "symlink",
     ]  # fmt: skip
     tmp_path.chmod(0o777)
     with pytest.raises(InputError):

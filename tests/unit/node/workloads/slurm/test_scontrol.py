@@ -222,7 +222,7 @@ def test_answers_that_are_none(tmp_path: Path, body: str, state: str | None) -> 
     asked = Asked(fake(tmp_path / "scontrol", body), timeout_s=0.3)
     began = time.monotonic()
     answer = asked.ask("5")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 50, "60 is what it would sleep"
     assert (answer.state if answer else None) == state
     asked.asker.stop()
 

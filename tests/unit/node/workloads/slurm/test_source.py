@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scale import scaled
 from tests.unit.node.workloads.slurm.slurm_world import World
 
 from joulebook.core.attribution.claims import Evidence
@@ -201,7 +202,7 @@ def test_only_the_nodes_of_this_daemon(world: World) -> None:
 # -- the queue of inotify
 
 
-def test_10_000_directories_in_a_queue_of_16_lose_no_job(world: World) -> None:
+def test_many_directories_in_a_queue_of_16_lose_no_job(world: World) -> None:
     before = QUEUE.read_text()
     QUEUE.write_text("16")
     try:
@@ -214,9 +215,10 @@ def test_10_000_directories_in_a_queue_of_16_lose_no_job(world: World) -> None:
     world.until(lambda: "101" in world.claims())
     top = world.root / "freezer" / "slurm_n1" / "uid_5"
     top.mkdir(parents=True)
-    for n in range(10_000):
+    many = scaled(1000)
+    for n in range(many):
         (top / f"job_{n + 1}").mkdir()
-        if n == 5_000:
+        if n == many // 2:
             world.epilog(world.prolog("102", "1"))
             world.prolog("103", "2")
         (top / f"job_{n + 1}").rmdir()
@@ -227,14 +229,15 @@ def test_10_000_directories_in_a_queue_of_16_lose_no_job(world: World) -> None:
     world.until(lambda: world.look() and len(world.tenants._table) <= 3, timeout_s=30)
 
 
-def test_1_000_jobs_leave_nothing_in_memory(world: World) -> None:
-    for n in range(1, 1001):
+def test_many_jobs_leave_nothing_in_memory(world: World) -> None:
+    many = scaled(300)
+    for n in range(1, many + 1):
         world.epilog(world.prolog(str(n), "0"))
         if n % 100 == 0:
             world.look()
     world.until(lambda: world.look() and not list(world.events.iterdir()))
     world.until(lambda: world.look() and len(world.tenants._table) == 0)
-    assert len(world.facts) == 1000
+    assert len(world.facts) == many
 
 
 def test_holdings_are_cheap(world: World) -> None:
@@ -243,11 +246,11 @@ def test_holdings_are_cheap(world: World) -> None:
     world.until(lambda: len(world.claims()) == 64)
     took = []
     for _ in range(50):
-        began = time.perf_counter()
+        began = time.thread_time()
         world.tenants.holdings(world.devices)
         world.tenants.settled()
-        took.append(time.perf_counter() - began)
-    assert sorted(took)[25] < 0.003, "well under a millisecond on a quiet machine"
+        took.append(time.thread_time() - began)
+    assert sorted(took)[25] < 0.003, "of CPU; well under a millisecond on a quiet machine"
 
 
 # -- cgroups, labels, the controller
