@@ -70,7 +70,7 @@ class World:
             node.api_tells(pod(f"p{n}", self.alive[n], phase="Failed"))
         elif what == "hostile" and n in self.alive:
             victim = self.alive.get((n + 1) % len(SLOTS), "")
-            node.api_tells(hostile(self.alive[n], f"p{n}", victim))
+            node.api_tells(hostile(self.alive[n], f"p{n}", victim, namespace="a"))
         elif what == "list":
             self.hear(self.truth())
         elif what == "partial":

@@ -268,11 +268,11 @@ def test_a_finished_pod_has_no_part_of_a_claim_that_is_shared_by_name(make: Make
 # -- whose a cgroup is
 
 
-def hostile(uid: str, name: str, victim: str, **meta: object) -> PodObject:
+def hostile(uid: str, name: str, victim: str, *, namespace: str = "team-b") -> PodObject:
     said = {"kubernetes.io/config.hash": victim, "kubernetes.io/config.mirror": victim}
     owners = [Owner("Node", "n1", True)]
-    return PodObject(Meta(name, "team-b", uid, annotations=said, owner_references=owners),
-                     Spec("n1"))  # fmt: skip
+    meta = Meta(name, namespace, uid, annotations=said, owner_references=owners)
+    return PodObject(meta, Spec("n1"))
 
 
 @pytest.mark.parametrize("first", ["victim", "attacker"])
