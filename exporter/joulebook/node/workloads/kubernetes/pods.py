@@ -60,10 +60,8 @@ class PodTable:
     def doubtful(self) -> bool:
         """Whether a pod is missing of which it is not clear that it lives or has ended."""
         return any(
-            resident.missing_ns is not None
-            and resident.ended_ns is None
-            and resident.lived_ns is None
-            for resident in self._here.values()
+            r.missing_ns is not None and r.ended_ns is None and r.lived_ns is None
+            for r in self._here.values()
         )
 
     # -- cgroups
@@ -136,6 +134,7 @@ class PodTable:
             if resident is None:
                 resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
                 self._here[key] = resident
+            resident.listed_ns = t_ns
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
             else:
@@ -286,12 +285,16 @@ class PodTable:
     def _renew(self, spare: Sequence[str], now_ns: int) -> None:
         """What is over and yet listed is another pod of that name, if it can be one that lives.
 
-        So it is with StatefulSets where the API server cannot be asked.
+        So it is with StatefulSets where the API server cannot be asked. An answer of the kubelet's
+        may be late, so it must go on to list it.
         """
         over = [
             key
             for key, resident in self._here.items()
-            if resident.ended_ns is not None and resident.missing_ns is None and resident.uid
+            if resident.uid
+            and resident.missing_ns is None
+            and resident.ended_ns is not None
+            and resident.listed_ns >= resident.ended_ns + RECOVERY_NS
         ]
         nameless = sum(not resident.uid for resident in self._here.values())
         if not over or len(spare) < nameless + len(over):

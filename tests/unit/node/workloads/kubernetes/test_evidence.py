@@ -190,6 +190,8 @@ def test_a_stateful_set_makes_its_pod_anew_in_an_outage(make: Make) -> None:
     node.remove(A)
     ended_ns = node.clock.t_ns
     node.run(C)
+    node.hear_for(9, of("a", "GPU-0"), of("b", "GPU-1"))
+    assert node.holders() == {"GPU-1": "b"}, "the kubelet may not have noticed yet"
     node.hear_for(6, of("a", "GPU-0"), of("b", "GPU-1"))
     (claim,) = [claim for claim in node.open_claims if claim.meter.name == "GPU-0"]
     assert claim.workload is not None
