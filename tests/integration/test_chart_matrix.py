@@ -146,7 +146,7 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
     ):
         (endpoint,) = spec
         assert endpoint["honorLabels"] is True
-        node, dropped, theirs = endpoint["relabelings"]  # else each new pod begins series anew
+        node, dropped, theirs = endpoint["relabelings"]  # else each new pod begins series again
         assert theirs == {"targetLabel": "site", "replacement": "north"}
         assert node["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]
         assert node["targetLabel"] == "instance"

@@ -54,7 +54,9 @@ def _bills(command: Command) -> None:
         "--format", choices=["text", "csv", "json"], default="text", help="default: text"
     )
     bill.add_argument(
-        "--anyway", action="store_true", help="close: though nodes have not told all of the month"
+        "--anyway",
+        action="store_true",
+        help="close: though nodes have not reported all of the month",
     )
     owner = "ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder: '(unallocated)'"
     bill.add_argument("--from", dest="giver", default="", metavar="OWNER", help=f"correct: {owner}")

@@ -21,7 +21,7 @@ Cut = Callable[[Interval], Iterable[Interval]]
 
 
 class Known(NamedTuple):
-    """What is known of who held devices and used the host while the energy was burnt.
+    """What is known of who held devices and used the host while the energy was consumed.
 
     Attributes:
         claims: The claims on each meter.
@@ -93,7 +93,7 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
 def _by_holder(
     interval: Interval, idle_mw: int | None, known: Known, cut: Cut
 ) -> Iterator[Booking]:
-    """Share out what one meter burnt, tenure by tenure."""
+    """Share out what one meter consumed, tenure by tenure."""
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):

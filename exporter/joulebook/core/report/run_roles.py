@@ -1,7 +1,7 @@
 """What a result took: the best run, the sweep it came out of, and everything.
 
 Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
-is published is the least of it. Failed runs and runs that were left out of a paper burnt energy
+is published is the least of it. Failed runs and runs that were left out of a paper consumed energy
 like the others: they are in the project's energy, and counted by name.
 """
 
@@ -27,7 +27,7 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
-class Choice(msgspec.Struct, frozen=True):
+class RoleChoice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
     Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
@@ -39,7 +39,7 @@ class Choice(msgspec.Struct, frozen=True):
     excluded: Mapping[str, str] = {}
 
 
-class Effort(msgspec.Struct, frozen=True):
+class RunRoles(msgspec.Struct, frozen=True):
     """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
 
     best: Run | None
@@ -61,7 +61,9 @@ class Effort(msgspec.Struct, frozen=True):
         ]
 
 
-def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
+def sort_out(
+    runs: Sequence[Run], choice: RoleChoice, states: Mapping[WorkloadId, State]
+) -> RunRoles:
     """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
@@ -83,7 +85,7 @@ def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, St
         best = found[0]
     elif len(sweep) == 1:
         best = sweep[0]
-    return Effort(best, sweep, tuple(runs), excluded, states)
+    return RunRoles(best, sweep, tuple(runs), excluded, states)
 
 
 def _named(runs: Iterable[Run], pattern: str) -> list[Run]:

@@ -1,7 +1,7 @@
 """Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
 
 The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
-below 1,000 J), and what a run burnt in the last seconds before an end of the range may be shown
+below 1,000 J), and what a run consumed in the last seconds before an end of the range may be shown
 only after it.
 """
 
@@ -25,13 +25,13 @@ from joulebook.core.money.rates import (
 )
 from joulebook.core.report.dataset import (
     WHOLE_METER,
-    Account,
     Charged,
-    Matter,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    Unknowable,
+    UsedRate,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
@@ -41,8 +41,8 @@ from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
 
 EDGE_S = 60
-"""What a run burns in this time may be missing at an end of the range: settling and two scrapes of
-up to 20 s."""
+"""What a run consumes in this time may be missing at an end of the range: settling and two scrapes
+of up to 20 s."""
 
 _OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experiment")
 _W = "joulebook_workload_"
@@ -52,11 +52,11 @@ _MOST_NAMED = 500
 _FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
 
 _UNKNOWN = {
-    Matter.TIMES: "it has values by scrape, not the instants of start and end",
-    Matter.METHOD: "methods are counted by node, not by run",
-    Matter.COVERAGE: "gaps are counted by meter, not by run",
-    Matter.GAPS: "gaps are counted by meter, not by run",
-    Matter.QUARTERS: "the report asks it for the range as a whole",
+    Unknowable.TIMES: "it has values by scrape, not the instants of start and end",
+    Unknowable.METHOD: "methods are counted by node, not by run",
+    Unknowable.COVERAGE: "gaps are counted by meter, not by run",
+    Unknowable.GAPS: "gaps are counted by meter, not by run",
+    Unknowable.QUARTERS: "the report asks it for the range as a whole",
 }
 
 
@@ -76,7 +76,7 @@ class PrometheusSource:
         """What people are shown."""
         return f"Prometheus at {self._api.where}"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
         if not since_s:
             raise ConfigError(
@@ -92,7 +92,7 @@ class PrometheusSource:
                 f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
             ) from None
 
-    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
         asked = _Asked(self._api, since_s, at_s, selection)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
@@ -107,7 +107,7 @@ class PrometheusSource:
                 "some runs stand under the name (overflow), since a budget of series was spent: "
                 "their experiment is only in the ledgers"
             )
-        return Account(
+        return ReportData(
             self.name,
             since_s,
             until_s if until_s < FOREVER_S else at_s,
@@ -144,8 +144,10 @@ class _Asked:
         query = over_time(function, selector(metric, wanted), self._span_s - 1)
         return self._api.instant(query, self._at_s - 1)
 
-    def workloads(self) -> dict[WorkloadId, Workload]:
-        """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
+    def workloads(self) -> dict[WorkloadId, ReportWorkload]:
+        """What is reported of the runs: their owner stands on their counters, the rest in
+        `_info`.
+        """
         owners = {_id(s.labels): s.labels for s in (*self._burnt, *self._held)}
         names = frozenset(key.workload for key in owners)
         info: dict[WorkloadId, Mapping[str, str]] = {}
@@ -159,9 +161,9 @@ class _Asked:
 
     def _workload(
         self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
-    ) -> Workload:
+    ) -> ReportWorkload:
         extra = ("partition", "image", "array", "gpu_model")
-        return Workload(
+        return ReportWorkload(
             key,
             display=key.workload,
             name=about.get("name", ""),
@@ -172,7 +174,7 @@ class _Asked:
             cluster=labels.get("cluster", ""),
         )
 
-    def postings(self, workloads: Mapping[WorkloadId, Workload]) -> Iterator[Posting]:
+    def postings(self, workloads: Mapping[WorkloadId, ReportWorkload]) -> Iterator[Posting]:
         """Energy by run, node and component; held time stands with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
@@ -198,7 +200,7 @@ class _Asked:
         key: WorkloadId,
         component: str,
         amount: Amount,
-        workloads: Mapping[WorkloadId, Workload],
+        workloads: Mapping[WorkloadId, ReportWorkload],
     ) -> Posting:
         meter = Meter(Component(component), WHOLE_METER)
         known = workloads.get(key)
@@ -206,7 +208,7 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that had begun when the range began, or still burnt something as it ended."""
+        """The runs that had begun when the range began, or still consumed something as it ended."""
         series = selector(f"{_W}energy_joules_total", self._wanted)
         begun = f"last_over_time({series}[{2 * EDGE_S}s])"
         self._alive |= {_id(s.labels) for s in self._api.instant(begun, self._since_s)}
@@ -255,14 +257,14 @@ class _Asked:
         node = sample.labels.get("node", "")
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
-    def rates(self, postings: Iterable[Posting]) -> Iterator[RateRow]:
+    def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
         """The gauges of rates: their mean by time, and their least and greatest beside it.
 
-        Least and greatest have no weight; a mean weighs what its node burnt.
+        Least and greatest have no weight; a mean weighs what its node consumed.
         """
-        burnt: dict[str, int] = {}
+        consumed: dict[str, int] = {}
         for row in postings:
-            burnt[row.node] = burnt.get(row.node, 0) + row.amount.energy_uj
+            consumed[row.node] = consumed.get(row.node, 0) + row.amount.energy_uj
         for metric, quantity, per in (
             ("joulebook_pue_ratio", "pue", PPM),
             ("joulebook_electricity_price_per_kwh", "price", NANO),
@@ -271,7 +273,7 @@ class _Asked:
             for function in ("avg", "min", "max"):
                 for labels, value in self.now(metric, function, Selection()):
                     node = labels.get("node", "")
-                    if node not in burnt:
+                    if node not in consumed:
                         continue
                     source = labels.get("source", "")
                     quality = Quality.DEFAULT if source in defaults() else Quality.UNKNOWN
@@ -280,23 +282,23 @@ class _Asked:
                         source, quality,
                     )  # fmt: skip
                     mean = function == "avg"
-                    yield RateRow(used, burnt[node] if mean else 0, 0, node)
+                    yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """What floors and ends of the range may hide, to the energy in all."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
-        burnt_uj = edges_uj = 0.0
+        consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}
         energy: dict[WorkloadId, int] = {}
         for row in postings:
-            burnt_uj += row.amount.energy_uj
+            consumed_uj += row.amount.energy_uj
             if isinstance(row.subject, WorkloadId) and row.subject in self._alive:
                 energy[row.subject] = energy.get(row.subject, 0) + row.amount.energy_uj
                 held_ns[row.subject] = held_ns.get(row.subject, 0) + row.amount.held_ns
         for key, energy_uj in energy.items():
             wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
             edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
-        return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
+        return (floors_j * UJ_PER_J + edges_uj) / consumed_uj if consumed_uj else 0.0
 
 
 def _id(labels: Mapping[str, str]) -> WorkloadId:

@@ -13,16 +13,16 @@ from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.node.workloads.kubernetes.allocation import Grant, PodAllocation
+from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodAllocation
 from joulebook.node.workloads.kubernetes.device_ids import (
     AllocatableDevices,
     Described,
-    Part,
-    Unmappable,
+    DevicePart,
+    UnknownDevice,
     base,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.units import NS_PER_S
 
 NAME_WAIT_NS = 2 * NS_PER_S
@@ -30,23 +30,23 @@ NAME_WAIT_NS = 2 * NS_PER_S
 longer, so nothing is booked meanwhile)."""
 
 
-class View(NamedTuple):
+class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `names` are those of the cards. `pending` says of a device that cannot be told whether it may
-    be soon.
+    `names` are those of the cards. `pending` says of a device that cannot be reported whether it
+    may be soon.
     """
 
     cards: Sequence[DeviceStatus]
     names: frozenset[str]
     offer: AllocatableDevices
     described: Mapping[str, Described]
-    pending: Callable[[Device], bool]
+    pending: Callable[[KubeletDevice], bool]
 
 
 def find_parts(
     residents: Collection[PodAllocation],
-    view: View,
+    view: DeviceView,
     now_ns: int,
     refuse: Callable[[InputError], None],
 ) -> bool:
@@ -66,7 +66,7 @@ def find_parts(
                 continue
             try:
                 part = find_part(grant.device, view.cards, view.offer, view.described, held)
-            except Unmappable as error:
+            except UnknownDevice as error:
                 if grant.refused or grant.part is not None:
                     continue
                 grant.refused = True
@@ -82,7 +82,7 @@ def find_parts(
 
 
 def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be told yet.
+    """The claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
     """
@@ -142,7 +142,7 @@ def facts_of(
     )
 
 
-def _held(residents: Iterable[PodAllocation], view: View) -> Counter[str]:
+def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
     """Of each device, how many replicas are held: more than are offered while that changes."""
     return Counter(
         base(grant.device.id, view.names)
@@ -153,8 +153,8 @@ def _held(residents: Iterable[PodAllocation], view: View) -> Counter[str]:
 
 
 def _candidates(
-    device: Device, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
-) -> tuple[Part, ...]:
+    device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
+) -> tuple[DevicePart, ...]:
     """The cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
@@ -163,14 +163,14 @@ def _candidates(
         if grant.part is not None and grant.t1_ns is None
     }
     mig = device.id.startswith("MIG-")
-    return tuple(Part(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
+    return tuple(DevicePart(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
 
 
 def _model(cards: Sequence[DeviceStatus], meter: Meter) -> str:
     return next((card.model for card in cards if card.meter == meter), "")
 
 
-def _unmapped(resident: PodAllocation, grant: Grant, *, absent: bool) -> InputError:
+def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> InputError:
     device = grant.device
     what = device.id if device.is_dra else f"{device.id} ({device.resource})"
     pod = f"pod {resident.namespace}/{resident.name} holds {what}"

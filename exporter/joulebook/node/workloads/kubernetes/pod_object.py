@@ -28,7 +28,7 @@ _STATIC_UID = re.compile(r"[0-9a-f]{32}")
 """What the kubelet calls a pod that it made from a file: no other pod's uid looks like that."""
 
 
-class Owner(msgspec.Struct, frozen=True, gc=False):
+class OwnerReference(msgspec.Struct, frozen=True, gc=False):
     """An ownerReference."""
 
     kind: str = ""
@@ -44,7 +44,7 @@ class Meta(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     uid: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    owner_references: list[Owner] | None = None
+    owner_references: list[OwnerReference] | None = None
     creation_timestamp: str | None = None
     resource_version: str = ""
 
@@ -118,7 +118,7 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
         done: All of its containers have ended for good.
         containers: The ids of its containers (not of its sandbox).
         static_uid: What cgroups call it, if the kubelet made it from a file.
-        started_utc_ns: When the kubelet took it, to the second (0: not told).
+        started_utc_ns: When the kubelet took it, to the second (0: not reported).
         finished_utc_ns: When the last container of a pod that is done ended, to the second.
 
     """
@@ -228,7 +228,7 @@ def _finished_utc_ns(status: ContainerStatus) -> int:
     return _utc_ns(state.terminated.finished_at) if state and state.terminated else 0
 
 
-def _controller(meta: Meta) -> Owner | None:
+def _controller(meta: Meta) -> OwnerReference | None:
     owners = [owner for owner in meta.owner_references or [] if owner.controller]
     return owners[0] if owners and owners[0].kind != "Node" else None
 

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
-from joulebook.node.workloads.kubernetes.cgroups import Level, LogFolder, Spot
+from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
-from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.names import MAX_PODS, PodNames, bound
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 from joulebook.units import NS_PER_S
@@ -26,7 +26,7 @@ class PodTable:
 
     def __init__(
         self,
-        is_gpu: Callable[[Device], bool],
+        is_gpu: Callable[[KubeletDevice], bool],
         folders: Callable[[], Sequence[LogFolder]] = list,
         *,
         node_ns: Callable[[int], int] = int,
@@ -44,7 +44,7 @@ class PodTable:
         self._bodies: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
         self._strays: dict[str, int] = {}
-        """When the cgroups of pods went of which nobody had told the name."""
+        """When the cgroups of pods went of which nobody had reported the name."""
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
@@ -66,18 +66,18 @@ class PodTable:
 
     # -- cgroups
 
-    def cgroup_made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
         body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
         body.made(spot, t_ns, live=live)
         self._names.real(spot.uid)
         uid = self._names.api_uid(spot.uid)
-        if spot.level is Level.CONTAINER and live:
+        if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
                 if resident.uid == uid and resident.ended_ns is not None and not resident.done_ns:
                     resident.revive(t_ns)
 
-    def cgroup_gone(self, spot: Spot, t_ns: int) -> None:
+    def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
         body = self._bodies.get(spot.uid)
         if body is not None:
@@ -127,10 +127,10 @@ class PodTable:
             resident = self._here.get(key)
             uid = self._names.uid(*key, resident.not_uid if resident is not None else "")
             if resident is not None and uid and resident.uid and uid != resident.uid:
-                self._retire(key, t_ns)  # Made anew under the same name, as StatefulSets do.
+                self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
             if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
-                continue  # Listed though it is over; or made anew, and then it will have a cgroup.
+                continue  # Listed though it is over; or made again, and then it will have a cgroup.
             if resident is None:
                 resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
                 self._here[key] = resident
@@ -151,7 +151,7 @@ class PodTable:
 
     # -- the API server
 
-    def told(self, info: PodInfo, t_ns: int) -> None:
+    def reported(self, info: PodInfo, t_ns: int) -> None:
         """A pod as it is now."""
         self._names.tell(info)
         if info.uid in self._unnamed:
@@ -160,7 +160,7 @@ class PodTable:
             if resident.uid == info.uid and resident.info != info:
                 self._inform(resident, info, t_ns)
 
-    def untold(self, uid: str) -> None:
+    def unreported(self, uid: str) -> None:
         """A pod was deleted there; it may still be here."""
         self._names.delete(uid)
 
@@ -168,7 +168,7 @@ class PodTable:
         """All pods that there are now."""
         self._names.relist(infos)
         for info in infos:
-            self.told(info, t_ns)
+            self.reported(info, t_ns)
 
     # -- what it comes to
 
@@ -219,11 +219,13 @@ class PodTable:
         return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
-        """What the API server told of a pod, by the uid in a cgroup's path."""
+        """What the API server reported of a pod, by the uid in a cgroup's path."""
         return self._names.info(self._names.api_uid(uid))
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
-        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be told."""
+        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be
+        reported.
+        """
         gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
         for resident in gone.values() if unnamed else ():
@@ -250,7 +252,7 @@ class PodTable:
             resident.begin(self._node_ns(info.started_utc_ns))
 
     def _spare(self) -> list[str]:
-        """The uids of pods that live, and of which nobody has told the name."""
+        """The uids of pods that live, and of which nobody has reported the name."""
         known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
         return [
             uid

@@ -1,7 +1,7 @@
 """Nodes for the source alone.
 
 `World` has a kubelet that speaks the protocol, a tree of directories, and real time. `Still` has
-none of them: what the source would hear is said by hand, and time passes when it is told to.
+none of them: what the source would hear is said by hand, and time passes when it is reported to.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from joulebook.kubernetes_api.server import ApiError, ApiServer
 from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.kubernetes import allocation
-from joulebook.node.workloads.kubernetes.cgroups import Level, PodTree, Spot
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodTree
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
     ContainerStatus,
@@ -39,7 +39,7 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     State,
     Terminated,
 )
-from joulebook.node.workloads.kubernetes.source import KubernetesTenants
+from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
 from joulebook.units import NS_PER_S
 
 GPU = "nvidia.com/gpu"
@@ -85,7 +85,7 @@ class World:
         self.driver = driver
         self.clock = NodeClock()
         self.boundaries: list[int] = []
-        self.source = KubernetesTenants(
+        self.source = KubernetesWorkloads(
             self.clock,
             node="n1",
             reader=Reader(DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))),
@@ -162,7 +162,7 @@ class World:
 
 
 class StillClock:
-    """Stands still until it is told to go on."""
+    """Stands still until it is reported to go on."""
 
     epoch = "boot"
 
@@ -185,7 +185,7 @@ UTC_NS = 1_700_000_000 * NS_PER_S
 
 def of(name: str, *devices: str, namespace: str = "a", resource: str = GPU) -> ListedPod:
     """A pod as the kubelet lists it."""
-    return ListedPod(namespace, name, tuple(Device(resource, each) for each in devices))
+    return ListedPod(namespace, name, tuple(KubeletDevice(resource, each) for each in devices))
 
 
 class Still:
@@ -209,7 +209,7 @@ class Still:
         self.clock = clock or StillClock()
         self.populated: set[Path] = set()
         self.cards: Sequence[DeviceStatus] = CARDS
-        self.source = KubernetesTenants(
+        self.source = KubernetesWorkloads(
             self.clock,  # type: ignore[arg-type]
             node="n1", reader=Reader(DEFAULT_RULES, tuple(map(parse, selectors))),
             socket=folder / "kubelet.sock", server=ApiServer(folder) if api else None,
@@ -235,8 +235,8 @@ class Still:
 
     def _make(self, uid: str, container: str, *, live: bool) -> None:
         for spot in (
-            Spot(Path(f"/{uid}"), Level.POD, uid),
-            Spot(Path(f"/{uid}/{container}"), Level.CONTAINER, uid, container),
+            PodDirectory(Path(f"/{uid}"), PodLevel.POD, uid),
+            PodDirectory(Path(f"/{uid}/{container}"), PodLevel.CONTAINER, uid, container),
         ):
             self.source.cgroup_made(spot, live)
             self.populated.add(spot.path)
@@ -250,9 +250,9 @@ class Still:
         body = self.source._table.body(uid)
         for container, paths in list(body.containers.items()) if body is not None else ():
             for path in list(paths):
-                self.source.cgroup_gone(Spot(path, Level.CONTAINER, uid, container))
+                self.source.cgroup_gone(PodDirectory(path, PodLevel.CONTAINER, uid, container))
         self.empty(uid)
-        self.source.cgroup_gone(Spot(Path(f"/{uid}"), Level.POD, uid))
+        self.source.cgroup_gone(PodDirectory(Path(f"/{uid}"), PodLevel.POD, uid))
 
     # -- who says what
 
@@ -275,7 +275,7 @@ class Still:
 
     def offer(self, *ids: str, resource: str = GPU) -> None:
         """Plugins offer these devices."""
-        self.source._offered([Device(resource, each) for each in ids])
+        self.source._offered([KubeletDevice(resource, each) for each in ids])
 
     @property
     def watch(self) -> Watch[PodObject]:

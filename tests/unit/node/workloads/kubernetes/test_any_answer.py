@@ -132,7 +132,7 @@ class World:
         who = {holder.workload.workload for holder in holders if holder.workload is not None}
         uid = self.alive.get(n, "")
         mine = f"p{n}.{uid[:8]}"
-        assert who <= {mine}, "a dead pod holds on, or has what another one burns"
+        assert who <= {mine}, "a dead pod holds on, or has what another one consumes"
         if who:
             self.proven.add(uid)
         elif uid in self.proven:

@@ -17,7 +17,13 @@ from tests.unit.node.workloads.kubernetes.pod_world import (
 
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
-from joulebook.node.workloads.kubernetes.pod_object import Meta, Owner, PodObject, Reader, Spec
+from joulebook.node.workloads.kubernetes.pod_object import (
+    Meta,
+    OwnerReference,
+    PodObject,
+    Reader,
+    Spec,
+)
 from joulebook.units import NS_PER_S
 
 A, B, C = (uid_of(n) for n in range(3))
@@ -272,7 +278,7 @@ def test_a_finished_pod_has_no_part_of_a_claim_that_is_shared_by_name(make: Make
 
 def hostile(uid: str, name: str, victim: str, *, namespace: str = "team-b") -> PodObject:
     said = {"kubernetes.io/config.hash": victim, "kubernetes.io/config.mirror": victim}
-    owners = [Owner("Node", "n1", True)]
+    owners = [OwnerReference("Node", "n1", True)]
     meta = Meta(name, namespace, uid, annotations=said, owner_references=owners)
     return PodObject(meta, Spec("n1"))
 
@@ -323,9 +329,9 @@ def test_a_static_pod_is_known_by_its_mirror_and_by_no_other(make: Make) -> None
         {"annotations": {"kubernetes.io/config.hash": "cd" * 16,
                          "kubernetes.io/config.mirror": "cd" * 16}},
         {"annotations": {"kubernetes.io/config.hash": A, "kubernetes.io/config.mirror": A},
-         "owner_references": [Owner("Node", "n1", True)]},
+         "owner_references": [OwnerReference("Node", "n1", True)]},
         {"annotations": {"kubernetes.io/config.hash": "cd" * 16},
-         "owner_references": [Owner("Node", "n1", True)]},
+         "owner_references": [OwnerReference("Node", "n1", True)]},
     ],
 )  # fmt: skip
 def test_only_a_mirror_pod_has_another_uid_in_cgroups(meta: dict[str, object]) -> None:

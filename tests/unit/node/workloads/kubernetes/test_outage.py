@@ -20,7 +20,7 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     Spec,
     Variable,
 )
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 DAY_S = 86_400
@@ -69,7 +69,7 @@ def test_a_day_of_errors_is_a_question_a_minute_and_one_line_for_each_reason(
     reasons: list[str], longest_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, day = Refusing(reasons), Day()
-    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Refusals().fault)
+    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Rejections().fault)
     watch._stopping = day  # type: ignore[assignment]
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.run()
