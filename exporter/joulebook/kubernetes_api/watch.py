@@ -166,7 +166,7 @@ class Watch(threading.Thread, Generic[Item]):
         answer = self._server.get(path, query, read_s=LIST_READ_S)
         try:
             found = self._collection.decoders.list.decode(body(path, answer))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ApiError(f"GET {path}: {error}", reason="garbled") from None
         self._listener.listed(found.items or [])
         self._version = found.metadata.resource_version
@@ -209,7 +209,7 @@ class Watch(threading.Thread, Generic[Item]):
                     self._listener.deleted(item)
                 else:
                     self._listener.changed(item)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ApiError(f"watch {path}: {error}", reason="garbled") from None
         self._version = version or self._version
         self._retry_s = RETRY_FIRST_S

@@ -43,7 +43,11 @@ DEFAULTS = {
         "nvml": {"enabled": "auto"},
         "drm": {"enabled": "auto", "root": "/sys/class/drm"},
         "rapl": {"enabled": "auto", "root": "/sys/class/powercap"},
-        "hwmon": {"enabled": "auto", "root": "/sys/class/hwmon"},
+        "hwmon": {
+            "enabled": "auto",
+            "root": "/sys/class/hwmon",
+            "includes_gpus": True,
+        },
         "ipmi": {
             "enabled": False,
             "program": "ipmitool",
