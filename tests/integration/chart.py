@@ -38,13 +38,13 @@ EVERYTHING: Object = {
     "serviceMonitor": {
         "enabled": True,
         "labels": {"release": "prometheus"},
+        "relabelings": [{"targetLabel": "site", "replacement": "north"}],
         "tlsConfig": {"insecureSkipVerify": True},
         "basicAuth": {
             "username": {"name": "scrape", "key": "username"},
             "password": {"name": "scrape", "key": "password"},
         },
     },
-    "podMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
     "dashboards": {"enabled": True},
     "ratesService": {
@@ -64,6 +64,13 @@ EVERYTHING: Object = {
 }
 """Every part of the chart at once."""
 
+POD_MONITOR: Object = {
+    **EVERYTHING,
+    "serviceMonitor": {"enabled": False},
+    "podMonitor": EVERYTHING["serviceMonitor"],
+}
+"""The same by a PodMonitor."""
+
 NOTHING: Object = {
     "ledger": {"enabled": False},
     "kubelet": {"enabled": False},
@@ -80,6 +87,7 @@ NOTHING: Object = {
 MATRIX: dict[str, Object] = {
     "plain": {},
     "everything": EVERYTHING,
+    "pod-monitor": POD_MONITOR,
     "nothing": NOTHING,
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
 }
