@@ -139,8 +139,8 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
         assert wanted["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         assert wanted["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     ports = {port["name"] for port in objects["Service", "lab-joulebook"]["spec"]["ports"]}
-    for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
-        (endpoint,) = objects[kind, "lab-joulebook"]["spec"][key]
+    for scraper, part in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
+        (endpoint,) = objects[scraper, "lab-joulebook"]["spec"][part]
         assert endpoint["honorLabels"] is True
         node, dropped = endpoint["relabelings"]  # else each new pod begins series of its own
         assert node["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]

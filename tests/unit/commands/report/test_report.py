@@ -42,7 +42,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def told(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+def told(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:
     assert main(["--config", str(config), "report", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 

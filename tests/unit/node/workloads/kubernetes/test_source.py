@@ -339,7 +339,7 @@ def test_a_claim_of_dra_that_two_pods_share(api: FakeApi, cluster: World) -> Non
         uid = cluster.start(name)
         api.put_pod("a", name, uid=uid, node="n1")
         cluster.kubelet.admit("a", name, claims=claim)
-        found = cluster.until(lambda found, name=name: any(
+        found = cluster.until(lambda found, name=name: any(  # type: ignore[misc]
             c.workload and c.workload.workload.startswith(name) for c in found.claims
         ))  # fmt: skip
     found = cluster.until(lambda found: sum(c.of == 2 for c in found.claims) == 2)

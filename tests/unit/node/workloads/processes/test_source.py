@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import INFRASTRUCTURE
-from joulebook.node.workloads.processes import source as source_module
-from joulebook.node.workloads.processes import table
+from joulebook.node.workloads.processes import owners, proc, table
 from joulebook.node.workloads.processes.owners import Facts
 from joulebook.node.workloads.processes.source import ProcessTenants
 
@@ -35,7 +35,7 @@ class Place:
         self.uids: dict[int, int] = {}
         self.user_of: Callable[[int], str] = lambda uid: f"user{uid}"
         self.processes: list[subprocess.Popen[bytes]] = []
-        real = source_module.proc.facts_of
+        real = proc.facts_of
 
         def facts_of(pid: int, *rest: object) -> Facts | None:
             found = real(pid)
@@ -44,7 +44,7 @@ class Place:
             uid = self.uids.get(pid, found.uid)
             return found._replace(paths=(self.cgroups.get(pid, "/"),), uid=uid)
 
-        monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
+        monkeypatch.setattr(proc, "facts_of", facts_of)
         self.source = self.made()
 
     def made(self, **settings: object) -> ProcessTenants:
@@ -65,7 +65,7 @@ class Place:
             ["/bin/sleep", "60"], start_new_session=True, env=dict(environment)
         )
         self.processes.append(process)
-        until(lambda: source_module.proc.comm_of(process.pid) == "sleep")
+        until(lambda: proc.comm_of(process.pid) == "sleep")
         self.cgroups[process.pid], self.uids[process.pid] = cgroup, uid
         return process.pid
 
@@ -75,7 +75,7 @@ class Place:
         process.wait()
 
     def use(self, pid: int, sm_time_ns: int | None = None) -> ProcessUse:
-        boottime_ns = source_module.proc.started_boottime_ns(pid)
+        boottime_ns = proc.started_boottime_ns(pid)
         assert boottime_ns is not None
         now_ns = self.clock.now_ns()
         started_ns = boottime_ns + now_ns - self.clock.boottime_ns(now_ns)
@@ -163,7 +163,7 @@ def test_infrastructure(place: Place) -> None:
     place.source.close()
     place.source = place.made(infrastructure=("sleep",))
     # (Its file is root's; some systems have one program for all the small ones.)
-    name = source_module.Path(f"/proc/{(pid := place.start())}/exe").resolve().name
+    name = Path(f"/proc/{(pid := place.start())}/exe").resolve().name
     place.source.close()
     place.source = place.made(infrastructure=(name,))
     assert place.source.identify(pid) == INFRASTRUCTURE
@@ -298,7 +298,7 @@ def test_state_is_bounded_and_what_is_over_is_forgotten(
     assert not place.source._table._members
     monkeypatch.setattr(table, "MOST", 8)
     for n in range(50):
-        place.source._table.meet(WorkloadId("process", str(n)), source_module.Place("unit", "", 1))
+        place.source._table.meet(WorkloadId("process", str(n)), owners.Place("unit", "", 1))
     assert len(place.source._table._workloads) <= 8
 
 

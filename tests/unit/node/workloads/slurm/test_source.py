@@ -396,7 +396,7 @@ def test_a_missing_epilog_is_noticed(world: World, monkeypatch: pytest.MonkeyPat
         world.prolog(job, gpu)
         group = world.cgroup(job)
         # One that is gone before it was seen tells no end: another case.
-        world.until(lambda job=job: world.cgroup_is_known(job))
+        world.until(lambda job=job: world.cgroup_is_known(job))  # type: ignore[misc]
         world.cgroup_gone(group)
     (claim,) = world.until(lambda: [c for c in world.claims().get("101", []) if c.t1_ns])
     assert claim.t1_ns is not None
