@@ -234,6 +234,7 @@ def test_boundaries_are_told_for_pods_and_containers(world: World) -> None:
 def test_groups_are_where_the_kernel_counts(world: World) -> None:
     uid = world.start("train", {GPU: ["GPU-0"]})
     world.until(lambda found: found.facts)
+    world.until(lambda _: world.source.groups())
     (group,) = world.source.groups()
     assert group.workload == workload("train", uid)
     assert group.directories == (world.pod_folder(uid),)
