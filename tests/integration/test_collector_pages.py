@@ -19,7 +19,7 @@ from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
-from joulebook.lab.collect.targets import Roll
+from joulebook.lab.collect.targets import TargetList
 from joulebook.lab.collected.database import connect
 from joulebook.metrics.catalogue_collector import COLLECTOR
 
@@ -116,7 +116,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = Roll(lot=lambda: 0.5)
+    roll = TargetList(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
     assert roll.due(5.0, 9) == ["a", "b"]
