@@ -23,7 +23,7 @@ from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
-from joulebook.server.auth import Handover, Tokens
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
@@ -32,14 +32,14 @@ TOKEN = "collect-0123456789abcdef"
 PAID = Charge(Item.ELECTRICITY, "EUR")
 
 
-def handover(ledger: Path, node: str, cluster: str, token: Path) -> Handover:
+def handover(ledger: Path, node: str, cluster: str, token: Path) -> PostingsPages:
     """What a node serves to collectors, in small pages."""
 
     def page(since: int, ledger_id: str) -> bytes:
         with LedgerReader(ledger) as reader:
             return msgspec.json.encode(reader.page(node, cluster, since, ledger_id, limit=200))
 
-    return Handover(page, Tokens(token))
+    return PostingsPages(page, Tokens(token))
 
 
 @contextlib.contextmanager
@@ -171,7 +171,7 @@ class CollectorProcess:
         )
 
     def start(self, *arguments: str) -> None:
-        """Begin, as a service unless told otherwise."""
+        """Begin, as a service unless reported otherwise."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("collect", *arguments),

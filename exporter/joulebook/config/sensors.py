@@ -33,6 +33,13 @@ class Hwmon(Section, frozen=True):
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     root: Annotated[str, doc("Where hwmon is mounted.")] = "/sys/class/hwmon"
+    includes_gpus: Annotated[
+        bool,
+        doc(
+            "Whether a board's meter of the whole node, or of its modules, includes the GPUs. "
+            "Where it leaves them out, joulebook_node_meter_omits says so, and this must be false."
+        ),
+    ] = True
 
 
 _EVERY = "Seconds from one question to the BMC to the next; they are slow, and serve others too."
@@ -128,7 +135,8 @@ class Host(Section, frozen=True):
     other: Annotated[
         Literal["none", "held-gpus"],
         doc(
-            "Who gets what the node burns beside CPU, DRAM and GPUs (it needs a meter of the whole "
+            "Who gets what the node consumes beside CPU, DRAM and GPUs (it needs a meter of "
+            "the whole "
             "node): nobody (remainder `system`), or who holds GPUs, by the share held."
         ),
     ] = "none"

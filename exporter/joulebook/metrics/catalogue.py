@@ -95,7 +95,7 @@ def _counter(
 
 GAP_REASONS = (
     "daemon_down", "hung", "missing", "released", "energy_unread", "implausible",
-    "counter_reset", "reboot",
+    "counter_reset", "counter_stalled", "reboot",
 )  # fmt: skip
 """Exposed at 0 for every meter from the start, so that `increase()` sees the first gap too."""
 
@@ -153,7 +153,7 @@ _OF_ENERGY = (
     _counter("workload_energy_joules", "Energy booked to a workload on this node, idle included.",
         "joules", (*WORKLOAD, "component")),
     _counter("workload_idle_energy_joules",
-        "The part of a workload's energy burnt while it held an idle device.",
+        "The part of a workload's energy consumed while it held an idle device.",
         "joules", (*WORKLOAD, "component")),
     _gauge("workload_power_watts",
         "Power that a workload draws of its devices, shared out as their energy is.",
@@ -169,7 +169,7 @@ _OF_ENERGY = (
     _counter("experiment_energy_joules", "Energy booked to an experiment on this node.",
         "joules", (*OWNER, "component")),
     _counter("experiment_idle_energy_joules",
-        "The part of an experiment's energy burnt while it held an idle device.",
+        "The part of an experiment's energy consumed while it held an idle device.",
         "joules", (*OWNER, "component")),
     _counter("experiment_gpu_seconds", "Time for which an experiment held GPUs.",
         "seconds", OWNER),
@@ -201,13 +201,13 @@ _MONEY = Quantum.MONEY
 
 _OF_MONEY = (
     _counter("workload_cost",
-        "What a workload cost on this node, at the rates in force when its energy was burnt.",
+        "What a workload cost on this node, at the rates in force when its energy was consumed.",
         labels=(*WORKLOAD, "kind", "currency"), quantum=_MONEY),
     _counter("workload_credit",
         "What a workload earned while the price was below zero; to be taken off its cost.",
         labels=(*WORKLOAD, "currency"), quantum=_MONEY),
     _counter("workload_co2e_grams",
-        "CO2e of a workload's energy, at the intensity in force when it was burnt.",
+        "CO2e of a workload's energy, at the intensity in force when it was consumed.",
         "grams", WORKLOAD),
     _counter("experiment_cost", "What an experiment cost on this node.",
         labels=(*OWNER, "kind", "currency"), quantum=_MONEY),
@@ -267,6 +267,8 @@ _OF_DAEMON = (
         labels=("sensor", "kind", "reason")),
     _gauge("sensor_last_success_timestamp_seconds", "When a sensor last gave readings (UTC).",
         "seconds", ("sensor", "kind")),
+    _gauge("sensor_duration_seconds", "How long the last look at a sensor took.", "seconds",
+        ("sensor", "kind")),
     _gauge("tick_duration_seconds", "How long the last tick took.", "seconds"),
     _gauge("build_info", "What is running here.", labels=("version", "revision", "python")),
     Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU time of Joulebook itself.", "seconds"),

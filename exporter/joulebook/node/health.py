@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.sensor_thread import SensorThread
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Health:
     """
 
     def __init__(
-        self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float, idle: str = ""
+        self, workers: Sequence[SensorThread], *, lately_s: float, hang_s: float, idle: str = ""
     ) -> None:
         """`idle` says why there is nothing to read: then no reading is waited for."""
         self._workers = workers
@@ -67,6 +67,11 @@ class Health:
         wrong = [
             f"sensor {name} hangs in a call since {stuck_s:.0f} s"
             for name, stuck_s in self._hanging().items()
+        ]
+        wrong += [
+            f"the thread of sensor {worker.sensor.name} died {died_s:.0f} s ago"
+            for worker in self._workers
+            if (died_s := worker.died_s()) <= self._lately_s
         ]
         if self._ledger_problem and now - self._saved > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")

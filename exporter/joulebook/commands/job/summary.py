@@ -32,7 +32,8 @@ class Found(msgspec.Struct, frozen=True):
 def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
     """The workload itself; of a SLURM job that was requeued its latest run. Raises `LedgerError`.
 
-    The Epilog of a run that is requeued is told the number of the next one: the job is asked for.
+    The Epilog of a run that is requeued is reported the number of the next one: the job is asked
+    for.
     """
     runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
     ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]
@@ -132,7 +133,8 @@ def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
-    parts = [f"{text.percent(measured, energy_uj)} measured"]
+    how = "of a recorded trace" if totals.replayed else "measured"
+    parts = [f"{text.percent(measured, energy_uj)} {how}"]
     for method, word in ((Method.APPORTIONED, "apportioned"), (Method.MODELLED, "modelled")):
         if by.get(method, ZERO).energy_uj:
             parts.append(f"{text.percent(by[method].energy_uj, energy_uj)} {word}")

@@ -11,7 +11,7 @@ from joulebook.commands.shared.text import UNKNOWN, Column, Screen, shown, table
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.money import amounts
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.ledger.query import WorkloadTotals
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
@@ -92,6 +92,8 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
             "",
             "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
         ]
+    if totals.replayed:
+        made += ["", *text.wrap(text.REPLAYED, screen.width)]
     made += ["", *text.wrap(_THIS_NODE, screen.width)]
     return made
 
@@ -112,6 +114,7 @@ def as_list(
         *lines[1:],
         "",
         *(line for field in _figures(found) for line in _field(*field, screen.width)),
+        *(["", *text.wrap(text.REPLAYED, screen.width)] if any(e.replayed for e in found) else []),
     ]
 
 
@@ -171,6 +174,7 @@ def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
         "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
         "methods": {method.value: _amounts(a) for method, a in totals.by_method.items()},
         "evidence": {label: _amounts(a) for label, a in totals.by_evidence.items()},
+        "recorded_trace": totals.replayed,
         "extra": job.extra,
     }
 
@@ -203,7 +207,7 @@ def _of_gpus(totals: WorkloadTotals) -> Amount:
     return _sum(a for meter, a in totals.by_meter.items() if meter.component is Component.GPU)
 
 
-def _kind(job: Workload) -> str:
+def _kind(job: ReportWorkload) -> str:
     return {"slurm": "Job", "kubernetes": "Pod"}.get(job.id.scheduler, "Workload")
 
 
@@ -231,7 +235,7 @@ def _end(totals: WorkloadTotals, running: bool) -> str:
     return f"{UNKNOWN}; nothing is booked to it after {text.moment(totals.last_s)}"
 
 
-def _lasted(job: Workload) -> str:
+def _lasted(job: ReportWorkload) -> str:
     if job.started_utc_ns is None or job.ended_utc_ns is None:
         return ""
     return text.lasted(job.ended_utc_ns - job.started_utc_ns)

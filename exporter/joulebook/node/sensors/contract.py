@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 
 
-class Look(msgspec.Struct, frozen=True, gc=False):
+class PollResult(msgspec.Struct, frozen=True, gc=False):
     """All that one look at a sensor's devices gave."""
 
     readings: tuple[Reading, ...] = ()
@@ -25,6 +25,9 @@ class Look(msgspec.Struct, frozen=True, gc=False):
     rejected: Mapping[str, int] = {}
     """Figures that were not believed, by reason, since the sensor was made."""
 
+
+KERNEL_CARDS = ("AMD-", "INTEL-")
+"""How the names of GPUs begin that the kernel's own files show."""
 
 SUSPENDED = "suspended"
 """The reason of a `Failure` of a device that sleeps: asking it would wake it up."""
@@ -62,14 +65,21 @@ class Sensor(Protocol):
 
     name: str
     """The value of the label `sensor`: `nvml`, `rapl`, `replay`, ..."""
+    kind: str
+    """How it measures (label `kind`): `counter`, `power`, `modelled`, `replay`."""
+    components: frozenset[Component]
+    """What its meters may be part of."""
+
+    def owns(self, meter: Meter) -> bool:
+        """Whether a meter on record is read by this sensor, also when it is silent."""
 
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every device once; `processes` asks for process lists too (the slow call)."""
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Read only the energy counters of `meters`, fast: called in a burst at a boundary.
 
         A meter that fails is left out: the next `look` says why.

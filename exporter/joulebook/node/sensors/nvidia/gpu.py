@@ -19,42 +19,43 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError
-from joulebook.node.sensors.nvidia.api import Device, Session, Telemetry
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
 from joulebook.node.sensors.nvidia.mig import Mig
-from joulebook.node.sensors.nvidia.processes import Place, ProcessReader, ProcessStarts, SmTimes
+from joulebook.node.sensors.nvidia.processes import (
+    ProcessOnCard,
+    ProcessReader,
+    ProcessStarts,
+    SmTimes,
+)
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
 
 HERTZ_PER_MHZ = 1_000_000
-PLAUSIBLE_FACTOR = 2
-"""Transients may exceed the highest power limit that can be set; by this factor they do not."""
-
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
 
 
-class Card:
+class OpenGpu:
     """One GPU, opened. `earlier` is the same GPU of the session before, if there was one."""
 
     def __init__(
         self,
         session: Session,
-        device: Device,
+        device: NvmlDevice,
         clock: Clock,
         starts: ProcessStarts,
         sysfs: Path,
-        earlier: Card | None,
+        earlier: OpenGpu | None,
     ) -> None:
         self.meter: Final = Meter(Component.GPU, device.uuid)
         self.device = device
         self._clock = clock
         self._starts = starts
         self._reader = ProcessReader(session, device)
-        limit_mw = device.highest_limit_mw
-        self._max_power_mw = limit_mw * PLAUSIBLE_FACTOR if limit_mw else None
+        self._max_power_mw = device.max_power_mw
         self._driver = session.driver
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
@@ -72,13 +73,15 @@ class Card:
             self.has_counter = device.has_energy_counter()
         self._runtime_status = _runtime_status(sysfs, device.pci)
 
-    def _go_on_from(self, earlier: Card) -> None:
+    def _go_on_from(self, earlier: OpenGpu) -> None:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
         self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
         self._instances = earlier._instances
         self._mig.refused = earlier._mig.refused
+        self._mig.slices = self._mig.slices or earlier._mig.slices
+        self.device.rejected.update(earlier.device.rejected)
         self._sampled_us, self._sampled_ns = earlier._sampled_us, earlier._sampled_ns
         self._utc_offset_ns = earlier._utc_offset_ns
         self._sm_times = earlier._sm_times
@@ -89,7 +92,7 @@ class Card:
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused = Counter(self._mig.refused)
+        refused = self._mig.refused + self.device.rejected
         refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
         return refused
 
@@ -102,7 +105,7 @@ class Card:
         except OSError:
             return False
 
-    def glance(self) -> Reading:
+    def poll_energy(self) -> Reading:
         """The energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
@@ -239,10 +242,12 @@ class Card:
         self._listed = None if listed is None else len(listed)
         if listed is None:
             return None
-        running = {place.pid for place in listed}
+        pids = {place.pid for place in listed}
+        running = {pid for pid in pids if self._starts.lives(pid)}
+        listed = {place: memory for place, memory in listed.items() if place.pid in running}
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
-        gone = (Place(pid) for pid, ns in times.items() if ns and pid not in running)
+        gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
         places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
         names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
         return tuple(
@@ -277,9 +282,9 @@ class Card:
         if not samples and gpu_pct:
             return {}, None  # at work, but the driver has not taken its next sample yet
         times = self._sm_times.take(samples, running, now_us)
-        # Zombies are told of with percentages of anything (nvtop issue 110), and do no work.
+        # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
-        dead = [pid for pid in refused if self._starts.is_zombie(pid)]
+        dead = [pid for pid in refused if not self._starts.lives(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0
 
 
