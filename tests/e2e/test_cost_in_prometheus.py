@@ -9,8 +9,8 @@ power. The daemon is killed once, over a change of price.
 from __future__ import annotations
 
 import subprocess
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
@@ -115,18 +115,18 @@ class Truth:
     """Energy, money and CO2e by experiment (`""`: nobody), from power and price alone."""
 
     def __init__(self) -> None:
-        self.cost: Counter[str] = Counter()
-        self.grams: Counter[str] = Counter()
-        self.hardware: Counter[str] = Counter()
+        self.cost: dict[str, Fraction] = defaultdict(Fraction)
+        self.grams: dict[str, Fraction] = defaultdict(Fraction)
+        self.hardware: dict[str, Fraction] = defaultdict(Fraction)
         for job in JOBS:
             self._burn(job.experiment, job.t0_s, job.t1_s, job.watts)
             self.hardware[job.experiment] += Fraction(job.t1_s - job.t0_s, HOUR_S) * PER_HOUR
         for card in range(len(CARDS)):
             free_s = 0
-            for job in [*(j for j in JOBS if j.card == card), None]:
-                until_s = job.t0_s if job else DAY_S
-                self._burn("", free_s, until_s, IDLE_W)
-                free_s = job.t1_s if job else DAY_S
+            for job in (job for job in JOBS if job.card == card):
+                self._burn("", free_s, job.t0_s, IDLE_W)
+                free_s = job.t1_s
+            self._burn("", free_s, DAY_S, IDLE_W)
 
     def _burn(self, whose: str, t0_s: int, t1_s: int, watts: int) -> None:
         for hour in range(24):
@@ -277,11 +277,11 @@ def by_experiment(prometheus: Prometheus, expression: str) -> dict[str, float]:
     }
 
 
-def near(found: dict[str, float], truth: dict[str, Fraction], within: float) -> None:
+def near(found: Mapping[str, float], truth: Mapping[str, Fraction], within: float) -> None:
     assert found.keys() == truth.keys()
     for name, value in truth.items():
-        assert abs(found[name] - value) < within, (name, found[name], float(value))
-    assert abs(sum(found.values()) - sum(truth.values())) < within
+        assert abs(found[name] - float(value)) < within, (name, found[name], float(value))
+    assert abs(sum(found.values()) - float(sum(truth.values()))) < within
 
 
 def test_increase_over_the_day_is_the_truth_to_a_cent(prometheus: Prometheus) -> None:

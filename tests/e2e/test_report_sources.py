@@ -197,7 +197,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             victoria.wait(30)
 
 
-def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     command = ["--config", str(config), "report", "--format", "json", *arguments]
