@@ -251,7 +251,7 @@ class Daemon:
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""
-        reading = self._owners.identified(reading, self._devices.get(reading.meter))
+        reading = self._owners.identified(reading)
         return reading if reading.processes is None else self._marked(reading)
 
     def _commit(self, now_ns: int) -> None:

@@ -58,8 +58,6 @@ class Card:
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
         self.has_counter: bool | None = None
-        self._asked_lists = False
-        self._listed: int | None = None
         self._sampled_us, self._sampled_ns = now_us, now_ns
         self._sm_times = SmTimes(now_us)
         if earlier is not None:
@@ -72,7 +70,6 @@ class Card:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
-        self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
         self._instances = earlier._instances
         self._mig.refused = earlier._mig.refused
         self._mig.slices = self._mig.slices or earlier._mig.slices
@@ -146,7 +143,7 @@ class Card:
             epoch=self._clock.epoch,
             uptime_ns=None if uptime_s is None else uptime_s * NS_PER_S,
             max_power_mw=self._max_power_mw,
-            busy=self._is_busy(gauges.gpu_pct, instances),
+            busy=_is_busy(gauges, instances),
             processes=uses,
             instances=instances,
         )
@@ -173,19 +170,6 @@ class Card:
             self._instances or (),
             self._mig.slices if self._is_cut else 0,
         )
-
-    def _is_busy(
-        self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None
-    ) -> bool | None:
-        """At work, or occupied; a card that cannot say either way is taken to be at work.
-
-        That it is neither, only a look says that asks for processes and instances: somebody may
-        have come since the last one did.
-        """
-        silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
-        if gpu_pct or self._listed or silent:
-            return True
-        return None if instances is None else any(each.active_ppm for each in instances)
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """The MIG instances and their work; `None` if the driver fails to say."""
@@ -233,8 +217,6 @@ class Card:
             listed = self._reader.listed()
         except SensorError:
             return None
-        self._asked_lists = True
-        self._listed = None if listed is None else len(listed)
         if listed is None:
             return None
         running = {place.pid for place in listed}
@@ -279,6 +261,16 @@ class Card:
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
         dead = [pid for pid in refused if self._starts.is_zombie(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0
+
+
+def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bool | None:
+    """Whether any engine was at work; `None` where the card does not tell, or was not asked."""
+    if gauges.gpu_pct is not None:
+        return bool(gauges.gpu_pct or gauges.encoder_pct or gauges.decoder_pct)
+    active = [each.active_ppm for each in instances or ()]
+    if any(active):
+        return True
+    return None if not active or None in active else False
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
