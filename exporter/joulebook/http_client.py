@@ -259,10 +259,10 @@ def basic(user_and_password: str) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}
 
 
-def decoded(body: bytes, kind: type[T], where: str) -> T:
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     """JSON as a typed value. Raises `FeedWrong` (`garbage`) saying what was expected where."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = log.clean(str(error))[:200]
         raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from joulebook.errors import FeedDenied, FeedError, FeedWrong
@@ -62,7 +63,7 @@ def test_retry_after(header: str, wait_s: float) -> None:
 
 def test_garbage_is_told_without_control_characters() -> None:
     with pytest.raises(FeedWrong, match="not the JSON it should be") as caught:
-        decoded(b'{"\x1b[2Ja": ', dict, "feed")
+        decoded(b'{"\x1b[2Ja": ', msgspec.json.Decoder(dict), "feed")
     assert "\x1b" not in str(caught.value)
 
 

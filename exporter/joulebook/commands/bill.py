@@ -1,4 +1,7 @@
-"""`joulebook bill`: what a month comes to by account, closing it, and correcting it by entries."""
+"""`joulebook bill` and `relabel`: a month by account, closing it, correcting it by entries.
+
+A correction (of an experiment's name, too) is an entry of its own, never an edit.
+"""
 
 from __future__ import annotations
 

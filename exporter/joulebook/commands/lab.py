@@ -1,4 +1,7 @@
-"""`joulebook collect`: many nodes' ledgers into one, as a service, once, or checked."""
+"""`joulebook collect`: many nodes' ledgers into one, as a service, once, or checked.
+
+Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`joulebook leaderboard`: what results cost, and what each increment cost."""
+"""`joulebook leaderboard` and `mlflow`: what results cost, and figures written back to MLflow."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The configuration: one TOML file, and `JOULEBOOK_<SECTION>_<KEY>` in the environment over it.
 
-The keys are in `config.sections`, reading and its messages in `config.read`. Of the environment
+The keys are in `config.node`, reading and its messages in `config.load`. Of the environment
 only the exact names of known keys are read: Kubernetes sets `JOULEBOOK_PORT` and the like for a
 Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 """

@@ -1,4 +1,4 @@
-"""What a table of the configuration file is made of; the tables are in `config.sections`."""
+"""What a table of the configuration file is made of; the tables are in `config.node`."""
 
 from __future__ import annotations
 

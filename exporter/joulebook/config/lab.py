@@ -1,6 +1,7 @@
-"""Keys of the configuration file for one ledger of many nodes, `joulebook collect`.
+"""Keys of the configuration file for the lab: `[collect]`, `[report]` and `[budgets]`.
 
-See `config.sections` for how they are documented.
+See `config.node` for how keys are documented. A budget changes nothing that is booked; it is shown
+as `joulebook_budget`, and alerts compare it with the counters.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import difflib
 import functools
 import math
 import re
+import threading
 import tomllib
 import types
 import typing
@@ -22,6 +23,9 @@ from msgspec import Meta, Struct
 from joulebook.errors import ConfigError
 
 StructT = TypeVar("StructT", bound=Struct)
+
+_CONVERTING = threading.Lock()
+"""Types are met here first, and msgspec must not meet one in several threads (see `decoding`)."""
 
 _USERINFO = re.compile(r"://[^/@\s]*@")
 
@@ -95,7 +99,8 @@ def read(cls: type[StructT], data: object, source: str, *, show: bool = True) ->
     `show` is off (there may be secrets among them).
     """
     reader = _Reader(cls, source, show)
-    result = reader.struct(cls, data, ())
+    with _CONVERTING:
+        result = reader.struct(cls, data, ())
     if reader.problems:
         raise ConfigError("\n".join(reader.problems))
     return typing.cast(StructT, result)

@@ -1,6 +1,6 @@
 """Keys of the configuration file that turn energy into money and CO2e.
 
-See `config.sections` for how they are documented. Nothing about money and carbon has a default
+See `config.node` for how they are documented. Nothing about money and carbon has a default
 that is used in silence: without a price, an intensity or a PUE there is no figure, and
 `joulebook rates` says which key is missing.
 """

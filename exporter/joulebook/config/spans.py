@@ -1,6 +1,6 @@
 """The key of the configuration file for experiments that programs name themselves.
 
-See `config.sections` for how keys are documented, and docs/in-code.md for what marks are.
+See `config.node` for how keys are documented, and docs/in-code.md for what marks are.
 """
 
 from __future__ import annotations

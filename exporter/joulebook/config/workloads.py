@@ -1,4 +1,4 @@
-"""Keys of the configuration file about Kubernetes; see `config.sections`."""
+"""Keys of the configuration file about Kubernetes and processes; see `config.node`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Strings from outside, made fit to be shown: valid Unicode, no control characters, bounded."""
+"""Make strings from outside fit to be shown: valid Unicode, no control characters, bounded.
+
+Hostile names must break neither a page nor a label, nor a query.
+"""
 
 from __future__ import annotations
 

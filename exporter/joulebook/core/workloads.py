@@ -1,4 +1,4 @@
-"""Who burns energy: the identity of a workload, what is known about it, and its labels."""
+"""Who consumes energy: identity of a workload, what is known about it, labels and budgets."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ class Allowance(NamedTuple):
 
 
 class WorkloadId(NamedTuple):
-    """The identity under which energy is booked; the same on every node of a job.
+    """The identity under which a node books energy.
 
-    `scheduler` is `slurm`, `kubernetes` or `process`. `workload` is unique in the cluster for
-    all time: the SLURM job id with `.rN` after the N-th requeue, `name.<first 8 of uid>` of a
-    pod, the cgroup of a bare process. What people are shown may be another name
-    (`WorkloadFacts.display`, for example `101_7` of an array).
+    What people are shown is `WorkloadFacts.shown`, which has no start.
+
+    Attributes:
+        scheduler: `slurm`, `kubernetes` or `process`.
+        workload: The SLURM job id with `.rN` after the N-th requeue, `name.<first 8 of uid>` of a
+            pod, the cgroup of a bare process.
+        start: UTC seconds at which this node first knew it to have begun, which tells apart names
+            that come again (SLURM's job ids do). It never changes afterwards; 0 where the name
+            alone is unique for all time.
+
     """
 
     scheduler: str
     workload: str
+    start: int = 0
 
     def __str__(self) -> str:
         return f"{self.scheduler}/{self.workload}"
@@ -54,6 +61,14 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     says that no more labels are expected, so that its series need not wait for them.
     `extra` holds what goes to `joulebook_workload_info` and the ledger: `partition`, `image`,
     `array`, `qos`, `node_count`, ... (names and values already cleaned).
+
+    Attributes:
+        scheduler_start_s: The scheduler's own start (UTC seconds), the same on every node of a
+            job; 0: not known. An alias by which the parts of a job on several nodes are joined.
+        named: Whether a person gave the experiment its name; else it was derived.
+        stage: What the run was for (`train`, `eval`, ...), where somebody said so.
+        outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
+
     """
 
     id: WorkloadId
@@ -66,6 +81,10 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     gpu_count: int = 0
     evidence: str = ""
     extra: dict[str, str] = {}
+    scheduler_start_s: int = 0
+    named: bool = False
+    stage: str = ""
+    outcome: str = ""
 
     @property
     def shown(self) -> str:
@@ -74,28 +93,48 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
 
 
 def merged(known: WorkloadFacts, told: WorkloadFacts) -> WorkloadFacts:
-    """What is known after being told more; nothing that is known is forgotten.
+    """Return what is known after being told more; nothing that is known is forgotten.
 
-    A source that restarts knows less than it did before (its controller may be silent), so what
-    is empty says nothing, and an experiment that is only the workload's own name gives way.
+    A source that was restarted knows less than it did before (its controller may be silent), so
+    what is empty says nothing, the earliest begin stays and an owner once known never changes. The
+    experiment gives way to a better one only: a derived name to one that a person gave, the
+    workload's own name to both; and to an equal one until the labels are complete. No workload
+    ends before it begins.
     """
     if told == known:
         return known
-    named = told.labels.experiment not in {"", told.id.workload, told.shown}
-    labels = Labels(
-        told.labels.user or known.labels.user,
-        told.labels.account or known.labels.account,
-        told.labels.experiment if named or not known.labels.experiment else known.labels.experiment,
-    )
+    had, has = _rank(known), _rank(told)
+    renamed = has > had or (has == had and not known.complete)
+    begins = [t for t in (known.started_ns, told.started_ns) if t]
+    started_ns = min(begins, default=0)
+    ended_ns = known.ended_ns if told.ended_ns is None else told.ended_ns
     return WorkloadFacts(
         id=known.id,
         display=told.display or known.display,
         name=told.name or known.name,
-        labels=labels,
-        started_ns=told.started_ns or known.started_ns,
-        ended_ns=known.ended_ns if told.ended_ns is None else told.ended_ns,
+        labels=Labels(
+            known.labels.user or told.labels.user,
+            known.labels.account or told.labels.account,
+            told.labels.experiment if renamed else known.labels.experiment,
+        ),
+        started_ns=started_ns,
+        ended_ns=None if ended_ns is None else max(ended_ns, started_ns),
         complete=told.complete or known.complete,
         gpu_count=told.gpu_count or known.gpu_count,
         evidence=told.evidence or known.evidence,
         extra={**known.extra, **{key: value for key, value in told.extra.items() if value}},
+        scheduler_start_s=known.scheduler_start_s or told.scheduler_start_s,
+        named=told.named if renamed else known.named,
+        stage=told.stage or known.stage,
+        outcome=told.outcome or known.outcome,
     )
+
+
+def _rank(facts: WorkloadFacts) -> int:
+    """Rank how good the name of the experiment is: none, the workload's own, derived, given."""
+    experiment = facts.labels.experiment
+    if not experiment:
+        return 0
+    if facts.named:
+        return 3
+    return 1 if experiment in {facts.id.workload, facts.shown} else 2

@@ -22,6 +22,7 @@ from joulebook.core.ledger.export import (
     WorkloadRow,
 )
 from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.decoding import converter
 from joulebook.ledger import state
 
 _NUMBERED = ("workloads", "postings", "charges", "rates_used", "gaps")
@@ -55,6 +56,8 @@ FROM gaps WHERE seq > ? AND seq <= ? ORDER BY seq
 """
 
 _EXPIRED = "SELECT item, currency, whole, nano, rest FROM charges WHERE quarter_s = 0"
+
+_workload_row = converter(WorkloadRow)
 
 _IDS = 500
 """Row numbers in one question; sqlite of 2018 takes 999."""
@@ -148,6 +151,6 @@ def _workloads(
 
 def _workload(row: Iterable[object]) -> WorkloadRow:
     *facts, complete, gpu_count, evidence, extra = row
-    return msgspec.convert(
-        [*facts, bool(complete), gpu_count, evidence, msgspec.json.decode(str(extra))], WorkloadRow
+    return _workload_row(
+        [*facts, bool(complete), gpu_count, evidence, msgspec.json.decode(str(extra))]
     )

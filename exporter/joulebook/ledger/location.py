@@ -1,4 +1,4 @@
-"""Where a ledger may lie: on a disk of this machine, in a directory that others cannot enter."""
+"""Where a ledger may lie (a local disk, a private directory), and the lock that guards it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.report.dataset import Account, Charged, Lost, Posting, Selection, Workload
 from joulebook.core.workloads import WorkloadId
+from joulebook.decoding import converter
 from joulebook.ledger import charges, state
 from joulebook.units import NS_PER_S
 
@@ -31,6 +32,8 @@ _GAPS = """
 SELECT component, name, reason, t0_utc_ns, t1_utc_ns
 FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
 """
+
+_as_workload = converter(Workload)
 
 _LATEST_NS = (1 << 63) - 1
 
@@ -98,7 +101,7 @@ def workload(row: Iterable[object]) -> Workload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
-    return msgspec.convert(
+    return _as_workload(
         {
             "id": (scheduler, name),
             "display": display,
@@ -109,8 +112,7 @@ def workload(row: Iterable[object]) -> Workload:
             "gpu_count": gpu_count,
             "evidence": evidence,
             "extra": msgspec.json.decode(str(extra)),
-        },
-        Workload,
+        }
     )
 
 

@@ -1,4 +1,4 @@
-"""What is old leaves the ledger, a little at a time; the books stay as they are."""
+"""Delete what is old a little at a time; what a store is, and what sqlite's errors mean."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Record:
             self._conn.execute(
                 _UPSERT_FACTS,
                 (
-                    *each.id,
+                    *each.id[:2],
                     each.shown,
                     each.name,
                     *each.labels,
@@ -179,10 +179,10 @@ class Record:
             self._conn.execute(
                 "INSERT INTO workloads (scheduler, workload, display, touched_s, seq)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (*workload, workload.workload, now_s, next(numbers)),
+                (*workload[:2], workload.workload, now_s, next(numbers)),
             )
             (known,) = self._conn.execute(
-                "SELECT id FROM workloads WHERE scheduler = ? AND workload = ?", workload
+                "SELECT id FROM workloads WHERE scheduler = ? AND workload = ?", workload[:2]
             ).fetchone()
             self._workloads[workload] = known
         return known

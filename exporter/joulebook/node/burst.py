@@ -1,7 +1,7 @@
 """A burst of glances at a boundary between workloads, until every counter has stepped twice.
 
 Only the readings around a step are kept: they split the step that holds the boundary
-(`core.ticks`).
+(`core.energy.counter_steps`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import msgspec
 
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.host_usage import Census
+from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.ledger.advance import Policy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
-MAX_CENSUSES = 256
+MAX_SNAPSHOTS = 256
 """So many boundaries in one tick are told apart."""
 
 
@@ -86,7 +86,7 @@ class Daemon:
         """`masked` is applied to every user's name; `refused` counts what others refused.
 
         `marked` says of the processes in a reading which marks they were under. `host` is who
-        takes the census of those that use CPU and memory (`None`: nothing measures these).
+        takes the snapshot of those that use CPU and memory (`None`: nothing measures these).
         """
         self._settings = settings
         self._policy = policy
@@ -105,7 +105,7 @@ class Daemon:
         self._money = money or Money()
         self._marked = marked
         self._host = host
-        self._censuses: deque[Census] = deque(maxlen=MAX_CENSUSES)
+        self._snapshots: deque[HostSnapshot] = deque(maxlen=MAX_SNAPSHOTS)
         self._resumed = bool(books.last_ns)
         self._utc_offset_ns = clock.utc_offset_ns()
         self._devices: dict[Meter, DeviceStatus] = {}
@@ -120,7 +120,7 @@ class Daemon:
         """Tick until `stop` is set, then commit what is known and let go of everything."""
         for worker in self._workers:
             worker.start()
-        self._witnesses.open(self._boundary)
+        self._witnesses.open(self._boundary, self._books)
         due, begun_ns = time.monotonic(), self._clock.now_ns()
         while not stop.is_set():
             self.tick()
@@ -147,7 +147,7 @@ class Daemon:
         readings, failures = self._listen()
         self._owners.look()
         holdings = self._witnesses.heard(list(self._devices.values()))
-        self._take_census()
+        self._take_snapshot()
         now_ns = self._clock.now_ns()
         tick = Tick(
             now_ns,
@@ -162,7 +162,7 @@ class Daemon:
             rates=self._money.rates,
             wanted=self._money.charges,
             models={meter: status.model for meter, status in self._devices.items()},
-            census=tuple(self._censuses.popleft() for _ in range(len(self._censuses))),
+            snapshots=tuple(self._snapshots.popleft() for _ in range(len(self._snapshots))),
         )
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
@@ -181,8 +181,8 @@ class Daemon:
 
     def _say_omissions(self, before: Books) -> None:
         """Say once when a meter of the whole node turns out not to measure all that it should."""
-        for meter, each in self._books.supplies.items():
-            known = before.supplies.get(meter)
+        for meter, each in self._books.node_meters.items():
+            known = before.node_meters.get(meter)
             if not each.omits or (known is not None and known.omits == each.omits):
                 continue
             sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
@@ -206,15 +206,15 @@ class Daemon:
     def _boundary(self, _t_ns: int) -> None:
         for worker in self._workers:
             worker.burst()
-        self._take_census()
+        self._take_snapshot()
 
-    def _take_census(self) -> None:
+    def _take_snapshot(self) -> None:
         """Count who uses the host: at the end of a tick, and at once where a workload changed."""
         if self._host is None:
             return
-        census = self._host.census(self._witnesses.groups())
-        if census is not None:
-            self._censuses.append(census)
+        snapshot = self._host.snapshot(self._witnesses.groups())
+        if snapshot is not None:
+            self._snapshots.append(snapshot)
 
     def _release(self) -> None:
         wanted = self._desk.wanted()

@@ -1,4 +1,4 @@
-"""Today's energy and charges by experiment and by remainder; starts again at 00:00 UTC."""
+"""Today's energy and charges by experiment and remainder (from 00:00 UTC), and rates in force."""
 
 from __future__ import annotations
 

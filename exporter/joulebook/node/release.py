@@ -25,6 +25,9 @@ class Request(msgspec.Struct, frozen=True):
     granted: bool = False
 
 
+REQUEST = msgspec.json.Decoder(Request)
+
+
 def request_path(ledger: Path) -> Path:
     """Where the request for the daemon of this ledger lies."""
     return ledger.with_name(ledger.name + ".release")
@@ -118,7 +121,7 @@ def _holds(request: Request | None) -> bool:
 
 def _read(path: Path) -> Request | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Request)
+        return REQUEST.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 

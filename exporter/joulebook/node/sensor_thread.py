@@ -1,7 +1,7 @@
 """One thread that calls one sensor, and may hang with it.
 
 The tick loop asks for a look and waits for it only so long. A boundary between workloads asks for
-a burst (`daemon.burst`). Whatever a sensor raises, its thread lives on and looks again.
+a burst (`node.burst`). Whatever a sensor raises, its thread lives on and looks again.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A source that raises is a fault of ours, often on something a user wrote: it must not stop the
 meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
+
+Who owns a process on a device is asked of the sources once in the process's life.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
     Accounted,
+    Before,
     Boundary,
     Group,
     Holdings,
@@ -95,10 +99,17 @@ class Witnesses:
         self._refused: dict[str, Mapping[str, int]] = {}
         self._faults: Counter[str] = Counter()
 
-    def open(self, boundary: Boundary) -> None:
-        """Let all begin to watch."""
+    def open(self, boundary: Boundary, books: Books) -> None:
+        """Let all begin to watch, and go on from what the books held."""
+        claims = tuple(claim for claim in books.claims if claim.t1_ns is None)
+        held = {claim.workload for claim in claims}
+        facts = tuple(
+            self._unmasked(state.facts)
+            for id_, state in books.workloads.items()
+            if state.ended_ns is None or id_ in held
+        )
         for source in self._sources:
-            source.open(boundary)
+            source.open(boundary, Before(facts, claims))
 
     def close(self) -> None:
         """Let all stop watching."""
@@ -145,6 +156,12 @@ class Witnesses:
     def _anonymous(self, fact: WorkloadFacts) -> WorkloadFacts:
         labels = fact.labels._replace(user=self._masked(fact.labels.user))
         return fact if labels == fact.labels else msgspec.structs.replace(fact, labels=labels)
+
+    def _unmasked(self, fact: WorkloadFacts) -> WorkloadFacts:
+        """Leave out a user's name that was masked: it is not the user's, and not to mask again."""
+        if self._masked(fact.labels.user) == fact.labels.user:
+            return fact
+        return msgspec.structs.replace(fact, labels=fact.labels._replace(user=""))
 
     @contextmanager
     def _apart(self, source: TenantSource, asked: str) -> Iterator[None]:

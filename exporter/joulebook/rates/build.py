@@ -1,4 +1,4 @@
-"""The poller that a configuration asks for, and what is charged with it."""
+"""Make the poller that a configuration asks for, and read rates of the past."""
 
 from __future__ import annotations
 

@@ -33,6 +33,9 @@ class Kept(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
+_KEPT = msgspec.json.Decoder(Kept)
+
+
 class Cache:
     """A folder; `None` keeps nothing, `read_only` nothing new."""
 
@@ -48,7 +51,7 @@ class Cache:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError("too large")
-            kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+            kept = _KEPT.decode(path.read_bytes())
             Curve(kept.points)
         except FileNotFoundError:
             return None

@@ -3,6 +3,8 @@
 Each instant has the price of what a clock in the tariff's time zone shows then. So on the day of
 23 hours a window over the missing hour is short, on the day of 25 hours the repeated hour has the
 same price twice.
+
+Also one figure for all time, and the bundled table of yearly carbon intensities by country.
 """
 
 from __future__ import annotations

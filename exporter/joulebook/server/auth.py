@@ -1,4 +1,9 @@
-"""Basic authentication against bcrypt hashes, at the cost of one bcrypt per password."""
+"""Who may ask: passwords (bcrypt, one hash each), and the token of `GET /v1/postings`.
+
+The token is shown as `Authorization: Bearer TOKEN` (RFC 6750). Where the web configuration file
+asks for a password, the token alone opens the postings; a proxy that shows a password there puts
+the token into `X-Joulebook-Token`.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import math
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
@@ -138,8 +138,8 @@ def small_books() -> Books:
                 meter_state(CPU0, cpu.energy_uj, cpu.energy_uj), idle_mw=62_500
             ),
         },
-        supplies={
-            BMC: Supply(
+        node_meters={
+            BMC: NodeMeter(
                 meter_state(BMC, 0, 0),
                 (Component.CPU, Component.GPU),
                 0,

@@ -14,7 +14,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerUnavailable, SensorError
 from joulebook.node.sensors.contract import Look
-from joulebook.node.workloads.contract import Boundary, Holdings
+from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 
 METER = Meter(Component.GPU, "GPU-a")
 OTHER = Meter(Component.GPU, "GPU-b")
@@ -119,9 +119,11 @@ class Jobs:
         self.times_settled = 0
         self.asked: list[int] = []
         self.boundary: Boundary = lambda _: None
+        self.before = Before()
 
-    def open(self, boundary: Boundary) -> None:
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         self.boundary = boundary
+        self.before = before
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
         self._fail()

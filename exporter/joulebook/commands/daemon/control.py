@@ -1,4 +1,4 @@
-"""`joulebook release`: the daemon lets go of the driver for a while, or takes hold again."""
+"""`joulebook release` and `config`: let go of the driver for a while; print the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`joulebook run`: the daemon of a node."""
+"""`joulebook run`: the daemon of a node, until a signal asks it to end."""
 
 from __future__ import annotations
 

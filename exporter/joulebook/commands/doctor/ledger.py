@@ -14,7 +14,7 @@ from joulebook.commands.shared.text import energy, moment, several, size
 from joulebook.errors import LedgerError, LedgerUnavailable
 from joulebook.ledger.location import filesystem
 from joulebook.ledger.query import LedgerReader
-from joulebook.node.release import Request, request_path
+from joulebook.node.release import REQUEST, request_path
 
 _VOLATILE = frozenset({"tmpfs", "ramfs", "devtmpfs", "overlay", "rootfs", "squashfs"})
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "gpfs", "beegfs"})
@@ -115,7 +115,7 @@ def _bytes(path: Path) -> int:
 def released(site: Site) -> Iterator[Finding]:
     """Whether somebody has asked the daemon to let go of the driver."""
     try:
-        request = msgspec.json.decode(request_path(site.ledger).read_bytes(), type=Request)
+        request = REQUEST.decode(request_path(site.ledger).read_bytes())
     except FileNotFoundError:
         return
     except (OSError, msgspec.MsgspecError) as error:

@@ -1,4 +1,4 @@
-"""`joulebook report`: energy, cost and CO2e of each experiment, also at other rates."""
+"""`joulebook report`: a list of experiments with energy, cost and CO2e, or one statement."""
 
 from __future__ import annotations
 

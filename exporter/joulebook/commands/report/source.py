@@ -1,4 +1,8 @@
-"""The options of reports into a source, a selection and a stretch of time."""
+"""Turn the options of a report into a source, a selection and a stretch of time.
+
+A name that nothing was booked to is refused: a slip of the pen would otherwise give a statement
+of 0 kWh, which a script takes for a result.
+"""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class Evidence(IntEnum):
 ClaimKey = tuple[WorkloadId | None, Meter, Evidence, str, int]
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Evidence that a workload held a part of a meter from `t0_ns` until `t1_ns`.
 

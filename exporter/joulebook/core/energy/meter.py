@@ -36,6 +36,7 @@ from joulebook.core.evidence import Gap
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One meter: the booked edge, and what was read after it.
 

@@ -1,7 +1,7 @@
 """What a sensor saw: one look at one meter, or the reason why there was none.
 
 All instants in the core are *node time*: nanoseconds that never go back, survive a restart of
-the daemon and a reboot (`daemon/clock.py` makes them from CLOCK_BOOTTIME). UTC is node time plus
+the daemon and a reboot (`clock.py` makes them from CLOCK_BOOTTIME). UTC is node time plus
 an offset that the tick carries, so a stepped wall clock changes no duration and no order.
 """
 
@@ -62,6 +62,7 @@ class Span(NamedTuple):
     workload: WorkloadId
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
@@ -113,6 +114,7 @@ class Break(StrEnum):
     """It stood still, or all but, while power was drawn: its energy is told by power."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One successful look at one meter.
 
@@ -124,7 +126,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     utilization was above 0 (`None`: it does not tell, or was not asked). `processes` is `None`
     where this look did not ask, empty where it asked and found none; and so are `instances`.
     `covers` names the components whose meters
-    are measured here too, from outside: of such a meter only the rest is booked (`core.supply`).
+    are measured here too, from outside: of such a meter only the rest is booked
+    (`core.energy.node_meter`).
     `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
     is how far apart two values of power may lie, where the meter can only be asked that seldom
     (0: as for all, `intervals.MAX_HOLE_NS`).

@@ -9,15 +9,16 @@ the books: reading changes nothing, and a restart goes on where it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import ZERO, Amount, Balance
+from joulebook.core.evidence import Balance
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
 from joulebook.core.money.amounts import Bill, add
+from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
 
@@ -42,38 +43,46 @@ class Policy(msgspec.Struct, frozen=True):
     max_experiments_per_owner: int = 50
 
 
-def advance(
-    books: Books,
-    earned: Mapping[WorkloadId, Balance],
-    claims: Iterable[Claim],
-    facts: Iterable[WorkloadFacts],
-    *,
-    now_ns: int,
-    served_ns: int,
-    resumed: bool,
-    policy: Policy,
-    bills: Mapping[WorkloadId, Bill] = {},
-    present: frozenset[WorkloadId] = frozenset(),
-    strangers: Collection[WorkloadId] = (),
-) -> tuple[Books, tuple[WorkloadFacts, ...]]:
-    """Move all series along by one tick in which each workload earned what `earned` says, and is
-    charged what `bills` say for it.
+class Step(NamedTuple):
+    """What one tick brings to the series.
 
-    `served_ns` is for how long the series could be scraped since the tick before. `present` are
-    the workloads that use the host now, held devices or not. `strangers` used what others hold:
-    they are on the air, if only to be named. Returns the books and the facts that are new.
+    Attributes:
+        now_ns: The end of the tick.
+        served_ns: For how long the series could be scraped since the tick before.
+        resumed: Whether this is the first tick of a daemon.
+        earned: What each workload got.
+        bills: What each is charged for it.
+        claims: Who holds or held devices.
+        facts: What sources report.
+        present: The workloads that use the host now, held devices or not.
+        strangers: Those that used what others hold: they get a series, if only to be named.
+
     """
-    air = _Air(books, policy, now_ns)
-    if resumed:
+
+    now_ns: int
+    served_ns: int = 0
+    resumed: bool = False
+    earned: Mapping[WorkloadId, Balance] = {}
+    bills: Mapping[WorkloadId, Bill] = {}
+    claims: Sequence[Claim] = ()
+    facts: Sequence[WorkloadFacts] = ()
+    present: frozenset[WorkloadId] = frozenset()
+    strangers: frozenset[WorkloadId] = frozenset()
+
+
+def advance(books: Books, step: Step, policy: Policy) -> tuple[Books, tuple[WorkloadFacts, ...]]:
+    """Move all series along by one tick. Returns the books and the facts that are new."""
+    air = _Air(books, policy, step.now_ns)
+    if step.resumed:
         air.hold_experiments()
-    if served_ns:
-        air.wait(served_ns)
+    if step.served_ns:
+        air.wait(step.served_ns)
     else:
-        air.postpone(now_ns - books.last_ns)
-    news = air.learn(facts, claims, present | set(earned), strangers)
-    air.credit(earned, bills)
+        air.postpone(step.now_ns - books.last_ns)
+    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.strangers)
+    air.credit(step.earned, step.bills)
     air.settle_labels()
-    air.let_go(claims, present | {*earned, *strangers})
+    air.let_go(step.claims, step.present | {*step.earned, *step.strangers})
     return air.books(), news
 
 
@@ -137,14 +146,16 @@ class _Air:
         """Put workloads on the air that are heard of for the first time; note what is new."""
         told = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
+        holding = {claim.workload for claim in claims if claim.t1_ns is None}
         named = held_or_used | set(told) | set(strangers)
         news = []
-        for id_ in sorted(named - {None}, key=str):
-            assert id_ is not None
+        for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = told.get(id_) or WorkloadFacts(id_)
+            fact = merged(WorkloadFacts(id_), told.get(id_, WorkloadFacts(id_)))
             if known is not None:
                 fact = merged(known.facts, fact)
+                if id_ in told and told[id_].ended_ns is None and id_ in holding:
+                    fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
             held = id_ in held_or_used
             if known is None:
                 self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
@@ -300,8 +311,5 @@ class _Air:
             )
 
 
-def _sum(balance: Balance, more: Balance) -> dict[Component, Amount]:
-    added = dict(balance)
-    for component, amount in more.items():
-        added[component] = added.get(component, ZERO).plus(amount)
-    return added
+def _sum(balance: Balance, more: Balance) -> Balance:
+    return summed(more.items(), balance)

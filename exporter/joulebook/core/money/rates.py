@@ -8,8 +8,8 @@ UTC since the Unix epoch, as Unix counts them: leap seconds do not exist.
     electricity = facility energy x price      hardware = held time x hourly rate
     CO2e = facility energy x intensity         (location-based)
 
-The daemon accrues exactly (`core.bills`, `core.accrual`); what is rounded here, to the nearest
-unit, is one amount of a statement.
+The daemon accrues exactly (`amounts`, `accrual`); what is rounded here, to the nearest unit, is one
+amount of a statement.
 
 A rate that is not known is `None`, never 0.
 """

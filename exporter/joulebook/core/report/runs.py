@@ -161,11 +161,10 @@ def _job(workload: Workload) -> WorkloadId:
     A pod that is replaced after a failure is a part of the same run, as it is for Kubernetes. The
     name of the experiment's account is in it, since names are unique in a namespace only.
     """
-    scheduler, name = workload.id
     owner = workload.extra.get("owner", "")
-    if scheduler != "kubernetes" or not owner.partition("/")[0].endswith("Job"):
-        return WorkloadId(scheduler, name)
-    return WorkloadId(scheduler, f"{workload.labels.account}/{owner}")
+    if workload.id.scheduler != "kubernetes" or not owner.partition("/")[0].endswith("Job"):
+        return workload.id
+    return WorkloadId(workload.id.scheduler, f"{workload.labels.account}/{owner}")
 
 
 def _jobs(account: Account, of: Mapping[WorkloadId, WorkloadId]) -> dict[WorkloadId, Workload]:

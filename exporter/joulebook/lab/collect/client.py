@@ -18,6 +18,8 @@ MAX_BYTES = 16 * 2**20
 
 _MAX_SECRET = 4096
 
+_PAGE = msgspec.json.Decoder(Page)
+
 
 class Unanswered(InputError):
     """A target gave no page; `reason` is the label value."""
@@ -59,7 +61,7 @@ class NodeClient:
                 hint = ": server.token_file is not set there, or it is no joulebook"
             raise Unanswered(f"{error}{hint}", reason=error.reason) from None
         try:
-            return msgspec.json.decode(body, type=Page)
+            return _PAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unanswered(f"{target}: no page: {str(error)[:200]}", reason="garbage") from None
 

@@ -15,6 +15,7 @@ import msgspec
 
 from joulebook import log
 from joulebook.config.lab import Collect
+from joulebook.decoding import converter
 from joulebook.errors import ConfigError, FeedError, InputError
 from joulebook.http_client import Web
 from joulebook.lab.collect.client import address
@@ -30,6 +31,10 @@ class Group(msgspec.Struct, frozen=True):
 
     targets: list[str]
     labels: dict[str, str] = {}
+
+
+_GROUPS = msgspec.json.Decoder(list[Group])
+_as_groups = converter(list[Group])
 
 
 class Discovery(Protocol):
@@ -82,7 +87,7 @@ class FileSd:
             import yaml  # noqa: PLC0415 - 2.5 MiB that only users of such files should pay
 
             try:
-                groups = msgspec.convert(yaml.safe_load(body) or [], list[Group])
+                groups = _as_groups(yaml.safe_load(body) or [])
             except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
                 raise InputError(f"{path}: no list of targets: {error}", reason="garbage") from None
             return urls(groups, self._scheme, str(path))
@@ -108,7 +113,7 @@ class HttpSd:
 
 def _groups(body: bytes, where: str) -> list[Group]:
     try:
-        return msgspec.json.decode(body, type=list[Group])
+        return _GROUPS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where}: no list of targets: {error}", reason="garbage") from None
 

@@ -53,6 +53,9 @@ class _List(msgspec.Struct, frozen=True):
     items: tuple[_Slice, ...] | None = None
 
 
+_LISTED = msgspec.json.Decoder(_List)
+
+
 class EndpointSlices:
     """The addresses behind one port of a Service. Those that are not ready are asked too: a daemon
     whose sensor fails still has its ledger.
@@ -75,7 +78,7 @@ class EndpointSlices:
         for _ in range(_PAGES):
             body = self._get(f"{self._path}{follow}")
             try:
-                listed = msgspec.json.decode(body, type=_List)
+                listed = _LISTED.decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InputError(f"{self.name}: {error}", reason="garbage") from None
             for each in listed.items or ():

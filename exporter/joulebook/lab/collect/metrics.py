@@ -1,4 +1,4 @@
-"""What the collector shows of itself: metrics, health, and a page for people."""
+"""Make a collector from `[collect]`, and show of it metrics, health and a page for people."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ from joulebook.lab.collected.dimensions import Owner
 from joulebook.lab.collected.rollup import after, month_of
 from joulebook.units import NS_PER_S
 
+_EXTRA = msgspec.json.Decoder(dict[str, str])
+
 _LATEST_S = 1 << 33
 _CORRECTIONS = 50
 """Corrections that are said one by one."""
@@ -200,7 +202,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
             ended_utc_ns=ended,
             gpu_count=gpu_count,
             evidence=evidence,
-            extra=msgspec.json.decode(extra, type=dict[str, str]),
+            extra=_EXTRA.decode(extra),
         )
         before = found[number]
         found[number] = told if not before.display else before.and_of(told)

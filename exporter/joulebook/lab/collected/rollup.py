@@ -1,4 +1,8 @@
-"""What a page adds to bills: by day, owner and month, read once, added up exactly, written once."""
+"""What a page adds to bills: by day, owner and month, read once, added up exactly, written once.
+
+Months are numbers of the Gregorian calendar in UTC: 202611 is November 2026. Closed months stay
+as they are.
+"""
 
 from __future__ import annotations
 

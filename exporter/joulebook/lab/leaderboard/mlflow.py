@@ -1,4 +1,8 @@
-"""Measured figures as metrics of a run, for MLflow and for trackers that take a dictionary."""
+"""Read results from an MLflow tracking store, and write measured figures back to its runs.
+
+MLflow's own client does both (the optional extra `mlflow`), so every kind of store works that it
+knows.
+"""
 
 from __future__ import annotations
 

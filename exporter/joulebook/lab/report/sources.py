@@ -1,4 +1,8 @@
-"""Reports from ledgers as files: this node's own, or copies of those of many nodes."""
+"""Reports from ledgers as files: this node's own, or copies of those of many nodes.
+
+A source gives a data set of a stretch of time. It selects where its data is, so that a report on
+one experiment of a year reads that experiment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The building blocks of the page. All that comes from outside goes through `text` or `lines`."""
+"""The building blocks of the page, pictures as inline SVG among them.
+
+All that comes from outside goes through `text` or `lines`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The composition root: which factory stands behind each name of the configuration.
 
-Sensors are chosen in `wiring_sensors`, sources of tenants in `wiring_tenants`.
+Sensors are chosen in `sensors`, sources of workloads in `workloads`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from joulebook.config import Config
 from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates
 from joulebook.core.attribution import host
-from joulebook.core.attribution.node_meter import OtherSplit
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import Policy
 from joulebook.core.ledger.state import Books

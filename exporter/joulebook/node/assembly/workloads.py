@@ -1,7 +1,7 @@
 """Which sources of tenants there are, and how each is made from the configuration.
 
-A new one is one package or file in `tenants/`, and one line in `TENANTS`. Their order is that in
-which they are asked whose a process is.
+A new one is one package or file in `node/workloads/`, and one line in `TENANTS`. Their order is
+that in which they are asked whose a process is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Power of the whole node from its BMC: IPMI DCMI, by `ipmitool dcmi power reading`.
 
 The program is run in the sensor's own thread, seldom, and killed when it takes too long. A BMC may
-leave the GPUs out of its reading: `core.supply` notices.
+leave the GPUs out of its reading: `core.energy.node_meter` notices.
 """
 
 from __future__ import annotations

@@ -38,6 +38,26 @@ Boundary = Callable[[int], None]
 """Called from any thread with the node time at which a workload may have begun or ended."""
 
 
+class Before(msgspec.Struct, frozen=True, gc=False):
+    """What the ledger held when the daemon stopped.
+
+    A source goes on from it: what the ledger held goes on for as long as its holder provably
+    lives, whoever cannot be asked meanwhile.
+
+    Attributes:
+        facts: Of every workload that had not ended.
+        claims: Those that were open.
+
+    """
+
+    facts: tuple[WorkloadFacts, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+NOTHING_HELD = Before()
+"""Of a ledger that is new, or held nobody."""
+
+
 class Holdings(msgspec.Struct, frozen=True, gc=False):
     """All that a source knows now.
 
@@ -94,8 +114,8 @@ class TenantSource(Protocol):
 
     name: str
 
-    def open(self, boundary: Boundary) -> None:
-        """Scan what is there and begin to watch."""
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
+        """Scan what is there and begin to watch; `before` is what the ledger held."""
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
         """The view as it stands; `devices` maps indexes, minors and UUIDs to meters."""

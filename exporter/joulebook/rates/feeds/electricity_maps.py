@@ -33,6 +33,10 @@ class _History(msgspec.Struct):
     history: list[_Entry]
 
 
+_HISTORY = msgspec.json.Decoder(_History)
+_LATEST = msgspec.json.Decoder(_Latest)
+
+
 class ElectricityMaps:
     """One zone, like `DE` or `US-CAL-CISO`."""
 
@@ -47,11 +51,11 @@ class ElectricityMaps:
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
         """The last 24 hours, and the newest hour if that is not among them."""
-        history = decoded(self._get("history"), _History, self.name)
+        history = decoded(self._get("history"), _HISTORY, self.name)
         self._same_zone(history.zone)
         points = self._points(history.history)
         if not points or (points[-1].end_utc_s or 0) < t1_s:
-            latest = decoded(self._get("latest"), _Latest, self.name)
+            latest = decoded(self._get("latest"), _LATEST, self.name)
             self._same_zone(latest.zone)
             points += self._points([latest])
         if not points:

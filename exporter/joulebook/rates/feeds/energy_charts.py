@@ -32,6 +32,10 @@ class _Intensities(msgspec.Struct):
     co2eq_forecast: list[float | None] = []
 
 
+_PRICES = msgspec.json.Decoder(_Prices)
+_INTENSITIES = msgspec.json.Decoder(_Intensities)
+
+
 class EnergyChartsPrice:
     """Day-ahead prices of a bidding zone, like `DE-LU`; tomorrow's come in the afternoon."""
 
@@ -49,7 +53,7 @@ class EnergyChartsPrice:
         """A point for each hour or quarter hour that has a price."""
         asked: dict[str, str | int] = {"bzn": self._zone, "start": t0_s, "end": t1_s}
         body = self._web.get(f"{self._url}/price", asked)
-        said = decoded(body, _Prices, self.name)
+        said = decoded(body, _PRICES, self.name)
         unit = nano_per_kwh(self._currency)
         points = tuple(
             Point(
@@ -82,7 +86,7 @@ class EnergyChartsCarbon:
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
         """Quarter hours: reckoned from generation where that is known, else the forecast."""
         asked: dict[str, str | int] = {"country": self._country, "start": t0_s, "end": t1_s}
-        said = decoded(self._web.get(f"{self._url}/co2eq", asked), _Intensities, self.name)
+        said = decoded(self._web.get(f"{self._url}/co2eq", asked), _INTENSITIES, self.name)
         forecasts = said.co2eq_forecast or [None] * len(said.unix_seconds)
         points = []
         for (start, end, actual), (_, _, forecast) in zip(

@@ -37,6 +37,9 @@ class _Answer(msgspec.Struct):
     data: list[_Half]
 
 
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
 class Neso:
     """Great Britain as a whole."""
 
@@ -52,7 +55,7 @@ class Neso:
         t0_s = max(t0_s, t1_s - _MOST_S)
         body = self._web.get(f"{self._url}/intensity/{_minute(t0_s)}/{_minute(t1_s)}")
         points = []
-        for half in decoded(body, _Answer, self.name).data:
+        for half in decoded(body, _ANSWER, self.name).data:
             said = half.intensity
             figure = said.forecast if said.actual is None else said.actual
             if figure is None:

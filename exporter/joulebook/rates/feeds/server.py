@@ -37,6 +37,9 @@ class Document(msgspec.Struct, frozen=True):
     carbon: Offer | None = None
 
 
+_DOCUMENT = msgspec.json.Decoder(Document)
+
+
 class Server:
     """One quantity of the rates service at `url` (`https://rates.lab:9817`)."""
 
@@ -64,7 +67,7 @@ class Server:
         headers = basic(self._key.read()) if self._key.is_set else {}
         asked = {"since": t0_s}
         body = self._web.get(f"{self._url}{PATH}", asked, headers, secret=bool(headers))
-        said = decoded(body, Document, self.name)
+        said = decoded(body, _DOCUMENT, self.name)
         if said.v != VERSION:
             raise FeedWrong(
                 f"{self.name}: speaks version {said.v}, this node {VERSION}", reason="garbage"

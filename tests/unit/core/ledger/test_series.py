@@ -43,13 +43,15 @@ class Node:
         }
         books, news = series.advance(
             self.books,
-            balances,
-            tuple(claims),
-            tuple(facts),
-            now_ns=now_ns,
-            served_ns=0 if resumed else now_ns - self.books.last_ns,
-            resumed=resumed,
-            policy=self.policy,
+            series.Step(
+                now_ns,
+                served_ns=0 if resumed else now_ns - self.books.last_ns,
+                resumed=resumed,
+                earned=balances,
+                claims=tuple(claims),
+                facts=tuple(facts),
+            ),
+            self.policy,
         )
         self.news += len(news)
         self.books = Books(

@@ -3,6 +3,9 @@
 A table begins with its size and revision (struct metrics_table_header); what stands where is in
 struct gpu_metrics_v1_* of drivers/gpu/drm/amd/include/kgd_pp_interface.h of the kernel. A value of
 all ones means that the firmware does not tell it.
+
+Cards whose table this version does not know are asked through AMD's own library, `amdsmi`, where
+ROCm brings it; it is no dependency.
 """
 
 from __future__ import annotations

@@ -68,6 +68,16 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     failed: str = ""
 
 
+class _Kind(msgspec.Struct):
+    kind: Literal["joulebook-trace"]
+    v: Literal[1]
+
+
+_KIND = msgspec.json.Decoder(_Kind)
+_HEADER = msgspec.json.Decoder(Header)
+_RECORD = msgspec.json.Decoder(Record)
+
+
 class Trace(msgspec.Struct, frozen=True):
     """A whole trace: its header, and the records of each device in order of time."""
 
@@ -80,11 +90,10 @@ def read_trace(path: Path) -> Trace:
     lines = _lines(path)
     number, first = next(lines, (1, b""))
     header = _header(path, number, first)
-    decoder = msgspec.json.Decoder(Record)
     records: list[list[Record]] = [[] for _ in header.devices]
     for number, line in lines:
         try:
-            record = decoder.decode(line)
+            record = _RECORD.decode(line)
         except msgspec.MsgspecError as e:
             raise _refused(path, number, str(e)) from None
         if record.gpu >= len(records):
@@ -101,14 +110,10 @@ def read_trace(path: Path) -> Trace:
 
 
 def _header(path: Path, number: int, line: bytes) -> Header:
-    class Kind(msgspec.Struct):
-        kind: Literal["joulebook-trace"]
-        v: Literal[1]
-
     try:
         # First only what tells a trace of another version from a broken one.
-        msgspec.json.decode(line, type=Kind)
-        header = msgspec.json.decode(line, type=Header)
+        _KIND.decode(line)
+        header = _HEADER.decode(line)
     except msgspec.MsgspecError as e:
         raise _refused(path, number, f"no header of a trace of version {VERSION}: {e}") from None
     names = [device.name for device in header.devices]

@@ -2,6 +2,9 @@
 
 Both drivers of the kubelet (cgroupfs, systemd), cgroup v1 and v2, and a kubelet whose tree hangs
 below another directory (`kubelet.slice`). On v1 a pod has a directory in each hierarchy.
+
+The kubelet's log folders (`NAMESPACE_NAME_UID`), made before a pod's first container starts, join a
+pod's name to its uid where the API server cannot be asked.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
-from joulebook.node.workloads.kubernetes.watch import Collection, Watch
+from joulebook.node.workloads.kubernetes.watch import Collection, Decoders, Watch
 from joulebook.node.workloads.rejections import Refusals
+
+_PODS = Decoders(PodObject)
 
 _SLICES_WAIT_S = 10.0
 """So long it is waited for a slice before a device of DRA is somebody's."""
@@ -22,7 +24,7 @@ _SLICES_WAIT_S = 10.0
 def pods_of(node: str) -> Collection[PodObject]:
     """The pods of one node, whatever the cluster has beside them."""
     query = {"fieldSelector": f"spec.nodeName={node}"}
-    return Collection("pods", ("/api/v1/pods",), query, PodObject)
+    return Collection("pods", ("/api/v1/pods",), query, _PODS)
 
 
 class PodNews:

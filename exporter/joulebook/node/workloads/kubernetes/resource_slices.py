@@ -9,7 +9,7 @@ import msgspec
 
 from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.kubernetes.device_ids import Described
-from joulebook.node.workloads.kubernetes.watch import Collection
+from joulebook.node.workloads.kubernetes.watch import Collection, Decoders
 
 MAX_DEVICES = 4096
 
@@ -66,13 +66,16 @@ class ResourceSlice(msgspec.Struct, frozen=True, gc=False):
     spec: SliceSpec = SliceSpec()
 
 
+_SLICES = Decoders(ResourceSlice)
+
+
 def slices_of(node: str) -> Collection[ResourceSlice]:
     """The slices of a node, in whatever version the API server has them."""
     return Collection(
         "resourceslices",
         tuple(f"/apis/resource.k8s.io/{v}/resourceslices" for v in ("v1", "v1beta2", "v1beta1")),
         {"fieldSelector": f"spec.nodeName={node}"},
-        ResourceSlice,
+        _SLICES,
     )
 
 

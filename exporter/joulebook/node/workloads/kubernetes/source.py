@@ -17,7 +17,15 @@ from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.node.workloads.contract import INFRASTRUCTURE, Boundary, Group, Holdings, joined
+from joulebook.node.workloads.contract import (
+    INFRASTRUCTURE,
+    NOTHING_HELD,
+    Before,
+    Boundary,
+    Group,
+    Holdings,
+    joined,
+)
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.kubernetes.allocation import Resident
@@ -78,7 +86,7 @@ class KubernetesTenants:
 
     # -- TenantSource
 
-    def open(self, boundary: Boundary) -> None:
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))

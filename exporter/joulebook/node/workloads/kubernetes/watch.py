@@ -60,12 +60,12 @@ class Listener(Protocol[Item]):
 
 
 class Collection(NamedTuple, Generic[Item]):
-    """What is watched: its path for each version of the API to try, which objects, their type."""
+    """What is watched: its path for each version of the API to try, and which objects."""
 
     name: str
     paths: tuple[str, ...]
     query: Mapping[str, str]
-    item: type[Item]
+    decoders: Decoders[Item]
 
 
 class _ListMeta(msgspec.Struct, gc=False, rename="camel"):
@@ -84,6 +84,27 @@ class _Bookmark(msgspec.Struct, gc=False):
 class _Status(msgspec.Struct, gc=False):
     code: int = 0
     message: str = ""
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
+_STATUS = msgspec.json.Decoder(_Status)
+
+
+class Decoders(Generic[Item]):
+    """Decoders of one type of object and of lists of it, made at import (see `decoding`)."""
+
+    def __init__(self, item: type[Item]) -> None:
+        self.item = msgspec.json.Decoder(item)
+        self.list: Any = msgspec.json.Decoder(
+            msgspec.defstruct(
+                "List",
+                [
+                    ("metadata", _ListMeta, msgspec.field(default_factory=_ListMeta)),
+                    ("items", list[item] | None, None),  # type: ignore[valid-type]
+                ],
+            )
+        )
 
 
 class Watch(threading.Thread, Generic[Item]):
@@ -105,17 +126,6 @@ class Watch(threading.Thread, Generic[Item]):
         self._version: str | None = None
         self._stopping = threading.Event()
         self._answer: urllib3.BaseHTTPResponse | None = None
-        self._list: Any = msgspec.json.Decoder(
-            msgspec.defstruct(
-                "List",
-                [
-                    ("metadata", _ListMeta, msgspec.field(default_factory=_ListMeta)),
-                    ("items", list[collection.item] | None, None),  # type: ignore[name-defined]
-                ],
-            )
-        )
-        self._item: msgspec.json.Decoder[Item] = msgspec.json.Decoder(collection.item)
-        self._event = msgspec.json.Decoder(_Event)
         self._retry_s = RETRY_FIRST_S
         self._said: set[str] = set()
         self.problem = "has not answered yet"
@@ -161,7 +171,7 @@ class Watch(threading.Thread, Generic[Item]):
         query = {**self._collection.query, "resourceVersion": "0"}
         answer = self._server.get(path, query, read_s=LIST_READ_S)
         try:
-            found = self._list.decode(body(path, answer))
+            found = self._collection.decoders.list.decode(body(path, answer))
         except msgspec.MsgspecError as error:
             raise ApiError(f"GET {path}: {error}", reason="garbled") from None
         self._listener.listed(found.items or [])
@@ -193,14 +203,14 @@ class Watch(threading.Thread, Generic[Item]):
 
     def _take(self, path: str, line: bytes) -> None:
         try:
-            event = self._event.decode(line)
+            event = _EVENT.decode(line)
             if event.type == "ERROR":
-                status = msgspec.json.decode(event.object, type=_Status)
+                status = _STATUS.decode(event.object)
                 reason = "gone" if status.code == 410 else "busy"
                 raise ApiError(f"watch {path}: {status.code} {status.message[:200]}", reason=reason)
-            version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+            version = _BOOKMARK.decode(event.object).metadata.resource_version
             if event.type != "BOOKMARK":
-                item = self._item.decode(event.object)
+                item = self._collection.decoders.item.decode(event.object)
                 if event.type == "DELETED":
                     self._listener.deleted(item)
                 else:

@@ -3,6 +3,9 @@
 A process is infrastructure (and never a workload) if its program has one of the configured names
 and can be trusted to be that: the program file is root's, or the process runs as a user of the
 system. So nobody gets free energy by calling a program `Xorg`.
+
+A pidfd (pidfd_open(2)) of each process tells its end to the millisecond; it is of the process, not
+of the number, which may be given again.
 """
 
 from __future__ import annotations

@@ -21,7 +21,14 @@ from joulebook.core.energy.readings import Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import WorkloadId
-from joulebook.node.workloads.contract import INFRASTRUCTURE, Boundary, Group, Holdings
+from joulebook.node.workloads.contract import (
+    INFRASTRUCTURE,
+    NOTHING_HELD,
+    Before,
+    Boundary,
+    Group,
+    Holdings,
+)
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
 from joulebook.node.workloads.processes import proc
 from joulebook.node.workloads.processes.owners import Place, place_of
@@ -81,7 +88,7 @@ class ProcessTenants:
 
     # -- TenantSource
 
-    def open(self, boundary: Boundary) -> None:
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Begin to wait for the ends of processes."""
         self._boundary = boundary
         self._exits.start()

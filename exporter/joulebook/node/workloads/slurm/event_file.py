@@ -75,6 +75,10 @@ class JobEvent(msgspec.Struct, frozen=True, gc=False):
     end_uptime_ms: _Instant | None = None
 
 
+_EVENT = msgspec.json.Decoder(JobEvent)
+_LABELS = msgspec.json.Decoder(dict[str, str])
+
+
 EXAMPLE = (
     '{"v": 1, "scheduler": "slurm", "job_id": "101", "restart_count": 0, "gpus": ["0", "1"], '
     '"start_ns": 1764000000000000000}'
@@ -150,7 +154,7 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
     Raises `InputError`, which says what is wrong with which key, and what would be right.
     """
     try:
-        event = msgspec.json.decode(raw, type=JobEvent)
+        event = _EVENT.decode(raw)
     except msgspec.ValidationError as error:
         reason = "bad_job_id" if "`$.job_id`" in str(error) else "bad_field"
         raise InputError(f"{name}: {_wrong(raw, str(error))}", reason=reason) from None
@@ -206,7 +210,7 @@ def read_labels(directory: Path, job_id: str, uid: int) -> dict[str, str]:
     finally:
         os.close(fd)
     try:
-        found = msgspec.json.decode(raw, type=dict[str, str])
+        found = _LABELS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"labels of job {job_id}: {error}", reason="not_json") from None
     return {k: clean_label(v) for k, v in found.items() if k in LABEL_NAMES}

@@ -3,6 +3,9 @@
 `SLURM_JOB_GPUS` and `IDX` count the GPU lines of gres.conf as slurmd understood them. That is
 neither the number in /dev/nvidiaN (the order of lines is free, and there may be holes) nor NVML's
 index. `gresconf` reads which device file each position is.
+
+An instance (MIG) is known by the capability files that gres.conf lists for it; which instance a
+capability is of stands in `/proc/driver/nvidia-caps/mig-minors`.
 """
 
 from __future__ import annotations

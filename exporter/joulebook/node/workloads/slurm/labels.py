@@ -3,6 +3,9 @@
 A job's environ holds tokens and keys beside the names wanted here, so nothing but the allow-list
 is ever handed over (`host/procfs.py`). It says how a job is called, never which GPU it has:
 that would be wrong on every node but the first, and with `--gpus-per-task`.
+
+A job may last 100 ms, and its first process appears some time after its cgroup: the first looks
+follow each other fast, until one finds the job's name.
 """
 
 from __future__ import annotations

@@ -19,7 +19,14 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.node.workloads.contract import Boundary, Group, Holdings, joined
+from joulebook.node.workloads.contract import (
+    NOTHING_HELD,
+    Before,
+    Boundary,
+    Group,
+    Holdings,
+    joined,
+)
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.host.timers import Agenda
@@ -104,7 +111,7 @@ class SlurmTenants:
 
     # -- TenantSource
 
-    def open(self, boundary: Boundary) -> None:
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._inotify = Inotify()

@@ -51,6 +51,9 @@ class MarkFile(msgspec.Struct, frozen=True):
     exited_boottime_ns: _Instant | None = None
 
 
+_MARK = msgspec.json.Decoder(MarkFile)
+
+
 def process_of(name: str) -> Process | None:
     """The process that a file's name speaks of; `None` for what is no mark file."""
     found = _NAME.fullmatch(name)
@@ -123,7 +126,7 @@ def read(directory_fd: int, name: str, uid: int) -> MarkFile:
 
 def _decoded(raw: bytes, name: str) -> MarkFile:
     try:
-        mark = msgspec.json.decode(raw, type=MarkFile)
+        mark = _MARK.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         text = f"{name}: {error}; right is {EXAMPLE}"
         raise InputError(text, reason="bad_content") from None

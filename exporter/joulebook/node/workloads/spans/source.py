@@ -20,7 +20,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Reading
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
-from joulebook.node.workloads.contract import Boundary, Holdings
+from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
 from joulebook.node.workloads.rejections import Refusals
 from joulebook.node.workloads.spans import files
@@ -52,7 +52,7 @@ class MarkTenants:
 
     # -- TenantSource
 
-    def open(self, boundary: Boundary) -> None:
+    def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Make the directory if need be, look at what is there and begin to watch."""
         self._boundary = boundary
         self._inotify = Inotify()

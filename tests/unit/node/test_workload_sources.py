@@ -1,0 +1,41 @@
+"""What the sources are handed when the daemon starts: what the ledger held when it stopped."""
+
+from __future__ import annotations
+
+import msgspec
+from tests.unit.node.stand_ins import JOB, METER, Jobs
+
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.ledger.state import Books, WorkloadState
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.node.privacy import Mask
+from joulebook.node.workload_sources import Witnesses
+from joulebook.node.workloads.contract import Before
+
+OPEN = Claim(JOB, METER, 5, None, Evidence.PROLOG)
+ENDED = WorkloadId("slurm", "300", 90)
+FACTS = WorkloadFacts(JOB, labels=Labels("ada", "nlp", "bert"), started_ns=5)
+BOOKS = Books(
+    claims=(OPEN, Claim(ENDED, METER, 1, 4, Evidence.PROLOG)),
+    workloads={
+        JOB: WorkloadState(FACTS, {}, 5),
+        ENDED: WorkloadState(WorkloadFacts(ENDED), {}, 1, ended_ns=4),
+    },
+)
+
+
+def opened(masked: Mask = str) -> Before:
+    source = Jobs()
+    Witnesses([source], masked).open(lambda _: None, BOOKS)
+    return source.before
+
+
+def test_open_claims_and_the_facts_of_what_had_not_ended() -> None:
+    assert opened() == Before((FACTS,), (OPEN,))
+
+
+def test_a_masked_name_is_no_users_name() -> None:
+    unnamed = FACTS.labels._replace(user="")
+    assert opened(lambda user: f"masked {user}").facts == (
+        msgspec.structs.replace(FACTS, labels=unnamed),
+    )
