@@ -19,6 +19,8 @@ class Method(StrEnum):
     INTEGRATED = "integrated"
     MODELLED = "modelled"
     APPORTIONED = "apportioned"
+    DERIVED = "derived"
+    """The difference of two meters: a superchip's module less its CPU socket."""
 
 
 class Remainder(StrEnum):
@@ -85,7 +87,11 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChildSecond(NamedTuple):
-    """The child meters (those inside a node meter) of one component, in one second of node time."""
+    """The child meters (those inside a node meter) of one component, in one second of node time.
+
+    `name` is set where it is one meter alone (a part of a module).
+    """
 
     component: Component
     second: int
+    name: str = ""

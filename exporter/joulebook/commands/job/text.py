@@ -24,6 +24,7 @@ _METHODS = {
     Method.INTEGRATED: "integrated from measured power",
     Method.MODELLED: "modelled, not measured",
     Method.APPORTIONED: "apportioned among those that shared the GPU",
+    Method.DERIVED: "measured as the difference of two meters",
 }
 
 _EVIDENCE = {

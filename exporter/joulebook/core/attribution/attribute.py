@@ -79,6 +79,8 @@ class Booking(NamedTuple):
 def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
     """Share out all intervals by who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
+    # The rest of a superchip's module is its GPU, and is held as such.
+    node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
     bookings: list[Booking] = []
     for interval in measured.intervals:

@@ -154,6 +154,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hole_ns: int = 0
     by_power: PowerSum | None = None
     """Set by the ledger: what a counter should show, by power."""
+    parts: tuple[Meter, ...] = ()
+    """The meters that are measured inside this one: of a superchip's module its CPU socket."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

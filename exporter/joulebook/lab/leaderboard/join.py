@@ -115,7 +115,7 @@ def _spent(account: Account, workload: Workload, postings: Sequence[Posting], bi
     )
 
 
-_MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED})
+_MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED, Method.DERIVED})
 
 
 class Match(NamedTuple):

@@ -40,6 +40,7 @@ _METHODS = {
     Method.INTEGRATED: "integrated from power",
     Method.MODELLED: "modelled",
     Method.APPORTIONED: "apportioned between several holders",
+    Method.DERIVED: "the difference of two meters",
 }
 
 

@@ -98,7 +98,8 @@ def _covers(includes_gpus: bool) -> tuple[Component, ...]:
 
 
 def _nvml(config: Config, clock: Clock) -> Sensor:
-    return NvmlSensor(clock, proc=proc_of_driver(config))
+    hwmon_root = Path(config.sensors.hwmon.root) if SENSORS["hwmon"].wanted(config) else None
+    return NvmlSensor(clock, proc=proc_of_driver(config), hwmon=hwmon_root)
 
 
 def _drm(config: Config, clock: Clock) -> Sensor:

@@ -53,6 +53,22 @@ class Source(msgspec.Struct, frozen=True):
     counts: bool = False
     covers: tuple[Component, ...] = ()
 
+    def value(self) -> int:
+        """What its files come to. Raises `SensorError`."""
+        return sum(read_int(file, REMEDY) for file in self.files)
+
+    def power_mw(self) -> int | None:
+        """Its power now; `None` where it cannot be read."""
+        try:
+            return self.value() // UW_PER_MW
+        except SensorError:
+            return None
+
+
+def sockets(root: Path) -> list[Source]:
+    """The CPU sockets of superchips, in the order of their numbers."""
+    return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
+
 
 def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[Source]:
     """The meters below `root`.
@@ -171,7 +187,7 @@ class HwmonSensor:
         return ()
 
     def _read(self, source: Source) -> Reading:
-        value = sum(read_int(file, REMEDY) for file in source.files)
+        value = source.value()
         t_ns = self._clock.now_ns()
         if source.counts:
             return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)

@@ -19,6 +19,7 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError
+from joulebook.node.sensors.hwmon import Source as Socket
 from joulebook.node.sensors.nvidia.api import Device, Session, Telemetry
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import Place, ProcessReader, ProcessStarts, SmTimes
@@ -52,6 +53,10 @@ class Card:
         self._reader = ProcessReader(session, device)
         self._max_power_mw = device.max_power_mw
         self._driver = session.driver
+        self.is_module: bool | None = None
+        """Whether power, and so the counter, is that of a superchip's whole module."""
+        self.socket: Socket | None = None
+        """The CPU socket of the superchip whose module the counter is of."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._instances: tuple[Instance, ...] | None = None
@@ -70,6 +75,7 @@ class Card:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
+        self.is_module, self.socket = earlier.is_module, earlier.socket
         self._instances = earlier._instances
         self._mig.refused = earlier._mig.refused
         self._mig.slices = self._mig.slices or earlier._mig.slices
@@ -120,7 +126,11 @@ class Card:
         if self.has_counter is not False:
             energy_uj = device.energy_mj() * UJ_PER_MJ
         t_ns = (t0_ns + now_ns()) // 2
-        average_mw, instant_mw, throttle_ns = device.fields()
+        average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns = device.fields()
+        if self.is_module is None and any((average_mw, instant_mw, module_mw, module_instant_mw)):
+            self.is_module = average_mw is None and instant_mw is None
+        if self.is_module:
+            average_mw, instant_mw = module_mw, module_instant_mw
         if average_mw is None:
             average_mw = self._power_mw(must=energy_uj is None and instant_mw is None)
         power_mw = average_mw
@@ -146,8 +156,11 @@ class Card:
             busy=_is_busy(gauges, instances),
             processes=uses,
             instances=instances,
+            parts=(self.socket.meter,) if self.is_module and self.socket else (),
         )
         shown_mw = instant_mw if average_mw is None else average_mw
+        if self.is_module and shown_mw is not None:
+            shown_mw = self._without_socket(shown_mw)
         return reading, self.status(t_ns, _values(gauges, shown_mw), throttle_ns)
 
     def status(
@@ -183,6 +196,13 @@ class Card:
             log.info("GPU %s: its MIG instances are now: %s", self.meter.name, what)
         self._instances = instances
         return self._mig.used(instances, t_ns)
+
+    def _without_socket(self, module_mw: int) -> int | None:
+        """The GPU's own power, where the socket's is told; else the module's."""
+        if self.socket is None:
+            return module_mw
+        socket_mw = self.socket.power_mw()
+        return None if socket_mw is None else max(module_mw - socket_mw, 0)
 
     def _power_mw(self, *, must: bool) -> int | None:
         try:

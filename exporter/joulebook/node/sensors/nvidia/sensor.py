@@ -19,6 +19,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, Look
+from joulebook.node.sensors.hwmon import sockets as superchip_sockets
 from joulebook.node.sensors.nvidia.api import Device, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -59,9 +60,16 @@ class NvmlSensor:
     components = frozenset({Component.GPU})
 
     def __init__(
-        self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
+        self,
+        clock: Clock,
+        *,
+        sysfs: Path = Path("/sys"),
+        proc: Path | None = Path("/proc"),
+        hwmon: Path | None = None,
     ) -> None:
+        """`hwmon` is where the sockets of superchips are read (`None`: they are not)."""
         self._clock = clock
+        self._hwmon = hwmon
         self._sysfs = sysfs
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
@@ -157,6 +165,14 @@ class NvmlSensor:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
         return Look(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
+    def _pair_sockets(self) -> None:
+        """Tell each superchip's GPU its CPU socket: both are numbered in the same order."""
+        cards = sorted(self._cards.values(), key=lambda card: card.device.pci)
+        sockets = superchip_sockets(self._hwmon) if self._hwmon is not None else []
+        if len(sockets) == len(cards):
+            for card, socket in zip(cards, sockets, strict=True):
+                card.socket = socket
+
     def _refused(self) -> dict[str, int]:
         refused: Counter[str] = Counter()
         for card in self._cards.values():
@@ -196,6 +212,7 @@ class NvmlSensor:
         self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
         self._some_lost = bool(self._absent) or silent in _SOUGHT
         self._cards = {**self._cards, **found}
+        self._pair_sockets()
         if not self._cards:
             once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
         else:
