@@ -57,6 +57,8 @@ class Card:
         """Whether power, and so the counter, is that of a superchip's whole module."""
         self.socket: Socket | None = None
         """The CPU socket of the superchip whose module the counter is of."""
+        self.rail: Socket | None = None
+        """What tells the power of a Jetson, of which NVML knows none."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._instances: tuple[Instance, ...] | None = None
@@ -208,9 +210,10 @@ class Card:
         try:
             return self.device.power_mw()
         except SensorError:
-            if must:
+            power_mw = self.rail.power_mw() if self.rail is not None else None
+            if must and power_mw is None:
                 raise
-            return None
+            return power_mw
 
     def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
         """The driver's buffered power since the last time, in node time, up to `t_ns`."""

@@ -19,6 +19,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, Look
+from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
 from joulebook.node.sensors.hwmon import sockets as superchip_sockets
 from joulebook.node.sensors.nvidia.api import Device, Session
 from joulebook.node.sensors.nvidia.errors import (
@@ -80,7 +81,8 @@ class NvmlSensor:
 
     def owns(self, meter: Meter) -> bool:
         """GPUs but those that the kernel shows."""
-        return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
+        elsewhere = (*KERNEL_CARDS, JETSON_GPU.name)
+        return meter.component is Component.GPU and not meter.name.startswith(elsewhere)
 
     def open(self) -> None:
         """Initialise NVML and enumerate the GPUs. Raises `SensorError`."""
@@ -166,7 +168,12 @@ class NvmlSensor:
         return Look(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
     def _pair_sockets(self) -> None:
-        """Tell each superchip's GPU its CPU socket: both are numbered in the same order."""
+        """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
+
+        And a Jetson's its rail, which tells its power where NVML does not.
+        """
+        if len(self._cards) == 1 and self._hwmon is not None:
+            next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
         cards = sorted(self._cards.values(), key=lambda card: card.device.pci)
         sockets = superchip_sockets(self._hwmon) if self._hwmon is not None else []
         if len(sockets) == len(cards):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pynvml
 import pytest
 from tests.fakes.nvml.scenario import Gpu
 from tests.fakes.sysfs.machine import Machine
@@ -15,7 +16,7 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.advance import Policy, Tick
-from joulebook.node.sensors.hwmon import HwmonSensor
+from joulebook.node.sensors.hwmon import JETSON_BOARD, JETSON_CPU, JETSON_GPU, HwmonSensor
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 
 GPU_W, SOCKET_W = 450, 170
@@ -105,6 +106,43 @@ def test_four_modules_have_a_socket_each(bench: MakeBench, tmp_path: Path) -> No
         assert run.books.meters[meter].booked_uj + module.children_uj == module.node_uj
         assert module.children_uj == pytest.approx(module.node_uj * SOCKET_W / 620, rel=0.02)
     assert set(run.by_subject()) <= {JOB, Remainder.UNALLOCATED, Remainder.SYSTEM}
+
+
+def jetson(root: Path, *labels: str) -> Machine:
+    machine = Machine(root)
+    files: dict[str, object] = {}
+    for number, label in enumerate(labels, start=1):
+        files |= {f"in{number}_label": label, f"in{number}_input": 5000,
+                  f"curr{number}_input": 1000 * number}  # fmt: skip
+    machine.chip("ina3221", **files)
+    return machine
+
+
+def test_a_jetson_is_read_by_its_rails(bench: MakeBench, tmp_path: Path) -> None:
+    machine = jetson(tmp_path / "jetson", "VDD_GPU_SOC", "VDD_CPU_CV", "VDD_IN", "NC")
+    place = bench([Gpu(name="Orin", has_energy_counter=False)])
+    for call in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetSamples", "nvmlDeviceGetFieldValues"):
+        place.scenario.inject(call, pynvml.NVML_ERROR_NOT_SUPPORTED)
+    sensor = NvmlSensor(place.clock, sysfs=place.sysfs, hwmon=machine.hwmon)
+    sensor.open()
+    look = sensor.look(processes=False)
+    assert [(r.energy_uj, r.power_mw) for r in look.readings] == [(None, 5_000)]
+    boards = HwmonSensor(place.clock, machine.hwmon, gpu=False)
+    boards.open()
+    told = {r.meter: r.power_mw for r in boards.look(processes=False).readings}
+    assert told == {JETSON_CPU: 10_000, JETSON_BOARD: 15_000}
+    alone = HwmonSensor(place.clock, machine.hwmon)
+    alone.open()
+    assert JETSON_GPU in {r.meter for r in alone.look(processes=False).readings}
+
+
+def test_a_gpu_of_which_nothing_is_told_is_a_gap_and_never_0_joules(bench: MakeBench) -> None:
+    place = bench([Gpu(name="Orin", has_energy_counter=False)])
+    for call in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetSamples", "nvmlDeviceGetFieldValues"):
+        place.scenario.inject(call, pynvml.NVML_ERROR_NOT_SUPPORTED)
+    look = place.sensor().look(processes=False)
+    assert look.readings == ()
+    assert [failure.reason for failure in look.failures] == ["not_supported"]
 
 
 def test_a_board_whose_gpu_tells_its_own_power_is_left_as_it_is(
