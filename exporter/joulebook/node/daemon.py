@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from joulebook.clock import NodeClock
+from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
@@ -168,6 +169,7 @@ class Daemon:
         self._books, entry = advance(before, tick, self._policy)
         self._say_omissions(before)
         _say_stalls(before, self._books)
+        _say_audits(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._resumed = False
@@ -300,6 +302,24 @@ class Daemon:
         if drawn_w := view.power_w:
             self._history.append((view.utc_s, sum(drawn_w.values())))
         self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
+
+
+def _say_audits(before: Books, after: Books) -> None:
+    """Say once which counter runs at another rate than its power says, and when it is right."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
+        is_wrong = state.audit.verdict is Verdict.WRONG
+        name = f"{meter.component} {meter.name}"
+        if is_wrong and not was_wrong:
+            log.warning(
+                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
+                "are off by as much (joulebook_counter_power_ratio). See the known "
+                "faults of its driver and firmware",
+                name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif was_wrong and not is_wrong:
+            log.info("the energy counter of %s agrees with its power again", name)
 
 
 def _say_stalls(before: Books, after: Books) -> None:

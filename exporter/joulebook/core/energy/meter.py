@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.energy import audit as auditing
 from joulebook.core.energy import idle
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.counter_steps import Knot, bent, knots, learnt
 from joulebook.core.energy.intervals import (
     Interval,
@@ -68,6 +70,8 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     rest_mw: int = 0
     rest_ns: int = 0
     """What it draws at a rest that is steady and above the floor, and for how long it has."""
+    audit: Audit = Audit()
+    """Its counter against its power."""
 
     @property
     def last(self) -> Reading:
@@ -236,6 +240,9 @@ def _append(state: MeterState, reading: Reading) -> Taken:
         lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
     parts = between(state.last, reading)
+    audited = auditing.interrupted(state.audit)
+    if reading.breaks is Break.NONE and not reading.after_outage:
+        audited = auditing.heard(state.audit, reading)
     if not gaps:
         for part in parts:
             if isinstance(part, Gap):
@@ -251,6 +258,7 @@ def _append(state: MeterState, reading: Reading) -> Taken:
             gap_from_ns=0,
             gap_reason="",
             resumed=False,
+            audit=audited,
         ),
         tuple(gaps),
         tuple(lost),

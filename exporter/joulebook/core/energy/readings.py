@@ -156,6 +156,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Set by the ledger: what a counter should show, by power."""
     parts: tuple[Meter, ...] = ()
     """The meters that are measured inside this one: of a superchip's module its CPU socket."""
+    utilization_pct: int | None = None
+    """How much of the time the device was at work, where it tells that."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

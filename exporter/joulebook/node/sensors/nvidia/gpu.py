@@ -158,6 +158,7 @@ class Card:
             busy=_is_busy(gauges, instances),
             processes=uses,
             instances=instances,
+            utilization_pct=gauges.gpu_pct,
             parts=(self.socket.meter,) if self.is_module and self.socket else (),
         )
         shown_mw = instant_mw if average_mw is None else average_mw
