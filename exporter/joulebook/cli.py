@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from joulebook import __version__
+from joulebook import __version__, mark
 from joulebook.commands import lab, leaderboard
 from joulebook.commands.report import options
 from joulebook.config import DEFAULT_PATH
@@ -19,7 +19,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 GROUPS = {
     "the daemon of a node": ("run", "doctor", "config", "hooks", "release", "health"),
-    "what burns, and what it costs": ("top", "job", "rates"),
+    "what consumes, and what it costs": ("top", "job", "mark", "rates"),
     "publish": ("report", "leaderboard", "mlflow"),
     "the lab, from many nodes": ("collect", "bill", "relabel"),
     "traces": ("record", "replay"),
@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="joulebook",
         formatter_class=_Grouped,
-        description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
+        description="Every joule a lab's GPUs consume, booked once, to the experiment that "
+        "consumed it.",
         epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with "
         "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
     )
@@ -123,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="for how long, e.g. 10m (default); 0 takes hold again",
     )
-    top_ = command("top", "what burns power on this node now")
+    top_ = command("top", "what consumes power on this node now")
     top_.add_argument("--url", help="the daemon's address (default: from server.listen)")
     top_.add_argument("--once", action="store_true", help="print the table once and end")
     top_.add_argument(
@@ -177,6 +178,9 @@ def parser() -> argparse.ArgumentParser:
         default=60.0,
         metavar="TIME",
         help="with --append: for how long to wait for the last energy (default: 60s)",
+    )
+    command(
+        "mark", "run a command, and book what it consumes to an experiment: mark NAME -- COMMAND"
     )
     command("doctor", "what this node can read, what it cannot, why, and what to do")
     command("health", "whether the daemon of this node lives (what its /healthz answers)")
@@ -234,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
         help="where to serve (default: %(default)s)",
     )
     options.add(
-        command("report", "what experiments burnt, cost and emitted: a list, or a statement")
+        command("report", "what experiments consumed, cost and emitted: a list, or a statement")
     )
     leaderboard.add(command("leaderboard", "what results cost: accuracy against measured energy"))
     leaderboard.add_mlflow(
@@ -245,9 +249,30 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; words behind an option count like words before it.
+
+    argparse gives an optional word its default at the first option, and then knows the word no
+    more: `bill close --account nlp 2026-10`.
+    """
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if args.command == "bill":
+        if args.action == "show" and rest[:1] and rest[0] in lab.BILL_ACTIONS:
+            args.action = rest.pop(0)
+        if args.month is None and len(rest) == 1 and not rest[0].startswith("-"):
+            args.month = rest.pop()
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["mark"]:
+        return mark.main(argv[1:])  # all that follows is somebody's command
+    args = _parsed(argv)
     # Imported late: `joulebook job` needs neither NVML nor an HTTP server in memory.
     module, _, function = args.module.partition(":")
     handler = importlib.import_module(f"joulebook.commands.{module}")

@@ -1,4 +1,4 @@
-"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command burns to an experiment.
+"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command consumes to an experiment.
 
 The command runs as it would without: same input and output, same exit status (128 + N where
 signal N ended it), and signals sent to this process reach it.
@@ -23,7 +23,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command under a mark; its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m joulebook.mark",
+        prog="joulebook mark",
         description="Run a command, and book the energy of the GPUs that it and its children use "
         "to an experiment, from its begin to its end. For machines without a scheduler.",
     )

@@ -1,6 +1,6 @@
 """A whole lab on one machine: fake cards, real SLURM, the daemon, a real Prometheus.
 
-What the cards really burnt is the scenario's, exact to the microjoule; when a job held a card is
+What the cards really consumed is the scenario's, exact to the microjoule; when a job held a card is
 what SLURM's own hooks saw, copied aside by wrappers before the daemon can touch it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import psutil
 from tests.fakes.nvml.build import build, build_power
 from tests.fakes.nvml.scenario import Gpu, Scenario
 from tests.integration.slurm_cluster import SlurmCluster
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -38,14 +38,6 @@ MINORS = (2, 0, 3, 1)
 
 GRES_ORDER = (3, 1, 0, 2)
 """Minor number of each gres.conf position: scrambled otherwise."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def get(url: str, timeout_s: float = 10) -> tuple[int, str]:
@@ -311,7 +303,7 @@ class Lab:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def true_uj(self, held: Held) -> int:
-        """What the card burnt while it was held."""
+        """What the card consumed while it was held."""
         return self.scenarios[held.node].true_energy_uj(held.gpu, held.t0_ns, held.t1_ns)
 
 

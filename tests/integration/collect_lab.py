@@ -23,13 +23,35 @@ from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
-from joulebook.server.auth import Handover, Tokens
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "collect-0123456789abcdef"
 PAID = Charge(Item.ELECTRICITY, "EUR")
+
+
+def handover(ledger: Path, node: str, cluster: str, token: Path) -> PostingsPages:
+    """What a node serves to collectors, in small pages."""
+
+    def page(since: int, ledger_id: str) -> bytes:
+        with LedgerReader(ledger) as reader:
+            return msgspec.json.encode(reader.page(node, cluster, since, ledger_id, limit=200))
+
+    return PostingsPages(page, Tokens(token))
+
+
+@contextlib.contextmanager
+def served(ledger: Path, node: str, token: Path, port: int) -> Iterator[None]:
+    """The ledger of a daemon that has ended, where the daemon served it: nothing is booked now."""
+    pages = handover(ledger, node, "", token)
+    server = Server(f"127.0.0.1:{port}", FakePages(), handover=pages)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 class LiveNode:
@@ -44,11 +66,7 @@ class LiveNode:
         self._web_config = web_config
         self._begin()
 
-        def page(since: int, ledger_id: str) -> bytes:
-            with LedgerReader(self.path) as reader:
-                return msgspec.json.encode(reader.page(name, "lab", since, ledger_id, limit=200))
-
-        self._handover = Handover(page, Tokens(folder / "token"))
+        self._handover = handover(self.path, name, "lab", folder / "token")
         self._listen = "127.0.0.1:0"
         self.up()
 
@@ -153,7 +171,7 @@ class CollectorProcess:
         )
 
     def start(self, *arguments: str) -> None:
-        """Begin, as a service unless told otherwise."""
+        """Begin, as a service unless reported otherwise."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("collect", *arguments),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.integration.postgresql import PostgreSql
+from tests.scale import scaled
 from tests.unit.lab.collected.laws import Laws
 
 from joulebook.lab.collected.database import Database, connect
@@ -26,7 +27,7 @@ def test_laws(postgresql: PostgreSql) -> None:
     run_state_machine_as_test(
         OnPostgreSql,
         settings=settings(
-            max_examples=12,
+            max_examples=scaled(12),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -77,7 +78,7 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
     from joulebook.core.money.amounts import Exact
     from joulebook.errors import LedgerError
     from joulebook.lab.collected import bills, corrections, ingest
-    from joulebook.lab.collected.dimensions import Owner
+    from joulebook.lab.collected.dimensions import BilledOwner
 
     now_s = OCTOBER_S + 61 * 86_400 + 1
     database = connect(url, create=True)
@@ -87,8 +88,8 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
     bills.close(database, 202610, "grace", now_s)
     corrections.correct(
         database,
-        Owner("", "a"),
-        Owner("", "b"),
+        BilledOwner("", "a"),
+        BilledOwner("", "b"),
         [corrections.Transfer(item="electricity", currency="EUR", billed=Exact(1))],
         corrections.Reason("correction", "grace", "agreed", now_s),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.collect_lab import LiveNode
+from tests.ports import free_port
 
 from joulebook.commands.lab import CollectorServer
 from joulebook.config.lab import Collect
@@ -46,8 +47,8 @@ def get(port: int, path: str) -> tuple[int, str]:
     return answer.status, body
 
 
-def test_pages(node: LiveNode, tmp_path: Path, free_port: object) -> None:
-    nobody = f"127.0.0.1:{free_port()}"  # type: ignore[operator]
+def test_pages(node: LiveNode, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
     made = collector(tmp_path, node.target, nobody)
     assert made.once() is False
     server = CollectorServer("127.0.0.1:0", CollectorPages(made))
@@ -115,7 +116,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = collector_module.Roll(lot=lambda: 0.5)
+    roll = collector_module.TargetList(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
     assert roll.due(5.0, 9) == ["a", "b"]

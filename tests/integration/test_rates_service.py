@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import bcrypt
 import pytest
 from tests.integration.feed_stub import Stub
+from tests.ports import free_port
 
 from joulebook import cli
-from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.core.money.rates import Quality
 from joulebook.http_client import Web
 from joulebook.lab.rates_service import RatesPages, RatesServer
@@ -69,7 +70,7 @@ def upstream(stub: Stub) -> Rates:
     return Rates(
         zone="DE-LU",
         price=Price(kind="energy-charts", url=stub.url),
-        carbon=Carbon(kind="country", zone="DE"),
+        carbon=CarbonSection(kind="country", zone="DE"),
     )
 
 
@@ -79,7 +80,7 @@ def node_rates(port: int, currency: str = "EUR") -> Rates:
         currency=currency,
         pue=1.1,
         price=Price(kind="server", url=url),
-        carbon=Carbon(kind="server", url=url),
+        carbon=CarbonSection(kind="server", url=url),
     )
 
 
@@ -118,7 +119,7 @@ def test_many_nodes_ask_one_service_and_it_alone_the_feed(
             assert now.carbon.source.startswith("Germany 2024, Our World in Data")
             assert all(row.up for row in node.health())
         assert len([path for path, _ in stub.requests if path.startswith("/price")]) == 1
-        # A node of another currency is told so.
+        # A node of another currency is reported so.
         other = poller(node_rates(port, "USD"), web, tmp_path / "usd")
         other.step()
         assert [row.state for row in other.health()] == ["currency", "ok"]
@@ -224,9 +225,7 @@ def test_a_wrong_file_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "prices.csv: line 2: start: '2026-01-01': expected a time" in capsys.readouterr().err
 
 
-def test_serve_as_a_process_until_sigterm(
-    stub: Stub, tmp_path: Path, free_port: Callable[[], int], repository: Path
-) -> None:
+def test_serve_as_a_process_until_sigterm(stub: Stub, tmp_path: Path, repository: Path) -> None:
     port = free_port()
     command = ["-m", "joulebook", "--config", str(written(tmp_path, stub)), "rates", "serve"]
     process = subprocess.Popen(

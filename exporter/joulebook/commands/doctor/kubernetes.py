@@ -7,12 +7,12 @@ from pathlib import Path
 
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
+from joulebook.kubernetes_api.server import ApiError, ApiServer, body
+from joulebook.kubernetes_api.watch import LIST_READ_S
 from joulebook.node.assembly.workloads import node_name
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body
 from joulebook.node.workloads.kubernetes.cgroups import log_folders
-from joulebook.node.workloads.kubernetes.informer import pods_of
+from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
 from joulebook.node.workloads.kubernetes.listing import KubeletError
-from joulebook.node.workloads.kubernetes.watch import LIST_READ_S, REMEDIES
 
 _NODE = "JOULEBOOK_NODE_NAME"
 
@@ -70,7 +70,7 @@ def cgroups(site: Site) -> Iterator[Finding]:
     else:
         yield warn(
             f"cgroups of pods: no kubepods below {root}: begin and end of pods are only known to "
-            f"{site.config.tenants.kubernetes.poll_interval_s:g} s, and no process can be told "
+            f"{site.config.tenants.kubernetes.poll_interval_s:g} s, and no process can be reported "
             "to be a pod's",
             "Mount the node's /sys/fs/cgroup into the daemon's pod (read-only), or set "
             "tenants.kubernetes.cgroup_root.",

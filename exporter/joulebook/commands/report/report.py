@@ -12,32 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
-from joulebook.commands.shared.charge_text import CO2E, as_object
+from joulebook.commands.shared.charge_text import (
+    CO2E,
+    as_object,
+    charges,
+    co2e_column,
+    figures,
+    money_columns,
+)
 from joulebook.commands.shared.text import (
-    NOTHING,
     Column,
     Screen,
     energy,
-    gpu_hours,
     moment,
     percent,
     shown,
     table,
+    wrap,
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import NOTHING as NONE
-from joulebook.core.money.amounts import Bill, Exact, Item
+from joulebook.core.money.amounts import Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
-from joulebook.core.report.rollup import Level, Line, net, whole
-from joulebook.core.report.run_roles import Choice
+from joulebook.core.report.rollup import Level, ReportLine, net, whole
+from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import ConfigError
 from joulebook.lab.report import sacct, statement
 from joulebook.lab.report.about import About, read_about
-from joulebook.lab.report.by_owner import Report, charged_anew, make
+from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.wording import sentence
 from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
@@ -63,21 +70,21 @@ def make_statement(args: argparse.Namespace, config: Config) -> Statement:
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Anew(str(args.rates), *recharged)
+        anew = statement.Recharge(str(args.rates), *recharged)
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    told = statement.Told(time.time(), known, said, config.report, zone)
-    return statement.make(account, about, _choice(args, about), told, anew)
+    reported = statement.StatementContext(time.time(), known, said, config.report, zone)
+    return statement.make(account, about, _choice(args, about), reported, anew)
 
 
-def _choice(args: argparse.Namespace, about: About) -> Choice:
+def _choice(args: argparse.Namespace, about: About) -> RoleChoice:
     excluded = dict(about.exclude)
     for text in args.exclude:
         name, is_told, why = text.partition("=")
         if not name or not is_told or not why.strip():
             raise ConfigError(f"--exclude {text}: expected RUN=WHY, as in 105='wrong data'")
         excluded[name] = why.strip()
-    return Choice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
+    return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
 
 
 def _save(path: Path, text: str) -> None:
@@ -127,51 +134,43 @@ def _selects(args: argparse.Namespace) -> bool:
     )  # fmt: skip
 
 
-def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
+def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
-    begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
+    begin = "the start of the ledger" if not report.since_s else moment(report.since_s)
     screen.say(f"From {begin} to {until}")
     screen.say()
-    anew = any(line.restated is not None for line in report.lines)
-    columns = [Column(by, least=12), Column("energy", right=True)]
-    columns += [Column(name, right=True) for name in ("held", "cost", "CO2e")]
-    if anew:
-        columns += [Column(name, right=True) for name in ("cost at new", "CO2e at new")]
-        columns += [Column(name, right=True) for name in ("cost +/-", "CO2e +/-")]
-    rows = [_row(_name(line), line, anew) for line in report.lines]
-    if len(report.lines) > 1:
-        rows.append(_row("in all", whole(report.lines), anew))
-    for text in table(columns, rows, screen.width):
+    rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
+    names = [*map(_name, report.lines), "in all"][: len(rows)]
+    columns = figures([(line.amount, line.booked) for line in rows])
+    if any(line.restated is not None for line in rows):
+        columns += charges([line.restated or {} for line in rows], " at new")
+        differences = [_differ(line.booked, line.restated or {}) for line in rows]
+        columns += money_columns("cost +/-", differences, "+")
+        changed = [_changed_ug(line.restated or {}, line.booked) for line in rows]
+        columns.append(co2e_column("CO2e +/-", changed, "+"))
+    titles = [Column(by, least=12), *(Column(each.title, right=True) for each in columns)]
+    cells = [list(row) for row in zip(names, *(each.cells for each in columns), strict=True)]
+    for text in table(titles, cells, screen.table_width):
         screen.say(text)
     screen.say()
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
-    for text in lacking:
-        screen.say(text)
+    for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
+        for line in wrap(shown(text, 1_000), screen.width):
+            screen.say(line)
     screen.say(LIMITS)
 
 
-def _name(line: Line) -> str:
+def _name(line: ReportLine) -> str:
     if isinstance(line.owner, Remainder):
         return f"({line.owner})"
     user, account, experiment = line.owner
     return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
 
 
-def _row(name: str, line: Line, anew: bool) -> list[str]:
-    held = gpu_hours(line.amount.held_ns) if line.amount.held_ns else NOTHING
-    row = [name, energy(line.amount.energy_uj), held, _money(net(line.booked)), _co2e(line.booked)]
-    if anew:
-        new = line.restated or {}
-        row += [_money(net(new)), _co2e(new), _money(_differ(line.booked, new), "+")]
-        grams = _grams(new, line.booked)
-        row.append(NOTHING if grams is None else f"{grams:+,.3f} g")
-    return row
-
-
-def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
+def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """The difference in money; none where the new rates leave out what was booked."""
     paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
     if not paid <= {charge.item for charge in new} | (
@@ -185,26 +184,22 @@ def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
     }
 
 
-def _credited(bill: Bill) -> bool:
+def _credited(bill: Charges) -> bool:
     return any(charge.item is Item.CREDIT for charge in bill)
 
 
-def _money(sums: dict[str, Exact], sign: str = "") -> str:
-    said = [f"{a.floor / NANO:{sign},.4f} {currency}" for currency, a in sorted(sums.items())]
-    return ", ".join(said) or NOTHING
-
-
-def _co2e(bill: Bill) -> str:
-    return f"{bill[CO2E].floor / UG_PER_G:,.3f} g" if CO2E in bill else NOTHING
-
-
-def _grams(new: Bill, old: Bill) -> float | None:
+def _changed_ug(new: Charges, old: Charges) -> int | None:
     if CO2E not in new:
         return None
-    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor / UG_PER_G
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
 
 
-def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
+def _grams(new: Charges, old: Charges) -> float | None:
+    changed_ug = _changed_ug(new, old)
+    return None if changed_ug is None else changed_ug / UG_PER_G
+
+
+def _shares(report: OwnerReport) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
     """By quantity, source and quality: energy and time charged, least and greatest value."""
     found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
     for used, energy_uj, held_ns, _ in report.used:
@@ -214,7 +209,7 @@ def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, i
     return found
 
 
-def _used(report: Report) -> Iterator[str]:
+def _used(report: OwnerReport) -> Iterator[str]:
     shares = _shares(report)
     totals: dict[str, int] = {}
     for (quantity, _, _), (energy_uj, held_ns, _, _) in shares.items():
@@ -224,7 +219,7 @@ def _used(report: Report) -> Iterator[str]:
         yield f"{quantity} as booked: {shown(name)} ({quality}) for {part} of what was charged"
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(report: OwnerReport) -> dict[str, Any]:
     return {
         "version": 1,
         "since_utc_s": report.since_s or None,
@@ -236,11 +231,12 @@ def _as_json(report: Report) -> dict[str, Any]:
             for (q, s, k), (e, h, low, high) in _shares(report).items()
         ],
         "unpriced_kwh": {k: kwh_from_uj(v) for k, v in report.unpriced_uj.items()},
+        "warnings": list(report.warnings),
         "limits": LIMITS,
     }  # fmt: skip
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: ReportLine) -> dict[str, Any]:
     owner: dict[str, str]
     if isinstance(line.owner, Remainder):
         owner = {"remainder": str(line.owner)}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from joulebook.core import units_text
-from joulebook.core.money.amounts import Bill, Charge, Item
+from joulebook.core.evidence import Amount
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
+from joulebook.core.units_text import ENERGY, in_column
+from joulebook.units import NS_PER_HOUR
 
 CO2E = Charge(Item.CO2E)
 
 NO_RATES = "not known: no rates are set"
 
 
-def came_to(bill: Bill) -> str:
+def came_to(bill: Charges) -> str:
     """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
@@ -24,7 +28,54 @@ def came_to(bill: Bill) -> str:
     return ", ".join(said).replace("\u202f", " ")
 
 
-def as_object(bill: Bill) -> dict[str, Any]:
+class Figures(NamedTuple):
+    """A column of figures: its title, with the unit of all, and a cell for each row."""
+
+    title: str
+    cells: list[str]
+
+
+def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
+    """Energy, GPU-hours, cost and CO2e of some rows, a column each."""
+    unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
+    held = [amount.held_ns or None for amount, _ in rows]
+    _, hours = in_column(held, ((NS_PER_HOUR, ""),), decimals=2)
+    return [
+        Figures(f"energy ({unit})", energies),
+        Figures("GPU-hours", hours),
+        *charges([bill for _, bill in rows]),
+    ]
+
+
+def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
+    """Cost by currency, and CO2e, a column each; `suffix` goes into their titles."""
+    costs = [net(bill) for bill in rows]
+    emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
+    return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
+
+
+def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "") -> list[Figures]:
+    """Money, a column for each currency."""
+    currencies = sorted({currency for row in rows for currency in row})
+    if not currencies:
+        return [Figures(title, ["-"] * len(rows))]
+    return [
+        Figures(f"{title} ({currency})", in_column(
+            [row[currency].floor if currency in row else None for row in rows],
+            ((NANO, currency),), decimals=2, sign=sign,
+        )[1])
+        for currency in currencies
+    ]  # fmt: skip
+
+
+def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures:
+    """CO2e, all in one unit."""
+    unit, cells = in_column(ug, units_text.CO2E, sign=sign)
+    known = any(value is not None for value in ug)
+    return Figures(f"{title} ({unit})" if known else title, cells)
+
+
+def as_object(bill: Charges) -> dict[str, Any]:
     """Cost by currency, also by kind, and CO2e in g (`null`: none was charged)."""
     return {
         "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},

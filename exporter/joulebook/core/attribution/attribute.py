@@ -21,7 +21,7 @@ Cut = Callable[[Interval], Iterable[Interval]]
 
 
 class Known(NamedTuple):
-    """What is known of who held devices and used the host while the energy was burnt.
+    """What is known of who held devices and used the host while the energy was consumed.
 
     Attributes:
         claims: The claims on each meter.
@@ -111,7 +111,7 @@ def _complete(interval: Interval, bookings: Iterable[Booking], cut: Cut) -> list
 def _by_held_gpus(
     interval: Interval, gpus: Iterable[Meter], known: Known, cut: Cut, split: other.OtherSplit
 ) -> Iterator[Booking]:
-    """Share out what a node burnt beside its meters."""
+    """Share out what a node consumed beside its meters."""
     held = [known.tenures(interval, each) for each in gpus]
     for piece in cut(interval):
         yield Booking(piece, other.share_out(piece, held, split))
@@ -120,7 +120,7 @@ def _by_held_gpus(
 def _by_holder(
     interval: Interval, idle_mw: int | None, known: Known, cut: Cut
 ) -> Iterator[Booking]:
-    """Share out what one meter burnt, tenure by tenure."""
+    """Share out what one meter consumed, tenure by tenure."""
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):

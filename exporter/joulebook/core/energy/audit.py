@@ -44,7 +44,7 @@ FULL_PERCENT = 99
 
 
 class Load(StrEnum):
-    """The kinds of load that are told apart."""
+    """The kinds of load that are reported apart."""
 
     REST = "rest"
     PARTIAL = "partial"

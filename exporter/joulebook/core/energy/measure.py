@@ -14,7 +14,7 @@ import msgspec
 from joulebook.core.energy import meter as metering
 from joulebook.core.energy import node_meter
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.meter import MeterState, Taken
+from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Failure, Meter, Reading
@@ -28,7 +28,7 @@ class Meters(NamedTuple):
     Attributes:
         booked: The meters that energy is booked on; of a node's own meter, the rest.
         node: The meters that measure others from outside.
-        children_uj: What the meters inside burnt and is still to be taken off.
+        children_uj: What the meters inside consumed and is still to be taken off.
 
     """
 
@@ -51,7 +51,7 @@ class Due(NamedTuple):
     """What of a meter is due to be booked.
 
     Attributes:
-        to_ns: Only what was burnt before this instant.
+        to_ns: Only what was consumed before this instant.
         edges: The instants at which its power may have changed.
 
     """
@@ -123,7 +123,7 @@ def measure(
 
 def _taken_in(
     meters: Meters, looks: Iterable[Reading | Failure]
-) -> tuple[dict[Meter, MeterState], list[Taken]]:
+) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
     """All meters with what was seen of them, and what each look did to its meter."""
     states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
     taken = []
@@ -135,13 +135,13 @@ def _taken_in(
     return states, taken
 
 
-def _after(state: MeterState | None, look: Reading | Failure) -> Taken | None:
+def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
     """A meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
         return None if state is None else metering.lose(state, look)
     if state is not None:
         return metering.take(state, look)
-    return Taken(metering.begin(look)) if is_believable(look) else None
+    return MeterUpdate(metering.begin(look)) if is_believable(look) else None
 
 
 def _node_meters(

@@ -89,27 +89,29 @@ DAEMON_DOWN = "daemon_down"
 ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
-"""A counter that is not told for so long is given up, and power integrated instead."""
+"""A counter that is not reported for so long is given up, and power integrated instead."""
 
 BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
-class Taken(NamedTuple):
+class MeterUpdate(NamedTuple):
     """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
 
     state: MeterState
     gaps: tuple[Gap, ...] = ()
     lost_ns: tuple[tuple[str, int], ...] = ()
 
-    def then(self, step: Callable[..., Taken], *more: Reading) -> Taken:
+    def then(self, step: Callable[..., MeterUpdate], *more: Reading) -> MeterUpdate:
         """This, and what the next step gave."""
         later = step(self.state, *more)
-        return Taken(later.state, self.gaps + later.gaps, self.lost_ns + later.lost_ns)
+        return MeterUpdate(later.state, self.gaps + later.gaps, self.lost_ns + later.lost_ns)
 
 
 def begin(reading: Reading) -> MeterState:
-    """A meter seen for the first time: what its counter says was burnt before our books began."""
+    """A meter seen for the first time: what its counter says was consumed before our books
+    began.
+    """
     return MeterState(reading.meter, summed(reading, reading), gap_to_ns=reading.t_ns)
 
 
@@ -118,10 +120,10 @@ def resume(state: MeterState) -> MeterState:
     return msgspec.structs.replace(state, resumed=True)
 
 
-def take(state: MeterState, reading: Reading) -> Taken:
+def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
     if reading.t_ns <= state.newest.t_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     if not is_believable(reading):
         return lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
     reading = summed(state.newest, reading, anew=state.resumed)
@@ -136,29 +138,29 @@ def take(state: MeterState, reading: Reading) -> Taken:
     return _count(state, reading)
 
 
-def _doubt(state: MeterState, reading: Reading) -> Taken:
+def _doubt(state: MeterState, reading: Reading) -> MeterUpdate:
     """Hold a reading back; once the counter is doubted for too long, go by power."""
     waits_ns = reading.t_ns - state.last.t_ns
-    taken = Taken(msgspec.structs.replace(state, held=(*state.held, reading)))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(*state.held, reading)))
     if reading.energy_uj is None:
         taken = lose(taken.state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
     return taken if waits_ns < FALLBACK_NS else taken.then(_give_up)
 
 
-def _give_up(state: MeterState) -> Taken:
+def _give_up(state: MeterState) -> MeterUpdate:
     """Book by power from the last step of the counter on."""
     held = state.held
-    taken = Taken(msgspec.structs.replace(state, held=(), stalled=True))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(), stalled=True))
     for reading in held:
         taken = taken.then(_by_power, reading)
     return taken
 
 
-def _believe(state: MeterState, reading: Reading) -> Taken:
+def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     """The counter moves again, or power is not known any more.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
-    second). Else it lost what was burnt meanwhile, and power tells that.
+    second). Else it lost what was consumed meanwhile, and power tells that.
     """
     held, late = state.held, state.held[-1]
     if not has_restarted(state.last, reading):
@@ -168,27 +170,27 @@ def _believe(state: MeterState, reading: Reading) -> Taken:
     stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
     if stood_still and is_off(state.last, reading):
         return _give_up(state).then(take, reading)
-    taken = Taken(msgspec.structs.replace(state, held=()))
+    taken = MeterUpdate(msgspec.structs.replace(state, held=()))
     for each in (*held, reading):
         if each is reading or each.energy_uj not in {None, taken.state.last.energy_uj}:
             taken = taken.then(_count, each)
     return taken
 
 
-def _by_power(state: MeterState, reading: Reading) -> Taken:
+def _by_power(state: MeterState, reading: Reading) -> MeterUpdate:
     """Book the stretch up to a reading by power; from there on the counter may be sound again."""
     last = state.last
     known, now = last.by_power, reading.by_power
     if known is not None and now is not None and now.t_ns <= known.t_ns:
         if reading.t_ns - known.t_ns <= MAX_HOLE_NS:
-            return Taken(state)  # it tells no power: the next one does
+            return MeterUpdate(state)  # it tells no power: the next one does
         return lose(state, Failure(reading.meter, reading.t_ns, Break.STALLED.value))
     taken = _append(state, msgspec.structs.replace(reading, breaks=Break.STALLED))
     stalled = not is_sound(last, reading)
     return taken._replace(state=msgspec.structs.replace(taken.state, stalled=stalled))
 
 
-def _count(state: MeterState, reading: Reading) -> Taken:
+def _count(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in a reading of which the counter is believed, as far as it is plausible."""
     last = state.last
     state = msgspec.structs.replace(state, stalled=False) if state.stalled else state
@@ -203,10 +205,10 @@ def _count(state: MeterState, reading: Reading) -> Taken:
     return _append(state, jump).then(take, reading)
 
 
-def lose(state: MeterState, failure: Failure) -> Taken:
+def lose(state: MeterState, failure: Failure) -> MeterUpdate:
     """Note that the meter gave nothing: time since it was last read or lost is lost."""
     if failure.t_ns <= state.gap_to_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     gaps: tuple[Gap, ...] = ()
     begun_ns = state.gap_from_ns
     if state.gap_reason != failure.reason:
@@ -216,7 +218,7 @@ def lose(state: MeterState, failure: Failure) -> Taken:
     state = msgspec.structs.replace(
         state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
     )
-    return Taken(state, gaps, ((failure.reason, lost_ns),))
+    return MeterUpdate(state, gaps, ((failure.reason, lost_ns),))
 
 
 def _is_unread(last: Reading, reading: Reading) -> bool:
@@ -226,7 +228,7 @@ def _is_unread(last: Reading, reading: Reading) -> bool:
     return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
-def _append(state: MeterState, reading: Reading) -> Taken:
+def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
     reading = msgspec.structs.replace(reading, after_outage=state.resumed)
     lost: list[tuple[str, int]] = []
@@ -248,7 +250,7 @@ def _append(state: MeterState, reading: Reading) -> Taken:
             if isinstance(part, Gap):
                 lost.append((part.reason, part.t1_ns - part.t0_ns))
                 gaps.append(part)
-    return Taken(
+    return MeterUpdate(
         msgspec.structs.replace(
             state,
             pending=(*state.pending, reading),
@@ -286,7 +288,7 @@ def ripe(
     if not due:
         return state, ()
     taken = points[due - 1].index
-    told = _told(state.base, state.pending)
+    reported = _told(state.base, state.pending)
     intervals: list[Interval] = []
     base = state.base
     for knot in bent(state.base, points, edges):
@@ -294,9 +296,9 @@ def ripe(
             break
         reading = msgspec.structs.replace(
             knot.reading,
-            busy=told[knot.index].busy,
-            processes=told[knot.index].processes,
-            instances=told[knot.index].instances,
+            busy=reported[knot.index].busy,
+            processes=reported[knot.index].processes,
+            instances=reported[knot.index].instances,
         )
         intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
         base = reading
@@ -360,13 +362,13 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     last seen; but who was on it then says nothing of who is on it now. MIG instances that went
     between two looks are counted as there until the second.
     """
-    told: list[Reading] = []
+    reported: list[Reading] = []
     busy, processes, instances = None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
         instances = instances if reading.instances is None else reading.instances
-        told.append(
+        reported.append(
             msgspec.structs.replace(
                 reading,
                 busy=base.busy if busy is None else busy,
@@ -374,12 +376,12 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
                 instances=instances,
             )
         )
-    told.reverse()
+    reported.reverse()
     seen = base.instances
     for i, reading in enumerate(pending):
         if reading.instances is not None:
             seen = reading.instances
         elif seen is not None:
-            there = known_instances(seen, told[i].instances or ())
-            told[i] = msgspec.structs.replace(told[i], instances=there)
-    return told
+            there = known_instances(seen, reported[i].instances or ())
+            reported[i] = msgspec.structs.replace(reported[i], instances=there)
+    return reported

@@ -17,7 +17,7 @@ import msgspec
 from joulebook.core.attribution.claims import Claim
 from joulebook.core.evidence import Balance
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
-from joulebook.core.money.amounts import Bill, add
+from joulebook.core.money.amounts import Charges, add
 from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
@@ -31,7 +31,7 @@ def pool_id(labels: Labels) -> WorkloadId:
     return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
-class Policy(msgspec.Struct, frozen=True):
+class SeriesPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of series (`[exposition]`), and the budgets of the design."""
 
     zero_hold_ns: int = 37_500_000_000
@@ -55,7 +55,7 @@ class Step(NamedTuple):
         claims: Who holds or held devices.
         facts: What sources report.
         present: The workloads that use the host now, held devices or not.
-        strangers: Those that used what others hold: they get a series, if only to be named.
+        foreign users: Those that used what others hold: they get a series, if only to be named.
 
     """
 
@@ -63,14 +63,16 @@ class Step(NamedTuple):
     served_ns: int = 0
     resumed: bool = False
     earned: Mapping[WorkloadId, Balance] = {}
-    bills: Mapping[WorkloadId, Bill] = {}
+    bills: Mapping[WorkloadId, Charges] = {}
     claims: Sequence[Claim] = ()
     facts: Sequence[WorkloadFacts] = ()
     present: frozenset[WorkloadId] = frozenset()
-    strangers: frozenset[WorkloadId] = frozenset()
+    foreign_users: frozenset[WorkloadId] = frozenset()
 
 
-def advance(books: Books, step: Step, policy: Policy) -> tuple[Books, tuple[WorkloadFacts, ...]]:
+def advance(
+    books: Books, step: Step, policy: SeriesPolicy
+) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Move all series along by one tick. Returns the books and the facts that are new."""
     air = _Air(books, policy, step.now_ns)
     if step.resumed:
@@ -79,17 +81,17 @@ def advance(books: Books, step: Step, policy: Policy) -> tuple[Books, tuple[Work
         air.wait(step.served_ns)
     else:
         air.postpone(step.now_ns - books.last_ns)
-    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.strangers)
+    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.foreign_users)
     air.credit(step.earned, step.bills)
     air.settle_labels()
-    air.let_go(step.claims, step.present | {*step.earned, *step.strangers})
+    air.let_go(step.claims, step.present | {*step.earned, *step.foreign_users})
     return air.books(), news
 
 
 class _Air:
-    """The series that are on the air, while one tick moves them along."""
+    """The series that are exposed, while one tick moves them along."""
 
-    def __init__(self, books: Books, policy: Policy, now_ns: int) -> None:
+    def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:
         self._before = books
         self._policy = policy
         self._now_ns = now_ns
@@ -141,20 +143,20 @@ class _Air:
         facts: Iterable[WorkloadFacts],
         claims: Iterable[Claim],
         earned: Iterable[WorkloadId],
-        strangers: Iterable[WorkloadId],
+        foreign_users: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
-        """Put workloads on the air that are heard of for the first time; note what is new."""
-        told = {fact.id: fact for fact in facts}
+        """Put workloads exposed that are heard of for the first time; note what is new."""
+        reported = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
         holding = {claim.workload for claim in claims if claim.t1_ns is None}
-        named = held_or_used | set(told) | set(strangers)
+        named = held_or_used | set(reported) | set(foreign_users)
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = merged(WorkloadFacts(id_), told.get(id_, WorkloadFacts(id_)))
+            fact = merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_)))
             if known is not None:
                 fact = merged(known.facts, fact)
-                if id_ in told and told[id_].ended_ns is None and id_ in holding:
+                if id_ in reported and reported[id_].ended_ns is None and id_ in holding:
                     fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
             held = id_ in held_or_used
             if known is None:
@@ -168,7 +170,7 @@ class _Air:
         return tuple(news)
 
     def credit(
-        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Bill]
+        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Charges]
     ) -> None:
         """Add what was earned; once labels are settled, to the experiment as well."""
         for id_, balance in earned.items():
@@ -239,17 +241,25 @@ class _Air:
         return max(ends, default=self._now_ns)
 
     def _budgeted(self, workload: WorkloadState) -> Labels:
-        """The labels a workload gets, or those of the overflow of its owner."""
+        """The labels a workload gets, or those of the overflow of its owner.
+
+        Names that people gave have a budget of their own, and the last of the node's: nobody who
+        names an experiment shares a series because derived names were many.
+        """
         labels = workload.facts.labels
         if not labels.experiment:
             labels = labels._replace(experiment=workload.facts.shown)
         if labels in self._experiments:
             return labels
-        of_owner = sum(known[:2] == labels[:2] for known in self._experiments)
-        if (
-            len(self._experiments) < self._policy.max_experiments
-            and of_owner < self._policy.max_experiments_per_owner
-        ):
+        named = workload.facts.named
+        of_owner = sum(
+            known[:2] == labels[:2] and state.named is named
+            for known, state in self._experiments.items()
+        )
+        most = self._policy.max_experiments
+        room = most if named else most - most // 10
+        shown = sum(known.experiment != OVERFLOW for known in self._experiments)
+        if shown < room and of_owner < self._policy.max_experiments_per_owner:
             return labels
         self._overflow["experiments"] += 1
         return labels._replace(experiment=OVERFLOW)
@@ -258,7 +268,7 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Bill) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
@@ -267,6 +277,7 @@ class _Air:
             state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
         self._experiments[labels] = msgspec.structs.replace(
             state,
+            named=state.named or workload.facts.named,
             balance=_sum(state.balance, balance),
             bill=add(state.bill, bill),
             used_ns=self._now_ns,

@@ -1,12 +1,13 @@
 """The roll-up of a report: energy, held time and charges by owner, as booked and at other rates.
 
-The ledger keeps energy by quarter hour. Charged anew, a quarter hour's energy is taken as evenly
+The ledger keeps energy by quarter hour. Charged again, a quarter hour's energy is taken as evenly
 spread over it: exact for rates that change on quarter hours, as all markets' do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -17,9 +18,18 @@ from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.accrual import Tariff, charge
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact, Item, total
+from joulebook.core.money.amounts import (
+    ATOMS_PER_HELD,
+    NOTHING,
+    Charge,
+    Charges,
+    Exact,
+    Item,
+    RateUsed,
+    total,
+)
 from joulebook.core.money.rates import RateSet
-from joulebook.core.report.dataset import Account, Charged, Posting, RateRow
+from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -27,19 +37,19 @@ Owner = Labels | Remainder
 """Whose an amount is: an experiment's, or nobody's."""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One owner: what was burnt, and what it came to (`restated` is `None`: not asked for)."""
+class ReportLine(msgspec.Struct, frozen=True):
+    """One owner: what was consumed, and what it came to (`restated` is `None`: not asked for)."""
 
     owner: Owner
     amount: Amount
-    booked: Bill
-    restated: Bill | None = None
+    booked: Charges
+    restated: Charges | None = None
 
 
 class Recharged(NamedTuple):
     """An account at other rates, and the energy for which there was none, by item."""
 
-    account: Account
+    account: ReportData
     unpriced_uj: dict[str, int]
 
 
@@ -59,8 +69,8 @@ class Level(StrEnum):
         return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
 
 
-def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
-    """What was burnt, by whose it is: an owner's, or nobody's."""
+def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+    """What was consumed, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
         key = owner(account, row.subject, level)
@@ -68,7 +78,7 @@ def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amou
     return sums
 
 
-def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bill]:
+def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """What was charged, by whose it is."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
@@ -77,7 +87,7 @@ def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bil
     return dict(bills)
 
 
-def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
+def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
     """Whose a subject is, as far as the account knows."""
     if isinstance(subject, Remainder):
         return subject
@@ -85,8 +95,78 @@ def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -
     return Labels() if known is None else level.of(known.labels)
 
 
-def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
-    """The account charged anew, with the rates that were used for it.
+def own_rates(account: ReportData) -> ReportData:
+    """Return the account with the weight of each rate that its own energy and held time give it.
+
+    A ledger keeps of each node what was charged at a rate in all, whoever it was charged to. Of a
+    selection a rate weighs what the selection consumed on that node in that quarter hour; where
+    several were in force in one, in proportion to what was charged at each.
+    """
+    energy_uj: dict[_Place, int] = {}
+    held_ns: dict[_Place, dict[str, int]] = {}
+    for row in account.postings:
+        place = (row.node, row.quarter_s)
+        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+        if (model := account.models.get((row.node, row.meter))) is not None:
+            of_models = held_ns.setdefault(place, {})
+            of_models[model] = of_models.get(model, 0) + row.amount.held_ns
+    hardware: dict[_Place, int] = {}
+    for charged in account.charges:
+        if charged.charge.item is Item.HARDWARE:
+            place = (charged.node, charged.quarter_s)
+            hardware[place] = hardware.get(place, 0) + charged.amount.atoms
+    groups: dict[tuple[_Place, str], list[UsedRate]] = {}
+    for rate in account.rates:
+        place = (rate.node, rate.used.quarter_s)
+        if place in energy_uj:
+            groups.setdefault((place, rate.used.quantity), []).append(rate)
+    rates: list[UsedRate] = []
+    for (place, _), rows in groups.items():
+        if any(row.held_ns for row in rows):
+            rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
+        else:
+            rates += _own_energy(rows, energy_uj[place])
+    return msgspec.structs.replace(account, rates=tuple(rates))
+
+
+_Place = tuple[str, int]
+"""A node and the UTC start of a quarter hour."""
+
+_MOST_GUESSES = 4096
+
+
+def _own_energy(rows: Sequence[UsedRate], own_uj: int) -> Iterator[UsedRate]:
+    whole_uj = sum(row.energy_uj for row in rows)
+    for row in rows:
+        # What had no rate is in none of the rows: they never weigh more than was charged.
+        of_row_uj = row.energy_uj * min(own_uj, whole_uj) // (whole_uj or 1)
+        yield row._replace(energy_uj=of_row_uj)
+
+
+def _own_hardware(
+    rows: Sequence[UsedRate], held_ns: Mapping[str, int], atoms: int
+) -> list[UsedRate]:
+    """Return the hourly rates that give `atoms` for what each GPU model was held.
+
+    The row of a rate does not name the model that it is of, but amounts are exact.
+    """
+    models = [model for model, ns in held_ns.items() if ns]
+    if (len(rows) + 1) ** len(models) <= _MOST_GUESSES:
+        for chosen in itertools.product((*rows, None), repeat=len(models)):
+            own_ns: dict[RateUsed, int] = {}
+            for model, row in zip(models, chosen, strict=True):
+                if row is not None:
+                    own_ns[row.used] = own_ns.get(row.used, 0) + held_ns[model]
+            if sum(used.value * ns * ATOMS_PER_HELD for used, ns in own_ns.items()) == atoms:
+                return [
+                    row._replace(held_ns=own_ns[row.used]) for row in rows if row.used in own_ns
+                ]
+    whole_ns, all_ns = sum(row.held_ns for row in rows), sum(held_ns.values())
+    return [row._replace(held_ns=row.held_ns * min(all_ns, whole_ns) // whole_ns) for row in rows]
+
+
+def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+    """The account charged again, with the rates that were used for it.
 
     `wanted` is what the new rates are meant to charge.
     """
@@ -94,7 +174,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
     for row in account.postings:
         nodes.setdefault(row.node, []).append(row)
     charged: list[Charged] = []
-    used: list[RateRow] = []
+    used: list[UsedRate] = []
     unpriced_uj: dict[str, int] = {}
     for node, rows in nodes.items():
         models = {meter: model for (where, meter), model in account.models.items() if where == node}
@@ -105,7 +185,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
             for key, amount in again.charges.items()
         ]
         used += [
-            RateRow(rate, amount.energy_uj, amount.held_ns, node)
+            UsedRate(rate, amount.energy_uj, amount.held_ns, node)
             for rate, amount in again.used.items()
         ]
         for item, energy_uj in again.unpriced_uj.items():
@@ -126,17 +206,17 @@ def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
 
 
 def lines(
-    account: Account, anew: Account | None = None, level: Level = Level.EXPERIMENT
-) -> list[Line]:
+    account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
+) -> list[ReportLine]:
     """A line for each owner: by energy, the largest first, then remainders.
 
-    `anew` is the same account at other rates.
+    `again` is the same account at other rates.
     """
-    amounts, booked = burnt(account, level), billed(account, level)
+    amounts, booked = consumed(account, level), billed(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
-            Line(
+            ReportLine(
                 who,
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
@@ -152,7 +232,7 @@ def lines(
     )
 
 
-def net(bill: Bill) -> dict[str, Exact]:
+def net(bill: Charges) -> dict[str, Exact]:
     """Money by currency: electricity and hardware, less what was earned below zero."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
@@ -162,14 +242,14 @@ def net(bill: Bill) -> dict[str, Exact]:
     return sums
 
 
-def whole(statement: Iterable[Line]) -> Line:
+def whole(statement: Iterable[ReportLine]) -> ReportLine:
     """All lines as one; its owner is empty."""
     every = list(statement)
     amount = ZERO
     for line in every:
         amount = amount.plus(line.amount)
     anew = [line.restated for line in every if line.restated is not None]
-    return Line(
+    return ReportLine(
         Labels(),
         amount,
         total(line.booked for line in every),

@@ -1,14 +1,14 @@
 """What a result took: the best run, the sweep it came out of, and everything.
 
 Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
-is published is the least of it. Failed runs and runs that were left out of a paper burnt energy
+is published is the least of it. Failed runs and runs that were left out of a paper consumed energy
 like the others: they are in the project's energy, and counted by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -27,7 +27,7 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
-class Choice(msgspec.Struct, frozen=True):
+class RoleChoice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
     Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
@@ -39,7 +39,7 @@ class Choice(msgspec.Struct, frozen=True):
     excluded: Mapping[str, str] = {}
 
 
-class Effort(msgspec.Struct, frozen=True):
+class RunRoles(msgspec.Struct, frozen=True):
     """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
 
     best: Run | None
@@ -61,7 +61,9 @@ class Effort(msgspec.Struct, frozen=True):
         ]
 
 
-def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
+def sort_out(
+    runs: Sequence[Run], choice: RoleChoice, states: Mapping[WorkloadId, State]
+) -> RunRoles:
     """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
@@ -81,16 +83,29 @@ def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, St
             names = ", ".join(str(run.workload.id) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
         best = found[0]
+        if best.workload.id in excluded:
+            raise ValueError(f"{choice.best!r} is the best run and an excluded one")
+        if best.cut:
+            raise ValueError(
+                f"{choice.best!r} is not whole: it began before or ended after this time"
+            )
     elif len(sweep) == 1:
-        best = sweep[0]
-    return Effort(best, sweep, tuple(runs), excluded, states)
+        best = None if sweep[0].cut else sweep[0]
+    return RunRoles(best, sweep, tuple(runs), excluded, states)
 
 
-def _named(runs: Iterable[Run], pattern: str) -> list[Run]:
+def _named(runs: Sequence[Run], pattern: str) -> list[Run]:
     found = [run for run in runs if _is(run, pattern)]
     if not found:
-        raise ValueError(f"{pattern!r} is none of the runs of this report")
+        raise ValueError(f"{pattern!r} is none of the runs of this report; it has {_some(runs)}")
     return found
+
+
+def _some(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "no run at all"
+    names = [run.shown for run in runs[:5]]
+    return ", ".join(names) + (f" and {len(runs) - 5:,} more" if len(runs) > 5 else "")
 
 
 def _is(run: Run, pattern: str) -> bool:

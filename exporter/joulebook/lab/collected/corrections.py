@@ -14,8 +14,8 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
-from joulebook.lab.collected.rollup import after, closed_to, month_of
+from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
+from joulebook.lab.collected.rollup import after, closed_to, month_of, shown
 
 _INSERT = "INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -51,16 +51,38 @@ def money(text: str) -> Exact:
 
 
 def correct(
-    database: Database, giver: Owner, taker: Owner, amounts: Sequence[Transfer], reason: Reason
-) -> int:
-    """Take amounts from `giver` and give them to `taker`; gives the number of the correction.
+    database: Database,
+    giver: BilledOwner,
+    taker: BilledOwner,
+    amounts: Sequence[Transfer],
+    reason: Reason,
+    month: int = 0,
+) -> tuple[int, int]:
+    """Take amounts from `giver` and give them to `taker`, in a month that is open (0: the current).
 
-    Raises `InputError` for a correction that says nothing, `LedgerError`.
+    Gives the number of the correction and the month. Raises `InputError` for a correction that
+    says nothing, or of a month that is closed or has not begun; `LedgerError`.
     """
     with database.transaction():
-        month = open_month(database, reason.made_s)
+        current = open_month(database, reason.made_s)
+        if month:
+            _refuse_month(month, closed_to(database), current)
         owners = numbered(database, OWNER, {giver, taker})
-        return _write(database, month, owners[giver], owners[taker], 0, amounts, reason)
+        number = _write(
+            database, month or current, owners[giver], owners[taker], 0, amounts, reason
+        )
+        return number, month or current
+
+
+def _refuse_month(month: int, closed: int, current: int) -> None:
+    if month <= closed:
+        raise InputError(
+            f"{shown(month)} is closed for ever: a correction of it counts in an open month, and "
+            f"says why; leave the month out for {shown(current)}",
+            reason="closed",
+        )
+    if month > current:
+        raise InputError(f"{shown(month)} has not begun", reason="not_begun")
 
 
 def relabel(
@@ -69,7 +91,7 @@ def relabel(
     labels: tuple[str | None, str | None],
     reason: Reason,
     cluster: str = "",
-) -> tuple[int, Owner, Owner]:
+) -> tuple[int, BilledOwner, BilledOwner]:
     """Say that a workload is of another (account, experiment); `None`: that stays as it is.
 
     All that stands to its name goes along in the open month, and what comes later is booked there
@@ -172,7 +194,7 @@ def _write(
     return int(number)
 
 
-def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Owner]:
+def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, BilledOwner]:
     found = database.rows(
         "SELECT w.id, w.owner, w.cluster, w.scheduler, w.workload, o.remainder, o.account,"
         " o.person, o.experiment FROM workloads w JOIN owners o ON o.id = w.owner"
@@ -188,4 +210,4 @@ def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Ow
         raise LedgerError(f"{workload!r} is more than one workload: {names}; name one of them, or "
                           "its --cluster")  # fmt: skip
     number, owner, _, _, _, *labels = found[0]
-    return int(number), int(owner), Owner(*labels)
+    return int(number), int(owner), BilledOwner(*labels)

@@ -1,7 +1,7 @@
 """Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
 
 The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
-below 1,000 J), and what a run burnt in the last seconds before an end of the range may be shown
+below 1,000 J), and what a run consumed in the last seconds before an end of the range may be shown
 only after it.
 """
 
@@ -25,24 +25,32 @@ from joulebook.core.money.rates import (
 )
 from joulebook.core.report.dataset import (
     WHOLE_METER,
-    Account,
     Charged,
-    Matter,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    Unknowable,
+    UsedRate,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
-from joulebook.lab.report.prometheus_api import PrometheusApi, Sample, exact, over_time, selector
+from joulebook.lab.report.prometheus_api import (
+    PrometheusApi,
+    Sample,
+    exact,
+    over_time,
+    selector,
+)
+from joulebook.lab.report.prometheus_names import Names
+from joulebook.lab.report.prometheus_nodes import Nodes
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
 
 EDGE_S = 60
-"""What a run burns in this time may be missing at an end of the range: settling and two scrapes of
-up to 20 s."""
+"""What a run consumes in this time may be missing at an end of the range: settling and two scrapes
+of up to 20 s."""
 
 _OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experiment")
 _W = "joulebook_workload_"
@@ -52,11 +60,11 @@ _MOST_NAMED = 500
 _FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
 
 _UNKNOWN = {
-    Matter.TIMES: "it has values by scrape, not the instants of start and end",
-    Matter.METHOD: "methods are counted by node, not by run",
-    Matter.COVERAGE: "gaps are counted by meter, not by run",
-    Matter.GAPS: "gaps are counted by meter, not by run",
-    Matter.QUARTERS: "the report asks it for the range as a whole",
+    Unknowable.TIMES: "it has values by scrape, not the instants of start and end",
+    Unknowable.METHOD: "methods are counted by node, not by run",
+    Unknowable.COVERAGE: "gaps are counted by meter, not by run",
+    Unknowable.GAPS: "gaps are counted by meter, not by run",
+    Unknowable.QUARTERS: "the report asks it for the range as a whole",
 }
 
 
@@ -76,7 +84,7 @@ class PrometheusSource:
         """What people are shown."""
         return f"Prometheus at {self._api.where}"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
         if not since_s:
             raise ConfigError(
@@ -92,8 +100,8 @@ class PrometheusSource:
                 f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
             ) from None
 
-    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
-        asked = _Asked(self._api, since_s, at_s, selection)
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
+        asked = _Asked(self._api, since_s, at_s, selection, is_past=at_s == until_s)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
         charges = [*asked.charges()]
@@ -101,13 +109,13 @@ class PrometheusSource:
             postings += [*asked.remainders()]
             charges += [*asked.remainder_charges()]
         folded = sum(s.value for s in asked.now("joulebook_overflow_total", "last", Selection()))
-        warnings = list(self._api.warnings)
+        warnings = [*self._api.warnings, *asked.nodes.warnings()]
         if folded:
             warnings.append(
                 "some runs stand under the name (overflow), since a budget of series was spent: "
                 "their experiment is only in the ledgers"
             )
-        return Account(
+        return ReportData(
             self.name,
             since_s,
             until_s if until_s < FOREVER_S else at_s,
@@ -119,24 +127,37 @@ class PrometheusSource:
             unknown=_UNKNOWN,
             error_ratio=asked.error_ratio(postings),
             warnings=tuple(warnings),
+            cut=frozenset(asked.cut),
         )
 
 
 class _Asked:
     """The questions of one report."""
 
-    def __init__(self, api: PrometheusApi, since_s: int, at_s: int, wanted: Selection) -> None:
+    def __init__(
+        self, api: PrometheusApi, since_s: int, at_s: int, wanted: Selection, *, is_past: bool
+    ) -> None:
         self._api = api
         self._since_s, self._at_s = since_s, at_s
         self._span_s = at_s - since_s
         self._wanted = wanted
         self._alive: set[WorkloadId] = set()
+        self.cut: set[WorkloadId] = set()
+        self._is_past = is_past
         self._gpus: dict[WorkloadId, int] = {}
+        self.nodes = Nodes(api, since_s, at_s)
+        # A run that is over lingers: what did not grow is none of this time.
         self._burnt = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
+        self._burnt = [sample for sample in self._burnt if sample.value > 0]
         self._held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
+        self._held = [sample for sample in self._held if sample.value > 0]
+        by = ("cluster", "node", "component", "reason")
+        nobodys = f"{_R}energy_joules_total"
+        self._nobodys = self.grown(nobodys, by, wanted) if wanted.everything else []
+        self._names = Names((*self._burnt, *self._held, *self._nobodys))
 
     def grown(self, metric: str, labels: Iterable[str], wanted: Selection) -> list[Sample]:
-        query = exact(selector(metric, wanted), labels, self._span_s)
+        query = exact(metric, wanted, labels, self._span_s, self.nodes.late)
         return self._api.instant(query, self._at_s)
 
     def now(self, metric: str, function: str, wanted: Selection) -> list[Sample]:
@@ -144,26 +165,36 @@ class _Asked:
         query = over_time(function, selector(metric, wanted), self._span_s - 1)
         return self._api.instant(query, self._at_s - 1)
 
-    def workloads(self) -> dict[WorkloadId, Workload]:
-        """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
-        owners = {_id(s.labels): s.labels for s in (*self._burnt, *self._held)}
-        names = frozenset(key.workload for key in owners)
-        info: dict[WorkloadId, Mapping[str, str]] = {}
+    def workloads(self) -> dict[WorkloadId, ReportWorkload]:
+        """What is reported of the runs: their owner stands on their counters, the rest in
+        `_info`.
+        """
+        every = [s.labels for s in (*self._burnt, *self._held)]
+        names = frozenset(labels.get("workload", "") for labels in every)
+        info: dict[_Shown, dict[str, Mapping[str, str]]] = {}
         named = Selection(workloads=names if len(names) <= _MOST_NAMED else frozenset())
         for sample in self.now(f"{_W}info", "last", named) if names else ():
-            key = _id(sample.labels)
-            info[key] = sample.labels
+            # One that is stored twice is of one node.
+            info.setdefault(_shown(sample.labels), {})[self._names.node(sample.labels)] = (
+                sample.labels
+            )
+        found: dict[WorkloadId, ReportWorkload] = {}
+        for labels in every:
+            key, reported = self._names.run(labels), info.get(_shown(labels), {})
             # Each node tells of the GPUs that it saw held.
-            self._gpus[key] = self._gpus.get(key, 0) + _whole(sample.labels.get("gpu_count", ""))
-        return {key: self._workload(key, each, info.get(key, {})) for key, each in owners.items()}
+            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in reported.values())
+            known = self._workload(key, labels, next(iter(reported.values()), {}))
+            if key not in found or known.labels.user:
+                found[key] = known
+        return found
 
     def _workload(
         self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
-    ) -> Workload:
+    ) -> ReportWorkload:
         extra = ("partition", "image", "array", "gpu_model")
-        return Workload(
+        return ReportWorkload(
             key,
-            display=key.workload,
+            display=labels.get("workload", ""),
             name=about.get("name", ""),
             labels=Labels(*(labels.get(name, "") for name in Labels._fields)),
             gpu_count=self._gpus.get(key, 0),
@@ -172,16 +203,16 @@ class _Asked:
             cluster=labels.get("cluster", ""),
         )
 
-    def postings(self, workloads: Mapping[WorkloadId, Workload]) -> Iterator[Posting]:
+    def postings(self, workloads: Mapping[WorkloadId, ReportWorkload]) -> Iterator[Posting]:
         """Energy by run, node and component; held time stands with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
-        idle = {_key(sample): sample.value for sample in resting}
-        held = {_key(sample): sample.value for sample in self._held}
+        idle = {self._key(sample): sample.value for sample in resting}
+        held = {self._key(sample): sample.value for sample in self._held}
         self._note_alive()
         gpus = str(Component.GPU)
         for sample in self._burnt:
-            node, key, component = _key(sample)
+            node, key, component = self._key(sample)
             held_s = held.pop((node, key, ""), 0.0) if component == gpus else 0.0
             amount = Amount(
                 round(sample.value * UJ_PER_J),
@@ -198,7 +229,7 @@ class _Asked:
         key: WorkloadId,
         component: str,
         amount: Amount,
-        workloads: Mapping[WorkloadId, Workload],
+        workloads: Mapping[WorkloadId, ReportWorkload],
     ) -> Posting:
         meter = Meter(Component(component), WHOLE_METER)
         known = workloads.get(key)
@@ -206,36 +237,42 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that had begun when the range began, or still burnt something as it ended."""
-        series = selector(f"{_W}energy_joules_total", self._wanted)
-        begun = f"last_over_time({series}[{2 * EDGE_S}s])"
-        self._alive |= {_id(s.labels) for s in self._api.instant(begun, self._since_s)}
-        ending = exact(series, _OWNER, EDGE_S)
-        self._alive |= {_id(s.labels) for s in self._api.instant(ending, self._at_s) if s.value > 0}
+        """The runs that had begun when the range began, or still consumed something as it ended."""
+        metric = f"{_W}energy_joules_total"
+        begun = f"last_over_time({selector(metric, self._wanted)}[{2 * EDGE_S}s])"
+        ending = exact(metric, self._wanted, (*_OWNER, "component"), EDGE_S)
+        going_on = [s for s in self._api.instant(ending, self._at_s) if s.value > 0]
+        known = {self._names.run(s.labels) for s in self._api.instant(begun, self._since_s)}
+        goes_on = {self._names.run(s.labels) for s in going_on}
+        self._alive |= known | goes_on
+        self.cut |= known | (goes_on if self._is_past else set())
+
+    def _key(self, sample: Sample) -> tuple[str, WorkloadId, str]:
+        labels = sample.labels
+        return self._names.node(labels), self._names.run(labels), labels.get("component", "")
 
     def charges(self) -> Iterator[Charged]:
         """Money and CO2e by run and node."""
         for sample in self.grown(f"{_W}cost_total", (*_OWNER, "kind", "currency"), self._wanted):
-            yield self._money(sample, _id(sample.labels), Item(sample.labels["kind"]))
+            yield self._money(sample, self._names.run(sample.labels), Item(sample.labels["kind"]))
         for sample in self.grown(f"{_W}credit_total", (*_OWNER, "currency"), self._wanted):
-            yield self._money(sample, _id(sample.labels), Item.CREDIT)
+            yield self._money(sample, self._names.run(sample.labels), Item.CREDIT)
         for sample in self.grown(f"{_W}co2e_grams_total", _OWNER, self._wanted):
-            yield self._co2e(sample, _id(sample.labels))
+            yield self._co2e(sample, self._names.run(sample.labels))
 
     def remainders(self) -> Iterator[Posting]:
         """Energy that belongs to nobody."""
-        by = ("node", "component", "reason")
-        for sample in self.grown(f"{_R}energy_joules_total", by, Selection()):
+        for sample in self._nobodys:
             labels = sample.labels
             meter = Meter(Component(labels["component"]), WHOLE_METER)
             amount = Amount(round(sample.value * UJ_PER_J))
             subject = Remainder(labels["reason"])
-            node = labels.get("node", "")
+            node = self._names.node(labels)
             yield Posting(node, subject, meter, self._since_s, amount, None, None)
 
     def remainder_charges(self) -> Iterator[Charged]:
         """What it cost."""
-        by = ("node", "reason")
+        by = ("cluster", "node", "reason")
         for sample in self.grown(f"{_R}cost_total", (*by, "kind", "currency"), Selection()):
             yield self._money(
                 sample, Remainder(sample.labels["reason"]), Item(sample.labels["kind"])
@@ -248,21 +285,21 @@ class _Asked:
     def _money(self, sample: Sample, subject: Subject, item: Item) -> Charged:
         charge = Charge(item, sample.labels["currency"])
         amount = Exact(*divmod(round(sample.value * NANO), NANO))
-        return Charged(sample.labels.get("node", ""), subject, self._since_s, charge, amount)
+        return Charged(self._names.node(sample.labels), subject, self._since_s, charge, amount)
 
     def _co2e(self, sample: Sample, subject: Subject) -> Charged:
         amount = Exact(*divmod(round(sample.value * UG_PER_G), NANO))
-        node = sample.labels.get("node", "")
+        node = self._names.node(sample.labels)
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
-    def rates(self, postings: Iterable[Posting]) -> Iterator[RateRow]:
+    def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
         """The gauges of rates: their mean by time, and their least and greatest beside it.
 
-        Least and greatest have no weight; a mean weighs what its node burnt.
+        Least and greatest have no weight; a mean weighs what its node consumed.
         """
-        burnt: dict[str, int] = {}
+        consumed: dict[str, int] = {}
         for row in postings:
-            burnt[row.node] = burnt.get(row.node, 0) + row.amount.energy_uj
+            consumed[row.node] = consumed.get(row.node, 0) + row.amount.energy_uj
         for metric, quantity, per in (
             ("joulebook_pue_ratio", "pue", PPM),
             ("joulebook_electricity_price_per_kwh", "price", NANO),
@@ -270,8 +307,8 @@ class _Asked:
         ):
             for function in ("avg", "min", "max"):
                 for labels, value in self.now(metric, function, Selection()):
-                    node = labels.get("node", "")
-                    if node not in burnt:
+                    node = self._names.node(labels)
+                    if node not in consumed:
                         continue
                     source = labels.get("source", "")
                     quality = Quality.DEFAULT if source in defaults() else Quality.UNKNOWN
@@ -280,32 +317,30 @@ class _Asked:
                         source, quality,
                     )  # fmt: skip
                     mean = function == "avg"
-                    yield RateRow(used, burnt[node] if mean else 0, 0, node)
+                    yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """What floors and ends of the range may hide, to the energy in all."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
-        burnt_uj = edges_uj = 0.0
+        consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}
         energy: dict[WorkloadId, int] = {}
         for row in postings:
-            burnt_uj += row.amount.energy_uj
+            consumed_uj += row.amount.energy_uj
             if isinstance(row.subject, WorkloadId) and row.subject in self._alive:
                 energy[row.subject] = energy.get(row.subject, 0) + row.amount.energy_uj
                 held_ns[row.subject] = held_ns.get(row.subject, 0) + row.amount.held_ns
         for key, energy_uj in energy.items():
             wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
             edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
-        return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
+        return (floors_j * UJ_PER_J + edges_uj) / consumed_uj if consumed_uj else 0.0
 
 
-def _id(labels: Mapping[str, str]) -> WorkloadId:
-    return WorkloadId(labels.get("scheduler", ""), labels.get("workload", ""))
+_Shown = tuple[str, str, str]
 
 
-def _key(sample: Sample) -> tuple[str, WorkloadId, str]:
-    labels = sample.labels
-    return labels.get("node", ""), _id(labels), labels.get("component", "")
+def _shown(labels: Mapping[str, str]) -> _Shown:
+    return labels.get("cluster", ""), labels.get("scheduler", ""), labels.get("workload", "")
 
 
 def _whole(text: str) -> int:

@@ -8,8 +8,8 @@ A GH200 module's meters form a tree, and its Grace socket is the leaf that is bo
         SysIO Power Socket 0    its SoC's rail                            part of it: never added
       the GPU                   by NVML                                   booked, component `gpu`
 
-A Jetson's rails are those of an INA3221, told as voltage and current: that of the GPU, of the CPU,
-and of the whole board. NVML knows such a GPU, but not its power.
+A Jetson's rails are those of an INA3221, reported as voltage and current: that of the GPU, of the
+CPU, and of the whole board. NVML knows such a GPU, but not its power.
 
 Where there is no meter of the socket, its rails are booked instead. Modules are reconciled
 together, as one supply; so is a power meter without such a name, which measures the whole node.
@@ -28,8 +28,8 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
-from joulebook.node.sensors.sysfs import Complaints, int_or_none, numbered, read_int, text_or
+from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
+from joulebook.node.sensors.sysfs import LogOnce, int_or_none, numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
 _GRACE = re.compile(r"(?P<part>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)")
@@ -55,7 +55,7 @@ EVERYTHING = (Component.CPU, Component.DRAM, Component.GPU)
 REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.hwmon.root"
 
 
-class Source(msgspec.Struct, frozen=True):
+class HwmonFiles(msgspec.Struct, frozen=True):
     """The files that are one meter: their values are added up.
 
     `counts` says that they count energy (uJ), else they tell power (uW); `rails` tell voltage and
@@ -81,18 +81,18 @@ class Source(msgspec.Struct, frozen=True):
             return None
 
 
-def sockets(root: Path) -> list[Source]:
+def sockets(root: Path) -> list[HwmonFiles]:
     """The CPU sockets of superchips, in the order of their numbers."""
     return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
 
 
-def jetson_gpu(root: Path) -> Source | None:
+def jetson_gpu(root: Path) -> HwmonFiles | None:
     """The rail of a Jetson's GPU."""
     found = {each.meter: each for each in _jetson(root)}
     return found.get(JETSON_GPU)
 
 
-def _jetson(root: Path) -> Iterator[Source]:
+def _jetson(root: Path) -> Iterator[HwmonFiles]:
     """The rails of a Jetson, each once: the GPU's, though it may feed more, then the CPU's."""
     rails: dict[Meter, list[tuple[Path, Path]]] = {}
     for _, chip in numbered(root, r"hwmon(\d+)"):
@@ -106,17 +106,19 @@ def _jetson(root: Path) -> Iterator[Source]:
                 rails.setdefault(found[0], []).append(rail)
     for meter, files in rails.items():
         covers = EVERYTHING if meter == JETSON_BOARD else ()
-        yield Source(meter, (), covers=covers, rails=tuple(files))
+        yield HwmonFiles(meter, (), covers=covers, rails=tuple(files))
 
 
-def sources(root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = True) -> list[Source]:
+def sources(
+    root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = True
+) -> list[HwmonFiles]:
     """The meters below `root`.
 
     Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
     node or module from outside (a BMC is asked instead), without `gpu` a GPU (NVML names it).
     """
     chips = [(path, text_or(path / "name")) for _, path in numbered(root, r"hwmon(\d+)")]
-    found: list[Source] = []
+    found: list[HwmonFiles] = []
     modules: list[Path] = []
     nodes: list[Path] = []
     sockets: dict[str, dict[str, Path]] = {}
@@ -138,9 +140,9 @@ def sources(root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = Tr
         found += _grace(socket, parts)
     if supply and nodes:
         # Two of them are two supplies of one node.
-        found.append(Source(NODE, tuple(nodes), covers=EVERYTHING))
+        found.append(HwmonFiles(NODE, tuple(nodes), covers=EVERYTHING))
     elif supply and modules:
-        found.append(Source(MODULES, tuple(modules), covers=EVERYTHING))
+        found.append(HwmonFiles(MODULES, tuple(modules), covers=EVERYTHING))
     wanted = {JETSON_GPU: gpu, JETSON_CPU: cpu, JETSON_BOARD: supply}
     return [*found, *(each for each in _jetson(root) if wanted[each.meter])]
 
@@ -149,19 +151,19 @@ def _power_file(chip: Path) -> Path | None:
     return next((chip / n for n in ("power1_average", "power1_input") if (chip / n).exists()), None)
 
 
-def _grace(socket: str, parts: dict[str, Path]) -> Iterator[Source]:
+def _grace(socket: str, parts: dict[str, Path]) -> Iterator[HwmonFiles]:
     if "Grace" in parts:
-        yield Source(Meter(Component.CPU, f"grace-{socket}"), (parts["Grace"],))
+        yield HwmonFiles(Meter(Component.CPU, f"grace-{socket}"), (parts["Grace"],))
     elif rails := tuple(parts[name] for name in ("CPU", "SysIO") if name in parts):
-        yield Source(Meter(Component.CPU, f"grace-rails-{socket}"), rails)
+        yield HwmonFiles(Meter(Component.CPU, f"grace-rails-{socket}"), rails)
 
 
-def _amd_sockets(chip: Path) -> Iterator[Source]:
+def _amd_sockets(chip: Path) -> Iterator[HwmonFiles]:
     for number, label in numbered(chip, r"energy(\d+)_label"):
         match = _SOCKET.fullmatch(text_or(label))
         if match is not None:
             meter = Meter(Component.CPU, f"amd-energy-{match['socket']}")
-            yield Source(meter, (chip / f"energy{number}_input",), counts=True)
+            yield HwmonFiles(meter, (chip / f"energy{number}_input",), counts=True)
 
 
 class HwmonSensor:
@@ -186,8 +188,8 @@ class HwmonSensor:
         self._root = root
         self._covers = covers
         self._parts = {"cpu": cpu, "supply": supply, "gpu": gpu}
-        self._sources: list[Source] = []
-        self._complaints = Complaints(self.name)
+        self._sources: list[HwmonFiles] = []
+        self._complaints = LogOnce(self.name)
 
     @property
     def pace(self) -> Pace:
@@ -211,7 +213,7 @@ class HwmonSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every meter once."""
         readings: list[Reading] = []
         failures: list[Failure] = []
@@ -223,13 +225,13 @@ class HwmonSensor:
                 failures.append(Failure(source.meter, self._clock.now_ns(), error.reason))
             else:
                 self._complaints.good(source.meter.name)
-        return Look(tuple(readings), tuple(failures))
+        return PollResult(tuple(readings), tuple(failures))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Counters only, and none of these steps in the time of a burst."""
         return ()
 
-    def _read(self, source: Source) -> Reading:
+    def _read(self, source: HwmonFiles) -> Reading:
         value = source.value()
         t_ns = self._clock.now_ns()
         if source.counts:
@@ -238,6 +240,6 @@ class HwmonSensor:
         return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=covers)
 
 
-def unreadable(found: Sequence[Source]) -> list[Path]:
+def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:
     """The files that cannot be read now (for `joulebook doctor`)."""
     return [file for source in found for file in source.files if int_or_none(file) is None]

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from joulebook import cli
 from joulebook.commands.daemon import control
 from joulebook.commands.daemon.running import daemon_pid, described, lock_path
 from joulebook.ledger.location import LedgerLock
-from joulebook.node.release import ReleaseDesk, request_path
+from joulebook.node.release import ReleaseHandler, request_path
 
 
 @pytest.fixture
@@ -32,9 +31,9 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def daemon(ledger: Path) -> Iterator[ReleaseDesk]:
+def daemon(ledger: Path) -> Iterator[ReleaseHandler]:
     """Looks for requests as the tick loop does, only more often."""
-    desk, stop = ReleaseDesk(ledger), threading.Event()
+    desk, stop = ReleaseHandler(ledger), threading.Event()
 
     def run() -> None:
         while not stop.wait(0.02):
@@ -50,7 +49,7 @@ def daemon(ledger: Path) -> Iterator[ReleaseDesk]:
 
 def test_the_daemon_lets_go_and_takes_hold(
     ledger: Path,
-    daemon: ReleaseDesk,
+    daemon: ReleaseHandler,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -91,9 +90,12 @@ def test_nothing_to_end(ledger: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("arguments", [["release"], ["release", "--for", "0"]])
 def test_without_ledger_or_lock_nothing_is_asked(
-    ledger: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
 ) -> None:
-    began = time.monotonic()
+    monkeypatch.setattr(control, "PATIENCE_S", 600.0)  # It would wait for ever.
     lock_path(ledger).unlink()
     assert cli.main(arguments) == 1
     assert f"there is no lock of a daemon at {ledger}.lock" in capsys.readouterr().err
@@ -101,7 +103,6 @@ def test_without_ledger_or_lock_nothing_is_asked(
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert f"there is no ledger at {ledger}" in said and "--config" in said
-    assert time.monotonic() - began < 2
     assert not request_path(ledger).exists()
 
 
@@ -128,9 +129,8 @@ def test_who_may_not_ask_is_told_why(
         return stat(path, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(Path, "stat", denied)
-    began = time.monotonic()
+    monkeypatch.setattr(control, "PATIENCE_S", 600.0)
     assert cli.main(["release"]) == 2
-    assert time.monotonic() - began < 2
     assert "run this as the daemon's user" in capsys.readouterr().err
 
 

@@ -19,9 +19,9 @@ T0 = 1000 * S
 class Sensor:
     """A card as its sensors show it, second by second; the truth is known beside them.
 
-    Power is seen for 25 of every 100 ms and told as the mean of the last second; the counter moves
-    in steps. `ragged` is how much the load varies within a window (its standard deviation to its
-    mean), `in_step` what the windows see of a load that keeps their time.
+    Power is seen for 25 of every 100 ms and reported as the mean of the last second; the counter
+    moves in steps. `ragged` is how much the load varies within a window (its standard deviation to
+    its mean), `in_step` what the windows see of a load that keeps their time.
     """
 
     def __init__(self, seed: int, *, rate: float = 1.0, step_s: float = 0.1) -> None:

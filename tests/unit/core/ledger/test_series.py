@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,11 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Amount
 from joulebook.core.ledger import series
-from joulebook.core.ledger.series import EXPIRED, OVERFLOW, Policy
+from joulebook.core.ledger.series import EXPIRED, OVERFLOW, SeriesPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
-POLICY = Policy()
+POLICY = SeriesPolicy()
 HOLD_S = 38
 """Seconds of the hold at zero, in whole ticks (37.5 s)."""
 
@@ -26,7 +27,7 @@ HOLD_S = 38
 class Node:
     """Series that move along with the ticks of a daemon, one a second."""
 
-    def __init__(self, policy: Policy = POLICY) -> None:
+    def __init__(self, policy: SeriesPolicy = POLICY) -> None:
         self.books, self.policy, self.news = Books(last_ns=at(0)), policy, 0
 
     def step(
@@ -155,7 +156,7 @@ def test_a_series_lingers_after_its_end() -> None:
 
 
 def test_a_short_linger_begins_when_the_truth_shows() -> None:
-    node = Node(Policy(linger_ns=20 * S))
+    node = Node(SeriesPolicy(linger_ns=20 * S))
     node.step(1, {"a": 5}, [holds("a", 0, 1)], [knows("a")])
     node.run(2, HOLD_S)
     assert node.shown("a") == 0
@@ -234,11 +235,30 @@ def test_the_51st_experiment_of_an_owner_overflows() -> None:
 
 
 def test_the_budget_of_the_node_for_experiments() -> None:
-    node = Node(Policy(max_experiments=3))
+    node = Node(SeriesPolicy(max_experiments=3))
     for n in range(5):
         node.step(n + 1, {f"w{n}": 1}, facts=[knows(f"w{n}", f"e{n}", user=f"u{n}")])
     assert {labels.experiment for labels in node.books.experiments} == {"e0", "e1", "e2", OVERFLOW}
     assert sum(total(state.balance) for state in node.books.experiments.values()) == 5
+
+
+def test_names_that_people_gave_are_not_pushed_out_by_derived_ones() -> None:
+    node = Node(SeriesPolicy(max_experiments=200))
+    for n in range(60):
+        node.step(n + 1, {f"d{n}": 1}, facts=[knows(f"d{n}", f"nightly-{n}")])
+    given = msgspec.structs.replace(knows("g", "bert-final"), named=True)
+    node.step(61, {"g": 2}, facts=[given])
+    shown = {labels.experiment for labels in node.books.experiments}
+    assert "bert-final" in shown
+    assert "nightly-49" in shown
+    assert "nightly-50" not in shown
+    for n in range(200):
+        node.step(62 + n, {f"o{n}": 1}, facts=[knows(f"o{n}", f"x{n}", user=f"u{n}")])
+    given = msgspec.structs.replace(knows("h", "vit-final", user="bob"), named=True)
+    node.step(300, {"h": 2}, facts=[given])
+    shown = {labels.experiment for labels in node.books.experiments}
+    assert "vit-final" in shown, "the last tenth of the node's budget is kept for names given"
+    assert "x199" not in shown
 
 
 def test_a_job_without_a_meter_gets_no_series_and_takes_no_room() -> None:
@@ -292,7 +312,7 @@ def test_an_experiment_never_yet_shown_is_still_at_zero_after_a_restart() -> Non
 
 
 def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:
-    node = Node(Policy(expire_ns=1000 * S))
+    node = Node(SeriesPolicy(expire_ns=1000 * S))
     node.step(1, {"a": 5, "b": 7}, facts=[knows("a", "old"), knows("b", "older")])
     node.run(2, 1000)
     node.step(1100, {"c": 1}, facts=[knows("c", "new")])
@@ -304,7 +324,7 @@ def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:
 
 
 def test_an_experiment_in_use_does_not_expire() -> None:
-    node = Node(Policy(expire_ns=100 * S))
+    node = Node(SeriesPolicy(expire_ns=100 * S))
     node.step(1, {"a": 5}, [holds("a")], [knows("a")])
     node.run(2, 300, [holds("a")])
     assert node.experiment("x") == 5
@@ -328,7 +348,7 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
     steps: list[tuple[int, dict[str, int], set[str], set[tuple[str, str]], bool]],
 ) -> None:
     node = Node(
-        Policy(
+        SeriesPolicy(
             linger_ns=50 * S,
             expire_ns=200 * S,
             max_workloads=3,
@@ -337,9 +357,9 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
         )
     )
     second, given_uj = 0, 0
-    for gap, earned, held, told, restart in steps:
+    for gap, earned, held, reported, restart in steps:
         before, second = node.books, second + gap
-        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(told)}
+        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(reported)}
         resumed = restart and gap > 30
         node.step(second, earned, [holds(name) for name in sorted(held)], facts.values(), resumed)
         given_uj += sum(earned.values())

@@ -67,7 +67,7 @@ class Dies:
             self.machine.zone(f"intel-rapl:{i}", name, self.counted[i])
 
 
-def burnt(dies: Dies) -> dict[str, float]:
+def consumed(dies: Dies) -> dict[str, float]:
     """Joules by zone over ten seconds, as looks tell them."""
     sensor, first, last = opened(dies.machine), {}, {}
     for _ in range(11):
@@ -89,12 +89,12 @@ def burnt(dies: Dies) -> dict[str, float]:
 def test_zones_that_mirror_one_counter_are_booked_once(
     tmp_path: Path, names: Sequence[str], watts: float
 ) -> None:
-    found = burnt(Dies(tmp_path, names, [watts] * len(names)))
+    found = consumed(Dies(tmp_path, names, [watts] * len(names)))
     assert sum(found.values()) == pytest.approx(10 * watts)
 
 
 def test_distinct_dies_stay_distinct(tmp_path: Path) -> None:
-    found = burnt(Dies(tmp_path, ["package-0-die-0", "package-0-die-1"], [68, 70]))
+    found = consumed(Dies(tmp_path, ["package-0-die-0", "package-0-die-1"], [68, 70]))
     assert found == {"package-0-die-0": 680, "package-0-die-1": 700}
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_a_failure_and_said_once_with_its_remedy(
             ]
             assert len(look.readings) == 3
     assert len(caplog.records) == 1 and "CAP_DAC_READ_SEARCH" in caplog.text
-    assert sensor.glance([cpu("package-0")]) == []
+    assert sensor.poll_energy([cpu("package-0")]) == []
     broken.rmdir()
     broken.write_text("7\n")
     assert sensor.look(processes=False).failures == ()
@@ -180,4 +180,4 @@ def test_nonsense_in_a_counter_is_no_zero(tmp_path: Path) -> None:
 
 def test_a_glance_reads_only_what_is_asked_for(tmp_path: Path) -> None:
     sensor = opened(SHAPES["intel_two_sockets"](tmp_path))
-    assert [r.meter for r in sensor.glance([dram("dram-1")])] == [dram("dram-1")]
+    assert [r.meter for r in sensor.poll_energy([dram("dram-1")])] == [dram("dram-1")]

@@ -18,10 +18,10 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
-from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, Look
+from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
 from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
 from joulebook.node.sensors.hwmon import sockets as superchip_sockets
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
     INVALID_ARGUMENT,
@@ -30,7 +30,7 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     meaning,
 )
-from joulebook.node.sensors.nvidia.gpu import Card
+from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.units import NS_PER_S
 
@@ -74,7 +74,7 @@ class NvmlSensor:
         self._sysfs = sysfs
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
-        self._cards: dict[Meter, Card] = {}
+        self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
@@ -103,7 +103,7 @@ class NvmlSensor:
                 card.close()
             session.close()
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every GPU once. Raises `SensorError` if the driver as a whole is gone."""
         if self._session is None:
             raise error(UNINITIALIZED, "look")
@@ -123,7 +123,7 @@ class NvmlSensor:
         self._some_lost = lost
         return look
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The energy counters alone; GPUs that have none, sleep or fail are left out."""
         readings: list[Reading] = []
         if self._session is None:
@@ -133,12 +133,12 @@ class NvmlSensor:
             if card is None or meter in self._absent or not card.has_counter or card.asleep():
                 continue
             try:
-                readings.append(card.glance())
+                readings.append(card.poll_energy())
             except Exception:  # noqa: S112 (the next look says why)
                 continue
         return readings
 
-    def _look(self, *, processes: bool) -> Look:
+    def _look(self, *, processes: bool) -> PollResult:
         readings: list[Reading] = []
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
@@ -165,7 +165,7 @@ class NvmlSensor:
             statuses.append(card.status(now_ns, {}, {}))
         if processes:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
-        return Look(tuple(readings), tuple(failures), tuple(statuses), self._refused())
+        return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
     def _pair_sockets(self) -> None:
         """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
@@ -200,13 +200,13 @@ class NvmlSensor:
 
     def _enumerate(self, session: Session) -> None:
         """Open every GPU that answers; `_cards` keeps those of before that do not."""
-        found: dict[Meter, Card] = {}
+        found: dict[Meter, OpenGpu] = {}
         silent = ""
         for index in range(session.device_count()):
             try:
-                device = Device(session, index)
+                device = NvmlDevice(session, index)
                 earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
-                card = Card(session, device, self._clock, self._starts, self._sysfs, earlier)
+                card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
                 once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
                 silent = e.reason

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
-from joulebook.node.workloads.kubernetes.device_ids import Part
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 
 MAX_LEFT = 256
@@ -16,7 +17,7 @@ MAX_LEFT = 256
 
 
 @dataclass(slots=True, eq=False)
-class Body:
+class PodCgroup:
     """A pod's directories (one in each hierarchy) and those of its containers; node time."""
 
     uid: str
@@ -28,20 +29,20 @@ class Body:
     """When each container ended that is no more."""
     gone_ns: int | None = None
 
-    def made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+    def made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """One more directory."""
         if not self.paths and not self.containers:
             self.began_ns = t_ns if live else None
             self.gone_ns = None
-        if spot.level is Level.POD:
+        if spot.level is PodLevel.POD:
             self.paths.add(spot.path)
         else:
             self.containers.setdefault(spot.container, set()).add(spot.path)
             self.left.pop(spot.container, None)
 
-    def gone(self, spot: Spot, t_ns: int) -> None:
+    def gone(self, spot: PodDirectory, t_ns: int) -> None:
         """One less."""
-        if spot.level is Level.POD:
+        if spot.level is PodLevel.POD:
             self.paths.discard(spot.path)
         elif spot.container in self.containers:
             paths = self.containers[spot.container]
@@ -68,6 +69,15 @@ class Body:
             alive, ends = bool(self.containers), list(self.left.values())
         return max(ends) if ends and not alive else None
 
+    def lives(self, own: frozenset[str], *, done: bool = False) -> bool:
+        """Whether any process of it is left; `own` are the ids that the API server knows.
+
+        `done`: it is said that all have ended, so that a sandbox which is left does not count.
+        """
+        known = own & (self.containers.keys() | self.left.keys())
+        ours = own & self.containers.keys() if known or (own and done) else self.containers.keys()
+        return any(has_processes(path) for each in ours for path in self.containers[each])
+
     def ended_ns(self, own: frozenset[str]) -> int | None:
         """When it ended, once all its directories are gone."""
         if self.gone_ns is None:
@@ -76,22 +86,34 @@ class Body:
         return self.gone_ns if left_ns is None else min(left_ns, self.gone_ns)
 
 
+def has_processes(directory: Path) -> bool:
+    """Whether a process is in a cgroup or below it; where the kernel does not say, if it exists."""
+    try:
+        return "populated 1" in (directory / "cgroup.events").read_text()
+    except OSError:
+        lists = [Path(where, "cgroup.procs") for where, _, _ in os.walk(directory)]
+    try:
+        return any([each.read_bytes() for each in lists]) if lists else False
+    except OSError:
+        return directory.is_dir()
+
+
 @dataclass(slots=True, eq=False)
-class Grant:
+class DeviceGrant:
     """A device that a pod holds, from `t0_ns` until `t1_ns` (node time).
 
     `sharers` is how many pods hold it together by one DRA claim. `nameless`: it was known that a
     pod held it, but not which.
     """
 
-    device: Device
+    device: KubeletDevice
     t0_ns: int
     t1_ns: int | None = None
     sharers: int = 1
     nameless: bool = False
-    part: Part | None = None
+    part: DevicePart | None = None
     """Once it is clear what it is: that does not change while it is held."""
-    somebody: tuple[Part, ...] = ()
+    somebody: tuple[DevicePart, ...] = ()
     """Where that is not clear: the cards of which it may be one."""
     refused: bool = False
     """It was said that nobody can tell which device that is."""
@@ -107,24 +129,41 @@ class Grant:
 
 
 @dataclass(slots=True, eq=False)
-class Resident:
-    """A pod that the kubelet lists or listed."""
+class PodAllocation:
+    """A pod that the kubelet lists or listed.
+
+    Attributes:
+        since_ns: From when on we know it to be here.
+        begun_ns: When it began, where that was before we knew it (0: it was not).
+        was_here: It was there before we looked for the first time.
+        not_uid: A uid that it has not: that of its predecessor under the same name.
+        missing_ns: Since when the kubelet has not listed it any more.
+        lived_ns: When it was last seen to live though the kubelet does not list it.
+        done_ns: Since when the API server says that all of its containers have ended.
+        unseen: It was over before we looked, so that nothing is to be said of it.
+        held: All devices that it ever held.
+        reported: What was last made durable of its facts.
+
+    """
 
     namespace: str
     name: str
     since_ns: int
-    devices: tuple[Device, ...] = ()
+    devices: tuple[KubeletDevice, ...] = ()
     uid: str = ""
     info: PodInfo | None = None
-    grants: list[Grant] = field(default_factory=list)
+    grants: list[DeviceGrant] = field(default_factory=list)
+    begun_ns: int = 0
+    was_here: bool = False
+    not_uid: str = ""
     missing_ns: int | None = None
-    """Since when the kubelet has not listed it any more."""
+    lived_ns: int | None = None
+    done_ns: int | None = None
     ended_ns: int | None = None
-    held: set[Device] = field(default_factory=set)
-    """All devices that it ever held."""
+    unseen: bool = False
+    held: set[KubeletDevice] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
-    told: WorkloadFacts | None = None
-    """What was last made durable of its facts."""
+    reported: WorkloadFacts | None = None
 
     @property
     def id(self) -> WorkloadId | None:
@@ -133,7 +172,7 @@ class Resident:
 
     @property
     def own(self) -> frozenset[str]:
-        """The ids of its containers, as far as the API server has told them."""
+        """The ids of its containers, as far as the API server has reported them."""
         return self.info.containers if self.info is not None else frozenset()
 
     @property
@@ -141,13 +180,13 @@ class Resident:
         """Whether it has ended, and all that is known of it is durable."""
         if self.ended_ns is None or self.grants:
             return False
-        if self.told is None:
-            return not self.uid
-        return self.told.complete and self.told.ended_ns == self.ended_ns
+        if self.reported is None:
+            return self.unseen or not self.uid
+        return self.reported.complete and self.reported.ended_ns == self.ended_ns
 
-    def take(self, devices: tuple[Device, ...], t_ns: int) -> None:
+    def take(self, devices: tuple[KubeletDevice, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""
-        self.missing_ns = None
+        self.missing_ns = self.lived_ns = None
         if devices == self.devices and self.ended_ns is None:
             return
         kept = {grant.device for grant in self.grants if grant.t1_ns is None}
@@ -157,17 +196,17 @@ class Resident:
         self.give([device for device in devices if device not in kept], t_ns)
         self.devices = devices
 
-    def give(self, devices: list[Device], t_ns: int) -> None:
+    def give(self, devices: list[KubeletDevice], t_ns: int) -> None:
         """It holds these devices from `t_ns` on."""
         nameless = not self.uid
-        self.grants += [Grant(device, t_ns, nameless=nameless) for device in devices]
+        self.grants += [DeviceGrant(device, t_ns, nameless=nameless) for device in devices]
         self.held.update(devices)
 
-    def found(self, grant: Grant, part: Part, t_ns: int) -> None:
+    def found(self, grant: DeviceGrant, part: DevicePart, t_ns: int) -> None:
         """It is clear now what a grant is; if it was somebody's till now, from `t_ns` on."""
         if grant.claimed and grant.t1_ns is None:
             grant.close(t_ns)
-            grant = Grant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
+            grant = DeviceGrant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
             self.grants.append(grant)
         grant.part = part
 
@@ -189,20 +228,26 @@ class Resident:
                 grant.nameless = False
                 continue
             grant.close(t_ns)
-            self.grants.append(Grant(grant.device, t_ns, sharers=grant.sharers))
+            self.grants.append(DeviceGrant(grant.device, t_ns, sharers=grant.sharers))
 
     def end(self, t_ns: int) -> None:
         """It ended."""
-        self.ended_ns = max(t_ns, self.since_ns)
+        self.ended_ns = max(t_ns, self.begun_ns or self.since_ns)
         for grant in self.grants:
             grant.close(t_ns)
+        self.grants = [g for g in self.grants if g.claimed or g.t1_ns != g.t0_ns]
+
+    def begin(self, t_ns: int) -> None:
+        """It began at `t_ns`, unless an earlier begin is known."""
+        if 0 < t_ns < (self.begun_ns or self.since_ns):
+            self.begun_ns = t_ns
 
     def revive(self, t_ns: int) -> None:
         """It was thought to have ended, and a container of it begins."""
         self.ended_ns = None
         self.give(list(self.devices), t_ns)
 
-    def share(self, device: Device, sharers: int, t_ns: int) -> None:
+    def share(self, device: KubeletDevice, sharers: int, t_ns: int) -> None:
         """So many pods hold the device together from `t_ns` on."""
         for grant in [g for g in self.grants if g.device == device and g.t1_ns is None]:
             if grant.sharers == sharers:
@@ -211,9 +256,9 @@ class Resident:
                 grant.sharers = sharers
                 continue
             grant.close(t_ns)
-            self.grants.append(Grant(device, t_ns, sharers=sharers, part=grant.part))
+            self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
-    def settle(self, told: WorkloadFacts | None) -> None:
+    def settle(self, reported: WorkloadFacts | None) -> None:
         """What was handed over is durable: these facts, and every end that was claimed."""
-        self.told = told or self.told
+        self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]

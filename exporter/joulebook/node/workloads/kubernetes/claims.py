@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from joulebook.core import experiments
@@ -12,15 +13,16 @@ from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.node.workloads.kubernetes.allocation import Grant, Resident
+from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodAllocation
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
-    Part,
-    Unmappable,
+    DevicePart,
+    UnknownDevice,
+    base,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.units import NS_PER_S
 
 NAME_WAIT_NS = 2 * NS_PER_S
@@ -28,51 +30,59 @@ NAME_WAIT_NS = 2 * NS_PER_S
 longer, so nothing is booked meanwhile)."""
 
 
-class View(NamedTuple):
+class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `pending` says of a device that cannot be told whether it may be soon.
+    `names` are those of the cards. `pending` says of a device that cannot be reported whether it
+    may be soon.
     """
 
     cards: Sequence[DeviceStatus]
-    offer: Offer
+    names: frozenset[str]
+    offer: AllocatableDevices
     described: Mapping[str, Described]
-    pending: Callable[[Device], bool]
+    pending: Callable[[KubeletDevice], bool]
 
 
 def find_parts(
-    residents: Collection[Resident],
-    view: View,
+    residents: Collection[PodAllocation],
+    view: DeviceView,
     now_ns: int,
     refuse: Callable[[InputError], None],
 ) -> bool:
     """Find out what each grant is of which that is not known; whether nothing is left to wait for.
 
-    Once it is known it is kept: a card that drops out does not change what a pod was given.
+    Once it is known it is kept: a card that drops out does not change what a pod was given. But
+    the part that a replica is changes with how many there are.
     """
     whole = True
+    held = _held(residents, view)
     for resident in residents:
-        for grant in [g for g in resident.grants if g.part is None]:
+        for grant in [g for g in resident.grants if g.part is None or g.t1_ns is None]:
+            if grant.part is None and not grant.refused and view.pending(grant.device):
+                whole = False
+                continue
+            if grant.part is not None and base(grant.device.id, view.names) == grant.device.id:
+                continue
             try:
-                part = find_part(grant.device, view.cards, view.offer, view.described)
-            except Unmappable as error:
-                if grant.refused:
-                    continue
-                if view.pending(grant.device):
-                    whole = False
+                part = find_part(grant.device, view.cards, view.offer, view.described, held)
+            except UnknownDevice as error:
+                if grant.refused or grant.part is not None:
                     continue
                 grant.refused = True
                 if not error.absent:
                     grant.somebody = _candidates(grant.device, view.cards, residents)
                 refuse(_unmapped(resident, grant, absent=error.absent))
                 continue
+            if part == grant.part:
+                continue
             resident.found(grant, part, now_ns)
             resident.models |= {clean_label(_model(view.cards, part.meter))} - {""}
     return whole
 
 
-def claims_of(resident: Resident, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be told yet.
+def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
+    """The claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
     """
@@ -101,13 +111,16 @@ def claims_of(resident: Resident, now_ns: int, *, awaited: bool) -> tuple[Claim,
     return tuple(claims)
 
 
-def facts_of(resident: Resident, rules: Sequence[str], *, awaited: bool) -> WorkloadFacts | None:
+def facts_of(
+    resident: PodAllocation, rules: Sequence[str], *, awaited: bool
+) -> WorkloadFacts | None:
     """What is known of a pod, for labels; `None` while its identity is not."""
     workload = resident.id
-    if workload is None:
+    if workload is None or resident.unseen:
         return None
     info = resident.info
-    sources = {**(info.sources if info is not None else {}), "workload": workload.workload}
+    sources = {**(info.sources if info is not None else {}), "workload": resident.name}
+    experiment = experiments.chosen(rules, sources)
     extra = dict(info.extra) if info is not None else {}
     if resident.models:
         extra["gpu_model"] = ",".join(sorted(resident.models))
@@ -117,20 +130,31 @@ def facts_of(resident: Resident, rules: Sequence[str], *, awaited: bool) -> Work
         labels=Labels(
             info.user if info is not None else "",
             resident.namespace,
-            clean_label(experiments.choose(rules, sources)),
+            clean_label(experiment.name),
         ),
-        started_ns=resident.since_ns,
+        started_ns=resident.begun_ns or resident.since_ns,
         ended_ns=resident.ended_ns,
         complete=info is not None or not awaited,
         gpu_count=len(resident.held),
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
+        named=experiment.named,
+    )
+
+
+def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
+    """Of each device, how many replicas are held: more than are offered while that changes."""
+    return Counter(
+        base(grant.device.id, view.names)
+        for resident in residents
+        for grant in resident.grants
+        if grant.t1_ns is None and (grant.part is not None or not view.pending(grant.device))
     )
 
 
 def _candidates(
-    device: Device, cards: Sequence[DeviceStatus], residents: Collection[Resident]
-) -> tuple[Part, ...]:
+    device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
+) -> tuple[DevicePart, ...]:
     """The cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
@@ -139,14 +163,14 @@ def _candidates(
         if grant.part is not None and grant.t1_ns is None
     }
     mig = device.id.startswith("MIG-")
-    return tuple(Part(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
+    return tuple(DevicePart(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
 
 
 def _model(cards: Sequence[DeviceStatus], meter: Meter) -> str:
     return next((card.model for card in cards if card.meter == meter), "")
 
 
-def _unmapped(resident: Resident, grant: Grant, *, absent: bool) -> InputError:
+def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> InputError:
     device = grant.device
     what = device.id if device.is_dra else f"{device.id} ({device.resource})"
     pod = f"pod {resident.namespace}/{resident.name} holds {what}"

@@ -1,6 +1,6 @@
 """Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
 
-Three threads: one asks the kubelet (`looker`), one follows cgroups by inotify, one watches the
+Three threads: one asks the kubelet (`poller`), one follows cgroups by inotify, one watches the
 node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
 DRA). What they hear is put together in `table` and turned into claims in `claims`.
 """
@@ -17,28 +17,34 @@ from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.kubernetes.allocation import Resident
-from joulebook.node.workloads.kubernetes.api import ApiServer
-from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodTree, Spot
-from joulebook.node.workloads.kubernetes.claims import View, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import Offer, base, is_replica
-from joulebook.node.workloads.kubernetes.informer import Cluster, PodNews
-from joulebook.node.workloads.kubernetes.kubelet_poller import Looker
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation
+from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodDirectory, PodTree
+from joulebook.node.workloads.kubernetes.claims import DeviceView, claims_of, facts_of, find_parts
+from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
+    card_names,
+    is_gpu_id,
+    is_replica,
+)
+from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
+from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.kubernetes.resume import Resumption
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
@@ -49,7 +55,7 @@ _LATE_NS = 2 * NS_PER_S
 """So long after its end the labels of a short pod are still waited for."""
 
 
-class KubernetesTenants:
+class KubernetesWorkloads:
     """The pods on this node. `server` is `None` where the API server is not to be asked."""
 
     name = "kubernetes"
@@ -80,7 +86,7 @@ class KubernetesTenants:
         self._pod_logs = pod_logs
         self._poll_interval_s = poll_interval_s
         self._lock = threading.RLock()
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._reader = CgroupReader(proc)
         self._thread: InotifyThread | None = None
 
@@ -89,12 +95,21 @@ class KubernetesTenants:
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
-        self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
-        self._offer: Offer | None = None
+        self._table = PodTable(
+            self._is_gpu,
+            LogFolders(self._pod_logs),
+            node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
+            begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
+        )
+        self._resumption = Resumption(before)
+        self._offer: AllocatableDevices | None = None
+        self._asked: set[str] = set()
+        self._awaited_ids: frozenset[str] = frozenset()
+        self._names: frozenset[str] = frozenset()
         self._answered = False
-        self._handed: list[tuple[Resident, WorkloadFacts | None, PodInfo | None]] = []
+        self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
-        news = PodNews(self._table, self._pods, self._lock)
+        news = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
         self._cluster = Cluster(
             self._server, self._node, news, self._now_is_a_boundary, self._refuse
         )
@@ -102,15 +117,16 @@ class KubernetesTenants:
         self._tree = PodTree(self._cgroup_root, self._inotify, self._refuse, self)
         with self._lock:
             self._tree.scan()
+            self._resumption.review(self._table, self._clock.now_ns())
         self._rescan_at = time.monotonic() + _RETRY_S
-        self._looker = Looker(
+        self._poller = KubeletPoller(
             self._socket, self._clock, self._poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
             faulty=self._faulty, restless=self._restless,
         )  # fmt: skip
         self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
-        self._looker.start()
+        self._poller.start()
         self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
@@ -119,12 +135,21 @@ class KubernetesTenants:
         facts: list[WorkloadFacts] = []
         with self._lock:
             now_ns = self._clock.now_ns()
-            self._table.review(now_ns)
-            workloads = [r for r in self._table if not self._is_infrastructure(r)]
-            view = View(
-                devices, self._offer or Offer({}), self._cluster.described, self._is_pending
+            self._review(now_ns)
+            self._names = card_names(devices)
+            view = DeviceView(
+                devices,
+                self._names,
+                self._offer or AllocatableDevices(),
+                self._cluster.described,
+                self._is_pending,
             )
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
+            self._resumption.review(self._table, now_ns)
+            if devices:
+                claims += self._resumption.claims()
+                facts += self._resumption.facts()
+            workloads = [r for r in self._table if not self._is_infrastructure(r)]
             synced = self._cluster.synced
             self._handed = []
             for resident in workloads:
@@ -134,7 +159,7 @@ class KubernetesTenants:
                 else:
                     claims += found
                 fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
-                if fact is not None and fact != resident.told:
+                if fact is not None and fact != resident.reported:
                     facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
@@ -150,6 +175,7 @@ class KubernetesTenants:
                 if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
+            self._resumption.settled()
             self._table.put_away(over, unnamed=self._server is not None)
 
     def identify(self, pid: int) -> WorkloadId | None:
@@ -158,11 +184,12 @@ class KubernetesTenants:
         if place is None:
             return None
         with self._lock:
+            resident = self._table.of_uid(place.uid)
+            if resident is not None:
+                return INFRASTRUCTURE if self._is_infrastructure(resident) else resident.id
             info = self._table.info(place.uid)
             if info is not None:
-                if info.infrastructure:
-                    return INFRASTRUCTURE
-                return workload_id(info.name, info.uid)
+                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, info.uid)
             named = self._table.named(place.uid)
         if named is None:
             return None
@@ -171,7 +198,7 @@ class KubernetesTenants:
             return INFRASTRUCTURE
         return workload_id(name, place.uid)
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The cgroups of all pods that run now."""
         with self._lock:
             found = []
@@ -180,7 +207,7 @@ class KubernetesTenants:
                 if body is not None and body.paths and not self._is_infrastructure(resident):
                     since_ns = body.began_ns or 0
                     paths = tuple(sorted(body.paths))
-                    found.append(Group(resident.id, paths, outlived_by=1, since_ns=since_ns))
+                    found.append(UsageGroup(resident.id, paths, outlived_by=1, since_ns=since_ns))
             return found
 
     def close(self) -> None:
@@ -190,25 +217,25 @@ class KubernetesTenants:
         if thread is None:
             return
         self._cluster.stop()
-        self._looker.stop()
+        self._poller.stop()
         thread.stop()
         self._inotify.close()
 
     # -- cgroups (the watching thread)
 
-    def cgroup_made(self, spot: Spot, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         """See `PodListener`."""
         t_ns = self._clock.now_ns()
         self._table.cgroup_made(spot, t_ns, live=live)
         self._note(spot, t_ns)
 
-    def cgroup_gone(self, spot: Spot) -> None:
+    def cgroup_gone(self, spot: PodDirectory) -> None:
         """See `PodListener`."""
         t_ns = self._clock.now_ns()
         self._note(spot, t_ns)
         self._table.cgroup_gone(spot, t_ns)
 
-    def _note(self, spot: Spot, t_ns: int) -> None:
+    def _note(self, spot: PodDirectory, t_ns: int) -> None:
         if self._table.matters(spot.uid):
             self._times.append(t_ns)
 
@@ -234,13 +261,14 @@ class KubernetesTenants:
         return max(0.0, self._rescan_at - time.monotonic())
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         with self._lock:
             times, self._times = self._times, []
         for t_ns in times[-1:]:
             self._boundary(t_ns)
         if times:
-            self._looker.soon()
+            self._poller.soon()
 
     # -- the kubelet (its thread)
 
@@ -248,14 +276,17 @@ class KubernetesTenants:
         with self._lock:
             before = {id(r): len(r.grants) for r in self._table}
             self._answered = self._table.listed(pods, t_ns)
-            self._table.review(self._clock.now_ns())
+            self._review(self._clock.now_ns())
             news = {id(r): len(r.grants) for r in self._table} != before
-            dra = any(d.is_dra for r in self._table for d in r.devices)
-            missing = {base(d.id) for r in self._table for d in r.devices if is_replica(d.id)} - (
-                self._offer or Offer({})
-            ).replicas.keys()
-        if missing:
-            self._looker.ask_offer()
+            held = {d for r in self._table for d in r.devices}
+            dra = any(device.is_dra for device in held)
+            replicas = {d.id for d in held if not d.is_dra and is_replica(d.id, self._names)}
+            unknown = replicas - (self._offer or AllocatableDevices()).ids
+            ask = unknown - self._asked
+            self._asked = unknown
+            self._awaited_ids |= ask
+        if ask:
+            self._poller.ask_offer()
         if dra:
             self._cluster.want_slices()
         if news:
@@ -272,9 +303,10 @@ class KubernetesTenants:
         with self._lock:
             self._answered = False
 
-    def _offered(self, devices: Iterable[Device] | None) -> None:
+    def _offered(self, devices: Iterable[KubeletDevice] | None) -> None:
         with self._lock:
-            self._offer = Offer.of(devices or ())
+            self._offer = AllocatableDevices.of(devices or ())
+            self._awaited_ids = frozenset()
 
     def _now_is_a_boundary(self) -> None:
         self._boundary(self._clock.now_ns())
@@ -283,15 +315,16 @@ class KubernetesTenants:
         with self._lock:
             return self._table.doubtful or not self._answered
 
-    def _is_gpu(self, device: Device) -> bool:
+    def _is_gpu(self, device: KubeletDevice) -> bool:
         if device.is_dra:
             driver = device.id.split("/", 1)[0]
             return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
-        return any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+        named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+        return named or is_gpu_id(device.id)
 
     # -- helpers
 
-    def _awaited(self, resident: Resident, now_ns: int) -> bool:
+    def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
         if self._server is None:
             return False
@@ -299,13 +332,25 @@ class KubernetesTenants:
             return True
         return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
 
-    def _is_pending(self, device: Device) -> bool:
+    def _is_pending(self, device: KubeletDevice) -> bool:
         """Whether what a device is may soon be known that is not known now."""
         if device.is_dra:
             return self._cluster.is_pending(device.id)
-        return is_replica(device.id) and self._offer is None
+        return is_replica(device.id, self._names) and (
+            self._offer is None or device.id in self._awaited_ids
+        )
 
-    def _is_infrastructure(self, resident: Resident) -> bool:
-        if resident.info is not None:
-            return resident.info.infrastructure
-        return self._pods.is_infrastructure(resident.namespace, None)
+    def _review(self, now_ns: int) -> None:
+        silent = self._server is not None and not self._cluster.synced
+        self._table.review(now_ns, api_silent=silent)
+
+    def _is_infrastructure(self, resident: PodAllocation) -> bool:
+        """Whether it is the cluster's own; labels alone do not hide a pod that was given a GPU."""
+        info, namespace = resident.info, resident.namespace
+        if resident.held:
+            if info is not None:
+                return info.stand_in
+            return self._pods.is_stand_in(namespace, None)
+        if info is not None:
+            return info.infrastructure
+        return self._pods.is_infrastructure(namespace, None)

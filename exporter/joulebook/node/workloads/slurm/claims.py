@@ -12,12 +12,12 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.node.workloads.contract import Group
-from joulebook.node.workloads.slurm.gres import GresMap, Part, Unmappable, find_part
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.contract import UsageGroup
+from joulebook.node.workloads.slurm.gres import UNCOUNTED, GresMap, GresPart, Unmappable, find_part
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.units import NS_PER_S
 
-Unmapped = Callable[[Job, Grant, Sequence[str]], None]
+Unmapped = Callable[[Job, JobGrant, Sequence[str]], None]
 """Told, once for each grant, which of its GPUs nobody could be booked for."""
 
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
@@ -31,22 +31,23 @@ _EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", 
 
 def claims_of(
     job: Job,
-    grant: Grant,
+    grant: JobGrant,
     devices: Sequence[DeviceStatus],
     gres_of: GresOf,
     unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
-    """The claims of one grant; `None` while it cannot be told yet.
+    """The claims of one grant; `None` while it cannot be reported yet.
 
-    Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
-    a running job was given. So are the models of the devices, which `facts_of` tells for good.
+    Once reported they are kept: neither a device that drops out nor an edited gres.conf changes
+    what a running job was given. So are the models of the devices, which `facts_of` tells for good.
     """
     if grant.claims is None:
         workload = job.id
         known, gres = gres_of(grant.node)
         if workload is None or not devices or (grant.gpu_ids == "gres" and not known):
             return None
-        if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
+        sharded = gres is not None and gres.sharded
+        if grant.evidence is Evidence.PROLOG and sharded and not job.asked:
             return None  # The Prolog does not say how many shards; the controller is being asked.
         claims, unknown = _resolve(job, workload, grant, devices, gres)
         if unknown and any(d.mig and d.t_ns < grant.t0_ns + MIG_WAIT_NS for d in devices):
@@ -64,20 +65,20 @@ def claims_of(
 def _resolve(
     job: Job,
     workload: WorkloadId,
-    grant: Grant,
+    grant: JobGrant,
     devices: Sequence[DeviceStatus],
     gres: GresMap | None,
 ) -> tuple[list[Claim], list[str]]:
     """The claims, and the GPUs of which only somebody's could be made."""
 
-    def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
+    def claim(who: WorkloadId | None, part: GresPart, evidence: Evidence) -> Claim:
         return Claim(
             who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of, part.instance
         )
 
-    found: dict[tuple[Meter, str], Part] = {}
+    found: dict[tuple[Meter, str], GresPart] = {}
     unknown: list[str] = []
-    cut: dict[Meter, Part] = {}
+    cut: dict[Meter, GresPart] = {}
     for gpu in grant.gpus:
         try:
             part = find_part(gpu, grant.gpu_ids, gres, devices)
@@ -85,7 +86,7 @@ def _resolve(
             if error.meter is None:
                 unknown.append(gpu)
             else:
-                cut[error.meter] = Part(error.meter)
+                cut[error.meter] = GresPart(error.meter)
             continue
         if part is not None:
             part = _shared(job, grant, gpu, part, gres)
@@ -100,16 +101,16 @@ def _resolve(
         known = {meter for meter, _ in found} | set(cut)
         mig = [u for u in unknown if u.startswith("MIG-")]
         open_to = [d for d in devices if d.meter not in known and (d.mig or not mig)]
-        if len(unknown) == len(open_to) and not mig:
+        if len(unknown) == len(open_to) and not mig and UNCOUNTED not in unknown:
             # It was given as many as there are, so it has them all.
-            claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
+            claims += [claim(workload, GresPart(d.meter), grant.evidence) for d in open_to]
             return claims, [meter.name for meter in cut]
         # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
-        claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
+        claims += [claim(None, GresPart(d.meter), Evidence.SCONTROL) for d in open_to]
     return claims, [*unknown, *(meter.name for meter in cut)]
 
 
-def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
+def _shared(job: Job, grant: JobGrant, gpu: str, part: GresPart, gres: GresMap | None) -> GresPart:
     if grant.parts != (1, 1):
         parts, of = grant.parts
         return part._replace(parts=part.parts * parts, of=part.of * of)
@@ -119,15 +120,15 @@ def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) 
         shards = max(1, job.env_shards // len(grant.gpus))
     if not of or shards is None or part.instance:
         return part
-    return Part(part.meter, min(shards, of), of)
+    return GresPart(part.meter, min(shards, of), of)
 
 
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     """What is known of a job, for labels; `None` while its identity is not.
 
-    It is complete once nothing that may still be heard could change its labels. That it is a task
-    of an array, which changes the name that is shown, comes from where its own name does; so
-    without a name it is complete only if nobody is left who could tell one (`Job.alone`).
+    It is complete once nothing that may still be heard could change its labels, or when they must
+    be settled. That it is a task of an array, which changes the name that is shown, is known from
+    the controller alone.
     """
     workload = job.id
     if workload is None:
@@ -141,26 +142,27 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     pending: frozenset[str] = frozenset()
     if not job.labels_done:
         pending = frozenset(f"env:{name}" for name in experiments.ENVIRONMENT)
-    if "name" not in facts:
-        pending |= {"comment", "job_name", "wckey"} - sources.keys()
-    named = "name" in facts or job.alone
-    settled = job.labels_done or (named and experiments.decided(rules, sources, pending))
+    if not job.heard:
+        pending |= {"comment", "job_name", "wckey"} - job.sources.keys()
+    decided = job.heard and experiments.decided(rules, sources, pending)
+    over = job.ended_ns is not None and (job.heard or job.asked > 0)
+    experiment = experiments.chosen(rules, sources)
     evidence = min(job.held, default=None)
     return WorkloadFacts(
         id=workload,
         display=display,
         name=facts.get("name", ""),
         labels=Labels(
-            facts.get("user", ""),
-            facts.get("account", ""),
-            clean_label(experiments.choose(rules, sources)),
+            facts.get("user", ""), facts.get("account", ""), clean_label(experiment.name)
         ),
         started_ns=job.started_ns,
         ended_ns=job.ended_ns,
-        complete=not job.waiting and (settled or job.ended_ns is not None),
+        complete=decided or over or (job.labels_done and job.ended_ns is None),
         gpu_count=len(job.held[evidence]) if evidence is not None else 0,
         evidence=evidence.label if evidence is not None else "",
         extra=_extra(job),
+        scheduler_start_s=job.scheduler_start_s,
+        named=experiment.named,
     )
 
 
@@ -173,10 +175,10 @@ def _extra(job: Job) -> dict[str, str]:
     return extra
 
 
-def group_of(job: Job) -> Group:
+def group_of(job: Job) -> UsageGroup:
     """Where the kernel counts what a job uses of the host; of one that ended, where it did."""
     directories = tuple(sorted(job.paths | job.past))
     # v1 has slurm_NODE/uid_U/job_J, and the last job of a user takes uid_U with it.
     under_user = any(path.parent.name.startswith("uid_") for path in directories)
     levels = 2 if under_user else 1
-    return Group(job.id, directories, outlived_by=levels, since_ns=job.started_ns)
+    return UsageGroup(job.id, directories, outlived_by=levels, since_ns=job.started_ns)

@@ -20,19 +20,14 @@ from joulebook.node.workloads.host.inotify import (
     Event,
     Inotify,
 )
-from joulebook.node.workloads.slurm.event_file import (
-    JobEvent,
-    event_stem,
-    open_directory,
-    read_event,
-    trusted_owners,
-)
+from joulebook.node.workloads.slurm.event_file import JobEvent, event_stem, read_event
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 _MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class EventListener(Protocol):
-    """Who is told of event files."""
+    """Who is reported of event files."""
 
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""

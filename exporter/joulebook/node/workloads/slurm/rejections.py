@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from joulebook.errors import InputError
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.gres import UNCOUNTED
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 
 
-def unmapped(job: Job, grant: Grant, gpus: Sequence[str], node: str, places: str) -> InputError:
+def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: str) -> InputError:
     """That nobody can be booked for GPUs of a job, see `docs/adr/0005-unknown-positions.md`.
 
     `places` is where the order of GPUs was looked for in vain; empty where it is known.
@@ -21,6 +22,12 @@ def unmapped(job: Job, grant: Grant, gpus: Sequence[str], node: str, places: str
             "or let the Prolog write UUIDs"
         )
         return InputError(text, reason="gres_unknown")
+    if gpus[0].startswith(UNCOUNTED):
+        text = (
+            f"job {job.job_id} had ended when the controller answered: it held GPUs of node "
+            f"{node}, and it is no longer known which: booked as unknown_holder"
+        )
+        return InputError(text, reason="gpu_unknown")
     text = (
         f"job {job.job_id} holds GPUs {', '.join(gpus)} ({grant.gpu_ids}) of node {node}, and it "
         "is not known which devices these are: booked as unknown_holder"

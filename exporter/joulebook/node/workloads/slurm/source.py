@@ -23,34 +23,35 @@ from joulebook.node.workloads.contract import (
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.host.timers import Agenda
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.host.timers import Timers
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
 from joulebook.node.workloads.slurm.gres import GresMap
 from joulebook.node.workloads.slurm.gres_conf import GresMaps, find_program, find_slurm_conf
 from joulebook.node.workloads.slurm.hostlist import expand
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import LabelReader
+from joulebook.node.workloads.slurm.processes import JobProcesses
 from joulebook.node.workloads.slurm.rejections import unmapped
 from joulebook.node.workloads.slurm.scontrol import Asker
-from joulebook.node.workloads.slurm.tracker import SlurmNews
+from joulebook.node.workloads.slurm.tracker import JobTracker
 
 _RETRY_S = 1.0
 _GRES_CHECK_S = 10.0
 _RESCAN_PAUSE_S = 0.2
 
 
-class SlurmTenants:
+class SlurmWorkloads:
     """The SLURM jobs on this host: of the nodes `only` (`n1`, `n[1-2]`), or of all if it is empty.
 
     `events_dir` is where the hooks write; `node` and `gpu_ids` are meant by events without one.
@@ -102,10 +103,12 @@ class SlurmTenants:
         self._gres = GresMaps(conf, gres_conf, slurmd=slurmd)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
-        self._refuse = Refusals()
+        self._refuse = Rejections()
+        self._proc = proc
         self._reader = CgroupReader(proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
+        self._handed_lost = 0
         self._faulty = False
         self._thread: InotifyThread | None = None
 
@@ -115,12 +118,16 @@ class SlurmTenants:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._inotify = Inotify()
-        self._agenda = Agenda()
-        self._asker = Asker(self._scontrol, self._conf, timeout_s=self._ask_timeout_s)
+        self._agenda = Timers()
+        self._table = JobTable(self._node, self._gpu_ids, before)
+        self._asker = Asker(
+            self._scontrol, self._conf, timeout_s=self._ask_timeout_s, fault=self._refuse.fault
+        )
         self._labels = LabelReader(self._events_dir / "labels", self._refuse)
-        self._news = SlurmNews(
+        self._news = JobTracker(
             self._clock, self._table, self._agenda, self._asker, self._labels,
-            self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
+            JobProcesses(self._proc), self._gres_of, self._lock, self._poke, self._refuse,
+            self._only,
         )  # fmt: skip
         self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
         self._tree = SlurmTree(
@@ -151,6 +158,8 @@ class SlurmTenants:
             complete = self._complete() if devices else set()
             self._handed = []
             self._handed_stale = list(self._news.stale)
+            facts += self._news.lost
+            self._handed_lost = len(self._news.lost)
             for job in self._table:
                 closed = []
                 for key, grant in job.grants.items():
@@ -174,16 +183,14 @@ class SlurmTenants:
         with self._lock:
             stems = self._handed_stale
             self._news.stale = [s for s in self._news.stale if s not in stems]
+            self._news.lost = self._news.lost[self._handed_lost :]
             for job, changed, closed in self._handed:
-                stems += [
-                    k
-                    for k in closed
-                    if k in job.grants and job.grants[k].evidence is Evidence.PROLOG
-                ]
+                # Not those of a later job of that number.
+                stems += [key for key in closed if self._table.job_of(key) is job]
                 job.sent = max(job.sent, changed)
                 self._table.settle(job, closed)
-            self._handed, self._handed_stale = [], []
-            forgotten = self._table.sweep()
+            self._handed, self._handed_stale, self._handed_lost = [], [], 0
+            forgotten = self._table.sweep(self._clock.now_ns())
         for stem in stems:
             self._events.delete(stem)
         for job in forgotten:
@@ -199,7 +206,7 @@ class SlurmTenants:
             job = self._table.current(place.job)
             return None if job is None else job.id
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The cgroup directories of the jobs that run here, or just did, in every hierarchy."""
         with self._lock:
             return [group_of(job) for job in self._table if job.paths or job.past]
@@ -226,6 +233,11 @@ class SlurmTenants:
         for mapping in self._mappings:
             mapping.dirty = True
         self._read_mappings()
+        self._scanned()
+
+    def _scanned(self) -> None:
+        if self._events.whole and not self._faulty:
+            self._news.scanned()
 
     def _handle(self, events: Sequence[Event]) -> None:
         try:
@@ -274,6 +286,7 @@ class SlurmTenants:
     def _retry(self) -> None:
         if not self._events.whole:
             self._events.scan()
+            self._scanned()
         for mapping in self._mappings:
             mapping.dirty = mapping.dirty or not mapping.whole
         self._read_mappings()
@@ -286,7 +299,8 @@ class SlurmTenants:
                     self._news.mapped(mapping.evidence, now)
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         times, self._news.times = self._news.times, []
         for t_ns in times:
             self._boundary(t_ns)
@@ -297,10 +311,11 @@ class SlurmTenants:
         if self._faulty:
             return set()
         complete = {m.evidence for m in self._mappings if m.whole}
-        if self._events.whole:
+        # What was found at the start and not yet confirmed must not read as "held throughout".
+        if self._events.whole and not any(job.unproven for job in self._table):
             complete.add(Evidence.PROLOG)
-        # After a restart an answer that is still awaited must not read as "holds nothing".
-        if not any(j.waiting and not j.hooked for j in self._table):
+        # An answer that is still awaited must not read as "holds nothing".
+        if not any(job.id is None and not job.heard for job in self._table):
             complete.add(Evidence.SCONTROL)
         return complete
 
@@ -316,7 +331,7 @@ class SlurmTenants:
             if self._thread is not None:
                 self._thread.wake()
 
-    def _unmapped(self, job: Job, grant: Grant, gpus: Sequence[str]) -> None:
+    def _unmapped(self, job: Job, grant: JobGrant, gpus: Sequence[str]) -> None:
         node = grant.node or self._node
         known, gres = self._gres_of(node)
         nobody_says = known and gres is None and grant.gpu_ids == "gres"

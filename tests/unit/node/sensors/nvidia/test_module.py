@@ -15,7 +15,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, Bench, MakeBench
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Method, Remainder
-from joulebook.core.ledger.advance import Policy, Tick
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.node.sensors.hwmon import JETSON_BOARD, JETSON_CPU, JETSON_GPU, HwmonSensor
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 
@@ -55,7 +55,7 @@ def played(place: Bench, hwmon: Path | None, seconds: int = 30) -> Run:
                                Evidence.PROLOG)  # fmt: skip
         before = run.books
         run.take(Tick(place.clock.now_ns(), readings=readings, claims=(claim,),
-                      complete=frozenset(Evidence)), Policy())  # fmt: skip
+                      complete=frozenset(Evidence)), BookingPolicy())  # fmt: skip
         audit(before, run.books, run.entries[-1])
     return run
 
@@ -129,8 +129,8 @@ def test_a_jetson_is_read_by_its_rails(bench: MakeBench, tmp_path: Path) -> None
     assert [(r.energy_uj, r.power_mw) for r in look.readings] == [(None, 5_000)]
     boards = HwmonSensor(place.clock, machine.hwmon, gpu=False)
     boards.open()
-    told = {r.meter: r.power_mw for r in boards.look(processes=False).readings}
-    assert told == {JETSON_CPU: 10_000, JETSON_BOARD: 15_000}
+    reported = {r.meter: r.power_mw for r in boards.look(processes=False).readings}
+    assert reported == {JETSON_CPU: 10_000, JETSON_BOARD: 15_000}
     alone = HwmonSensor(place.clock, machine.hwmon)
     alone.open()
     assert JETSON_GPU in {r.meter for r in alone.look(processes=False).readings}

@@ -16,7 +16,7 @@ from tests.fakes.nvml.scenario import Gpu, Kind, Process, Scenario
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, START_NS, MakeBench
 
 from joulebook.errors import SensorRetry
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.processes import (
     ENTRY_SIZES,
     LOOK_BACK_US,
@@ -35,7 +35,7 @@ S_US = 1_000_000
 def reader(make: MakeBench, layout: Layout = 24) -> tuple[Scenario, ProcessReader]:
     scenario = make([Gpu()], layout=layout).scenario
     session = Session()
-    return scenario, ProcessReader(session, Device(session, 0))
+    return scenario, ProcessReader(session, NvmlDevice(session, 0))
 
 
 def by_pid(processes: ProcessReader) -> dict[int, int | None] | None:
@@ -66,7 +66,7 @@ def test_lists_are_merged_by_pid(bench: MakeBench, layout: Layout) -> None:
         Process(pid=1, kind=Kind.COMPUTE, memory_bytes=10),
         Process(pid=2, kind=Kind.GRAPHICS, memory_bytes=20),
         Process(pid=3, kind=Kind.MPS, memory_bytes=30),
-        # The same memory, told by two lists, is not twice as much.
+        # The same memory, reported by two lists, is not twice as much.
         Process(pid=4, kind=Kind.COMPUTE + Kind.GRAPHICS, memory_bytes=40),
         Process(pid=5, kind=Kind.COMPUTE, memory_bytes=unknown),
     ):
@@ -198,7 +198,7 @@ def test_garbage_is_refused_and_moves_nothing(t_us: int, sm_pct: int) -> None:
     # What comes next counts from the good sample, not from the garbage.
     later = take(times, NOW_US + 2 * S_US, SmSample(1, NOW_US + 2 * S_US, 50))
     assert later == {1: SECOND // 2}
-    # It is counted; a sample that was told before already is no garbage.
+    # It is counted; a sample that was reported before already is no garbage.
     assert times.refused == (sm_pct > 100 or not 0 < t_us <= NOW_US)
 
 
@@ -271,12 +271,29 @@ def test_names_with_brackets_and_blanks_do_not_shift_the_fields(tmp_path: Path) 
     assert starts.started_ns(7) == 0
 
 
-@pytest.mark.parametrize(("state", "dead"), [("Z", True), ("X", True), ("S", False)])
-def test_zombies_are_told_from_the_living(tmp_path: Path, state: str, dead: bool) -> None:
+@pytest.mark.parametrize(("state", "lives"), [("Z", False), ("X", False), ("S", True)])
+def test_what_the_driver_lists_of_the_dead_is_left_out(
+    tmp_path: Path, state: str, lives: bool
+) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7/stat").write_text(f"7 (Z) {state} 1 " + "0 " * 20)
-    assert ProcessStarts(tmp_path).is_zombie(7) is dead
-    assert ProcessStarts(tmp_path).is_zombie(8) is False
+    starts = ProcessStarts(tmp_path)
+    assert starts.lives(7) is lives
+    assert starts.lives(8), "nothing can be seen there: it may be hidden"
+    (tmp_path / "1").mkdir()
+    assert not starts.lives(8)
+    assert ProcessStarts(None).lives(8)
+
+
+def test_a_pid_that_is_anothers_by_now_has_another_start(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    starts, began = ProcessStarts(tmp_path), []
+    for ticks in (250, 300):
+        fields = " ".join(["S", *["0"] * 18, str(ticks), "9"])
+        (tmp_path / "7/stat").write_text(f"7 (a) {fields}")
+        assert starts.lives(7)
+        began.append(starts.started_ns(7))
+    assert began[0] < began[1]
 
 
 def test_the_binding_would_have_read_wrong_pids(bench: MakeBench) -> None:

@@ -13,9 +13,9 @@ from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG, Worl
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.workloads import WorkloadId
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import INFRASTRUCTURE
 from joulebook.node.workloads.host.cgroup_paths import PodPlace
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import PodTree
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
@@ -47,7 +47,7 @@ def test_a_pod_from_its_cgroup_to_its_end(world: World) -> None:
     assert first.evidence is Evidence.POD_RESOURCES
     assert before_ns < first.t0_ns == second.t0_ns < before_ns + SECOND
     (fact,) = found.facts
-    assert (fact.labels.account, fact.labels.experiment) == ("a", fact.id.workload)
+    assert (fact.labels.account, fact.labels.experiment) == ("a", "train")
     assert (fact.gpu_count, fact.complete) == (2, True)
     world.source.settled()
     assert world.holdings().facts == ()
@@ -133,7 +133,7 @@ def test_init_containers_and_restarts_are_one_tenure(world: World) -> None:
     world.run(uid, "second")
     time.sleep(2.5)
     assert [c.t1_ns for c in world.claims()] == [None]
-    # After a pause that was taken for its end it begins anew.
+    # After a pause that was taken for its end it begins again.
     world.leave(uid, "second")
     world.until(lambda found: found.claims[0].t1_ns)
     world.run(uid, "third")
@@ -214,21 +214,21 @@ def test_other_resources_are_none_of_ours(world: World) -> None:
 def test_boundaries_are_told_for_pods_and_containers(world: World) -> None:
     uid = world.start("train", {GPU: ["GPU-0"]})
     world.until(lambda found: found.claims)
-    told = len(world.boundaries)
+    reported = len(world.boundaries)
     before_ns = world.clock.now_ns()
     world.leave(uid, "main")
     deadline = time.monotonic() + 20
-    while len(world.boundaries) == told:
+    while len(world.boundaries) == reported:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert world.boundaries[-1] >= before_ns
     # One that holds no card begins and ends unheard.
     plain = world.start("plain")
     time.sleep(1.5)
-    told = len(world.boundaries)
+    reported = len(world.boundaries)
     world.leave(plain, "main")
     time.sleep(0.5)
-    assert len(world.boundaries) == told
+    assert len(world.boundaries) == reported
 
 
 def test_groups_are_where_the_kernel_counts(world: World) -> None:
@@ -299,8 +299,10 @@ def test_labels_come_from_the_api_server(api: FakeApi, cluster: World) -> None:
 def test_infrastructure_is_no_workload(
     api: FakeApi, cluster: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uids = {name: cluster.start(name, {GPU: [gpu]}, logs=False) for name, gpu in
-            (("monitor", "GPU-0"), ("train", "GPU-1"))}  # fmt: skip
+    given: tuple[tuple[str, dict[str, list[str]]], ...] = (
+        ("monitor", {}), ("train", {GPU: ["GPU-1"]})
+    )  # fmt: skip
+    uids = {name: cluster.start(name, devices, logs=False) for name, devices in given}
     api.put_pod("a", "monitor", uid=uids["monitor"], node="n1", labels={"app": "monitor"})
     api.put_pod("a", "train", uid=uids["train"], node="n1")
     found = cluster.until(lambda found: found.complete and found.claims)
