@@ -19,8 +19,6 @@ class Method(StrEnum):
     INTEGRATED = "integrated"
     MODELLED = "modelled"
     APPORTIONED = "apportioned"
-    DERIVED = "derived"
-    """The difference of two meters: a superchip's module less its CPU socket."""
 
 
 class Remainder(StrEnum):
@@ -39,6 +37,10 @@ Subject = WorkloadId | Remainder
 
 NO_EVIDENCE = "none"
 """The evidence of energy that is booked to a remainder because nothing was claimed."""
+
+
+DERIVED = "derived"
+"""The evidence of a GPU's energy that is its module's less that of the CPU socket in it."""
 
 
 class PostingKey(NamedTuple):

@@ -147,7 +147,7 @@ class Jobs:
         pass
 
 
-def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(done: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for another thread."""
     deadline = time.monotonic() + timeout_s
     while not done():

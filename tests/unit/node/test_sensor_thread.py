@@ -32,7 +32,7 @@ def worker(cards: Cards) -> Iterator[SensorThread]:
 
 def look(worker: SensorThread) -> bool:
     worker.ask(processes=False)
-    return worker.wait(1)
+    return worker.wait(30)
 
 
 def ended(cards: Cards) -> None:
@@ -58,7 +58,7 @@ def test_a_look_gives_readings_and_statuses_once(worker: SensorThread) -> None:
 
 def test_processes_are_asked_for_when_wanted(worker: SensorThread, cards: Cards) -> None:
     worker.ask(processes=True)
-    worker.wait(1)
+    worker.wait(30)
     look(worker)
     assert cards.asked_processes == [True, False]
 

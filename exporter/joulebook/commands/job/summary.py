@@ -132,10 +132,9 @@ def _of(found: Found, node: str, nodes: int) -> str:
 def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
     by = totals.by_method
-    measured = sum(
-        by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED, Method.DERIVED)
-    )
-    parts = [f"{text.percent(measured, energy_uj)} measured"]
+    measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
+    how = "of a recorded trace" if totals.replayed else "measured"
+    parts = [f"{text.percent(measured, energy_uj)} {how}"]
     for method, word in ((Method.APPORTIONED, "apportioned"), (Method.MODELLED, "modelled")):
         if by.get(method, ZERO).energy_uj:
             parts.append(f"{text.percent(by[method].energy_uj, energy_uj)} {word}")

@@ -24,7 +24,6 @@ _METHODS = {
     Method.INTEGRATED: "integrated from measured power",
     Method.MODELLED: "modelled, not measured",
     Method.APPORTIONED: "apportioned among those that shared the GPU",
-    Method.DERIVED: "measured as the difference of two meters",
 }
 
 _EVIDENCE = {
@@ -34,6 +33,7 @@ _EVIDENCE = {
     "gpustat": "a file of Jobstats",
     "scontrol": "SLURM's controller",
     "processes": "processes on the GPU",
+    "derived": "its module's counter less the CPU socket in it",
 }
 
 _THIS_NODE = (
@@ -93,6 +93,8 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
             "",
             "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
         ]
+    if totals.replayed:
+        made += ["", *text.wrap(text.REPLAYED, screen.width)]
     made += ["", *text.wrap(_THIS_NODE, screen.width)]
     return made
 
@@ -113,6 +115,7 @@ def as_list(
         *lines[1:],
         "",
         *(line for field in _figures(found) for line in _field(*field, screen.width)),
+        *(["", *text.wrap(text.REPLAYED, screen.width)] if any(e.replayed for e in found) else []),
     ]
 
 
@@ -172,6 +175,7 @@ def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
         "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
         "methods": {method.value: _amounts(a) for method, a in totals.by_method.items()},
         "evidence": {label: _amounts(a) for label, a in totals.by_evidence.items()},
+        "recorded_trace": totals.replayed,
         "extra": job.extra,
     }
 

@@ -13,6 +13,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Amount, Remainder
 from joulebook.core.sums import counted
 from joulebook.core.workloads import WorkloadId
 
@@ -66,7 +67,7 @@ class Booking(NamedTuple):
         interval: The energy; nothing about who gets it changed in its time.
         shares: Who gets how much of it; all of it.
         held: Whether the device was held.
-        fault: Why it could not be shared out; then all of it is `unknown_holder`.
+        fault: Why it could not be shared out and goes to `unknown_holder` (empty: it could).
 
     """
 
@@ -80,41 +81,63 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
     """Share out all intervals by who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
     # The rest of a superchip's module is its GPU, and is held as such.
+    modules = {meter for meter, each in node.items() if each.parts}
     node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
     bookings: list[Booking] = []
     for interval in measured.intervals:
         if interval.meter in node:
-            found = _by_held_gpus(interval, gpus, known, cut, split)
+            shared = _by_holders_of(gpus, interval, known, cut, split)
         else:
-            found = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
-        bookings += _complete(interval, found, cut)
+            shared = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+            if interval.meter in modules:
+                shared = _derived(shared)
+        bookings += _whole(interval, shared, cut)
     return bookings
 
 
-def _complete(interval: Interval, bookings: Iterable[Booking], cut: Cut) -> list[Booking]:
-    """The bookings of an interval; all of it to `unknown_holder` where it cannot be shared out.
+def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
+    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
 
     Its readings and claims are committed: a fault here would meet them at every start again.
     """
     try:
-        found = list(bookings)
-        shared_uj = sum(share.amount.energy_uj for each in found for share in each.shares)
-        if shared_uj == interval.energy_uj:
-            return found
-        raise ArithmeticError(f"{shared_uj} of {interval.energy_uj} uJ")
-    except Exception as fault:
-        why = f"{interval.meter.component} {interval.meter.name}: {fault!r}"
-        return [Booking(piece, [gpu.unknown(piece)], fault=why) for piece in cut(interval)]
+        bookings = list(shared)
+        given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
+        if given_uj == interval.energy_uj:
+            return bookings
+        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+    except Exception as raised:
+        fault = repr(raised)
+    fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
+    return [
+        Booking(
+            piece,
+            [Share(Remainder.UNKNOWN_HOLDER, Amount(piece.energy_uj), piece.method, NO_EVIDENCE)],
+            fault=fault,
+        )
+        for piece in cut(interval)
+    ]
 
 
-def _by_held_gpus(
-    interval: Interval, gpus: Iterable[Meter], known: Known, cut: Cut, split: other.OtherSplit
+def _by_holders_of(
+    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
 ) -> Iterator[Booking]:
-    """Share out what a node consumed beside its meters."""
+    """Share out what a node's own meter counted beside the meters in it."""
     held = [known.tenures(interval, each) for each in gpus]
     for piece in cut(interval):
         yield Booking(piece, other.share_out(piece, held, split))
+
+
+def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
+    """The bookings of a GPU whose energy is what is left of its module."""
+    for booking in shared:
+        yield booking._replace(
+            shares=[
+                share if share.evidence == NO_EVIDENCE else share._replace(evidence=DERIVED)
+                for share in booking.shares
+            ]
+        )
 
 
 def _by_holder(

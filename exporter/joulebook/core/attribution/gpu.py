@@ -132,11 +132,6 @@ def _subject(workload: WorkloadId | None) -> Subject:
     return Remainder.UNKNOWN_HOLDER if workload is None else workload
 
 
-def unknown(interval: Interval) -> Share:
-    """The share of an interval of which nobody can say whose it is."""
-    return _nobodys(interval, Remainder.UNKNOWN_HOLDER)
-
-
 def _nobodys(interval: Interval, reason: Remainder) -> Share:
     return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
 

@@ -218,7 +218,7 @@ def _less(
     omits = node.omits if deficit_uj else ""
     if deficit_uj * (interval.t1_ns - interval.t0_ns) > children_uj * OMITTED_NS and children_uj:
         omits = max(taken, key=lambda component: taken[component]).value
-    rest = Method.DERIVED if node.parts else interval.method
+    rest = Method.INTEGRATED if node.parts else interval.method
     method = Method.MODELLED if node.modelled else rest
     node = msgspec.structs.replace(
         node,

@@ -126,7 +126,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         foreign_ns=users_ns,
         last_ns=tick.now_ns,
     )
-    faults = tuple({booking.fault for booking in bookings if booking.fault})
+    faults = tuple(booking.fault for booking in bookings if booking.fault)
     amounts, charges = postings.amounts, postings.charges
     return books, Entry(amounts, measured.gaps, facts, charges, postings.used, faults)
 

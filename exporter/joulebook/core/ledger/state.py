@@ -76,6 +76,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     bill: Charges = {}
     bill_baseline: Charges = {}
     """What was charged, and what is shown of it while the series are held."""
+    named: bool = False
+    """Whether a person gave it its name."""
 
 
 class Books(msgspec.Struct, frozen=True):

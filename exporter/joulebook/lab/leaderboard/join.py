@@ -117,7 +117,7 @@ def _spent(
     )
 
 
-_MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED, Method.DERIVED})
+_MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED})
 
 
 class Match(NamedTuple):

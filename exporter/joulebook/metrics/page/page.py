@@ -40,7 +40,6 @@ _METHODS = {
     Method.INTEGRATED: "integrated from power",
     Method.MODELLED: "modelled",
     Method.APPORTIONED: "apportioned between several holders",
-    Method.DERIVED: "the difference of two meters",
 }
 
 

@@ -254,6 +254,7 @@ def _policy(config: Config) -> BookingPolicy:
             linger_ns=ns_from_s(shown.linger_s),
             max_workloads=shown.max_workloads,
             max_experiments=shown.max_experiments,
+            max_experiments_per_owner=shown.max_experiments_per_owner,
         ),
     )
 

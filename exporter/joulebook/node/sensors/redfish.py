@@ -214,7 +214,7 @@ class RedfishSensor:
             raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise SensorRetry(f"{self._url}{path} is no JSON object", reason="unreadable")

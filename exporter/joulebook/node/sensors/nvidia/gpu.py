@@ -248,7 +248,9 @@ class OpenGpu:
             return None
         if listed is None:
             return None
-        running = {place.pid for place in listed}
+        pids = {place.pid for place in listed}
+        running = {pid for pid in pids if self._starts.lives(pid)}
+        listed = {place: memory for place, memory in listed.items() if place.pid in running}
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
         gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
@@ -288,7 +290,7 @@ class OpenGpu:
         times = self._sm_times.take(samples, running, now_us)
         # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
-        dead = [pid for pid in refused if self._starts.is_zombie(pid)]
+        dead = [pid for pid in refused if not self._starts.lives(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0
 
 

@@ -9,7 +9,6 @@ differ from process to process (go-nvml issue 51).
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -23,7 +22,8 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     implausible,
 )
-from joulebook.units import NS_PER_S, NS_PER_US
+from joulebook.node.workloads.host.procfs import is_gone, stat_of
+from joulebook.units import NS_PER_US
 
 ENTRY_SIZES = (24, 32, 40)
 _ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share
@@ -257,39 +257,27 @@ class ProcessStarts:
 
     def __init__(self, proc: Path | None = Path("/proc")) -> None:
         self._proc = proc
-        self._tick_ns = NS_PER_S // os.sysconf("SC_CLK_TCK")
         self._known: dict[int, int] = {}
 
     def started_ns(self, pid: int) -> int:
         """CLOCK_BOOTTIME of the start of `pid` in ns; 0 if there is no such process to be seen."""
-        known = self._known.get(pid)
-        if known is None:
-            known = self._read(pid)
-            if known:
-                self._known[pid] = known
-        return known
+        if pid not in self._known:
+            self.lives(pid)
+        return self._known.get(pid, 0)
 
-    def is_zombie(self, pid: int) -> bool:
-        """Whether `pid` has ended and only waits to be buried: it does no work any more."""
-        fields = self._stat(pid)
-        return bool(fields) and fields[0] in (b"Z", b"X")
+    def lives(self, pid: int) -> bool:
+        """Whether a process that the driver lists is still one, as far as that can be seen.
+
+        Drivers list some that have ended, and zombies: they do no work any more.
+        """
+        if self._proc is None:
+            return True
+        stat = stat_of(pid, self._proc)
+        if stat is None:
+            return not is_gone(pid, self._proc)
+        self._known[pid] = stat.started_boottime_ns
+        return not stat.is_over
 
     def keep(self, pids: Collection[int]) -> None:
         """Forget all but these: a pid that comes back may be another process."""
         self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
-
-    def _read(self, pid: int) -> int:
-        try:
-            return int(self._stat(pid)[19]) * self._tick_ns  # field 22 of proc_pid_stat(5)
-        except (ValueError, IndexError):
-            return 0
-
-    def _stat(self, pid: int) -> list[bytes]:
-        """The fields after the command's name, which may hold blanks and brackets."""
-        if self._proc is None:
-            return []
-        try:
-            text = (self._proc / str(pid) / "stat").read_bytes()
-        except OSError:
-            return []
-        return text.rpartition(b")")[2].split()
