@@ -101,13 +101,20 @@ class Daemon:
     def tick(self, *, last: bool = False) -> None:
         """Look at the sensors, and book if it is time; at the `last` one in any case."""
         began = time.monotonic()
+        changed = self._changed.is_set()
+        due = last or self._is_due(began)
+        if due:
+            # Before the sensors are asked: a boundary needs a reading after it on record, or an
+            # outage from then on would not be proven to be its holder's.
+            self._changed.clear()
+            self._booked_at = began
         self._release()
         self._ask(began)
         read = self._listen()
-        if last or self._is_due(began):
-            self._booked_at = began
-            self._changed.clear()
+        if due:
             self._book()
+            if changed and not read:
+                self._changed.set()
         self._tick_s = time.monotonic() - began
         self._show()
         self._parts.health.ticked(read, [worker.problem for worker in self._workers])
