@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from joulebook.core.workloads import is_reserved
+
 ENVIRONMENT = (
     "JOULEBOOK_EXPERIMENT",
     "WANDB_PROJECT",
@@ -65,9 +67,6 @@ DEFAULT_RULES: tuple[str, ...] = (
 
 _IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
 _INDEX = re.compile(r"(?:[-_.#]\d{1,6}|\[[\d,:%-]+\])+$")
-_RESERVED = re.compile(r"\([^()]*\)")
-"""Names in brackets are ours: `(overflow)`, `(expired)`. Nobody may hide among them."""
-
 _GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}
 _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
 
@@ -116,7 +115,7 @@ def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset
 
 def _named(rule: str, value: str) -> str:
     name = _said(rule, value)
-    return "" if _RESERVED.fullmatch(name) else name
+    return "" if is_reserved(name) else name
 
 
 def _said(rule: str, value: str) -> str:

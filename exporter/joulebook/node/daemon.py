@@ -90,6 +90,9 @@ class Daemon:
         """
         self._settings = settings
         self._policy = policy
+        self._lasting = msgspec.structs.replace(
+            policy, series=msgspec.structs.replace(policy.series, retire=False)
+        )
         self._clock = clock
         self._store = store
         self._books = books  # as they stand in memory
@@ -174,7 +177,10 @@ class Daemon:
         self._say_clock_step(tick.utc_offset_ns)
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
         self._backlog = self._backlog.plus(entry)
-        self._commit(now_ns)
+        if not self._commit(now_ns):
+            # Series that left in these books would be gone, and begin anew if they came back,
+            # without anybody having seen them leave: they stay.
+            self._books, _ = advance(before, tick, self._lasting)
         self._tick_s = time.monotonic() - began
         self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
@@ -254,16 +260,18 @@ class Daemon:
         reading = self._owners.identified(reading, self._devices.get(reading.meter))
         return reading if reading.processes is None else self._marked(reading)
 
-    def _commit(self, now_ns: int) -> None:
+    def _commit(self, now_ns: int) -> bool:
+        """Whether the books are durable."""
         try:
             anchor = self._clock.anchor(now_ns)
             self._store.commit(self._committed, self._books, self._backlog, anchor)
         except LedgerUnavailable as e:
             self._health.commit_failed(str(e))
-            return
+            return False
         self._committed, self._backlog = self._books, Entry()
         self._health.committed()
         self._witnesses.settled()
+        return True
 
     def _show(self, tick: Tick) -> None:
         now_ns, utc_offset_ns = tick.now_ns, tick.utc_offset_ns

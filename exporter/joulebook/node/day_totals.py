@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from joulebook.core.evidence import Remainder, Subject
+from joulebook.core.ledger import series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
@@ -45,6 +46,11 @@ DAY_S = 86_400
 
 Owner = Labels | Remainder
 
+MAX_OWNERS = 1_000
+"""Owners that are told apart in a day; all others are one."""
+
+REST = Labels(experiment=series.OVERFLOW)
+
 
 class DayTotals:
     """Adds up what is booked to quarter hours of the current UTC day."""
@@ -65,11 +71,11 @@ class DayTotals:
             self._day, self._energy_uj, self._bills = day, {}, {}
         for key, amount in entry.postings.items():
             if key.quarter_s // DAY_S == day:
-                who = _owner(key.subject, books)
+                who = self._owner(key.subject, books)
                 self._energy_uj[who] = self._energy_uj.get(who, 0) + amount.energy_uj
         for charged, money in entry.charges.items():
             if charged.quarter_s // DAY_S == day:
-                bill = self._bills.setdefault(_owner(charged.subject, books), {})
+                bill = self._bills.setdefault(self._owner(charged.subject, books), {})
                 bill[charged.charge] = bill.get(charged.charge, NOTHING).plus(money)
 
     def energy_uj(self) -> Mapping[Owner, int]:
@@ -80,9 +86,10 @@ class DayTotals:
         """What was charged since 00:00 UTC."""
         return {who: dict(bill) for who, bill in self._bills.items()}
 
-
-def _owner(subject: Subject, books: Books) -> Owner:
-    if isinstance(subject, Remainder):
-        return subject
-    state = books.workloads[subject]
-    return state.labels or state.facts.labels
+    def _owner(self, subject: Subject, books: Books) -> Owner:
+        if isinstance(subject, Remainder):
+            return subject
+        state = books.workloads[subject]
+        who = state.labels or state.facts.labels
+        is_room = len(self._energy_uj) < MAX_OWNERS
+        return who if is_room or who in self._energy_uj else REST
