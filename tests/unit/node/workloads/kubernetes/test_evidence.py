@@ -16,6 +16,7 @@ from tests.unit.node.workloads.kubernetes.pod_world import (
 )
 
 from joulebook.core.experiments import DEFAULT_RULES
+from joulebook.core.workloads import merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.kubernetes.pod_object import (
     Meta,
@@ -441,6 +442,34 @@ def test_parts_of_hami_and_renamed_resources_are_cards(make: Make) -> None:
     found = {c.meter.name: (c.parts, c.of) for c in node.open_claims}
     assert found == {"GPU-0": (1, 1), "GPU-1": (1, 10)}
     assert not node.source._refuse.counts()
+
+
+# -- the experiment
+
+
+def test_a_label_that_is_changed_while_a_pod_runs_moves_nothing_of_its_past(make: Make) -> None:
+    node = make()
+    node.api_lists(pod("a", A, joulebook_io__experiment="bert"))
+    node.hear_for(3, of("a", "GPU-0"))
+    node.api_tells(pod("a", A, joulebook_io__experiment="vit"))
+    node.hear_for(3, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "bert"
+    node = restarted(make, node, running=(A,))
+    node.api_lists(pod("a", A, joulebook_io__experiment="vit"))
+    node.hear_for(3, of("a", "GPU-0"))
+    assert merged(node.before.facts[0], node.facts[f"a.{A[:8]}"]).labels.experiment == "bert"
+
+
+def test_a_name_that_is_learnt_late_replaces_a_derived_one(make: Make) -> None:
+    node = make()
+    node.hear()
+    node.run(A)
+    node.api_fails()
+    node.hear_for(5, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "a"
+    node.api_lists(pod("a", A, joulebook_io__experiment="bert"))
+    node.hear_for(2, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "bert"
 
 
 # -- the begin
