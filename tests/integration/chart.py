@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.command_line import parsed
 
-from joulebook.cli import parser
 from joulebook.config import Config, env_names, load
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN
 
@@ -152,7 +152,7 @@ def configured(objects: Objects, scratch: Path) -> Iterator[tuple[str, Config]]:
         for container in pod.get("containers", []):
             ours = {one["name"] for one in container["env"] if one["name"].startswith("JOULEBOOK_")}
             assert ours <= {*env_names(), PRICE_TOKEN, CARBON_TOKEN}
-            args = parser().parse_args(container["args"])
+            args = parsed(*container["args"])
             volumes = {one["name"]: one for one in pod["volumes"]}
             (mounted,) = (
                 volumes[mount["name"]]["configMap"]["name"]

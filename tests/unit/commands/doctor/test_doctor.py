@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
@@ -26,7 +27,6 @@ from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.config.workloads import Kubernetes
 from joulebook.ledger.location import LedgerLock
-from joulebook.node.assembly import sensors
 from joulebook.node.release import ask
 
 NO_DRIVER = Survey(
@@ -164,7 +164,7 @@ def test_it_fits_the_terminal_and_paints_nothing_of_others(site: Site, width: st
 def test_where_run_would_be_refused_the_doctor_fails(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensors.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
     none = Sensors(rapl=Rapl(enabled=False), hwmon=Hwmon(enabled=False), drm=Drm(enabled=False))
     site = replace(site, config=msgspec.structs.replace(site.config, sensors=none))
     refused = one(site, daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
