@@ -278,7 +278,7 @@ class PodTable:
             resident.maybe |= {
                 uid for uid, t_ns in self._strays.items() if t_ns >= resident.since_ns - RECOVERY_NS
             }
-        late = now_ns < self._late_until_ns
+        late = any(resident.listed_ns < self._late_until_ns for resident in names)
         if len(names) != 1 or len(spare) != 1 or self.doubtful or late:
             self._lonely = None
             return
