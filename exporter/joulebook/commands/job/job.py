@@ -119,13 +119,14 @@ def _append(args: Options, config: Config, wanted: JobId) -> int:
 
 
 def _totals(ledger: LedgerReader, wanted: JobId) -> list[WorkloadTotals]:
-    if wanted.scheduler:
-        return list(ledger.workload_totals(WorkloadId(*wanted)))
-    matches = ledger.jobs(wanted.name, MOST)
+    matches = [
+        match
+        for match in ledger.jobs(wanted.name, MOST)
+        if wanted.scheduler in {"", match.id.scheduler}
+        and (not wanted.scheduler or match.id.workload == wanted.name)
+    ]
     totals = [each for match in matches for each in ledger.workload_totals(match.id)]
-    return sorted(
-        totals, key=lambda each: _natural(each.workload.display or each.workload.id.workload)
-    )
+    return sorted(totals, key=lambda each: (_natural(each.workload.shown), each.workload.id.start))
 
 
 def _not_found(ledger: LedgerReader, wanted: JobId, path: str) -> int:
