@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from tests.e2e.lab import Prometheus
 
@@ -191,7 +193,7 @@ def ticks() -> Iterator[Tick]:
 
 def shown(view: Snapshot, exposition: Exposition, samples: dict[str, list[str]]) -> None:
     """One scrape, with its time."""
-    exposition.publish(view)
+    exposition.publish(partial(msgspec.structs.replace, view))
     text, _ = exposition.metrics("application/openmetrics-text")
     for line in text.decode().splitlines():
         if line.startswith("# EOF"):
