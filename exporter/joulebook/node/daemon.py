@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from joulebook.clock import NodeClock
+from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
@@ -155,7 +156,7 @@ class Daemon:
             self._clock.utc_offset_ns(),
             tuple(self._identified(reading) for reading in readings),
             tuple(failures),
-            holdings.claims,
+            tuple(self._on_module(claim) for claim in holdings.claims),
             holdings.complete,
             holdings.facts,
             resumed=self._resumed,
@@ -250,6 +251,18 @@ class Daemon:
         for status in statuses:
             self._devices[status.meter] = status
         return readings, failures
+
+    def _on_module(self, claim: Claim) -> Claim:
+        """A claim on a die as one on its part of the module, which is the meter."""
+        status = self._devices.get(claim.meter)
+        if status is None or status.module is None or claim.instance:
+            return claim
+        return msgspec.structs.replace(
+            claim,
+            meter=status.module,
+            of=claim.of * status.slices,
+            instance=claim.meter.name,
+        )
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""
