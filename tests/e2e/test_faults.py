@@ -42,10 +42,11 @@ class Watch:
                 self._highest[key] = value
 
 
-def test_kill_9_again_and_again(lab: Lab, home: Path) -> None:
+@pytest.mark.parametrize("commit_s", ["1", "10"])
+def test_kill_9_again_and_again(lab: Lab, home: Path, commit_s: str) -> None:
     before = rest(lab.scenario)
     with (
-        lab.daemon(home / "daemon") as daemon,
+        lab.daemon(home / "daemon", JOULEBOOK_DAEMON_COMMIT_S=commit_s) as daemon,
         Prometheus(home / "prom", daemon.port) as prometheus,
     ):
         wake(lab.scenario)

@@ -125,7 +125,7 @@ def test_failures_wait_longer_each_time() -> None:
     for _ in range(9):
         roll.failed("a", 0.0, 300.0, "down", "no answer")
         waits.append(roll.targets["a"].due)
-    assert waits == [3.75, 7.5, 15.0, 30.0, 60.0, 120.0, 225.0, 225.0, 225.0]
+    assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
     roll.went_well("a", 100.0, 0.0, 300.0, behind=0)
     assert roll.targets["a"].due == 400.0
     roll.went_well("a", 100.0, 0.0, 300.0, behind=7)

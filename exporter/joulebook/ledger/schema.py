@@ -51,8 +51,11 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """One write transaction: whole, or rolled back with a `LedgerError` that says why."""
+def transaction(conn: sqlite3.Connection, path: Path, *, opening: bool = False) -> Iterator[None]:
+    """One write transaction: whole, or rolled back with a `LedgerError` that says why.
+
+    `opening`: nothing is booked yet, so nothing can go on by itself.
+    """
     try:
         conn.execute("BEGIN IMMEDIATE")
         yield
@@ -60,7 +63,7 @@ def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
     except BaseException as exc:
         roll_back(conn)
         if isinstance(exc, sqlite3.Error | OverflowError | UnicodeError):
-            raise retention.explain(exc, path) from exc
+            raise retention.explain(exc, path, writing=not opening) from exc
         raise
 
 
@@ -105,7 +108,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     try:
         conn = connect(path, "rw")
     except sqlite3.Error as exc:
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
     try:
         found = version(conn, path)
         _check(conn, path)
@@ -122,7 +125,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         _migrate(conn, path, found)
     except sqlite3.Error as exc:
         conn.close()
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
     except msgspec.MsgspecError as exc:
         conn.close()
         raise retention.corrupt(path, f"the books cannot be read: {exc}") from exc
@@ -144,7 +147,7 @@ def _migrate(conn: sqlite3.Connection, path: Path, found: int) -> None:
     for number, step in enumerate(migrations, start=1):
         if number <= found:
             continue
-        with transaction(conn, path):
+        with transaction(conn, path, opening=True):
             for statement in _statements(step.read_text()):
                 conn.execute(statement)
             if number == len(migrations):

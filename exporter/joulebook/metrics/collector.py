@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import host, other
+from joulebook.core.attribution import gpu, host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -169,7 +169,7 @@ def _remainders(scene: Derived) -> Iterator[Sample]:
 
 
 def _evidence(scene: Derived) -> Iterator[Sample]:
-    known = {**{evidence.label: 0 for evidence in Evidence}, NO_EVIDENCE: 0}
+    known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.node_meters:
@@ -191,6 +191,14 @@ def _gaps(scene: Derived) -> Iterator[Sample]:
     }
     for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
         yield (meter.component, meter.name, reason), seconds(gap_ns)
+
+
+def _counter_power_ratio(scene: Derived) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        state = scene.books.meters.get(status.meter)
+        if state is not None and state.audit.ratio:
+            scope = "module" if state.last.parts else "gpu"
+            yield (*labels, scope), round(state.audit.ratio, 4)
 
 
 def _foreign_use(scene: Derived) -> Iterator[Sample]:
@@ -306,6 +314,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": _gaps,
     "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_counter_power_ratio": _counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
     "joulebook_sensor_up": _sensor_up,

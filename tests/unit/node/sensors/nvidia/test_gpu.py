@@ -207,30 +207,23 @@ def test_pids_are_right_with_every_layout(bench: MakeBench, layout: Layout) -> N
     ]
 
 
-def test_busy_is_use_or_a_running_process_and_idle_is_said_by_a_list_only(bench: MakeBench) -> None:
+def test_busy_is_what_the_engines_say_whoever_is_on_the_card(bench: MakeBench) -> None:
     place = bench()
     sensor = place.sensor()
 
     def busy(*, processes: bool = False) -> bool | None:
         return sensor.look(processes=processes).readings[0].busy
 
-    assert busy() is True  # nobody has looked yet whether a process runs: idle is not proven
-    assert busy(processes=True) is False
-    assert busy() is None  # somebody may have come since
+    assert busy() is False
     place.scenario.set_process(0, Process(pid=11))
-    assert busy(processes=True) is True
-    assert busy() is True  # the process that was seen, remembered
-    place.scenario.remove_process(0, 11)
-    assert busy(processes=True) is False
+    assert busy(processes=True) is False  # it sleeps
     place.scenario.set_utilisation(0, gpu_pct=1)
     assert busy() is True
+    place.scenario.set_utilisation(0, encoder_pct=5)
+    assert busy() is True
     place.scenario.set_utilisation(0)
-    place.scenario.set_process(0, Process(pid=11))
-    assert busy(processes=True) is True
-    fault = place.scenario.inject("nvmlDeviceGetComputeRunningProcesses_v3", 999)
-    assert busy(processes=True) is True  # a list that failed is no empty list
-    assert sensor.look(processes=True).readings[0].processes is None
-    place.scenario.clear(fault)
+    place.scenario.inject("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert busy() is None
     place.scenario.inject("*", pynvml.NVML_ERROR_TIMEOUT, gpu=0)
     assert sensor.look(processes=True).readings == ()
 
