@@ -69,7 +69,9 @@ class Dies:
 
 def consumed(dies: Dies) -> dict[str, float]:
     """Joules by zone over ten seconds, as looks tell them."""
-    sensor, first, last = opened(dies.machine), {}, {}
+    sensor = opened(dies.machine)
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
     for _ in range(11):
         for reading in sensor.look(processes=False).readings:
             first.setdefault(reading.meter.name, reading.energy_uj or 0)

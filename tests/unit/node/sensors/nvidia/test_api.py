@@ -119,7 +119,9 @@ def test_an_older_driver_tells_memory_by_its_first_call(bench: MakeBench) -> Non
     scenario = bench([Gpu(memory_used_bytes=123)]).scenario
     session = Session()
     function = session.function
-    session.function = lambda *names: function(*(n for n in names if "_v2" not in n))
+    session.function = lambda *names: function(  # type: ignore[method-assign]
+        *(n for n in names if "_v2" not in n)
+    )
     device = NvmlDevice(session, 0)
     assert device.telemetry().memory_used_bytes == 123
     assert scenario.calls()["nvmlDeviceGetMemoryInfo"] == 1
