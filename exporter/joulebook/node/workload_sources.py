@@ -20,11 +20,10 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Meter, ProcessUse, Reading
 from joulebook.core.ledger.state import Books
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     Accounted,
     Before,
     Boundary,
@@ -63,19 +62,17 @@ class Owners:
             self._seen = set()
 
     def identified(self, reading: Reading, status: DeviceStatus | None = None) -> Reading:
-        """The reading, with the owner of each process; those that serve everybody left out.
+        """The reading, with the owner of each process.
 
         A device that has only such on it, and shows no use, is not busy.
         """
         if reading.processes is not None:
-            owned = [(process, self._owner(process)) for process in reading.processes]
-            kept = tuple(
-                msgspec.structs.replace(process, workload=owner)
-                for process, owner in owned
-                if owner != INFRASTRUCTURE
+            owned = tuple(
+                msgspec.structs.replace(process, workload=self._owner(process))
+                for process in reading.processes
             )
-            self._served[reading.meter] = bool(owned) and not kept
-            reading = msgspec.structs.replace(reading, processes=kept)
+            self._served[reading.meter] = {each.workload for each in owned} == {INFRASTRUCTURE}
+            reading = msgspec.structs.replace(reading, processes=owned)
         unused = status is not None and status.values.get("utilization_ratio") == 0
         if reading.busy and unused and self._served.get(reading.meter):
             reading = msgspec.structs.replace(reading, busy=False)

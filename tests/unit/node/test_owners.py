@@ -8,9 +8,8 @@ from tests.unit.node.stand_ins import JOB, METER, Jobs
 
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import ProcessUse, Reading
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.node.workload_sources import ASK_AGAIN_S, Owners
-from joulebook.node.workloads.contract import INFRASTRUCTURE
 
 SESSION = WorkloadId("process", "session-1")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other, outages, spans
+from joulebook.core.attribution import gpu, host, other, outages, presence, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure
 from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
@@ -14,7 +14,7 @@ from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.sums import counted
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
 Cut = Callable[[Interval], Iterable[Interval]]
 """Cuts an interval where that must be done before it is shared out (quarter hours, rates)."""
@@ -86,21 +86,20 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
                 Booking(piece, other.share_out(piece, held, split)) for piece in cut(interval)
             ]
         else:
-            bookings += _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+            bookings += _by_holder(interval, booked[interval.meter], known, cut)
     return bookings
 
 
-def _by_holder(
-    interval: Interval, idle_mw: int | None, known: Known, cut: Cut
-) -> Iterator[Booking]:
+def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
     """Share out what one meter burnt, tenure by tenure."""
+    around = presence.around(interval, state.pending, known.on(interval.meter))
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):
                 if piece.meter.component in host.COMPONENTS:
-                    shares = host.share_out(piece, idle_mw, known.usage)
+                    shares = host.share_out(piece, state.idle_mw, known.usage)
                 else:
-                    shares = gpu.share_out(piece, tenure, idle_mw)
+                    shares = gpu.share_out(piece, tenure, state.idle_mw, around)
                 yield Booking(piece, shares, held=bool(tenure.holders))
 
 
@@ -116,6 +115,6 @@ def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId],
 def _foreign(booking: Booking) -> set[WorkloadId]:
     if not booking.held or booking.interval.outage:
         return set()
-    holders = {share.subject for share in booking.shares}
+    holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}

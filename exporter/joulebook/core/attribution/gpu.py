@@ -15,10 +15,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
+from joulebook.core.attribution.presence import there
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import PJ_PER_UJ
 
 _64_BITS = (1 << 64) - 1
@@ -63,21 +64,25 @@ def _lot(salt: int, position: int) -> int:
     return z ^ (z >> 31)
 
 
-def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[Share]:
+def share_out(
+    interval: Interval, tenure: Tenure, idle_mw: int | None, around: WorkloadId | None = None
+) -> list[Share]:
     """Share out one interval whose holders did not change (it spans exactly one tenure).
 
-    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. The
-    energies of the shares add up to that of the interval.
+    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. `around` is
+    who was on it alone before and after. The energies of the shares add up to that of the interval.
     """
     if interval.remainder is not None:
         return [_nobodys(interval, interval.remainder)]
     holders = tenure.holders
-    if interval.outage and not holders:
-        return [_nobodys(interval, Remainder.DAEMON_DOWN)]
     if not interval.outage:
         holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders and around is not None and (interval.outage or not interval.idle):
+        holders = (Holder(around, Evidence.PROCESSES, 1, 1),)
+    if not holders and interval.outage:
+        return [_nobodys(interval, Remainder.DAEMON_DOWN)]
     if not holders:
-        return [_nobodys(interval, Remainder.UNALLOCATED)]
+        return _unheld(interval, idle_mw)
     if len(holders) == 1 and holders[0].parts >= holders[0].of:
         return [_sole(interval, holders[0])]
     return _shared(interval, holders, idle_mw)
@@ -114,7 +119,7 @@ def _there(interval: Interval) -> list[ProcessUse]:
     A list speaks for the time before it: who came later is left out, and so is who is gone, since
     it may have gone before.
     """
-    return [p for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended]
+    return [p for p in there(interval.processes) if p.started_ns < interval.t1_ns]
 
 
 def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
@@ -128,6 +133,23 @@ def _subject(workload: WorkloadId | None) -> Subject:
 
 def _nobodys(interval: Interval, reason: Remainder) -> Share:
     return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
+
+
+def _unheld(interval: Interval, idle_mw: int | None) -> list[Share]:
+    """Share out what nobody held: a device at work above its floor worked for somebody."""
+    serves = any(process.workload == INFRASTRUCTURE for process in interval.processes)
+    if interval.idle or idle_mw is None or serves:
+        return [_nobodys(interval, Remainder.UNALLOCATED)]
+    floor_uj = min(interval.energy_uj, idle_mw * (interval.t1_ns - interval.t0_ns) // PJ_PER_UJ)
+    parts = {
+        Remainder.UNALLOCATED: floor_uj,
+        Remainder.UNKNOWN_HOLDER: interval.energy_uj - floor_uj,
+    }
+    return [
+        Share(reason, Amount(energy_uj), Method.APPORTIONED, NO_EVIDENCE)
+        for reason, energy_uj in parts.items()
+        if energy_uj
+    ] or [_nobodys(interval, Remainder.UNALLOCATED)]
 
 
 def _sole(interval: Interval, holder: Holder) -> Share:

@@ -56,6 +56,8 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     processes: tuple[ProcessUse, ...] = ()
     instances: tuple[InstanceUse, ...] | None = None
     """The MIG instances that were there at either end; `None` where nobody asked."""
+    before: tuple[ProcessUse, ...] = ()
+    """The processes of the last list before it (`processes` are those of the next)."""
 
     def until_uj(self, t_ns: int) -> int:
         """Energy from `t0` to `t_ns`, evenly spread; its differences add up exactly."""

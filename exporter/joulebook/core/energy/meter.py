@@ -20,7 +20,7 @@ from joulebook.core.energy.intervals import (
     judge,
     known_instances,
 )
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Failure, Meter, ProcessUse, Reading
 from joulebook.core.evidence import Gap
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
@@ -193,6 +193,7 @@ def ripe(
         return state, ()
     taken = points[due - 1].index
     told = _told(state.base, state.pending)
+    lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
     base = state.base
     for knot in bent(state.base, points, edges):
@@ -204,17 +205,26 @@ def ripe(
             processes=told[knot.index].processes,
             instances=told[knot.index].instances,
         )
-        intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
+        before = _last_listed(lists, base.t_ns)
+        parts = (p for p in between(base, reading) if isinstance(p, Interval))
+        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
         base = reading
     state = msgspec.structs.replace(
         state,
-        base=msgspec.structs.replace(base, samples=base.samples[-1:]),
+        base=msgspec.structs.replace(
+            base, samples=base.samples[-1:], processes=_last_listed(lists, base.t_ns)
+        ),
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
         idle_mw=_floor(state.idle_mw, intervals),
     )
     return state, tuple(intervals)
+
+
+def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
+    """Who was on the device at the last look up to `t_ns` that asked."""
+    return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
 
 
 def drawn_mw(state: MeterState) -> int | None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from joulebook.node.sensors.nvidia.api import Device, Session
 from joulebook.node.sensors.nvidia.errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, error
 from joulebook.node.workloads.host.procfs import is_gone, stat_of
-from joulebook.units import NS_PER_S, NS_PER_US
+from joulebook.units import NS_PER_US
 
 ENTRY_SIZES = (24, 32, 40)
 _ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share

@@ -19,9 +19,8 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     NOTHING_HELD,
     Before,
     Boundary,

@@ -12,8 +12,7 @@ from tests.fakes.kube_api.server import FakeApi
 from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG, World
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.workloads import WorkloadId
-from joulebook.node.workloads.contract import INFRASTRUCTURE
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.node.workloads.host.cgroup_paths import PodPlace
 from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import PodTree

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
-from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
-from joulebook.node.workloads.contract import INFRASTRUCTURE, NOTHING_HELD, Before
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId, merged
+from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.processes import source as source_module
 from joulebook.node.workloads.processes import table
