@@ -68,10 +68,11 @@ def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
 
 def test_infrastructure_is_as_if_it_were_not_there() -> None:
     owners = Owners([Source(lambda pid: INFRASTRUCTURE if pid == 1 else SESSION)])
-    assert [p.pid for p in owners.identified(reading(1, 2), status(0.0)).processes or ()] == [2]
+    both = owners.identified(reading(1, 2), status(0.0)).processes or ()
+    assert [p.workload for p in both] == [INFRASTRUCTURE, SESSION]
     assert owners.identified(reading(1, 2), status(0.0)).busy is True
     alone = owners.identified(reading(1), status(0.0))
-    assert (alone.processes, alone.busy) == ((), False)
+    assert alone.busy is False
     # Also at the looks that ask for no list, until the next that does.
     quick = Reading(METER, 2, 0, busy=True)
     assert owners.identified(quick, status(0.0)).busy is False

@@ -146,7 +146,7 @@ def _unheld(interval: Interval, idle_mw: int | None) -> list[Share]:
         Remainder.UNKNOWN_HOLDER: interval.energy_uj - floor_uj,
     }
     return [
-        Share(reason, Amount(energy_uj), Method.APPORTIONED, NO_EVIDENCE)
+        Share(reason, Amount(energy_uj), interval.method, NO_EVIDENCE)
         for reason, energy_uj in parts.items()
         if energy_uj
     ] or [_nobodys(interval, Remainder.UNALLOCATED)]
