@@ -20,11 +20,15 @@ from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard.join import spent
 from joulebook.lab.leaderboard.mlflow import client
 from joulebook.lab.leaderboard.mlflow import figures as figures_of
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, Source, named, own
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
 
 
 def figures(
-    *, job: str = "", experiment: str = "", ledger: str | Path = "", source: Source | None = None
+    *,
+    job: str = "",
+    experiment: str = "",
+    ledger: str | Path = "",
+    source: ReportSource | None = None,
 ) -> dict[str, float]:
     """What a job, or all of an experiment, took: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
 

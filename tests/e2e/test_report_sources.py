@@ -27,13 +27,13 @@ from joulebook.cli import main
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.snapshot import View
-from joulebook.server.auth import Handover, Tokens
+from joulebook.metrics.snapshot import Snapshot
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
@@ -128,15 +128,15 @@ def scrapes(ledger: Path) -> list[str]:
     with closing(SqliteStore(ledger, allow_volatile=True)) as store:
         books, _ = store.load()
         exposition = Exposition(
-            View("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
+            Snapshot("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
         )
         for tick in ticks():
-            after, entry = advance(books, tick, Policy())
+            after, entry = advance(books, tick, BookingPolicy())
             store.commit(books, after, entry, Anchor("boot", 0, tick.now_ns))
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
                 exposition.publish(
-                    View("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
+                    Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
                 )
                 text, _ = exposition.metrics("application/openmetrics-text")
                 for line in text.decode().splitlines():
@@ -258,7 +258,9 @@ def collected(
         with LedgerReader(place.ledger) as reader:
             return msgspec.json.encode(reader.page("n1", "", since, ledger_id, limit=100))
 
-    server = Server("127.0.0.1:0", FakePages(), handover=Handover(page, Tokens(home / "token")))
+    server = Server(
+        "127.0.0.1:0", FakePages(), handover=PostingsPages(page, Tokens(home / "token"))
+    )
     server.start()
     url = postgresql.new()
     (home / "joulebook.toml").write_text(

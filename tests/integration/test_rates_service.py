@@ -18,7 +18,7 @@ import pytest
 from tests.integration.feed_stub import Stub
 
 from joulebook import cli
-from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.core.money.rates import Quality
 from joulebook.http_client import Web
 from joulebook.lab.rates_service import RatesPages, RatesServer
@@ -69,7 +69,7 @@ def upstream(stub: Stub) -> Rates:
     return Rates(
         zone="DE-LU",
         price=Price(kind="energy-charts", url=stub.url),
-        carbon=Carbon(kind="country", zone="DE"),
+        carbon=CarbonSection(kind="country", zone="DE"),
     )
 
 
@@ -79,7 +79,7 @@ def node_rates(port: int, currency: str = "EUR") -> Rates:
         currency=currency,
         pue=1.1,
         price=Price(kind="server", url=url),
-        carbon=Carbon(kind="server", url=url),
+        carbon=CarbonSection(kind="server", url=url),
     )
 
 

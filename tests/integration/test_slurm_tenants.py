@@ -19,7 +19,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Holdings
-from joulebook.node.workloads.slurm.source import SlurmTenants
+from joulebook.node.workloads.slurm.source import SlurmWorkloads
 from joulebook.units import NS_PER_S
 
 HOOKS = Path(__file__).parents[2] / "exporter" / "joulebook" / "hooks"
@@ -71,8 +71,8 @@ class Site:
         self.last = Holdings()
         self.tenants = self.new_tenants()
 
-    def new_tenants(self) -> SlurmTenants:
-        return SlurmTenants(
+    def new_tenants(self) -> SlurmWorkloads:
+        return SlurmWorkloads(
             self.clock,
             events_dir=self.events,
             slurm_conf=self.cluster.directory / "slurm.conf",

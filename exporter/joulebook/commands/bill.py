@@ -20,7 +20,7 @@ from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 
@@ -96,15 +96,15 @@ def _correct(database: Database, args: argparse.Namespace, screen: Screen) -> in
     return 0
 
 
-def owner(text: str) -> Owner:
+def owner(text: str) -> BilledOwner:
     """`ACCOUNT`, `ACCOUNT/USER/EXPERIMENT` or `(unallocated)` as an owner. Raises `ValueError`."""
     if text.startswith("(") and text.endswith(")"):
-        return Owner(Remainder(text[1:-1]).value)
+        return BilledOwner(Remainder(text[1:-1]).value)
     account, _, rest = text.partition("/")
     person, _, experiment = rest.partition("/")
     if not account:
         raise ValueError(f"{text!r}: expected ACCOUNT, ACCOUNT/USER/EXPERIMENT or (REMAINDER)")
-    return Owner("", account, person, experiment)
+    return BilledOwner("", account, person, experiment)
 
 
 def _month(args: argparse.Namespace, *, needed: bool = False) -> int:

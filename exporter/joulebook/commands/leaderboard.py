@@ -13,7 +13,13 @@ from joulebook.commands.report.source import source, stretch
 from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.leaderboard import Entrant, Expected, Metric, against_budget, boards
+from joulebook.core.report.leaderboard import (
+    ComparedMetric,
+    Entrant,
+    Expected,
+    against_budget,
+    boards,
+)
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
@@ -214,7 +220,7 @@ def _results(args: argparse.Namespace) -> list[Result]:
 
 
 def _expected(
-    metric: Metric, results: Sequence[Result], runs: Joined
+    metric: ComparedMetric, results: Sequence[Result], runs: Joined
 ) -> dict[str, dict[str, list[Expected]]]:
     """By GPU model and experiment, from the runs that have energy."""
     of_run = {result.name: result.experiment for result in results}

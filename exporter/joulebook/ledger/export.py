@@ -16,8 +16,8 @@ from joulebook.core.ledger.export import (
     ChargeRow,
     GapRow,
     MeterRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
     WorkloadRow,
 )
@@ -70,7 +70,7 @@ def page(
     since: int,
     ledger_id: str = "",
     limit: int = MAX_ROWS,
-) -> Page:
+) -> PostingsPage:
     """At most `limit` rows numbered after `since`, in the caller's transaction.
 
     `ledger_id` is the ledger that `since` is of: another one than this is told from its begin.
@@ -85,7 +85,7 @@ def page(
     postings = tuple(PostingRow(*row) for row in conn.execute(_POSTINGS, span))
     charged = tuple(ChargeRow(*row) for row in conn.execute(_CHARGES, span))
     named = {row.workload_id for row in postings} | {row.workload_id for row in charged}
-    return Page(
+    return PostingsPage(
         v=VERSION,
         node=node,
         cluster=cluster,

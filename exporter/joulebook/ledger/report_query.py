@@ -9,7 +9,14 @@ import msgspec
 
 from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
-from joulebook.core.report.dataset import Account, Charged, Lost, Posting, Selection, Workload
+from joulebook.core.report.dataset import (
+    Charged,
+    LostStretch,
+    Posting,
+    ReportData,
+    ReportWorkload,
+    Selection,
+)
 from joulebook.core.workloads import WorkloadId
 from joulebook.decoding import converter
 from joulebook.ledger import charges, state
@@ -33,7 +40,7 @@ SELECT component, name, reason, t0_utc_ns, t1_utc_ns
 FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
 """
 
-_as_workload = converter(Workload)
+_as_workload = converter(ReportWorkload)
 
 _LATEST_NS = (1 << 63) - 1
 
@@ -42,14 +49,14 @@ _COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
 
 def read(
     conn: sqlite3.Connection, source: str, node: str, since_s: int, until_s: int, wanted: Selection
-) -> Account:
+) -> ReportData:
     """The account of [since, until), in the caller's transaction. Raises `sqlite3.Error`, and
     `msgspec.MsgspecError` or `ValueError` for values that cannot be.
     """
     clause, chosen = _chosen(wanted)
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
     postings: list[Posting] = []
-    known: dict[int, Workload] = {}
+    known: dict[int, ReportWorkload] = {}
     for number, row in _workloads(conn, clause, chosen):
         known[number] = row
     for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
@@ -65,7 +72,7 @@ def read(
         for number, remainder, quarter_s, charge, amount in charges.rows(conn, clause, within)
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
-    return Account(
+    return ReportData(
         source,
         since_s,
         until_s,
@@ -74,7 +81,7 @@ def read(
         {each.id: each for each in known.values() if each.id in there},
         tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
-            Lost(node, Meter(Component(component), name), reason, t0, t1)
+            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
             for component, name, reason, t0, t1 in conn.execute(
                 _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
             )
@@ -97,7 +104,7 @@ def _replayed(conn: sqlite3.Connection, source: str, booked: set[Meter]) -> tupl
     )
 
 
-def workload(row: Iterable[object]) -> Workload:
+def workload(row: Iterable[object]) -> ReportWorkload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
@@ -146,13 +153,13 @@ def _marks(names: list[str]) -> str:
 
 def _workloads(
     conn: sqlite3.Connection, clause: str, chosen: tuple[str, ...]
-) -> Iterator[tuple[int, Workload]]:
+) -> Iterator[tuple[int, ReportWorkload]]:
     only = clause.replace("workload_id", "id")
     for row in conn.execute(f"{WORKLOADS} WHERE {only}", chosen):
         yield row[0], workload(row)
 
 
-def _subject(number: int, remainder: str, known: dict[int, Workload]) -> Subject:
+def _subject(number: int, remainder: str, known: dict[int, ReportWorkload]) -> Subject:
     if remainder:
         return Remainder(remainder)
     return known[number].id if number in known else WorkloadId("", str(number))

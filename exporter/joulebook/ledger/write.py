@@ -56,7 +56,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
 
-class Record:
+class EntryWriter:
     """Writes entries through a connection, always inside the caller's transaction.
 
     Remembers the row numbers of meters and workloads: after a transaction that was rolled back,

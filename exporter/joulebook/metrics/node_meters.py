@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from joulebook.metrics.derived import Scene, joules
+from joulebook.metrics.derived import Derived, joules
 from joulebook.units import MW_PER_W
 
 Sample = tuple[tuple[str, ...], float]
 
 
-def node_energy(scene: Scene) -> Iterator[Sample]:
+def node_energy(scene: Derived) -> Iterator[Sample]:
     """What the node's meter counted."""
     for meter, node_meter in scene.books.node_meters.items():
         yield (meter.name,), joules(node_meter.node_uj)
 
 
-def covered_energy(scene: Scene) -> Iterator[Sample]:
+def covered_energy(scene: Derived) -> Iterator[Sample]:
     """What the meters inside came to in the same time."""
     for meter, node_meter in scene.books.node_meters.items():
         yield (meter.name,), joules(node_meter.children_uj)
 
 
-def deficit(scene: Scene) -> Iterator[Sample]:
+def deficit(scene: Derived) -> Iterator[Sample]:
     """By how much they exceed it."""
     for meter, node_meter in scene.books.node_meters.items():
         yield (meter.name,), joules(node_meter.deficit_uj)
 
 
-def omits(scene: Scene) -> Iterator[Sample]:
+def omits(scene: Derived) -> Iterator[Sample]:
     """What it seems to leave out; 0 for everything that it is thought to include."""
     for meter, node_meter in scene.books.node_meters.items():
         for component in node_meter.covers:
             yield (meter.name, component), int(component == node_meter.omits)
 
 
-def idle_power(scene: Scene) -> Iterator[Sample]:
+def idle_power(scene: Derived) -> Iterator[Sample]:
     """The learnt idle floor of each meter."""
     for meter, state in scene.books.meters.items():
         if state.idle_mw is not None:

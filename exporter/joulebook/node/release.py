@@ -55,7 +55,7 @@ def granted(ledger: Path, patience_s: float) -> bool:
     return False
 
 
-class ReleaseDesk:
+class ReleaseHandler:
     """The daemon's side: is a release wanted now?
 
     A disk that fails is logged, and no more: the tick loop must not end for it.

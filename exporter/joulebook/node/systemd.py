@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 0.5
 
 
-class Supervisor:
+class ServiceManager:
     """The service manager that started this process; says nothing where there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:

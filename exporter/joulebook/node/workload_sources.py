@@ -24,12 +24,12 @@ from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
-    Accounted,
     Before,
     Boundary,
-    Group,
+    CountsHostUsage,
     Holdings,
-    TenantSource,
+    UsageGroup,
+    WorkloadSource,
 )
 from joulebook.node.workloads.rejections import FAULT
 
@@ -40,14 +40,14 @@ ASK_AGAIN_S = 1.0
 """A process that nobody knew may be known a moment later, when its pod has a name."""
 
 
-class Owners:
+class ProcessOwners:
     """Asks the sources in their order; the first that answers has the last word.
 
     There are none where pids are not those of the host: another process has that number here.
     """
 
     def __init__(
-        self, tenants: Sequence[TenantSource], now_s: Callable[[], float] = time.monotonic
+        self, tenants: Sequence[WorkloadSource], now_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._tenants = tenants
         self._now_s = now_s
@@ -95,10 +95,10 @@ class Owners:
 log = logging.getLogger(__name__)
 
 
-class Witnesses:
+class WorkloadSources:
     """The tenant sources of this node, in their order. `masked` is applied to every user's name."""
 
-    def __init__(self, sources: Sequence[TenantSource], masked: Mask = str) -> None:
+    def __init__(self, sources: Sequence[WorkloadSource], masked: Mask = str) -> None:
         self._sources = sources
         self._masked = masked
         self._refused: dict[str, Mapping[str, int]] = {}
@@ -141,11 +141,11 @@ class Witnesses:
                 self._refused[source.name] = holdings.rejected
         return Holdings(tuple(claims), frozenset(complete), tuple(facts))
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[UsageGroup]:
         """Where the kernel counts what workloads use of the host, of all that know it."""
-        groups: list[Group] = []
+        groups: list[UsageGroup] = []
         for source in self._sources:
-            if isinstance(source, Accounted):
+            if isinstance(source, CountsHostUsage):
                 with self._apart(source, "groups"):
                     groups += source.groups()
         return groups
@@ -169,7 +169,7 @@ class Witnesses:
         return msgspec.structs.replace(fact, labels=fact.labels._replace(user=""))
 
     @contextmanager
-    def _apart(self, source: TenantSource, asked: str) -> Iterator[None]:
+    def _apart(self, source: WorkloadSource, asked: str) -> Iterator[None]:
         """Keep what one source raises from the others: it is said once, and counted."""
         key = f"{source.name} {asked}"
         try:

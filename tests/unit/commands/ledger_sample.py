@@ -13,7 +13,7 @@ from pathlib import Path
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.sqlite import SqliteStore
@@ -116,7 +116,7 @@ def write_ledger(path: Path, epoch: str = "boot") -> Books:
             facts=tuple(fact for job in JOBS for fact in job.facts(t0, now_ns)),
             resumed=False,
         )
-        after, entry = advance(books, tick, Policy())
+        after, entry = advance(books, tick, BookingPolicy())
         store.commit(books, after, entry, Anchor("boot", 0, now_ns))
         books = after
     store.close()

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Failure, InstanceUse, Meter, Reading
 from joulebook.core.evidence import Amount, PostingKey, Remainder
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ, UJ_PER_MJ
@@ -291,7 +291,7 @@ class Run:
     def books(self) -> Books:
         return self.history[-1]
 
-    def take(self, tick: Tick, policy: Policy) -> None:
+    def take(self, tick: Tick, policy: BookingPolicy) -> None:
         books, entry = advance(self.books, tick, policy)
         self.history.append(books)
         self.entries.append(entry)
@@ -311,12 +311,12 @@ class Run:
 
 def play(
     ticks: World | Iterable[Tick],
-    policy: Policy | None = None,
+    policy: BookingPolicy | None = None,
     each: Callable[[Books, Books, Entry], None] | None = None,
 ) -> Run:
     """Drive the ledger over all ticks; `each` sees every step."""
     run = Run()
-    policy = policy or Policy()
+    policy = policy or BookingPolicy()
     for tick in ticks.ticks() if isinstance(ticks, World) else ticks:
         run.take(tick, policy)
         if each is not None:

@@ -10,10 +10,10 @@ from tests.unit.metrics.sample import small_view
 from joulebook.metrics import collector
 from joulebook.metrics import exposition as exposition_module
 from joulebook.metrics.collector import Collected, Family, Sample, collect
-from joulebook.metrics.derived import Scene
+from joulebook.metrics.derived import Derived
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.render import Format
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.server.routes import Pages
 
 OPENMETRICS = "application/openmetrics-text"
@@ -29,7 +29,9 @@ class Told:
         self.errors.append((family, str(error)))
 
 
-def exposition(view: View | None = None, told: Told | None = None, compat: str = "") -> Exposition:
+def exposition(
+    view: Snapshot | None = None, told: Told | None = None, compat: str = ""
+) -> Exposition:
     return Exposition(
         view or small_view(),
         lambda: (True, "ready"),
@@ -39,7 +41,7 @@ def exposition(view: View | None = None, told: Told | None = None, compat: str =
     )
 
 
-def again(view: View) -> View:
+def again(view: Snapshot) -> Snapshot:
     return msgspec.structs.replace(view, tick_s=view.tick_s + 1)
 
 
@@ -109,10 +111,10 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
     shown = exposition(view, told, compat="dcgm")
     name = "joulebook_tick_duration_seconds"
 
-    def fail(scene: Scene) -> Iterable[Sample]:
+    def fail(scene: Derived) -> Iterable[Sample]:
         raise RuntimeError("no")
 
-    def fail_dcgm(view: View) -> list[Family]:
+    def fail_dcgm(view: Snapshot) -> list[Family]:
         raise RuntimeError("nor here")
 
     whole = collector.PRODUCERS

@@ -22,7 +22,7 @@ from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.lab.collected import bills, rollup
-from joulebook.lab.collected.bills import Line, MonthBill, Period
+from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
@@ -70,7 +70,7 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
         screen.say(text)
 
 
-def entry(line: Line) -> str:
+def entry(line: BillLine) -> str:
     """Why it stands there: nothing to say, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
@@ -126,7 +126,7 @@ def as_json(bill: MonthBill) -> str:
     )  # fmt: skip
 
 
-def _row(name: str, what: str, lines: Sequence[Line]) -> list[str]:
+def _row(name: str, what: str, lines: Sequence[BillLine]) -> list[str]:
     amount, paid = bills.total(lines)
     held = _signed(gpu_hours, amount.held_ns) if amount.held_ns else NOTHING
     money = ", ".join(f"{a.floor / NANO:,.4f} {c}" for c, a in sorted(net(paid).items()))
@@ -140,7 +140,7 @@ def _signed(words: Callable[[int], str], value: int) -> str:
     return words(value) if value >= 0 else f"-{words(-value)}"
 
 
-def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
+def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
     return {
         "month": rollup.shown(bill.month),
         "account": line.owner.account,
@@ -153,7 +153,7 @@ def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
     }
 
 
-def _figures(lines: Sequence[Line]) -> dict[str, Any]:
+def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
     amount, paid = bills.total(lines)
     components: dict[str, int] = {}
     for line in lines:

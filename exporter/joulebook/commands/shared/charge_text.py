@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from joulebook.core import units_text
-from joulebook.core.money.amounts import Bill, Charge, Item
+from joulebook.core.money.amounts import Charge, Charges, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 
@@ -14,7 +14,7 @@ CO2E = Charge(Item.CO2E)
 NO_RATES = "not known: no rates are set"
 
 
-def came_to(bill: Bill) -> str:
+def came_to(bill: Charges) -> str:
     """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
@@ -24,7 +24,7 @@ def came_to(bill: Bill) -> str:
     return ", ".join(said).replace("\u202f", " ")
 
 
-def as_object(bill: Bill) -> dict[str, Any]:
+def as_object(bill: Charges) -> dict[str, Any]:
     """Cost by currency, also by kind, and CO2e in g (`null`: none was charged)."""
     return {
         "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},

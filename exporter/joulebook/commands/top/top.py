@@ -18,7 +18,7 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
 from joulebook.commands.report.source import source
 from joulebook.commands.shared.text import Screen
 from joulebook.commands.top import users
-from joulebook.commands.top.scrape import Board, read_board
+from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
@@ -85,7 +85,7 @@ def _users(args: argparse.Namespace, config: Config) -> int:
 
 
 def _watch(
-    daemon: DaemonUrl, board: Board, screen: Screen, interval_s: float, resized: int
+    daemon: DaemonUrl, board: NodeScrape, screen: Screen, interval_s: float, resized: int
 ) -> None:
     """Draw and scrape until told to end."""
     note = ""

@@ -14,7 +14,7 @@ import msgspec
 from joulebook.core.energy import meter as metering
 from joulebook.core.energy import node_meter
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.meter import MeterState, Taken
+from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.evidence import ChildSecond, Gap
@@ -118,7 +118,7 @@ def measure(
 
 def _taken_in(
     meters: Meters, looks: Iterable[Reading | Failure]
-) -> tuple[dict[Meter, MeterState], list[Taken]]:
+) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
     """All meters with what was seen of them, and what each look did to its meter."""
     states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
     taken = []
@@ -130,11 +130,11 @@ def _taken_in(
     return states, taken
 
 
-def _after(state: MeterState | None, look: Reading | Failure) -> Taken | None:
+def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
     """A meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
         return None if state is None else metering.lose(state, look)
-    return Taken(metering.begin(look)) if state is None else metering.take(state, look)
+    return MeterUpdate(metering.begin(look)) if state is None else metering.take(state, look)
 
 
 def _node_meters(

@@ -75,7 +75,7 @@ BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
-class Taken(NamedTuple):
+class MeterUpdate(NamedTuple):
     """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
 
     state: MeterState
@@ -93,11 +93,11 @@ def resume(state: MeterState) -> MeterState:
     return msgspec.structs.replace(state, resumed=True)
 
 
-def take(state: MeterState, reading: Reading) -> Taken:
+def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
     last = state.last
     if reading.t_ns <= last.t_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     if _is_unread(last, reading):
         return lose(state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
     verdict = judge(last, reading)
@@ -110,13 +110,13 @@ def take(state: MeterState, reading: Reading) -> Taken:
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
     first = _append(state, jump)
     second = take(first.state, reading)
-    return Taken(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
+    return MeterUpdate(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
 
 
-def lose(state: MeterState, failure: Failure) -> Taken:
+def lose(state: MeterState, failure: Failure) -> MeterUpdate:
     """Note that the meter gave nothing: time since it was last read or lost is lost."""
     if failure.t_ns <= state.gap_to_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     gaps: tuple[Gap, ...] = ()
     begun_ns = state.gap_from_ns
     if state.gap_reason != failure.reason:
@@ -126,7 +126,7 @@ def lose(state: MeterState, failure: Failure) -> Taken:
     state = msgspec.structs.replace(
         state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
     )
-    return Taken(state, gaps, ((failure.reason, lost_ns),))
+    return MeterUpdate(state, gaps, ((failure.reason, lost_ns),))
 
 
 def _is_unread(last: Reading, reading: Reading) -> bool:
@@ -136,7 +136,7 @@ def _is_unread(last: Reading, reading: Reading) -> bool:
     return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
-def _append(state: MeterState, reading: Reading) -> Taken:
+def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
     reading = msgspec.structs.replace(reading, after_outage=state.resumed)
     lost: list[tuple[str, int]] = []
@@ -155,7 +155,7 @@ def _append(state: MeterState, reading: Reading) -> Taken:
             if isinstance(part, Gap):
                 lost.append((part.reason, part.t1_ns - part.t0_ns))
                 gaps.append(part)
-    return Taken(
+    return MeterUpdate(
         msgspec.structs.replace(
             state,
             pending=(*state.pending, reading),

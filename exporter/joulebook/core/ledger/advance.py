@@ -36,11 +36,11 @@ from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_S
 
 
-class Policy(msgspec.Struct, frozen=True):
+class BookingPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
 
     settle_ns: int = 3 * NS_PER_S
-    series: series.Policy = series.Policy()
+    series: series.SeriesPolicy = series.SeriesPolicy()
     other: OtherSplit = OtherSplit.NONE
 
 
@@ -78,7 +78,7 @@ class _Work(NamedTuple):
     postings: Postings
 
 
-def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
+def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
     """One tick: measure what was burnt, attribute it, charge it, and carry the books on."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
@@ -96,7 +96,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
     return _after(books, tick, policy, _Work(measured, bookings, postings))
 
 
-def _after(books: Books, tick: Tick, policy: Policy, work: _Work) -> tuple[Books, Entry]:
+def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
     """The books after a tick, and what it adds to the record."""
     measured, bookings, postings = work
     workloads, foreign = books.workloads, foreign_ns(bookings)

@@ -114,7 +114,7 @@ class ChargedRow(Struct, frozen=True, gc=False, array_like=True):
     expired: tuple[int, int, int]
 
 
-class Page(Struct, frozen=True):
+class PostingsPage(Struct, frozen=True):
     """One answer. `next` is where to go on; it is `last`, the newest `seq`, when all is told.
 
     `booked_to_s` is the UTC second up to which the node has booked what it read. What

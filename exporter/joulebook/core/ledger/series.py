@@ -17,7 +17,7 @@ import msgspec
 from joulebook.core.attribution.claims import Claim
 from joulebook.core.evidence import Balance
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
-from joulebook.core.money.amounts import Bill, add
+from joulebook.core.money.amounts import Charges, add
 from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
@@ -31,7 +31,7 @@ def pool_id(labels: Labels) -> WorkloadId:
     return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
-class Policy(msgspec.Struct, frozen=True):
+class SeriesPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of series (`[exposition]`), and the budgets of the design."""
 
     zero_hold_ns: int = 37_500_000_000
@@ -63,14 +63,16 @@ class Step(NamedTuple):
     served_ns: int = 0
     resumed: bool = False
     earned: Mapping[WorkloadId, Balance] = {}
-    bills: Mapping[WorkloadId, Bill] = {}
+    bills: Mapping[WorkloadId, Charges] = {}
     claims: Sequence[Claim] = ()
     facts: Sequence[WorkloadFacts] = ()
     present: frozenset[WorkloadId] = frozenset()
     strangers: frozenset[WorkloadId] = frozenset()
 
 
-def advance(books: Books, step: Step, policy: Policy) -> tuple[Books, tuple[WorkloadFacts, ...]]:
+def advance(
+    books: Books, step: Step, policy: SeriesPolicy
+) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Move all series along by one tick. Returns the books and the facts that are new."""
     air = _Air(books, policy, step.now_ns)
     if step.resumed:
@@ -89,7 +91,7 @@ def advance(books: Books, step: Step, policy: Policy) -> tuple[Books, tuple[Work
 class _Air:
     """The series that are on the air, while one tick moves them along."""
 
-    def __init__(self, books: Books, policy: Policy, now_ns: int) -> None:
+    def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:
         self._before = books
         self._policy = policy
         self._now_ns = now_ns
@@ -168,7 +170,7 @@ class _Air:
         return tuple(news)
 
     def credit(
-        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Bill]
+        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Charges]
     ) -> None:
         """Add what was earned; once labels are settled, to the experiment as well."""
         for id_, balance in earned.items():
@@ -258,7 +260,7 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Bill) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels

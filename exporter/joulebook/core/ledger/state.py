@@ -31,7 +31,7 @@ from joulebook.core.evidence import (
     Remainder,
 )
 from joulebook.core.money.accrual import ChargeState
-from joulebook.core.money.amounts import Bill, Charge, ChargeKey, Exact, RateUsed
+from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, RateUsed
 from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
@@ -60,7 +60,7 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
     held: bool = False
     """Whether it has held or used a meter: only then does it get a series."""
-    bill: Bill = {}
+    bill: Charges = {}
     """What it was charged; shown like its energy."""
 
 
@@ -73,8 +73,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hold_left_ns: int
     used_ns: int
     """Node time of the last posting, for expiry."""
-    bill: Bill = {}
-    bill_baseline: Bill = {}
+    bill: Charges = {}
+    bill_baseline: Charges = {}
     """What was charged, and what is shown of it while the series are held."""
 
 

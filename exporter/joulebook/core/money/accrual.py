@@ -20,9 +20,9 @@ from joulebook.core.evidence import Amount, PostingKey, Subject
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     NOTHING,
-    Bill,
     Charge,
     ChargeKey,
+    Charges,
     Exact,
     Item,
     RateUsed,
@@ -246,7 +246,7 @@ def bills(charges: Mapping[ChargeKey, Exact]) -> dict[Subject, dict[Charge, Exac
 def carry_on(
     states: Mapping[Charge, ChargeState],
     wanted: frozenset[Charge],
-    totals: Bill,
+    totals: Charges,
     served_ns: int,
     hold_ns: int,
 ) -> Mapping[Charge, ChargeState]:

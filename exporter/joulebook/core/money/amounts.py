@@ -97,15 +97,15 @@ class Exact(NamedTuple):
 
 NOTHING = Exact()
 
-Bill = Mapping[Charge, Exact]
+Charges = Mapping[Charge, Exact]
 """What somebody is charged."""
 
 
-def add(bill: Bill, more: Bill) -> Bill:
+def add(bill: Charges, more: Charges) -> Charges:
     """The sum of two bills; `bill` itself if there is nothing to add."""
     return summed(more.items(), bill)
 
 
-def total(bills: Iterable[Bill]) -> Bill:
+def total(bills: Iterable[Charges]) -> Charges:
     """The sum of bills."""
     return summed(item for bill in bills for item in bill.items())

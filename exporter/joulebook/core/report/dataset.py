@@ -38,7 +38,7 @@ class Selection(msgspec.Struct, frozen=True):
         """Whether nothing was selected, so that remainders count too."""
         return self == Selection()
 
-    def takes(self, workload: Workload) -> bool:
+    def takes(self, workload: ReportWorkload) -> bool:
         """Whether a workload is asked for."""
         user, account, experiment = workload.labels
         return (
@@ -49,7 +49,7 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
 
-class Workload(msgspec.Struct, frozen=True):
+class ReportWorkload(msgspec.Struct, frozen=True):
     """What a source knows of one workload; the times are UTC ns, `None`: not known."""
 
     id: WorkloadId
@@ -73,11 +73,11 @@ class Workload(msgspec.Struct, frozen=True):
         """All that it may be asked for by."""
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
-    def and_of(self, other: Workload) -> Workload:
+    def and_of(self, other: ReportWorkload) -> ReportWorkload:
         """What two nodes know of it together: its first start and its last end."""
         starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
         ends = (self.ended_utc_ns, other.ended_utc_ns)
-        return Workload(
+        return ReportWorkload(
             id=self.id,
             display=self.display or other.display,
             name=self.name or other.name,
@@ -118,7 +118,7 @@ class Charged(NamedTuple):
     amount: Exact
 
 
-class RateRow(NamedTuple):
+class UsedRate(NamedTuple):
     """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it there."""
 
     used: RateUsed
@@ -127,7 +127,7 @@ class RateRow(NamedTuple):
     node: str = ""
 
 
-class Lost(NamedTuple):
+class LostStretch(NamedTuple):
     """A stretch (UTC ns) in which a meter was not read, or not believed."""
 
     node: str
@@ -137,7 +137,7 @@ class Lost(NamedTuple):
     t1_utc_ns: int
 
 
-class Matter(StrEnum):
+class Unknowable(StrEnum):
     """What a source may be unable to know; the values are the words that people are shown."""
 
     TIMES = "start and end of runs"
@@ -150,7 +150,7 @@ class Matter(StrEnum):
     MODELS = "GPU models"
 
 
-class Account(msgspec.Struct, frozen=True):
+class ReportData(msgspec.Struct, frozen=True):
     """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
 
     `source` names it as people are shown it ("ledger of n1"). `known_until_s` is up to when each
@@ -165,12 +165,12 @@ class Account(msgspec.Struct, frozen=True):
     until_s: int
     postings: tuple[Posting, ...] = ()
     charges: tuple[Charged, ...] = ()
-    workloads: Mapping[WorkloadId, Workload] = {}
-    rates: tuple[RateRow, ...] = ()
-    gaps: tuple[Lost, ...] = ()
+    workloads: Mapping[WorkloadId, ReportWorkload] = {}
+    rates: tuple[UsedRate, ...] = ()
+    gaps: tuple[LostStretch, ...] = ()
     models: Mapping[tuple[str, Meter], str] = {}
     known_until_s: Mapping[str, int] = {}
-    unknown: Mapping[Matter, str] = {}
+    unknown: Mapping[Unknowable, str] = {}
     error_ratio: float = 0.0
     warnings: tuple[str, ...] = ()
 
@@ -180,7 +180,7 @@ class Account(msgspec.Struct, frozen=True):
         return tuple(sorted({posting.node for posting in self.postings}))
 
 
-def joined(accounts: Iterable[Account]) -> Account:
+def joined(accounts: Iterable[ReportData]) -> ReportData:
     """Several accounts as one; their nodes must differ, or energy would count twice.
 
     Raises `ValueError` naming a node that stands in two of them, or if there is no account.
@@ -189,7 +189,7 @@ def joined(accounts: Iterable[Account]) -> Account:
     if len(parts) == 1:
         return parts[0]
     whose: dict[str, str] = {}
-    workloads: dict[WorkloadId, Workload] = {}
+    workloads: dict[WorkloadId, ReportWorkload] = {}
     for part in parts:
         for node in {row.node for rows in (part.postings, part.charges) for row in rows}:
             if node in whose:
@@ -200,7 +200,7 @@ def joined(accounts: Iterable[Account]) -> Account:
             workloads[key] = workload if known is None else known.and_of(workload)
     if not parts:
         raise ValueError("no account to join")
-    return Account(
+    return ReportData(
         ", ".join(part.source for part in parts),
         min(part.since_s for part in parts),
         max(part.until_s for part in parts),

@@ -32,7 +32,7 @@ class Unit(StrEnum):
         return Fraction(1, 100) if self is Unit.RATIO else Fraction(1)
 
 
-class Metric(msgspec.Struct, frozen=True):
+class ComparedMetric(msgspec.Struct, frozen=True):
     """What is compared: its name, which way is better, and its unit."""
 
     name: str
@@ -81,7 +81,7 @@ class Entrant(msgspec.Struct, frozen=True):
         return self.join is Join.INFERRED
 
 
-class Step(msgspec.Struct, frozen=True):
+class FrontStep(msgspec.Struct, frozen=True):
     """One entrant of the front, and what a point cost since the one before it.
 
     `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
@@ -105,9 +105,9 @@ class Board(msgspec.Struct, frozen=True):
     """The ranking of one metric on one GPU model; `front` by energy, the least first."""
 
     title: str
-    metric: Metric
+    metric: ComparedMetric
     gpu: str
-    front: tuple[Step, ...]
+    front: tuple[FrontStep, ...]
     dominated: tuple[Dominated, ...] = ()
 
     @property
@@ -117,7 +117,7 @@ class Board(msgspec.Struct, frozen=True):
         return tuple(sorted(every, key=lambda e: (e.energy_uj, e.name)))
 
 
-def boards(title: str, metric: Metric, entrants: Iterable[Entrant]) -> list[Board]:
+def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> list[Board]:
     """A board for each GPU model, by its name; hardware that is not known comes last."""
     groups: dict[str, list[Entrant]] = {}
     for entrant in entrants:
@@ -128,7 +128,7 @@ def boards(title: str, metric: Metric, entrants: Iterable[Entrant]) -> list[Boar
     ]
 
 
-def board(title: str, metric: Metric, gpu: str, entrants: Sequence[Entrant]) -> Board:
+def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entrant]) -> Board:
     """Rank entrants, all of the same hardware."""
     # The least energy first, of equal energy the best: what comes later is on the front only if
     # it is better than all before it.
@@ -155,18 +155,18 @@ def board(title: str, metric: Metric, gpu: str, entrants: Sequence[Entrant]) -> 
     return Board(title, metric, gpu, tuple(_steps(metric, front)), tuple(dominated))
 
 
-def _steps(metric: Metric, front: Sequence[Entrant]) -> Iterable[Step]:
+def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:
     before: Entrant | None = None
     for entrant in front:
         gained = None if before is None else metric.gained(before.value, entrant.value)
         if before is None or not gained:
-            yield Step(entrant)
+            yield FrontStep(entrant)
         else:
             spent = {
                 currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
                 for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
             }
-            yield Step(
+            yield FrontStep(
                 entrant,
                 gained,
                 Fraction(entrant.energy_uj - before.energy_uj) / gained,
@@ -183,7 +183,7 @@ class Expected(NamedTuple):
     energy_uj: Fraction
 
 
-def expected_best(metric: Metric, values: Sequence[Fraction], trials: int) -> Fraction:
+def expected_best(metric: ComparedMetric, values: Sequence[Fraction], trials: int) -> Fraction:
     """E[V*_n]: the best value to be expected of `trials` random runs, from those that were made.
 
     E[V*_n] = sum_i v_i [(i/N)^n - ((i-1)/N)^n], v ascending from the worst to the best (Dodge et
@@ -202,7 +202,7 @@ def expected_best(metric: Metric, values: Sequence[Fraction], trials: int) -> Fr
     )
 
 
-def against_budget(metric: Metric, runs: Sequence[Entrant]) -> list[Expected]:
+def against_budget(metric: ComparedMetric, runs: Sequence[Entrant]) -> list[Expected]:
     """The best to be expected of 1, 2, 4, ... up to all of the runs, each at their mean energy."""
     if not runs:
         return []

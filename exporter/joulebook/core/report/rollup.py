@@ -17,9 +17,9 @@ from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.accrual import Tariff, charge
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact, Item, total
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item, total
 from joulebook.core.money.rates import RateSet
-from joulebook.core.report.dataset import Account, Charged, Posting, RateRow
+from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -27,19 +27,19 @@ Owner = Labels | Remainder
 """Whose an amount is: an experiment's, or nobody's."""
 
 
-class Line(msgspec.Struct, frozen=True):
+class ReportLine(msgspec.Struct, frozen=True):
     """One owner: what was burnt, and what it came to (`restated` is `None`: not asked for)."""
 
     owner: Owner
     amount: Amount
-    booked: Bill
-    restated: Bill | None = None
+    booked: Charges
+    restated: Charges | None = None
 
 
 class Recharged(NamedTuple):
     """An account at other rates, and the energy for which there was none, by item."""
 
-    account: Account
+    account: ReportData
     unpriced_uj: dict[str, int]
 
 
@@ -59,7 +59,7 @@ class Level(StrEnum):
         return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
 
 
-def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+def burnt(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
     """What was burnt, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
@@ -68,7 +68,7 @@ def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amou
     return sums
 
 
-def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bill]:
+def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """What was charged, by whose it is."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
@@ -77,7 +77,7 @@ def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bil
     return dict(bills)
 
 
-def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
+def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
     """Whose a subject is, as far as the account knows."""
     if isinstance(subject, Remainder):
         return subject
@@ -85,7 +85,7 @@ def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -
     return Labels() if known is None else level.of(known.labels)
 
 
-def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
     """The account charged anew, with the rates that were used for it.
 
     `wanted` is what the new rates are meant to charge.
@@ -94,7 +94,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
     for row in account.postings:
         nodes.setdefault(row.node, []).append(row)
     charged: list[Charged] = []
-    used: list[RateRow] = []
+    used: list[UsedRate] = []
     unpriced_uj: dict[str, int] = {}
     for node, rows in nodes.items():
         models = {meter: model for (where, meter), model in account.models.items() if where == node}
@@ -105,7 +105,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
             for key, amount in again.charges.items()
         ]
         used += [
-            RateRow(rate, amount.energy_uj, amount.held_ns, node)
+            UsedRate(rate, amount.energy_uj, amount.held_ns, node)
             for rate, amount in again.used.items()
         ]
         for item, energy_uj in again.unpriced_uj.items():
@@ -126,8 +126,8 @@ def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
 
 
 def lines(
-    account: Account, anew: Account | None = None, level: Level = Level.EXPERIMENT
-) -> list[Line]:
+    account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
+) -> list[ReportLine]:
     """A line for each owner: by energy, the largest first, then remainders.
 
     `anew` is the same account at other rates.
@@ -136,7 +136,7 @@ def lines(
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
-            Line(
+            ReportLine(
                 who,
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
@@ -152,7 +152,7 @@ def lines(
     )
 
 
-def net(bill: Bill) -> dict[str, Exact]:
+def net(bill: Charges) -> dict[str, Exact]:
     """Money by currency: electricity and hardware, less what was earned below zero."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
@@ -162,14 +162,14 @@ def net(bill: Bill) -> dict[str, Exact]:
     return sums
 
 
-def whole(statement: Iterable[Line]) -> Line:
+def whole(statement: Iterable[ReportLine]) -> ReportLine:
     """All lines as one; its owner is empty."""
     every = list(statement)
     amount = ZERO
     for line in every:
         amount = amount.plus(line.amount)
     anew = [line.restated for line in every if line.restated is not None]
-    return Line(
+    return ReportLine(
         Labels(),
         amount,
         total(line.booked for line in every),

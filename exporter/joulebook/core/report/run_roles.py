@@ -27,7 +27,7 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
-class Choice(msgspec.Struct, frozen=True):
+class RoleChoice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
     Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
@@ -39,7 +39,7 @@ class Choice(msgspec.Struct, frozen=True):
     excluded: Mapping[str, str] = {}
 
 
-class Effort(msgspec.Struct, frozen=True):
+class RunRoles(msgspec.Struct, frozen=True):
     """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
 
     best: Run | None
@@ -61,7 +61,9 @@ class Effort(msgspec.Struct, frozen=True):
         ]
 
 
-def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
+def sort_out(
+    runs: Sequence[Run], choice: RoleChoice, states: Mapping[WorkloadId, State]
+) -> RunRoles:
     """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
@@ -83,7 +85,7 @@ def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, St
         best = found[0]
     elif len(sweep) == 1:
         best = sweep[0]
-    return Effort(best, sweep, tuple(runs), excluded, states)
+    return RunRoles(best, sweep, tuple(runs), excluded, states)
 
 
 def _named(runs: Iterable[Run], pattern: str) -> list[Run]:

@@ -16,9 +16,16 @@ import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Bill, total
+from joulebook.core.money.amounts import Charges, total
 from joulebook.core.money.rates import PPM
-from joulebook.core.report.dataset import WHOLE_METER, Account, Lost, Matter, Posting, Workload
+from joulebook.core.report.dataset import (
+    WHOLE_METER,
+    LostStretch,
+    Posting,
+    ReportData,
+    ReportWorkload,
+    Unknowable,
+)
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -41,7 +48,7 @@ class Tally(msgspec.Struct, frozen=True):
     idle_uj: int = 0
     held_ns: int = 0
     wall_ns: int | None = 0
-    bill: Bill = {}
+    bill: Charges = {}
     facility: int = 0
     no_pue_uj: int = 0
 
@@ -102,7 +109,7 @@ class Run(msgspec.Struct, frozen=True):
     The name of a model is empty where it is not known.
     """
 
-    workload: Workload
+    workload: ReportWorkload
     tally: Tally
     nodes: tuple[str, ...] = ()
     gpus: frozenset[tuple[str, Meter]] = frozenset()
@@ -124,14 +131,14 @@ class Run(msgspec.Struct, frozen=True):
         return self.workload.gpu_count or len(self.gpus)
 
 
-def runs(account: Account) -> tuple[Run, ...]:
+def runs(account: ReportData) -> tuple[Run, ...]:
     """The runs, in the order in which they started."""
     of = {key: _job(workload) for key, workload in account.workloads.items()}
     postings: dict[WorkloadId, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if not isinstance(row.subject, Remainder):
             postings[of.get(row.subject, row.subject)].append(row)
-    bills: dict[WorkloadId, list[Bill]] = defaultdict(list)
+    bills: dict[WorkloadId, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         if not isinstance(charged.subject, Remainder):
             key = of.get(charged.subject, charged.subject)
@@ -140,7 +147,7 @@ def runs(account: Account) -> tuple[Run, ...]:
     pue = _pue(account)
     found = []
     for key in postings.keys() | bills.keys():
-        workload = workloads.get(key, Workload(key))
+        workload = workloads.get(key, ReportWorkload(key))
         rows = postings.get(key, [])
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
@@ -155,7 +162,7 @@ def runs(account: Account) -> tuple[Run, ...]:
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
 
 
-def _job(workload: Workload) -> WorkloadId:
+def _job(workload: ReportWorkload) -> WorkloadId:
     """What a workload is a part of: the pods of one Job, PyTorchJob ... are one run.
 
     A pod that is replaced after a failure is a part of the same run, as it is for Kubernetes. The
@@ -167,9 +174,11 @@ def _job(workload: Workload) -> WorkloadId:
     return WorkloadId(workload.id.scheduler, f"{workload.labels.account}/{owner}")
 
 
-def _jobs(account: Account, of: Mapping[WorkloadId, WorkloadId]) -> dict[WorkloadId, Workload]:
+def _jobs(
+    account: ReportData, of: Mapping[WorkloadId, WorkloadId]
+) -> dict[WorkloadId, ReportWorkload]:
     """What is known of each run, from all that is known of its parts."""
-    found: dict[WorkloadId, Workload] = {}
+    found: dict[WorkloadId, ReportWorkload] = {}
     for key, part in account.workloads.items():
         run = of[key]
         named = part if run == key else _named(part, run)
@@ -177,17 +186,17 @@ def _jobs(account: Account, of: Mapping[WorkloadId, WorkloadId]) -> dict[Workloa
     return found
 
 
-def _named(part: Workload, run: WorkloadId) -> Workload:
+def _named(part: ReportWorkload, run: WorkloadId) -> ReportWorkload:
     return msgspec.structs.replace(part, id=run, display=run.workload.rpartition("/")[2])
 
 
-def remainders(account: Account) -> dict[Remainder, Tally]:
+def remainders(account: ReportData) -> dict[Remainder, Tally]:
     """What belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if isinstance(row.subject, Remainder):
             rows[row.subject].append(row)
-    bills: dict[Remainder, list[Bill]] = defaultdict(list)
+    bills: dict[Remainder, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
@@ -203,7 +212,7 @@ def _start(run: Run) -> int:
 
 
 def _by_model(
-    account: Account, workload: Workload, on_gpus: Iterable[Posting]
+    account: ReportData, workload: ReportWorkload, on_gpus: Iterable[Posting]
 ) -> Mapping[str, Amount]:
     told = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
@@ -213,7 +222,7 @@ def _by_model(
     return sums
 
 
-def _pue(account: Account) -> Mapping[tuple[str, int], int]:
+def _pue(account: ReportData) -> Mapping[tuple[str, int], int]:
     """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
     sums: dict[tuple[str, int], list[int]] = {}
     for row in account.rates:
@@ -226,7 +235,7 @@ def _pue(account: Account) -> Mapping[tuple[str, int], int]:
 
 def _booked(
     rows: Sequence[Posting],
-    bill: Bill,
+    bill: Charges,
     pue: Mapping[tuple[str, int], int],
     wall_ns: int | None,
 ) -> Tally:
@@ -254,9 +263,9 @@ def _booked(
     )
 
 
-def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
+def _wall_ns(account: ReportData, rows: Iterable[Posting]) -> int | None:
     """GPU time of a run inside the account; `None`: a start or an end is not known."""
-    if Matter.COVERAGE in account.unknown:
+    if Unknowable.COVERAGE in account.unknown:
         return None
     held: dict[tuple[Subject, str, Meter], Amount] = {}
     shared: set[tuple[Subject, str, Meter]] = set()
@@ -285,7 +294,7 @@ def _wall_ns(account: Account, rows: Iterable[Posting]) -> int | None:
 
 
 def _ends(
-    account: Account, subject: Subject, node: str, last_s: int, last_held_ns: int
+    account: ReportData, subject: Subject, node: str, last_s: int, last_held_ns: int
 ) -> tuple[int, int] | None:
     """Start and end of a workload on a node inside the account (UTC ns).
 
@@ -310,5 +319,5 @@ def _ends(
     )
 
 
-def _overlap(gap: Lost, t0_ns: int, t1_ns: int) -> int:
+def _overlap(gap: LostStretch, t0_ns: int, t1_ns: int) -> int:
     return max(min(gap.t1_utc_ns, t1_ns) - max(gap.t0_utc_ns, t0_ns), 0)

@@ -14,9 +14,9 @@ import msgspec
 
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
-from joulebook.core.money.amounts import Bill, Charge, Item, add
-from joulebook.core.report.dataset import WHOLE_METER, Account, Posting, Workload
-from joulebook.core.report.leaderboard import UNKNOWN_GPU, Entrant, Join, Metric
+from joulebook.core.money.amounts import Charge, Charges, Item, add
+from joulebook.core.report.dataset import WHOLE_METER, Posting, ReportData, ReportWorkload
+from joulebook.core.report.leaderboard import UNKNOWN_GPU, ComparedMetric, Entrant, Join
 from joulebook.core.report.rollup import net
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.leaderboard.results import Result
@@ -38,14 +38,14 @@ COVERED = 0.5
 _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
-class Spent(msgspec.Struct, frozen=True):
+class WorkloadEnergy(msgspec.Struct, frozen=True):
     """What one workload took in all, on all nodes.
 
     `measured_uj` is the part that meters measured for it alone: neither apportioned nor modelled
     (`None`: the source does not know). `co2e_ug` is `None` where none was charged.
     """
 
-    workload: Workload
+    workload: ReportWorkload
     energy_uj: int
     cost_nano: Mapping[str, int]
     gpu: str
@@ -62,7 +62,7 @@ class Spent(msgspec.Struct, frozen=True):
         return names | {_REQUEUED.sub("", name) for name in names}
 
 
-class Left(NamedTuple):
+class WithoutEnergy(NamedTuple):
     """A result without energy, and why."""
 
     result: Result
@@ -73,26 +73,28 @@ class Joined(NamedTuple):
     """Entrants with their energy, and the results that have none."""
 
     entrants: list[Entrant]
-    left: list[Left]
+    left: list[WithoutEnergy]
 
 
-def spent(account: Account) -> list[Spent]:
+def spent(account: ReportData) -> list[WorkloadEnergy]:
     """What each workload of an account took."""
     postings: dict[WorkloadId, list[Posting]] = {}
     for posting in account.postings:
         if isinstance(posting.subject, WorkloadId):
             postings.setdefault(posting.subject, []).append(posting)
-    bills: dict[WorkloadId, Bill] = {}
+    bills: dict[WorkloadId, Charges] = {}
     for row in account.charges:
         if isinstance(row.subject, WorkloadId):
             bills[row.subject] = add(bills.get(row.subject, {}), {row.charge: row.amount})
     return [
-        _spent(account, account.workloads.get(who) or Workload(who), of, bills.get(who, {}))
+        _spent(account, account.workloads.get(who) or ReportWorkload(who), of, bills.get(who, {}))
         for who, of in postings.items()
     ]
 
 
-def _spent(account: Account, workload: Workload, postings: Sequence[Posting], bill: Bill) -> Spent:
+def _spent(
+    account: ReportData, workload: ReportWorkload, postings: Sequence[Posting], bill: Charges
+) -> WorkloadEnergy:
     models = {
         account.models.get((p.node, p.meter), "")
         for p in postings
@@ -102,7 +104,7 @@ def _spent(account: Account, workload: Workload, postings: Sequence[Posting], bi
     methods = [(p.method, p.amount.energy_uj) for p in postings]
     measured = sum(uj for method, uj in methods if method in _MEASURED)
     co2e = bill.get(Charge(Item.CO2E))
-    return Spent(
+    return WorkloadEnergy(
         workload,
         sum(p.amount.energy_uj for p in postings),
         {currency: amount.floor for currency, amount in net(bill).items()},
@@ -122,22 +124,24 @@ class Match(NamedTuple):
     """A result, the workloads that it is of, and how that is known."""
 
     result: Result
-    found: list[Spent]
+    found: list[WorkloadEnergy]
     join: Join
 
 
-def matches(results: Sequence[Result], account: Account) -> tuple[list[Match], list[Left]]:
+def matches(
+    results: Sequence[Result], account: ReportData
+) -> tuple[list[Match], list[WithoutEnergy]]:
     """Each run with its own workloads, and the runs that have none."""
     every = spent(account)
-    named: dict[str, list[Spent]] = {}
-    called: dict[str, list[Spent]] = {}
+    named: dict[str, list[WorkloadEnergy]] = {}
+    called: dict[str, list[WorkloadEnergy]] = {}
     for each in every:
         for name in each.names:
             named.setdefault(name, []).append(each)
         if each.workload.name:
             called.setdefault(each.workload.name, []).append(each)
     made: list[Match] = []
-    left: list[Left] = []
+    left: list[WithoutEnergy] = []
     for result in results:
         if result.energy_uj is not None:
             made.append(Match(result, [], Join.GIVEN))
@@ -146,11 +150,11 @@ def matches(results: Sequence[Result], account: Account) -> tuple[list[Match], l
         if found:
             made.append(Match(result, found, join))
         else:
-            left.append(Left(result, why))
+            left.append(WithoutEnergy(result, why))
     return made, left
 
 
-def by_run(results: Sequence[Result], account: Account) -> Joined:
+def by_run(results: Sequence[Result], account: ReportData) -> Joined:
     """Each run with the energy of its own workloads."""
     made, left = matches(results, account)
     users: dict[WorkloadId, int] = {}
@@ -160,12 +164,12 @@ def by_run(results: Sequence[Result], account: Account) -> Joined:
     return Joined([_entrant(*match, users, account) for match in made], left)
 
 
-def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -> Joined:
+def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: ReportData) -> Joined:
     """The best result of each experiment, with the energy of all of its workloads.
 
     All count: runs that failed, or that have no result, were part of finding the best.
     """
-    every: dict[str, list[Spent]] = {}
+    every: dict[str, list[WorkloadEnergy]] = {}
     for each in spent(account):
         every.setdefault(each.workload.labels.experiment, []).append(each)
     best: dict[str, Result] = {}
@@ -176,7 +180,7 @@ def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -
         if known is None or metric.better(result.value, known.value):
             best[result.experiment] = result
     entrants: list[Entrant] = []
-    left: list[Left] = []
+    left: list[WithoutEnergy] = []
     for name, result in best.items():
         given = runs[name]
         if all(each.energy_uj is not None for each in given):
@@ -184,7 +188,9 @@ def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -
             continue
         found = every.get(name, [])
         if not name or not found:
-            left.append(Left(result, f"no workload of experiment {name[:60]!r} is on record"))
+            left.append(
+                WithoutEnergy(result, f"no workload of experiment {name[:60]!r} is on record")
+            )
             continue
         entrant = _entrant(result, found, Join.EXPERIMENT, {}, account)
         entrants.append(msgspec.structs.replace(entrant, name=name))
@@ -210,10 +216,10 @@ def _of_given(name: str, result: Result, runs: Sequence[Result]) -> Entrant:
 
 def _match(
     result: Result,
-    named: Mapping[str, list[Spent]],
-    called: Mapping[str, list[Spent]],
-    every: Sequence[Spent],
-) -> tuple[list[Spent], Join, str]:
+    named: Mapping[str, list[WorkloadEnergy]],
+    called: Mapping[str, list[WorkloadEnergy]],
+    every: Sequence[WorkloadEnergy],
+) -> tuple[list[WorkloadEnergy], Join, str]:
     if result.run and result.run in named:
         return named[result.run], Join.RUN, ""
     for key, value in result.tags.items():
@@ -231,7 +237,9 @@ def _match(
     return _inferred(result, every)
 
 
-def _inferred(result: Result, every: Iterable[Spent]) -> tuple[list[Spent], Join, str]:
+def _inferred(
+    result: Result, every: Iterable[WorkloadEnergy]
+) -> tuple[list[WorkloadEnergy], Join, str]:
     """The one job that ran on the run's host while it ran."""
     began, ended = result.started_utc_ns, result.ended_utc_ns
     if not result.host or began is None or ended is None or ended <= began:
@@ -257,10 +265,10 @@ def _inferred(result: Result, every: Iterable[Spent]) -> tuple[list[Spent], Join
 
 def _entrant(
     result: Result,
-    found: Sequence[Spent],
+    found: Sequence[WorkloadEnergy],
     join: Join,
     users: Mapping[WorkloadId, int],
-    account: Account,
+    account: ReportData,
 ) -> Entrant:
     if join is Join.GIVEN:
         assert result.energy_uj is not None

@@ -13,7 +13,15 @@ import msgspec
 
 from joulebook.core import units_text
 from joulebook.core.money.rates import NANO
-from joulebook.core.report.leaderboard import Board, Entrant, Expected, Join, Metric, Step, Unit
+from joulebook.core.report.leaderboard import (
+    Board,
+    ComparedMetric,
+    Entrant,
+    Expected,
+    FrontStep,
+    Join,
+    Unit,
+)
 from joulebook.units import UJ_PER_KWH
 
 NOTHING = "-"
@@ -55,7 +63,7 @@ def gpu_of(board: Board) -> str:
     return board.gpu or "hardware that is not known"
 
 
-def value_of(metric: Metric, value: Fraction) -> str:
+def value_of(metric: ComparedMetric, value: Fraction) -> str:
     """A value with its unit: `92.5 %`, `0.925`."""
     number = f"{float(value):.6g}"
     return units_text.unit(number, "%") if metric.unit is Unit.PERCENT else number
@@ -95,7 +103,7 @@ def _ranking(board: Board) -> Sheet:
     columns += ["Runs"]
     columns += ["Joined by"] if joined else []
 
-    def row(entrant: Entrant, step: Step | None, by: Entrant | None) -> tuple[str, ...]:
+    def row(entrant: Entrant, step: FrontStep | None, by: Entrant | None) -> tuple[str, ...]:
         if by is not None:
             price = f"dominated by {by.name}"
         elif step is not None and step.uj_per_point is not None:

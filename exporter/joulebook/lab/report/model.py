@@ -31,7 +31,7 @@ class Figure(Struct, frozen=True, omit_defaults=True):
     unknown: str = ""
 
 
-class Share(Struct, frozen=True):
+class SharePercent(Struct, frozen=True):
     """A part of the energy, in percent."""
 
     name: str
@@ -125,7 +125,7 @@ class Energy(Struct, frozen=True):
     project: Figure
 
 
-class Quality(Struct, frozen=True):
+class EnergyQuality(Struct, frozen=True):
     """How well the energy is known.
 
     `coverage` is measured time to the time for which GPUs were held. `uncertainty` is the
@@ -135,8 +135,8 @@ class Quality(Struct, frozen=True):
     """
 
     coverage: Figure
-    methods: list[Share]
-    evidence: list[Share]
+    methods: list[SharePercent]
+    evidence: list[SharePercent]
     sensor: Figure
     reading: Figure
     uncertainty: Figure
@@ -175,7 +175,7 @@ class Carbon(Struct, frozen=True):
     sci: Figure
 
 
-class Money(Struct, frozen=True):
+class CostFigure(Struct, frozen=True):
     """Cost of one kind: `electricity` (less what was earned below zero) or `hardware`."""
 
     kind: str
@@ -191,7 +191,7 @@ class Compute(Struct, frozen=True):
     peak_source: str
 
 
-class Result(Struct, frozen=True, omit_defaults=True):
+class ReportedResult(Struct, frozen=True, omit_defaults=True):
     """What the researcher said of the model; nothing here is measured by Joulebook."""
 
     params: float | None = None
@@ -201,7 +201,7 @@ class Result(Struct, frozen=True, omit_defaults=True):
     value: float | None = None
 
 
-class Card(Struct, frozen=True, omit_defaults=True):
+class ModelCardFacts(Struct, frozen=True, omit_defaults=True):
     """What forms of others ask for, as the researcher said it: model cards and BoAmps."""
 
     training_type: str = ""
@@ -238,13 +238,13 @@ class Statement(Struct, frozen=True):
     inventory: Inventory
     counts: Counts
     energy: Energy
-    quality: Quality
+    quality: EnergyQuality
     rates: list[Rate]
     carbon: Carbon
-    cost: list[Money]
+    cost: list[CostFigure]
     compute: Compute
-    result: Result
-    card: Card
+    result: ReportedResult
+    card: ModelCardFacts
     restated: Restated | None
     runs: list[RunRow]
     limits: list[str]

@@ -25,13 +25,13 @@ from joulebook.core.money.rates import (
 )
 from joulebook.core.report.dataset import (
     WHOLE_METER,
-    Account,
     Charged,
-    Matter,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    Unknowable,
+    UsedRate,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
@@ -52,11 +52,11 @@ _MOST_NAMED = 500
 _FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
 
 _UNKNOWN = {
-    Matter.TIMES: "it has values by scrape, not the instants of start and end",
-    Matter.METHOD: "methods are counted by node, not by run",
-    Matter.COVERAGE: "gaps are counted by meter, not by run",
-    Matter.GAPS: "gaps are counted by meter, not by run",
-    Matter.QUARTERS: "the report asks it for the range as a whole",
+    Unknowable.TIMES: "it has values by scrape, not the instants of start and end",
+    Unknowable.METHOD: "methods are counted by node, not by run",
+    Unknowable.COVERAGE: "gaps are counted by meter, not by run",
+    Unknowable.GAPS: "gaps are counted by meter, not by run",
+    Unknowable.QUARTERS: "the report asks it for the range as a whole",
 }
 
 
@@ -76,7 +76,7 @@ class PrometheusSource:
         """What people are shown."""
         return f"Prometheus at {self._api.where}"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
         if not since_s:
             raise ConfigError(
@@ -92,7 +92,7 @@ class PrometheusSource:
                 f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
             ) from None
 
-    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
         asked = _Asked(self._api, since_s, at_s, selection)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
@@ -107,7 +107,7 @@ class PrometheusSource:
                 "some runs stand under the name (overflow), since a budget of series was spent: "
                 "their experiment is only in the ledgers"
             )
-        return Account(
+        return ReportData(
             self.name,
             since_s,
             until_s if until_s < FOREVER_S else at_s,
@@ -144,7 +144,7 @@ class _Asked:
         query = over_time(function, selector(metric, wanted), self._span_s - 1)
         return self._api.instant(query, self._at_s - 1)
 
-    def workloads(self) -> dict[WorkloadId, Workload]:
+    def workloads(self) -> dict[WorkloadId, ReportWorkload]:
         """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
         owners = {_id(s.labels): s.labels for s in (*self._burnt, *self._held)}
         names = frozenset(key.workload for key in owners)
@@ -159,9 +159,9 @@ class _Asked:
 
     def _workload(
         self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
-    ) -> Workload:
+    ) -> ReportWorkload:
         extra = ("partition", "image", "array", "gpu_model")
-        return Workload(
+        return ReportWorkload(
             key,
             display=key.workload,
             name=about.get("name", ""),
@@ -172,7 +172,7 @@ class _Asked:
             cluster=labels.get("cluster", ""),
         )
 
-    def postings(self, workloads: Mapping[WorkloadId, Workload]) -> Iterator[Posting]:
+    def postings(self, workloads: Mapping[WorkloadId, ReportWorkload]) -> Iterator[Posting]:
         """Energy by run, node and component; held time stands with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
@@ -198,7 +198,7 @@ class _Asked:
         key: WorkloadId,
         component: str,
         amount: Amount,
-        workloads: Mapping[WorkloadId, Workload],
+        workloads: Mapping[WorkloadId, ReportWorkload],
     ) -> Posting:
         meter = Meter(Component(component), WHOLE_METER)
         known = workloads.get(key)
@@ -255,7 +255,7 @@ class _Asked:
         node = sample.labels.get("node", "")
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
-    def rates(self, postings: Iterable[Posting]) -> Iterator[RateRow]:
+    def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
         """The gauges of rates: their mean by time, and their least and greatest beside it.
 
         Least and greatest have no weight; a mean weighs what its node burnt.
@@ -280,7 +280,7 @@ class _Asked:
                         source, quality,
                     )  # fmt: skip
                     mean = function == "avg"
-                    yield RateRow(used, burnt[node] if mean else 0, 0, node)
+                    yield UsedRate(used, burnt[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """What floors and ends of the range may hide, to the energy in all."""

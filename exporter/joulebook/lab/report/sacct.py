@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import s_from_ns
@@ -66,13 +66,13 @@ class _Row(NamedTuple):
 
 
 def ask(
-    workloads: Iterable[Workload], setting: str, environ: Mapping[str, str] = os.environ
+    workloads: Iterable[ReportWorkload], setting: str, environ: Mapping[str, str] = os.environ
 ) -> tuple[dict[WorkloadId, State], str]:
     """The states of those that are SLURM's, and who says so or why nobody does.
 
     `setting` is `report.sacct`. What sacct does not answer is left out: its state is not known.
     """
-    wanted: dict[str, list[tuple[int, Workload]]] = {}
+    wanted: dict[str, list[tuple[int, ReportWorkload]]] = {}
     for each in workloads:
         found = _RUN.fullmatch(each.id.workload)
         if each.id.scheduler == "slurm" and found:
@@ -96,7 +96,7 @@ def ask(
     return states, "ends of runs from sacct"
 
 
-def _of(workload: Workload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
+def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
     """The row of a run: the one in which it began, else the one after so many restarts.
 
     Accounting may have a job of years ago, or of another cluster, with the same number.

@@ -20,7 +20,7 @@ import urllib3
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
-from joulebook.node.sensors.contract import Look, Pace
+from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.node.sensors.ipmi import HOLES
 from joulebook.units import MW_PER_W, ns_from_s
 
@@ -89,7 +89,7 @@ class RedfishSensor:
         if pool is not None:
             pool.clear()
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Ask once. Raises `SensorError`."""
         asked_ns = self._clock.now_ns()
         power_w = _power_w(self._get(self._resource))
@@ -98,11 +98,11 @@ class RedfishSensor:
         t_ns = (asked_ns + self._clock.now_ns()) // 2
         hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
         power_mw = round(power_w * MW_PER_W)
-        return Look(
+        return PollResult(
             (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
         )
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Too slow for a burst."""
         return ()
 

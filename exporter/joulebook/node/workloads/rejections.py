@@ -18,7 +18,7 @@ TOLD_MAX = 16
 _LOG = logging.getLogger(__name__)
 
 
-class Refusals:
+class Rejections:
     """Call it with an error that was caught."""
 
     def __init__(self) -> None:

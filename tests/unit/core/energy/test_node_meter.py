@@ -12,7 +12,7 @@ from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.energy.node_meter import KEPT_S, NodeMeter
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import Method, Remainder
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -35,7 +35,7 @@ class Node:
     ) -> None:
         self.every = every
         self.covers = covers
-        self.policy = Policy(settle_ns=3 * S, **policy)  # type: ignore[arg-type]
+        self.policy = BookingPolicy(settle_ns=3 * S, **policy)  # type: ignore[arg-type]
         self.books = Books()
         self.audit = Auditor()
         self.watts = {GPU: 100, CPU: 50}

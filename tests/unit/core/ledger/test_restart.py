@@ -28,7 +28,7 @@ from tests.unit.core.worlds import exact_shares, exact_worlds
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.attribution.outages import PROOF_WAIT_NS
 from joulebook.core.evidence import Remainder
-from joulebook.core.ledger.advance import Policy, Tick
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.core.workloads import WorkloadId
 
 DOWN = Remainder.DAEMON_DOWN
@@ -225,5 +225,5 @@ def test_killed_before_the_second_tick() -> None:
     run = Run()
     world = outage_world(Job("a", gpu(), at(0), at(90)))
     for tick in replace(world, alive=((at(0), at(0) + 1), (at(30), at(50)))).ticks():
-        run.take(tick, Policy())
+        run.take(tick, BookingPolicy())
     assert run.by_subject()[A] == 46 * 300_000_000 - 240_000_000

@@ -24,9 +24,9 @@ from tests.unit.core.world import Run, S, gpu
 
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Bill, Exact, total
+from joulebook.core.money.amounts import Charges, Exact, total
 from joulebook.core.money.rates import PER_KWH, UG_PER_G
-from joulebook.core.report.dataset import Account, Charged, Posting, Workload
+from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.report.rollup import billed, lines, net, recharged, whole
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.units import UJ_PER_KWH
@@ -38,11 +38,11 @@ MODELS = {gpu(): H100}
 
 JOB = WorkloadId("slurm", "1")
 OTHER = WorkloadId("slurm", "2")
-OWNERS = {JOB: Workload(JOB, labels=ADA), OTHER: Workload(OTHER, labels=GRACE)}
+OWNERS = {JOB: ReportWorkload(JOB, labels=ADA), OTHER: ReportWorkload(OTHER, labels=GRACE)}
 
 
-def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
-    return Account(
+def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> ReportData:
+    return ReportData(
         "test",
         0,
         1 << 40,
@@ -55,7 +55,7 @@ def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
     )
 
 
-def posted(run: Run) -> Account:
+def posted(run: Run) -> ReportData:
     """What a run of the ledger posted; all of its workloads are Ada's job."""
     return account(
         (key.subject if isinstance(key.subject, Remainder) else JOB, *key[1:3], amount)
@@ -63,7 +63,7 @@ def posted(run: Run) -> Account:
     )
 
 
-def with_bill(booked: Account, bill: Bill) -> Account:
+def with_bill(booked: ReportData, bill: Charges) -> ReportData:
     charged = tuple(Charged("n1", JOB, 0, charge, amount) for charge, amount in bill.items())
     return msgspec.structs.replace(booked, charges=charged)
 

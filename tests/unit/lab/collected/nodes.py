@@ -11,8 +11,8 @@ from joulebook.core.ledger.export import (
     ChargedRow,
     ChargeRow,
     MeterRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
     WorkloadRow,
 )
@@ -105,7 +105,7 @@ class Node:
         money = [row for row in self.charges.values() if row.currency]
         return Exact.of(sum(Exact(r.whole, r.nano, r.rest).atoms for r in money))
 
-    def page(self, since: int, limit: int = 10_000) -> Page:
+    def page(self, since: int, limit: int = 10_000) -> PostingsPage:
         """What it would answer."""
         rows = [
             *self.workloads.values(), *self.postings.values(), *self.charges.values(),
@@ -117,7 +117,7 @@ class Node:
         postings = tuple(row for row in there if isinstance(row, PostingRow))
         charges = tuple(row for row in there if isinstance(row, ChargeRow))
         named = {row.workload_id for row in (*postings, *charges)}
-        return Page(
+        return PostingsPage(
             VERSION,
             self.name,
             self.cluster,

@@ -52,7 +52,7 @@ def test_ipmitool_is_asked_for_the_power_of_the_node(tmp_path: Path) -> None:
     assert reading.covers == (Component.CPU, Component.DRAM, Component.GPU)
     assert reading.hole_ns == (3 * 7 + 10) * 10**9
     assert sensor.pace.least_s == 7, "no tick waits for it, and it is not asked in each"
-    assert sensor.glance([reading.meter]) == ()
+    assert sensor.poll_energy([reading.meter]) == ()
 
 
 def test_a_slow_bmc_spoke_some_time_between_question_and_answer(

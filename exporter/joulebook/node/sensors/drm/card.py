@@ -21,7 +21,7 @@ _DRIVER = re.compile(r"^DRIVER=(\S+)$", re.MULTILINE)
 REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.drm.root"
 
 
-class Place(msgspec.Struct, frozen=True):
+class CardNumbers(msgspec.Struct, frozen=True):
     """A card: `card` is its number in the kernel, `render` that of /dev/dri/renderD*.
 
     `hwmon` is its directory of sensors (`None`: it has none).
@@ -42,7 +42,7 @@ class Place(msgspec.Struct, frozen=True):
         return (*render, f"dri/card{self.card}")
 
 
-class Card(Protocol):
+class MeteredCard(Protocol):
     """A card that is a meter."""
 
     meter: Meter
@@ -54,7 +54,7 @@ class Card(Protocol):
         """Everything else, as far as it is told."""
 
 
-def places(root: Path) -> list[Place]:
+def places(root: Path) -> list[CardNumbers]:
     """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
     found = []
     for number, path in numbered(root, r"card(\d+)"):
@@ -66,7 +66,7 @@ def places(root: Path) -> list[Place]:
         render = next((n for n, _ in numbered(device / "drm", r"renderD(\d+)")), None)
         hwmon = next((p for _, p in numbered(device / "hwmon", r"hwmon(\d+)")), None)
         found.append(
-            Place(
+            CardNumbers(
                 number,
                 device,
                 vendor,

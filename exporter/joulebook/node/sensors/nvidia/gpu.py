@@ -19,9 +19,14 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError
-from joulebook.node.sensors.nvidia.api import Device, Session, Telemetry
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
 from joulebook.node.sensors.nvidia.mig import Mig
-from joulebook.node.sensors.nvidia.processes import Place, ProcessReader, ProcessStarts, SmTimes
+from joulebook.node.sensors.nvidia.processes import (
+    ProcessOnCard,
+    ProcessReader,
+    ProcessStarts,
+    SmTimes,
+)
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
@@ -36,17 +41,17 @@ WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
 
 
-class Card:
+class OpenGpu:
     """One GPU, opened. `earlier` is the same GPU of the session before, if there was one."""
 
     def __init__(
         self,
         session: Session,
-        device: Device,
+        device: NvmlDevice,
         clock: Clock,
         starts: ProcessStarts,
         sysfs: Path,
-        earlier: Card | None,
+        earlier: OpenGpu | None,
     ) -> None:
         self.meter: Final = Meter(Component.GPU, device.uuid)
         self.device = device
@@ -72,7 +77,7 @@ class Card:
             self.has_counter = device.has_energy_counter()
         self._runtime_status = _runtime_status(sysfs, device.pci)
 
-    def _go_on_from(self, earlier: Card) -> None:
+    def _go_on_from(self, earlier: OpenGpu) -> None:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
@@ -102,7 +107,7 @@ class Card:
         except OSError:
             return False
 
-    def glance(self) -> Reading:
+    def poll_energy(self) -> Reading:
         """The energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
@@ -244,7 +249,7 @@ class Card:
         listed = {place: memory for place, memory in listed.items() if place.pid in running}
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
-        gone = (Place(pid) for pid, ns in times.items() if ns and pid not in running)
+        gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
         places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
         names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
         return tuple(

@@ -27,7 +27,7 @@ from joulebook.node.workloads.host.inotify import (
 _MASK = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 
 
-class Place(Protocol):
+class WatchedDirectory(Protocol):
     """One directory, and what it is."""
 
     @property
@@ -35,7 +35,7 @@ class Place(Protocol):
         """Where it is."""
 
 
-Spot = TypeVar("Spot", bound=Place)
+Spot = TypeVar("Spot", bound=WatchedDirectory)
 
 
 class CgroupTree(ABC, Generic[Spot]):

@@ -13,7 +13,7 @@ from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
 from joulebook.node.workloads.kubernetes.watch import Collection, Decoders, Watch
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 _PODS = Decoders(PodObject)
 
@@ -27,7 +27,7 @@ def pods_of(node: str) -> Collection[PodObject]:
     return Collection("pods", ("/api/v1/pods",), query, _PODS)
 
 
-class PodNews:
+class PodTracker:
     """Brings what is heard of pods into the table; `lock` is the one that guards it."""
 
     def __init__(self, table: PodTable, reader: Reader, lock: threading.RLock) -> None:
@@ -60,9 +60,9 @@ class Cluster:
         self,
         server: ApiServer | None,
         node: str,
-        news: PodNews,
+        news: PodTracker,
         slices_changed: Callable[[], None],
-        refuse: Refusals,
+        refuse: Rejections,
     ) -> None:
         self._server = server
         self._node = node

@@ -18,7 +18,7 @@ import msgspec
 import urllib3
 
 from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body, lines
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ REMEDIES = {
 """What can be done, by the reason of an `ApiError`."""
 
 
-class Listener(Protocol[Item]):
+class WatchListener(Protocol[Item]):
     """Who is told. Calls come from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
@@ -114,8 +114,8 @@ class Watch(threading.Thread, Generic[Item]):
         self,
         server: ApiServer,
         collection: Collection[Item],
-        listener: Listener[Item],
-        refuse: Refusals,
+        listener: WatchListener[Item],
+        refuse: Rejections,
     ) -> None:
         super().__init__(name=f"watch-{collection.name}", daemon=True)
         self._server = server

@@ -24,8 +24,8 @@ from joulebook.node.workloads.contract import (
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
 from joulebook.node.workloads.host.procfs import is_gone, stat_of, user_name
@@ -42,7 +42,7 @@ from joulebook.node.workloads.processes.owners import (
 )
 from joulebook.node.workloads.processes.proc import Exits, Key
 from joulebook.node.workloads.processes.table import REMEMBERED_NS, SCHEDULER, Known, ProcessTable
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
 
 GRAIN_NS = 20 * NS_PER_MS
@@ -52,7 +52,7 @@ _RUN = re.compile(r"run-(\d+)-(\d+)")
 _OWNER = re.compile(r"(.+?)(?:\.u(\d+))?(?:\.[0-9a-f]{8})?", re.DOTALL)
 
 
-class ProcessTenants:
+class ProcessWorkloads:
     """What runs on the GPUs of `node` by itself.
 
     `infrastructure` are names of programs that serve everybody. Cgroups of the schedulers in
@@ -85,7 +85,7 @@ class ProcessTenants:
         self._own_pids = own_pids
         self._user_of = user_of
         self._lock = threading.Lock()
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._table = ProcessTable()
         self._runs: dict[int, Run] = {}
         self._users: dict[int, str] = {}
@@ -149,13 +149,13 @@ class ProcessTenants:
 
     # -- Accounted
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The processes on devices, by workload."""
         if not self._own_pids:
             return ()
         with self._lock:
             return [
-                Group(workload, pids=tuple(sorted(pids)))
+                UsageGroup(workload, pids=tuple(sorted(pids)))
                 for workload, pids in self._table.pids().items()
             ]
 

@@ -36,7 +36,7 @@ class Process(NamedTuple):
     ticks: int
 
 
-class MarkFile(msgspec.Struct, frozen=True):
+class SpanFile(msgspec.Struct, frozen=True):
     """What a mark file says; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
 
     v: Literal[1]
@@ -45,7 +45,7 @@ class MarkFile(msgspec.Struct, frozen=True):
     exited_boottime_ns: _Instant | None = None
 
 
-_MARK = msgspec.json.Decoder(MarkFile)
+_MARK = msgspec.json.Decoder(SpanFile)
 
 
 def process_of(name: str) -> Process | None:
@@ -69,7 +69,7 @@ def make_directory(path: Path) -> None:
     path.chmod(0o1777)
 
 
-def read(directory_fd: int, name: str, uid: int) -> MarkFile:
+def read(directory_fd: int, name: str, uid: int) -> SpanFile:
     """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.

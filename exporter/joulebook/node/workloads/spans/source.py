@@ -24,9 +24,9 @@ from joulebook.experiment_span import DIRECTORY
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
 from joulebook.node.workloads.host.procfs import user_name
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.spans import files
-from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, MarkTable
+from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns
 from joulebook.untrusted_files import open_directory, trusted_owners
 
@@ -39,7 +39,7 @@ MOST_FILES = 512
 """Files of one user in the directory; as many of his are looked at."""
 
 
-class MarkTenants:
+class SpanWorkloads:
     """The marks in `directory`, which is made if it is not there and can be."""
 
     name = "marks"
@@ -49,9 +49,9 @@ class MarkTenants:
     ) -> None:
         self._clock = clock
         self._directory = directory
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._refused: set[tuple[str, int]] = set()
-        self._table = MarkTable(clock)
+        self._table = SpanTable(clock)
         self._user_of = user_of
         self._users: dict[int, str] = {}
         self._is_ours = directory == Path(DIRECTORY)

@@ -18,7 +18,7 @@ from joulebook.errors import InputError
 from joulebook.experiment_span import span_id
 from joulebook.node.workloads.host.procfs import TICK_NS
 from joulebook.node.workloads.spans import files
-from joulebook.node.workloads.spans.files import MarkFile, Process
+from joulebook.node.workloads.spans.files import Process, SpanFile
 from joulebook.units import NS_PER_S
 
 SCHEDULER = "process"
@@ -35,7 +35,7 @@ REMEMBERED_NS = 60 * NS_PER_S
 """A mark that was left is known for so long, for the process lists that come after it."""
 
 
-class Entry(msgspec.Struct):
+class SpanEntry(msgspec.Struct):
     """One mark: `left_ns` is `None` while it is in force, `used` once a device was used under it.
 
     `told` says that the ledger knows all that is known here.
@@ -57,14 +57,14 @@ class Entry(msgspec.Struct):
         return Span(self.entered_ns, self.left_ns, self.workload)
 
 
-class MarkTable:
+class SpanTable:
     """Marks by the name of their file."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._marks: dict[str, Entry] = {}
-        self._handed: list[tuple[Entry, int | None]] = []
+        self._marks: dict[str, SpanEntry] = {}
+        self._handed: list[tuple[SpanEntry, int | None]] = []
         self._over: list[WorkloadFacts] = []
         self._families: dict[tuple[int, int], tuple[Process, ...]] = {}
         self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
@@ -83,7 +83,7 @@ class MarkTable:
                     self._over.append(msgspec.structs.replace(facts, ended_ns=last_ns))
                 else:
                     labels = facts.labels
-                    self._marks[f"{stem}.json"] = Entry(
+                    self._marks[f"{stem}.json"] = SpanEntry(
                         process, facts.id, labels.experiment, uid, labels.user, facts.started_ns,
                         told=True,
                     )  # fmt: skip
@@ -94,7 +94,7 @@ class MarkTable:
             known = self._marks.get(name)
             return None if known is None else known.uid
 
-    def note(self, name: str, process: Process, uid: int, user: str, said: MarkFile) -> bool:
+    def note(self, name: str, process: Process, uid: int, user: str, said: SpanFile) -> bool:
         """Take in what a file of `user` says; whether a mark began or ended by it.
 
         An instant that cannot be (before the process began, in the time to come) is moved to the
@@ -118,7 +118,7 @@ class MarkTable:
                 raise InputError(text, reason="too_many")
             began_ns = process.ticks * TICK_NS + shift_ns
             entered_ns = max(min(said.entered_boottime_ns + shift_ns, now_ns), began_ns)
-            self._marks[name] = Entry(
+            self._marks[name] = SpanEntry(
                 process,
                 self._workload(name, process, said.experiment),
                 said.experiment,

@@ -16,7 +16,7 @@ from tests.fakes.nvml.scenario import Gpu, Kind, Process, Scenario
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, START_NS, MakeBench
 
 from joulebook.errors import SensorRetry
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.processes import (
     ENTRY_SIZES,
     LOOK_BACK_US,
@@ -35,7 +35,7 @@ S_US = 1_000_000
 def reader(make: MakeBench, layout: Layout = 24) -> tuple[Scenario, ProcessReader]:
     scenario = make([Gpu()], layout=layout).scenario
     session = Session()
-    return scenario, ProcessReader(session, Device(session, 0))
+    return scenario, ProcessReader(session, NvmlDevice(session, 0))
 
 
 def by_pid(processes: ProcessReader) -> dict[int, int | None] | None:

@@ -20,7 +20,7 @@ from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.processes import source as source_module
 from joulebook.node.workloads.processes import table
 from joulebook.node.workloads.processes.owners import Facts, Run, run_place
-from joulebook.node.workloads.processes.source import ProcessTenants
+from joulebook.node.workloads.processes.source import ProcessWorkloads
 
 CARD = Meter(Component.GPU, "GPU-a")
 DEVICES = (DeviceStatus(CARD, 0, 1, model="NVIDIA A100"),)
@@ -51,8 +51,8 @@ class Place:
         monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
         self.source = self.made()
 
-    def made(self, before: Before = NOTHING_HELD, **settings: object) -> ProcessTenants:
-        source = ProcessTenants(
+    def made(self, before: Before = NOTHING_HELD, **settings: object) -> ProcessWorkloads:
+        source = ProcessWorkloads(
             self.clock,
             node="ws1",
             user_of=self._named,

@@ -12,7 +12,7 @@ import pytest
 
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 
 V2 = next(
@@ -26,7 +26,7 @@ class Heard:
     def __init__(self, root: Path, *only: str) -> None:
         self.root = root
         self.inotify = Inotify()
-        self.tree = SlurmTree(root, self.inotify, Refusals(), self, frozenset(only))
+        self.tree = SlurmTree(root, self.inotify, Rejections(), self, frozenset(only))
         self.said: list[str] = []
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:

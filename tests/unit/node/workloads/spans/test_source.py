@@ -21,7 +21,7 @@ from joulebook.node.workloads.contract import Before
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans import source as spans_source
 from joulebook.node.workloads.spans import table as spans_table
-from joulebook.node.workloads.spans.source import MarkTenants
+from joulebook.node.workloads.spans.source import SpanWorkloads
 from joulebook.node.workloads.spans.table import MOST_OF_ONE_USER
 
 GPU = Meter(Component.GPU, "GPU-a")
@@ -34,7 +34,7 @@ class Node:
         self.directory = directory
         self.clock = NodeClock()
         self.boundaries: list[int] = []
-        self.source = MarkTenants(self.clock, directory, user_of=lambda uid: f"u{uid}")
+        self.source = SpanWorkloads(self.clock, directory, user_of=lambda uid: f"u{uid}")
         self.source.open(self.boundaries.append)
 
     def marks(self, pid: int | None = None, **more: object) -> list[tuple[str, bool]]:
@@ -266,7 +266,7 @@ def test_a_directory_in_which_users_may_remove_each_others_files_is_refused(
     directory = tmp_path / "open"
     directory.mkdir()
     directory.chmod(mode)
-    source = MarkTenants(NodeClock(), directory)
+    source = SpanWorkloads(NodeClock(), directory)
     source.open(lambda t_ns: None)
     try:
         assert source.holdings(()).rejected == ({reason: 1} if reason else {})
@@ -378,7 +378,7 @@ def test_after_a_restart_it_goes_on_while_its_process_lives(node: Node) -> None:
         process.wait()
         for each in node.directory.iterdir():
             each.unlink()
-        again = MarkTenants(node.clock, node.directory, user_of=lambda uid: f"u{uid}")
+        again = SpanWorkloads(node.clock, node.directory, user_of=lambda uid: f"u{uid}")
         again.open(node.boundaries.append, Before(facts, (), last_ns))
         node.source = again
         over = again.holdings(()).facts
@@ -426,7 +426,7 @@ def test_in_a_directory_of_others_only_our_names_are_removed(
     for n in range(9):
         (tmp_path / f"precious-{n}").touch()
         (tmp_path / f"4194{n:03}-1-1.json").touch()
-    source = MarkTenants(NodeClock(), tmp_path)
+    source = SpanWorkloads(NodeClock(), tmp_path)
     source.open(lambda t_ns: None)
     source.close()
     left = sorted(path.name for path in tmp_path.iterdir())
