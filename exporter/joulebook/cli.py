@@ -246,12 +246,30 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; words behind an option count like words before it.
+
+    argparse gives an optional word its default at the first option, and then knows the word no
+    more: `bill close --account nlp 2026-10`.
+    """
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if args.command == "bill":
+        if args.action == "show" and rest[:1] and rest[0] in lab.BILL_ACTIONS:
+            args.action = rest.pop(0)
+        if args.month is None and len(rest) == 1 and not rest[0].startswith("-"):
+            args.month = rest.pop()
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["mark"]:
         return mark.main(argv[1:])  # all that follows is somebody's command
-    args = parser().parse_args(argv)
+    args = _parsed(argv)
     # Imported late: `joulebook job` needs neither NVML nor an HTTP server in memory.
     module, _, function = args.module.partition(":")
     handler = importlib.import_module(f"joulebook.commands.{module}")

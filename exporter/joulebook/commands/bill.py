@@ -8,20 +8,25 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import time
 
 from joulebook.commands.shared.bill_text import as_csv, as_json, show_bill, show_periods
-from joulebook.commands.shared.text import Screen, moment
+from joulebook.commands.shared.text import Screen, moment, shown
 from joulebook.config import load
 from joulebook.core.evidence import Amount, Remainder
-from joulebook.core.money.amounts import Exact, Item
+from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.dimensions import BilledOwner
+from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+_MOST = 1 << 62
+"""What one correction can move at most, in uJ or ns: the ledger's integers have 64 bits."""
 
 
 def main_relabel(args: argparse.Namespace) -> int:
@@ -43,6 +48,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     month = _month(args)
+    if args.account:
+        _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
     if args.format == "json":
         screen.say(as_json(bill))
@@ -51,6 +58,22 @@ def _show(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     else:
         show_bill(bill, screen)
     return 0
+
+
+def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
+    """Raise `ConfigError` for an owner that nothing was ever booked to, with who is like it."""
+    asked = (who.account, who.person, who.experiment)
+    there = bills.owners(database)
+    if who.remainder or any(
+        all(part in {"", known} for part, known in zip(asked, each, strict=True)) for each in there
+    ):
+        return
+    of_account = {"/".join(each) for each in there if each[0] == who.account}
+    has = nearest("/".join(asked).rstrip("/"), of_account or {each[0] for each in there})
+    raise ConfigError(
+        f"{option} {shown('/'.join(asked).rstrip('/'), 80)}: nothing was ever booked to it; there "
+        f"is {has or 'nobody yet'}"
+    )
 
 
 def _open(database: Database, args: argparse.Namespace, screen: Screen) -> int:
@@ -78,22 +101,57 @@ def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
 def _correct(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     amounts = []
     if args.kwh is not None or args.gpu_hours is not None:
-        energy_uj = round((args.kwh or 0) * UJ_PER_KWH)
-        held_ns = round((args.gpu_hours or 0) * NS_PER_HOUR)
+        energy_uj = _units(args.kwh or "0", UJ_PER_KWH)
+        held_ns = _units(args.gpu_hours or "0", NS_PER_HOUR)
         amounts.append(Transfer("gpu", Amount(energy_uj, 0, held_ns)))
     if args.cost is not None:
         money = corrections.money(args.cost)
-        amounts.append(Transfer(item=Item(args.item).value, currency=args.currency, billed=money))
+        currency = _currency(database, args)
+        amounts.append(Transfer(item=Item(args.item).value, currency=currency, billed=money))
     if args.co2e_kg is not None:
-        carbon = Exact(*divmod(round(args.co2e_kg * NANO), NANO))
-        amounts.append(Transfer(item=Item.CO2E.value, billed=carbon))
+        amounts.append(Transfer(item=Item.CO2E.value, billed=corrections.money(args.co2e_kg)))
     if not amounts:
         raise InputError("nothing to correct: give --cost, --kwh, --gpu-hours or --co2e-kg",
                          reason="nothing")  # fmt: skip
     giver, taker = owner(args.giver), owner(args.taker)
-    number = corrections.correct(database, giver, taker, amounts, _reason(args, "correction"))
-    screen.say(f"correction {number}: from {giver} to {taker}, by {_who(args)}: {args.why}")
+    if not args.anyway:
+        _refuse_unknown(database, giver, "--from")
+        _refuse_unknown(database, taker, "--to")
+    month = 0 if args.month is None and not args.last else _month(args)
+    reason = _reason(args, "correction")
+    number, month = corrections.correct(database, giver, taker, amounts, reason, month)
+    screen.say(
+        f"correction {number} in the bill of {rollup.shown(month)}: from {giver} to {taker}, by "
+        f"{_who(args)}: {args.why}"
+    )
     return 0
+
+
+def _units(text: str, per: int) -> int:
+    """So many kWh or hours in the ledger's integers. Raises `ValueError`."""
+    number = corrections.money(text)
+    units = number.floor * per // NANO
+    if units > _MOST:
+        raise ValueError(f"{text}: expected less, as any one correction is")
+    return units
+
+
+def _currency(database: Database, args: argparse.Namespace) -> str:
+    """The currency that money is corrected in. Raises `ConfigError` for one that is not billed."""
+    billed = bills.currencies(database)
+    if not args.currency:
+        if len(billed) != 1:
+            have = f"; {' and '.join(billed)} are billed" if billed else ""
+            raise ConfigError(f"--cost {args.cost}: in which --currency?{have}")
+        return billed[0]
+    if args.currency not in billed and not args.anyway:
+        have = " and ".join(billed) or "nothing"
+        raise ConfigError(
+            f"--currency {shown(args.currency, 20)}: {have} is billed; --anyway takes a new one"
+        )
+    if not re.fullmatch("[A-Z]{3}", args.currency):
+        raise ConfigError(f"--currency {shown(args.currency, 20)}: expected a code like EUR")
+    return str(args.currency)
 
 
 def owner(text: str) -> BilledOwner:
@@ -108,6 +166,10 @@ def owner(text: str) -> BilledOwner:
 
 
 def _month(args: argparse.Namespace, *, needed: bool = False) -> int:
+    if args.month is not None and args.last:
+        raise ConfigError(f"--last and {args.month}: expected one of them")
+    if args.last:
+        return rollup.before(rollup.month_of(int(time.time())))
     if args.month is None:
         if needed:
             raise ConfigError("which month? joulebook bill close 2026-10")
@@ -127,6 +189,8 @@ def relabel(database: Database, args: argparse.Namespace, screen: Screen) -> int
     """`joulebook relabel`: whose a workload is."""
     if args.experiment is None and args.account is None:
         raise InputError("give --experiment, --account or both", reason="nothing")
+    if args.account and not args.anyway:
+        _refuse_unknown(database, BilledOwner("", args.account), "--account")
     number, old, new = corrections.relabel(
         database,
         args.workload,
@@ -139,4 +203,4 @@ def relabel(database: Database, args: argparse.Namespace, screen: Screen) -> int
     return 0
 
 
-ACTIONS = {"show": _show, "open": _open, "close": _close, "correct": _correct}
+ACTIONS = {"show": _show, "list": _open, "open": _open, "close": _close, "correct": _correct}

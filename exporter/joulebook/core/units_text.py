@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.units import NS_PER_S, UJ_PER_J, j_from_uj, kwh_from_uj
 
@@ -50,6 +53,49 @@ def exact(energy_uj: int) -> str:
     sign = "-" if energy_uj < 0 else ""
     whole, micro = divmod(abs(energy_uj), UJ_PER_J)
     return unit(f"{sign}{whole:,}.{micro:06d}", "J")
+
+
+ENERGY = ((10**6, "J"), (36 * 10**8, "Wh"), (36 * 10**11, "kWh"), (36 * 10**14, "MWh"))
+"""Units of energy by what they are in uJ, the smallest first."""
+CO2E = ((1_000, "mg"), (10**6, "g"), (10**9, "kg"), (10**12, "t"))
+"""Units of CO2e by what they are in ug."""
+_MOST_DECIMALS = 6
+
+
+def in_column(
+    values: Sequence[float | None],
+    scales: Sequence[tuple[int, str]],
+    *,
+    decimals: int = 0,
+    sign: str = "",
+) -> tuple[str, list[str]]:
+    """Return the unit that suits the greatest of some values, and all of them in that unit.
+
+    In a column figures are compared by their look: the same unit and as many decimals for all, at
+    least `decimals`. What would be shown as 0 and is not is `<` the least that can be shown. With
+    the sign `+` all have one.
+    """
+    known = [abs(value) for value in values if value]
+    most = max(known, default=0)
+    per, unit_ = next(((p, u) for p, u in reversed(scales) if most >= p), scales[0])
+    if known:
+        least = min(known) / per
+        wanted = max(2 - _ahead(most / per), 1 - _ahead(least), decimals)
+        decimals = min(wanted, _MOST_DECIMALS)
+    return unit_, ["-" if v is None else _fixed(v / per, decimals, sign) for v in values]
+
+
+def _ahead(number: float) -> int:
+    """The exponent of a number's first digit."""
+    return math.floor(math.log10(number))
+
+
+def _fixed(number: float, decimals: int, sign: str) -> str:
+    text = f"{number:{sign if number else ''},.{decimals}f}"
+    if number and not float(text.replace(",", "")):
+        least = f"{10**-decimals:.{decimals}f}"
+        return f"<{least}" if number > 0 else f">-{least}"
+    return text
 
 
 def percent(share: float) -> str:

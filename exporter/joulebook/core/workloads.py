@@ -144,4 +144,4 @@ def _rank(facts: WorkloadFacts) -> int:
         return 0
     if facts.named:
         return 3
-    return 1 if experiment in {facts.id.workload, facts.shown} else 2
+    return 1 if experiment in {facts.id.workload, facts.shown, facts.name} else 2

@@ -63,7 +63,8 @@ class WorkloadTotals(msgspec.Struct, frozen=True):
     """All that was booked to one workload on this node; each mapping of amounts adds up to `total`.
 
     `first_s` is the UTC start of the first quarter hour with a posting, `last_s` the end of the
-    last one (`None`: nothing was booked).
+    last one (`None`: nothing was booked). `replayed` says that a meter of it was played from a
+    recorded trace.
     """
 
     workload: ReportWorkload
@@ -74,6 +75,7 @@ class WorkloadTotals(msgspec.Struct, frozen=True):
     bill: Charges
     first_s: int | None
     last_s: int | None
+    replayed: bool = False
 
 
 class MeterBalance(msgspec.Struct, frozen=True):
@@ -306,4 +308,5 @@ def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals
         charges.of_workload(conn, row[0]),
         first_s=min(quarters, default=None),
         last_s=max(quarters) + _QUARTER_S if quarters else None,
+        replayed=not report_query.played(conn).isdisjoint(by_meter),
     )

@@ -16,6 +16,7 @@ from joulebook.core.report.dataset import (
     ReportData,
     ReportWorkload,
     Selection,
+    replay_warning,
 )
 from joulebook.core.workloads import WorkloadId
 from joulebook.decoding import converter
@@ -57,6 +58,7 @@ def read(
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
     postings: list[Posting] = []
     known: dict[int, ReportWorkload] = {}
+    replayed = played(conn)
     for number, row in _workloads(conn, clause, chosen):
         known[number] = row
     for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
@@ -88,20 +90,14 @@ def read(
         ),
         {(node, meter): model for meter, model in state.read_models(conn).items()},
         known_until_s={node: state.read_booked_to_s(conn)},
-        warnings=_replayed(conn, source, {posting.meter for posting in postings}),
+        warnings=replay_warning(source, replayed & {posting.meter for posting in postings}),
+        replayed=frozenset((node, meter) for meter in replayed),
     )
 
 
-def _replayed(conn: sqlite3.Connection, source: str, booked: set[Meter]) -> tuple[str, ...]:
-    """That energy is of a recorded trace, and not of this machine."""
-    played = [m.meter.name for m in state.read_meters(conn) if m.base.epoch == REPLAYED]
-    names = sorted({meter.name for meter in booked} & set(played))
-    if not names:
-        return ()
-    return (
-        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
-        f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
-    )
+def played(conn: sqlite3.Connection) -> frozenset[Meter]:
+    """The meters that were played from a recorded trace."""
+    return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
 
 
 def workload(row: Iterable[object]) -> ReportWorkload:

@@ -206,6 +206,12 @@ def _sensor_last_success(scene: Derived) -> Iterator[Sample]:
             yield (s.sensor, s.kind), s.last_success_s
 
 
+def _sensor_duration(scene: Derived) -> Iterator[Sample]:
+    for s in scene.view.sensors:
+        if s.took_s is not None:
+            yield (s.sensor, s.kind), s.took_s
+
+
 def _tick(scene: Derived) -> Iterator[Sample]:
     yield (), scene.view.tick_s
 
@@ -277,6 +283,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_sensor_up": _sensor_up,
     "joulebook_sensor_errors_total": _sensor_errors,
     "joulebook_sensor_last_success_timestamp_seconds": _sensor_last_success,
+    "joulebook_sensor_duration_seconds": _sensor_duration,
     "joulebook_tick_duration_seconds": _tick,
     "joulebook_build_info": _build,
     "process_cpu_seconds_total": partial(_process, lambda p: p.cpu_s),

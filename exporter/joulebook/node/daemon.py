@@ -24,6 +24,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Allowance
 from joulebook.errors import LedgerUnavailable
 from joulebook.ledger.retention import Store
+from joulebook.log import once
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
@@ -165,7 +166,10 @@ class Daemon:
         )
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
-        _say_omissions(before, self._books)
+        self._say_omissions(before)
+        _say_stalls(before, self._books)
+        for fault in entry.faults:
+            once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._resumed = False
         self._say_clock_step(tick.utc_offset_ns)
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
@@ -174,6 +178,19 @@ class Daemon:
         self._tick_s = time.monotonic() - began
         self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
+
+    def _say_omissions(self, before: Books) -> None:
+        """Say once when a meter of the whole node turns out not to measure all that it should."""
+        for meter, each in self._books.node_meters.items():
+            known = before.node_meters.get(meter)
+            if not each.omits or (known is not None and known.omits == each.omits):
+                continue
+            sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
+            log.warning(
+                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
+                "%s out. If so, set sensors.%s.includes_gpus = false",
+                meter.name, each.omits, each.omits, sensor,
+            )  # fmt: skip
 
     def _say_clock_step(self, utc_offset_ns: int) -> None:
         """Say when the wall clock was set: quarter hours follow it, and nothing else does."""
@@ -285,13 +302,18 @@ class Daemon:
         self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
 
 
-def _say_omissions(before: Books, after: Books) -> None:
-    """Say once when a meter of the whole node turns out not to measure all that it should."""
-    for meter, node_meter in after.node_meters.items():
-        known = before.node_meters.get(meter)
-        if node_meter.omits and (known is None or known.omits != node_meter.omits):
+def _say_stalls(before: Books, after: Books) -> None:
+    """Say once when a counter is given up, and when it is believed again."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        if state.stalled == (known is not None and known.stalled):
+            continue
+        name = f"{meter.component} {meter.name}"
+        if state.stalled:
             log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
-                meter.name, node_meter.omits, node_meter.omits, meter.name,
-            )  # fmt: skip
+                "the energy counter of %s stands still, or all but, while power is drawn: its "
+                "energy is booked by power (method integrated) until the counter moves again",
+                name,
+            )
+        else:
+            log.info("the energy counter of %s moves again and is read again", name)

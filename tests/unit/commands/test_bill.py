@@ -61,9 +61,120 @@ def test_text(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "Bill of 2026-10: open" in text
     assert "nlp/ada/bert" in text
-    assert "0.6000 EUR" in text
+    head, *rows = text.splitlines()[2:]
+    assert head.split("  ")[0] == "account / user / experiment"
+    assert "energy (kWh)" in head and "cost (EUR)" in head
+    assert rows[0].split() == ["nlp/ada/bert", "3.00", "6.00", "0.60", "-"]
     assert "(unallocated)" in text
-    assert "1.2000 EUR" in text.splitlines()[-1]
+    assert rows[-1].split() == ["in", "all", "6.00", "10.00", "1.20", "-"]
+
+
+def test_no_figure_of_a_bill_is_cut_at_80_columns(
+    october: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    october.label("103", "nlp", "a-user-with-a-long-name", "resnet50-imagenet-sweep-lr-0.0003")
+    october.burn(OCTOBER_S + 900, KWH, "103", Exact(12_345, 600_000_000), 4 * NS_PER_HOUR)
+    october.emit(OCTOBER_S + 900, Exact(33, 319_224_000), "103")
+    collect(october)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("bill", "show", "2026-10") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "CO2e (kg)" in lines[2]
+    (row,) = [line for line in lines if "0.0003" in line]
+    assert row.split()[-4:] == ["1.00", "4.00", "12,345.60", "33.3"]
+    # The account has more than one line, so it has a sum.
+    assert any(line.startswith("nlp, in all") for line in lines)
+
+
+def test_the_month_before(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bill(capsys, "--last")["month"] == "2026-10"
+    assert bill(capsys)["month"] == "2026-11"
+    assert run("bill", "show", "--last", "2026-10") == 2
+    assert run("bill", "show", "--account", "nlp") == 0
+    assert "Nothing was billed to it in this month." in capsys.readouterr().out
+
+
+def test_words_may_stand_behind_options(
+    october: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "joulebook.toml"
+    config.write_text("")
+    assert run("bill", "show", "--account", "nlp", "2026-10") == 0
+    assert "nlp/ada/bert" in capsys.readouterr().out
+    assert run("bill", "--format", "csv", "show", "2026-10") == 0
+    assert "nlp" in capsys.readouterr().out
+    assert run("bill", "close", "--config", str(config), "2026-10", "--by", "grace") == 0
+    with pytest.raises(SystemExit):
+        run("bill", "close", "--config", str(config), "2026-10", "twice")
+    assert "unrecognized arguments: 2026-10 twice" in capsys.readouterr().err
+
+
+def test_subtotals_of_accounts_for_programs(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accounts = bill(capsys, "2026-10")["accounts"]
+    assert isinstance(accounts, dict)
+    assert {name: each["cost"] for name, each in accounts.items()} == {
+        "nlp": {"EUR": "0.600000000"}, "vision": {"EUR": "0.400000000"},
+    }  # fmt: skip
+
+
+NLP_VISION = ("bill", "correct", "--from", "nlp", "--to", "vision")
+MOVE = ("--from", "nlp", "--to", "vision", "--cost", "0.25", "--why", "x")
+
+
+def test_a_correction_counts_in_the_month_that_is_named(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bill", "correct", "2026-10", *MOVE) == 0
+    assert "correction 1 in the bill of 2026-10" in capsys.readouterr().out
+    assert bill(capsys, "2026-10")["corrections"]
+    assert not bill(capsys, "2026-11")["corrections"]
+    assert run("bill", "close", "2026-10") == 0
+    assert run("bill", "correct", "2026-10", *MOVE) == 2
+    said = capsys.readouterr().err
+    assert "2026-10 is closed for ever" in said and "2026-11" in said
+    assert run("bill", "correct", "2026-12", *MOVE) == 2
+    assert "2026-12 has not begun" in capsys.readouterr().err
+    assert run("bill", "correct", *MOVE) == 0
+    assert "in the bill of 2026-11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; there is nlp"),
+        ("--to", "nlp/ada/bret", "nothing was ever booked to it; there is nlp/ada/bert"),
+        ("--currency", "XXX", "--currency XXX: EUR is billed"),
+        ("--cost", "1e400", "expected an amount like 12.50"),
+        ("--kwh", "1e400", "expected an amount like 12.50"),
+        ("--gpu-hours", "999999999999999", "expected less"),
+    ],
+)
+def test_what_nobody_ever_booked_to_is_asked_for(
+    october: Node, capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
+) -> None:
+    assert run("bill", "correct", *MOVE, option, value) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_new_owner_is_taken_where_that_is_said(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bill", "correct", *MOVE, "--to", "new", "--currency", "USD", "--anyway") == 0
+    assert run("bill", "show", "--account", "new") == 0
+    assert "cost (USD)" in capsys.readouterr().out
+
+
+def test_a_bill_of_nobody_is_refused(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bill", "show", "2026-10", "--account", "nope") == 2
+    assert "--account nope: nothing was ever booked to it; there is nlp" in (
+        capsys.readouterr().err
+    )
+    assert run("relabel", "101", "--account", "nope", "--why", "x") == 2
+    assert "--account nope" in capsys.readouterr().err
+    assert run("relabel", "101", "--account", "nope", "--why", "x", "--anyway") == 0
 
 
 def test_csv_is_exact_and_no_formula(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +205,8 @@ def test_a_closed_month_and_what_comes_late(
     assert "late, of 2026-10" in capsys.readouterr().out
     assert run("bill", "close", "2026-10") == 2
     assert "2026-10 is closed already" in capsys.readouterr().err
-    assert run("bill", "open") == 0
+    for action in ("list", "open"):
+        assert run("bill", action) == 0
     assert "closed 2026-11-16" in capsys.readouterr().out
 
 
@@ -162,12 +274,24 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("bill", "correct", "--from", "a", "--to", "b", "--why", "x"), "nothing to correct"),
-        (("bill", "correct", "--from", "a", "--to", "b", "--cost", "1"), "says who makes it"),
-        (("bill", "correct", "--from", "a", "--to", "a", "--cost", "1", "--why", "x"), "another"),
-        (("bill", "correct", "--from", "a", "--to", "b", "--cost", "-1", "--why", "x"), "12.50"),
         (
-            ("bill", "correct", "--from", "", "--to", "b", "--cost", "1", "--why", "x"),
+            (*NLP_VISION, "--why", "x"),
+            "nothing to correct",
+        ),
+        (
+            (*NLP_VISION, "--cost", "1"),
+            "says who makes it",
+        ),
+        (
+            ("bill", "correct", "--from=nlp", "--to=nlp", "--cost", "1", "--why", "x"),
+            "another",
+        ),
+        (
+            (*NLP_VISION, "--cost", "-1", "--why", "x"),
+            "12.50",
+        ),
+        (
+            ("bill", "correct", "--from", "", "--to", "nlp", "--cost", "1", "--why", "x"),
             "ACCOUNT",
         ),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),

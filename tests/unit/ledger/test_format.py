@@ -21,7 +21,7 @@ ORDER = {
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
     "held bill",
     "Labels": "user account experiment",
-    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline",
+    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named",
     "Charge": "item currency",
     "ChargeState": "total hold_left_ns",
     "Exact": "whole nano rest",

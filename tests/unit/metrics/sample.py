@@ -276,7 +276,7 @@ def small_view(books: Books | None = None) -> Snapshot:
             ),
         },
         sensors=(
-            SensorHealth("nvml", "counter", True, {"gpu_is_lost": 2}, 1_764_004_999.5),
+            SensorHealth("nvml", "counter", True, {"gpu_is_lost": 2}, 1_764_004_999.5, 0.0125),
             SensorHealth("rapl", "counter", False),
         ),
         rejected={("slurm", "bad_owner"): 2},
@@ -408,7 +408,7 @@ def busy_view(gpus: int = 8, workloads: int = 64, experiments: int = 50) -> Snap
         now_ns=NOW_NS,
         utc_offset_ns=UTC_OFFSET_NS,
         holders=holders,
-        sensors=(SensorHealth("nvml", "counter", True, {}, 1_764_004_999.5),),
+        sensors=(SensorHealth("nvml", "counter", True, {}, 1_764_004_999.5, 0.0125),),
         rejected={("slurm", "bad_owner"): 2},
         tick_s=0.0021,
         history=tuple(

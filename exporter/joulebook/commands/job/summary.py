@@ -132,7 +132,8 @@ def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
-    parts = [f"{text.percent(measured, energy_uj)} measured"]
+    how = "of a recorded trace" if totals.replayed else "measured"
+    parts = [f"{text.percent(measured, energy_uj)} {how}"]
     for method, word in ((Method.APPORTIONED, "apportioned"), (Method.MODELLED, "modelled")):
         if by.get(method, ZERO).energy_uj:
             parts.append(f"{text.percent(by[method].energy_uj, energy_uj)} {word}")

@@ -92,6 +92,8 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
             "",
             "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
         ]
+    if totals.replayed:
+        made += ["", *text.wrap(text.REPLAYED, screen.width)]
     made += ["", *text.wrap(_THIS_NODE, screen.width)]
     return made
 
@@ -112,6 +114,7 @@ def as_list(
         *lines[1:],
         "",
         *(line for field in _figures(found) for line in _field(*field, screen.width)),
+        *(["", *text.wrap(text.REPLAYED, screen.width)] if any(e.replayed for e in found) else []),
     ]
 
 
@@ -171,6 +174,7 @@ def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
         "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
         "methods": {method.value: _amounts(a) for method, a in totals.by_method.items()},
         "evidence": {label: _amounts(a) for label, a in totals.by_evidence.items()},
+        "recorded_trace": totals.replayed,
         "extra": job.extra,
     }
 

@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
-from joulebook.commands.shared.charge_text import CO2E, as_object
+from joulebook.commands.shared.charge_text import (
+    CO2E,
+    as_object,
+    charges,
+    co2e_column,
+    figures,
+    money_columns,
+)
 from joulebook.commands.shared.text import (
-    NOTHING,
     Column,
     Screen,
     energy,
-    gpu_hours,
     moment,
     percent,
     shown,
     table,
+    wrap,
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
@@ -38,6 +44,7 @@ from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.wording import sentence
 from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
@@ -129,27 +136,30 @@ def _selects(args: argparse.Namespace) -> bool:
 
 def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
-    begin = "the begin of the ledger" if not report.since_s else moment(report.since_s)
+    begin = "the start of the ledger" if not report.since_s else moment(report.since_s)
     screen.say(f"From {begin} to {until}")
     screen.say()
-    anew = any(line.restated is not None for line in report.lines)
-    columns = [Column(by, least=12), Column("energy", right=True)]
-    columns += [Column(name, right=True) for name in ("held", "cost", "CO2e")]
-    if anew:
-        columns += [Column(name, right=True) for name in ("cost at new", "CO2e at new")]
-        columns += [Column(name, right=True) for name in ("cost +/-", "CO2e +/-")]
-    rows = [_row(_name(line), line, anew) for line in report.lines]
-    if len(report.lines) > 1:
-        rows.append(_row("in all", whole(report.lines), anew))
-    for text in table(columns, rows, screen.width):
+    rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
+    names = [*map(_name, report.lines), "in all"][: len(rows)]
+    columns = figures([(line.amount, line.booked) for line in rows])
+    if any(line.restated is not None for line in rows):
+        columns += charges([line.restated or {} for line in rows], " at new")
+        differences = [_differ(line.booked, line.restated or {}) for line in rows]
+        columns += money_columns("cost +/-", differences, "+")
+        changed = [_changed_ug(line.restated or {}, line.booked) for line in rows]
+        columns.append(co2e_column("CO2e +/-", changed, "+"))
+    titles = [Column(by, least=12), *(Column(each.title, right=True) for each in columns)]
+    cells = [list(row) for row in zip(names, *(each.cells for each in columns), strict=True)]
+    for text in table(titles, cells, screen.table_width):
         screen.say(text)
     screen.say()
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
-    for text in lacking:
-        screen.say(text)
+    for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
+        for line in wrap(shown(text, 1_000), screen.width):
+            screen.say(line)
     screen.say(LIMITS)
 
 
@@ -158,17 +168,6 @@ def _name(line: ReportLine) -> str:
         return f"({line.owner})"
     user, account, experiment = line.owner
     return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
-
-
-def _row(name: str, line: ReportLine, anew: bool) -> list[str]:
-    held = gpu_hours(line.amount.held_ns) if line.amount.held_ns else NOTHING
-    row = [name, energy(line.amount.energy_uj), held, _money(net(line.booked)), _co2e(line.booked)]
-    if anew:
-        new = line.restated or {}
-        row += [_money(net(new)), _co2e(new), _money(_differ(line.booked, new), "+")]
-        grams = _grams(new, line.booked)
-        row.append(NOTHING if grams is None else f"{grams:+,.3f} g")
-    return row
 
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
@@ -189,19 +188,15 @@ def _credited(bill: Charges) -> bool:
     return any(charge.item is Item.CREDIT for charge in bill)
 
 
-def _money(sums: dict[str, Exact], sign: str = "") -> str:
-    said = [f"{a.floor / NANO:{sign},.4f} {currency}" for currency, a in sorted(sums.items())]
-    return ", ".join(said) or NOTHING
-
-
-def _co2e(bill: Charges) -> str:
-    return f"{bill[CO2E].floor / UG_PER_G:,.3f} g" if CO2E in bill else NOTHING
+def _changed_ug(new: Charges, old: Charges) -> int | None:
+    if CO2E not in new:
+        return None
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
 
 
 def _grams(new: Charges, old: Charges) -> float | None:
-    if CO2E not in new:
-        return None
-    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor / UG_PER_G
+    changed_ug = _changed_ug(new, old)
+    return None if changed_ug is None else changed_ug / UG_PER_G
 
 
 def _shares(report: OwnerReport) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
@@ -236,6 +231,7 @@ def _as_json(report: OwnerReport) -> dict[str, Any]:
             for (q, s, k), (e, h, low, high) in _shares(report).items()
         ],
         "unpriced_kwh": {k: kwh_from_uj(v) for k, v in report.unpriced_uj.items()},
+        "warnings": list(report.warnings),
         "limits": LIMITS,
     }  # fmt: skip
 

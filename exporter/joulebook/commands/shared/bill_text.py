@@ -5,19 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
-from joulebook.commands.shared.text import (
-    NOTHING,
-    Column,
-    Screen,
-    energy,
-    gpu_hours,
-    moment,
-    shown,
-    table,
-)
+from joulebook.commands.shared.charge_text import figures
+from joulebook.commands.shared.text import Column, Screen, moment, shown, table, wrap
 from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
@@ -43,30 +36,60 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     whose = f", account {shown(bill.account)}" if bill.account else ""
     screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
     screen.say()
-    columns = [Column("account / user / experiment", least=12), Column("entry")]
-    columns += [Column(name, right=True) for name in ("energy", "held", "cost", "CO2e")]
-    rows = [_row(shown(str(line.owner), 80), entry(line), [line]) for line in bill.lines]
-    rows.append(_row("in all", "", bill.lines))
-    for text in table(columns, rows, screen.width):
+    if not bill.lines:
+        screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
+        return
+    rows: list[tuple[str, str, Sequence[BillLine]]] = []
+    for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
+        lines = list(of_account)
+        rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
+        if account and 1 < len(lines) < len(bill.lines):
+            rows.append((f"{shown(account, 60)}, in all", "", lines))
+    rows.append(("in all", "", bill.lines))
+    for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
-    for each in bill.corrections:
+    if bill.corrections:
         screen.say()
-        screen.say(
+    for each in bill.corrections:
+        said = (
             f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
             f"{shown(each.who)}: {shown(each.why, 200)}"
         )
+        for text in wrap(said, screen.width):
+            screen.say(text)
+
+
+def _table(
+    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
+) -> list[str]:
+    """Names, what the line is, and figures; without the second column where it says nothing."""
+    columns = figures([bills.total(lines) for _, _, lines in rows])
+    names = [Column(titles[0], least=12)]
+    cells = [[name for name, _, _ in rows]]
+    if any(what for _, what, _ in rows):
+        names.append(Column(titles[1], least=10))
+        cells.append([what for _, what, _ in rows])
+    return table(
+        [*names, *(Column(each.title, right=True) for each in columns)],
+        list(zip(*cells, *(each.cells for each in columns), strict=True)),
+        screen.table_width,
+    )
 
 
 def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
     """All months, and what each comes to so far."""
-    rows = []
-    for period in periods:
-        lines = bills.bill(database, period.month).lines
-        state = "open" if period.closed_s is None else f"closed {moment(period.closed_s)}"
-        rows.append(_row(rollup.shown(period.month), state, lines))
-    columns = [Column("month"), Column("state")]
-    columns += [Column(name, right=True) for name in ("energy", "held", "cost", "CO2e")]
-    for text in table(columns, rows, screen.width):
+    rows = [
+        (
+            rollup.shown(period.month),
+            "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
+            bills.bill(database, period.month).lines,
+        )
+        for period in periods
+    ]
+    if not rows:
+        screen.say("Nothing was billed yet.")
+        return
+    for text in _table(("month", "state"), rows, screen):
         screen.say(text)
 
 
@@ -115,6 +138,11 @@ def as_json(bill: MonthBill) -> str:
             "closed_utc_s": bill.closed_s,
             "closed_by": bill.closed_by or None,
             "lines": [{**_fields(bill, line), **_figures([line])} for line in bill.lines],
+            "accounts": {
+                account: _figures(list(lines))
+                for account, lines in groupby(bill.lines, key=lambda line: line.owner.account)
+                if account
+            },
             "total": _figures(bill.lines),
             "corrections": [
                 {"correction": c.number, "made_utc_s": c.made_s, "kind": c.kind, "who": c.who,
@@ -124,20 +152,6 @@ def as_json(bill: MonthBill) -> str:
         },
         indent=2,
     )  # fmt: skip
-
-
-def _row(name: str, what: str, lines: Sequence[BillLine]) -> list[str]:
-    amount, paid = bills.total(lines)
-    held = _signed(gpu_hours, amount.held_ns) if amount.held_ns else NOTHING
-    money = ", ".join(f"{a.floor / NANO:,.4f} {c}" for c, a in sorted(net(paid).items()))
-    co2e = f"{paid[_CO2E].floor / NANO:,.6f} kg" if _CO2E in paid else NOTHING
-    burnt = _signed(energy, amount.energy_uj)
-    return [name, what, burnt, held, money or NOTHING, co2e]
-
-
-def _signed(words: Callable[[int], str], value: int) -> str:
-    """What a correction takes away is shown as what it gives, with a sign."""
-    return words(value) if value >= 0 else f"-{words(-value)}"
 
 
 def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:

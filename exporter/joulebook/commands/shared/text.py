@@ -28,11 +28,17 @@ from joulebook.units import (
 
 UNKNOWN = "not known"
 NOTHING = "-"
+REPLAYED = (
+    "Warning: this energy was played from a recorded trace (a demo or a replay): none of it was "
+    "measured on this machine, and the jobs may be simulated."
+)
 
 _CUT = "…"
 _UNFIT = "\ufffd"
 _LEAST_WIDTH = 40
 """No table fits in less; a narrower terminal wraps."""
+
+_NO_LIMIT = 10_000
 
 _USUAL_SIZE = os.terminal_size((80, 24))
 
@@ -195,8 +201,13 @@ def _spaced(figure: str) -> str:
 class Column(NamedTuple):
     """A column of a table.
 
-    `least` is the width down to which it may be squeezed (0: never). A column with `spare` is
-    left out where there is no room, the one with the highest number first.
+    Attributes:
+        title: What stands over it.
+        right: Whether it holds figures, which stand right.
+        least: The width down to which its cells may be shortened; 0: never.
+        spare: Above 0 for a column that is left out where there is no room, the one with the
+            highest number first.
+
     """
 
     title: str
@@ -205,39 +216,57 @@ class Column(NamedTuple):
     spare: int = 0
 
 
+_LEGIBLE = 24
+"""Names are shortened to so much before a column is left out, and further only then."""
+
+
 def table(cols: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lines of at most `width` columns: the titles, then the rows."""
+    """Return the titles and the rows as lines of at most `width` columns.
+
+    Figures are never cut: where there is no room, names are shortened and spare columns left out,
+    and where that is not enough the lines are wider.
+    """
     natural = [
         max([columns(col.title), *(columns(row[i]) for row in rows)]) for i, col in enumerate(cols)
     ]
     used = list(range(len(cols)))
 
-    def tightest(i: int) -> int:
-        return (
-            min(natural[i], max(cols[i].least, columns(cols[i].title)))
-            if cols[i].least
-            else natural[i]
-        )
+    def tightest(i: int, down_to: int) -> int:
+        if not cols[i].least:
+            return natural[i]
+        return min(natural[i], max(cols[i].least, down_to, columns(cols[i].title)))
 
     def spread(widths: Iterable[int]) -> int:
         return sum(widths) + 2 * (len(used) - 1)
 
-    while spread(tightest(i) for i in used) > width:
+    while spread(tightest(i, _LEGIBLE) for i in used) > width:
         spare = [i for i in used if cols[i].spare]
         if not spare:
             break
         used.remove(max(spare, key=lambda i: cols[i].spare))
     widths = {i: natural[i] for i in used}
     while spread(widths.values()) > width:
-        loose = [i for i in used if widths[i] > tightest(i)]
+        loose = [i for i in used if widths[i] > tightest(i, 0)]
         if not loose:
             break
         widths[max(loose, key=lambda i: widths[i])] -= 1
     lines = []
     for row in ([col.title for col in cols], *rows):
-        cells = [pad(cut(row[i], widths[i]), widths[i], right=cols[i].right) for i in used]
-        lines.append(cut("  ".join(cells).rstrip(), width))
+        cells = [pad(shorten(row[i], widths[i]), widths[i], right=cols[i].right) for i in used]
+        lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def shorten(text: str, width: int) -> str:
+    """The text in at most `width` columns, less of its middle: names of a sweep end differently."""
+    if columns(text) <= width:
+        return text
+    tail_columns = width // 3
+    tail = text[::-1]
+    tail = _head(tail, tail_columns)[::-1]
+    if not tail or unicodedata.combining(tail[0]):
+        return cut(text, width)
+    return f"{_head(text, width - 1 - columns(tail)).rstrip()}{_CUT}{tail.lstrip()}"
 
 
 class Screen:
@@ -263,6 +292,13 @@ class Screen:
             told = self._environ.get("COLUMNS", "")
             return max(int(told), _LEAST_WIDTH) if told.isdecimal() and int(told) else 120
         return max(self._size().columns, _LEAST_WIDTH)
+
+    @property
+    def table_width(self) -> int:
+        """Columns that a table may take: all that it needs where a program reads it."""
+        if self.is_terminal or self._environ.get("COLUMNS"):
+            return self.width
+        return _NO_LIMIT
 
     @property
     def height(self) -> int:

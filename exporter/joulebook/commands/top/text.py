@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from joulebook.commands.shared import text
-from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
+from joulebook.commands.shared.text import NOTHING, Column, Screen, cut, shown, table
 from joulebook.commands.top.scrape import Gpu, Labels, NodeScrape, ScrapedWorkload
 from joulebook.units import UJ_PER_J
 
@@ -40,8 +40,10 @@ def lines(
     if note:
         head.append(screen.paint(text.cut(note, width), "yellow"))
     head.append("")
-    gpus = table(_GPU_COLUMNS, [_gpu_row(gpu) for gpu in board.gpus], width)
-    workloads = table(_WORKLOAD_COLUMNS, [_workload_row(each) for each in board.workloads], width)
+    rows = [_gpu_row(gpu) for gpu in board.gpus]
+    gpus = [cut(line, width) for line in table(_GPU_COLUMNS, rows, width)]
+    rows = [_workload_row(each) for each in board.workloads]
+    workloads = [cut(line, width) for line in table(_WORKLOAD_COLUMNS, rows, width)]
     foot = ["", *_books(board, screen, width)]
     if height:
         # A title, a blank line and one row of each table at the least.

@@ -13,6 +13,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Remainder
 from joulebook.core.sums import counted
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
@@ -66,12 +67,14 @@ class Booking(NamedTuple):
         interval: The energy; nothing about who gets it changed in its time.
         shares: Who gets how much of it; all of it.
         held: Whether the device was held.
+        fault: Why it could not be shared out and goes to `unknown_holder` (empty: it could).
 
     """
 
     interval: Interval
     shares: Sequence[Share]
     held: bool = False
+    fault: str = ""
 
 
 def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
@@ -81,13 +84,44 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
     bookings: list[Booking] = []
     for interval in measured.intervals:
         if interval.meter in node:
-            held = [known.tenures(interval, each) for each in gpus]
-            bookings += [
-                Booking(piece, other.share_out(piece, held, split)) for piece in cut(interval)
-            ]
+            shared = _by_holders_of(gpus, interval, known, cut, split)
         else:
-            bookings += _by_holder(interval, booked[interval.meter], known, cut)
+            shared = _by_holder(interval, booked[interval.meter], known, cut)
+        bookings += _whole(interval, shared, cut)
     return bookings
+
+
+def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
+    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
+
+    Its readings and claims are committed: a fault here would meet them at every start again.
+    """
+    try:
+        bookings = list(shared)
+        given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
+        if given_uj == interval.energy_uj:
+            return bookings
+        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+    except Exception as raised:
+        fault = repr(raised)
+    fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
+    return [
+        Booking(
+            piece,
+            [Share(Remainder.UNKNOWN_HOLDER, Amount(piece.energy_uj), piece.method, NO_EVIDENCE)],
+            fault=fault,
+        )
+        for piece in cut(interval)
+    ]
+
+
+def _by_holders_of(
+    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
+) -> Iterator[Booking]:
+    """Share out what a node's own meter counted beside the meters in it."""
+    held = [known.tenures(interval, each) for each in gpus]
+    for piece in cut(interval):
+        yield Booking(piece, other.share_out(piece, held, split))
 
 
 def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:

@@ -16,6 +16,7 @@ from joulebook.core.energy import node_meter
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
+from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.evidence import ChildSecond, Gap
 from joulebook.core.sums import counted
@@ -134,7 +135,9 @@ def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | N
     """A meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
         return None if state is None else metering.lose(state, look)
-    return MeterUpdate(metering.begin(look)) if state is None else metering.take(state, look)
+    if state is not None:
+        return metering.take(state, look)
+    return MeterUpdate(metering.begin(look)) if is_believable(look) else None
 
 
 def _node_meters(
@@ -145,6 +148,6 @@ def _node_meters(
     """The meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:
-        if isinstance(look, Reading) and look.covers:
+        if isinstance(look, Reading) and look.covers and look.meter in states:
             found[look.meter] = node_meter.heard(found.get(look.meter), look)
     return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

@@ -45,6 +45,15 @@ class PowerSample(NamedTuple):
     power_mw: int
 
 
+class PowerSum(NamedTuple):
+    """Power added up beside a counter, from `since_ns` to `t_ns`, where it was `power_mw`."""
+
+    since_ns: int
+    t_ns: int
+    power_mw: int
+    energy_uj: int = 0
+
+
 class Span(NamedTuple):
     """A mark on a process: from when to when (`None`: still) it burns for `workload`."""
 
@@ -101,6 +110,8 @@ class Break(StrEnum):
     """It jumped by more than the device can burn, and stayed there."""
     WRAPPED = "counter_wrap"
     """It may have wrapped more than once since it was last read."""
+    STALLED = "counter_stalled"
+    """It stood still, or all but, while power was drawn: its energy is told by power."""
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
@@ -141,6 +152,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     covers: tuple[Component, ...] = ()
     modelled: bool = False
     hole_ns: int = 0
+    by_power: PowerSum | None = None
+    """Set by the ledger: what a counter should show, by power."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

@@ -126,7 +126,9 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         foreign_ns=users_ns,
         last_ns=tick.now_ns,
     )
-    return books, Entry(postings.amounts, measured.gaps, facts, postings.charges, postings.used)
+    faults = tuple(booking.fault for booking in bookings if booking.fault)
+    amounts, charges = postings.amounts, postings.charges
+    return books, Entry(amounts, measured.gaps, facts, charges, postings.used, faults)
 
 
 def _informed(books: Books, tick: Tick) -> Books:

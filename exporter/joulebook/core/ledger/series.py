@@ -241,17 +241,25 @@ class _Air:
         return max(ends, default=self._now_ns)
 
     def _budgeted(self, workload: WorkloadState) -> Labels:
-        """The labels a workload gets, or those of the overflow of its owner."""
+        """The labels a workload gets, or those of the overflow of its owner.
+
+        Names that people gave have a budget of their own, and the last of the node's: nobody who
+        names an experiment shares a series because derived names were many.
+        """
         labels = workload.facts.labels
         if not labels.experiment:
             labels = labels._replace(experiment=workload.facts.shown)
         if labels in self._experiments:
             return labels
-        of_owner = sum(known[:2] == labels[:2] for known in self._experiments)
-        if (
-            len(self._experiments) < self._policy.max_experiments
-            and of_owner < self._policy.max_experiments_per_owner
-        ):
+        named = workload.facts.named
+        of_owner = sum(
+            known[:2] == labels[:2] and state.named is named
+            for known, state in self._experiments.items()
+        )
+        most = self._policy.max_experiments
+        room = most if named else most - most // 10
+        shown = sum(known.experiment != OVERFLOW for known in self._experiments)
+        if shown < room and of_owner < self._policy.max_experiments_per_owner:
             return labels
         self._overflow["experiments"] += 1
         return labels._replace(experiment=OVERFLOW)
@@ -269,6 +277,7 @@ class _Air:
             state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
         self._experiments[labels] = msgspec.structs.replace(
             state,
+            named=state.named or workload.facts.named,
             balance=_sum(state.balance, balance),
             bill=add(state.bill, bill),
             used_ns=self._now_ns,

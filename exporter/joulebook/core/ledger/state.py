@@ -76,6 +76,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     bill: Charges = {}
     bill_baseline: Charges = {}
     """What was charged, and what is shown of it while the series are held."""
+    named: bool = False
+    """Whether a person gave it its name."""
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -122,6 +124,8 @@ class Entry(msgspec.Struct, frozen=True):
     charges: Mapping[ChargeKey, Exact] = {}
     rates: Mapping[RateUsed, Amount] = {}
     """The energy (for hardware: the held time) that was charged at each rate."""
+    faults: tuple[str, ...] = ()
+    """What could not be shared out and was booked to `unknown_holder`; for the log only."""
 
     def plus(self, later: Entry) -> Entry:
         """Both as one, for a commit that has to catch up; of a workload's facts the later ones."""

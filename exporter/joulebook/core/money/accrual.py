@@ -173,12 +173,10 @@ _Timed = Sequence[tuple[Booking, Stretch]]
 
 
 def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
-    for (interval, shares, _), stretch in timed:
-        for subject, amount, method, evidence in shares:
-            yield (
-                PostingKey(subject, interval.meter, stretch.quarter_s, method, evidence),
-                amount,
-            )
+    for booking, stretch in timed:
+        meter = booking.interval.meter
+        for subject, amount, method, evidence in booking.shares:
+            yield PostingKey(subject, meter, stretch.quarter_s, method, evidence), amount
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:

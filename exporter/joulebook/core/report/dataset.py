@@ -64,6 +64,11 @@ class ReportWorkload(msgspec.Struct, frozen=True):
     cluster: str = ""
 
     @property
+    def named_in_code(self) -> bool:
+        """Whether it is a span that the researcher's own code opened."""
+        return self.id.scheduler == "process" and self.id.workload.startswith("mark.")
+
+    @property
     def shown(self) -> str:
         """What people call it."""
         return self.display or self.id.workload
@@ -153,11 +158,18 @@ class Unknowable(StrEnum):
 class ReportData(msgspec.Struct, frozen=True):
     """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
 
-    `source` names it as people are shown it ("ledger of n1"). `known_until_s` is up to when each
-    node has booked what it read, which is where a run that goes on ends for now.
-    `unknown` says what it cannot know, and why. `error_ratio` bounds the relative error that
-    getting the figures through it adds to them (0: they are what was booked). `warnings` are what
-    it had to say itself, a partial answer for example.
+    Attributes:
+        source: What people are shown ("ledger of n1").
+        known_until_s: Up to when each node has booked what it read, which is where a run that goes
+            on ends for now.
+        unknown: What it cannot know, and why.
+        error_ratio: Bound of the relative error that getting the figures through it adds to them;
+            0: they are what was booked.
+        warnings: What it had to say itself, a partial answer for example.
+        replayed: Meters that were played from a recorded trace.
+        cut: Workloads that it knows to reach beyond [since, until), where it does not know their
+            times.
+
     """
 
     source: str
@@ -173,11 +185,24 @@ class ReportData(msgspec.Struct, frozen=True):
     unknown: Mapping[Unknowable, str] = {}
     error_ratio: float = 0.0
     warnings: tuple[str, ...] = ()
+    replayed: frozenset[tuple[str, Meter]] = frozenset()
+    cut: frozenset[WorkloadId] = frozenset()
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that booked anything."""
         return tuple(sorted({posting.node for posting in self.postings}))
+
+
+def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
+    """The warning that energy of meters is of a recorded trace; none if there are no such."""
+    names = sorted({meter.name for meter in replayed})
+    if not names:
+        return ()
+    return (
+        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
+        f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
+    )
 
 
 def joined(accounts: Iterable[ReportData]) -> ReportData:
@@ -214,4 +239,6 @@ def joined(accounts: Iterable[ReportData]) -> ReportData:
         {matter: why for part in parts for matter, why in part.unknown.items()},
         max(part.error_ratio for part in parts),
         tuple(text for part in parts for text in part.warnings),
+        frozenset().union(*(part.replayed for part in parts)),
+        frozenset().union(*(part.cut for part in parts)),
     )

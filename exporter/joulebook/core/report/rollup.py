@@ -6,7 +6,8 @@ spread over it: exact for rates that change on quarter hours, as all markets' do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -17,7 +18,16 @@ from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.accrual import Tariff, charge
-from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item, total
+from joulebook.core.money.amounts import (
+    ATOMS_PER_HELD,
+    NOTHING,
+    Charge,
+    Charges,
+    Exact,
+    Item,
+    RateUsed,
+    total,
+)
 from joulebook.core.money.rates import RateSet
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.workloads import Labels
@@ -83,6 +93,76 @@ def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT
         return subject
     known = account.workloads.get(subject)
     return Labels() if known is None else level.of(known.labels)
+
+
+def own_rates(account: ReportData) -> ReportData:
+    """Return the account with the weight of each rate that its own energy and held time give it.
+
+    A ledger keeps of each node what was charged at a rate in all, whoever it was charged to. Of a
+    selection a rate weighs what the selection burnt on that node in that quarter hour; where
+    several were in force in one, in proportion to what was charged at each.
+    """
+    energy_uj: dict[_Place, int] = {}
+    held_ns: dict[_Place, dict[str, int]] = {}
+    for row in account.postings:
+        place = (row.node, row.quarter_s)
+        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+        if (model := account.models.get((row.node, row.meter))) is not None:
+            of_models = held_ns.setdefault(place, {})
+            of_models[model] = of_models.get(model, 0) + row.amount.held_ns
+    hardware: dict[_Place, int] = {}
+    for charged in account.charges:
+        if charged.charge.item is Item.HARDWARE:
+            place = (charged.node, charged.quarter_s)
+            hardware[place] = hardware.get(place, 0) + charged.amount.atoms
+    groups: dict[tuple[_Place, str], list[UsedRate]] = {}
+    for rate in account.rates:
+        place = (rate.node, rate.used.quarter_s)
+        if place in energy_uj:
+            groups.setdefault((place, rate.used.quantity), []).append(rate)
+    rates: list[UsedRate] = []
+    for (place, _), rows in groups.items():
+        if any(row.held_ns for row in rows):
+            rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
+        else:
+            rates += _own_energy(rows, energy_uj[place])
+    return msgspec.structs.replace(account, rates=tuple(rates))
+
+
+_Place = tuple[str, int]
+"""A node and the UTC start of a quarter hour."""
+
+_MOST_GUESSES = 4096
+
+
+def _own_energy(rows: Sequence[UsedRate], own_uj: int) -> Iterator[UsedRate]:
+    whole_uj = sum(row.energy_uj for row in rows)
+    for row in rows:
+        # What had no rate is in none of the rows: they never weigh more than was charged.
+        of_row_uj = row.energy_uj * min(own_uj, whole_uj) // (whole_uj or 1)
+        yield row._replace(energy_uj=of_row_uj)
+
+
+def _own_hardware(
+    rows: Sequence[UsedRate], held_ns: Mapping[str, int], atoms: int
+) -> list[UsedRate]:
+    """Return the hourly rates that give `atoms` for what each GPU model was held.
+
+    The row of a rate does not name the model that it is of, but amounts are exact.
+    """
+    models = [model for model, ns in held_ns.items() if ns]
+    if (len(rows) + 1) ** len(models) <= _MOST_GUESSES:
+        for chosen in itertools.product((*rows, None), repeat=len(models)):
+            own_ns: dict[RateUsed, int] = {}
+            for model, row in zip(models, chosen, strict=True):
+                if row is not None:
+                    own_ns[row.used] = own_ns.get(row.used, 0) + held_ns[model]
+            if sum(used.value * ns * ATOMS_PER_HELD for used, ns in own_ns.items()) == atoms:
+                return [
+                    row._replace(held_ns=own_ns[row.used]) for row in rows if row.used in own_ns
+                ]
+    whole_ns, all_ns = sum(row.held_ns for row in rows), sum(held_ns.values())
+    return [row._replace(held_ns=row.held_ns * min(all_ns, whole_ns) // whole_ns) for row in rows]
 
 
 def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:

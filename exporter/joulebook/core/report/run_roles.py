@@ -8,7 +8,7 @@ like the others: they are in the project's energy, and counted by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -83,16 +83,29 @@ def sort_out(
             names = ", ".join(str(run.workload.id) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
         best = found[0]
+        if best.workload.id in excluded:
+            raise ValueError(f"{choice.best!r} is the best run and an excluded one")
+        if best.cut:
+            raise ValueError(
+                f"{choice.best!r} is not whole: it began before or ended after this time"
+            )
     elif len(sweep) == 1:
-        best = sweep[0]
+        best = None if sweep[0].cut else sweep[0]
     return RunRoles(best, sweep, tuple(runs), excluded, states)
 
 
-def _named(runs: Iterable[Run], pattern: str) -> list[Run]:
+def _named(runs: Sequence[Run], pattern: str) -> list[Run]:
     found = [run for run in runs if _is(run, pattern)]
     if not found:
-        raise ValueError(f"{pattern!r} is none of the runs of this report")
+        raise ValueError(f"{pattern!r} is none of the runs of this report; it has {_some(runs)}")
     return found
+
+
+def _some(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "no run at all"
+    names = [run.shown for run in runs[:5]]
+    return ", ".join(names) + (f" and {len(runs) - 5:,} more" if len(runs) > 5 else "")
 
 
 def _is(run: Run, pattern: str) -> bool:

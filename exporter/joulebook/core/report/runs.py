@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charges, total
-from joulebook.core.money.rates import PPM
 from joulebook.core.report.dataset import (
     WHOLE_METER,
     LostStretch,
@@ -26,87 +24,20 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
+from joulebook.core.report.tally import Tally, booked, pue_ppm
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
-
-K = TypeVar("K", Component, str)
-
-UNKNOWN = ""
-"""The method or evidence of energy of which the source does not know it."""
-
-
-class Tally(msgspec.Struct, frozen=True):
-    """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
-
-    `wall_ns` is the GPU time that there was to cover (`None`: not known). `facility` is the energy
-    of the facility as far as a PUE was known, in uJ x 10^-6, and `no_pue_uj` what had none.
-    """
-
-    by_component: Mapping[Component, int] = {}
-    by_method: Mapping[str, int] = {}
-    by_evidence: Mapping[str, int] = {}
-    idle_uj: int = 0
-    held_ns: int = 0
-    wall_ns: int | None = 0
-    bill: Charges = {}
-    facility: int = 0
-    no_pue_uj: int = 0
-
-    @property
-    def energy_uj(self) -> int:
-        """All of it."""
-        return sum(self.by_component.values())
-
-    @property
-    def gpu_uj(self) -> int:
-        """That of GPUs."""
-        return self.by_component.get(Component.GPU, 0)
-
-    @property
-    def facility_uj(self) -> int | None:
-        """Energy of the facility; `None` where a PUE was not known for all of it."""
-        return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
-
-    @property
-    def coverage(self) -> float | None:
-        """Share of the held time that is measured; `None`: not known, or nothing was held."""
-        if not self.wall_ns:
-            return None
-        return min(self.held_ns / self.wall_ns, 1.0)
-
-
-NOTHING = Tally()
-
-
-def added(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
-    every = list(tallies)
-    walls = [each.wall_ns for each in every]
-    return Tally(
-        _sums(each.by_component for each in every),
-        _sums(each.by_method for each in every),
-        _sums(each.by_evidence for each in every),
-        sum(each.idle_uj for each in every),
-        sum(each.held_ns for each in every),
-        None if None in walls else sum(wall for wall in walls if wall is not None),
-        total(each.bill for each in every),
-        sum(each.facility for each in every),
-        sum(each.no_pue_uj for each in every),
-    )
-
-
-def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
-    sums: dict[K, int] = {}
-    for part in parts:
-        for key, amount in part.items():
-            sums[key] = sums.get(key, 0) + amount
-    return sums
 
 
 class Run(msgspec.Struct, frozen=True):
     """One workload on all of its nodes: the GPUs it was booked on, and what came to each model.
 
-    The name of a model is empty where it is not known.
+    Attributes:
+        by_model: By name of the GPU model; empty where it is not known.
+        cut: Whether it began before or ended after the stretch of the account, which has a part
+            of its energy only.
+        replayed: Whether a meter of it was played from a recorded trace.
+
     """
 
     workload: ReportWorkload
@@ -114,6 +45,8 @@ class Run(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
     gpus: frozenset[tuple[str, Meter]] = frozenset()
     by_model: Mapping[str, Amount] = {}
+    cut: bool = False
+    replayed: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -144,7 +77,7 @@ def runs(account: ReportData) -> tuple[Run, ...]:
             key = of.get(charged.subject, charged.subject)
             bills[key].append({charged.charge: charged.amount})
     workloads = _jobs(account, of)
-    pue = _pue(account)
+    pue = pue_ppm(account.rates)
     found = []
     for key in postings.keys() | bills.keys():
         workload = workloads.get(key, ReportWorkload(key))
@@ -153,10 +86,12 @@ def runs(account: ReportData) -> tuple[Run, ...]:
         found.append(
             Run(
                 workload,
-                _booked(rows, total(bills.get(key, [])), pue, _wall_ns(account, rows)),
+                booked(rows, total(bills.get(key, [])), pue, _wall_ns(account, rows)),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
                 _by_model(account, workload, on_gpus),
+                _is_cut(account, workload, rows),
+                any((row.node, row.meter) in account.replayed for row in rows),
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
@@ -200,15 +135,30 @@ def remainders(account: ReportData) -> dict[Remainder, Tally]:
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
-    pue = _pue(account)
+    pue = pue_ppm(account.rates)
     return {
-        reason: _booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
+        reason: booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
         for reason in sorted(rows.keys() | bills.keys())
     }
 
 
 def _start(run: Run) -> int:
     return run.workload.started_utc_ns or 0
+
+
+def _is_cut(account: ReportData, workload: ReportWorkload, rows: Sequence[Posting]) -> bool:
+    began_ns, ended_ns = workload.started_utc_ns, workload.ended_utc_ns
+    until_ns = account.until_s * NS_PER_S
+    if not account.cut.isdisjoint({row.subject for row in rows}):
+        return True
+    if began_ns is not None and began_ns < account.since_s * NS_PER_S:
+        return True
+    if ended_ns is not None:
+        return ended_ns > until_ns
+    if Unknowable.TIMES in account.unknown:
+        return False
+    # Whoever burnt in the last quarter hour of all and has no end goes on.
+    return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
 def _by_model(
@@ -220,47 +170,6 @@ def _by_model(
         model = account.models.get((row.node, row.meter)) or told
         sums[model] = sums.get(model, ZERO).plus(row.amount)
     return sums
-
-
-def _pue(account: ReportData) -> Mapping[tuple[str, int], int]:
-    """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
-    sums: dict[tuple[str, int], list[int]] = {}
-    for row in account.rates:
-        if row.used.quantity == "pue":
-            both = sums.setdefault((row.node, row.used.quarter_s), [0, 0])
-            both[0] += row.energy_uj * row.used.value
-            both[1] += row.energy_uj
-    return {key: energy // weight for key, (energy, weight) in sums.items() if weight}
-
-
-def _booked(
-    rows: Sequence[Posting],
-    bill: Charges,
-    pue: Mapping[tuple[str, int], int],
-    wall_ns: int | None,
-) -> Tally:
-    components: dict[Component, int] = {}
-    methods: dict[str, int] = {}
-    evidence: dict[str, int] = {}
-    idle_uj = held_ns = facility = no_pue_uj = 0
-    for row in rows:
-        component, energy_uj = row.meter.component, row.amount.energy_uj
-        components[component] = components.get(component, 0) + energy_uj
-        method = UNKNOWN if row.method is None else str(row.method)
-        methods[method] = methods.get(method, 0) + energy_uj
-        told = row.evidence or UNKNOWN
-        evidence[told] = evidence.get(told, 0) + energy_uj
-        idle_uj += row.amount.idle_uj
-        if component is Component.GPU:
-            held_ns += row.amount.held_ns
-        ppm = pue.get((row.node, row.quarter_s))
-        if ppm is None:
-            no_pue_uj += energy_uj
-        else:
-            facility += energy_uj * ppm
-    return Tally(
-        components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj
-    )
 
 
 def _wall_ns(account: ReportData, rows: Iterable[Posting]) -> int | None:

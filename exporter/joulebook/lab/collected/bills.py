@@ -171,6 +171,20 @@ def periods(database: Database) -> list[Period]:
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
 
 
+def owners(database: Database) -> list[tuple[str, str, str]]:
+    """Account, user and experiment of all that anything was ever booked to."""
+    rows = database.rows(
+        "SELECT account, person, experiment FROM owners WHERE remainder = '' ORDER BY 1, 2, 3"
+    )
+    return [(str(account), str(person), str(experiment)) for account, person, experiment in rows]
+
+
+def currencies(database: Database) -> list[str]:
+    """The currencies that anything was charged in."""
+    rows = database.rows("SELECT DISTINCT currency FROM kinds WHERE currency <> '' ORDER BY 1")
+    return [str(currency) for (currency,) in rows]
+
+
 def told(database: Database) -> list[tuple[str, int]]:
     """The nodes, and up to when each has told all (UTC seconds; 0: there is more to tell)."""
     found: dict[tuple[str, str], int] = {}

@@ -15,7 +15,7 @@ from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
-from joulebook.lab.collected.rollup import after, closed_to, month_of
+from joulebook.lab.collected.rollup import after, closed_to, month_of, shown
 
 _INSERT = "INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -56,15 +56,33 @@ def correct(
     taker: BilledOwner,
     amounts: Sequence[Transfer],
     reason: Reason,
-) -> int:
-    """Take amounts from `giver` and give them to `taker`; gives the number of the correction.
+    month: int = 0,
+) -> tuple[int, int]:
+    """Take amounts from `giver` and give them to `taker`, in a month that is open (0: the current).
 
-    Raises `InputError` for a correction that says nothing, `LedgerError`.
+    Gives the number of the correction and the month. Raises `InputError` for a correction that
+    says nothing, or of a month that is closed or has not begun; `LedgerError`.
     """
     with database.transaction():
-        month = open_month(database, reason.made_s)
+        current = open_month(database, reason.made_s)
+        if month:
+            _refuse_month(month, closed_to(database), current)
         owners = numbered(database, OWNER, {giver, taker})
-        return _write(database, month, owners[giver], owners[taker], 0, amounts, reason)
+        number = _write(
+            database, month or current, owners[giver], owners[taker], 0, amounts, reason
+        )
+        return number, month or current
+
+
+def _refuse_month(month: int, closed: int, current: int) -> None:
+    if month <= closed:
+        raise InputError(
+            f"{shown(month)} is closed for ever: a correction of it counts in an open month, and "
+            f"says why; leave the month out for {shown(current)}",
+            reason="closed",
+        )
+    if month > current:
+        raise InputError(f"{shown(month)} has not begun", reason="not_begun")
 
 
 def relabel(

@@ -27,6 +27,11 @@ def after(month: int) -> int:
     return month + 1 if month % 100 < 12 else month + 89
 
 
+def before(month: int) -> int:
+    """Return the month before."""
+    return month - 1 if month % 100 > 1 else month - 89
+
+
 def begin_s(month: int) -> int:
     """The UTC second at which a month begins."""
     return int(datetime(month // 100, month % 100, 1, tzinfo=UTC).timestamp())

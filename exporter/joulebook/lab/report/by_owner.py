@@ -8,7 +8,7 @@ import msgspec
 
 from joulebook.config.rates import Rates
 from joulebook.core.report.dataset import ReportData, Selection, Unknowable, UsedRate
-from joulebook.core.report.rollup import Level, Recharged, ReportLine, lines, recharged
+from joulebook.core.report.rollup import Level, Recharged, ReportLine, lines, own_rates, recharged
 from joulebook.errors import ConfigError
 from joulebook.lab.report.sources import ReportSource
 from joulebook.rates.build import charges, rates_of
@@ -19,7 +19,7 @@ class OwnerReport(msgspec.Struct, frozen=True):
     """A report on the quarter hours of [since, until) UTC.
 
     `used` are the rates that energy was charged at when it was booked. `unpriced_uj` is the energy
-    for which the new rates say nothing, by item.
+    for which the new rates say nothing, by item. `warnings` are the source's own.
     """
 
     since_s: int
@@ -27,6 +27,7 @@ class OwnerReport(msgspec.Struct, frozen=True):
     lines: list[ReportLine]
     used: tuple[UsedRate, ...]
     unpriced_uj: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
 
 
 def make(
@@ -49,8 +50,9 @@ def make(
         since_s,
         until_s,
         lines(account, None if anew is None else anew.account, level),
-        account.rates,
+        own_rates(account).rates,
         {} if anew is None else anew.unpriced_uj,
+        account.warnings,
     )
 
 

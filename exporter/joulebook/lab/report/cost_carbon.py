@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from joulebook.config.lab import ReportSection
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item, RateUsed
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable, UsedRate
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.rollup import net
-from joulebook.core.report.runs import Run, Tally
+from joulebook.core.report.runs import Run
+from joulebook.core.report.tally import Tally, pue_ppm
 from joulebook.lab.report.about import About
 from joulebook.lab.report.energy import why_unknown
 from joulebook.lab.report.model import Carbon, Compute, CostFigure, Figure, Rate
@@ -26,38 +27,47 @@ _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
 """The usual precision of training is the first that a model has."""
 
 _PER = {"price": NANO, "hardware": NANO, "carbon": UG_PER_G, "pue": PPM}
+_ON_FACILITY = {"price", "carbon"}
 _UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
 
 
-def rates(rows: Iterable[UsedRate]) -> list[Rate]:
-    """The rates that were used, by quantity, source and quality."""
-    groups: dict[tuple[str, str, str, str], list[UsedRate]] = {}
-    for row in rows:
-        used = row.used
-        groups.setdefault((used.quantity, used.source, str(used.quality), used.unit), []).append(
-            row
-        )
+def rates(used: Sequence[UsedRate]) -> list[Rate]:
+    """The rates that were used, by quantity, source and quality.
+
+    What is charged on the energy of the facility weighs by that, so that a mean here is what the
+    cost or CO2e comes to for each kWh of it.
+    """
+    pue = pue_ppm(used)
+    groups: dict[tuple[str, str, str, str], list[tuple[RateUsed, int]]] = {}
+    for row in used:
+        rate = row.used
+        weight = row.energy_uj or row.held_ns
+        if rate.quantity in _ON_FACILITY:
+            weight *= pue.get((row.node, rate.quarter_s), PPM)
+        key = (rate.quantity, rate.source, str(rate.quality), rate.unit)
+        groups.setdefault(key, []).append((rate, weight))
     whole: dict[str, int] = {}
     for (quantity, *_), members in groups.items():
-        whole[quantity] = whole.get(quantity, 0) + sum(map(_weight, members))
+        whole[quantity] = whole.get(quantity, 0) + sum(weight for _, weight in members)
     return [
         _rate(quantity, source, quality, unit, members, whole[quantity])
         for (quantity, source, quality, unit), members in sorted(groups.items())
     ]
 
 
-def _weight(row: UsedRate) -> int:
-    return row.energy_uj or row.held_ns
-
-
 def _rate(
-    quantity: str, source: str, quality: str, unit: str, rows: Sequence[UsedRate], whole: int
+    quantity: str,
+    source: str,
+    quality: str,
+    unit: str,
+    rows: Sequence[tuple[RateUsed, int]],
+    whole: int,
 ) -> Rate:
     per = _PER.get(quantity, 1)
-    values = [row.used.value for row in rows]
-    weight = sum(map(_weight, rows))
-    mean = sum(row.used.value * _weight(row) for row in rows) / weight if weight else values[0]
-    years = sorted({datetime.fromtimestamp(row.used.quarter_s, UTC).year for row in rows})
+    values = [used.value for used, _ in rows]
+    weight = sum(weight for _, weight in rows)
+    mean = sum(used.value * part for used, part in rows) / weight if weight else values[0]
+    years = sorted({datetime.fromtimestamp(used.quarter_s, UTC).year for used, _ in rows})
     return Rate(
         quantity,
         min(values) / per,

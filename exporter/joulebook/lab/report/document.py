@@ -99,7 +99,7 @@ def _run(run: RunRow) -> tuple[str, ...]:
 
 def _notes(statement: Statement, listed: int) -> Iterator[str]:
     for text in statement.warnings:
-        yield f"Warning: {text}"
+        yield wording.sentence(f"Warning: {text}")
     if listed < len(statement.runs):
         yield (
             f"The {listed} runs with the most energy of {len(statement.runs):,}; "
@@ -169,7 +169,7 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
         (counts.failed, "failed"),
         (counts.cancelled, "cancelled"),
         (counts.running, "running"),
-        (counts.not_known, "with an end that is not known"),
+        (counts.not_known, "with an outcome that is not known"),
         (counts.excluded, "excluded"),
     )
     said = ", ".join(f"{count:,} {name}" for count, name in ends if count)
@@ -178,6 +178,8 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
     )
     if counts.failed_runs:
         yield StatementRow("failed", wording.listed(counts.failed_runs))
+    if counts.partial_runs:
+        yield StatementRow("in part", wording.listed(counts.partial_runs), "not whole in this time")
     if counts.excluded_runs:
         named = [f"{name} ({why})" for name, why in counts.excluded_runs.items()]
         yield StatementRow("excluded", wording.listed(named), "counted in E_project")
@@ -194,6 +196,7 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
 def _quality(statement: Statement) -> Iterator[StatementRow]:
     quality = statement.quality
     yield _row("coverage", quality.coverage)
+    yield _row("hosts measured", quality.host)
     yield StatementRow("methods", _shares(quality.methods))
     yield StatementRow("evidence of holding", _shares(quality.evidence))
     yield _row("sensor, \u00b1", quality.sensor)

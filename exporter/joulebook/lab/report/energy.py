@@ -10,8 +10,9 @@ from joulebook.core.evidence import Method
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable
 from joulebook.core.report.run_roles import RunRoles
-from joulebook.core.report.runs import UNKNOWN, Run, Tally
+from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added
 from joulebook.lab.report.model import Energy, EnergyQuality, Figure, SharePercent
+from joulebook.lab.report.wording import percent
 from joulebook.units import kwh_from_uj
 
 KWH, PERCENT = "kWh", "%"
@@ -26,31 +27,32 @@ def why_unknown(account: ReportData, matter: Unknowable) -> str:
 
 def energy(effort: RunRoles, project: Tally) -> Energy:
     """Energy by part, and by the role of runs."""
-    lower = _lower_bound(project)
-    best = effort.best
+    best, sweep = effort.best, added(run.tally for run in effort.sweep)
     return Energy(
-        gpu=_kwh(project.gpu_uj, lower),
-        host=_host(project, *_HOST),
-        cpu=_host(project, Component.CPU),
-        dram=_host(project, Component.DRAM),
-        other=_host(project, Component.OTHER),
+        gpu=_kwh(project.gpu_uj, _uncovered(project)),
+        host=_host(project, HOST, *_HOST),
+        cpu=_host(project, Component.CPU, Component.CPU),
+        dram=_host(project, Component.DRAM, Component.DRAM),
+        other=_host(project, Component.OTHER, Component.OTHER),
         idle=_kwh(project.idle_uj, "part of E_it: held, and doing no work"),
-        it=_kwh(project.energy_uj, "" if _has_host(project) else "GPUs alone"),
+        it=_of_machines(project),
         facility=_facility(project),
-        best=_unnamed() if best is None else _kwh(best.tally.energy_uj, f"run {best.shown}"),
-        sweep=_kwh(_energy_uj(effort.sweep), _several(len(effort.sweep))),
-        project=_kwh(
-            project.energy_uj, f"{_several(len(effort.project))}, failed and excluded ones too"
+        best=_unnamed() if best is None else _of_machines(best.tally, f"run {best.shown}"),
+        sweep=_of_machines(sweep, _several(len(effort.sweep))),
+        project=_of_machines(
+            project, f"{_several(len(effort.project))}, failed and excluded ones too"
         ),
     )
 
 
-def _kwh(energy_uj: int, note: str = "") -> Figure:
-    return Figure(kwh_from_uj(energy_uj), KWH, note=note)
+def _kwh(energy_uj: int, *notes: str) -> Figure:
+    return Figure(kwh_from_uj(energy_uj), KWH, note="; ".join(filter(None, notes)))
 
 
-def _energy_uj(runs: tuple[Run, ...]) -> int:
-    return sum(run.tally.energy_uj for run in runs)
+def _of_machines(tally: Tally, what: str = "") -> Figure:
+    """Energy of GPUs and hosts together, and whether it is less than was burnt."""
+    boundary = "" if HOST in tally.parts_with or not tally.energy_uj else "GPUs alone"
+    return _kwh(tally.energy_uj, what, boundary, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
 
 def _several(count: int) -> str:
@@ -58,21 +60,26 @@ def _several(count: int) -> str:
 
 
 def _unnamed() -> Figure:
-    return Figure(None, KWH, unknown="nobody said which run it is (--best)")
+    return Figure(None, KWH, unknown="nobody said which whole run it is (--best)")
 
 
-def _has_host(tally: Tally) -> bool:
-    return any(component in tally.by_component for component in _HOST)
-
-
-def _host(tally: Tally, *components: Component) -> Figure:
+def _host(tally: Tally, name: str, *components: Component) -> Figure:
     found = [tally.by_component[each] for each in components if each in tally.by_component]
     if not found:
-        return Figure(None, KWH, unknown="no meter of it booked anything to these runs")
-    return _kwh(sum(found))
+        return Figure(None, KWH, unknown="not measured")
+    return _kwh(sum(found), _partly(tally, name, ""))
 
 
-def _lower_bound(tally: Tally) -> str:
+def _partly(tally: Tally, name: str, what: str) -> str:
+    """That a component was measured on a part of the nodes only."""
+    share = tally.measured_with(name)
+    if not 0 < share < 1:
+        return ""
+    of = "GPU-hours" if tally.parts.held_ns else "runs and nodes"
+    return f"a lower bound: {what}measured for {percent(100 * share)} of the {of}"
+
+
+def _uncovered(tally: Tally) -> str:
     return "a lower bound: see coverage" if (tally.coverage or 1.0) < 0.9995 else ""
 
 
@@ -84,7 +91,7 @@ def _facility(tally: Tally) -> Figure:
             part, whole = kwh_from_uj(tally.no_pue_uj), kwh_from_uj(tally.energy_uj)
             why += f" for {part:,.4g} of {whole:,.4g} kWh"
         return Figure(None, KWH, unknown=why)
-    return _kwh(facility_uj)
+    return _kwh(facility_uj, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
 
 def quality(account: ReportData, project: Tally, settings: ReportSection) -> EnergyQuality:
@@ -99,6 +106,7 @@ def quality(account: ReportData, project: Tally, settings: ReportSection) -> Ene
         coverage=_coverage(account, project),
         methods=_shares(project.by_method, project.energy_uj),
         evidence=_shares(project.by_evidence, project.energy_uj),
+        host=_host_share(project),
         sensor=Figure(
             sensor,
             PERCENT,
@@ -127,6 +135,13 @@ def _coverage(account: ReportData, project: Tally) -> Figure:
     if project.coverage is None:
         return Figure(None, PERCENT, unknown="no GPU was held")
     return Figure(100 * project.coverage, PERCENT, note="measured time / time held")
+
+
+def _host_share(project: Tally) -> Figure:
+    of = "GPU-hours" if project.parts.held_ns else "runs and nodes"
+    return Figure(
+        100 * project.measured_with(HOST), PERCENT, note=f"{of} for which E_host was measured"
+    )
 
 
 def _shares(parts: Mapping[str, int], whole_uj: int) -> list[SharePercent]:

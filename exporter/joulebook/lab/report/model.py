@@ -50,7 +50,9 @@ class Gpus(Struct, frozen=True):
 class RunRow(Struct, frozen=True):
     """One run: a job on all of its nodes, or a pod. `role` is `best`, `sweep`, `excluded` or empty.
 
-    Energy is that of the machines (without PUE). `cost` is by kind and currency.
+    Energy is that of the machines (without PUE). `cost` is by kind and currency. A run that is not
+    `whole` began before or ended after the time of the statement, and a part of its energy is here.
+    What is of a `recorded_trace` was not measured.
     """
 
     id: str
@@ -59,6 +61,7 @@ class RunRow(Struct, frozen=True):
     account: str
     experiment: str
     state: str
+    whole: bool
     role: str
     excluded_because: str
     nodes: list[str]
@@ -73,10 +76,15 @@ class RunRow(Struct, frozen=True):
     coverage_percent: float | None
     co2e_kg: float | None
     cost: dict[str, float]
+    recorded_trace: bool
 
 
 class Counts(Struct, frozen=True):
-    """How many runs there were, by how they ended. All of them are in the energy."""
+    """How many runs there were, by how they ended. All of them are in the energy.
+
+    `not_known` is how many have an outcome that is not known; `partial_runs` are those of which
+    only a part is in the time of the statement.
+    """
 
     total: int
     completed: int
@@ -87,6 +95,7 @@ class Counts(Struct, frozen=True):
     excluded: int
     failed_runs: list[str]
     excluded_runs: dict[str, str]
+    partial_runs: list[str]
     states_from: str
 
 
@@ -128,7 +137,9 @@ class Energy(Struct, frozen=True):
 class EnergyQuality(Struct, frozen=True):
     """How well the energy is known.
 
-    `coverage` is measured time to the time for which GPUs were held. `uncertainty` is the
+    `coverage` is measured time to the time for which GPUs were held, `host` the share of that time
+    for which energy of hosts was measured too: below 100 % `energy.host` and what it is a part of
+    are lower bounds, and at 0 % energy is that of GPUs alone. `uncertainty` is the
     half-width of the measured part: `sensor` and `reading` (what the way from ledger to report
     adds) added up. `attribution` is apart from it: the part of the energy that was shared out
     among several holders, or comes from a model.
@@ -137,6 +148,7 @@ class EnergyQuality(Struct, frozen=True):
     coverage: Figure
     methods: list[SharePercent]
     evidence: list[SharePercent]
+    host: Figure
     sensor: Figure
     reading: Figure
     uncertainty: Figure
@@ -224,12 +236,18 @@ class Restated(Struct, frozen=True):
 
 
 class Statement(Struct, frozen=True):
-    """The energy, cost and CO2e of an experiment, and how they are known."""
+    """The energy, cost and CO2e of an experiment, and how they are known.
+
+    `recorded_trace` says that energy of a trace is in it (a demo or a replay), which was not
+    measured here; `named_in_code` that the researcher's code named the experiment.
+    """
 
     version: Literal[1]
     title: str
     made_by: str
     made_utc: str
+    recorded_trace: bool
+    named_in_code: bool
     source: str
     warnings: list[str]
     unknown: dict[str, str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulebook.lab.report.model import Figure, Statement
-from joulebook.lab.report.wording import number, percent, quantity
+from joulebook.lab.report.wording import number, percent, quantity, sentence
 
 
 def sentences(statement: Statement) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def _runs(count: int) -> str:
 def _warned(statement: Statement) -> Iterator[str]:
     """Before any figure: what the source itself says against them."""
     for text in statement.warnings:
-        yield f"Warning: {text}."
+        yield sentence(f"Warning: {text}")
 
 
 def _what(statement: Statement) -> Iterator[str]:
@@ -58,7 +58,9 @@ def _what(statement: Statement) -> Iterator[str]:
         if count
     ]
     if counts.not_known and ends:
-        ends.append(f"{counts.not_known:,} with an end that is not on record")
+        ends.append(f"{counts.not_known:,} with an outcome that is not known")
+    if counts.partial_runs:
+        ends.append(f"{len(counts.partial_runs):,} of them only in part")
     said = f" ({', '.join(ends)}; all of them are counted)" if ends else ""
     gpus = " and ".join(
         f"{gpu.count or ''} {gpu.model} GPU{'' if gpu.count == 1 else 's'}".strip()
@@ -86,6 +88,9 @@ def _energy(statement: Statement) -> Iterator[str]:
     text = f"The GPUs consumed {_value(energy.gpu)}"
     if energy.host.value is not None:
         text += f", and the rest of their hosts {_value(energy.host)}"
+        host = statement.quality.host.value or 0.0
+        if host < 100:
+            text += f" (a lower bound, measured for {percent(host)} of the GPU-hours)"
     else:
         text += " (the energy of their hosts was not measured)"
     if energy.idle.value and energy.it.value:
@@ -107,9 +112,10 @@ def _roles(statement: Statement) -> Iterator[str]:
     energy, counts = statement.energy, statement.counts
     if counts.total < 2 or energy.best.value is None:
         return
+    of_sweep = energy.sweep.note.partition(";")[0]
     yield (
         f"Without PUE, the run that is reported took {_value(energy.best)}, the sweep that it was "
-        f"chosen from {_value(energy.sweep)} ({energy.sweep.note}), and the project as a whole "
+        f"chosen from {_value(energy.sweep)} ({of_sweep}), and the project as a whole "
         f"{_value(energy.project)}."
     )
 
@@ -163,10 +169,9 @@ def _how(statement: Statement) -> Iterator[str]:
     }
     if methods:
         how = ", ".join(f"{percent(part)} by {told.get(n, n)}" for n, part in methods.items())
-        yield (
-            f"Energy was measured by {statement.made_by} without changes to the code of the "
-            f"experiments: {how}."
-        )
+        unchanged = "" if statement.named_in_code else " without changes to the code of the runs"
+        was = "played from a recorded trace" if statement.recorded_trace else "measured"
+        yield f"Energy was {was} by {statement.made_by}{unchanged}: {how}."
     if modelled:
         yield f"{percent(modelled)} of the energy was not measured, but comes from a model."
     covered = quality.coverage.value

@@ -35,7 +35,15 @@ from joulebook.core.report.dataset import (
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
-from joulebook.lab.report.prometheus_api import PrometheusApi, Sample, exact, over_time, selector
+from joulebook.lab.report.prometheus_api import (
+    PrometheusApi,
+    Sample,
+    exact,
+    over_time,
+    selector,
+)
+from joulebook.lab.report.prometheus_names import Names
+from joulebook.lab.report.prometheus_nodes import Nodes
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
@@ -93,7 +101,7 @@ class PrometheusSource:
             ) from None
 
     def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
-        asked = _Asked(self._api, since_s, at_s, selection)
+        asked = _Asked(self._api, since_s, at_s, selection, is_past=at_s == until_s)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
         charges = [*asked.charges()]
@@ -101,7 +109,7 @@ class PrometheusSource:
             postings += [*asked.remainders()]
             charges += [*asked.remainder_charges()]
         folded = sum(s.value for s in asked.now("joulebook_overflow_total", "last", Selection()))
-        warnings = list(self._api.warnings)
+        warnings = [*self._api.warnings, *asked.nodes.warnings()]
         if folded:
             warnings.append(
                 "some runs stand under the name (overflow), since a budget of series was spent: "
@@ -119,24 +127,37 @@ class PrometheusSource:
             unknown=_UNKNOWN,
             error_ratio=asked.error_ratio(postings),
             warnings=tuple(warnings),
+            cut=frozenset(asked.cut),
         )
 
 
 class _Asked:
     """The questions of one report."""
 
-    def __init__(self, api: PrometheusApi, since_s: int, at_s: int, wanted: Selection) -> None:
+    def __init__(
+        self, api: PrometheusApi, since_s: int, at_s: int, wanted: Selection, *, is_past: bool
+    ) -> None:
         self._api = api
         self._since_s, self._at_s = since_s, at_s
         self._span_s = at_s - since_s
         self._wanted = wanted
         self._alive: set[WorkloadId] = set()
+        self.cut: set[WorkloadId] = set()
+        self._is_past = is_past
         self._gpus: dict[WorkloadId, int] = {}
+        self.nodes = Nodes(api, since_s, at_s)
+        # A run that is over lingers: what did not grow is none of this time.
         self._burnt = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
+        self._burnt = [sample for sample in self._burnt if sample.value > 0]
         self._held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
+        self._held = [sample for sample in self._held if sample.value > 0]
+        by = ("cluster", "node", "component", "reason")
+        nobodys = f"{_R}energy_joules_total"
+        self._nobodys = self.grown(nobodys, by, wanted) if wanted.everything else []
+        self._names = Names((*self._burnt, *self._held, *self._nobodys))
 
     def grown(self, metric: str, labels: Iterable[str], wanted: Selection) -> list[Sample]:
-        query = exact(selector(metric, wanted), labels, self._span_s)
+        query = exact(metric, wanted, labels, self._span_s, self.nodes.late)
         return self._api.instant(query, self._at_s)
 
     def now(self, metric: str, function: str, wanted: Selection) -> list[Sample]:
@@ -146,16 +167,24 @@ class _Asked:
 
     def workloads(self) -> dict[WorkloadId, ReportWorkload]:
         """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
-        owners = {_id(s.labels): s.labels for s in (*self._burnt, *self._held)}
-        names = frozenset(key.workload for key in owners)
-        info: dict[WorkloadId, Mapping[str, str]] = {}
+        every = [s.labels for s in (*self._burnt, *self._held)]
+        names = frozenset(labels.get("workload", "") for labels in every)
+        info: dict[_Shown, dict[str, Mapping[str, str]]] = {}
         named = Selection(workloads=names if len(names) <= _MOST_NAMED else frozenset())
         for sample in self.now(f"{_W}info", "last", named) if names else ():
-            key = _id(sample.labels)
-            info[key] = sample.labels
+            # One that is stored twice is of one node.
+            info.setdefault(_shown(sample.labels), {})[self._names.node(sample.labels)] = (
+                sample.labels
+            )
+        found: dict[WorkloadId, ReportWorkload] = {}
+        for labels in every:
+            key, told = self._names.run(labels), info.get(_shown(labels), {})
             # Each node tells of the GPUs that it saw held.
-            self._gpus[key] = self._gpus.get(key, 0) + _whole(sample.labels.get("gpu_count", ""))
-        return {key: self._workload(key, each, info.get(key, {})) for key, each in owners.items()}
+            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in told.values())
+            known = self._workload(key, labels, next(iter(told.values()), {}))
+            if key not in found or known.labels.user:
+                found[key] = known
+        return found
 
     def _workload(
         self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
@@ -163,7 +192,7 @@ class _Asked:
         extra = ("partition", "image", "array", "gpu_model")
         return ReportWorkload(
             key,
-            display=key.workload,
+            display=labels.get("workload", ""),
             name=about.get("name", ""),
             labels=Labels(*(labels.get(name, "") for name in Labels._fields)),
             gpu_count=self._gpus.get(key, 0),
@@ -176,12 +205,12 @@ class _Asked:
         """Energy by run, node and component; held time stands with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
-        idle = {_key(sample): sample.value for sample in resting}
-        held = {_key(sample): sample.value for sample in self._held}
+        idle = {self._key(sample): sample.value for sample in resting}
+        held = {self._key(sample): sample.value for sample in self._held}
         self._note_alive()
         gpus = str(Component.GPU)
         for sample in self._burnt:
-            node, key, component = _key(sample)
+            node, key, component = self._key(sample)
             held_s = held.pop((node, key, ""), 0.0) if component == gpus else 0.0
             amount = Amount(
                 round(sample.value * UJ_PER_J),
@@ -207,35 +236,41 @@ class _Asked:
 
     def _note_alive(self) -> None:
         """The runs that had begun when the range began, or still burnt something as it ended."""
-        series = selector(f"{_W}energy_joules_total", self._wanted)
-        begun = f"last_over_time({series}[{2 * EDGE_S}s])"
-        self._alive |= {_id(s.labels) for s in self._api.instant(begun, self._since_s)}
-        ending = exact(series, _OWNER, EDGE_S)
-        self._alive |= {_id(s.labels) for s in self._api.instant(ending, self._at_s) if s.value > 0}
+        metric = f"{_W}energy_joules_total"
+        begun = f"last_over_time({selector(metric, self._wanted)}[{2 * EDGE_S}s])"
+        ending = exact(metric, self._wanted, (*_OWNER, "component"), EDGE_S)
+        going_on = [s for s in self._api.instant(ending, self._at_s) if s.value > 0]
+        known = {self._names.run(s.labels) for s in self._api.instant(begun, self._since_s)}
+        goes_on = {self._names.run(s.labels) for s in going_on}
+        self._alive |= known | goes_on
+        self.cut |= known | (goes_on if self._is_past else set())
+
+    def _key(self, sample: Sample) -> tuple[str, WorkloadId, str]:
+        labels = sample.labels
+        return self._names.node(labels), self._names.run(labels), labels.get("component", "")
 
     def charges(self) -> Iterator[Charged]:
         """Money and CO2e by run and node."""
         for sample in self.grown(f"{_W}cost_total", (*_OWNER, "kind", "currency"), self._wanted):
-            yield self._money(sample, _id(sample.labels), Item(sample.labels["kind"]))
+            yield self._money(sample, self._names.run(sample.labels), Item(sample.labels["kind"]))
         for sample in self.grown(f"{_W}credit_total", (*_OWNER, "currency"), self._wanted):
-            yield self._money(sample, _id(sample.labels), Item.CREDIT)
+            yield self._money(sample, self._names.run(sample.labels), Item.CREDIT)
         for sample in self.grown(f"{_W}co2e_grams_total", _OWNER, self._wanted):
-            yield self._co2e(sample, _id(sample.labels))
+            yield self._co2e(sample, self._names.run(sample.labels))
 
     def remainders(self) -> Iterator[Posting]:
         """Energy that belongs to nobody."""
-        by = ("node", "component", "reason")
-        for sample in self.grown(f"{_R}energy_joules_total", by, Selection()):
+        for sample in self._nobodys:
             labels = sample.labels
             meter = Meter(Component(labels["component"]), WHOLE_METER)
             amount = Amount(round(sample.value * UJ_PER_J))
             subject = Remainder(labels["reason"])
-            node = labels.get("node", "")
+            node = self._names.node(labels)
             yield Posting(node, subject, meter, self._since_s, amount, None, None)
 
     def remainder_charges(self) -> Iterator[Charged]:
         """What it cost."""
-        by = ("node", "reason")
+        by = ("cluster", "node", "reason")
         for sample in self.grown(f"{_R}cost_total", (*by, "kind", "currency"), Selection()):
             yield self._money(
                 sample, Remainder(sample.labels["reason"]), Item(sample.labels["kind"])
@@ -248,11 +283,11 @@ class _Asked:
     def _money(self, sample: Sample, subject: Subject, item: Item) -> Charged:
         charge = Charge(item, sample.labels["currency"])
         amount = Exact(*divmod(round(sample.value * NANO), NANO))
-        return Charged(sample.labels.get("node", ""), subject, self._since_s, charge, amount)
+        return Charged(self._names.node(sample.labels), subject, self._since_s, charge, amount)
 
     def _co2e(self, sample: Sample, subject: Subject) -> Charged:
         amount = Exact(*divmod(round(sample.value * UG_PER_G), NANO))
-        node = sample.labels.get("node", "")
+        node = self._names.node(sample.labels)
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
     def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
@@ -270,7 +305,7 @@ class _Asked:
         ):
             for function in ("avg", "min", "max"):
                 for labels, value in self.now(metric, function, Selection()):
-                    node = labels.get("node", "")
+                    node = self._names.node(labels)
                     if node not in burnt:
                         continue
                     source = labels.get("source", "")
@@ -299,13 +334,11 @@ class _Asked:
         return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
 
 
-def _id(labels: Mapping[str, str]) -> WorkloadId:
-    return WorkloadId(labels.get("scheduler", ""), labels.get("workload", ""))
+_Shown = tuple[str, str, str]
 
 
-def _key(sample: Sample) -> tuple[str, WorkloadId, str]:
-    labels = sample.labels
-    return labels.get("node", ""), _id(labels), labels.get("component", "")
+def _shown(labels: Mapping[str, str]) -> _Shown:
+    return labels.get("cluster", ""), labels.get("scheduler", ""), labels.get("workload", "")
 
 
 def _whole(text: str) -> int:

@@ -59,8 +59,8 @@ def _literal(text: str) -> str:
     return "".join(f"\\{c}" if c in r"\.+*?()|[]{}^$" else c for c in text)
 
 
-def selector(metric: str, wanted: Selection) -> str:
-    """A metric and its matchers."""
+def selector(metric: str, wanted: Selection, nodes: Iterable[str] = ()) -> str:
+    """Return a metric and its matchers."""
     shown = {name.rpartition("/")[2] if name.count("/") == 1 else name for name in wanted.workloads}
     parts = [
         matcher(label, names)
@@ -69,17 +69,51 @@ def selector(metric: str, wanted: Selection) -> str:
             ("user", wanted.users),
             ("account", wanted.accounts),
             ("workload", shown),
+            ("node", tuple(nodes)),
         )
         if names
     ]
     return f"{metric}{{{','.join(parts)}}}"
 
 
-def exact(series: str, labels: Iterable[str], span_s: int) -> str:
-    """How much a counter grew in the `span_s` before the instant that is asked about."""
-    last = f"last_over_time({series}[{span_s}s])"
-    before = f"last_over_time({series}[{BEFORE_S}s] offset {span_s}s)"
-    return f"sum by ({', '.join(labels)}) ({last} - (({before} <= {last}) or {last} * 0))"
+class Late(NamedTuple):
+    """Nodes that the storage has only from some time in the range on.
+
+    Attributes:
+        nodes: Their names.
+        offset_s: How long before the end of the range the last of them had come.
+        window_s: How far back from there the first sample of all of them lies at most.
+
+    """
+
+    nodes: frozenset[str]
+    offset_s: int
+    window_s: int
+
+
+def exact(
+    metric: str,
+    wanted: Selection,
+    labels: Iterable[str],
+    span_s: int,
+    late: Late | None = None,
+) -> str:
+    """Return the query for how much a counter grew in the `span_s` before the instant asked about.
+
+    `labels` are all that tell its series apart. One that is stored more than once, since it was
+    scraped by two jobs, by two replicas or at two addresses one after the other, is one counter: it
+    never falls, so its greatest value counts. What a late node had counted when it was first seen
+    does not count: nobody knows when it was burnt.
+    """
+    by = f"by ({', '.join(labels)})"
+    series = selector(metric, wanted)
+    last = f"max {by} (last_over_time({series}[{span_s}s]))"
+    before = f"max {by} (last_over_time({series}[{BEFORE_S}s] offset {span_s}s))"
+    if late is not None:
+        of_late = selector(metric, wanted, late.nodes)
+        first = f"min_over_time({of_late}[{late.window_s}s] offset {late.offset_s}s)"
+        before = f"({before} or min {by} ({first}))"
+    return f"{last} - (({before} <= {last}) or {last} * 0)"
 
 
 def over_time(function: str, series: str, span_s: int) -> str:

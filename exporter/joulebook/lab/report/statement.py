@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from joulebook import __version__
 from joulebook.config.lab import ReportSection
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable
+from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.run_roles import RoleChoice, RunRoles, State, sort_out
-from joulebook.core.report.runs import Run, added, runs
+from joulebook.core.report.runs import Run, runs
+from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import ConfigError
 from joulebook.lab.report import cost_carbon, energy
@@ -69,20 +70,21 @@ def make(
 
     Raises `ConfigError` for a run that was named and is none.
     """
-    charged = account if anew is None else anew.account
+    charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
         effort = sort_out(found, choice, told.states)
     except ValueError as error:
-        raise ConfigError(f"{error}; it has {_some(found)}") from None
+        raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
-    used = _of_these_quarters(charged)
     inventory = _inventory(charged, found, told.settings, about)
     return Statement(
         version=VERSION,
         title=about.title or ", ".join(inventory.experiments) or "all that is selected",
         made_by=f"joulebook {__version__}",
         made_utc=_utc(told.made_utc_s),
+        recorded_trace=any(run.replayed for run in found),
+        named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
         warnings=list(account.warnings),
         unknown={str(matter): why for matter, why in account.unknown.items()},
@@ -92,8 +94,8 @@ def make(
         counts=_counts(effort, told.states_from),
         energy=energy.energy(effort, project),
         quality=energy.quality(charged, project, told.settings),
-        rates=cost_carbon.rates(used.rates),
-        carbon=cost_carbon.carbon(used, found, project, told.settings, about, told.zone),
+        rates=cost_carbon.rates(charged.rates),
+        carbon=cost_carbon.carbon(charged, found, project, told.settings, about, told.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
         result=ReportedResult(about.params, about.flops, about.metric, about.split, about.value),
@@ -108,24 +110,6 @@ def make(
         restated=None if anew is None else _restated(account, anew),
         runs=_rows(found, effort),
         limits=[LIMITS],
-    )
-
-
-def _some(found: Sequence[Run]) -> str:
-    if not found:
-        return "no run at all"
-    names = [run.shown for run in found[:5]]
-    return ", ".join(names) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
-
-
-def _of_these_quarters(account: ReportData) -> ReportData:
-    """The account with the rates of the quarter hours and nodes in which its runs burnt energy.
-
-    A ledger keeps the rates of a node, not those of a run.
-    """
-    there = {(row.node, row.quarter_s) for row in account.postings}
-    return replace(
-        account, rates=tuple(r for r in account.rates if (r.node, r.used.quarter_s) in there)
     )
 
 
@@ -202,6 +186,7 @@ def _counts(effort: RunRoles, states_from: str) -> Counts:
         len(effort.excluded),
         [run.shown for run in failed],
         {by_id[key].shown: why for key, why in effort.excluded.items()},
+        [run.shown for run in effort.project if run.cut],
         states_from,
     )
 
@@ -232,6 +217,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         account,
         experiment,
         str(state),
+        not run.cut,
         role,
         excluded_because,
         list(run.nodes),
@@ -246,6 +232,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         None if tally.coverage is None else 100 * tally.coverage,
         cost_carbon.kg(tally.bill),
         cost_carbon.money(tally.bill),
+        run.replayed,
     )
 
 

@@ -87,6 +87,11 @@ def nearest(name: str, there: Iterable[str]) -> str:
     return said + (f", {len(names):,} in all" if len(names) > len(near) else "")
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, if it has none."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def span(statement: Statement) -> str:
     """The stretch of time that was asked for."""
     since = statement.since_utc or "the begin of the books"

@@ -50,6 +50,8 @@ class IpmiSensor:
     """The power that the BMC of this machine tells, asked each `every_s`."""
 
     name = "ipmi"
+    kind = "power"
+    components = frozenset({Component.OTHER})
 
     def __init__(
         self,
@@ -70,6 +72,10 @@ class IpmiSensor:
     def pace(self) -> Pace:
         """A BMC is slow, and answers others too."""
         return Pace(most_s=self._every_s, least_s=self._every_s)
+
+    def owns(self, meter: Meter) -> bool:
+        """The node, as IPMI tells it."""
+        return meter == METER
 
     def open(self) -> None:
         """Nothing is held open."""

@@ -24,12 +24,14 @@ from joulebook.commands.shared.text import (
     pad,
     percent,
     power,
+    shorten,
     shown,
     size,
     size_of,
     table,
     wrap,
 )
+from joulebook.core.units_text import CO2E, ENERGY, in_column
 
 
 class Terminal(io.StringIO):
@@ -90,8 +92,55 @@ def test_a_table_leaves_spare_columns_out_and_squeezes_the_widest() -> None:
     cols = (Column("A", least=4), Column("B", right=True), Column("C", spare=1))
     rows = [["a" * 30, "12 W", "extra"]]
     assert table(cols, rows, 60)[1] == "a" * 30 + "  12 W  extra"
-    assert table(cols, rows, 12)[1] == "aaaaa…  12 W"
+    assert table(cols, rows, 12)[1] == "aaa…aa  12 W"
     assert table(cols, rows, 12)[0] == "A          B"
+
+
+def test_no_figure_of_a_table_is_cut() -> None:
+    cols = (
+        Column("WHO", least=8),
+        Column("ENERGY (kWh)", right=True),
+        Column("CO2e (g)", right=True),
+    )
+    rows = [["nlp/ada/bert-base-sweep-17", "12,345,678.901", "39,818.123456"]]
+    for width in (40, 20, 1):
+        assert table(cols, rows, width)[1].endswith("  12,345,678.901  39,818.123456")
+
+
+def test_names_of_a_sweep_stay_apart() -> None:
+    names = [shorten(f"resnet50-imagenet-sweep-lr{n}", 16) for n in range(10)]
+    assert len(set(names)) == 10
+    assert all(columns(name) <= 16 for name in names)
+    assert shorten("abc", 3) == "abc"
+    assert shorten("模型模型模型", 5) == "模型…"
+
+
+def test_a_table_in_a_pipe_has_all_the_room_it_needs() -> None:
+    assert Screen(io.StringIO(), {}).table_width > 1_000
+    assert Screen(io.StringIO(), {"COLUMNS": "80"}).table_width == 80
+
+
+@given(st.lists(st.integers(0, 10**18), min_size=1, max_size=8))
+def test_one_unit_for_a_column(values: list[int]) -> None:
+    unit, cells = in_column(values, ENERGY)
+    per = {name: per for per, name in ENERGY}[unit]
+    assert (
+        len({cell.partition(".")[2] and len(cell.partition(".")[2]) for cell in cells if cell}) == 1
+    )
+    for value, cell in zip(values, cells, strict=True):
+        number = float(cell.removeprefix("<").replace(",", ""))
+        if cell.startswith("<"):
+            assert 0 < value / per < number
+        else:
+            assert number == pytest.approx(value / per, rel=0.06, abs=1e-6)
+            assert bool(number) == bool(value)
+
+
+def test_units_of_a_column() -> None:
+    assert in_column([14_580_000_000, 401_000_000, None], ENERGY) == ("Wh", ["4.05", "0.11", "-"])
+    assert in_column([33_319_224_000], CO2E) == ("kg", ["33.3"])
+    assert in_column([0, None], ENERGY) == ("J", ["0", "-"])
+    assert in_column([36 * 10**14, 1], ENERGY) == ("MWh", ["1.000000", "<0.000001"])
 
 
 def test_wrap_breaks_between_words() -> None:

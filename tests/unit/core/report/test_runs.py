@@ -22,7 +22,8 @@ from joulebook.core.report.dataset import (
     joined,
 )
 from joulebook.core.report.run_roles import RoleChoice, State, sort_out
-from joulebook.core.report.runs import added, remainders, runs
+from joulebook.core.report.runs import remainders, runs
+from joulebook.core.report.tally import added
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 

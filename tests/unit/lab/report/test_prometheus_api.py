@@ -20,6 +20,7 @@ from joulebook.lab.report import prometheus_api
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import (
     Access,
+    Late,
     PrometheusApi,
     exact,
     matcher,
@@ -183,9 +184,14 @@ def test_names_in_queries() -> None:
     assert matcher("user", {"a.b", "c|d"}) == r'user=~"a\\.b|c\\|d"'
     wanted = Selection(experiments=frozenset({"x"}), workloads=frozenset({"slurm/101_7"}))
     assert selector("m", wanted) == 'm{experiment="x",workload="101_7"}'
-    assert exact("m", ("node",), 60) == (
-        "sum by (node) (last_over_time(m[60s]) - ((last_over_time(m[900s] offset 60s) <= "
-        "last_over_time(m[60s])) or last_over_time(m[60s]) * 0))"
+    last = "max by (node) (last_over_time(m{}[60s]))"
+    before = "max by (node) (last_over_time(m{}[900s] offset 60s))"
+    assert exact("m", Selection(), ("node",), 60) == (
+        f"{last} - (({before} <= {last}) or {last} * 0)"
+    )
+    first = 'min by (node) (min_over_time(m{node="n1"}[10s] offset 50s))'
+    assert exact("m", Selection(), ("node",), 60, Late(frozenset({"n1"}), 50, 10)) == (
+        f"{last} - ((({before} or {first}) <= {last}) or {last} * 0)"
     )
 
 

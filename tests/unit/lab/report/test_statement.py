@@ -294,7 +294,7 @@ def test_failed_runs_are_counted_and_named(
     found = told(capsys, config)
     assert found["counts"] == {
         "total": 4, "completed": 1, "failed": 1, "cancelled": 1, "running": 0, "not_known": 1,
-        "excluded": 0, "failed_runs": ["102"], "excluded_runs": {},
+        "excluded": 0, "failed_runs": ["102"], "excluded_runs": {}, "partial_runs": [],
         "states_from": "ends of runs from sacct",
     }  # fmt: skip
     assert found["energy"]["project"]["value"] == 24
@@ -303,7 +303,7 @@ def test_failed_runs_are_counted_and_named(
     assert main(["--config", str(config), "report", "--experiment", "bert-base"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert (
-        "took 4 runs (1 completed, 1 failed, 1 cancelled, 1 with an end that is not on record; "
+        "took 4 runs (1 completed, 1 failed, 1 cancelled, 1 with an outcome that is not known; "
         "all of them are counted)"
     ) in text
     assert "failed 102" in text

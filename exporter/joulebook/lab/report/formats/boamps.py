@@ -14,7 +14,7 @@ from typing import Any
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.wording import NOT_KNOWN
+from joulebook.lab.report.wording import NOT_KNOWN, sentence
 
 _SPACE = uuid.UUID("6f1f5b0a-6a55-4c5e-9d3b-3a1c6f3d7e21")
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -55,7 +55,8 @@ def report(statement: Statement) -> dict[str, Any]:
                 }
             ],
             "taskDescription": one_line(
-                f"{statement.title}: {statement.counts.total} runs, failed and excluded ones too",
+                f"{statement.title}: {statement.counts.total} runs, failed and excluded ones too"
+                + "".join(f"; {sentence(text)}" for text in statement.warnings),
                 500,
             ),
         },
@@ -84,10 +85,10 @@ def _measure(statement: Statement) -> dict[str, Any]:
     energy, what = statement.energy, statement.inventory
     methods = ", ".join(share.name for share in statement.quality.methods)
     found: dict[str, Any] = {
-        "measurementMethod": "joulebook",
+        "measurementMethod": "recorded trace" if statement.recorded_trace else "joulebook",
         "version": __version__,
         "gpuTrackingMode": methods,
-        "powerConsumption": energy.it.value,
+        "powerConsumption": _rounded(energy.it.value or 0.0),
     }
     if energy.cpu.value is not None:
         # Of both together: "modelled" among them must not read as measured.
@@ -121,13 +122,19 @@ def _environment(statement: Statement) -> dict[str, Any]:
     if statement.inventory.region:
         found["location"] = one_line(statement.inventory.region, 200)
     if statement.carbon.intensity.value is not None:
-        found["powerSourceCarbonIntensity"] = statement.carbon.intensity.value
+        found["powerSourceCarbonIntensity"] = _rounded(statement.carbon.intensity.value)
     return found
 
 
 def _quality(statement: Statement) -> str:
+    if statement.recorded_trace:
+        return "low"
     error = statement.quality.uncertainty.value or 0.0
     return "high" if error <= _HIGH else "medium" if error <= _MEDIUM else "low"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _time(iso: str) -> str:

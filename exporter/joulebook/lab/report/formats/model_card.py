@@ -50,8 +50,9 @@ def _source(statement: Statement) -> str:
     energy = statement.energy
     facility = energy.facility if energy.facility.value is not None else energy.it
     of = "facility" if energy.facility.value is not None else "machines"
+    how = "recorded trace, not measured" if statement.recorded_trace else "measured"
     mark = ", by a default carbon intensity" if statement.carbon.location_based.default else ""
     return (
-        f"{statement.made_by}: measured, {number(facility.value or 0)} kWh of the {of} over "
+        f"{statement.made_by}: {how}, {number(facility.value or 0)} kWh of the {of} over "
         f"{statement.counts.total} runs{mark}"
     )

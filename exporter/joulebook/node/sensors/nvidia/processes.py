@@ -14,8 +14,14 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
-from joulebook.node.sensors.nvidia.errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, error
+from joulebook.node.sensors.nvidia.api import MAX_MEMORY_BYTES, NvmlDevice, Session
+from joulebook.node.sensors.nvidia.errors import (
+    ABSENT,
+    INSUFFICIENT_SIZE,
+    NOT_FOUND,
+    error,
+    implausible,
+)
 from joulebook.node.workloads.host.procfs import is_gone, stat_of
 from joulebook.units import NS_PER_US
 
@@ -32,6 +38,11 @@ _LISTS = (
     "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
 )
+
+MAX_PID = 1 << 22
+"""Linux numbers no process higher (PID_MAX_LIMIT)."""
+
+PROCESSES_IMPLAUSIBLE = "processes_implausible"
 
 LOOK_BACK_US = 15_000_000
 """Drivers keep a few seconds of samples; nothing older is asked for."""
@@ -74,6 +85,7 @@ class ProcessReader:
         )
         self._usual_size = 32 if early_r535 else 24
         self._room = _FIRST_ROOM
+        self.rejected = device.rejected
 
     def listed(self) -> dict[ProcessOnCard, int | None] | None:
         """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
@@ -92,6 +104,9 @@ class ProcessReader:
                 continue
             if code:
                 raise error(code, "nvmlDeviceGetRunningProcesses")
+            if count > len(buffer) // max(ENTRY_SIZES):
+                self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+                raise implausible("nvmlDeviceGetRunningProcesses", "processes", count)
             answered = True
             for place, memory in self._entries(buffer, count).items():
                 merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
@@ -105,12 +120,24 @@ class ProcessReader:
         entries: dict[ProcessOnCard, int | None] = {}
         for i in range(count):
             pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
+            if pid > MAX_PID:
+                # An entry that was never written, or is read wrongly: none can be believed.
+                self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+                raise implausible("nvmlDeviceGetRunningProcesses", "processes", pid)
+            if not pid:
+                continue  # counted, but not filled
+            if memory != _NO_MEMORY_FIGURE and memory > MAX_MEMORY_BYTES:
+                self.rejected["memory_implausible"] += 1
+                memory = _NO_MEMORY_FIGURE
             place = ProcessOnCard(pid, gi, ci)
             known = entries.get(place)
             if memory == _NO_MEMORY_FIGURE:
                 entries[place] = known
             else:
                 entries[place] = memory + (known or 0)
+        if count and not entries:
+            self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+            raise implausible("nvmlDeviceGetRunningProcesses", "processes", 0)
         return entries
 
     def samples(self, after_us: int) -> list[SmSample] | None:

@@ -25,8 +25,6 @@ MAX_LABEL_FILE_BYTES = 16 * 1024
 LABEL_NAMES = frozenset(
     {
         "SLURM_JOB_NAME",
-        "SLURM_ARRAY_JOB_ID",
-        "SLURM_ARRAY_TASK_ID",
         "SLURM_JOB_QOS",
         "JOULEBOOK_EXPERIMENT",
         "WANDB_PROJECT",

@@ -52,6 +52,8 @@ class Mapped(NamedTuple):
     of: int
     file: str
     uid: int | None = None
+    since_ns: int = 0
+    """When the file became what it is: wall clock, later node time."""
 
 
 def read_mapping(
@@ -68,8 +70,11 @@ def read_mapping(
         for name in os.listdir(fd):  # noqa: PTH208 (a descriptor: the directory that was checked)
             if _GPU_INDEX.match(name) or _GPU_UUID.match(name):
                 try:
-                    raw, _ = read(fd, name, _MAX_BYTES, owners)
-                    found |= parse(name, raw.decode("utf-8", "replace"), evidence)
+                    raw, seen = read(fd, name, _MAX_BYTES, owners)
+                    found |= {
+                        each._replace(since_ns=seen.st_ctime_ns)
+                        for each in parse(name, raw.decode("utf-8", "replace"), evidence)
+                    }
                 except FileNotFoundError:
                     continue
                 except InputError as error:

