@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core import experiments
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Reading
+from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
@@ -163,6 +165,9 @@ class ProcessWorkloads:
 
     def lived(self, reading: Reading) -> Reading:
         """The reading, each process with its life, and those that ended since the list before."""
+        if reading.processes is not None:
+            uses = tuple(self._serving(use) for use in reading.processes)
+            reading = msgspec.structs.replace(reading, processes=uses)
         with self._lock:
             reading = self._table.lived(reading, self._lives)
             ours = self._table.living(reading.meter)
@@ -185,6 +190,16 @@ class ProcessWorkloads:
         with self._lock:
             self._table.ended(key, now_ns)
         self._boundary(now_ns)
+
+    def _serving(self, use: ProcessUse) -> ProcessUse:
+        """A display server that a user's login started serves everybody who sits there.
+
+        That is believed of one which only draws: what computes is billed, whatever it is called.
+        """
+        if not use.graphics or use.workload is None or use.workload.scheduler != SCHEDULER:
+            return use
+        serves = proc.serves(self._comm(use.pid), self._infrastructure)
+        return msgspec.structs.replace(use, workload=INFRASTRUCTURE) if serves else use
 
     # -- who they are
 

@@ -295,6 +295,21 @@ def test_infrastructure(place: Place) -> None:
     assert place.source.identify(2**22 + 1) is None
 
 
+def test_a_display_server_of_a_users_login_serves_everybody_while_it_only_draws(
+    place: Place,
+) -> None:
+    place.source.close()
+    place.source = place.made(infrastructure=("sleep",))
+    use = place.use(place.start(uid=1000))
+    (draws,) = place.list(replace(use, graphics=True)).processes or ()
+    assert (draws.workload, draws.marks) == (INFRASTRUCTURE, ())
+    assert place.facts() == {}
+    (computes,) = place.list(use).processes or ()
+    assert computes.workload == use.workload != INFRASTRUCTURE
+    job = replace(use, graphics=True, workload=WorkloadId("slurm", "7"))
+    assert place.list(job).processes == (job,), "inside a job it is the job's"
+
+
 def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
     pid = place.start()
     use = place.use(pid, sm_time_ns=100 * MS)
