@@ -178,7 +178,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="with --append: for how long to wait for the last energy (default: 60s)",
     )
-    command("mark", "run a command, and book what it burns to an experiment: mark NAME -- COMMAND")
+    mark_ = command("mark", "run a command, and book what it burns to an experiment")
+    mark_.add_argument("name", metavar="NAME", help="the experiment")
+    mark_.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="what to run")
     command("doctor", "what this node can read, what it cannot, why, and what to do")
     command("health", "whether the daemon of this node lives (what its /healthz answers)")
     hooks = command("hooks", "put SLURM's Prolog and Epilog beside those that a site has")
