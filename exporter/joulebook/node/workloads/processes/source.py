@@ -117,11 +117,12 @@ class ProcessWorkloads:
         with self._lock:
             self._runs = {n: run for n, run in self._runs.items() if not self._is_gone(n, run)}
             for known in self._table.unseen():
-                late = now_ns - self._opened_ns > REMEMBERED_NS and known.place.kind != "run"
-                if late or self._is_over(known.place):
+                late = now_ns - self._opened_ns > REMEMBERED_NS and self._is_left(known.place)
+                if late or (known.place.kind == "run" and self._is_over(known.place)):
                     self._table.end_unseen(known, self._before_ns)
+            self._table.look_after(self._lives, now_ns)
             self._table.sweep(now_ns)
-            facts = self._table.news(models, self._is_over)
+            facts = self._table.news(models, now_ns, self._is_over)
         return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
@@ -298,6 +299,12 @@ class ProcessWorkloads:
         """Whether nothing can be started in it any more; of containers and units nobody knows."""
         run = self._run_in(place)
         return run is None or self._is_gone(run.pid, run)
+
+    def _is_left(self, place: Place) -> bool:
+        """Whether nothing is known to live in it: no leader of a run, of others nobody knows."""
+        run = self._run_in(place)
+        leader = None if run is None else stat_of(run.pid, self._proc)
+        return leader is None or leader.is_over
 
     def _is_gone(self, group: int, run: Run) -> bool:
         """Whether a process group has no process any more."""

@@ -355,6 +355,15 @@ def test_one_that_leaves_the_card_and_lives_is_not_ended(place: Place) -> None:
     assert resolved(place).ended_ns is None
 
 
+def test_one_that_left_the_card_ends_all_the_same(place: Place) -> None:
+    pid = place.start()
+    place.list(place.use(pid))
+    place.list()
+    place.end(pid)
+    until(lambda: place.boundaries)
+    assert resolved(place).ended_ns == place.boundaries[0]
+
+
 def test_a_workload_ends_with_its_last_process_and_may_begin_again(place: Place) -> None:
     unit = "/system.slice/hub.service"
     first, second = place.start(unit), place.start(unit)
