@@ -45,7 +45,7 @@ class Known(NamedTuple):
 
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
         """What of a meter is due: what has settled, and of an outage what is proven or given up."""
-        edges = [*outages.edges(self.on(state.meter)), *spans.edges(state.pending)]
+        edges = [*outages.edges(self.on(state.meter)), *spans.edges((*state.pending, *state.held))]
         horizon_ns = now_ns - settle_ns
         for before, reading in pairwise((state.base, *state.pending)):
             awaited = reading.after_outage and now_ns - reading.t_ns <= outages.PROOF_WAIT_NS
@@ -126,7 +126,7 @@ def _by_holders_of(
 
 def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
     """Share out what one meter burnt, tenure by tenure."""
-    around = presence.around(interval, state.pending, known.on(interval.meter))
+    around = presence.around(interval, (*state.pending, *state.held), known.on(interval.meter))
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):

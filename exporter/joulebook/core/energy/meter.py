@@ -281,7 +281,8 @@ def ripe(
     if not due:
         return state, ()
     taken = points[due - 1].index
-    told = _told(state.base, state.pending)
+    # Of readings that are held back only the counter is doubted, not who was there.
+    told = _told(state.base, (*state.pending, *state.held))
     lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
     base = state.base
