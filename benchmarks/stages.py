@@ -2,7 +2,7 @@
 
 Counts the CPU time of the thread that is in a stage, and writes JSON to FILE at the end and, with
 JOULEBOOK_BENCH_PROFILE=1, the 30 dearest functions of the tick thread beside it (with a profiler
-the stages cost about three times as much). SIGUSR1 starts counting anew.
+the stages cost about three times as much). SIGUSR1 starts counting again.
 """
 
 from __future__ import annotations

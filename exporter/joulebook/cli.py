@@ -19,7 +19,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 GROUPS = {
     "the daemon of a node": ("run", "doctor", "config", "hooks", "release", "health"),
-    "what burns, and what it costs": ("top", "job", "mark", "rates"),
+    "what consumes, and what it costs": ("top", "job", "mark", "rates"),
     "publish": ("report", "leaderboard", "mlflow"),
     "the lab, from many nodes": ("collect", "bill", "relabel"),
     "traces": ("record", "replay"),
@@ -79,9 +79,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="joulebook",
         formatter_class=_Grouped,
-        description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
-        epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with "
-        "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
+        description="Every joule a lab's GPUs consume, booked once, to the experiment that consumed
+        it.", epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node
+        with " "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
     )
     top.add_argument("--version", action="version", version=f"joulebook {__version__}")
     config_help = f"configuration file (default: {DEFAULT_PATH}, if it exists)"
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="for how long, e.g. 10m (default); 0 takes hold again",
     )
-    top_ = command("top", "what burns power on this node now")
+    top_ = command("top", "what consumes power on this node now")
     top_.add_argument("--url", help="the daemon's address (default: from server.listen)")
     top_.add_argument("--once", action="store_true", help="print the table once and end")
     top_.add_argument(
@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="with --append: for how long to wait for the last energy (default: 60s)",
     )
-    mark_ = command("mark", "run a command, and book what it burns to an experiment")
+    mark_ = command("mark", "run a command, and book what it consumes to an experiment")
     mark_.add_argument("name", metavar="NAME", help="the experiment")
     mark_.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="what to run")
     command("doctor", "what this node can read, what it cannot, why, and what to do")
@@ -237,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
         help="where to serve (default: %(default)s)",
     )
     options.add(
-        command("report", "what experiments burnt, cost and emitted: a list, or a statement")
+        command("report", "what experiments consumed, cost and emitted: a list, or a statement")
     )
     leaderboard.add(command("leaderboard", "what results cost: accuracy against measured energy"))
     leaderboard.add_mlflow(

@@ -1,4 +1,4 @@
-"""`with joulebook.experiment("name"):` books what this process and its children burn to `name`.
+"""`with joulebook.experiment("name"):` books what this process and its children consume to `name`.
 
 For machines without a scheduler. Entering writes a small file that the node's daemon reads,
 leaving completes it; docs/in-code.md says what is booked. The file says nothing of who you are:

@@ -5,8 +5,8 @@
 
     joulebook.runs.log_energy(run_id, job="1234", tracking_uri="sqlite:///mlflow.db")
 
-Energy is booked a few seconds after it was burnt: ask when the run is over, or what comes is of up
-to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all runs of a store.
+Energy is booked a few seconds after it was consumed: ask when the run is over, or what comes is of
+up to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all runs of a store.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_daemons_and_collector_are_killed_and_the_books_agree(
         until("joules of a job", lambda: any(posted(url, n.name) > 10**9 for n in nodes), 60)
         for node in nodes:
             node.kill()
-        # What was committed last is in the ledger, and is told as soon as the daemon is back.
+        # What was committed last is in the ledger, and is reported as soon as the daemon is back.
         for node in nodes:
             node.start()
         assert collector.stop() == 0

@@ -1,4 +1,5 @@
-"""A day of 24 prices, from readings to PromQL: what Prometheus adds up is what was burnt x price.
+"""A day of 24 prices, from readings to PromQL: what Prometheus adds up is what was consumed x
+price.
 
 Time is virtual, all else is real: the ledger and its store, the exposition as it is scraped, blocks
 made by promtool, and a Prometheus that answers. The truth is integrated by hand from the cards' own
@@ -235,8 +236,8 @@ def fail(family: str, error: Exception) -> None:
 
 
 def check_books(books: Books) -> None:
-    burnt_uj = sum(watts_at(n, s) for n in range(len(CARDS)) for s in range(0, DAY_S, STEP_S))
-    assert sum(m.booked_uj for m in books.meters.values()) == burnt_uj * STEP_S * 10**6
+    consumed_uj = sum(watts_at(n, s) for n in range(len(CARDS)) for s in range(0, DAY_S, STEP_S))
+    assert sum(m.booked_uj for m in books.meters.values()) == consumed_uj * STEP_S * 10**6
 
 
 @pytest.fixture(scope="module")

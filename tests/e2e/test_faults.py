@@ -130,7 +130,7 @@ def test_a_job_that_lives_inside_an_outage_is_known(lab: Lab, home: Path) -> Non
         started, ended = known[0]
         assert 0.4e9 < ended - started < 3e9
         assert remainder_uj(daemon)["daemon_down"] > 0
-        assert job not in job_uj(daemon), "its joules cannot be told from the others'"
+        assert job not in job_uj(daemon), "its joules cannot be reported from the others'"
     finally:
         daemon.stop()
 

@@ -171,7 +171,7 @@ class CollectorProcess:
         )
 
     def start(self, *arguments: str) -> None:
-        """Begin, as a service unless told otherwise."""
+        """Begin, as a service unless reported otherwise."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("collect", *arguments),

@@ -1,4 +1,4 @@
-"""A web server on loopback that plays every feed, and can be told to misbehave."""
+"""A web server on loopback that plays every feed, and can be reported to misbehave."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def quietly(url: str) -> bool:
     "runs", [6, pytest.param(1000, marks=[pytest.mark.nightly, pytest.mark.timeout(7200)])]
 )
 def test_no_run_ends_by_a_signal(nodes: list[LiveNode], tmp_path: Path, runs: int) -> None:
-    """Three threads are the first to decode a page, in each process anew."""
+    """Three threads are the first to decode a page, in each process again."""
     targets = [node.target for node in nodes]
     for run in range(runs):
         url = f"sqlite://{tmp_path}/{run}.db"

@@ -1,4 +1,4 @@
-"""`/v1/postings` over real sockets: who gets it, who is told 401 or 403, and what comes."""
+"""`/v1/postings` over real sockets: who gets it, who is reported 401 or 403, and what comes."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_many_nodes_ask_one_service_and_it_alone_the_feed(
             assert now.carbon.source.startswith("Germany 2024, Our World in Data")
             assert all(row.up for row in node.health())
         assert len([path for path, _ in stub.requests if path.startswith("/price")]) == 1
-        # A node of another currency is told so.
+        # A node of another currency is reported so.
         other = poller(node_rates(port, "USD"), web, tmp_path / "usd")
         other.step()
         assert [row.state for row in other.health()] == ["currency", "ok"]

@@ -29,7 +29,7 @@ ORDER = (2, 0, 3, 1)
 
 
 class Site:
-    """A cluster with our hooks, and what the tenants of its host told so far."""
+    """A cluster with our hooks, and what the tenants of its host reported so far."""
 
     def __init__(
         self,

@@ -86,8 +86,8 @@ def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     late = bills.behind(database, month)
     if late and not args.anyway:
         for node, told_s in late:
-            told = "not all of it" if not told_s else f"up to {moment(told_s)}"
-            screen.say(f"{node}: collected {told}")
+            reported = "not all of it" if not told_s else f"up to {moment(told_s)}"
+            screen.say(f"{node}: collected {reported}")
         screen.say(
             f"{rollup.shown(month)} is not closed: what these nodes still have to tell would "
             "become late entries of the next month; collect them first, or close it --anyway"

@@ -3,8 +3,8 @@
     key=value, key==value, key!=value, key in (a, b), key notin (a, b), key, !key
 
 joined by commas, all of which must hold. One of them may be `namespace:NAME`: without others it
-means all pods of a namespace, which can be told where labels cannot be read. Grammar and meaning
-are those of
+means all pods of a namespace, which can be reported where labels cannot be read. Grammar and
+meaning are those of
 https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors.
 """
 

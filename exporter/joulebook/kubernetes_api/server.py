@@ -96,7 +96,7 @@ class ApiServer:
         return answer
 
     def sign_in_again(self) -> None:
-        """Read certificates anew at the next question: they may have been renewed."""
+        """Read certificates again at the next question: they may have been renewed."""
         with self._lock:
             self._sign_in = None
 

@@ -35,7 +35,7 @@ FORBIDDEN_S = 300.0
 
 
 class Listener(Protocol[Item]):
-    """Who is told. Calls come from the watching thread."""
+    """Who is reported. Calls come from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
         """All objects that there are now."""
@@ -106,7 +106,7 @@ class Watch(threading.Thread, Generic[Item]):
         fault: Callable[[str], None],
         remedies: Mapping[str, str] = {},
     ) -> None:
-        """`fault` is told what failed while an exception that nobody thought of is handled.
+        """`fault` is reported what failed while an exception that nobody thought of is handled.
 
         `remedies` are what can be done, by the reason of an `ApiError`.
         """
@@ -146,7 +146,7 @@ class Watch(threading.Thread, Generic[Item]):
                 self._stopping.wait(self._after(error))
             except Exception:
                 self._version, self.problem = None, "an error of ours, see the log"
-                self._fault(f"watching {self._collection.name} failed; it is listed anew")
+                self._fault(f"watching {self._collection.name} failed; it is listed again")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:
@@ -236,7 +236,7 @@ class Watch(threading.Thread, Generic[Item]):
         if error.reason in {"unauthorized", "unreachable", "no_account"}:
             self._server.sign_in_again()
         was_well, self.problem = self.synced, str(error)
-        # Connections break, and are made anew; where that fails it is worth a word.
+        # Connections break, and are made again; where that fails it is worth a word.
         if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
             self._said.add(error.reason)
             log.warning("API server: %s. %s", error, self._remedies.get(error.reason, ""))

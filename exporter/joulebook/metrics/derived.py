@@ -80,7 +80,7 @@ class Derived:
 
     @cached_property
     def components(self) -> Mapping[WorkloadId, set[Component]]:
-        """The components that a workload with settled labels burns energy on, or will.
+        """The components that a workload with settled labels consumes energy on, or will.
 
         A component counts from the moment it is held, before anything is booked on it: its
         series must be seen at zero first.

@@ -22,7 +22,7 @@ DCGM = "dcgm"
 class Exposition:
     """The pages of one node (`Pages` of the server). Any thread may call any method.
 
-    `on_error` is told of a metric that cannot be rendered, once until it can be again.
+    `on_error` is reported of a metric that cannot be rendered, once until it can be again.
     """
 
     def __init__(

@@ -109,14 +109,16 @@ class Snapshot(msgspec.Struct, frozen=True):
         """What is drawn now, by component: as devices say, and where they do not (CPU, memory),
         the mean of the last seconds.
         """
-        told = {s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values}
+        reported = {
+            s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values
+        }
         for meter, state in self.books.meters.items():
-            if meter in told or meter.component not in COMPONENTS:
+            if meter in reported or meter.component not in COMPONENTS:
                 continue
             if (power_mw := drawn_mw(state)) is not None:
-                told[meter] = power_mw / MW_PER_W
+                reported[meter] = power_mw / MW_PER_W
         found: dict[Component, float] = {}
-        for meter, power_w in told.items():
+        for meter, power_w in reported.items():
             found[meter.component] = found.get(meter.component, 0.0) + power_w
         return found
 

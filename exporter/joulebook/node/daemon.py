@@ -1,8 +1,8 @@
 """The tick loop: look, ask who holds what, advance the books, commit, publish.
 
-Everything slow or able to hang is elsewhere (sensors and tenants have threads of their own, HTTP
-reads only what was published). A commit that fails loses nothing: the books go on in memory, and
-the next commit writes all that came since the last one.
+Everything slow or able to hang is elsewhere (sensors and workload sources have threads of their
+own, HTTP reads only what was published). A commit that fails loses nothing: the books go on in
+memory, and the next commit writes all that came since the last one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
 MAX_SNAPSHOTS = 256
-"""So many boundaries in one tick are told apart."""
+"""So many boundaries in one tick are reported apart."""
 
 
 class Settings(msgspec.Struct, frozen=True):

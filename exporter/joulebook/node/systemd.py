@@ -1,6 +1,6 @@
 """Tells systemd that the daemon is up and that it lives: sd_notify(3), which is a datagram.
 
-Kubernetes asks `/healthz` by itself; systemd waits to be told, every half of `WatchdogSec`, and
+Kubernetes asks `/healthz` by itself; systemd waits to be reported, every half of `WatchdogSec`, and
 restarts a daemon that has fallen silent.
 """
 
@@ -46,7 +46,7 @@ class ServiceManager:
         return True
 
     @contextmanager
-    def told(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
+    def reported(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
         """Up while in the context, and alive for as long as `healthy` says so."""
         done = threading.Event()
 

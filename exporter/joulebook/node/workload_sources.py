@@ -1,4 +1,4 @@
-"""All tenant sources as one: who holds what, as the loop is told in each tick.
+"""All workload sources as one: who holds what, as the loop is reported in each tick.
 
 A source that raises is a fault of ours, often on something a user wrote: it must not stop the
 meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
@@ -96,7 +96,9 @@ log = logging.getLogger(__name__)
 
 
 class WorkloadSources:
-    """The tenant sources of this node, in their order. `masked` is applied to every user's name."""
+    """The workload sources of this node, in their order. `masked` is applied to every user's
+    name.
+    """
 
     def __init__(self, sources: Sequence[WorkloadSource], masked: Mask = str) -> None:
         self._sources = sources

@@ -109,7 +109,9 @@ class _Connection(H11Protocol):
 
 
 class Listener:
-    """Accepts connections on sockets that listen already, until told to stop; then closes `app`."""
+    """Accepts connections on sockets that listen already, until reported to stop; then closes
+    `app`.
+    """
 
     def __init__(
         self,

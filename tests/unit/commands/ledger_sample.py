@@ -67,8 +67,8 @@ class SampleJob:
 
     def facts(self, t0: int, now_ns: int) -> Iterable[WorkloadFacts]:
         if t0 + self.start_s * S <= now_ns:
-            told = self.end_is_told and self.end_s is not None
-            ended = t0 + round((self.end_s or 0) * S) if told else None
+            reported = self.end_is_told and self.end_s is not None
+            ended = t0 + round((self.end_s or 0) * S) if reported else None
             yield WorkloadFacts(
                 self.id,
                 display=self.display,
@@ -124,11 +124,11 @@ def write_ledger(path: Path, epoch: str = "boot") -> Books:
 
 
 def _reading(gpu: int, second: int, now_ns: int, epoch: str) -> Reading:
-    burnt_uj = WATTS[gpu] * 1000 * second * S // PJ_PER_UJ
+    consumed_uj = WATTS[gpu] * 1000 * second * S // PJ_PER_UJ
     return Reading(
         GPUS[gpu],
         now_ns,
-        energy_uj=None if gpu == 2 else 5_000_000_000 + burnt_uj,
+        energy_uj=None if gpu == 2 else 5_000_000_000 + consumed_uj,
         power_mw=WATTS[gpu] * 1000,
         samples=(),
         epoch=epoch,

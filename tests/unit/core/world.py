@@ -29,7 +29,7 @@ EPOCH_NS = 1_760_000_000 * S
 BURST_MS = 400
 MORE_UJ = 10**16
 BUSY_UJ = 100_000_000
-"""A device that burnt more than this in a second was busy."""
+"""A device that consumed more than this in a second was busy."""
 MASK = (1 << 64) - 1
 
 
@@ -262,7 +262,7 @@ class World:
                 readings.append(device.read(now_ns, full=True))
         silent = _within(now_ns, self.silent)
         claims = [c for job in self.jobs if (c := job.claim(now_ns, committed_ns)) is not None]
-        told = [j for j in self.jobs if before_ns < j.t0_ns + j.late_ns <= now_ns]
+        reported = [j for j in self.jobs if before_ns < j.t0_ns + j.late_ns <= now_ns]
         return Tick(
             now_ns,
             utc_offset_ns=sum(by_ns for at_ns, by_ns in self.utc_steps if at_ns <= now_ns),
@@ -270,7 +270,7 @@ class World:
             failures=tuple(failures),
             claims=() if silent else tuple(claims),
             complete=frozenset() if silent else frozenset(Evidence),
-            facts=tuple(job.facts() for job in told),
+            facts=tuple(job.facts() for job in reported),
             resumed=resumed,
         )
 

@@ -24,7 +24,7 @@ from joulebook.node.workloads.rejections import Rejections
 
 
 class Seen:
-    """What a listener was told, as the names that there are."""
+    """What a listener was reported, as the names that there are."""
 
     def __init__(self) -> None:
         self.lists = 0

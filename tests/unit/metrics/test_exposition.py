@@ -20,7 +20,7 @@ OPENMETRICS = "application/openmetrics-text"
 
 
 class Told:
-    """Remembers the errors it is told of."""
+    """Remembers the errors it is reported of."""
 
     def __init__(self) -> None:
         self.errors: list[tuple[str, str]] = []
@@ -30,14 +30,14 @@ class Told:
 
 
 def exposition(
-    view: Snapshot | None = None, told: Told | None = None, compat: str = ""
+    view: Snapshot | None = None, reported: Told | None = None, compat: str = ""
 ) -> Exposition:
     return Exposition(
         view or small_view(),
         lambda: (True, "ready"),
         lambda: (True, "healthy"),
         compat=[compat],
-        on_error=told or Told(),
+        on_error=reported or Told(),
     )
 
 
@@ -106,9 +106,9 @@ def test_compatibility_is_asked_for() -> None:
 
 
 def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
+    reported = Told()
     view = small_view()
-    shown = exposition(view, told, compat="dcgm")
+    shown = exposition(view, reported, compat="dcgm")
     name = "joulebook_tick_duration_seconds"
 
     def fail(scene: Derived) -> Iterable[Sample]:
@@ -127,7 +127,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
         assert "joulebook_meter_energy_joules_total{" in text
         view = again(view)
         shown.publish(view)
-    assert told.errors == [(name, "no"), ("dcgm", "nor here")]
+    assert reported.errors == [(name, "no"), ("dcgm", "nor here")]
     monkeypatch.setattr(collector, "PRODUCERS", whole)
     text = shown.metrics("")[0].decode()
     assert f"{name}{{" in text
@@ -136,13 +136,13 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_family_that_cannot_be_rendered_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
+    reported = Told()
     name = "joulebook_tick_duration_seconds"
     wrong = {**collector.PRODUCERS, name: lambda scene: [(("one", "label"), 1.0)]}
     monkeypatch.setattr(collector, "PRODUCERS", wrong)
-    text = exposition(told=told).metrics("")[0]
+    text = exposition(reported=reported).metrics("")[0]
     assert name.encode() not in text
-    assert [family for family, _ in told.errors] == [name]
+    assert [family for family, _ in reported.errors] == [name]
 
 
 def test_page_is_made_once_per_view_and_state() -> None:

@@ -1,4 +1,4 @@
-"""A sensor, a store and a tenant source without hardware, disk or scheduler."""
+"""A sensor, a store and a workload source without hardware, disk or scheduler."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Shelf:
 
 
 class Jobs:
-    """A tenant source that says what it is told to."""
+    """A workload source that says what it is reported to."""
 
     name = "jobs"
 

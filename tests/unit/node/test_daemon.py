@@ -242,9 +242,9 @@ def test_a_tenant_source_that_raises_stops_nothing(
     assert booked_uj(view) > sum(state.booked_uj for state in before.meters.values())
     assert [(c.workload, c.t1_ns) for c in view.books.claims] == [(JOB, None)], "on record still"
     assert view.rejected["jobs", "fault"] == 12, "holdings and settled, six times each"
-    told = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-    assert len(told) == 2, "a repeated failure is logged once"
-    assert told[0].startswith("jobs failed to answer (holdings): claims on record stand")
+    reported = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(reported) == 2, "a repeated failure is logged once"
+    assert reported[0].startswith("jobs failed to answer (holdings): claims on record stand")
     node.jobs.fault = None
     node.jobs.rejected = {"fault": 1, "owner": 0}
     view = node.tick()

@@ -183,10 +183,10 @@ def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
     assert {f.reason for f in worker.collect().failures} == {"fault"}
     assert worker.health().errors == {"fault": 1}
     assert "ZeroDivisionError" in worker.problem
-    told = [r for r in caplog.records if r.levelname == "ERROR"]
-    assert len(told) == 1, "a repeated failure is logged once"
-    assert "report it" in told[0].getMessage()
-    assert told[0].exc_info, "with where it was raised"
+    reported = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert len(reported) == 1, "a repeated failure is logged once"
+    assert "report it" in reported[0].getMessage()
+    assert reported[0].exc_info, "with where it was raised"
     cards.look_error = None
     until(lambda: look(worker) and worker.collect().readings)
     assert "sensor cards: it is read again" in caplog.text

@@ -1,4 +1,4 @@
-"""What systemd is told, by a socket in its place."""
+"""What systemd is reported, by a socket in its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def environ_of(manager: socket.socket, **more: str) -> dict[str, str]:
 
 def test_up_alive_and_going(manager: socket.socket) -> None:
     supervisor = ServiceManager(environ_of(manager, WATCHDOG_USEC="20000"))
-    with supervisor.told(lambda: (True, "healthy")):
+    with supervisor.reported(lambda: (True, "healthy")):
         assert manager.recv(100) == b"READY=1"
         assert manager.recv(100) == b"WATCHDOG=1"
         assert manager.recv(100) == b"WATCHDOG=1"
@@ -45,7 +45,7 @@ def test_a_hang_is_silence(manager: socket.socket) -> None:
         asked.append(1)
         return False, "a sensor has been hanging for 301 s"
 
-    with ServiceManager(environ_of(manager, WATCHDOG_USEC="2000")).told(hung):
+    with ServiceManager(environ_of(manager, WATCHDOG_USEC="2000")).reported(hung):
         assert manager.recv(100) == b"READY=1"
         while len(asked) < 3:
             pass
@@ -64,7 +64,7 @@ def test_a_hang_is_silence(manager: socket.socket) -> None:
 def test_without_a_manager_nothing_happens(environ: dict[str, str]) -> None:
     supervisor = ServiceManager(environ)
     assert supervisor.every_s == 0
-    with supervisor.told(lambda: (True, "healthy")):
+    with supervisor.reported(lambda: (True, "healthy")):
         pass
 
 

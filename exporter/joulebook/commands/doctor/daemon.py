@@ -75,7 +75,7 @@ def ready(site: Site) -> Iterator[Finding]:
     said = answer.text.strip()
     if answer.status == 200 and said == "ready":
         yield ok(f"{daemon.base}/readyz: ready")
-    elif answer.status == 200:  # it was told to wait for a sensor
+    elif answer.status == 200:  # it was reported to wait for a sensor
         yield warn(f"{daemon.base}/readyz: {said}", "Nothing, if this node has no meter at all.")
     else:
         for line in said.splitlines() or [f"status {answer.status}"]:

@@ -73,8 +73,8 @@ def make_statement(args: argparse.Namespace, config: Config) -> Statement:
         anew = statement.Recharge(str(args.rates), *recharged)
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    told = statement.StatementContext(time.time(), known, said, config.report, zone)
-    return statement.make(account, about, _choice(args, about), told, anew)
+    reported = statement.StatementContext(time.time(), known, said, config.report, zone)
+    return statement.make(account, about, _choice(args, about), reported, anew)
 
 
 def _choice(args: argparse.Namespace, about: About) -> RoleChoice:

@@ -1,4 +1,4 @@
-"""`joulebook top --users`: who burns what, on this node or in the whole lab."""
+"""`joulebook top --users`: who consumes what, on this node or in the whole lab."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 class User(msgspec.Struct, frozen=True):
-    """What one user burns now, and has burnt since midnight; `gpu_ns` is held GPU time."""
+    """What one user consumes now, and has consumed since midnight; `gpu_ns` is held GPU time."""
 
     name: str
     power_w: float | None
@@ -60,7 +60,7 @@ def power_of(api: PrometheusApi, now_s: int) -> dict[str, float]:
 
 
 def users(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
-    """Everybody who burns or has burnt anything, the most first."""
+    """Everybody who consumes or has consumed anything, the most first."""
     amounts: dict[str, Amount] = {}
     held: dict[str, int] = {}
     jobs: dict[str, set[WorkloadId]] = {}
@@ -102,7 +102,7 @@ def lines(everybody: Sequence[User], account: ReportData, screen: Screen, note: 
         first, *rest = table(_COLUMNS, rows, screen.width)
         made += [screen.paint(first, "dim"), *rest]
     else:
-        made.append("Nobody has burnt anything since midnight (UTC).")
+        made.append("Nobody has consumed anything since midnight (UTC).")
     made.append("")
     said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)} in all"
     if total:

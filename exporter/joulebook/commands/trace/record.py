@@ -79,13 +79,13 @@ def _looks(
     errors: Screen,
 ) -> str:
     """Look and write, at even distances; gives why it ended before its time, if it did."""
-    due, told = began, began
+    due, reported = began, began
     every_s = max(args.every, LEAST_EVERY_S)
     while True:
         trace.append(look)
         now = time.monotonic()
-        if errors.is_terminal and now - told >= _PROGRESS_S:
-            told = now
+        if errors.is_terminal and now - reported >= _PROGRESS_S:
+            reported = now
             done = f"{seconds(now - began)} of {seconds(args.duration)}"
             errors.stream.write(f"\r{done}, {several(trace.records, 'line')}\x1b[K")
             errors.stream.flush()

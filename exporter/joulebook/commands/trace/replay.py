@@ -126,7 +126,7 @@ def _advance(
     failures: Sequence[Failure],
     outcome: Outcome,
 ) -> Books:
-    # An ended job is told of until it is booked, and no longer.
+    # An ended job is reported of until it is booked, and no longer.
     now_ns = clock.t_ns - BEGIN_NS
     told_ns = policy.settle_ns + _TOLD_NS
     known = [job for job in jobs if job.start_ns <= now_ns <= job.end_ns + told_ns]

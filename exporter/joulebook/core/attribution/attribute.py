@@ -22,7 +22,7 @@ Cut = Callable[[Interval], Iterable[Interval]]
 
 
 class Known(NamedTuple):
-    """What is known of who held devices and used the host while the energy was burnt.
+    """What is known of who held devices and used the host while the energy was consumed.
 
     Attributes:
         claims: The claims on each meter.
@@ -125,7 +125,7 @@ def _by_holders_of(
 
 
 def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
-    """Share out what one meter burnt, tenure by tenure."""
+    """Share out what one meter consumed, tenure by tenure."""
     around = presence.around(interval, (*state.pending, *state.held), known.on(interval.meter))
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):

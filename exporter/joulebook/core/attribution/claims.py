@@ -186,7 +186,7 @@ def merge(
     reports of the same, one with an end, and of those the later end, stands). An open claim that
     a *complete* report of its evidence no longer mentions ended unseen: it is closed at
     `affirmed_ns`, the last instant at which such evidence was whole and mentioned it (what was
-    burnt later is not proven to be its). A claim on no part of a device is none.
+    consumed later is not proven to be its). A claim on no part of a device is none.
     """
     known = [claim for claim in known if claim.parts > 0 and claim.of > 0]
     reported = [claim for claim in reported if claim.parts > 0 and claim.of > 0]

@@ -105,7 +105,7 @@ def seats(
         users = _users(p for p in processes if p.instance == each.uuid)
         if each.uuid in held or not users:
             continue
-        # While a card is cut anew, the old instances and the new ones may come to more than it.
+        # While a card is cut again, the old instances and the new ones may come to more than it.
         parts, of = min(Fraction(each.slices, each.of), left).as_integer_ratio()
         left -= Fraction(parts, of)
         found += [
@@ -207,7 +207,7 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
 def _work(
     interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
 ) -> list[Fraction]:
-    """Weights for what the device burnt above its floor: one for each holder, and nobody's.
+    """Weights for what the device consumed above its floor: one for each holder, and nobody's.
 
     If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
     """

@@ -1,4 +1,4 @@
-"""Who gets what a node burnt beside its measured parts (`[host] other`)."""
+"""Who gets what a node consumed beside its measured parts (`[host] other`)."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def prune(
     """Forget claims that ended before everything that is still to be booked.
 
     A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are. What a node meter burnt is
-    shared out by the claims on GPUs, and later than they are.
+    on a meter that has not come back is kept as long as experiments are. What a node meter consumed
+    is shared out by the claims on GPUs, and later than they are.
     """
     waits_ns = min(
         (each.edge_ns for each in node_meters.values() if each.edge_ns > now_ns - NODE_WAIT_NS),

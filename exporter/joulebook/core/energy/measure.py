@@ -28,7 +28,7 @@ class Meters(NamedTuple):
     Attributes:
         booked: The meters that energy is booked on; of a node's own meter, the rest.
         node: The meters that measure others from outside.
-        children_uj: What the meters inside burnt and is still to be taken off.
+        children_uj: What the meters inside consumed and is still to be taken off.
 
     """
 
@@ -51,7 +51,7 @@ class Due(NamedTuple):
     """What of a meter is due to be booked.
 
     Attributes:
-        to_ns: Only what was burnt before this instant.
+        to_ns: Only what was consumed before this instant.
         edges: The instants at which its power may have changed.
 
     """

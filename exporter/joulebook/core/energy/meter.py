@@ -81,7 +81,7 @@ DAEMON_DOWN = "daemon_down"
 ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
-"""A counter that is not told for so long is given up, and power integrated instead."""
+"""A counter that is not reported for so long is given up, and power integrated instead."""
 
 IDLE_LEARN_NS = NS_PER_S // 2
 """An idle interval must last this long to teach the idle floor."""
@@ -108,7 +108,9 @@ class MeterUpdate(NamedTuple):
 
 
 def begin(reading: Reading) -> MeterState:
-    """A meter seen for the first time: what its counter says was burnt before our books began."""
+    """A meter seen for the first time: what its counter says was consumed before our books
+    began.
+    """
     return MeterState(reading.meter, summed(reading, reading), gap_to_ns=reading.t_ns)
 
 
@@ -157,7 +159,7 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     """The counter moves again, or power is not known any more.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
-    second). Else it lost what was burnt meanwhile, and power tells that.
+    second). Else it lost what was consumed meanwhile, and power tells that.
     """
     held, late = state.held, state.held[-1]
     if not has_restarted(state.last, reading):
@@ -282,7 +284,7 @@ def ripe(
         return state, ()
     taken = points[due - 1].index
     # Of readings that are held back only the counter is doubted, not who was there.
-    told = _told(state.base, (*state.pending, *state.held))
+    reported = _told(state.base, (*state.pending, *state.held))
     lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
     base = state.base
@@ -291,9 +293,9 @@ def ripe(
             break
         reading = msgspec.structs.replace(
             knot.reading,
-            busy=told[knot.index].busy,
-            processes=told[knot.index].processes,
-            instances=told[knot.index].instances,
+            busy=reported[knot.index].busy,
+            processes=reported[knot.index].processes,
+            instances=reported[knot.index].instances,
         )
         before = _last_listed(lists, base.t_ns)
         parts = (p for p in between(base, reading) if isinstance(p, Interval))
@@ -348,13 +350,13 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     last seen; but who was on it then says nothing of who is on it now. MIG instances that went
     between two looks are counted as there until the second.
     """
-    told: list[Reading] = []
+    reported: list[Reading] = []
     busy, processes, instances = None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
         instances = instances if reading.instances is None else reading.instances
-        told.append(
+        reported.append(
             msgspec.structs.replace(
                 reading,
                 busy=base.busy if busy is None else busy,
@@ -362,15 +364,15 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
                 instances=instances,
             )
         )
-    told.reverse()
+    reported.reverse()
     seen = base.instances
     for i, reading in enumerate(pending):
         if reading.instances is not None:
             seen = reading.instances
         elif seen is not None:
-            there = known_instances(seen, told[i].instances or ())
-            told[i] = msgspec.structs.replace(told[i], instances=there)
-    return told
+            there = known_instances(seen, reported[i].instances or ())
+            reported[i] = msgspec.structs.replace(reported[i], instances=there)
+    return reported
 
 
 def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:

@@ -89,7 +89,7 @@ def noted(
 ) -> Mapping[ChildSecond, int]:
     """The energy of children by second, with the intervals that were just booked.
 
-    What was burnt before a node meter was first read is not in it.
+    What was consumed before a node meter was first read is not in it.
     """
     since_ns: dict[Component, int] = {}
     for node in nodes:
@@ -139,7 +139,7 @@ def reconcile(
     others = []
     for interval in intervals:
         if interval.t0_ns > node.edge_ns:
-            # It was not read: what the children burnt meanwhile is not in it.
+            # It was not read: what the children consumed meanwhile is not in it.
             _, children_uj = _taken(children_uj, node, interval.t0_ns)
         taken, children_uj = _taken(children_uj, node, interval.t1_ns)
         node, other = _less(node, interval, taken)
@@ -168,7 +168,7 @@ def _taken(
 
 
 def _until_uj(child: ChildSecond, energy_uj: int, edge_ns: int, t1_ns: int) -> int:
-    """The part of what a child burnt in its second, from `edge_ns` on, up to `t1_ns`."""
+    """The part of what a child consumed in its second, from `edge_ns` on, up to `t1_ns`."""
     begin_ns, end_ns = child.second * NS_PER_S, (child.second + 1) * NS_PER_S
     if begin_ns >= t1_ns:
         return 0

@@ -17,7 +17,7 @@ DEFAULT_MAX_POWER_MW = 3_000 * MW_PER_W
 """No single device draws 3 kW (2026): a meter that says so is not believed."""
 
 NODE_MAX_POWER_MW = 200_000 * MW_PER_W
-"""The same of a whole node, or what else is not told apart."""
+"""The same of a whole node, or what else is not reported apart."""
 
 MAX_HOLE_NS = 5 * NS_PER_S
 """Power is not interpolated over a longer hole between two samples: that is a gap.
@@ -60,7 +60,7 @@ def is_believable(reading: Reading) -> bool:
 
 
 def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
-    """The sum of power carried on to `reading` by the samples in it; anew after a hole."""
+    """The sum of power carried on to `reading` by the samples in it; again after a hole."""
     samples = reading.samples
     if not samples and reading.power_mw is not None:
         samples = (PowerSample(reading.t_ns, reading.power_mw),)

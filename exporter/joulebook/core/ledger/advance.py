@@ -79,7 +79,7 @@ class _Work(NamedTuple):
 
 
 def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
-    """One tick: measure what was burnt, attribute it, charge it, and carry the books on."""
+    """One tick: measure what was consumed, attribute it, charge it, and carry the books on."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     looks = _looks(books, tick)
@@ -112,7 +112,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         claims=books.claims,
         facts=tick.facts,
         present=host.present(tick.snapshots),
-        strangers=frozenset(user for _, user in foreign),
+        foreign_users=frozenset(user for _, user in foreign),
     )
     books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
     users_ns = counted(foreign.items(), books.foreign_ns)

@@ -55,7 +55,7 @@ class Step(NamedTuple):
         claims: Who holds or held devices.
         facts: What sources report.
         present: The workloads that use the host now, held devices or not.
-        strangers: Those that used what others hold: they get a series, if only to be named.
+        foreign users: Those that used what others hold: they get a series, if only to be named.
 
     """
 
@@ -67,7 +67,7 @@ class Step(NamedTuple):
     claims: Sequence[Claim] = ()
     facts: Sequence[WorkloadFacts] = ()
     present: frozenset[WorkloadId] = frozenset()
-    strangers: frozenset[WorkloadId] = frozenset()
+    foreign_users: frozenset[WorkloadId] = frozenset()
 
 
 def advance(
@@ -81,15 +81,15 @@ def advance(
         air.wait(step.served_ns)
     else:
         air.postpone(step.now_ns - books.last_ns)
-    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.strangers)
+    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.foreign_users)
     air.credit(step.earned, step.bills)
     air.settle_labels()
-    air.let_go(step.claims, step.present | {*step.earned, *step.strangers})
+    air.let_go(step.claims, step.present | {*step.earned, *step.foreign_users})
     return air.books(), news
 
 
 class _Air:
-    """The series that are on the air, while one tick moves them along."""
+    """The series that are exposed, while one tick moves them along."""
 
     def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:
         self._before = books
@@ -143,20 +143,20 @@ class _Air:
         facts: Iterable[WorkloadFacts],
         claims: Iterable[Claim],
         earned: Iterable[WorkloadId],
-        strangers: Iterable[WorkloadId],
+        foreign_users: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
-        """Put workloads on the air that are heard of for the first time; note what is new."""
-        told = {fact.id: fact for fact in facts}
+        """Put workloads exposed that are heard of for the first time; note what is new."""
+        reported = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
         holding = {claim.workload for claim in claims if claim.t1_ns is None}
-        named = held_or_used | set(told) | set(strangers)
+        named = held_or_used | set(reported) | set(foreign_users)
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = merged(WorkloadFacts(id_), told.get(id_, WorkloadFacts(id_)))
+            fact = merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_)))
             if known is not None:
                 fact = merged(known.facts, fact)
-                if id_ in told and told[id_].ended_ns is None and id_ in holding:
+                if id_ in reported and reported[id_].ended_ns is None and id_ in holding:
                     fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
             held = id_ in held_or_used
             if known is None:

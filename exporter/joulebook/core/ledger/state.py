@@ -38,7 +38,7 @@ from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One workload that is on the air: running, not yet booked to its end, or lingering.
+    """One workload that is exposed: running, not yet booked to its end, or lingering.
 
     `labels` and `shown` (the label `workload`) are those on its series, frozen when they were
     settled (`None`: not yet, nothing is shown). `hold_left_ns` is how long its series must still
@@ -103,7 +103,7 @@ class Books(msgspec.Struct, frozen=True):
     """Everything that is or was charged on this node; nothing ever leaves."""
     remainder_bills: Mapping[tuple[Charge, Remainder], Exact] = {}
     unpriced_uj: Mapping[str, int] = {}
-    """Energy burnt while a rate that is configured was not known, by `Item`."""
+    """Energy consumed while a rate that is configured was not known, by `Item`."""
     models: Mapping[Meter, str] = {}
     """The model of each device, as last heard: one that is lost has its hourly rate still."""
     snapshots: Mapping[int, HostSnapshot] = msgspec.field(default_factory=dict, name="census")
@@ -120,7 +120,7 @@ class Entry(msgspec.Struct, frozen=True):
     postings: Mapping[PostingKey, Amount] = {}
     gaps: tuple[Gap, ...] = ()
     facts: tuple[WorkloadFacts, ...] = ()
-    """New or changed facts of workloads, also of those no longer on the air."""
+    """New or changed facts of workloads, also of those no longer exposed."""
     charges: Mapping[ChargeKey, Exact] = {}
     rates: Mapping[RateUsed, Amount] = {}
     """The energy (for hardware: the held time) that was charged at each rate."""

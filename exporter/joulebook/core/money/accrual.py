@@ -1,4 +1,4 @@
-"""What each joule cost when it was burnt: energy and held time into exact amounts, by rate.
+"""What each joule cost when it was consumed: energy and held time into exact amounts, by rate.
 
 An interval is cut where the quarter hour or a rate changes, and each piece is charged at the rates
 of its own time, also when it is booked much later. A rate that is not known charges nothing: that
@@ -37,7 +37,7 @@ class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What has been charged of one kind in all, and for how long its series still show zero.
 
     `total` is added up from whole intervals, before they are shared out: workloads (those no
-    longer on the air too) and remainders must come to the same.
+    longer exposed too) and remainders must come to the same.
     """
 
     total: Exact = NOTHING
@@ -251,7 +251,7 @@ def carry_on(
     """The state of every charge after a tick.
 
     A charge that is new has its series held at zero first, so that Prometheus sees where they
-    start: also those of workloads that have long been on the air.
+    start: also those of workloads that have long been exposed.
     """
     after = {charge: _waited(state, served_ns) for charge, state in states.items()}
     for charge in sorted(wanted | totals.keys()):

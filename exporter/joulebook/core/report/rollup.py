@@ -1,6 +1,6 @@
 """The roll-up of a report: energy, held time and charges by owner, as booked and at other rates.
 
-The ledger keeps energy by quarter hour. Charged anew, a quarter hour's energy is taken as evenly
+The ledger keeps energy by quarter hour. Charged again, a quarter hour's energy is taken as evenly
 spread over it: exact for rates that change on quarter hours, as all markets' do.
 """
 
@@ -38,7 +38,7 @@ Owner = Labels | Remainder
 
 
 class ReportLine(msgspec.Struct, frozen=True):
-    """One owner: what was burnt, and what it came to (`restated` is `None`: not asked for)."""
+    """One owner: what was consumed, and what it came to (`restated` is `None`: not asked for)."""
 
     owner: Owner
     amount: Amount
@@ -69,8 +69,8 @@ class Level(StrEnum):
         return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
 
 
-def burnt(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
-    """What was burnt, by whose it is: an owner's, or nobody's."""
+def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+    """What was consumed, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
         key = owner(account, row.subject, level)
@@ -99,7 +99,7 @@ def own_rates(account: ReportData) -> ReportData:
     """Return the account with the weight of each rate that its own energy and held time give it.
 
     A ledger keeps of each node what was charged at a rate in all, whoever it was charged to. Of a
-    selection a rate weighs what the selection burnt on that node in that quarter hour; where
+    selection a rate weighs what the selection consumed on that node in that quarter hour; where
     several were in force in one, in proportion to what was charged at each.
     """
     energy_uj: dict[_Place, int] = {}
@@ -166,7 +166,7 @@ def _own_hardware(
 
 
 def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
-    """The account charged anew, with the rates that were used for it.
+    """The account charged again, with the rates that were used for it.
 
     `wanted` is what the new rates are meant to charge.
     """
@@ -210,9 +210,9 @@ def lines(
 ) -> list[ReportLine]:
     """A line for each owner: by energy, the largest first, then remainders.
 
-    `anew` is the same account at other rates.
+    `again` is the same account at other rates.
     """
-    amounts, booked = burnt(account, level), billed(account, level)
+    amounts, booked = consumed(account, level), billed(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (

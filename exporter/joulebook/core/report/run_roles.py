@@ -1,7 +1,7 @@
 """What a result took: the best run, the sweep it came out of, and everything.
 
 Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
-is published is the least of it. Failed runs and runs that were left out of a paper burnt energy
+is published is the least of it. Failed runs and runs that were left out of a paper consumed energy
 like the others: they are in the project's energy, and counted by name.
 """
 

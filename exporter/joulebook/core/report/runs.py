@@ -157,17 +157,17 @@ def _is_cut(account: ReportData, workload: ReportWorkload, rows: Sequence[Postin
         return ended_ns > until_ns
     if Unknowable.TIMES in account.unknown:
         return False
-    # Whoever burnt in the last quarter hour of all and has no end goes on.
+    # Whoever consumed in the last quarter hour of all and has no end goes on.
     return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
 def _by_model(
     account: ReportData, workload: ReportWorkload, on_gpus: Iterable[Posting]
 ) -> Mapping[str, Amount]:
-    told = workload.extra.get("gpu_model", "")
+    reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:
-        model = account.models.get((row.node, row.meter)) or told
+        model = account.models.get((row.node, row.meter)) or reported
         sums[model] = sums.get(model, ZERO).plus(row.amount)
     return sums
 
@@ -194,7 +194,8 @@ def _wall_ns(account: ReportData, rows: Iterable[Posting]) -> int | None:
             return None
         whole_ns = max(ends[1] - ends[0], amount.held_ns)
         if key in shared:
-            # How much of the device it would have held in a gap is told by the rest of the time.
+            # How much of the device it would have held in a gap is reported by the rest of the
+            # time.
             gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
             wall_ns += amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
         else:

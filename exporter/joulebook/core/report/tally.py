@@ -36,7 +36,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
+    """What was consumed, held and charged in all; every mapping adds up to `energy_uj`.
 
     Attributes:
         wall_ns: GPU time that there was to cover; `None`: not known.
@@ -155,8 +155,8 @@ def booked(
         components[component] = components.get(component, 0) + energy_uj
         method = UNKNOWN if row.method is None else str(row.method)
         methods[method] = methods.get(method, 0) + energy_uj
-        told = row.evidence or UNKNOWN
-        evidence[told] = evidence.get(told, 0) + energy_uj
+        reported = row.evidence or UNKNOWN
+        evidence[reported] = evidence.get(reported, 0) + energy_uj
         idle_uj += row.amount.idle_uj
         if component is Component.GPU:
             held_ns += row.amount.held_ns

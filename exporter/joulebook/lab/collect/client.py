@@ -26,7 +26,7 @@ class Unanswered(InputError):
 
 
 class NodeClient:
-    """Asks nodes, several at a time. Secrets and certificates are read anew when they change."""
+    """Asks nodes, several at a time. Secrets and certificates are read again when they change."""
 
     def __init__(self, settings: Collect) -> None:
         """Raises `ConfigError` for files that cannot be used at the start."""

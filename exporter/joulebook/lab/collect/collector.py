@@ -83,7 +83,7 @@ class Collector:
         self._answers: queue.SimpleQueue[NodeAnswer] = queue.SimpleQueue()
 
     def run(self, stop: threading.Event) -> None:
-        """Collect until told to stop."""
+        """Collect until reported to stop."""
         with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
             while not stop.is_set():
                 self._turn(pool, spread_s=min(self.settings.every_s, 60.0))

@@ -63,7 +63,7 @@ GROUP BY {_BY_OWNER}, late_s, item, currency
 class BillLine(msgspec.Struct, frozen=True):
     """What one owner comes to in a month, by the reason why it stands there.
 
-    `late_for` is the month in which it was burnt, if that was closed before it came (0: it is of
+    `late_for` is the month in which it was consumed, if that was closed before it came (0: it is of
     the month of the bill); `correction` the number of the correction that it is an entry of.
     """
 
@@ -185,8 +185,8 @@ def currencies(database: Database) -> list[str]:
     return [str(currency) for (currency,) in rows]
 
 
-def told(database: Database) -> list[tuple[str, int]]:
-    """The nodes, and up to when each has told all (UTC seconds; 0: there is more to tell)."""
+def reported(database: Database) -> list[tuple[str, int]]:
+    """The nodes, and up to when each has reported all (UTC seconds; 0: there is more to tell)."""
     found: dict[tuple[str, str], int] = {}
     for cluster, node, booked_to_s, position, last_seq in database.rows(
         "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
@@ -197,9 +197,9 @@ def told(database: Database) -> list[tuple[str, int]]:
 
 
 def behind(database: Database, month: int) -> list[tuple[str, int]]:
-    """The nodes that have not told all of a month yet, and up to when each has."""
+    """The nodes that have not reported all of a month yet, and up to when each has."""
     end_s = begin_s(after(month))
-    return [(node, told_s) for node, told_s in told(database) if told_s < end_s]
+    return [(node, told_s) for node, told_s in reported(database) if told_s < end_s]
 
 
 def close(database: Database, month: int, who: str, now_s: int) -> None:

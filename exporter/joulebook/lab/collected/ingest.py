@@ -194,8 +194,8 @@ def _postings(
 def _refuse_other_past(database: Database, ledger: int, page: PostingsPage) -> None:
     """Raise `InputError` if the rows here are not those that the node's books were made of.
 
-    A ledger put back from a copy has lost rows that are here; once it has burnt more than it lost,
-    all its numbers have grown and nothing else tells.
+    A ledger put back from a copy has lost rows that are here; once it has consumed more than it
+    lost, all its numbers have grown and nothing else tells.
     """
     for name, booked_uj, expired_uj, posted_uj in database.rows(
         "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]

@@ -1,6 +1,6 @@
 """Whose a workload is: what its nodes know of it, until a person says otherwise.
 
-What a workload has burnt goes along when its labels become known late: in open months its rows
+What a workload has consumed goes along when its labels become known late: in open months its rows
 change hands; what stands in closed ones is handed over by an entry in the open month.
 """
 
@@ -68,16 +68,16 @@ def learn(
         [_facts(ledger, mine[row.id], row) for row in page.workloads],
     )
     wanted = sorted(set(mine.values()))
-    told = _told(database, wanted)
+    reported = _told(database, wanted)
     stand = {
         number: (owner, relabelled)
         for number, owner, relabelled in one_by_some(
             database, "SELECT id, owner, relabelled FROM workloads WHERE id IN (*)", [], wanted
         )
     }
-    owners |= numbered(database, OWNER, told.values())
+    owners |= numbered(database, OWNER, reported.values())
     for number, (owner, relabelled) in stand.items():
-        right = owners[told[number]]
+        right = owners[reported[number]]
         if right != owner and not relabelled:
             _hand_over(database, number, owner, right, closed_to)
             corrections.hand_over(
@@ -116,8 +116,8 @@ def _told(database: Database, wanted: list[int]) -> dict[int, BilledOwner]:
     """What all nodes together know of the owners; nodes in the order in which they came."""
     facts: dict[int, WorkloadFacts] = {}
     for number, scheduler, workload, display, *labels in one_by_some(database, _FACTS, [], wanted):
-        told = WorkloadFacts(WorkloadId(scheduler, workload), display, labels=Labels(*labels))
-        facts[number] = merged(facts[number], told) if number in facts else told
+        reported = WorkloadFacts(WorkloadId(scheduler, workload), display, labels=Labels(*labels))
+        facts[number] = merged(facts[number], reported) if number in facts else reported
     return {
         number: BilledOwner("", each.labels.account, each.labels.user, each.labels.experiment)
         for number, each in facts.items()

@@ -194,7 +194,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
     }
     for number, *facts in one_by_some(database, _FACTS, [], sorted(found)):
         display, name, started, ended, gpu_count, evidence, extra = facts
-        told = msgspec.structs.replace(
+        reported = msgspec.structs.replace(
             found[number],
             display=display,
             name=name,
@@ -205,7 +205,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
             extra=_EXTRA.decode(extra),
         )
         before = found[number]
-        found[number] = told if not before.display else before.and_of(told)
+        found[number] = reported if not before.display else before.and_of(reported)
     return found
 
 

@@ -50,7 +50,7 @@ def client(uri: str) -> Iterator[MlflowClient]:
         # MLflow would make it: a wrong name must not become an empty store.
         raise ConfigError(f"MLflow at {uri}: there is no file {place}")
     if "://" not in uri or uri.startswith("file:"):
-        # MLflow reads stores of files only where it is told that this is meant.
+        # MLflow reads stores of files only where it is reported that this is meant.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -208,7 +208,7 @@ def metric_of(
 ) -> tuple[ComparedMetric, tuple[str, ...]]:
     """What a metric is taken to be, and what was taken for granted, in words.
 
-    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are told. Raises
+    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are reported. Raises
     `ConfigError` where neither the name nor the values say it.
     """
     known = _known(name)
@@ -242,10 +242,10 @@ def metric_of(
 
 def _known(name: str) -> str:
     """A metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
-    told = name.lower().partition(" on ")[0]
+    reported = name.lower().partition(" on ")[0]
     words = [
         word
-        for word in "".join(c if c.isalnum() else " " for c in told).split()
+        for word in "".join(c if c.isalnum() else " " for c in reported).split()
         if word not in _AFFIXES
     ]
     whole = "".join(words)

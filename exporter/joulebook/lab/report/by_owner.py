@@ -40,7 +40,7 @@ def make(
     rates: Rates | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> OwnerReport:
-    """Ask the source and roll its answer up; with `rates`, charge it anew too.
+    """Ask the source and roll its answer up; with `rates`, charge it again too.
 
     Raises what the source raises, and for the new rates `ConfigError` and `FeedError`.
     """

@@ -45,7 +45,7 @@ class StatementSection(Struct, frozen=True):
 
 
 class Bar(Struct, frozen=True):
-    """One bar of the chart: a run's energy in kWh, and the part of it burnt idle."""
+    """One bar of the chart: a run's energy in kWh, and the part of it consumed idle."""
 
     label: str
     kwh: float
@@ -149,7 +149,7 @@ def _sections(statement: Statement) -> Iterator[StatementSection]:
     )
     yield StatementSection("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
     yield StatementSection("Compute", tuple(_compute(statement)))
-    yield StatementSection("Charged anew", tuple(_restated(statement)))
+    yield StatementSection("Charged again", tuple(_restated(statement)))
 
 
 def _row(label: str, figure: Figure) -> StatementRow:

@@ -50,7 +50,7 @@ def _kwh(energy_uj: int, *notes: str) -> Figure:
 
 
 def _of_machines(tally: Tally, what: str = "") -> Figure:
-    """Energy of GPUs and hosts together, and whether it is less than was burnt."""
+    """Energy of GPUs and hosts together, and whether it is less than was consumed."""
     boundary = "" if HOST in tally.parts_with or not tally.energy_uj else "GPUs alone"
     return _kwh(tally.energy_uj, what, boundary, _uncovered(tally), _partly(tally, HOST, "E_host "))
 

@@ -225,7 +225,7 @@ class ModelCardFacts(Struct, frozen=True, omit_defaults=True):
 
 
 class Restated(Struct, frozen=True):
-    """What was booked, where the statement was charged anew at other rates."""
+    """What was booked, where the statement was charged again at other rates."""
 
     rates_file: str
     booked_cost: dict[str, float]

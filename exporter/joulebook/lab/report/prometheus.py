@@ -1,7 +1,7 @@
 """Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
 
 The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
-below 1,000 J), and what a run burnt in the last seconds before an end of the range may be shown
+below 1,000 J), and what a run consumed in the last seconds before an end of the range may be shown
 only after it.
 """
 
@@ -49,8 +49,8 @@ from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
 
 EDGE_S = 60
-"""What a run burns in this time may be missing at an end of the range: settling and two scrapes of
-up to 20 s."""
+"""What a run consumes in this time may be missing at an end of the range: settling and two scrapes
+of up to 20 s."""
 
 _OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experiment")
 _W = "joulebook_workload_"
@@ -166,7 +166,9 @@ class _Asked:
         return self._api.instant(query, self._at_s - 1)
 
     def workloads(self) -> dict[WorkloadId, ReportWorkload]:
-        """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
+        """What is reported of the runs: their owner stands on their counters, the rest in
+        `_info`.
+        """
         every = [s.labels for s in (*self._burnt, *self._held)]
         names = frozenset(labels.get("workload", "") for labels in every)
         info: dict[_Shown, dict[str, Mapping[str, str]]] = {}
@@ -178,10 +180,10 @@ class _Asked:
             )
         found: dict[WorkloadId, ReportWorkload] = {}
         for labels in every:
-            key, told = self._names.run(labels), info.get(_shown(labels), {})
+            key, reported = self._names.run(labels), info.get(_shown(labels), {})
             # Each node tells of the GPUs that it saw held.
-            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in told.values())
-            known = self._workload(key, labels, next(iter(told.values()), {}))
+            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in reported.values())
+            known = self._workload(key, labels, next(iter(reported.values()), {}))
             if key not in found or known.labels.user:
                 found[key] = known
         return found
@@ -235,7 +237,7 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that had begun when the range began, or still burnt something as it ended."""
+        """The runs that had begun when the range began, or still consumed something as it ended."""
         metric = f"{_W}energy_joules_total"
         begun = f"last_over_time({selector(metric, self._wanted)}[{2 * EDGE_S}s])"
         ending = exact(metric, self._wanted, (*_OWNER, "component"), EDGE_S)
@@ -293,11 +295,11 @@ class _Asked:
     def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
         """The gauges of rates: their mean by time, and their least and greatest beside it.
 
-        Least and greatest have no weight; a mean weighs what its node burnt.
+        Least and greatest have no weight; a mean weighs what its node consumed.
         """
-        burnt: dict[str, int] = {}
+        consumed: dict[str, int] = {}
         for row in postings:
-            burnt[row.node] = burnt.get(row.node, 0) + row.amount.energy_uj
+            consumed[row.node] = consumed.get(row.node, 0) + row.amount.energy_uj
         for metric, quantity, per in (
             ("joulebook_pue_ratio", "pue", PPM),
             ("joulebook_electricity_price_per_kwh", "price", NANO),
@@ -306,7 +308,7 @@ class _Asked:
             for function in ("avg", "min", "max"):
                 for labels, value in self.now(metric, function, Selection()):
                     node = self._names.node(labels)
-                    if node not in burnt:
+                    if node not in consumed:
                         continue
                     source = labels.get("source", "")
                     quality = Quality.DEFAULT if source in defaults() else Quality.UNKNOWN
@@ -315,23 +317,23 @@ class _Asked:
                         source, quality,
                     )  # fmt: skip
                     mean = function == "avg"
-                    yield UsedRate(used, burnt[node] if mean else 0, 0, node)
+                    yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """What floors and ends of the range may hide, to the energy in all."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
-        burnt_uj = edges_uj = 0.0
+        consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}
         energy: dict[WorkloadId, int] = {}
         for row in postings:
-            burnt_uj += row.amount.energy_uj
+            consumed_uj += row.amount.energy_uj
             if isinstance(row.subject, WorkloadId) and row.subject in self._alive:
                 energy[row.subject] = energy.get(row.subject, 0) + row.amount.energy_uj
                 held_ns[row.subject] = held_ns.get(row.subject, 0) + row.amount.held_ns
         for key, energy_uj in energy.items():
             wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
             edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
-        return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
+        return (floors_j * UJ_PER_J + edges_uj) / consumed_uj if consumed_uj else 0.0
 
 
 _Shown = tuple[str, str, str]

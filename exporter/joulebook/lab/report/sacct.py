@@ -40,7 +40,7 @@ _STATES = {
     "NODE_FAIL": State.FAILED,
     "BOOT_FAIL": State.FAILED,
     "DEADLINE": State.FAILED,
-    # Run anew: what these burnt is lost like a failed run's.
+    # Run again: what these consumed is lost like a failed run's.
     "PREEMPTED": State.FAILED,
     "REQUEUED": State.FAILED,
     "REVOKED": State.FAILED,
@@ -152,7 +152,7 @@ def _answers(text: str) -> dict[str, list[_Row]]:
         row = _Row(cluster, _second(submit) or 0, _second(start), _second(end), word)
         for name in set(names):
             answers.setdefault(name, []).append(row)
-    # A job that is put back is submitted anew; sacct promises no order.
+    # A job that is put back is submitted again; sacct promises no order.
     return {name: sorted(rows, key=lambda row: row.submit_s) for name, rows in answers.items()}
 
 

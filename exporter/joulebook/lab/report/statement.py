@@ -37,7 +37,7 @@ from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
 
 LIMITS = (
     "Not in it: network, storage and other nodes than those named, cooling but for PUE, the "
-    "energy of inference, and what was burnt before the ledger began."
+    "energy of inference, and what was consumed before the ledger began."
 )
 
 
@@ -63,26 +63,26 @@ def make(
     account: ReportData,
     about: About,
     choice: RoleChoice,
-    told: StatementContext,
+    reported: StatementContext,
     anew: Recharge | None = None,
 ) -> Statement:
-    """The statement; with `anew`, at its rates, and what was booked beside it.
+    """The statement; with `again`, at its rates, and what was booked beside it.
 
     Raises `ConfigError` for a run that was named and is none.
     """
     charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
-        effort = sort_out(found, choice, told.states)
+        effort = sort_out(found, choice, reported.states)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
-    inventory = _inventory(charged, found, told.settings, about)
+    inventory = _inventory(charged, found, reported.settings, about)
     return Statement(
         version=VERSION,
         title=about.title or ", ".join(inventory.experiments) or "all that is selected",
         made_by=f"joulebook {__version__}",
-        made_utc=_utc(told.made_utc_s),
+        made_utc=_utc(reported.made_utc_s),
         recorded_trace=any(run.replayed for run in found),
         named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
@@ -91,11 +91,11 @@ def make(
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
         inventory=inventory,
-        counts=_counts(effort, told.states_from),
+        counts=_counts(effort, reported.states_from),
         energy=energy.energy(effort, project),
-        quality=energy.quality(charged, project, told.settings),
+        quality=energy.quality(charged, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
-        carbon=cost_carbon.carbon(charged, found, project, told.settings, about, told.zone),
+        carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
         result=ReportedResult(about.params, about.flops, about.metric, about.split, about.value),

@@ -88,7 +88,7 @@ def _holders(scene: Derived, meter: Meter) -> str:
 
 
 def workloads(scene: Derived) -> str:
-    """The workloads that run or ran lately: what each burnt, and draws now."""
+    """The workloads that run or ran lately: what each consumed, and draws now."""
     states = scene.books.workloads
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()

@@ -166,7 +166,7 @@ def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def processes_wanted(config: Config) -> bool:
-    """Whether processes outside any scheduler are told apart. Raises `ConfigError`."""
+    """Whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
     wanted = config.tenants.processes.enabled
     if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(

@@ -31,10 +31,10 @@ _ORDER = ("intel-rapl", "amd-rapl", "intel-rapl-tpmi", "intel-rapl-mmio")
 """Of two zones with one name the first of these counts."""
 
 DEFAULT_MAX_MW = 1_000 * MW_PER_W
-"""No package of 2026 burns 1 kW; the bound of one that does not tell its own."""
+"""No package of 2026 consumes 1 kW; the bound of one that does not tell its own."""
 
 HEADROOM = 2
-"""A package may burn so many times its longest-lasting limit for a moment."""
+"""A package may consume so many times its longest-lasting limit for a moment."""
 
 LOOKS_PER_WRAP = 4
 
@@ -46,7 +46,7 @@ REMEDY = (
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """One counter that is booked. `wrap_uj` is where it begins again (`None`: not told)."""
+    """One counter that is booked. `wrap_uj` is where it begins again (`None`: not reported)."""
 
     meter: Meter
     path: Path

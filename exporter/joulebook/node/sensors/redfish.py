@@ -35,7 +35,7 @@ class RedfishSensor:
     """The power that the BMC at `url` tells of this machine.
 
     `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
-    file of two lines, user and password, read anew at each `open`; `ca_file` holds the certificate
+    file of two lines, user and password, read again at each `open`; `ca_file` holds the certificate
     that signed the BMC's.
     """
 
@@ -77,7 +77,7 @@ class RedfishSensor:
         return meter == METER
 
     def open(self) -> None:
-        """Find where power is told. Raises `SensorError`."""
+        """Find where power is reported. Raises `SensorError`."""
         self._headers = {"Accept": "application/json", **self._authorization()}
         self._pool = urllib3.PoolManager(
             num_pools=1,
@@ -127,10 +127,10 @@ class RedfishSensor:
         for each in chassis:
             for name in ("EnvironmentMetrics", "Power"):
                 try:
-                    told = _power_w(self._get(f"{each}/{name}"))
+                    reported = _power_w(self._get(f"{each}/{name}"))
                 except SensorMissing:
                     continue
-                if told is not None:
+                if reported is not None:
                     found.append(f"{each}/{name}")
                     break
         if not found:
@@ -223,14 +223,18 @@ class RedfishSensor:
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
     """The power that a resource tells; `None` if it tells none that can be."""
-    told: Any = None
+    reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
-        told = metrics.get("Reading")
+        reported = metrics.get("Reading")
     elif isinstance(control := resource.get("PowerControl"), list) and control:
-        told = control[0].get("PowerConsumedWatts") if isinstance(control[0], dict) else None
-    if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
+        reported = control[0].get("PowerConsumedWatts") if isinstance(control[0], dict) else None
+    if (
+        isinstance(reported, bool)
+        or not isinstance(reported, int | float)
+        or not math.isfinite(reported)
+    ):
         return None
-    return float(told) if 0 < told < _MOST_W else None
+    return float(reported) if 0 < reported < _MOST_W else None
 
 
 def is_encrypted(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a tenant source is: the one place where it is learnt who holds which device.
+"""What a workload source is: the one place where it is learnt who holds which device.
 
 A source watches (inotify, kubelet, ...) in threads of its own and keeps its view in memory;
 `holdings` only hands that view over and must return in well under a millisecond.
@@ -95,7 +95,7 @@ class UsageGroup(msgspec.Struct, frozen=True, gc=False):
 
 @runtime_checkable
 class CountsHostUsage(Protocol):
-    """A tenant source that also knows where the kernel counts CPU time and memory.
+    """A workload source that also knows where the kernel counts CPU time and memory.
 
     Such a source has its workloads booked with the energy of CPU and DRAM too.
     """

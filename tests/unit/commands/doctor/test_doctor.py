@@ -116,14 +116,14 @@ def one(site: Site, check: Check, status: Status, pattern: str) -> Finding:
 
 
 def test_the_exit_status_tells_whether_anything_failed(site: Site) -> None:
-    def told(*findings: Finding) -> tuple[int, str]:
+    def reported(*findings: Finding) -> tuple[int, str]:
         stream = io.StringIO()
         section = CheckGroup("Part", (lambda _site: iter(findings),))
         return show(site, Screen(stream, {}), [section]), stream.getvalue()
 
-    assert told(ok("a"))[0] == 0
-    assert told(ok("a"), warn("b", "do c"))[0] == 0
-    status, said = told(ok("a"), warn("b"), fail("d", "do e"))
+    assert reported(ok("a"))[0] == 0
+    assert reported(ok("a"), warn("b", "do c"))[0] == 0
+    status, said = reported(ok("a"), warn("b"), fail("d", "do e"))
     assert status == 1
     assert "FAIL  d\n        -> do e\n" in said
     assert "1 failed, 1 to look at" in said

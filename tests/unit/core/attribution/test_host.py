@@ -108,7 +108,7 @@ def test_memory_goes_by_resident_bytes() -> None:
 
 
 def test_a_workload_that_came_and_went_between_two_censuses_gets_its_own() -> None:
-    # It began at 4 s, used 3 s of CPU time, and was told of with its last total.
+    # It began at 4 s, used 3 s of CPU time, and was reported of with its last total.
     usage = Usage([snapshot(0, 0), snapshot(10, 6, use(A, 3, since=4))])
     assert joules(share_out(interval(0, 10, 60), None, usage)) == {A: 30, Remainder.SYSTEM: 30}
     assert joules(share_out(interval(0, 4, 60), None, usage)) == {Remainder.SYSTEM: 60}

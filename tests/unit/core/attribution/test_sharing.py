@@ -339,7 +339,8 @@ def test_amounts_of_a_strangers_process_hold_nothing() -> None:
     )
 
 
-# --- A card that is cut anew ----------------------------------------------------------------------
+# --- A card that is cut again
+# ----------------------------------------------------------------------
 
 
 def test_old_and_new_instances_may_come_to_more_than_the_card() -> None:

@@ -351,7 +351,7 @@ def test_lists_tell_of_the_time_between_them_whatever_the_counter_does() -> None
         held=(reading(4, 40, processes=(one,)),),
     )
     state, intervals = ripe(state, at(3))
-    told = [(i.before, i.processes) for i in intervals]
+    reported = [(i.before, i.processes) for i in intervals]
     # A reading that is held back, since its counter is doubted, tells who was there.
-    assert told == [((one,), (two,)), ((one,), (two,)), ((two,), (one,))]
+    assert reported == [((one,), (two,)), ((one,), (two,)), ((two,), (one,))]
     assert state.base.processes == (two,), "the last list, not the next"

@@ -147,11 +147,11 @@ def test_a_bmc_that_leaves_the_gpus_out_is_noticed() -> None:
     assert found.omits == "gpu"
     assert found.other_uj == 0 and found.deficit_uj > 0
     # The site says so: then only what is in it is taken off.
-    told = Node(covers=(Component.CPU, Component.DRAM))
-    told.watts[GPU], told.node_w = 300, 150
-    found = told.run(300)
+    reported = Node(covers=(Component.CPU, Component.DRAM))
+    reported.watts[GPU], reported.node_w = 300, 150
+    found = reported.run(300)
     assert found.omits == "" and found.deficit_uj == 0
-    assert told.other_j() == {Remainder.SYSTEM: pytest.approx(100 * 290, abs=600)}
+    assert reported.other_j() == {Remainder.SYSTEM: pytest.approx(100 * 290, abs=600)}
 
 
 def test_where_a_leaf_is_a_models_so_is_the_rest() -> None:

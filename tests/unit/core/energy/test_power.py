@@ -21,7 +21,9 @@ WAIT_S = FALLBACK_NS // S
 
 
 class Card:
-    """A card that draws `watts`; its counter shows `rate` of it, and is never told if `silent`."""
+    """A card that draws `watts`; its counter shows `rate` of it, and is never reported if
+    `silent`.
+    """
 
     def __init__(self, watts: float = 300.0) -> None:
         self.watts, self.rate, self.silent = watts, 1.0, False

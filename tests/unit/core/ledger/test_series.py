@@ -357,9 +357,9 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
         )
     )
     second, given_uj = 0, 0
-    for gap, earned, held, told, restart in steps:
+    for gap, earned, held, reported, restart in steps:
         before, second = node.books, second + gap
-        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(told)}
+        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(reported)}
         resumed = restart and gap > 30
         node.step(second, earned, [holds(name) for name in sorted(held)], facts.values(), resumed)
         given_uj += sum(earned.values())

@@ -144,7 +144,7 @@ def test_the_parts_are_the_whole_after_every_tick_of_any_world(
         assert run.postings == plain.postings, "rates that do not step cut nothing"
     for meter, state in plain.books.meters.items():
         assert run.books.meters[meter].booked_uj == state.booked_uj
-    # Each rate was used for all that was burnt while it was known.
+    # Each rate was used for all that was consumed while it was known.
     used: Counter[str] = Counter()
     for entry in run.entries:
         for rate, amount in entry.rates.items():

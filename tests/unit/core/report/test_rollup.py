@@ -1,4 +1,4 @@
-"""Charging anew: at the same rates it comes to what was booked, and parts are still the whole."""
+"""Charging again: at the same rates it comes to what was booked, and parts are still the whole."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def two_models(pue: int = 1_250_000) -> RateSet:
 def test_rates_weigh_what_the_selection_burnt_and_held(
     rows: list[tuple[Subject, Meter, int, Amount]],
 ) -> None:
-    """As if the selection alone had been charged: whatever others burnt at other rates."""
+    """As if the selection alone had been charged: whatever others consumed at other rates."""
     models = {("n1", gpu("V-0")): V100, ("n1", gpu("A-0")): A100, ("n1", gpu("A-1")): A100}
     everybody = msgspec.structs.replace(account(rows), models=models)
     ledger = recharged(everybody, two_models(), WANTED).account
@@ -173,7 +173,7 @@ def test_rates_weigh_what_the_selection_burnt_and_held(
 
 
 def test_an_experiment_on_one_model_shows_its_own_means() -> None:
-    """1 kWh at 0.20 and 3 at 0.40 are 0.35 a kWh, though others burnt 90 at 0.20."""
+    """1 kWh at 0.20 and 3 at 0.40 are 0.35 a kWh, though others consumed 90 at 0.20."""
     models = {("n1", gpu("V-0")): V100, ("n1", gpu("A-0")): A100}
     rows = [
         (JOB, gpu("V-0"), T0_S, Amount(UJ_PER_KWH, 0, 900 * S)),

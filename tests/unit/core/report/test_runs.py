@@ -52,12 +52,12 @@ def test_runs_and_remainders_are_all_that_was_posted(postings: list[Posting]) ->
     account = ReportData("test", 0, 1 << 40, tuple(postings))
     found = runs(account)
     whole = added([*(run.tally for run in found), *remainders(account).values()])
-    burnt = sum(row.amount.energy_uj for row in postings)
-    assert whole.energy_uj == burnt
-    assert sum(whole.by_method.values()) == burnt
-    assert sum(whole.by_evidence.values()) == burnt
+    consumed = sum(row.amount.energy_uj for row in postings)
+    assert whole.energy_uj == consumed
+    assert sum(whole.by_method.values()) == consumed
+    assert sum(whole.by_evidence.values()) == consumed
     assert whole.idle_uj == sum(row.amount.idle_uj for row in postings)
-    assert whole.no_pue_uj == burnt
+    assert whole.no_pue_uj == consumed
     # A job on two nodes is one run.
     assert len({run.workload.id for run in found}) == len(found)
     by_node = [
@@ -120,7 +120,7 @@ def test_a_running_job_ends_where_the_books_of_its_node_do() -> None:
     assert run.tally.coverage == 1
     (run,) = runs(going_on({"n1": T0_S + 1600}, ("n1", 0, 900), ("n1", 1, 300)))
     assert run.tally.coverage == pytest.approx(1200 / 1600)
-    # What another node has told since does not count against this one.
+    # What another node has reported since does not count against this one.
     account = going_on({"n1": T0_S + 1000, "n2": T0_S + 9000}, ("n1", 0, 900), ("n1", 1, 100))
     (run,) = runs(account)
     assert run.tally.coverage == 1

@@ -86,7 +86,9 @@ class Node:
         self.booked_to_s = max(self.booked_to_s, when_s)
 
     def emit(self, when_s: int, emitted: Exact, workload: str = "") -> None:
-        """Charge CO2e (kg) to a workload that is known, or to nobody, for energy it burnt then."""
+        """Charge CO2e (kg) to a workload that is known, or to nobody, for energy it consumed
+        then.
+        """
         who = self.workloads[workload].id if workload else 0
         remainder = "" if workload else "unallocated"
         quarter_s = when_s // 900 * 900

@@ -145,8 +145,8 @@ def test_an_experiment_without_results_is_refused_with_those_that_there_are(
     ):
         asked = [part for name in names for part in ("--experiment", name)]
         assert main(["leaderboard", str(worked), *asked]) == 2
-        told = capsys.readouterr().err
-        assert said in told and "\x1b" not in told
+        reported = capsys.readouterr().err
+        assert said in reported and "\x1b" not in reported
 
 
 class Page(HTMLParser):

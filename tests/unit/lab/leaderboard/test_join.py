@@ -34,7 +34,7 @@ def gpu(card: str) -> Meter:
 
 
 def account(*workloads: tuple[ReportWorkload, int, str, str]) -> ReportData:
-    """Of each: what it burnt in uJ, on which card and node."""
+    """Of each: what it consumed in uJ, on which card and node."""
     remainder: Subject = Remainder.UNALLOCATED
     return ReportData(
         "ledger of n1", 0, 1 << 40,

@@ -59,10 +59,10 @@ def made(name: str = "", about: About | None = None) -> Statement:
             ),
             warnings=(name,),
         )
-    told = statement.StatementContext(MADE_S, zone=name or "DE")
+    reported = statement.StatementContext(MADE_S, zone=name or "DE")
     choice = RoleChoice("", (), {TRIALS[0].workload: name or "wrong data"})
     said = about or (About(title=name, region=name, training_type=name) if name else About())
-    return statement.make(whole, said, choice, told)
+    return statement.make(whole, said, choice, reported)
 
 
 def every_name() -> Iterator[tuple[str, Statement]]:

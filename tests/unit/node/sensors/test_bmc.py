@@ -226,13 +226,13 @@ def test_several_chassis_with_power_must_be_chosen_from(bmc: Bmc, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [{}, {"PowerWatts": {"Reading": None}}, {"PowerWatts": {"Reading": -5}}, {"PowerWatts": 5},
      {"PowerWatts": {"Reading": True}}, {"PowerWatts": {"Reading": 1e12}}, {"PowerControl": ["x"]}],
 )  # fmt: skip
-def test_what_is_no_power_is_not_taken_for_it(bmc: Bmc, tmp_path: Path, told: object) -> None:
+def test_what_is_no_power_is_not_taken_for_it(bmc: Bmc, tmp_path: Path, reported: object) -> None:
     bmc.chassis("1")
-    bmc.resources["/redfish/v1/Chassis/1/EnvironmentMetrics"] = told
+    bmc.resources["/redfish/v1/Chassis/1/EnvironmentMetrics"] = reported
     with pytest.raises(SensorMissing, match="no chassis"):
         bmc.sensor(tmp_path).open()
 

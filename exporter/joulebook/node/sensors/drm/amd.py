@@ -11,7 +11,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.node.sensors.drm.amd_metrics import AmdSmi, Metrics, parse
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, scaled, told
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, reported, scaled
 from joulebook.node.sensors.sysfs import int_or_none, read_bytes, read_int, text_or
 from joulebook.units import UW_PER_MW
 
@@ -82,7 +82,7 @@ class AmdCard:
             model=model,
             driver=place.driver,
             pci=place.pci,
-            values=told(values),
+            values=reported(values),
             files=place.files,
         )
 

@@ -51,7 +51,7 @@ class MeteredCard(Protocol):
         """Energy or power now. Raises `SensorError`."""
 
     def status(self, index: int, t_ns: int) -> DeviceStatus:
-        """Everything else, as far as it is told."""
+        """Everything else, as far as it is reported."""
 
 
 def places(root: Path) -> list[CardNumbers]:
@@ -89,7 +89,7 @@ def ratio(percent: int | None) -> float | None:
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
 
 
-def told(values: Mapping[str, float | None]) -> dict[str, float]:
+def reported(values: Mapping[str, float | None]) -> dict[str, float]:
     """The values that are known."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -105,7 +105,7 @@ class Clients:
         }
         return users
 
-    def told(self, reading: Reading, pci: str, users: Users | None) -> Reading:
+    def reported(self, reading: Reading, pci: str, users: Users | None) -> Reading:
         """A reading with the processes on its card, if they were asked for."""
         if users is None:
             return reading

@@ -14,7 +14,7 @@ from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, scaled, told
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, reported, scaled
 from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import NS_PER_MS, UW_PER_MW
 
@@ -82,7 +82,7 @@ class IntelCard:
             model=model,
             driver=place.driver,
             pci=place.pci,
-            values=told(values),
+            values=reported(values),
             files=place.files,
         )
 
@@ -92,7 +92,7 @@ class IntelCard:
         return HEADROOM * limit_uw // UW_PER_MW if limit_uw else None
 
     def _reckon(self, energy_uj: int, t_ns: int) -> None:
-        """Power and utilization since the look before: neither is told as such."""
+        """Power and utilization since the look before: neither is reported as such."""
         if self._counted is not None and t_ns > self._counted[0] and energy_uj >= self._counted[1]:
             self._watts = (energy_uj - self._counted[1]) * 1_000 / (t_ns - self._counted[0])
         self._counted = (t_ns, energy_uj)

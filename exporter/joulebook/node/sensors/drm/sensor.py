@@ -92,7 +92,7 @@ class DrmSensor:
                 failures.append(Failure(card.meter, t_ns, error.reason))
             else:
                 self._complaints.good(card.meter.name)
-                readings.append(self._clients.told(reading, place.pci, users))
+                readings.append(self._clients.reported(reading, place.pci, users))
             status = card.status(index, t_ns)
             statuses.append(self._clients.memory(status, place.pci))
         return PollResult(tuple(readings), tuple(failures), tuple(statuses))

@@ -168,8 +168,8 @@ class NvmlDevice:
         self.pci = str(pci.busId) if pci else ""
         limits = maybe(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
         enforced = maybe(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        told = [int(mw) for mw in ((limits or (0, 0))[1], enforced or 0) if mw <= MAX_POWER_MW]
-        self.highest_limit_mw: int | None = max(told, default=0) or None
+        reported = [int(mw) for mw in ((limits or (0, 0))[1], enforced or 0) if mw <= MAX_POWER_MW]
+        self.highest_limit_mw: int | None = max(reported, default=0) or None
         self._prepare(session, handle)
 
     def _prepare(self, session: Session, handle: object) -> None:
@@ -288,18 +288,18 @@ class NvmlDevice:
         """All gauges; what the driver does not answer is `None`."""
         gpu, memory = (None, None) if self._rates() else self._two
         total, used = self._memory_bytes()
-        told = self._told
+        reported = self._told
         return Telemetry(
             self._percent(gpu),
             self._percent(memory),
-            told(self._encoder, "utilization", 100),
-            told(self._decoder, "utilization", 100),
+            reported(self._encoder, "utilization", 100),
+            reported(self._decoder, "utilization", 100),
             used,
             total,
-            told(self._temperature, "temperature", MAX_TEMPERATURE_C),
-            told(self._sm_clock, "clock", MAX_CLOCK_MHZ),
-            told(self._memory_clock, "clock", MAX_CLOCK_MHZ),
-            told(self._limit, "power_limit", MAX_POWER_MW),
+            reported(self._temperature, "temperature", MAX_TEMPERATURE_C),
+            reported(self._sm_clock, "clock", MAX_CLOCK_MHZ),
+            reported(self._memory_clock, "clock", MAX_CLOCK_MHZ),
+            reported(self._limit, "power_limit", MAX_POWER_MW),
         )
 
     def _told(self, call: Call, what: str, most: int) -> int | None:
@@ -354,11 +354,11 @@ class NvmlDevice:
             raise implausible("nvmlDeviceGetSamples", "samples", count.value)
         filled = memoryview(samples)[: count.value * _SAMPLE.size]
         # Power is an unsigned int in a union of eight bytes, of which the rest may be garbage.
-        told = [(t_us, raw & 0xFFFFFFFF) for t_us, raw in _SAMPLE.iter_unpack(filled)]
+        reported = [(t_us, raw & 0xFFFFFFFF) for t_us, raw in _SAMPLE.iter_unpack(filled)]
         most = self.max_power_mw
-        believed = [sample for sample in told if sample[1] <= most]
-        if len(believed) < len(told):
-            self.rejected["power_implausible"] += len(told) - len(believed)
+        believed = [sample for sample in reported if sample[1] <= most]
+        if len(believed) < len(reported):
+            self.rejected["power_implausible"] += len(reported) - len(believed)
         return believed
 
 

@@ -283,7 +283,7 @@ class OpenGpu:
         if not samples and gpu_pct:
             return {}, None  # at work, but the driver has not taken its next sample yet
         times = self._sm_times.take(samples, running, now_us)
-        # Zombies are told of with percentages of anything (nvtop issue 110), and do no work.
+        # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
         dead = [pid for pid in refused if not self._starts.lives(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0

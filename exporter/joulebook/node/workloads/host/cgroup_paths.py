@@ -66,7 +66,9 @@ def given_by_root(path: str, end: int) -> bool:
 
 
 class PodPlace(NamedTuple):
-    """In which pod a process runs: the pod's uid, and the id of its container where it is told."""
+    """In which pod a process runs: the pod's uid, and the id of its container where it is
+    reported.
+    """
 
     uid: str
     container: str = ""

@@ -1,6 +1,6 @@
 """A tree of cgroup directories, followed by inotify as they come and go.
 
-What a directory is, and who is told of it, is the business of subclasses: SLURM's jobs, pods.
+What a directory is, and who is reported of it, is the business of subclasses: SLURM's jobs, pods.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CgroupTree(ABC, Generic[Spot]):
         self._refuse = refuse
         self._watches: dict[int, Spot] = {}
         self._there: dict[Path, Spot] = {}
-        """What was told of, and is not gone yet."""
+        """What was reported of, and is not gone yet."""
         self._found: set[Path] = set()
 
     @abstractmethod

@@ -104,7 +104,7 @@ class HostUsageReader:
             for tally in self._tallies.values()
             if (group := tally.group).workload is not None
         )
-        # One that ended is told of once more, with all that it used.
+        # One that ended is reported of once more, with all that it used.
         self._tallies = {key: tally for key, tally in self._tallies.items() if key in listed}
         return uses
 
@@ -145,8 +145,8 @@ class HostUsageReader:
         if there and (tally.looks % _BOUNDS_EVERY == 0 or len(there) != tally.breadth):
             tally.breadth = len(there)
             bounds = [cgroup_counters.cores_milli(path, cores) for path, _ in there]
-            told = [bound for bound in bounds if bound is not None]
-            tally.cores_milli = tally.group.cores_milli or min(told, default=0)
+            reported = [bound for bound in bounds if bound is not None]
+            tally.cores_milli = tally.group.cores_milli or min(reported, default=0)
         tally.looks += 1
 
     @staticmethod

@@ -142,7 +142,7 @@ class PodAllocation:
         done_ns: Since when the API server says that all of its containers have ended.
         unseen: It was over before we looked, so that nothing is to be said of it.
         held: All devices that it ever held.
-        told: What was last made durable of its facts.
+        reported: What was last made durable of its facts.
 
     """
 
@@ -163,7 +163,7 @@ class PodAllocation:
     unseen: bool = False
     held: set[KubeletDevice] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
-    told: WorkloadFacts | None = None
+    reported: WorkloadFacts | None = None
 
     @property
     def id(self) -> WorkloadId | None:
@@ -172,7 +172,7 @@ class PodAllocation:
 
     @property
     def own(self) -> frozenset[str]:
-        """The ids of its containers, as far as the API server has told them."""
+        """The ids of its containers, as far as the API server has reported them."""
         return self.info.containers if self.info is not None else frozenset()
 
     @property
@@ -180,9 +180,9 @@ class PodAllocation:
         """Whether it has ended, and all that is known of it is durable."""
         if self.ended_ns is None or self.grants:
             return False
-        if self.told is None:
+        if self.reported is None:
             return self.unseen or not self.uid
-        return self.told.complete and self.told.ended_ns == self.ended_ns
+        return self.reported.complete and self.reported.ended_ns == self.ended_ns
 
     def take(self, devices: tuple[KubeletDevice, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""
@@ -258,7 +258,7 @@ class PodAllocation:
             grant.close(t_ns)
             self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
-    def settle(self, told: WorkloadFacts | None) -> None:
+    def settle(self, reported: WorkloadFacts | None) -> None:
         """What was handed over is durable: these facts, and every end that was claimed."""
-        self.told = told or self.told
+        self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]

@@ -108,7 +108,7 @@ class PodDirectory(NamedTuple):
 
 
 class PodListener(Protocol):
-    """Who is told of pods. `live`: it happened just now, and was not found in a scan."""
+    """Who is reported of pods. `live`: it happened just now, and was not found in a scan."""
 
     def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         """A directory of a pod or of one of its containers is there."""

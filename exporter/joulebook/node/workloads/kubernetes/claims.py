@@ -33,8 +33,8 @@ longer, so nothing is booked meanwhile)."""
 class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `names` are those of the cards. `pending` says of a device that cannot be told whether it may
-    be soon.
+    `names` are those of the cards. `pending` says of a device that cannot be reported whether it
+    may be soon.
     """
 
     cards: Sequence[DeviceStatus]
@@ -82,7 +82,7 @@ def find_parts(
 
 
 def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be told yet.
+    """The claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
     """

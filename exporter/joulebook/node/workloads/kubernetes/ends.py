@@ -69,5 +69,5 @@ def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
     finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
     if not finished_utc_ns:
         return told_ns
-    # It is told in whole seconds, cut off.
+    # It is reported in whole seconds, cut off.
     return min(now.node_ns(finished_utc_ns) + NS_PER_S // 2, told_ns)

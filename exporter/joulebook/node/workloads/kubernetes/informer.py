@@ -22,7 +22,7 @@ REMEDIES = {
     "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
     "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
     "tenants.kubernetes.api = false.",
-    "unauthorized": "The service account's token is not accepted; it is read anew.",
+    "unauthorized": "The service account's token is not accepted; it is read again.",
     "no_account": "Run the daemon in a pod with a service account, set "
     "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
     "unreachable": "Pods that are known are booked on; one that is new and whose uid nothing else "
@@ -43,7 +43,7 @@ def pods_of(node: str) -> Collection[PodObject]:
 class PodTracker:
     """Brings what is heard of pods into the table; `lock` is the one that guards it.
 
-    `ended` is told when the API server says that a pod is over.
+    `ended` is reported when the API server says that a pod is over.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class PodTracker:
         with self._lock:
             t_ns = self._clock.now_ns()
             before = self._table.info(info.uid)
-            self._table.told(info, t_ns)
+            self._table.reported(info, t_ns)
         if info.done and (before is None or not before.done):
             self._ended(t_ns)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""
         with self._lock:
-            self._table.untold(item.metadata.uid)
+            self._table.unreported(item.metadata.uid)
 
 
 class Cluster:
@@ -133,7 +133,7 @@ class Cluster:
 
     @property
     def synced(self) -> bool:
-        """Whether it has told all that it knows of pods, or will soon."""
+        """Whether it has reported all that it knows of pods, or will soon."""
         return self._pods is not None and (self._pods.synced or self._pods.starting)
 
     def stop(self) -> None:

@@ -9,7 +9,8 @@ from joulebook.node.workloads.kubernetes.cgroups import LogFolder
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 
 MAX_PODS = 4096
-"""So many pods are remembered of those that ended, or that the API server told of and that never
+"""So many pods are remembered of those that ended, or that the API server reported of and that
+never
 came: the newest."""
 
 Known = TypeVar("Known")
@@ -65,7 +66,7 @@ class PodNames:
         return static if self._static.get(static) == uid else uid
 
     def info(self, uid: str) -> PodInfo | None:
-        """Return what the API server told of a pod."""
+        """Return what the API server reported of a pod."""
         return self._told.get(uid)
 
     def name(self, uid: str) -> tuple[str, str] | None:
@@ -76,7 +77,7 @@ class PodNames:
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
 
     def knows(self, uid: str) -> bool:
-        """Whether the API server has told of a pod."""
+        """Whether the API server has reported of a pod."""
         return uid in self._told
 
     def uid(self, namespace: str, name: str, but: str = "") -> str:
@@ -84,12 +85,12 @@ class PodNames:
 
         `but` is one that it is not.
         """
-        told = [
+        reported = [
             info
             for info in self._told.values()
             if (info.namespace, info.name) == (namespace, name) and info.uid != but
         ]
-        living = [info for info in told if info.uid not in self._deleted]
+        living = [info for info in reported if info.uid not in self._deleted]
         if living:
             return max(living, key=lambda info: (not info.done, info.created)).uid
         uids = [
@@ -100,7 +101,7 @@ class PodNames:
         for uid in reversed(uids):
             if uid != but:
                 return uid
-        return max(told, key=lambda info: info.created).uid if told else ""
+        return max(reported, key=lambda info: info.created).uid if reported else ""
 
     def forget(self, here: Collection[str]) -> None:
         """Forget the deleted pods that are not `here` any more."""

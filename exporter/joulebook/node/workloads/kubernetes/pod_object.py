@@ -118,7 +118,7 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
         done: All of its containers have ended for good.
         containers: The ids of its containers (not of its sandbox).
         static_uid: What cgroups call it, if the kubelet made it from a file.
-        started_utc_ns: When the kubelet took it, to the second (0: not told).
+        started_utc_ns: When the kubelet took it, to the second (0: not reported).
         finished_utc_ns: When the last container of a pod that is done ended, to the second.
 
     """

@@ -120,7 +120,7 @@ class PodTable:
             resident = self._here.get(key)
             uid = self._names.uid(*key, resident.not_uid if resident is not None else "")
             if resident is not None and uid and resident.uid and uid != resident.uid:
-                self._retire(key, t_ns)  # Made anew under the same name, as StatefulSets do.
+                self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
             if resident is None:
                 resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
@@ -141,7 +141,7 @@ class PodTable:
 
     # -- the API server
 
-    def told(self, info: PodInfo, t_ns: int) -> None:
+    def reported(self, info: PodInfo, t_ns: int) -> None:
         """A pod as it is now."""
         self._names.tell(info)
         if info.uid in self._unnamed:
@@ -150,7 +150,7 @@ class PodTable:
             if resident.uid == info.uid and resident.info != info:
                 self._inform(resident, info, t_ns)
 
-    def untold(self, uid: str) -> None:
+    def unreported(self, uid: str) -> None:
         """A pod was deleted there; it may still be here."""
         self._names.delete(uid)
 
@@ -158,7 +158,7 @@ class PodTable:
         """All pods that there are now."""
         self._names.relist(infos)
         for info in infos:
-            self.told(info, t_ns)
+            self.reported(info, t_ns)
 
     # -- what it comes to
 
@@ -209,11 +209,13 @@ class PodTable:
         return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
-        """What the API server told of a pod, by the uid in a cgroup's path."""
+        """What the API server reported of a pod, by the uid in a cgroup's path."""
         return self._names.info(self._names.api_uid(uid))
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
-        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be told."""
+        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be
+        reported.
+        """
         gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
         for resident in gone.values() if unnamed else ():
@@ -240,7 +242,7 @@ class PodTable:
             resident.begin(self._node_ns(info.started_utc_ns))
 
     def _spare(self) -> list[str]:
-        """The uids of pods that live, and of which nobody has told the name."""
+        """The uids of pods that live, and of which nobody has reported the name."""
         known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
         return [
             uid

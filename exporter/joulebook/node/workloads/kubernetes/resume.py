@@ -95,9 +95,9 @@ def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
     """Whether a pod holds what the ledger says; a device that nobody can tell now is one of it."""
     parts = {(grant.part.meter, grant.part.instance) for grant in grants if grant.part is not None}
     rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
-    untold = [grant for grant in grants if grant.part is None]
-    if len(rest) != len(untold) or not parts <= {(c.meter, c.instance) for c in claims}:
+    unreported = [grant for grant in grants if grant.part is None]
+    if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
         return False
-    for grant, claim in zip(untold, rest, strict=True):
+    for grant, claim in zip(unreported, rest, strict=True):
         grant.part = DevicePart(claim.meter, claim.parts, claim.of, claim.instance)
     return True

@@ -158,7 +158,7 @@ class KubernetesWorkloads:
                 else:
                     claims += found
                 fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
-                if fact is not None and fact != resident.told:
+                if fact is not None and fact != resident.reported:
                     facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
@@ -260,7 +260,8 @@ class KubernetesWorkloads:
         return max(0.0, self._rescan_at - time.monotonic())
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         with self._lock:
             times, self._times = self._times, []
         for t_ns in times[-1:]:

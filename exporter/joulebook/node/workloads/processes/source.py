@@ -1,6 +1,6 @@
 """Processes outside any scheduler as a source of workloads: who uses a device that nobody allots.
 
-No claims come from here: who runs on a device does not hold it. What a process burns goes to its
+No claims come from here: who runs on a device does not hold it. What a process consumes goes to its
 user's part of a container or service, or to the run that it is a part of; and of these to the part
 that runs under the experiment which it was started for. That is asked once in a process's life,
 and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.

@@ -37,7 +37,7 @@ class Member(msgspec.Struct):
 
     @property
     def life(self) -> Span:
-        """From when to when it burns for its workload."""
+        """From when to when it consumes for its workload."""
         return Span(self.use.started_ns, self.ended_ns, self.workload)
 
 
@@ -121,7 +121,7 @@ class ProcessTable:
 
         A process counts in its life and not outside: also from the last list that it was in until
         it ended, and there it is taken to have worked on as before. `lives` says whether a process
-        still does of which no end was told.
+        still does of which no end was reported.
         """
         if reading.processes is None:
             return reading
@@ -214,7 +214,7 @@ class ProcessTable:
     ) -> tuple[WorkloadFacts, ...]:
         """Return the facts of workloads of which anything is new; `models` names the devices.
 
-        An end is told at once where `is_over` says that nobody can come after the last, else if
+        An end is reported at once where `is_over` says that nobody can come after the last, else if
         nobody came for a while.
         """
         fresh = [

@@ -55,7 +55,7 @@ def unheard(job: Job) -> None:
 def is_over(job: Job, answer: JobAnswer | None) -> bool:
     """Whether a job without processes is over by the controller's word, noted by `take` before.
 
-    `False` also where it cannot be told.
+    `False` also where it cannot be reported.
     """
     if answer is None or answer.doubtful:
         return False

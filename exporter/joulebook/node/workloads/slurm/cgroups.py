@@ -47,7 +47,7 @@ class JobDirectory(NamedTuple):
 
 
 class TreeListener(Protocol):
-    """Who is told of jobs."""
+    """Who is reported of jobs."""
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
         """A directory of a job: made just now (`live`), or found with processes in a scan."""

@@ -36,10 +36,10 @@ def claims_of(
     gres_of: GresOf,
     unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
-    """The claims of one grant; `None` while it cannot be told yet.
+    """The claims of one grant; `None` while it cannot be reported yet.
 
-    Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
-    a running job was given. So are the models of the devices, which `facts_of` tells for good.
+    Once reported they are kept: neither a device that drops out nor an edited gres.conf changes
+    what a running job was given. So are the models of the devices, which `facts_of` tells for good.
     """
     if grant.claims is None:
         workload = job.id

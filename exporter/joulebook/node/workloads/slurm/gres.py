@@ -128,7 +128,7 @@ so many."""
 
 
 class Unmappable(Exception):
-    """It cannot be told which device an id means, though there may be one.
+    """It cannot be reported which device an id means, though there may be one.
 
     `meter` is the card of which it is an instance, where that much is known.
     """

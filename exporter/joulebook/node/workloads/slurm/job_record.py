@@ -146,15 +146,15 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         return None
     rest = rest[len(name) + 1 :]
     free = _FREE_TEXT.search(rest)
-    told, words = (rest, "") if free is None else (rest[: free.start()], rest[free.start() :])
+    reported, words = (rest, "") if free is None else (rest[: free.start()], rest[free.start() :])
     # A line break in a wckey, say, would let its owner add lines of his own.
-    if any(len(pattern.findall(told)) > 1 for pattern in _ONCE):
+    if any(len(pattern.findall(reported)) > 1 for pattern in _ONCE):
         return None
-    user, account, times = (pattern.search(told) for pattern in (_USER, _ACCOUNT, _TIMES))
-    restarts, whole, lines = (pattern.search(told) for pattern in (_RESTARTS, _WHOLE, _NODES))
+    user, account, times = (pattern.search(reported) for pattern in (_USER, _ACCOUNT, _TIMES))
+    restarts, whole, lines = (pattern.search(reported) for pattern in (_RESTARTS, _WHOLE, _NODES))
     if user is None or (whole and lines and whole.start() != lines.start()):
         return None
-    state = _value(_STATE.search(told))
+    state = _value(_STATE.search(reported))
     by_nodes = _NODE.findall(lines[0]) if lines else []
     return JobAnswer(
         job_id=job_id,
@@ -166,7 +166,7 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         user=clean_label(user["user"]),
         uid=int(user["uid"]),
         account=_words(account["account"]) if account else "",
-        partition=_value(_PARTITION.search(told)),
+        partition=_value(_PARTITION.search(reported)),
         qos=_words(account["qos"]) if account else "",
         comment=_value(_COMMENT.search(words), 2048),
         wckey=_words(account["wckey"] or "").lstrip("*") if account else "",
@@ -201,10 +201,10 @@ def _held(nodes: str, gres: str) -> list[HeldGpu]:
             for first, last, shards in _INDEX.findall(indexes)
             for n in range(int(first), min(int(last or first), int(first) + 63) + 1)
         ]
-        for position, told in found:
+        for position, reported in found:
             shards = None
             if name == "shard":
                 # Without "(1/4)" behind it an index says nothing of how many: even parts.
-                shards = told if told is not None else max(1, int(count) // len(found))
+                shards = reported if reported is not None else max(1, int(count) // len(found))
             held += [HeldGpu(node, position, shards) for node in expand(nodes)]
     return held

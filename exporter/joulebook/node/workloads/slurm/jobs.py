@@ -163,7 +163,7 @@ class JobTable:
         return job
 
     def _run_of(self, event: JobEvent, node: str, t0_ns: int) -> Job | None:
-        """The run that an event speaks of, if another source or another node told of it.
+        """The run that an event speaks of, if another source or another node reported of it.
 
         A node has one run of a number at a time: another event of the same node is another run's,
         and the run before is over, unless its processes live.
@@ -171,10 +171,10 @@ class JobTable:
         for run in self._jobs.get(event.job_id, ()):
             if run.restart not in {None, event.restart_count}:
                 continue
-            told = [
+            reported = [
                 g for g in run.grants.values() if g.evidence is Evidence.PROLOG and g.node == node
             ]
-            if told and not (run.paths and run.ended_ns is None):
+            if reported and not (run.paths and run.ended_ns is None):
                 if run.ended_ns is None and t0_ns > run.started_ns:
                     run.end(t0_ns)
                 continue
@@ -337,7 +337,7 @@ class JobTable:
     # -- letting go
 
     def settle(self, job: Job, keys: Iterable[str]) -> None:
-        """Closed grants are booked and need not be told again."""
+        """Closed grants are booked and need not be reported again."""
         for key in keys:
             job.grants.pop(key, None)
             if self._by_stem.get(key) is job:

@@ -90,7 +90,7 @@ _WANTED = {name.encode(): name for name in LABEL_NAMES}
 
 
 class JobEnvironment(NamedTuple):
-    """What processes of one job told.
+    """What processes of one job reported.
 
     `sbatch` hands on the whole environment in which it is called. So what it says of arrays and
     restarts may be another job's, and is not even read.

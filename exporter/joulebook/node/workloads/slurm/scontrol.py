@@ -39,7 +39,7 @@ class Questions(Protocol):
 class Asker:
     """Runs `scontrol` in one thread of its own: for one job, or for all that wait meanwhile.
 
-    `fault` is told of errors of ours, with what follows: the thread goes on.
+    `fault` is reported of errors of ours, with what follows: the thread goes on.
     """
 
     def __init__(

@@ -299,7 +299,8 @@ class SlurmWorkloads:
                     self._news.mapped(mapping.evidence, now)
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         times, self._news.times = self._news.times, []
         for t_ns in times:
             self._boundary(t_ns)

@@ -50,7 +50,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
-    `times` collects the node times of begins and ends, to be told once the lock is released;
+    `times` collects the node times of begins and ends, to be reported once the lock is released;
     `stale` the event files of an earlier boot, to be deleted once that is known to the ledger;
     `lost` what is to be said of jobs that ended while nobody watched.
     """
@@ -126,7 +126,7 @@ class JobTracker:
             self._over(job)
 
     def scanned(self) -> None:
-        """All that is there has been told: what the ledger held beside it ended unseen."""
+        """All that is there has been reported: what the ledger held beside it ended unseen."""
         self._give_up_lost()
         for job in self._table:
             if job.filed and job.ended_ns is None and not self._lives(job):
@@ -344,7 +344,7 @@ class JobTracker:
             job.unproven = False
 
     def _over_unseen(self, job: Job, answer: JobAnswer | None) -> None:
-        """No Epilog told its end: it is when its processes were gone, else the controller's."""
+        """No Epilog reported its end: it is when its processes were gone, else the controller's."""
         now_ns = self._clock.now_ns()
         end_ns = job.vanished_ns or job.alive_ns
         if job.vanished_ns is None and answer is not None and answer.end_s:

@@ -1,6 +1,6 @@
 """Marks: experiments that programs name themselves, on machines without a scheduler.
 
-No claims come from here. A mark says for whom a process burns at what time; who shares a device,
+No claims come from here. A mark says for whom a process consumes at what time; who shares a device,
 and how, is settled as for all processes. A process that a scheduler's source knows is left alone:
 inside a job the scheduler says who pays.
 """
@@ -80,7 +80,7 @@ class SpanWorkloads:
         self._table.settled()
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Nobody's: a mark is not whose a process is, but for whom it burns at a time."""
+        """Nobody's: a mark is not whose a process is, but for whom it consumes at a time."""
         return None
 
     def close(self) -> None:

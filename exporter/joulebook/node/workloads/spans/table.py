@@ -38,7 +38,7 @@ REMEMBERED_NS = 60 * NS_PER_S
 class SpanEntry(msgspec.Struct):
     """One mark: `left_ns` is `None` while it is in force, `used` once a device was used under it.
 
-    `told` says that the ledger knows all that is known here.
+    `reported` says that the ledger knows all that is known here.
     """
 
     process: Process
@@ -49,7 +49,7 @@ class SpanEntry(msgspec.Struct):
     entered_ns: int
     left_ns: int | None = None
     used: bool = False
-    told: bool = False
+    reported: bool = False
 
     @property
     def span(self) -> Span:
@@ -85,7 +85,7 @@ class SpanTable:
                     labels = facts.labels
                     self._marks[f"{stem}.json"] = SpanEntry(
                         process, facts.id, labels.experiment, uid, labels.user, facts.started_ns,
-                        told=True,
+                        reported=True,
                     )  # fmt: skip
 
     def uid_of(self, name: str) -> int | None:
@@ -110,7 +110,7 @@ class SpanTable:
             if known is not None:
                 if known.left_ns is not None or left_ns is None:
                     return False
-                known.left_ns, known.told = max(left_ns, known.entered_ns), False
+                known.left_ns, known.reported = max(left_ns, known.entered_ns), False
                 return True
             mine = sum(e.left_ns is None and e.uid == uid for e in self._marks.values())
             if mine >= MOST_OF_ONE_USER or len(self._marks) >= MOST:
@@ -143,14 +143,16 @@ class SpanTable:
         with self._lock:
             for name, entry in list(self._marks.items()):
                 if entry.left_ns is None and files.owner_of(entry.process) is None:
-                    entry.left_ns, entry.told = now_ns, False
+                    entry.left_ns, entry.reported = now_ns, False
                 if entry.left_ns is not None and now_ns - entry.left_ns > REMEMBERED_NS:
                     del self._marks[name]
 
     def news(self) -> tuple[WorkloadFacts, ...]:
         """The facts of marks that a device was used under, where anything about them is new."""
         with self._lock:
-            self._handed = [(e, e.left_ns) for e in self._marks.values() if e.used and not e.told]
+            self._handed = [
+                (e, e.left_ns) for e in self._marks.values() if e.used and not e.reported
+            ]
             fresh = {entry.workload for entry, _ in self._handed}
             return (*self._over, *(self._facts(workload) for workload in sorted(fresh)))
 
@@ -158,7 +160,7 @@ class SpanTable:
         """What `news` gave last is durable."""
         with self._lock:
             for entry, left_ns in self._handed:
-                entry.told = entry.left_ns == left_ns
+                entry.reported = entry.left_ns == left_ns
             self._handed = []
             self._over = []
 

@@ -113,7 +113,7 @@ def test_what_was_used_after_the_last_look_goes_to_who_vanished(tree: Tree) -> N
     assert tree.count(a, b) == {A: 180, B: 85}
     tree.total(150 + 80 + 35 + 500)  # somebody unknown: not job 2's, which is long gone
     assert tree.count(a, b) == {A: 180, B: 85}
-    assert tree.count(a) == {A: 180, B: 85}, "told of once more when it is no longer listed"
+    assert tree.count(a) == {A: 180, B: 85}, "reported of once more when it is no longer listed"
     assert tree.count(a) == {A: 180}
 
 

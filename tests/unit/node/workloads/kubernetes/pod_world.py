@@ -1,7 +1,7 @@
 """Nodes for the source alone.
 
 `World` has a kubelet that speaks the protocol, a tree of directories, and real time. `Still` has
-none of them: what the source would hear is said by hand, and time passes when it is told to.
+none of them: what the source would hear is said by hand, and time passes when it is reported to.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class World:
 
 
 class StillClock:
-    """Stands still until it is told to go on."""
+    """Stands still until it is reported to go on."""
 
     epoch = "boot"
 

@@ -27,7 +27,7 @@ steps = st.lists(
         st.tuples(st.just("silent"), st.just(set())),
         st.tuples(st.just("made"), st.sets(st.sampled_from(PODS), min_size=1)),
         st.tuples(st.just("gone"), st.sets(st.sampled_from(PODS), min_size=1)),
-        st.tuples(st.just("told"), st.sets(st.sampled_from(PODS))),
+        st.tuples(st.just("reported"), st.sets(st.sampled_from(PODS))),
         st.tuples(st.just("done"), st.sets(st.sampled_from(PODS), min_size=1)),
     ),
     max_size=40,
@@ -56,7 +56,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                          now_ns)  # fmt: skip
         elif what == "silent":
             table.silent(now_ns)
-        elif what == "told":
+        elif what == "reported":
             table.relisted([PodInfo(UIDS[n], "a", f"p{n}") for n in which], now_ns)
         for n in which:
             if what == "made":
@@ -66,7 +66,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                 table.cgroup_gone(container_spot(n), now_ns)
                 table.cgroup_gone(pod_spot(n), now_ns)
             elif what == "done":
-                table.told(PodInfo(UIDS[n], "a", f"p{n}", done=True), now_ns)
+                table.reported(PodInfo(UIDS[n], "a", f"p{n}", done=True), now_ns)
         table.review(now_ns)
         for resident in table:
             assert resident.since_ns <= now_ns

@@ -152,7 +152,7 @@ def test_what_nobody_named_is_one_experiment_of_each_user(place: Place) -> None:
 
 def test_one_after_the_other_in_one_place_each_keeps_what_was_booked_to_it(place: Place) -> None:
     for cgroup in ("/", "/system.slice/hub.service", f"/docker/{ID}"):
-        told: dict[WorkloadId, WorkloadFacts] = {}
+        reported: dict[WorkloadId, WorkloadFacts] = {}
         group = place.start(cgroup)
         for name in ("bert", "vit", "gpt"):
             # As a script does it: in one process group.
@@ -161,11 +161,11 @@ def test_one_after_the_other_in_one_place_each_keeps_what_was_booked_to_it(place
             place.end(pid)
             place.list()
             until(lambda: all(f.complete for f in place.facts().values()))
-            told |= place.facts()
+            reported |= place.facts()
             place.source.settled()
         place.end(group)
-        told |= place.facts()
-        named = {fact.labels.experiment: fact for fact in told.values()}
+        reported |= place.facts()
+        named = {fact.labels.experiment: fact for fact in reported.values()}
         assert set(named) == {"bert", "vit", "gpt"}
         begins = [named[name].started_ns for name in ("bert", "vit", "gpt")]
         assert begins == sorted(begins)

@@ -48,7 +48,7 @@ RECORD = """JobId={job} {array}JobName={name}
 
 
 class World:
-    """Nodes are called by what the cgroup directory is called; n1 unless told otherwise."""
+    """Nodes are called by what the cgroup directory is called; n1 unless reported otherwise."""
 
     def __init__(self, path: Path, gres_conf: str = "Name=gpu File=/dev/nvidia[0-3]\n") -> None:
         self.path = path

@@ -122,14 +122,14 @@ def test_many_jobs_leave_nothing_behind(v1: Path) -> None:
     top.mkdir(parents=True)
     heard = Heard(v1)
     heard.tree.scan()
-    told = 0
+    reported = 0
     many = scaled(2000)
     for n in range(1, many + 1):
         (top / f"job_{n}").mkdir()
         (top / f"job_{n}").rmdir()
         if n % 500 == 0:
-            told += len(heard.listen())
-    assert told == 2 * many
+            reported += len(heard.listen())
+    assert reported == 2 * many
     heard.listen()
     assert len(heard.tree._watches) == 5, "root, two hierarchies, slurm, uid_5"
     assert not heard.tree._there

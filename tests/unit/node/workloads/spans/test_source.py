@@ -41,15 +41,15 @@ class Node:
         """The experiments that a process is under as it is listed, and whether they are over."""
         process = replace(ProcessUse(pid or os.getpid(), 1), **more)
         reading = Reading(GPU, self.clock.now_ns(), processes=(process,))
-        told = self.source.marked(reading).processes
+        reported = self.source.marked(reading).processes
         self.facts = {**getattr(self, "facts", {})}
         for fact in self.source.holdings(()).facts:
             self.facts[fact.id] = fact
         self.source.settled()
-        assert told is not None
+        assert reported is not None
         return [
             (self.facts[span.workload].labels.experiment, span.t1_ns is not None)
-            for span in told[0].marks
+            for span in reported[0].marks
         ]
 
     def rejected(self) -> dict[str, int]:
@@ -233,9 +233,9 @@ def test_times_that_cannot_be_are_moved_to_those_that_can(node: Node) -> None:
     node.write(mine(2), said(experiment="later", entered_boottime_ns=now_ns + hour_ns))
     node.until(("later", False), ("bert", False))
     reading = Reading(GPU, node.clock.now_ns(), processes=(ProcessUse(os.getpid(), 1),))
-    told = node.source.marked(reading).processes
-    assert told is not None
-    later, early = told[0].marks
+    reported = node.source.marked(reading).processes
+    assert reported is not None
+    later, early = reported[0].marks
     assert later.t0_ns <= node.clock.now_ns()
     began_ns = experiment_span.started_ticks("self") * 10**7
     assert abs(node.clock.boottime_ns(early.t0_ns) - began_ns) < 10**9
