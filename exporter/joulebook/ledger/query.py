@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
@@ -33,12 +34,12 @@ _MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
 _NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
 
-_IDENTIFIED = f"{WORKLOADS} WHERE workload = ? AND scheduler = ?"
+_IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
 
 # `workload_id > 0` is what makes the partial index usable.
 _SUMS = """
 SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
-       min(quarter_s), max(quarter_s)
+       sum(idle_ns), sum(calibration_uj), min(quarter_s), max(quarter_s)
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE workload_id = ? AND workload_id > 0
 GROUP BY meter_id, method, evidence
@@ -171,11 +172,11 @@ class LedgerReader:
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
         """What was booked to the workloads with that identity, id or displayed name.
 
-        Empty if there is none; several if a requeue or another scheduler uses the name too.
+        Empty if there is none; several if a name came again, or another scheduler uses it too.
         """
         with self._view() as conn:
             if isinstance(name, WorkloadId):
-                rows = conn.execute(_IDENTIFIED, (name.workload, name.scheduler)).fetchall()
+                rows = conn.execute(_IDENTIFIED, name).fetchall()
             else:
                 rows = conn.execute(_NAMED, (name, name)).fetchall()
             return tuple(_totals(conn, row) for row in rows)
@@ -252,6 +253,11 @@ class LedgerReader:
         """The rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
+
+    def meters(self) -> tuple[MeterState, ...]:
+        """All meters as they are booked."""
+        with self._view() as conn:
+            return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
         """The meters of the whole node, and what became of them."""

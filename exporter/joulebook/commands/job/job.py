@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from joulebook.commands.job import output as job_output
 from joulebook.commands.job.summary import as_text, find, latest_run, lines, look, wait
 from joulebook.commands.job.text import as_json, as_list, as_statement
+from joulebook.commands.shared.options import Duration, Options, argument, command, option
 from joulebook.commands.shared.text import Screen, several, shown
 from joulebook.config import Config, load
 from joulebook.core.workloads import WorkloadId
@@ -53,7 +53,7 @@ def parse_id(text: str) -> JobId | None:
     return JobId(found["scheduler"] or "", found["name"])
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Print the statement of one job, or the list of an array or of the runs of a requeued one."""
     wanted = parse_id(args.id)
     if wanted is None:
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
+def _append(args: Options, config: Config, wanted: JobId) -> int:
     """Wait until the job is booked, and append the summary to its output as its user."""
     if args.uid is None:
         _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
@@ -119,13 +119,14 @@ def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
 
 
 def _totals(ledger: LedgerReader, wanted: JobId) -> list[WorkloadTotals]:
-    if wanted.scheduler:
-        return list(ledger.workload_totals(WorkloadId(*wanted)))
-    matches = ledger.jobs(wanted.name, MOST)
+    matches = [
+        match
+        for match in ledger.jobs(wanted.name, MOST)
+        if wanted.scheduler in {"", match.id.scheduler}
+        and (not wanted.scheduler or match.id.workload == wanted.name)
+    ]
     totals = [each for match in matches for each in ledger.workload_totals(match.id)]
-    return sorted(
-        totals, key=lambda each: _natural(each.workload.display or each.workload.id.workload)
-    )
+    return sorted(totals, key=lambda each: (_natural(each.workload.shown), each.workload.id.start))
 
 
 def _not_found(ledger: LedgerReader, wanted: JobId, path: str) -> int:
@@ -162,3 +163,32 @@ def _natural(name: str) -> tuple[int, ...]:
 
 def _complain(text: str) -> None:
     Screen(sys.stderr).say(f"joulebook job: {text}")
+
+
+@command()
+@argument(
+    "id",
+    metavar="ID",
+    help="Job id as the scheduler shows it: 1234, 1234_7, 1234.r1; the id of an array lists its "
+    "tasks.",
+)
+@option("--json", is_flag=True, help="One JSON object instead of text.")
+@option("--summary", is_flag=True, help="The three lines of the job's own output.")
+@option(
+    "--append",
+    is_flag=True,
+    help="Wait until the job is booked, and append the summary to its output, as its user; "
+    "hooks/job_summary.sh does this at its end.",
+)
+@option("--uid", type=int, metavar="UID", help="With --append: the user of the job.")
+@option("--node", metavar="NAME", help="With --append: only if the job's script ran on this node.")
+@option(
+    "--wait",
+    type=Duration(),
+    default=60.0,
+    metavar="TIME",
+    help="With --append: for how long to wait for the last energy (default: 60s).",
+)
+def job(options: Options) -> int:
+    """Say what one job cost, from this node's ledger."""
+    return main(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+
+from joulebook.commands.report.options import from_where, which_runs
+from joulebook.commands.report.options import statement as statement_options
 from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
 from joulebook.commands.shared.charge_text import (
     CO2E,
@@ -20,6 +23,7 @@ from joulebook.commands.shared.charge_text import (
     figures,
     money_columns,
 )
+from joulebook.commands.shared.options import Options, command, option
 from joulebook.commands.shared.text import (
     Column,
     Screen,
@@ -49,7 +53,7 @@ from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
 
-def write_statement(args: argparse.Namespace, config: Config) -> int:
+def write_statement(args: Options, config: Config) -> int:
     """Write the statement that the options ask for."""
     render = renderer(args.format or "text")
     text = render(make_statement(args, config))
@@ -61,7 +65,7 @@ def write_statement(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def make_statement(args: argparse.Namespace, config: Config) -> Statement:
+def make_statement(args: Options, config: Config) -> Statement:
     """The statement that the options ask for. Raises a `JoulebookError`."""
     about = read_about(args.about)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
@@ -77,7 +81,7 @@ def make_statement(args: argparse.Namespace, config: Config) -> Statement:
     return statement.make(account, about, _choice(args, about), reported, anew)
 
 
-def _choice(args: argparse.Namespace, about: About) -> RoleChoice:
+def _choice(args: Options, about: About) -> RoleChoice:
     excluded = dict(about.exclude)
     for text in args.exclude:
         name, is_told, why = text.partition("=")
@@ -105,7 +109,7 @@ LIMITS = (
 )
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Write a statement, or list the experiments."""
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
@@ -127,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _selects(args: argparse.Namespace) -> bool:
+def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
          args.exclude, args.about, args.output)
@@ -259,3 +263,24 @@ def _line(line: ReportLine) -> dict[str, Any]:
             "co2e_grams": _grams(new, line.booked),
         }
     return found
+
+
+@command(
+    epilog="Without --format, --experiment and the like it lists all experiments. With them it "
+    "writes a statement: the energy, cost and CO2e of what is selected, and how they are known.",
+    several=["--runs"],
+)
+@from_where()
+@which_runs()
+@statement_options()
+@option(
+    "--by",
+    heading="The list",
+    type=click.Choice(["experiment", "user", "account", "lab"]),
+    default="experiment",
+    help="What a line is: an experiment (default), or all of a user, an account, the lab.",
+)
+@option("--json", heading="The list", is_flag=True, help="The list as one JSON object.")
+def report(options: Options) -> int:
+    """Say what experiments consumed, cost and emitted: a list, or a statement."""
+    return main(options)

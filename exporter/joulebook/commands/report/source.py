@@ -6,13 +6,13 @@ of 0 kWh, which a script takes for a result.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import shown
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
@@ -80,7 +80,7 @@ _QUARTER_S = QUARTER_NS // NS_PER_S
 _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 
-def source(args: argparse.Namespace, config: Config) -> ReportSource:
+def source(args: Options, config: Config) -> ReportSource:
     """Where a report is from. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
         raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
@@ -99,7 +99,7 @@ def source(args: argparse.Namespace, config: Config) -> ReportSource:
     return LedgerSource([own(config.ledger.path, config.node.name)])
 
 
-def _prometheus(url: str, args: argparse.Namespace) -> ReportSource:
+def _prometheus(url: str, args: Options) -> ReportSource:
     if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
         raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
     headers = dict(_header(text) for text in args.header)
@@ -114,7 +114,7 @@ def _header(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def selection(args: argparse.Namespace) -> Selection:
+def selection(args: Options) -> Selection:
     """Which runs are asked for."""
     return Selection(
         frozenset(args.experiment),
@@ -124,7 +124,7 @@ def selection(args: argparse.Namespace) -> Selection:
     )
 
 
-def stretch(args: argparse.Namespace) -> tuple[int, int]:
+def stretch(args: Options) -> tuple[int, int]:
     """From when to when, UTC seconds. Raises `ConfigError`."""
     since_s = 0 if args.since is None else quarter(args.since)
     until_s = FOREVER_S if args.until is None else quarter(args.until)

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from joulebook.core.report.dataset import ReportData, Selection, joined
+from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.parts import joined
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 
