@@ -40,16 +40,17 @@ ORDER = {
     "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
+    "PowerSum": "since_ns t_ns power_mw energy_uj",
+    "Learnt": "ratio windows",
     "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks",
     "InstanceUse": "uuid slices of active_ppm",
     "Span": "t0_ns t1_ns workload",
 }
 
 KINDS = (
-    "meters claims workloads experiments remainders remainder_gpu_ns evidence_uj method_uj "
-    "gaps_ns foreign_ns "
-    "affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census supplies "
-    "leaves_uj"
+    "meters claims workloads experiments remainders remainder_gpu_ns evidence_uj method_uj gaps_ns "
+    "foreign_ns affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census "
+    "supplies leaves_uj"
 )
 """The kinds of rows, one for each field of the books."""
 
