@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import ENERGY, in_column
@@ -82,7 +82,7 @@ def as_object(bill: Charges) -> dict[str, Any]:
         "by_kind": {
             f"{item}_{currency}": amount.floor / NANO
             for (item, currency), amount in sorted(bill.items())
-            if currency
+            if currency and item not in IDLE_PARTS.values()
         },
         "co2e_grams": bill[CO2E].floor / UG_PER_G if CO2E in bill else None,
     }
