@@ -74,6 +74,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         ("user", "of this user"),
         ("account", "of this account or namespace"),
         ("workload", "this job or pod: 1234, 1234_7, 1234.r1"),
+        ("cluster", "of this cluster, where the source has several"),
     ):
         which.add_argument(
             f"--{name}",
@@ -106,7 +107,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def _add_places(where: argparse._ArgumentGroup) -> None:
     where.add_argument(
         "--ledger",
-        metavar="[NODE=]FILE",
+        metavar="[[CLUSTER/]NODE=]FILE",
         action="append",
         default=[],
         help="a copy of a node's ledger; may be repeated, one for each node",

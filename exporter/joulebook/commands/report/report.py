@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
+from joulebook.commands.report.source import (
+    refuse_ambiguous,
+    refuse_unknown,
+    selection,
+    source,
+    stretch,
+)
 from joulebook.commands.shared.charge_text import (
     CO2E,
     as_object,
@@ -67,6 +73,7 @@ def make_statement(args: argparse.Namespace, config: Config) -> Statement:
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
+    refuse_ambiguous(wanted, account)
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
@@ -129,8 +136,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _selects(args: argparse.Namespace) -> bool:
     return any(
-        (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
-         args.exclude, args.about, args.output)
+        (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
+         args.runs, args.exclude, args.about, args.output)
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _CHARS = 60
+_NAMED = 10
 
 
 def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got: Account) -> None:
@@ -47,12 +48,35 @@ def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got
     raise ConfigError(f"{said} in this time; {got.source} has {has}")
 
 
+def refuse_ambiguous(wanted: Selection, got: Account) -> None:
+    """Raise `ConfigError` for an experiment's name that several have, if not all are asked for.
+
+    An experiment is of a cluster and an account, and where there are no accounts of a user: two
+    groups may both have a `train`, and neither may add to the figures of the other.
+    """
+    for name in sorted(wanted.experiments):
+        mine = [each for each in got.workloads.values() if each.labels.experiment == name]
+        for option, whose, asked in (
+            ("cluster", {each.of_cluster for each in mine}, wanted.clusters),
+            ("account", {each.labels.account for each in mine}, wanted.accounts),
+            ("user", {e.labels.user for e in mine if not e.labels.account}, wanted.users),
+        ):
+            several = sorted(whose - {""})
+            if len(several) > 1 and not asked >= set(several):
+                raise ConfigError(
+                    f"--experiment {shown(name, _CHARS)} is the name of one in each {option} of "
+                    f"{', '.join(shown(each, _CHARS) for each in several[:_NAMED])}: choose by "
+                    f"--{option} NAME, or name each of them to have them together"
+                )
+
+
 def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
     for option, names in (
         ("experiment", wanted.experiments),
         ("user", wanted.users),
         ("account", wanted.accounts),
         ("workload", wanted.workloads),
+        ("cluster", wanted.clusters),
     ):
         for name in sorted(names):
             yield option, name
@@ -71,6 +95,7 @@ def _borne(workloads: Iterable[Workload]) -> dict[str, set[str]]:
         "user": {each.labels.user for each in every},
         "account": {each.labels.account for each in every},
         "workload": {each.shown for each in every},
+        "cluster": {each.of_cluster for each in every},
     }
 
 
@@ -119,6 +144,7 @@ def selection(args: argparse.Namespace) -> Selection:
         frozenset(args.user),
         frozenset(args.account),
         frozenset(args.workload),
+        frozenset(args.cluster),
     )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
 from joulebook.core.workloads import Labels, WorkloadId
 
@@ -32,6 +32,7 @@ class Selection(msgspec.Struct, frozen=True):
     users: frozenset[str] = frozenset()
     accounts: frozenset[str] = frozenset()
     workloads: frozenset[str] = frozenset()
+    clusters: frozenset[str] = frozenset()
 
     @property
     def everything(self) -> bool:
@@ -46,6 +47,7 @@ class Selection(msgspec.Struct, frozen=True):
             and (not self.users or user in self.users)
             and (not self.accounts or account in self.accounts)
             and (not self.workloads or not self.workloads.isdisjoint(workload.names))
+            and (not self.clusters or workload.of_cluster in self.clusters)
         )
 
 
@@ -62,6 +64,13 @@ class Workload(msgspec.Struct, frozen=True):
     evidence: str = ""
     extra: Mapping[str, str] = {}
     cluster: str = ""
+    scheduler_start_s: int = 0
+    outcome: str = ""
+
+    @property
+    def of_cluster(self) -> str:
+        """The cluster it ran in: the site's name for it, else the scheduler's; empty: not known."""
+        return self.cluster or self.extra.get("cluster", "")
 
     @property
     def named_in_code(self) -> bool:
@@ -94,6 +103,8 @@ class Workload(msgspec.Struct, frozen=True):
             evidence=self.evidence or other.evidence,
             extra={**other.extra, **self.extra},
             cluster=self.cluster or other.cluster,
+            scheduler_start_s=self.scheduler_start_s or other.scheduler_start_s,
+            outcome=self.outcome or other.outcome,
         )
 
 
@@ -208,23 +219,25 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
 def joined(accounts: Iterable[Account]) -> Account:
     """Several accounts as one; their nodes must differ, or energy would count twice.
 
+    Nodes do not know of each other: what two of them call alike gets identities apart, and is one
+    run or two as `parts` says.
+
     Raises `ValueError` naming a node that stands in two of them, or if there is no account.
     """
-    parts = list(accounts)
-    if len(parts) == 1:
-        return parts[0]
+    parts: list[Account] = []
     whose: dict[str, str] = {}
     workloads: dict[WorkloadId, Workload] = {}
-    for part in parts:
-        for node in {row.node for rows in (part.postings, part.charges) for row in rows}:
+    for account in accounts:
+        for node in {row.node for rows in (account.postings, account.charges) for row in rows}:
             if node in whose:
-                raise ValueError(f"node {node} is in both {whose[node]} and {part.source}")
-            whose[node] = part.source
-        for key, workload in part.workloads.items():
-            known = workloads.get(key)
-            workloads[key] = workload if known is None else known.and_of(workload)
+                raise ValueError(f"node {node} is in both {whose[node]} and {account.source}")
+            whose[node] = account.source
+        parts.append(_apart(account, workloads))
+        workloads |= parts[-1].workloads
     if not parts:
         raise ValueError("no account to join")
+    if len(parts) == 1:
+        return parts[0]
     return Account(
         ", ".join(part.source for part in parts),
         min(part.since_s for part in parts),
@@ -241,4 +254,30 @@ def joined(accounts: Iterable[Account]) -> Account:
         tuple(text for part in parts for text in part.warnings),
         frozenset().union(*(part.replayed for part in parts)),
         frozenset().union(*(part.cut for part in parts)),
+    )
+
+
+def _apart(account: Account, known: Mapping[WorkloadId, Workload]) -> Account:
+    """Return an account with other identities for those that stand for other workloads already."""
+    new: dict[WorkloadId, WorkloadId] = {}
+    for key in account.workloads:
+        free = key
+        while free in known or (free != key and free in account.workloads) or free in new.values():
+            free = free._replace(start=free.start + 1)
+        new[key] = free
+    if all(key == free for key, free in new.items()):
+        return account
+
+    def renamed(subject: Subject) -> Subject:
+        return subject if isinstance(subject, Remainder) else new.get(subject, subject)
+
+    return msgspec.structs.replace(
+        account,
+        postings=tuple(row._replace(subject=renamed(row.subject)) for row in account.postings),
+        charges=tuple(row._replace(subject=renamed(row.subject)) for row in account.charges),
+        workloads={
+            new[key]: msgspec.structs.replace(each, id=new[key])
+            for key, each in account.workloads.items()
+        },
+        cut=frozenset(new.get(key, key) for key in account.cut),
     )

@@ -27,6 +27,16 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
+_OUTCOMES = {
+    "completed": State.COMPLETED,
+    "failed": State.FAILED,
+    "cancelled": State.CANCELLED,
+    # Run anew: what it burnt is lost like a failed run's.
+    "preempted": State.FAILED,
+}
+"""What the scheduler told the node of the end."""
+
+
 class Choice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
@@ -50,7 +60,8 @@ class Effort(msgspec.Struct, frozen=True):
 
     def state(self, run: Run) -> State:
         """What became of a run."""
-        return self.states.get(run.workload.id, State.UNKNOWN)
+        told = self.states.get(run.workload.id)
+        return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if told is None else told
 
     def of(self, state: State) -> list[Run]:
         """The runs that ended so, less those excluded."""
@@ -78,7 +89,7 @@ def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, St
     if choice.best:
         found = _named(runs, choice.best)
         if len(found) > 1:
-            names = ", ".join(str(run.workload.id) for run in found)
+            names = ", ".join(max(run.names, key=len) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
         best = found[0]
         if best.workload.id in excluded:
@@ -108,6 +119,6 @@ def _some(runs: Sequence[Run]) -> str:
 
 def _is(run: Run, pattern: str) -> bool:
     if "*" not in pattern:
-        return pattern in run.workload.names
+        return pattern in run.names
     fits = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch
-    return any(fits(name) for name in run.workload.names)
+    return any(fits(name) for name in run.names)

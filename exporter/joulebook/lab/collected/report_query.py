@@ -169,6 +169,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
         ("o.experiment", wanted.experiments),
         ("o.person", wanted.users),
         ("o.account", wanted.accounts),
+        ("w.cluster", wanted.clusters),
     ):
         if names:
             parts.append(f"{column} IN ({_marks(names)})")

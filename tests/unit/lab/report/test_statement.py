@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.unit.lab.report.worked import write_worked
 
 from joulebook.cli import main
+from joulebook.core.workloads import Labels
 
 ABOUT = """
 title = "BERT base"
@@ -230,6 +232,59 @@ def test_a_name_that_nothing_was_booked_to_is_no_statement_of_zero(
     assert not told.out
     assert said in told.err
     assert "\x1b" not in told.err
+
+
+def test_an_experiment_of_two_accounts_is_two(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither group's figure has the other's in it, unless both are asked for."""
+    other = tmp_path / "gpu-2.db"
+    write_worked(other, Labels("grace", "vision", "bert-base"))
+    with closing(sqlite3.connect(other)) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", str(tmp_path / "ledger.db"), "--ledger", str(other))
+    command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "one in each account of nlp, vision: choose by --account NAME" in said
+    one = told(capsys, config, *both, "--experiment", "bert-base", "--account", "nlp")
+    assert (one["counts"]["total"], one["energy"]["it"]["value"]) == (4, 24)
+    accounts = ("--account", "nlp", "--account", "vision")
+    together = told(capsys, config, *both, "--experiment", "bert-base", *accounts)
+    assert (together["counts"]["total"], together["energy"]["it"]["value"]) == (8, 48)
+
+
+def test_two_users_without_accounts_have_an_experiment_each(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_worked(tmp_path / "a.db", Labels("ada", "", "baseline"))
+    write_worked(tmp_path / "b.db", Labels("bob", "", "baseline"))
+    with closing(sqlite3.connect(tmp_path / "b.db")) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", str(tmp_path / "a.db"), "--ledger", str(tmp_path / "b.db"))
+    assert main(["--config", str(config), "report", *both, "--experiment", "baseline"]) == 2
+    assert "one in each user of ada, bob" in capsys.readouterr().err
+    one = told(capsys, config, *both, "--experiment", "baseline", "--user", "bob")
+    assert one["counts"]["total"] == 4
+
+
+def test_two_clusters_are_told_apart(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same job numbers at the same time of the same user, on nodes of one name."""
+    copy = tmp_path / "copy.db"
+    shutil.copy(tmp_path / "ledger.db", copy)
+    with closing(sqlite3.connect(copy)) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", f"east/n1={tmp_path}/ledger.db", "--ledger", f"west/n1={copy}")
+    every = told(capsys, config, *both)
+    assert every["counts"]["total"] == 8
+    assert every["inventory"]["nodes"] == ["east/n1", "west/n1"]
+    command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
+    assert main(command) == 2
+    assert "choose by --cluster NAME" in capsys.readouterr().err
+    east = told(capsys, config, *both, "--experiment", "bert-base", "--cluster", "east")
+    assert east["counts"]["total"] == 4
 
 
 def test_a_key_that_is_none_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
