@@ -43,7 +43,7 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := [name for name in args.name if name not in NAMES]:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
-    # So that what was started is ended also when we are told to stop.
+    # So that what was started is ended also when we are reported to stop.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(143))
     machine = describe()
     pin(os.getpid(), last=False)

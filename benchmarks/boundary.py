@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> list[Table]:
     )
     table.notes.append(
         f"missed: nothing within {GIVE_UP_S:.0f} s; n is less than {count} where a tick came in "
-        "between, whose look cannot be told from the burst"
+        "between, whose look cannot be reported from the burst"
     )
     return [table]
 

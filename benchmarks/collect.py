@@ -25,15 +25,15 @@ from joulebook.core.ledger.export import (
     ChargedRow,
     ChargeRow,
     MeterRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
     WorkloadRow,
 )
 from joulebook.core.report.dataset import Selection
 from joulebook.lab.collected import bills, check, ingest
 from joulebook.lab.collected.database import Database, connect
-from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
+from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.report_query import CollectedSource
 
 LAB_NODES = 1_000
@@ -107,14 +107,14 @@ class Feed:
                         450_000_000_000 * GPUS, 0)
             )  # fmt: skip
 
-    def pages(self) -> Iterator[Page]:
+    def pages(self) -> Iterator[PostingsPage]:
         """All that is waiting, in pages as a daemon makes them."""
         while self._waiting:
             some, self._waiting = self._waiting[:MAX_ROWS], self._waiting[MAX_ROWS:]
             postings = tuple(row for row in some if isinstance(row, PostingRow))
             charges = tuple(row for row in some if isinstance(row, ChargeRow))
             named = {row.workload_id for row in postings} | {row.workload_id for row in charges}
-            yield Page(
+            yield PostingsPage(
                 VERSION, f"n{self.number:04}", "", f"{self.number:032x}", 0, self._told,
                 some[-1].seq, self.seq, BEGIN_S,
                 tuple(MeterRow(i + 1, "gpu", f"GPU-{self.number}-{i}", "NVIDIA H100", e, 0)
@@ -222,7 +222,9 @@ def _take(database: Database, feed: Feed) -> tuple[int, float]:
 
 def _fill(database: Database, jobs: int) -> None:
     """Bills of a whole lab's month, each job on one node and day."""
-    owners = {Owner("", f"account{n % 10}", f"user{n % 40}", f"experiment{n}") for n in range(500)}
+    owners = {
+        BilledOwner("", f"account{n % 10}", f"user{n % 40}", f"experiment{n}") for n in range(500)
+    }
     with database.transaction():
         numbered(database, OWNER, owners)
         ((last,),) = database.rows("SELECT max(id) FROM owners")

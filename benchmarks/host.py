@@ -13,12 +13,12 @@ from tests.fakes.sysfs.shapes import intel_two_sockets
 
 from benchmarks.table import Cell, Table, median, quantile
 from joulebook.clock import NodeClock
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
 from joulebook.node.sensors.rapl import RaplSensor
-from joulebook.node.workloads.contract import Group
-from joulebook.node.workloads.host.usage import HostUse
+from joulebook.node.workloads.contract import UsageGroup
+from joulebook.node.workloads.host.usage import HostUsageReader
 from joulebook.units import NS_PER_S
 
 JOBS = 64
@@ -36,13 +36,13 @@ def _table(directory: Path, rounds: int) -> Table:
     clock = NodeClock()
     sensor = RaplSensor(clock, machine.powercap)
     sensor.open()
-    use = HostUse(clock, proc=machine.proc)
+    use = HostUsageReader(clock, proc=machine.proc)
     groups = [_group(directory, job) for job in range(JOBS)]
     rows: list[Sequence[Cell]] = [
         _row("RAPL: a look at 4 zones", lambda: sensor.look(processes=False), rounds),
         _row(f"census of {JOBS} cgroups", lambda: use.census(groups), rounds),
     ]
-    books, policy = Books(), Policy(settle_ns=3 * NS_PER_S)
+    books, policy = Books(), BookingPolicy(settle_ns=3 * NS_PER_S)
 
     def tick() -> None:
         nonlocal books
@@ -68,14 +68,14 @@ def _table(directory: Path, rounds: int) -> Table:
     )
 
 
-def _group(directory: Path, job: int) -> Group:
+def _group(directory: Path, job: int) -> UsageGroup:
     path = directory / f"cgroup/slurmstepd.scope/job_{job}"
     put(path / "cpu.stat", f"usage_usec {job * 1_000_000}\nuser_usec 1\nsystem_usec 1")
     put(path / "memory.stat", "anon 1000000\nfile 5\nkernel 7\nshmem 9\n" + "x 1\n" * 40)
     put(path / "cpuset.cpus.effective", "0-1")
     put(path / "cpu.max", "max 100000")
     put(path.parent / "cpu.stat", "usage_usec 9000000000")
-    return Group(WorkloadId("slurm", str(job)), (path,), outlived_by=1)
+    return UsageGroup(WorkloadId("slurm", str(job)), (path,), outlived_by=1)
 
 
 def _row(name: str, step: Callable[[], object], rounds: int) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""Ways to tell what a job burnt, and how far they are from the truth."""
+"""Ways to tell what a job consumed, and how far they are from the truth."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Counts the CPU time of the thread that is in a stage, and writes JSON to FILE at the end and, with
 JOULEBOOK_BENCH_PROFILE=1, the 30 dearest functions of the tick thread beside it (with a profiler
-the stages cost about three times as much). SIGUSR1 starts counting anew.
+the stages cost about three times as much). SIGUSR1 starts counting again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import Any, ParamSpec, TypeVar
 from joulebook import cli
 from joulebook.metrics.exposition import Exposition
 from joulebook.node import daemon
-from joulebook.node.sensor_thread import SensorWorker
-from joulebook.node.workload_sources import Witnesses
+from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.workload_sources import WorkloadSources
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DAEMON = daemon.Daemon
 STAGES: tuple[tuple[str, Any, str], ...] = (
-    ("sensor: a look", SensorWorker, "_look"),
+    ("sensor: a look", SensorThread, "_look"),
     ("tick: ask, wait", DAEMON, "_ask"),
     ("tick: take readings", DAEMON, "_listen"),
-    ("tick: tenants", Witnesses, "heard"),
+    ("tick: tenants", WorkloadSources, "heard"),
     ("tick: owners of processes", DAEMON, "_identified"),
     ("tick: advance the books", daemon, "advance"),
     ("tick: commit", DAEMON, "_commit"),

@@ -17,7 +17,7 @@ from benchmarks.world import BUILD
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.sqlite import SqliteStore
 
@@ -95,7 +95,7 @@ def _floor(path: Path, count: int) -> Stopwatch:
 
 def _commits(directory: Path, workloads: int, count: int) -> tuple[Stopwatch, Stopwatch, float]:
     store = SqliteStore(directory / f"{workloads}.db")
-    books, policy = store.load()[0], Policy()
+    books, policy = store.load()[0], BookingPolicy()
     advanced, committed = Stopwatch(), Stopwatch()
     written = 0
     for number in range(1, WARM_UP + count + 1):

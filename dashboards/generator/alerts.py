@@ -1,4 +1,6 @@
-"""Alerts: what they mean, and what the reader is told to do. Each has a section of a runbook."""
+"""Alerts: what they mean, and what the reader is reported to do. Each has a section of a
+runbook.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ ALERTS = (
         "critical",
         "{{ $labels.node }}: nothing heard of its daemon; see whether the node is up, then "
         "`systemctl status joulebook` or the pod's log",
-        "The node showed GPUs within the last day and is not scraped now. What its GPUs burn is "
+        "The node showed GPUs within the last day and is not scraped now. What its GPUs consume is "
         "booked to a job only if that job is proven to have held them throughout.",
     ),
     Alert(
@@ -129,7 +131,8 @@ ALERTS = (
         "info",
         "{{ $labels.user }} ({{ $labels.account }}) holds idle GPUs with {{ $labels.scheduler }} "
         "{{ $labels.workload }} of {{ $labels.experiment }}; ask whether it may be ended",
-        "In the last 3 hours at least 95 % of the GPU energy of this workload was burnt while its "
+        "In the last 3 hours at least 95 % of the GPU energy of this workload was consumed "
+        "while its "
         "devices were idle, and it held them for at least 2.5 GPU-hours.",
     ),
     Alert(

@@ -69,7 +69,7 @@ ACCOUNTS = (
         f'SELECT {_WHOSE} || \' \' || e.currency AS "account", {_MONEY} AS "cost" '
         f"FROM billed_entries e {_HERE} AND e.currency <> '' GROUP BY 1 ORDER BY 2 DESC",
         "bargauge", 12, 9, decimals=2, options=_ALL_ROWS),
-    _panel("Energy by account and day", "Energy by the day it was burnt, in the time range.",
+    _panel("Energy by account and day", "Energy by the day it was consumed, in the time range.",
         Basis.METERED, "kwatth",
         f'SELECT to_timestamp(e.day_s + 86400) AS "time", {_WHOSE} AS "metric", {_BURNT} AS "kWh" '
         "FROM used e JOIN owners o ON o.id = e.owner "

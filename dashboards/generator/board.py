@@ -112,7 +112,7 @@ class _Hidden(sdk.QueryVariable):
 
 
 def hidden(name: str, expression: str) -> Variable:
-    """The value of the label `use` of the first series that `expression` gives, worked out anew
+    """The value of the label `use` of the first series that `expression` gives, worked out again
     whenever the time range changes.
     """
     return (

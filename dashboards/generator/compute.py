@@ -16,7 +16,7 @@ _PFLOPS_DAY = "8.64e19"
 _FLOP = selector(COMPUTE, 'cluster=~"$cluster",account=~"$account"')
 _PEAK = (
     "Busy time of held GPUs times the peak of their model in half precision (datasheet, dense): "
-    "what they could have done at most. By account; users and experiments are not told apart."
+    "what they could have done at most. By account; users and experiments are not reported apart."
 )
 _MONTHS = "Each point stands for the 30 days before it; from the recording rules."
 

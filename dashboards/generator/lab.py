@@ -1,4 +1,6 @@
-"""Lab overview: what the lab burnt, what that cost, who for, and how much of it was for nothing."""
+"""Lab overview: what the lab consumed, what that cost, who for, and how much of it was for
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ TOTALS = (
     ),
     Panel(
         "Idle while held",
-        f"Share of GPU energy burnt while the GPUs that experiments held did nothing. {LONG}",
+        f"Share of GPU energy consumed while the GPUs that experiments held did nothing. {LONG}",
         Basis.METERED,
         "percentunit",
         (Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),),
@@ -125,7 +127,7 @@ TREND = (
 TABLE = Panel(
     "What each experiment cost",
     "Each user's part of every experiment that used energy in the range; a click on its name shows "
-    "its runs. An experiment is told apart by cluster and account; idle: the share of its GPU "
+    "its runs. An experiment is reported apart by cluster and account; idle: the share of its GPU "
     f"energy. {LONG}",
     Basis.RATED,
     "none",
@@ -234,7 +236,8 @@ DAYS = (
 DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
-    "What the lab's GPUs burnt, what that cost, whose experiments it was for, and how much of it "
+    "What the lab's GPUs consumed, what that cost, whose experiments it was for, and how "
+    "much of it "
     "was for nothing.",
     (*OWNERS, *CHOICE),
     (

@@ -22,7 +22,7 @@ UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
 _NODE = "cluster, node"
 _EXPERIMENT = "cluster, account, user, experiment"
-_IDLE = "Burnt while the GPUs that were held did nothing: no kernel, no process."
+_IDLE = "Consumed while the GPUs that were held did nothing: no kernel, no process."
 _MONEY = (
     "Electricity in proportion to the idle part of each experiment's energy, so apportioned; what "
     "idle hardware costs is not in it."

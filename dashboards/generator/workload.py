@@ -35,7 +35,7 @@ TOTALS = (
         Query(_used("co2e_grams")), empty="-"),
     _stat("GPU-hours", f"Hours for which it held GPUs. {_EXACT}", Basis.HELD, "locale",
         Query(f"({_used('gpu_seconds')}) / 3600"), decimals=2, empty="-"),
-    _stat("Idle while held", f"Share of GPU energy burnt while its GPUs did nothing. {_EXACT}",
+    _stat("Idle while held", f"Share of GPU energy consumed while its GPUs did nothing. {_EXACT}",
         Basis.METERED, "percentunit",
         Query(ratio(_used("idle_energy_joules", "", OF_GPU),
             f"({_used('energy_joules', '', OF_GPU)}) > 0")),

@@ -1,4 +1,4 @@
-"""Joulebook: every joule a lab's GPUs burn, booked once, to the experiment that burned it."""
+"""Joulebook: every joule a lab's GPUs consume, booked once, to the experiment that consumed it."""
 
 from joulebook.experiment_span import experiment
 

@@ -19,7 +19,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 GROUPS = {
     "the daemon of a node": ("run", "doctor", "config", "hooks", "release", "health"),
-    "what burns, and what it costs": ("top", "job", "rates"),
+    "what consumes, and what it costs": ("top", "job", "rates"),
     "publish": ("report", "leaderboard", "mlflow"),
     "the lab, from many nodes": ("collect", "bill", "relabel"),
     "traces": ("record", "replay"),
@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="joulebook",
         formatter_class=_Grouped,
-        description="Every joule a lab's GPUs burn, booked once, to the experiment that burned it.",
+        description="Every joule a lab's GPUs consume, booked once, to the experiment that "
+        "consumed it.",
         epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with "
         "GPUs, `joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
     )
@@ -123,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="for how long, e.g. 10m (default); 0 takes hold again",
     )
-    top_ = command("top", "what burns power on this node now")
+    top_ = command("top", "what consumes power on this node now")
     top_.add_argument("--url", help="the daemon's address (default: from server.listen)")
     top_.add_argument("--once", action="store_true", help="print the table once and end")
     top_.add_argument(
@@ -234,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
         help="where to serve (default: %(default)s)",
     )
     options.add(
-        command("report", "what experiments burnt, cost and emitted: a list, or a statement")
+        command("report", "what experiments consumed, cost and emitted: a list, or a statement")
     )
     leaderboard.add(command("leaderboard", "what results cost: accuracy against measured energy"))
     leaderboard.add_mlflow(

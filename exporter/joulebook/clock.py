@@ -17,7 +17,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """What sensors and tenants need of time."""
+    """What sensors and workload sources need of time."""
 
     @property
     def epoch(self) -> str:

@@ -1,4 +1,4 @@
-"""`with joulebook.experiment("name"):` books what this process and its children burn to `name`.
+"""`with joulebook.experiment("name"):` books what this process and its children consume to `name`.
 
 For machines without a scheduler. Entering writes a small file that the node's daemon reads,
 leaving completes it; docs/in-code.md says what is booked. The file says nothing of who you are:
@@ -28,7 +28,7 @@ MAX_NAME_CHARS = 128
 _numbers = itertools.count(1)
 
 
-class Mark(NamedTuple):
+class ExperimentSpan(NamedTuple):
     """A mark that was entered: its file, what it says, and the process that may end it."""
 
     path: Path
@@ -52,19 +52,21 @@ def experiment(name: str) -> Iterator[None]:
         leave(mark)
 
 
-def enter(name: str) -> Mark | None:
+def enter(name: str) -> ExperimentSpan | None:
     """Begin a mark; `None` where it cannot be written, as where no daemon has made a place."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         pid = os.getpid()
         stem = f"{pid}-{started_ticks('self')}-{next(_numbers)}"
         directory = Path(os.environ.get(VARIABLE) or DIRECTORY)
-        mark = Mark(directory / f"{stem}.json", str(name)[:MAX_NAME_CHARS], _boottime_ns(), pid)
+        mark = ExperimentSpan(
+            directory / f"{stem}.json", str(name)[:MAX_NAME_CHARS], _boottime_ns(), pid
+        )
         _write(mark, {})
         return mark
     return None
 
 
-def leave(mark: Mark | None) -> None:
+def leave(mark: ExperimentSpan | None) -> None:
     """End a mark. A forked child that runs out of the block does not end its parent's."""
     if mark is None or mark.pid != os.getpid():
         return
@@ -84,7 +86,7 @@ def _boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def _write(mark: Mark, more: dict[str, int]) -> None:
+def _write(mark: ExperimentSpan, more: dict[str, int]) -> None:
     """Write the file whole or not at all; one that a daemon has seen is replaced in one step."""
     said = {"v": 1, "experiment": mark.name, "entered_boottime_ns": mark.entered_boottime_ns}
     new = mark.path.with_name(f".{mark.path.stem}.tmp")

@@ -42,7 +42,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 
-class Key:
+class ApiKey:
     """The key of a feed: in a file, else in an environment variable. It is never shown."""
 
     def __init__(self, file: Path | None, variable: str, environ: Mapping[str, str]) -> None:

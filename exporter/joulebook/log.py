@@ -18,7 +18,7 @@ from typing import Literal, TextIO
 from joulebook.config.load import redact
 
 _MAX_FAILURES = 1024
-"""Failures told apart at a time; beyond it the oldest is forgotten, and may be said again."""
+"""Failures reported apart at a time; beyond it the oldest is forgotten, and may be said again."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

@@ -1,4 +1,4 @@
-"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command burns to an experiment.
+"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command consumes to an experiment.
 
 The command runs as it would without: same input and output, same exit status (128 + N where
 signal N ended it), and signals sent to this process reach it.

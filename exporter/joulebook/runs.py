@@ -5,8 +5,8 @@
 
     joulebook.runs.log_energy(run_id, job="1234", tracking_uri="sqlite:///mlflow.db")
 
-Energy is booked a few seconds after it was burnt: ask when the run is over, or what comes is of up
-to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all runs of a store.
+Energy is booked a few seconds after it was consumed: ask when the run is over, or what comes is of
+up to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all runs of a store.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard.join import spent
 from joulebook.lab.leaderboard.mlflow import client
 from joulebook.lab.leaderboard.mlflow import figures as figures_of
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, Source, named, own
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
 
 
 def figures(
-    *, job: str = "", experiment: str = "", ledger: str | Path = "", source: Source | None = None
+    *,
+    job: str = "",
+    experiment: str = "",
+    ledger: str | Path = "",
+    source: ReportSource | None = None,
 ) -> dict[str, float]:
     """What a job, or all of an experiment, took: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.node.sensors.trace.format import KIND, VERSION, Header, Record, TraceDevice
+from joulebook.node.sensors.trace.format import KIND, VERSION, Header, TraceDevice, TraceRecord
 from joulebook.node.sensors.trace.player import SHIPPED
 
 SOURCE = "https://github.com/JimZeyuYang/GPU_Power_Benchmark"
@@ -56,7 +56,7 @@ def rows(path: Path) -> Iterator[Row]:
             )
 
 
-def with_counter(measured: list[Row]) -> Iterator[Record]:
+def with_counter(measured: list[Row]) -> Iterator[TraceRecord]:
     twice_pj = shown_uj = 0  # twice the integral: trapezoids without halves
     last_tick = -1
     for before, row in pairwise([measured[0], *measured]):
@@ -64,15 +64,15 @@ def with_counter(measured: list[Row]) -> Iterator[Record]:
         if row.t_ns // TICK_NS > last_tick:
             last_tick = row.t_ns // TICK_NS
             shown_uj = COUNTER_BASE_UJ + twice_pj // 2_000_000_000 * 1000
-        yield Record(row.t_ns, 0, shown_uj, row.power_mw, values=row.values)
+        yield TraceRecord(row.t_ns, 0, shown_uj, row.power_mw, values=row.values)
 
 
-def power_only(measured: list[Row]) -> Iterator[Record]:
+def power_only(measured: list[Row]) -> Iterator[TraceRecord]:
     for row in measured:
-        yield Record(row.t_ns, 0, power_mw=row.power_mw, values=row.values)
+        yield TraceRecord(row.t_ns, 0, power_mw=row.power_mw, values=row.values)
 
 
-def write(name: str, device: TraceDevice, records: Iterator[Record]) -> None:
+def write(name: str, device: TraceDevice, records: Iterator[TraceRecord]) -> None:
     encoder = msgspec.json.Encoder()
     lines = [Header(VERSION, KIND, (device,), SOURCE, LICENCE), *records]
     text = b"".join(encoder.encode(line) + b"\n" for line in lines)

@@ -49,7 +49,7 @@ def remainder_uj(daemon: Daemon) -> dict[str, int]:
 
 
 def true_uj(lab: Lab, held: Iterable[Held]) -> dict[str, int]:
-    """What the cards of each job burnt while it held them."""
+    """What the cards of each job consumed while it held them."""
     sums: dict[str, int] = {}
     for each in held:
         sums[each.job_id] = sums.get(each.job_id, 0) + lab.true_uj(each)

@@ -60,7 +60,7 @@ class BurningHost:
         return self._known[job_id] / 1e9
 
     def true_j(self, job_id: str) -> float:
-        """What a job burnt above the idle floor."""
+        """What a job consumed above the idle floor."""
         return self.core_w * self.cpu_s(job_id)
 
     def settings(self) -> dict[str, str]:

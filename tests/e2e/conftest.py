@@ -12,7 +12,7 @@ from tests.e2e.lab import Lab
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One node with four cards in scrambled order, SLURM told of them in another.
+    """One node with four cards in scrambled order, SLURM reported of them in another.
 
     A module's `LAB` holds arguments of `Lab` beyond that.
     """

@@ -1,6 +1,6 @@
 """A whole lab on one machine: fake cards, real SLURM, the daemon, a real Prometheus.
 
-What the cards really burnt is the scenario's, exact to the microjoule; when a job held a card is
+What the cards really consumed is the scenario's, exact to the microjoule; when a job held a card is
 what SLURM's own hooks saw, copied aside by wrappers before the daemon can touch it.
 """
 
@@ -311,7 +311,7 @@ class Lab:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def true_uj(self, held: Held) -> int:
-        """What the card burnt while it was held."""
+        """What the card consumed while it was held."""
         return self.scenarios[held.node].true_energy_uj(held.gpu, held.t0_ns, held.t1_ns)
 
 

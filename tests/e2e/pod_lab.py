@@ -1,7 +1,8 @@
 """A Kubernetes node without Kubernetes: a kubelet and an API server that speak the protocols, real
-cgroups with real (idle) processes in them, and fake cards that burn what the pods are told to.
+cgroups with real (idle) processes in them, and fake cards that burn what the pods are reported to.
 
-When a pod held a card is what this lab did to its cgroups; what the cards burnt is the scenario's.
+When a pod held a card is what this lab did to its cgroups; what the cards consumed is the
+scenario's.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Pod:
     burning: dict[int, int] = field(default_factory=dict)
     """Power that it adds, in mW, by the card's slot."""
     said: dict[str, object] = field(default_factory=dict)
-    """What the API server was told of it."""
+    """What the API server was reported of it."""
 
     @property
     def workload(self) -> str:
@@ -160,7 +161,7 @@ class PodLab:
         )
 
     def settings(self) -> dict[str, str]:
-        """What a daemon must be told to book this lab's pods."""
+        """What a daemon must be reported to book this lab's pods."""
         return {
             "JOULEBOOK_TENANTS_KUBERNETES_ENABLED": "true",
             "JOULEBOOK_TENANTS_KUBERNETES_NODE_NAME": NODE,
@@ -273,7 +274,7 @@ class PodLab:
     # -- the truth, and the books
 
     def true_uj(self, pod: Pod, slot: int) -> int:
-        """What a card burnt while the pod ran."""
+        """What a card consumed while the pod ran."""
         return self.scenario.true_energy_uj(slot, pod.began_ns, pod.ended_ns)
 
     @contextlib.contextmanager

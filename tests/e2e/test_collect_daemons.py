@@ -14,7 +14,7 @@ from tests.e2e.lab import ROOT, free_port, get, until
 from tests.integration.collect_lab import TOKEN, CollectorProcess
 from tests.integration.postgresql import PostgreSql
 
-from joulebook.core.report.dataset import Account, Posting, Selection
+from joulebook.core.report.dataset import Posting, ReportData, Selection
 from joulebook.errors import LedgerError
 from joulebook.lab.collected.database import opened
 from joulebook.lab.collected.report_query import CollectedSource
@@ -56,7 +56,7 @@ class Node:
             self.process.kill()
             self.process.wait(30)
 
-    def account(self) -> Account:
+    def account(self) -> ReportData:
         with LedgerReader(self.ledger) as reader:
             return reader.account(0, 1 << 40, Selection(), self.name)
 
@@ -80,7 +80,7 @@ def test_daemons_and_collector_are_killed_and_the_books_agree(
         until("joules of a job", lambda: any(posted(url, n.name) > 10**9 for n in nodes), 60)
         for node in nodes:
             node.kill()
-        # What was committed last is in the ledger, and is told as soon as the daemon is back.
+        # What was committed last is in the ledger, and is reported as soon as the daemon is back.
         for node in nodes:
             node.start()
         assert collector.stop() == 0

@@ -1,4 +1,5 @@
-"""A day of 24 prices, from readings to PromQL: what Prometheus adds up is what was burnt x price.
+"""A day of 24 prices, from readings to PromQL: what Prometheus adds up is what was consumed x
+price.
 
 Time is virtual, all else is real: the ledger and its store, the exposition as it is scraped, blocks
 made by promtool, and a Prometheus that answers. The truth is integrated by hand from the cards' own
@@ -21,7 +22,7 @@ from tests.e2e.lab import Prometheus
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.money.amounts import Charge, Item
 from joulebook.core.money.rates import (
@@ -30,18 +31,18 @@ from joulebook.core.money.rates import (
     RATIO_PPM,
     UG_PER_G,
     UG_PER_KWH,
-    Curve,
     HardwareRate,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     nano_per_kwh,
 )
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import NS_PER_S
 
 CENT = 0.01
@@ -88,8 +89,8 @@ JOBS = (
 )
 
 
-def curve(unit: str, values: tuple[float, ...], per: int) -> Curve:
-    return Curve(
+def curve(unit: str, values: tuple[float, ...], per: int) -> StepCurve:
+    return StepCurve(
         tuple(
             Point(T0_S + HOUR_S * n, round(value * per), unit, "market", Quality.MEASURED)
             for n, value in enumerate(values)
@@ -102,7 +103,7 @@ RATES = RateSet(
     "DE",
     curve(nano_per_kwh("EUR"), PRICES, NANO),
     curve(UG_PER_KWH, GRAMS, UG_PER_G),
-    Curve((Point(0, int(PUE * PPM), RATIO_PPM, "room", Quality.MEASURED),)),
+    StepCurve((Point(0, int(PUE * PPM), RATIO_PPM, "room", Quality.MEASURED),)),
     (HardwareRate("NVIDIA*", int(PER_HOUR * NANO), "lease"),),
 )
 WANTED = frozenset(
@@ -188,7 +189,7 @@ def ticks() -> Iterator[Tick]:
             burnt_j[n] += watts_at(n, second) * STEP_S
 
 
-def shown(view: View, exposition: Exposition, samples: dict[str, list[str]]) -> None:
+def shown(view: Snapshot, exposition: Exposition, samples: dict[str, list[str]]) -> None:
     """One scrape, with its time."""
     exposition.publish(view)
     text, _ = exposition.metrics("application/openmetrics-text")
@@ -213,18 +214,18 @@ def a_day(path: Path) -> dict[str, list[str]]:
         store = stack.enter_context(closing(SqliteStore(path, allow_volatile=True)))
         books, _ = store.load()
         exposition = Exposition(
-            View("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
+            Snapshot("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
         )
         for tick in ticks():
             if tick.resumed:  # killed: only what was committed is there again
                 store.close()
                 store = stack.enter_context(closing(SqliteStore(path, allow_volatile=True)))
                 books, _ = store.load()
-            after, entry = advance(books, tick, Policy())
+            after, entry = advance(books, tick, BookingPolicy())
             store.commit(books, after, entry, Anchor("boot", 0, tick.now_ns))
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
-                view = View("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
+                view = Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
                 shown(view, exposition, samples)
     check_books(books)
     return samples
@@ -235,8 +236,8 @@ def fail(family: str, error: Exception) -> None:
 
 
 def check_books(books: Books) -> None:
-    burnt_uj = sum(watts_at(n, s) for n in range(len(CARDS)) for s in range(0, DAY_S, STEP_S))
-    assert sum(m.booked_uj for m in books.meters.values()) == burnt_uj * STEP_S * 10**6
+    consumed_uj = sum(watts_at(n, s) for n in range(len(CARDS)) for s in range(0, DAY_S, STEP_S))
+    assert sum(m.booked_uj for m in books.meters.values()) == consumed_uj * STEP_S * 10**6
 
 
 @pytest.fixture(scope="module")

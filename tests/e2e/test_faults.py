@@ -130,7 +130,7 @@ def test_a_job_that_lives_inside_an_outage_is_known(lab: Lab, home: Path) -> Non
         started, ended = known[0]
         assert 0.4e9 < ended - started < 3e9
         assert remainder_uj(daemon)["daemon_down"] > 0
-        assert job not in job_uj(daemon), "its joules cannot be told from the others'"
+        assert job not in job_uj(daemon), "its joules cannot be reported from the others'"
     finally:
         daemon.stop()
 
@@ -153,7 +153,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         lab.scenario.clear(lost)
 
         hung = lab.scenario.hang(ENERGY, for_ms=3000, count=1)
-        slowest, not_ready, told = 0.0, 0, ""
+        slowest, not_ready, reported = 0.0, 0, ""
         deadline = time.monotonic() + 3.5
         while time.monotonic() < deadline:
             began = time.monotonic()
@@ -161,12 +161,12 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
             slowest = max(slowest, time.monotonic() - began)
             status, said = get(f"{daemon.url}/readyz")
             if status != 200:
-                not_ready, told = not_ready + 1, told + said
+                not_ready, reported = not_ready + 1, reported + said
             time.sleep(0.05)
         lab.scenario.clear(hung)
         assert slowest < 0.25, "a hung driver does not hold up a scrape"
         assert not_ready > 0, "a call that hangs for longer than daemon.hang_s is said by /readyz"
-        assert "sensor nvml hangs in a call since" in told
+        assert "sensor nvml hangs in a call since" in reported
         until("/readyz after the hang", lambda: get(f"{daemon.url}/readyz")[0] == 200)
         watch.look()
 

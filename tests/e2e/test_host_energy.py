@@ -55,7 +55,7 @@ def test_each_job_gets_the_cpu_energy_that_it_burnt(lab: Lab, tmp_path: Path) ->
             rest(daemon)
             found = {job: (booked_j(daemon, job), host.true_j(job)) for job in jobs}
             for job, (booked, true) in found.items():
-                # The node's own CPU time is told in clock ticks, which a job of 0.3 s feels.
+                # The node's own CPU time is reported in clock ticks, which a job of 0.3 s feels.
                 tick_j = host.core_w / os.sysconf("SC_CLK_TCK") if job == short else 0
                 assert booked == pytest.approx(true, rel=0.02, abs=0.02 * true + tick_j), found
             shown = {

@@ -143,8 +143,8 @@ def test_three_lines_at_the_end_of_the_output_and_nowhere_else(lab: Lab, home: P
         assert text.count("joulebook: ") == 3, "one of its nodes is enough"
         assert "PARTIAL: this is the part of node " in text and "one of 2 nodes" in text
         # The words of a user can at most choose among the user's own files.
-        told = (out / "forged.out").read_text() + (out / "elsewhere").read_text()
-        assert told.count("joulebook: ") == 3
+        reported = (out / "forged.out").read_text() + (out / "elsewhere").read_text()
+        assert reported.count("joulebook: ") == 3
 
         assert target.read_text() == "mine\n", "nothing was appended through a link"
         assert not (out / "gone.out").exists(), "nothing is created"

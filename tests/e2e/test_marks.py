@@ -46,7 +46,7 @@ with joulebook.experiment("outer"):
 work()
 said("end")
 """
-"""Burns through children, as a program does that starts workers; nested, and a decorator."""
+"""Consumes through children, as a program does that starts workers; nested, and a decorator."""
 
 
 def booked(daemon: Daemon) -> dict[str, int]:
@@ -115,7 +115,7 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
             if line[0] in "bedoi"
         }
         t0_ns = scenario.now_ns()
-        # On another card, by the command line; its child's child burns.
+        # On another card, by the command line; its child's child consumes.
         command = f"{power} {scenario.path} GPU-b +180000 --burn 2500 & wait; exit 7"
         named = subprocess.run(
             [sys.executable, "-m", "joulebook.mark", "by command", "--", "sh", "-c", command],

@@ -1,4 +1,4 @@
-"""A card cut up by MIG, in a real daemon: with GPM and without, cut anew while it runs."""
+"""A card cut up by MIG, in a real daemon: with GPM and without, cut again while it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW = Instance(uuid="MIG-new", gpu_instance=2, gpu_slices=2, compute_slices=2, p
 
 
 class Cut:
-    """One card in MIG mode, and a daemon told by job-mapping files who holds which instance."""
+    """One card in MIG mode, and a daemon reported by job-mapping files who holds which instance."""
 
     def __init__(self, home: Path, architecture: Architecture) -> None:
         self.scenario = Scenario.create(

@@ -50,7 +50,7 @@ def contained(lab: PodLab, directory: Path, host_proc: Path, **settings: str) ->
     return daemon
 
 
-def burnt(lab: PodLab, daemon: Daemon) -> tuple[Pod, Pod, Pod]:
+def consumed(lab: PodLab, daemon: Daemon) -> tuple[Pod, Pod, Pod]:
     """Two neighbours, one with three times the use of the other, and one that did not ask."""
     with lab.counted(daemon):
         time.sleep(3)  # the idle floor is learnt from idle time
@@ -82,7 +82,7 @@ def test_with_the_hosts_proc_neighbours_pay_by_use(
 ) -> None:
     proc = short_tmp_path / "proc"
     daemon = contained(lab, tmp_path, proc, JOULEBOOK_HOST_PROC=str(proc))
-    light, heavy, guest = burnt(lab, daemon)
+    light, heavy, guest = consumed(lab, daemon)
     booked = pod_uj(daemon)
     assert 0.20 < share_of_light(booked, light, heavy) < 0.31, "a quarter of the busy time"
     assert booked[guest.workload] > 0, "found by its process, though it did not ask"
@@ -94,7 +94,7 @@ def test_without_it_they_pay_by_what_they_hold_and_no_pid_is_looked_up(
     lab: PodLab, tmp_path: Path, short_tmp_path: Path
 ) -> None:
     daemon = contained(lab, tmp_path, short_tmp_path / "proc")
-    light, heavy, guest = burnt(lab, daemon)
+    light, heavy, guest = consumed(lab, daemon)
     booked = pod_uj(daemon)
     assert 0.45 < share_of_light(booked, light, heavy) < 0.55, "each holds one replica"
     assert guest.workload not in booked

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 GPU = "nvidia.com/gpu"
 
 TICK_UJ = 25 * 10**6
-"""What a busy card burns in one tick of its counter: on a busy machine a boundary may be read so
+"""What a busy card consumes in one tick of its counter: on a busy machine a boundary may be read so
 much too late."""
 
 
@@ -310,8 +310,8 @@ def test_the_footprint_of_a_node(short_tmp_path: Path, tmp_path: Path) -> None:
 def main_evidence(daemon: Daemon) -> dict[str, tuple[str, str]]:
     """Method and evidence of nearly all energy of each workload.
 
-    (The start of a process is known to 10 ms: what a card burnt just before a pod's cgroup was made
-    may count as use.)
+    (The start of a process is known to 10 ms: what a card consumed just before a pod's cgroup was
+    made may count as use.)
     """
     rows = daemon.rows(
         "SELECT workload, method, postings.evidence, sum(energy_uj) FROM postings "

@@ -27,13 +27,13 @@ from joulebook.cli import main
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.snapshot import View
-from joulebook.server.auth import Handover, Tokens
+from joulebook.metrics.snapshot import Snapshot
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
@@ -128,15 +128,15 @@ def scrapes(ledger: Path) -> list[str]:
     with closing(SqliteStore(ledger, allow_volatile=True)) as store:
         books, _ = store.load()
         exposition = Exposition(
-            View("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
+            Snapshot("n1", books), lambda: (True, ""), lambda: (True, ""), on_error=fail
         )
         for tick in ticks():
-            after, entry = advance(books, tick, Policy())
+            after, entry = advance(books, tick, BookingPolicy())
             store.commit(books, after, entry, Anchor("boot", 0, tick.now_ns))
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
                 exposition.publish(
-                    View("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
+                    Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
                 )
                 text, _ = exposition.metrics("application/openmetrics-text")
                 for line in text.decode().splitlines():
@@ -197,7 +197,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             victoria.wait(30)
 
 
-def told(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:  # noqa: ANN401
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     command = ["--config", str(config), "report", "--format", "json", *arguments]
@@ -219,8 +219,8 @@ WHOLE = ("--experiment", "bert", *range_of(0, SPAN_S))
 def test_the_ledger_and_prometheus_say_the_same(
     place: Place, kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    ledger = told(capsys, tmp_path, *WHOLE, "--ledger", str(place.ledger))
-    seen = told(capsys, tmp_path, *WHOLE, "--prometheus", getattr(place, kind))
+    ledger = reported(capsys, tmp_path, *WHOLE, "--ledger", str(place.ledger))
+    seen = reported(capsys, tmp_path, *WHOLE, "--prometheus", getattr(place, kind))
     assert ledger["energy"]["gpu"]["value"] == pytest.approx(BERT_J / 3.6e6, abs=1e-12)
     stated = seen["quality"]["reading"]["value"] / 100
     assert 0 < stated < MOST
@@ -258,7 +258,9 @@ def collected(
         with LedgerReader(place.ledger) as reader:
             return msgspec.json.encode(reader.page("n1", "", since, ledger_id, limit=100))
 
-    server = Server("127.0.0.1:0", FakePages(), handover=Handover(page, Tokens(home / "token")))
+    server = Server(
+        "127.0.0.1:0", FakePages(), handover=PostingsPages(page, Tokens(home / "token"))
+    )
     server.start()
     url = postgresql.new()
     (home / "joulebook.toml").write_text(
@@ -286,13 +288,13 @@ def test_the_collected_ledger_says_what_the_node_says(
     """To the last digit: both are what was booked. And Prometheus, which the test above holds to
     the ledger within the error that it states, is thereby held to the collected ledger too.
     """
-    own = told(capsys, tmp_path, *asked, "--ledger", str(place.ledger))
-    found = told(capsys, tmp_path, *asked, "--collected", collected)
+    own = reported(capsys, tmp_path, *asked, "--ledger", str(place.ledger))
+    found = reported(capsys, tmp_path, *asked, "--collected", collected)
     assert found["source"] == "collected ledger"
     # When each was made is of the clock, and a second may begin between them.
     found["made_utc"] = own["made_utc"]
     assert found == json.loads(json.dumps(own).replace(own["source"], "collected ledger"))
-    seen = told(capsys, tmp_path, *WHOLE, "--prometheus", place.prometheus)
+    seen = reported(capsys, tmp_path, *WHOLE, "--prometheus", place.prometheus)
     stated = seen["quality"]["reading"]["value"] / 100
     if asked == WHOLE:
         assert seen["energy"]["it"]["value"] == pytest.approx(
@@ -309,9 +311,11 @@ def test_a_relabelled_run_is_counted_where_it_was_given_to(
     labels = ("--experiment", "other", "--by", "grace", "--why", why)
     assert main(["--config", str(config), "relabel", "103", *labels]) == 0
     capsys.readouterr()
-    found = told(capsys, tmp_path, *WHOLE, "--collected", collected)
+    found = reported(capsys, tmp_path, *WHOLE, "--collected", collected)
     assert {run["id"] for run in found["runs"]} == {"101", "102", "104"}
-    other = told(capsys, tmp_path, "--experiment", "other", *WHOLE[2:], "--collected", collected)
+    other = reported(
+        capsys, tmp_path, "--experiment", "other", *WHOLE[2:], "--collected", collected
+    )
     assert {run["id"] for run in other["runs"]} == {"103", "201"}
     said = json.dumps(other, ensure_ascii=False)
     assert "103 is counted under nlp/ada/other, was nlp/ada/bert" in said
@@ -320,7 +324,7 @@ def test_a_relabelled_run_is_counted_where_it_was_given_to(
 def test_what_prometheus_cannot_know_is_said_by_name(
     place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    seen = told(capsys, tmp_path, *WHOLE, "--prometheus", place.prometheus)
+    seen = reported(capsys, tmp_path, *WHOLE, "--prometheus", place.prometheus)
     assert {"start and end of runs", "method", "coverage", "gaps"} <= seen["unknown"].keys()
     source = f"Prometheus at {place.prometheus}"
     assert seen["source"] == source
@@ -334,7 +338,7 @@ def test_what_prometheus_cannot_know_is_said_by_name(
     assert rates["pue"]["source"] == "room"
     assert (rates["carbon"]["low"], rates["carbon"]["high"]) == (250, 390)
     assert rates["carbon"]["quality"] == "not known"
-    ledger = told(capsys, tmp_path, *WHOLE, "--ledger", str(place.ledger))
+    ledger = reported(capsys, tmp_path, *WHOLE, "--ledger", str(place.ledger))
     assert ledger["unknown"] == {}
 
 
@@ -343,8 +347,8 @@ def test_a_run_across_the_start_counts_from_there(
     place: Place, kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     asked = ("--experiment", "edge", *range_of(EDGE_SINCE_S, SPAN_S))
-    ledger = told(capsys, tmp_path, *asked, "--ledger", str(place.ledger))
-    seen = told(capsys, tmp_path, *asked, "--prometheus", getattr(place, kind))
+    ledger = reported(capsys, tmp_path, *asked, "--ledger", str(place.ledger))
+    seen = reported(capsys, tmp_path, *asked, "--prometheus", getattr(place, kind))
     true_kwh = (6000 - EDGE_SINCE_S) * 500 / 3.6e6
     assert ledger["energy"]["it"]["value"] == pytest.approx(true_kwh, rel=1e-9)
     stated = seen["quality"]["reading"]["value"] / 100

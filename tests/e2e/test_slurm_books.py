@@ -93,7 +93,7 @@ def test_an_array_of_200_and_a_mix_are_booked_exactly(lab: Lab, home: Path) -> N
         assert abs(meters - accounted) <= series
         assert sum(shown.values()) == pytest.approx(sum(jobs.values()) / JOULE_UJ, abs=len(shown))
 
-        # Accuracy: what each job burnt while it held its cards.
+        # Accuracy: what each job consumed while it held its cards.
         truth = true_uj(lab, held)
         assert set(truth) == set(jobs)
         duration = {h.job_id: (h.t1_ns - h.t0_ns) / 1e9 for h in held}

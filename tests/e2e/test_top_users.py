@@ -1,4 +1,4 @@
-"""Who burns what: `joulebook top --users` on a node, from a ledger, from a real Prometheus."""
+"""Who consumes what: `joulebook top --users` on a node, from a ledger, from a real Prometheus."""
 
 from __future__ import annotations
 

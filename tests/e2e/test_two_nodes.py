@@ -84,5 +84,5 @@ def test_multi_node_uneven_het_requeued_cancelled_and_hostile_jobs(lab: Lab, hom
         assert set(booked) == set(truth)
         assert errors(booked, truth).p95 < 24
         total = prometheus.value("sum(joulebook_meter_energy_joules_total)")
-        burnt = sum(now[n] - was[n] for was, now in zip(before, after, strict=True) for n in now)
-        assert total == pytest.approx(burnt / 1e6, abs=8)
+        consumed = sum(now[n] - was[n] for was, now in zip(before, after, strict=True) for n in now)
+        assert total == pytest.approx(consumed / 1e6, abs=8)

@@ -23,7 +23,7 @@ from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
-from joulebook.server.auth import Handover, Tokens
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S
 
@@ -48,7 +48,7 @@ class LiveNode:
             with LedgerReader(self.path) as reader:
                 return msgspec.json.encode(reader.page(name, "lab", since, ledger_id, limit=200))
 
-        self._handover = Handover(page, Tokens(folder / "token"))
+        self._handover = PostingsPages(page, Tokens(folder / "token"))
         self._listen = "127.0.0.1:0"
         self.up()
 
@@ -153,7 +153,7 @@ class CollectorProcess:
         )
 
     def start(self, *arguments: str) -> None:
-        """Begin, as a service unless told otherwise."""
+        """Begin, as a service unless reported otherwise."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("collect", *arguments),

@@ -1,4 +1,4 @@
-"""A web server on loopback that plays every feed, and can be told to misbehave."""
+"""A web server on loopback that plays every feed, and can be reported to misbehave."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.http_client import Web
-from joulebook.rates.contract import Source
+from joulebook.rates.contract import RateSource
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN, feeds
 
 Trouble = Callable[[BaseHTTPRequestHandler], None]
@@ -23,14 +23,14 @@ KEY = "s3cret-token-0001"
 ENVIRON = {PRICE_TOKEN: KEY, CARBON_TOKEN: KEY}
 
 
-def source(name: str, url: str, web: Web) -> Source:
+def source(name: str, url: str, web: Web) -> RateSource:
     """A source by its quantity and kind (`carbon/neso`), as the configuration makes it."""
     quantity, _, kind = name.partition("/")
     zone = "" if kind in {"neso", "server"} else "DE" if quantity == "carbon" else "DE-LU"
     if quantity == "price":
         rates = Rates(price=Price(kind=kind, zone=zone, url=url))  # type: ignore[arg-type]
     else:
-        rates = Rates(carbon=Carbon(kind=kind, zone=zone, url=url))  # type: ignore[arg-type]
+        rates = Rates(carbon=CarbonSection(kind=kind, zone=zone, url=url))  # type: ignore[arg-type]
     (feed,) = feeds(rates, ENVIRON if kind != "server" else {}, web)
     return feed.source
 

@@ -77,7 +77,7 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
     from joulebook.core.money.amounts import Exact
     from joulebook.errors import LedgerError
     from joulebook.lab.collected import bills, corrections, ingest
-    from joulebook.lab.collected.dimensions import Owner
+    from joulebook.lab.collected.dimensions import BilledOwner
 
     now_s = OCTOBER_S + 61 * 86_400 + 1
     database = connect(url, create=True)
@@ -87,8 +87,8 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
     bills.close(database, 202610, "grace", now_s)
     corrections.correct(
         database,
-        Owner("", "a"),
-        Owner("", "b"),
+        BilledOwner("", "a"),
+        BilledOwner("", "b"),
         [corrections.Transfer(item="electricity", currency="EUR", billed=Exact(1))],
         corrections.Reason("correction", "grace", "agreed", now_s),
     )

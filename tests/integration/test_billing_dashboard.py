@@ -17,7 +17,7 @@ from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import bills, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import opened
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 (BOARD,) = dashboards("grafana-postgresql-datasource").values()
@@ -50,8 +50,8 @@ def url(postgresql: PostgreSql) -> str:
         ingest.take(database, page, "http://n1:9816", NOW_S)
         corrections.correct(
             database,
-            Owner("", "nlp", "ada", "bert"),
-            Owner("unallocated"),
+            BilledOwner("", "nlp", "ada", "bert"),
+            BilledOwner("unallocated"),
             [
                 Transfer(item="electricity", currency="EUR", billed=Exact(0, 100_000_000)),
                 Transfer("gpu", Amount(UJ_PER_KWH // 2, 0, 0)),
@@ -147,7 +147,9 @@ def test_two_currencies_are_two_rows_of_one_energy_and_are_never_added_up(
     ]
     with opened(url, create=True) as database:
         reason = Reason("correction", "grace", "billed twice", NOW_S)
-        corrections.correct(database, Owner("", "nlp"), Owner("unallocated"), paid, reason)
+        corrections.correct(
+            database, BilledOwner("", "nlp"), BilledOwner("unallocated"), paid, reason
+        )
     mine = [row for row in asked(url, "Bill") if row["account"] == "nlp"]
     assert {row["currency"]: row["cost"] for row in mine} == {"EUR": -4, "USD": -7}
     for figure, whole in (("energy", -1), ("GPU-hours", -1), ("CO2e", -2000)):

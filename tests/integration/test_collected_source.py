@@ -11,7 +11,7 @@ import pytest
 from tests.integration.postgresql import PostgreSql
 from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
 
-from joulebook.core.report.dataset import Account, Selection
+from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.lab.collected import corrections, ingest
 from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import opened
@@ -54,7 +54,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, ledger: Path) -> str:
                 return url
 
 
-def comparable(account: Account) -> tuple[object, ...]:
+def comparable(account: ReportData) -> tuple[object, ...]:
     return (
         Counter(account.postings),
         Counter(account.charges),

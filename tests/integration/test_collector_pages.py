@@ -115,7 +115,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = collector_module.Roll(lot=lambda: 0.5)
+    roll = collector_module.TargetList(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
     assert roll.due(5.0, 9) == ["a", "b"]

@@ -120,9 +120,9 @@ def test_the_runs_of_a_requeued_job(ledger: Sample) -> None:
 
 def test_json_is_exact_and_adds_up(ledger: Sample) -> None:
     done = run("job", "400", "--json", ledger=ledger.path)
-    told = json.loads(done.stdout)
-    (job,) = told["workloads"]
-    assert job["energy_uj"] == told["total"]["energy_uj"] == 33_000_000_000
+    reported = json.loads(done.stdout)
+    (job,) = reported["workloads"]
+    assert job["energy_uj"] == reported["total"]["energy_uj"] == 33_000_000_000
     assert job["energy_kwh"] == pytest.approx(job["energy_uj"] / KWH_UJ)
     for part in ("meters", "methods", "evidence"):
         assert sum(each["energy_uj"] for each in job[part].values()) == job["energy_uj"]
@@ -134,9 +134,9 @@ def test_json_is_exact_and_adds_up(ledger: Sample) -> None:
 def test_hostile_names_reach_no_terminal(ledger: Sample) -> None:
     said = run("job", "500", ledger=ledger.path).stdout
     assert "owned" in said and "\x1b" not in said and "\x07" not in said and "\u202e" not in said
-    told = json.loads(run("job", "500", "--json", ledger=ledger.path).stdout)
-    assert told["workloads"][0]["name"] == HOSTILE
-    assert told["workloads"][0]["account"] is None
+    reported = json.loads(run("job", "500", "--json", ledger=ledger.path).stdout)
+    assert reported["workloads"][0]["name"] == HOSTILE
+    assert reported["workloads"][0]["account"] is None
 
 
 def test_a_job_that_is_not_there(ledger: Sample) -> None:

@@ -1,5 +1,5 @@
 """Every panel of every dashboard, against a real Prometheus and a real VictoriaMetrics that hold
-two months of a simulated lab: none is empty, and what it shows is what was burnt.
+two months of a simulated lab: none is empty, and what it shows is what was consumed.
 """
 
 from __future__ import annotations

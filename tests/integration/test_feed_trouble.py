@@ -26,12 +26,12 @@ from tests.integration.feed_stub import (
 )
 
 from joulebook import log
-from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.core.money.rates import Quality
 from joulebook.errors import FeedDenied, FeedDown, FeedError, FeedLimited, FeedWrong
 from joulebook.http_client import Web
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import Source
+from joulebook.rates.contract import RateSource
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import basis, feeds
 
@@ -60,7 +60,7 @@ def web() -> Iterator[Web]:
     made.close()
 
 
-Make = Callable[[str], Source]
+Make = Callable[[str], RateSource]
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_from_feed_to_rates_through_trouble_and_back(stub: Stub, web: Web, tmp_p
     rates = Rates(
         pue=1.25,
         price=Price(kind="energy-charts", zone="DE-LU", url=stub.url, keep_s=7200),
-        carbon=Carbon(kind="neso", url=stub.url),
+        carbon=CarbonSection(kind="neso", url=stub.url),
     )
 
     def poller() -> Poller:

@@ -10,7 +10,7 @@ from tests.integration.feed_stub import HOUR, KEY, T0, Stub, source
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.errors import FeedEmpty, FeedError, FeedWrong
 from joulebook.http_client import Web
-from joulebook.rates.contract import Source
+from joulebook.rates.contract import RateSource
 
 EM_HISTORY, EM_LATEST = "/v3/carbon-intensity/history", "/v3/carbon-intensity/latest"
 NESO = "/intensity/2026-01-01T00:00Z/2026-01-01T02:00Z"
@@ -29,7 +29,7 @@ def web() -> Iterator[Web]:
     made.close()
 
 
-Make = Callable[[str], Source]
+Make = Callable[[str], RateSource]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def make(stub: Stub, web: Web) -> Make:
     return lambda name: source(name, stub.url, web)
 
 
-def fetched(source: Source, hours: int = 2) -> list[tuple[float, float, str]]:
+def fetched(source: RateSource, hours: int = 2) -> list[tuple[float, float, str]]:
     """Start in hours, value in units, quality of each point."""
     per = NANO if source.fetch(T0, T0 + hours * HOUR)[0].unit.startswith("n") else UG_PER_G
     return [

@@ -1,4 +1,4 @@
-"""The committed stubs of the pod-resources service, made anew by the generator of Debian."""
+"""The committed stubs of the pod-resources service, made again by the generator of Debian."""
 
 from __future__ import annotations
 

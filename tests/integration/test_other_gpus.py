@@ -67,7 +67,7 @@ def test_a_job_holds_an_amd_card(tmp_path: Path) -> None:
         count = 1 << 30
         held = "AMD-a1b2c3d4e5f60712"  # position 0 is renderD130, the second card
 
-        def burnt() -> int:
+        def consumed() -> int:
             nonlocal count
             count += 1_000_000  # 15 J in a tenth of a second or so
             for table in tables:
@@ -77,7 +77,7 @@ def test_a_job_holds_an_amd_card(tmp_path: Path) -> None:
             time.sleep(0.1)
             return dict(daemon.rows(BOOKED)).get(held, 0)
 
-        until("the job to have energy", lambda: burnt() > 100_000_000, 60)
+        until("the job to have energy", lambda: consumed() > 100_000_000, 60)
         assert daemon.rows(BOOKED)[0][0] == held and len(daemon.rows(BOOKED)) == 1
         gauges = {(n, dict(ls).get("uuid")): v for (n, ls), v in daemon.metrics().items()}
         assert gauges["joulebook_gpu_utilization_ratio", held] == 0.0  # as the kernel's file says
@@ -91,7 +91,7 @@ def test_a_job_holds_an_intel_card(tmp_path: Path) -> None:
         assert set(info(daemon).values()) == {"intel"}
         count = 5_000_000
 
-        def burnt() -> int:
+        def consumed() -> int:
             nonlocal count
             count += 15_000_000
             put(hwmon / "energy1_input.new", str(count))
@@ -99,4 +99,4 @@ def test_a_job_holds_an_intel_card(tmp_path: Path) -> None:
             time.sleep(0.1)
             return dict(daemon.rows(BOOKED)).get("INTEL-0000:4d:00.0", 0)
 
-        until("the job to have energy", lambda: burnt() > 100_000_000, 60)
+        until("the job to have energy", lambda: consumed() > 100_000_000, 60)

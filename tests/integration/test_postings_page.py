@@ -1,4 +1,4 @@
-"""`/v1/postings` over real sockets: who gets it, who is told 401 or 403, and what comes."""
+"""`/v1/postings` over real sockets: who gets it, who is reported 401 or 403, and what comes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.integration.test_server import FakePages
 from tests.integration.test_server import get as got
 from tests.unit.commands.ledger_sample import write_ledger
 
-from joulebook.core.ledger.export import Page
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
-from joulebook.server.auth import Handover, Tokens
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 
 
@@ -61,7 +61,7 @@ def serve(ledger: Path, token_file: Path) -> Iterator[Callable[..., Server]]:
                 return msgspec.json.encode(reader.page("n1", "", since, ledger_id))
 
         def start(web_config: Path | None = None, *, on: bool = True) -> Server:
-            handover = Handover(page, Tokens(token_file)) if on else None
+            handover = PostingsPages(page, Tokens(token_file)) if on else None
             server = Server("127.0.0.1:0", FakePages(), web_config, handover=handover)
             server.start()
             stack.callback(server.stop)
@@ -75,7 +75,7 @@ def test_a_page_and_the_next(serve: Callable[..., Server]) -> None:
     answer = get(server, "/v1/postings?since=0", BEARER)
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/json"
-    page = msgspec.json.decode(answer.body, type=Page)
+    page = msgspec.json.decode(answer.body, type=PostingsPage)
     assert page.rows > 40
     assert page.next == page.last
     again = json.loads(get(server, f"/v1/postings?since={page.next}", BEARER).body)

@@ -10,10 +10,10 @@ from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 
 from joulebook.metrics.collector import collect
 from joulebook.metrics.render import Format, Renderer, body
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 
-def check(view: View) -> str:
+def check(view: Snapshot) -> str:
     """The verdict of `promtool check metrics`; empty if it has nothing to say."""
     renderer = Renderer(view.node, view.cluster)
     families = collect(view, PROCESS, {"joulebook_gpu_info": 1}).families
@@ -25,7 +25,7 @@ def check(view: View) -> str:
 
 
 @pytest.mark.parametrize("view", [small_view(), busy_view()], ids=["small", "busy"])
-def test_exposition_has_no_faults(view: View) -> None:
+def test_exposition_has_no_faults(view: Snapshot) -> None:
     assert check(view) == ""
 
 

@@ -18,7 +18,7 @@ import pytest
 from tests.integration.feed_stub import Stub
 
 from joulebook import cli
-from joulebook.config.rates import Carbon, Price, Rates
+from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.core.money.rates import Quality
 from joulebook.http_client import Web
 from joulebook.lab.rates_service import RatesPages, RatesServer
@@ -69,7 +69,7 @@ def upstream(stub: Stub) -> Rates:
     return Rates(
         zone="DE-LU",
         price=Price(kind="energy-charts", url=stub.url),
-        carbon=Carbon(kind="country", zone="DE"),
+        carbon=CarbonSection(kind="country", zone="DE"),
     )
 
 
@@ -79,7 +79,7 @@ def node_rates(port: int, currency: str = "EUR") -> Rates:
         currency=currency,
         pue=1.1,
         price=Price(kind="server", url=url),
-        carbon=Carbon(kind="server", url=url),
+        carbon=CarbonSection(kind="server", url=url),
     )
 
 
@@ -118,7 +118,7 @@ def test_many_nodes_ask_one_service_and_it_alone_the_feed(
             assert now.carbon.source.startswith("Germany 2024, Our World in Data")
             assert all(row.up for row in node.health())
         assert len([path for path, _ in stub.requests if path.startswith("/price")]) == 1
-        # A node of another currency is told so.
+        # A node of another currency is reported so.
         other = poller(node_rates(port, "USD"), web, tmp_path / "usd")
         other.step()
         assert [row.state for row in other.health()] == ["currency", "ok"]

@@ -124,7 +124,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(30)
 
 
-def told(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:  # noqa: ANN401
+def reported(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:  # noqa: ANN401
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     ends = (datetime.fromtimestamp(T0_S + t, UTC).isoformat() for t in (0, SPAN_S))
@@ -138,7 +138,7 @@ def told(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: st
 def test_a_counter_that_is_stored_more_than_once_is_one(
     url: str, experiment: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = told(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
+    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
     assert found["counts"]["total"] == 1
     assert found["energy"]["gpu"]["value"] == pytest.approx(0.010)
 
@@ -146,13 +146,13 @@ def test_a_counter_that_is_stored_more_than_once_is_one(
 def test_what_was_counted_before_the_first_sample_is_left_out_and_said(
     url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = told(url, capsys, tmp_path, "--format", "json", "--experiment", "late")
+    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", "late")
     runs = {each["id"]: each["energy_kwh"] for each in found["runs"]}
     # A run that began at its zero later on is whole.
     assert runs == {"103": pytest.approx(0.0164), "104": pytest.approx(0.001)}
     assert any("the first samples of n2 are of" in text for text in found["warnings"])
-    listed = told(url, capsys, tmp_path, "--json")
-    assert any("what was burnt before is not in this" in text for text in listed["warnings"])
+    listed = reported(url, capsys, tmp_path, "--json")
+    assert any("what was consumed before is not in this" in text for text in listed["warnings"])
     assert {
         line["experiment"]: line["energy_uj"] for line in listed["lines"]
     }["late"] == pytest.approx(17.4 * 3.6e9)  # fmt: skip
@@ -161,7 +161,7 @@ def test_what_was_counted_before_the_first_sample_is_left_out_and_said(
 def test_two_nodes_of_one_name_are_said(
     url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    listed = told(url, capsys, tmp_path, "--json")
+    listed = reported(url, capsys, tmp_path, "--json")
     assert any("more than one node is called n7" in text for text in listed["warnings"])
 
 
@@ -171,7 +171,7 @@ def test_two_nodes_of_one_name_are_said(
 def test_a_number_in_two_clusters_or_of_two_users_is_two_runs(
     url: str, experiment: str, joules: list[int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = told(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
+    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
     assert sorted(each["energy_uj"] for each in found["runs"]) == [
         pytest.approx(j * 1e6) for j in joules
     ]

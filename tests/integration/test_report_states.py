@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.slurm_cluster import SlurmCluster
 
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.report import sacct
@@ -18,8 +18,8 @@ def job(name: str) -> WorkloadId:
     return WorkloadId("slurm", name)
 
 
-def asked(*names: WorkloadId) -> list[Workload]:
-    return [Workload(name) for name in names]
+def asked(*names: WorkloadId) -> list[ReportWorkload]:
+    return [ReportWorkload(name) for name in names]
 
 
 def test_ends_of_real_jobs(short_tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Holdings
-from joulebook.node.workloads.slurm.source import SlurmTenants
+from joulebook.node.workloads.slurm.source import SlurmWorkloads
 from joulebook.units import NS_PER_S
 
 HOOKS = Path(__file__).parents[2] / "exporter" / "joulebook" / "hooks"
@@ -29,7 +29,7 @@ ORDER = (2, 0, 3, 1)
 
 
 class Site:
-    """A cluster with our hooks, and what the tenants of its host told so far."""
+    """A cluster with our hooks, and what the tenants of its host reported so far."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Site:
         self.last = Holdings()
         self.tenants = self.new_tenants()
 
-    def new_tenants(self) -> SlurmTenants:
-        return SlurmTenants(
+    def new_tenants(self) -> SlurmWorkloads:
+        return SlurmWorkloads(
             self.clock,
             events_dir=self.events,
             slurm_conf=self.cluster.directory / "slurm.conf",

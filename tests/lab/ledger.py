@@ -15,7 +15,7 @@ from joulebook.core.money.amounts import NANO, Exact
 from joulebook.lab.collected import bills, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.units import NS_PER_S, UJ_PER_J, UJ_PER_KWH
 
 CLOSED, MONTH = 202501, 202502
@@ -41,8 +41,8 @@ def collect(url: str) -> None:
             _hand_over(database, node, read, END_S)
         corrections.correct(
             database,
-            Owner("", "vision", "grace", "vit-sweep"),
-            Owner("unallocated"),
+            BilledOwner("", "vision", "grace", "vit-sweep"),
+            BilledOwner("unallocated"),
             [
                 Transfer("gpu", Amount(2 * UJ_PER_KWH, 0, 0)),
                 Transfer(item="electricity", currency="EUR", billed=Exact(0, 640_000_000)),

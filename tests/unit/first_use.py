@@ -18,11 +18,11 @@ import msgspec
 from joulebook.config import Config
 from joulebook.config.lab import Collect
 from joulebook.config.load import read
-from joulebook.core.ledger.export import MeterRow, Page
+from joulebook.core.ledger.export import MeterRow, PostingsPage
 from joulebook.http_client import Web, decoded
 from joulebook.lab.collect.client import NodeClient
 from joulebook.ledger.export import _workload
-from joulebook.rates.feeds.server import _DOCUMENT, Document, Offer
+from joulebook.rates.feeds.server import _DOCUMENT, QuantityRates, RatesDocument
 
 THREADS = 24
 
@@ -39,7 +39,7 @@ def page() -> Callable[[], object]:
     meter = MeterRow(1, "gpu", "a", "b", 1, 1)
     client = NodeClient(Collect())
     client._web = cast(
-        Web, Answers(msgspec.json.encode(Page(1, "n", "c", "l", 1, 0, 1, 1, 1, (meter,))))
+        Web, Answers(msgspec.json.encode(PostingsPage(1, "n", "c", "l", 1, 0, 1, 1, 1, (meter,))))
     )
     return lambda: client.page("http://127.0.0.1:1", 0, "")
 
@@ -52,7 +52,7 @@ def row() -> Callable[[], object]:
 
 def rates() -> Callable[[], object]:
     """Read the answer of a rates server."""
-    body = msgspec.json.encode(Document(1, "EUR", "DE", Offer("x", ())))
+    body = msgspec.json.encode(RatesDocument(1, "EUR", "DE", QuantityRates("x", ())))
     return lambda: decoded(body, _DOCUMENT, "server")
 
 

@@ -17,7 +17,7 @@ from tests.unit.metrics import sample
 from joulebook import cli
 from joulebook.config import env_names, load
 from joulebook.config.load import read
-from joulebook.config.rates import Carbon, Price
+from joulebook.config.rates import CarbonSection, Price
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.export import PATH
@@ -262,7 +262,7 @@ def test_kinds_of_rates() -> None:
     for kind in (
         "constant", "country", "csv", "electricity-maps", "neso", "energy-charts", "server",
     ):  # fmt: skip
-        assert read(Carbon, {"kind": kind}, "").kind == kind
+        assert read(CarbonSection, {"kind": kind}, "").kind == kind
 
 
 def test_the_environment_over_the_file(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from joulebook.errors import FeedDenied, FeedError, FeedWrong
-from joulebook.http_client import Key, Web, basic, decoded, retry_after_s
+from joulebook.http_client import ApiKey, Web, basic, decoded, retry_after_s
 
 
 def test_a_key_from_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
     file = tmp_path / "key"
-    key = Key(file, "NAME", {"NAME": "other"})
+    key = ApiKey(file, "NAME", {"NAME": "other"})
     file.write_text("s3cret\n")
     assert (key.read(), key.is_set) == ("s3cret", True)
     file.write_text("rotated")
@@ -23,10 +23,10 @@ def test_a_key_from_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
 
 
 def test_a_key_from_the_environment() -> None:
-    key = Key(None, "NAME", {"NAME": "s3cret"})
+    key = ApiKey(None, "NAME", {"NAME": "s3cret"})
     assert (key.read(), key.is_set) == ("s3cret", True)
     assert "s3cret" not in repr(key)
-    assert not Key(None, "NAME", {}).is_set
+    assert not ApiKey(None, "NAME", {}).is_set
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"a\r\nX: b", b"\xff", "é".encode()])
@@ -35,14 +35,14 @@ def test_what_is_no_key(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(FeedDenied) as caught:
-        Key(file, "NAME", {}).read()
+        ApiKey(file, "NAME", {}).read()
     assert caught.value.reason == "no_key"
     assert str(file) in str(caught.value)
 
 
 def test_no_key_anywhere_says_where_to_put_one() -> None:
     with pytest.raises(FeedDenied, match=r"no key in NAME \(or name a file with token_file\)"):
-        Key(None, "NAME", {}).read()
+        ApiKey(None, "NAME", {}).read()
 
 
 @pytest.mark.parametrize(

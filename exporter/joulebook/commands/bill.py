@@ -21,7 +21,7 @@ from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
 def _show(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     month = _month(args)
     if args.account:
-        _refuse_unknown(database, Owner("", args.account), "--account")
+        _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
     if args.format == "json":
         screen.say(as_json(bill))
@@ -60,7 +60,7 @@ def _show(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def _refuse_unknown(database: Database, who: Owner, option: str) -> None:
+def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
     """Raise `ConfigError` for an owner that nothing was ever booked to, with who is like it."""
     asked = (who.account, who.person, who.experiment)
     there = bills.owners(database)
@@ -86,8 +86,8 @@ def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     late = bills.behind(database, month)
     if late and not args.anyway:
         for node, told_s in late:
-            told = "not all of it" if not told_s else f"up to {moment(told_s)}"
-            screen.say(f"{node}: collected {told}")
+            reported = "not all of it" if not told_s else f"up to {moment(told_s)}"
+            screen.say(f"{node}: collected {reported}")
         screen.say(
             f"{rollup.shown(month)} is not closed: what these nodes still have to tell would "
             "become late entries of the next month; collect them first, or close it --anyway"
@@ -154,15 +154,15 @@ def _currency(database: Database, args: argparse.Namespace) -> str:
     return str(args.currency)
 
 
-def owner(text: str) -> Owner:
+def owner(text: str) -> BilledOwner:
     """`ACCOUNT`, `ACCOUNT/USER/EXPERIMENT` or `(unallocated)` as an owner. Raises `ValueError`."""
     if text.startswith("(") and text.endswith(")"):
-        return Owner(Remainder(text[1:-1]).value)
+        return BilledOwner(Remainder(text[1:-1]).value)
     account, _, rest = text.partition("/")
     person, _, experiment = rest.partition("/")
     if not account:
         raise ValueError(f"{text!r}: expected ACCOUNT, ACCOUNT/USER/EXPERIMENT or (REMAINDER)")
-    return Owner("", account, person, experiment)
+    return BilledOwner("", account, person, experiment)
 
 
 def _month(args: argparse.Namespace, *, needed: bool = False) -> int:
@@ -190,7 +190,7 @@ def relabel(database: Database, args: argparse.Namespace, screen: Screen) -> int
     if args.experiment is None and args.account is None:
         raise InputError("give --experiment, --account or both", reason="nothing")
     if args.account and not args.anyway:
-        _refuse_unknown(database, Owner("", args.account), "--account")
+        _refuse_unknown(database, BilledOwner("", args.account), "--account")
     number, old, new = corrections.relabel(
         database,
         args.workload,

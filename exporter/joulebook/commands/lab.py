@@ -61,7 +61,7 @@ def _bills(command: Command) -> None:
     bill.add_argument(
         "--anyway",
         action="store_true",
-        help="close: though nodes have not told all of the month; "
+        help="close: though nodes have not reported all of the month; "
         "correct: though the owner or the currency is a new one",
     )
     owner = "ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder: '(unallocated)'"

@@ -12,12 +12,12 @@ from joulebook.commands.report import options
 from joulebook.commands.report.source import source, stretch
 from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
-from joulebook.core.report.dataset import Account, Selection
+from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.leaderboard import (
+    ComparedMetric,
     Entrant,
     Expected,
     Join,
-    Metric,
     against_budget,
     boards,
 )
@@ -194,7 +194,7 @@ def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
     if not usable:
         raise ConfigError(f"{results[0].problem}: no result has a value")
     metric, notes = metric_of(usable[0].metric, (r.value for r in usable), args.better, args.unit)
-    account = Account("the results' own files", 0, FOREVER_S)
+    account = ReportData("the results' own files", 0, FOREVER_S)
     if any(r.energy_uj is None for r in usable):
         account = source(args, config).account(*stretch(args), Selection())
     how = args.by or ("run" if all(r.run for r in results) else "experiment")
@@ -214,7 +214,7 @@ def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
     )
 
 
-def _sources(entrants: Sequence[Entrant], account: Account) -> Iterator[str]:
+def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
     """Whose figures the energies are."""
     given = sum(each.join is Join.GIVEN for each in entrants)
     if given < len(entrants) or not entrants:
@@ -239,7 +239,7 @@ def _results(args: argparse.Namespace) -> list[Result]:
     return found
 
 
-def _expected(metric: Metric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
+def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
     """By GPU model and experiment, from the runs that have all of their energy."""
     found: dict[str, dict[str, list[Expected]]] = {}
     for gpu in {entrant.gpu for entrant in runs.entrants}:

@@ -17,16 +17,16 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Struct
 
 from joulebook.config.describe import toml
-from joulebook.config.lab import Budget, Collect, Report, budget_conflicts, collect_conflicts
+from joulebook.config.lab import Budget, Collect, ReportSection, budget_conflicts, collect_conflicts
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
-    Daemon,
+    DaemonSection,
     Experiments,
-    Exposition,
+    ExpositionSection,
     Ledger,
     Log,
-    Node,
-    Server,
+    NodeSection,
+    ServerSection,
     Tenants,
     Workloads,
     doc,
@@ -49,12 +49,12 @@ PREFIX = "JOULEBOOK_"
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Joulebook's configuration. Every key may be left out."""
 
-    node: Node = Node()
-    daemon: Daemon = Daemon()
-    server: Server = Server()
+    node: NodeSection = NodeSection()
+    daemon: DaemonSection = DaemonSection()
+    server: ServerSection = ServerSection()
     log: Log = Log()
     ledger: Ledger = Ledger()
-    exposition: Exposition = Exposition()
+    exposition: ExpositionSection = ExpositionSection()
     sensors: Sensors = Sensors()
     host: Host = Host()
     tenants: Tenants = Tenants()
@@ -72,7 +72,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
     rates: Rates = Rates()
-    report: Report = Report()
+    report: ReportSection = ReportSection()
 
     def describe(self) -> str:
         """This configuration as a commented TOML file (passwords in URLs left out)."""

@@ -16,7 +16,7 @@ from joulebook.core.report import footprint
 from joulebook.core.workloads import Allowance
 
 
-class Embodied(Section, frozen=True):
+class EmbodiedSection(Section, frozen=True):
     """Embodied CO2e of one GPU of a model, as a range."""
 
     low_kg: Annotated[float, doc("Kilograms of CO2e, the least.", ge=0)]
@@ -24,7 +24,7 @@ class Embodied(Section, frozen=True):
     source: Annotated[str, doc("Who says so.")]
 
 
-class Report(Section, frozen=True):
+class ReportSection(Section, frozen=True):
     """What reports need beyond the ledger. What is not set is not known, or a marked default."""
 
     region: Annotated[
@@ -98,7 +98,7 @@ class Report(Section, frozen=True):
         | None
     ) = None
     embodied: Annotated[
-        dict[str, Embodied],
+        dict[str, EmbodiedSection],
         doc(
             "Embodied CO2e by GPU model, over what is published (`*` stands for anything): "
             '"NVIDIA H200*" = { low_kg = 170, high_kg = 600, source = "our LCA" }'

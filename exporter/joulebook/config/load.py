@@ -37,7 +37,7 @@ class EnvValue(NamedTuple):
     text: str
 
 
-class Key(NamedTuple):
+class SettingKey(NamedTuple):
     """One key of a section, as its annotation says."""
 
     name: str
@@ -70,14 +70,14 @@ def redact(text: str) -> str:
 
 
 @functools.cache
-def keys(cls: type[Struct]) -> dict[str, Key]:
+def keys(cls: type[Struct]) -> dict[str, SettingKey]:
     """The keys of a section by the name in the file, in their order."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for field in msgspec.structs.fields(cls):
         hint = hints[field.name]
         bare, meta = _stripped(hint)
-        found[field.encode_name] = Key(
+        found[field.encode_name] = SettingKey(
             field.encode_name, field.name, hint, bare, meta, field.default
         )
     return found
@@ -180,7 +180,7 @@ class _Reader:
             return None
         return {str(n): self.struct(cls, member, (*path, str(n))) for n, member in data.items()}
 
-    def _leaf(self, key: Key, value: object, path: tuple[str, ...]) -> object:
+    def _leaf(self, key: SettingKey, value: object, path: tuple[str, ...]) -> object:
         right = expected(key.bare, key.meta)
         try:
             if isinstance(value, EnvValue):
@@ -205,7 +205,9 @@ class _Reader:
             where = f"{self.source}: {dotted(path)}"
         self.problems.append(f"{where}{self._shown(value)}: expected {right}")
 
-    def _unknown(self, path: tuple[str, ...], value: object, known: Mapping[str, Key]) -> None:
+    def _unknown(
+        self, path: tuple[str, ...], value: object, known: Mapping[str, SettingKey]
+    ) -> None:
         name = path[-1]
         close = difflib.get_close_matches(name, known, 1)
         elsewhere = [leaf for leaf in leaves(self.root) if leaf[-1] == name]
@@ -231,7 +233,7 @@ def dotted(path: tuple[str, ...]) -> str:
     return ".".join(p if re.fullmatch(r"[\w-]+", p) else f'"{p}"' for p in path) or "(top)"
 
 
-def _from_text(text: str, key: Key) -> object:
+def _from_text(text: str, key: SettingKey) -> object:
     text.encode()  # The environment may hold bytes that are no text.
     if get_origin(key.bare) in {tuple, list}:
         listed = text.strip()

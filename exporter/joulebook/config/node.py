@@ -19,7 +19,7 @@ from joulebook.config.workloads import Workloads as Workloads  # noqa: PLC0414
 from joulebook.core.experiments import DEFAULT_RULES
 
 
-class Node(Section, frozen=True):
+class NodeSection(Section, frozen=True):
     """Who this machine is."""
 
     name: Annotated[
@@ -28,7 +28,7 @@ class Node(Section, frozen=True):
     cluster: Annotated[str, doc("Value of the label `cluster`. Empty: the label is left out.")] = ""
 
 
-class Daemon(Section, frozen=True):
+class DaemonSection(Section, frozen=True):
     """How often the daemon looks, and how long it waits."""
 
     interval_s: Annotated[
@@ -64,7 +64,7 @@ class Daemon(Section, frozen=True):
     ] = False
 
 
-class Server(Section, frozen=True):
+class ServerSection(Section, frozen=True):
     """Where /metrics, /readyz, /healthz and the page are served."""
 
     listen: Annotated[
@@ -107,7 +107,7 @@ class Ledger(Section, frozen=True):
     ] = False
 
 
-class Exposition(Section, frozen=True):
+class ExpositionSection(Section, frozen=True):
     """How the books are shown to Prometheus."""
 
     scrape_interval_s: Annotated[

@@ -52,7 +52,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES = 24 * 60
 
 
-class Window(Section, frozen=True):
+class PriceWindow(Section, frozen=True):
     """Hours of the week with a price of their own, by the clock on the wall.
 
     A window whose `to` is not after its `from` ends on the next day.
@@ -81,7 +81,7 @@ class Price(Section, frozen=True):
         | None
     ) = None
     windows: Annotated[
-        tuple[Window, ...],
+        tuple[PriceWindow, ...],
         doc(
             "Of kind schedule, the first that fits counts: "
             '[{ days = "mon-fri", from = "08:00", to = "20:00", per_kwh = 0.30 }]'
@@ -101,7 +101,7 @@ class Price(Section, frozen=True):
     every_s: _Every | None = None
 
 
-class Carbon(Section, frozen=True):
+class CarbonSection(Section, frozen=True):
     """Carbon intensity of electricity: location-based, average."""
 
     kind: Annotated[
@@ -172,7 +172,7 @@ class Rates(Section, frozen=True):
         str, doc("Folder for the last good answers of feeds. Empty: `rates` beside the ledger.")
     ] = ""
     price: Price = Price()
-    carbon: Carbon = Carbon()
+    carbon: CarbonSection = CarbonSection()
     hardware: Annotated[
         dict[str, Hardware],
         doc(
@@ -238,7 +238,7 @@ def conflicts(rates: Rates) -> Iterator[tuple[str, str]]:
 
 
 def _misfits(
-    section: Price | Carbon, needs: dict[str, tuple[str, ...]], zone: str
+    section: Price | CarbonSection, needs: dict[str, tuple[str, ...]], zone: str
 ) -> Iterator[tuple[str, str]]:
     kind = section.kind
     unset = type(section)()

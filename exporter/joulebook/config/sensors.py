@@ -128,7 +128,8 @@ class Host(Section, frozen=True):
     other: Annotated[
         Literal["none", "held-gpus"],
         doc(
-            "Who gets what the node burns beside CPU, DRAM and GPUs (it needs a meter of the whole "
+            "Who gets what the node consumes beside CPU, DRAM and GPUs (it needs a meter of "
+            "the whole "
             "node): nobody (remainder `system`), or who holds GPUs, by the share held."
         ),
     ] = "none"

@@ -62,7 +62,8 @@ class Kubernetes(Section, frozen=True):
     )
     api: Annotated[bool, doc("Ask the API server for labels of the pods of this node.")] = True
     service_account: Annotated[
-        str, doc("Folder with `token` and `ca.crt` to sign in with, read anew as they are renewed.")
+        str,
+        doc("Folder with `token` and `ca.crt` to sign in with, read again as they are renewed."),
     ] = "/var/run/secrets/kubernetes.io/serviceaccount"
     kubeconfig: Annotated[
         str,
@@ -112,7 +113,7 @@ class Kubernetes(Section, frozen=True):
         str,
         doc(
             "The kubelet's folder of pods' logs, whose names tell the uid of a pod that the API "
-            "server has not told yet. Empty: not looked at."
+            "server has not reported yet. Empty: not looked at."
         ),
     ] = "/var/log/pods"
 

@@ -3,7 +3,7 @@
     key=value, key==value, key!=value, key in (a, b), key notin (a, b), key, !key
 
 joined by commas, all of which must hold. `namespace:NAME` means all pods of a namespace, which
-can be told where labels cannot be read. Grammar and meaning are those of
+can be reported where labels cannot be read. Grammar and meaning are those of
 https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors.
 """
 

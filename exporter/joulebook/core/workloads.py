@@ -92,8 +92,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
         return self.display or self.id.workload
 
 
-def merged(known: WorkloadFacts, told: WorkloadFacts) -> WorkloadFacts:
-    """Return what is known after being told more; nothing that is known is forgotten.
+def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
+    """Return what is known after being reported more; nothing that is known is forgotten.
 
     A source that was restarted knows less than it did before (its controller may be silent), so
     what is empty says nothing, the earliest begin stays and an owner once known never changes. The
@@ -101,32 +101,32 @@ def merged(known: WorkloadFacts, told: WorkloadFacts) -> WorkloadFacts:
     workload's own name to both; and to an equal one until the labels are complete. No workload
     ends before it begins.
     """
-    if told == known:
+    if reported == known:
         return known
-    had, has = _rank(known), _rank(told)
+    had, has = _rank(known), _rank(reported)
     renamed = has > had or (has == had and not known.complete)
-    begins = [t for t in (known.started_ns, told.started_ns) if t]
+    begins = [t for t in (known.started_ns, reported.started_ns) if t]
     started_ns = min(begins, default=0)
-    ended_ns = known.ended_ns if told.ended_ns is None else told.ended_ns
+    ended_ns = known.ended_ns if reported.ended_ns is None else reported.ended_ns
     return WorkloadFacts(
         id=known.id,
-        display=told.display or known.display,
-        name=told.name or known.name,
+        display=reported.display or known.display,
+        name=reported.name or known.name,
         labels=Labels(
-            known.labels.user or told.labels.user,
-            known.labels.account or told.labels.account,
-            told.labels.experiment if renamed else known.labels.experiment,
+            known.labels.user or reported.labels.user,
+            known.labels.account or reported.labels.account,
+            reported.labels.experiment if renamed else known.labels.experiment,
         ),
         started_ns=started_ns,
         ended_ns=None if ended_ns is None else max(ended_ns, started_ns),
-        complete=told.complete or known.complete,
-        gpu_count=told.gpu_count or known.gpu_count,
-        evidence=told.evidence or known.evidence,
-        extra={**known.extra, **{key: value for key, value in told.extra.items() if value}},
-        scheduler_start_s=known.scheduler_start_s or told.scheduler_start_s,
-        named=told.named if renamed else known.named,
-        stage=told.stage or known.stage,
-        outcome=told.outcome or known.outcome,
+        complete=reported.complete or known.complete,
+        gpu_count=reported.gpu_count or known.gpu_count,
+        evidence=reported.evidence or known.evidence,
+        extra={**known.extra, **{key: value for key, value in reported.extra.items() if value}},
+        scheduler_start_s=known.scheduler_start_s or reported.scheduler_start_s,
+        named=reported.named if renamed else known.named,
+        stage=reported.stage or known.stage,
+        outcome=reported.outcome or known.outcome,
     )
 
 

@@ -1,6 +1,7 @@
 """The rates service: one asks the feeds, a lab's worth of nodes asks it.
 
-`GET /v1/rates?since=SECONDS` answers the `Document` of `feeds/server.py`, `/` a page for people,
+`GET /v1/rates?since=SECONDS` answers the `RatesDocument` of `feeds/server.py`, `/` a page for
+people,
 `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
 """
 
@@ -18,9 +19,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from joulebook.rates.contract import Quantity
-from joulebook.rates.feeds.server import PATH, VERSION, Document, Offer
+from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller
-from joulebook.server.desk import Desk
+from joulebook.server.desk import WorkerPool
 from joulebook.server.routes import App
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
@@ -39,7 +40,9 @@ class RatesPages:
         price, carbon = (
             _since(offers.get(quantity), since_s) for quantity in (Quantity.PRICE, Quantity.CARBON)
         )
-        return msgspec.json.encode(Document(VERSION, rates.currency, rates.zone, price, carbon))
+        return msgspec.json.encode(
+            RatesDocument(VERSION, rates.currency, rates.zone, price, carbon)
+        )
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """How the feeds do, as Prometheus text."""
@@ -114,7 +117,7 @@ class _RatesApp(App):
     ) -> None:
         super().__init__(pages, web, rejected)
         self._rates = pages
-        self._documents = Desk("rates", threads=2, line=64, timeout_s=10)
+        self._documents = WorkerPool("rates", threads=2, line=64, timeout_s=10)
         self._router.routes.append(Route(PATH, self._document))
 
     def close(self) -> None:
@@ -134,7 +137,7 @@ class _RatesApp(App):
         return Response(answer, headers=headers, media_type="application/json")
 
 
-def _since(offer: Offer | None, since_s: int) -> Offer | None:
+def _since(offer: QuantityRates | None, since_s: int) -> QuantityRates | None:
     if offer is None:
         return None
     points = tuple(p for p in offer.points if p.end_utc_s is None or p.end_utc_s > since_s)

@@ -8,9 +8,9 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from joulebook.core.evidence import Amount, Remainder
-from joulebook.core.money.amounts import Bill, Charge, ChargeKey, Exact, Item, RateUsed, total
+from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, Item, RateUsed, total
 from joulebook.core.money.rates import NANO, PER_KWH, Quality
-from joulebook.core.report.dataset import RateRow
+from joulebook.core.report.dataset import UsedRate
 from joulebook.core.workloads import Labels, WorkloadId
 
 EXPIRED = "(expired)"
@@ -104,9 +104,9 @@ def write(
 
 def by_owner(
     conn: sqlite3.Connection, since_s: int, until_s: int
-) -> dict[Labels | Remainder, Bill]:
+) -> dict[Labels | Remainder, Charges]:
     """What was charged in the quarter hours of [since, until), by whose it is."""
-    found: dict[Labels | Remainder, Bill] = {}
+    found: dict[Labels | Remainder, Charges] = {}
     for remainder, *rest in conn.execute(_BY_OWNER, (since_s, until_s)):
         if remainder == EXPIRED:
             continue
@@ -115,7 +115,7 @@ def by_owner(
     return found
 
 
-class Row(NamedTuple):
+class ChargeTotal(NamedTuple):
     """One charge as it stands: a workload's number, or (number 0) a remainder."""
 
     workload_id: int
@@ -125,13 +125,15 @@ class Row(NamedTuple):
     amount: Exact
 
 
-def rows(conn: sqlite3.Connection, clause: str, within: tuple[int | str, ...]) -> Iterator[Row]:
+def rows(
+    conn: sqlite3.Connection, clause: str, within: tuple[int | str, ...]
+) -> Iterator[ChargeTotal]:
     """What was charged in [since, until) to whom `clause` takes; `within` are its parameters."""
     for number, remainder, quarter_s, item, currency, *amount in conn.execute(
         _ROWS + clause, within
     ):
         if remainder != EXPIRED:
-            yield Row(number, remainder, quarter_s, _charge(item, currency), Exact(*amount))
+            yield ChargeTotal(number, remainder, quarter_s, _charge(item, currency), Exact(*amount))
 
 
 def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]:
@@ -151,12 +153,12 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
 
 def rates(
     conn: sqlite3.Connection, since_s: int, until_s: int, node: str = ""
-) -> Iterator[RateRow]:
+) -> Iterator[UsedRate]:
     """The rates that were used on the node in the quarter hours of [since, until)."""
     for row in conn.execute(_RATES, (since_s, until_s)):
         quarter_s, quantity, value, unit, source, quality, energy_uj, held_ns = row
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
-        yield RateRow(used, energy_uj, held_ns, node)
+        yield UsedRate(used, energy_uj, held_ns, node)
 
 
 def drop_old(conn: sqlite3.Connection, before_s: int, batch: int) -> None:

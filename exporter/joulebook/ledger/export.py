@@ -16,8 +16,8 @@ from joulebook.core.ledger.export import (
     ChargeRow,
     GapRow,
     MeterRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
     WorkloadRow,
 )
@@ -39,7 +39,7 @@ SELECT seq, quarter_s, meter_id, workload_id, remainder, method, evidence, energ
 FROM postings WHERE seq > ? AND seq <= ? ORDER BY seq
 """
 
-# What was let go is one sum, of an older number: it is told with the totals.
+# What was let go is one sum, of an older number: it is reported with the totals.
 _CHARGES = """
 SELECT seq, quarter_s, workload_id, remainder, item, currency, whole, nano, rest
 FROM charges WHERE seq > ? AND seq <= ? AND quarter_s > 0 ORDER BY seq
@@ -70,10 +70,10 @@ def page(
     since: int,
     ledger_id: str = "",
     limit: int = MAX_ROWS,
-) -> Page:
+) -> PostingsPage:
     """At most `limit` rows numbered after `since`, in the caller's transaction.
 
-    `ledger_id` is the ledger that `since` is of: another one than this is told from its begin.
+    `ledger_id` is the ledger that `since` is of: another one than this is reported from its begin.
     Raises `sqlite3.Error` and `msgspec.MsgspecError`.
     """
     own_id, created_s = conn.execute("SELECT ledger_id, created_s FROM ledger").fetchone()
@@ -85,7 +85,7 @@ def page(
     postings = tuple(PostingRow(*row) for row in conn.execute(_POSTINGS, span))
     charged = tuple(ChargeRow(*row) for row in conn.execute(_CHARGES, span))
     named = {row.workload_id for row in postings} | {row.workload_id for row in charged}
-    return Page(
+    return PostingsPage(
         v=VERSION,
         node=node,
         cluster=cluster,

@@ -16,9 +16,9 @@ import msgspec
 from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
-from joulebook.core.ledger.export import MAX_ROWS, Page
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact
-from joulebook.core.report.dataset import Account, Selection, Workload
+from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
+from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
 from joulebook.ledger import charges, export, report_query, retention, schema, state
@@ -67,12 +67,12 @@ class WorkloadTotals(msgspec.Struct, frozen=True):
     recorded trace.
     """
 
-    workload: Workload
+    workload: ReportWorkload
     total: Amount
     by_meter: dict[Meter, Amount]
     by_method: dict[Method, Amount]
     by_evidence: dict[str, Amount]
-    bill: Bill
+    bill: Charges
     first_s: int | None
     last_s: int | None
     replayed: bool = False
@@ -151,7 +151,7 @@ class LedgerReader:
         """Let go of the file."""
         self._conn.close()
 
-    def jobs(self, pattern: str, limit: int = 1_000) -> tuple[Workload, ...]:
+    def jobs(self, pattern: str, limit: int = 1_000) -> tuple[ReportWorkload, ...]:
         """The workloads whose id or displayed name matches, the latest first, at most `limit`.
 
         `*` stands for any text and `?` for any character. Without either, `101` also finds the
@@ -159,7 +159,7 @@ class LedgerReader:
         """
         glob = pattern.replace("[", "[[]")
         globs = [glob] if "*" in glob or "?" in glob else [glob, f"{glob}_*", f"{glob}.r[0-9]*"]
-        found: dict[int, Workload] = {}
+        found: dict[int, ReportWorkload] = {}
         with self._view() as conn:
             for each in globs:
                 for row in conn.execute(
@@ -215,14 +215,14 @@ class LedgerReader:
                 for remainder, *labels, energy_uj in conn.execute(_SINCE, (since_s,))
             }
 
-    def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Bill]:
+    def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Charges]:
         """What was charged since `since_s`, like `since_by_owner`."""
         with self._view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
 
     def account(
         self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
-    ) -> Account:
+    ) -> ReportData:
         """All that a report needs of the quarter hours in [since, until), in one view.
 
         A ledger does not know its node's name: postings carry the one that is given.
@@ -248,7 +248,7 @@ class LedgerReader:
 
     def page(
         self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
-    ) -> Page:
+    ) -> PostingsPage:
         """The rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)

@@ -10,12 +10,12 @@ import msgspec
 from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.report.dataset import (
-    Account,
     Charged,
-    Lost,
+    LostStretch,
     Posting,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
     replay_warning,
 )
 from joulebook.core.workloads import WorkloadId
@@ -41,7 +41,7 @@ SELECT component, name, reason, t0_utc_ns, t1_utc_ns
 FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
 """
 
-_as_workload = converter(Workload)
+_as_workload = converter(ReportWorkload)
 
 _LATEST_NS = (1 << 63) - 1
 
@@ -50,14 +50,14 @@ _COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
 
 def read(
     conn: sqlite3.Connection, source: str, node: str, since_s: int, until_s: int, wanted: Selection
-) -> Account:
+) -> ReportData:
     """The account of [since, until), in the caller's transaction. Raises `sqlite3.Error`, and
     `msgspec.MsgspecError` or `ValueError` for values that cannot be.
     """
     clause, chosen = _chosen(wanted)
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
     postings: list[Posting] = []
-    known: dict[int, Workload] = {}
+    known: dict[int, ReportWorkload] = {}
     replayed = played(conn)
     for number, row in _workloads(conn, clause, chosen):
         known[number] = row
@@ -74,7 +74,7 @@ def read(
         for number, remainder, quarter_s, charge, amount in charges.rows(conn, clause, within)
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
-    return Account(
+    return ReportData(
         source,
         since_s,
         until_s,
@@ -83,7 +83,7 @@ def read(
         {each.id: each for each in known.values() if each.id in there},
         tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
-            Lost(node, Meter(Component(component), name), reason, t0, t1)
+            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
             for component, name, reason, t0, t1 in conn.execute(
                 _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
             )
@@ -100,7 +100,7 @@ def played(conn: sqlite3.Connection) -> frozenset[Meter]:
     return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
 
 
-def workload(row: Iterable[object]) -> Workload:
+def workload(row: Iterable[object]) -> ReportWorkload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
@@ -149,13 +149,13 @@ def _marks(names: list[str]) -> str:
 
 def _workloads(
     conn: sqlite3.Connection, clause: str, chosen: tuple[str, ...]
-) -> Iterator[tuple[int, Workload]]:
+) -> Iterator[tuple[int, ReportWorkload]]:
     only = clause.replace("workload_id", "id")
     for row in conn.execute(f"{WORKLOADS} WHERE {only}", chosen):
         yield row[0], workload(row)
 
 
-def _subject(number: int, remainder: str, known: dict[int, Workload]) -> Subject:
+def _subject(number: int, remainder: str, known: dict[int, ReportWorkload]) -> Subject:
     if remainder:
         return Remainder(remainder)
     return known[number].id if number in known else WorkloadId("", str(number))

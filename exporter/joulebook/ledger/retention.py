@@ -47,7 +47,7 @@ def explain(exc: Exception, path: Path, *, writing: bool = True) -> LedgerError:
 
     `LedgerUnavailable` where the same call may succeed later, `LedgerCorrupt` for damage, else
     plain `LedgerError`: a value that no ledger can hold, or a file changed by other hands.
-    `writing` says that it was a commit that failed, and must be told what becomes of it.
+    `writing` says that it was a commit that failed, and must be reported what becomes of it.
     """
     if isinstance(exc, OverflowError | UnicodeError | sqlite3.IntegrityError):
         return LedgerError(

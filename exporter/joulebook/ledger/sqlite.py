@@ -14,7 +14,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
 from joulebook.ledger import location, retention, schema, state
 from joulebook.ledger.location import LedgerLock
-from joulebook.ledger.write import Record
+from joulebook.ledger.write import EntryWriter
 from joulebook.units import NS_PER_S
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SqliteStore:
             self._lock.release()
             raise
         self._file = self._identity()
-        self._record = Record(self._conn)
+        self._record = EntryWriter(self._conn)
         self._seq: int | None = None
 
     def load(self) -> tuple[Books, Anchor | None]:
@@ -99,7 +99,7 @@ class SqliteStore:
         self._conn.close()
         self._lock.release()
 
-    def _read(self) -> state.Kept:
+    def _read(self) -> state.StoredState:
         try:
             return state.read(self._conn)
         except sqlite3.Error as exc:

@@ -98,7 +98,7 @@ def write(conn: sqlite3.Connection, rows: Changes, seq: int) -> None:
         conn.executemany("DELETE FROM state WHERE kind = ? AND key = ?", rows.deleted)
 
 
-class Kept(NamedTuple):
+class StoredState(NamedTuple):
     """What the table holds; `anchor` is `None` in a fresh ledger, `seq` the last one given."""
 
     books: Books
@@ -106,7 +106,7 @@ class Kept(NamedTuple):
     seq: int
 
 
-def read(conn: sqlite3.Connection) -> Kept:
+def read(conn: sqlite3.Connection) -> StoredState:
     """The books as they stand in the table.
 
     Raises `sqlite3.Error`, and `msgspec.MsgspecError` if a value does not have its type.
@@ -125,7 +125,7 @@ def read(conn: sqlite3.Connection) -> Kept:
                 found[kind] = field.value.decode(value)
             else:
                 found.setdefault(kind, {})[field.key.decode(key)] = field.value.decode(value)
-    return Kept(Books(**found), anchor, seq)
+    return StoredState(Books(**found), anchor, seq)
 
 
 def read_anchor(conn: sqlite3.Connection) -> Anchor | None:

@@ -16,7 +16,7 @@ from joulebook.ledger import charges
 from joulebook.units import NS_PER_S
 
 _REMEMBERED = 4_096
-"""Row numbers of workloads kept in memory; more than are ever on the air."""
+"""Row numbers of workloads kept in memory; more than are ever exposed."""
 
 _UPSERT_POSTING = """
 INSERT INTO postings (quarter_s, meter_id, workload_id, remainder, method, evidence,
@@ -56,7 +56,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
 
-class Record:
+class EntryWriter:
     """Writes entries through a connection, always inside the caller's transaction.
 
     Remembers the row numbers of meters and workloads: after a transaction that was rolled back,
@@ -96,7 +96,7 @@ class Record:
     def _write_facts(
         self, facts: Iterable[WorkloadFacts], numbers: count[int], now_ns: int, offset_ns: int
     ) -> None:
-        # UTC is worked out anew with each change: the latest offset is the best known.
+        # UTC is worked out again with each change: the latest offset is the best known.
         touched_s = (now_ns + offset_ns) // NS_PER_S
         for each in facts:
             started_ns = each.started_ns or None

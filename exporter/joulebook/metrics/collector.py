@@ -21,10 +21,10 @@ from joulebook.metrics.catalogue import (
     SENSOR_ERROR_REASONS,
     Metric,
 )
-from joulebook.metrics.derived import UNKNOWN, Scene, joules, seconds
+from joulebook.metrics.derived import UNKNOWN, Derived, joules, seconds
 from joulebook.metrics.pending import pending_uj
 from joulebook.metrics.process import ProcessStats
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import MW_PER_W
 
 Sample = tuple[tuple[str, ...], float]
@@ -47,58 +47,58 @@ class Collected(NamedTuple):
     failures: dict[str, Exception]
 
 
-def _device(key: str, scene: Scene) -> Iterator[Sample]:
+def _device(key: str, scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         if (value := status.values.get(key)) is not None:
             yield labels, value
 
 
-def _gpu_info(scene: Scene) -> Iterator[Sample]:
+def _gpu_info(scene: Derived) -> Iterator[Sample]:
     for labels, s in scene.gpus:
         yield (*labels, s.vendor, s.model, s.driver, s.pci, "true" if s.mig else "false"), 1
 
 
-def _held_ratio(scene: Scene) -> Iterator[Sample]:
+def _held_ratio(scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         for identity, share in scene.holders(status.meter):
             yield (*labels, *identity), share
 
 
-def _peaks(scene: Scene) -> Iterator[Sample]:
+def _peaks(scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         for peak in peaks_of(status.model):
             yield (*labels, peak.precision, peak.source), peak.flops
 
 
-def _budgets(scene: Scene) -> Iterator[Sample]:
+def _budgets(scene: Derived) -> Iterator[Sample]:
     for allowed in scene.view.budgets:
         yield (allowed.account, allowed.experiment, allowed.unit), allowed.amount
 
 
-def _throttle(scene: Scene) -> Iterator[Sample]:
+def _throttle(scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         for reason, throttled_ns in status.throttle_ns.items():
             yield (*labels, reason), seconds(throttled_ns)
 
 
-def _meters(scene: Scene) -> Iterator[Sample]:
+def _meters(scene: Derived) -> Iterator[Sample]:
     for meter, state in scene.books.meters.items():
         yield (meter.component, meter.name), joules(state.read_uj)
 
 
-def _workloads(energy_uj: Callable[[Amount], int], scene: Scene) -> Iterator[Sample]:
+def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
     for shown in scene.workloads.values():
         for component, amount in shown.balance.items():
             yield (*shown.identity, component), joules(energy_uj(amount))
 
 
-def _workload_gpu_seconds(scene: Scene) -> Iterator[Sample]:
+def _workload_gpu_seconds(scene: Derived) -> Iterator[Sample]:
     for shown in scene.workloads.values():
         if (amount := shown.balance.get(Component.GPU)) is not None:
             yield shown.identity, seconds(amount.held_ns)
 
 
-def _workload_power(scene: Scene) -> Iterator[Sample]:
+def _workload_power(scene: Derived) -> Iterator[Sample]:
     power_mw: dict[tuple[str, ...], float] = {}
     for status in scene.view.devices:
         if (power_w := status.values.get("power_watts")) is None:
@@ -111,7 +111,7 @@ def _workload_power(scene: Scene) -> Iterator[Sample]:
         yield labels, round(value) / MW_PER_W
 
 
-def _workload_info(scene: Scene) -> Iterator[Sample]:
+def _workload_info(scene: Derived) -> Iterator[Sample]:
     # Of facts alone: what is only known while it holds devices would make a second series of it.
     for identity, facts, _ in scene.workloads.values():
         labels = (
@@ -124,31 +124,31 @@ def _workload_info(scene: Scene) -> Iterator[Sample]:
         yield (*identity[:2], *labels), 1
 
 
-def _pending(scene: Scene) -> Iterator[Sample]:
+def _pending(scene: Derived) -> Iterator[Sample]:
     for component, energy_uj in pending_uj(scene.books).items():
         yield (component,), joules(energy_uj)
 
 
-def _experiments(energy_uj: Callable[[Amount], int], scene: Scene) -> Iterator[Sample]:
+def _experiments(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
     for labels, balance in scene.experiments.items():
         for component, amount in balance.items():
             yield (*labels, component), joules(energy_uj(amount))
 
 
-def _experiment_gpu_seconds(scene: Scene) -> Iterator[Sample]:
+def _experiment_gpu_seconds(scene: Derived) -> Iterator[Sample]:
     for labels, balance in scene.experiments.items():
         if (amount := balance.get(Component.GPU)) is not None:
             yield labels, seconds(amount.held_ns)
 
 
-def _remainders(scene: Scene) -> Iterator[Sample]:
+def _remainders(scene: Derived) -> Iterator[Sample]:
     # All of them from the start, at zero: a counter that appears with a value hides an increase.
     known = {(meter.component, reason): 0 for meter in scene.books.meters for reason in Remainder}
     for (component, reason), energy_uj in {**known, **scene.books.remainders}.items():
         yield (component, reason), joules(energy_uj)
 
 
-def _evidence(scene: Scene) -> Iterator[Sample]:
+def _evidence(scene: Derived) -> Iterator[Sample]:
     known = {**{evidence.label: 0 for evidence in Evidence}, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
@@ -158,12 +158,12 @@ def _evidence(scene: Scene) -> Iterator[Sample]:
         yield (label,), joules(energy_uj)
 
 
-def _method(scene: Scene) -> Iterator[Sample]:
+def _method(scene: Derived) -> Iterator[Sample]:
     for method in Method:
         yield (method,), joules(scene.books.method_uj.get(method, 0))
 
 
-def _gaps(scene: Scene) -> Iterator[Sample]:
+def _gaps(scene: Derived) -> Iterator[Sample]:
     known = {
         (meter, reason): 0
         for meter in scene.books.meters
@@ -173,59 +173,59 @@ def _gaps(scene: Scene) -> Iterator[Sample]:
         yield (meter.component, meter.name, reason), seconds(gap_ns)
 
 
-def _foreign_use(scene: Scene) -> Iterator[Sample]:
+def _foreign_use(scene: Derived) -> Iterator[Sample]:
     for (meter, key), use_ns in scene.books.foreign_ns.items():
         # Not the name that is shown: it is forgotten before this counter is.
         yield (meter.component, meter.name, key.scheduler, key.workload), seconds(use_ns)
 
 
-def _overflow(scene: Scene) -> Iterator[Sample]:
+def _overflow(scene: Derived) -> Iterator[Sample]:
     for budget, count in scene.books.overflow.items():
         yield ("exposition", budget), count
 
 
-def _rejected(scene: Scene) -> Iterable[Sample]:
+def _rejected(scene: Derived) -> Iterable[Sample]:
     return scene.view.rejected.items()
 
 
-def _sensor_up(scene: Scene) -> Iterator[Sample]:
+def _sensor_up(scene: Derived) -> Iterator[Sample]:
     for s in scene.view.sensors:
         yield (s.sensor, s.kind), int(s.up)
 
 
-def _sensor_errors(scene: Scene) -> Iterator[Sample]:
+def _sensor_errors(scene: Derived) -> Iterator[Sample]:
     for s in scene.view.sensors:
         known = dict.fromkeys(SENSOR_ERROR_REASONS.get(s.sensor, ()), 0)
         for reason, count in {**known, **s.errors}.items():
             yield (s.sensor, s.kind, reason), count
 
 
-def _sensor_last_success(scene: Scene) -> Iterator[Sample]:
+def _sensor_last_success(scene: Derived) -> Iterator[Sample]:
     for s in scene.view.sensors:
         if s.last_success_s is not None:
             yield (s.sensor, s.kind), s.last_success_s
 
 
-def _tick(scene: Scene) -> Iterator[Sample]:
+def _tick(scene: Derived) -> Iterator[Sample]:
     yield (), scene.view.tick_s
 
 
-def _build(scene: Scene) -> Iterator[Sample]:
+def _build(scene: Derived) -> Iterator[Sample]:
     build = scene.view.build
     yield (build.version, build.revision, build.python), 1
 
 
-def _process(value: Callable[[ProcessStats], float], scene: Scene) -> Iterator[Sample]:
+def _process(value: Callable[[ProcessStats], float], scene: Derived) -> Iterator[Sample]:
     if scene.process is not None:
         yield (), value(scene.process)
 
 
-def _errors(scene: Scene) -> Iterator[Sample]:
+def _errors(scene: Derived) -> Iterator[Sample]:
     for family, count in scene.errors.items():
         yield (family,), count
 
 
-PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
+PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_gpu_info": _gpu_info,
     "joulebook_gpu_held_ratio": _held_ratio,
     "joulebook_gpu_peak_flops": _peaks,
@@ -290,11 +290,11 @@ PRODUCERS: Mapping[str, Callable[[Scene], Iterable[Sample]]] = {
 
 
 def collect(
-    view: View, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
+    view: Snapshot, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
 ) -> Collected:
     """The families of `view`. `errors` says how often each family failed before now."""
     counts = dict(errors or {})
-    scene = Scene(view, process, counts)
+    scene = Derived(view, process, counts)
     families: list[Family] = []
     failures: dict[str, Exception] = {}
     # The count of failures comes last, so that it tells of this very collection.

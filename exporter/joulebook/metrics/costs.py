@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from joulebook.core.evidence import Remainder
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact, Item
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.metrics.derived import Scene, joules
+from joulebook.metrics.derived import Derived, joules
 
 Sample = tuple[tuple[str, ...], float]
 
@@ -25,7 +25,7 @@ def grams(amount: Exact) -> float:
     return (amount.floor << 10) // UG_PER_G / (1 << 10)
 
 
-def _live(scene: Scene) -> set[Charge]:
+def _live(scene: Derived) -> set[Charge]:
     """What everybody is charged for, now or soon; hardware depends on what is held."""
     books = scene.books.charges
     live = {charge for charge in scene.view.charges if charge.item is not Item.HARDWARE}
@@ -36,7 +36,7 @@ def _live(scene: Scene) -> set[Charge]:
     return live
 
 
-def _hardware(scene: Scene, workload: WorkloadId) -> set[Charge]:
+def _hardware(scene: Derived, workload: WorkloadId) -> set[Charge]:
     """Hardware cost, if a device that the workload holds has an hourly rate."""
     rates, models = scene.view.rates, scene.books.models
     held = scene.held.get(workload, ()) if rates.hardware else ()
@@ -45,7 +45,7 @@ def _hardware(scene: Scene, workload: WorkloadId) -> set[Charge]:
     return set()
 
 
-def _seen(scene: Scene, bill: Bill, charges: Iterable[Charge]) -> dict[Charge, Exact]:
+def _seen(scene: Derived, bill: Charges, charges: Iterable[Charge]) -> dict[Charge, Exact]:
     """The charges in a fixed order, each zero while its series are held."""
     states = scene.books.charges
     return {
@@ -56,7 +56,7 @@ def _seen(scene: Scene, bill: Bill, charges: Iterable[Charge]) -> dict[Charge, E
     }
 
 
-def workload_bills(scene: Scene) -> Mapping[WorkloadId, dict[Charge, Exact]]:
+def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
     """What each workload that is shown is charged, as far as it is shown."""
     live = _live(scene)
     shown = {}
@@ -67,7 +67,7 @@ def workload_bills(scene: Scene) -> Mapping[WorkloadId, dict[Charge, Exact]]:
     return shown
 
 
-def experiment_bills(scene: Scene) -> Mapping[Labels, dict[Charge, Exact]]:
+def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
     """The same for experiments."""
     live = _live(scene)
     coming: dict[Labels, set[Charge]] = {}
@@ -82,7 +82,7 @@ def experiment_bills(scene: Scene) -> Mapping[Labels, dict[Charge, Exact]]:
     return shown
 
 
-def remainder_bills(scene: Scene) -> Mapping[Remainder, dict[Charge, Exact]]:
+def remainder_bills(scene: Derived) -> Mapping[Remainder, dict[Charge, Exact]]:
     """The same for what belongs to nobody; every reason is there from the start, at zero."""
     live = _live(scene)
     bills: dict[Remainder, dict[Charge, Exact]] = {reason: {} for reason in Remainder}
@@ -91,28 +91,28 @@ def remainder_bills(scene: Scene) -> Mapping[Remainder, dict[Charge, Exact]]:
     return {reason: _seen(scene, bill, live) for reason, bill in bills.items()}
 
 
-Bills = Callable[[Scene], Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]]
+Bills = Callable[[Derived], Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]]
 """The labels of whom something is charged to, and what."""
 
 
-def of_workloads(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+def of_workloads(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the labels of workloads."""
     for key, bill in workload_bills(scene).items():
         yield scene.workloads[key].identity, bill
 
 
-def of_experiments(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+def of_experiments(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the labels of experiments."""
     yield from experiment_bills(scene).items()
 
 
-def of_remainders(scene: Scene) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
+def of_remainders(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the reason why energy is nobody's."""
     for reason, bill in remainder_bills(scene).items():
         yield (reason,), bill
 
 
-def cost(bills: Bills, scene: Scene) -> Iterator[Sample]:
+def cost(bills: Bills, scene: Derived) -> Iterator[Sample]:
     """Money, by kind and currency."""
     for labels, bill in bills(scene):
         for (item, currency), amount in bill.items():
@@ -120,7 +120,7 @@ def cost(bills: Bills, scene: Scene) -> Iterator[Sample]:
                 yield (*labels, item, currency), money(amount)
 
 
-def credit(bills: Bills, scene: Scene) -> Iterator[Sample]:
+def credit(bills: Bills, scene: Derived) -> Iterator[Sample]:
     """Money earned while the price was below zero, by currency."""
     for labels, bill in bills(scene):
         for (item, currency), amount in bill.items():
@@ -128,7 +128,7 @@ def credit(bills: Bills, scene: Scene) -> Iterator[Sample]:
                 yield (*labels, currency), money(amount)
 
 
-def co2e(bills: Bills, scene: Scene) -> Iterator[Sample]:
+def co2e(bills: Bills, scene: Derived) -> Iterator[Sample]:
     """Grams of CO2e."""
     for labels, bill in bills(scene):
         for (item, _), amount in bill.items():
@@ -136,46 +136,46 @@ def co2e(bills: Bills, scene: Scene) -> Iterator[Sample]:
                 yield labels, grams(amount)
 
 
-def unpriced(scene: Scene) -> Iterator[Sample]:
+def unpriced(scene: Derived) -> Iterator[Sample]:
     """Energy whose rate is configured and was not known."""
     for item in sorted({c.item for c in _live(scene)} - {Item.CREDIT}):
         yield (item,), joules(scene.books.unpriced_uj.get(item, 0))
 
 
-def price(scene: Scene) -> Iterator[Sample]:
+def price(scene: Derived) -> Iterator[Sample]:
     """The price in force."""
     rates = scene.view.rates
     if (point := rates.at(int(scene.view.utc_s)).price) is not None:
         yield (rates.currency, point.source), point.value / NANO
 
 
-def intensity(scene: Scene) -> Iterator[Sample]:
+def intensity(scene: Derived) -> Iterator[Sample]:
     """The carbon intensity in force."""
     rates = scene.view.rates
     if (point := rates.at(int(scene.view.utc_s)).carbon) is not None:
         yield (rates.zone, point.source), point.value / UG_PER_G
 
 
-def pue(scene: Scene) -> Iterator[Sample]:
+def pue(scene: Derived) -> Iterator[Sample]:
     """The PUE in force."""
     if (point := scene.view.rates.at(int(scene.view.utc_s)).pue) is not None:
         yield (point.source,), point.value / PPM
 
 
-def feed_up(scene: Scene) -> Iterator[Sample]:
+def feed_up(scene: Derived) -> Iterator[Sample]:
     """Whether each source of rates is well."""
     for feed in scene.view.feeds:
         yield (feed.quantity, feed.source), int(feed.up)
 
 
-def feed_age(scene: Scene) -> Iterator[Sample]:
+def feed_age(scene: Derived) -> Iterator[Sample]:
     """How old each source's last good answer is."""
     for feed in scene.view.feeds:
         if feed.good_utc_s is not None:
             yield (feed.quantity, feed.source), max(round(scene.view.utc_s - feed.good_utc_s), 0)
 
 
-def feed_errors(scene: Scene) -> Iterator[Sample]:
+def feed_errors(scene: Derived) -> Iterator[Sample]:
     """What was wrong with each source, by reason."""
     for feed in scene.view.feeds:
         for reason, count in feed.errors.items():

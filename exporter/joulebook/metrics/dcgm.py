@@ -12,7 +12,7 @@ from typing import NamedTuple
 from joulebook.core.energy.readings import Component
 from joulebook.metrics.catalogue import Kind, Metric
 from joulebook.metrics.collector import Family
-from joulebook.metrics.snapshot import DeviceStatus, View
+from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import UJ_PER_MJ
 
 LABELS = (
@@ -78,7 +78,7 @@ METRICS = (*(gauge.metric for gauge in _GAUGES), _FB_FREE, _ENERGY)
 """All that this module emits, in order."""
 
 
-def collect_dcgm(view: View) -> list[Family]:
+def collect_dcgm(view: Snapshot) -> list[Family]:
     """The compatible families of a view.
 
     `TOTAL_ENERGY_CONSUMPTION` counts since the ledger began, not since boot: unlike the driver's
@@ -113,7 +113,7 @@ def collect_dcgm(view: View) -> list[Family]:
     return [*families, Family(_FB_FREE, free), Family(_ENERGY, energy)]
 
 
-def _labels(view: View, status: DeviceStatus) -> tuple[str, ...]:
+def _labels(view: Snapshot, status: DeviceStatus) -> tuple[str, ...]:
     jobs = {
         holder.workload.workload
         for holder in view.holders.get(status.meter, ())

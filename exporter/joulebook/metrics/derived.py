@@ -13,7 +13,7 @@ from joulebook.core.ledger.series import OVERFLOW, pool_id
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.metrics.pending import shown_balance
 from joulebook.metrics.process import ProcessStats
-from joulebook.metrics.snapshot import DeviceStatus, View
+from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S, UJ_PER_J
 
 UNKNOWN = ("", "(unknown)", "", "", "")
@@ -32,7 +32,7 @@ def seconds(duration_ns: int) -> float:
     return (duration_ns << 10) // NS_PER_S / 1024
 
 
-class Shown(NamedTuple):
+class ShownWorkload(NamedTuple):
     """A workload that has a series of its own, as it is shown."""
 
     identity: tuple[str, str, str, str, str]
@@ -41,10 +41,12 @@ class Shown(NamedTuple):
     """Components it has or will have; all zero while its series are held at zero."""
 
 
-class Scene:
+class Derived:
     """A view, and what is worked out of it: lazily, so that a failure is that of one metric."""
 
-    def __init__(self, view: View, process: ProcessStats | None, errors: Mapping[str, int]) -> None:
+    def __init__(
+        self, view: Snapshot, process: ProcessStats | None, errors: Mapping[str, int]
+    ) -> None:
         self.view = view
         self.books = view.books
         self.process = process
@@ -78,7 +80,7 @@ class Scene:
 
     @cached_property
     def components(self) -> Mapping[WorkloadId, set[Component]]:
-        """The components that a workload with settled labels burns energy on, or will.
+        """The components that a workload with settled labels consumes energy on, or will.
 
         A component counts from the moment it is held, before anything is booked on it: its
         series must be seen at zero first.
@@ -97,14 +99,14 @@ class Scene:
         return components
 
     @cached_property
-    def workloads(self) -> Mapping[WorkloadId, Shown]:
+    def workloads(self) -> Mapping[WorkloadId, ShownWorkload]:
         """The workloads that are shown."""
-        shown: dict[WorkloadId, Shown] = {}
+        shown: dict[WorkloadId, ShownWorkload] = {}
         for key, state in self.books.workloads.items():
             if state.labels is None or state.folded:
                 continue
             booked: Balance = {} if state.hold_left_ns > 0 else state.balance
-            shown[key] = Shown(
+            shown[key] = ShownWorkload(
                 (key.scheduler, state.shown, *state.labels),
                 state.facts,
                 {part: booked.get(part, ZERO) for part in sorted(self.components[key])},

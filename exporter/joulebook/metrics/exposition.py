@@ -10,7 +10,7 @@ from joulebook.metrics.dcgm import collect_dcgm
 from joulebook.metrics.page.page import render_page
 from joulebook.metrics.process import process_stats
 from joulebook.metrics.render import Block, Format, Renderer, body, negotiate
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 Check = Callable[[], tuple[bool, str]]
 """Whether all is well, and if not, what is wrong, in words for a person."""
@@ -22,12 +22,12 @@ DCGM = "dcgm"
 class Exposition:
     """The pages of one node (`Pages` of the server). Any thread may call any method.
 
-    `on_error` is told of a metric that cannot be rendered, once until it can be again.
+    `on_error` is reported of a metric that cannot be rendered, once until it can be again.
     """
 
     def __init__(
         self,
-        view: View,
+        view: Snapshot,
         ready: Check,
         healthy: Check,
         *,
@@ -43,12 +43,12 @@ class Exposition:
         self._renderer = Renderer(view.node, view.cluster)
         self._errors: dict[str, int] = {}
         self._failing: frozenset[str] = frozenset()
-        self._made_of: View | None = None
+        self._made_of: Snapshot | None = None
         self._blocks: list[Block] = []
         self._bodies: dict[Format, bytes] = {}
-        self._page: tuple[View, bool, str, bytes] | None = None
+        self._page: tuple[Snapshot, bool, str, bytes] | None = None
 
-    def publish(self, view: View) -> None:
+    def publish(self, view: Snapshot) -> None:
         """Show this view from now on; `node` and `cluster` must stay the same."""
         self._view = view
 
@@ -77,7 +77,7 @@ class Exposition:
             self._page = page
         return page[3]
 
-    def _render(self, view: View) -> list[Block]:
+    def _render(self, view: Snapshot) -> list[Block]:
         collected = collect(view, process_stats(), self._errors)
         failures = dict(collected.failures)
         families = collected.families

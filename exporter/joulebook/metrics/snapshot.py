@@ -19,12 +19,12 @@ from joulebook.core.energy.meter import drawn_mw
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.state import Books
-from joulebook.core.money.amounts import Bill, Charge
+from joulebook.core.money.amounts import Charge, Charges
 from joulebook.core.money.rates import RateSet
 from joulebook.core.workloads import Allowance, Labels, WorkloadId
 from joulebook.units import MW_PER_W, s_from_ns
 
-__all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "View"]
+__all__ = ["HISTORY_POINTS", "Build", "DeviceStatus", "RateFeed", "SensorHealth", "Snapshot"]
 
 HISTORY_POINTS = 900
 """How many points of power the daemon keeps for the page: 15 minutes at a tick of 1 s."""
@@ -62,7 +62,7 @@ class Build(msgspec.Struct, frozen=True, gc=False):
     python: str = platform.python_version()
 
 
-class View(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """A node at the end of one tick. A new tick publishes a new view; none is ever changed.
 
     `books` are the *committed* books. `now_ns` is node time, `utc_offset_ns` what makes UTC of
@@ -90,7 +90,7 @@ class View(msgspec.Struct, frozen=True):
     build: Build = Build()
     history: tuple[tuple[float, float], ...] = ()
     today: Mapping[Labels | Remainder, int] = {}
-    today_bills: Mapping[Labels | Remainder, Bill] = {}
+    today_bills: Mapping[Labels | Remainder, Charges] = {}
     rates: RateSet = RateSet()
     charges: frozenset[Charge] = frozenset()
     feeds: tuple[RateFeed, ...] = ()
@@ -107,14 +107,16 @@ class View(msgspec.Struct, frozen=True):
         """What is drawn now, by component: as devices say, and where they do not (CPU, memory),
         the mean of the last seconds.
         """
-        told = {s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values}
+        reported = {
+            s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values
+        }
         for meter, state in self.books.meters.items():
-            if meter in told or meter.component not in COMPONENTS:
+            if meter in reported or meter.component not in COMPONENTS:
                 continue
             if (power_mw := drawn_mw(state)) is not None:
-                told[meter] = power_mw / MW_PER_W
+                reported[meter] = power_mw / MW_PER_W
         found: dict[Component, float] = {}
-        for meter, power_w in told.items():
+        for meter, power_w in reported.items():
             found[meter.component] = found.get(meter.component, 0.0) + power_w
         return found
 

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from joulebook.metrics.derived import Scene, joules
+from joulebook.metrics.derived import Derived, joules
 from joulebook.units import MW_PER_W
 
 Sample = tuple[tuple[str, ...], float]
 
 
-def node_energy(scene: Scene) -> Iterator[Sample]:
+def node_energy(scene: Derived) -> Iterator[Sample]:
     """What the node's meter counted."""
     for meter, supply in scene.books.supplies.items():
         yield (meter.name,), joules(supply.node_uj)
 
 
-def covered_energy(scene: Scene) -> Iterator[Sample]:
+def covered_energy(scene: Derived) -> Iterator[Sample]:
     """What the meters inside came to in the same time."""
     for meter, supply in scene.books.supplies.items():
         yield (meter.name,), joules(supply.leaves_uj)
 
 
-def deficit(scene: Scene) -> Iterator[Sample]:
+def deficit(scene: Derived) -> Iterator[Sample]:
     """By how much they exceed it."""
     for meter, supply in scene.books.supplies.items():
         yield (meter.name,), joules(supply.deficit_uj)
 
 
-def omits(scene: Scene) -> Iterator[Sample]:
+def omits(scene: Derived) -> Iterator[Sample]:
     """What it seems to leave out; 0 for everything that it is thought to include."""
     for meter, supply in scene.books.supplies.items():
         for component in supply.covers:
             yield (meter.name, component), int(component == supply.omits)
 
 
-def idle_power(scene: Scene) -> Iterator[Sample]:
+def idle_power(scene: Derived) -> Iterator[Sample]:
     """The learnt idle floor of each meter."""
     for meter, state in scene.books.meters.items():
         if state.idle_mw is not None:

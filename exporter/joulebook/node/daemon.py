@@ -1,8 +1,8 @@
 """The tick loop: look, ask who holds what, advance the books, commit, publish.
 
-Everything slow or able to hang is elsewhere (sensors and tenants have threads of their own, HTTP
-reads only what was published). A commit that fails loses nothing: the books go on in memory, and
-the next commit writes all that came since the last one.
+Everything slow or able to hang is elsewhere (sensors and workload sources have threads of their
+own, HTTP reads only what was published). A commit that fails loses nothing: the books go on in
+memory, and the next commit writes all that came since the last one.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import Census
 from joulebook.core.energy.readings import Failure, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Allowance
 from joulebook.errors import LedgerUnavailable
 from joulebook.ledger.retention import Store
-from joulebook.metrics.snapshot import HISTORY_POINTS, View
-from joulebook.node.day_totals import Money, Today
+from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
+from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
 from joulebook.node.privacy import Mask
-from joulebook.node.release import ReleaseDesk
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.release import ReleaseHandler
+from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.sharing import Sharing, sharing
-from joulebook.node.workload_sources import Owners, Witnesses
-from joulebook.node.workloads.contract import TenantSource
-from joulebook.node.workloads.host.usage import HostUse
+from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
+from joulebook.node.workloads.contract import WorkloadSource
+from joulebook.node.workloads.host.usage import HostUsageReader
 from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
 MAX_CENSUSES = 256
-"""So many boundaries in one tick are told apart."""
+"""So many boundaries in one tick are reported apart."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -65,22 +65,22 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
-        policy: Policy,
+        policy: BookingPolicy,
         clock: NodeClock,
         store: Store,
         books: Books,
-        workers: Sequence[SensorWorker],
-        tenants: Sequence[TenantSource],
-        desk: ReleaseDesk,
-        today: Today,
+        workers: Sequence[SensorThread],
+        tenants: Sequence[WorkloadSource],
+        desk: ReleaseHandler,
+        today: DayTotals,
         health: Health,
-        publish: Callable[[View], None],
+        publish: Callable[[Snapshot], None],
         *,
         masked: Mask = str,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
-        money: Money | None = None,
+        money: Charging | None = None,
         marked: Callable[[Reading], Reading] = lambda reading: reading,
-        host: HostUse | None = None,
+        host: HostUsageReader | None = None,
     ) -> None:
         """`masked` is applied to every user's name; `refused` counts what others refused.
 
@@ -95,13 +95,13 @@ class Daemon:
         self._committed = books
         self._backlog = Entry()
         self._workers = workers
-        self._witnesses = Witnesses(tenants, masked)
+        self._witnesses = WorkloadSources(tenants, masked)
         self._desk = desk
         self._today = today
         self._health = health
         self._publish = publish
         self._refused = refused
-        self._money = money or Money()
+        self._money = money or Charging()
         self._marked = marked
         self._host = host
         self._censuses: deque[Census] = deque(maxlen=MAX_CENSUSES)
@@ -109,7 +109,7 @@ class Daemon:
         self._utc_offset_ns = clock.utc_offset_ns()
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
-        self._owners = Owners(tenants if settings.sees_pids else ())
+        self._owners = ProcessOwners(tenants if settings.sees_pids else ())
         self._sharing: dict[Meter, Sharing] = {}
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._processes_due = 0.0
@@ -256,7 +256,7 @@ class Daemon:
             **self._refused(),
         }
         self._sharing = sharing(self._books, self._devices, now_ns)
-        view = View(
+        view = Snapshot(
             self._settings.node,
             self._committed,
             cluster=self._settings.cluster,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from joulebook.core.evidence import Remainder, Subject
 from joulebook.core.ledger.state import Books, Entry
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Exact
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import RateFeed
@@ -14,7 +14,7 @@ from joulebook.rates.poller import Poller
 from joulebook.units import NS_PER_S
 
 
-class Money:
+class Charging:
     """The rates of a node. Without a poller nothing is charged."""
 
     def __init__(
@@ -46,11 +46,11 @@ DAY_S = 86_400
 Owner = Labels | Remainder
 
 
-class Today:
+class DayTotals:
     """Adds up what is booked to quarter hours of the current UTC day."""
 
     def __init__(
-        self, kept: Mapping[Owner, int], day: int, bills: Mapping[Owner, Bill] | None = None
+        self, kept: Mapping[Owner, int], day: int, bills: Mapping[Owner, Charges] | None = None
     ) -> None:
         self._day = day
         self._energy_uj = dict(kept)
@@ -76,7 +76,7 @@ class Today:
         """Microjoules booked since 00:00 UTC."""
         return dict(self._energy_uj)
 
-    def bills(self) -> Mapping[Owner, Bill]:
+    def bills(self) -> Mapping[Owner, Charges]:
         """What was charged since 00:00 UTC."""
         return {who: dict(bill) for who, bill in self._bills.items()}
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.sensor_thread import SensorThread
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Health:
     """
 
     def __init__(
-        self, workers: Sequence[SensorWorker], *, lately_s: float, hang_s: float, idle: str = ""
+        self, workers: Sequence[SensorThread], *, lately_s: float, hang_s: float, idle: str = ""
     ) -> None:
         """`idle` says why there is nothing to read: then no reading is waited for."""
         self._workers = workers

@@ -55,7 +55,7 @@ def granted(ledger: Path, patience_s: float) -> bool:
     return False
 
 
-class ReleaseDesk:
+class ReleaseHandler:
     """The daemon's side: is a release wanted now?
 
     A disk that fails is logged, and no more: the tick loop must not end for it.
@@ -92,7 +92,7 @@ class ReleaseDesk:
         if self._request is None or self._request.granted:
             return
         if _read(self._path) != self._request:
-            return  # Asked anew meanwhile, or withdrawn: the next tick sees it.
+            return  # Asked again meanwhile, or withdrawn: the next tick sees it.
         granted = msgspec.structs.replace(self._request, granted=True)
         try:
             _write(self._path, granted)
@@ -104,7 +104,7 @@ class ReleaseDesk:
 
     def _remove(self) -> None:
         if _holds(newer := _read(self._path)):
-            self._request = newer  # Asked anew since it was read: the next tick grants it.
+            self._request = newer  # Asked again since it was read: the next tick grants it.
             self._seen = None
             return
         try:

@@ -19,7 +19,7 @@ from joulebook.errors import SensorError
 from joulebook.log import once
 from joulebook.metrics.snapshot import SensorHealth
 from joulebook.node.burst import PAUSE_NS, Burst
-from joulebook.node.sensors.contract import SUSPENDED, Look, Pace, Paced, Sensor
+from joulebook.node.sensors.contract import SUSPENDED, Pace, Paced, PollResult, Sensor
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ SLOW_PATIENCE_S = 120.0
 """A call of a slow sensor, which has time-outs of its own, hangs only after so long."""
 
 
-class SensorWorker:
+class SensorThread:
     """Calls a sensor from a thread of its own. All methods but the thread's return at once."""
 
     def __init__(self, sensor: Sensor, clock: Clock, *, kind: str, known: set[Meter]) -> None:
@@ -118,7 +118,7 @@ class SensorWorker:
         stuck_s = time.monotonic() - since if since is not None else 0.0
         return stuck_s if not self._slow or stuck_s > SLOW_PATIENCE_S else 0.0
 
-    def collect(self) -> Look:
+    def collect(self) -> PollResult:
         """Take what has come in since the last time; every meter that gave nothing has a reason."""
         with self._wake:
             readings, self._readings = self._readings, []
@@ -127,14 +127,14 @@ class SensorWorker:
             answered = self._answered.is_set()
             meters = set(self._meters)
         if not answered and self._slow:
-            return Look(tuple(readings), tuple(failures), statuses)
+            return PollResult(tuple(readings), tuple(failures), statuses)
         if not answered:
             reason = "hung" if self._in_call_since is not None else self._reason
             now_ns = self._clock.now_ns()
             silent = meters - {reading.meter for reading in readings}
             failures = [*failures, *(Failure(meter, now_ns, reason) for meter in silent)]
-            return Look(tuple(readings), tuple(failures), ())
-        return Look(tuple(readings), tuple(failures), statuses)
+            return PollResult(tuple(readings), tuple(failures), ())
+        return PollResult(tuple(readings), tuple(failures), statuses)
 
     def health(self) -> SensorHealth:
         """How the sensor fares, for the exposition."""
@@ -211,22 +211,22 @@ class SensorWorker:
             self._in_call_since = None
             self._answered.set()
 
-    def _called(self, *, processes: bool) -> tuple[Look, SensorError | None]:
+    def _called(self, *, processes: bool) -> tuple[PollResult, SensorError | None]:
         """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
         try:
             if self._released and not isinstance(self.sensor, Paced):
                 self._close()
-                return Look(), SensorError("the driver was released", reason="released")
+                return PollResult(), SensorError("the driver was released", reason="released")
             if self._open_if_due():
                 return self.sensor.look(processes=processes), None
         except SensorError as error:
             self._note(error)
-            return Look(), error
+            return PollResult(), error
         except Exception as fault:
             unforeseen = _fault(fault)
             self._note(unforeseen, fault)
-            return Look(), unforeseen
-        return Look(), None
+            return PollResult(), unforeseen
+        return PollResult(), None
 
     def _open_if_due(self) -> bool:
         if self._open:
@@ -276,7 +276,7 @@ class SensorWorker:
         readings: Sequence[Reading] = ()
         self._in_call_since = time.monotonic()
         try:
-            readings = self.sensor.glance(self._meters)
+            readings = self.sensor.poll_energy(self._meters)
         except SensorError:
             pass  # the next look says why
         except Exception as fault:

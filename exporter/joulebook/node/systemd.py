@@ -1,6 +1,6 @@
 """Tells systemd that the daemon is up and that it lives: sd_notify(3), which is a datagram.
 
-Kubernetes asks `/healthz` by itself; systemd waits to be told, every half of `WatchdogSec`, and
+Kubernetes asks `/healthz` by itself; systemd waits to be reported, every half of `WatchdogSec`, and
 restarts a daemon that has fallen silent.
 """
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 0.5
 
 
-class Supervisor:
+class ServiceManager:
     """The service manager that started this process; says nothing where there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -46,7 +46,7 @@ class Supervisor:
         return True
 
     @contextmanager
-    def told(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
+    def reported(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
         """Up while in the context, and alive for as long as `healthy` says so."""
         done = threading.Event()
 

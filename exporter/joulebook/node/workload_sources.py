@@ -1,4 +1,4 @@
-"""All tenant sources as one: who holds what, as the loop is told in each tick.
+"""All workload sources as one: who holds what, as the loop is reported in each tick.
 
 A source that raises is a fault of ours, often on something a user wrote: it must not stop the
 meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
@@ -25,12 +25,12 @@ from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
-    Accounted,
     Before,
     Boundary,
-    Group,
+    CountsHostUsage,
     Holdings,
-    TenantSource,
+    UsageGroup,
+    WorkloadSource,
 )
 from joulebook.node.workloads.rejections import FAULT
 
@@ -41,14 +41,14 @@ ASK_AGAIN_S = 1.0
 """A process that nobody knew may be known a moment later, when its pod has a name."""
 
 
-class Owners:
+class ProcessOwners:
     """Asks the sources in their order; the first that answers has the last word.
 
     There are none where pids are not those of the host: another process has that number here.
     """
 
     def __init__(
-        self, tenants: Sequence[TenantSource], now_s: Callable[[], float] = time.monotonic
+        self, tenants: Sequence[WorkloadSource], now_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._tenants = tenants
         self._now_s = now_s
@@ -98,10 +98,12 @@ class Owners:
 log = logging.getLogger(__name__)
 
 
-class Witnesses:
-    """The tenant sources of this node, in their order. `masked` is applied to every user's name."""
+class WorkloadSources:
+    """The workload sources of this node, in their order. `masked` is applied to every user's
+    name.
+    """
 
-    def __init__(self, sources: Sequence[TenantSource], masked: Mask = str) -> None:
+    def __init__(self, sources: Sequence[WorkloadSource], masked: Mask = str) -> None:
         self._sources = sources
         self._masked = masked
         self._refused: dict[str, Mapping[str, int]] = {}
@@ -144,11 +146,11 @@ class Witnesses:
                 self._refused[source.name] = holdings.rejected
         return Holdings(tuple(claims), frozenset(complete), tuple(facts))
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[UsageGroup]:
         """Where the kernel counts what workloads use of the host, of all that know it."""
-        groups: list[Group] = []
+        groups: list[UsageGroup] = []
         for source in self._sources:
-            if isinstance(source, Accounted):
+            if isinstance(source, CountsHostUsage):
                 with self._apart(source, "groups"):
                     groups += source.groups()
         return groups
@@ -172,7 +174,7 @@ class Witnesses:
         return msgspec.structs.replace(fact, labels=fact.labels._replace(user=""))
 
     @contextmanager
-    def _apart(self, source: TenantSource, asked: str) -> Iterator[None]:
+    def _apart(self, source: WorkloadSource, asked: str) -> Iterator[None]:
         """Keep what one source raises from the others: it is said once, and counted."""
         key = f"{source.name} {asked}"
         try:

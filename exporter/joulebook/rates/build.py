@@ -8,7 +8,7 @@ from pathlib import Path
 from joulebook.config import Config
 from joulebook.config.rates import Rates
 from joulebook.core.money.amounts import Charge, Item
-from joulebook.core.money.rates import Curve, Point, RateSet, overlay
+from joulebook.core.money.rates import Point, RateSet, StepCurve, overlay
 from joulebook.errors import FeedEmpty
 from joulebook.rates.cache import Cache
 from joulebook.rates.contract import DAY_S, Quantity
@@ -23,15 +23,15 @@ _MOST_S = 7 * DAY_S
 def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> RateSet:
     """The rates in [t0, t1) UTC. Holes stay holes. Raises `FeedError` and `ConfigError`."""
     curves = {
-        feed.quantity: Curve(_points(feed, rates.currency, t0_s, t1_s))
+        feed.quantity: StepCurve(_points(feed, rates.currency, t0_s, t1_s))
         for feed in feeds(rates, environ)
     }
     known = basis(rates)
     return RateSet(
         known.currency,
         known.zone,
-        curves.get(Quantity.PRICE, Curve()),
-        curves.get(Quantity.CARBON, Curve()),
+        curves.get(Quantity.PRICE, StepCurve()),
+        curves.get(Quantity.CARBON, StepCurve()),
         known.pue,
         known.hardware,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from joulebook import log
-from joulebook.core.money.rates import Curve, Point
+from joulebook.core.money.rates import Point, StepCurve
 from joulebook.rates.contract import Quantity
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ VERSION = 1
 _MAX_BYTES = 16 * 2**20
 
 
-class Kept(msgspec.Struct, frozen=True):
+class CachedRates(msgspec.Struct, frozen=True):
     """What a source last said. `identity` names source, zone and currency that it is about."""
 
     identity: str
@@ -33,7 +33,7 @@ class Kept(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
-_KEPT = msgspec.json.Decoder(Kept)
+_KEPT = msgspec.json.Decoder(CachedRates)
 
 
 class Cache:
@@ -43,7 +43,7 @@ class Cache:
         self._folder = folder
         self._read_only = read_only
 
-    def load(self, quantity: Quantity, identity: str) -> Kept | None:
+    def load(self, quantity: Quantity, identity: str) -> CachedRates | None:
         """What was kept of that source; `None` if nothing was, or of another one."""
         if self._folder is None:
             return None
@@ -52,7 +52,7 @@ class Cache:
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError("too large")
             kept = _KEPT.decode(path.read_bytes())
-            Curve(kept.points)
+            StepCurve(kept.points)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors.
@@ -60,7 +60,7 @@ class Cache:
             return None
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None
 
-    def store(self, quantity: Quantity, kept: Kept) -> None:
+    def store(self, quantity: Quantity, kept: CachedRates) -> None:
         """Replace what was kept, in one step: a reader or a crash finds the old or the new."""
         if self._folder is None or self._read_only:
             return

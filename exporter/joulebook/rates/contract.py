@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     """Answers at once and without the network: not cached, asked before the first tick."""
 
 
-class Source(Protocol):
+class RateSource(Protocol):
     """One source of one quantity."""
 
     @property

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook import log
-from joulebook.core.money.rates import Curve, Point, RateSet, carried, overlay
+from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
-from joulebook.rates.cache import Cache, Kept
+from joulebook.rates.cache import Cache, CachedRates
 from joulebook.rates.contract import DAY_S, Quantity
-from joulebook.rates.feeds.server import Offer
+from joulebook.rates.feeds.server import QuantityRates
 from joulebook.rates.plausible import sift
 from joulebook.rates.sources import Feed
 
@@ -109,7 +109,7 @@ class Poller:
         self._jitter = jitter
         self._current = basis
         self._health: tuple[FeedHealth, ...] = ()
-        self._offers: Mapping[Quantity, Offer] = {}
+        self._offers: Mapping[Quantity, QuantityRates] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._prime()
@@ -124,7 +124,7 @@ class Poller:
         return self._health
 
     @property
-    def offers(self) -> Mapping[Quantity, Offer]:
+    def offers(self) -> Mapping[Quantity, QuantityRates]:
         """All that sources said, without stand-ins: what the rates service passes on."""
         return self._offers
 
@@ -216,7 +216,7 @@ class Poller:
         else:
             log.once(logger, key, "rates.%s: %s", feed.quantity, slot.message)
         if not plan.local:
-            self._cache.store(feed.quantity, Kept(feed.identity, now_s, slot.points))
+            self._cache.store(feed.quantity, CachedRates(feed.identity, now_s, slot.points))
 
     def _sifted(
         self, feed: Feed, said: Sequence[Point], now_s: int
@@ -263,21 +263,21 @@ class Poller:
 
     def _publish(self) -> None:
         curves = {
-            slot.feed.quantity: Curve(carried(slot.points, slot.feed.keep_s))
+            slot.feed.quantity: StepCurve(carried(slot.points, slot.feed.keep_s))
             for slot in self._slots
         }
         fresh = RateSet(
             self._basis.currency,
             self._basis.zone,
-            curves.get(Quantity.PRICE, Curve()),
-            curves.get(Quantity.CARBON, Curve()),
+            curves.get(Quantity.PRICE, StepCurve()),
+            curves.get(Quantity.CARBON, StepCurve()),
             self._basis.pue,
             self._basis.hardware,
         )
         if fresh != self._current:
             self._current = fresh
         self._offers = {
-            slot.feed.quantity: Offer(slot.feed.source.name, slot.points, slot.fetched_s)
+            slot.feed.quantity: QuantityRates(slot.feed.source.name, slot.points, slot.fetched_s)
             for slot in self._slots
         }
         self._health = tuple(slot.health() for slot in self._slots)

@@ -11,61 +11,61 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from joulebook.config.rates import Carbon, Hardware, Price, Rates, days_of, minutes_of
+from joulebook.config.rates import CarbonSection, Hardware, Price, Rates, days_of, minutes_of
 from joulebook.core.money.rates import (
     NANO,
     PPM,
     RATIO_PPM,
     UG_PER_G,
     UG_PER_KWH,
-    Curve,
     HardwareRate,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     hourly_nano,
     nano_per_kwh,
     whole,
 )
-from joulebook.http_client import Key, Web
-from joulebook.rates.contract import Quantity, Source
+from joulebook.http_client import ApiKey, Web
+from joulebook.rates.contract import Quantity, RateSource
 from joulebook.rates.feeds.csv import CsvFile
 from joulebook.rates.feeds.electricity_maps import ElectricityMaps
 from joulebook.rates.feeds.energy_charts import EnergyChartsCarbon, EnergyChartsPrice
 from joulebook.rates.feeds.entsoe import Entsoe
 from joulebook.rates.feeds.neso import Neso
-from joulebook.rates.feeds.server import Server
-from joulebook.rates.tariff import Country, Fixed, Schedule, Window
+from joulebook.rates.feeds.server import RatesServiceFeed
+from joulebook.rates.tariff import Country, Fixed, Schedule, TariffWindow
 
 PRICE_TOKEN = "JOULEBOOK_RATES_PRICE_TOKEN"  # noqa: S105 - the name of a variable
 CARBON_TOKEN = "JOULEBOOK_RATES_CARBON_TOKEN"  # noqa: S105
 
 
-class Site(NamedTuple):
+class FeedContext(NamedTuple):
     """What factories are given beside their own section."""
 
     rates: Rates
     web: Web
-    key: Key
+    key: ApiKey
 
-    def zone(self, section: Price | Carbon) -> str:
+    def zone(self, section: Price | CarbonSection) -> str:
         """The section's zone, else that of all."""
         return section.zone or self.rates.zone
 
 
-def _pace(section: Price | Carbon, default: float) -> float:
+def _pace(section: Price | CarbonSection, default: float) -> float:
     return default if section.every_s is None else section.every_s
 
 
-def _constant_price(price: Price, site: Site) -> Source:
+def _constant_price(price: Price, site: FeedContext) -> RateSource:
     unit = nano_per_kwh(site.rates.currency)
     source = price.source or "rates.price.per_kwh"
     return Fixed(whole(price.per_kwh or 0.0, NANO), unit, Quality.MEASURED, source)
 
 
-def _schedule(price: Price, site: Site) -> Source:
+def _schedule(price: Price, site: FeedContext) -> RateSource:
     windows = [
-        Window(
+        TariffWindow(
             days_of(window.days),
             minutes_of(window.from_),
             minutes_of(window.to),
@@ -82,13 +82,13 @@ def _schedule(price: Price, site: Site) -> Source:
     )
 
 
-def _constant_carbon(carbon: Carbon, site: Site) -> Source:
+def _constant_carbon(carbon: CarbonSection, site: FeedContext) -> RateSource:
     source = carbon.source or "rates.carbon.grams_per_kwh"
     value = whole(carbon.grams_per_kwh or 0.0, UG_PER_G)
     return Fixed(value, UG_PER_KWH, Quality.ESTIMATED, source)
 
 
-PRICES: dict[str, Callable[[Price, Site], Source]] = {
+PRICES: dict[str, Callable[[Price, FeedContext], RateSource]] = {
     "constant": _constant_price,
     "schedule": _schedule,
     "csv": lambda p, site: CsvFile(Path(p.file), Quantity.PRICE, site.rates.currency, _pace(p, 60)),
@@ -98,12 +98,12 @@ PRICES: dict[str, Callable[[Price, Site], Source]] = {
     "entsoe": lambda p, site: Entsoe(
         site.web, site.zone(p), site.rates.currency, site.key, p.url.rstrip("/"), _pace(p, 3600)
     ),
-    "server": lambda p, site: Server(
+    "server": lambda p, site: RatesServiceFeed(
         site.web, p.url, Quantity.PRICE, site.rates.currency, site.key, _pace(p, 300)
     ),
 }
 
-CARBON: dict[str, Callable[[Carbon, Site], Source]] = {
+CARBON: dict[str, Callable[[CarbonSection, FeedContext], RateSource]] = {
     "constant": _constant_carbon,
     "country": lambda c, site: Country(site.zone(c)),
     "csv": lambda c, site: CsvFile(
@@ -116,7 +116,7 @@ CARBON: dict[str, Callable[[Carbon, Site], Source]] = {
     "energy-charts": lambda c, site: EnergyChartsCarbon(
         site.web, site.zone(c), c.url.rstrip("/"), _pace(c, 900)
     ),
-    "server": lambda c, site: Server(
+    "server": lambda c, site: RatesServiceFeed(
         site.web, c.url, Quantity.CARBON, site.rates.currency, site.key, _pace(c, 300)
     ),
 }
@@ -126,7 +126,7 @@ class Feed(NamedTuple):
     """A source, and what the configuration says of its use."""
 
     quantity: Quantity
-    source: Source
+    source: RateSource
     keep_s: int
     identity: str
     """What its answers are about: answers kept of another source are not this one's."""
@@ -138,29 +138,31 @@ def feeds(rates: Rates, environ: Mapping[str, str], web: Web | None = None) -> l
     found = []
     price, carbon = rates.price, rates.carbon
     if price.kind != "none":
-        site = Site(rates, web, _key(price.token_file, PRICE_TOKEN, environ))
+        site = FeedContext(rates, web, _key(price.token_file, PRICE_TOKEN, environ))
         found.append(_feed(Quantity.PRICE, PRICES[price.kind](price, site), price, site))
     if carbon.kind != "none":
-        site = Site(rates, web, _key(carbon.token_file, CARBON_TOKEN, environ))
+        site = FeedContext(rates, web, _key(carbon.token_file, CARBON_TOKEN, environ))
         found.append(_feed(Quantity.CARBON, CARBON[carbon.kind](carbon, site), carbon, site))
     return found
 
 
-def _feed(quantity: Quantity, source: Source, section: Price | Carbon, site: Site) -> Feed:
+def _feed(
+    quantity: Quantity, source: RateSource, section: Price | CarbonSection, site: FeedContext
+) -> Feed:
     about = (section.kind, site.zone(section), section.url, site.rates.currency)
     return Feed(quantity, source, int(section.keep_s), "|".join(about))
 
 
-def _key(file: str, variable: str, environ: Mapping[str, str]) -> Key:
-    return Key(Path(file) if file else None, variable, environ)
+def _key(file: str, variable: str, environ: Mapping[str, str]) -> ApiKey:
+    return ApiKey(Path(file) if file else None, variable, environ)
 
 
 def basis(rates: Rates) -> RateSet:
     """What of the rates is known without asking anybody: currency, zone, PUE, hardware."""
-    pue = Curve()
+    pue = StepCurve()
     if rates.pue is not None:
         source = rates.pue_source or "rates.pue"
-        pue = Curve((Point(0, whole(rates.pue, PPM), RATIO_PPM, source, Quality.ESTIMATED),))
+        pue = StepCurve((Point(0, whole(rates.pue, PPM), RATIO_PPM, source, Quality.ESTIMATED),))
     hardware = tuple(_hardware(pattern, gpu) for pattern, gpu in rates.hardware.items())
     return RateSet(rates.currency, rates.zone, pue=pue, hardware=hardware)
 

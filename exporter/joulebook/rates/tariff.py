@@ -92,7 +92,7 @@ class Fixed:
 _DAY_MINUTES = 24 * 60
 
 
-class Window(NamedTuple):
+class TariffWindow(NamedTuple):
     """Hours with a price of their own, from `from_min` to `to_min` minutes after midnight.
 
     `days` (Monday 0) are those on which it begins; it ends on the next day if `to_min` is not
@@ -119,7 +119,7 @@ class Schedule:
     plan = Plan(every_s=HOUR_S, local=True)
 
     def __init__(
-        self, zone: ZoneInfo, default: int, windows: Sequence[Window], unit: str, source: str
+        self, zone: ZoneInfo, default: int, windows: Sequence[TariffWindow], unit: str, source: str
     ) -> None:
         self.name = source
         self._zone = zone

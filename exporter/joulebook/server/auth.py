@@ -22,7 +22,7 @@ import bcrypt
 from joulebook import log
 from joulebook.core.ledger.export import PATH
 from joulebook.errors import ConfigError
-from joulebook.server.desk import Desk
+from joulebook.server.desk import WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Tokens:
         self._seen = seen
 
 
-class Handover:
+class PostingsPages:
     """The page, and who may read it."""
 
     def __init__(self, page: Asked, tokens: Tokens) -> None:
@@ -107,7 +107,7 @@ class Handover:
         return self._tokens.fits(shown) if shown else None
 
 
-class Question:
+class PostingsQuery:
     """The query of the page. Raises `ValueError` that says what would be right."""
 
     def __init__(self, query: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ class Question:
         self.since, self.ledger_id = int(since), ledger_id
 
 
-__all__ = ["HEADER", "PATH", "Asked", "Handover", "Question", "Tokens"]
+__all__ = ["HEADER", "PATH", "Asked", "PostingsPages", "PostingsQuery", "Tokens"]
 
 
 _REMEMBERED = 64
@@ -140,7 +140,7 @@ class Passwords:
         self._salt = secrets.token_bytes(32)
         self._right: dict[bytes, None] = {}
         self._wrong: dict[bytes, None] = {}
-        self._desk = Desk("passwords", threads=1, line=16, timeout_s=10)
+        self._desk = WorkerPool("passwords", threads=1, line=16, timeout_s=10)
 
     async def check(self, users: Mapping[str, bytes], header: bytes | None) -> bool:
         """Whether an `Authorization` header names one of `users` and its password.

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from joulebook import log
-from joulebook.server.desk import Busy, Desk
+from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.routes import App
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
@@ -108,8 +108,10 @@ class _Connection(H11Protocol):
         return pending[0] > 0
 
 
-class Front:
-    """Accepts connections on sockets that listen already, until told to stop; then closes `app`."""
+class Listener:
+    """Accepts connections on sockets that listen already, until reported to stop; then closes
+    `app`.
+    """
 
     def __init__(
         self,
@@ -238,7 +240,7 @@ class Front:
                     connection.transport.abort()
 
     async def _watch(self, web: WebConfigFile) -> None:
-        desk = Desk("web-config", threads=1, line=1, timeout_s=60)
+        desk = WorkerPool("web-config", threads=1, line=1, timeout_s=60)
         try:
             while True:
                 await asyncio.sleep(self._limits.sweep_s)

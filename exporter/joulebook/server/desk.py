@@ -16,7 +16,7 @@ class Busy(Exception):
     """No answer in time, or too many before in the line."""
 
 
-class Desk:
+class WorkerPool:
     """A few threads that answer one kind of question, with a short line before them.
 
     A call that hangs keeps its thread and its place in the line: more of the kind are refused

@@ -13,8 +13,8 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from joulebook import log
-from joulebook.server.auth import PATH, Handover, Passwords, Question
-from joulebook.server.desk import Busy, Desk
+from joulebook.server.auth import PATH, Passwords, PostingsPages, PostingsQuery
+from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class App:
         pages: Pages,
         web: Callable[[], WebConfig],
         rejected: Callable[[str], None],
-        handover: Handover | None = None,
+        handover: PostingsPages | None = None,
     ) -> None:
         """`web` gives the configuration in force; `rejected` counts a refusal by its reason.
 
@@ -76,9 +76,9 @@ class App:
         self._rejected = rejected
         self._packed: dict[str, tuple[bytes, bytes]] = {}
         self._passwords = Passwords()
-        self._scrapes = Desk("metrics", threads=2, line=16, timeout_s=10)
-        self._views = Desk("page", threads=1, line=8, timeout_s=10)
-        self._probes = Desk("probes", threads=1, line=32, timeout_s=5)
+        self._scrapes = WorkerPool("metrics", threads=2, line=16, timeout_s=10)
+        self._views = WorkerPool("page", threads=1, line=8, timeout_s=10)
+        self._probes = WorkerPool("probes", threads=1, line=32, timeout_s=5)
         self._router = Router(
             [
                 Route("/", self._index),
@@ -89,7 +89,7 @@ class App:
             redirect_slashes=False,
         )
         self._handover = handover
-        self._pages_of_ledger = Desk("postings", threads=1, line=8, timeout_s=15)
+        self._pages_of_ledger = WorkerPool("postings", threads=1, line=8, timeout_s=15)
         if handover is not None:
             self._router.routes.append(Route(PATH, self._postings))
 
@@ -128,7 +128,9 @@ class App:
         challenge = {"WWW-Authenticate": 'Basic realm="joulebook", charset="UTF-8"'}
         return PlainTextResponse("Unauthorized\n", 401, challenge)
 
-    async def _guard(self, scope: Scope, web: WebConfig, handover: Handover) -> Response | None:
+    async def _guard(
+        self, scope: Scope, web: WebConfig, handover: PostingsPages
+    ) -> Response | None:
         """Whom the page for collectors is refused: 401 without a token that fits, 403 to a user."""
         allowed = handover.allows(dict(scope["headers"]))
         if allowed:
@@ -144,7 +146,7 @@ class App:
     async def _postings(self, request: Request) -> Response:
         handover = self._handover
         try:
-            asked = Question(request.query_params)
+            asked = PostingsQuery(request.query_params)
         except ValueError as error:
             return PlainTextResponse(f"{error}\n", 400)
         answer = await self._ask(
@@ -189,7 +191,7 @@ class App:
         good, text = answer
         return PlainTextResponse(text + "\n", 200 if good else 503, {"Cache-Control": "no-store"})
 
-    async def _ask(self, desk: Desk, name: str, question: Callable[[], T]) -> T | Response:
+    async def _ask(self, desk: WorkerPool, name: str, question: Callable[[], T]) -> T | Response:
         """The answer, or the response that says why there is none."""
         try:
             answer = await desk.ask(question)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from joulebook.config import Address, parse_listen
 from joulebook.errors import ConfigError
-from joulebook.server.auth import Handover
-from joulebook.server.connections import Front, Limits
+from joulebook.server.auth import PostingsPages
+from joulebook.server.connections import Limits, Listener
 from joulebook.server.routes import App, Pages
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
@@ -49,7 +49,7 @@ class Server:
         pages: Pages,
         web_config: Path | None = None,
         limits: Limits = _LIMITS,
-        handover: Handover | None = None,
+        handover: PostingsPages | None = None,
     ) -> None:
         """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
 
@@ -128,7 +128,7 @@ class Server:
             logger.exception("the HTTP server has ended")
 
     async def _serve(self, ready: threading.Event) -> None:
-        front = Front(self._listeners, self._app(), self._web, self._limits, self._rejected)
+        front = Listener(self._listeners, self._app(), self._web, self._limits, self._rejected)
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         ready.set()
         try:

@@ -1,4 +1,4 @@
-{{- /* What the daemon is told, and what it sees of its node: environment, mounts, volumes. */ -}}
+{{- /* What the daemon is reported, and what it sees of its node: environment, mounts, volumes. */ -}}
 
 {{- define "joulebook.env" -}}
 - name: JOULEBOOK_NODE_NAME
@@ -132,7 +132,7 @@
 - name: driver
   mountPath: /driver
   readOnly: true
-  # A driver's container that comes later, or anew, mounts its own root here.
+  # A driver's container that comes later, or again, mounts its own root here.
   mountPropagation: HostToContainer
 {{- end }}
 {{- if include "joulebook.guarded" . }}

@@ -12,8 +12,8 @@ As a process, with the objects of JSON files (each a list of pods and ResourceSl
     python -m tests.fakes.kube_api.server FOLDER --objects pods.json
 
 FOLDER then holds `token` and `ca.crt`; it says `ready HOST PORT` on standard output and ends with
-SIGTERM. A file of objects that is replaced (by rename) is read anew within a second: objects that
-are new or changed are told as such, those left out as deleted.
+SIGTERM. A file of objects that is replaced (by rename) is read again within a second: objects that
+are new or changed are reported as such, those left out as deleted.
 """
 
 from __future__ import annotations

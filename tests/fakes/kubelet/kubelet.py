@@ -1,4 +1,4 @@
-"""A kubelet's pod-resources service over real gRPC: answers what it is told, and can misbehave.
+"""A kubelet's pod-resources service over real gRPC: answers what it is reported, and can misbehave.
 
 In a test:
 
@@ -13,7 +13,7 @@ As a process on a socket, answering with recorded answers:
         --list tests/data/podresources/list_v1.36.pb \\
         --allocatable tests/data/podresources/allocatable_v1.36.pb
 
-The files are read anew for every call, so replacing one (by rename) changes the answer; without
+The files are read again for every call, so replacing one (by rename) changes the answer; without
 them the lists are empty. It says `ready` on standard output, and ends with SIGTERM. It needs
 grpcio and protobuf, and `exporter/` on PYTHONPATH.
 """
@@ -181,7 +181,7 @@ class FakeKubelet:
             if self._delay_s:
                 time.sleep(self._delay_s)
             if self._broken is not None:
-                context.abort(self._broken, "told to")
+                context.abort(self._broken, "reported to")
             if name == "List" and time.monotonic() < self._empty_until:
                 return b""
             return self._answers.get(name, answer)()

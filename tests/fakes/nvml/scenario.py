@@ -463,7 +463,7 @@ class Scenario:
         return {name: int(count) for name, count in counts if count}
 
     def reset_calls(self) -> None:
-        """Start counting calls anew."""
+        """Start counting calls again."""
         with self._writing():
             for i in range(len(FUNCTIONS)):
                 self._s.calls[i] = 0

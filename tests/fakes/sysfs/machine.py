@@ -180,7 +180,9 @@ def put(path: Path, text: str) -> None:
 
 
 def gpu_metrics(revision: int, energy: int, *, power_w: int = 0, gfx: int = 0) -> bytes:
-    """A `gpu_metrics` table of format 1, as amdgpu lays it out; what is not told is all ones."""
+    """A `gpu_metrics` table of format 1, as amdgpu lays it out; what is not reported is all
+    ones.
+    """
     size = {0: 80, 1: 96, 2: 104, 3: 120, 4: 304, 5: 376, 6: 800, 7: 900, 8: 1000}[revision]
     table = bytearray(b"\xff" * size)
     struct.pack_into("<HBB", table, 0, size, 1, revision)

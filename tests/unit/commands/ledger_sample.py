@@ -13,7 +13,7 @@ from pathlib import Path
 from joulebook.clock import Anchor
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.sqlite import SqliteStore
@@ -67,8 +67,8 @@ class SampleJob:
 
     def facts(self, t0: int, now_ns: int) -> Iterable[WorkloadFacts]:
         if t0 + self.start_s * S <= now_ns:
-            told = self.end_is_told and self.end_s is not None
-            ended = t0 + round((self.end_s or 0) * S) if told else None
+            reported = self.end_is_told and self.end_s is not None
+            ended = t0 + round((self.end_s or 0) * S) if reported else None
             yield WorkloadFacts(
                 self.id,
                 display=self.display,
@@ -116,7 +116,7 @@ def write_ledger(path: Path, epoch: str = "boot") -> Books:
             facts=tuple(fact for job in JOBS for fact in job.facts(t0, now_ns)),
             resumed=False,
         )
-        after, entry = advance(books, tick, Policy())
+        after, entry = advance(books, tick, BookingPolicy())
         store.commit(books, after, entry, Anchor("boot", 0, now_ns))
         books = after
     store.close()
@@ -124,11 +124,11 @@ def write_ledger(path: Path, epoch: str = "boot") -> Books:
 
 
 def _reading(gpu: int, second: int, now_ns: int, epoch: str) -> Reading:
-    burnt_uj = WATTS[gpu] * 1000 * second * S // PJ_PER_UJ
+    consumed_uj = WATTS[gpu] * 1000 * second * S // PJ_PER_UJ
     return Reading(
         GPUS[gpu],
         now_ns,
-        energy_uj=None if gpu == 2 else 5_000_000_000 + burnt_uj,
+        energy_uj=None if gpu == 2 else 5_000_000_000 + consumed_uj,
         power_mw=WATTS[gpu] * 1000,
         samples=(),
         epoch=epoch,

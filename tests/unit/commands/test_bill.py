@@ -259,7 +259,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         ("vision", "grace", "", 2): -2 * KWH,
         ("nlp", "grace", "", 2): 2 * KWH,
     }
-    # What the workload burns from now on is booked where it was given to.
+    # What the workload consumes from now on is booked where it was given to.
     october.burn(NOVEMBER_S + 900, 7 * KWH, "102")
     collect(october)
     nlp = bill(capsys, "2026-11", "--account", "nlp")

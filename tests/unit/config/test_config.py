@@ -11,7 +11,7 @@ import pytest
 from joulebook import config
 from joulebook.config import Config, env_names, load, parse_listen
 from joulebook.config.load import keys
-from joulebook.config.node import Daemon
+from joulebook.config.node import DaemonSection
 from joulebook.errors import ConfigError
 
 DEFAULTS = {
@@ -488,7 +488,7 @@ def test_environment_goes_over_the_file(tmp_path: Path) -> None:
             "JOULEBOOK_NODE_NAME": "true",
         },
     )
-    assert loaded.daemon == Daemon(interval_s=0.5, settle_s=1.0)
+    assert loaded.daemon == DaemonSection(interval_s=0.5, settle_s=1.0)
     assert loaded.sensors.nvml.enabled is False
     assert loaded.sensors.rapl.enabled == "auto"
     assert loaded.tenants.slurm.events_dir == "/run/jobs"

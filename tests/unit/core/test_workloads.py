@@ -28,11 +28,11 @@ def test_a_source_that_forgot_everything_changes_nothing() -> None:
 
 
 def test_what_is_new_is_taken() -> None:
-    told = WorkloadFacts(
+    reported = WorkloadFacts(
         ID, labels=Labels(experiment="bert-xl"), ended_ns=9, named=True, stage="eval",
         outcome="failed", scheduler_start_s=7, extra={"qos": "high", "partition": ""},
     )  # fmt: skip
-    now = merged(KNOWN, told)
+    now = merged(KNOWN, reported)
     assert now.labels == Labels("ada", "nlp", "bert-xl")
     assert now.ended_ns == 9
     assert now.extra == {"partition": "a100", "qos": "high"}
@@ -60,15 +60,15 @@ def test_a_derived_name_never_replaces_one_that_was_given() -> None:
 def test_a_name_stays_once_the_labels_are_complete() -> None:
     # Also of a ledger that does not know yet which names were given.
     for by_hand in (False, True):
-        known, told = named("bert", given=by_hand, complete=True), named("gpt", given=by_hand)
-        assert merged(known, told).labels.experiment == "bert"
-        assert merged(named("bert", given=by_hand), told).labels.experiment == "gpt"
+        known, reported = named("bert", given=by_hand, complete=True), named("gpt", given=by_hand)
+        assert merged(known, reported).labels.experiment == "bert"
+        assert merged(named("bert", given=by_hand), reported).labels.experiment == "gpt"
 
 
 def test_the_owner_never_changes() -> None:
-    told = WorkloadFacts(ID, labels=Labels("bob", "cv"))
-    assert merged(KNOWN, told).labels[:2] == ("ada", "nlp")
-    assert merged(WorkloadFacts(ID), told).labels[:2] == ("bob", "cv")
+    reported = WorkloadFacts(ID, labels=Labels("bob", "cv"))
+    assert merged(KNOWN, reported).labels[:2] == ("ada", "nlp")
+    assert merged(WorkloadFacts(ID), reported).labels[:2] == ("bob", "cv")
 
 
 TIMES = st.integers(0, 50)
@@ -85,9 +85,11 @@ FACTS = st.builds(
 
 
 @given(st.lists(FACTS, min_size=1, max_size=6))
-def test_no_begin_moves_later_and_no_row_ends_before_it_begins(told: list[WorkloadFacts]) -> None:
+def test_no_begin_moves_later_and_no_row_ends_before_it_begins(
+    reported: list[WorkloadFacts],
+) -> None:
     known = WorkloadFacts(ID)
-    for facts in told:
+    for facts in reported:
         now = merged(known, facts)
         begins = [t for t in (known.started_ns, facts.started_ns) if t]
         assert now.started_ns == min(begins, default=0)

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Failure, InstanceUse, Meter, Reading
 from joulebook.core.evidence import Amount, PostingKey, Remainder
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ, UJ_PER_MJ
@@ -29,7 +29,7 @@ EPOCH_NS = 1_760_000_000 * S
 BURST_MS = 400
 MORE_UJ = 10**16
 BUSY_UJ = 100_000_000
-"""A device that burnt more than this in a second was busy."""
+"""A device that consumed more than this in a second was busy."""
 MASK = (1 << 64) - 1
 
 
@@ -262,7 +262,7 @@ class World:
                 readings.append(device.read(now_ns, full=True))
         silent = _within(now_ns, self.silent)
         claims = [c for job in self.jobs if (c := job.claim(now_ns, committed_ns)) is not None]
-        told = [j for j in self.jobs if before_ns < j.t0_ns + j.late_ns <= now_ns]
+        reported = [j for j in self.jobs if before_ns < j.t0_ns + j.late_ns <= now_ns]
         return Tick(
             now_ns,
             utc_offset_ns=sum(by_ns for at_ns, by_ns in self.utc_steps if at_ns <= now_ns),
@@ -270,7 +270,7 @@ class World:
             failures=tuple(failures),
             claims=() if silent else tuple(claims),
             complete=frozenset() if silent else frozenset(Evidence),
-            facts=tuple(job.facts() for job in told),
+            facts=tuple(job.facts() for job in reported),
             resumed=resumed,
         )
 
@@ -291,7 +291,7 @@ class Run:
     def books(self) -> Books:
         return self.history[-1]
 
-    def take(self, tick: Tick, policy: Policy) -> None:
+    def take(self, tick: Tick, policy: BookingPolicy) -> None:
         books, entry = advance(self.books, tick, policy)
         self.history.append(books)
         self.entries.append(entry)
@@ -311,12 +311,12 @@ class Run:
 
 def play(
     ticks: World | Iterable[Tick],
-    policy: Policy | None = None,
+    policy: BookingPolicy | None = None,
     each: Callable[[Books, Books, Entry], None] | None = None,
 ) -> Run:
     """Drive the ledger over all ticks; `each` sees every step."""
     run = Run()
-    policy = policy or Policy()
+    policy = policy or BookingPolicy()
     for tick in ticks.ticks() if isinstance(ticks, World) else ticks:
         run.take(tick, policy)
         if each is not None:

@@ -105,12 +105,12 @@ def exact_worlds(draw: st.DrawFn) -> World:
 
 
 def exact_shares(world: World) -> dict[WorkloadId, int]:
-    """What each job of an exact world burnt, in microjoules."""
+    """What each job of an exact world consumed, in microjoules."""
     (device,) = world.devices
     return {job.id: device.true_uj(job.t0_ns, job.t1_ns) for job in world.jobs}
 
 
 def near(run: Run, world: World, tolerance_uj: int = 2 * MJ) -> bool:
-    """Whether each job of an exact world got what it burnt."""
+    """Whether each job of an exact world got what it consumed."""
     got = run.by_subject()
     return all(abs(got.get(id_, 0) - uj) <= tolerance_uj for id_, uj in exact_shares(world).items())

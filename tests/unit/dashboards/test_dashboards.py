@@ -231,7 +231,9 @@ def test_links_lead_to_dashboards_that_know_what_is_handed_over(board: dict[str,
 
 
 def test_names_of_all_sorts_survive_a_click() -> None:
-    """Grafana encodes `+` and `&` where it is told to only; labels that are not there: nothing."""
+    """Grafana encodes `+` and `&` where it is reported to only; labels that are not there:
+    nothing.
+    """
     odd = {"cluster": "a", "account": "R&D", "experiment": "a.b+c(d)=#1?", "node": "n", "gpu": "0"}
     for board in BY_UID.values():
         for panel in panels(board):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.ledger.samples import GPU0, GPU1, JOB, Open, anchor, rows, run, sql, tick
 
 from joulebook.core.evidence import Gap
-from joulebook.core.ledger.export import Page
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money.accrual import ChargeState
 from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item, RateUsed
@@ -55,7 +55,7 @@ def collected(path: Path, limit: int, since: int = 0) -> tuple[dict[Any, Any], i
         with LedgerReader(path) as reader:
             page = reader.page("n1", "c", since, limit=limit)
         # As it goes over the wire and comes back.
-        page = msgspec.json.decode(msgspec.json.encode(page), type=Page)
+        page = msgspec.json.decode(msgspec.json.encode(page), type=PostingsPage)
         assert page.since == since
         assert page.next >= since
         names = {row.id for row in page.workloads}

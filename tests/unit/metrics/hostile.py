@@ -10,9 +10,9 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.ledger.state import ExperimentState, WorkloadState
 from joulebook.core.money.amounts import Charge, Exact, Item
-from joulebook.core.money.rates import Curve, Point, Quality, RateSet
+from joulebook.core.money.rates import Point, Quality, RateSet, StepCurve
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, View
+from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, Snapshot
 
 NAMES = (
     'quote " brace } comma , equals = {',
@@ -29,7 +29,7 @@ NAMES = (
 )
 
 
-def hostile_view(name: str) -> View:
+def hostile_view(name: str) -> Snapshot:
     """A view that says `name` wherever something from outside can say anything."""
     meter = Meter(Component.GPU, f"GPU {name}")
     running, ended = WorkloadId(name, name), WorkloadId("slurm", f"{name}2")
@@ -85,7 +85,9 @@ def hostile_view(name: str) -> View:
         today={labels: 5},
         today_bills={labels: {Charge(Item.ELECTRICITY, name): Exact(1)}},
         rates=RateSet(
-            name, name, *(Curve((Point(0, 10**6, name, name, Quality.DEFAULT),)) for _ in range(3))
+            name,
+            name,
+            *(StepCurve((Point(0, 10**6, name, name, Quality.DEFAULT),)) for _ in range(3)),
         ),
         charges=frozenset({Charge(Item.ELECTRICITY, name)}),
         feeds=(RateFeed(name, name, False, 1, {name: 1}),),

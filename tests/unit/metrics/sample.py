@@ -21,16 +21,16 @@ from joulebook.core.money.rates import (
     PPM,
     RATIO_PPM,
     UG_PER_KWH,
-    Curve,
     HardwareRate,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     nano_per_kwh,
 )
 from joulebook.core.workloads import Allowance, Labels, WorkloadFacts, WorkloadId
 from joulebook.metrics.process import ProcessStats
-from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, View
+from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, Snapshot
 from joulebook.units import NS_PER_S
 
 GIB = 1 << 30
@@ -59,9 +59,9 @@ CHARGES = frozenset({ELECTRICITY, HARDWARE, CO2E})
 RATES = RateSet(
     "EUR",
     "DE",
-    Curve((Point(0, 312_500_000, nano_per_kwh("EUR"), "contract 2026", Quality.MEASURED),)),
-    Curve((Point(0, 363_250_000, UG_PER_KWH, "Energy-Charts DE", Quality.ESTIMATED),)),
-    Curve((Point(0, 1_250_000, RATIO_PPM, "machine room", Quality.ESTIMATED),)),
+    StepCurve((Point(0, 312_500_000, nano_per_kwh("EUR"), "contract 2026", Quality.MEASURED),)),
+    StepCurve((Point(0, 363_250_000, UG_PER_KWH, "Energy-Charts DE", Quality.ESTIMATED),)),
+    StepCurve((Point(0, 1_250_000, RATIO_PPM, "machine room", Quality.ESTIMATED),)),
     (HardwareRate("NVIDIA H100*", 1_250_000_000, "rates.hardware"),),
 )
 
@@ -253,10 +253,10 @@ def small_books() -> Books:
     )
 
 
-def small_view(books: Books | None = None) -> View:
+def small_view(books: Books | None = None) -> Snapshot:
     """A view in which every metric of the catalogue has a value, save that of errors."""
     quarter = 4
-    return View(
+    return Snapshot(
         "node-1",
         small_books() if books is None else books,
         cluster="lab",
@@ -310,7 +310,7 @@ _USERS = ("ada", "grace", "katherine", "alan", "edsger", "barbara", "donald", "m
 _ACCOUNTS = ("nlp", "vision", "bio", "speech")
 
 
-def busy_view(gpus: int = 8, workloads: int = 64, experiments: int = 50) -> View:
+def busy_view(gpus: int = 8, workloads: int = 64, experiments: int = 50) -> Snapshot:
     """A node in the middle of its day; its books balance."""
     meters = [
         Meter(Component.GPU, f"GPU-{0x5EF3A1C0 + i:08x}-77aa-4b1c-9d3e-0123456789ab")
@@ -400,7 +400,7 @@ def busy_view(gpus: int = 8, workloads: int = 64, experiments: int = 50) -> View
         who: amount.energy_uj // 3 for who, amount in list(balances.items())[:11]
     }
     today[Remainder.UNALLOCATED] = rest[Component.GPU, Remainder.UNALLOCATED] // 20
-    return View(
+    return Snapshot(
         "gpu-node-07",
         books,
         cluster="hpc-lab",

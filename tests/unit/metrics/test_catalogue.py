@@ -40,11 +40,11 @@ def test_metric_follows_the_conventions(metric: Metric) -> None:
 def test_reasons_that_begin_at_zero_are_real_and_documented() -> None:
     codes = {meaning.reason for meaning in MEANINGS.values()}
     assert set(GPU_GAP_REASONS) | set(SENSOR_ERROR_REASONS["nvml"]) <= codes
-    told = BY_NAME["joulebook_gap_seconds_total"].help
-    assert all(reason in told for reason in (*GAP_REASONS, *GPU_GAP_REASONS))
-    assert "is booked once it is read again" in told
-    told = BY_NAME["joulebook_sensor_errors_total"].help
-    assert all(reason in told for reason in SENSOR_ERROR_REASONS["nvml"])
+    reported = BY_NAME["joulebook_gap_seconds_total"].help
+    assert all(reason in reported for reason in (*GAP_REASONS, *GPU_GAP_REASONS))
+    assert "is booked once it is read again" in reported
+    reported = BY_NAME["joulebook_sensor_errors_total"].help
+    assert all(reason in reported for reason in SENSOR_ERROR_REASONS["nvml"])
 
 
 def test_names_are_unique() -> None:

@@ -38,20 +38,20 @@ from joulebook.metrics.catalogue import (
     SENSOR_ERROR_REASONS,
 )
 from joulebook.metrics.collector import PRODUCERS, Sample, collect
-from joulebook.metrics.derived import UNKNOWN, Scene, joules, seconds
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.derived import UNKNOWN, Derived, joules, seconds
+from joulebook.metrics.snapshot import Snapshot
 
 Values = dict[tuple[str, ...], float]
 
 
-def values(view: View, name: str) -> Values:
+def values(view: Snapshot, name: str) -> Values:
     collected = collect(view, PROCESS)
     assert not collected.failures
     (family,) = [f for f in collected.families if f.metric.name == f"joulebook_{name}"]
     return dict(family.samples)
 
 
-def with_books(**changes: object) -> View:
+def with_books(**changes: object) -> Snapshot:
     return small_view(msgspec.structs.replace(small_books(), **changes))
 
 
@@ -70,7 +70,7 @@ def test_collecting_twice_gives_the_same() -> None:
 
 
 def test_empty_node_has_a_valid_exposition() -> None:
-    collected = collect(View("n", Books()))
+    collected = collect(Snapshot("n", Books()))
     assert not collected.failures
     assert {f.metric.name for f in collected.families if f.samples} == {
         "joulebook_tick_duration_seconds",
@@ -259,7 +259,7 @@ def test_sensor_that_never_answered_has_no_last_success() -> None:
 def test_family_that_fails_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = RuntimeError("broken")
 
-    def fail(scene: Scene) -> Iterator[Sample]:
+    def fail(scene: Derived) -> Iterator[Sample]:
         yield ("gpu",), 1.0
         raise broken
 

@@ -26,12 +26,12 @@ from joulebook.core.money.rates import PER_KWH, RateSet
 from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.collector import collect
 from joulebook.metrics.costs import grams, money
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 NS_PER_S = 1_000_000_000
 
 
-def values(view: View, name: str) -> dict[tuple[str, ...], float]:
+def values(view: Snapshot, name: str) -> dict[tuple[str, ...], float]:
     (family,) = (f for f in collect(view).families if f.metric.name == f"joulebook_{name}")
     return dict(family.samples)
 

@@ -8,10 +8,10 @@ from joulebook.core.attribution.claims import Evidence, Holder
 from joulebook.core.workloads import WorkloadId
 from joulebook.metrics.dcgm import LABELS, METRICS, collect_dcgm
 from joulebook.metrics.render import Renderer
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 
-def lines(view: View) -> dict[str, list[str]]:
+def lines(view: Snapshot) -> dict[str, list[str]]:
     renderer = Renderer(view.node, view.cluster)
     return {f.metric.name: renderer.block(f).lines.splitlines() for f in collect_dcgm(view)}
 

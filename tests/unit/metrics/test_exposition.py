@@ -10,17 +10,17 @@ from tests.unit.metrics.sample import small_view
 from joulebook.metrics import collector
 from joulebook.metrics import exposition as exposition_module
 from joulebook.metrics.collector import Collected, Family, Sample, collect
-from joulebook.metrics.derived import Scene
+from joulebook.metrics.derived import Derived
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.render import Format
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.server.routes import Pages
 
 OPENMETRICS = "application/openmetrics-text"
 
 
 class Told:
-    """Remembers the errors it is told of."""
+    """Remembers the errors it is reported of."""
 
     def __init__(self) -> None:
         self.errors: list[tuple[str, str]] = []
@@ -29,17 +29,19 @@ class Told:
         self.errors.append((family, str(error)))
 
 
-def exposition(view: View | None = None, told: Told | None = None, compat: str = "") -> Exposition:
+def exposition(
+    view: Snapshot | None = None, reported: Told | None = None, compat: str = ""
+) -> Exposition:
     return Exposition(
         view or small_view(),
         lambda: (True, "ready"),
         lambda: (True, "healthy"),
         compat=[compat],
-        on_error=told or Told(),
+        on_error=reported or Told(),
     )
 
 
-def again(view: View) -> View:
+def again(view: Snapshot) -> Snapshot:
     return msgspec.structs.replace(view, tick_s=view.tick_s + 1)
 
 
@@ -104,15 +106,15 @@ def test_compatibility_is_asked_for() -> None:
 
 
 def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
+    reported = Told()
     view = small_view()
-    shown = exposition(view, told, compat="dcgm")
+    shown = exposition(view, reported, compat="dcgm")
     name = "joulebook_tick_duration_seconds"
 
-    def fail(scene: Scene) -> Iterable[Sample]:
+    def fail(scene: Derived) -> Iterable[Sample]:
         raise RuntimeError("no")
 
-    def fail_dcgm(view: View) -> list[Family]:
+    def fail_dcgm(view: Snapshot) -> list[Family]:
         raise RuntimeError("nor here")
 
     whole = collector.PRODUCERS
@@ -125,7 +127,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
         assert "joulebook_meter_energy_joules_total{" in text
         view = again(view)
         shown.publish(view)
-    assert told.errors == [(name, "no"), ("dcgm", "nor here")]
+    assert reported.errors == [(name, "no"), ("dcgm", "nor here")]
     monkeypatch.setattr(collector, "PRODUCERS", whole)
     text = shown.metrics("")[0].decode()
     assert f"{name}{{" in text
@@ -134,13 +136,13 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_family_that_cannot_be_rendered_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
+    reported = Told()
     name = "joulebook_tick_duration_seconds"
     wrong = {**collector.PRODUCERS, name: lambda scene: [(("one", "label"), 1.0)]}
     monkeypatch.setattr(collector, "PRODUCERS", wrong)
-    text = exposition(told=told).metrics("")[0]
+    text = exposition(reported=reported).metrics("")[0]
     assert name.encode() not in text
-    assert [family for family, _ in told.errors] == [name]
+    assert [family for family, _ in reported.errors] == [name]
 
 
 def test_page_is_made_once_per_view_and_state() -> None:

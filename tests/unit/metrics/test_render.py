@@ -17,7 +17,7 @@ from joulebook.metrics.catalogue import CATALOGUE, Kind, Metric
 from joulebook.metrics.collector import Family, collect
 from joulebook.metrics.dcgm import collect_dcgm
 from joulebook.metrics.render import Block, Format, Renderer, body, negotiate, number
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 GOLDEN = Path(__file__).with_name("golden.prom")
 GAUGE = Metric("joulebook_test_ratio", Kind.GAUGE, "Test.", "ratio", ("a", "b"))
@@ -26,7 +26,7 @@ COUNTER = Metric("joulebook_test_total", Kind.COUNTER, "Test.", labels=("a",), a
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def blocks_of(view: View) -> list[Block]:
+def blocks_of(view: Snapshot) -> list[Block]:
     collected = collect(view, PROCESS, {"joulebook_gpu_info": 1})
     assert not collected.failures
     renderer = Renderer(view.node, view.cluster)
@@ -60,7 +60,7 @@ def test_golden_exposition() -> None:
 
 @pytest.mark.parametrize("style", Format)
 @pytest.mark.parametrize("view", [small_view(), busy_view()], ids=["small", "busy"])
-def test_scraper_reads_what_was_collected(view: View, style: Format) -> None:
+def test_scraper_reads_what_was_collected(view: Snapshot, style: Format) -> None:
     read = parse(body(blocks_of(view), style), style)
     expected: Samples = {}
     for family in (

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.metrics.sample import GPU0, GPU1, device, small_view
 
 from joulebook.core.ledger.state import Books
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 
 def test_devices_come_by_index_and_once() -> None:
@@ -20,4 +20,4 @@ def test_utc_is_node_time_and_offset() -> None:
 
 def test_view_is_never_changed() -> None:
     with pytest.raises(AttributeError):
-        View("n", Books()).node = "m"  # type: ignore[misc]
+        Snapshot("n", Books()).node = "m"  # type: ignore[misc]

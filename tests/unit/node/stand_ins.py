@@ -1,4 +1,4 @@
-"""A sensor, a store and a tenant source without hardware, disk or scheduler."""
+"""A sensor, a store and a workload source without hardware, disk or scheduler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerUnavailable, SensorError
-from joulebook.node.sensors.contract import Look
+from joulebook.node.sensors.contract import PollResult
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 
 METER = Meter(Component.GPU, "GPU-a")
@@ -49,7 +49,7 @@ class Cards:
     def close(self) -> None:
         self.closed += 1
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         self.hang.wait()
         self.looks += 1
         self.asked_processes.append(processes)
@@ -62,9 +62,9 @@ class Cards:
             for i, r in enumerate(readings)
         )
         silent = tuple(DeviceStatus(f.meter, len(readings), f.t_ns) for f in failures)
-        return Look(readings, failures, statuses + silent)
+        return PollResult(readings, failures, statuses + silent)
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         self.hang.wait()
         self.glances += 1
         if self.glance_error:
@@ -101,7 +101,7 @@ class Shelf:
 
 
 class Jobs:
-    """A tenant source that says what it is told to."""
+    """A workload source that says what it is reported to."""
 
     name = "jobs"
 

@@ -15,15 +15,15 @@ from tests.unit.node.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import ProcessUse
-from joulebook.core.ledger.advance import Policy
+from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.workloads import Labels, WorkloadFacts
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.daemon import Daemon, Settings
-from joulebook.node.day_totals import Today
+from joulebook.node.day_totals import DayTotals
 from joulebook.node.health import Health
-from joulebook.node.release import ReleaseDesk, ask, granted
-from joulebook.node.sensor_thread import SensorWorker
-from joulebook.node.sensors.contract import Look
+from joulebook.node.release import ReleaseHandler, ask, granted
+from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.sensors.contract import PollResult
 
 
 class Node:
@@ -36,26 +36,26 @@ class Node:
         self.clock = NodeClock(anchor)
         self.cards, self.jobs = Cards(self.clock), Jobs()
         self.cards.tick_s = 0.001
-        self.worker = SensorWorker(self.cards, self.clock, kind="counter", known=set(books.meters))
-        self.views: list[View] = []
+        self.worker = SensorThread(self.cards, self.clock, kind="counter", known=set(books.meters))
+        self.views: list[Snapshot] = []
         self.health = Health([self.worker], lately_s=0.2, hang_s=0.4)
         self.daemon = Daemon(
             Settings("n1", interval_s=0.02, process_interval_s=0.0, patience_s=0.1),
-            Policy(settle_ns=20_000_000),
+            BookingPolicy(settle_ns=20_000_000),
             self.clock,
             shelf,
             books,
             [self.worker],
             [self.jobs],
-            ReleaseDesk(self.ledger),
-            Today({}, 0),
+            ReleaseHandler(self.ledger),
+            DayTotals({}, 0),
             self.health,
             self.views.append,
         )
         if by_hand:
             self.worker.start()
 
-    def tick(self, times: int = 1) -> View:
+    def tick(self, times: int = 1) -> Snapshot:
         for _ in range(times):
             self.daemon.tick()
             time.sleep(0.01)
@@ -77,11 +77,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.worker.stop()
 
 
-def booked_uj(view: View) -> int:
+def booked_uj(view: Snapshot) -> int:
     return sum(state.booked_uj for state in view.books.meters.values())
 
 
-def accounted_uj(view: View) -> int:
+def accounted_uj(view: Snapshot) -> int:
     workloads = view.books.workloads.values()
     return sum(view.books.remainders.values()) + sum(
         amount.energy_uj for workload in workloads for amount in workload.balance.values()
@@ -150,7 +150,7 @@ def test_processes_are_identified_once_in_their_life(node: Node) -> None:
     node.jobs.pids = {7: JOB}
     look = node.cards.look
 
-    def with_process(*, processes: bool) -> Look:
+    def with_process(*, processes: bool) -> PollResult:
         seen = look(processes=processes)
         used = msgspec.structs.replace(
             seen.readings[0], processes=(ProcessUse(7, 1, 5), ProcessUse(8, 1, 5))
@@ -242,9 +242,9 @@ def test_a_tenant_source_that_raises_stops_nothing(
     assert booked_uj(view) > sum(state.booked_uj for state in before.meters.values())
     assert [(c.workload, c.t1_ns) for c in view.books.claims] == [(JOB, None)], "on record still"
     assert view.rejected["jobs", "fault"] == 12, "holdings and settled, six times each"
-    told = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-    assert len(told) == 2, "a repeated failure is logged once"
-    assert told[0].startswith("jobs failed to answer (holdings): claims on record stand")
+    reported = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(reported) == 2, "a repeated failure is logged once"
+    assert reported[0].startswith("jobs failed to answer (holdings): claims on record stand")
     node.jobs.fault = None
     node.jobs.rejected = {"fault": 1, "owner": 0}
     view = node.tick()

@@ -9,14 +9,14 @@ from tests.unit.node.stand_ins import Cards, until
 
 from joulebook.clock import NodeClock
 from joulebook.node.health import Health
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.sensor_thread import SensorThread
 
 
 @pytest.mark.parametrize("lately_s", [0.05, 60.0])
 def test_hang_s_alone_decides(lately_s: float, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     cards = Cards(NodeClock())
-    worker = SensorWorker(cards, cards.clock, kind="counter", known=set())
+    worker = SensorThread(cards, cards.clock, kind="counter", known=set())
     health = Health([worker], lately_s=lately_s, hang_s=0.3)
     worker.start()
     try:

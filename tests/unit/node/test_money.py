@@ -10,13 +10,13 @@ import pytest
 from tests.unit.node.stand_ins import JOB, METER, Shelf
 from tests.unit.node.test_daemon import Node
 
-from joulebook.config.rates import Carbon, Hardware, Price, Rates
+from joulebook.config.rates import CarbonSection, Hardware, Price, Rates
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import Charge, Item, total
 from joulebook.core.money.rates import PPM
 from joulebook.core.workloads import Labels
-from joulebook.metrics.snapshot import View
-from joulebook.node.day_totals import DAY_S, Money, Today
+from joulebook.metrics.snapshot import Snapshot
+from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.rates.build import charges
 from joulebook.rates.cache import Cache
 from joulebook.rates.poller import Poller
@@ -30,14 +30,14 @@ RATES = Rates(
     currency="EUR",
     pue=1.25,
     price=Price(kind="constant", per_kwh=0.2),
-    carbon=Carbon(kind="constant", grams_per_kwh=400),
+    carbon=CarbonSection(kind="constant", grams_per_kwh=400),
     hardware={"NVIDIA*": Hardware(per_gpu_hour=1.5)},
 )
 
 
-def money(directory: Path, rates: Rates = RATES) -> Money:
+def money(directory: Path, rates: Rates = RATES) -> Charging:
     poller = Poller(feeds(rates, {}), basis(rates), Cache(directory / "rates"))
-    return Money(poller, charges(rates))
+    return Charging(poller, charges(rates))
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path, Shelf())
     node.daemon._money = money(tmp_path)
     day = (node.clock.now_ns() + node.clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
-    node.daemon._today = Today({}, day)
+    node.daemon._today = DayTotals({}, day)
     yield node
     node.cards.hang.set()
     node.worker.stop()
 
 
-def booked_uj(view: View) -> int:
+def booked_uj(view: Snapshot) -> int:
     return sum(state.booked_uj for state in view.books.meters.values())
 
 

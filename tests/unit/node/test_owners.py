@@ -9,7 +9,7 @@ from tests.unit.node.stand_ins import JOB, METER, Jobs
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.workloads import WorkloadId
-from joulebook.node.workload_sources import ASK_AGAIN_S, Owners
+from joulebook.node.workload_sources import ASK_AGAIN_S, ProcessOwners
 from joulebook.node.workloads.contract import INFRASTRUCTURE
 
 SESSION = WorkloadId("process", "session-1")
@@ -38,7 +38,7 @@ class Source(Jobs):
 
 def test_the_first_source_that_knows_counts_and_is_asked_once() -> None:
     slurm = Source(lambda pid: JOB if pid == 1 else None)
-    owners = Owners([slurm, Source(lambda pid: SESSION)])
+    owners = ProcessOwners([slurm, Source(lambda pid: SESSION)])
     for _ in range(3):
         owners.look()
         seen = owners.identified(reading(1, 2))
@@ -48,7 +48,7 @@ def test_the_first_source_that_knows_counts_and_is_asked_once() -> None:
 
 def test_one_that_nobody_knows_is_asked_about_again_but_not_at_once() -> None:
     answers, now_s = iter([None, None, JOB]), [100.0]
-    owners = Owners([Source(lambda pid: next(answers))], lambda: now_s[0])
+    owners = ProcessOwners([Source(lambda pid: next(answers))], lambda: now_s[0])
     found = []
     for _ in range(6):
         found += [p.workload for p in owners.identified(reading(1)).processes or ()]
@@ -58,7 +58,7 @@ def test_one_that_nobody_knows_is_asked_about_again_but_not_at_once() -> None:
 
 def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
     source = Source(lambda pid: SESSION)
-    owners = Owners([source])
+    owners = ProcessOwners([source])
     for there in ([1], [2], [2], [1]):
         owners.look()
         owners.identified(reading(*there))
@@ -68,7 +68,7 @@ def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
 
 
 def test_infrastructure_is_as_if_it_were_not_there() -> None:
-    owners = Owners([Source(lambda pid: INFRASTRUCTURE if pid == 1 else SESSION)])
+    owners = ProcessOwners([Source(lambda pid: INFRASTRUCTURE if pid == 1 else SESSION)])
     assert [p.pid for p in owners.identified(reading(1, 2), status(0.0)).processes or ()] == [2]
     assert owners.identified(reading(1, 2), status(0.0)).busy is True
     alone = owners.identified(reading(1), status(0.0))
@@ -83,5 +83,5 @@ def test_infrastructure_is_as_if_it_were_not_there() -> None:
 
 
 def test_where_pids_are_others_nobody_is_asked() -> None:
-    (use,) = Owners([]).identified(reading(1)).processes or ()
+    (use,) = ProcessOwners([]).identified(reading(1)).processes or ()
     assert use.workload is None

@@ -10,8 +10,8 @@ from tests.unit.node.stand_ins import METER, Cards, until
 
 from joulebook.clock import NodeClock
 from joulebook.errors import SensorRetry
-from joulebook.node.sensor_thread import SensorWorker
-from joulebook.node.sensors.contract import Look, Pace
+from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.sensors.contract import Pace, PollResult
 
 
 class PacedCards(Cards):
@@ -19,8 +19,8 @@ class PacedCards(Cards):
 
     pace = Pace()
 
-    def look(self, *, processes: bool) -> Look:
-        return Look(super().look(processes=processes).readings)
+    def look(self, *, processes: bool) -> PollResult:
+        return PollResult(super().look(processes=processes).readings)
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def cards() -> PacedCards:
 
 
 @pytest.fixture
-def worker(cards: PacedCards) -> Iterator[SensorWorker]:
-    worker = SensorWorker(cards, cards.clock, kind="power", known=set())
+def worker(cards: PacedCards) -> Iterator[SensorThread]:
+    worker = SensorThread(cards, cards.clock, kind="power", known=set())
     worker.start()
     yield worker
     cards.hang.set()
@@ -38,7 +38,7 @@ def worker(cards: PacedCards) -> Iterator[SensorWorker]:
 
 
 def test_a_counter_that_wraps_soon_is_read_between_ticks(
-    worker: SensorWorker, cards: PacedCards
+    worker: SensorThread, cards: PacedCards
 ) -> None:
     cards.pace = Pace(most_s=0.02)
     worker.ask(processes=False)
@@ -49,7 +49,7 @@ def test_a_counter_that_wraps_soon_is_read_between_ticks(
     assert worker.health().up, "a meter of the host has no status, and is up nevertheless"
 
 
-def test_without_a_pace_nobody_looks_but_the_tick(worker: SensorWorker, cards: PacedCards) -> None:
+def test_without_a_pace_nobody_looks_but_the_tick(worker: SensorThread, cards: PacedCards) -> None:
     worker.ask(processes=False)
     worker.wait(5)
     time.sleep(0.1)
@@ -58,7 +58,7 @@ def test_without_a_pace_nobody_looks_but_the_tick(worker: SensorWorker, cards: P
 
 def test_no_tick_waits_for_a_slow_sensor_and_it_is_asked_seldom(cards: PacedCards) -> None:
     cards.pace = Pace(most_s=60, least_s=60)
-    worker = SensorWorker(cards, cards.clock, kind="power", known=set())
+    worker = SensorThread(cards, cards.clock, kind="power", known=set())
     cards.hang.clear()
     worker.start()
     try:
@@ -81,7 +81,7 @@ def test_no_tick_waits_for_a_slow_sensor_and_it_is_asked_seldom(cards: PacedCard
 
 def test_a_slow_sensor_that_fails_is_a_gap(cards: PacedCards) -> None:
     cards.pace = Pace(least_s=0.001)
-    worker = SensorWorker(cards, cards.clock, kind="power", known={METER})
+    worker = SensorThread(cards, cards.clock, kind="power", known={METER})
     cards.look_error = SensorRetry("the BMC is asleep", reason="timeout")
     worker.start()
     try:
@@ -92,7 +92,7 @@ def test_a_slow_sensor_that_fails_is_a_gap(cards: PacedCards) -> None:
         worker.stop()
 
 
-def test_a_release_of_the_driver_passes_it_by(worker: SensorWorker, cards: PacedCards) -> None:
+def test_a_release_of_the_driver_passes_it_by(worker: SensorThread, cards: PacedCards) -> None:
     worker.release(True)
     worker.ask(processes=False)
     assert worker.wait(5) and worker.collect().readings

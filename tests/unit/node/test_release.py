@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.node import release
-from joulebook.node.release import ReleaseDesk, Request, ask, request_path
+from joulebook.node.release import ReleaseHandler, Request, ask, request_path
 
 LATER_S = 4e9
 
@@ -26,7 +26,7 @@ def test_what_cannot_be_removed_is_said_once(
     ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    desk = ReleaseDesk(ledger)
+    desk = ReleaseHandler(ledger)
     request_path(ledger).mkdir()  # unlink(2) fails, for root too
     assert not any(desk.wanted() for _ in range(3))
     assert caplog.text.count("cannot remove") == 1
@@ -40,7 +40,7 @@ def test_what_cannot_be_removed_is_said_once(
 def test_what_cannot_be_written_is_said_once_and_tried_again(
     ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = ReleaseDesk(ledger)
+    desk = ReleaseHandler(ledger)
     ask(ledger, LATER_S)
     assert desk.wanted()
     blocked = request_path(ledger).with_name("ledger.db.release.new")
@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_said_once_and_tried_again(
 def test_what_cannot_be_looked_at_holds_until_its_time_is_over(
     ledger: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = ReleaseDesk(ledger)
+    desk = ReleaseHandler(ledger)
     ask(ledger, time.time() + 60)
     assert desk.wanted()
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_looked_at_holds_until_its_time_is_over(
 def test_an_expired_request_takes_no_newer_one_with_it(
     ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = ReleaseDesk(ledger)
+    desk = ReleaseHandler(ledger)
     ask(ledger, 1.0)
     stat = Path.stat
 
@@ -102,7 +102,7 @@ def test_an_expired_request_takes_no_newer_one_with_it(
 
 
 def test_a_grant_does_not_overwrite_a_newer_request(ledger: Path) -> None:
-    desk = ReleaseDesk(ledger)
+    desk = ReleaseHandler(ledger)
     ask(ledger, LATER_S)
     assert desk.wanted()
     ask(ledger, LATER_S + 1)

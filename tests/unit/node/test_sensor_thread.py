@@ -11,7 +11,7 @@ from tests.unit.node.stand_ins import METER, OTHER, Cards, until
 
 from joulebook.clock import NodeClock
 from joulebook.errors import SensorDenied, SensorLost
-from joulebook.node.sensor_thread import SensorWorker
+from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.sensors.contract import SUSPENDED
 
 
@@ -21,15 +21,15 @@ def cards() -> Cards:
 
 
 @pytest.fixture
-def worker(cards: Cards) -> Iterator[SensorWorker]:
-    worker = SensorWorker(cards, cards.clock, kind="counter", known=set())
+def worker(cards: Cards) -> Iterator[SensorThread]:
+    worker = SensorThread(cards, cards.clock, kind="counter", known=set())
     worker.start()
     yield worker
     cards.hang.set()
     worker.stop()
 
 
-def look(worker: SensorWorker) -> bool:
+def look(worker: SensorThread) -> bool:
     worker.ask(processes=False)
     return worker.wait(1)
 
@@ -45,7 +45,7 @@ def ended(cards: Cards) -> None:
     until(still)
 
 
-def test_a_look_gives_readings_and_statuses_once(worker: SensorWorker) -> None:
+def test_a_look_gives_readings_and_statuses_once(worker: SensorThread) -> None:
     assert look(worker)
     first, second = worker.collect(), worker.collect()
     assert [r.meter for r in first.readings] == [METER]
@@ -55,14 +55,14 @@ def test_a_look_gives_readings_and_statuses_once(worker: SensorWorker) -> None:
     assert worker.health().last_success_s == pytest.approx(time.time(), abs=5)
 
 
-def test_processes_are_asked_for_when_wanted(worker: SensorWorker, cards: Cards) -> None:
+def test_processes_are_asked_for_when_wanted(worker: SensorThread, cards: Cards) -> None:
     worker.ask(processes=True)
     worker.wait(1)
     look(worker)
     assert cards.asked_processes == [True, False]
 
 
-def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorWorker, cards: Cards) -> None:
+def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
     look(worker)
     worker.collect()
@@ -79,7 +79,7 @@ def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorWorker, card
     assert {r.meter for r in worker.collect().readings} == {METER, OTHER}
 
 
-def test_a_lost_device_fails_alone(worker: SensorWorker, cards: Cards) -> None:
+def test_a_lost_device_fails_alone(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
     look(worker)
     worker.collect()
@@ -91,7 +91,7 @@ def test_a_lost_device_fails_alone(worker: SensorWorker, cards: Cards) -> None:
     assert worker.health().errors == {"gpu_is_lost": 1}
 
 
-def test_a_device_that_is_no_longer_listed_is_missing(worker: SensorWorker, cards: Cards) -> None:
+def test_a_device_that_is_no_longer_listed_is_missing(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
     look(worker)
     worker.collect()
@@ -104,7 +104,7 @@ def test_a_sensor_that_cannot_be_opened_fails_for_known_meters_and_is_tried_agai
     cards: Cards, caplog: pytest.LogCaptureFixture
 ) -> None:
     cards.open_error = SensorDenied("no permission", reason="no_permission", remedy="Run as root.")
-    worker = SensorWorker(cards, cards.clock, kind="counter", known={METER})
+    worker = SensorThread(cards, cards.clock, kind="counter", known={METER})
     worker.start()
     try:
         for _ in range(3):
@@ -120,7 +120,7 @@ def test_a_sensor_that_cannot_be_opened_fails_for_known_meters_and_is_tried_agai
 
 
 def test_a_look_that_fails_as_a_whole_reopens_the_sensor(
-    worker: SensorWorker, cards: Cards
+    worker: SensorThread, cards: Cards
 ) -> None:
     look(worker)
     cards.look_error = SensorLost("driver gone", reason="uninitialized")
@@ -133,7 +133,7 @@ def test_a_look_that_fails_as_a_whole_reopens_the_sensor(
 
 
 def test_released_closes_the_sensor_and_takes_it_up_again(
-    worker: SensorWorker, cards: Cards
+    worker: SensorThread, cards: Cards
 ) -> None:
     look(worker)
     worker.collect()
@@ -148,7 +148,7 @@ def test_released_closes_the_sensor_and_takes_it_up_again(
 
 
 def test_a_burst_keeps_the_readings_around_two_steps_and_then_ends(
-    worker: SensorWorker, cards: Cards
+    worker: SensorThread, cards: Cards
 ) -> None:
     look(worker)
     worker.collect()
@@ -162,7 +162,7 @@ def test_a_burst_keeps_the_readings_around_two_steps_and_then_ends(
     assert all(before.t_ns < after.t_ns for before, after in pairwise(readings))
 
 
-def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorWorker, cards: Cards) -> None:
+def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorThread, cards: Cards) -> None:
     cards.watts = 0
     look(worker)
     worker.burst()
@@ -171,7 +171,7 @@ def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorWorker, cards: 
 
 
 def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
-    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+    worker: SensorThread, cards: Cards, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     look(worker)
@@ -182,16 +182,16 @@ def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
     assert {f.reason for f in worker.collect().failures} == {"fault"}
     assert worker.health().errors == {"fault": 1}
     assert "ZeroDivisionError" in worker.problem
-    told = [r for r in caplog.records if r.levelname == "ERROR"]
-    assert len(told) == 1, "a repeated failure is logged once"
-    assert "report it" in told[0].getMessage()
-    assert told[0].exc_info, "with where it was raised"
+    reported = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert len(reported) == 1, "a repeated failure is logged once"
+    assert "report it" in reported[0].getMessage()
+    assert reported[0].exc_info, "with where it was raised"
     cards.look_error = None
     until(lambda: look(worker) and worker.collect().readings)
     assert "sensor cards: it is read again" in caplog.text
 
 
-def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorWorker, cards: Cards) -> None:
+def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorThread, cards: Cards) -> None:
     look(worker)
     cards.glance_error = ZeroDivisionError("a driver said 0")
     worker.burst()
@@ -201,7 +201,7 @@ def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorWorker, cards: Ca
 
 
 def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
-    worker: SensorWorker, cards: Cards, caplog: pytest.LogCaptureFixture
+    worker: SensorThread, cards: Cards, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     cards.meters.append(OTHER)
@@ -227,7 +227,7 @@ def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
     ]
 
 
-def test_a_sensor_whose_devices_sleep_is_up(worker: SensorWorker, cards: Cards) -> None:
+def test_a_sensor_whose_devices_sleep_is_up(worker: SensorThread, cards: Cards) -> None:
     look(worker)
     cards.lost[METER] = SUSPENDED
     look(worker)

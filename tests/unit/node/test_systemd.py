@@ -1,4 +1,4 @@
-"""What systemd is told, by a socket in its place."""
+"""What systemd is reported, by a socket in its place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.node.systemd import Supervisor
+from joulebook.node.systemd import ServiceManager
 
 
 @pytest.fixture(params=["file", "abstract"])
@@ -28,8 +28,8 @@ def environ_of(manager: socket.socket, **more: str) -> dict[str, str]:
 
 
 def test_up_alive_and_going(manager: socket.socket) -> None:
-    supervisor = Supervisor(environ_of(manager, WATCHDOG_USEC="20000"))
-    with supervisor.told(lambda: (True, "healthy")):
+    supervisor = ServiceManager(environ_of(manager, WATCHDOG_USEC="20000"))
+    with supervisor.reported(lambda: (True, "healthy")):
         assert manager.recv(100) == b"READY=1"
         assert manager.recv(100) == b"WATCHDOG=1"
         assert manager.recv(100) == b"WATCHDOG=1"
@@ -45,7 +45,7 @@ def test_a_hang_is_silence(manager: socket.socket) -> None:
         asked.append(1)
         return False, "a sensor has been hanging for 301 s"
 
-    with Supervisor(environ_of(manager, WATCHDOG_USEC="2000")).told(hung):
+    with ServiceManager(environ_of(manager, WATCHDOG_USEC="2000")).reported(hung):
         assert manager.recv(100) == b"READY=1"
         while len(asked) < 3:
             pass
@@ -62,14 +62,14 @@ def test_a_hang_is_silence(manager: socket.socket) -> None:
     ],
 )
 def test_without_a_manager_nothing_happens(environ: dict[str, str]) -> None:
-    supervisor = Supervisor(environ)
+    supervisor = ServiceManager(environ)
     assert supervisor.every_s == 0
-    with supervisor.told(lambda: (True, "healthy")):
+    with supervisor.reported(lambda: (True, "healthy")):
         pass
 
 
 def test_a_manager_that_does_not_read_holds_nothing_up(manager: socket.socket) -> None:
-    supervisor = Supervisor(environ_of(manager))
+    supervisor = ServiceManager(environ_of(manager))
     sent = 0
     while supervisor.say("WATCHDOG=1"):
         sent += 1

@@ -9,7 +9,7 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.ledger.state import Books, WorkloadState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node.privacy import Mask
-from joulebook.node.workload_sources import Witnesses
+from joulebook.node.workload_sources import WorkloadSources
 from joulebook.node.workloads.contract import Before
 
 OPEN = Claim(JOB, METER, 5, None, Evidence.PROLOG)
@@ -26,7 +26,7 @@ BOOKS = Books(
 
 def opened(masked: Mask = str) -> Before:
     source = Jobs()
-    Witnesses([source], masked).open(lambda _: None, BOOKS)
+    WorkloadSources([source], masked).open(lambda _: None, BOOKS)
     return source.before
 
 

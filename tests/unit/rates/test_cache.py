@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from joulebook.core.money.rates import Point, Quality
-from joulebook.rates.cache import Cache, Kept
+from joulebook.rates.cache import Cache, CachedRates
 from joulebook.rates.contract import Quantity
 
 POINTS = (
     Point(0, -5, "nEUR/kWh", "feed", Quality.MEASURED, 3600),
     Point(3600, 7, "nEUR/kWh", "feed", Quality.FORECAST),
 )
-KEPT = Kept("neso|GB", 1234, POINTS)
+KEPT = CachedRates("neso|GB", 1234, POINTS)
 
 
 def test_what_was_stored_is_loaded(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_damaged_file_is_done_without(tmp_path: Path, text: bytes) -> None:
 
 
 def test_points_out_of_order_are_damage(tmp_path: Path) -> None:
-    Cache(tmp_path).store(Quantity.CARBON, Kept("a", 1, POINTS[::-1]))
+    Cache(tmp_path).store(Quantity.CARBON, CachedRates("a", 1, POINTS[::-1]))
     assert Cache(tmp_path).load(Quantity.CARBON, "a") is None
 
 
@@ -56,7 +56,7 @@ def test_a_cut_off_file_cannot_come_about(
     monkeypatch.setattr("os.fsync", full)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            Cache(tmp_path).store(Quantity.CARBON, Kept("neso|GB", 9999, ()))
+            Cache(tmp_path).store(Quantity.CARBON, CachedRates("neso|GB", 9999, ()))
     assert [r.getMessage().rpartition(": ")[2] for r in caplog.records] == [
         "No space left on device"
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulebook.config.rates import Price, Rates, Window
+from joulebook.config.rates import Price, PriceWindow, Rates
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh
 from joulebook.errors import FeedEmpty
 from joulebook.rates import build
@@ -22,7 +22,7 @@ def test_a_tariff_of_half_a_year_ago() -> None:
             kind="schedule",
             timezone="Europe/Berlin",
             default=0.1,
-            windows=(Window(from_="08:00", to="20:00", per_kwh=0.3),),
+            windows=(PriceWindow(from_="08:00", to="20:00", per_kwh=0.3),),
         ),
     )
     known = build.rates_of(rates, {}, T0_S, T0_S + 180 * DAY_S)

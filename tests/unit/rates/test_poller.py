@@ -28,7 +28,7 @@ def hourly(start: int, *values: int) -> tuple[Point, ...]:
 
 
 class Script:
-    """A source that says what it is told to, and remembers what it was asked."""
+    """A source that says what it is reported to, and remembers what it was asked."""
 
     name = "feed"
 

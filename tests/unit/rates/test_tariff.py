@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulebook.core.money.rates import PPM, Curve, RateSet, cost_nano
-from joulebook.rates.tariff import Schedule, Window
+from joulebook.core.money.rates import PPM, RateSet, StepCurve, cost_nano
+from joulebook.rates.tariff import Schedule, TariffWindow
 from joulebook.units import UJ_PER_KWH
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -20,18 +20,20 @@ WORKDAYS = frozenset(range(5))
 EVERY_DAY = frozenset(range(7))
 HOUR = 3600
 
-DAY_NIGHT = (Window(WORKDAYS, 8 * 60, 20 * 60, 300),)
+DAY_NIGHT = (TariffWindow(WORKDAYS, 8 * 60, 20 * 60, 300),)
 
 
 def utc(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
-def curve(windows: Sequence[Window], t0_s: int, t1_s: int, zone: ZoneInfo = BERLIN) -> Curve:
-    return Curve(Schedule(zone, 200, windows, "nEUR/kWh", "tariff").fetch(t0_s, t1_s))
+def curve(
+    windows: Sequence[TariffWindow], t0_s: int, t1_s: int, zone: ZoneInfo = BERLIN
+) -> StepCurve:
+    return StepCurve(Schedule(zone, 200, windows, "nEUR/kWh", "tariff").fetch(t0_s, t1_s))
 
 
-def spans(windows: Sequence[Window], begin: str, end: str) -> list[tuple[str, int]]:
+def spans(windows: Sequence[TariffWindow], begin: str, end: str) -> list[tuple[str, int]]:
     """When each price begins, UTC."""
     points = curve(windows, utc(begin), utc(end)).points
     return [
@@ -60,8 +62,8 @@ def test_it_is_not_known_beyond_what_was_asked_for() -> None:
     assert found.at(4999) is not None
 
 
-NIGHT = (Window(EVERY_DAY, 22 * 60, 6 * 60, 100),)
-SMALL_HOURS = (Window(EVERY_DAY, 2 * 60, 3 * 60, 100), Window(EVERY_DAY, 150, 210, 150))
+NIGHT = (TariffWindow(EVERY_DAY, 22 * 60, 6 * 60, 100),)
+SMALL_HOURS = (TariffWindow(EVERY_DAY, 2 * 60, 3 * 60, 100), TariffWindow(EVERY_DAY, 150, 210, 150))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_the_missing_hour_and_what_begins_in_it() -> None:
 
 
 def test_the_repeated_hour_has_its_price_twice() -> None:
-    later = (Window(EVERY_DAY, 150, 180, 100),)  # 02:30-03:00
+    later = (TariffWindow(EVERY_DAY, 150, 180, 100),)  # 02:30-03:00
     assert spans(later, "2026-10-25T00:00+02:00", "2026-10-25T12:00+01:00") == [
         ("10-24 22:00", 200),
         ("10-25 00:30", 100),
@@ -117,11 +119,13 @@ def test_a_zone_that_changes_its_clocks_at_midnight_and_by_half_an_hour() -> Non
         ("Australia/Lord_Howe", "2026-04-04T12:00+11:00"),
     ):
         zone = ZoneInfo(name)
-        windows = (Window(EVERY_DAY, 0, 90, 100), Window(WORKDAYS, 110, 200, 50))
+        windows = (TariffWindow(EVERY_DAY, 0, 90, 100), TariffWindow(WORKDAYS, 110, 200, 50))
         check_against_the_wall(windows, utc(begin), utc(begin) + 2 * 86_400, zone)
 
 
-def check_against_the_wall(windows: Sequence[Window], t0_s: int, t1_s: int, zone: ZoneInfo) -> None:
+def check_against_the_wall(
+    windows: Sequence[TariffWindow], t0_s: int, t1_s: int, zone: ZoneInfo
+) -> None:
     found = curve(windows, t0_s, t1_s, zone)
     for t in range(t0_s, t1_s, 300):
         wall = datetime.fromtimestamp(t, zone)
@@ -135,7 +139,7 @@ def check_against_the_wall(windows: Sequence[Window], t0_s: int, t1_s: int, zone
 quarters = st.integers(0, 95).map(lambda q: q * 15)
 windows_of_a_week = st.lists(
     st.builds(
-        Window,
+        TariffWindow,
         st.frozensets(st.integers(0, 6), min_size=1),
         quarters,
         quarters,
@@ -148,7 +152,7 @@ windows_of_a_week = st.lists(
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(windows_of_a_week, st.sampled_from(["2026-03-27", "2026-10-23", "2026-07-01"]))
 def test_each_instant_has_the_price_of_the_clock_on_the_wall(
-    windows: list[Window], day: str
+    windows: list[TariffWindow], day: str
 ) -> None:
     begin = utc(f"{day}T13:00:00+00:00")
     check_against_the_wall(windows, begin, begin + 3 * 86_400, BERLIN)

@@ -9,11 +9,11 @@ from typing import NoReturn
 
 import pytest
 
-from joulebook.server.desk import Busy, Desk
+from joulebook.server.desk import Busy, WorkerPool
 
 
 def test_answers_and_errors() -> None:
-    desk = Desk("t", threads=2, line=4, timeout_s=5)
+    desk = WorkerPool("t", threads=2, line=4, timeout_s=5)
 
     def fail() -> NoReturn:
         raise KeyError("no")
@@ -30,7 +30,7 @@ def test_answers_and_errors() -> None:
 
 
 def test_a_hung_call_is_given_up_and_keeps_its_place() -> None:
-    desk = Desk("t", threads=1, line=2, timeout_s=0.05)
+    desk = WorkerPool("t", threads=1, line=2, timeout_s=0.05)
     over = threading.Event()
 
     async def run() -> None:
@@ -50,7 +50,7 @@ def test_a_hung_call_is_given_up_and_keeps_its_place() -> None:
 
 
 def test_threads_never_keep_the_process_and_end_when_closed() -> None:
-    desk = Desk("ending", threads=2, line=4, timeout_s=5)
+    desk = WorkerPool("ending", threads=2, line=4, timeout_s=5)
 
     def threads() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name == "http-ending"]
@@ -69,7 +69,7 @@ def test_threads_never_keep_the_process_and_end_when_closed() -> None:
 
 
 def test_an_answer_after_the_loop_is_gone_is_dropped() -> None:
-    desk = Desk("t", threads=1, line=2, timeout_s=0.01)
+    desk = WorkerPool("t", threads=1, line=2, timeout_s=0.01)
     over = threading.Event()
 
     async def run() -> None:

@@ -29,7 +29,7 @@ class Unreachable(JoulebookError):
     """Nobody answers there, or not as a daemon would; the message says what to do."""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """An HTTP status and what was said."""
 
     status: int
@@ -52,15 +52,15 @@ class DaemonUrl:
             handlers.append(urllib.request.HTTPSHandler(context=tls))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> HttpAnswer:
         """Ask for a page. Raises `Unreachable`."""
         request = urllib.request.Request(self.base + path, headers=self._headers)  # noqa: S310
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as response:
-                return Answer(response.status, _text(response.read(MAX_BYTES)))
+                return HttpAnswer(response.status, _text(response.read(MAX_BYTES)))
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, _text(error.read(MAX_BYTES)))
+                return HttpAnswer(error.code, _text(error.read(MAX_BYTES)))
         except urllib.error.URLError as error:
             raise Unreachable(self._why(error.reason)) from None
         except (OSError, http.client.HTTPException) as error:

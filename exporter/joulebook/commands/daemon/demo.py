@@ -21,7 +21,7 @@ from joulebook.config.sensors import Nvml, Replay, Sensors
 from joulebook.config.spans import Marks
 
 
-class Job(NamedTuple):
+class DemoJob(NamedTuple):
     """One line of the timetable: who, on which GPUs, from when to when (s into the cycle)."""
 
     user: str
@@ -35,16 +35,16 @@ class Job(NamedTuple):
 CYCLE_S = 120.0
 
 TIMETABLE = (
-    Job("ada", "nlp", "bert-base", (0,), 2, 55),
-    Job("grace", "vision", "resnet50-sweep", (1,), 4, 22),
-    Job("grace", "vision", "resnet50-sweep", (1,), 24, 41),
-    Job("grace", "vision", "resnet50-sweep", (1,), 43, 60),
-    Job("ada", "nlp", "bert-base", (0,), 58, 88),
-    Job("alan", "nlp", "tokenizer-tests", (1,), 62, 62.4),
-    Job("alan", "nlp", "tokenizer-tests", (1,), 63, 63.3),
-    Job("alan", "nlp", "tokenizer-tests", (1,), 64, 66),
-    Job("katherine", "physics", "notebook", (1,), 68, 114),
-    Job("edsger", "theory", "two-gpu-run", (0,), 90, 116),
+    DemoJob("ada", "nlp", "bert-base", (0,), 2, 55),
+    DemoJob("grace", "vision", "resnet50-sweep", (1,), 4, 22),
+    DemoJob("grace", "vision", "resnet50-sweep", (1,), 24, 41),
+    DemoJob("grace", "vision", "resnet50-sweep", (1,), 43, 60),
+    DemoJob("ada", "nlp", "bert-base", (0,), 58, 88),
+    DemoJob("alan", "nlp", "tokenizer-tests", (1,), 62, 62.4),
+    DemoJob("alan", "nlp", "tokenizer-tests", (1,), 63, 63.3),
+    DemoJob("alan", "nlp", "tokenizer-tests", (1,), 64, 66),
+    DemoJob("katherine", "physics", "notebook", (1,), 68, 114),
+    DemoJob("edsger", "theory", "two-gpu-run", (0,), 90, 116),
 )
 """Runs, a sweep, tests of a third of a second, a notebook: what a lab's morning looks like."""
 
@@ -102,7 +102,7 @@ class DemoJobs:
         self._thread.join(2)
 
     def _run(self) -> None:
-        running: dict[Path, Job] = {}
+        running: dict[Path, DemoJob] = {}
         while not self._stop.is_set():
             began = time.monotonic()
             edges = sorted(
@@ -123,7 +123,7 @@ class DemoJobs:
         for path in running:
             self._end(path)
 
-    def _begin(self, job: Job) -> Path:
+    def _begin(self, job: DemoJob) -> Path:
         self._next_id += 1
         event = {
             "v": 1,

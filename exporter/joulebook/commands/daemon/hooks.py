@@ -26,7 +26,7 @@ SCRIPTS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _NAMES = ("joulebook", "joulebook.sh", "50-joulebook", "50-joulebook.sh")
 
 
-class Step(NamedTuple):
+class HookStep(NamedTuple):
     """What was done or found, and the line that slurm.conf then needs (empty: none)."""
 
     said: str
@@ -61,12 +61,12 @@ def scripts() -> Path:
     return PACKAGED if PACKAGED.is_dir() else Path(joulebook.__file__).parent / "hooks"
 
 
-def install(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
+def install(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
     """Put one hook where SLURM runs it too. Raises `ConfigError` where that cannot be written."""
     script = source / SCRIPTS[key]
     there = hook_files(conf, key)
     if ours := [file for file in there if is_ours(file) and file.exists()]:
-        yield Step(f"{key}: {ours[0]} is Joulebook's already")
+        yield HookStep(f"{key}: {ours[0]} is Joulebook's already")
         return
     patterns = [
         Path(conf.path.parent, each.strip())
@@ -78,19 +78,19 @@ def install(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
         for name in _NAMES:
             if fnmatch.fnmatch(name, pattern.name):
                 _put(script, pattern.parent / name)
-                yield Step(f"{key}: {pattern.parent / name} runs with what is there already")
+                yield HookStep(f"{key}: {pattern.parent / name} runs with what is there already")
                 return
     directory = conf.path.parent / f"{key.lower()}.d"
     for file in there:
         # As it is, under its own name: what a site has keeps working, and stays the site's.
         if file.exists() and file.parent != directory:
             _link(file, directory / file.name)
-            yield Step(f"{key}: {directory / file.name} -> {file}")
+            yield HookStep(f"{key}: {directory / file.name} -> {file}")
     _put(script, directory / _NAMES[1])
-    yield Step(f"{key}: {directory / _NAMES[1]}", f"{key}={directory}/*")
+    yield HookStep(f"{key}: {directory / _NAMES[1]}", f"{key}={directory}/*")
 
 
-def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
+def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
     """Take our hook out of the directories that SLURM runs; the site's own stay."""
     directories = {file.parent for file in hook_files(conf, key)}
     directories.add(conf.path.parent / f"{key.lower()}.d")
@@ -102,14 +102,14 @@ def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[Step]:
     ]
     for file in found:
         file.unlink()
-        yield Step(f"{key}: {file} removed")
+        yield HookStep(f"{key}: {file} removed")
     named = [
         value for value in conf.values.get(key.lower(), ()) if str(source / SCRIPTS[key]) in value
     ]
     if named:
-        yield Step(f"{key}: {conf.path} names it still", f"#{key}={shlex.join(named)}")
+        yield HookStep(f"{key}: {conf.path} names it still", f"#{key}={shlex.join(named)}")
     elif not found:
-        yield Step(f"{key}: nothing of Joulebook's")
+        yield HookStep(f"{key}: nothing of Joulebook's")
 
 
 def _put(script: Path, place: Path) -> None:

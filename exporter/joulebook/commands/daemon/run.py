@@ -18,7 +18,7 @@ from joulebook.commands.daemon.demo import DemoJobs, demo_config
 from joulebook.config import Config, load
 from joulebook.node.assembly import node as assembly
 from joulebook.node.sensors.trace.format import read_trace
-from joulebook.node.systemd import Supervisor
+from joulebook.node.systemd import ServiceManager
 
 logger_stopping = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
             logger.info("serving http://%s/ and /metrics", node.address)
             if jobs:
                 jobs.start()
-            with Supervisor(os.environ).told(node.health.healthy):
+            with ServiceManager(os.environ).reported(node.health.healthy):
                 node.daemon.run(_until_measurable(config, stop) if node.idle else stop)
             if jobs:
                 jobs.stop()
@@ -90,7 +90,7 @@ def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
     def look() -> None:
         while not stop.wait(LOOK_S):
             if assembly.can_measure(config):
-                logger.info("there is something to measure now: starting anew")
+                logger.info("there is something to measure now: starting again")
                 break
         ended.set()
 

@@ -10,7 +10,7 @@ from joulebook.commands.shared.text import seconds
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError, LedgerError
 from joulebook.lab.collect.client import NodeClient
-from joulebook.lab.collected.bills import told
+from joulebook.lab.collected.bills import reported
 from joulebook.lab.collected.database import opened
 from joulebook.server.auth import Tokens
 
@@ -51,7 +51,7 @@ def collector(site: Site) -> Iterator[Finding]:
             yield fail(str(error))
     try:
         with opened(settings.url) as database:
-            nodes = told(database)
+            nodes = reported(database)
             name = database.name
     except (ConfigError, LedgerError) as error:
         yield fail(str(error))

@@ -10,7 +10,7 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable, url_of
 from joulebook.commands.daemon.running import described
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import seconds, several
-from joulebook.commands.top.scrape import Board, read_board
+from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.config import Config, parse_listen
 from joulebook.errors import InputError
 from joulebook.node.assembly.node import can_measure
@@ -75,7 +75,7 @@ def ready(site: Site) -> Iterator[Finding]:
     said = answer.text.strip()
     if answer.status == 200 and said == "ready":
         yield ok(f"{daemon.base}/readyz: ready")
-    elif answer.status == 200:  # it was told to wait for a sensor
+    elif answer.status == 200:  # it was reported to wait for a sensor
         yield warn(f"{daemon.base}/readyz: {said}", "Nothing, if this node has no meter at all.")
     else:
         for line in said.splitlines() or [f"status {answer.status}"]:
@@ -101,7 +101,7 @@ def measuring(site: Site) -> Iterator[Finding]:
     yield from _told(board, waiting=site.config.daemon.wait_for_sensors)
 
 
-def _told(board: Board, *, waiting: bool) -> Iterator[Finding]:
+def _told(board: NodeScrape, *, waiting: bool) -> Iterator[Finding]:
     if board.version != __version__:
         yield warn(
             f"the daemon is version {board.version}, this is {__version__}",

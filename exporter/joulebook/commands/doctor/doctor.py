@@ -29,7 +29,7 @@ FAILED = 1
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NONE: "dim"}
 
 
-class Section(NamedTuple):
+class CheckGroup(NamedTuple):
     """A heading, and the checks under it."""
 
     title: str
@@ -37,15 +37,15 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("Node", node.CHECKS),
-    Section("GPUs", gpu.CHECKS),
-    Section("Host and other GPUs", host.CHECKS),
-    Section("SLURM", slurm.CHECKS),
-    Section("Kubernetes", kubernetes.CHECKS),
-    Section("Ledger", ledger.CHECKS),
-    Section("Money and carbon", rates.CHECKS),
-    Section("Collection", collect.CHECKS),
-    Section("Daemon", daemon.CHECKS),
+    CheckGroup("Node", node.CHECKS),
+    CheckGroup("GPUs", gpu.CHECKS),
+    CheckGroup("Host and other GPUs", host.CHECKS),
+    CheckGroup("SLURM", slurm.CHECKS),
+    CheckGroup("Kubernetes", kubernetes.CHECKS),
+    CheckGroup("Ledger", ledger.CHECKS),
+    CheckGroup("Money and carbon", rates.CHECKS),
+    CheckGroup("Collection", collect.CHECKS),
+    CheckGroup("Daemon", daemon.CHECKS),
 )
 """All checks, in the order in which they are run and shown."""
 
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     return show(site, Screen())
 
 
-def show(site: Site, screen: Screen, sections: Sequence[Section] = SECTIONS) -> int:
+def show(site: Site, screen: Screen, sections: Sequence[CheckGroup] = SECTIONS) -> int:
     """Check a site and print it as it comes; the exit status."""
     counts: Counter[Status] = Counter()
     for section in sections:

@@ -180,7 +180,7 @@ def _processes(gpu: GpuSurvey) -> Iterator[Finding]:
 def _extras(gpu: GpuSurvey) -> Iterator[Finding]:
     fields = f"field values: {', '.join(gpu.fields) or 'none'}"
     if gpu.uptime_s is None:
-        # A reset is then told by the counter's fall and by the boot id.
+        # A reset is then reported by the counter's fall and by the boot id.
         yield ok(f"{fields}; no uptime")
     else:
         yield ok(f"{fields}; uptime {seconds(gpu.uptime_s)}")

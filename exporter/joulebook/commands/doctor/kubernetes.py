@@ -70,7 +70,7 @@ def cgroups(site: Site) -> Iterator[Finding]:
     else:
         yield warn(
             f"cgroups of pods: no kubepods below {root}: begin and end of pods are only known to "
-            f"{site.config.tenants.kubernetes.poll_interval_s:g} s, and no process can be told "
+            f"{site.config.tenants.kubernetes.poll_interval_s:g} s, and no process can be reported "
             "to be a pod's",
             "Mount the node's /sys/fs/cgroup into the daemon's pod (read-only), or set "
             "tenants.kubernetes.cgroup_root.",

@@ -11,9 +11,9 @@ import msgspec
 from joulebook.commands.shared.text import several
 from joulebook.core.energy.devices import Instance
 from joulebook.errors import SensorError
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.mig import Mig
-from joulebook.node.sensors.nvidia.processes import Place, ProcessReader
+from joulebook.node.sensors.nvidia.processes import ProcessOnCard, ProcessReader
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def _survey() -> Survey:
         gpus, failed = [], []
         for index in range(session.device_count()):
             try:
-                gpus.append(_gpu(session, Device(session, index)))
+                gpus.append(_gpu(session, NvmlDevice(session, index)))
             except SensorError as error:
                 failed.append(_problem(error, f"GPU {index}: "))
         return Survey(session.driver, tuple(gpus), tuple(failed))
@@ -97,7 +97,7 @@ def _survey() -> Survey:
         session.close()
 
 
-def _gpu(session: Session, device: Device) -> GpuSurvey:
+def _gpu(session: Session, device: NvmlDevice) -> GpuSurvey:
     reader = ProcessReader(session, device)
     fields = device.fields()
     named = {
@@ -122,7 +122,7 @@ def _gpu(session: Session, device: Device) -> GpuSurvey:
     )
 
 
-def _cut(session: Session, device: Device) -> tuple[tuple[Instance, ...], int]:
+def _cut(session: Session, device: NvmlDevice) -> tuple[tuple[Instance, ...], int]:
     if not device.mig():
         return (), 0
     mig = Mig(session, device.handle)
@@ -132,7 +132,7 @@ def _cut(session: Session, device: Device) -> tuple[tuple[Instance, ...], int]:
         return (), mig.slices
 
 
-def _listed(processes: Mapping[Place, int | None] | None) -> str:
+def _listed(processes: Mapping[ProcessOnCard, int | None] | None) -> str:
     return "" if processes is None else several(len(processes), "process", "processes")
 
 

@@ -99,7 +99,7 @@ def hooks(site: Site) -> Iterator[Finding]:
     if "alloc" not in flags and "contain" not in flags and "x11" not in flags:
         yield warn(
             "PrologFlags has no Alloc: the Prolog runs with a job's first step, and what its GPUs "
-            "burn before that is nobody's",
+            "consume before that is nobody's",
             "Set PrologFlags=Alloc (Contain implies it).",
         )
 

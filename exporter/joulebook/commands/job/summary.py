@@ -32,7 +32,8 @@ class Found(msgspec.Struct, frozen=True):
 def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
     """The workload itself; of a SLURM job that was requeued its latest run. Raises `LedgerError`.
 
-    The Epilog of a run that is requeued is told the number of the next one: the job is asked for.
+    The Epilog of a run that is requeued is reported the number of the next one: the job is asked
+    for.
     """
     runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
     ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]

@@ -52,7 +52,7 @@ def add(report: argparse.ArgumentParser) -> None:
         "--rates",
         type=Path,
         metavar="FILE",
-        help="charge the energy anew at the [rates] of this file, and show the difference",
+        help="charge the energy again at the [rates] of this file, and show the difference",
     )
     listed = report.add_argument_group("the list")
     listed.add_argument(

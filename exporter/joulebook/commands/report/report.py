@@ -39,14 +39,14 @@ from joulebook.commands.shared.text import (
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import NOTHING as NONE
-from joulebook.core.money.amounts import Bill, Exact, Item
+from joulebook.core.money.amounts import Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
-from joulebook.core.report.rollup import Level, Line, net, whole
-from joulebook.core.report.run_roles import Choice
+from joulebook.core.report.rollup import Level, ReportLine, net, whole
+from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import ConfigError
 from joulebook.lab.report import sacct, statement
 from joulebook.lab.report.about import About, read_about
-from joulebook.lab.report.by_owner import Report, charged_anew, make
+from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
@@ -77,21 +77,21 @@ def make_statement(args: argparse.Namespace, config: Config) -> Statement:
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Anew(str(args.rates), *recharged)
+        anew = statement.Recharge(str(args.rates), *recharged)
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    told = statement.Told(time.time(), known, said, config.report, zone)
-    return statement.make(account, about, _choice(args, about), told, anew)
+    reported = statement.StatementContext(time.time(), known, said, config.report, zone)
+    return statement.make(account, about, _choice(args, about), reported, anew)
 
 
-def _choice(args: argparse.Namespace, about: About) -> Choice:
+def _choice(args: argparse.Namespace, about: About) -> RoleChoice:
     excluded = dict(about.exclude)
     for text in args.exclude:
         name, is_told, why = text.partition("=")
         if not name or not is_told or not why.strip():
             raise ConfigError(f"--exclude {text}: expected RUN=WHY, as in 105='wrong data'")
         excluded[name] = why.strip()
-    return Choice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
+    return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
 
 
 def _save(path: Path, text: str) -> None:
@@ -141,7 +141,7 @@ def _selects(args: argparse.Namespace) -> bool:
     )  # fmt: skip
 
 
-def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
+def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
     begin = "the start of the ledger" if not report.since_s else moment(report.since_s)
     screen.say(f"From {begin} to {until}")
@@ -170,14 +170,14 @@ def _show(report: Report, lacking: list[str], by: str, screen: Screen) -> None:
     screen.say(LIMITS)
 
 
-def _name(line: Line) -> str:
+def _name(line: ReportLine) -> str:
     if isinstance(line.owner, Remainder):
         return f"({line.owner})"
     user, account, experiment = line.owner
     return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
 
 
-def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
+def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """The difference in money; none where the new rates leave out what was booked."""
     paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
     if not paid <= {charge.item for charge in new} | (
@@ -191,22 +191,22 @@ def _differ(old: Bill, new: Bill) -> dict[str, Exact]:
     }
 
 
-def _credited(bill: Bill) -> bool:
+def _credited(bill: Charges) -> bool:
     return any(charge.item is Item.CREDIT for charge in bill)
 
 
-def _changed_ug(new: Bill, old: Bill) -> int | None:
+def _changed_ug(new: Charges, old: Charges) -> int | None:
     if CO2E not in new:
         return None
     return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
 
 
-def _grams(new: Bill, old: Bill) -> float | None:
+def _grams(new: Charges, old: Charges) -> float | None:
     changed_ug = _changed_ug(new, old)
     return None if changed_ug is None else changed_ug / UG_PER_G
 
 
-def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
+def _shares(report: OwnerReport) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
     """By quantity, source and quality: energy and time charged, least and greatest value."""
     found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
     for used, energy_uj, held_ns, _ in report.used:
@@ -216,7 +216,7 @@ def _shares(report: Report) -> dict[tuple[str, str, str], tuple[int, int, int, i
     return found
 
 
-def _used(report: Report) -> Iterator[str]:
+def _used(report: OwnerReport) -> Iterator[str]:
     shares = _shares(report)
     totals: dict[str, int] = {}
     for (quantity, _, _), (energy_uj, held_ns, _, _) in shares.items():
@@ -226,7 +226,7 @@ def _used(report: Report) -> Iterator[str]:
         yield f"{quantity} as booked: {shown(name)} ({quality}) for {part} of what was charged"
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(report: OwnerReport) -> dict[str, Any]:
     return {
         "version": 1,
         "since_utc_s": report.since_s or None,
@@ -243,7 +243,7 @@ def _as_json(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: ReportLine) -> dict[str, Any]:
     owner: dict[str, str]
     if isinstance(line.owner, Remainder):
         owner = {"remainder": str(line.owner)}

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from joulebook.commands.shared.text import shown
 from joulebook.config import Config
-from joulebook.core.report.dataset import Account, Selection, Workload
+from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.errors import ConfigError
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, Source, named, own
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
 from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -28,7 +28,9 @@ _CHARS = 60
 _NAMED = 10
 
 
-def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got: Account) -> None:
+def refuse_unknown(
+    source: ReportSource, span: tuple[int, int], wanted: Selection, got: ReportData
+) -> None:
     """Raise `ConfigError` for a name that nothing of `got` bears, with what there is.
 
     The source is asked once more only then.
@@ -48,7 +50,7 @@ def refuse_unknown(source: Source, span: tuple[int, int], wanted: Selection, got
     raise ConfigError(f"{said} in this time; {got.source} has {has}")
 
 
-def refuse_ambiguous(wanted: Selection, got: Account) -> None:
+def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
     """Raise `ConfigError` for an experiment's name that several have, if not all are asked for.
 
     An experiment is of a cluster and an account, and where there are no accounts of a user: two
@@ -82,13 +84,13 @@ def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
             yield option, name
 
 
-def _names(workload: Workload) -> frozenset[str]:
+def _names(workload: ReportWorkload) -> frozenset[str]:
     # Of several clusters in one ledger the number alone is a name, too.
     scheduler, name = workload.id.scheduler, workload.id.workload.rpartition(":")[2]
     return workload.names | {name, f"{scheduler}/{name}"}
 
 
-def _borne(workloads: Iterable[Workload]) -> dict[str, set[str]]:
+def _borne(workloads: Iterable[ReportWorkload]) -> dict[str, set[str]]:
     every = list(workloads)
     return {
         "experiment": {each.labels.experiment for each in every},
@@ -103,7 +105,7 @@ _QUARTER_S = QUARTER_NS // NS_PER_S
 _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 
-def source(args: argparse.Namespace, config: Config) -> Source:
+def source(args: argparse.Namespace, config: Config) -> ReportSource:
     """Where a report is from. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
         raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
@@ -122,7 +124,7 @@ def source(args: argparse.Namespace, config: Config) -> Source:
     return LedgerSource([own(config.ledger.path, config.node.name)])
 
 
-def _prometheus(url: str, args: argparse.Namespace) -> Source:
+def _prometheus(url: str, args: argparse.Namespace) -> ReportSource:
     if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
         raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
     headers = dict(_header(text) for text in args.header)

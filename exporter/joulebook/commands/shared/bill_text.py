@@ -15,7 +15,7 @@ from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.lab.collected import bills, rollup
-from joulebook.lab.collected.bills import Line, MonthBill, Period
+from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
@@ -39,7 +39,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     if not bill.lines:
         screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
         return
-    rows: list[tuple[str, str, Sequence[Line]]] = []
+    rows: list[tuple[str, str, Sequence[BillLine]]] = []
     for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
         lines = list(of_account)
         rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
@@ -60,7 +60,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
 
 
 def _table(
-    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[Line]]], screen: Screen
+    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
 ) -> list[str]:
     """Names, what the line is, and figures; without the second column where it says nothing."""
     columns = figures([bills.total(lines) for _, _, lines in rows])
@@ -93,7 +93,7 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
         screen.say(text)
 
 
-def entry(line: Line) -> str:
+def entry(line: BillLine) -> str:
     """Why it stands there: nothing to say, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
@@ -154,7 +154,7 @@ def as_json(bill: MonthBill) -> str:
     )  # fmt: skip
 
 
-def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
+def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
     return {
         "month": rollup.shown(bill.month),
         "account": line.owner.account,
@@ -167,7 +167,7 @@ def _fields(bill: MonthBill, line: Line) -> dict[str, Any]:
     }
 
 
-def _figures(lines: Sequence[Line]) -> dict[str, Any]:
+def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
     amount, paid = bills.total(lines)
     components: dict[str, int] = {}
     for line in lines:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Bill, Charge, Exact, Item
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import ENERGY, in_column
@@ -18,7 +18,7 @@ CO2E = Charge(Item.CO2E)
 NO_RATES = "not known: no rates are set"
 
 
-def came_to(bill: Bill) -> str:
+def came_to(bill: Charges) -> str:
     """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
@@ -35,7 +35,7 @@ class Figures(NamedTuple):
     cells: list[str]
 
 
-def figures(rows: Sequence[tuple[Amount, Bill]]) -> list[Figures]:
+def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
     """Energy, GPU-hours, cost and CO2e of some rows, a column each."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     held = [amount.held_ns or None for amount, _ in rows]
@@ -47,7 +47,7 @@ def figures(rows: Sequence[tuple[Amount, Bill]]) -> list[Figures]:
     ]
 
 
-def charges(rows: Sequence[Bill], suffix: str = "") -> list[Figures]:
+def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
     """Cost by currency, and CO2e, a column each; `suffix` goes into their titles."""
     costs = [net(bill) for bill in rows]
     emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
@@ -75,7 +75,7 @@ def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures
     return Figures(f"{title} ({unit})" if known else title, cells)
 
 
-def as_object(bill: Bill) -> dict[str, Any]:
+def as_object(bill: Charges) -> dict[str, Any]:
     """Cost by currency, also by kind, and CO2e in g (`null`: none was charged)."""
     return {
         "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},

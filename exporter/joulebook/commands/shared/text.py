@@ -289,8 +289,10 @@ class Screen:
     def width(self) -> int:
         """Columns, now: a window may be resized. What is no terminal is as wide as is asked for."""
         if not self.is_terminal:
-            told = self._environ.get("COLUMNS", "")
-            return max(int(told), _LEAST_WIDTH) if told.isdecimal() and int(told) else 120
+            reported = self._environ.get("COLUMNS", "")
+            return (
+                max(int(reported), _LEAST_WIDTH) if reported.isdecimal() and int(reported) else 120
+            )
         return max(self._size().columns, _LEAST_WIDTH)
 
     @property

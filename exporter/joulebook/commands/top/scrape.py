@@ -25,7 +25,7 @@ class Gpu(msgspec.Struct, frozen=True):
     holders: tuple[tuple[Labels, float], ...] = ()
 
 
-class Workload(msgspec.Struct, frozen=True):
+class ScrapedWorkload(msgspec.Struct, frozen=True):
     """One workload with a series; `power_w` is `None` unless it holds something now."""
 
     labels: Labels
@@ -55,14 +55,14 @@ class Sums(NamedTuple):
         return abs(self.difference_j) <= self.slack_j
 
 
-class Board(msgspec.Struct, frozen=True):
+class NodeScrape(msgspec.Struct, frozen=True):
     """One node at one scrape."""
 
     node: str
     cluster: str
     version: str
     gpus: tuple[Gpu, ...]
-    workloads: tuple[Workload, ...]
+    workloads: tuple[ScrapedWorkload, ...]
     sums: Sums
     sensors: Mapping[str, bool]
     gaps_s: float = 0.0
@@ -74,14 +74,14 @@ class Board(msgspec.Struct, frozen=True):
         return sum(known) if known else None
 
 
-def read_board(text: str) -> Board:
+def read_board(text: str) -> NodeScrape:
     """Make a board of an exposition. Raises `InputError` if it is none of joulebook's."""
     samples = _samples(text)
     build = samples.get("build_info", [])
     if not build:
         raise InputError("what answers there is no joulebook", reason="exposition")
     labels = build[0][0]
-    return Board(
+    return NodeScrape(
         labels.get("node", ""),
         labels.get("cluster", ""),
         labels.get("version", ""),
@@ -135,7 +135,7 @@ def _gpus(samples: Samples) -> tuple[Gpu, ...]:
     )
 
 
-def _workloads(samples: Samples) -> tuple[Workload, ...]:
+def _workloads(samples: Samples) -> tuple[ScrapedWorkload, ...]:
     identities: dict[tuple[str, ...], Labels] = {}
     sums: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     for name in (
@@ -148,7 +148,7 @@ def _workloads(samples: Samples) -> tuple[Workload, ...]:
             identities.setdefault(key, labels)
             sums[key][name] = sums[key].get(name, 0.0) + value
     workloads = [
-        Workload(
+        ScrapedWorkload(
             labels,
             sums[key].get("power_watts"),
             sums[key].get("energy_joules_total", 0.0),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from joulebook.commands.shared import text
 from joulebook.commands.shared.text import NOTHING, Column, Screen, cut, shown, table
-from joulebook.commands.top.scrape import Board, Gpu, Labels, Workload
+from joulebook.commands.top.scrape import Gpu, Labels, NodeScrape, ScrapedWorkload
 from joulebook.units import UJ_PER_J
 
 _GPU_COLUMNS = (
@@ -32,7 +32,9 @@ _WORKLOAD_COLUMNS = (
 )
 
 
-def lines(board: Board, screen: Screen, width: int, height: int = 0, note: str = "") -> list[str]:
+def lines(
+    board: NodeScrape, screen: Screen, width: int, height: int = 0, note: str = ""
+) -> list[str]:
     """The board in at most `height` lines (0: as many as it takes), `note` under its title."""
     head = [_title(board, screen, width)]
     if note:
@@ -57,7 +59,7 @@ def lines(board: Board, screen: Screen, width: int, height: int = 0, note: str =
     return made[:height] if height else made
 
 
-def _title(board: Board, screen: Screen, width: int) -> str:
+def _title(board: NodeScrape, screen: Screen, width: int) -> str:
     name = shown(board.node) + (f" ({shown(board.cluster)})" if board.cluster else "")
     held = sum(bool(gpu.holders) for gpu in board.gpus)
     power = board.power_w
@@ -111,7 +113,7 @@ def _holder(labels: Labels, share: float) -> str:
     return who if share >= 1 else f"{who} {_percent(share)}"
 
 
-def _workload_row(workload: Workload) -> list[str]:
+def _workload_row(workload: ScrapedWorkload) -> list[str]:
     labels = workload.labels
     energy_uj, idle_uj = (round(j * UJ_PER_J) for j in (workload.energy_j, workload.idle_j))
     return [
@@ -128,7 +130,7 @@ def _job(labels: Labels) -> str:
     return shown(labels.get("workload", ""), 80) or NOTHING
 
 
-def _books(board: Board, screen: Screen, width: int) -> list[str]:
+def _books(board: NodeScrape, screen: Screen, width: int) -> list[str]:
     sums = board.sums
     read, jobs, nobody, waiting = (
         text.energy(round(j * UJ_PER_J))

@@ -1,4 +1,4 @@
-"""`joulebook top`: what burns power on a node now, as a live table or once."""
+"""`joulebook top`: what consumes power on a node now, as a live table or once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
 from joulebook.commands.report.source import source
 from joulebook.commands.shared.text import Screen
 from joulebook.commands.top import users
-from joulebook.commands.top.scrape import Board, read_board
+from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _users(args: argparse.Namespace, config: Config) -> int:
-    """Print who burns what, once: it is asked of ledgers, not of the daemon's memory."""
+    """Print who consumes what, once: it is asked of ledgers, not of the daemon's memory."""
     screen = Screen()
     source_ = source(args, config)
     now_s = int(time.time())
@@ -85,9 +85,9 @@ def _users(args: argparse.Namespace, config: Config) -> int:
 
 
 def _watch(
-    daemon: DaemonUrl, board: Board, screen: Screen, interval_s: float, resized: int
+    daemon: DaemonUrl, board: NodeScrape, screen: Screen, interval_s: float, resized: int
 ) -> None:
-    """Draw and scrape until told to end."""
+    """Draw and scrape until reported to end."""
     note = ""
     due = time.monotonic() + interval_s
     while True:
@@ -95,7 +95,7 @@ def _watch(
         if _told_to_end(max(due - time.monotonic(), 0), resized):
             return
         if time.monotonic() < due:
-            continue  # resized: draw the same anew
+            continue  # resized: draw the same again
         due = time.monotonic() + interval_s
         try:
             board, note = read_board(daemon.metrics()), ""

@@ -1,4 +1,4 @@
-"""`joulebook top --users`: who burns what, on this node or in the whole lab."""
+"""`joulebook top --users`: who consumes what, on this node or in the whole lab."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import msgspec
 
 from joulebook.commands.shared import text
 from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
-from joulebook.commands.top.scrape import Board
+from joulebook.commands.top.scrape import NodeScrape
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.report.dataset import Account
+from joulebook.core.report.dataset import ReportData
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.report.prometheus_api import PrometheusApi
 
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 class User(msgspec.Struct, frozen=True):
-    """What one user burns now, and has burnt since midnight; `gpu_ns` is held GPU time."""
+    """What one user consumes now, and has consumed since midnight; `gpu_ns` is held GPU time."""
 
     name: str
     power_w: float | None
@@ -44,7 +44,7 @@ def midnight(now_s: int) -> int:
     return now_s - now_s % DAY_S
 
 
-def power_on(board: Board) -> dict[str, float]:
+def power_on(board: NodeScrape) -> dict[str, float]:
     """Power by user on one node, from what its daemon exposes."""
     found: dict[str, float] = {}
     for workload in board.workloads:
@@ -59,8 +59,8 @@ def power_of(api: PrometheusApi, now_s: int) -> dict[str, float]:
     return {row.labels.get("user", ""): row.value for row in api.instant(POWER, now_s)}
 
 
-def users(account: Account, power_w: Mapping[str, float]) -> list[User]:
-    """Everybody who burns or has burnt anything, the most first."""
+def users(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
+    """Everybody who consumes or has consumed anything, the most first."""
     amounts: dict[str, Amount] = {}
     held: dict[str, int] = {}
     jobs: dict[str, set[WorkloadId]] = {}
@@ -86,7 +86,7 @@ def users(account: Account, power_w: Mapping[str, float]) -> list[User]:
     return sorted(everybody, key=lambda u: (-u.amount.energy_uj, -(u.power_w or 0), u.name))
 
 
-def lines(everybody: Sequence[User], account: Account, screen: Screen, note: str) -> list[str]:
+def lines(everybody: Sequence[User], account: ReportData, screen: Screen, note: str) -> list[str]:
     """The table, and what belongs to nobody."""
     nobody = sum(
         p.amount.energy_uj for p in account.postings if not isinstance(p.subject, WorkloadId)
@@ -102,7 +102,7 @@ def lines(everybody: Sequence[User], account: Account, screen: Screen, note: str
         first, *rest = table(_COLUMNS, rows, screen.width)
         made += [screen.paint(first, "dim"), *rest]
     else:
-        made.append("Nobody has burnt anything since midnight (UTC).")
+        made.append("Nobody has consumed anything since midnight (UTC).")
     made.append("")
     said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)} in all"
     if total:

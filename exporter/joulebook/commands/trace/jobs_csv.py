@@ -28,7 +28,7 @@ _OPTIONAL = {"user", "account", "experiment"}
 _MOST_S = 1e9
 
 
-class Job(msgspec.Struct, frozen=True):
+class TraceJob(msgspec.Struct, frozen=True):
     """One line: a job on one GPU, in ns since the start of the trace."""
 
     id: str
@@ -40,7 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     end_ns: int
 
 
-def read_jobs(path: Path, devices: Sequence[str]) -> tuple[Job, ...]:
+def read_jobs(path: Path, devices: Sequence[str]) -> tuple[TraceJob, ...]:
     """Read a timetable for a trace with these devices.
 
     Raises `ConfigError` that names file and line.
@@ -62,7 +62,7 @@ def read_jobs(path: Path, devices: Sequence[str]) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
-def _job(row: Mapping[str, str | None], where: str, devices: Sequence[str]) -> Job:
+def _job(row: Mapping[str, str | None], where: str, devices: Sequence[str]) -> TraceJob:
     def value(name: str) -> str:
         return clean_label(row.get(name) or "")
 
@@ -71,7 +71,7 @@ def _job(row: Mapping[str, str | None], where: str, devices: Sequence[str]) -> J
         raise ConfigError(f"{where}: end_s {end_s:g} is not after start_s {start_s:g}")
     if not value("job"):
         raise ConfigError(f"{where}: job is empty")
-    return Job(
+    return TraceJob(
         value("job"),
         value("user"),
         value("account"),
@@ -101,7 +101,7 @@ def _device(text: str, where: str, devices: Sequence[str]) -> str:
     raise ConfigError(f"{where}: gpu = {text!r}: expected 0 to {last}, or the name of a device")
 
 
-def _refuse_overlap(path: Path, jobs: Sequence[Job]) -> None:
+def _refuse_overlap(path: Path, jobs: Sequence[TraceJob]) -> None:
     for a, b in pairwise(sorted(jobs, key=lambda job: (job.meter, job.start_ns))):
         if a.meter == b.meter and b.start_ns < a.end_ns:
             raise ConfigError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from joulebook.clock import NodeClock
 from joulebook.commands.shared.text import Screen, seconds, several, size
 from joulebook.errors import ConfigError, SensorError
-from joulebook.node.sensors.contract import Look, Sensor
+from joulebook.node.sensors.contract import PollResult, Sensor
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 from joulebook.node.sensors.trace.recorder import TraceWriter
 
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         sensor.close()
 
 
-def _record(sensor: Sensor, first: Look, args: argparse.Namespace, errors: Screen) -> int:
+def _record(sensor: Sensor, first: PollResult, args: argparse.Namespace, errors: Screen) -> int:
     began = time.monotonic()
     lost = ""
     with TraceWriter(args.trace, source="joulebook record") as trace:
@@ -73,19 +73,19 @@ def _record(sensor: Sensor, first: Look, args: argparse.Namespace, errors: Scree
 def _looks(
     sensor: Sensor,
     trace: TraceWriter,
-    look: Look,
+    look: PollResult,
     began: float,
     args: argparse.Namespace,
     errors: Screen,
 ) -> str:
     """Look and write, at even distances; gives why it ended before its time, if it did."""
-    due, told = began, began
+    due, reported = began, began
     every_s = max(args.every, LEAST_EVERY_S)
     while True:
         trace.append(look)
         now = time.monotonic()
-        if errors.is_terminal and now - told >= _PROGRESS_S:
-            told = now
+        if errors.is_terminal and now - reported >= _PROGRESS_S:
+            reported = now
             done = f"{seconds(now - began)} of {seconds(args.duration)}"
             errors.stream.write(f"\r{done}, {several(trace.records, 'line')}\x1b[K")
             errors.stream.flush()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from joulebook.commands.shared.text import Screen
-from joulebook.commands.trace.jobs_csv import Job, read_jobs
+from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
 from joulebook.commands.trace.replay_text import Outcome, lines
 from joulebook.config import load
 from joulebook.core.attribution.claims import Claim, Evidence
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     path = find_trace(str(args.trace))
     trace = read_trace(path)
     jobs = read_jobs(args.jobs, [each.name for each in trace.header.devices]) if args.jobs else ()
-    policy = advance.Policy(settle_ns=ns_from_s(config.daemon.settle_s))
+    policy = advance.BookingPolicy(settle_ns=ns_from_s(config.daemon.settle_s))
     outcome = play(path, trace, jobs, policy, ns_from_s(config.daemon.interval_s))
     screen = Screen()
     for line in lines(outcome, screen):
@@ -70,7 +70,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def play(
-    path: Path, trace: Trace, jobs: Sequence[Job], policy: advance.Policy, interval_ns: int
+    path: Path,
+    trace: Trace,
+    jobs: Sequence[TraceJob],
+    policy: advance.BookingPolicy,
+    interval_ns: int,
 ) -> Outcome:
     """Everything the daemon would book of this trace, and of these jobs on it."""
     clock = VirtualClock()
@@ -84,7 +88,7 @@ def play(
     for at_ns, is_tick in _agenda(span_ns, interval_ns, edges):
         clock.t_ns = BEGIN_NS + at_ns
         if not is_tick:
-            glances += sensor.glance(meters)
+            glances += sensor.poll_energy(meters)
             continue
         look = sensor.look(processes=True)
         books = _advance(
@@ -116,13 +120,13 @@ def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tu
 def _advance(
     books: Books,
     clock: VirtualClock,
-    policy: advance.Policy,
-    jobs: Sequence[Job],
+    policy: advance.BookingPolicy,
+    jobs: Sequence[TraceJob],
     readings: Sequence[Reading],
     failures: Sequence[Failure],
     outcome: Outcome,
 ) -> Books:
-    # An ended job is told of until it is booked, and no longer.
+    # An ended job is reported of until it is booked, and no longer.
     now_ns = clock.t_ns - BEGIN_NS
     told_ns = policy.settle_ns + _TOLD_NS
     known = [job for job in jobs if job.start_ns <= now_ns <= job.end_ns + told_ns]
@@ -140,7 +144,7 @@ def _advance(
     return after
 
 
-def _claim(job: Job, now_ns: int) -> Claim:
+def _claim(job: TraceJob, now_ns: int) -> Claim:
     end_ns = BEGIN_NS + job.end_ns
     return Claim(
         WorkloadId("slurm", job.id),
@@ -151,8 +155,8 @@ def _claim(job: Job, now_ns: int) -> Claim:
     )
 
 
-def _facts(jobs: Iterable[Job]) -> Iterator[WorkloadFacts]:
-    by_id: dict[str, list[Job]] = {}
+def _facts(jobs: Iterable[TraceJob]) -> Iterator[WorkloadFacts]:
+    by_id: dict[str, list[TraceJob]] = {}
     for job in jobs:
         by_id.setdefault(job.id, []).append(job)
     for id_, parts in by_id.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from joulebook.commands.shared import text
 from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
-from joulebook.commands.trace.jobs_csv import Job
+from joulebook.commands.trace.jobs_csv import TraceJob
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder
 from joulebook.core.ledger.state import Books
@@ -22,7 +22,7 @@ class Outcome:
     name: str
     trace: Trace
     span_ns: int
-    jobs: Sequence[Job]
+    jobs: Sequence[TraceJob]
     books: Books = field(default_factory=Books)
     postings: dict[PostingKey, Amount] = field(default_factory=dict)
     readings: int = 0

@@ -185,7 +185,7 @@ def merge(
     reports of the same, one with an end, and of those the later end, stands). An open claim that
     a *complete* report of its evidence no longer mentions ended unseen: it is closed at
     `affirmed_ns`, the last instant at which such evidence was whole and mentioned it (what was
-    burnt later is not proven to be its).
+    consumed later is not proven to be its).
     """
     now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
     merged: dict[ClaimKey, Claim] = {}

@@ -179,7 +179,7 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
 def _work(
     interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
 ) -> list[Fraction]:
-    """Weights for what the device burnt above its floor: one for each holder, and nobody's.
+    """Weights for what the device consumed above its floor: one for each holder, and nobody's.
 
     If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
     """

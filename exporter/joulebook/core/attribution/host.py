@@ -95,7 +95,7 @@ def _split(total: int, parts: Sequence[int], whole: int, salt: int) -> list[int]
     return apportion(total, weights if any(weights) else [*(0 for _ in parts), 1], salt)
 
 
-class Curve:
+class UsageCurve:
     """A quantity that only grows, known at some instants and even between them.
 
     Before the first instant and after the last it stands still. A fall (a counter that began
@@ -129,7 +129,7 @@ class Curve:
         return self.at(t1_ns) - self.at(t0_ns)
 
 
-class Used(NamedTuple):
+class HostUsage(NamedTuple):
     """What one workload, or the node, used in a stretch of time."""
 
     cpu_ns: int
@@ -140,12 +140,12 @@ class Used(NamedTuple):
 
 
 class _Curves(NamedTuple):
-    cpu: Curve
-    cores: Curve
-    memory: Curve
+    cpu: UsageCurve
+    cores: UsageCurve
+    memory: UsageCurve
 
-    def between(self, t0_ns: int, t1_ns: int) -> Used:
-        return Used(*(curve.between(t0_ns, t1_ns) for curve in self))
+    def between(self, t0_ns: int, t1_ns: int) -> HostUsage:
+        return HostUsage(*(curve.between(t0_ns, t1_ns) for curve in self))
 
 
 class Usage:
@@ -173,14 +173,14 @@ class Usage:
         after = {use.workload for c in self._censuses if c.t_ns >= t1_ns for use in c.uses}
         return all(use.workload in after for census in before for use in census.uses)
 
-    def between(self, t0_ns: int, t1_ns: int) -> tuple[dict[WorkloadId, Used], Used, int]:
+    def between(self, t0_ns: int, t1_ns: int) -> tuple[dict[WorkloadId, HostUsage], HostUsage, int]:
         """What each workload used in `[t0, t1)`, what the node did, and the byte-time it has."""
         used = {who: curves.between(t0_ns, t1_ns) for who, curves in self._workloads.items()}
         used = {who: each for who, each in used.items() if any(each)}
         if not self._censuses:
-            return used, Used(0, 0, 0), 0
+            return used, HostUsage(0, 0, 0), 0
         duration_ns, last = t1_ns - t0_ns, self._censuses[-1]
-        node = Used(
+        node = HostUsage(
             self._node.cpu.between(t0_ns, t1_ns),
             1000 * last.cores * duration_ns,
             self._node.memory.between(t0_ns, t1_ns),
@@ -194,17 +194,17 @@ def _curves(seen: Sequence[tuple[int, Use]]) -> _Curves:
     if 0 < first.since_ns < first_ns:
         seen = [(first.since_ns, msgspec.structs.replace(first, cpu_ns=0)), *seen]
     return _Curves(
-        Curve((t_ns, use.cpu_ns) for t_ns, use in seen),
-        Curve(_area([(t_ns, use.cores_milli) for t_ns, use in seen])),
-        Curve(_area([(t_ns, use.memory_bytes) for t_ns, use in seen])),
+        UsageCurve((t_ns, use.cpu_ns) for t_ns, use in seen),
+        UsageCurve(_area([(t_ns, use.cores_milli) for t_ns, use in seen])),
+        UsageCurve(_area([(t_ns, use.memory_bytes) for t_ns, use in seen])),
     )
 
 
 def _node_curves(censuses: Sequence[Census]) -> _Curves:
     return _Curves(
-        Curve((c.t_ns, c.busy_ns) for c in censuses),
-        Curve(()),
-        Curve(_area([(c.t_ns, c.resident_bytes) for c in censuses])),
+        UsageCurve((c.t_ns, c.busy_ns) for c in censuses),
+        UsageCurve(()),
+        UsageCurve(_area([(c.t_ns, c.resident_bytes) for c in censuses])),
     )
 
 

@@ -100,7 +100,7 @@ def noted(
     began_ns = min((s.began_ns for s in supplies if component in s.covers), default=None)
     if began_ns is None or interval.t1_ns <= began_ns:
         return
-    # What was burnt before the supply was first read is not in it.
+    # What was consumed before the supply was first read is not in it.
     t_ns = max(interval.t0_ns, began_ns)
     known_uj = interval.until_uj(t_ns)
     oldest = now_ns // NS_PER_S - KEPT_S
@@ -130,7 +130,7 @@ def reconcile(
     others = []
     for interval in intervals:
         if interval.t0_ns > supply.edge_ns:
-            # The supply was not read: what the leaves burnt meanwhile is not in it.
+            # The supply was not read: what the leaves consumed meanwhile is not in it.
             _take(leaves_uj, supply, interval.t0_ns)
         supply, other = _less(supply, interval, _take(leaves_uj, supply, interval.t1_ns))
         others.append(other)

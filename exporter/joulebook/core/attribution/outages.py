@@ -86,7 +86,7 @@ def prune(
     """Forget claims that ended before everything that is still to be booked.
 
     A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are. What a supply burnt is
+    on a meter that has not come back is kept as long as experiments are. What a supply consumed is
     shared out by the claims on GPUs, and later than they are.
     """
     waits_ns = min(

@@ -1,4 +1,4 @@
-"""Who a process burns for while it is marked: intervals cut where marks begin and end.
+"""Who a process consumes for while it is marked: intervals cut where marks begin and end.
 
 A mark (`experiment_span`) names an experiment for a process and its children, from entry to
 exit. A process of the list therefore has an owner that depends on the time: its own, or that of
@@ -38,7 +38,8 @@ def pieces(interval: Interval) -> Iterator[Interval]:
 
     The pieces span the interval and add up to its energy. In a piece that a mark covers, its
     process counts although it has ended by the time of the list. When it ended is not known; what
-    the device burns then is the mark's rather than nobody's, and no one else's busy time is less.
+    the device consumes then is the mark's rather than nobody's, and no one else's busy time is
+    less.
     """
     if not any(process.marks for process in interval.processes):
         yield interval

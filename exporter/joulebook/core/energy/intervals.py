@@ -1,4 +1,4 @@
-"""Two readings in, energy out: what a meter burnt between two looks, or why nobody knows.
+"""Two readings in, energy out: what a meter consumed between two looks, or why nobody knows.
 
 A counter is subtracted; where there is none, power is integrated over the driver's own samples.
 A counter that began again gives what it has counted since; one that jumped gives a gap.
@@ -41,7 +41,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
 
     `idle` means that the device did no work in it. `outage` means that the daemon was down.
-    `remainder` is set where the energy is known but not when in the interval it was burnt, so
+    `remainder` is set where the energy is known but not when in the interval it was consumed, so
     that it can be nobody's.
     """
 

@@ -61,7 +61,7 @@ DAEMON_DOWN = "daemon_down"
 ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
-"""A counter that is not told for so long is given up, and power integrated instead."""
+"""A counter that is not reported for so long is given up, and power integrated instead."""
 
 IDLE_LEARN_NS = NS_PER_S // 2
 """An idle interval must last this long to teach the idle floor."""
@@ -74,7 +74,7 @@ BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
-class Taken(NamedTuple):
+class MeterUpdate(NamedTuple):
     """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
 
     state: MeterState
@@ -83,7 +83,9 @@ class Taken(NamedTuple):
 
 
 def begin(reading: Reading) -> MeterState:
-    """A meter seen for the first time: what its counter says was burnt before our books began."""
+    """A meter seen for the first time: what its counter says was consumed before our books
+    began.
+    """
     return MeterState(reading.meter, reading, gap_to_ns=reading.t_ns)
 
 
@@ -92,11 +94,11 @@ def resume(state: MeterState) -> MeterState:
     return msgspec.structs.replace(state, resumed=True)
 
 
-def take(state: MeterState, reading: Reading) -> Taken:
+def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
     last = state.last
     if reading.t_ns <= last.t_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     if _is_unread(last, reading):
         return lose(state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
     verdict = judge(last, reading)
@@ -109,13 +111,13 @@ def take(state: MeterState, reading: Reading) -> Taken:
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
     first = _append(state, jump)
     second = take(first.state, reading)
-    return Taken(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
+    return MeterUpdate(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
 
 
-def lose(state: MeterState, failure: Failure) -> Taken:
+def lose(state: MeterState, failure: Failure) -> MeterUpdate:
     """Note that the meter gave nothing: time since it was last read or lost is lost."""
     if failure.t_ns <= state.gap_to_ns:
-        return Taken(state)
+        return MeterUpdate(state)
     gaps: tuple[Gap, ...] = ()
     begun_ns = state.gap_from_ns
     if state.gap_reason != failure.reason:
@@ -125,7 +127,7 @@ def lose(state: MeterState, failure: Failure) -> Taken:
     state = msgspec.structs.replace(
         state, gap_to_ns=failure.t_ns, gap_from_ns=begun_ns, gap_reason=failure.reason
     )
-    return Taken(state, gaps, ((failure.reason, lost_ns),))
+    return MeterUpdate(state, gaps, ((failure.reason, lost_ns),))
 
 
 def _is_unread(last: Reading, reading: Reading) -> bool:
@@ -135,7 +137,7 @@ def _is_unread(last: Reading, reading: Reading) -> bool:
     return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
-def _append(state: MeterState, reading: Reading) -> Taken:
+def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
     reading = msgspec.structs.replace(reading, after_outage=state.resumed)
     lost: list[tuple[str, int]] = []
@@ -154,7 +156,7 @@ def _append(state: MeterState, reading: Reading) -> Taken:
             if isinstance(part, Gap):
                 lost.append((part.reason, part.t1_ns - part.t0_ns))
                 gaps.append(part)
-    return Taken(
+    return MeterUpdate(
         msgspec.structs.replace(
             state,
             pending=(*state.pending, reading),
@@ -191,7 +193,7 @@ def ripe(
     if not due:
         return state, ()
     taken = points[due - 1].index
-    told = _told(state.base, state.pending)
+    reported = _told(state.base, state.pending)
     intervals: list[Interval] = []
     base = state.base
     for knot in bent(state.base, points, edges):
@@ -199,9 +201,9 @@ def ripe(
             break
         reading = msgspec.structs.replace(
             knot.reading,
-            busy=told[knot.index].busy,
-            processes=told[knot.index].processes,
-            instances=told[knot.index].instances,
+            busy=reported[knot.index].busy,
+            processes=reported[knot.index].processes,
+            instances=reported[knot.index].instances,
         )
         intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
         base = reading
@@ -247,13 +249,13 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     last seen; but who was on it then says nothing of who is on it now. MIG instances that went
     between two looks are counted as there until the second.
     """
-    told: list[Reading] = []
+    reported: list[Reading] = []
     busy, processes, instances = None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
         instances = instances if reading.instances is None else reading.instances
-        told.append(
+        reported.append(
             msgspec.structs.replace(
                 reading,
                 busy=base.busy if busy is None else busy,
@@ -261,15 +263,15 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
                 instances=instances,
             )
         )
-    told.reverse()
+    reported.reverse()
     seen = base.instances
     for i, reading in enumerate(pending):
         if reading.instances is not None:
             seen = reading.instances
         elif seen is not None:
-            there = known_instances(seen, told[i].instances or ())
-            told[i] = msgspec.structs.replace(told[i], instances=there)
-    return told
+            there = known_instances(seen, reported[i].instances or ())
+            reported[i] = msgspec.structs.replace(reported[i], instances=there)
+    return reported
 
 
 def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:

@@ -16,7 +16,7 @@ from joulebook.core.workloads import WorkloadId
 
 REPLAYED = "replay"
 """The `Reading.epoch` of a recorded trace: its counters never begin again, not even with a boot,
-and what they say was not burnt here."""
+and what they say was not consumed here."""
 
 
 class Component(StrEnum):
@@ -46,7 +46,7 @@ class PowerSample(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A mark on a process: from when to when (`None`: still) it burns for `workload`."""
+    """A mark on a process: from when to when (`None`: still) it consumes for `workload`."""
 
     t0_ns: int
     t1_ns: int | None
@@ -61,7 +61,7 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     the device's multiprocessors busy since the reading before, `None` where the driver does not
     say. `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
     could say whose process it is. `marks` are the marks that it was under lately, the innermost
-    first; in their time it burns for them and not for `workload` (`core/attribution/spans.py`).
+    first; in their time it consumes for them and not for `workload` (`core/attribution/spans.py`).
     """
 
     pid: int
@@ -97,7 +97,7 @@ class Break(StrEnum):
     REBOOT = "reboot"
     """The same, because the machine was booted."""
     IMPLAUSIBLE = "implausible"
-    """It jumped by more than the device can burn, and stayed there."""
+    """It jumped by more than the device can consume, and stayed there."""
     WRAPPED = "counter_wrap"
     """It may have wrapped more than once since it was last read."""
 

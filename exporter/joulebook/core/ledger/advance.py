@@ -33,11 +33,11 @@ from joulebook.units import NS_PER_S
 Name = TypeVar("Name", bound=Hashable)
 
 
-class Policy(msgspec.Struct, frozen=True):
+class BookingPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
 
     settle_ns: int = 3 * NS_PER_S
-    series: series.Policy = series.Policy()
+    series: series.SeriesPolicy = series.SeriesPolicy()
     other: node_meter.OtherSplit = node_meter.OtherSplit.NONE
 
 
@@ -67,7 +67,7 @@ class Tick(msgspec.Struct, frozen=True):
     census: tuple[Census, ...] = ()
 
 
-def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
+def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
     """One tick: take readings in, settle claims, book what is ripe, move series along."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
@@ -124,7 +124,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> tuple[Books, Entry]:
         resumed=tick.resumed,
         policy=policy.series,
         present=host.present(tick.census),
-        strangers={user for _, user in page.foreign_ns},
+        foreign_users={user for _, user in page.foreign_ns},
     )
     foreign_ns = _add(books.foreign_ns, page.foreign_ns)
     if len(after.workloads) < len(books.workloads) or page.foreign_ns:
@@ -169,7 +169,7 @@ def _book(
     claims: Mapping[Meter, list[Claim]],
     affirmed: Mapping[Evidence, int],
     tick: Tick,
-    policy: Policy,
+    policy: BookingPolicy,
     page: Page,
 ) -> dict[Meter, MeterState]:
     """Turn what is ripe on each meter into postings."""
@@ -202,10 +202,10 @@ def _reconcile(
     claims: Mapping[Meter, list[Claim]],
     affirmed: Mapping[Evidence, int],
     tick: Tick,
-    policy: Policy,
+    policy: BookingPolicy,
     page: Page,
 ) -> dict[Meter, Supply]:
-    """Book what each supply burnt beside its leaves; the derived leaf is put into `meters`."""
+    """Book what each supply consumed beside its leaves; the derived leaf is put into `meters`."""
     reconciled = {}
     for meter, each in supplies.items():
         leaves = {m: state for m, state in meters.items() if m not in supplies}
@@ -261,8 +261,10 @@ def _charged(
     return {**totals, **{key: totals.get(key, NOTHING).plus(a) for key, a in more.items()}}
 
 
-def _models(known: Mapping[Meter, str], told: Mapping[Meter, str]) -> Mapping[Meter, str]:
-    news = {meter: model for meter, model in told.items() if model and known.get(meter) != model}
+def _models(known: Mapping[Meter, str], reported: Mapping[Meter, str]) -> Mapping[Meter, str]:
+    news = {
+        meter: model for meter, model in reported.items() if model and known.get(meter) != model
+    }
     return {**known, **news} if news else known
 
 

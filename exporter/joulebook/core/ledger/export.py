@@ -3,7 +3,7 @@
 A row that changes gets a new `seq`, ledger-wide and for ever. Whoever asks for everything after
 `since`, puts each row in the place of its older self and goes on from `next`, holds what the
 ledger holds, however often it is interrupted. Rows hold totals, not increments: a page taken in
-twice is taken in once. What leaves the node for its age is not told; it stays with who has it.
+twice is taken in once. What leaves the node for its age is not reported; it stays with who has it.
 
 The page says by itself who the workloads in it are, whether they changed or not. Amounts are
 integers (uJ, ns, `bills.Exact`), and a page is JSON on its way (`GET /v1/postings?since=SEQ`).
@@ -114,8 +114,8 @@ class ChargedRow(Struct, frozen=True, gc=False, array_like=True):
     expired: tuple[int, int, int]
 
 
-class Page(Struct, frozen=True):
-    """One answer. `next` is where to go on; it is `last`, the newest `seq`, when all is told.
+class PostingsPage(Struct, frozen=True):
+    """One answer. `next` is where to go on; it is `last`, the newest `seq`, when all is reported.
 
     `booked_to_s` is the UTC second up to which the node has booked what it read. What
     meters and `charged` say in all is of the same instant as `last`.

@@ -9,7 +9,7 @@ from joulebook.core.attribution.claims import Tenure
 from joulebook.core.attribution.gpu import Share, share_out
 from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.meter import MeterState, Taken
+from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Gap, Leaf, PostingKey, Remainder, Subject
 from joulebook.core.money.accrual import Accrual, Stretch
@@ -35,7 +35,7 @@ class Page:
         self.lost_ns: dict[tuple[Meter, str], int] = {}
         self.foreign_ns: dict[tuple[Meter, WorkloadId], int] = {}
 
-    def note(self, taken: Taken) -> MeterState:
+    def note(self, taken: MeterUpdate) -> MeterState:
         """Keep what a meter lost; hand on its state."""
         self.gaps.extend(taken.gaps)
         for reason, duration_ns in taken.lost_ns:
@@ -64,7 +64,7 @@ class Page:
     def post_other(
         self, interval: Interval, gpus: Sequence[Sequence[Tenure]], split: node_meter.OtherSplit
     ) -> None:
-        """Post and charge what a supply burnt beside its leaves."""
+        """Post and charge what a supply consumed beside its leaves."""
         for piece, stretch in self.accrual.pieces(interval):
             self.accrual.take(piece, stretch)
             self._book(piece.meter, stretch, node_meter.share_out(piece, gpus, split))

@@ -17,7 +17,7 @@ from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Balance
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
-from joulebook.core.money.amounts import Bill, add
+from joulebook.core.money.amounts import Charges, add
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
 
@@ -30,7 +30,7 @@ def pool_id(labels: Labels) -> WorkloadId:
     return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
-class Policy(msgspec.Struct, frozen=True):
+class SeriesPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of series (`[exposition]`), and the budgets of the design."""
 
     zero_hold_ns: int = 37_500_000_000
@@ -51,17 +51,17 @@ def advance(
     now_ns: int,
     served_ns: int,
     resumed: bool,
-    policy: Policy,
-    bills: Mapping[WorkloadId, Bill] = {},
+    policy: SeriesPolicy,
+    bills: Mapping[WorkloadId, Charges] = {},
     present: frozenset[WorkloadId] = frozenset(),
-    strangers: Collection[WorkloadId] = (),
+    foreign_users: Collection[WorkloadId] = (),
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Move all series along by one tick in which each workload earned what `earned` says, and is
     charged what `bills` say for it.
 
     `served_ns` is for how long the series could be scraped since the tick before. `present` are
-    the workloads that use the host now, held devices or not. `strangers` used what others hold:
-    they are on the air, if only to be named. Returns the books and the facts that are new.
+    the workloads that use the host now, held devices or not. `foreign users` used what others hold:
+    they are exposed, if only to be named. Returns the books and the facts that are new.
     """
     air = _Air(books, policy, now_ns)
     if resumed:
@@ -70,17 +70,17 @@ def advance(
         air.wait(served_ns)
     else:
         air.postpone(now_ns - books.last_ns)
-    news = air.learn(facts, claims, present | set(earned), strangers)
+    news = air.learn(facts, claims, present | set(earned), foreign_users)
     air.credit(earned, bills)
     air.settle_labels()
-    air.let_go(claims, present | {*earned, *strangers})
+    air.let_go(claims, present | {*earned, *foreign_users})
     return air.books(), news
 
 
 class _Air:
-    """The series that are on the air, while one tick moves them along."""
+    """The series that are exposed, while one tick moves them along."""
 
-    def __init__(self, books: Books, policy: Policy, now_ns: int) -> None:
+    def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:
         self._before = books
         self._policy = policy
         self._now_ns = now_ns
@@ -132,20 +132,20 @@ class _Air:
         facts: Iterable[WorkloadFacts],
         claims: Iterable[Claim],
         earned: Iterable[WorkloadId],
-        strangers: Iterable[WorkloadId],
+        foreign_users: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
-        """Put workloads on the air that are heard of for the first time; note what is new."""
-        told = {fact.id: fact for fact in facts}
+        """Put workloads exposed that are heard of for the first time; note what is new."""
+        reported = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
         holding = {claim.workload for claim in claims if claim.t1_ns is None}
-        named = held_or_used | set(told) | set(strangers)
+        named = held_or_used | set(reported) | set(foreign_users)
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = merged(WorkloadFacts(id_), told.get(id_, WorkloadFacts(id_)))
+            fact = merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_)))
             if known is not None:
                 fact = merged(known.facts, fact)
-                if id_ in told and told[id_].ended_ns is None and id_ in holding:
+                if id_ in reported and reported[id_].ended_ns is None and id_ in holding:
                     fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
             held = id_ in held_or_used
             if known is None:
@@ -159,7 +159,7 @@ class _Air:
         return tuple(news)
 
     def credit(
-        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Bill]
+        self, earned: Mapping[WorkloadId, Balance], bills: Mapping[WorkloadId, Charges]
     ) -> None:
         """Add what was earned; once labels are settled, to the experiment as well."""
         for id_, balance in earned.items():
@@ -249,7 +249,7 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Bill) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels

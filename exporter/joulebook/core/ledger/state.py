@@ -28,12 +28,12 @@ from joulebook.core.evidence import (
     Remainder,
 )
 from joulebook.core.money.accrual import ChargeState
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, ChargeKey, Exact, RateUsed
+from joulebook.core.money.amounts import NOTHING, Charge, ChargeKey, Charges, Exact, RateUsed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 
 class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One workload that is on the air: running, not yet booked to its end, or lingering.
+    """One workload that is exposed: running, not yet booked to its end, or lingering.
 
     `labels` and `shown` (the label `workload`) are those on its series, frozen when they were
     settled (`None`: not yet, nothing is shown). `hold_left_ns` is how long its series must still
@@ -55,7 +55,7 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
     held: bool = False
     """Whether it has held or used a meter: only then does it get a series."""
-    bill: Bill = {}
+    bill: Charges = {}
     """What it was charged; shown like its energy."""
 
 
@@ -67,8 +67,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hold_left_ns: int
     used_ns: int
     """Node time of the last posting, for expiry."""
-    bill: Bill = {}
-    bill_baseline: Bill = {}
+    bill: Charges = {}
+    bill_baseline: Charges = {}
     """What was charged, and what is shown of it while the series are held."""
 
 
@@ -95,7 +95,7 @@ class Books(msgspec.Struct, frozen=True):
     """Everything that is or was charged on this node; nothing ever leaves."""
     remainder_bills: Mapping[tuple[Charge, Remainder], Exact] = {}
     unpriced_uj: Mapping[str, int] = {}
-    """Energy burnt while a rate that is configured was not known, by `Item`."""
+    """Energy consumed while a rate that is configured was not known, by `Item`."""
     models: Mapping[Meter, str] = {}
     """The model of each device, as last heard: one that is lost has its hourly rate still."""
     census: Mapping[int, Census] = {}
@@ -112,7 +112,7 @@ class Entry(msgspec.Struct, frozen=True):
     postings: Mapping[PostingKey, Amount] = {}
     gaps: tuple[Gap, ...] = ()
     facts: tuple[WorkloadFacts, ...] = ()
-    """New or changed facts of workloads, also of those no longer on the air."""
+    """New or changed facts of workloads, also of those no longer exposed."""
     charges: Mapping[ChargeKey, Exact] = {}
     rates: Mapping[RateUsed, Amount] = {}
     """The energy (for hardware: the held time) that was charged at each rate."""

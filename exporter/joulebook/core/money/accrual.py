@@ -1,4 +1,4 @@
-"""What each joule cost when it was burnt: energy and held time into exact amounts, by rate.
+"""What each joule cost when it was consumed: energy and held time into exact amounts, by rate.
 
 An interval is cut where the quarter hour or a rate changes, and each piece is charged at the rates
 of its own time, also when it is booked much later. A rate that is not known charges nothing: that
@@ -23,9 +23,9 @@ from joulebook.core.evidence import (
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     NOTHING,
-    Bill,
     Charge,
     ChargeKey,
+    Charges,
     Exact,
     Item,
     RateUsed,
@@ -38,7 +38,7 @@ class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What has been charged of one kind in all, and for how long its series still show zero.
 
     `total` is added up from whole intervals, before they are shared out: workloads (those no
-    longer on the air too) and remainders must come to the same.
+    longer exposed too) and remainders must come to the same.
     """
 
     total: Exact = NOTHING
@@ -177,7 +177,7 @@ def bills(charges: Mapping[ChargeKey, Exact]) -> dict[Subject, dict[Charge, Exac
 def carry_on(
     states: Mapping[Charge, ChargeState],
     wanted: frozenset[Charge],
-    totals: Bill,
+    totals: Charges,
     *,
     served_ns: int,
     hold_ns: int,
@@ -185,7 +185,7 @@ def carry_on(
     """The state of every charge after a tick.
 
     A charge that is new has its series held at zero first, so that Prometheus sees where they
-    start: also those of workloads that have long been on the air.
+    start: also those of workloads that have long been exposed.
     """
     after = dict(states)
     if served_ns:

@@ -96,11 +96,11 @@ class Exact(NamedTuple):
 
 NOTHING = Exact()
 
-Bill = Mapping[Charge, Exact]
+Charges = Mapping[Charge, Exact]
 """What somebody is charged."""
 
 
-def add(bill: Bill, more: Bill) -> Bill:
+def add(bill: Charges, more: Charges) -> Charges:
     """The sum of two bills; `bill` itself if there is nothing to add."""
     if not more:
         return bill
@@ -110,7 +110,7 @@ def add(bill: Bill, more: Bill) -> Bill:
     return added
 
 
-def total(bills: Iterable[Bill]) -> dict[Charge, Exact]:
+def total(bills: Iterable[Charges]) -> dict[Charge, Exact]:
     """The sum of bills."""
     sums: dict[Charge, Exact] = {}
     for bill in bills:

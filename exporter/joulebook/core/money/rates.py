@@ -80,7 +80,7 @@ class Point(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class StepCurve:
     """A step curve. Before its first point, and after an end, the rate is not known.
 
     Raises `ValueError` if the points are not in order of time or one ends before it starts.
@@ -224,9 +224,9 @@ class RateSet:
 
     currency: str = ""
     zone: str = ""
-    price: Curve = Curve()
-    carbon: Curve = Curve()
-    pue: Curve = Curve()
+    price: StepCurve = StepCurve()
+    carbon: StepCurve = StepCurve()
+    pue: StepCurve = StepCurve()
     hardware: tuple[HardwareRate, ...] = ()
 
     def at(self, t_s: int) -> InForce:

@@ -39,7 +39,7 @@ class Selection(msgspec.Struct, frozen=True):
         """Whether nothing was selected, so that remainders count too."""
         return self == Selection()
 
-    def takes(self, workload: Workload) -> bool:
+    def takes(self, workload: ReportWorkload) -> bool:
         """Whether a workload is asked for."""
         user, account, experiment = workload.labels
         return (
@@ -51,7 +51,7 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
 
-class Workload(msgspec.Struct, frozen=True):
+class ReportWorkload(msgspec.Struct, frozen=True):
     """What a source knows of one workload; the times are UTC ns, `None`: not known."""
 
     id: WorkloadId
@@ -87,11 +87,11 @@ class Workload(msgspec.Struct, frozen=True):
         """All that it may be asked for by."""
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
-    def and_of(self, other: Workload) -> Workload:
+    def and_of(self, other: ReportWorkload) -> ReportWorkload:
         """What two nodes know of it together: its first start and its last end."""
         starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
         ends = (self.ended_utc_ns, other.ended_utc_ns)
-        return Workload(
+        return ReportWorkload(
             id=self.id,
             display=self.display or other.display,
             name=self.name or other.name,
@@ -134,7 +134,7 @@ class Charged(NamedTuple):
     amount: Exact
 
 
-class RateRow(NamedTuple):
+class UsedRate(NamedTuple):
     """A rate that was used, and the energy (uJ) or held time (ns) that was charged at it there."""
 
     used: RateUsed
@@ -143,7 +143,7 @@ class RateRow(NamedTuple):
     node: str = ""
 
 
-class Lost(NamedTuple):
+class LostStretch(NamedTuple):
     """A stretch (UTC ns) in which a meter was not read, or not believed."""
 
     node: str
@@ -153,7 +153,7 @@ class Lost(NamedTuple):
     t1_utc_ns: int
 
 
-class Matter(StrEnum):
+class Unknowable(StrEnum):
     """What a source may be unable to know; the values are the words that people are shown."""
 
     TIMES = "start and end of runs"
@@ -166,7 +166,7 @@ class Matter(StrEnum):
     MODELS = "GPU models"
 
 
-class Account(msgspec.Struct, frozen=True):
+class ReportData(msgspec.Struct, frozen=True):
     """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
 
     Attributes:
@@ -188,12 +188,12 @@ class Account(msgspec.Struct, frozen=True):
     until_s: int
     postings: tuple[Posting, ...] = ()
     charges: tuple[Charged, ...] = ()
-    workloads: Mapping[WorkloadId, Workload] = {}
-    rates: tuple[RateRow, ...] = ()
-    gaps: tuple[Lost, ...] = ()
+    workloads: Mapping[WorkloadId, ReportWorkload] = {}
+    rates: tuple[UsedRate, ...] = ()
+    gaps: tuple[LostStretch, ...] = ()
     models: Mapping[tuple[str, Meter], str] = {}
     known_until_s: Mapping[str, int] = {}
-    unknown: Mapping[Matter, str] = {}
+    unknown: Mapping[Unknowable, str] = {}
     error_ratio: float = 0.0
     warnings: tuple[str, ...] = ()
     replayed: frozenset[tuple[str, Meter]] = frozenset()
@@ -216,7 +216,7 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
     )
 
 
-def joined(accounts: Iterable[Account]) -> Account:
+def joined(accounts: Iterable[ReportData]) -> ReportData:
     """Several accounts as one; their nodes must differ, or energy would count twice.
 
     Nodes do not know of each other: what two of them call alike gets identities apart, and is one
@@ -224,9 +224,9 @@ def joined(accounts: Iterable[Account]) -> Account:
 
     Raises `ValueError` naming a node that stands in two of them, or if there is no account.
     """
-    parts: list[Account] = []
+    parts: list[ReportData] = []
     whose: dict[str, str] = {}
-    workloads: dict[WorkloadId, Workload] = {}
+    workloads: dict[WorkloadId, ReportWorkload] = {}
     for account in accounts:
         for node in {row.node for rows in (account.postings, account.charges) for row in rows}:
             if node in whose:
@@ -238,7 +238,7 @@ def joined(accounts: Iterable[Account]) -> Account:
         raise ValueError("no account to join")
     if len(parts) == 1:
         return parts[0]
-    return Account(
+    return ReportData(
         ", ".join(part.source for part in parts),
         min(part.since_s for part in parts),
         max(part.until_s for part in parts),
@@ -257,7 +257,7 @@ def joined(accounts: Iterable[Account]) -> Account:
     )
 
 
-def _apart(account: Account, known: Mapping[WorkloadId, Workload]) -> Account:
+def _apart(account: ReportData, known: Mapping[WorkloadId, ReportWorkload]) -> ReportData:
     """Return an account with other identities for those that stand for other workloads already."""
     new: dict[WorkloadId, WorkloadId] = {}
     for key in account.workloads:

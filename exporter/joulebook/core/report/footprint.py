@@ -144,7 +144,7 @@ def _fits(pattern: str, model: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), model) is not None
 
 
-class Server(NamedTuple):
+class HostServer(NamedTuple):
     """What embodied CO2e is spread over: a server of `gpus` GPUs that lives for `life_years`."""
 
     kg: float = SERVER_KG
@@ -152,7 +152,7 @@ class Server(NamedTuple):
     life_years: float = LIFE_YEARS
 
 
-def embodied_kg(gpu_hours: float, gpu_kg: float, server: Server) -> float:
+def embodied_kg(gpu_hours: float, gpu_kg: float, server: HostServer) -> float:
     """Embodied CO2e of held GPU time.
 
     SCI v1.1 (ISO/IEC 21031): M = TE x TiR/EL x RR/ToR, with TE of a whole server and all its

@@ -32,7 +32,7 @@ class Unit(StrEnum):
         return Fraction(1, 100) if self is Unit.RATIO else Fraction(1)
 
 
-class Metric(msgspec.Struct, frozen=True):
+class ComparedMetric(msgspec.Struct, frozen=True):
     """What is compared: its name, which way is better, and its unit."""
 
     name: str
@@ -67,7 +67,7 @@ class Entrant(msgspec.Struct, frozen=True):
         hedge: Anything about the figures that a reader must know.
         gpu_uj: The part of the energy that is of GPUs; `None`: not known.
         host: Share of the time for which hosts were measured too; `None`: not known what it is of.
-        partial: Why the energy is less than what was burnt; empty: it is all of it.
+        partial: Why the energy is less than what was consumed; empty: it is all of it.
         own_uj: The energy with that of a job shared out among its results; `None`: all of it.
 
     """
@@ -93,7 +93,7 @@ class Entrant(msgspec.Struct, frozen=True):
         return self.join is Join.INFERRED
 
 
-class Step(msgspec.Struct, frozen=True):
+class FrontStep(msgspec.Struct, frozen=True):
     """One entrant of the front, and what a point cost since the one before it.
 
     `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
@@ -132,9 +132,9 @@ class Board(msgspec.Struct, frozen=True):
     """The ranking of one metric on one GPU model; `front` by energy, the least first."""
 
     title: str
-    metric: Metric
+    metric: ComparedMetric
     gpu: str
-    front: tuple[Step, ...]
+    front: tuple[FrontStep, ...]
     dominated: tuple[Dominated, ...] = ()
     aside: tuple[Aside, ...] = ()
     boundary: Boundary = Boundary.GIVEN
@@ -147,7 +147,7 @@ class Board(msgspec.Struct, frozen=True):
         return tuple(sorted(every, key=lambda e: (e.energy_uj, e.name)))
 
 
-def boards(title: str, metric: Metric, entrants: Iterable[Entrant]) -> list[Board]:
+def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> list[Board]:
     """A board for each GPU model, by its name; hardware that is not known comes last."""
     groups: dict[str, list[Entrant]] = {}
     for entrant in entrants:
@@ -158,7 +158,7 @@ def boards(title: str, metric: Metric, entrants: Iterable[Entrant]) -> list[Boar
     ]
 
 
-def board(title: str, metric: Metric, gpu: str, entrants: Sequence[Entrant]) -> Board:
+def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entrant]) -> Board:
     """Rank entrants, all of the same hardware, on what the energy of all is of.
 
     Where hosts were not measured for all, GPUs are compared. What is a lower bound, or brings its
@@ -225,12 +225,12 @@ def _comparable(
     return narrowed, aside, Boundary.GPUS
 
 
-def _steps(metric: Metric, front: Sequence[Entrant]) -> Iterable[Step]:
+def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:
     before: Entrant | None = None
     for entrant in front:
         gained = None if before is None else metric.gained(before.value, entrant.value)
         if before is None or not gained:
-            yield Step(entrant)
+            yield FrontStep(entrant)
         else:
             # Money is of all that was measured: of different boundaries it does not compare.
             alike = (entrant.host or 0.0) == (before.host or 0.0)
@@ -239,7 +239,7 @@ def _steps(metric: Metric, front: Sequence[Entrant]) -> Iterable[Step]:
                 for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
                 if alike
             }
-            yield Step(
+            yield FrontStep(
                 entrant,
                 gained,
                 Fraction(entrant.energy_uj - before.energy_uj) / gained,
@@ -256,7 +256,7 @@ class Expected(NamedTuple):
     energy_uj: Fraction
 
 
-def expected_best(metric: Metric, values: Sequence[Fraction], trials: int) -> Fraction:
+def expected_best(metric: ComparedMetric, values: Sequence[Fraction], trials: int) -> Fraction:
     """E[V*_n]: the best value to be expected of `trials` random runs, from those that were made.
 
     E[V*_n] = sum_i v_i [(i/N)^n - ((i-1)/N)^n], v ascending from the worst to the best (Dodge et
@@ -275,7 +275,7 @@ def expected_best(metric: Metric, values: Sequence[Fraction], trials: int) -> Fr
     )
 
 
-def against_budget(metric: Metric, runs: Sequence[Entrant]) -> list[Expected]:
+def against_budget(metric: ComparedMetric, runs: Sequence[Entrant]) -> list[Expected]:
     """The best to be expected of 1, 2, 4, ... up to all of the runs, each at their mean energy."""
     if not runs:
         return []

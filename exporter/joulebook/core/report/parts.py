@@ -15,7 +15,7 @@ from functools import reduce
 
 import msgspec
 
-from joulebook.core.report.dataset import Account, Workload
+from joulebook.core.report.dataset import ReportData, ReportWorkload
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
 
@@ -27,8 +27,8 @@ _FOREVER_NS = 1 << 63
 class Group(msgspec.Struct, frozen=True):
     """The parts of one run, and what is known of it from all of them."""
 
-    whole: Workload
-    parts: tuple[Workload, ...]
+    whole: ReportWorkload
+    parts: tuple[ReportWorkload, ...]
 
     @property
     def names(self) -> frozenset[str]:
@@ -38,22 +38,22 @@ class Group(msgspec.Struct, frozen=True):
 
     @property
     def began_utc(self) -> str:
-        """When it began, by which it is told from another of its number; empty: not known."""
+        """When it began, by which it is reported from another of its number; empty: not known."""
         begin_ns = _begin_ns(self.whole)
         if begin_ns is None:
             return ""
         return datetime.fromtimestamp(begin_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def groups(account: Account) -> list[Group]:
+def groups(account: ReportData) -> list[Group]:
     """Return all workloads of an account by the run that they are a part of."""
     nodes: dict[WorkloadId, set[str]] = {}
     for rows in (account.postings, account.charges):
         for row in rows:
             if isinstance(row.subject, WorkloadId):
                 nodes.setdefault(row.subject, set()).add(row.node)
-    every = [account.workloads.get(key) or Workload(key) for key in nodes]
-    alike: dict[tuple[str, str, str], list[list[Workload]]] = {}
+    every = [account.workloads.get(key) or ReportWorkload(key) for key in nodes]
+    alike: dict[tuple[str, str, str], list[list[ReportWorkload]]] = {}
     for part in sorted(every, key=lambda each: (_begin_ns(each) or 0, each.id)):
         runs = alike.setdefault((part.of_cluster, part.id.scheduler, _name(part)), [])
         fits = [(_overlap_ns(run, part, nodes), run) for run in runs]
@@ -65,8 +65,8 @@ def groups(account: Account) -> list[Group]:
     return [_group(run) for runs in alike.values() for run in runs]
 
 
-def _group(parts: list[Workload]) -> Group:
-    whole = reduce(Workload.and_of, parts)
+def _group(parts: list[ReportWorkload]) -> Group:
+    whole = reduce(ReportWorkload.and_of, parts)
     first, name = parts[0], _name(parts[0])
     if owner := _owner(first):
         cluster = f"{first.of_cluster}:" if first.of_cluster else ""
@@ -77,14 +77,14 @@ def _group(parts: list[Workload]) -> Group:
     return Group(whole, tuple(parts))
 
 
-def _owner(workload: Workload) -> str:
+def _owner(workload: ReportWorkload) -> str:
     """The controller of a pod whose pods are one run."""
     owner = workload.extra.get("owner", "")
     is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
     return owner if is_job else ""
 
 
-def _name(workload: Workload) -> str:
+def _name(workload: ReportWorkload) -> str:
     """What all parts of a run have in common; names of Kubernetes are unique in a namespace."""
     if owner := _owner(workload):
         return f"{workload.labels.account}/{owner}"
@@ -92,7 +92,7 @@ def _name(workload: Workload) -> str:
 
 
 def _overlap_ns(
-    run: Iterable[Workload], part: Workload, nodes: Mapping[WorkloadId, set[str]]
+    run: Iterable[ReportWorkload], part: ReportWorkload, nodes: Mapping[WorkloadId, set[str]]
 ) -> int | None:
     """For how long a part ran beside those of a run; `None`: it is of another one."""
     if _owner(part):
@@ -123,7 +123,7 @@ def _differ(one: str, other: str) -> bool:
     return bool(one and other and one != other)
 
 
-def _begin_ns(workload: Workload) -> int | None:
+def _begin_ns(workload: ReportWorkload) -> int | None:
     if workload.started_utc_ns is not None:
         return workload.started_utc_ns
     return workload.id.start * NS_PER_S or None

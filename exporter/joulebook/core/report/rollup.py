@@ -1,6 +1,6 @@
 """The roll-up of a report: energy, held time and charges by owner, as booked and at other rates.
 
-The ledger keeps energy by quarter hour. Charged anew, a quarter hour's energy is taken as evenly
+The ledger keeps energy by quarter hour. Charged again, a quarter hour's energy is taken as evenly
 spread over it: exact for rates that change on quarter hours, as all markets' do.
 """
 
@@ -19,15 +19,15 @@ from joulebook.core.money.accrual import Accrual
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     NOTHING,
-    Bill,
     Charge,
+    Charges,
     Exact,
     Item,
     RateUsed,
     total,
 )
 from joulebook.core.money.rates import RateSet
-from joulebook.core.report.dataset import Account, Charged, Posting, RateRow
+from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -35,19 +35,19 @@ Owner = Labels | Remainder
 """Whose an amount is: an experiment's, or nobody's."""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One owner: what was burnt, and what it came to (`restated` is `None`: not asked for)."""
+class ReportLine(msgspec.Struct, frozen=True):
+    """One owner: what was consumed, and what it came to (`restated` is `None`: not asked for)."""
 
     owner: Owner
     amount: Amount
-    booked: Bill
-    restated: Bill | None = None
+    booked: Charges
+    restated: Charges | None = None
 
 
 class Recharged(NamedTuple):
     """An account at other rates, and the energy for which there was none, by item."""
 
-    account: Account
+    account: ReportData
     unpriced_uj: dict[str, int]
 
 
@@ -67,8 +67,8 @@ class Level(StrEnum):
         return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
 
 
-def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
-    """What was burnt, by whose it is: an owner's, or nobody's."""
+def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+    """What was consumed, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
         key = owner(account, row.subject, level)
@@ -76,7 +76,7 @@ def burnt(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Amou
     return sums
 
 
-def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bill]:
+def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """What was charged, by whose it is."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
@@ -85,7 +85,7 @@ def billed(account: Account, level: Level = Level.EXPERIMENT) -> dict[Owner, Bil
     return dict(bills)
 
 
-def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
+def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
     """Whose a subject is, as far as the account knows."""
     if isinstance(subject, Remainder):
         return subject
@@ -93,11 +93,11 @@ def owner(account: Account, subject: Subject, level: Level = Level.EXPERIMENT) -
     return Labels() if known is None else level.of(known.labels)
 
 
-def own_rates(account: Account) -> Account:
+def own_rates(account: ReportData) -> ReportData:
     """Return the account with the weight of each rate that its own energy and held time give it.
 
     A ledger keeps of each node what was charged at a rate in all, whoever it was charged to. Of a
-    selection a rate weighs what the selection burnt on that node in that quarter hour; where
+    selection a rate weighs what the selection consumed on that node in that quarter hour; where
     several were in force in one, in proportion to what was charged at each.
     """
     energy_uj: dict[_Place, int] = {}
@@ -113,12 +113,12 @@ def own_rates(account: Account) -> Account:
         if charged.charge.item is Item.HARDWARE:
             place = (charged.node, charged.quarter_s)
             hardware[place] = hardware.get(place, 0) + charged.amount.atoms
-    groups: dict[tuple[_Place, str], list[RateRow]] = {}
+    groups: dict[tuple[_Place, str], list[UsedRate]] = {}
     for rate in account.rates:
         place = (rate.node, rate.used.quarter_s)
         if place in energy_uj:
             groups.setdefault((place, rate.used.quantity), []).append(rate)
-    rates: list[RateRow] = []
+    rates: list[UsedRate] = []
     for (place, _), rows in groups.items():
         if any(row.held_ns for row in rows):
             rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
@@ -133,7 +133,7 @@ _Place = tuple[str, int]
 _MOST_GUESSES = 4096
 
 
-def _own_energy(rows: Sequence[RateRow], own_uj: int) -> Iterator[RateRow]:
+def _own_energy(rows: Sequence[UsedRate], own_uj: int) -> Iterator[UsedRate]:
     whole_uj = sum(row.energy_uj for row in rows)
     for row in rows:
         # What had no rate is in none of the rows: they never weigh more than was charged.
@@ -141,7 +141,9 @@ def _own_energy(rows: Sequence[RateRow], own_uj: int) -> Iterator[RateRow]:
         yield row._replace(energy_uj=of_row_uj)
 
 
-def _own_hardware(rows: Sequence[RateRow], held_ns: Mapping[str, int], atoms: int) -> list[RateRow]:
+def _own_hardware(
+    rows: Sequence[UsedRate], held_ns: Mapping[str, int], atoms: int
+) -> list[UsedRate]:
     """Return the hourly rates that give `atoms` for what each GPU model was held.
 
     The row of a rate does not name the model that it is of, but amounts are exact.
@@ -161,8 +163,8 @@ def _own_hardware(rows: Sequence[RateRow], held_ns: Mapping[str, int], atoms: in
     return [row._replace(held_ns=row.held_ns * min(all_ns, whole_ns) // whole_ns) for row in rows]
 
 
-def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
-    """The account charged anew, with the rates that were used for it.
+def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+    """The account charged again, with the rates that were used for it.
 
     `wanted` is what the new rates are meant to charge.
     """
@@ -170,7 +172,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
     for row in account.postings:
         nodes.setdefault(row.node, []).append(row)
     charged: list[Charged] = []
-    used: list[RateRow] = []
+    used: list[UsedRate] = []
     unpriced_uj: dict[str, int] = {}
     for node, rows in nodes.items():
         models = {meter: model for (where, meter), model in account.models.items() if where == node}
@@ -182,7 +184,7 @@ def recharged(account: Account, rates: RateSet, wanted: frozenset[Charge]) -> Re
             for key, amount in accrual.charges().items()
         ]
         used += [
-            RateRow(rate, amount.energy_uj, amount.held_ns, node)
+            UsedRate(rate, amount.energy_uj, amount.held_ns, node)
             for rate, amount in accrual.used.items()
         ]
         for item, energy_uj in accrual.unpriced_uj.items():
@@ -204,17 +206,17 @@ def _accrue(accrual: Accrual, row: Posting) -> None:
 
 
 def lines(
-    account: Account, anew: Account | None = None, level: Level = Level.EXPERIMENT
-) -> list[Line]:
+    account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
+) -> list[ReportLine]:
     """A line for each owner: by energy, the largest first, then remainders.
 
-    `anew` is the same account at other rates.
+    `again` is the same account at other rates.
     """
-    amounts, booked = burnt(account, level), billed(account, level)
+    amounts, booked = consumed(account, level), billed(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
-            Line(
+            ReportLine(
                 who,
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
@@ -230,7 +232,7 @@ def lines(
     )
 
 
-def net(bill: Bill) -> dict[str, Exact]:
+def net(bill: Charges) -> dict[str, Exact]:
     """Money by currency: electricity and hardware, less what was earned below zero."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
@@ -240,14 +242,14 @@ def net(bill: Bill) -> dict[str, Exact]:
     return sums
 
 
-def whole(statement: Iterable[Line]) -> Line:
+def whole(statement: Iterable[ReportLine]) -> ReportLine:
     """All lines as one; its owner is empty."""
     every = list(statement)
     amount = ZERO
     for line in every:
         amount = amount.plus(line.amount)
     anew = [line.restated for line in every if line.restated is not None]
-    return Line(
+    return ReportLine(
         Labels(),
         amount,
         total(line.booked for line in every),

@@ -1,7 +1,7 @@
 """What a result took: the best run, the sweep it came out of, and everything.
 
 Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
-is published is the least of it. Failed runs and runs that were left out of a paper burnt energy
+is published is the least of it. Failed runs and runs that were left out of a paper consumed energy
 like the others: they are in the project's energy, and counted by name.
 """
 
@@ -31,13 +31,13 @@ _OUTCOMES = {
     "completed": State.COMPLETED,
     "failed": State.FAILED,
     "cancelled": State.CANCELLED,
-    # Run anew: what it burnt is lost like a failed run's.
+    # Run again: what it consumed is lost like a failed run's.
     "preempted": State.FAILED,
 }
-"""What the scheduler told the node of the end."""
+"""What the scheduler reported the node of the end."""
 
 
-class Choice(msgspec.Struct, frozen=True):
+class RoleChoice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
     Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
@@ -49,7 +49,7 @@ class Choice(msgspec.Struct, frozen=True):
     excluded: Mapping[str, str] = {}
 
 
-class Effort(msgspec.Struct, frozen=True):
+class RunRoles(msgspec.Struct, frozen=True):
     """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
 
     best: Run | None
@@ -60,8 +60,8 @@ class Effort(msgspec.Struct, frozen=True):
 
     def state(self, run: Run) -> State:
         """What became of a run."""
-        told = self.states.get(run.workload.id)
-        return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if told is None else told
+        reported = self.states.get(run.workload.id)
+        return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
     def of(self, state: State) -> list[Run]:
         """The runs that ended so, less those excluded."""
@@ -72,7 +72,9 @@ class Effort(msgspec.Struct, frozen=True):
         ]
 
 
-def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, State]) -> Effort:
+def sort_out(
+    runs: Sequence[Run], choice: RoleChoice, states: Mapping[WorkloadId, State]
+) -> RunRoles:
     """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
@@ -100,7 +102,7 @@ def sort_out(runs: Sequence[Run], choice: Choice, states: Mapping[WorkloadId, St
             )
     elif len(sweep) == 1:
         best = None if sweep[0].cut else sweep[0]
-    return Effort(best, sweep, tuple(runs), excluded, states)
+    return RunRoles(best, sweep, tuple(runs), excluded, states)
 
 
 def _named(runs: Sequence[Run], pattern: str) -> list[Run]:

@@ -15,14 +15,14 @@ import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Bill, total
+from joulebook.core.money.amounts import Charges, total
 from joulebook.core.report.dataset import (
     WHOLE_METER,
-    Account,
-    Lost,
-    Matter,
+    LostStretch,
     Posting,
-    Workload,
+    ReportData,
+    ReportWorkload,
+    Unknowable,
 )
 from joulebook.core.report.parts import groups
 from joulebook.core.report.tally import Tally, booked, pue_ppm
@@ -38,14 +38,15 @@ class Run(msgspec.Struct, frozen=True):
         cut: Whether it began before or ended after the stretch of the account, which has a part
             of its energy only.
         replayed: Whether a meter of it was played from a recorded trace.
-        running: Whether it burnt in the last quarter hour that one of its nodes booked, and no end
+        running: Whether it consumed in the last quarter hour that one of its nodes booked, and no
+        end
             of it is known.
         names: All that it may be asked for by, its parts' names among them.
         parts: The workloads that it consists of.
 
     """
 
-    workload: Workload
+    workload: ReportWorkload
     tally: Tally
     nodes: tuple[str, ...] = ()
     gpus: frozenset[tuple[str, Meter]] = frozenset()
@@ -72,12 +73,12 @@ class Run(msgspec.Struct, frozen=True):
         return self.workload.gpu_count or len(self.gpus)
 
 
-def runs(account: Account) -> tuple[Run, ...]:
+def runs(account: ReportData) -> tuple[Run, ...]:
     """The runs, in the order in which they started."""
     postings: dict[Subject, list[Posting]] = defaultdict(list)
     for row in account.postings:
         postings[row.subject].append(row)
-    bills: dict[Subject, list[Bill]] = defaultdict(list)
+    bills: dict[Subject, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         bills[charged.subject].append({charged.charge: charged.amount})
     pue = pue_ppm(account.rates)
@@ -104,13 +105,13 @@ def runs(account: Account) -> tuple[Run, ...]:
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
 
 
-def remainders(account: Account) -> dict[Remainder, Tally]:
+def remainders(account: ReportData) -> dict[Remainder, Tally]:
     """What belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if isinstance(row.subject, Remainder):
             rows[row.subject].append(row)
-    bills: dict[Remainder, list[Bill]] = defaultdict(list)
+    bills: dict[Remainder, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
@@ -125,7 +126,7 @@ def _start(run: Run) -> int:
     return run.workload.started_utc_ns or 0
 
 
-def _is_cut(account: Account, workload: Workload, rows: Sequence[Posting]) -> bool:
+def _is_cut(account: ReportData, workload: ReportWorkload, rows: Sequence[Posting]) -> bool:
     began_ns, ended_ns = workload.started_utc_ns, workload.ended_utc_ns
     until_ns = account.until_s * NS_PER_S
     if not account.cut.isdisjoint({row.subject for row in rows}):
@@ -134,13 +135,13 @@ def _is_cut(account: Account, workload: Workload, rows: Sequence[Posting]) -> bo
         return True
     if ended_ns is not None:
         return ended_ns > until_ns
-    if Matter.TIMES in account.unknown:
+    if Unknowable.TIMES in account.unknown:
         return False
-    # Whoever burnt in the last quarter hour of all and has no end goes on.
+    # Whoever consumed in the last quarter hour of all and has no end goes on.
     return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
-def _goes_on(account: Account, rows: Iterable[Posting]) -> bool:
+def _goes_on(account: ReportData, rows: Iterable[Posting]) -> bool:
     known_ns = {node: until_s * NS_PER_S for node, until_s in account.known_until_s.items()}
     return any(
         row.node in known_ns and known_ns[row.node] < row.quarter_s * NS_PER_S + QUARTER_NS
@@ -149,20 +150,20 @@ def _goes_on(account: Account, rows: Iterable[Posting]) -> bool:
 
 
 def _by_model(
-    account: Account,
-    workload: Workload,
+    account: ReportData,
+    workload: ReportWorkload,
     on_gpus: Iterable[Posting],
     walls: Mapping[_OnMeter, int] | None,
 ) -> Mapping[str, Amount]:
     """What came to each model; held is the time for which it was held, as far as that is known."""
-    told = workload.extra.get("gpu_model", "")
+    reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:
-        model = account.models.get((row.node, row.meter)) or told
+        model = account.models.get((row.node, row.meter)) or reported
         held_ns = row.amount.held_ns if walls is None else 0
         sums[model] = sums.get(model, ZERO).plus(row.amount._replace(held_ns=held_ns))
     for (_, node, meter), held_ns in (walls or {}).items():
-        model = account.models.get((node, meter)) or told
+        model = account.models.get((node, meter)) or reported
         sums[model] = sums.get(model, ZERO).plus(Amount(0, 0, held_ns))
     return sums
 
@@ -175,13 +176,13 @@ UNSEEN = Meter(Component.GPU, "")
 
 
 def wall_ns(
-    account: Account, workload: Workload, rows: Iterable[Posting]
+    account: ReportData, workload: ReportWorkload, rows: Iterable[Posting]
 ) -> dict[_OnMeter, int] | None:
     """For how long a run held each GPU inside the account; `None`: a start or an end is not known.
 
     A GPU that was not read for all of the time has no posting, but the run held it.
     """
-    if Matter.COVERAGE in account.unknown:
+    if Unknowable.COVERAGE in account.unknown:
         return None
     held: dict[_OnMeter, Amount] = {}
     shared: set[_OnMeter] = set()
@@ -209,7 +210,7 @@ def wall_ns(
             whole_ns = max(ends[1] - ends[0], amount.held_ns)
             walls[key] = whole_ns
             if key in shared:
-                # How much of it it would have held in a gap is told by the rest of the time.
+                # How much of it it would have held in a gap is reported by the rest of the time.
                 gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
                 walls[key] = amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
     unseen = workload.gpu_count - len(held)
@@ -219,7 +220,7 @@ def wall_ns(
 
 
 def _ends(
-    account: Account, subject: Subject, node: str, last_s: int, last_held_ns: int
+    account: ReportData, subject: Subject, node: str, last_s: int, last_held_ns: int
 ) -> tuple[int, int] | None:
     """Start and end of a workload on a node inside the account (UTC ns).
 
@@ -244,5 +245,5 @@ def _ends(
     )
 
 
-def _overlap(gap: Lost, t0_ns: int, t1_ns: int) -> int:
+def _overlap(gap: LostStretch, t0_ns: int, t1_ns: int) -> int:
     return max(min(gap.t1_utc_ns, t1_ns) - max(gap.t0_utc_ns, t0_ns), 0)

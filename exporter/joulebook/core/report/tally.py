@@ -10,9 +10,9 @@ import msgspec
 
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Subject
-from joulebook.core.money.amounts import Bill, total
+from joulebook.core.money.amounts import Charges, total
 from joulebook.core.money.rates import PPM
-from joulebook.core.report.dataset import Posting, RateRow
+from joulebook.core.report.dataset import Posting, UsedRate
 
 K = TypeVar("K", Component, str)
 
@@ -36,7 +36,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What was burnt, held and charged in all; every mapping adds up to `energy_uj`.
+    """What was consumed, held and charged in all; every mapping adds up to `energy_uj`.
 
     Attributes:
         wall_ns: GPU time that there was to cover; `None`: not known.
@@ -54,7 +54,7 @@ class Tally(msgspec.Struct, frozen=True):
     idle_uj: int = 0
     held_ns: int = 0
     wall_ns: int | None = 0
-    bill: Bill = {}
+    bill: Charges = {}
     facility: int = 0
     no_pue_uj: int = 0
     parts: Held = Held()
@@ -133,7 +133,7 @@ def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     return sums
 
 
-def pue_ppm(rates: Iterable[RateRow]) -> Mapping[tuple[str, int], int]:
+def pue_ppm(rates: Iterable[UsedRate]) -> Mapping[tuple[str, int], int]:
     """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
     sums: dict[tuple[str, int], list[int]] = {}
     for row in rates:
@@ -146,7 +146,7 @@ def pue_ppm(rates: Iterable[RateRow]) -> Mapping[tuple[str, int], int]:
 
 def booked(
     rows: Sequence[Posting],
-    bill: Bill,
+    bill: Charges,
     pue: Mapping[tuple[str, int], int],
     wall_ns: int | None,
 ) -> Tally:
@@ -160,8 +160,8 @@ def booked(
         components[component] = components.get(component, 0) + energy_uj
         method = UNKNOWN if row.method is None else str(row.method)
         methods[method] = methods.get(method, 0) + energy_uj
-        told = row.evidence or UNKNOWN
-        evidence[told] = evidence.get(told, 0) + energy_uj
+        reported = row.evidence or UNKNOWN
+        evidence[reported] = evidence.get(reported, 0) + energy_uj
         idle_uj += row.amount.idle_uj
         if component is Component.GPU:
             held_ns += row.amount.held_ns

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from joulebook.config.lab import Collect
-from joulebook.core.ledger.export import PATH, Page
+from joulebook.core.ledger.export import PATH, PostingsPage
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
 
@@ -18,7 +18,7 @@ MAX_BYTES = 16 * 2**20
 
 _MAX_SECRET = 4096
 
-_PAGE = msgspec.json.Decoder(Page)
+_PAGE = msgspec.json.Decoder(PostingsPage)
 
 
 class Unanswered(InputError):
@@ -26,7 +26,7 @@ class Unanswered(InputError):
 
 
 class NodeClient:
-    """Asks nodes, several at a time. Secrets and certificates are read anew when they change."""
+    """Asks nodes, several at a time. Secrets and certificates are read again when they change."""
 
     def __init__(self, settings: Collect) -> None:
         """Raises `ConfigError` for files that cannot be used at the start."""
@@ -45,7 +45,7 @@ class NodeClient:
             self._web = self._made()
             self._seen = seen
 
-    def page(self, target: str, since: int, ledger_id: str) -> Page:
+    def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
         """The page after `since` of that ledger (`""`: whichever it has).
 
         Raises `Unanswered`, and `ConfigError` if the token cannot be read.

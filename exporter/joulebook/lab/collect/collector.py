@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from joulebook import log
 from joulebook.config.lab import Collect
-from joulebook.core.ledger.export import Page
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.errors import ConfigError, InputError, LedgerError, LedgerUnavailable
 from joulebook.lab.collect import validate
 from joulebook.lab.collect.client import NodeClient, Unanswered
 from joulebook.lab.collect.discovery import Targets
-from joulebook.lab.collect.targets import Roll
+from joulebook.lab.collect.targets import TargetList
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import Database
 
@@ -38,7 +38,7 @@ _REPEATS = 5
 """Answers that lead to another question at once; then a target waits like one that fails."""
 
 
-class Question(NamedTuple):
+class NodeQuestion(NamedTuple):
     """What a target was asked for."""
 
     target: str
@@ -46,11 +46,11 @@ class Question(NamedTuple):
     ledger_id: str
 
 
-class Answer(NamedTuple):
+class NodeAnswer(NamedTuple):
     """What it said: a page, or the reason why not and a message."""
 
-    question: Question
-    page: Page | None
+    question: NodeQuestion
+    page: PostingsPage | None
     reason: str = ""
     message: str = ""
 
@@ -67,7 +67,7 @@ class Collector:
     ) -> None:
         self.settings = settings
         self.sources = targets
-        self.roll = Roll()
+        self.roll = TargetList()
         self.taken: Counter[str] = Counter()
         """Pages, rows and late entries since the start."""
         self.database_problem = ""
@@ -80,10 +80,10 @@ class Collector:
         self._next_look = 0.0
         self._positions: dict[str, int] = {}
         self._ledger_of: dict[str, str] = {}
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[NodeAnswer] = queue.SimpleQueue()
 
     def run(self, stop: threading.Event) -> None:
-        """Collect until told to stop."""
+        """Collect until reported to stop."""
         with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
             while not stop.is_set():
                 self._turn(pool, spread_s=min(self.settings.every_s, 60.0))
@@ -142,24 +142,24 @@ class Collector:
         asked = sum(standing.asked for standing in self.roll.targets.values())
         for url in self.roll.due(time.monotonic(), self.settings.parallel - asked):
             ledger_id = self._ledger_of.get(url, "")
-            question = Question(url, self._positions.get(ledger_id, 0), ledger_id)
+            question = NodeQuestion(url, self._positions.get(ledger_id, 0), ledger_id)
             self.roll.targets[url].asked = True
             pool.submit(self._fetch, question)
 
-    def _fetch(self, question: Question) -> None:
+    def _fetch(self, question: NodeQuestion) -> None:
         """In a thread of the pool."""
         try:
             page = self._client.page(*question)
             validate.check(page, question.since, question.ledger_id, question.target,
                            int(time.time()))  # fmt: skip
-            answer = Answer(question, page)
+            answer = NodeAnswer(question, page)
         except (Unanswered, InputError) as error:
-            answer = Answer(question, None, error.reason, str(error))
+            answer = NodeAnswer(question, None, error.reason, str(error))
         except ConfigError as error:
-            answer = Answer(question, None, "no_token", str(error))
+            answer = NodeAnswer(question, None, "no_token", str(error))
         except Exception as error:
             logger.exception("%s: asking it failed", question.target)
-            answer = Answer(question, None, "fault", f"{question.target}: {error!r}")
+            answer = NodeAnswer(question, None, "fault", f"{question.target}: {error!r}")
         self._answers.put(answer)
 
     def _take_in(self) -> None:
@@ -169,7 +169,7 @@ class Collector:
             return
         self._settle(answer)
 
-    def _settle(self, answer: Answer) -> None:
+    def _settle(self, answer: NodeAnswer) -> None:
         target = answer.question.target
         if answer.page is None:
             self._refused(target, answer.reason, answer.message)
@@ -184,7 +184,7 @@ class Collector:
         except LedgerError as error:
             self._refused(target, "refused", f"{target}: {error}")
 
-    def _write(self, question: Question, page: Page) -> None:
+    def _write(self, question: NodeQuestion, page: PostingsPage) -> None:
         target, node = question.target, (page.cluster, page.node)
         if twin := self.roll.twin(target, node, page.ledger_id):
             raise InputError(

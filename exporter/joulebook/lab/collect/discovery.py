@@ -26,15 +26,15 @@ MAX_TARGETS = 20_000
 _MAX_FILE = 16 * 2**20
 
 
-class Group(msgspec.Struct, frozen=True):
+class TargetGroup(msgspec.Struct, frozen=True):
     """Targets as file_sd and http_sd give them."""
 
     targets: list[str]
     labels: dict[str, str] = {}
 
 
-_GROUPS = msgspec.json.Decoder(list[Group])
-_as_groups = converter(list[Group])
+_GROUPS = msgspec.json.Decoder(list[TargetGroup])
+_as_groups = converter(list[TargetGroup])
 
 
 class Discovery(Protocol):
@@ -111,14 +111,14 @@ class HttpSd:
         return urls(_groups(body, self.name), self._scheme, self.name)
 
 
-def _groups(body: bytes, where: str) -> list[Group]:
+def _groups(body: bytes, where: str) -> list[TargetGroup]:
     try:
         return _GROUPS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where}: no list of targets: {error}", reason="garbage") from None
 
 
-def urls(groups: Iterable[Group], scheme: str, where: str) -> list[str]:
+def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
     """The targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
     found = []
     for group in groups:

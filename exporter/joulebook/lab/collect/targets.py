@@ -12,7 +12,7 @@ FIRST_S = 5.0
 MOST_S = 300.0
 
 
-class Standing:
+class TargetState:
     """One target. Times are of a monotonic clock, but `good_s`, which is UTC."""
 
     def __init__(self, due: float) -> None:
@@ -51,12 +51,12 @@ class Standing:
         self.due = now if behind else now + every_s * (0.9 + lot / 5)
 
 
-class Roll:
+class TargetList:
     """All targets. Used by one thread."""
 
     def __init__(self, lot: Callable[[], float] = random.random) -> None:  # no secret
         self._lot = lot
-        self.targets: dict[str, Standing] = {}
+        self.targets: dict[str, TargetState] = {}
 
     def renew(self, urls: Iterable[str], now: float, spread_s: float) -> None:
         """These are the targets from now on; new ones are asked within `spread_s`."""
@@ -65,7 +65,7 @@ class Roll:
             if not self.targets[url].asked:
                 del self.targets[url]
         for url in sorted(wanted - self.targets.keys()):
-            self.targets[url] = Standing(now + self._lot() * spread_s)
+            self.targets[url] = TargetState(now + self._lot() * spread_s)
 
     def due(self, now: float, most: int) -> list[str]:
         """At most so many that are to be asked now, the longest due first."""

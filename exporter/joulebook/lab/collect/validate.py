@@ -16,8 +16,8 @@ from joulebook.core.ledger.export import (
     VERSION,
     ChargeRow,
     GapRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
 )
 from joulebook.core.money.amounts import Item
@@ -35,13 +35,15 @@ _EXTRAS = 64
 _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def check(page: Page, since: int, ledger_id: str, target: str, now_s: int) -> None:
+def check(page: PostingsPage, since: int, ledger_id: str, target: str, now_s: int) -> None:
     """Raises `InputError` for an answer to (`since`, `ledger_id`) that cannot be true."""
     for reason, what in _problems(page, since, ledger_id, now_s):
         raise InputError(f"{target}: {what}; the page is refused", reason=reason)
 
 
-def _problems(page: Page, since: int, ledger_id: str, now_s: int) -> Iterator[tuple[str, str]]:
+def _problems(
+    page: PostingsPage, since: int, ledger_id: str, now_s: int
+) -> Iterator[tuple[str, str]]:
     if page.v != VERSION:
         yield "version", f"speaks version {page.v} of pages, and this collector {VERSION}"
     if not re.fullmatch(r"[0-9a-f]{16,64}", page.ledger_id):
@@ -68,7 +70,7 @@ def _problems(page: Page, since: int, ledger_id: str, now_s: int) -> Iterator[tu
     yield from _values(page, now_s)
 
 
-def _numbers(page: Page) -> Iterator[tuple[str, str]]:
+def _numbers(page: PostingsPage) -> Iterator[tuple[str, str]]:
     every: tuple[tuple[PostingRow | ChargeRow | RateRow | GapRow, ...], ...] = (
         page.postings,
         page.charges,
@@ -98,13 +100,13 @@ def _numbers(page: Page) -> Iterator[tuple[str, str]]:
             yield "garbage", "a row of a workload that it does not name"
 
 
-def _whose(page: Page) -> set[tuple[int, str]]:
+def _whose(page: PostingsPage) -> set[tuple[int, str]]:
     return {(row.workload_id, row.remainder) for row in page.postings} | {
         (row.workload_id, row.remainder) for row in page.charges
     }
 
 
-def _texts(page: Page) -> Iterator[tuple[str, str]]:
+def _texts(page: PostingsPage) -> Iterator[tuple[str, str]]:
     for text in _strings(page):
         if len(text) > _TEXT or _UNFIT.search(text):
             yield "garbage", f"text {text[:40]!r}: control characters, or more than {_TEXT}"
@@ -112,7 +114,7 @@ def _texts(page: Page) -> Iterator[tuple[str, str]]:
         yield "garbage", f"a workload with more than {_EXTRAS} extras"
 
 
-def _strings(page: Page) -> Iterator[str]:
+def _strings(page: PostingsPage) -> Iterator[str]:
     yield from (page.node, page.cluster)
     for meter in page.meters:
         yield from (meter.name, meter.model)
@@ -128,7 +130,7 @@ def _strings(page: Page) -> Iterator[str]:
     yield from (gap.reason for gap in page.gaps)
 
 
-def _kinds(page: Page) -> Iterator[tuple[str, str]]:
+def _kinds(page: PostingsPage) -> Iterator[tuple[str, str]]:
     yield from _unknown("component", Component, (row.component for row in page.meters))
     yield from _unknown("method", Method, (row.method for row in page.postings))
     yield from _unknown("remainder", Remainder, {name for _, name in _whose(page)} - {""})
@@ -146,7 +148,7 @@ def _unknown(what: str, kind: type[StrEnum], values: Iterable[str]) -> Iterator[
         )
 
 
-def _values(page: Page, now_s: int) -> Iterator[tuple[str, str]]:
+def _values(page: PostingsPage, now_s: int) -> Iterator[tuple[str, str]]:
     latest_s = now_s + _AHEAD_S
     quarters = {row.quarter_s for row in page.postings}
     quarters |= {row.quarter_s for row in page.charges} | {row.quarter_s for row in page.rates}

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.money.amounts import Bill, Charge, Exact, Item, add
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item, add
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
 from joulebook.lab.collected import rollup
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, begin_s, closed_to, month_of
 
 _HALF = 1_000_000_000
@@ -60,18 +60,18 @@ GROUP BY {_BY_OWNER}, late_s, item, currency
 """  # noqa: S608
 
 
-class Line(msgspec.Struct, frozen=True):
+class BillLine(msgspec.Struct, frozen=True):
     """What one owner comes to in a month, by the reason why it stands there.
 
-    `late_for` is the month in which it was burnt, if that was closed before it came (0: it is of
+    `late_for` is the month in which it was consumed, if that was closed before it came (0: it is of
     the month of the bill); `correction` the number of the correction that it is an entry of.
     """
 
-    owner: Owner
+    owner: BilledOwner
     late_for: int
     correction: int
     used: dict[str, Amount]
-    billed: Bill
+    billed: Charges
 
 
 class Correction(NamedTuple):
@@ -92,7 +92,7 @@ class MonthBill(msgspec.Struct, frozen=True):
     account: str
     closed_s: int | None
     closed_by: str
-    lines: tuple[Line, ...]
+    lines: tuple[BillLine, ...]
     corrections: tuple[Correction, ...]
 
 
@@ -111,21 +111,21 @@ def bill(database: Database, month: int, account: str = "") -> MonthBill:
 
 
 def _bill(database: Database, month: int, account: str) -> MonthBill:
-    lines: dict[tuple[Owner, int, int], Line] = {}
+    lines: dict[tuple[BilledOwner, int, int], BillLine] = {}
     chosen = [begin_s(month), begin_s(after(month)), month, account, account]
 
-    def line(owner: Owner, correction: int, late_s: int) -> Line:
+    def line(owner: BilledOwner, correction: int, late_s: int) -> BillLine:
         key = (owner, month_of(late_s) if late_s else 0, correction)
-        return lines.setdefault(key, Line(*key, {}, {}))
+        return lines.setdefault(key, BillLine(*key, {}, {}))
 
     for *who, correction, late_s, component, e1, e2, i1, i2, h1, h2 in database.rows(_USED, chosen):
-        used = line(Owner(*who), correction, late_s).used
+        used = line(BilledOwner(*who), correction, late_s).used
         more = Amount(*wholes((e1, e2, i1, i2, h1, h2)))
         used[component] = used.get(component, ZERO).plus(more)
     for *who, correction, late_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
         _BILLED, chosen
     ):
-        here = line(Owner(*who), correction, late_s)
+        here = line(BilledOwner(*who), correction, late_s)
         more_paid = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
         key = (here.owner, here.late_for, here.correction)
         lines[key] = msgspec.structs.replace(here, billed=add(here.billed, more_paid))
@@ -148,10 +148,10 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
     )
 
 
-def total(lines: Sequence[Line]) -> tuple[Amount, Bill]:
+def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
     """What lines come to together, all components in one."""
     amount = ZERO
-    paid: Bill = {}
+    paid: Charges = {}
     for line in lines:
         for more in line.used.values():
             amount = amount.plus(more)
@@ -185,8 +185,8 @@ def currencies(database: Database) -> list[str]:
     return [str(currency) for (currency,) in rows]
 
 
-def told(database: Database) -> list[tuple[str, int]]:
-    """The nodes, and up to when each has told all (UTC seconds; 0: there is more to tell)."""
+def reported(database: Database) -> list[tuple[str, int]]:
+    """The nodes, and up to when each has reported all (UTC seconds; 0: there is more to tell)."""
     found: dict[tuple[str, str], int] = {}
     for cluster, node, booked_to_s, position, last_seq in database.rows(
         "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
@@ -197,9 +197,9 @@ def told(database: Database) -> list[tuple[str, int]]:
 
 
 def behind(database: Database, month: int) -> list[tuple[str, int]]:
-    """The nodes that have not told all of a month yet, and up to when each has."""
+    """The nodes that have not reported all of a month yet, and up to when each has."""
     end_s = begin_s(after(month))
-    return [(node, told_s) for node, told_s in told(database) if told_s < end_s]
+    return [(node, told_s) for node, told_s in reported(database) if told_s < end_s]
 
 
 def close(database: Database, month: int, who: str, now_s: int) -> None:

@@ -14,7 +14,7 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
+from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.rollup import after, closed_to, month_of, shown
 
 _INSERT = "INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -52,8 +52,8 @@ def money(text: str) -> Exact:
 
 def correct(
     database: Database,
-    giver: Owner,
-    taker: Owner,
+    giver: BilledOwner,
+    taker: BilledOwner,
     amounts: Sequence[Transfer],
     reason: Reason,
     month: int = 0,
@@ -91,7 +91,7 @@ def relabel(
     labels: tuple[str | None, str | None],
     reason: Reason,
     cluster: str = "",
-) -> tuple[int, Owner, Owner]:
+) -> tuple[int, BilledOwner, BilledOwner]:
     """Say that a workload is of another (account, experiment); `None`: that stays as it is.
 
     All that stands to its name goes along in the open month, and what comes later is booked there
@@ -194,7 +194,7 @@ def _write(
     return int(number)
 
 
-def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Owner]:
+def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, BilledOwner]:
     found = database.rows(
         "SELECT w.id, w.owner, w.cluster, w.scheduler, w.workload, o.remainder, o.account,"
         " o.person, o.experiment FROM workloads w JOIN owners o ON o.id = w.owner"
@@ -210,4 +210,4 @@ def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Ow
         raise LedgerError(f"{workload!r} is more than one workload: {names}; name one of them, or "
                           "its --cluster")  # fmt: skip
     number, owner, _, _, _, *labels = found[0]
-    return int(number), int(owner), Owner(*labels)
+    return int(number), int(owner), BilledOwner(*labels)

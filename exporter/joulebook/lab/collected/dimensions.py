@@ -10,7 +10,7 @@ from joulebook.lab.collected.database import Database
 _AT_ONCE = 50
 
 
-class Owner(NamedTuple):
+class BilledOwner(NamedTuple):
     """Whom an amount is billed to: somebody's experiment, or a remainder (`""`: none)."""
 
     remainder: str = ""
@@ -27,7 +27,7 @@ class Owner(NamedTuple):
 HOW = ("hows", ("remainder", "method", "evidence"))
 KIND = ("kinds", ("remainder", "item", "currency"))
 RATE = ("rates", ("quantity", "value", "unit", "source", "quality"))
-OWNER = ("owners", Owner._fields)
+OWNER = ("owners", BilledOwner._fields)
 
 Table = tuple[str, tuple[str, ...]]
 

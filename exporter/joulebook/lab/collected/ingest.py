@@ -12,36 +12,36 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.ledger.export import Page
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.money.amounts import Exact
 from joulebook.errors import InputError
 from joulebook.lab.collected import owners
 from joulebook.lab.collected.database import Database, one_by_some
-from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, Owner, numbered
+from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, BilledOwner, numbered
 from joulebook.lab.collected.rollup import Rollup, closed_to
 
 
-class Place(NamedTuple):
+class Progress(NamedTuple):
     """Where a ledger's collection stands."""
 
     ledger_id: str
     position: int
 
 
-class Taken(NamedTuple):
+class Ingested(NamedTuple):
     """What a page brought: rows, and how many amounts came late for a month that is closed."""
 
     rows: int
     late: int
 
 
-def places(database: Database) -> dict[tuple[str, str], list[Place]]:
+def places(database: Database) -> dict[tuple[str, str], list[Progress]]:
     """The ledgers of each (cluster, node) and how far each is collected, the oldest first."""
-    found: dict[tuple[str, str], list[Place]] = {}
+    found: dict[tuple[str, str], list[Progress]] = {}
     for cluster, node, *place in database.rows(
         "SELECT cluster, node, ledger_id, position FROM ledgers ORDER BY id"
     ):
-        found.setdefault((cluster, node), []).append(Place(*place))
+        found.setdefault((cluster, node), []).append(Progress(*place))
     return found
 
 
@@ -50,7 +50,7 @@ def targets(database: Database) -> dict[str, str]:
     return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
 
 
-def take(database: Database, page: Page, target: str, now_s: int) -> Taken | None:
+def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ingested | None:
     """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
 
     Raises `InputError` (`wrong_ledger`) if the ledger is known to be another node's, and
@@ -76,10 +76,10 @@ def take(database: Database, page: Page, target: str, now_s: int) -> Taken | Non
             " WHERE id = ?",
             [page.next, page.last, page.booked_to_s, now_s, target, ledger],
         )
-        return Taken(page.rows, rollup.late)
+        return Ingested(page.rows, rollup.late)
 
 
-def _ledger(database: Database, page: Page, target: str, now_s: int) -> int | None:
+def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> int | None:
     found = database.rows(
         "SELECT id, cluster, node, position FROM ledgers WHERE ledger_id = ?", [page.ledger_id]
     )
@@ -103,7 +103,7 @@ def _ledger(database: Database, page: Page, target: str, now_s: int) -> int | No
     return int(number) if position == page.since else None
 
 
-def _meters(database: Database, ledger: int, page: Page) -> dict[int, int]:
+def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, int]:
     ((last,),) = database.rows("SELECT coalesce(max(id), 0) FROM meters")
     known: dict[int, int] = dict(
         database.rows("SELECT local_id, id FROM meters WHERE ledger = ?", [ledger])
@@ -141,9 +141,9 @@ def _meters(database: Database, ledger: int, page: Page) -> dict[int, int]:
 def _postings(
     database: Database,
     ledger: int,
-    page: Page,
+    page: PostingsPage,
     meters: Mapping[int, int],
-    workloads: Mapping[int, owners.Known],
+    workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
 ) -> None:
     if not page.postings:
@@ -191,11 +191,11 @@ def _postings(
     )
 
 
-def _refuse_other_past(database: Database, ledger: int, page: Page) -> None:
+def _refuse_other_past(database: Database, ledger: int, page: PostingsPage) -> None:
     """Raise `InputError` if the rows here are not those that the node's books were made of.
 
-    A ledger put back from a copy has lost rows that are here; once it has burnt more than it lost,
-    all its numbers have grown and nothing else tells.
+    A ledger put back from a copy has lost rows that are here; once it has consumed more than it
+    lost, all its numbers have grown and nothing else tells.
     """
     for name, booked_uj, expired_uj, posted_uj in database.rows(
         "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]
@@ -212,8 +212,8 @@ def _refuse_other_past(database: Database, ledger: int, page: Page) -> None:
 def _charges(
     database: Database,
     ledger: int,
-    page: Page,
-    workloads: Mapping[int, owners.Known],
+    page: PostingsPage,
+    workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
 ) -> None:
     if not page.charges:
@@ -251,7 +251,7 @@ def _charges(
     )
 
 
-def _fell(page: Page, quarter_s: int, before: str, now: str) -> InputError:
+def _fell(page: PostingsPage, quarter_s: int, before: str, now: str) -> InputError:
     return InputError(
         f"{page.node}: says {now} for the quarter hour {quarter_s}, and said {before} before: "
         "totals only rise; the page is refused",
@@ -259,12 +259,12 @@ def _fell(page: Page, quarter_s: int, before: str, now: str) -> InputError:
     )
 
 
-def _nobody(database: Database, remainders: set[str]) -> dict[str, owners.Known]:
-    numbers = numbered(database, OWNER, {Owner(name) for name in remainders})
-    return {name: owners.Known(0, numbers[Owner(name)]) for name in remainders}
+def _nobody(database: Database, remainders: set[str]) -> dict[str, owners.KnownWorkload]:
+    numbers = numbered(database, OWNER, {BilledOwner(name) for name in remainders})
+    return {name: owners.KnownWorkload(0, numbers[BilledOwner(name)]) for name in remainders}
 
 
-def _rates(database: Database, ledger: int, page: Page) -> None:
+def _rates(database: Database, ledger: int, page: PostingsPage) -> None:
     if not page.rates:
         return
     names = numbered(
@@ -288,7 +288,7 @@ def _rates(database: Database, ledger: int, page: Page) -> None:
     )
 
 
-def _gaps(database: Database, ledger: int, page: Page, meters: Mapping[int, int]) -> None:
+def _gaps(database: Database, ledger: int, page: PostingsPage, meters: Mapping[int, int]) -> None:
     # Not by the node's row numbers: sqlite gives those of deleted rows again.
     database.many(
         "INSERT INTO gaps VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger, meter, reason, t0_utc_ns)"

@@ -1,6 +1,6 @@
 """Whose a workload is: what its nodes know of it, until a person says otherwise.
 
-What a workload has burnt goes along when its labels become known late: in open months its rows
+What a workload has consumed goes along when its labels become known late: in open months its rows
 change hands; what stands in closed ones is handed over by an entry in the open month.
 """
 
@@ -12,12 +12,12 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from joulebook.core.evidence import Amount
-from joulebook.core.ledger.export import Page, WorkloadRow
+from joulebook.core.ledger.export import PostingsPage, WorkloadRow
 from joulebook.core.money.amounts import Exact
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
-from joulebook.lab.collected.dimensions import OWNER, Owner, numbered
+from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.rollup import WRITE_BILLED, WRITE_USED
 
 A = TypeVar("A", Amount, Exact)
@@ -31,7 +31,7 @@ WHERE f.workload IN (*) ORDER BY f.workload, f.ledger
 """
 
 
-class Known(NamedTuple):
+class KnownWorkload(NamedTuple):
     """A workload's number here, and its owner's."""
 
     workload: int
@@ -39,13 +39,13 @@ class Known(NamedTuple):
 
 
 def learn(
-    database: Database, ledger: int, page: Page, closed_to: int, now_s: int
-) -> dict[int, Known]:
+    database: Database, ledger: int, page: PostingsPage, closed_to: int, now_s: int
+) -> dict[int, KnownWorkload]:
     """Take in what a node knows of workloads; gives them by the node's own row numbers."""
     if not page.workloads:
         return {}
     first = {
-        (page.cluster, row.scheduler, row.workload): Owner(
+        (page.cluster, row.scheduler, row.workload): BilledOwner(
             "", row.account, row.user, row.experiment
         )
         for row in page.workloads
@@ -68,16 +68,16 @@ def learn(
         [_facts(ledger, mine[row.id], row) for row in page.workloads],
     )
     wanted = sorted(set(mine.values()))
-    told = _told(database, wanted)
+    reported = _told(database, wanted)
     stand = {
         number: (owner, relabelled)
         for number, owner, relabelled in one_by_some(
             database, "SELECT id, owner, relabelled FROM workloads WHERE id IN (*)", [], wanted
         )
     }
-    owners |= numbered(database, OWNER, told.values())
+    owners |= numbered(database, OWNER, reported.values())
     for number, (owner, relabelled) in stand.items():
-        right = owners[told[number]]
+        right = owners[reported[number]]
         if right != owner and not relabelled:
             _hand_over(database, number, owner, right, closed_to)
             corrections.hand_over(
@@ -91,7 +91,7 @@ def learn(
                 up_to=closed_to,
             )
             stand[number] = (right, 0)
-    return {local: Known(number, stand[number][0]) for local, number in mine.items()}
+    return {local: KnownWorkload(number, stand[number][0]) for local, number in mine.items()}
 
 
 def _facts(ledger: int, number: int, row: WorkloadRow) -> tuple[object, ...]:
@@ -112,14 +112,14 @@ def _facts(ledger: int, number: int, row: WorkloadRow) -> tuple[object, ...]:
     )
 
 
-def _told(database: Database, wanted: list[int]) -> dict[int, Owner]:
+def _told(database: Database, wanted: list[int]) -> dict[int, BilledOwner]:
     """What all nodes together know of the owners; nodes in the order in which they came."""
     facts: dict[int, WorkloadFacts] = {}
     for number, scheduler, workload, display, *labels in one_by_some(database, _FACTS, [], wanted):
-        told = WorkloadFacts(WorkloadId(scheduler, workload), display, labels=Labels(*labels))
-        facts[number] = merged(facts[number], told) if number in facts else told
+        reported = WorkloadFacts(WorkloadId(scheduler, workload), display, labels=Labels(*labels))
+        facts[number] = merged(facts[number], reported) if number in facts else reported
     return {
-        number: Owner("", each.labels.account, each.labels.user, each.labels.experiment)
+        number: BilledOwner("", each.labels.account, each.labels.user, each.labels.experiment)
         for number, each in facts.items()
     }
 

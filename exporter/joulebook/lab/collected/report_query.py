@@ -15,19 +15,19 @@ from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
 from joulebook.core.money.rates import Quality
 from joulebook.core.report.dataset import (
-    Account,
     Charged,
-    Lost,
-    Matter,
+    LostStretch,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    Unknowable,
+    UsedRate,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.collected.bills import halves, wholes
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
-from joulebook.lab.collected.dimensions import Owner
+from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, month_of
 from joulebook.units import NS_PER_S
 
@@ -96,7 +96,7 @@ class CollectedSource:
         """What people are shown."""
         return "collected ledger"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
             return _account(database, self.name, since_s, until_s, selection)
@@ -104,7 +104,7 @@ class CollectedSource:
 
 def _account(
     database: Database, source: str, since_s: int, until_s: int, wanted: Selection
-) -> Account:
+) -> ReportData:
     known = _workloads(database, wanted)
     span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
@@ -131,7 +131,7 @@ def _account(
     nodes = database.rows(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
-    return Account(
+    return ReportData(
         source,
         since_s,
         until_s,
@@ -140,7 +140,7 @@ def _account(
         {each.id: each for each in known.values() if each.id in there},
         tuple(_rates(database, postings)),
         tuple(
-            Lost(node, Meter(Component(component), name), reason, t0, t1)
+            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
             for node, component, name, reason, t0, t1 in database.rows(
                 _GAPS, [edge_s * NS_PER_S for edge_s in span]
             )
@@ -153,7 +153,7 @@ def _account(
             )
         },
         known_until_s=dict(nodes),
-        unknown={} if nodes else {Matter.COVERAGE: "nothing was collected yet"},
+        unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
         warnings=(
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
@@ -161,7 +161,7 @@ def _account(
     )
 
 
-def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
+def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
     """The workloads that are asked for, under the labels that they have now."""
     parts: list[str] = []
     values: list[object] = []
@@ -186,7 +186,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
     # The same number may be a job in two clusters.
     several = len({row[1] for row in rows}) > 1
     found = {
-        number: Workload(
+        number: ReportWorkload(
             WorkloadId(scheduler, f"{cluster}:{workload}" if several else workload),
             labels=Labels(*labels),
             cluster=cluster,
@@ -195,7 +195,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
     }
     for number, *facts in one_by_some(database, _FACTS, [], sorted(found)):
         display, name, started, ended, gpu_count, evidence, extra = facts
-        told = msgspec.structs.replace(
+        reported = msgspec.structs.replace(
             found[number],
             display=display,
             name=name,
@@ -206,7 +206,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, Workload]:
             extra=_EXTRA.decode(extra),
         )
         before = found[number]
-        found[number] = told if not before.display else before.and_of(told)
+        found[number] = reported if not before.display else before.and_of(reported)
     return found
 
 
@@ -219,7 +219,7 @@ def _chosen(
     sql: str,
     table: str,
     span: Sequence[int],
-    known: Mapping[int, Workload],
+    known: Mapping[int, ReportWorkload],
     wanted: Selection,
 ) -> Iterator[Row]:
     if wanted.everything:
@@ -227,11 +227,11 @@ def _chosen(
     return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
 
 
-def _subject(number: int, remainder: str, known: Mapping[int, Workload]) -> Subject:
+def _subject(number: int, remainder: str, known: Mapping[int, ReportWorkload]) -> Subject:
     return Remainder(remainder) if remainder else known[number].id
 
 
-def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[RateRow]:
+def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[UsedRate]:
     """The rates of the nodes and of the time of those postings: of a whole lab there are many."""
     if not postings:
         return
@@ -242,12 +242,12 @@ def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[RateRow]
     ):
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
         energy_uj, held_ns = wholes(sums)
-        yield RateRow(used, energy_uj, held_ns, node)
+        yield UsedRate(used, energy_uj, held_ns, node)
 
 
 def _corrections(
     database: Database,
-    known: Mapping[int, Workload],
+    known: Mapping[int, ReportWorkload],
     there: set[Subject],
     span: Sequence[int],
     wanted: Selection,
@@ -259,7 +259,7 @@ def _corrections(
     for number, _, kind, who, why, workload, *owners in database.rows(
         _CORRECTED, [first, after(last)]
     ):
-        giver, taker = Owner(*owners[:4]), Owner(*owners[4:])
+        giver, taker = BilledOwner(*owners[:4]), BilledOwner(*owners[4:])
         if not workload and (_concerns(giver, wanted) or _concerns(taker, wanted)):
             what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
         elif workload in known and known[workload].id in there:
@@ -273,10 +273,12 @@ def _corrections(
         yield f"correction {number} ({kind}; {who}: {why}): {what}"
 
 
-def _concerns(owner: Owner, wanted: Selection) -> bool:
+def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
     """Whether an owner is among those that are asked for."""
     return wanted.everything or wanted.takes(
-        Workload(WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment))
+        ReportWorkload(
+            WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment)
+        )
     )
 
 

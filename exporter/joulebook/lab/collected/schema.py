@@ -17,21 +17,21 @@ _PLACE = 0x4A4C424B
 """The advisory lock of PostgreSQL under which tables are made: `JLBK`."""
 
 
-class Step(NamedTuple):
+class Migration(NamedTuple):
     """One migration."""
 
     number: int
     statements: list[str]
 
 
-def steps(engine: str) -> list[Step]:
+def steps(engine: str) -> list[Migration]:
     """All of them for `sqlite` or `postgresql`, in order."""
     found = []
     for path in sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql")):
         number, kind = int(path.name[:4]), path.name.split(".")[1]
         if kind in {"sql", engine}:
             parts = path.read_text("utf-8").split(";\n\n")
-            found.append(Step(number, [part for part in parts if part.strip()]))
+            found.append(Migration(number, [part for part in parts if part.strip()]))
     return found
 
 

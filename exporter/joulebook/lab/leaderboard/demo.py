@@ -16,7 +16,7 @@ from fractions import Fraction
 from importlib.resources import files
 from typing import NamedTuple
 
-from joulebook.core.report.leaderboard import Board, Entrant, Metric, Unit, board
+from joulebook.core.report.leaderboard import Board, ComparedMetric, Entrant, Unit, board
 from joulebook.lab.leaderboard.plot import draw
 from joulebook.lab.leaderboard.svg import svg
 from joulebook.units import UJ_PER_J
@@ -30,19 +30,19 @@ class Task(NamedTuple):
     dataset: str
     network: str
     title: str
-    metric: Metric
+    metric: ComparedMetric
 
 
 TASKS = (
     Task("cifar100", "shufflenetv2", "ShuffleNet V2 on CIFAR-100",
-         Metric("accuracy", True, Unit.RATIO)),
-    Task("imagenet", "resnet50", "ResNet-50 on ImageNet", Metric("accuracy", True, Unit.RATIO)),
-    Task("squad", "bert_base_uncased", "BERT on SQuAD", Metric("F1", True, Unit.PERCENT)),
-    Task("sentiment140", "bert_base_uncased", "BERT on Sentiment140",
-         Metric("accuracy", True, Unit.RATIO)),
+         ComparedMetric("accuracy", True, Unit.RATIO)),
+    Task("imagenet", "resnet50", "ResNet-50 on ImageNet", ComparedMetric("accuracy", True,
+    Unit.RATIO)), Task("squad", "bert_base_uncased", "BERT on SQuAD", ComparedMetric("F1", True,
+    Unit.PERCENT)), Task("sentiment140", "bert_base_uncased", "BERT on Sentiment140",
+         ComparedMetric("accuracy", True, Unit.RATIO)),
     Task("librispeech", "deepspeech2", "DeepSpeech2 on LibriSpeech",
-         Metric("word error rate", False, Unit.PERCENT)),
-    Task("movielens-1m", "ncf", "NeuMF on MovieLens-1M", Metric("NDCG", True, Unit.RATIO)),
+         ComparedMetric("word error rate", False, Unit.PERCENT)),
+    Task("movielens-1m", "ncf", "NeuMF on MovieLens-1M", ComparedMetric("NDCG", True, Unit.RATIO)),
 )  # fmt: skip
 
 NOTES = (

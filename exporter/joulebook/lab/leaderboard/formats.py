@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from joulebook.core.report.leaderboard import Board, Entrant, Expected, Step
+from joulebook.core.report.leaderboard import Board, Entrant, Expected, FrontStep
 from joulebook.core.sanitize import one_line
-from joulebook.lab.leaderboard.join import Left
+from joulebook.lab.leaderboard.join import WithoutEnergy
 from joulebook.lab.leaderboard.tables import Sheet, kwh, sheets, units
 from joulebook.lab.report.formats.markdown import escape as escape_markdown
 
@@ -27,7 +27,7 @@ class Leaderboard(msgspec.Struct, frozen=True):
     boards: tuple[Board, ...]
     expected: Mapping[str, Mapping[str, Sequence[Expected]]] = {}
     """By the GPU model of the board."""
-    left: tuple[Left, ...] = ()
+    left: tuple[WithoutEnergy, ...] = ()
     notes: tuple[str, ...] = ()
     source: str = ""
 
@@ -171,7 +171,7 @@ def _cell(text: str) -> str:
     return f"'{said}" if said[:1] in {"=", "+", "-", "@"} else said
 
 
-def _entrants(board: Board) -> list[tuple[Entrant, Step | None, Entrant | None, str]]:
+def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None, str]]:
     """Each with its step on the front, by whom it is dominated, or why it is not compared."""
     front = [(step.entrant, step, None, "") for step in board.front]
     behind = [(entrant, None, by, "") for entrant, by in board.dominated]

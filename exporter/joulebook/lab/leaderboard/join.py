@@ -15,8 +15,8 @@ import msgspec
 
 from joulebook.core.evidence import Method
 from joulebook.core.money.amounts import Charge, Item
-from joulebook.core.report.dataset import Account, Workload
-from joulebook.core.report.leaderboard import UNKNOWN_GPU, Entrant, Join, Metric
+from joulebook.core.report.dataset import ReportData, ReportWorkload
+from joulebook.core.report.leaderboard import UNKNOWN_GPU, ComparedMetric, Entrant, Join
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.report.tally import HOST, UNKNOWN
@@ -45,7 +45,7 @@ COVERED = 0.5
 _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
-class Spent(msgspec.Struct, frozen=True):
+class WorkloadEnergy(msgspec.Struct, frozen=True):
     """What one run took in all, on all nodes.
 
     Attributes:
@@ -60,7 +60,7 @@ class Spent(msgspec.Struct, frozen=True):
 
     """
 
-    workload: Workload
+    workload: ReportWorkload
     names: frozenset[str]
     energy_uj: int
     cost_nano: Mapping[str, int]
@@ -79,7 +79,7 @@ class Spent(msgspec.Struct, frozen=True):
     running: bool = False
 
 
-class Left(NamedTuple):
+class WithoutEnergy(NamedTuple):
     """A result without energy, and why."""
 
     result: Result
@@ -90,22 +90,22 @@ class Joined(NamedTuple):
     """Entrants with their energy, and the results that have none."""
 
     entrants: list[Entrant]
-    left: list[Left]
+    left: list[WithoutEnergy]
 
 
-def spent(account: Account) -> list[Spent]:
+def spent(account: ReportData) -> list[WorkloadEnergy]:
     """What each run of an account took."""
     return [_spent(run) for run in runs(account)]
 
 
-def _spent(run: Run) -> Spent:
+def _spent(run: Run) -> WorkloadEnergy:
     tally, workload = run.tally, run.workload
     known = set(run.models) or set(filter(None, workload.extra.get("gpu_model", "").split(",")))
     measured = sum(tally.by_method.get(method, 0) for method in _MEASURED)
     co2e = tally.bill.get(Charge(Item.CO2E))
     told_nodes = workload.extra.get("node_count", "")
     all_nodes = int(told_nodes) if told_nodes.isdecimal() and len(told_nodes) < 7 else 0
-    return Spent(
+    return WorkloadEnergy(
         workload,
         run.names | {_REQUEUED.sub("", name) for name in run.names},
         tally.energy_uj,
@@ -133,25 +133,27 @@ class Match(NamedTuple):
     """A result, the workloads that it is of, and how that is known."""
 
     result: Result
-    found: list[Spent]
+    found: list[WorkloadEnergy]
     join: Join
 
 
-def matches(results: Sequence[Result], account: Account) -> tuple[list[Match], list[Left]]:
+def matches(
+    results: Sequence[Result], account: ReportData
+) -> tuple[list[Match], list[WithoutEnergy]]:
     """Each run with its own workloads, and the runs that have none."""
     every = spent(account)
-    named: dict[str, list[Spent]] = {}
-    called: dict[str, list[Spent]] = {}
+    named: dict[str, list[WorkloadEnergy]] = {}
+    called: dict[str, list[WorkloadEnergy]] = {}
     for each in every:
         for name in each.names:
             named.setdefault(name, []).append(each)
         if each.workload.name:
             called.setdefault(each.workload.name, []).append(each)
     made: list[Match] = []
-    left: list[Left] = []
+    left: list[WithoutEnergy] = []
     for result in results:
         if result.problem:
-            left.append(Left(result, result.problem))
+            left.append(WithoutEnergy(result, result.problem))
             continue
         if result.energy_uj is not None:
             made.append(Match(result, [], Join.GIVEN))
@@ -162,11 +164,11 @@ def matches(results: Sequence[Result], account: Account) -> tuple[list[Match], l
         if found:
             made.append(Match(result, found, join))
         else:
-            left.append(Left(result, why))
+            left.append(WithoutEnergy(result, why))
     return made, left
 
 
-def by_run(results: Sequence[Result], account: Account) -> Joined:
+def by_run(results: Sequence[Result], account: ReportData) -> Joined:
     """Each run with the energy of its own workloads."""
     made, left = matches(results, account)
     users: dict[WorkloadId, int] = {}
@@ -176,20 +178,20 @@ def by_run(results: Sequence[Result], account: Account) -> Joined:
     return Joined([_entrant(*match, users) for match in made], left)
 
 
-def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -> Joined:
+def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: ReportData) -> Joined:
     """The best result of each experiment, with the energy of all of its workloads.
 
     All count: runs that failed, or that have no result, were part of finding the best. The best is
     one of a run that is among them: a value from a run without energy was bought elsewhere.
     """
-    every: dict[str, list[Spent]] = {}
+    every: dict[str, list[WorkloadEnergy]] = {}
     for each in spent(account):
         every.setdefault(each.workload.labels.experiment, []).append(each)
-    left: list[Left] = []
+    left: list[WithoutEnergy] = []
     of: dict[str, list[Result]] = {}
     for result in results:
         if result.problem:
-            left.append(Left(result, result.problem))
+            left.append(WithoutEnergy(result, result.problem))
         else:
             of.setdefault(result.experiment, []).append(result)
     entrants: list[Entrant] = []
@@ -197,7 +199,9 @@ def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -
         given = [each for each in several if each.energy_uj is not None]
         if given:
             left += [
-                Left(each, "others of its experiment bring their energy along, and it does not")
+                WithoutEnergy(
+                    each, "others of its experiment bring their energy along, and it does not"
+                )
                 for each in several
                 if each.energy_uj is None
             ]
@@ -206,7 +210,7 @@ def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -
         found = every.get(name, [])
         if not name or not sum(each.energy_uj for each in found):
             why = f"no workload of experiment {name[:60]!r} is on record"
-            left += [Left(each, why) for each in several]
+            left += [WithoutEnergy(each, why) for each in several]
             continue
         own, without = _of_own_runs(several, found, account)
         left += without
@@ -218,18 +222,18 @@ def by_experiment(metric: Metric, results: Sequence[Result], account: Account) -
 
 
 def _of_own_runs(
-    results: Sequence[Result], found: Sequence[Spent], account: Account
-) -> tuple[list[Result], list[Left]]:
+    results: Sequence[Result], found: Sequence[WorkloadEnergy], account: ReportData
+) -> tuple[list[Result], list[WithoutEnergy]]:
     """The results of an experiment that its workloads made; one that names no run is of all."""
     made, left = matches([each for each in results if each.run], account)
     ids = {each.workload.id for each in found}
     own = [m.result for m in made if any(each.workload.id in ids for each in m.found)]
     elsewhere = [m.result for m in made if m.result not in own]
-    left += [Left(each, "its job is of another experiment") for each in elsewhere]
+    left += [WithoutEnergy(each, "its job is of another experiment") for each in elsewhere]
     return [*own, *(each for each in results if not each.run)], left
 
 
-def _best(metric: Metric, results: Sequence[Result]) -> Result:
+def _best(metric: ComparedMetric, results: Sequence[Result]) -> Result:
     best = results[0]
     for each in results[1:]:
         if metric.better(each.value, best.value):
@@ -237,7 +241,7 @@ def _best(metric: Metric, results: Sequence[Result]) -> Result:
     return best
 
 
-def _of_given(name: str, metric: Metric, runs: Sequence[Result]) -> Entrant:
+def _of_given(name: str, metric: ComparedMetric, runs: Sequence[Result]) -> Entrant:
     gpus = {each.gpu for each in runs} - {""}
     best = _best(metric, runs)
     return Entrant(
@@ -262,10 +266,10 @@ def _costs(costs: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def _match(
     result: Result,
-    named: Mapping[str, list[Spent]],
-    called: Mapping[str, list[Spent]],
-    every: Sequence[Spent],
-) -> tuple[list[Spent], Join, str]:
+    named: Mapping[str, list[WorkloadEnergy]],
+    called: Mapping[str, list[WorkloadEnergy]],
+    every: Sequence[WorkloadEnergy],
+) -> tuple[list[WorkloadEnergy], Join, str]:
     if result.run and result.run in named:
         return _one_job(result, named[result.run], Join.RUN)
     for key, value in result.tags.items():
@@ -289,7 +293,9 @@ def _match(
     return _inferred(result, every)
 
 
-def _one_job(result: Result, found: list[Spent], join: Join) -> tuple[list[Spent], Join, str]:
+def _one_job(
+    result: Result, found: list[WorkloadEnergy], join: Join
+) -> tuple[list[WorkloadEnergy], Join, str]:
     """Requeues of a job are all of it; of two jobs of one number the one that ran then is meant."""
     if len({each.workload.id.workload for each in found}) == len(found):
         return found, join, ""
@@ -299,7 +305,7 @@ def _one_job(result: Result, found: list[Spent], join: Join) -> tuple[list[Spent
     return [], join, f"{len(found)} jobs have its number, and its times do not tell which it is"
 
 
-def _both_ns(result: Result, each: Spent) -> int:
+def _both_ns(result: Result, each: WorkloadEnergy) -> int:
     """For how long a run and a job ran at the same time; 0 where that is not known."""
     t0, t1 = each.workload.started_utc_ns, each.workload.ended_utc_ns
     began, ended = result.started_utc_ns, result.ended_utc_ns
@@ -309,7 +315,9 @@ def _both_ns(result: Result, each: Spent) -> int:
     return min(ends, default=max(t0, began) + 1) - max(t0, began)
 
 
-def _inferred(result: Result, every: Iterable[Spent]) -> tuple[list[Spent], Join, str]:
+def _inferred(
+    result: Result, every: Iterable[WorkloadEnergy]
+) -> tuple[list[WorkloadEnergy], Join, str]:
     """The one job that ran on the run's host while it ran."""
     began, ended = result.started_utc_ns, result.ended_utc_ns
     if not result.host or began is None or ended is None or ended <= began:
@@ -334,7 +342,7 @@ def _inferred(result: Result, every: Iterable[Spent]) -> tuple[list[Spent], Join
 
 
 def _entrant(
-    result: Result, found: Sequence[Spent], join: Join, users: Mapping[WorkloadId, int]
+    result: Result, found: Sequence[WorkloadEnergy], join: Join, users: Mapping[WorkloadId, int]
 ) -> Entrant:
     if join is Join.GIVEN:
         assert result.energy_uj is not None
@@ -378,8 +386,8 @@ _ENOUGH = 0.99
 """Of less than this share of the time energy is a lower bound that must not compete."""
 
 
-def _partial(found: Sequence[Spent]) -> str:
-    """Why the energy is less than what was burnt; empty: as far as is known it is not."""
+def _partial(found: Sequence[WorkloadEnergy]) -> str:
+    """Why the energy is less than what was consumed; empty: as far as is known it is not."""
     if any(not each.whole for each in found):
         return "the time that was asked for cuts it"
     if any(each.running for each in found):

@@ -21,10 +21,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from joulebook.core.money.rates import NANO, UG_PER_G
-from joulebook.core.report.dataset import Account
+from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.leaderboard import Join
 from joulebook.errors import ConfigError, JoulebookError
-from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, Left, Match, Spent, matches
+from joulebook.lab.leaderboard.join import (
+    JOINED_BY,
+    WORKLOAD_TAG,
+    Match,
+    WithoutEnergy,
+    WorkloadEnergy,
+    matches,
+)
 from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, finite
 from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_HOUR, NS_PER_MS, kwh_from_uj
@@ -54,7 +61,7 @@ def client(uri: str) -> Iterator[MlflowClient]:
         # MLflow would make it: a wrong name must not become an empty store.
         raise ConfigError(f"MLflow at {uri}: there is no file {place}")
     if "://" not in uri or uri.startswith("file:"):
-        # MLflow reads stores of files only where it is told that this is meant.
+        # MLflow reads stores of files only where it is reported that this is meant.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -196,7 +203,7 @@ def _said(error: Exception) -> str:
 ENERGY = "energy_kwh"
 
 
-def figures(found: Sequence[Spent]) -> dict[str, float]:
+def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
     """What workloads took together, by metric name; what is not known is left out.
 
     `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
@@ -230,8 +237,8 @@ class Written(NamedTuple):
 
 
 def write_back(
-    uri: str, account: Account, experiments: Sequence[str] = (), *, dry: bool = False
-) -> tuple[list[Written], list[Left]]:
+    uri: str, account: ReportData, experiments: Sequence[str] = (), *, dry: bool = False
+) -> tuple[list[Written], list[WithoutEnergy]]:
     """Write the figures of every run of a store that has energy; `dry`: only say what they are.
 
     A figure that the run has already is not written again, so this may be repeated. A job that made
@@ -246,7 +253,7 @@ def write_back(
         for match in made:
             shared = max(uses[each.workload.id] for each in match.found)
             if shared > 1:
-                left.append(Left(match.result, f"its job made {shared} runs"))
+                left.append(WithoutEnergy(match.result, f"its job made {shared} runs"))
                 continue
             wanted = figures(match.found)
             have = known[match.result.run]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from joulebook.core import units_text
-from joulebook.core.report.leaderboard import Board, Metric, Unit
+from joulebook.core.report.leaderboard import Board, ComparedMetric, Unit
 from joulebook.core.sanitize import one_line
 from joulebook.lab.leaderboard.tables import energy, gpu_of
 from joulebook.units import UJ_PER_KWH
@@ -44,7 +44,7 @@ STYLES = {
 }
 
 
-class Line(NamedTuple):
+class Polyline(NamedTuple):
     """A line through points."""
 
     points: tuple[Point, ...]
@@ -80,7 +80,7 @@ class Text(NamedTuple):
     bold: bool = False
 
 
-Shape = Line | Area | Dot | Text
+Shape = Polyline | Area | Dot | Text
 
 
 class Picture(NamedTuple):
@@ -143,13 +143,13 @@ class _Panel:
         ]
         for value in _ticks(self._low, self._high):
             _, y = self._at(1, value)
-            made.append(Line(((self._left, y), (self._right, y)), "grid"))
+            made.append(Polyline(((self._left, y), (self._right, y)), "grid"))
             made.append(Text((self._left - 7, y + 4), f"{value:g}", "dim", 11, "end"))
         for uj, label in _energies(self._least, self._most):
             x, _ = self._at(uj, self._low)
-            made.append(Line(((x, self._top), (x, self._bottom)), "grid"))
+            made.append(Polyline(((x, self._top), (x, self._bottom)), "grid"))
             made.append(Text((x, self._bottom + 16), label, "dim", 11, "middle"))
-        made.append(Line(((self._left, self._bottom), (self._right, self._bottom)), "axis"))
+        made.append(Polyline(((self._left, self._bottom), (self._right, self._bottom)), "axis"))
         foot = self._bottom + 33
         made.append(Text((self._left, foot), "energy (log)", "dim", 11))
         last = board.front[-1]
@@ -182,7 +182,7 @@ class _Panel:
 
     def _front(self) -> list[Shape]:
         board = self._board
-        made: list[Shape] = [Line(tuple(self._corners()), "front", 2.0)]
+        made: list[Shape] = [Polyline(tuple(self._corners()), "front", 2.0)]
         taken: list[tuple[float, float, float, float]] = []
         for step in board.front:
             e = step.entrant
@@ -222,7 +222,7 @@ class _Panel:
         return None
 
 
-def _points(metric: Metric, gained: float) -> str:
+def _points(metric: ComparedMetric, gained: float) -> str:
     word = "point" if metric.unit is not Unit.PLAIN else metric.name
     return f"{gained:.3g} {word}{'' if gained == 1 or metric.unit is Unit.PLAIN else 's'}"
 

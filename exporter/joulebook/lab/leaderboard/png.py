@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.plot import STYLES, Area, Dot, Line, Picture
+from joulebook.lab.leaderboard.plot import STYLES, Area, Dot, Picture, Polyline
 
 SCALE = 2
 """Pixels for each unit of the picture: sharp on screens of twice the density."""
@@ -30,7 +30,7 @@ def png(picture: Picture, *, dark: bool = False) -> bytes:
     image = Image.new("RGB", (width, height), colours["ground"])
     draw = ImageDraw.Draw(image)
     for shape in picture.shapes:
-        if isinstance(shape, Line):
+        if isinstance(shape, Polyline):
             spots = [(x * factor, y * factor) for x, y in shape.points]
             draw.line(spots, colours[shape.style], round(shape.width * factor), joint="curve")
         elif isinstance(shape, Area):
@@ -45,7 +45,7 @@ def png(picture: Picture, *, dark: bool = False) -> bytes:
     draw = ImageDraw.Draw(image)
     anchors = {"start": "ls", "middle": "ms", "end": "rs"}
     for shape in picture.shapes:
-        if isinstance(shape, Line | Area | Dot):
+        if isinstance(shape, Polyline | Area | Dot):
             continue
         font = ImageFont.load_default(shape.size * SCALE)
         draw.text(

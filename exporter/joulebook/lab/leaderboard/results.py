@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from joulebook.core.money.rates import NANO
-from joulebook.core.report.leaderboard import Metric, Unit
+from joulebook.core.report.leaderboard import ComparedMetric, Unit
 from joulebook.errors import ConfigError
 from joulebook.units import NS_PER_S, UJ_PER_KWH
 
@@ -245,10 +245,10 @@ def _few(names: Sequence[str]) -> list[str]:
 
 def metric_of(
     name: str, values: Iterable[Fraction], better: str = "", unit: str = ""
-) -> tuple[Metric, tuple[str, ...]]:
+) -> tuple[ComparedMetric, tuple[str, ...]]:
     """What a metric is taken to be, and what was taken for granted, in words.
 
-    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are told. Raises
+    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are reported. Raises
     `ConfigError` where neither the name nor the values say it.
     """
     known = _known(name)
@@ -263,29 +263,29 @@ def metric_of(
             f"metric {name[:40]!r}: say --better higher or --better lower, its name does not"
         )
     if unit:
-        return Metric(name, higher, Unit(unit)), tuple(notes)
+        return ComparedMetric(name, higher, Unit(unit)), tuple(notes)
     if known not in _SHARES:
-        return Metric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
+        return ComparedMetric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
     every = list(values)
     low, high = min(every, key=abs), max(every, key=abs)
     if abs(high) <= 1:
-        return Metric(name, higher, Unit.RATIO), (*notes, "a ratio: no value is above 1")
+        return ComparedMetric(name, higher, Unit.RATIO), (*notes, "a ratio: no value is above 1")
     if abs(low) <= 1 and len({v for v in every if abs(v) <= 1 and v}) > 0:
         raise ConfigError(
             f"metric {name[:40]!r}: {float(low):g} looks like a ratio and {float(high):g} like a "
             "percentage: say --unit ratio or --unit percent"
         )
     if abs(high) > 100:
-        return Metric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
-    return Metric(name, higher, Unit.PERCENT), (*notes, "in percent: values are above 1")
+        return ComparedMetric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")
+    return ComparedMetric(name, higher, Unit.PERCENT), (*notes, "in percent: values are above 1")
 
 
 def _known(name: str) -> str:
     """A metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
-    told = name.lower().partition(" on ")[0]
+    reported = name.lower().partition(" on ")[0]
     words = [
         word
-        for word in "".join(c if c.isalnum() else " " for c in told).split()
+        for word in "".join(c if c.isalnum() else " " for c in reported).split()
         if word not in _AFFIXES
     ]
     whole = "".join(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from joulebook.lab.leaderboard.plot import STYLES, Area, Dot, Line, Picture, Point, Shape
+from joulebook.lab.leaderboard.plot import STYLES, Area, Dot, Picture, Point, Polyline, Shape
 
 
 def svg(picture: Picture, title: str = "Results against the energy they took") -> str:
@@ -26,7 +26,7 @@ def svg(picture: Picture, title: str = "Results against the energy they took") -
 
 
 def _drawn(shape: Shape) -> str:
-    if isinstance(shape, Line):
+    if isinstance(shape, Polyline):
         return (
             f'<polyline class="{shape.style} line" stroke-width="{shape.width:g}" '
             f'points="{_points(shape.points)}"/>'

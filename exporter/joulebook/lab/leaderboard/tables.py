@@ -16,11 +16,11 @@ from joulebook.core.money.rates import NANO
 from joulebook.core.report.leaderboard import (
     Board,
     Boundary,
+    ComparedMetric,
     Entrant,
     Expected,
+    FrontStep,
     Join,
-    Metric,
-    Step,
     Unit,
 )
 from joulebook.units import UJ_PER_KWH
@@ -64,7 +64,7 @@ def gpu_of(board: Board) -> str:
     return board.gpu or "hardware that is not known"
 
 
-def value_of(metric: Metric, value: Fraction) -> str:
+def value_of(metric: ComparedMetric, value: Fraction) -> str:
     """A value with its unit: `92.5 %`, `0.925`."""
     number = f"{float(value):.6g}"
     return units_text.unit(number, "%") if metric.unit is Unit.PERCENT else number
@@ -119,7 +119,7 @@ def _ranking(board: Board) -> Sheet:
     placed = bool(board.dominated or board.aside)
     columns += ["Place"] if placed else []
 
-    def row(entrant: Entrant, step: Step | None, place: str) -> tuple[str, ...]:
+    def row(entrant: Entrant, step: FrontStep | None, place: str) -> tuple[str, ...]:
         cells = [entrant.name, value_of(board.metric, entrant.value), shown[id(entrant)]]
         cells.append(NOTHING if step is None else price_of[id(step)])
         if has_cost:

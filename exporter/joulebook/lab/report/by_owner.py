@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import msgspec
 
 from joulebook.config.rates import Rates
-from joulebook.core.report.dataset import Account, Matter, RateRow, Selection
-from joulebook.core.report.rollup import Level, Line, Recharged, lines, own_rates, recharged
+from joulebook.core.report.dataset import ReportData, Selection, Unknowable, UsedRate
+from joulebook.core.report.rollup import Level, Recharged, ReportLine, lines, own_rates, recharged
 from joulebook.errors import ConfigError
-from joulebook.lab.report.sources import Source
+from joulebook.lab.report.sources import ReportSource
 from joulebook.rates.build import charges, rates_of
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 
-class Report(msgspec.Struct, frozen=True):
+class OwnerReport(msgspec.Struct, frozen=True):
     """A report on the quarter hours of [since, until) UTC.
 
     `used` are the rates that energy was charged at when it was booked. `unpriced_uj` is the energy
@@ -24,14 +24,14 @@ class Report(msgspec.Struct, frozen=True):
 
     since_s: int
     until_s: int
-    lines: list[Line]
-    used: tuple[RateRow, ...]
+    lines: list[ReportLine]
+    used: tuple[UsedRate, ...]
     unpriced_uj: Mapping[str, int]
     warnings: tuple[str, ...] = ()
 
 
 def make(
-    source: Source,
+    source: ReportSource,
     since_s: int,
     until_s: int,
     selection: Selection,
@@ -39,14 +39,14 @@ def make(
     level: Level = Level.EXPERIMENT,
     rates: Rates | None = None,
     environ: Mapping[str, str] | None = None,
-) -> Report:
-    """Ask the source and roll its answer up; with `rates`, charge it anew too.
+) -> OwnerReport:
+    """Ask the source and roll its answer up; with `rates`, charge it again too.
 
     Raises what the source raises, and for the new rates `ConfigError` and `FeedError`.
     """
     account = source.account(since_s, until_s, selection)
     anew = None if rates is None else charged_anew(account, rates, environ or {})
-    return Report(
+    return OwnerReport(
         since_s,
         until_s,
         lines(account, None if anew is None else anew.account, level),
@@ -56,10 +56,12 @@ def make(
     )
 
 
-def charged_anew(account: Account, rates: Rates, environ: Mapping[str, str]) -> Recharged:
+def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
     """The account at other rates. Raises `ConfigError` and `FeedError`."""
-    if why := account.unknown.get(Matter.QUARTERS):
-        raise ConfigError(f"--rates: {Matter.QUARTERS} is not known from {account.source}: {why}")
+    if why := account.unknown.get(Unknowable.QUARTERS):
+        raise ConfigError(
+            f"--rates: {Unknowable.QUARTERS} is not known from {account.source}: {why}"
+        )
     # Of a whole ledger it is not known before how far back the rates are needed.
     quarters = [row.quarter_s for row in account.postings]
     known = rates_of(

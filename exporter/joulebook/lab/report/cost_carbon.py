@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from joulebook.config.lab import Report
-from joulebook.core.money.amounts import Bill, Charge, Exact, Item, RateUsed
+from joulebook.config.lab import ReportSection
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item, RateUsed
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
 from joulebook.core.report import footprint
-from joulebook.core.report.dataset import Account, Matter, RateRow
+from joulebook.core.report.dataset import ReportData, Unknowable, UsedRate
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import Run
 from joulebook.core.report.tally import Tally, pue_ppm
 from joulebook.lab.report.about import About
 from joulebook.lab.report.energy import why_unknown
-from joulebook.lab.report.model import Carbon, Compute, Figure, Money, Rate
+from joulebook.lab.report.model import Carbon, Compute, CostFigure, Figure, Rate
 from joulebook.units import kwh_from_uj
 
 KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
@@ -31,7 +31,7 @@ _ON_FACILITY = {"price", "carbon"}
 _UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
 
 
-def rates(used: Sequence[RateRow]) -> list[Rate]:
+def rates(used: Sequence[UsedRate]) -> list[Rate]:
     """The rates that were used, by quantity, source and quality.
 
     What is charged on the energy of the facility weighs by that, so that a mean here is what the
@@ -82,17 +82,17 @@ def _rate(
     )
 
 
-def kg(bill: Bill) -> float | None:
+def kg(bill: Charges) -> float | None:
     """CO2e of a bill; `None` if none was charged."""
     return bill[_CO2E].floor / (UG_PER_G * G_PER_KG) if _CO2E in bill else None
 
 
-def money(bill: Bill) -> dict[str, float]:
+def money(bill: Charges) -> dict[str, float]:
     """Money of a bill by kind and currency: `electricity_EUR`."""
     return {f"{kind}_{currency}": a.floor / NANO for (kind, currency), a in _kinds(bill).items()}
 
 
-def _kinds(bill: Bill) -> Mapping[tuple[str, str], Exact]:
+def _kinds(bill: Charges) -> Mapping[tuple[str, str], Exact]:
     power = {c: a for c, a in bill.items() if c.item in (Item.ELECTRICITY, Item.CREDIT)}
     held = {c: a for c, a in bill.items() if c.item is Item.HARDWARE}
     return {
@@ -102,23 +102,28 @@ def _kinds(bill: Bill) -> Mapping[tuple[str, str], Exact]:
     }
 
 
-def cost(project: Tally) -> list[Money]:
+def cost(project: Tally) -> list[CostFigure]:
     """What it cost, by kind; a kind that has no rate says so."""
     found = [
-        Money(kind, Figure(amount.floor / NANO, currency))
+        CostFigure(kind, Figure(amount.floor / NANO, currency))
         for (kind, currency), amount in _kinds(project.bill).items()
     ]
     lacking = {"electricity": "no price was known", "hardware": "no hourly rate was known"}
     there = {each.kind for each in found}
     return found + [
-        Money(kind, Figure(None, "", unknown=why))
+        CostFigure(kind, Figure(None, "", unknown=why))
         for kind, why in lacking.items()
         if kind not in there
     ]
 
 
 def carbon(
-    account: Account, runs: Sequence[Run], project: Tally, settings: Report, about: About, zone: str
+    account: ReportData,
+    runs: Sequence[Run],
+    project: Tally,
+    settings: ReportSection,
+    about: About,
+    zone: str,
 ) -> Carbon:
     """Operational CO2e, embodied CO2e as a range, and both per functional unit."""
     operational = kg(project.bill)
@@ -139,7 +144,7 @@ def carbon(
     )
 
 
-def _market_based(project: Tally, settings: Report) -> Figure:
+def _market_based(project: Tally, settings: ReportSection) -> Figure:
     """CO2e by the site's contract: one factor for all energy of the facility, as the site says it.
 
     GHG Protocol, Scope 2 Guidance (2015): beside the location-based figure, never instead of it.
@@ -167,8 +172,8 @@ def _intensity(project: Tally, operational: float | None, is_default: bool) -> F
     return Figure(mean, GRAMS_PER_KWH, default=is_default, note=note)
 
 
-def _embodied(runs: Sequence[Run], settings: Report) -> Figure:
-    server = footprint.Server(
+def _embodied(runs: Sequence[Run], settings: ReportSection) -> Figure:
+    server = footprint.HostServer(
         footprint.SERVER_KG if settings.server_kg is None else settings.server_kg,
         settings.server_gpus or footprint.SERVER_GPUS,
         settings.server_life_years or footprint.LIFE_YEARS,
@@ -216,7 +221,7 @@ def _sci(operational: Figure, embodied: Figure, count: int, about: About) -> Fig
     return Figure((low + high) / 2, unit, low, high, is_default, note=note)
 
 
-def compute(account: Account, runs: Sequence[Run], about: About) -> Compute:
+def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
     """Compute from held time, peak and utilization."""
     utilization = (
         Figure(100 * footprint.UTILIZATION, "%", default=True, source=footprint.UTILIZATION_SOURCE)
@@ -234,8 +239,8 @@ def compute(account: Account, runs: Sequence[Run], about: About) -> Compute:
             peak = next((peaks[each] for each in wanted if each in peaks), None)
             if peak is None:
                 why = f"the peak of {model or 'the GPU model'} in {'/'.join(wanted)} is not known"
-                if not model and Matter.MODELS in account.unknown:
-                    why = why_unknown(account, Matter.MODELS)
+                if not model and Unknowable.MODELS in account.unknown:
+                    why = why_unknown(account, Unknowable.MODELS)
                 return Compute(Figure(None, PFLOPS_DAYS, unknown=why), "", utilization, "")
             held = footprint.hours(amount.held_ns)
             total += footprint.pflops_days(held, peak.flops, share)

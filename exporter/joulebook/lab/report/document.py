@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from joulebook.lab.report import wording
-from joulebook.lab.report.model import Figure, Rate, RunRow, Share, Statement
+from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
 from joulebook.lab.report.paragraph import sentences
 
 MOST_RUNS = 25
@@ -29,7 +29,7 @@ RUN_COLUMNS = (
 """The first three are words, the others figures."""
 
 
-class Row(Struct, frozen=True):
+class StatementRow(Struct, frozen=True):
     """One line of a statement: what it is, its value, and what must be known to read it."""
 
     label: str
@@ -37,15 +37,15 @@ class Row(Struct, frozen=True):
     note: str = ""
 
 
-class Section(Struct, frozen=True):
+class StatementSection(Struct, frozen=True):
     """Rows that belong together."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[StatementRow, ...]
 
 
 class Bar(Struct, frozen=True):
-    """One bar of the chart: a run's energy in kWh, and the part of it burnt idle."""
+    """One bar of the chart: a run's energy in kWh, and the part of it consumed idle."""
 
     label: str
     kwh: float
@@ -59,7 +59,7 @@ class Document(Struct, frozen=True):
     title: str
     subtitle: str
     paragraph: tuple[str, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[StatementSection, ...]
     runs: tuple[tuple[str, ...], ...]
     bars: tuple[Bar, ...]
     notes: tuple[str, ...]
@@ -111,10 +111,10 @@ def _notes(statement: Statement, listed: int) -> Iterator[str]:
     yield from statement.limits
 
 
-def _sections(statement: Statement) -> Iterator[Section]:
-    yield Section("What ran", tuple(_inventory(statement)))
+def _sections(statement: Statement) -> Iterator[StatementSection]:
+    yield StatementSection("What ran", tuple(_inventory(statement)))
     energy = statement.energy
-    yield Section(
+    yield StatementSection(
         "Energy",
         tuple(
             _row(label, figure)
@@ -133,37 +133,37 @@ def _sections(statement: Statement) -> Iterator[Section]:
             )
         ),
     )
-    yield Section("How well it is known", tuple(_quality(statement)))
-    yield Section("Rates", tuple(map(_rate, statement.rates)) or (_no_rates(statement),))
+    yield StatementSection("How well it is known", tuple(_quality(statement)))
+    yield StatementSection("Rates", tuple(map(_rate, statement.rates)) or (_no_rates(statement),))
     carbon = statement.carbon
-    yield Section(
+    yield StatementSection(
         "CO2e",
         (
             _row("carbon intensity", carbon.intensity),
-            Row("zone", carbon.zone or wording.NOT_KNOWN),
+            StatementRow("zone", carbon.zone or wording.NOT_KNOWN),
             _row("location-based", carbon.location_based),
             _row("market-based", carbon.market_based),
             _row("embodied (beside it)", carbon.embodied),
             _row("SCI", carbon.sci),
         ),
     )
-    yield Section("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
-    yield Section("Compute", tuple(_compute(statement)))
-    yield Section("Charged anew", tuple(_restated(statement)))
+    yield StatementSection("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
+    yield StatementSection("Compute", tuple(_compute(statement)))
+    yield StatementSection("Charged again", tuple(_restated(statement)))
 
 
-def _row(label: str, figure: Figure) -> Row:
+def _row(label: str, figure: Figure) -> StatementRow:
     notes = [figure.note, figure.source]
-    return Row(label, wording.figure(figure), "; ".join(filter(None, notes)))
+    return StatementRow(label, wording.figure(figure), "; ".join(filter(None, notes)))
 
 
-def _inventory(statement: Statement) -> Iterator[Row]:
+def _inventory(statement: Statement) -> Iterator[StatementRow]:
     what, counts = statement.inventory, statement.counts
-    yield Row("experiment", wording.listed(what.experiments))
-    yield Row("user", wording.listed(what.users))
-    yield Row("account", wording.listed(what.accounts))
-    yield Row("started", what.started_utc or wording.NOT_KNOWN)
-    yield Row("ended", what.ended_utc or wording.NOT_KNOWN)
+    yield StatementRow("experiment", wording.listed(what.experiments))
+    yield StatementRow("user", wording.listed(what.users))
+    yield StatementRow("account", wording.listed(what.accounts))
+    yield StatementRow("started", what.started_utc or wording.NOT_KNOWN)
+    yield StatementRow("ended", what.ended_utc or wording.NOT_KNOWN)
     ends = (
         (counts.completed, "completed"),
         (counts.failed, "failed"),
@@ -173,46 +173,46 @@ def _inventory(statement: Statement) -> Iterator[Row]:
         (counts.excluded, "excluded"),
     )
     said = ", ".join(f"{count:,} {name}" for count, name in ends if count)
-    yield Row(
+    yield StatementRow(
         "runs", f"{counts.total:,} in all" + (f": {said}" if said else ""), counts.states_from
     )
     if counts.failed_runs:
-        yield Row("failed", wording.listed(counts.failed_runs))
+        yield StatementRow("failed", wording.listed(counts.failed_runs))
     if counts.partial_runs:
-        yield Row("in part", wording.listed(counts.partial_runs), "not whole in this time")
+        yield StatementRow("in part", wording.listed(counts.partial_runs), "not whole in this time")
     if counts.excluded_runs:
         named = [f"{name} ({why})" for name, why in counts.excluded_runs.items()]
-        yield Row("excluded", wording.listed(named), "counted in E_project")
-    yield Row("nodes", wording.listed(what.nodes))
-    yield Row("region", what.region or wording.NOT_KNOWN)
+        yield StatementRow("excluded", wording.listed(named), "counted in E_project")
+    yield StatementRow("nodes", wording.listed(what.nodes))
+    yield StatementRow("region", what.region or wording.NOT_KNOWN)
     for gpu in what.gpus:
         count = f"{gpu.count} x " if gpu.count else ""
         held = f"{wording.number(gpu.gpu_hours)} GPU-hours"
-        yield Row("GPU model", f"{count}{gpu.model}", held)
+        yield StatementRow("GPU model", f"{count}{gpu.model}", held)
     yield _row("GPUs", what.gpu_count)
     yield _row("GPU-hours", what.gpu_hours)
 
 
-def _quality(statement: Statement) -> Iterator[Row]:
+def _quality(statement: Statement) -> Iterator[StatementRow]:
     quality = statement.quality
     yield _row("coverage", quality.coverage)
     yield _row("hosts measured", quality.host)
-    yield Row("methods", _shares(quality.methods))
-    yield Row("evidence of holding", _shares(quality.evidence))
+    yield StatementRow("methods", _shares(quality.methods))
+    yield StatementRow("evidence of holding", _shares(quality.evidence))
     yield _row("sensor, \u00b1", quality.sensor)
     yield _row("reading, \u00b1", quality.reading)
     combined = wording.figure(quality.uncertainty)
-    yield Row("uncertainty, \u00b1", combined, quality.how_combined)
+    yield StatementRow("uncertainty, \u00b1", combined, quality.how_combined)
     yield _row("shared out or modelled", quality.attribution)
 
 
-def _shares(shares: Sequence[Share]) -> str:
+def _shares(shares: Sequence[SharePercent]) -> str:
     if all(each.name == wording.NOT_KNOWN for each in shares):
         return wording.NOT_KNOWN
     return ", ".join(f"{each.name} {wording.percent(each.percent)}" for each in shares)
 
 
-def _rate(rate: Rate) -> Row:
+def _rate(rate: Rate) -> StatementRow:
     value = wording.number(rate.mean)
     if rate.low != rate.high:
         value += f" ({wording.number(rate.low)} to {wording.number(rate.high)})"
@@ -220,7 +220,7 @@ def _rate(rate: Rate) -> Row:
     note = f"{rate.source}; {rate.quality}; used in {rate.years}"
     if rate.percent < 99.95:
         note += f"; for {wording.percent(rate.percent)} of what was charged"
-    return Row(
+    return StatementRow(
         _NAMES.get(rate.quantity, rate.quantity), f"{value} {rate.unit}".rstrip() + mark, note
     )
 
@@ -228,29 +228,29 @@ def _rate(rate: Rate) -> Row:
 _NAMES = {"pue": "PUE", "carbon": "carbon intensity", "price": "price of electricity"}
 
 
-def _no_rates(statement: Statement) -> Row:
-    return Row(
+def _no_rates(statement: Statement) -> StatementRow:
+    return StatementRow(
         "rates", wording.NOT_KNOWN, f"none was used for what {statement.source} booked ([rates])"
     )
 
 
-def _compute(statement: Statement) -> Iterator[Row]:
+def _compute(statement: Statement) -> Iterator[StatementRow]:
     compute, result = statement.compute, statement.result
     yield _row("compute", compute.pflops_days)
     yield _row("utilization", compute.utilization)
     if compute.peak_source:
-        yield Row("peak", f"{compute.precision}, dense", compute.peak_source)
+        yield StatementRow("peak", f"{compute.precision}, dense", compute.peak_source)
     said = "said by the researcher"
     if result.params is not None:
-        yield Row("parameters", wording.number(result.params), said)
+        yield StatementRow("parameters", wording.number(result.params), said)
     if result.flops is not None:
-        yield Row("FLOPs", f"{result.flops:.3g}", said)
+        yield StatementRow("FLOPs", f"{result.flops:.3g}", said)
     if result.metric and result.value is not None:
         on = f" ({result.split})" if result.split else ""
-        yield Row(f"{result.metric}{on}", f"{result.value:g}", said)
+        yield StatementRow(f"{result.metric}{on}", f"{result.value:g}", said)
 
 
-def _restated(statement: Statement) -> Iterator[Row]:
+def _restated(statement: Statement) -> Iterator[StatementRow]:
     anew = statement.restated
     if anew is None:
         return
@@ -258,12 +258,12 @@ def _restated(statement: Statement) -> Iterator[Row]:
     for kind, booked in anew.booked_cost.items():
         difference = anew.difference_cost.get(kind)
         change = "" if difference is None else f" (difference {difference:+,.4f})"
-        yield Row(f"booked: {kind}", f"{booked:,.4f}{change}", note)
+        yield StatementRow(f"booked: {kind}", f"{booked:,.4f}{change}", note)
     if anew.booked_co2e_kg is not None:
         difference = anew.difference_co2e_kg
         change = "" if difference is None else f" (difference {difference:+,.4f})"
-        yield Row("booked: CO2e", f"{anew.booked_co2e_kg:,.4f} kg{change}", note)
+        yield StatementRow("booked: CO2e", f"{anew.booked_co2e_kg:,.4f} kg{change}", note)
     if not anew.booked_cost and anew.booked_co2e_kg is None:
-        yield Row("booked", "nothing was charged", note)
+        yield StatementRow("booked", "nothing was charged", note)
     for item, kwh in anew.unpriced_kwh.items():
-        yield Row(f"no rate for {item}", f"{wording.number(kwh)} kWh", "not charged")
+        yield StatementRow(f"no rate for {item}", f"{wording.number(kwh)} kWh", "not charged")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from joulebook.config.lab import Report
+from joulebook.config.lab import ReportSection
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
 from joulebook.core.report import footprint
-from joulebook.core.report.dataset import Account, Matter
-from joulebook.core.report.run_roles import Effort
+from joulebook.core.report.dataset import ReportData, Unknowable
+from joulebook.core.report.run_roles import RunRoles
 from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added
-from joulebook.lab.report.model import Energy, Figure, Quality, Share
+from joulebook.lab.report.model import Energy, EnergyQuality, Figure, SharePercent
 from joulebook.lab.report.wording import percent
 from joulebook.units import kwh_from_uj
 
@@ -20,12 +20,12 @@ KWH, PERCENT = "kWh", "%"
 _HOST = (Component.CPU, Component.DRAM, Component.OTHER)
 
 
-def why_unknown(account: Account, matter: Matter) -> str:
+def why_unknown(account: ReportData, matter: Unknowable) -> str:
     """`not known from SOURCE`, and why."""
     return f"not known from {account.source}: {account.unknown[matter]}"
 
 
-def energy(effort: Effort, project: Tally) -> Energy:
+def energy(effort: RunRoles, project: Tally) -> Energy:
     """Energy by part, and by the role of runs."""
     best, sweep = effort.best, added(run.tally for run in effort.sweep)
     return Energy(
@@ -50,7 +50,7 @@ def _kwh(energy_uj: int, *notes: str) -> Figure:
 
 
 def _of_machines(tally: Tally, what: str = "") -> Figure:
-    """Energy of GPUs and hosts together, and whether it is less than was burnt."""
+    """Energy of GPUs and hosts together, and whether it is less than was consumed."""
     boundary = "" if HOST in tally.parts_with or not tally.energy_uj else "GPUs alone"
     return _kwh(tally.energy_uj, what, boundary, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
@@ -94,7 +94,7 @@ def _facility(tally: Tally) -> Figure:
     return _kwh(facility_uj, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
 
-def quality(account: Account, project: Tally, settings: Report) -> Quality:
+def quality(account: ReportData, project: Tally, settings: ReportSection) -> EnergyQuality:
     """How well the energy is known."""
     calibrated = settings.sensor_percent is not None
     sensor = (
@@ -102,7 +102,7 @@ def quality(account: Account, project: Tally, settings: Report) -> Quality:
     )
     source = settings.sensor_source or ("report.sensor_percent" if calibrated else "")
     reading = 100 * account.error_ratio
-    return Quality(
+    return EnergyQuality(
         coverage=_coverage(account, project),
         methods=_shares(project.by_method, project.energy_uj),
         evidence=_shares(project.by_evidence, project.energy_uj),
@@ -127,9 +127,9 @@ def quality(account: Account, project: Tally, settings: Report) -> Quality:
     )
 
 
-def _coverage(account: Account, project: Tally) -> Figure:
-    if Matter.COVERAGE in account.unknown:
-        return Figure(None, PERCENT, unknown=why_unknown(account, Matter.COVERAGE))
+def _coverage(account: ReportData, project: Tally) -> Figure:
+    if Unknowable.COVERAGE in account.unknown:
+        return Figure(None, PERCENT, unknown=why_unknown(account, Unknowable.COVERAGE))
     if project.wall_ns is None:
         return Figure(None, PERCENT, unknown="when a run started or ended is not known")
     if project.coverage is None:
@@ -144,19 +144,19 @@ def _host_share(project: Tally) -> Figure:
     )
 
 
-def _shares(parts: Mapping[str, int], whole_uj: int) -> list[Share]:
+def _shares(parts: Mapping[str, int], whole_uj: int) -> list[SharePercent]:
     return [
-        Share(name or "not known", 100 * energy_uj / whole_uj)
+        SharePercent(name or "not known", 100 * energy_uj / whole_uj)
         for name, energy_uj in sorted(parts.items(), key=lambda item: (-item[1], item[0]))
         if whole_uj > 0
     ]
 
 
-def _attribution(account: Account, project: Tally) -> Figure:
+def _attribution(account: ReportData, project: Tally) -> Figure:
     if UNKNOWN in project.by_method:
         why = (
-            why_unknown(account, Matter.METHOD)
-            if Matter.METHOD in account.unknown
+            why_unknown(account, Unknowable.METHOD)
+            if Unknowable.METHOD in account.unknown
             else "the method is not on record"
         )
         return Figure(None, PERCENT, unknown=why)

@@ -31,7 +31,7 @@ class Figure(Struct, frozen=True, omit_defaults=True):
     unknown: str = ""
 
 
-class Share(Struct, frozen=True):
+class SharePercent(Struct, frozen=True):
     """A part of the energy, in percent."""
 
     name: str
@@ -134,7 +134,7 @@ class Energy(Struct, frozen=True):
     project: Figure
 
 
-class Quality(Struct, frozen=True):
+class EnergyQuality(Struct, frozen=True):
     """How well the energy is known.
 
     `coverage` is measured time to the time for which GPUs were held, `host` the share of that time
@@ -146,8 +146,8 @@ class Quality(Struct, frozen=True):
     """
 
     coverage: Figure
-    methods: list[Share]
-    evidence: list[Share]
+    methods: list[SharePercent]
+    evidence: list[SharePercent]
     host: Figure
     sensor: Figure
     reading: Figure
@@ -187,7 +187,7 @@ class Carbon(Struct, frozen=True):
     sci: Figure
 
 
-class Money(Struct, frozen=True):
+class CostFigure(Struct, frozen=True):
     """Cost of one kind: `electricity` (less what was earned below zero) or `hardware`."""
 
     kind: str
@@ -203,7 +203,7 @@ class Compute(Struct, frozen=True):
     peak_source: str
 
 
-class Result(Struct, frozen=True, omit_defaults=True):
+class ReportedResult(Struct, frozen=True, omit_defaults=True):
     """What the researcher said of the model; nothing here is measured by Joulebook."""
 
     params: float | None = None
@@ -213,7 +213,7 @@ class Result(Struct, frozen=True, omit_defaults=True):
     value: float | None = None
 
 
-class Card(Struct, frozen=True, omit_defaults=True):
+class ModelCardFacts(Struct, frozen=True, omit_defaults=True):
     """What forms of others ask for, as the researcher said it: model cards and BoAmps."""
 
     training_type: str = ""
@@ -225,7 +225,7 @@ class Card(Struct, frozen=True, omit_defaults=True):
 
 
 class Restated(Struct, frozen=True):
-    """What was booked, where the statement was charged anew at other rates."""
+    """What was booked, where the statement was charged again at other rates."""
 
     rates_file: str
     booked_cost: dict[str, float]
@@ -256,13 +256,13 @@ class Statement(Struct, frozen=True):
     inventory: Inventory
     counts: Counts
     energy: Energy
-    quality: Quality
+    quality: EnergyQuality
     rates: list[Rate]
     carbon: Carbon
-    cost: list[Money]
+    cost: list[CostFigure]
     compute: Compute
-    result: Result
-    card: Card
+    result: ReportedResult
+    card: ModelCardFacts
     restated: Restated | None
     runs: list[RunRow]
     limits: list[str]

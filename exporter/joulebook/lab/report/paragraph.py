@@ -1,4 +1,4 @@
-"""The paragraph for a paper's appendix: what was burnt, and how that is known.
+"""The paragraph for a paper's appendix: what was consumed, and how that is known.
 
 As a careful scientist would write it: nothing that was not measured is said as if it were, and a
 figure that is not known is left out of the sentence or said to be missing.
@@ -161,14 +161,14 @@ def _how(statement: Statement) -> Iterator[str]:
     quality = statement.quality
     methods = {share.name: share.percent for share in quality.methods}
     modelled = methods.pop("modelled", 0.0)
-    told = {
+    reported = {
         "counter": "the devices' own energy counters",
         "integrated": "integration of sampled power",
         "apportioned": "apportionment of a shared device's energy among its holders",
         "not known": "methods that are not on record at this source",
     }
     if methods:
-        how = ", ".join(f"{percent(part)} by {told.get(n, n)}" for n, part in methods.items())
+        how = ", ".join(f"{percent(part)} by {reported.get(n, n)}" for n, part in methods.items())
         unchanged = "" if statement.named_in_code else " without changes to the code of the runs"
         was = "played from a recorded trace" if statement.recorded_trace else "measured"
         yield f"Energy was {was} by {statement.made_by}{unchanged}: {how}."

@@ -1,7 +1,7 @@
 """Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
 
 The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
-below 1,000 J), and what a run burnt in the last seconds before an end of the range may be shown
+below 1,000 J), and what a run consumed in the last seconds before an end of the range may be shown
 only after it.
 """
 
@@ -25,13 +25,13 @@ from joulebook.core.money.rates import (
 )
 from joulebook.core.report.dataset import (
     WHOLE_METER,
-    Account,
     Charged,
-    Matter,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    Unknowable,
+    UsedRate,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
@@ -49,8 +49,8 @@ from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
 
 EDGE_S = 60
-"""What a run burns in this time may be missing at an end of the range: settling and two scrapes of
-up to 20 s."""
+"""What a run consumes in this time may be missing at an end of the range: settling and two scrapes
+of up to 20 s."""
 
 _OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experiment")
 _W = "joulebook_workload_"
@@ -60,11 +60,11 @@ _MOST_NAMED = 500
 _FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
 
 _UNKNOWN = {
-    Matter.TIMES: "it has values by scrape, not the instants of start and end",
-    Matter.METHOD: "methods are counted by node, not by run",
-    Matter.COVERAGE: "gaps are counted by meter, not by run",
-    Matter.GAPS: "gaps are counted by meter, not by run",
-    Matter.QUARTERS: "the report asks it for the range as a whole",
+    Unknowable.TIMES: "it has values by scrape, not the instants of start and end",
+    Unknowable.METHOD: "methods are counted by node, not by run",
+    Unknowable.COVERAGE: "gaps are counted by meter, not by run",
+    Unknowable.GAPS: "gaps are counted by meter, not by run",
+    Unknowable.QUARTERS: "the report asks it for the range as a whole",
 }
 
 
@@ -84,7 +84,7 @@ class PrometheusSource:
         """What people are shown."""
         return f"Prometheus at {self._api.where}"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
         if not since_s:
             raise ConfigError(
@@ -100,7 +100,7 @@ class PrometheusSource:
                 f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
             ) from None
 
-    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> Account:
+    def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
         asked = _Asked(self._api, since_s, at_s, selection, is_past=at_s == until_s)
         workloads = asked.workloads()
         postings = [*asked.postings(workloads)]
@@ -115,7 +115,7 @@ class PrometheusSource:
                 "some runs stand under the name (overflow), since a budget of series was spent: "
                 "their experiment is only in the ledgers"
             )
-        return Account(
+        return ReportData(
             self.name,
             since_s,
             until_s if until_s < FOREVER_S else at_s,
@@ -165,8 +165,10 @@ class _Asked:
         query = over_time(function, selector(metric, wanted), self._span_s - 1)
         return self._api.instant(query, self._at_s - 1)
 
-    def workloads(self) -> dict[WorkloadId, Workload]:
-        """What is told of the runs: their owner stands on their counters, the rest in `_info`."""
+    def workloads(self) -> dict[WorkloadId, ReportWorkload]:
+        """What is reported of the runs: their owner stands on their counters, the rest in
+        `_info`.
+        """
         every = [s.labels for s in (*self._burnt, *self._held)]
         names = frozenset(labels.get("workload", "") for labels in every)
         info: dict[_Shown, dict[str, Mapping[str, str]]] = {}
@@ -176,21 +178,21 @@ class _Asked:
             info.setdefault(_shown(sample.labels), {})[self._names.node(sample.labels)] = (
                 sample.labels
             )
-        found: dict[WorkloadId, Workload] = {}
+        found: dict[WorkloadId, ReportWorkload] = {}
         for labels in every:
-            key, told = self._names.run(labels), info.get(_shown(labels), {})
+            key, reported = self._names.run(labels), info.get(_shown(labels), {})
             # Each node tells of the GPUs that it saw held.
-            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in told.values())
-            known = self._workload(key, labels, next(iter(told.values()), {}))
+            self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in reported.values())
+            known = self._workload(key, labels, next(iter(reported.values()), {}))
             if key not in found or known.labels.user:
                 found[key] = known
         return found
 
     def _workload(
         self, key: WorkloadId, labels: Mapping[str, str], about: Mapping[str, str]
-    ) -> Workload:
+    ) -> ReportWorkload:
         extra = ("partition", "image", "array", "gpu_model")
-        return Workload(
+        return ReportWorkload(
             key,
             display=labels.get("workload", ""),
             name=about.get("name", ""),
@@ -201,7 +203,7 @@ class _Asked:
             cluster=labels.get("cluster", ""),
         )
 
-    def postings(self, workloads: Mapping[WorkloadId, Workload]) -> Iterator[Posting]:
+    def postings(self, workloads: Mapping[WorkloadId, ReportWorkload]) -> Iterator[Posting]:
         """Energy by run, node and component; held time stands with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
@@ -227,7 +229,7 @@ class _Asked:
         key: WorkloadId,
         component: str,
         amount: Amount,
-        workloads: Mapping[WorkloadId, Workload],
+        workloads: Mapping[WorkloadId, ReportWorkload],
     ) -> Posting:
         meter = Meter(Component(component), WHOLE_METER)
         known = workloads.get(key)
@@ -235,7 +237,7 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that had begun when the range began, or still burnt something as it ended."""
+        """The runs that had begun when the range began, or still consumed something as it ended."""
         metric = f"{_W}energy_joules_total"
         begun = f"last_over_time({selector(metric, self._wanted)}[{2 * EDGE_S}s])"
         ending = exact(metric, self._wanted, (*_OWNER, "component"), EDGE_S)
@@ -290,14 +292,14 @@ class _Asked:
         node = self._names.node(sample.labels)
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
-    def rates(self, postings: Iterable[Posting]) -> Iterator[RateRow]:
+    def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
         """The gauges of rates: their mean by time, and their least and greatest beside it.
 
-        Least and greatest have no weight; a mean weighs what its node burnt.
+        Least and greatest have no weight; a mean weighs what its node consumed.
         """
-        burnt: dict[str, int] = {}
+        consumed: dict[str, int] = {}
         for row in postings:
-            burnt[row.node] = burnt.get(row.node, 0) + row.amount.energy_uj
+            consumed[row.node] = consumed.get(row.node, 0) + row.amount.energy_uj
         for metric, quantity, per in (
             ("joulebook_pue_ratio", "pue", PPM),
             ("joulebook_electricity_price_per_kwh", "price", NANO),
@@ -306,7 +308,7 @@ class _Asked:
             for function in ("avg", "min", "max"):
                 for labels, value in self.now(metric, function, Selection()):
                     node = self._names.node(labels)
-                    if node not in burnt:
+                    if node not in consumed:
                         continue
                     source = labels.get("source", "")
                     quality = Quality.DEFAULT if source in defaults() else Quality.UNKNOWN
@@ -315,23 +317,23 @@ class _Asked:
                         source, quality,
                     )  # fmt: skip
                     mean = function == "avg"
-                    yield RateRow(used, burnt[node] if mean else 0, 0, node)
+                    yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """What floors and ends of the range may hide, to the energy in all."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
-        burnt_uj = edges_uj = 0.0
+        consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}
         energy: dict[WorkloadId, int] = {}
         for row in postings:
-            burnt_uj += row.amount.energy_uj
+            consumed_uj += row.amount.energy_uj
             if isinstance(row.subject, WorkloadId) and row.subject in self._alive:
                 energy[row.subject] = energy.get(row.subject, 0) + row.amount.energy_uj
                 held_ns[row.subject] = held_ns.get(row.subject, 0) + row.amount.held_ns
         for key, energy_uj in energy.items():
             wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
             edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
-        return (floors_j * UJ_PER_J + edges_uj) / burnt_uj if burnt_uj else 0.0
+        return (floors_j * UJ_PER_J + edges_uj) / consumed_uj if consumed_uj else 0.0
 
 
 _Shown = tuple[str, str, str]

@@ -104,7 +104,7 @@ def exact(
     `labels` are all that tell its series apart. One that is stored more than once, since it was
     scraped by two jobs, by two replicas or at two addresses one after the other, is one counter: it
     never falls, so its greatest value counts. What a late node had counted when it was first seen
-    does not count: nobody knows when it was burnt.
+    does not count: nobody knows when it was consumed.
     """
     by = f"by ({', '.join(labels)})"
     series = selector(metric, wanted)

@@ -1,7 +1,7 @@
 """Which run and which node a series of Prometheus is of.
 
 Names come again: two clusters have a job 500 and a node n1 each, and a cluster that counts its jobs
-anew gives 500 to somebody else. Where a name alone would not tell them apart, the cluster and the
+again gives 500 to somebody else. Where a name alone would not tell them apart, the cluster and the
 user are added to it.
 """
 

@@ -55,7 +55,7 @@ class Nodes:
             first = datetime.fromtimestamp(min(self._first_s.values()), UTC)
             yield (
                 f"the first samples of {listed(late)} are of {first:%Y-%m-%d %H:%M} UTC or later: "
-                "what was burnt before is not in this"
+                "what was consumed before is not in this"
             )
         alike = "count by (cluster, node, gpu, uuid) (joulebook_gpu_info)"
         twins = self._api.instant(f"count by ({_NODE}, gpu) ({alike}) > 1", self._at_s)

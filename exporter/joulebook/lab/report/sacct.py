@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import s_from_ns
@@ -40,7 +40,7 @@ _STATES = {
     "NODE_FAIL": State.FAILED,
     "BOOT_FAIL": State.FAILED,
     "DEADLINE": State.FAILED,
-    # Run anew: what these burnt is lost like a failed run's.
+    # Run again: what these consumed is lost like a failed run's.
     "PREEMPTED": State.FAILED,
     "REQUEUED": State.FAILED,
     "REVOKED": State.FAILED,
@@ -66,13 +66,13 @@ class _Row(NamedTuple):
 
 
 def ask(
-    workloads: Iterable[Workload], setting: str, environ: Mapping[str, str] = os.environ
+    workloads: Iterable[ReportWorkload], setting: str, environ: Mapping[str, str] = os.environ
 ) -> tuple[dict[WorkloadId, State], str]:
     """The states of those that are SLURM's, and who says so or why nobody does.
 
     `setting` is `report.sacct`. What sacct does not answer is left out: its state is not known.
     """
-    wanted: dict[str, list[tuple[int, Workload]]] = {}
+    wanted: dict[str, list[tuple[int, ReportWorkload]]] = {}
     for each in workloads:
         found = _RUN.fullmatch(each.id.workload)
         if each.id.scheduler == "slurm" and found:
@@ -96,7 +96,7 @@ def ask(
     return states, "ends of runs from sacct"
 
 
-def _of(workload: Workload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
+def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
     """The row of a run: the one in which it began, else the one after so many restarts.
 
     Accounting may have a job of years ago, or of another cluster, with the same number.
@@ -152,7 +152,7 @@ def _answers(text: str) -> dict[str, list[_Row]]:
         row = _Row(cluster, _second(submit) or 0, _second(start), _second(end), word)
         for name in set(names):
             answers.setdefault(name, []).append(row)
-    # A job that is put back is submitted anew; sacct promises no order.
+    # A job that is put back is submitted again; sacct promises no order.
     return {name: sorted(rows, key=lambda row: row.submit_s) for name, rows in answers.items()}
 
 

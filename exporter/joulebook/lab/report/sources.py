@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from joulebook.core.report.dataset import Account, Selection, joined
+from joulebook.core.report.dataset import ReportData, Selection, joined
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 
@@ -21,14 +21,14 @@ FOREVER_S = 1 << 40
 """The end of a report that has none."""
 
 
-class Source(Protocol):
+class ReportSource(Protocol):
     """Where a report is from."""
 
     @property
     def name(self) -> str:
         """What people are shown: `not known from NAME`."""
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What was booked in the quarter hours of [since, until), UTC seconds.
 
         Raises a `JoulebookError` that says what to do.
@@ -88,7 +88,7 @@ class LedgerSource:
             return f"ledger of {nodes[0]}"
         return f"ledgers of {len(nodes)} nodes"
 
-    def account(self, since_s: int, until_s: int, selection: Selection) -> Account:
+    def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """What all of them booked.
 
         Raises `LedgerError`, and `ConfigError` if two are one ledger: its energy would count twice.
@@ -108,7 +108,7 @@ class LedgerSource:
         return replace(joined(accounts), source=self.name)
 
 
-def _of_cluster(account: Account, cluster: str, selection: Selection) -> Account:
+def _of_cluster(account: ReportData, cluster: str, selection: Selection) -> ReportData:
     """Say of which cluster a node's workloads are; only those of clusters that are asked for."""
     workloads = {
         key: replace(each, cluster=cluster or each.cluster)

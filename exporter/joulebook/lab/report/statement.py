@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from joulebook import __version__
-from joulebook.config.lab import Report
+from joulebook.config.lab import ReportSection
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report import footprint
-from joulebook.core.report.dataset import Account, Matter
+from joulebook.core.report.dataset import ReportData, Unknowable
 from joulebook.core.report.rollup import own_rates
-from joulebook.core.report.run_roles import Choice, Effort, State, sort_out
+from joulebook.core.report.run_roles import RoleChoice, RunRoles, State, sort_out
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
@@ -22,13 +22,13 @@ from joulebook.lab.report import cost_carbon, energy
 from joulebook.lab.report.about import About
 from joulebook.lab.report.model import (
     VERSION,
-    Card,
     Counts,
     Figure,
     Gpus,
     Inventory,
+    ModelCardFacts,
+    ReportedResult,
     Restated,
-    Result,
     RunRow,
     Statement,
 )
@@ -41,48 +41,52 @@ _ALL_OF_IT = 0.9995
 
 LIMITS = (
     "Not in it: network, storage and other nodes than those named, cooling but for PUE, the "
-    "energy of inference, and what was burnt before the ledger began."
+    "energy of inference, and what was consumed before the ledger began."
 )
 
 
-class Told(Struct, frozen=True):
+class StatementContext(Struct, frozen=True):
     """What is known beside the account: who says how runs ended, and what the site set."""
 
     made_utc_s: float
     states: Mapping[WorkloadId, State] = {}
     states_from: str = ""
-    settings: Report = Report()
+    settings: ReportSection = ReportSection()
     zone: str = ""
 
 
-class Anew(Struct, frozen=True):
+class Recharge(Struct, frozen=True):
     """An account at other rates: the file they are in, and the energy that they do not cover."""
 
     file: str
-    account: Account
+    account: ReportData
     unpriced_uj: Mapping[str, int]
 
 
 def make(
-    account: Account, about: About, choice: Choice, told: Told, anew: Anew | None = None
+    account: ReportData,
+    about: About,
+    choice: RoleChoice,
+    reported: StatementContext,
+    anew: Recharge | None = None,
 ) -> Statement:
-    """The statement; with `anew`, at its rates, and what was booked beside it.
+    """The statement; with `again`, at its rates, and what was booked beside it.
 
     Raises `ConfigError` for a run that was named and is none.
     """
     charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
-        effort = sort_out(found, choice, told.states)
+        effort = sort_out(found, choice, reported.states)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
-    inventory = _inventory(charged, found, told.settings, about)
+    inventory = _inventory(charged, found, reported.settings, about)
     return Statement(
         version=VERSION,
         title=about.title or ", ".join(inventory.experiments) or "all that is selected",
         made_by=f"joulebook {__version__}",
-        made_utc=_utc(told.made_utc_s),
+        made_utc=_utc(reported.made_utc_s),
         recorded_trace=any(run.replayed for run in found),
         named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
@@ -91,15 +95,15 @@ def make(
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
         inventory=inventory,
-        counts=_counts(effort, told.states_from),
+        counts=_counts(effort, reported.states_from),
         energy=energy.energy(effort, project),
-        quality=energy.quality(charged, project, told.settings),
+        quality=energy.quality(charged, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
-        carbon=cost_carbon.carbon(charged, found, project, told.settings, about, told.zone),
+        carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
-        result=Result(about.params, about.flops, about.metric, about.split, about.value),
-        card=Card(
+        result=ReportedResult(about.params, about.flops, about.metric, about.split, about.value),
+        card=ModelCardFacts(
             about.training_type,
             about.stage,
             about.family,
@@ -121,13 +125,15 @@ def _moment(utc_ns: int | None) -> str | None:
     return None if utc_ns is None else _utc(utc_ns // NS_PER_S)
 
 
-def _inventory(account: Account, found: Sequence[Run], settings: Report, about: About) -> Inventory:
+def _inventory(
+    account: ReportData, found: Sequence[Run], settings: ReportSection, about: About
+) -> Inventory:
     labels = [run.workload.labels for run in found]
     starts = [run.workload.started_utc_ns for run in found]
     ends = [run.workload.ended_utc_ns for run in found]
     if None in starts or not starts:
         quarters = [row.quarter_s * NS_PER_S for row in account.postings]
-        known = Matter.QUARTERS not in account.unknown and quarters
+        known = Unknowable.QUARTERS not in account.unknown and quarters
         starts = [min(quarters)] if known else [None]
         ends = [max(quarters) + QUARTER_NS] if known else [None]
     return Inventory(
@@ -155,7 +161,7 @@ def _gpu_hours(found: Sequence[Run]) -> Figure:
     return Figure(footprint.hours(whole.gpu_ns), "GPU-hours", note=note)
 
 
-def _gpus(account: Account, found: Sequence[Run]) -> list[Gpus]:
+def _gpus(account: ReportData, found: Sequence[Run]) -> list[Gpus]:
     amounts: dict[str, Amount] = {}
     for run in found:
         for model, amount in run.by_model.items():
@@ -172,7 +178,7 @@ def _gpus(account: Account, found: Sequence[Run]) -> list[Gpus]:
     ]
 
 
-def _gpu_count(account: Account, found: Sequence[Run]) -> Figure:
+def _gpu_count(account: ReportData, found: Sequence[Run]) -> Figure:
     devices = {gpu for run in found for gpu in run.gpus}
     if devices or not found:
         return Figure(len(devices), "GPUs")
@@ -182,7 +188,7 @@ def _gpu_count(account: Account, found: Sequence[Run]) -> Figure:
     return Figure(None, "GPUs", unknown=f"not known from {account.source}")
 
 
-def _counts(effort: Effort, states_from: str) -> Counts:
+def _counts(effort: RunRoles, states_from: str) -> Counts:
     failed = effort.of(State.FAILED)
     by_id = {run.workload.id: run for run in effort.project}
     return Counts(
@@ -200,7 +206,7 @@ def _counts(effort: Effort, states_from: str) -> Counts:
     )
 
 
-def _rows(found: Sequence[Run], effort: Effort) -> list[RunRow]:
+def _rows(found: Sequence[Run], effort: RunRoles) -> list[RunRow]:
     roles = {run.workload.id: "sweep" for run in effort.sweep}
     if effort.best is not None:
         roles[effort.best.workload.id] = "best"
@@ -245,7 +251,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
     )
 
 
-def _restated(booked: Account, anew: Anew) -> Restated:
+def _restated(booked: ReportData, anew: Recharge) -> Restated:
     old, new = (added(run.tally for run in runs(each)).bill for each in (booked, anew.account))
     before, after = cost_carbon.money(old), cost_carbon.money(new)
     kg_before, kg_after = cost_carbon.kg(old), cost_carbon.kg(new)

@@ -15,13 +15,13 @@ from joulebook.core import units_text
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
 from joulebook.core.ledger.state import Books
-from joulebook.metrics.derived import Scene
+from joulebook.metrics.derived import Derived
 from joulebook.metrics.page import markup
 from joulebook.metrics.page.markup import lines, section, table, text
 from joulebook.metrics.page.tables import gpus, workloads
 from joulebook.metrics.page.today import in_force, today
 from joulebook.metrics.pending import pending_uj, shown_balance
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import NS_PER_S
 
 REFRESH_S = 5
@@ -43,7 +43,7 @@ _METHODS = {
 }
 
 
-def _replayed(view: View) -> str:
+def _replayed(view: Snapshot) -> str:
     """Whoever sees the page of a demo must not take its figures for this machine's."""
     if all(sensor.kind != REPLAY for sensor in view.sensors):
         return ""
@@ -53,9 +53,9 @@ def _replayed(view: View) -> str:
     )
 
 
-def render_page(view: View, ready: bool, message: str) -> bytes:
+def render_page(view: Snapshot, ready: bool, message: str) -> bytes:
     """The page for a view; `ready` and `message` are what `/readyz` says."""
-    scene = Scene(view, None, {})
+    scene = Derived(view, None, {})
     where = f" in {text(view.cluster)}" if view.cluster else ""
     pill = '<span class="pill">ready</span>' if ready else '<span class="pill bad">not ready</span>'
     trouble = (
@@ -89,7 +89,7 @@ def render_page(view: View, ready: bool, message: str) -> bytes:
 """.encode()
 
 
-def _power(view: View) -> str:
+def _power(view: Snapshot) -> str:
     drawn_w = view.power_w
     if not drawn_w:
         return section("Power now", '<p class="dim">Nothing here says what power it draws.</p>')
@@ -116,7 +116,7 @@ def _power(view: View) -> str:
     )
 
 
-def _drawers(view: View, drawn_w: Mapping[Component, float]) -> str:
+def _drawers(view: Snapshot, drawn_w: Mapping[Component, float]) -> str:
     """What draws it: how many devices, how many of them are held, and the rest by component."""
     said = []
     if view.devices:

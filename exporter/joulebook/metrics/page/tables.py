@@ -8,7 +8,7 @@ from joulebook.core import units_text
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.ledger.series import OVERFLOW
 from joulebook.core.ledger.state import WorkloadState
-from joulebook.metrics.derived import UNKNOWN, Scene
+from joulebook.metrics.derived import UNKNOWN, Derived
 from joulebook.metrics.page import markup
 from joulebook.metrics.page.markup import section, table, text
 from joulebook.metrics.snapshot import DeviceStatus
@@ -21,7 +21,7 @@ _MOST_WORKLOADS = 40
 _GIB = 1 << 30
 
 
-def gpus(scene: Scene) -> str:
+def gpus(scene: Derived) -> str:
     """The GPUs: what each draws, how busy it is, who holds it. A node without has no such table."""
     found = [status for _, status in scene.gpus]
     models = {status.model for status in found}
@@ -42,7 +42,7 @@ def gpus(scene: Scene) -> str:
     return section("GPUs", listing, note=note, wide=True)
 
 
-def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
+def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
     values = status.values
     under = [] if one_model else [text(status.model)]
     if (celsius := values.get("temperature_celsius")) is not None:
@@ -72,7 +72,7 @@ def _gpu_row(scene: Scene, status: DeviceStatus, *, one_model: bool) -> str:
     )
 
 
-def _holders(scene: Scene, meter: Meter) -> str:
+def _holders(scene: Derived, meter: Meter) -> str:
     holders = list(scene.holders(meter))
     unsettled = scene.unsettled(meter)
     said: list[str] = []
@@ -87,8 +87,8 @@ def _holders(scene: Scene, meter: Meter) -> str:
     return "".join(said) or '<span class="dim">nobody</span>'
 
 
-def workloads(scene: Scene) -> str:
-    """The workloads that run or ran lately: what each burnt, and draws now."""
+def workloads(scene: Derived) -> str:
+    """The workloads that run or ran lately: what each consumed, and draws now."""
     states = scene.books.workloads
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()
@@ -122,7 +122,9 @@ def workloads(scene: Scene) -> str:
     return section("Workloads", listing, note="now and lately", wide=True)
 
 
-def _workload_row(scene: Scene, state: WorkloadState, identity: tuple[str, ...], power: str) -> str:
+def _workload_row(
+    scene: Derived, state: WorkloadState, identity: tuple[str, ...], power: str
+) -> str:
     # The page shows what is booked, also while the series are still held at zero.
     amounts = state.balance.values()
     energy_uj = sum(amount.energy_uj for amount in amounts)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Remainder
-from joulebook.core.money.amounts import NOTHING, Bill, Charge, Item, total
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Item, total
 from joulebook.core.money.rates import PPM, Point, Quality
 from joulebook.core.workloads import Labels
 from joulebook.metrics.page import markup
 from joulebook.metrics.page.markup import section, table, text
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 _MOST = 6
 
@@ -26,7 +26,7 @@ _REMAINDERS = {
 _CO2E = Charge(Item.CO2E)
 
 
-def today(view: View) -> str:
+def today(view: Snapshot) -> str:
     """What was booked since 00:00 UTC."""
     named = sorted(
         ((uj, who) for who, uj in view.today.items() if isinstance(who, Labels)), reverse=True
@@ -60,7 +60,7 @@ def today(view: View) -> str:
 
 
 def _row(
-    view: View,
+    view: Snapshot,
     name: str,
     energy_uj: int,
     most_uj: int,
@@ -77,7 +77,7 @@ def _row(
     )
 
 
-def _charged(bill: Bill) -> list[str]:
+def _charged(bill: Charges) -> list[str]:
     """A bill in words: money in each currency, then CO2e."""
     said = []
     for currency in sorted({charge.currency for charge in bill if charge != _CO2E}):
@@ -91,7 +91,7 @@ def _charged(bill: Bill) -> list[str]:
     return said
 
 
-def in_force(view: View) -> str:
+def in_force(view: Snapshot) -> str:
     """The footer's lines on rates: which are in force, and which setting is missing."""
     now = view.rates.at(int(view.utc_s))
     known = []

@@ -21,35 +21,35 @@ from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates
 from joulebook.core.attribution.node_meter import OtherSplit
 from joulebook.core.ledger import series
-from joulebook.core.ledger.advance import Policy
+from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.assembly.sensors import (
     HOST_SENSORS,
     PCI_DEVICES,
-    Choice,
+    SensorChoice,
     chosen,
     conflict,
     gpu_is_here,
     proc_of_driver,
     traces,
 )
-from joulebook.node.assembly.workloads import TENANTS, marked, node_label, unseen
+from joulebook.node.assembly.workloads import WORKLOAD_SOURCES, marked, node_label, unseen
 from joulebook.node.daemon import Daemon, Settings
-from joulebook.node.day_totals import DAY_S, Money, Today
+from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
 from joulebook.node.privacy import mask
-from joulebook.node.release import ReleaseDesk
-from joulebook.node.sensor_thread import SensorWorker
-from joulebook.node.workloads.contract import TenantSource
-from joulebook.node.workloads.host.usage import HostUse
+from joulebook.node.release import ReleaseHandler
+from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.workloads.contract import WorkloadSource
+from joulebook.node.workloads.host.usage import HostUsageReader
 from joulebook.rates.build import charges, make_poller
 from joulebook.rates.sources import missing
-from joulebook.server.auth import Handover, Tokens
+from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S, ns_from_s
 
@@ -141,7 +141,7 @@ def assemble(config: Config) -> Node:
             idle="" if choices else NOTHING,
         )
         exposition = Exposition(
-            View(
+            Snapshot(
                 name,
                 books,
                 cluster=config.node.cluster,
@@ -177,7 +177,7 @@ def assemble(config: Config) -> Node:
             books,
             workers,
             tenants,
-            ReleaseDesk(path),
+            ReleaseHandler(path),
             _today(path, clock),
             health,
             exposition.publish,
@@ -194,7 +194,7 @@ def assemble(config: Config) -> Node:
         return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
 
 
-def _handover(config: Config, node: str) -> Handover | None:
+def _handover(config: Config, node: str) -> PostingsPages | None:
     """What collectors get of the ledger; `None` without a token to ask them for."""
     if not config.server.token_file:
         return None
@@ -204,15 +204,15 @@ def _handover(config: Config, node: str) -> Handover | None:
         with LedgerReader(config.ledger.path) as reader:
             return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
 
-    return Handover(page, Tokens(Path(config.server.token_file)))
+    return PostingsPages(page, Tokens(Path(config.server.token_file)))
 
 
 def _workers(
-    config: Config, clock: Clock, books: Books, choices: Mapping[str, Choice]
-) -> list[SensorWorker]:
+    config: Config, clock: Clock, books: Books, choices: Mapping[str, SensorChoice]
+) -> list[SensorThread]:
     """A worker for each sensor that is wanted; it answers for its meters on record too."""
     return [
-        SensorWorker(
+        SensorThread(
             choice.make(config, clock),
             clock,
             kind=choice.kind,
@@ -222,34 +222,36 @@ def _workers(
     ]
 
 
-def _host(config: Config, clock: Clock, choices: Mapping[str, Choice]) -> HostUse | None:
+def _host(
+    config: Config, clock: Clock, choices: Mapping[str, SensorChoice]
+) -> HostUsageReader | None:
     """Who uses the host is asked for only where something measures it."""
     if not any(name in choices for name in HOST_SENSORS):
         return None
-    return HostUse(clock, proc=Path(config.host.proc))
+    return HostUsageReader(clock, proc=Path(config.host.proc))
 
 
-def _tenants(config: Config, clock: Clock) -> Sequence[TenantSource]:
-    return [make(config, clock) for wanted, make in TENANTS.values() if wanted(config)]
+def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
+    return [make(config, clock) for wanted, make in WORKLOAD_SOURCES.values() if wanted(config)]
 
 
-def _money(config: Config, exits: ExitStack) -> Money:
+def _money(config: Config, exits: ExitStack) -> Charging:
     """The rates, asked for in a thread of their own until `exits` are taken."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
     if config.rates == Rates():
-        return Money(lacking=lacking)
+        return Charging(lacking=lacking)
     poller = make_poller(config, os.environ)
     poller.start()
     exits.callback(poller.stop)
-    return Money(poller, charges(config.rates), lacking)
+    return Charging(poller, charges(config.rates), lacking)
 
 
-def _policy(config: Config) -> Policy:
+def _policy(config: Config) -> BookingPolicy:
     shown = config.exposition
-    return Policy(
+    return BookingPolicy(
         settle_ns=ns_from_s(config.daemon.settle_s),
         other=OtherSplit(config.host.other),
-        series=series.Policy(
+        series=series.SeriesPolicy(
             zero_hold_ns=ns_from_s(shown.zero_hold()),
             linger_ns=ns_from_s(shown.linger_s),
             max_workloads=shown.max_workloads,
@@ -258,8 +260,8 @@ def _policy(config: Config) -> Policy:
     )
 
 
-def _today(path: Path, clock: NodeClock) -> Today:
+def _today(path: Path, clock: NodeClock) -> DayTotals:
     day = (clock.now_ns() + clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
     with LedgerReader(path) as reader:
         since_s = day * DAY_S
-        return Today(reader.since_by_owner(since_s), day, reader.bills_by_owner(since_s))
+        return DayTotals(reader.since_by_owner(since_s), day, reader.bills_by_owner(since_s))

@@ -63,7 +63,7 @@ def traces(names: str) -> list[Path]:
     return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
 
 
-class Choice(NamedTuple):
+class SensorChoice(NamedTuple):
     """A sensor that can be chosen: how it measures, which meters are its, and how it is made."""
 
     kind: str
@@ -144,8 +144,8 @@ def _model(config: Config, clock: Clock) -> Sensor:
     )
 
 
-SENSORS: dict[str, Choice] = {
-    "nvml": Choice(
+SENSORS: dict[str, SensorChoice] = {
+    "nvml": SensorChoice(
         "counter",
         _is_nvidia,
         lambda config, pci: enabled(
@@ -153,7 +153,7 @@ SENSORS: dict[str, Choice] = {
         ),
         lambda config, clock: NvmlSensor(clock, proc=proc_of_driver(config)),
     ),
-    "drm": Choice(
+    "drm": SensorChoice(
         "counter",
         lambda meter: meter.component is Component.GPU and meter.name.startswith(KERNEL_CARDS),
         lambda config, _pci: enabled(
@@ -164,13 +164,13 @@ SENSORS: dict[str, Choice] = {
             clock, Path(config.sensors.drm.root), proc=Path(config.host.proc)
         ),
     ),
-    "rapl": Choice(
+    "rapl": SensorChoice(
         "counter",
         lambda meter: meter.name.startswith(("package-", "dram-")),
         lambda config, _pci: _rapl_wanted(config),
         lambda config, clock: rapl.RaplSensor(clock, Path(config.sensors.rapl.root)),
     ),
-    "hwmon": Choice(
+    "hwmon": SensorChoice(
         "power",
         lambda meter: (
             meter in {hwmon.NODE, hwmon.MODULES} or meter.name.startswith(("grace-", "amd-energy-"))
@@ -186,7 +186,7 @@ SENSORS: dict[str, Choice] = {
             clock, Path(config.sensors.hwmon.root), **_hwmon_parts(config)
         ),
     ),
-    "ipmi": Choice(
+    "ipmi": SensorChoice(
         "power",
         lambda meter: meter == ipmi.METER,
         lambda config, _pci: enabled(
@@ -194,7 +194,7 @@ SENSORS: dict[str, Choice] = {
         ),
         _ipmi,
     ),
-    "redfish": Choice(
+    "redfish": SensorChoice(
         "power",
         lambda meter: meter == Meter(Component.OTHER, "redfish"),
         lambda config, _pci: enabled(
@@ -202,13 +202,13 @@ SENSORS: dict[str, Choice] = {
         ),
         _redfish,
     ),
-    "model": Choice(
+    "model": SensorChoice(
         "modelled",
         lambda meter: meter in {estimate.CPU, estimate.DRAM},
         lambda config, _pci: config.sensors.model.enabled,
         _model,
     ),
-    "replay": Choice(
+    "replay": SensorChoice(
         "replay",
         lambda meter: meter.component is Component.GPU,
         lambda config, _pci: config.sensors.replay.enabled,
@@ -220,7 +220,7 @@ HOST_SENSORS = ("rapl", "hwmon", "model", "replay")
 """Those that may read CPU or DRAM: with one of them, who uses the host is asked for."""
 
 
-def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Choice]:
+def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, SensorChoice]:
     """The sensors that run here."""
     return {name: choice for name, choice in SENSORS.items() if choice.wanted(config, pci)}
 

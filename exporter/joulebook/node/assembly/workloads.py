@@ -17,14 +17,14 @@ from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
-from joulebook.node.workloads.contract import TenantSource
+from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host
 from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesTenants
-from joulebook.node.workloads.processes.source import ProcessTenants
-from joulebook.node.workloads.slurm.source import SlurmTenants
-from joulebook.node.workloads.spans.source import MarkTenants
+from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
+from joulebook.node.workloads.processes.source import ProcessWorkloads
+from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
 def slurm_is_here(config: Config) -> bool:
@@ -39,10 +39,10 @@ def slurm_is_here(config: Config) -> bool:
     return any(place and Path(place).exists() for place in places)
 
 
-def slurm_tenants(config: Config, clock: Clock) -> SlurmTenants:
+def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
     """The SLURM jobs of this host."""
     slurm = config.tenants.slurm
-    return SlurmTenants(
+    return SlurmWorkloads(
         clock,
         events_dir=Path(slurm.events_dir),
         cgroup_root=Path(slurm.cgroup_root),
@@ -90,14 +90,14 @@ def node_name(config: Config) -> str:
     return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
 
 
-def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesTenants:
+def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     """The pods of this node."""
     kubernetes = config.tenants.kubernetes
     infrastructure = tuple(map(parse, config.workloads.infrastructure_selectors))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
-    return KubernetesTenants(
+    return KubernetesWorkloads(
         clock,
         node=node_name(config),
         reader=Reader(config.experiments.rules, infrastructure, kubernetes.user_key),
@@ -139,7 +139,7 @@ def unseen(config: Config) -> str:
 
 
 def processes_wanted(config: Config) -> bool:
-    """Whether processes outside any scheduler are told apart. Raises `ConfigError`."""
+    """Whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
     wanted = config.tenants.processes.enabled
     if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(
@@ -152,23 +152,23 @@ def processes_wanted(config: Config) -> bool:
     return enabled(wanted, lambda: proc_of_driver(config) is not None and "nvml" in chosen(config))
 
 
-def process_tenants(config: Config, clock: Clock) -> ProcessTenants:
+def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
     """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
-    return ProcessTenants(
+    return ProcessWorkloads(
         clock,
         node=node_label(config),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
         proc_root=Path(config.host.proc),
         own_pids=driver_pids_are_own(config),
-        others=[name for name in ("slurm", "kubernetes") if TENANTS[name][0](config)],
+        others=[name for name in ("slurm", "kubernetes") if WORKLOAD_SOURCES[name][0](config)],
     )
 
 
-def marked(tenants: Sequence[TenantSource]) -> Callable[[Reading], Reading]:
+def marked(tenants: Sequence[WorkloadSource]) -> Callable[[Reading], Reading]:
     """What is said of the processes in a reading beside whose they are: marks, then lives."""
-    marks = [each.marked for each in tenants if isinstance(each, MarkTenants)]
-    lives = [each.lived for each in tenants if isinstance(each, ProcessTenants)]
+    marks = [each.marked for each in tenants if isinstance(each, SpanWorkloads)]
+    lives = [each.lived for each in tenants if isinstance(each, ProcessWorkloads)]
 
     def said(reading: Reading) -> Reading:
         for say in (*marks, *lives):
@@ -182,7 +182,9 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], TenantSource]]] = {
+WORKLOAD_SOURCES: dict[
+    str, tuple[Callable[[Config], bool], Callable[[Config, Clock], WorkloadSource]]
+] = {
     "slurm": (
         lambda config: enabled(config.tenants.slurm.enabled, lambda: slurm_is_here(config)),
         slurm_tenants,
@@ -194,5 +196,5 @@ TENANTS: dict[str, tuple[Callable[[Config], bool], Callable[[Config, Clock], Ten
         kubernetes_tenants,
     ),
     "processes": (processes_wanted, process_tenants),
-    "marks": (marks_wanted, lambda config, clock: MarkTenants(clock, Path(config.marks.dir))),
+    "marks": (marks_wanted, lambda config, clock: SpanWorkloads(clock, Path(config.marks.dir))),
 }

@@ -16,7 +16,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Failure, Meter, Reading
 
 
-class Look(msgspec.Struct, frozen=True, gc=False):
+class PollResult(msgspec.Struct, frozen=True, gc=False):
     """All that one look at a sensor's devices gave."""
 
     readings: tuple[Reading, ...] = ()
@@ -66,10 +66,10 @@ class Sensor(Protocol):
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every device once; `processes` asks for process lists too (the slow call)."""
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Read only the energy counters of `meters`, fast: called in a burst at a boundary.
 
         A meter that fails is left out: the next `look` says why.

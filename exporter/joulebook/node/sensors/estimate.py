@@ -15,7 +15,7 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorRetry
-from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
+from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
 from joulebook.node.workloads.host.procfs import cpu_times, memory
 from joulebook.units import MW_PER_W
 
@@ -57,7 +57,7 @@ class ModelSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Reckon the power since the look before. Raises `SensorRetry`."""
         try:
             times = cpu_times(self._proc)
@@ -77,9 +77,9 @@ class ModelSensor:
             idle_w, tdp_w = self._cpu_w
             watts = idle_w + (tdp_w - idle_w) * min(max(used, 0.0), 1.0)
             readings.append(self._reading(CPU, t_ns, watts))
-        return Look(tuple(readings))
+        return PollResult(tuple(readings))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """A model has no steps."""
         return ()
 

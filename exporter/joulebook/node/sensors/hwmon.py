@@ -25,8 +25,8 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
-from joulebook.node.sensors.sysfs import Complaints, int_or_none, numbered, read_int, text_or
+from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
+from joulebook.node.sensors.sysfs import LogOnce, int_or_none, numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
 _GRACE = re.compile(r"(?P<part>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)")
@@ -41,7 +41,7 @@ EVERYTHING = (Component.CPU, Component.DRAM, Component.GPU)
 REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.hwmon.root"
 
 
-class Source(msgspec.Struct, frozen=True):
+class HwmonFiles(msgspec.Struct, frozen=True):
     """The files that are one meter: their values are added up.
 
     `counts` says that they count energy (uJ), else they tell power (uW). `covers` as in
@@ -54,14 +54,14 @@ class Source(msgspec.Struct, frozen=True):
     covers: tuple[Component, ...] = ()
 
 
-def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[Source]:
+def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[HwmonFiles]:
     """The meters below `root`.
 
     Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
     node or module from outside (a BMC is asked instead).
     """
     chips = [(path, text_or(path / "name")) for _, path in numbered(root, r"hwmon(\d+)")]
-    found: list[Source] = []
+    found: list[HwmonFiles] = []
     modules: list[Path] = []
     nodes: list[Path] = []
     sockets: dict[str, dict[str, Path]] = {}
@@ -83,9 +83,9 @@ def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[Source
         found += _grace(socket, parts)
     if supply and nodes:
         # Two of them are two supplies of one node.
-        found.append(Source(NODE, tuple(nodes), covers=EVERYTHING))
+        found.append(HwmonFiles(NODE, tuple(nodes), covers=EVERYTHING))
     elif supply and modules:
-        found.append(Source(MODULES, tuple(modules), covers=EVERYTHING))
+        found.append(HwmonFiles(MODULES, tuple(modules), covers=EVERYTHING))
     return found
 
 
@@ -93,19 +93,19 @@ def _power_file(chip: Path) -> Path | None:
     return next((chip / n for n in ("power1_average", "power1_input") if (chip / n).exists()), None)
 
 
-def _grace(socket: str, parts: dict[str, Path]) -> Iterator[Source]:
+def _grace(socket: str, parts: dict[str, Path]) -> Iterator[HwmonFiles]:
     if "Grace" in parts:
-        yield Source(Meter(Component.CPU, f"grace-{socket}"), (parts["Grace"],))
+        yield HwmonFiles(Meter(Component.CPU, f"grace-{socket}"), (parts["Grace"],))
     elif rails := tuple(parts[name] for name in ("CPU", "SysIO") if name in parts):
-        yield Source(Meter(Component.CPU, f"grace-rails-{socket}"), rails)
+        yield HwmonFiles(Meter(Component.CPU, f"grace-rails-{socket}"), rails)
 
 
-def _amd_sockets(chip: Path) -> Iterator[Source]:
+def _amd_sockets(chip: Path) -> Iterator[HwmonFiles]:
     for number, label in numbered(chip, r"energy(\d+)_label"):
         match = _SOCKET.fullmatch(text_or(label))
         if match is not None:
             meter = Meter(Component.CPU, f"amd-energy-{match['socket']}")
-            yield Source(meter, (chip / f"energy{number}_input",), counts=True)
+            yield HwmonFiles(meter, (chip / f"energy{number}_input",), counts=True)
 
 
 class HwmonSensor:
@@ -117,8 +117,8 @@ class HwmonSensor:
         self._clock = clock
         self._root = root
         self._cpu, self._supply = cpu, supply
-        self._sources: list[Source] = []
-        self._complaints = Complaints(self.name)
+        self._sources: list[HwmonFiles] = []
+        self._complaints = LogOnce(self.name)
 
     @property
     def pace(self) -> Pace:
@@ -136,7 +136,7 @@ class HwmonSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every meter once."""
         readings: list[Reading] = []
         failures: list[Failure] = []
@@ -148,13 +148,13 @@ class HwmonSensor:
                 failures.append(Failure(source.meter, self._clock.now_ns(), error.reason))
             else:
                 self._complaints.good(source.meter.name)
-        return Look(tuple(readings), tuple(failures))
+        return PollResult(tuple(readings), tuple(failures))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Counters only, and none of these steps in the time of a burst."""
         return ()
 
-    def _read(self, source: Source) -> Reading:
+    def _read(self, source: HwmonFiles) -> Reading:
         value = sum(read_int(file, REMEDY) for file in source.files)
         t_ns = self._clock.now_ns()
         if source.counts:
@@ -162,6 +162,6 @@ class HwmonSensor:
         return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=source.covers)
 
 
-def unreadable(found: Sequence[Source]) -> list[Path]:
+def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:
     """The files that cannot be read now (for `joulebook doctor`)."""
     return [file for source in found for file in source.files if int_or_none(file) is None]

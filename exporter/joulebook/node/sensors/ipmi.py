@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
-from joulebook.node.sensors.contract import Look, Pace
+from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.units import MW_PER_W, ns_from_s
 
 METER = Meter(Component.OTHER, "ipmi")
@@ -77,18 +77,18 @@ class IpmiSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Ask once. Raises `SensorError`."""
         asked_ns = self._clock.now_ns()
         power_mw = parse(self._answer())
         # It spoke some time between the question and the answer.
         t_ns = (asked_ns + self._clock.now_ns()) // 2
         hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
-        return Look(
+        return PollResult(
             (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
         )
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Too slow for a burst."""
         return ()
 

@@ -21,8 +21,8 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.node.sensors.contract import Look, Pace
-from joulebook.node.sensors.sysfs import Complaints, int_or_none, read_int, text_or
+from joulebook.node.sensors.contract import Pace, PollResult
+from joulebook.node.sensors.sysfs import LogOnce, int_or_none, read_int, text_or
 from joulebook.units import MW_PER_W, NS_PER_S, PJ_PER_UJ, UW_PER_MW
 
 _ZONE = re.compile(r"(?P<type>[a-z][a-z0-9-]*):(?P<package>\d+)(?::(?P<part>\d+))?")
@@ -31,10 +31,10 @@ _ORDER = ("intel-rapl", "amd-rapl", "intel-rapl-tpmi", "intel-rapl-mmio")
 """Of two zones with one name the first of these counts."""
 
 DEFAULT_MAX_MW = 1_000 * MW_PER_W
-"""No package of 2026 burns 1 kW; the bound of one that does not tell its own."""
+"""No package of 2026 consumes 1 kW; the bound of one that does not tell its own."""
 
 HEADROOM = 2
-"""A package may burn so many times its longest-lasting limit for a moment."""
+"""A package may consume so many times its longest-lasting limit for a moment."""
 
 LOOKS_PER_WRAP = 4
 
@@ -46,7 +46,7 @@ REMEDY = (
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """One counter that is booked. `wrap_uj` is where it begins again (`None`: not told)."""
+    """One counter that is booked. `wrap_uj` is where it begins again (`None`: not reported)."""
 
     meter: Meter
     path: Path
@@ -104,7 +104,7 @@ class RaplSensor:
         self._clock = clock
         self._root = root
         self._zones: list[Zone] = []
-        self._complaints = Complaints(self.name)
+        self._complaints = LogOnce(self.name)
 
     @property
     def pace(self) -> Pace:
@@ -125,7 +125,7 @@ class RaplSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every counter once."""
         readings: list[Reading] = []
         failures: list[Failure] = []
@@ -137,9 +137,9 @@ class RaplSensor:
                 failures.append(Failure(zone.meter, self._clock.now_ns(), error.reason))
             else:
                 self._complaints.good(zone.meter.name)
-        return Look(tuple(readings), tuple(failures))
+        return PollResult(tuple(readings), tuple(failures))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The same, without a word about what fails."""
         wanted, readings = set(meters), []
         for zone in self._zones:

@@ -20,7 +20,7 @@ import urllib3
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
-from joulebook.node.sensors.contract import Look, Pace
+from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.node.sensors.ipmi import HOLES
 from joulebook.units import MW_PER_W, ns_from_s
 
@@ -35,7 +35,7 @@ class RedfishSensor:
     """The power that the BMC at `url` tells of this machine.
 
     `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
-    file of two lines, user and password, read anew at each `open`; `ca_file` holds the certificate
+    file of two lines, user and password, read again at each `open`; `ca_file` holds the certificate
     that signed the BMC's.
     """
 
@@ -71,7 +71,7 @@ class RedfishSensor:
         return Pace(most_s=self._every_s, least_s=self._every_s)
 
     def open(self) -> None:
-        """Find where power is told. Raises `SensorError`."""
+        """Find where power is reported. Raises `SensorError`."""
         self._headers = {"Accept": "application/json", **self._authorization()}
         self._pool = urllib3.PoolManager(
             num_pools=1,
@@ -89,7 +89,7 @@ class RedfishSensor:
         if pool is not None:
             pool.clear()
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Ask once. Raises `SensorError`."""
         asked_ns = self._clock.now_ns()
         power_w = _power_w(self._get(self._resource))
@@ -98,11 +98,11 @@ class RedfishSensor:
         t_ns = (asked_ns + self._clock.now_ns()) // 2
         hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
         power_mw = round(power_w * MW_PER_W)
-        return Look(
+        return PollResult(
             (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
         )
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Too slow for a burst."""
         return ()
 
@@ -121,10 +121,10 @@ class RedfishSensor:
         for each in chassis:
             for name in ("EnvironmentMetrics", "Power"):
                 try:
-                    told = _power_w(self._get(f"{each}/{name}"))
+                    reported = _power_w(self._get(f"{each}/{name}"))
                 except SensorMissing:
                     continue
-                if told is not None:
+                if reported is not None:
                     found.append(f"{each}/{name}")
                     break
         if not found:
@@ -217,14 +217,18 @@ class RedfishSensor:
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
     """The power that a resource tells; `None` if it tells none that can be."""
-    told: Any = None
+    reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
-        told = metrics.get("Reading")
+        reported = metrics.get("Reading")
     elif isinstance(control := resource.get("PowerControl"), list) and control:
-        told = control[0].get("PowerConsumedWatts") if isinstance(control[0], dict) else None
-    if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
+        reported = control[0].get("PowerConsumedWatts") if isinstance(control[0], dict) else None
+    if (
+        isinstance(reported, bool)
+        or not isinstance(reported, int | float)
+        or not math.isfinite(reported)
+    ):
         return None
-    return float(told) if 0 < told < _MOST_W else None
+    return float(reported) if 0 < reported < _MOST_W else None
 
 
 def is_encrypted(url: str) -> bool:

@@ -72,7 +72,7 @@ def numbered(directory: Path, pattern: str) -> Iterator[tuple[int, Path]]:
     yield from sorted(found)
 
 
-class Complaints:
+class LogOnce:
     """Says what is wrong with each thing once, and once more when it is well again."""
 
     def __init__(self, sensor: str) -> None:

@@ -1,4 +1,4 @@
-"""What a tenant source is: the one place where it is learnt who holds which device.
+"""What a workload source is: the one place where it is learnt who holds which device.
 
 A source watches (inotify, kubelet, ...) in threads of its own and keeps its view in memory;
 `holdings` only hands that view over and must return in well under a millisecond.
@@ -74,7 +74,7 @@ class Holdings(msgspec.Struct, frozen=True, gc=False):
     rejected: dict[str, int] = {}
 
 
-class Group(msgspec.Struct, frozen=True, gc=False):
+class UsageGroup(msgspec.Struct, frozen=True, gc=False):
     """Where the kernel counts what one workload uses of the host.
 
     `directories` are the workload's own cgroup directories, none below another: one on cgroup v2,
@@ -96,20 +96,20 @@ class Group(msgspec.Struct, frozen=True, gc=False):
 
 
 @runtime_checkable
-class Accounted(Protocol):
-    """A tenant source that also knows where the kernel counts CPU time and memory.
+class CountsHostUsage(Protocol):
+    """A workload source that also knows where the kernel counts CPU time and memory.
 
     Such a source has its workloads booked with the energy of CPU and DRAM too.
     """
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """One group for each workload that runs now, from memory, as fast as `holdings`.
 
         Called at each tick and, from any thread, right after each boundary.
         """
 
 
-class TenantSource(Protocol):
+class WorkloadSource(Protocol):
     """A source of claims. `name` is the value of the label `source`: `slurm`, `kubernetes`."""
 
     name: str

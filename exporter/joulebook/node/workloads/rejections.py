@@ -1,4 +1,4 @@
-"""What was refused of all that is said from outside: counted by reason, and told to the log."""
+"""What was refused of all that is said from outside: counted by reason, and reported to the log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLD_MAX = 16
 _LOG = logging.getLogger(__name__)
 
 
-class Refusals:
+class Rejections:
     """Call it with an error that was caught."""
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class Refusals:
         """Count it, and log it unless the same was logged (its message names file or job)."""
         with self._lock:
             self._counts[error.reason] += 1
-            told = self._told.setdefault(error.reason, set())
-            new = str(error) not in told and len(told) < TOLD_MAX
+            reported = self._told.setdefault(error.reason, set())
+            new = str(error) not in reported and len(reported) < TOLD_MAX
             if new:
-                told.add(str(error))
-            last = len(told) == TOLD_MAX
+                reported.add(str(error))
+            last = len(reported) == TOLD_MAX
         if new:
             more = f"all further ones for the reason {error.reason}" if last else "the same again"
             _LOG.warning("refused: %s (%s: only counted)", error, more)

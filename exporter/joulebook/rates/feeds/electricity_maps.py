@@ -10,7 +10,7 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Key, Web, decoded
+from joulebook.http_client import ApiKey, Web, decoded
 from joulebook.rates.contract import HOUR_S, Plan, utc_s
 from joulebook.rates.plausible import grams_ug
 
@@ -40,7 +40,9 @@ _LATEST = msgspec.json.Decoder(_Latest)
 class ElectricityMaps:
     """One zone, like `DE` or `US-CAL-CISO`."""
 
-    def __init__(self, web: Web, zone: str, key: Key, url: str = "", every_s: float = 900) -> None:
+    def __init__(
+        self, web: Web, zone: str, key: ApiKey, url: str = "", every_s: float = 900
+    ) -> None:
         self.name = f"Electricity Maps {zone}"
         # An hour's value comes within the hour after it, an estimate before.
         self.plan = Plan(every_s=every_s, late_s=2 * HOUR_S)

@@ -17,7 +17,7 @@ from xml.parsers import expat
 from joulebook import log
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedWrong
-from joulebook.http_client import Key, Web
+from joulebook.http_client import ApiKey, Web
 from joulebook.rates.contract import DAY_S, HOUR_S, Plan, utc_s
 from joulebook.rates.plausible import price_nano
 
@@ -81,7 +81,7 @@ class Entsoe:
         web: Web,
         zone: str,
         currency: str,
-        key: Key,
+        key: ApiKey,
         url: str = "",
         every_s: float = HOUR_S,
     ) -> None:

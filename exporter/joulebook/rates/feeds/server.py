@@ -1,7 +1,7 @@
 """Rates from another Joulebook: one asks the feeds, a lab's worth of nodes asks it.
 
-`Document` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the units
-of `core/rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
+`RatesDocument` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the
+units of `core/rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import msgspec
 
 from joulebook.core.money.rates import Point
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Key, Web, basic, decoded
+from joulebook.http_client import ApiKey, Web, basic, decoded
 from joulebook.rates.contract import DAY_S, Plan, Quantity
 
 VERSION = 1
@@ -19,7 +19,7 @@ PATH = "/v1/rates"
 _MAX_TEXT = 200
 
 
-class Offer(msgspec.Struct, frozen=True):
+class QuantityRates(msgspec.Struct, frozen=True):
     """All that is known of one quantity."""
 
     source: str
@@ -27,20 +27,20 @@ class Offer(msgspec.Struct, frozen=True):
     fetched_utc_s: int | None = None
 
 
-class Document(msgspec.Struct, frozen=True):
+class RatesDocument(msgspec.Struct, frozen=True):
     """The answer of the rates service."""
 
     v: int
     currency: str
     zone: str
-    price: Offer | None = None
-    carbon: Offer | None = None
+    price: QuantityRates | None = None
+    carbon: QuantityRates | None = None
 
 
-_DOCUMENT = msgspec.json.Decoder(Document)
+_DOCUMENT = msgspec.json.Decoder(RatesDocument)
 
 
-class Server:
+class RatesServiceFeed:
     """One quantity of the rates service at `url` (`https://rates.lab:9817`)."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Server:
         url: str,
         quantity: Quantity,
         currency: str,
-        key: Key,
+        key: ApiKey,
         every_s: float = 300,
     ) -> None:
         """`key` is `user:password`, asked for only if one is set."""

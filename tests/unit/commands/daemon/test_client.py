@@ -10,12 +10,14 @@ import pytest
 
 from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at, url_of
 from joulebook.config import Config
-from joulebook.config.node import Server
+from joulebook.config.node import ServerSection
 from joulebook.errors import ConfigError
 
 
 def config(listen: str, web_config: str = "") -> Config:
-    return msgspec.structs.replace(Config(), server=Server(listen=listen, web_config=web_config))
+    return msgspec.structs.replace(
+        Config(), server=ServerSection(listen=listen, web_config=web_config)
+    )
 
 
 def arguments(**given: object) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from joulebook import cli
 from joulebook.commands.daemon import control
 from joulebook.commands.daemon.running import daemon_pid, described, lock_path
 from joulebook.ledger.location import LedgerLock
-from joulebook.node.release import ReleaseDesk, request_path
+from joulebook.node.release import ReleaseHandler, request_path
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def daemon(ledger: Path) -> Iterator[ReleaseDesk]:
+def daemon(ledger: Path) -> Iterator[ReleaseHandler]:
     """Looks for requests as the tick loop does, only more often."""
-    desk, stop = ReleaseDesk(ledger), threading.Event()
+    desk, stop = ReleaseHandler(ledger), threading.Event()
 
     def run() -> None:
         while not stop.wait(0.02):
@@ -50,7 +50,7 @@ def daemon(ledger: Path) -> Iterator[ReleaseDesk]:
 
 def test_the_daemon_lets_go_and_takes_hold(
     ledger: Path,
-    daemon: ReleaseDesk,
+    daemon: ReleaseHandler,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -23,7 +23,7 @@ print("done", flush=True)
 
 
 class Service:
-    """A service of ours in a process of its own, told by signals."""
+    """A service of ours in a process of its own, reported by signals."""
 
     def __init__(self, stdin: int, hangup: str = "default") -> None:
         self.process = subprocess.Popen(

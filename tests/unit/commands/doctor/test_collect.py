@@ -13,7 +13,7 @@ from joulebook.commands.doctor.checks import Site, Status
 from joulebook.commands.doctor.collect import CHECKS
 from joulebook.config import Config
 from joulebook.config.lab import Collect
-from joulebook.config.node import Server
+from joulebook.config.node import ServerSection
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import opened
 
@@ -39,7 +39,7 @@ def test_nothing_is_set() -> None:
 )
 def test_the_page_of_a_node(tmp_path: Path, listen: str, token: str, status: Status) -> None:
     (tmp_path / "token").write_text(token)
-    server = Server(listen=listen, token_file=str(tmp_path / "token"))
+    server = ServerSection(listen=listen, token_file=str(tmp_path / "token"))
     assert said(msgspec.structs.replace(Config(), server=server))[0][0] is status
 
 

@@ -17,7 +17,7 @@ from joulebook.commands.doctor import checks, daemon, ledger, node
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
-from joulebook.commands.doctor.doctor import SECTIONS, Section, show
+from joulebook.commands.doctor.doctor import SECTIONS, CheckGroup, show
 from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
 from joulebook.commands.shared.text import Screen, columns
 from joulebook.config import Config
@@ -116,14 +116,14 @@ def one(site: Site, check: Check, status: Status, pattern: str) -> Finding:
 
 
 def test_the_exit_status_tells_whether_anything_failed(site: Site) -> None:
-    def told(*findings: Finding) -> tuple[int, str]:
+    def reported(*findings: Finding) -> tuple[int, str]:
         stream = io.StringIO()
-        section = Section("Part", (lambda _site: iter(findings),))
+        section = CheckGroup("Part", (lambda _site: iter(findings),))
         return show(site, Screen(stream, {}), [section]), stream.getvalue()
 
-    assert told(ok("a"))[0] == 0
-    assert told(ok("a"), warn("b", "do c"))[0] == 0
-    status, said = told(ok("a"), warn("b"), fail("d", "do e"))
+    assert reported(ok("a"))[0] == 0
+    assert reported(ok("a"), warn("b", "do c"))[0] == 0
+    status, said = reported(ok("a"), warn("b"), fail("d", "do e"))
     assert status == 1
     assert "FAIL  d\n        -> do e\n" in said
     assert "1 failed, 1 to look at" in said
@@ -139,7 +139,7 @@ def test_a_check_that_breaks_hides_no_other(site: Site) -> None:
         yield
 
     stream = io.StringIO()
-    section = Section("Part", (broken, denied, lambda _site: [ok("last")]))
+    section = CheckGroup("Part", (broken, denied, lambda _site: [ok("last")]))
     assert show(site, Screen(stream, {}), [section]) == 1
     said = stream.getvalue()
     assert "first" in said and "last" in said

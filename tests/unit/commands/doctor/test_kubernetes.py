@@ -14,7 +14,7 @@ from tests.fakes.kubelet.kubelet import FakeKubelet
 from joulebook.commands.doctor import kubernetes
 from joulebook.commands.doctor.checks import Finding, Site, Status
 from joulebook.config import Config
-from joulebook.config.node import Kubernetes, Node, Tenants
+from joulebook.config.node import Kubernetes, NodeSection, Tenants
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def site(tmp_path: Path, *, name: str = "n1", **given: object) -> Site:
     }
     config = msgspec.structs.replace(
         Config(),
-        node=Node(name=name),
+        node=NodeSection(name=name),
         tenants=Tenants(kubernetes=Kubernetes(**settings)),  # type: ignore[arg-type]
     )
     (tmp_path / "proc").mkdir(exist_ok=True)

@@ -43,13 +43,13 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def told(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
     assert main(["--config", str(config), "report", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_what_was_booked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, config)
+    found = reported(capsys, config)
     (line,) = found["lines"]
     assert line["experiment"] == "c"
     assert line["energy_kwh"] == 24
@@ -70,7 +70,7 @@ def test_what_was_booked(config: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_at_other_rates(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (line,) = told(capsys, config, "--rates", str(config.with_name("new.toml")))["lines"]
+    (line,) = reported(capsys, config, "--rates", str(config.with_name("new.toml")))["lines"]
     assert line["restated"]["cost"] == {"EUR": 9.0}
     assert line["restated"]["co2e_grams"] == 12_000
     assert line["difference"] == {"cost": {"EUR": 3.0}, "co2e_grams": 1_500}
@@ -79,12 +79,12 @@ def test_at_other_rates(config: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_window_and_an_experiment(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     since = "2025-10-09T10:00:00Z"  # an hour after the begin
     assert T0_S == 1_760_000_400
-    (line,) = told(capsys, config, "--since", since)["lines"]
+    (line,) = reported(capsys, config, "--since", since)["lines"]
     assert line["energy_kwh"] == 8
     assert line["booked"]["co2e_grams"] == 4_500
-    assert told(capsys, config, "--experiment", "other")["lines"] == []
+    assert reported(capsys, config, "--experiment", "other")["lines"] == []
     with_new = ("--experiment", "other", "--rates", str(config.with_name("new.toml")))
-    assert told(capsys, config, *with_new)["lines"] == []
+    assert reported(capsys, config, *with_new)["lines"] == []
 
 
 def test_as_text(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_a_rate_that_the_new_ones_leave_out_has_no_difference(
 ) -> None:
     new = config.with_name("new.toml")
     new.write_text('[rates]\npue = 1.0\n[rates.carbon]\nkind = "constant"\ngrams_per_kwh = 1\n')
-    (line,) = told(capsys, config, "--rates", str(new))["lines"]
+    (line,) = reported(capsys, config, "--rates", str(new))["lines"]
     assert line["restated"]["cost"] == {}
     assert line["difference"]["cost"] == {}
     assert line["difference"]["co2e_grams"] == 24 - 10_500

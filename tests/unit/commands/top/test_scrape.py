@@ -12,18 +12,18 @@ from tests.unit.commands.shared.test_text import Terminal
 from tests.unit.metrics import sample
 
 from joulebook.commands.shared.text import Screen, columns
-from joulebook.commands.top.scrape import Board, read_board
+from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels
 from joulebook.errors import InputError
 from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 
 SCREEN = Screen(io.StringIO(), {})
 
 
-def exposed(view: View) -> str:
+def exposed(view: Snapshot) -> str:
     def fail(family: str, error: Exception) -> None:
         raise AssertionError(family) from error
 
@@ -32,11 +32,11 @@ def exposed(view: View) -> str:
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> NodeScrape:
     return read_board(exposed(sample.small_view()))
 
 
-def test_a_board_is_read_from_metrics(board: Board) -> None:
+def test_a_board_is_read_from_metrics(board: NodeScrape) -> None:
     assert (board.node, board.cluster) == ("node-1", "lab")
     assert [gpu.index for gpu in board.gpus] == ["0", "1"]
     assert board.power_w == pytest.approx(412.75 + 201.5, abs=1)
@@ -67,7 +67,7 @@ def test_what_is_no_exposition_of_ours_is_refused(text: str) -> None:
         read_board(text)
 
 
-def test_the_lines(board: Board) -> None:
+def test_the_lines(board: NodeScrape) -> None:
     made = lines(board, SCREEN, 120)
     assert made[0] == "joulebook  node-1 (lab)   614 W   2/2 GPUs held   SENSOR DOWN: rapl"
     row = next(line for line in made if line.startswith("  0  "))
@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def test_a_node_without_anything() -> None:
-    made = lines(read_board(exposed(View("bare", Books()))), SCREEN, 80)
+    made = lines(read_board(exposed(Snapshot("bare", Books()))), SCREEN, 80)
     assert "No GPU has been read." in made
     assert "No job has been booked lately." in made
     assert made[0] == "joulebook  bare   -   0/0 GPUs held"

@@ -30,8 +30,8 @@ def write_trace(
         if tenth // 10 in failed:
             lines.append({"t_ns": t_ns, "gpu": 0, "failed": "timeout"})
         else:
-            burnt = 5_000_000 + watts * tenth * 100_000
-            lines.append({"t_ns": t_ns, "gpu": 0, "energy_uj": burnt, "power_mw": watts * 1000})
+            consumed = 5_000_000 + watts * tenth * 100_000
+            lines.append({"t_ns": t_ns, "gpu": 0, "energy_uj": consumed, "power_mw": watts * 1000})
         lines.append({"t_ns": t_ns, "gpu": 1, "power_mw": watts * 1000})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tests.unit.core.audit import Auditor, laws
 
 from joulebook.core.attribution.gpu import Share
-from joulebook.core.attribution.host import EVIDENCE, Curve, Usage, share_out
+from joulebook.core.attribution.host import EVIDENCE, Usage, UsageCurve, share_out
 from joulebook.core.energy.host_usage import KEPT, Census, Use, is_busy, kept
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Method, Remainder, Subject
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -108,7 +108,7 @@ def test_memory_goes_by_resident_bytes() -> None:
 
 
 def test_a_workload_that_came_and_went_between_two_censuses_gets_its_own() -> None:
-    # It began at 4 s, used 3 s of CPU time, and was told of with its last total.
+    # It began at 4 s, used 3 s of CPU time, and was reported of with its last total.
     usage = Usage([census(0, 0), census(10, 6, use(A, 3, since=4))])
     assert joules(share_out(interval(0, 10, 60), None, usage)) == {A: 30, Remainder.SYSTEM: 30}
     assert joules(share_out(interval(0, 4, 60), None, usage)) == {Remainder.SYSTEM: 60}
@@ -166,7 +166,7 @@ def test_censuses_are_kept_as_far_back_as_they_are_needed() -> None:
 def test_a_curve_never_falls_and_its_parts_add_up(
     points: list[tuple[int, int]], a: int, b: int, c: int
 ) -> None:
-    curve = Curve(sorted(points))
+    curve = UsageCurve(sorted(points))
     a, b, c = sorted((a, b, c))
     assert curve.between(a, b) >= 0
     assert curve.between(a, b) + curve.between(b, c) == curve.between(a, c)
@@ -246,7 +246,7 @@ WRAP_UJ = 3_000_000
 def test_wraps_restarts_and_silences_conserve(story: list[tuple[int, int, int, str]]) -> None:
     """A counter of 3 J that wraps again and again, a daemon that is killed, censuses that fail."""
     books, audit = Books(), Auditor()
-    policy = Policy(settle_ns=2 * S)
+    policy = BookingPolicy(settle_ns=2 * S)
     t_ns, energy, busy, a_ns, resumed = T0, 0, 0, 0, False
     last: tuple[int, int] | None = None
     known_uj = 0

@@ -11,7 +11,7 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.attribution.node_meter import KEPT_S, OtherSplit, Supply
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import Method, Remainder
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -34,7 +34,7 @@ class Node:
     ) -> None:
         self.every = every
         self.covers = covers
-        self.policy = Policy(settle_ns=3 * S, **policy)  # type: ignore[arg-type]
+        self.policy = BookingPolicy(settle_ns=3 * S, **policy)  # type: ignore[arg-type]
         self.books = Books()
         self.audit = Auditor()
         self.watts = {GPU: 100, CPU: 50}
@@ -146,11 +146,11 @@ def test_a_bmc_that_leaves_the_gpus_out_is_noticed() -> None:
     assert supply.omits == "gpu"
     assert supply.other_uj == 0 and supply.deficit_uj > 0
     # The site says so: then only what is in it is taken off.
-    told = Node(covers=(Component.CPU, Component.DRAM))
-    told.watts[GPU], told.node_w = 300, 150
-    supply = told.run(300)
+    reported = Node(covers=(Component.CPU, Component.DRAM))
+    reported.watts[GPU], reported.node_w = 300, 150
+    supply = reported.run(300)
     assert supply.omits == "" and supply.deficit_uj == 0
-    assert told.other_j() == {Remainder.SYSTEM: pytest.approx(100 * 290, abs=600)}
+    assert reported.other_j() == {Remainder.SYSTEM: pytest.approx(100 * 290, abs=600)}
 
 
 def test_where_a_leaf_is_a_models_so_is_the_rest() -> None:

@@ -1,4 +1,6 @@
-"""Marks cut intervals: nothing is lost, and each process burns for the innermost mark in force."""
+"""Marks cut intervals: nothing is lost, and each process consumes for the innermost mark in
+force.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def test_a_process_that_is_gone_counts_until_its_mark_was_left() -> None:
 
 
 def test_a_process_born_under_its_mark_burns_nothing_before_it() -> None:
-    # Its start is told floored to 10 ms, and so seems to lie before the mark.
+    # Its start is reported floored to 10 ms, and so seems to lie before the mark.
     ms = 10**6
     born = ProcessUse(7, 40 * ms, workload=HOME, marks=(Span(45 * ms, None, OUTER),))
     whole = interval(born, t1_ns=100 * ms, uj=100)

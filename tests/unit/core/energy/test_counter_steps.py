@@ -87,7 +87,7 @@ def test_power_that_steps_at_the_edge_bends_the_curve_there() -> None:
     curve = bent(base, points, [edge_ns])
     (bend,) = [p for p in curve if p.reading.t_ns == edge_ns]
     assert bend.reading.energy_uj is not None
-    # 36 J have been burnt by then; a straight step would say 39.6 J.
+    # 36 J have been consumed by then; a straight step would say 39.6 J.
     assert abs(bend.reading.energy_uj - 36 * J) < 0.5 * J
     assert [p for p in curve if p is not bend] == points
 

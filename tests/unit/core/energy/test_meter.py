@@ -11,7 +11,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import (
     FALLBACK_NS,
     MeterState,
-    Taken,
+    MeterUpdate,
     begin,
     drawn_mw,
     lose,
@@ -51,7 +51,9 @@ def fed(*events: Reading | Failure) -> tuple[MeterState, list[Gap], dict[str, in
     gaps: list[Gap] = []
     lost: dict[str, int] = {}
     for event in events[1:]:
-        taken: Taken = take(state, event) if isinstance(event, Reading) else lose(state, event)
+        taken: MeterUpdate = (
+            take(state, event) if isinstance(event, Reading) else lose(state, event)
+        )
         state = taken.state
         gaps += taken.gaps
         for reason, duration_ns in taken.lost_ns:

@@ -31,11 +31,11 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger import series
-from joulebook.core.ledger.advance import Policy, Tick, advance
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
 
-POLICY = Policy()
+POLICY = BookingPolicy()
 UNALLOCATED = Remainder.UNALLOCATED
 
 
@@ -257,7 +257,7 @@ def test_foreign_use_by_those_who_left_is_one_sum() -> None:
         processes = tuple(ProcessUse(1, 0, None, None, job_id(name)) for name in there)
         return msgspec.structs.replace(reading, processes=processes)
 
-    policy = Policy(series=series.Policy(zero_hold_ns=2 * S, linger_ns=20 * S))
+    policy = BookingPolicy(series=series.SeriesPolicy(zero_hold_ns=2 * S, linger_ns=20 * S))
     run = play(
         (
             msgspec.structs.replace(tick, readings=tuple(seen(r) for r in tick.readings))

@@ -28,7 +28,7 @@ from tests.unit.core.worlds import exact_shares, exact_worlds
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.attribution.outages import PROOF_WAIT_NS
 from joulebook.core.evidence import Remainder
-from joulebook.core.ledger.advance import Policy, Tick
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.core.workloads import WorkloadId
 
 DOWN = Remainder.DAEMON_DOWN
@@ -177,12 +177,12 @@ def test_evidence_that_is_never_whole_proves_nothing() -> None:
 
 
 def test_an_outage_is_not_the_next_best_claims_while_the_best_is_unproven() -> None:
-    """A job by its Prolog, a process beside it; after the outage only processes are told."""
+    """A job by its Prolog, a process beside it; after the outage only processes are reported."""
     world = outage_world()
     job = Claim(A, gpu(), at(2), None, Evidence.PROLOG)
     process = Claim(B, gpu(), at(1), None, Evidence.PROCESSES)
 
-    def told(tick: Tick) -> Tick:
+    def reported(tick: Tick) -> Tick:
         before = tick.now_ns <= at(10)
         return msgspec.structs.replace(
             tick,
@@ -190,7 +190,7 @@ def test_an_outage_is_not_the_next_best_claims_while_the_best_is_unproven() -> N
             complete=frozenset(Evidence) if before else frozenset({Evidence.PROCESSES}),
         )
 
-    run = play((told(tick) for tick in world.ticks()), each=Auditor())
+    run = play((reported(tick) for tick in world.ticks()), each=Auditor())
     assert run.by_subject()[DOWN] == OUTAGE_UJ
 
 
@@ -225,5 +225,5 @@ def test_killed_before_the_second_tick() -> None:
     run = Run()
     world = outage_world(Job("a", gpu(), at(0), at(90)))
     for tick in replace(world, alive=((at(0), at(0) + 1), (at(30), at(50)))).ticks():
-        run.take(tick, Policy())
+        run.take(tick, BookingPolicy())
     assert run.by_subject()[A] == 46 * 300_000_000 - 240_000_000

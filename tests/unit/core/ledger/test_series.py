@@ -14,11 +14,11 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Amount
 from joulebook.core.ledger import series
-from joulebook.core.ledger.series import EXPIRED, OVERFLOW, Policy
+from joulebook.core.ledger.series import EXPIRED, OVERFLOW, SeriesPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
-POLICY = Policy()
+POLICY = SeriesPolicy()
 HOLD_S = 38
 """Seconds of the hold at zero, in whole ticks (37.5 s)."""
 
@@ -26,7 +26,7 @@ HOLD_S = 38
 class Node:
     """Series that move along with the ticks of a daemon, one a second."""
 
-    def __init__(self, policy: Policy = POLICY) -> None:
+    def __init__(self, policy: SeriesPolicy = POLICY) -> None:
         self.books, self.policy, self.news = Books(last_ns=at(0)), policy, 0
 
     def step(
@@ -153,7 +153,7 @@ def test_a_series_lingers_after_its_end() -> None:
 
 
 def test_a_short_linger_begins_when_the_truth_shows() -> None:
-    node = Node(Policy(linger_ns=20 * S))
+    node = Node(SeriesPolicy(linger_ns=20 * S))
     node.step(1, {"a": 5}, [holds("a", 0, 1)], [knows("a")])
     node.run(2, HOLD_S)
     assert node.shown("a") == 0
@@ -232,7 +232,7 @@ def test_the_51st_experiment_of_an_owner_overflows() -> None:
 
 
 def test_the_budget_of_the_node_for_experiments() -> None:
-    node = Node(Policy(max_experiments=3))
+    node = Node(SeriesPolicy(max_experiments=3))
     for n in range(5):
         node.step(n + 1, {f"w{n}": 1}, facts=[knows(f"w{n}", f"e{n}", user=f"u{n}")])
     assert {labels.experiment for labels in node.books.experiments} == {"e0", "e1", "e2", OVERFLOW}
@@ -290,7 +290,7 @@ def test_an_experiment_never_yet_shown_is_still_at_zero_after_a_restart() -> Non
 
 
 def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:
-    node = Node(Policy(expire_ns=1000 * S))
+    node = Node(SeriesPolicy(expire_ns=1000 * S))
     node.step(1, {"a": 5, "b": 7}, facts=[knows("a", "old"), knows("b", "older")])
     node.run(2, 1000)
     node.step(1100, {"c": 1}, facts=[knows("c", "new")])
@@ -302,7 +302,7 @@ def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:
 
 
 def test_an_experiment_in_use_does_not_expire() -> None:
-    node = Node(Policy(expire_ns=100 * S))
+    node = Node(SeriesPolicy(expire_ns=100 * S))
     node.step(1, {"a": 5}, [holds("a")], [knows("a")])
     node.run(2, 300, [holds("a")])
     assert node.experiment("x") == 5
@@ -326,7 +326,7 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
     steps: list[tuple[int, dict[str, int], set[str], set[tuple[str, str]], bool]],
 ) -> None:
     node = Node(
-        Policy(
+        SeriesPolicy(
             linger_ns=50 * S,
             expire_ns=200 * S,
             max_workloads=3,
@@ -335,9 +335,9 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
         )
     )
     second, given_uj = 0, 0
-    for gap, earned, held, told, restart in steps:
+    for gap, earned, held, reported, restart in steps:
         before, second = node.books, second + gap
-        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(told)}
+        facts = {name: knows(name, experiment, user="ada") for name, experiment in sorted(reported)}
         resumed = restart and gap > 30
         node.step(second, earned, [holds(name) for name in sorted(held)], facts.values(), resumed)
         given_uj += sum(earned.values())

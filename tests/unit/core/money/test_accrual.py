@@ -19,9 +19,9 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Meter, Reading
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger import series
-from joulebook.core.ledger.advance import Policy, Tick
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.core.ledger.state import Books, Entry, ExperimentState
-from joulebook.core.money.amounts import Bill, Charge, Exact, Item, total
+from joulebook.core.money.amounts import Charge, Charges, Exact, Item, total
 from joulebook.core.money.rates import (
     NANO,
     PER_KWH,
@@ -29,15 +29,15 @@ from joulebook.core.money.rates import (
     RATIO_PPM,
     UG_PER_G,
     UG_PER_KWH,
-    Curve,
     HardwareRate,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     nano_per_kwh,
 )
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.rates.tariff import Schedule, Window
+from joulebook.rates.tariff import Schedule, TariffWindow
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 EUR = Charge(Item.ELECTRICITY, "EUR")
@@ -50,8 +50,8 @@ T0_S = 1_760_000_400
 """A full quarter hour."""
 
 
-def points(unit: str, *steps: tuple[int, int]) -> Curve:
-    return Curve(tuple(Point(t, value, unit, "test", Quality.MEASURED) for t, value in steps))
+def points(unit: str, *steps: tuple[int, int]) -> StepCurve:
+    return StepCurve(tuple(Point(t, value, unit, "test", Quality.MEASURED) for t, value in steps))
 
 
 def rates_of(
@@ -83,7 +83,7 @@ def priced(ticks: Iterable[Tick], rates: RateSet, model: str = H100) -> Iterator
 # --- conservation ------------------------------------------------------------------------------
 
 
-def shown(state: ExperimentState) -> Bill:
+def shown(state: ExperimentState) -> Charges:
     return state.bill_baseline if state.hold_left_ns else state.bill
 
 
@@ -136,15 +136,15 @@ def test_the_parts_are_the_whole_after_every_tick_of_any_world(
     crowded: bool,
 ) -> None:
     rates = rates_of(price, [(t, abs(value)) for t, value in carbon], pue, 1_250_000_007)
-    cramped = series.Policy(max_workloads=1, max_experiments=1, expire_ns=5 * S, linger_ns=S)
-    policy = Policy(series=cramped if crowded else series.Policy())
+    cramped = series.SeriesPolicy(max_workloads=1, max_experiments=1, expire_ns=5 * S, linger_ns=S)
+    policy = BookingPolicy(series=cramped if crowded else series.SeriesPolicy())
     run = play(priced(world.ticks(), rates), policy, Cashier())
     plain = play(world)
     if not price and not carbon:
         assert run.postings == plain.postings, "rates that do not step cut nothing"
     for meter, state in plain.books.meters.items():
         assert run.books.meters[meter].booked_uj == state.booked_uj
-    # Each rate was used for all that was burnt while it was known.
+    # Each rate was used for all that was consumed while it was known.
     used: Counter[str] = Counter()
     for entry in run.entries:
         for rate, amount in entry.rates.items():
@@ -186,7 +186,7 @@ def metered(
     model: str = H100,
 ) -> Run:
     """GPUs that draw `power_mw` in one step after the other, all held by job 1, read each step."""
-    policy = Policy(settle_ns=0)
+    policy = BookingPolicy(settle_ns=0)
 
     def ticks() -> Iterator[Tick]:
         counter_uj = 5_000_000
@@ -282,9 +282,9 @@ def test_days_of_23_and_25_hours(day: date, hours: int, nights: int) -> None:
     t0_s, t1_s = (
         int(datetime.combine(d, time(), zone).timestamp()) for d in (day, day + timedelta(1))
     )
-    windows = [Window(frozenset(range(7)), 0, 360, 100_000_000)]
+    windows = [TariffWindow(frozenset(range(7)), 0, 360, 100_000_000)]
     tariff = Schedule(zone, 300_000_000, windows, nano_per_kwh("EUR"), "tariff")
-    curve = Curve(tariff.fetch(t0_s - 86_400, t1_s + 86_400))
+    curve = StepCurve(tariff.fetch(t0_s - 86_400, t1_s + 86_400))
     rates = with_price(rates_of(), curve)
     run = metered([1_000_000] * ((t1_s - t0_s) // 600), step_s=600, rates=rates, t0_s=t0_s)
     assert run.booked_uj() == hours * UJ_PER_KWH
@@ -292,7 +292,7 @@ def test_days_of_23_and_25_hours(day: date, hours: int, nights: int) -> None:
     assert cost == Exact.of((nights * 100_000_000 + (hours - nights) * 300_000_000) * PER_KWH)
 
 
-def with_price(rates: RateSet, price: Curve) -> RateSet:
+def with_price(rates: RateSet, price: StepCurve) -> RateSet:
     return RateSet(rates.currency, rates.zone, price, rates.carbon, rates.pue, rates.hardware)
 
 
@@ -346,13 +346,13 @@ def test_a_lost_gpu_still_has_its_hourly_rate() -> None:
                 models={meter: H100} if not n else {},
             )
 
-    run = play(ticks(), Policy(settle_ns=0), Cashier())
+    run = play(ticks(), BookingPolicy(settle_ns=0), Cashier())
     assert run.books.models == {meter: H100}
     assert run.books.workloads[job_id("1")].bill == {HARDWARE: Exact.of(2_500_000_000 * PER_KWH)}
 
 
 def test_a_charge_that_is_new_is_held_at_zero_for_as_long_as_a_series() -> None:
-    hold_ns = series.Policy().zero_hold_ns
+    hold_ns = series.SeriesPolicy().zero_hold_ns
     steps = 60
     run = metered([1_000] * steps, step_s=1, rates=rates_of([(0, 1_000_000_000)]))
     assert run.history[1].charges[EUR].hold_left_ns == hold_ns

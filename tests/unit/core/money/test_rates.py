@@ -16,12 +16,12 @@ from joulebook.core.money.rates import (
     PER_KWH,
     PPM,
     UG_PER_G,
-    Curve,
     HardwareRate,
     InForce,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     carried,
     co2e_ug,
     cost_nano,
@@ -46,7 +46,7 @@ def point(start: int, value: int, end: int | None = None, source: str = "s") -> 
 
 
 def test_a_step_holds_until_the_next_one_or_its_end() -> None:
-    curve = Curve((point(100, 1), point(200, 2, 250), point(300, 3)))
+    curve = StepCurve((point(100, 1), point(200, 2, 250), point(300, 3)))
     values = {
         t: found and found.value
         for t in (0, 99, 100, 199, 200, 249, 250, 299, 300, 10**12)
@@ -67,11 +67,11 @@ def test_a_step_holds_until_the_next_one_or_its_end() -> None:
 
 
 def test_steps_are_where_the_value_changes_within_the_stretch() -> None:
-    curve = Curve((point(100, 1), point(150, 1), point(200, 2, 250), point(300, 3)))
+    curve = StepCurve((point(100, 1), point(150, 1), point(200, 2, 250), point(300, 3)))
     assert curve.steps(0, 1000) == [100, 200, 250, 300]
     assert curve.steps(100, 300) == [200, 250]
     assert curve.steps(201, 249) == []
-    assert Curve().steps(0, 10) == []
+    assert StepCurve().steps(0, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_steps_are_where_the_value_changes_within_the_stretch() -> None:
 )
 def test_a_curve_out_of_order_is_refused(points: tuple[Point, ...]) -> None:
     with pytest.raises(ValueError, match="a curve must"):
-        Curve(points)
+        StepCurve(points)
 
 
 @st.composite
@@ -92,14 +92,14 @@ def steps_of_a_curve(draw: st.DrawFn) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def values(curve: Curve) -> list[int | None]:
+def values(curve: StepCurve) -> list[int | None]:
     return [found.value if (found := curve.at(t)) else None for t in range(-1, 90)]
 
 
 @laws(400)
 @given(steps_of_a_curve())
 def test_between_two_steps_the_value_is_one(points: tuple[Point, ...]) -> None:
-    curve = Curve(points)
+    curve = StepCurve(points)
     cuts = [-1, *curve.steps(-1, 90), 90]
     found = values(curve)
     for a, b in itertools.pairwise(cuts):
@@ -113,10 +113,10 @@ def test_between_two_steps_the_value_is_one(points: tuple[Point, ...]) -> None:
 def test_overlay_is_the_new_where_it_says_something_else_the_old(
     old: tuple[Point, ...], new: tuple[Point, ...]
 ) -> None:
-    both = values(Curve(overlay(old, new)))
+    both = values(StepCurve(overlay(old, new)))
     wanted = [
         b if b is not None else a
-        for a, b in zip(values(Curve(old)), values(Curve(new)), strict=True)
+        for a, b in zip(values(StepCurve(old)), values(StepCurve(new)), strict=True)
     ]
     assert both == wanted
 
@@ -126,7 +126,7 @@ def test_overlay_is_the_new_where_it_says_something_else_the_old(
 def test_carried_fills_holes_for_so_long_and_says_so(
     points: tuple[Point, ...], keep_s: int
 ) -> None:
-    known, filled = Curve(points), Curve(carried(points, keep_s))
+    known, filled = StepCurve(points), StepCurve(carried(points, keep_s))
     for t in range(90):
         said, used = known.at(t), filled.at(t)
         if said is not None:
@@ -190,9 +190,9 @@ def test_one_amount_is_rounded_to_the_nearest(energy_uj: int, pue: int, price: i
 def test_a_price_that_changes_inside_an_interval_splits_it() -> None:
     rates = RateSet(
         "EUR",
-        price=Curve((point(0, 100), point(3600, -20), point(7200, 300, 9000))),
-        pue=Curve((point(0, PPM),)),
-        carbon=Curve((point(5000, 7),)),
+        price=StepCurve((point(0, 100), point(3600, -20), point(7200, 300, 9000))),
+        pue=StepCurve((point(0, PPM),)),
+        carbon=StepCurve((point(5000, 7),)),
     )
     t0_ns, t1_ns = 3_599_500_000_000, 9_100_000_000_001
     cuts = rates.steps_ns(t0_ns, t1_ns)
@@ -203,7 +203,7 @@ def test_a_price_that_changes_inside_an_interval_splits_it() -> None:
 
 
 def test_edges_of_an_interval_are_no_cuts_of_it() -> None:
-    rates = RateSet(price=Curve((point(10, 1), point(20, 2))))
+    rates = RateSet(price=StepCurve((point(10, 1), point(20, 2))))
     assert rates.steps_ns(10 * NS_PER_S, 20 * NS_PER_S) == []
     assert rates.steps_ns(10 * NS_PER_S - 1, 20 * NS_PER_S + 1) == [10 * NS_PER_S, 20 * NS_PER_S]
 
@@ -212,9 +212,12 @@ def test_what_is_not_known_is_none_and_never_0() -> None:
     nothing = RateSet("EUR").at(0)
     assert nothing == InForce(None, None, None)
     assert (nothing.electricity, nothing.co2e) == (None, None)
-    without_pue = RateSet(price=Curve((point(0, 5),)), carbon=Curve((point(0, 5),))).at(0)
+    without_pue = RateSet(price=StepCurve((point(0, 5),)), carbon=StepCurve((point(0, 5),))).at(0)
     assert (without_pue.electricity, without_pue.co2e) == (None, None)
-    assert RateSet(price=Curve((point(0, 0),)), pue=Curve((point(0, PPM),))).at(0).electricity == 0
+    assert (
+        RateSet(price=StepCurve((point(0, 0),)), pue=StepCurve((point(0, PPM),))).at(0).electricity
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, co2e_ug, facility_uj, hourly_nano
 from joulebook.core.report import footprint
-from joulebook.core.report.footprint import Server, embodied_kg, embodied_of, pflops_days, sci
+from joulebook.core.report.footprint import HostServer, embodied_kg, embodied_of, pflops_days, sci
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 H100_HOURS = 40.0
@@ -17,14 +17,14 @@ def test_embodied_of_the_worked_example() -> None:
     row = embodied_of("NVIDIA H100 80GB HBM3")
     assert row is not None
     assert 8 * row.low_kg == 1_312
-    assert f"{embodied_kg(H100_HOURS, row.low_kg, Server()):.2f}" == "0.54"
-    assert f"{embodied_kg(H100_HOURS, row.high_kg, Server()):.2f}" == "1.01"
+    assert f"{embodied_kg(H100_HOURS, row.low_kg, HostServer()):.2f}" == "0.54"
+    assert f"{embodied_kg(H100_HOURS, row.high_kg, HostServer()):.2f}" == "1.01"
     assert embodied_of("NVIDIA GeForce GTX 970") is None
 
 
 def test_sci_of_the_worked_example() -> None:
     """11.04 / 4 = 2.76 kg for each trial."""
-    embodied = embodied_kg(H100_HOURS, 164, Server())
+    embodied = embodied_kg(H100_HOURS, 164, HostServer())
     assert f"{sci(10.5, embodied, 4):.2f}" == "2.76"
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulebook.core.report.leaderboard import (
+    ComparedMetric,
     Entrant,
-    Metric,
     Unit,
     against_budget,
     board,
@@ -20,7 +20,7 @@ from joulebook.core.report.leaderboard import (
 )
 from joulebook.units import UJ_PER_KWH
 
-ACCURACY = Metric("accuracy", True, Unit.PERCENT)
+ACCURACY = ComparedMetric("accuracy", True, Unit.PERCENT)
 
 
 def entrant(name: str, value: str, kwh: int, **more: object) -> Entrant:
@@ -50,14 +50,14 @@ def test_the_worked_example_to_the_digit() -> None:
 
 
 def test_a_ratio_gives_the_same_points_as_a_percentage() -> None:
-    ratio = Metric("accuracy", True, Unit.RATIO)
+    ratio = ComparedMetric("accuracy", True, Unit.RATIO)
     halved = [entrant(e.name, str(e.value / 100), e.energy_uj // UJ_PER_KWH) for e in worked()]
     steps = board("", ratio, "H100", halved).front
     assert [step.uj_per_point for step in steps] == [None, 10 * UJ_PER_KWH, 200 * UJ_PER_KWH]
 
 
 def test_where_less_is_better() -> None:
-    loss = Metric("loss", False)
+    loss = ComparedMetric("loss", False)
     found = board(
         "", loss, "", [entrant("a", "3", 1), entrant("b", "2.5", 2), entrant("c", "4", 3)]
     )
@@ -77,10 +77,10 @@ def test_where_less_is_better() -> None:
 )
 def test_expected_best_to_the_digit(trials: int, value: str) -> None:
     values = [Fraction(v) for v in ("0.92", "0.88", "0.94", "0.90")]
-    ratio = Metric("accuracy", True, Unit.RATIO)
+    ratio = ComparedMetric("accuracy", True, Unit.RATIO)
     exact = expected_best(ratio, values, trials)
     assert f"{float(exact):.{len(value) - 2}f}" == value
-    lost = expected_best(Metric("error", False), [1 - v for v in values], trials)
+    lost = expected_best(ComparedMetric("error", False), [1 - v for v in values], trials)
     assert lost == 1 - exact, "an error rate is an accuracy, turned over"
 
 
@@ -130,7 +130,7 @@ entrants = st.lists(
 def test_the_front_is_exactly_what_nothing_dominates(
     some: list[Entrant], higher: bool, random: object
 ) -> None:
-    metric = Metric("m", higher)
+    metric = ComparedMetric("m", higher)
     found = board("", metric, "", some)
 
     def beats(a: Entrant, b: Entrant) -> bool:

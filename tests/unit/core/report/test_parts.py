@@ -6,8 +6,8 @@ import pytest
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method
-from joulebook.core.report.dataset import Account, Posting, Workload, joined
-from joulebook.core.report.run_roles import Choice, State, sort_out
+from joulebook.core.report.dataset import Posting, ReportData, ReportWorkload, joined
+from joulebook.core.report.run_roles import RoleChoice, State, sort_out
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.units import NS_PER_S, UJ_PER_J
@@ -23,8 +23,8 @@ def job(
     number: str = "500",
     start: int | None = None,
     **more: object,
-) -> Workload:
-    return Workload(
+) -> ReportWorkload:
+    return ReportWorkload(
         WorkloadId("slurm", number, T0_S + begin_s if start is None else start),
         labels=Labels(user, "nlp", "bert"),
         started_utc_ns=(T0_S + begin_s) * NS_PER_S,
@@ -34,14 +34,14 @@ def job(
     )
 
 
-def ledger(node: str, *booked: tuple[Workload, int]) -> Account:
-    """One node's: workloads and the J that each burnt, on a GPU of its own."""
+def ledger(node: str, *booked: tuple[ReportWorkload, int]) -> ReportData:
+    """One node's: workloads and the J that each consumed, on a GPU of its own."""
     postings = tuple(
         Posting(node, each.id, Meter(Component.GPU, f"GPU-{n}"), T0_S // 900 * 900,
                 Amount(joules * UJ_PER_J, 0, 8 * NS_PER_S), Method.COUNTER, "prolog")
         for n, (each, joules) in enumerate(booked)
     )  # fmt: skip
-    return Account(node, 0, 1 << 40, postings, workloads={each.id: each for each, _ in booked})
+    return ReportData(node, 0, 1 << 40, postings, workloads={each.id: each for each, _ in booked})
 
 
 def joules(found: tuple[Run, ...]) -> list[int]:
@@ -85,7 +85,7 @@ def test_two_users_never_have_one_run_though_their_times_overlap() -> None:
 
 @pytest.mark.parametrize("more", [{"cluster": "{}"}, {"extra": {"cluster": "{}"}}])
 def test_two_clusters_are_two_runs(more: dict[str, object]) -> None:
-    def of(name: str) -> Workload:
+    def of(name: str) -> ReportWorkload:
         said = {k: {"cluster": name} if k == "extra" else name for k in more}
         return job(0, 60, start=0, **said)
 
@@ -94,7 +94,7 @@ def test_two_clusters_are_two_runs(more: dict[str, object]) -> None:
 
 
 def test_the_schedulers_own_start_decides_where_it_is_known() -> None:
-    def part(begin_s: int, start_s: int) -> Workload:
+    def part(begin_s: int, start_s: int) -> ReportWorkload:
         return job(begin_s, begin_s + 60, scheduler_start_s=T0_S + start_s)
 
     # A Prolog may run hours after the allocation.
@@ -123,15 +123,15 @@ def test_components_of_a_heterogeneous_job_are_one_run() -> None:
 def test_a_run_that_shares_its_number_is_named_with_its_begin() -> None:
     found = runs(ledger("n1", (job(0, 8), 1600), (job(20, 28, "bob"), 2400)))
     with pytest.raises(ValueError, match="more than one run: 500@2026-01-01T00:00:00Z, 500@"):
-        sort_out(found, Choice("500"), {})
-    best = sort_out(found, Choice("500@2026-01-01T00:00:20Z"), {}).best
+        sort_out(found, RoleChoice("500"), {})
+    best = sort_out(found, RoleChoice("500@2026-01-01T00:00:20Z"), {}).best
     assert best is not None and best.workload.labels.user == "bob"
 
 
 def test_what_the_scheduler_told_of_an_end_is_known() -> None:
     (run,) = runs(ledger("n1", (job(0, 8, outcome="preempted"), 1600)))
-    assert sort_out([run], Choice(), {}).state(run) is State.FAILED
-    assert sort_out([run], Choice(), {run.workload.id: State.COMPLETED}).state(run) is (
+    assert sort_out([run], RoleChoice(), {}).state(run) is State.FAILED
+    assert sort_out([run], RoleChoice(), {run.workload.id: State.COMPLETED}).state(run) is (
         State.COMPLETED
     )
 
@@ -140,8 +140,8 @@ def test_gpus_that_were_never_read_were_held() -> None:
     """Two cards for an hour, of which one was read for half of it: a quarter is known."""
     held = job(0, 3600)
     posting = Posting("n1", held.id, GPU, T0_S, Amount(1, 0, 1800 * NS_PER_S), Method.COUNTER, "")
-    two = Workload(held.id, labels=held.labels, started_utc_ns=held.started_utc_ns,
+    two = ReportWorkload(held.id, labels=held.labels, started_utc_ns=held.started_utc_ns,
                    ended_utc_ns=held.ended_utc_ns, gpu_count=2)  # fmt: skip
-    (run,) = runs(Account("t", 0, 1 << 40, (posting,), workloads={held.id: two}))
+    (run,) = runs(ReportData("t", 0, 1 << 40, (posting,), workloads={held.id: two}))
     assert run.tally.wall_ns == 7200 * NS_PER_S
     assert run.tally.coverage == 0.25

@@ -1,4 +1,4 @@
-"""Charging anew: at the same rates it comes to what was booked, and parts are still the whole."""
+"""Charging again: at the same rates it comes to what was booked, and parts are still the whole."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.unit.core.world import Run, S, gpu
 
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Bill, Exact, total
+from joulebook.core.money.amounts import Charges, Exact, total
 from joulebook.core.money.rates import PER_KWH, UG_PER_G, HardwareRate, RateSet
-from joulebook.core.report.dataset import Account, Charged, Posting, Workload
+from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.report.rollup import billed, lines, net, own_rates, recharged, whole
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.report import cost_carbon
@@ -40,11 +40,11 @@ MODELS = {gpu(): H100}
 
 JOB = WorkloadId("slurm", "1")
 OTHER = WorkloadId("slurm", "2")
-OWNERS = {JOB: Workload(JOB, labels=ADA), OTHER: Workload(OTHER, labels=GRACE)}
+OWNERS = {JOB: ReportWorkload(JOB, labels=ADA), OTHER: ReportWorkload(OTHER, labels=GRACE)}
 
 
-def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
-    return Account(
+def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> ReportData:
+    return ReportData(
         "test",
         0,
         1 << 40,
@@ -57,7 +57,7 @@ def account(rows: Iterable[tuple[Subject, Meter, int, Amount]]) -> Account:
     )
 
 
-def posted(run: Run) -> Account:
+def posted(run: Run) -> ReportData:
     """What a run of the ledger posted; all of its workloads are Ada's job."""
     return account(
         (key.subject if isinstance(key.subject, Remainder) else JOB, *key[1:3], amount)
@@ -65,7 +65,7 @@ def posted(run: Run) -> Account:
     )
 
 
-def with_bill(booked: Account, bill: Bill) -> Account:
+def with_bill(booked: ReportData, bill: Charges) -> ReportData:
     charged = tuple(Charged("n1", JOB, 0, charge, amount) for charge, amount in bill.items())
     return msgspec.structs.replace(booked, charges=charged)
 
@@ -156,7 +156,7 @@ def two_models(pue: int = 1_250_000) -> RateSet:
 def test_rates_weigh_what_the_selection_burnt_and_held(
     rows: list[tuple[Subject, Meter, int, Amount]],
 ) -> None:
-    """As if the selection alone had been charged: whatever others burnt at other rates."""
+    """As if the selection alone had been charged: whatever others consumed at other rates."""
     models = {("n1", gpu("V-0")): V100, ("n1", gpu("A-0")): A100, ("n1", gpu("A-1")): A100}
     everybody = msgspec.structs.replace(account(rows), models=models)
     ledger = recharged(everybody, two_models(), WANTED).account
@@ -173,7 +173,7 @@ def test_rates_weigh_what_the_selection_burnt_and_held(
 
 
 def test_an_experiment_on_one_model_shows_its_own_means() -> None:
-    """1 kWh at 0.20 and 3 at 0.40 are 0.35 a kWh, though others burnt 90 at 0.20."""
+    """1 kWh at 0.20 and 3 at 0.40 are 0.35 a kWh, though others consumed 90 at 0.20."""
     models = {("n1", gpu("V-0")): V100, ("n1", gpu("A-0")): A100}
     rows = [
         (JOB, gpu("V-0"), T0_S, Amount(UJ_PER_KWH, 0, 900 * S)),

@@ -13,15 +13,15 @@ from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.money.amounts import RateUsed
 from joulebook.core.money.rates import PPM, RATIO_PPM, Quality
 from joulebook.core.report.dataset import (
-    Account,
-    Lost,
+    LostStretch,
     Posting,
-    RateRow,
+    ReportData,
+    ReportWorkload,
     Selection,
-    Workload,
+    UsedRate,
     joined,
 )
-from joulebook.core.report.run_roles import Choice, State, sort_out
+from joulebook.core.report.run_roles import RoleChoice, State, sort_out
 from joulebook.core.report.runs import remainders, runs
 from joulebook.core.report.tally import added
 from joulebook.core.workloads import Labels, WorkloadId
@@ -49,33 +49,33 @@ rows = st.builds(
 @laws(60)
 @given(st.lists(rows, max_size=30))
 def test_runs_and_remainders_are_all_that_was_posted(postings: list[Posting]) -> None:
-    account = Account("test", 0, 1 << 40, tuple(postings))
+    account = ReportData("test", 0, 1 << 40, tuple(postings))
     found = runs(account)
     whole = added([*(run.tally for run in found), *remainders(account).values()])
-    burnt = sum(row.amount.energy_uj for row in postings)
-    assert whole.energy_uj == burnt
-    assert sum(whole.by_method.values()) == burnt
-    assert sum(whole.by_evidence.values()) == burnt
+    consumed = sum(row.amount.energy_uj for row in postings)
+    assert whole.energy_uj == consumed
+    assert sum(whole.by_method.values()) == consumed
+    assert sum(whole.by_evidence.values()) == consumed
     assert whole.idle_uj == sum(row.amount.idle_uj for row in postings)
-    assert whole.no_pue_uj == burnt
+    assert whole.no_pue_uj == consumed
     # A job on two nodes is one run.
     assert len({run.workload.id for run in found}) == len(found)
     by_node = [
-        Account("test", 0, 1 << 40, tuple(row for row in postings if row.node == node))
+        ReportData("test", 0, 1 << 40, tuple(row for row in postings if row.node == node))
         for node in ("n1", "n2")
     ]
     assert added(run.tally for run in runs(joined(by_node))) == added(run.tally for run in found)
 
 
-def one(amount: Amount, method: Method = Method.COUNTER, **more: object) -> Account:
-    workload = Workload(
+def one(amount: Amount, method: Method = Method.COUNTER, **more: object) -> ReportData:
+    workload = ReportWorkload(
         JOBS[0],
         labels=Labels("ada", "nlp", "bert"),
         started_utc_ns=T0_S * NS_PER_S,
         ended_utc_ns=T0_S * NS_PER_S + NS_PER_HOUR,
     )
     posting = Posting("n1", JOBS[0], GPU, T0_S, amount, method, "prolog")
-    return Account("test", 0, 1 << 40, (posting,), workloads={JOBS[0]: workload}, **more)  # type: ignore[arg-type]
+    return ReportData("test", 0, 1 << 40, (posting,), workloads={JOBS[0]: workload}, **more)  # type: ignore[arg-type]
 
 
 def test_coverage_is_measured_time_to_held_time() -> None:
@@ -87,28 +87,30 @@ def test_coverage_is_measured_time_to_held_time() -> None:
 
 def test_coverage_of_a_shared_gpu_counts_its_gaps() -> None:
     t0_ns = T0_S * NS_PER_S
-    gap = Lost("n1", GPU, "hung", t0_ns, t0_ns + NS_PER_HOUR // 2)
+    gap = LostStretch("n1", GPU, "hung", t0_ns, t0_ns + NS_PER_HOUR // 2)
     half = Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 4)  # half of it, for the half hour that was read
     (run,) = runs(one(half, Method.APPORTIONED, gaps=(gap,)))
     assert run.tally.coverage == pytest.approx(2 / 3)
 
 
 def test_a_run_that_began_at_no_known_time_has_no_known_coverage() -> None:
-    account = Account("t", 0, 1 << 40, (Posting("n1", JOBS[0], GPU, T0_S, Amount(1), None, None),))
+    account = ReportData(
+        "t", 0, 1 << 40, (Posting("n1", JOBS[0], GPU, T0_S, Amount(1), None, None),)
+    )
     (run,) = runs(account)
     assert run.tally.coverage is None
 
 
-def going_on(known_until_s: dict[str, int], *booked: tuple[str, int, int]) -> Account:
+def going_on(known_until_s: dict[str, int], *booked: tuple[str, int, int]) -> ReportData:
     """A run without an end; booked on (node, in which quarter hour, for how many seconds)."""
-    running = Workload(JOBS[0], started_utc_ns=T0_S * NS_PER_S)
+    running = ReportWorkload(JOBS[0], started_utc_ns=T0_S * NS_PER_S)
     postings = tuple(
         Posting(
             node, JOBS[0], GPU, T0_S + 900 * n, Amount(1, 0, held_s * NS_PER_S), Method.COUNTER, ""
         )
         for node, n, held_s in booked
     )
-    return Account(
+    return ReportData(
         "t", 0, 1 << 40, postings, workloads={JOBS[0]: running}, known_until_s=known_until_s
     )
 
@@ -118,7 +120,7 @@ def test_a_running_job_ends_where_the_books_of_its_node_do() -> None:
     assert run.tally.coverage == 1
     (run,) = runs(going_on({"n1": T0_S + 1600}, ("n1", 0, 900), ("n1", 1, 300)))
     assert run.tally.coverage == pytest.approx(1200 / 1600)
-    # What another node has told since does not count against this one.
+    # What another node has reported since does not count against this one.
     account = going_on({"n1": T0_S + 1000, "n2": T0_S + 9000}, ("n1", 0, 900), ("n1", 1, 100))
     (run,) = runs(account)
     assert run.tally.coverage == 1
@@ -142,15 +144,15 @@ def test_a_gpu_that_is_not_read_any_more_counts_while_its_run_goes_on() -> None:
 
 
 def test_facility_energy_is_by_node_and_quarter() -> None:
-    def pue(node: str, value: int) -> RateRow:
+    def pue(node: str, value: int) -> UsedRate:
         used = RateUsed(T0_S, "pue", value, RATIO_PPM, "room", Quality.MEASURED)
-        return RateRow(used, UJ_PER_KWH, 0, node)
+        return UsedRate(used, UJ_PER_KWH, 0, node)
 
     postings = tuple(
         Posting(node, JOBS[0], GPU, T0_S, Amount(UJ_PER_KWH), Method.COUNTER, "prolog")
         for node in ("n1", "n2")
     )
-    account = Account(
+    account = ReportData(
         "t", 0, 1 << 40, postings, rates=(pue("n1", PPM * 5 // 4), pue("n2", PPM * 3 // 2))
     )
     (run,) = runs(account)
@@ -160,8 +162,8 @@ def test_facility_energy_is_by_node_and_quarter() -> None:
     assert lacking.tally.no_pue_uj == UJ_PER_KWH
 
 
-def some_runs() -> Account:
-    return Account(
+def some_runs() -> ReportData:
+    return ReportData(
         "t",
         0,
         1 << 40,
@@ -175,28 +177,28 @@ def some_runs() -> Account:
 def test_roles() -> None:
     found = runs(some_runs())
     states = {JOBS[0]: State.FAILED, JOBS[1]: State.COMPLETED}
-    effort = sort_out(found, Choice("slurm/1", (), {"3": "wrong data"}), states)
+    effort = sort_out(found, RoleChoice("slurm/1", (), {"3": "wrong data"}), states)
     assert effort.best is not None and effort.best.workload.id == JOBS[1]
     assert [run.workload.id for run in effort.sweep] == list(JOBS[:3])
     assert len(effort.project) == 4
     assert [run.shown for run in effort.of(State.FAILED)] == ["0"]
     assert [run.shown for run in effort.of(State.UNKNOWN)] == ["2"]
     assert effort.excluded == {JOBS[3]: "wrong data"}
-    assert sort_out(found, Choice("", ("*",)), {}).best is None
-    (only,) = sort_out(found, Choice("", ("2",)), {}).sweep
-    assert sort_out(found, Choice("", ("2",)), {}).best == only
+    assert sort_out(found, RoleChoice("", ("*",)), {}).best is None
+    (only,) = sort_out(found, RoleChoice("", ("2",)), {}).sweep
+    assert sort_out(found, RoleChoice("", ("2",)), {}).best == only
 
 
 @pytest.mark.parametrize(
-    "choice", [Choice("9"), Choice("", ("9*",)), Choice("", (), {"9": "no reason"})]
+    "choice", [RoleChoice("9"), RoleChoice("", ("9*",)), RoleChoice("", (), {"9": "no reason"})]
 )
-def test_a_name_that_is_no_run_is_refused(choice: Choice) -> None:
+def test_a_name_that_is_no_run_is_refused(choice: RoleChoice) -> None:
     with pytest.raises(ValueError, match="is none of the runs"):
         sort_out(runs(some_runs()), choice, {})
 
 
 def test_a_selection_takes_what_it_names() -> None:
-    workload = Workload(JOBS[1], display="101_7", labels=Labels("ada", "nlp", "bert"))
+    workload = ReportWorkload(JOBS[1], display="101_7", labels=Labels("ada", "nlp", "bert"))
     assert Selection().takes(workload)
     assert Selection(workloads=frozenset({"101_7"})).takes(workload)
     assert Selection(workloads=frozenset({"slurm/1"})).takes(workload)
@@ -204,8 +206,8 @@ def test_a_selection_takes_what_it_names() -> None:
 
 
 def test_the_pods_of_one_job_are_one_run() -> None:
-    def pod(name: str, owner: str, account: str = "nlp") -> Workload:
-        return Workload(
+    def pod(name: str, owner: str, account: str = "nlp") -> ReportWorkload:
+        return ReportWorkload(
             WorkloadId("kubernetes", name),
             labels=Labels("", account, "llama"),
             started_utc_ns=T0_S * NS_PER_S,
@@ -221,7 +223,7 @@ def test_the_pods_of_one_job_are_one_run() -> None:
         pod("web-1.3a1b2c3d", "ReplicaSet/web"),
         pod("web-2.4a1b2c3d", "ReplicaSet/web"),
     )
-    account = Account(
+    account = ReportData(
         "t",
         0,
         1 << 40,

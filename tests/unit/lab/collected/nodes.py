@@ -11,8 +11,8 @@ from joulebook.core.ledger.export import (
     ChargedRow,
     ChargeRow,
     MeterRow,
-    Page,
     PostingRow,
+    PostingsPage,
     RateRow,
     WorkloadRow,
 )
@@ -86,7 +86,9 @@ class Node:
         self.booked_to_s = max(self.booked_to_s, when_s)
 
     def emit(self, when_s: int, emitted: Exact, workload: str = "") -> None:
-        """Charge CO2e (kg) to a workload that is known, or to nobody, for energy it burnt then."""
+        """Charge CO2e (kg) to a workload that is known, or to nobody, for energy it consumed
+        then.
+        """
         who = self.workloads[workload].id if workload else 0
         remainder = "" if workload else "unallocated"
         quarter_s = when_s // 900 * 900
@@ -105,7 +107,7 @@ class Node:
         money = [row for row in self.charges.values() if row.currency]
         return Exact.of(sum(Exact(r.whole, r.nano, r.rest).atoms for r in money))
 
-    def page(self, since: int, limit: int = 10_000) -> Page:
+    def page(self, since: int, limit: int = 10_000) -> PostingsPage:
         """What it would answer."""
         rows = [
             *self.workloads.values(), *self.postings.values(), *self.charges.values(),
@@ -117,7 +119,7 @@ class Node:
         postings = tuple(row for row in there if isinstance(row, PostingRow))
         charges = tuple(row for row in there if isinstance(row, ChargeRow))
         named = {row.workload_id for row in (*postings, *charges)}
-        return Page(
+        return PostingsPage(
             VERSION,
             self.name,
             self.cluster,

@@ -1,4 +1,6 @@
-"""A node's ledger that was put back from an older copy, and has burnt more since than it lost."""
+"""A node's ledger that was put back from an older copy, and has consumed more since than it
+lost.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.cli import main
-from joulebook.core.report.leaderboard import Entrant, Join, Metric, Unit, boards
+from joulebook.core.report.leaderboard import ComparedMetric, Entrant, Join, Unit, boards
 from joulebook.lab.leaderboard import demo
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, html, markdown
 from joulebook.lab.leaderboard.plot import MOST_PANELS, draw
@@ -48,7 +48,7 @@ D,d,accuracy,91.0,40,8,USD,NVIDIA H100
 
 
 def hostile_board() -> Leaderboard:
-    metric = Metric(HOSTILE[0], True, Unit.PERCENT)
+    metric = ComparedMetric(HOSTILE[0], True, Unit.PERCENT)
     entrants = [
         Entrant(
             name, Fraction(80 + n), (10 + n) * UJ_PER_KWH, {"USD": 10**9 * n}, HOSTILE[1],
@@ -147,8 +147,8 @@ def test_an_experiment_without_results_is_refused_with_those_that_there_are(
     ):
         asked = [part for name in names for part in ("--experiment", name)]
         assert main(["leaderboard", str(worked), *asked]) == 2
-        told = capsys.readouterr().err
-        assert said in told and "\x1b" not in told
+        reported = capsys.readouterr().err
+        assert said in reported and "\x1b" not in reported
 
 
 class Page(HTMLParser):
@@ -273,7 +273,7 @@ def test_a_plot_of_anything_can_be_drawn() -> None:
     ]
     for entrants in (one, same, many, wide):
         for higher in (True, False):
-            picture = draw(boards("", Metric("m", higher), entrants))
+            picture = draw(boards("", ComparedMetric("m", higher), entrants))
             assert picture.width * picture.height <= 400 * 300 * (MOST_PANELS + 3)
             ET.fromstring(svg(picture))
             png(picture, dark=higher)

@@ -7,21 +7,21 @@ from fractions import Fraction
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item
-from joulebook.core.report.dataset import Account, Charged, Posting, Workload
-from joulebook.core.report.leaderboard import Join, Metric
+from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
+from joulebook.core.report.leaderboard import ComparedMetric, Join
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.leaderboard.join import Left, by_experiment, by_run
+from joulebook.lab.leaderboard.join import WithoutEnergy, by_experiment, by_run
 from joulebook.lab.leaderboard.results import Result
 
-ACCURACY = Metric("accuracy")
+ACCURACY = ComparedMetric("accuracy")
 H = 3600 * 10**9
 GPUS = {"a": "NVIDIA H100", "b": "NVIDIA A100"}
 
 
 def workload(
     job: str, experiment: str, began_h: int = 0, ended_h: int | None = 1, **more: object
-) -> Workload:
-    return Workload(
+) -> ReportWorkload:
+    return ReportWorkload(
         WorkloadId("slurm", job), labels=Labels("ada", "nlp", experiment),
         started_utc_ns=H * (100 + began_h),
         ended_utc_ns=None if ended_h is None else H * (100 + ended_h),
@@ -33,10 +33,10 @@ def gpu(card: str) -> Meter:
     return Meter(Component.GPU, card)
 
 
-def account(*workloads: tuple[Workload, int, str, str]) -> Account:
-    """Of each: what it burnt in uJ, on which card and node."""
+def account(*workloads: tuple[ReportWorkload, int, str, str]) -> ReportData:
+    """Of each: what it consumed in uJ, on which card and node."""
     remainder: Subject = Remainder.UNALLOCATED
-    return Account(
+    return ReportData(
         "ledger of n1", 0, 1 << 40,
         (
             *(
@@ -109,7 +109,7 @@ def test_time_and_host_are_marked_as_inferred_and_never_ambiguous() -> None:
     ]
     assert by_run([run(4.1, 5.9, host="n2")], books).entrants[0].energy_uj == 30
 
-    def why(*results: Result, books: Account = books) -> list[str]:
+    def why(*results: Result, books: ReportData = books) -> list[str]:
         found = by_run(results, books)
         assert not found.entrants
         return [left.why for left in found.left]
@@ -144,7 +144,9 @@ def test_an_experiment_has_the_energy_of_all_its_runs_failed_ones_too() -> None:
         ("gpt", Fraction("0.9"), 40, 1),
     ]
     assert "no end on record" in found.entrants[0].hedge
-    assert found.left == [Left(result("t5", ""), "no workload of experiment 't5' is on record")]
+    assert found.left == [
+        WithoutEnergy(result("t5", ""), "no workload of experiment 't5' is on record")
+    ]
 
 
 def test_two_models_of_gpu_are_a_hardware_of_their_own() -> None:

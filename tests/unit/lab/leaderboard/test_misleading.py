@@ -11,8 +11,15 @@ import pytest
 from joulebook.cli import main
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method
-from joulebook.core.report.dataset import Account, Posting, Workload
-from joulebook.core.report.leaderboard import Board, Boundary, Join, Metric, against_budget, board
+from joulebook.core.report.dataset import Posting, ReportData, ReportWorkload
+from joulebook.core.report.leaderboard import (
+    Board,
+    Boundary,
+    ComparedMetric,
+    Join,
+    against_budget,
+    board,
+)
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, markdown
 from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, by_experiment, by_run
@@ -20,14 +27,16 @@ from joulebook.lab.leaderboard.model_card import read_card
 from joulebook.lab.leaderboard.results import Result, exact, read_csv
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
-ACCURACY = Metric("accuracy")
+ACCURACY = ComparedMetric("accuracy")
 GPU, CPU = Meter(Component.GPU, "GPU-0"), Meter(Component.CPU, "package-0")
 WH = UJ_PER_KWH // 1000
 
 
-def job(name: str, hours: float = 1, begin_h: float = 0, experiment: str = "bert") -> Workload:
+def job(
+    name: str, hours: float = 1, begin_h: float = 0, experiment: str = "bert"
+) -> ReportWorkload:
     t0_ns = round((100 + begin_h) * NS_PER_HOUR)
-    return Workload(
+    return ReportWorkload(
         WorkloadId("slurm", name, t0_ns // 10**9),
         labels=Labels("ada", "nlp", experiment),
         started_utc_ns=t0_ns,
@@ -36,8 +45,8 @@ def job(name: str, hours: float = 1, begin_h: float = 0, experiment: str = "bert
     )
 
 
-def burnt(
-    workload: Workload, wh: float, held_h: float | None = None, cpu_wh: float | None = None
+def consumed(
+    workload: ReportWorkload, wh: float, held_h: float | None = None, cpu_wh: float | None = None
 ) -> list[Posting]:
     whole_ns = (workload.ended_utc_ns or 0) - (workload.started_utc_ns or 0)
     held_ns = whole_ns if held_h is None else round(held_h * NS_PER_HOUR)
@@ -49,8 +58,8 @@ def burnt(
     ]
 
 
-def books(*jobs: tuple[Workload, list[Posting]], since_s: int = 0) -> Account:
-    return Account(
+def books(*jobs: tuple[ReportWorkload, list[Posting]], since_s: int = 0) -> ReportData:
+    return ReportData(
         "ledger of n1", since_s, 1 << 40, tuple(row for _, rows in jobs for row in rows),
         workloads={each.id: each for each, _ in jobs}, models={("n1", GPU): "NVIDIA H100"},
     )  # fmt: skip
@@ -60,7 +69,7 @@ def result(run: str, value: str, experiment: str = "bert", **more: object) -> Re
     return Result(experiment, run, "accuracy", Fraction(value), **more)  # type: ignore[arg-type]
 
 
-def ranked(results: list[Result], account: Account) -> Board:
+def ranked(results: list[Result], account: ReportData) -> Board:
     return board("", ACCURACY, "NVIDIA H100", by_run(results, account).entrants)
 
 
@@ -75,7 +84,8 @@ def names(found: Board) -> tuple[list[str], list[str], list[str]]:
 def test_a_run_that_was_read_for_half_of_its_time_does_not_lead() -> None:
     half, whole, best = job("1"), job("2"), job("3")
     account = books(
-        (half, burnt(half, 128.6, held_h=0.5)), (whole, burnt(whole, 250)), (best, burnt(best, 500))
+        (half, consumed(half, 128.6, held_h=0.5)), (whole, consumed(whole, 250)), (best,
+        consumed(best, 500))
     )  # fmt: skip
     found = ranked([result("1", "0.9"), result("2", "0.9"), result("3", "0.92")], account)
     assert names(found) == (["2", "3"], [], ["1"])
@@ -93,19 +103,23 @@ def test_a_run_that_was_read_for_half_of_its_time_does_not_lead() -> None:
 
 def test_a_run_that_is_cut_does_not_lead() -> None:
     cut, whole = job("1"), job("2", begin_h=2)
-    account = books((cut, burnt(cut, 10)), (whole, burnt(whole, 250)), since_s=100 * 3600 + 900)
+    account = books(
+        (cut, consumed(cut, 10)), (whole, consumed(whole, 250)), since_s=100 * 3600 + 900
+    )
     assert names(ranked([result("1", "0.9"), result("2", "0.9")], account)) == (["2"], [], ["1"])
 
 
 def test_hosts_are_compared_only_where_all_have_them() -> None:
     """250 Wh and 208 of the host is no worse than 250 Wh without a host meter."""
     metered, bare = job("1"), job("2")
-    account = books((metered, burnt(metered, 250, cpu_wh=208)), (bare, burnt(bare, 250)))
+    account = books((metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250)))
     found = ranked([result("1", "0.91"), result("2", "0.9")], account)
     assert found.boundary is Boundary.GPUS
     assert names(found) == (["1"], ["2"], [])
     assert {each.energy_uj for each in found.entrants} == {250 * WH}
-    both = books((metered, burnt(metered, 250, cpu_wh=208)), (bare, burnt(bare, 250, cpu_wh=1)))
+    both = books(
+        (metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250, cpu_wh=1))
+    )
     found = ranked([result("1", "0.91"), result("2", "0.9")], both)
     assert found.boundary is Boundary.HOSTS
     assert names(found) == (["2", "1"], [], [])
@@ -114,7 +128,7 @@ def test_hosts_are_compared_only_where_all_have_them() -> None:
 
 def test_an_experiment_ranks_by_a_value_that_its_energy_bought() -> None:
     own = job("1")
-    account = books((own, burnt(own, 100)))
+    account = books((own, consumed(own, 100)))
     found = by_experiment(ACCURACY, [result("1", "0.8"), result("elsewhere", "0.99")], account)
     assert [each.value for each in found.entrants] == [Fraction("0.8")]
     assert [left.result.run for left in found.left] == ["elsewhere"]
@@ -136,7 +150,7 @@ def test_energy_of_an_authors_file_says_so(
 def test_what_is_given_is_not_compared_with_what_is_measured() -> None:
     own = job("1")
     given = result("x", "0.95", energy_uj=WH, gpu="NVIDIA H100")
-    found = ranked([result("1", "0.9"), given], books((own, burnt(own, 100))))
+    found = ranked([result("1", "0.9"), given], books((own, consumed(own, 100))))
     assert names(found) == (["1"], [], ["x"])
 
 
@@ -148,7 +162,7 @@ def test_no_energy_is_no_result(tmp_path: Path, kwh: str) -> None:
     assert [each.name for each in found.entrants] == ["b / 2"]
     assert "line 2" in found.left[0].why
     nothing = job("1")
-    found = by_run([result("1", "0.9")], books((nothing, burnt(nothing, 0))))
+    found = by_run([result("1", "0.9")], books((nothing, consumed(nothing, 0))))
     assert not found.entrants
     assert found.left[0].why == "nothing was booked to its job"
 
@@ -156,7 +170,7 @@ def test_no_energy_is_no_result(tmp_path: Path, kwh: str) -> None:
 def test_a_job_of_two_results_counts_once_in_a_budget() -> None:
     """1.014 kWh in all, not 1.27."""
     shared, other = job("1"), job("2", begin_h=2)
-    account = books((shared, burnt(shared, 256)), (other, burnt(other, 758)))
+    account = books((shared, consumed(shared, 256)), (other, consumed(other, 758)))
     tags = {"slurm_job_id": "1"}
     runs = [result("a", "0.8", tags=tags), result("b", "0.9", tags=tags), result("2", "0.7")]
     found = by_run(runs, account).entrants
@@ -167,9 +181,9 @@ def test_a_job_of_two_results_counts_once_in_a_budget() -> None:
 
 def test_what_was_inferred_stays_inferred_after_writing_back() -> None:
     own = job("1")
-    account = books((own, burnt(own, 100)))
-    told = {WORKLOAD_TAG: "slurm/1", JOINED_BY: Join.INFERRED.value}
-    (inferred,) = by_run([result("0a1b", "0.9", tags=told)], account).entrants
+    account = books((own, consumed(own, 100)))
+    reported = {WORKLOAD_TAG: "slurm/1", JOINED_BY: Join.INFERRED.value}
+    (inferred,) = by_run([result("0a1b", "0.9", tags=reported)], account).entrants
     assert inferred.join is Join.INFERRED
     by_a_tag = {WORKLOAD_TAG: "slurm/1", JOINED_BY: Join.TAG.value}
     (said,) = by_run([result("0a1b", "0.9", tags=by_a_tag)], account).entrants
@@ -177,14 +191,14 @@ def test_what_was_inferred_stays_inferred_after_writing_back() -> None:
     several = {WORKLOAD_TAG: "slurm/1,slurm/2", JOINED_BY: Join.TAG.value}
     two = job("2")
     found = by_run(
-        [result("0a", "0.9", tags=several)], books((own, burnt(own, 1)), (two, burnt(two, 2)))
+        [result("0a", "0.9", tags=several)], books((own, consumed(own, 1)), (two, consumed(two, 2)))
     )
     assert [each.energy_uj for each in found.entrants] == [3 * WH]
 
 
 def test_of_two_jobs_of_one_number_the_one_that_ran_then_is_meant() -> None:
     first, again = job("500"), job("500", begin_h=50)
-    account = books((first, burnt(first, 1)), (again, burnt(again, 2)))
+    account = books((first, consumed(first, 1)), (again, consumed(again, 2)))
     unknown = by_run([result("500", "0.9")], account)
     assert "2 jobs have its number" in unknown.left[0].why
     then = result(

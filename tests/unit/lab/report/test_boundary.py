@@ -14,21 +14,21 @@ from joulebook.core.evidence import Amount, Method
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
 from joulebook.core.money.rates import PPM, RATIO_PPM, Quality
 from joulebook.core.report.dataset import (
-    Account,
     Charged,
     Posting,
-    RateRow,
-    Workload,
+    ReportData,
+    ReportWorkload,
+    UsedRate,
     replay_warning,
 )
-from joulebook.core.report.run_roles import Choice
+from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError
 from joulebook.lab.report.about import About
 from joulebook.lab.report.document import document
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.statement import Told, make
+from joulebook.lab.report.statement import StatementContext, make
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 T0_S = 1_767_225_600
@@ -40,8 +40,8 @@ def gpu(n: int) -> Meter:
     return Meter(Component.GPU, f"GPU-{n}")
 
 
-def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: object) -> Workload:
-    return Workload(
+def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: object) -> ReportWorkload:
+    return ReportWorkload(
         WorkloadId("slurm", name),
         labels=Labels("ada", "nlp", "bert"),
         started_utc_ns=(T0_S + begin_s) * NS_PER_S,
@@ -50,24 +50,29 @@ def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: object) -
     )
 
 
-def posted(workload: Workload, meter: Meter, amount: Amount = HOUR, node: str = "n1") -> Posting:
+def posted(
+    workload: ReportWorkload, meter: Meter, amount: Amount = HOUR, node: str = "n1"
+) -> Posting:
     return Posting(node, workload.id, meter, T0_S, amount, Method.COUNTER, "prolog")
 
 
 def account(
-    workloads: Iterable[Workload], postings: Sequence[Posting], since_s: int = 0, **more: object
-) -> Account:
-    return Account(
+    workloads: Iterable[ReportWorkload],
+    postings: Sequence[Posting],
+    since_s: int = 0,
+    **more: object,
+) -> ReportData:
+    return ReportData(
         "ledger of n1", since_s, 1 << 40, tuple(postings),
         workloads={each.id: each for each in workloads}, **more,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def said(found: Account, choice: Choice = Choice()) -> Statement:  # noqa: B008 - frozen
-    return make(found, About(), choice, Told(T0_S, zone="DE"))
+def said(found: ReportData, choice: RoleChoice = RoleChoice()) -> Statement:  # noqa: B008 - frozen
+    return make(found, About(), choice, StatementContext(T0_S, zone="DE"))
 
 
-def one_of_fourteen() -> Account:
+def one_of_fourteen() -> ReportData:
     jobs = [job(str(n)) for n in range(14)]
     rows = [posted(each, gpu(n)) for n, each in enumerate(jobs)]
     return account(jobs, [*rows, posted(jobs[3], CPU, Amount(UJ_PER_KWH // 2), "n1")])
@@ -89,7 +94,7 @@ def test_hosts_measured_for_a_part_of_the_runs_are_a_lower_bound() -> None:
 
 def test_the_facility_has_the_bound_of_what_it_is_made_of() -> None:
     pue = RateUsed(T0_S, "pue", PPM * 2, RATIO_PPM, "room", Quality.MEASURED)
-    rates = (RateRow(pue, 15 * UJ_PER_KWH, 0, "n1"),)
+    rates = (UsedRate(pue, 15 * UJ_PER_KWH, 0, "n1"),)
     found = said(msgspec.structs.replace(one_of_fourteen(), rates=rates))
     assert found.energy.facility.value == 29
     assert "a lower bound" in found.energy.facility.note
@@ -141,7 +146,7 @@ def test_jobs_without_a_gpu_count_by_their_number() -> None:
         (job("1", 0, None), T0_S, T0_S + 900),
     ],
 )
-def test_a_run_that_is_cut_is_no_best_run(run: Workload, since_s: int, until_s: int) -> None:
+def test_a_run_that_is_cut_is_no_best_run(run: ReportWorkload, since_s: int, until_s: int) -> None:
     cut = msgspec.structs.replace(
         account([run, job("2")], [posted(run, gpu(0)), posted(job("2"), gpu(1))]),
         since_s=since_s, until_s=until_s,
@@ -151,7 +156,7 @@ def test_a_run_that_is_cut_is_no_best_run(run: Workload, since_s: int, until_s: 
     assert [row.whole for row in found.runs if row.id == "1"] == [False]
     assert "of them only in part" in document(found).paragraph[0]
     with pytest.raises(ConfigError, match="'1' is not whole"):
-        said(cut, Choice("1"))
+        said(cut, RoleChoice("1"))
     alone = said(msgspec.structs.replace(cut, postings=cut.postings[:1]))
     assert alone.energy.best.value is None
 
@@ -166,7 +171,7 @@ def test_a_run_in_the_time_of_the_report_is_whole() -> None:
 def test_the_best_run_is_not_excluded() -> None:
     two = account([job("1"), job("2")], [posted(job("1"), gpu(0)), posted(job("2"), gpu(1))])
     with pytest.raises(ConfigError, match="'1' is the best run and an excluded one"):
-        said(two, Choice("1", (), {"1": "wrong data"}))
+        said(two, RoleChoice("1", (), {"1": "wrong data"}))
 
 
 def test_an_outcome_that_nobody_told_is_not_called_an_end() -> None:
@@ -192,7 +197,7 @@ def a_trace() -> Statement:
             [job("1")],
             [posted(job("1"), gpu(0))],
             charges=(carbon,),
-            rates=(RateRow(pue, UJ_PER_KWH, 0, "n1"),),
+            rates=(UsedRate(pue, UJ_PER_KWH, 0, "n1"),),
             warnings=replay_warning("ledger of n1", [gpu(0)]),
             replayed=frozenset({("n1", gpu(0))}),
         )

@@ -20,9 +20,9 @@ from tests.unit.lab.report.hostile import HOSTILE
 from tests.unit.lab.report.worked import NODE, OWNER, RATES, T0_S, TRIALS, WANTED, account
 
 from joulebook.core.evidence import Method
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.rollup import recharged
-from joulebook.core.report.run_roles import Choice
+from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.workloads import Labels
 from joulebook.lab.report import statement
 from joulebook.lab.report.about import About
@@ -39,7 +39,7 @@ def made(name: str = "", about: About | None = None) -> Statement:
     whole = recharged(account(), RATES, WANTED).account
     owner = Labels(name, name, name) if name else OWNER
     workloads = {
-        trial: Workload(
+        trial: ReportWorkload(
             trial,
             display=name or trial.workload,
             name=name,
@@ -59,10 +59,10 @@ def made(name: str = "", about: About | None = None) -> Statement:
             ),
             warnings=(name,),
         )
-    told = statement.Told(MADE_S, zone=name or "DE")
-    choice = Choice("", (), {TRIALS[0].workload: name or "wrong data"})
+    reported = statement.StatementContext(MADE_S, zone=name or "DE")
+    choice = RoleChoice("", (), {TRIALS[0].workload: name or "wrong data"})
     said = about or (About(title=name, region=name, training_type=name) if name else About())
-    return statement.make(whole, said, choice, told)
+    return statement.make(whole, said, choice, reported)
 
 
 def every_name() -> Iterator[tuple[str, Statement]]:
@@ -296,7 +296,7 @@ def test_figures_are_the_same_in_every_format() -> None:
 
 def test_a_report_of_nothing_is_one_too() -> None:
     empty = msgspec.structs.replace(account(), postings=(), models={}, source="ledger of n1")
-    found = statement.make(empty, About(), Choice(), statement.Told(MADE_S))
+    found = statement.make(empty, About(), RoleChoice(), statement.StatementContext(MADE_S))
     for name in sorted(set(FORMATS) - {"hf"}):
         assert renderer(name)(found)
     parsed: Any = json.loads(renderer("json")(found))
@@ -312,6 +312,8 @@ def test_what_is_modelled_is_not_called_measured() -> None:
             for row in account().postings
         ),
     )
-    text = " ".join(sentences(statement.make(whole, About(), Choice(), statement.Told(MADE_S))))
+    text = " ".join(
+        sentences(statement.make(whole, About(), RoleChoice(), statement.StatementContext(MADE_S)))
+    )
     assert "83.3 % by the devices' own energy counters." in text
     assert "16.7 % of the energy was not measured, but comes from a model." in text

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.core.report.dataset import Workload
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.report import sacct
 from joulebook.units import NS_PER_S
 
 
-def run(name: str, began_s: float | None = None, cluster: str = "") -> Workload:
+def run(name: str, began_s: float | None = None, cluster: str = "") -> ReportWorkload:
     began_ns = None if began_s is None else int(began_s * NS_PER_S)
     extra = {"cluster": cluster} if cluster else {}
-    return Workload(WorkloadId("slurm", name), started_utc_ns=began_ns, extra=extra)
+    return ReportWorkload(WorkloadId("slurm", name), started_utc_ns=began_ns, extra=extra)
 
 
-def ask(tmp_path: Path, said: str, *runs: Workload) -> dict[str, State]:
+def ask(tmp_path: Path, said: str, *runs: ReportWorkload) -> dict[str, State]:
     program = tmp_path / "sacct"
     program.write_text(f"#!/bin/sh\nprintf %s {shlex.quote(said)}\n")
     program.chmod(0o755)

@@ -12,14 +12,14 @@ from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
 
 from joulebook.core.energy.readings import REPLAYED
 from joulebook.core.evidence import Remainder
-from joulebook.core.report.dataset import Account, Selection, joined
-from joulebook.core.report.run_roles import Choice
+from joulebook.core.report.dataset import ReportData, Selection, joined
+from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.report.runs import runs
 from joulebook.errors import ConfigError
 from joulebook.lab.report.about import About
 from joulebook.lab.report.paragraph import sentences
 from joulebook.lab.report.sources import FOREVER_S, LedgerSource, NodeLedger, named, own
-from joulebook.lab.report.statement import Told, make
+from joulebook.lab.report.statement import StatementContext, make
 from joulebook.ledger.query import LedgerReader
 
 ALL = Selection()
@@ -32,11 +32,11 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ask(wanted: Selection, *ledgers: NodeLedger) -> Account:
+def ask(wanted: Selection, *ledgers: NodeLedger) -> ReportData:
     return LedgerSource(ledgers).account(0, FOREVER_S, wanted)
 
 
-def energy(account: Account) -> int:
+def energy(account: ReportData) -> int:
     return sum(row.amount.energy_uj for row in account.postings)
 
 
@@ -85,7 +85,7 @@ def test_a_ledger_of_a_recorded_trace_says_so(tmp_path: Path) -> None:
     (warning,) = account.warnings
     assert "ledger of n1 was fed by a recorded trace" in warning
     assert all(meter.name in warning for meter in GPUS)
-    statement = make(account, About(), Choice(), Told(0))
+    statement = make(account, About(), RoleChoice(), StatementContext(0))
     assert sentences(statement)[0] == f"Warning: {warning}."
 
 

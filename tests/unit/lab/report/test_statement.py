@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def told(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
     command = ["--config", str(config), "report", "--format", "json", *arguments]
     assert main(command) == 0
     return json.loads(capsys.readouterr().out)
@@ -53,7 +53,7 @@ def value(figure: dict[str, Any], digits: int = 2) -> str:
 
 def test_the_worked_example(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = str(config.with_name("about.toml"))
-    found = told(capsys, config, "--experiment", "bert-base", "--about", about)
+    found = reported(capsys, config, "--experiment", "bert-base", "--about", about)
     energy, carbon = found["energy"], found["carbon"]
     assert value(found["inventory"]["gpu_hours"]) == "40.00 GPU-hours"
     assert value(energy["gpu"]) == "20.00 kWh"
@@ -87,14 +87,14 @@ def test_the_worked_example(config: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_best_sweep_and_project(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = str(config.with_name("about.toml"))
-    found = told(capsys, config, "--about", about)
+    found = reported(capsys, config, "--about", about)
     energy = found["energy"]
     assert [energy[role]["value"] for role in ("best", "sweep", "project")] == [6, 18, 24]
     assert found["counts"]["excluded_runs"] == {"104": "wrong data"}
     assert found["counts"]["total"] == 4
     roles = {run["id"]: run["role"] for run in found["runs"]}
     assert roles == {"101": "sweep", "102": "sweep", "103": "best", "104": "excluded"}
-    narrow = told(capsys, config, "--runs", "101", "102", "--exclude", "103=crashed")
+    narrow = reported(capsys, config, "--runs", "101", "102", "--exclude", "103=crashed")
     assert narrow["energy"]["sweep"]["value"] == 12
     assert narrow["energy"]["best"]["value"] is None
     assert "--best" in narrow["energy"]["best"]["unknown"]
@@ -104,7 +104,7 @@ def test_best_sweep_and_project(config: Path, capsys: pytest.CaptureFixture[str]
 def test_rates_stand_with_source_year_and_quality(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rates = {each["quantity"]: each for each in told(capsys, config)["rates"]}
+    rates = {each["quantity"]: each for each in reported(capsys, config)["rates"]}
     assert rates["pue"]["mean"] == 1.25
     assert rates["pue"]["source"] == "machine room, 2025"
     assert rates["carbon"]["years"] == "2026"
@@ -123,7 +123,7 @@ def test_at_other_rates_the_booked_ones_stand_beside_it(
         '[rates]\ncurrency = "USD"\nzone = "DE"\npue = 1.25\n'
         '[rates.carbon]\nkind = "country"\n[rates.price]\nkind = "constant"\nper_kwh = 0.3\n'
     )
-    found = told(capsys, config, "--rates", str(new))
+    found = reported(capsys, config, "--rates", str(new))
     assert found["restated"]["booked_co2e_kg"] == 10.5
     difference = found["restated"]["difference_co2e_kg"]
     assert found["carbon"]["location_based"]["value"] == pytest.approx(10.5 + difference)
@@ -133,7 +133,7 @@ def test_at_other_rates_the_booked_ones_stand_beside_it(
     assert [r["default"] for r in found["rates"] if r["quantity"] == "carbon"] == [True]
     flat = config.with_name("flat.toml")
     flat.write_text('[rates]\npue = 1.25\n[rates.carbon]\nkind = "constant"\ngrams_per_kwh = 400\n')
-    assert value(told(capsys, config, "--rates", str(flat))["carbon"]["location_based"]) == (
+    assert value(reported(capsys, config, "--rates", str(flat))["carbon"]["location_based"]) == (
         "12.00 kg CO2e"
     )
 
@@ -144,7 +144,7 @@ def test_without_rates_nothing_is_made_up(
     write_worked(tmp_path / "ledger.db", priced=False)
     config = tmp_path / "joulebook.toml"
     config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n[report]\nsacct = ""\n')
-    found = told(capsys, config)
+    found = reported(capsys, config)
     assert found["energy"]["facility"]["value"] is None
     assert "no PUE" in found["energy"]["facility"]["unknown"]
     assert found["carbon"]["location_based"]["value"] is None
@@ -167,7 +167,7 @@ def test_settings_of_the_site_are_no_defaults(
         'server_life_years = 4\n[report.embodied]\n"NVIDIA H100*" = '
         '{ low_kg = 164, high_kg = 164, source = "our LCA" }\n'
     )
-    found = told(capsys, config)
+    found = reported(capsys, config)
     assert found["quality"]["uncertainty"] == {"value": 1.5, "unit": "%"}
     assert "default" not in found["carbon"]["embodied"]
     assert f"{found['carbon']['embodied']['value']:.2f}" == "0.54"
@@ -228,10 +228,10 @@ def test_a_name_that_nothing_was_booked_to_is_no_statement_of_zero(
     config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main(["--config", str(config), "report", *arguments]) == 2
-    told = capsys.readouterr()
-    assert not told.out
-    assert said in told.err
-    assert "\x1b" not in told.err
+    reported = capsys.readouterr()
+    assert not reported.out
+    assert said in reported.err
+    assert "\x1b" not in reported.err
 
 
 def test_an_experiment_of_two_accounts_is_two(
@@ -247,10 +247,10 @@ def test_an_experiment_of_two_accounts_is_two(
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "one in each account of nlp, vision: choose by --account NAME" in said
-    one = told(capsys, config, *both, "--experiment", "bert-base", "--account", "nlp")
+    one = reported(capsys, config, *both, "--experiment", "bert-base", "--account", "nlp")
     assert (one["counts"]["total"], one["energy"]["it"]["value"]) == (4, 24)
     accounts = ("--account", "nlp", "--account", "vision")
-    together = told(capsys, config, *both, "--experiment", "bert-base", *accounts)
+    together = reported(capsys, config, *both, "--experiment", "bert-base", *accounts)
     assert (together["counts"]["total"], together["energy"]["it"]["value"]) == (8, 48)
 
 
@@ -264,7 +264,7 @@ def test_two_users_without_accounts_have_an_experiment_each(
     both = ("--ledger", str(tmp_path / "a.db"), "--ledger", str(tmp_path / "b.db"))
     assert main(["--config", str(config), "report", *both, "--experiment", "baseline"]) == 2
     assert "one in each user of ada, bob" in capsys.readouterr().err
-    one = told(capsys, config, *both, "--experiment", "baseline", "--user", "bob")
+    one = reported(capsys, config, *both, "--experiment", "baseline", "--user", "bob")
     assert one["counts"]["total"] == 4
 
 
@@ -277,13 +277,13 @@ def test_two_clusters_are_told_apart(
     with closing(sqlite3.connect(copy)) as conn, conn:
         conn.execute("UPDATE ledger SET ledger_id = 'another'")
     both = ("--ledger", f"east/n1={tmp_path}/ledger.db", "--ledger", f"west/n1={copy}")
-    every = told(capsys, config, *both)
+    every = reported(capsys, config, *both)
     assert every["counts"]["total"] == 8
     assert every["inventory"]["nodes"] == ["east/n1", "west/n1"]
     command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
     assert main(command) == 2
     assert "choose by --cluster NAME" in capsys.readouterr().err
-    east = told(capsys, config, *both, "--experiment", "bert-base", "--cluster", "east")
+    east = reported(capsys, config, *both, "--experiment", "bert-base", "--cluster", "east")
     assert east["counts"]["total"] == 4
 
 
@@ -306,7 +306,7 @@ def test_many_ledgers(config: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     """A job on two nodes is one run, and its energy that of both."""
     write_worked(tmp_path / "gpu-2.db")
     ledgers = ("--ledger", f"gpu-1={tmp_path}/ledger.db", "--ledger", f"{tmp_path}/gpu-2.db")
-    found = told(capsys, config, *ledgers)
+    found = reported(capsys, config, *ledgers)
     assert found["energy"]["it"]["value"] == 48
     assert found["carbon"]["location_based"]["value"] == 21
     assert found["counts"]["total"] == 4
@@ -346,7 +346,7 @@ def test_failed_runs_are_counted_and_named(
     )
     sacct.chmod(0o755)
     config.write_text(config.read_text().replace('sacct = ""', f'sacct = "{sacct}"'))
-    found = told(capsys, config)
+    found = reported(capsys, config)
     assert found["counts"] == {
         "total": 4, "completed": 1, "failed": 1, "cancelled": 1, "running": 0, "not_known": 1,
         "excluded": 0, "failed_runs": ["102"], "excluded_runs": {}, "partial_runs": [],
@@ -400,7 +400,7 @@ def test_market_based_emissions_are_of_a_contract_or_not_known(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def market() -> dict[str, Any]:
-        found: dict[str, Any] = told(capsys, config)["carbon"]["market_based"]
+        found: dict[str, Any] = reported(capsys, config)["carbon"]["market_based"]
         return found
 
     plain = config.read_text()
@@ -427,4 +427,4 @@ def test_a_job_may_be_asked_for_by_any_of_its_names(
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
         ledger.execute("UPDATE workloads SET display = '99_' || workload")
     names = ("--workload", "slurm/101", "--workload", "99_102", "--workload", "103")
-    assert told(capsys, config, *names)["counts"]["total"] == 3
+    assert reported(capsys, config, *names)["counts"]["total"] == 3

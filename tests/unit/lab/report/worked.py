@@ -22,15 +22,15 @@ from joulebook.core.money.rates import (
     RATIO_PPM,
     UG_PER_G,
     UG_PER_KWH,
-    Curve,
     HardwareRate,
     Point,
     Quality,
     RateSet,
+    StepCurve,
     hourly_nano,
     nano_per_kwh,
 )
-from joulebook.core.report.dataset import Account, Posting
+from joulebook.core.report.dataset import Posting, ReportData
 from joulebook.core.report.rollup import recharged
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.ledger.sqlite import SqliteStore
@@ -51,14 +51,14 @@ CURRENCY = "USD"
 RATES = RateSet(
     CURRENCY,
     "DE",
-    Curve((Point(0, NANO // 5, nano_per_kwh(CURRENCY), "contract 2026", Quality.MEASURED),)),
-    Curve(
+    StepCurve((Point(0, NANO // 5, nano_per_kwh(CURRENCY), "contract 2026", Quality.MEASURED),)),
+    StepCurve(
         tuple(
             Point(T0_S + HOUR_S * n, g * UG_PER_G, UG_PER_KWH, "grid operator", Quality.MEASURED)
             for n, g in enumerate(GRAMS)
         )
     ),
-    Curve((Point(0, PPM * 5 // 4, RATIO_PPM, "machine room, 2025", Quality.MEASURED),)),
+    StepCurve((Point(0, PPM * 5 // 4, RATIO_PPM, "machine room, 2025", Quality.MEASURED),)),
     (
         HardwareRate(
             "NVIDIA H100*",
@@ -97,9 +97,9 @@ def postings() -> Iterator[Posting]:
 MODELS: Mapping[Meter, str] = {gpu(n): MODEL for n in range(8)}
 
 
-def account() -> Account:
+def account() -> ReportData:
     """What the ledger is made of."""
-    return Account(
+    return ReportData(
         "test",
         0,
         1 << 40,

@@ -15,7 +15,7 @@ from joulebook.core.ledger.state import Books, WorkloadState
 from joulebook.core.money.rates import RateSet
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.metrics.page.page import render_page
-from joulebook.metrics.snapshot import View
+from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import NS_PER_S
 
 VOID = {"meta", "br", "link", "img", "input"}
@@ -49,7 +49,7 @@ class Reader(HTMLParser):
             self.said.append(data)
 
 
-def read(view: View, ready: bool = True, message: str = "ready") -> Reader:
+def read(view: Snapshot, ready: bool = True, message: str = "ready") -> Reader:
     page = render_page(view, ready, message).decode("utf-8")
     reader = Reader()
     reader.feed(page)
@@ -58,7 +58,7 @@ def read(view: View, ready: bool = True, message: str = "ready") -> Reader:
     return reader
 
 
-def words(view: View, ready: bool = True, message: str = "ready") -> str:
+def words(view: Snapshot, ready: bool = True, message: str = "ready") -> str:
     text = "\n".join(read(view, ready, message).said).replace("\u202f", " ")
     return re.sub(r"\s+", " ", text)
 
@@ -129,7 +129,7 @@ def test_trouble_is_said_plainly() -> None:
 
 
 def test_nothing_to_show_is_said_too() -> None:
-    text = words(View("n", Books()))
+    text = words(Snapshot("n", Books()))
     for said in (
         "Nothing here says what power it draws.",
         "No GPU has been read yet.",
@@ -151,12 +151,16 @@ def test_a_node_without_gpus_shows_what_cpu_and_memory_draw() -> None:
         counted(Component.CPU, "package-1", 60),
         counted(Component.DRAM, "dram-0", 12),
     )
-    text = words(View("n", Books(meters={state.meter: state for state in states}), now_ns=NOW_NS))
+    text = words(
+        Snapshot("n", Books(meters={state.meter: state for state in states}), now_ns=NOW_NS)
+    )
     assert "157 W CPU 145 W; memory 12 W" in text
     assert "Nothing here says" not in text
     assert "GPU" not in text
     gpu = device(GPU0, 0, power_watts=43.0)
-    beside = View("n", Books(meters={s.meter: s for s in states}), statuses=(gpu,), now_ns=NOW_NS)
+    beside = Snapshot(
+        "n", Books(meters={s.meter: s for s in states}), statuses=(gpu,), now_ns=NOW_NS
+    )
     assert "200 W 1 GPU, 0 held; CPU 145 W; memory 12 W" in words(beside)
 
 

@@ -30,7 +30,7 @@ def test_event_files_that_are_set_to_come_elsewhere_are_slurm(
     assert not workloads.slurm_is_here(Config())
     assert workloads.slurm_is_here(with_slurm(slurm_conf=str(tmp_path / "slurm.conf")))
     assert workloads.slurm_is_here(with_slurm(events_dir=str(tmp_path / "not yet")))
-    wanted, _ = workloads.TENANTS["slurm"]
+    wanted, _ = workloads.WORKLOAD_SOURCES["slurm"]
     assert not wanted(with_slurm(events_dir="/elsewhere", enabled=False))
 
 

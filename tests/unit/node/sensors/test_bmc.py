@@ -52,7 +52,7 @@ def test_ipmitool_is_asked_for_the_power_of_the_node(tmp_path: Path) -> None:
     assert reading.covers == (Component.CPU, Component.DRAM, Component.GPU)
     assert reading.hole_ns == (3 * 7 + 10) * 10**9
     assert sensor.pace.least_s == 7, "no tick waits for it, and it is not asked in each"
-    assert sensor.glance([reading.meter]) == ()
+    assert sensor.poll_energy([reading.meter]) == ()
 
 
 def test_a_slow_bmc_spoke_some_time_between_question_and_answer(
@@ -226,13 +226,13 @@ def test_several_chassis_with_power_must_be_chosen_from(bmc: Bmc, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [{}, {"PowerWatts": {"Reading": None}}, {"PowerWatts": {"Reading": -5}}, {"PowerWatts": 5},
      {"PowerWatts": {"Reading": True}}, {"PowerWatts": {"Reading": 1e12}}, {"PowerControl": ["x"]}],
 )  # fmt: skip
-def test_what_is_no_power_is_not_taken_for_it(bmc: Bmc, tmp_path: Path, told: object) -> None:
+def test_what_is_no_power_is_not_taken_for_it(bmc: Bmc, tmp_path: Path, reported: object) -> None:
     bmc.chassis("1")
-    bmc.resources["/redfish/v1/Chassis/1/EnvironmentMetrics"] = told
+    bmc.resources["/redfish/v1/Chassis/1/EnvironmentMetrics"] = reported
     with pytest.raises(SensorMissing, match="no chassis"):
         bmc.sensor(tmp_path).open()
 

@@ -11,17 +11,17 @@ from tests.unit.node.sensors.still_clock import StillClock
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.contract import Look
+from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.hwmon import EVERYTHING, MODULES, NODE, HwmonSensor, sources
 
 
-def look(machine: Machine, *, cpu: bool = True, supply: bool = True) -> Look:
+def look(machine: Machine, *, cpu: bool = True, supply: bool = True) -> PollResult:
     sensor = HwmonSensor(StillClock(), machine.hwmon, cpu=cpu, supply=supply)
     sensor.open()
     return sensor.look(processes=False)
 
 
-def powers(found: Look) -> dict[str, int | None]:
+def powers(found: PollResult) -> dict[str, int | None]:
     return {r.meter.name: r.power_mw for r in found.readings}
 
 

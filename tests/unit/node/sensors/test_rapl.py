@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_a_failure_and_said_once_with_its_remedy(
             ]
             assert len(look.readings) == 3
     assert len(caplog.records) == 1 and "CAP_DAC_READ_SEARCH" in caplog.text
-    assert sensor.glance([cpu("package-0")]) == []
+    assert sensor.poll_energy([cpu("package-0")]) == []
     broken.rmdir()
     broken.write_text("7\n")
     assert sensor.look(processes=False).failures == ()
@@ -124,4 +124,4 @@ def test_nonsense_in_a_counter_is_no_zero(tmp_path: Path) -> None:
 
 def test_a_glance_reads_only_what_is_asked_for(tmp_path: Path) -> None:
     sensor = opened(SHAPES["intel_two_sockets"](tmp_path))
-    assert [r.meter for r in sensor.glance([dram("dram-1")])] == [dram("dram-1")]
+    assert [r.meter for r in sensor.poll_energy([dram("dram-1")])] == [dram("dram-1")]

@@ -12,7 +12,7 @@ from html import escape as escape_html
 from pathlib import Path
 
 from joulebook.core.sanitize import one_line
-from joulebook.lab.report.document import RUN_COLUMNS, Bar, Document, Row, document
+from joulebook.lab.report.document import RUN_COLUMNS, Bar, Document, StatementRow, document
 from joulebook.lab.report.model import Figure, Statement
 from joulebook.lab.report.wording import figure, quantity
 
@@ -88,7 +88,7 @@ def _marked(value: str) -> str:
     return _DEFAULT.sub('<span class="default">(default)</span>', escape(value))
 
 
-def _row(row: Row) -> str:
+def _row(row: StatementRow) -> str:
     style = ' class="part"' if row.label.startswith(" ") else ""
     return (
         f'<tr><th scope="row"{style}>{escape(row.label)}</th>'

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from joulebook.core.sanitize import one_line
-from joulebook.lab.report.document import RUN_COLUMNS, Document, Section, document
+from joulebook.lab.report.document import RUN_COLUMNS, Document, StatementSection, document
 from joulebook.lab.report.model import Statement
 
 _ESCAPES = {
@@ -103,7 +103,7 @@ def _lines(doc: Document) -> Iterator[str]:
     yield r"\noindent{\footnotesize " + " ".join(map(escape, doc.notes)) + "}"
 
 
-def _figures(doc: Document, sections: Sequence[Section]) -> Iterator[str]:
+def _figures(doc: Document, sections: Sequence[StatementSection]) -> Iterator[str]:
     yield r"\begin{table}[htbp]"
     yield r"\centering\footnotesize"
     about = ", ".join(section.title for section in sections)

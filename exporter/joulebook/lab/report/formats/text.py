@@ -50,11 +50,11 @@ def _lines(doc: Document, width: int) -> Iterator[str]:
 
 
 def _row(label: str, value: str, note: str, width: int) -> Iterator[str]:
-    told = f"{value}  ({note})" if note else value
+    reported = f"{value}  ({note})" if note else value
     hang = " " * (_LABEL + 2)
     head = f"{label:<{_LABEL}}  "
     yield from textwrap.wrap(
-        head + told, width, subsequent_indent=hang, drop_whitespace=True, break_long_words=True
+        head + reported, width, subsequent_indent=hang, drop_whitespace=True, break_long_words=True
     )
 
 

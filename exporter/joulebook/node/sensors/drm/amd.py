@@ -11,7 +11,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.node.sensors.drm.amd_metrics import AmdSmi, Metrics, parse
-from joulebook.node.sensors.drm.card import REMEDY, Place, ratio, scaled, told
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, reported, scaled
 from joulebook.node.sensors.sysfs import int_or_none, read_bytes, read_int, text_or
 from joulebook.units import UW_PER_MW
 
@@ -23,7 +23,7 @@ HEADROOM = 2
 class AmdCard:
     """`smi` is asked where `gpu_metrics` is of a revision that is not known."""
 
-    def __init__(self, place: Place, clock: Clock, smi: AmdSmi | None = None) -> None:
+    def __init__(self, place: CardNumbers, clock: Clock, smi: AmdSmi | None = None) -> None:
         self._place = place
         self._clock = clock
         self._smi = smi
@@ -82,7 +82,7 @@ class AmdCard:
             model=model,
             driver=place.driver,
             pci=place.pci,
-            values=told(values),
+            values=reported(values),
             files=place.files,
         )
 
@@ -110,7 +110,7 @@ class AmdCard:
         return None if percent is None else percent > 0
 
 
-def readable(place: Place) -> bool:
+def readable(place: CardNumbers) -> bool:
     """Whether the card tells energy or power at all (for `joulebook doctor`)."""
     try:
         read_int(place.device / "gpu_busy_percent", REMEDY)

@@ -40,9 +40,9 @@ class AmdSmi:
         if handle is None:
             return None
         try:
-            told = self._smi.amdsmi_get_energy_count(handle)
-            counted = int(told.get("energy_accumulator", told.get("power")))
-            resolution_uj = Fraction(told["counter_resolution"])  # a float: taken as it is
+            reported = self._smi.amdsmi_get_energy_count(handle)
+            counted = int(reported.get("energy_accumulator", reported.get("power")))
+            resolution_uj = Fraction(reported["counter_resolution"])  # a float: taken as it is
         except Exception as error:  # its own exceptions, which are only there with it
             _LOG.debug("amdsmi: %s: %r", pci, error)
             return None

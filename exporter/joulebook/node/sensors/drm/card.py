@@ -21,7 +21,7 @@ _DRIVER = re.compile(r"^DRIVER=(\S+)$", re.MULTILINE)
 REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.drm.root"
 
 
-class Place(msgspec.Struct, frozen=True):
+class CardNumbers(msgspec.Struct, frozen=True):
     """A card: `card` is its number in the kernel, `render` that of /dev/dri/renderD*.
 
     `hwmon` is its directory of sensors (`None`: it has none).
@@ -42,7 +42,7 @@ class Place(msgspec.Struct, frozen=True):
         return (*render, f"dri/card{self.card}")
 
 
-class Card(Protocol):
+class MeteredCard(Protocol):
     """A card that is a meter."""
 
     meter: Meter
@@ -51,10 +51,10 @@ class Card(Protocol):
         """Energy or power now. Raises `SensorError`."""
 
     def status(self, index: int, t_ns: int) -> DeviceStatus:
-        """Everything else, as far as it is told."""
+        """Everything else, as far as it is reported."""
 
 
-def places(root: Path) -> list[Place]:
+def places(root: Path) -> list[CardNumbers]:
     """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
     found = []
     for number, path in numbered(root, r"card(\d+)"):
@@ -66,7 +66,7 @@ def places(root: Path) -> list[Place]:
         render = next((n for n, _ in numbered(device / "drm", r"renderD(\d+)")), None)
         hwmon = next((p for _, p in numbered(device / "hwmon", r"hwmon(\d+)")), None)
         found.append(
-            Place(
+            CardNumbers(
                 number,
                 device,
                 vendor,
@@ -89,7 +89,7 @@ def ratio(percent: int | None) -> float | None:
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
 
 
-def told(values: Mapping[str, float | None]) -> dict[str, float]:
+def reported(values: Mapping[str, float | None]) -> dict[str, float]:
     """The values that are known."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -37,14 +37,14 @@ class Client(NamedTuple):
     memory_bytes: int
 
 
-class Used(NamedTuple):
+class ClientUsage(NamedTuple):
     """What one process uses of one card: busy time since it began, and memory now."""
 
     busy_ns: int
     memory_bytes: int
 
 
-Users = Mapping[str, Mapping[tuple[int, int], Used]]
+Users = Mapping[str, Mapping[tuple[int, int], ClientUsage]]
 """By PCI address, then by pid and start (node time, ns)."""
 
 
@@ -81,7 +81,7 @@ class Clients:
 
     def scan(self) -> Users:
         """Look at all processes."""
-        users: dict[str, dict[tuple[int, int], Used]] = {}
+        users: dict[str, dict[tuple[int, int], ClientUsage]] = {}
         now = time.monotonic()
         pids = [int(name) for name in _names(self._proc) if name.isdecimal()][:_MOST_PIDS]
         for pid in pids:
@@ -94,8 +94,8 @@ class Clients:
             who = (pid, self._started_ns(pid))
             for client in {(c.pci, c.number): c for c in found}.values():
                 card = users.setdefault(client.pci, {})
-                sofar = card.get(who, Used(0, 0))
-                card[who] = Used(
+                sofar = card.get(who, ClientUsage(0, 0))
+                card[who] = ClientUsage(
                     sofar.busy_ns + client.busy_ns, sofar.memory_bytes + client.memory_bytes
                 )
         alive = set(pids)
@@ -105,7 +105,7 @@ class Clients:
         }
         return users
 
-    def told(self, reading: Reading, pci: str, users: Users | None) -> Reading:
+    def reported(self, reading: Reading, pci: str, users: Users | None) -> Reading:
         """A reading with the processes on its card, if they were asked for."""
         if users is None:
             return reading
@@ -127,7 +127,7 @@ class Clients:
         values = {**status.values, "memory_used_bytes": float(self._memory[pci])}
         return msgspec.structs.replace(status, values=values)
 
-    def _since(self, pci: str, pid: int, started_ns: int, used: Used) -> int | None:
+    def _since(self, pci: str, pid: int, started_ns: int, used: ClientUsage) -> int | None:
         """Busy time since the scan before; `None` where the driver counts none."""
         if not used.busy_ns:
             return None

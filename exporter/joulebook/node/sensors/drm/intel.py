@@ -14,7 +14,7 @@ from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.drm.card import REMEDY, Place, scaled, told
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, reported, scaled
 from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import NS_PER_MS, UW_PER_MW
 
@@ -29,7 +29,7 @@ BUSY_PER_MILLE = 20
 class IntelCard:
     """A card of i915 or xe."""
 
-    def __init__(self, place: Place, clock: Clock) -> None:
+    def __init__(self, place: CardNumbers, clock: Clock) -> None:
         self._place = place
         self._clock = clock
         self.meter = Meter(Component.GPU, f"INTEL-{place.pci}")
@@ -82,7 +82,7 @@ class IntelCard:
             model=model,
             driver=place.driver,
             pci=place.pci,
-            values=told(values),
+            values=reported(values),
             files=place.files,
         )
 
@@ -92,7 +92,7 @@ class IntelCard:
         return HEADROOM * limit_uw // UW_PER_MW if limit_uw else None
 
     def _reckon(self, energy_uj: int, t_ns: int) -> None:
-        """Power and utilization since the look before: neither is told as such."""
+        """Power and utilization since the look before: neither is reported as such."""
         if self._counted is not None and t_ns > self._counted[0] and energy_uj >= self._counted[1]:
             self._watts = (energy_uj - self._counted[1]) * 1_000 / (t_ns - self._counted[0])
         self._counted = (t_ns, energy_uj)
@@ -120,7 +120,7 @@ def _first(directory: Path, pattern: str) -> Path | None:
     return next((path for _, path in numbered(directory, pattern)), None)
 
 
-def _residencies(place: Place) -> list[Path]:
+def _residencies(place: CardNumbers) -> list[Path]:
     """Where the time is counted for which the engines slept, in ms."""
     xe = [
         gt / "gtidle/idle_residency_ms"
@@ -132,7 +132,7 @@ def _residencies(place: Place) -> list[Path]:
     return [path for path in (*xe, *i915) if path.exists()]
 
 
-def _hertz(place: Place) -> float | None:
+def _hertz(place: CardNumbers) -> float | None:
     tile = next((path for _, path in numbered(place.device, r"tile(\d+)")), None)
     mhz = int_or_none(tile / "gt0/freq0/act_freq") if tile is not None else None
     if mhz is None:
@@ -140,7 +140,7 @@ def _hertz(place: Place) -> float | None:
     return None if mhz is None else mhz * 1_000_000.0
 
 
-def _vram_bytes(place: Place) -> float | None:
+def _vram_bytes(place: CardNumbers) -> float | None:
     sizes = [
         value
         for _, tile in numbered(place.device, r"tile(\d+)")

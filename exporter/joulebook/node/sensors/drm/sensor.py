@@ -13,19 +13,19 @@ from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.node.sensors.contract import POWER_LOOK_S, Look, Pace
+from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
 from joulebook.node.sensors.drm.amd import AmdCard
 from joulebook.node.sensors.drm.amd_metrics import AmdSmi, load
-from joulebook.node.sensors.drm.card import AMD, REMEDY, Card, Place, places
+from joulebook.node.sensors.drm.card import AMD, REMEDY, CardNumbers, MeteredCard, places
 from joulebook.node.sensors.drm.clients import Clients
 from joulebook.node.sensors.drm.intel import IntelCard
-from joulebook.node.sensors.sysfs import Complaints
+from joulebook.node.sensors.sysfs import LogOnce
 
 LOOK_S = 60.0
 """An Intel card's register may wrap within four minutes."""
 
 
-def metered(root: Path) -> list[Place]:
+def metered(root: Path) -> list[CardNumbers]:
     """The cards below `root` that have a meter of their own."""
     found = []
     for place in places(root):
@@ -49,10 +49,10 @@ class DrmSensor:
         self._clock = clock
         self._root = root
         self._clients = Clients(proc, clock)
-        self._cards: list[tuple[Place, Card]] = []
+        self._cards: list[tuple[CardNumbers, MeteredCard]] = []
         self._known: dict[Meter, DeviceStatus] = {}
         self._smi: AmdSmi | None = None
-        self._complaints = Complaints(self.name)
+        self._complaints = LogOnce(self.name)
 
     @property
     def pace(self) -> Pace:
@@ -71,7 +71,7 @@ class DrmSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every card once."""
         readings: list[Reading] = []
         failures: list[Failure] = []
@@ -86,12 +86,12 @@ class DrmSensor:
                 failures.append(Failure(card.meter, t_ns, error.reason))
             else:
                 self._complaints.good(card.meter.name)
-                readings.append(self._clients.told(reading, place.pci, users))
+                readings.append(self._clients.reported(reading, place.pci, users))
             status = card.status(index, t_ns)
             statuses.append(self._clients.memory(status, place.pci))
-        return Look(tuple(readings), tuple(failures), tuple(statuses))
+        return PollResult(tuple(readings), tuple(failures), tuple(statuses))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The counters of `meters` alone."""
         wanted, readings = set(meters), []
         for _, card in self._cards:
@@ -104,7 +104,7 @@ class DrmSensor:
                     readings.append(reading)
         return readings
 
-    def _card(self, place: Place) -> Card:
+    def _card(self, place: CardNumbers) -> MeteredCard:
         if place.vendor == AMD:
             return AmdCard(place, self._clock, self._smi)
         return IntelCard(place, self._clock)

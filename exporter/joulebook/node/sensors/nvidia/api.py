@@ -123,7 +123,7 @@ class Session:
         maybe(pynvml.nvmlShutdown)
 
 
-class Device:
+class NvmlDevice:
     """One GPU, by NVML index: what never changes, read once, and what does, ready to be read."""
 
     def __init__(self, session: Session, index: int) -> None:

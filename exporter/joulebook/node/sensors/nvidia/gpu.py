@@ -19,9 +19,14 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError
-from joulebook.node.sensors.nvidia.api import Device, Session, Telemetry
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
 from joulebook.node.sensors.nvidia.mig import Mig
-from joulebook.node.sensors.nvidia.processes import Place, ProcessReader, ProcessStarts, SmTimes
+from joulebook.node.sensors.nvidia.processes import (
+    ProcessOnCard,
+    ProcessReader,
+    ProcessStarts,
+    SmTimes,
+)
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
@@ -36,17 +41,17 @@ WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
 
 
-class Card:
+class OpenGpu:
     """One GPU, opened. `earlier` is the same GPU of the session before, if there was one."""
 
     def __init__(
         self,
         session: Session,
-        device: Device,
+        device: NvmlDevice,
         clock: Clock,
         starts: ProcessStarts,
         sysfs: Path,
-        earlier: Card | None,
+        earlier: OpenGpu | None,
     ) -> None:
         self.meter: Final = Meter(Component.GPU, device.uuid)
         self.device = device
@@ -72,7 +77,7 @@ class Card:
             self.has_counter = device.has_energy_counter()
         self._runtime_status = _runtime_status(sysfs, device.pci)
 
-    def _go_on_from(self, earlier: Card) -> None:
+    def _go_on_from(self, earlier: OpenGpu) -> None:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
@@ -102,7 +107,7 @@ class Card:
         except OSError:
             return False
 
-    def glance(self) -> Reading:
+    def poll_energy(self) -> Reading:
         """The energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
@@ -242,7 +247,7 @@ class Card:
         running = {place.pid for place in listed}
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
-        gone = (Place(pid) for pid, ns in times.items() if ns and pid not in running)
+        gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
         places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
         names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
         return tuple(
@@ -277,7 +282,7 @@ class Card:
         if not samples and gpu_pct:
             return {}, None  # at work, but the driver has not taken its next sample yet
         times = self._sm_times.take(samples, running, now_us)
-        # Zombies are told of with percentages of anything (nvtop issue 110), and do no work.
+        # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
         dead = [pid for pid in refused if self._starts.is_zombie(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0

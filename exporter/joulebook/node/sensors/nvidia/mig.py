@@ -83,7 +83,7 @@ class Mig:
         self.refused: Counter[str] = Counter()
 
     def instances(self) -> tuple[Instance, ...]:
-        """What the card is cut into now, asked anew each time: instances come and go.
+        """What the card is cut into now, asked again each time: instances come and go.
 
         Raises `SensorError` if the driver fails as a whole.
         """
@@ -163,7 +163,7 @@ class Mig:
         return round(min(percent, 100.0) * (PPM // 100))
 
     def _keep(self, wanted: Iterable[int]) -> None:
-        """Free the samples of GPU instances that are gone; their ids may be given anew."""
+        """Free the samples of GPU instances that are gone; their ids may be given again."""
         for gi in self._samples.keys() - set(wanted):
             _free(self._samples.pop(gi).buffer)
 

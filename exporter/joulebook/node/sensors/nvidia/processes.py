@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, error
 from joulebook.units import NS_PER_S, NS_PER_US
 
@@ -43,7 +43,7 @@ NO_INSTANCE = 0xFFFF_FFFF
 """The id of the GPU and compute instance of a process on a card that is not cut up."""
 
 
-class Place(NamedTuple):
+class ProcessOnCard(NamedTuple):
     """A process on a card, or on one MIG instance of it: a process may be on several."""
 
     pid: int
@@ -62,7 +62,7 @@ class SmSample(NamedTuple):
 class ProcessReader:
     """The process lists and utilisation samples of one GPU, each in one call."""
 
-    def __init__(self, session: Session, device: Device) -> None:
+    def __init__(self, session: Session, device: NvmlDevice) -> None:
         self._handle = device.handle
         # v2 has the 24-byte entry, v1 has not.
         functions = (session.function(f"{name}_v3", f"{name}_v2") for name in _LISTS)
@@ -75,12 +75,12 @@ class ProcessReader:
         self._usual_size = 32 if early_r535 else 24
         self._room = _FIRST_ROOM
 
-    def listed(self) -> dict[Place, int | None] | None:
+    def listed(self) -> dict[ProcessOnCard, int | None] | None:
         """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
 
         `None` if the driver has no such lists for this GPU. Raises `SensorError`.
         """
-        merged: dict[Place, int | None] = {}
+        merged: dict[ProcessOnCard, int | None] = {}
         answered = False
         for function in self._lists:
             buffer, count, code = self._filled(
@@ -97,13 +97,15 @@ class ProcessReader:
                 merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
         return merged if answered else None
 
-    def _entries(self, buffer: ctypes.Array[ctypes.c_char], count: int) -> dict[Place, int | None]:
+    def _entries(
+        self, buffer: ctypes.Array[ctypes.c_char], count: int
+    ) -> dict[ProcessOnCard, int | None]:
         """One list. A process on several MIG instances stands in it several times."""
         size = entry_size(bytes(buffer), count, self._usual_size)
-        entries: dict[Place, int | None] = {}
+        entries: dict[ProcessOnCard, int | None] = {}
         for i in range(count):
             pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
-            place = Place(pid, gi, ci)
+            place = ProcessOnCard(pid, gi, ci)
             known = entries.get(place)
             if memory == _NO_MEMORY_FIGURE:
                 entries[place] = known

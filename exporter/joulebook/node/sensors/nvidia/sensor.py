@@ -16,10 +16,10 @@ from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.node.sensors.contract import SUSPENDED, Look
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.contract import SUSPENDED, PollResult
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import GPU_IS_LOST, UNINITIALIZED, error, meaning
-from joulebook.node.sensors.nvidia.gpu import Card
+from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.units import NS_PER_S
 
@@ -49,7 +49,7 @@ class NvmlSensor:
         self._sysfs = sysfs
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
-        self._cards: dict[Meter, Card] = {}
+        self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
@@ -73,7 +73,7 @@ class NvmlSensor:
                 card.close()
             session.close()
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """Read every GPU once. Raises `SensorError` if the driver as a whole is gone."""
         if self._session is None:
             raise error(UNINITIALIZED, "look")
@@ -91,7 +91,7 @@ class NvmlSensor:
         self._some_lost = lost
         return look
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The energy counters alone; GPUs that have none, sleep or fail are left out."""
         readings: list[Reading] = []
         if self._session is None:
@@ -101,12 +101,12 @@ class NvmlSensor:
             if card is None or meter in self._absent or not card.has_counter or card.asleep():
                 continue
             try:
-                readings.append(card.glance())
+                readings.append(card.poll_energy())
             except SensorError:
                 continue
         return readings
 
-    def _look(self, *, processes: bool) -> Look:
+    def _look(self, *, processes: bool) -> PollResult:
         readings: list[Reading] = []
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
@@ -129,7 +129,7 @@ class NvmlSensor:
             statuses.append(card.status(now_ns, {}, {}))
         if processes:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
-        return Look(tuple(readings), tuple(failures), tuple(statuses), self._refused())
+        return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
     def _refused(self) -> dict[str, int]:
         refused: Counter[str] = Counter()
@@ -151,17 +151,17 @@ class NvmlSensor:
 
     def _enumerate(self, session: Session) -> None:
         """Open every GPU that answers; `_cards` keeps those of before that do not."""
-        found: dict[Meter, Card] = {}
+        found: dict[Meter, OpenGpu] = {}
         silent = ""
         for index in range(session.device_count()):
             try:
-                device = Device(session, index)
+                device = NvmlDevice(session, index)
             except SensorError as e:
                 log.error("GPU %d: %s. %s", index, e, e.remedy)
                 silent = e.reason
                 continue
             earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
-            card = Card(session, device, self._clock, self._starts, self._sysfs, earlier)
+            card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             found[card.meter] = card
         self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
         self._some_lost = silent == _LOST

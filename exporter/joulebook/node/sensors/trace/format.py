@@ -56,7 +56,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     licence: str = ""
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+class TraceRecord(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """One line: what one device said at one instant."""
 
     t_ns: Count
@@ -75,14 +77,14 @@ class _Kind(msgspec.Struct):
 
 _KIND = msgspec.json.Decoder(_Kind)
 _HEADER = msgspec.json.Decoder(Header)
-_RECORD = msgspec.json.Decoder(Record)
+_RECORD = msgspec.json.Decoder(TraceRecord)
 
 
 class Trace(msgspec.Struct, frozen=True):
     """A whole trace: its header, and the records of each device in order of time."""
 
     header: Header
-    records: tuple[tuple[Record, ...], ...]
+    records: tuple[tuple[TraceRecord, ...], ...]
 
 
 def read_trace(path: Path) -> Trace:
@@ -90,7 +92,7 @@ def read_trace(path: Path) -> Trace:
     lines = _lines(path)
     number, first = next(lines, (1, b""))
     header = _header(path, number, first)
-    records: list[list[Record]] = [[] for _ in header.devices]
+    records: list[list[TraceRecord]] = [[] for _ in header.devices]
     for number, line in lines:
         try:
             record = _RECORD.decode(line)
@@ -122,7 +124,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
     return header
 
 
-def _problem(earlier: list[Record], record: Record) -> str:
+def _problem(earlier: list[TraceRecord], record: TraceRecord) -> str:
     """What is wrong with a record that follows `earlier`; empty if nothing."""
     if earlier and record.t_ns <= earlier[-1].t_ns:
         return f"t_ns {record.t_ns} is not after {earlier[-1].t_ns}"
@@ -140,7 +142,7 @@ def _problem(earlier: list[Record], record: Record) -> str:
     return f"energy_uj falls below {last}" if record.energy_uj < last else ""
 
 
-def _silent(record: Record) -> bool:
+def _silent(record: TraceRecord) -> bool:
     return record.energy_uj is None and record.power_mw is None
 
 

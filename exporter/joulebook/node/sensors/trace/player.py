@@ -16,8 +16,8 @@ from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import REPLAYED, Failure, Meter, PowerSample, Reading
 from joulebook.errors import ConfigError, SensorLost, SensorMissing
-from joulebook.node.sensors.contract import Look
-from joulebook.node.sensors.trace.format import Record, Trace, TraceDevice, read_trace
+from joulebook.node.sensors.contract import PollResult
+from joulebook.node.sensors.trace.format import Trace, TraceDevice, TraceRecord, read_trace
 from joulebook.units import MW_PER_W
 
 SHIPPED = Path(__file__).parents[3] / "data" / "traces"
@@ -74,7 +74,7 @@ class ReplaySensor:
             self._origin_ns = self._clock.now_ns()
         self._is_open = True
 
-    def look(self, *, processes: bool) -> Look:
+    def look(self, *, processes: bool) -> PollResult:
         """What the trace says now. It knows of no processes."""
         readings: list[Reading] = []
         failures: list[Failure] = []
@@ -87,9 +87,9 @@ class ReplaySensor:
             else:
                 readings.append(player.reading(t_ns, place_ns, record, processes=processes))
             statuses.append(player.status(t_ns, record))
-        return Look(tuple(readings), tuple(failures), tuple(statuses))
+        return PollResult(tuple(readings), tuple(failures), tuple(statuses))
 
-    def glance(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The energy counters alone; devices that have none are left out."""
         readings: list[Reading] = []
         for player, t_ns, place_ns in self._places(meters):
@@ -149,7 +149,7 @@ class _Player:
         meter: Meter,
         index: int,
         device: TraceDevice,
-        records: Sequence[Record],
+        records: Sequence[TraceRecord],
         *,
         span_ns: int,
         shift_ns: int,
@@ -173,14 +173,14 @@ class _Player:
         self._max_power_mw = self._faster(limit_mw) or None
         self._sampled_ns: int | None = None  # the place up to which samples were handed over
 
-    def record(self, place_ns: int) -> Record | None:
+    def record(self, place_ns: int) -> TraceRecord | None:
         """The last record at or before a place; `None` when the trace has ended."""
         if not self._loop and place_ns > self._span_ns:
             return None
         in_round_ns = place_ns % self._span_ns if self._loop else place_ns
         return self._records[max(bisect_right(self._times, in_round_ns) - 1, 0)]
 
-    def counted(self, t_ns: int, place_ns: int, record: Record) -> Reading:
+    def counted(self, t_ns: int, place_ns: int, record: TraceRecord) -> Reading:
         """The counter alone."""
         rounds = place_ns // self._span_ns if self._loop else 0
         energy_uj = None
@@ -188,7 +188,7 @@ class _Player:
             energy_uj = record.energy_uj + rounds * self._round_uj
         return Reading(self.meter, t_ns, energy_uj, epoch=REPLAYED, max_power_mw=self._max_power_mw)
 
-    def reading(self, t_ns: int, place_ns: int, record: Record, *, processes: bool) -> Reading:
+    def reading(self, t_ns: int, place_ns: int, record: TraceRecord, *, processes: bool) -> Reading:
         """Everything that is booked."""
         counted = self.counted(t_ns, place_ns, record)
         power_mw = None if record.power_mw is None else self._faster(record.power_mw)
@@ -209,7 +209,7 @@ class _Player:
             processes=() if processes else None,
         )
 
-    def status(self, t_ns: int, record: Record | None) -> DeviceStatus:
+    def status(self, t_ns: int, record: TraceRecord | None) -> DeviceStatus:
         """The gauges; none while the device fails or after the end."""
         values: dict[str, float] = {}
         if record is not None and not record.failed:

@@ -11,13 +11,13 @@ import msgspec
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.errors import ConfigError
-from joulebook.node.sensors.contract import Look
+from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.trace.format import (
     KIND,
     VERSION,
     Header,
-    Record,
     TraceDevice,
+    TraceRecord,
     open_trace,
 )
 
@@ -50,7 +50,7 @@ class TraceWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, look: Look) -> None:
+    def append(self, look: PollResult) -> None:
         """Write one look. A look without any reading before the first is ignored."""
         try:
             if not self._devices and not self._begin(look):
@@ -66,7 +66,7 @@ class TraceWriter:
         """End the file: a `.gz` trace can be read only then."""
         self._file.close()
 
-    def _begin(self, look: Look) -> bool:
+    def _begin(self, look: PollResult) -> bool:
         statuses = {status.meter: status for status in look.statuses}
         readings = [r for r in look.readings if r.energy_uj is not None or r.power_mw is not None]
         if not readings:
@@ -82,7 +82,7 @@ class TraceWriter:
         self._file.write(self._encoder.encode(header) + b"\n")
         return True
 
-    def _lines(self, look: Look) -> Iterator[Record]:
+    def _lines(self, look: PollResult) -> Iterator[TraceRecord]:
         statuses = {status.meter: status for status in look.statuses}
         for reading in look.readings:
             device = self._devices.get(reading.meter)
@@ -109,17 +109,17 @@ class _Device:
         self._last_uj = 0
         self._shift_uj = 0
 
-    def read(self, reading: Reading, status: DeviceStatus | None) -> Iterator[Record]:
+    def read(self, reading: Reading, status: DeviceStatus | None) -> Iterator[TraceRecord]:
         """The lines of one reading: its buffered power, then itself."""
         if not self.has_counter:
             for sample in reading.samples:
                 if self._is_next(sample.t_ns):
-                    yield Record(self._at(sample.t_ns), self._index, power_mw=sample.power_mw)
+                    yield TraceRecord(self._at(sample.t_ns), self._index, power_mw=sample.power_mw)
             if reading.power_mw is None:
                 return
         if not self._is_next(reading.t_ns):
             return
-        yield Record(
+        yield TraceRecord(
             self._at(reading.t_ns),
             self._index,
             self._risen(reading.energy_uj),
@@ -128,10 +128,10 @@ class _Device:
             dict(status.values) if status else {},
         )
 
-    def failed(self, failure: Failure) -> Iterator[Record]:
+    def failed(self, failure: Failure) -> Iterator[TraceRecord]:
         """The line of one failure."""
         if self._is_next(failure.t_ns):
-            yield Record(self._at(failure.t_ns), self._index, failed=failure.reason)
+            yield TraceRecord(self._at(failure.t_ns), self._index, failed=failure.reason)
 
     def _is_next(self, t_ns: int) -> bool:
         """Whether `t_ns` is later than all that was written; lines go forward in time."""

@@ -41,7 +41,9 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class PodPlace(NamedTuple):
-    """In which pod a process runs: the pod's uid, and the id of its container where it is told."""
+    """In which pod a process runs: the pod's uid, and the id of its container where it is
+    reported.
+    """
 
     uid: str
     container: str = ""

@@ -1,6 +1,6 @@
 """A tree of cgroup directories, followed by inotify as they come and go.
 
-What a directory is, and who is told of it, is the business of subclasses: SLURM's jobs, pods.
+What a directory is, and who is reported of it, is the business of subclasses: SLURM's jobs, pods.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from joulebook.node.workloads.host.inotify import (
 _MASK = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 
 
-class Place(Protocol):
+class WatchedDirectory(Protocol):
     """One directory, and what it is."""
 
     @property
@@ -35,7 +35,7 @@ class Place(Protocol):
         """Where it is."""
 
 
-Spot = TypeVar("Spot", bound=Place)
+Spot = TypeVar("Spot", bound=WatchedDirectory)
 
 
 class CgroupTree(ABC, Generic[Spot]):
@@ -47,7 +47,7 @@ class CgroupTree(ABC, Generic[Spot]):
         self._refuse = refuse
         self._watches: dict[int, Spot] = {}
         self._there: dict[Path, Spot] = {}
-        """What was told of, and is not gone yet."""
+        """What was reported of, and is not gone yet."""
         self._found: set[Path] = set()
 
     @abstractmethod

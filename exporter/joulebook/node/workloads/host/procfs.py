@@ -1,6 +1,6 @@
 """What /proc says of the whole machine: CPU time, memory, and whose pids it has.
 
-Shared by sensors and tenants.
+Shared by sensors and workload sources.
 
 Of a process's environment only names that are asked for leave this file: tokens stand beside them.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 Action = Callable[[], None]
 
 
-class Agenda:
+class Timers:
     """Actions with the time at which they are due. The caller serialises access."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.host_usage import Census, Use
-from joulebook.node.workloads.contract import Group
+from joulebook.node.workloads.contract import UsageGroup
 from joulebook.node.workloads.host import cgroup_counters
 from joulebook.node.workloads.host.cgroup_counters import Counters, counters
 from joulebook.node.workloads.host.procfs import cpu_times, memory
@@ -27,7 +27,7 @@ _BOUNDS_EVERY = 16
 class _Tally:
     """What one group was seen to use."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: UsageGroup) -> None:
         self.group = group
         self.known: dict[Path, Counters] = {}
         self.counted_ns: dict[Path, int] = {}  # as last read
@@ -58,7 +58,7 @@ class _Tally:
         return known
 
 
-class HostUse:
+class HostUsageReader:
     """Takes the census of one host. Any thread may ask for one; they take turns."""
 
     def __init__(self, clock: Clock, *, proc: Path = Path("/proc")) -> None:
@@ -68,7 +68,7 @@ class HostUse:
         self._tallies: dict[Hashable, _Tally] = {}
         self._pools: dict[Path, int] = {}
 
-    def census(self, groups: Iterable[Group]) -> Census | None:
+    def census(self, groups: Iterable[UsageGroup]) -> Census | None:
         """Who has used what up to now; `None` if /proc cannot be read."""
         with self._lock:
             try:
@@ -85,7 +85,7 @@ class HostUse:
                 uses,
             )
 
-    def _uses(self, groups: Iterable[Group], cores: int) -> tuple[Use, ...]:
+    def _uses(self, groups: Iterable[UsageGroup], cores: int) -> tuple[Use, ...]:
         gained: dict[Path, int] = {}
         vanished: dict[Path, list[_Tally]] = {}
         listed = set()
@@ -104,7 +104,7 @@ class HostUse:
             for tally in self._tallies.values()
             if (group := tally.group).workload is not None
         )
-        # One that ended is told of once more, with all that it used.
+        # One that ended is reported of once more, with all that it used.
         self._tallies = {key: tally for key, tally in self._tallies.items() if key in listed}
         return uses
 
@@ -145,8 +145,8 @@ class HostUse:
         if there and (tally.looks % _BOUNDS_EVERY == 0 or len(there) != tally.breadth):
             tally.breadth = len(there)
             bounds = [cgroup_counters.cores_milli(path, cores) for path, _ in there]
-            told = [bound for bound in bounds if bound is not None]
-            tally.cores_milli = tally.group.cores_milli or min(told, default=0)
+            reported = [bound for bound in bounds if bound is not None]
+            tally.cores_milli = tally.group.cores_milli or min(reported, default=0)
         tally.looks += 1
 
     @staticmethod

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
-from joulebook.node.workloads.kubernetes.device_ids import Part
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 
 MAX_LEFT = 256
@@ -16,7 +16,7 @@ MAX_LEFT = 256
 
 
 @dataclass(slots=True, eq=False)
-class Body:
+class PodCgroup:
     """A pod's directories (one in each hierarchy) and those of its containers; node time."""
 
     uid: str
@@ -28,20 +28,20 @@ class Body:
     """When each container ended that is no more."""
     gone_ns: int | None = None
 
-    def made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+    def made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """One more directory."""
         if not self.paths and not self.containers:
             self.began_ns = t_ns if live else None
             self.gone_ns = None
-        if spot.level is Level.POD:
+        if spot.level is PodLevel.POD:
             self.paths.add(spot.path)
         else:
             self.containers.setdefault(spot.container, set()).add(spot.path)
             self.left.pop(spot.container, None)
 
-    def gone(self, spot: Spot, t_ns: int) -> None:
+    def gone(self, spot: PodDirectory, t_ns: int) -> None:
         """One less."""
-        if spot.level is Level.POD:
+        if spot.level is PodLevel.POD:
             self.paths.discard(spot.path)
         elif spot.container in self.containers:
             paths = self.containers[spot.container]
@@ -77,21 +77,21 @@ class Body:
 
 
 @dataclass(slots=True, eq=False)
-class Grant:
+class DeviceGrant:
     """A device that a pod holds, from `t0_ns` until `t1_ns` (node time).
 
     `sharers` is how many pods hold it together by one DRA claim. `nameless`: it was known that a
     pod held it, but not which.
     """
 
-    device: Device
+    device: KubeletDevice
     t0_ns: int
     t1_ns: int | None = None
     sharers: int = 1
     nameless: bool = False
-    part: Part | None = None
+    part: DevicePart | None = None
     """Once it is clear what it is: that does not change while it is held."""
-    somebody: tuple[Part, ...] = ()
+    somebody: tuple[DevicePart, ...] = ()
     """Where that is not clear: the cards of which it may be one."""
     refused: bool = False
     """It was said that nobody can tell which device that is."""
@@ -107,23 +107,23 @@ class Grant:
 
 
 @dataclass(slots=True, eq=False)
-class Resident:
+class PodAllocation:
     """A pod that the kubelet lists or listed."""
 
     namespace: str
     name: str
     since_ns: int
-    devices: tuple[Device, ...] = ()
+    devices: tuple[KubeletDevice, ...] = ()
     uid: str = ""
     info: PodInfo | None = None
-    grants: list[Grant] = field(default_factory=list)
+    grants: list[DeviceGrant] = field(default_factory=list)
     missing_ns: int | None = None
     """Since when the kubelet has not listed it any more."""
     ended_ns: int | None = None
-    held: set[Device] = field(default_factory=set)
+    held: set[KubeletDevice] = field(default_factory=set)
     """All devices that it ever held."""
     models: set[str] = field(default_factory=set)
-    told: WorkloadFacts | None = None
+    reported: WorkloadFacts | None = None
     """What was last made durable of its facts."""
 
     @property
@@ -133,7 +133,7 @@ class Resident:
 
     @property
     def own(self) -> frozenset[str]:
-        """The ids of its containers, as far as the API server has told them."""
+        """The ids of its containers, as far as the API server has reported them."""
         return self.info.containers if self.info is not None else frozenset()
 
     @property
@@ -141,11 +141,11 @@ class Resident:
         """Whether it has ended, and all that is known of it is durable."""
         if self.ended_ns is None or self.grants:
             return False
-        if self.told is None:
+        if self.reported is None:
             return not self.uid
-        return self.told.complete and self.told.ended_ns == self.ended_ns
+        return self.reported.complete and self.reported.ended_ns == self.ended_ns
 
-    def take(self, devices: tuple[Device, ...], t_ns: int) -> None:
+    def take(self, devices: tuple[KubeletDevice, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""
         self.missing_ns = None
         if devices == self.devices and self.ended_ns is None:
@@ -157,17 +157,17 @@ class Resident:
         self.give([device for device in devices if device not in kept], t_ns)
         self.devices = devices
 
-    def give(self, devices: list[Device], t_ns: int) -> None:
+    def give(self, devices: list[KubeletDevice], t_ns: int) -> None:
         """It holds these devices from `t_ns` on."""
         nameless = not self.uid
-        self.grants += [Grant(device, t_ns, nameless=nameless) for device in devices]
+        self.grants += [DeviceGrant(device, t_ns, nameless=nameless) for device in devices]
         self.held.update(devices)
 
-    def found(self, grant: Grant, part: Part, t_ns: int) -> None:
+    def found(self, grant: DeviceGrant, part: DevicePart, t_ns: int) -> None:
         """It is clear now what a grant is; if it was somebody's till now, from `t_ns` on."""
         if grant.claimed and grant.t1_ns is None:
             grant.close(t_ns)
-            grant = Grant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
+            grant = DeviceGrant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
             self.grants.append(grant)
         grant.part = part
 
@@ -189,7 +189,7 @@ class Resident:
                 grant.nameless = False
                 continue
             grant.close(t_ns)
-            self.grants.append(Grant(grant.device, t_ns, sharers=grant.sharers))
+            self.grants.append(DeviceGrant(grant.device, t_ns, sharers=grant.sharers))
 
     def end(self, t_ns: int) -> None:
         """It ended."""
@@ -202,7 +202,7 @@ class Resident:
         self.ended_ns = None
         self.give(list(self.devices), t_ns)
 
-    def share(self, device: Device, sharers: int, t_ns: int) -> None:
+    def share(self, device: KubeletDevice, sharers: int, t_ns: int) -> None:
         """So many pods hold the device together from `t_ns` on."""
         for grant in [g for g in self.grants if g.device == device and g.t1_ns is None]:
             if grant.sharers == sharers:
@@ -211,9 +211,9 @@ class Resident:
                 grant.sharers = sharers
                 continue
             grant.close(t_ns)
-            self.grants.append(Grant(device, t_ns, sharers=sharers, part=grant.part))
+            self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
-    def settle(self, told: WorkloadFacts | None) -> None:
+    def settle(self, reported: WorkloadFacts | None) -> None:
         """What was handed over is durable: these facts, and every end that was claimed."""
-        self.told = told or self.told
+        self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]

@@ -79,7 +79,7 @@ class ApiServer:
         return answer
 
     def sign_in_again(self) -> None:
-        """Read token and certificates anew at the next question: they may have been renewed."""
+        """Read token and certificates again at the next question: they may have been renewed."""
         with self._lock:
             self._configuration = None
 

@@ -87,7 +87,7 @@ _ABOVE = re.compile(r"^kubelet(?:\.slice)?$")
 _QOS = re.compile(r"^(?:.*kubepods-)?(?:burstable|besteffort)(?:\.slice)?$")
 
 
-class Level(Enum):
+class PodLevel(Enum):
     """What a directory of the tree is."""
 
     BASE = auto()
@@ -98,26 +98,26 @@ class Level(Enum):
     CONTAINER = auto()
 
 
-class Spot(NamedTuple):
+class PodDirectory(NamedTuple):
     """One directory, and whose it is."""
 
     path: Path
-    level: Level
+    level: PodLevel
     uid: str = ""
     container: str = ""
 
 
 class PodListener(Protocol):
-    """Who is told of pods. `live`: it happened just now, and was not found in a scan."""
+    """Who is reported of pods. `live`: it happened just now, and was not found in a scan."""
 
-    def cgroup_made(self, spot: Spot, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         """A directory of a pod or of one of its containers is there."""
 
-    def cgroup_gone(self, spot: Spot) -> None:
+    def cgroup_gone(self, spot: PodDirectory) -> None:
         """It is no more."""
 
 
-class PodTree(CgroupTree[Spot]):
+class PodTree(CgroupTree[PodDirectory]):
     """Follows pods and their containers."""
 
     def __init__(
@@ -133,36 +133,36 @@ class PodTree(CgroupTree[Spot]):
     @property
     def present(self) -> bool:
         """Whether a kubelet keeps cgroups here: its own directory is there, if empty."""
-        return any(spot.level is Level.ROOT for spot in self._watches.values())
+        return any(spot.level is PodLevel.ROOT for spot in self._watches.values())
 
-    def base(self, path: Path) -> Spot:
+    def base(self, path: Path) -> PodDirectory:
         """See `CgroupTree`."""
-        return Spot(path, Level.BASE)
+        return PodDirectory(path, PodLevel.BASE)
 
-    def child(self, spot: Spot, name: str) -> Spot | None:
+    def child(self, spot: PodDirectory, name: str) -> PodDirectory | None:
         """See `CgroupTree`."""
         path = spot.path / name
-        if spot.level in {Level.BASE, Level.ABOVE}:
+        if spot.level in {PodLevel.BASE, PodLevel.ABOVE}:
             if _ROOT.match(name):
-                return Spot(path, Level.ROOT)
-            if spot.level is Level.BASE and _ABOVE.match(name):
-                return Spot(path, Level.ABOVE)
-        elif spot.level in {Level.ROOT, Level.QOS}:
+                return PodDirectory(path, PodLevel.ROOT)
+            if spot.level is PodLevel.BASE and _ABOVE.match(name):
+                return PodDirectory(path, PodLevel.ABOVE)
+        elif spot.level in {PodLevel.ROOT, PodLevel.QOS}:
             uid = pod_uid(name)
             if uid:
-                return Spot(path, Level.POD, uid)
-            if spot.level is Level.ROOT and _QOS.match(name):
-                return Spot(path, Level.QOS)
-        elif spot.level is Level.POD:
-            return Spot(path, Level.CONTAINER, spot.uid, container_id(name))
+                return PodDirectory(path, PodLevel.POD, uid)
+            if spot.level is PodLevel.ROOT and _QOS.match(name):
+                return PodDirectory(path, PodLevel.QOS)
+        elif spot.level is PodLevel.POD:
+            return PodDirectory(path, PodLevel.CONTAINER, spot.uid, container_id(name))
         return None
 
-    def came(self, spot: Spot, *, live: bool) -> bool:
+    def came(self, spot: PodDirectory, *, live: bool) -> bool:
         """See `CgroupTree`."""
-        if spot.level in {Level.POD, Level.CONTAINER} and spot.path not in self._there:
+        if spot.level in {PodLevel.POD, PodLevel.CONTAINER} and spot.path not in self._there:
             self._there[spot.path] = spot
             self._listener.cgroup_made(spot, live)
-        return spot.level is not Level.CONTAINER
+        return spot.level is not PodLevel.CONTAINER
 
     def gone(self, path: Path) -> None:
         """See `CgroupTree`."""

@@ -12,15 +12,15 @@ from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.node.workloads.kubernetes.allocation import Grant, Resident
+from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodAllocation
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
-    Part,
-    Unmappable,
+    DevicePart,
+    UnknownDevice,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.units import NS_PER_S
 
 NAME_WAIT_NS = 2 * NS_PER_S
@@ -28,21 +28,21 @@ NAME_WAIT_NS = 2 * NS_PER_S
 longer, so nothing is booked meanwhile)."""
 
 
-class View(NamedTuple):
+class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `pending` says of a device that cannot be told whether it may be soon.
+    `pending` says of a device that cannot be reported whether it may be soon.
     """
 
     cards: Sequence[DeviceStatus]
-    offer: Offer
+    offer: AllocatableDevices
     described: Mapping[str, Described]
-    pending: Callable[[Device], bool]
+    pending: Callable[[KubeletDevice], bool]
 
 
 def find_parts(
-    residents: Collection[Resident],
-    view: View,
+    residents: Collection[PodAllocation],
+    view: DeviceView,
     now_ns: int,
     refuse: Callable[[InputError], None],
 ) -> bool:
@@ -55,7 +55,7 @@ def find_parts(
         for grant in [g for g in resident.grants if g.part is None]:
             try:
                 part = find_part(grant.device, view.cards, view.offer, view.described)
-            except Unmappable as error:
+            except UnknownDevice as error:
                 if grant.refused:
                     continue
                 if view.pending(grant.device):
@@ -71,8 +71,8 @@ def find_parts(
     return whole
 
 
-def claims_of(resident: Resident, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be told yet.
+def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
+    """The claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
     """
@@ -101,7 +101,9 @@ def claims_of(resident: Resident, now_ns: int, *, awaited: bool) -> tuple[Claim,
     return tuple(claims)
 
 
-def facts_of(resident: Resident, rules: Sequence[str], *, awaited: bool) -> WorkloadFacts | None:
+def facts_of(
+    resident: PodAllocation, rules: Sequence[str], *, awaited: bool
+) -> WorkloadFacts | None:
     """What is known of a pod, for labels; `None` while its identity is not."""
     workload = resident.id
     if workload is None:
@@ -129,8 +131,8 @@ def facts_of(resident: Resident, rules: Sequence[str], *, awaited: bool) -> Work
 
 
 def _candidates(
-    device: Device, cards: Sequence[DeviceStatus], residents: Collection[Resident]
-) -> tuple[Part, ...]:
+    device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
+) -> tuple[DevicePart, ...]:
     """The cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
@@ -139,14 +141,14 @@ def _candidates(
         if grant.part is not None and grant.t1_ns is None
     }
     mig = device.id.startswith("MIG-")
-    return tuple(Part(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
+    return tuple(DevicePart(c.meter) for c in cards if c.meter not in taken and (c.mig or not mig))
 
 
 def _model(cards: Sequence[DeviceStatus], meter: Meter) -> str:
     return next((card.model for card in cards if card.meter == meter), "")
 
 
-def _unmapped(resident: Resident, grant: Grant, *, absent: bool) -> InputError:
+def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> InputError:
     device = grant.device
     what = device.id if device.is_dra else f"{device.id} ({device.resource})"
     pod = f"pod {resident.namespace}/{resident.name} holds {what}"

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import Meter
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 _REPLICA_othercards = re.compile(r"(?P<card>card\d+)-\d+")
@@ -77,7 +77,7 @@ _OLD_MIG = re.compile(r"^MIG-(?P<card>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$")
 _GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
 
 
-class Part(NamedTuple):
+class DevicePart(NamedTuple):
     """`parts` of `of` parts of a meter; of a MIG instance these are slices of its card."""
 
     meter: Meter
@@ -95,21 +95,21 @@ class Described(NamedTuple):
     pci: str = ""
 
 
-class Unmappable(LookupError):
+class UnknownDevice(LookupError):
     """Nobody can tell which device that is. `absent`: it is one that NVML does not show here."""
 
-    def __init__(self, device: Device, *, absent: bool = False) -> None:
+    def __init__(self, device: KubeletDevice, *, absent: bool = False) -> None:
         super().__init__(device)
         self.absent = absent
 
 
-class Offer(NamedTuple):
+class AllocatableDevices(NamedTuple):
     """What plugins advertise on this node, as far as it matters: how many replicas of what."""
 
     replicas: Mapping[str, int]
 
     @classmethod
-    def of(cls, advertised: Iterable[Device]) -> Offer:
+    def of(cls, advertised: Iterable[KubeletDevice]) -> AllocatableDevices:
         """Count the replicas of every device."""
         ids = {device.id for device in advertised}
         return cls(Counter(base(each) for each in ids if is_replica(each)))
@@ -126,12 +126,12 @@ def base(device_id: str) -> str:
 
 
 def find_part(
-    device: Device,
+    device: KubeletDevice,
     cards: Sequence[DeviceStatus],
-    offer: Offer,
+    offer: AllocatableDevices,
     described: Mapping[str, Described],
-) -> Part:
-    """The part of a card that a device is. Raises `Unmappable`."""
+) -> DevicePart:
+    """The part of a card that a device is. Raises `UnknownDevice`."""
     if device.is_dra:
         return _described(device, described.get(device.id), cards)
     part = _named(device, base(device.id), cards)
@@ -139,11 +139,11 @@ def find_part(
         return part
     replicas = offer.replicas.get(base(device.id), 0)
     if not replicas:
-        raise Unmappable(device)
+        raise UnknownDevice(device)
     return part._replace(of=part.of * replicas)
 
 
-def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
+def _named(device: KubeletDevice, name: str, cards: Sequence[DeviceStatus]) -> DevicePart:
     if old := _OLD_MIG.match(name):
         card = _card(device, old["card"], cards)
         return _instance_part(device, card, name, int(old["gi"]), int(old["ci"]))
@@ -151,61 +151,63 @@ def _named(device: Device, name: str, cards: Sequence[DeviceStatus]) -> Part:
         for card in cards:
             if card.minor == int(gke["minor"]):
                 gi = gke["gi"]
-                return _instance_part(device, card, "", int(gi)) if gi else Part(card.meter)
-        raise Unmappable(device, absent=True)
+                return _instance_part(device, card, "", int(gi)) if gi else DevicePart(card.meter)
+        raise UnknownDevice(device, absent=True)
     if name.startswith("MIG-"):
         for card in cards:
             for each in card.instances:
                 if each.uuid == name:
                     return _slices(card, each)
-        raise Unmappable(device, absent=not any(card.mig for card in cards))
+        raise UnknownDevice(device, absent=not any(card.mig for card in cards))
     if name.startswith("GPU-"):
-        return Part(_card(device, name, cards).meter)
+        return DevicePart(_card(device, name, cards).meter)
     if is_named(name):
         return _other(device, find_card(name, cards))
-    raise Unmappable(device)
+    raise UnknownDevice(device)
 
 
-def _other(device: Device, card: DeviceStatus | None) -> Part:
+def _other(device: KubeletDevice, card: DeviceStatus | None) -> DevicePart:
     if card is None:
-        raise Unmappable(device, absent=True)
-    return Part(card.meter)
+        raise UnknownDevice(device, absent=True)
+    return DevicePart(card.meter)
 
 
-def _card(device: Device, uuid: str, cards: Sequence[DeviceStatus]) -> DeviceStatus:
+def _card(device: KubeletDevice, uuid: str, cards: Sequence[DeviceStatus]) -> DeviceStatus:
     for card in cards:
         if card.meter.name == uuid:
             return card
-    raise Unmappable(device, absent=True)
+    raise UnknownDevice(device, absent=True)
 
 
 def _instance_part(
-    device: Device, card: DeviceStatus, uuid: str, gi: int, ci: int | None = None
-) -> Part:
+    device: KubeletDevice, card: DeviceStatus, uuid: str, gi: int, ci: int | None = None
+) -> DevicePart:
     inside = [each for each in card.instances if each.gi == gi]
     fitting = [each for each in inside if each.uuid == uuid or each.ci in {ci, None}]
     found = fitting or (inside if ci is None else [])
     if len(found) != 1:
-        raise Unmappable(device)
+        raise UnknownDevice(device)
     return _slices(card, found[0])
 
 
-def _slices(card: DeviceStatus, instance: Instance) -> Part:
-    return Part(card.meter, instance.slices, card.slices or instance.slices, instance.uuid)
+def _slices(card: DeviceStatus, instance: Instance) -> DevicePart:
+    return DevicePart(card.meter, instance.slices, card.slices or instance.slices, instance.uuid)
 
 
-def _described(device: Device, said: Described | None, cards: Sequence[DeviceStatus]) -> Part:
+def _described(
+    device: KubeletDevice, said: Described | None, cards: Sequence[DeviceStatus]
+) -> DevicePart:
     other = find_dra(device.id, said.pci if said is not None else "", cards)
     if other is not None:
-        return Part(other.meter)
+        return DevicePart(other.meter)
     if said is None:
-        raise Unmappable(device)
+        raise UnknownDevice(device)
     if said.uuid:
         return _named(device, said.uuid, cards)
     if not said.parent_uuid:
-        raise Unmappable(device)
+        raise UnknownDevice(device)
     card = _card(device, said.parent_uuid, cards)
     fitting = [each for each in card.instances if each.profile == said.profile]
     if len(fitting) != 1:
-        raise Unmappable(device)  # Of two alike nobody says which it is.
+        raise UnknownDevice(device)  # Of two alike nobody says which it is.
     return _slices(card, fitting[0])

@@ -13,7 +13,7 @@ from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
 from joulebook.node.workloads.kubernetes.watch import Collection, Decoders, Watch
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 _PODS = Decoders(PodObject)
 
@@ -27,7 +27,7 @@ def pods_of(node: str) -> Collection[PodObject]:
     return Collection("pods", ("/api/v1/pods",), query, _PODS)
 
 
-class PodNews:
+class PodTracker:
     """Brings what is heard of pods into the table; `lock` is the one that guards it."""
 
     def __init__(self, table: PodTable, reader: Reader, lock: threading.RLock) -> None:
@@ -45,12 +45,12 @@ class PodNews:
         """One of them is new, or is not as it was."""
         info = self._reader.info(item)
         with self._lock:
-            self._table.told(info)
+            self._table.reported(info)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""
         with self._lock:
-            self._table.untold(item.metadata.uid)
+            self._table.unreported(item.metadata.uid)
 
 
 class Cluster:
@@ -60,9 +60,9 @@ class Cluster:
         self,
         server: ApiServer | None,
         node: str,
-        news: PodNews,
+        news: PodTracker,
         slices_changed: Callable[[], None],
-        refuse: Refusals,
+        refuse: Rejections,
     ) -> None:
         self._server = server
         self._node = node
@@ -100,7 +100,7 @@ class Cluster:
 
     @property
     def synced(self) -> bool:
-        """Whether it has told all that it knows of pods, or will soon."""
+        """Whether it has reported all that it knows of pods, or will soon."""
         return self._pods is not None and (self._pods.synced or self._pods.starting)
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 
 LIST = "/v1.PodResourcesLister/List"
 ALLOCATABLE = "/v1.PodResourcesLister/GetAllocatableResources"
@@ -54,7 +54,7 @@ class Kubelet:
         answer = self._call(LIST, messages.ListPodResourcesRequest(), parse)
         return tuple(_listed(pod) for pod in answer.pod_resources)
 
-    def advertised(self) -> tuple[Device, ...]:
+    def advertised(self) -> tuple[KubeletDevice, ...]:
         """All devices that plugins offer on this node, held or not. Raises `KubeletError`."""
         parse = messages.AllocatableResourcesResponse.FromString
         answer = self._call(ALLOCATABLE, messages.AllocatableResourcesRequest(), parse)
@@ -118,21 +118,21 @@ def _refused(socket: Path, method: str, error: grpc.RpcError) -> KubeletError:
 
 
 def _listed(pod: messages.PodResources) -> ListedPod:
-    found: dict[Device, None] = {}
+    found: dict[KubeletDevice, None] = {}
     for container in pod.containers:
         for device in _of_plugins(container.devices):
             found[device] = None
         for dynamic in container.dynamic_resources:
             for each in dynamic.claim_resources:
                 name = "/".join((each.driver_name, each.pool_name, each.device_name))
-                found[Device("", clean_label(name, _ID_CHARS))] = None
+                found[KubeletDevice("", clean_label(name, _ID_CHARS))] = None
     return ListedPod(clean_label(pod.namespace), clean_label(pod.name, _ID_CHARS), tuple(found))
 
 
-def _of_plugins(entries: Iterable[messages.ContainerDevices]) -> list[Device]:
+def _of_plugins(entries: Iterable[messages.ContainerDevices]) -> list[KubeletDevice]:
     # With NUMA topology every device comes in an entry of its own.
     return [
-        Device(clean_label(entry.resource_name, _ID_CHARS), clean_label(device, _ID_CHARS))
+        KubeletDevice(clean_label(entry.resource_name, _ID_CHARS), clean_label(device, _ID_CHARS))
         for entry in entries
         for device in entry.device_ids
         if entry.resource_name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from joulebook.clock import Clock
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 
 if TYPE_CHECKING:
     from joulebook.node.workloads.kubernetes.kubelet import Kubelet
@@ -27,7 +27,7 @@ OFFER_S = 60.0
 """What plugins offer is asked for so often, and when a replica shows up that was not offered."""
 
 
-class Looker(threading.Thread):
+class KubeletPoller(threading.Thread):
     """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Looker(threading.Thread):
         *,
         heard: Callable[[Sequence[ListedPod], int], None],
         silent: Callable[[KubeletError, int], None],
-        offered: Callable[[Iterable[Device] | None], None],
+        offered: Callable[[Iterable[KubeletDevice] | None], None],
         faulty: Callable[[], None],
         restless: Callable[[], bool],
     ) -> None:
@@ -109,7 +109,7 @@ class Looker(threading.Thread):
             self._said = ""
         self._heard(pods, t_ns)
 
-    def _offer(self, kubelet: Kubelet) -> Iterable[Device] | None:
+    def _offer(self, kubelet: Kubelet) -> Iterable[KubeletDevice] | None:
         try:
             return kubelet.advertised()
         except KubeletError as error:

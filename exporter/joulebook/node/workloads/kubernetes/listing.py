@@ -7,7 +7,7 @@ from typing import NamedTuple
 from joulebook.errors import JoulebookError
 
 
-class Device(NamedTuple):
+class KubeletDevice(NamedTuple):
     """One device under the name that the kubelet knows it by.
 
     `resource` is that of a device plugin (`nvidia.com/gpu`) and `id` what the plugin calls the
@@ -28,7 +28,7 @@ class ListedPod(NamedTuple):
 
     namespace: str
     name: str
-    devices: tuple[Device, ...] = ()
+    devices: tuple[KubeletDevice, ...] = ()
 
 
 class KubeletError(JoulebookError):

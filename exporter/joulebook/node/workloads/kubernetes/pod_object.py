@@ -19,7 +19,7 @@ _RUN_OF_CRON = re.compile(r"-\d{8,10}$")
 _STATIC = "kubernetes.io/config.hash"
 
 
-class Owner(msgspec.Struct, frozen=True, gc=False):
+class OwnerReference(msgspec.Struct, frozen=True, gc=False):
     """An ownerReference."""
 
     kind: str = ""
@@ -35,7 +35,7 @@ class Meta(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     uid: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    owner_references: list[Owner] | None = None
+    owner_references: list[OwnerReference] | None = None
     creation_timestamp: str | None = None
     resource_version: str = ""
 
@@ -164,7 +164,7 @@ def _environment(containers: Iterable[Container]) -> dict[str, str]:
     return found
 
 
-def _controller(meta: Meta) -> Owner | None:
+def _controller(meta: Meta) -> OwnerReference | None:
     owners = [owner for owner in meta.owner_references or [] if owner.controller]
     return owners[0] if owners and owners[0].kind != "Node" else None
 

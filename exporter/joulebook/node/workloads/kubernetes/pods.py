@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from joulebook.node.workloads.kubernetes.allocation import Body, Resident
-from joulebook.node.workloads.kubernetes.cgroups import Level, LogFolder, Spot
-from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
+from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.units import NS_PER_S
 
@@ -25,8 +25,8 @@ RECOVERY_NS = 10 * NS_PER_S
 MISSING_RECOVERING_NS = 5 * NS_PER_S
 DEDUCE_NS = NS_PER_S
 MAX_PODS = 4096
-"""Of pods that ended, and of what the API server told of pods that never came, so many are kept:
-the newest."""
+"""Of pods that ended, and of what the API server reported of pods that never came, so many are
+kept: the newest."""
 
 
 class PodTable:
@@ -34,16 +34,16 @@ class PodTable:
 
     def __init__(
         self,
-        is_gpu: Callable[[Device], bool],
+        is_gpu: Callable[[KubeletDevice], bool],
         folders: Callable[[], Sequence[LogFolder]] = list,
     ) -> None:
         self._is_gpu = is_gpu
         self._folders = folders
-        self._here: dict[tuple[str, str], Resident] = {}
-        self._ended: list[Resident] = []
-        self._unnamed: dict[str, Resident] = {}
+        self._here: dict[tuple[str, str], PodAllocation] = {}
+        self._ended: list[PodAllocation] = []
+        self._unnamed: dict[str, PodAllocation] = {}
         """Over and booked, but for what the API server may yet tell of them."""
-        self._bodies: dict[str, Body] = {}
+        self._bodies: dict[str, PodCgroup] = {}
         self._told: dict[str, PodInfo] = {}
         self._untold: set[str] = set()
         self._static: dict[str, str] = {}
@@ -51,7 +51,7 @@ class PodTable:
         self._lonely: tuple[str, str, int] | None = None
         self._empty_ns: int | None = None
 
-    def __iter__(self) -> Iterator[Resident]:
+    def __iter__(self) -> Iterator[PodAllocation]:
         yield from self._here.values()
         yield from self._ended
 
@@ -62,23 +62,23 @@ class PodTable:
 
     # -- cgroups
 
-    def cgroup_made(self, spot: Spot, t_ns: int, *, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
         uid = self._static.get(spot.uid, spot.uid)
-        body = self._bodies.setdefault(uid, Body(uid))
+        body = self._bodies.setdefault(uid, PodCgroup(uid))
         body.made(spot, t_ns, live=live)
-        if spot.level is Level.CONTAINER and live:
+        if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
                 if resident.uid == uid and resident.ended_ns is not None:
                     resident.revive(t_ns)
 
-    def cgroup_gone(self, spot: Spot, t_ns: int) -> None:
+    def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
         body = self._bodies.get(self._static.get(spot.uid, spot.uid))
         if body is not None:
             body.gone(spot, t_ns)
 
-    def body(self, uid: str) -> Body | None:
+    def body(self, uid: str) -> PodCgroup | None:
         """The cgroups of a pod."""
         return self._bodies.get(uid)
 
@@ -110,10 +110,10 @@ class PodTable:
             resident = self._here.get(key)
             uid = self._uid_of(*key)
             if resident is not None and uid and resident.uid and uid != resident.uid:
-                self._retire(key, t_ns)  # Made anew under the same name, as StatefulSets do.
+                self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
             if resident is None:
-                resident = self._here[key] = Resident(pod.namespace, pod.name, t_ns)
+                resident = self._here[key] = PodAllocation(pod.namespace, pod.name, t_ns)
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
         for key, resident in self._here.items():
@@ -127,7 +127,7 @@ class PodTable:
 
     # -- the API server
 
-    def told(self, info: PodInfo) -> None:
+    def reported(self, info: PodInfo) -> None:
         """A pod as it is now."""
         self._told[info.uid] = info
         self._untold.discard(info.uid)
@@ -141,7 +141,7 @@ class PodTable:
             if resident.uid == info.uid and resident.info != info:
                 resident.info = info
 
-    def untold(self, uid: str) -> None:
+    def unreported(self, uid: str) -> None:
         """A pod was deleted there; it may still be here."""
         self._untold.add(uid)
 
@@ -150,7 +150,7 @@ class PodTable:
         seen = set()
         for info in infos:
             seen.add(info.uid)
-            self.told(info)
+            self.reported(info)
         self._untold |= self._told.keys() - seen
 
     # -- what it comes to
@@ -170,7 +170,7 @@ class PodTable:
         self._share(now_ns)
         self._sweep()
 
-    def of_uid(self, uid: str) -> Resident | None:
+    def of_uid(self, uid: str) -> PodAllocation | None:
         """The pod of a uid."""
         return next((r for r in self if r.uid == uid), None)
 
@@ -183,11 +183,13 @@ class PodTable:
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
 
     def info(self, uid: str) -> PodInfo | None:
-        """What the API server told of a pod, by the uid in a cgroup's path."""
+        """What the API server reported of a pod, by the uid in a cgroup's path."""
         return self._told.get(self._static.get(uid, uid))
 
-    def put_away(self, residents: Iterable[Resident], *, unnamed: bool) -> None:
-        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be told."""
+    def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
+        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be
+        reported.
+        """
         gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
         for resident in gone.values() if unnamed else ():
@@ -197,18 +199,18 @@ class PodTable:
 
     def _uid_of(self, namespace: str, name: str) -> str:
         """The uid of the newest pod of that name that is still there."""
-        told = [
+        reported = [
             info for info in self._told.values() if (info.namespace, info.name) == (namespace, name)
         ]
-        living = [info for info in told if info.uid not in self._untold]
+        living = [info for info in reported if info.uid not in self._untold]
         if living:
             return max(living, key=lambda info: (not info.done, info.created)).uid
         folders = [f for f in self._folders() if (f.namespace, f.name) == (namespace, name)]
         if folders:
             return self._static.get(folders[-1].uid, folders[-1].uid)
-        return max(told, key=lambda info: info.created).uid if told else ""
+        return max(reported, key=lambda info: info.created).uid if reported else ""
 
-    def _bind(self, resident: Resident, uid: str, now_ns: int) -> None:
+    def _bind(self, resident: PodAllocation, uid: str, now_ns: int) -> None:
         if uid:
             body = self._bodies.get(uid)
             resident.bind(uid, now_ns, body.began_ns if body is not None else None)
@@ -240,7 +242,7 @@ class PodTable:
             resident.end(t_ns if ended_ns is None else ended_ns)
         self._ended.append(resident)
 
-    def _end_ns(self, resident: Resident, now_ns: int) -> int | None:
+    def _end_ns(self, resident: PodAllocation, now_ns: int) -> int | None:
         """When a pod ended, if that is certain."""
         body = self._bodies.get(resident.uid) if resident.uid else None
         left_ns = body.left_ns(resident.own) if body is not None else None

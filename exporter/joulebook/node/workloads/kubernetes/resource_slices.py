@@ -128,5 +128,5 @@ def _described(device: SliceDevice, driver: str) -> Described:
         said: Any = attributes.get(name) or attributes.get(f"{driver}/{name}")
         return clean_label(said.string or "") if said is not None else ""
 
-    pci = next((told for name in _PCI if (told := text(name))), "")
+    pci = next((reported for name in _PCI if (reported := text(name))), "")
     return Described(text("uuid"), text("parentUUID"), text("profile"), pci)

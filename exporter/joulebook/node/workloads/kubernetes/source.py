@@ -22,23 +22,23 @@ from joulebook.node.workloads.contract import (
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.kubernetes.allocation import Resident
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation
 from joulebook.node.workloads.kubernetes.api import ApiServer
-from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodTree, Spot
-from joulebook.node.workloads.kubernetes.claims import View, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import Offer, base, is_replica
-from joulebook.node.workloads.kubernetes.informer import Cluster, PodNews
-from joulebook.node.workloads.kubernetes.kubelet_poller import Looker
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodDirectory, PodTree
+from joulebook.node.workloads.kubernetes.claims import DeviceView, claims_of, facts_of, find_parts
+from joulebook.node.workloads.kubernetes.device_ids import AllocatableDevices, base, is_replica
+from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
+from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
@@ -49,7 +49,7 @@ _LATE_NS = 2 * NS_PER_S
 """So long after its end the labels of a short pod are still waited for."""
 
 
-class KubernetesTenants:
+class KubernetesWorkloads:
     """The pods on this node. `server` is `None` where the API server is not to be asked."""
 
     name = "kubernetes"
@@ -80,7 +80,7 @@ class KubernetesTenants:
         self._pod_logs = pod_logs
         self._poll_interval_s = poll_interval_s
         self._lock = threading.RLock()
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._reader = CgroupReader(proc)
         self._thread: InotifyThread | None = None
 
@@ -90,11 +90,11 @@ class KubernetesTenants:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
-        self._offer: Offer | None = None
+        self._offer: AllocatableDevices | None = None
         self._answered = False
-        self._handed: list[tuple[Resident, WorkloadFacts | None, PodInfo | None]] = []
+        self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
-        news = PodNews(self._table, self._pods, self._lock)
+        news = PodTracker(self._table, self._pods, self._lock)
         self._cluster = Cluster(
             self._server, self._node, news, self._now_is_a_boundary, self._refuse
         )
@@ -103,7 +103,7 @@ class KubernetesTenants:
         with self._lock:
             self._tree.scan()
         self._rescan_at = time.monotonic() + _RETRY_S
-        self._looker = Looker(
+        self._looker = KubeletPoller(
             self._socket, self._clock, self._poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
             faulty=self._faulty, restless=self._restless,
@@ -121,8 +121,11 @@ class KubernetesTenants:
             now_ns = self._clock.now_ns()
             self._table.review(now_ns)
             workloads = [r for r in self._table if not self._is_infrastructure(r)]
-            view = View(
-                devices, self._offer or Offer({}), self._cluster.described, self._is_pending
+            view = DeviceView(
+                devices,
+                self._offer or AllocatableDevices({}),
+                self._cluster.described,
+                self._is_pending,
             )
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
             synced = self._cluster.synced
@@ -134,7 +137,7 @@ class KubernetesTenants:
                 else:
                     claims += found
                 fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
-                if fact is not None and fact != resident.told:
+                if fact is not None and fact != resident.reported:
                     facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
@@ -171,7 +174,7 @@ class KubernetesTenants:
             return INFRASTRUCTURE
         return workload_id(name, place.uid)
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The cgroups of all pods that run now."""
         with self._lock:
             found = []
@@ -180,7 +183,7 @@ class KubernetesTenants:
                 if body is not None and body.paths and not self._is_infrastructure(resident):
                     since_ns = body.began_ns or 0
                     paths = tuple(sorted(body.paths))
-                    found.append(Group(resident.id, paths, outlived_by=1, since_ns=since_ns))
+                    found.append(UsageGroup(resident.id, paths, outlived_by=1, since_ns=since_ns))
             return found
 
     def close(self) -> None:
@@ -196,19 +199,19 @@ class KubernetesTenants:
 
     # -- cgroups (the watching thread)
 
-    def cgroup_made(self, spot: Spot, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         """See `PodListener`."""
         t_ns = self._clock.now_ns()
         self._table.cgroup_made(spot, t_ns, live=live)
         self._note(spot, t_ns)
 
-    def cgroup_gone(self, spot: Spot) -> None:
+    def cgroup_gone(self, spot: PodDirectory) -> None:
         """See `PodListener`."""
         t_ns = self._clock.now_ns()
         self._note(spot, t_ns)
         self._table.cgroup_gone(spot, t_ns)
 
-    def _note(self, spot: Spot, t_ns: int) -> None:
+    def _note(self, spot: PodDirectory, t_ns: int) -> None:
         if self._table.matters(spot.uid):
             self._times.append(t_ns)
 
@@ -234,7 +237,8 @@ class KubernetesTenants:
         return max(0.0, self._rescan_at - time.monotonic())
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         with self._lock:
             times, self._times = self._times, []
         for t_ns in times[-1:]:
@@ -252,7 +256,7 @@ class KubernetesTenants:
             news = {id(r): len(r.grants) for r in self._table} != before
             dra = any(d.is_dra for r in self._table for d in r.devices)
             missing = {base(d.id) for r in self._table for d in r.devices if is_replica(d.id)} - (
-                self._offer or Offer({})
+                self._offer or AllocatableDevices({})
             ).replicas.keys()
         if missing:
             self._looker.ask_offer()
@@ -272,9 +276,9 @@ class KubernetesTenants:
         with self._lock:
             self._answered = False
 
-    def _offered(self, devices: Iterable[Device] | None) -> None:
+    def _offered(self, devices: Iterable[KubeletDevice] | None) -> None:
         with self._lock:
-            self._offer = Offer.of(devices or ())
+            self._offer = AllocatableDevices.of(devices or ())
 
     def _now_is_a_boundary(self) -> None:
         self._boundary(self._clock.now_ns())
@@ -283,7 +287,7 @@ class KubernetesTenants:
         with self._lock:
             return self._table.doubtful or not self._answered
 
-    def _is_gpu(self, device: Device) -> bool:
+    def _is_gpu(self, device: KubeletDevice) -> bool:
         if device.is_dra:
             driver = device.id.split("/", 1)[0]
             return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
@@ -291,7 +295,7 @@ class KubernetesTenants:
 
     # -- helpers
 
-    def _awaited(self, resident: Resident, now_ns: int) -> bool:
+    def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
         if self._server is None:
             return False
@@ -299,13 +303,13 @@ class KubernetesTenants:
             return True
         return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
 
-    def _is_pending(self, device: Device) -> bool:
+    def _is_pending(self, device: KubeletDevice) -> bool:
         """Whether what a device is may soon be known that is not known now."""
         if device.is_dra:
             return self._cluster.is_pending(device.id)
         return is_replica(device.id) and self._offer is None
 
-    def _is_infrastructure(self, resident: Resident) -> bool:
+    def _is_infrastructure(self, resident: PodAllocation) -> bool:
         if resident.info is not None:
             return resident.info.infrastructure
         return self._pods.is_infrastructure(resident.namespace, None)

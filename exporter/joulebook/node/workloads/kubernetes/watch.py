@@ -18,7 +18,7 @@ import msgspec
 import urllib3
 
 from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body, lines
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ REMEDIES = {
     "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
     "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
     "tenants.kubernetes.api = false.",
-    "unauthorized": "The service account's token is not accepted; it is read anew.",
+    "unauthorized": "The service account's token is not accepted; it is read again.",
     "no_account": "Run the daemon in a pod with a service account, set "
     "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
     "unreachable": "Pods are booked nevertheless; labels come when it answers.",
@@ -46,8 +46,8 @@ REMEDIES = {
 """What can be done, by the reason of an `ApiError`."""
 
 
-class Listener(Protocol[Item]):
-    """Who is told. Calls come from the watching thread."""
+class WatchListener(Protocol[Item]):
+    """Who is reported. Calls come from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
         """All objects that there are now."""
@@ -114,8 +114,8 @@ class Watch(threading.Thread, Generic[Item]):
         self,
         server: ApiServer,
         collection: Collection[Item],
-        listener: Listener[Item],
-        refuse: Refusals,
+        listener: WatchListener[Item],
+        refuse: Rejections,
     ) -> None:
         super().__init__(name=f"watch-{collection.name}", daemon=True)
         self._server = server
@@ -152,7 +152,7 @@ class Watch(threading.Thread, Generic[Item]):
                 self._stopping.wait(self._after(error))
             except Exception:
                 self._version, self.problem = None, "an error of ours, see the log"
-                self._refuse.fault(f"watching {self._collection.name} failed; it is listed anew")
+                self._refuse.fault(f"watching {self._collection.name} failed; it is listed again")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:
@@ -242,7 +242,7 @@ class Watch(threading.Thread, Generic[Item]):
         if error.reason in {"unauthorized", "unreachable", "no_account"}:
             self._server.sign_in_again()
         was_well, self.problem = self.synced, str(error)
-        # Connections break, and are made anew; where that fails it is worth a word.
+        # Connections break, and are made again; where that fails it is worth a word.
         if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
             self._said.add(error.reason)
             log.warning("API server: %s. %s", error, REMEDIES.get(error.reason, ""))

@@ -1,6 +1,6 @@
 """Processes outside any scheduler as a source of tenants: who uses a device that nobody allots.
 
-No claims come from here: who runs on a device does not hold it. What a process burns goes to its
+No claims come from here: who runs on a device does not hold it. What a process consumes goes to its
 container, its service, or the session that it was started from, and only where nobody holds the
 device (or the MIG instance). Names and environments are looked up in a thread of its own: a
 directory of users may be far away and slow.
@@ -26,15 +26,15 @@ from joulebook.node.workloads.contract import (
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
 from joulebook.node.workloads.processes import proc
 from joulebook.node.workloads.processes.owners import Place, place_of
 from joulebook.node.workloads.processes.proc import Exits, Key
 from joulebook.node.workloads.processes.table import SCHEDULER, ProcessTable
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ GRAIN_NS = 20 * NS_PER_MS
 _ASKED_AT_MOST = 4096
 
 
-class ProcessTenants:
+class ProcessWorkloads:
     """What runs on the GPUs of `node` by itself.
 
     `infrastructure` are names of programs that serve everybody. Cgroups of the schedulers in
@@ -77,7 +77,7 @@ class ProcessTenants:
         self._own_pids = own_pids
         self._user_of = user_of or _user_name
         self._lock = threading.Lock()
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._table = ProcessTable(rules)
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
@@ -135,13 +135,13 @@ class ProcessTenants:
 
     # -- Accounted
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The processes on devices, by workload."""
         if not self._own_pids:
             return ()
         with self._lock:
             return [
-                Group(workload, pids=tuple(sorted(pids)))
+                UsageGroup(workload, pids=tuple(sorted(pids)))
                 for workload, pids in self._table.pids().items()
             ]
 

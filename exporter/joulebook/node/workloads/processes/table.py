@@ -40,7 +40,7 @@ class Member(msgspec.Struct):
 
     @property
     def life(self) -> Span:
-        """From when to when it burns for its workload."""
+        """From when to when it consumes for its workload."""
         return Span(self.use.started_ns, self.ended_ns, self.workload)
 
 
@@ -56,7 +56,7 @@ class Known(msgspec.Struct):
     started_ns: int = 0
     ended_ns: int | None = None
     meters: set[Meter] = set()
-    told: bool = False
+    reported: bool = False
 
 
 class ProcessTable:
@@ -85,14 +85,14 @@ class ProcessTable:
         known = self._workloads.get(workload)
         if known is not None:
             known.name, known.user, known.sources = name, user, dict(sources)
-            known.resolved, known.told = True, False
+            known.resolved, known.reported = True, False
 
     def lived(self, reading: Reading, lives: Callable[[Key], bool]) -> Reading:
         """The reading, each process with its life; with those that ended since the list before.
 
         A process counts in its life and not outside: also from the last list that it was in until
         it ended, and there it is taken to have worked on as before. `lives` says whether a process
-        still does of which no end was told.
+        still does of which no end was reported.
         """
         if reading.processes is None:
             return reading
@@ -137,7 +137,7 @@ class ProcessTable:
             alive = any(m.workload == each and m.ended_ns is None for m in self._members.values())
             known = self._workloads.get(each)
             if not alive and known is not None:
-                known.ended_ns, known.told = now_ns, False
+                known.ended_ns, known.reported = now_ns, False
 
     def living(self, meter: Meter) -> list[Key]:
         """The processes on a device that have not ended, as far as is known."""
@@ -147,19 +147,19 @@ class ProcessTable:
         """Forget workloads that ended a while ago, and are on record as ended."""
         for workload, known in list(self._workloads.items()):
             over = known.ended_ns is not None and now_ns - known.ended_ns > REMEMBERED_NS
-            if over and known.told:
+            if over and known.reported:
                 del self._workloads[workload]
 
     def news(self, models: Mapping[Meter, str]) -> tuple[WorkloadFacts, ...]:
         """The facts of workloads of which anything is new; `models` names the devices."""
-        fresh = [known for known in self._workloads.values() if not known.told and known.meters]
+        fresh = [known for known in self._workloads.values() if not known.reported and known.meters]
         self._handed = [(known, known.ended_ns, known.resolved) for known in fresh]
         return tuple(self._facts(known, models) for known in fresh)
 
     def settled(self) -> None:
         """What `news` gave last is on record."""
         for known, ended_ns, resolved in self._handed:
-            known.told = (known.ended_ns, known.resolved) == (ended_ns, resolved)
+            known.reported = (known.ended_ns, known.resolved) == (ended_ns, resolved)
         self._handed = []
 
     def pids(self) -> dict[WorkloadId, set[int]]:
@@ -173,11 +173,11 @@ class ProcessTable:
     def _joined(self, known: Known, member: Member) -> None:
         started_ns = member.use.started_ns
         if started_ns and (not known.started_ns or started_ns < known.started_ns):
-            known.started_ns, known.told = started_ns, False
+            known.started_ns, known.reported = started_ns, False
         if member.meter not in known.meters:
-            known.meters, known.told = {*known.meters, member.meter}, False
+            known.meters, known.reported = {*known.meters, member.meter}, False
         if known.ended_ns is not None:
-            known.ended_ns, known.told = None, False
+            known.ended_ns, known.reported = None, False
 
     def _facts(self, known: Known, models: Mapping[Meter, str]) -> WorkloadFacts:
         sources = {**known.sources, "workload": known.id.workload}

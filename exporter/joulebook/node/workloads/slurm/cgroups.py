@@ -24,7 +24,7 @@ _UID = re.compile(r"^uid_(\d+)$")
 _JOB = re.compile(r"^job_(\d+)$")
 
 
-class Level(Enum):
+class JobLevel(Enum):
     """What a directory of the tree is."""
 
     BASE = auto()
@@ -36,18 +36,18 @@ class Level(Enum):
     STEP = auto()
 
 
-class Spot(NamedTuple):
+class JobDirectory(NamedTuple):
     """One directory, and what its path says."""
 
     path: Path
-    level: Level
+    level: JobLevel
     node: str = ""
     uid: int | None = None
     job: str = ""
 
 
 class TreeListener(Protocol):
-    """Who is told of jobs."""
+    """Who is reported of jobs."""
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
         """A directory of a job: made just now (`live`), or found with processes in a scan."""
@@ -59,7 +59,7 @@ class TreeListener(Protocol):
         """The directory of a job is no more."""
 
 
-class SlurmTree(CgroupTree[Spot]):
+class SlurmTree(CgroupTree[JobDirectory]):
     """Follows jobs and the begin of their steps.
 
     With `only`, directories that name other nodes (another slurmd on this host) are left alone.
@@ -82,7 +82,9 @@ class SlurmTree(CgroupTree[Spot]):
     @property
     def present(self) -> bool:
         """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
-        return any(spot.level in {Level.V1_NODE, Level.SCOPE} for spot in self._watches.values())
+        return any(
+            spot.level in {JobLevel.V1_NODE, JobLevel.SCOPE} for spot in self._watches.values()
+        )
 
     def scan(self) -> set[Path]:
         """See `CgroupTree`."""
@@ -91,40 +93,40 @@ class SlurmTree(CgroupTree[Spot]):
         self._leftover &= found
         return found
 
-    def base(self, path: Path) -> Spot:
+    def base(self, path: Path) -> JobDirectory:
         """See `CgroupTree`."""
-        return Spot(path, Level.BASE)
+        return JobDirectory(path, JobLevel.BASE)
 
-    def child(self, spot: Spot, name: str) -> Spot | None:
+    def child(self, spot: JobDirectory, name: str) -> JobDirectory | None:
         """See `CgroupTree`."""
         path = spot.path / name
-        if spot.level is Level.BASE and name == "system.slice":
-            return Spot(path, Level.SLICE)
-        if spot.level is Level.BASE and (found := _V1_NODE.match(name)):
-            return Spot(path, Level.V1_NODE, found[1] or "")
-        if spot.level in {Level.SLICE, Level.BASE} and (found := _SCOPE.match(name)):
-            return Spot(path, Level.SCOPE, found[1] or "")
-        if spot.level is Level.V1_NODE and (found := _UID.match(name)):
-            return Spot(path, Level.UID, spot.node, int(found[1]))
-        if spot.level in {Level.UID, Level.SCOPE}:
+        if spot.level is JobLevel.BASE and name == "system.slice":
+            return JobDirectory(path, JobLevel.SLICE)
+        if spot.level is JobLevel.BASE and (found := _V1_NODE.match(name)):
+            return JobDirectory(path, JobLevel.V1_NODE, found[1] or "")
+        if spot.level in {JobLevel.SLICE, JobLevel.BASE} and (found := _SCOPE.match(name)):
+            return JobDirectory(path, JobLevel.SCOPE, found[1] or "")
+        if spot.level is JobLevel.V1_NODE and (found := _UID.match(name)):
+            return JobDirectory(path, JobLevel.UID, spot.node, int(found[1]))
+        if spot.level in {JobLevel.UID, JobLevel.SCOPE}:
             if found := _JOB.match(name):
-                return Spot(path, Level.JOB, spot.node, spot.uid, found[1])
-            if spot.level is Level.SCOPE and is_sluid(name):
-                return Spot(path, Level.JOB, spot.node, None, name)
-        if spot.level is Level.JOB and name.startswith("step_"):
-            return Spot(path, Level.STEP, spot.node, spot.uid, spot.job)
+                return JobDirectory(path, JobLevel.JOB, spot.node, spot.uid, found[1])
+            if spot.level is JobLevel.SCOPE and is_sluid(name):
+                return JobDirectory(path, JobLevel.JOB, spot.node, None, name)
+        if spot.level is JobLevel.JOB and name.startswith("step_"):
+            return JobDirectory(path, JobLevel.STEP, spot.node, spot.uid, spot.job)
         return None
 
-    def came(self, spot: Spot, *, live: bool) -> bool:
+    def came(self, spot: JobDirectory, *, live: bool) -> bool:
         """See `CgroupTree`."""
         if self._only and spot.node and spot.node not in self._only:
             return False
-        if spot.level is Level.STEP:
+        if spot.level is JobLevel.STEP:
             # Steps that a scan finds in an empty directory are leftovers too.
             if live:
                 self._step_came(spot)
             return False
-        if spot.level is Level.JOB and spot.path not in self._there:
+        if spot.level is JobLevel.JOB and spot.path not in self._there:
             # After a hard reboot empty directories of dead jobs lie about. One that appears
             # later is a job, whose first process may only be on its way.
             new = live or (self._scanned and spot.path not in self._leftover)
@@ -140,14 +142,14 @@ class SlurmTree(CgroupTree[Spot]):
         if self._there.pop(path, None) is not None:
             self._listener.job_gone(path)
 
-    def _step_came(self, step: Spot) -> None:
+    def _step_came(self, step: JobDirectory) -> None:
         job = step.path.parent
         if job not in self._there:
             # A directory that lay there empty has come to life.
-            self._see(step._replace(path=job, level=Level.JOB), live=True)
+            self._see(step._replace(path=job, level=JobLevel.JOB), live=True)
         self._listener.step_seen(job)
 
-    def _see(self, spot: Spot, *, live: bool) -> None:
+    def _see(self, spot: JobDirectory, *, live: bool) -> None:
         self._there[spot.path] = spot
         self._leftover.discard(spot.path)
         self._listener.job_seen(SlurmPlace(spot.job, spot.node, spot.uid), spot.path, live)

@@ -12,12 +12,12 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.node.workloads.contract import Group
-from joulebook.node.workloads.slurm.gres import GresMap, Part, Unmappable, find_part
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.contract import UsageGroup
+from joulebook.node.workloads.slurm.gres import GresMap, GresPart, Unmappable, find_part
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.units import NS_PER_S
 
-Unmapped = Callable[[Job, Grant, Sequence[str]], None]
+Unmapped = Callable[[Job, JobGrant, Sequence[str]], None]
 """Told, once for each grant, which of its GPUs nobody could be booked for."""
 
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
@@ -31,15 +31,15 @@ _EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", 
 
 def claims_of(
     job: Job,
-    grant: Grant,
+    grant: JobGrant,
     devices: Sequence[DeviceStatus],
     gres_of: GresOf,
     unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
-    """The claims of one grant; `None` while it cannot be told yet.
+    """The claims of one grant; `None` while it cannot be reported yet.
 
-    Once told they are kept: neither a device that drops out nor an edited gres.conf changes what
-    a running job was given. So are the models of the devices, which `facts_of` tells for good.
+    Once reported they are kept: neither a device that drops out nor an edited gres.conf changes
+    what a running job was given. So are the models of the devices, which `facts_of` tells for good.
     """
     if grant.claims is None:
         workload = job.id
@@ -64,20 +64,20 @@ def claims_of(
 def _resolve(
     job: Job,
     workload: WorkloadId,
-    grant: Grant,
+    grant: JobGrant,
     devices: Sequence[DeviceStatus],
     gres: GresMap | None,
 ) -> tuple[list[Claim], list[str]]:
     """The claims, and the GPUs of which only somebody's could be made."""
 
-    def claim(who: WorkloadId | None, part: Part, evidence: Evidence) -> Claim:
+    def claim(who: WorkloadId | None, part: GresPart, evidence: Evidence) -> Claim:
         return Claim(
             who, part.meter, grant.t0_ns, None, evidence, part.parts, part.of, part.instance
         )
 
-    found: dict[tuple[Meter, str], Part] = {}
+    found: dict[tuple[Meter, str], GresPart] = {}
     unknown: list[str] = []
-    cut: dict[Meter, Part] = {}
+    cut: dict[Meter, GresPart] = {}
     for gpu in grant.gpus:
         try:
             part = find_part(gpu, grant.gpu_ids, gres, devices)
@@ -85,7 +85,7 @@ def _resolve(
             if error.meter is None:
                 unknown.append(gpu)
             else:
-                cut[error.meter] = Part(error.meter)
+                cut[error.meter] = GresPart(error.meter)
             continue
         if part is not None:
             part = _shared(job, grant, gpu, part, gres)
@@ -102,14 +102,14 @@ def _resolve(
         open_to = [d for d in devices if d.meter not in known and (d.mig or not mig)]
         if len(unknown) == len(open_to) and not mig:
             # It was given as many as there are, so it has them all.
-            claims += [claim(workload, Part(d.meter), grant.evidence) for d in open_to]
+            claims += [claim(workload, GresPart(d.meter), grant.evidence) for d in open_to]
             return claims, [meter.name for meter in cut]
         # Somebody holds some of these. Of the lowest rank, so that any better knowledge wins.
-        claims += [claim(None, Part(d.meter), Evidence.SCONTROL) for d in open_to]
+        claims += [claim(None, GresPart(d.meter), Evidence.SCONTROL) for d in open_to]
     return claims, [*unknown, *(meter.name for meter in cut)]
 
 
-def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) -> Part:
+def _shared(job: Job, grant: JobGrant, gpu: str, part: GresPart, gres: GresMap | None) -> GresPart:
     if grant.parts != (1, 1):
         parts, of = grant.parts
         return part._replace(parts=part.parts * parts, of=part.of * of)
@@ -119,7 +119,7 @@ def _shared(job: Job, grant: Grant, gpu: str, part: Part, gres: GresMap | None) 
         shards = max(1, job.env_shards // len(grant.gpus))
     if not of or shards is None or part.instance:
         return part
-    return Part(part.meter, min(shards, of), of)
+    return GresPart(part.meter, min(shards, of), of)
 
 
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
@@ -173,10 +173,10 @@ def _extra(job: Job) -> dict[str, str]:
     return extra
 
 
-def group_of(job: Job) -> Group:
+def group_of(job: Job) -> UsageGroup:
     """Where the kernel counts what a job uses of the host; of one that ended, where it did."""
     directories = tuple(sorted(job.paths | job.past))
     # v1 has slurm_NODE/uid_U/job_J, and the last job of a user takes uid_U with it.
     under_user = any(path.parent.name.startswith("uid_") for path in directories)
     levels = 2 if under_user else 1
-    return Group(job.id, directories, outlived_by=levels, since_ns=job.started_ns)
+    return UsageGroup(job.id, directories, outlived_by=levels, since_ns=job.started_ns)

@@ -32,7 +32,7 @@ _MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SEL
 
 
 class EventListener(Protocol):
-    """Who is told of event files."""
+    """Who is reported of event files."""
 
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""

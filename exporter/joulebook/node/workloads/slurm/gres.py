@@ -95,7 +95,7 @@ class Position(NamedTuple):
     caps: tuple[int, ...] = ()
 
 
-class Part(NamedTuple):
+class GresPart(NamedTuple):
     """What an id of SLURM's came to: a meter, and the part of it that one such id is."""
 
     meter: Meter
@@ -123,7 +123,7 @@ class GresMap(msgspec.Struct, frozen=True):
 
 
 class Unmappable(Exception):
-    """It cannot be told which device an id means, though there may be one.
+    """It cannot be reported which device an id means, though there may be one.
 
     `meter` is the card of which it is an instance, where that much is known.
     """
@@ -135,7 +135,7 @@ class Unmappable(Exception):
 
 def find_part(
     gpu: str, gpu_ids: str, gres: GresMap | None, devices: Sequence[DeviceStatus]
-) -> Part | None:
+) -> GresPart | None:
     """The meter that one GPU id of a job means; `None` if that device cannot be metered.
 
     `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one whatever it says.
@@ -146,7 +146,7 @@ def find_part(
     if not gpu.isdecimal():
         for device in devices:
             if device.meter.name == gpu:
-                return Part(device.meter)
+                return GresPart(device.meter)
             instance = device.instance(gpu)
             if instance is not None:
                 return _instance(device, instance)
@@ -172,16 +172,18 @@ def find_part(
     return found
 
 
-def _instance(device: DeviceStatus, instance: Instance) -> Part:
-    return Part(device.meter, instance.slices, max(device.slices, instance.slices), instance.uuid)
+def _instance(device: DeviceStatus, instance: Instance) -> GresPart:
+    return GresPart(
+        device.meter, instance.slices, max(device.slices, instance.slices), instance.uuid
+    )
 
 
-def _by_index(gpu: str, devices: Sequence[DeviceStatus]) -> Part | None:
+def _by_index(gpu: str, devices: Sequence[DeviceStatus]) -> GresPart | None:
     """NVML's index, with the id of a GPU instance after a dot (dcgm-exporter's files)."""
     index, _, gi = gpu.partition(".")
     device = next((d for d in devices if d.index == int(index)), None)
     if device is None or not gi:
-        return None if device is None else Part(device.meter)
+        return None if device is None else GresPart(device.meter)
     instance = on_gi(device, int(gi))
     if instance is None:
         raise Unmappable(gpu, device.meter)
@@ -199,16 +201,16 @@ def minor_of(file: str) -> int | None:
     return os.minor(seen.st_rdev) if stat.S_ISCHR(seen.st_mode) else None
 
 
-def _by_file(file: str, devices: Sequence[DeviceStatus]) -> Part | None:
+def _by_file(file: str, devices: Sequence[DeviceStatus]) -> GresPart | None:
     """The card of AMD or Intel with that device file; minors of /dev/dri mean nothing of NVIDIA."""
     for device in devices:
         if any(file.endswith(f"/{each}") for each in device.files):
-            return Part(device.meter)
+            return GresPart(device.meter)
     return None
 
 
-def _by_minor(minor: int, devices: Sequence[DeviceStatus]) -> Part | None:
+def _by_minor(minor: int, devices: Sequence[DeviceStatus]) -> GresPart | None:
     for device in devices:
         if device.minor == minor:
-            return Part(device.meter)
+            return GresPart(device.meter)
     return None

@@ -11,7 +11,7 @@ from joulebook.core.workloads import WorkloadId
 
 
 @dataclass(slots=True)
-class Grant:
+class JobGrant:
     """Evidence that a job holds GPUs of one node, from `t0_ns` until `t1_ns` (node time)."""
 
     evidence: Evidence
@@ -41,7 +41,7 @@ class Job:
     restart: int | None = None
     uid: int | None = None
     ended_ns: int | None = None
-    grants: dict[str, Grant] = field(default_factory=dict)
+    grants: dict[str, JobGrant] = field(default_factory=dict)
     held: dict[Evidence, set[tuple[str, str]]] = field(default_factory=dict)
     """Nodes and GPUs by evidence, of grants settled long ago too."""
     models: set[str] = field(default_factory=set)
@@ -80,7 +80,7 @@ class Job:
             return None
         return WorkloadId("slurm", self.job_id + (f".r{self.restart}" if self.restart else ""))
 
-    def give(self, key: str, grant: Grant) -> None:
+    def give(self, key: str, grant: JobGrant) -> None:
         """Note a new grant."""
         self.grants[key] = grant
         self.held.setdefault(grant.evidence, set()).update((grant.node, g) for g in grant.gpus)

@@ -1,7 +1,7 @@
 """The jobs of one host as all sources of evidence together tell them. No I/O, no clock, no locks.
 
 A `Job` is one run of a job (after a requeue there is another). What says that it holds GPUs is a
-`Grant`: an event file, an answer of the controller, a job-mapping file.
+`JobGrant`: an event file, an answer of the controller, a job-mapping file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.slurm.event_file import JobEvent
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.labels import JobEnvironment
 from joulebook.node.workloads.slurm.scontrol import GONE, HeldGpu, JobAnswer
@@ -89,7 +89,7 @@ class JobTable:
                 k: g for k, g in job.grants.items() if g.evidence is not Evidence.SCONTROL
             }
             node, gpu_ids = event.node or self._node, event.gpu_ids or self._gpu_ids
-            job.give(stem, Grant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids))
+            job.give(stem, JobGrant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids))
             job.ended_ns = None
         if t1_ns is not None:
             self._close_event(job, stem, t1_ns)
@@ -116,7 +116,7 @@ class JobTable:
         if not open_events:
             self.end(job, t_ns)
 
-    def knows(self, stem: str) -> Grant | None:
+    def knows(self, stem: str) -> JobGrant | None:
         """What an event file said before."""
         job = self._by_stem.get(stem)
         return None if job is None else job.grants.get(stem)
@@ -218,8 +218,8 @@ class JobTable:
         job.waiting = False
         job.changed += 1
         if job.restart is None:
-            told = answer.restart_count if answer is not None else None
-            job.restart = told or 0
+            reported = answer.restart_count if answer is not None else None
+            job.restart = reported or 0
         if answer is None or answer.doubtful or answer.state == GONE:
             return
         if answer.uid is not None and job.uid not in {None, answer.uid}:
@@ -254,11 +254,11 @@ class JobTable:
                 continue
             positions = tuple(g.position for g in gpus)
             shards = {g.position: g.shards for g in gpus if g.shards is not None}
-            grant = Grant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
+            grant = JobGrant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
             job.give(f"scontrol:{node}", grant)
 
     def ended_elsewhere(self, job: Job, answer: JobAnswer | None) -> bool:
-        """Whether the controller says that this run is over though no Epilog told us."""
+        """Whether the controller says that this run is over though no Epilog reported us."""
         if answer is None or answer.doubtful:
             return False
         again = answer.restart_count is not None and answer.restart_count > (job.restart or 0)
@@ -278,7 +278,7 @@ class JobTable:
         for (job_id, key), each in wanted.items():
             job = self._open(job_id, t_ns)
             job.uid = each.uid if job.uid is None else job.uid
-            grant = Grant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
+            grant = JobGrant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
             grant.parts = (each.parts, each.of)
             # Held again within the same run is another grant.
             job.give(f"{key}@{t_ns}", grant)
@@ -292,7 +292,7 @@ class JobTable:
     # -- letting go
 
     def settle(self, job: Job, keys: Iterable[str]) -> None:
-        """Closed grants are booked and need not be told again."""
+        """Closed grants are booked and need not be reported again."""
         for key in keys:
             job.grants.pop(key, None)
             self._by_stem.pop(key, None)

@@ -83,7 +83,7 @@ _WANTED = {name.encode(): name for name in LABEL_NAMES}
 
 
 class JobEnvironment(NamedTuple):
-    """What processes of one job told: labels, and numbers that SLURM itself sets."""
+    """What processes of one job reported: labels, and numbers that SLURM itself sets."""
 
     labels: dict[str, str]
     job_id: str

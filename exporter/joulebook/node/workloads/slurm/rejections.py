@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from joulebook.errors import InputError
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 
 
-def unmapped(job: Job, grant: Grant, gpus: Sequence[str], node: str, places: str) -> InputError:
+def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: str) -> InputError:
     """That nobody can be booked for GPUs of a job, see `docs/adr/0005-unknown-positions.md`.
 
     `places` is where the order of GPUs was looked for in vain; empty where it is known.

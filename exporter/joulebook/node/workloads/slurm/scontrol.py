@@ -113,11 +113,11 @@ def _gpus(block: str) -> list[HeldGpu]:
                 for first, last, shards in _INDEX.findall(indexes)
                 for n in range(int(first), min(int(last or first), int(first) + 63) + 1)
             ]
-            for position, told in found:
+            for position, reported in found:
                 shards = None
                 if name == "shard":
                     # Without "(1/4)" behind it an index says nothing of how many: even parts.
-                    shards = told if told is not None else max(1, int(count) // len(found))
+                    shards = reported if reported is not None else max(1, int(count) // len(found))
                 held += [HeldGpu(node, position, shards) for node in expand(nodes)]
     return held
 

@@ -23,34 +23,34 @@ from joulebook.node.workloads.contract import (
     NOTHING_HELD,
     Before,
     Boundary,
-    Group,
     Holdings,
+    UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.host.timers import Agenda
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.host.timers import Timers
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
 from joulebook.node.workloads.slurm.gres import GresMap
 from joulebook.node.workloads.slurm.gres_conf import GresMaps, find_program, find_slurm_conf
 from joulebook.node.workloads.slurm.hostlist import expand
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import LabelReader
 from joulebook.node.workloads.slurm.rejections import unmapped
 from joulebook.node.workloads.slurm.scontrol import Asker
-from joulebook.node.workloads.slurm.tracker import SlurmNews
+from joulebook.node.workloads.slurm.tracker import JobTracker
 
 _RETRY_S = 1.0
 _GRES_CHECK_S = 10.0
 _RESCAN_PAUSE_S = 0.2
 
 
-class SlurmTenants:
+class SlurmWorkloads:
     """The SLURM jobs on this host: of the nodes `only` (`n1`, `n[1-2]`), or of all if it is empty.
 
     `events_dir` is where the hooks write; `node` and `gpu_ids` are meant by events without one.
@@ -102,7 +102,7 @@ class SlurmTenants:
         self._gres = GresMaps(conf, gres_conf, slurmd=slurmd)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._reader = CgroupReader(proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
@@ -115,10 +115,10 @@ class SlurmTenants:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._inotify = Inotify()
-        self._agenda = Agenda()
+        self._agenda = Timers()
         self._asker = Asker(self._scontrol, self._conf, timeout_s=self._ask_timeout_s)
         self._labels = LabelReader(self._events_dir / "labels", self._refuse)
-        self._news = SlurmNews(
+        self._news = JobTracker(
             self._clock, self._table, self._agenda, self._asker, self._labels,
             self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
         )  # fmt: skip
@@ -199,7 +199,7 @@ class SlurmTenants:
             job = self._table.current(place.job)
             return None if job is None else job.id
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[UsageGroup]:
         """The cgroup directories of the jobs that run here, or just did, in every hierarchy."""
         with self._lock:
             return [group_of(job) for job in self._table if job.paths or job.past]
@@ -286,7 +286,8 @@ class SlurmTenants:
                     self._news.mapped(mapping.evidence, now)
 
     def _tell(self) -> None:
-        # Outside the lock: who is told may ask for holdings from another thread and wait for it.
+        # Outside the lock: who is reported may ask for holdings from another thread and wait for
+        # it.
         times, self._news.times = self._news.times, []
         for t_ns in times:
             self._boundary(t_ns)
@@ -316,7 +317,7 @@ class SlurmTenants:
             if self._thread is not None:
                 self._thread.wake()
 
-    def _unmapped(self, job: Job, grant: Grant, gpus: Sequence[str]) -> None:
+    def _unmapped(self, job: Job, grant: JobGrant, gpus: Sequence[str]) -> None:
         node = grant.node or self._node
         known, gres = self._gres_of(node)
         nobody_says = known and gres is None and grant.gpu_ids == "gres"

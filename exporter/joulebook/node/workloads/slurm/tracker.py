@@ -13,7 +13,7 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.timers import Agenda
+from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.job import Job
@@ -32,10 +32,10 @@ _OFFSET_GRAIN_NS = 100_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SlurmNews:
+class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
-    `times` collects the node times of begins and ends, to be told once the lock is released;
+    `times` collects the node times of begins and ends, to be reported once the lock is released;
     `stale` the event files of an earlier boot, to be deleted once that is known to the ledger.
     """
 
@@ -43,7 +43,7 @@ class SlurmNews:
         self,
         clock: Clock,
         table: JobTable,
-        agenda: Agenda,
+        agenda: Timers,
         asker: Asker,
         labels: LabelReader,
         gres_of: GresOf,

@@ -42,7 +42,7 @@ class Process(NamedTuple):
     ticks: int
 
 
-class MarkFile(msgspec.Struct, frozen=True):
+class SpanFile(msgspec.Struct, frozen=True):
     """What a mark file says; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
 
     v: Literal[1]
@@ -51,7 +51,7 @@ class MarkFile(msgspec.Struct, frozen=True):
     exited_boottime_ns: _Instant | None = None
 
 
-_MARK = msgspec.json.Decoder(MarkFile)
+_MARK = msgspec.json.Decoder(SpanFile)
 
 
 def process_of(name: str) -> Process | None:
@@ -94,7 +94,7 @@ def open_directory(path: Path) -> int:
     return fd
 
 
-def read(directory_fd: int, name: str, uid: int) -> MarkFile:
+def read(directory_fd: int, name: str, uid: int) -> SpanFile:
     """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.
@@ -124,7 +124,7 @@ def read(directory_fd: int, name: str, uid: int) -> MarkFile:
         os.close(fd)
 
 
-def _decoded(raw: bytes, name: str) -> MarkFile:
+def _decoded(raw: bytes, name: str) -> SpanFile:
     try:
         mark = _MARK.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -172,9 +172,9 @@ def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:
     """A process and those that it descends from, the nearest first."""
     found: list[Process] = []
     while pid > 0 and len(found) < most:
-        told = parent_of(pid)
-        if told is None:
+        reported = parent_of(pid)
+        if reported is None:
             break
-        pid, itself = told
+        pid, itself = reported
         found.append(itself)
     return tuple(found)

@@ -1,6 +1,6 @@
 """Marks: experiments that programs name themselves, on machines without a scheduler.
 
-No claims come from here. A mark says for whom a process burns at what time; who shares a device,
+No claims come from here. A mark says for whom a process consumes at what time; who shares a device,
 and how, is settled as for all processes. A process that a scheduler's source knows is left alone:
 inside a job the scheduler says who pays.
 """
@@ -22,9 +22,9 @@ from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.spans import files
-from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, MarkTable
+from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ RESCAN_S = 5.0
 """How often the whole directory is looked at, for what inotify did not tell and for the dead."""
 
 
-class MarkTenants:
+class SpanWorkloads:
     """The marks in `directory`, which is made if it is not there and can be."""
 
     name = "marks"
@@ -43,9 +43,9 @@ class MarkTenants:
     ) -> None:
         self._clock = clock
         self._directory = directory
-        self._refuse = Refusals()
+        self._refuse = Rejections()
         self._refused: set[tuple[str, int]] = set()
-        self._table = MarkTable(clock, user_of or _user_name)
+        self._table = SpanTable(clock, user_of or _user_name)
         self._thread: InotifyThread | None = None
         self._due = 0.0
         self._trouble = ""
@@ -70,7 +70,7 @@ class MarkTenants:
         self._table.settled()
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Nobody's: a mark is not whose a process is, but for whom it burns at a time."""
+        """Nobody's: a mark is not whose a process is, but for whom it consumes at a time."""
         return None
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
 from joulebook.node.workloads.spans import files
-from joulebook.node.workloads.spans.files import MarkFile, Process
+from joulebook.node.workloads.spans.files import Process, SpanFile
 from joulebook.units import NS_PER_S
 
 SCHEDULER = "process"
@@ -31,10 +31,10 @@ REMEMBERED_NS = 60 * NS_PER_S
 """A mark that was left is known for so long, for the process lists that come after it."""
 
 
-class Entry(msgspec.Struct):
+class SpanEntry(msgspec.Struct):
     """One mark: `left_ns` is `None` while it is in force, `used` once a device was used under it.
 
-    `told` says that the ledger knows all that is known here.
+    `reported` says that the ledger knows all that is known here.
     """
 
     process: Process
@@ -44,7 +44,7 @@ class Entry(msgspec.Struct):
     entered_ns: int
     left_ns: int | None = None
     used: bool = False
-    told: bool = False
+    reported: bool = False
 
     @property
     def span(self) -> Span:
@@ -52,15 +52,15 @@ class Entry(msgspec.Struct):
         return Span(self.entered_ns, self.left_ns, self.workload)
 
 
-class MarkTable:
+class SpanTable:
     """Marks by the name of their file."""
 
     def __init__(self, clock: Clock, user_of: Callable[[int], str]) -> None:
         self._clock = clock
         self._user_of = user_of
         self._lock = threading.Lock()
-        self._marks: dict[str, Entry] = {}
-        self._handed: list[tuple[Entry, int | None]] = []
+        self._marks: dict[str, SpanEntry] = {}
+        self._handed: list[tuple[SpanEntry, int | None]] = []
         self._families: dict[tuple[int, int], tuple[Process, ...]] = {}
         self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
 
@@ -70,7 +70,7 @@ class MarkTable:
             known = self._marks.get(name)
             return None if known is None else known.uid
 
-    def note(self, name: str, process: Process, uid: int, said: MarkFile) -> bool:
+    def note(self, name: str, process: Process, uid: int, said: SpanFile) -> bool:
         """Take in what a file says; whether a mark began or ended by it.
 
         An instant that cannot be (before the process began, in the time to come) is moved to the
@@ -86,7 +86,7 @@ class MarkTable:
             if known is not None:
                 if known.left_ns is not None or left_ns is None:
                     return False
-                known.left_ns, known.told = max(left_ns, known.entered_ns), False
+                known.left_ns, known.reported = max(left_ns, known.entered_ns), False
                 return True
             mine = sum(e.left_ns is None and e.uid == uid for e in self._marks.values())
             if mine >= MOST_OF_ONE_USER or len(self._marks) >= MOST:
@@ -94,7 +94,7 @@ class MarkTable:
                 raise InputError(text, reason="too_many")
             began_ns = process.ticks * files.TICK_NS + shift_ns
             entered_ns = max(min(said.entered_boottime_ns + shift_ns, now_ns), began_ns)
-            self._marks[name] = Entry(
+            self._marks[name] = SpanEntry(
                 process,
                 self._workload(process, uid, said.experiment),
                 said.experiment,
@@ -111,14 +111,16 @@ class MarkTable:
             for name, entry in list(self._marks.items()):
                 gone = name not in present or files.owner_of(entry.process) is None
                 if entry.left_ns is None and gone:
-                    entry.left_ns, entry.told = now_ns, False
+                    entry.left_ns, entry.reported = now_ns, False
                 if entry.left_ns is not None and now_ns - entry.left_ns > REMEMBERED_NS:
                     del self._marks[name]
 
     def news(self) -> tuple[WorkloadFacts, ...]:
         """The facts of marks that a device was used under, where anything about them is new."""
         with self._lock:
-            self._handed = [(e, e.left_ns) for e in self._marks.values() if e.used and not e.told]
+            self._handed = [
+                (e, e.left_ns) for e in self._marks.values() if e.used and not e.reported
+            ]
             fresh = {entry.workload for entry, _ in self._handed}
             return tuple(self._facts(workload) for workload in sorted(fresh))
 
@@ -126,7 +128,7 @@ class MarkTable:
         """What `news` gave last is durable."""
         with self._lock:
             for entry, left_ns in self._handed:
-                entry.told = entry.left_ns == left_ns
+                entry.reported = entry.left_ns == left_ns
             self._handed = []
 
     def marked(self, reading: Reading) -> Reading:

@@ -29,11 +29,11 @@ def opened(machine: Machine, clock: StillClock) -> DrmSensor:
 
 @pytest.mark.parametrize("revision", range(9))
 def test_each_revision_of_gpu_metrics(revision: int) -> None:
-    told = parse(gpu_metrics(revision, 1 << 20, power_w=321, gfx=87))
-    assert told is not None
-    assert told.energy_uj == 16_000_000  # 2^20 of 2^-16 J
-    assert (told.power_mw, told.gfx_percent) == (321_000, 87)
-    assert told.wrap_uj == (WRAP_32_UJ if revision == 0 else None)
+    reported = parse(gpu_metrics(revision, 1 << 20, power_w=321, gfx=87))
+    assert reported is not None
+    assert reported.energy_uj == 16_000_000  # 2^20 of 2^-16 J
+    assert (reported.power_mw, reported.gfx_percent) == (321_000, 87)
+    assert reported.wrap_uj == (WRAP_32_UJ if revision == 0 else None)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_table_that_is_cut_short_or_unknown_tells_nothing(table: bytes) -> Non
 
 
 def test_what_firmware_does_not_tell_is_not_zero() -> None:
-    told = parse(gpu_metrics(4, (1 << 64) - 1, power_w=0xFFFF, gfx=0xFFFF))
-    assert told is not None
-    assert told.energy_uj is None and told.power_mw is None and told.gfx_percent is None
+    reported = parse(gpu_metrics(4, (1 << 64) - 1, power_w=0xFFFF, gfx=0xFFFF))
+    assert reported is not None
+    assert reported.energy_uj is None and reported.power_mw is None and reported.gfx_percent is None
     assert parse(gpu_metrics(4, 0)) is not None and parse(gpu_metrics(4, 0)).energy_uj is None  # type: ignore[union-attr]
 
 

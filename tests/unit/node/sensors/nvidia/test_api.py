@@ -11,15 +11,15 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, START_NS, Make
 
 from joulebook.errors import SensorLost, SensorMissing, SensorRetry, SensorUnsupported
 from joulebook.node.sensors.nvidia import api, processes
-from joulebook.node.sensors.nvidia.api import THROTTLE_FIELDS, Device, Session
+from joulebook.node.sensors.nvidia.api import THROTTLE_FIELDS, NvmlDevice, Session
 
 NO_COUNTER = Gpu(name="Tesla P40", has_energy_counter=False)
 
 
-def opened(make: MakeBench, gpu: Gpu | None = None) -> tuple[Scenario, Session, Device]:
+def opened(make: MakeBench, gpu: Gpu | None = None) -> tuple[Scenario, Session, NvmlDevice]:
     scenario = make([gpu or Gpu()]).scenario
     session = Session()
-    return scenario, session, Device(session, 0)
+    return scenario, session, NvmlDevice(session, 0)
 
 
 def test_layouts_are_those_of_the_binding() -> None:
@@ -71,7 +71,7 @@ def test_energy_power_and_uptime(bench: MakeBench) -> None:
 
 def test_an_older_driver_has_no_uptime(bench: MakeBench) -> None:
     bench(uptime=False)
-    assert Device(Session(), 0).uptime_s() is None
+    assert NvmlDevice(Session(), 0).uptime_s() is None
 
 
 def test_all_field_values_come_in_one_call_each_with_its_own_code(bench: MakeBench) -> None:
@@ -120,7 +120,7 @@ def test_an_older_driver_tells_memory_by_its_first_call(bench: MakeBench) -> Non
     session = Session()
     function = session.function
     session.function = lambda *names: function(*(n for n in names if "_v2" not in n))
-    device = Device(session, 0)
+    device = NvmlDevice(session, 0)
     assert device.telemetry().memory_used_bytes == 123
     assert scenario.calls()["nvmlDeviceGetMemoryInfo"] == 1
     assert "nvmlDeviceGetMemoryInfo_v2" not in scenario.calls()

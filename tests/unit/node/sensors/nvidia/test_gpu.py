@@ -14,7 +14,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.intervals import Interval, between
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Method
-from joulebook.node.sensors.contract import Look, Sensor
+from joulebook.node.sensors.contract import PollResult, Sensor
 
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 
@@ -23,11 +23,11 @@ def meter(slot: int = 0) -> Meter:
     return Meter(Component.GPU, f"GPU-00000000-0000-0000-0000-{slot:012x}")
 
 
-def slots(look: Look) -> list[int]:
+def slots(look: PollResult) -> list[int]:
     return [int(reading.meter.name[-12:], 16) for reading in look.readings]
 
 
-def failed(look: Look) -> dict[int, str]:
+def failed(look: PollResult) -> dict[int, str]:
     return {int(failure.meter.name[-12:], 16): failure.reason for failure in look.failures}
 
 
@@ -273,7 +273,7 @@ def test_without_a_counter_there_are_samples_in_node_time(bench: MakeBench) -> N
     place.scenario.advance(100 * MS)
     (reading,) = sensor.look(processes=False).readings
     assert [s.power_mw for s in reading.samples] == [100_000] * 5
-    assert sensor.glance([meter()]) == []
+    assert sensor.poll_energy([meter()]) == []
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600])

@@ -16,7 +16,7 @@ from tests.fakes.nvml.scenario import Gpu, Kind, Process, Scenario
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, START_NS, MakeBench
 
 from joulebook.errors import SensorRetry
-from joulebook.node.sensors.nvidia.api import Device, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.processes import (
     ENTRY_SIZES,
     LOOK_BACK_US,
@@ -35,7 +35,7 @@ S_US = 1_000_000
 def reader(make: MakeBench, layout: Layout = 24) -> tuple[Scenario, ProcessReader]:
     scenario = make([Gpu()], layout=layout).scenario
     session = Session()
-    return scenario, ProcessReader(session, Device(session, 0))
+    return scenario, ProcessReader(session, NvmlDevice(session, 0))
 
 
 def by_pid(processes: ProcessReader) -> dict[int, int | None] | None:
@@ -66,7 +66,7 @@ def test_lists_are_merged_by_pid(bench: MakeBench, layout: Layout) -> None:
         Process(pid=1, kind=Kind.COMPUTE, memory_bytes=10),
         Process(pid=2, kind=Kind.GRAPHICS, memory_bytes=20),
         Process(pid=3, kind=Kind.MPS, memory_bytes=30),
-        # The same memory, told by two lists, is not twice as much.
+        # The same memory, reported by two lists, is not twice as much.
         Process(pid=4, kind=Kind.COMPUTE + Kind.GRAPHICS, memory_bytes=40),
         Process(pid=5, kind=Kind.COMPUTE, memory_bytes=unknown),
     ):
@@ -198,7 +198,7 @@ def test_garbage_is_refused_and_moves_nothing(t_us: int, sm_pct: int) -> None:
     # What comes next counts from the good sample, not from the garbage.
     later = take(times, NOW_US + 2 * S_US, SmSample(1, NOW_US + 2 * S_US, 50))
     assert later == {1: SECOND // 2}
-    # It is counted; a sample that was told before already is no garbage.
+    # It is counted; a sample that was reported before already is no garbage.
     assert times.refused == (sm_pct > 100 or not 0 < t_us <= NOW_US)
 
 

@@ -20,7 +20,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, SHIFT_NS, Bench, M
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import SensorLost, SensorMissing
-from joulebook.node.sensors.contract import Look
+from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.nvidia.sensor import REOPEN_FIRST_NS, REOPEN_MOST_NS, NvmlSensor
 
 LOST = pynvml.NVML_ERROR_GPU_IS_LOST
@@ -32,11 +32,11 @@ def meter(slot: int = 0) -> Meter:
     return Meter(Component.GPU, f"GPU-00000000-0000-0000-0000-{slot:012x}")
 
 
-def slots(look: Look) -> list[int]:
+def slots(look: PollResult) -> list[int]:
     return [int(reading.meter.name[-12:], 16) for reading in look.readings]
 
 
-def failed(look: Look) -> dict[int, str]:
+def failed(look: PollResult) -> dict[int, str]:
     return {int(failure.meter.name[-12:], 16): failure.reason for failure in look.failures}
 
 
@@ -63,7 +63,7 @@ def test_a_glance_is_one_call_for_each_gpu_that_has_a_counter(bench: MakeBench) 
     sensor = place.sensor()
     place.scenario.inject(ENERGY, pynvml.NVML_ERROR_TIMEOUT, gpu=3)
     unknown = Meter(Component.GPU, "GPU-elsewhere")
-    readings = sensor.glance([meter(0), meter(1), meter(2), meter(3), unknown])
+    readings = sensor.poll_energy([meter(0), meter(1), meter(2), meter(3), unknown])
     assert [reading.meter for reading in readings] == [meter(0), meter(2)]
     assert place.scenario.calls() == {ENERGY: 3}
     assert readings[0].energy_uj == place.scenario.counter_mj(0) * 1000
@@ -124,7 +124,7 @@ def test_a_gpu_that_was_pulled_stays_known(bench: MakeBench) -> None:
     assert slots(look) == [1]
     assert failed(look) == {0: "gpu_not_found"}
     assert [(s.meter, s.index) for s in look.statuses] == [(meter(1), 0)]
-    assert [r.meter for r in sensor.glance([meter(0), meter(1)])] == [meter(1)]
+    assert [r.meter for r in sensor.poll_energy([meter(0), meter(1)])] == [meter(1)]
 
 
 def test_a_driver_reload_costs_no_look_and_keeps_the_meters(bench: MakeBench) -> None:
@@ -133,7 +133,7 @@ def test_a_driver_reload_costs_no_look_and_keeps_the_meters(bench: MakeBench) ->
     sensor.look(processes=True)
     place.scenario.reload(order=[1, 0])
     place.scenario.advance(5 * SECOND)
-    assert sensor.glance([meter(0)]) == []
+    assert sensor.poll_energy([meter(0)]) == []
     look = sensor.look(processes=False)
     assert look.failures == ()
     assert {s.meter: s.index for s in look.statuses} == {meter(0): 1, meter(1): 0}
@@ -163,7 +163,7 @@ def test_a_driver_that_does_not_come_back(bench: MakeBench) -> None:
     assert "modprobe" in caught.value.remedy
     with pytest.raises(SensorLost):
         sensor.look(processes=False)
-    assert sensor.glance([meter()]) == []
+    assert sensor.poll_energy([meter()]) == []
     place.scenario.clear()
     sensor.open()
     assert slots(sensor.look(processes=False)) == [0]
@@ -210,7 +210,7 @@ def test_no_question_wakes_a_sleeping_gpu(bench: MakeBench) -> None:
     look = sensor.look(processes=True)
     assert failed(look) == {1: "suspended"}
     assert [s.index for s in look.statuses] == [0, 1]
-    assert [r.meter for r in sensor.glance([meter(0), meter(1)])] == [meter(0)]
+    assert [r.meter for r in sensor.poll_energy([meter(0), meter(1)])] == [meter(0)]
     place.scenario.clear()
     (power / "runtime_status").unlink()
     assert slots(sensor.look(processes=False)) == [0, 1]
@@ -229,7 +229,7 @@ def test_a_hang_hangs_only_its_caller(bench: MakeBench) -> None:
     place = bench()
     sensor = place.sensor()
     fault = place.scenario.hang("nvmlDeviceGetFieldValues")
-    looks: list[Look] = []
+    looks: list[PollResult] = []
     caller = threading.Thread(target=lambda: looks.append(sensor.look(processes=False)))
     caller.start()
     spins, until = 0, time.monotonic() + 0.5

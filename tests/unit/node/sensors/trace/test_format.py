@@ -10,7 +10,7 @@ import pytest
 
 from joulebook.core.energy.readings import Component
 from joulebook.errors import ConfigError
-from joulebook.node.sensors.trace.format import Record, read_trace
+from joulebook.node.sensors.trace.format import TraceRecord, read_trace
 
 HEADER = {"v": 1, "kind": "joulebook-trace", "devices": [{"name": "GPU-a"}, {"name": "GPU-b"}]}
 COUNTED = [{"t_ns": t, "gpu": 0, "energy_uj": 10 * t} for t in (0, 5, 9)]
@@ -34,8 +34,13 @@ def test_a_trace_is_read_by_device(tmp_path: Path, name: str) -> None:
     assert trace.header.devices[0].component is Component.GPU
     assert (trace.header.source, trace.header.licence) == ("here", "MIT")
     assert trace.records == (
-        (Record(0, 0, 0), Record(5, 0, 50), Record(7, 0, failed="timeout"), Record(9, 0, 90)),
-        (Record(1, 1, power_mw=7), Record(4, 1, power_mw=7)),
+        (
+            TraceRecord(0, 0, 0),
+            TraceRecord(5, 0, 50),
+            TraceRecord(7, 0, failed="timeout"),
+            TraceRecord(9, 0, 90),
+        ),
+        (TraceRecord(1, 1, power_mw=7), TraceRecord(4, 1, power_mw=7)),
     )
 
 

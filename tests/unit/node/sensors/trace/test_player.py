@@ -19,8 +19,8 @@ from joulebook.node.sensors.trace.format import (
     KIND,
     VERSION,
     Header,
-    Record,
     TraceDevice,
+    TraceRecord,
     read_trace,
 )
 from joulebook.node.sensors.trace.player import SHIPPED, ReplaySensor, find_trace
@@ -29,10 +29,12 @@ SECOND = 1_000_000_000
 BASE_UJ = 5_000_000
 START_NS = 1_700_000_000 * SECOND
 COUNTED = [
-    Record(i * SECOND, 0, BASE_UJ + i * i * 1000, 2000 * i, values={"utilization_ratio": i / 10})
+    TraceRecord(
+        i * SECOND, 0, BASE_UJ + i * i * 1000, 2000 * i, values={"utilization_ratio": i / 10}
+    )
     for i in range(11)
 ]
-POWERED = [Record(i * SECOND, 0, power_mw=1000 * i) for i in range(11)]
+POWERED = [TraceRecord(i * SECOND, 0, power_mw=1000 * i) for i in range(11)]
 
 
 class HandClock:
@@ -53,7 +55,7 @@ class HandClock:
         return t_ns
 
 
-def trace_file(path: Path, *devices: list[Record]) -> Path:
+def trace_file(path: Path, *devices: list[TraceRecord]) -> Path:
     names = (TraceDevice(f"GPU-{i}", vendor="nvidia", model="A1") for i in range(len(devices)))
     lines: list[object] = [Header(VERSION, KIND, tuple(names))]
     for i, records in enumerate(devices):
@@ -91,7 +93,7 @@ def test_what_the_trace_says_now(clock: HandClock, counted: Path) -> None:
     assert (status.vendor, status.model, status.minor) == ("nvidia", "A1", 0)
     assert status.values == {"power_watts": 8.0, "utilization_ratio": 0.4}
     assert sensor.look(processes=False).readings[0].processes is None
-    (glanced,) = sensor.glance([reading.meter, Meter(Component.GPU, "GPU-9")])
+    (glanced,) = sensor.poll_energy([reading.meter, Meter(Component.GPU, "GPU-9")])
     assert (glanced.energy_uj, glanced.busy) == (BASE_UJ + 16_000, None)
 
 
@@ -106,7 +108,7 @@ def test_without_a_loop_it_begins_when_opened_and_ends(clock: HandClock, counted
     assert look.readings == ()
     assert [failure.reason for failure in look.failures] == ["ended"]
     assert [status.values for status in look.statuses] == [{}]
-    assert sensor.glance([Meter(Component.GPU, "GPU-0")]) == []
+    assert sensor.poll_energy([Meter(Component.GPU, "GPU-0")]) == []
 
 
 @given(st.lists(st.integers(1, 40 * SECOND), min_size=1, max_size=30), st.integers(1, 40_000))
@@ -174,7 +176,7 @@ def test_power_alone_comes_as_samples(tmp_path: Path, clock: HandClock, speed: i
     assert samples == [
         (START_NS + second * SECOND // speed, 1000 * second * speed) for second in range(1, 11)
     ]
-    assert sensor.glance([Meter(Component.GPU, "GPU-0")]) == []
+    assert sensor.poll_energy([Meter(Component.GPU, "GPU-0")]) == []
 
 
 def test_samples_go_on_over_the_end_of_a_round(tmp_path: Path, clock: HandClock) -> None:
@@ -191,14 +193,14 @@ def test_samples_go_on_over_the_end_of_a_round(tmp_path: Path, clock: HandClock)
 
 
 def test_a_failure_is_replayed_as_one(tmp_path: Path, clock: HandClock) -> None:
-    records = [*COUNTED[:3], Record(3 * SECOND, 0, failed="gpu_is_lost"), *COUNTED[4:]]
+    records = [*COUNTED[:3], TraceRecord(3 * SECOND, 0, failed="gpu_is_lost"), *COUNTED[4:]]
     sensor = opened(clock, trace_file(tmp_path / "t.jsonl", records), loop=False)
     clock.t_ns += 3 * SECOND
     look = sensor.look(processes=False)
     assert look.readings == ()
     assert [failure.reason for failure in look.failures] == ["gpu_is_lost"]
     assert look.statuses[0].values == {}
-    assert sensor.glance([look.failures[0].meter]) == []
+    assert sensor.poll_energy([look.failures[0].meter]) == []
 
 
 def test_many_devices_and_copies_out_of_step(tmp_path: Path, clock: HandClock) -> None:
@@ -232,7 +234,7 @@ def test_several_traces_side_by_side(clock: HandClock) -> None:
 def test_a_device_that_does_not_say_is_not_idle(tmp_path: Path, clock: HandClock) -> None:
     path = trace_file(
         tmp_path / "t.jsonl",
-        [Record(0, 0, 1), Record(SECOND, 0, 2, busy=False), Record(2, 0, 3)][:2],
+        [TraceRecord(0, 0, 1), TraceRecord(SECOND, 0, 2, busy=False), TraceRecord(2, 0, 3)][:2],
     )
     sensor = opened(clock, path, loop=False)
     assert sensor.look(processes=False).readings[0].busy is True
@@ -254,7 +256,7 @@ def test_what_cannot_be_played(tmp_path: Path, clock: HandClock, counted: Path) 
     sensor = opened(clock, counted)
     sensor.close()
     with pytest.raises(SensorLost):
-        sensor.glance([])
+        sensor.poll_energy([])
     sensor.open()
     assert sensor.look(processes=False).readings
 

@@ -13,8 +13,8 @@ from tests.unit.node.sensors.trace.test_player import HandClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Failure, Meter, PowerSample, Reading
 from joulebook.errors import ConfigError
-from joulebook.node.sensors.contract import Look
-from joulebook.node.sensors.trace.format import Record, read_trace
+from joulebook.node.sensors.contract import PollResult
+from joulebook.node.sensors.trace.format import TraceRecord, read_trace
 from joulebook.node.sensors.trace.player import ReplaySensor
 from joulebook.node.sensors.trace.recorder import TraceWriter
 
@@ -25,7 +25,7 @@ def test_the_nvml_sensor_recorded_and_played_again(bench: MakeBench, tmp_path: P
     place = bench([Gpu(tick_period_ns=0), Gpu(has_energy_counter=False)])
     sensor = place.sensor()
     path = tmp_path / "trace.jsonl.gz"
-    looks: list[Look] = []
+    looks: list[PollResult] = []
     with TraceWriter(path, source="a test", licence="CC0") as writer:
         for i in range(8):
             place.scenario.set_power(0, 60_000 + i * 30_000)
@@ -58,12 +58,14 @@ def test_the_nvml_sensor_recorded_and_played_again(bench: MakeBench, tmp_path: P
 def test_devices_of_any_kind_failures_and_latecomers(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     with TraceWriter(path) as writer:
-        writer.append(Look(failures=(Failure(A, 5, "timeout"),)))  # nothing to begin with
-        writer.append(Look((Reading(A, 10, 100, max_power_mw=9), Reading(B, 12, 7))))
-        writer.append(Look((Reading(A, 20, 200),), (Failure(B, 22, "no_permission"),)))
+        writer.append(PollResult(failures=(Failure(A, 5, "timeout"),)))  # nothing to begin with
+        writer.append(PollResult((Reading(A, 10, 100, max_power_mw=9), Reading(B, 12, 7))))
+        writer.append(PollResult((Reading(A, 20, 200),), (Failure(B, 22, "no_permission"),)))
         late = Meter(Component.GPU, "GPU-late")
-        writer.append(Look((Reading(late, 30, 1), Reading(B, 32, 8)), (Failure(late, 33, "x"),)))
-        writer.append(Look((Reading(A, 20, 999),)))  # not later than the last: left out
+        writer.append(
+            PollResult((Reading(late, 30, 1), Reading(B, 32, 8)), (Failure(late, 33, "x"),))
+        )
+        writer.append(PollResult((Reading(A, 20, 999),)))  # not later than the last: left out
         assert writer.left_out == {late}
         assert writer.records == 5
     trace = read_trace(path)
@@ -72,8 +74,8 @@ def test_devices_of_any_kind_failures_and_latecomers(tmp_path: Path) -> None:
         ("package-0", Component.CPU, None),
     ]
     assert trace.records == (
-        (Record(0, 0, 100), Record(10, 0, 200)),
-        (Record(2, 1, 7), Record(12, 1, failed="no_permission"), Record(22, 1, 8)),
+        (TraceRecord(0, 0, 100), TraceRecord(10, 0, 200)),
+        (TraceRecord(2, 1, 7), TraceRecord(12, 1, failed="no_permission"), TraceRecord(22, 1, 8)),
     )
 
 
@@ -81,7 +83,7 @@ def test_a_counter_that_began_again_is_written_on(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     with TraceWriter(path) as writer:
         for t_ns, energy_uj in enumerate((500, 600, 40, 90, 10, 30)):
-            writer.append(Look((Reading(A, t_ns, energy_uj),)))
+            writer.append(PollResult((Reading(A, t_ns, energy_uj),)))
     (records,) = read_trace(path).records
     assert [record.energy_uj for record in records] == [500, 600, 600, 650, 650, 670]
 
@@ -91,17 +93,19 @@ def test_buffered_power_is_written_once_and_in_order(tmp_path: Path) -> None:
     status = DeviceStatus(A, 0, 0, values={"temperature_celsius": 40.0})
     with TraceWriter(path) as writer:
         samples = (PowerSample(3, 30), PowerSample(6, 60))
-        writer.append(Look((Reading(A, 10, power_mw=9, samples=samples),), statuses=(status,)))
+        writer.append(
+            PollResult((Reading(A, 10, power_mw=9, samples=samples),), statuses=(status,))
+        )
         samples = (PowerSample(6, 60), PowerSample(14, 140))
-        writer.append(Look((Reading(A, 20, samples=samples),)))
-        writer.append(Look((Reading(A, 30, energy_uj=5),)))  # a counter, all of a sudden
+        writer.append(PollResult((Reading(A, 20, samples=samples),)))
+        writer.append(PollResult((Reading(A, 30, energy_uj=5),)))  # a counter, all of a sudden
         assert writer.left_out == {A}
     (records,) = read_trace(path).records
     assert records == (
-        Record(0, 0, power_mw=30),
-        Record(3, 0, power_mw=60),
-        Record(7, 0, power_mw=9, values={"temperature_celsius": 40.0}),
-        Record(11, 0, power_mw=140),
+        TraceRecord(0, 0, power_mw=30),
+        TraceRecord(3, 0, power_mw=60),
+        TraceRecord(7, 0, power_mw=9, values={"temperature_celsius": 40.0}),
+        TraceRecord(11, 0, power_mw=140),
     )
 
 
@@ -124,4 +128,4 @@ def test_a_full_disk_is_said_aloud() -> None:
     writer._path, writer._file = Path("t.jsonl"), Full()  # type: ignore[assignment]
     writer._devices = {A: None}  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="No space left"):
-        writer.append(Look())
+        writer.append(PollResult())

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.kubernetes.cgroups import PodTree, Spot
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodTree
+from joulebook.node.workloads.rejections import Rejections
 
 UID = "11112222-3333-4444-5555-666677778888"
 
 
 class Heard:
     def __init__(self, root: Path, inotify: Inotify) -> None:
-        self.refuse = Refusals()
+        self.refuse = Rejections()
         self.inotify = inotify
         self.tree = PodTree(root, inotify, self.refuse, self)
         self.said: list[str] = []
 
-    def cgroup_made(self, spot: Spot, live: bool) -> None:
+    def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         self.said.append(f"{'new' if live else 'old'} {spot.path.name}")
 
-    def cgroup_gone(self, spot: Spot) -> None:
+    def cgroup_gone(self, spot: PodDirectory) -> None:
         self.said.append(f"gone {spot.path.name}")
 
     def heard(self) -> list[str]:

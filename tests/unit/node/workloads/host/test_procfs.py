@@ -1,4 +1,4 @@
-"""Whose pids a /proc has: told by the namespace, or by the kernel's own thread."""
+"""Whose pids a /proc has: reported by the namespace, or by the kernel's own thread."""
 
 from __future__ import annotations
 

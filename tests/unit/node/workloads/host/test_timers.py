@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from joulebook.node.workloads.host.timers import Agenda
+from joulebook.node.workloads.host.timers import Timers
 
 
 def test_things_are_due_in_the_order_of_their_times() -> None:
     now = [0.0]
-    agenda = Agenda(lambda: now[0])
+    agenda = Timers(lambda: now[0])
     done: list[str] = []
     assert agenda.wait_s() is None
     agenda.at(2.0, lambda: done.append("late"))
@@ -26,7 +26,7 @@ def test_things_are_due_in_the_order_of_their_times() -> None:
 
 def test_one_of_a_name_waits_once() -> None:
     now = [0.0]
-    agenda = Agenda(lambda: now[0])
+    agenda = Timers(lambda: now[0])
     done: list[int] = []
     for n in range(3):
         agenda.once("x", 1.0, lambda n=n: done.append(n))  # type: ignore[misc]

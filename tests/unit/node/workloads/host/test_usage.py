@@ -13,9 +13,9 @@ from tests.unit.node.sensors.still_clock import StillClock
 
 from joulebook.core.energy.host_usage import Census
 from joulebook.core.workloads import WorkloadId
-from joulebook.node.workloads.contract import Group
+from joulebook.node.workloads.contract import UsageGroup
 from joulebook.node.workloads.host import cgroup_counters
-from joulebook.node.workloads.host.usage import HostUse
+from joulebook.node.workloads.host.usage import HostUsageReader
 
 A, B, C = (WorkloadId("slurm", name) for name in "123")
 MS = 1_000_000
@@ -30,7 +30,7 @@ class Tree:
         self.machine.cpu_time(cores=8, busy_ns=500 * MS)
         self.scope = root / "cgroup/system.slice/slurmstepd.scope"
         self.v1 = root / "cgroup"
-        self.use = HostUse(StillClock(), proc=self.machine.proc)
+        self.use = HostUsageReader(StillClock(), proc=self.machine.proc)
 
     def v2(self, name: str, cpu_ms: int, *, anon: int = 0, cpus: str = "0-7") -> Path:
         directory = self.scope / name
@@ -44,10 +44,10 @@ class Tree:
         """What the scope has counted in all."""
         put(self.scope / "cpu.stat", f"usage_usec {cpu_ms * 1000}")
 
-    def count(self, *groups: Group) -> dict[WorkloadId, int]:
+    def count(self, *groups: UsageGroup) -> dict[WorkloadId, int]:
         return {use.workload: use.cpu_ns // MS for use in self.census(*groups).uses}
 
-    def census(self, *groups: Group) -> Census:
+    def census(self, *groups: UsageGroup) -> Census:
         found = self.use.census(groups)
         assert found is not None
         return found
@@ -65,7 +65,7 @@ def remove(directory: Path) -> None:
 
 
 def test_v2_counts_cpu_memory_and_cores(tree: Tree) -> None:
-    job = Group(A, (tree.v2("job_1", 120, anon=3 * GIB, cpus="0-1,4"),), 1, since_ns=42)
+    job = UsageGroup(A, (tree.v2("job_1", 120, anon=3 * GIB, cpus="0-1,4"),), 1, since_ns=42)
     census = tree.census(job)
     (use,) = census.uses
     assert (use.workload, use.cpu_ns, use.since_ns) == (A, 120 * MS, 42)
@@ -76,13 +76,14 @@ def test_v2_counts_cpu_memory_and_cores(tree: Tree) -> None:
 
 
 def test_who_may_use_all_cores_was_allocated_none(tree: Tree) -> None:
-    (use,) = tree.census(Group(A, (tree.v2("job_1", 1),))).uses
+    (use,) = tree.census(UsageGroup(A, (tree.v2("job_1", 1),))).uses
     assert use.cores_milli == 0
     directory = tree.v2("job_2", 1)
     put(directory / "cpu.max", "250000 100000")
-    given = Group(C, (tree.v2("job_3", 1),), cores_milli=4_000)
+    given = UsageGroup(C, (tree.v2("job_3", 1),), cores_milli=4_000)
     uses = {
-        use.workload: use.cores_milli for use in tree.census(Group(B, (directory,)), given).uses
+        use.workload: use.cores_milli
+        for use in tree.census(UsageGroup(B, (directory,)), given).uses
     }
     assert (uses[B], uses[C]) == (2_500, 4_000)
 
@@ -97,14 +98,14 @@ def test_v1_has_a_directory_in_each_hierarchy(tree: Tree) -> None:
     put(tree.v1 / "cpuset" / job / "cpuset.cpus", "2-3")
     put(tree.v1 / "freezer" / job / "freezer.state", "THAWED")
     paths = tuple(sorted(tree.v1 / h / job for h in ("cpuacct", "cpuset", "freezer", "memory")))
-    (use,) = tree.census(Group(A, paths, 2)).uses
+    (use,) = tree.census(UsageGroup(A, paths, 2)).uses
     assert (use.cpu_ns, use.memory_bytes, use.cores_milli) == (77 * MS, 604, 2_000)
 
 
 def test_what_was_used_after_the_last_look_goes_to_who_vanished(tree: Tree) -> None:
     stays, goes = tree.v2("job_1", 100), tree.v2("job_2", 50)
     tree.total(150)
-    a, b = Group(A, (stays,), 1), Group(B, (goes,), 1)
+    a, b = UsageGroup(A, (stays,), 1), UsageGroup(B, (goes,), 1)
     assert tree.count(a, b) == {A: 100, B: 50}
     remove(goes)
     tree.v2("job_1", 180)
@@ -112,30 +113,30 @@ def test_what_was_used_after_the_last_look_goes_to_who_vanished(tree: Tree) -> N
     assert tree.count(a, b) == {A: 180, B: 85}
     tree.total(150 + 80 + 35 + 500)  # somebody unknown: not job 2's, which is long gone
     assert tree.count(a, b) == {A: 180, B: 85}
-    assert tree.count(a) == {A: 180, B: 85}, "told of once more when it is no longer listed"
+    assert tree.count(a) == {A: 180, B: 85}, "reported of once more when it is no longer listed"
     assert tree.count(a) == {A: 180}
 
 
 def test_one_that_came_and_went_unseen_is_in_what_outlives_it(tree: Tree) -> None:
     tree.total(1_000)
-    a = Group(A, (tree.v2("job_1", 10),), 1)
+    a = UsageGroup(A, (tree.v2("job_1", 10),), 1)
     tree.count(a)
     tree.v2("job_1", 20)
     tree.total(1_000 + 10 + 300)
-    assert tree.count(a, Group(B, (tree.scope / "job_2",), 1)) == {A: 20, B: 300}
+    assert tree.count(a, UsageGroup(B, (tree.scope / "job_2",), 1)) == {A: 20, B: 300}
 
 
 def test_two_that_vanished_together_share_what_is_left(tree: Tree) -> None:
     tree.total(0)
-    gone = [Group(w, (tree.scope / f"job_{n}",), 1) for n, w in enumerate((B, C))]
-    tree.count(Group(A, (tree.v2("job_a", 0),), 1))
+    gone = [UsageGroup(w, (tree.scope / f"job_{n}",), 1) for n, w in enumerate((B, C))]
+    tree.count(UsageGroup(A, (tree.v2("job_a", 0),), 1))
     tree.total(301)
-    census = tree.census(Group(A, (tree.scope / "job_a",), 1), *gone)
+    census = tree.census(UsageGroup(A, (tree.scope / "job_a",), 1), *gone)
     assert sorted(u.cpu_ns for u in census.uses) == [0, 301 * MS // 2, 301 * MS // 2]
 
 
 def test_a_name_that_is_given_again_begins_anew(tree: Tree) -> None:
-    job = Group(A, (tree.v2("job_1", 400),))
+    job = UsageGroup(A, (tree.v2("job_1", 400),))
     assert tree.count(job) == {A: 400}
     remove(tree.scope / "job_1")
     (tree.scope / "other").mkdir()  # takes the inode, so that the next one has another
@@ -146,15 +147,15 @@ def test_a_name_that_is_given_again_begins_anew(tree: Tree) -> None:
 def test_a_job_inside_a_pod_is_not_the_pods(tree: Tree) -> None:
     pod = tree.v2("pod", 100, anon=10)
     inner = tree.v2("pod/job_1", 60, anon=4)
-    census = tree.census(Group(A, (pod,)), Group(B, (inner,)))
+    census = tree.census(UsageGroup(A, (pod,)), UsageGroup(B, (inner,)))
     assert {u.workload: u.cpu_ns // MS for u in census.uses} == {A: 40, B: 60}
     tree.v2("pod", 150)
     tree.v2("pod/job_1", 90)
-    assert tree.count(Group(A, (pod,)), Group(B, (inner,))) == {A: 60, B: 90}
+    assert tree.count(UsageGroup(A, (pod,)), UsageGroup(B, (inner,))) == {A: 60, B: 90}
 
 
 def test_directories_that_nobody_has_named_yet_are_counted_for_nobody(tree: Tree) -> None:
-    assert tree.count(Group(None, (tree.v2("job_1", 5),), 1)) == {}
+    assert tree.count(UsageGroup(None, (tree.v2("job_1", 5),), 1)) == {}
 
 
 def test_without_a_counter_the_processes_and_their_children_are_asked(tree: Tree) -> None:
@@ -171,8 +172,8 @@ def test_without_a_counter_the_processes_and_their_children_are_asked(tree: Tree
         child.stdout.readline()
         frozen = tree.v1 / "freezer/slurm/uid_0/job_1/step_0"
         put(frozen / "cgroup.procs", str(child.pid))
-        by_cgroup = Group(A, (frozen.parent,))
-        by_pid = Group(B, pids=(child.pid,))
+        by_cgroup = UsageGroup(A, (frozen.parent,))
+        by_pid = UsageGroup(B, pids=(child.pid,))
         census = tree.census(by_cgroup, by_pid)
         child.communicate(b"")
     for use in census.uses:
@@ -181,7 +182,7 @@ def test_without_a_counter_the_processes_and_their_children_are_asked(tree: Tree
 
 
 def test_without_proc_there_is_no_census(tmp_path: Path) -> None:
-    assert HostUse(StillClock(), proc=tmp_path).census([]) is None
+    assert HostUsageReader(StillClock(), proc=tmp_path).census([]) is None
 
 
 def test_nonsense_in_files_is_nothing(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_nonsense_in_files_is_nothing(tmp_path: Path) -> None:
 
 
 def test_the_kernels_own_files_are_read() -> None:
-    found = HostUse(StillClock()).census([Group(A, pids=(os.getpid(),))])
+    found = HostUsageReader(StillClock()).census([UsageGroup(A, pids=(os.getpid(),))])
     assert found is not None and found.cores >= 1
     assert 0 < found.resident_bytes < found.installed_bytes
     assert 0 < found.uses[0].cpu_ns < found.busy_ns

@@ -18,7 +18,7 @@ from joulebook.core.selectors import parse
 from joulebook.node.workloads.contract import Holdings
 from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesTenants
+from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
 
 GPU = "nvidia.com/gpu"
 
@@ -63,7 +63,7 @@ class World:
         self.driver = driver
         self.clock = NodeClock()
         self.boundaries: list[int] = []
-        self.source = KubernetesTenants(
+        self.source = KubernetesWorkloads(
             self.clock,
             node="n1",
             reader=Reader(DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))),

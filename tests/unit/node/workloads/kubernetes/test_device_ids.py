@@ -7,16 +7,16 @@ from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
-    Part,
-    Unmappable,
+    DevicePart,
+    UnknownDevice,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
-OFFER = Offer.of(
-    Device("nvidia.com/gpu.shared", each)
+OFFER = AllocatableDevices.of(
+    KubeletDevice("nvidia.com/gpu.shared", each)
     for each in (
         *(f"GPU-1::{n}" for n in range(4)),
         *(f"MIG-a::{n}" for n in range(2)),
@@ -39,65 +39,65 @@ def meter(index: int) -> Meter:
     return Meter(Component.GPU, f"GPU-{index}")
 
 
-def part(device: Device) -> Part:
+def part(device: KubeletDevice) -> DevicePart:
     return find_part(device, CUT, OFFER, DESCRIBED)
 
 
 @pytest.mark.parametrize(
     ("device_id", "expected"),
     [
-        ("GPU-1", Part(meter(1))),
-        ("GPU-1::3", Part(meter(1), 1, 4)),
-        ("MIG-a", Part(meter(0), 3, 7, "MIG-a")),
-        ("MIG-a::1", Part(meter(0), 3, 14, "MIG-a")),
-        ("MIG-GPU-0/7/0", Part(meter(0), 1, 7, "MIG-GPU-0/7/0")),
-        ("MIG-GPU-0/2/0", Part(meter(0), 3, 7, "MIG-b")),
-        ("nvidia0", Part(meter(3))),
-        ("nvidia3/gi1", Part(meter(0), 3, 7, "MIG-a")),
-        ("nvidia2/vgpu1", Part(meter(1), 1, 3)),
-        ("nvidia3/gi1/vgpu0", Part(meter(0), 3, 14, "MIG-a")),
+        ("GPU-1", DevicePart(meter(1))),
+        ("GPU-1::3", DevicePart(meter(1), 1, 4)),
+        ("MIG-a", DevicePart(meter(0), 3, 7, "MIG-a")),
+        ("MIG-a::1", DevicePart(meter(0), 3, 14, "MIG-a")),
+        ("MIG-GPU-0/7/0", DevicePart(meter(0), 1, 7, "MIG-GPU-0/7/0")),
+        ("MIG-GPU-0/2/0", DevicePart(meter(0), 3, 7, "MIG-b")),
+        ("nvidia0", DevicePart(meter(3))),
+        ("nvidia3/gi1", DevicePart(meter(0), 3, 7, "MIG-a")),
+        ("nvidia2/vgpu1", DevicePart(meter(1), 1, 3)),
+        ("nvidia3/gi1/vgpu0", DevicePart(meter(0), 3, 14, "MIG-a")),
     ],
 )
-def test_ids_of_device_plugins(device_id: str, expected: Part) -> None:
-    assert part(Device(GPU, device_id)) == expected
+def test_ids_of_device_plugins(device_id: str, expected: DevicePart) -> None:
+    assert part(KubeletDevice(GPU, device_id)) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gpu-2", Part(meter(2))),
-        ("gpu-0-mig-3g", Part(meter(0), 3, 7, "MIG-b")),
-        ("gpu-0-mig-1g", Part(meter(0), 1, 7, "MIG-GPU-0/7/0")),
+        ("gpu-2", DevicePart(meter(2))),
+        ("gpu-0-mig-3g", DevicePart(meter(0), 3, 7, "MIG-b")),
+        ("gpu-0-mig-1g", DevicePart(meter(0), 1, 7, "MIG-GPU-0/7/0")),
     ],
 )
-def test_devices_of_dra(name: str, expected: Part) -> None:
-    assert part(Device("", f"gpu.nvidia.com/n1/{name}")) == expected
+def test_devices_of_dra(name: str, expected: DevicePart) -> None:
+    assert part(KubeletDevice("", f"gpu.nvidia.com/n1/{name}")) == expected
 
 
 @pytest.mark.parametrize(
     ("device", "absent"),
     [
-        (Device(GPU, "GPU-9"), True),
-        (Device(GPU, "nvidia7"), True),
-        (Device(GPU, "GPU-9::0"), True),
-        (Device(GPU, "MIG-GPU-9/1/0"), True),
-        (Device(GPU, "MIG-zz"), False),
-        (Device(GPU, "MIG-GPU-0/5/0"), False),
-        (Device(GPU, "nvidia3/gi9"), False),
-        (Device(GPU, "GPU-2::0"), False),  # nobody offers replicas of it
-        (Device("example.org/card", "card-7"), False),
-        (Device("", "gpu.nvidia.com/n1/gpu-9"), False),
-        (Device("", "gpu.nvidia.com/n1/nameless"), False),
-        (Device("", "gpu.nvidia.com/n1/gpu-0-mig-dynamic"), False),  # two are alike
+        (KubeletDevice(GPU, "GPU-9"), True),
+        (KubeletDevice(GPU, "nvidia7"), True),
+        (KubeletDevice(GPU, "GPU-9::0"), True),
+        (KubeletDevice(GPU, "MIG-GPU-9/1/0"), True),
+        (KubeletDevice(GPU, "MIG-zz"), False),
+        (KubeletDevice(GPU, "MIG-GPU-0/5/0"), False),
+        (KubeletDevice(GPU, "nvidia3/gi9"), False),
+        (KubeletDevice(GPU, "GPU-2::0"), False),  # nobody offers replicas of it
+        (KubeletDevice("example.org/card", "card-7"), False),
+        (KubeletDevice("", "gpu.nvidia.com/n1/gpu-9"), False),
+        (KubeletDevice("", "gpu.nvidia.com/n1/nameless"), False),
+        (KubeletDevice("", "gpu.nvidia.com/n1/gpu-0-mig-dynamic"), False),  # two are alike
     ],
 )
-def test_what_nobody_can_map_is_not_guessed(device: Device, absent: bool) -> None:
-    with pytest.raises(Unmappable) as caught:
+def test_what_nobody_can_map_is_not_guessed(device: KubeletDevice, absent: bool) -> None:
+    with pytest.raises(UnknownDevice) as caught:
         part(device)
     assert caught.value.absent is absent
 
 
 def test_a_mig_device_of_a_node_without_mig_is_absent() -> None:
-    with pytest.raises(Unmappable) as caught:
-        find_part(Device(GPU, "MIG-a"), CARDS, OFFER, {})
+    with pytest.raises(UnknownDevice) as caught:
+        find_part(KubeletDevice(GPU, "MIG-a"), CARDS, OFFER, {})
     assert caught.value.absent

@@ -15,7 +15,7 @@ from tests.fakes.kubelet.kubelet import RECORDED, FakeKubelet
 
 from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
 from joulebook.node.workloads.kubernetes.kubelet import Kubelet
-from joulebook.node.workloads.kubernetes.listing import Device, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 
 U = [f"GPU-0000000{i}-1111-2222-3333-44444444444{i}" for i in range(4)]
 
@@ -36,11 +36,13 @@ def kubelet(fake: FakeKubelet) -> Iterator[Kubelet]:
 def test_what_a_real_kubelet_answered(fake: FakeKubelet, kubelet: Kubelet) -> None:
     fake.load(RECORDED / "list_v1.36_dra.pb", RECORDED / "allocatable_v1.36.pb")
     assert kubelet.pods() == (
-        ListedPod("team-a", "train-vhj4z", tuple(Device("nvidia.com/gpu", U[i]) for i in (1, 0))),
-        ListedPod("team-a", "solo", (Device("nvidia.com/gpu", U[2]),)),
-        ListedPod("team-a", "dra", (Device("", "gpu.nvidia.com/h4-node/gpu-0"),)),
+        ListedPod(
+            "team-a", "train-vhj4z", tuple(KubeletDevice("nvidia.com/gpu", U[i]) for i in (1, 0))
+        ),
+        ListedPod("team-a", "solo", (KubeletDevice("nvidia.com/gpu", U[2]),)),
+        ListedPod("team-a", "dra", (KubeletDevice("", "gpu.nvidia.com/h4-node/gpu-0"),)),
     )
-    assert kubelet.advertised() == tuple(Device("nvidia.com/gpu", uuid) for uuid in U)
+    assert kubelet.advertised() == tuple(KubeletDevice("nvidia.com/gpu", uuid) for uuid in U)
 
 
 def test_our_messages_are_what_a_real_kubelet_sent() -> None:
@@ -62,7 +64,7 @@ def test_entries_of_one_resource_are_one_list(fake: FakeKubelet, kubelet: Kubele
     fake.admit("a", "numa", devices)
     fake.admit("a", "flat", devices, numa=False)
     numa, flat = kubelet.pods()
-    assert numa.devices == flat.devices == tuple(Device("nvidia.com/gpu", u) for u in U[:3])
+    assert numa.devices == flat.devices == tuple(KubeletDevice("nvidia.com/gpu", u) for u in U[:3])
 
 
 def test_an_answer_of_more_than_4_mib_is_read_and_of_more_than_the_bound_refused(
@@ -76,7 +78,7 @@ def test_an_answer_of_more_than_4_mib_is_read_and_of_more_than_the_bound_refused
     file.write_bytes(answer.SerializeToString())
     assert file.stat().st_size > 5 * 2**20
     fake.answer_from("List", file)
-    assert kubelet.pods()[0].devices == (Device("nvidia.com/gpu", "x" * 200),)
+    assert kubelet.pods()[0].devices == (KubeletDevice("nvidia.com/gpu", "x" * 200),)
     file.write_bytes(messages.ListPodResourcesResponse(pod_resources=[pod] * 6).SerializeToString())
     with pytest.raises(KubeletError) as caught:
         kubelet.pods()

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
-from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, Looker
+from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import ListedPod
 
 
@@ -27,7 +27,7 @@ def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Pat
             time.sleep(0.02)
 
     with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
-        looker = Looker(
+        looker = KubeletPoller(
             kubelet.socket, NodeClock(), 600.0, heard=heard, silent=lambda *_: None,
             offered=lambda _: None, faulty=lambda: None, restless=lambda: False,
         )  # fmt: skip

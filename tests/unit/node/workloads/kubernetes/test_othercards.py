@@ -8,15 +8,15 @@ from joulebook.config import Config
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
     Described,
-    Offer,
-    Part,
-    Unmappable,
+    DevicePart,
+    UnknownDevice,
     base,
     find_part,
     is_replica,
 )
-from joulebook.node.workloads.kubernetes.listing import Device
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
 
 def card(name: str, pci: str, *files: str) -> DeviceStatus:
@@ -29,26 +29,28 @@ INTEL = card("INTEL-0000:4D:00.0", "0000:4d:00.0", "dri/renderD128", "dri/card0"
 NVIDIA = card("GPU-1", "0000:17:00.0")
 CARDS = (AMD, AMD_2, INTEL, NVIDIA)
 
-NOBODY = Offer({})
+NOBODY = AllocatableDevices({})
 
 
-def part(resource: str, id_: str, offer: Offer = NOBODY, said: Described | None = None) -> Part:
-    return find_part(Device(resource, id_), CARDS, offer, {id_: said} if said else {})
+def part(
+    resource: str, id_: str, offer: AllocatableDevices = NOBODY, said: Described | None = None
+) -> DevicePart:
+    return find_part(KubeletDevice(resource, id_), CARDS, offer, {id_: said} if said else {})
 
 
 @pytest.mark.parametrize("address", ["0000:05:00.0", "0000:05:00.0".upper()])
 def test_amd_s_plugin_names_pci_addresses(address: str) -> None:
-    assert part("amd.com/gpu", address) == Part(AMD.meter)
+    assert part("amd.com/gpu", address) == DevicePart(AMD.meter)
 
 
 def test_intel_s_plugin_names_cards_and_their_replicas() -> None:
     assert base("card0-1") == "card0" and is_replica("card0-1")
     assert not is_replica("GPU-6d5aa8a2-5a1f-4c6e-9d1e-446655440000")
-    advertised = [Device("gpu.intel.com/xe", f"card0-{n}") for n in range(4)]
-    shared = Offer.of(advertised)
-    assert part("gpu.intel.com/xe", "card0-3", shared) == Part(INTEL.meter, 1, 4)
-    alone = Offer.of(advertised[:1])
-    assert part("gpu.intel.com/i915", "card0-0", alone) == Part(INTEL.meter, 1, 1)
+    advertised = [KubeletDevice("gpu.intel.com/xe", f"card0-{n}") for n in range(4)]
+    shared = AllocatableDevices.of(advertised)
+    assert part("gpu.intel.com/xe", "card0-3", shared) == DevicePart(INTEL.meter, 1, 4)
+    alone = AllocatableDevices.of(advertised[:1])
+    assert part("gpu.intel.com/i915", "card0-0", alone) == DevicePart(INTEL.meter, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,12 @@ def test_intel_s_plugin_names_cards_and_their_replicas() -> None:
     ],
 )
 def test_dra_drivers_name_devices_by_where_they_are(device: str, meter: Meter) -> None:
-    assert part("", device) == Part(meter)
+    assert part("", device) == DevicePart(meter)
 
 
 def test_a_slice_that_tells_the_address_counts_before_the_name() -> None:
     said = Described(pci="0000:26:00.0")
-    assert part("", "gpu.amd.com/n1/gpu-1-129", said=said) == Part(AMD_2.meter)
+    assert part("", "gpu.amd.com/n1/gpu-1-129", said=said) == DevicePart(AMD_2.meter)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_a_slice_that_tells_the_address_counts_before_the_name() -> None:
     ],
 )
 def test_what_is_not_here_is_not_guessed(resource: str, id_: str) -> None:
-    with pytest.raises(Unmappable):
+    with pytest.raises(UnknownDevice):
         part(resource, id_)
 
 

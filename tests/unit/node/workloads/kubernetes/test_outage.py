@@ -15,10 +15,10 @@ from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.kubernetes import pods as tabling
 from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer
-from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.informer import pods_of
-from joulebook.node.workloads.kubernetes.kubelet_poller import Looker
-from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
+from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
     Meta,
@@ -27,16 +27,16 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     Spec,
     Variable,
 )
-from joulebook.node.workloads.kubernetes.source import KubernetesTenants
+from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
 from joulebook.node.workloads.kubernetes.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 DAY_S = 86_400
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """Stands still until it is reported to go on."""
 
     epoch = "boot"
 
@@ -93,7 +93,7 @@ def test_a_day_of_errors_is_a_question_a_minute_and_one_line_for_each_reason(
     reasons: list[str], longest_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, day = Refusing(reasons), Day()
-    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Refusals())
+    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Rejections())
     watch._stopping = day  # type: ignore[assignment]
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.run()
@@ -119,10 +119,10 @@ class Node:
     """A source whose threads stand still: what they would hear is said by hand."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Looker, "start", lambda _: None)
+        monkeypatch.setattr(KubeletPoller, "start", lambda _: None)
         monkeypatch.setattr(Watch, "start", lambda _: None)
         self.clock = Clock()
-        self.source = KubernetesTenants(
+        self.source = KubernetesWorkloads(
             self.clock,  # type: ignore[arg-type]
             node="n1", reader=Reader(DEFAULT_RULES), socket=folder / "kubelet.sock",
             server=ApiServer(folder), cgroup_root=folder, pod_logs=folder / "logs",
@@ -149,10 +149,10 @@ class Node:
 
     def run(self, name: str, uid: str) -> tuple[int, int]:
         """A pod comes, holds a card for half a minute, and goes; from when to when."""
-        pod = ListedPod("a", name, (Device(GPU, "GPU-0"),))
+        pod = ListedPod("a", name, (KubeletDevice(GPU, "GPU-0"),))
         spots = [
-            Spot(Path(f"/{uid}"), Level.POD, uid),
-            Spot(Path(f"/{uid}/c"), Level.CONTAINER, uid),
+            PodDirectory(Path(f"/{uid}"), PodLevel.POD, uid),
+            PodDirectory(Path(f"/{uid}/c"), PodLevel.CONTAINER, uid),
         ]
         began_ns = self.clock.t_ns
         for spot in spots:

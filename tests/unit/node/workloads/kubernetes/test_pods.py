@@ -9,17 +9,17 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, Body
-from joulebook.node.workloads.kubernetes.cgroups import Level, Spot
-from joulebook.node.workloads.kubernetes.listing import Device, ListedPod
+from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, PodCgroup
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.units import NS_PER_S
 
 PODS = range(3)
 UIDS = [str(uuid.UUID(int=n)) for n in PODS]
-DEVICE = Device("nvidia.com/gpu", "GPU-0")
-CLAIMED = Device("", "gpu.nvidia.com/n1/gpu-1")
+DEVICE = KubeletDevice("nvidia.com/gpu", "GPU-0")
+CLAIMED = KubeletDevice("", "gpu.nvidia.com/n1/gpu-1")
 
 steps = st.lists(
     st.one_of(
@@ -27,19 +27,19 @@ steps = st.lists(
         st.tuples(st.just("silent"), st.just(set())),
         st.tuples(st.just("made"), st.sets(st.sampled_from(PODS), min_size=1)),
         st.tuples(st.just("gone"), st.sets(st.sampled_from(PODS), min_size=1)),
-        st.tuples(st.just("told"), st.sets(st.sampled_from(PODS))),
+        st.tuples(st.just("reported"), st.sets(st.sampled_from(PODS))),
         st.tuples(st.just("done"), st.sets(st.sampled_from(PODS), min_size=1)),
     ),
     max_size=40,
 )
 
 
-def pod_spot(n: int) -> Spot:
-    return Spot(Path(f"/{n}"), Level.POD, UIDS[n])
+def pod_spot(n: int) -> PodDirectory:
+    return PodDirectory(Path(f"/{n}"), PodLevel.POD, UIDS[n])
 
 
-def container_spot(n: int) -> Spot:
-    return Spot(Path(f"/{n}/c"), Level.CONTAINER, UIDS[n], "c")
+def container_spot(n: int) -> PodDirectory:
+    return PodDirectory(Path(f"/{n}/c"), PodLevel.CONTAINER, UIDS[n], "c")
 
 
 @given(steps, st.lists(st.integers(0, 4 * NS_PER_S), min_size=40, max_size=40))
@@ -56,7 +56,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                          now_ns)  # fmt: skip
         elif what == "silent":
             table.silent(now_ns)
-        elif what == "told":
+        elif what == "reported":
             table.relisted(PodInfo(UIDS[n], "a", f"p{n}") for n in which)
         for n in which:
             if what == "made":
@@ -66,7 +66,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                 table.cgroup_gone(container_spot(n), now_ns)
                 table.cgroup_gone(pod_spot(n), now_ns)
             elif what == "done":
-                table.told(PodInfo(UIDS[n], "a", f"p{n}", done=True))
+                table.reported(PodInfo(UIDS[n], "a", f"p{n}", done=True))
         table.review(now_ns)
         for resident in table:
             assert resident.since_ns <= now_ns
@@ -84,16 +84,16 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
 
 
 def test_a_sandbox_that_outlives_its_containers_does_not_count() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     for name in ("sandbox", "main", "init"):
-        body.made(Spot(Path(f"/p/{name}"), Level.CONTAINER, "u", name), 1, live=True)
+        body.made(PodDirectory(Path(f"/p/{name}"), PodLevel.CONTAINER, "u", name), 1, live=True)
     own = frozenset({"main", "init"})
-    body.gone(Spot(Path("/p/init"), Level.CONTAINER, "u", "init"), 5)
+    body.gone(PodDirectory(Path("/p/init"), PodLevel.CONTAINER, "u", "init"), 5)
     assert body.left_ns(own) is None
-    body.gone(Spot(Path("/p/main"), Level.CONTAINER, "u", "main"), 9)
+    body.gone(PodDirectory(Path("/p/main"), PodLevel.CONTAINER, "u", "main"), 9)
     assert body.left_ns(own) == 9
     assert body.left_ns(frozenset()) is None, "without ids nobody can tell which the sandbox is"
-    body.gone(Spot(Path("/p/sandbox"), Level.CONTAINER, "u", "sandbox"), 12)
+    body.gone(PodDirectory(Path("/p/sandbox"), PodLevel.CONTAINER, "u", "sandbox"), 12)
     assert (body.ended_ns(own), body.ended_ns(frozenset())) == (9, 12)
 
 
@@ -114,10 +114,10 @@ def test_a_kubelet_that_has_just_come_back_is_given_longer_to_list_a_pod() -> No
 
 
 def test_a_container_that_crashes_for_ever_takes_no_more_memory() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     body.made(pod_spot(0), 0, live=True)
     for n in range(1000):
-        spot = Spot(Path(f"/0/{n}"), Level.CONTAINER, UIDS[0], f"c{n}")
+        spot = PodDirectory(Path(f"/0/{n}"), PodLevel.CONTAINER, UIDS[0], f"c{n}")
         body.made(spot, 2 * n, live=True)
         body.gone(spot, 2 * n + 1)
     assert len(body.left) == MAX_LEFT
@@ -125,15 +125,17 @@ def test_a_container_that_crashes_for_ever_takes_no_more_memory() -> None:
 
 
 def test_a_pod_has_one_directory_in_each_hierarchy() -> None:
-    body = Body("u")
+    body = PodCgroup("u")
     for hierarchy in ("cpu", "memory"):
-        body.made(Spot(Path(f"/{hierarchy}/p"), Level.POD, "u"), 3, live=True)
-        body.made(Spot(Path(f"/{hierarchy}/p/c"), Level.CONTAINER, "u", "c"), 4, live=True)
-    body.gone(Spot(Path("/cpu/p/c"), Level.CONTAINER, "u", "c"), 8)
+        body.made(PodDirectory(Path(f"/{hierarchy}/p"), PodLevel.POD, "u"), 3, live=True)
+        body.made(
+            PodDirectory(Path(f"/{hierarchy}/p/c"), PodLevel.CONTAINER, "u", "c"), 4, live=True
+        )
+    body.gone(PodDirectory(Path("/cpu/p/c"), PodLevel.CONTAINER, "u", "c"), 8)
     assert body.left_ns(frozenset()) is None
-    body.gone(Spot(Path("/memory/p/c"), Level.CONTAINER, "u", "c"), 9)
+    body.gone(PodDirectory(Path("/memory/p/c"), PodLevel.CONTAINER, "u", "c"), 9)
     assert (body.began_ns, body.left_ns(frozenset())) == (3, 9)
     assert body.ended_ns(frozenset()) is None
     for hierarchy in ("cpu", "memory"):
-        body.gone(Spot(Path(f"/{hierarchy}/p"), Level.POD, "u"), 10)
+        body.gone(PodDirectory(Path(f"/{hierarchy}/p"), PodLevel.POD, "u"), 10)
     assert body.ended_ns(frozenset()) == 9

@@ -133,7 +133,7 @@ def test_init_containers_and_restarts_are_one_tenure(world: World) -> None:
     world.run(uid, "second")
     time.sleep(2.5)
     assert [c.t1_ns for c in world.claims()] == [None]
-    # After a pause that was taken for its end it begins anew.
+    # After a pause that was taken for its end it begins again.
     world.leave(uid, "second")
     world.until(lambda found: found.claims[0].t1_ns)
     world.run(uid, "third")
@@ -214,21 +214,21 @@ def test_other_resources_are_none_of_ours(world: World) -> None:
 def test_boundaries_are_told_for_pods_and_containers(world: World) -> None:
     uid = world.start("train", {GPU: ["GPU-0"]})
     world.until(lambda found: found.claims)
-    told = len(world.boundaries)
+    reported = len(world.boundaries)
     before_ns = world.clock.now_ns()
     world.leave(uid, "main")
     deadline = time.monotonic() + 20
-    while len(world.boundaries) == told:
+    while len(world.boundaries) == reported:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert world.boundaries[-1] >= before_ns
     # One that holds no card begins and ends unheard.
     plain = world.start("plain")
     time.sleep(1.5)
-    told = len(world.boundaries)
+    reported = len(world.boundaries)
     world.leave(plain, "main")
     time.sleep(0.5)
-    assert len(world.boundaries) == told
+    assert len(world.boundaries) == reported
 
 
 def test_groups_are_where_the_kernel_counts(world: World) -> None:

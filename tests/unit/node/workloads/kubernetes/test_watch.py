@@ -20,11 +20,11 @@ from joulebook.node.workloads.kubernetes.informer import pods_of
 from joulebook.node.workloads.kubernetes.pod_object import PodObject
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
 from joulebook.node.workloads.kubernetes.watch import Watch
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 
 
 class Seen:
-    """What a listener was told, as the names that there are."""
+    """What a listener was reported, as the names that there are."""
 
     def __init__(self) -> None:
         self.lists = 0
@@ -66,7 +66,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 @pytest.fixture
 def seen(api: FakeApi) -> Iterator[tuple[Watch[PodObject], Seen]]:
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Refusals())
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Rejections())
     watch.start()
     until(lambda: watch.synced)
     yield watch, found
@@ -140,7 +140,7 @@ def test_403_is_said_once_with_what_to_do(
     monkeypatch.setattr(watching, "FORBIDDEN_S", 0.05)
     api.forbidden.add("pods")
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Refusals())
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Rejections())
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.start()
         until(lambda: api.calls["list pods"] >= 3)
@@ -171,7 +171,7 @@ def test_an_outage_is_outlived(
 def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
     api: FakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found, refuse = Seen(), Refusals()
+    found, refuse = Seen(), Rejections()
     found.changed = lambda item: 1 // 0  # type: ignore[assignment, method-assign, return-value]
     watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, refuse)
     watch.start()
@@ -185,7 +185,7 @@ def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
 
 
 def test_no_service_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen(), Refusals())
+    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen(), Rejections())
     watch.start()
     until(lambda: caplog.records)
     watch.stop()
@@ -203,7 +203,7 @@ def test_slices_of_either_version(
         api.put_slice("n1", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-0", "type": "gpu"}})
         api.put_slice("n2", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-9"}})
         table = SliceTable()
-        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table, Refusals())
+        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table, Rejections())
         watch.start()
         until(lambda: table.described)
         assert table.described == {"gpu.nvidia.com/n1/gpu-0": Described("GPU-0")}
@@ -250,7 +250,7 @@ def test_the_stand_in_runs_as_a_process_too(repository: Path, tmp_path: Path) ->
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found, Refusals())
+            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found, Rejections())
             watch.start()
             until(lambda: found.names() == ["p"])
             watch.stop()

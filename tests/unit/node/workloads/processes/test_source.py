@@ -17,7 +17,7 @@ from joulebook.node.workloads.contract import INFRASTRUCTURE
 from joulebook.node.workloads.processes import source as source_module
 from joulebook.node.workloads.processes import table
 from joulebook.node.workloads.processes.owners import Facts
-from joulebook.node.workloads.processes.source import ProcessTenants
+from joulebook.node.workloads.processes.source import ProcessWorkloads
 
 CARD = Meter(Component.GPU, "GPU-a")
 DEVICES = (DeviceStatus(CARD, 0, 1, model="NVIDIA A100"),)
@@ -47,8 +47,8 @@ class Place:
         monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
         self.source = self.made()
 
-    def made(self, **settings: object) -> ProcessTenants:
-        source = ProcessTenants(
+    def made(self, **settings: object) -> ProcessWorkloads:
+        source = ProcessWorkloads(
             self.clock,
             node="ws1",
             user_of=self._named,

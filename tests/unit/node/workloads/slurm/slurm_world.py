@@ -17,7 +17,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.contract import Holdings
-from joulebook.node.workloads.slurm.source import SlurmTenants
+from joulebook.node.workloads.slurm.source import SlurmWorkloads
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ RECORD = """JobId={job} {array}JobName={name}
 
 
 class World:
-    """Nodes are called by what the cgroup directory is called; n1 unless told otherwise."""
+    """Nodes are called by what the cgroup directory is called; n1 unless reported otherwise."""
 
     def __init__(self, path: Path, gres_conf: str = "Name=gpu File=/dev/nvidia[0-3]\n") -> None:
         self.path = path
@@ -66,8 +66,8 @@ class World:
         self.options: dict[str, Any] = {}
         self.tenants = self._new()
 
-    def _new(self) -> SlurmTenants:
-        return SlurmTenants(
+    def _new(self) -> SlurmWorkloads:
+        return SlurmWorkloads(
             self.clock,
             events_dir=self.events,
             cgroup_root=self.root,

@@ -12,7 +12,7 @@ import pytest
 
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.rejections import Refusals
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 
 V2 = next(
@@ -26,7 +26,7 @@ class Heard:
     def __init__(self, root: Path, *only: str) -> None:
         self.root = root
         self.inotify = Inotify()
-        self.tree = SlurmTree(root, self.inotify, Refusals(), self, frozenset(only))
+        self.tree = SlurmTree(root, self.inotify, Rejections(), self, frozenset(only))
         self.said: list[str] = []
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
@@ -121,13 +121,13 @@ def test_10_000_jobs_leave_nothing_behind(v1: Path) -> None:
     top.mkdir(parents=True)
     heard = Heard(v1)
     heard.tree.scan()
-    told = 0
+    reported = 0
     for n in range(1, 10_001):
         (top / f"job_{n}").mkdir()
         (top / f"job_{n}").rmdir()
         if n % 1000 == 0:
-            told += len(heard.listen())
-    assert told == 20_000
+            reported += len(heard.listen())
+    assert reported == 20_000
     heard.listen()
     assert len(heard.tree._watches) == 5, "root, two hierarchies, slurm, uid_5"
     assert not heard.tree._there

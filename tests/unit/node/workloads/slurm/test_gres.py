@@ -9,7 +9,7 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.slurm.gres import (
     GresMap,
-    Part,
+    GresPart,
     Position,
     Unmappable,
     find_part,
@@ -150,8 +150,8 @@ def test_a_pulled_card_is_nobodys_and_shifts_no_other(dev: Path) -> None:
 
 def test_ids_of_other_kinds() -> None:
     devices = [device("GPU-a", 0, 5), device("GPU-b", 1, 6)]
-    assert find_part("6", "minor", None, devices) == Part(devices[1].meter)
-    assert find_part("GPU-a", "gres", None, devices) == Part(devices[0].meter)
+    assert find_part("6", "minor", None, devices) == GresPart(devices[1].meter)
+    assert find_part("GPU-a", "gres", None, devices) == GresPart(devices[0].meter)
     assert find_part("GPU-gone", "uuid", None, devices) is None
     for gpu, gres in (("0", None), ("2", GresMap(())), ("MIG-x", None)):
         with pytest.raises(Unmappable):

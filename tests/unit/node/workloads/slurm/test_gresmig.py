@@ -11,7 +11,7 @@ from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.workloads.slurm.gres import (
     GresMap,
-    Part,
+    GresPart,
     Position,
     Unmappable,
     find_part,
@@ -60,7 +60,7 @@ def gres(tmp_path: Path) -> GresMap:
     return found
 
 
-def part(gpu: str, gres: GresMap | None, gpu_ids: str = "gres") -> Part | None:
+def part(gpu: str, gres: GresMap | None, gpu_ids: str = "gres") -> GresPart | None:
     return find_part(gpu, gpu_ids, gres, [OTHER, CARD])
 
 
@@ -74,10 +74,10 @@ def test_the_table_of_the_driver() -> None:
 
 def test_positions_are_the_instances_whose_capabilities_they_need(gres: GresMap) -> None:
     assert [part(str(n), gres) for n in range(4)] == [
-        Part(CARD.meter, 3, 7, "MIG-x"),
-        Part(CARD.meter, 1, 7, "MIG-y"),
-        Part(CARD.meter, 1, 7, "MIG-z"),
-        Part(OTHER.meter),
+        GresPart(CARD.meter, 3, 7, "MIG-x"),
+        GresPart(CARD.meter, 1, 7, "MIG-y"),
+        GresPart(CARD.meter, 1, 7, "MIG-z"),
+        GresPart(OTHER.meter),
     ]
 
 
@@ -85,7 +85,7 @@ def test_a_capability_file_alone_tells_it_too(gres: GresMap) -> None:
     alone = parse_gres_conf("Name=gpu File=/dev/nvidia-caps/nvidia-cap22\n", "n1")
     assert alone is not None
     alone = msgspec.structs.replace(alone, minors=gres.minors)
-    assert part("0", alone) == Part(CARD.meter, 3, 7, "MIG-x")
+    assert part("0", alone) == GresPart(CARD.meter, 3, 7, "MIG-x")
 
 
 def test_what_slurmd_finds_by_itself(gres: GresMap) -> None:
@@ -96,7 +96,7 @@ def test_what_slurmd_finds_by_itself(gres: GresMap) -> None:
     found = parse_slurmd_g(text)
     assert found is not None
     found = msgspec.structs.replace(found, minors=gres.minors)
-    assert part("0", found) == Part(CARD.meter, 3, 7, "MIG-x")
+    assert part("0", found) == GresPart(CARD.meter, 3, 7, "MIG-x")
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_positions_of_one_file_that_nothing_tells_apart_are_somebodys() -> None:
 @pytest.mark.parametrize("uuid", ["MIG-y", "MIG-GPU-a/2/0"])
 def test_uuids_old_and_new(uuid: str) -> None:
     for gpu_ids in ("gres", "uuid", "nvml"):
-        assert part(uuid, None, gpu_ids) == Part(CARD.meter, 1, 7, "MIG-y")
+        assert part(uuid, None, gpu_ids) == GresPart(CARD.meter, 1, 7, "MIG-y")
 
 
 def test_indexes_of_nvml_with_a_gpu_instance() -> None:
-    assert part("3.1", None, "nvml") == Part(CARD.meter, 3, 7, "MIG-x")
-    assert part("3", None, "nvml") == Part(CARD.meter)
-    assert part("0", None, "nvml") == Part(OTHER.meter)
+    assert part("3.1", None, "nvml") == GresPart(CARD.meter, 3, 7, "MIG-x")
+    assert part("3", None, "nvml") == GresPart(CARD.meter)
+    assert part("0", None, "nvml") == GresPart(OTHER.meter)
     assert part("9", None, "nvml") is None
     for gpu in ("3.2", "3.7", "0.1"):  # two of them; none; a card that is not cut up
         with pytest.raises(Unmappable):

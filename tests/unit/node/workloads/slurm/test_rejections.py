@@ -4,13 +4,13 @@ import pytest
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
-from joulebook.node.workloads.rejections import TOLD_MAX, Refusals
-from joulebook.node.workloads.slurm.job import Grant, Job
+from joulebook.node.workloads.rejections import TOLD_MAX, Rejections
+from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.rejections import unmapped
 
 
 def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptureFixture) -> None:
-    refuse = Refusals()
+    refuse = Rejections()
     for _ in range(3):
         refuse(InputError("101.0.json: gpus[0] = 0", reason="bad_field"))
     refuse(InputError("102.0.json: user = 7", reason="bad_field"))
@@ -29,7 +29,7 @@ def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptu
 
 
 def test_a_fault_of_ours_is_logged_once_with_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    refuse = Refusals()
+    refuse = Rejections()
     for _ in range(3):
         for what in ("asking failed", "watching failed"):
             try:
@@ -44,7 +44,7 @@ def test_a_fault_of_ours_is_logged_once_with_where_it_was(caplog: pytest.LogCapt
 
 
 def test_what_is_said_of_a_gpu_that_nobody_knows() -> None:
-    grant = Grant(Evidence.PROLOG, "n1", ("0", "1"), 0)
+    grant = JobGrant(Evidence.PROLOG, "n1", ("0", "1"), 0)
     said = unmapped(Job("101", 0), grant, ["0"], "n1", "/etc/gres.conf nor slurmd -G")
     assert said.reason == "gres_unknown"
     assert "/etc/gres.conf" in str(said) and "tenants.slurm.gres_conf" in str(said)

@@ -615,10 +615,10 @@ def test_open_and_close_leave_no_thread_and_no_descriptor(world: World) -> None:
 def test_a_fault_of_ours_is_said_and_survived(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = world.tenants._news.job_told
+    reported = world.tenants._news.job_told
 
     def broken(*_: object) -> None:
-        monkeypatch.setattr(world.tenants._news, "job_told", told)
+        monkeypatch.setattr(world.tenants._news, "job_told", reported)
         raise ZeroDivisionError
 
     monkeypatch.setattr(world.tenants._news, "job_told", broken)

@@ -18,7 +18,7 @@ from joulebook.clock import NodeClock
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
 from joulebook.core.workloads import WorkloadId
 from joulebook.node.workloads.spans import files
-from joulebook.node.workloads.spans.source import MarkTenants
+from joulebook.node.workloads.spans.source import SpanWorkloads
 from joulebook.node.workloads.spans.table import MOST_OF_ONE_USER
 
 GPU = Meter(Component.GPU, "GPU-a")
@@ -31,22 +31,22 @@ class Node:
         self.directory = directory
         self.clock = NodeClock()
         self.boundaries: list[int] = []
-        self.source = MarkTenants(self.clock, directory, user_of=lambda uid: f"u{uid}")
+        self.source = SpanWorkloads(self.clock, directory, user_of=lambda uid: f"u{uid}")
         self.source.open(self.boundaries.append)
 
     def marks(self, pid: int | None = None, **more: object) -> list[tuple[str, bool]]:
         """The experiments that a process is under as it is listed, and whether they are over."""
         process = replace(ProcessUse(pid or os.getpid(), 1), **more)
         reading = Reading(GPU, self.clock.now_ns(), processes=(process,))
-        told = self.source.marked(reading).processes
+        reported = self.source.marked(reading).processes
         self.facts = {**getattr(self, "facts", {})}
         for fact in self.source.holdings(()).facts:
             self.facts[fact.id] = fact
         self.source.settled()
-        assert told is not None
+        assert reported is not None
         return [
             (self.facts[span.workload].labels.experiment, span.t1_ns is not None)
-            for span in told[0].marks
+            for span in reported[0].marks
         ]
 
     def rejected(self) -> dict[str, int]:
@@ -213,9 +213,9 @@ def test_times_that_cannot_be_are_moved_to_those_that_can(node: Node) -> None:
     node.write(mine(2), said(experiment="later", entered_boottime_ns=now_ns + hour_ns))
     node.until(("later", False), ("bert", False))
     reading = Reading(GPU, node.clock.now_ns(), processes=(ProcessUse(os.getpid(), 1),))
-    told = node.source.marked(reading).processes
-    assert told is not None
-    later, early = told[0].marks
+    reported = node.source.marked(reading).processes
+    assert reported is not None
+    later, early = reported[0].marks
     assert later.t0_ns <= node.clock.now_ns()
     began_ns = experiment_span.started_ticks("self") * 10**7
     assert abs(node.clock.boottime_ns(early.t0_ns) - began_ns) < 10**9
@@ -246,7 +246,7 @@ def test_a_directory_in_which_users_may_remove_each_others_files_is_refused(
     directory = tmp_path / "open"
     directory.mkdir()
     directory.chmod(mode)
-    source = MarkTenants(NodeClock(), directory)
+    source = SpanWorkloads(NodeClock(), directory)
     source.open(lambda t_ns: None)
     try:
         assert source.holdings(()).rejected == ({reason: 1} if reason else {})
@@ -275,7 +275,7 @@ def test_a_program_runs_on_whatever_becomes_of_its_mark(
 def test_a_forked_child_does_not_end_the_mark_of_its_parent(node: Node) -> None:
     with experiment("parent"):
         node.until(("parent", False))
-        mark = experiment_span.Mark(node.directory / mine(1), "x", 1, os.getpid() + 1)
+        mark = experiment_span.ExperimentSpan(node.directory / mine(1), "x", 1, os.getpid() + 1)
         experiment_span.leave(mark)
         assert node.marks() == [("parent", False)]
 
