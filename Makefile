@@ -81,6 +81,21 @@ real: dev
 	$(call heading,integration and end-to-end tests)
 	@$(PYTEST) $(wildcard tests/integration tests/e2e) --durations=10
 
+# At 50 times the examples, laws of 2,000 scenarios try 100,000. All but the pure core runs ten
+# times: only chance shows what goes wrong between threads or processes.
+SCALE := 50
+ROUNDS := 10
+
+nightly: bootstrap ## what takes hours, and what needs other registries (SCALE=50 ROUNDS=10)
+	$(call heading,property tests with $(SCALE) times the examples)
+	@JOULEBOOK_TEST_SCALE=$(SCALE) $(PYTEST) tests/unit --timeout=14400
+	$(call heading,tests that are marked nightly)
+	@$(PYTEST) -m nightly tests
+	@for round in $$(seq $(ROUNDS)); do \
+		printf '\n== threads and processes: round %s of $(ROUNDS)\n' $$round; \
+		$(PYTEST) tests --ignore=tests/unit/core; \
+	done
+
 docs: dev ## write docs/metrics.md, the dashboards and their rules anew
 	@$(BIN)/python tools/generate.py
 
@@ -106,5 +121,5 @@ clean: ## remove all that make made, .venv included
 	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real docs \
+.PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
 	pictures bench deb image lock clean

@@ -40,18 +40,18 @@ def _table(directory: Path, rounds: int) -> Table:
     groups = [_group(directory, job) for job in range(JOBS)]
     rows: list[Sequence[Cell]] = [
         _row("RAPL: a look at 4 zones", lambda: sensor.look(processes=False), rounds),
-        _row(f"census of {JOBS} cgroups", lambda: use.census(groups), rounds),
+        _row(f"snapshot of {JOBS} cgroups", lambda: use.snapshot(groups), rounds),
     ]
     books, policy = Books(), BookingPolicy(settle_ns=3 * NS_PER_S)
 
     def tick() -> None:
         nonlocal books
         readings = sensor.look(processes=False).readings
-        census = use.census(groups)
-        assert census is not None
+        snapshot = use.snapshot(groups)
+        assert snapshot is not None
         began = time.thread_time_ns()
         now_ns = max(clock.now_ns(), books.last_ns + 1)
-        step = Tick(now_ns, readings=readings, census=(census,))
+        step = Tick(now_ns, readings=readings, snapshots=(snapshot,))
         books, _ = advance(books, step, policy)
         shares.append((time.thread_time_ns() - began) / 1e6)
 

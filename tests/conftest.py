@@ -1,21 +1,20 @@
 """What all tests share: hypothesis profiles, marks by folder, and a few places to work in.
 
-`HYPOTHESIS_PROFILE=ci` (the default) tries the same examples in every run; `dev` new ones each
-time; `soak` many more.
+A usual run tries the same examples each time; with `JOULEBOOK_TEST_SCALE=N` new ones, and N times
+as many (`tests/scale.py`).
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.scale import SCALE, scaled
 
 if TYPE_CHECKING:
     from tests.integration.postgresql import PostgreSql
@@ -23,12 +22,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 # No deadlines: two busy cores decide how long an example takes.
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile(
-    "soak", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow]
+    "scaled",
+    deadline=None,
+    derandomize=SCALE == 1,
+    max_examples=scaled(100),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow] if SCALE > 1 else [],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile("scaled")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,16 +70,3 @@ def postgresql() -> Iterator[PostgreSql]:
 
     with running() as server:
         yield server
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Gives TCP ports of 127.0.0.1 that nothing listens on at the moment."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return find

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from joulebook import __version__
+from joulebook import __version__, mark
 from joulebook.commands import lab, leaderboard
 from joulebook.commands.report import options
 from joulebook.config import DEFAULT_PATH
@@ -19,7 +19,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 GROUPS = {
     "the daemon of a node": ("run", "doctor", "config", "hooks", "release", "health"),
-    "what consumes, and what it costs": ("top", "job", "rates"),
+    "what consumes, and what it costs": ("top", "job", "mark", "rates"),
     "publish": ("report", "leaderboard", "mlflow"),
     "the lab, from many nodes": ("collect", "bill", "relabel"),
     "traces": ("record", "replay"),
@@ -179,6 +179,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="with --append: for how long to wait for the last energy (default: 60s)",
     )
+    command(
+        "mark", "run a command, and book what it consumes to an experiment: mark NAME -- COMMAND"
+    )
     command("doctor", "what this node can read, what it cannot, why, and what to do")
     command("health", "whether the daemon of this node lives (what its /healthz answers)")
     hooks = command("hooks", "put SLURM's Prolog and Epilog beside those that a site has")
@@ -266,6 +269,9 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["mark"]:
+        return mark.main(argv[1:])  # all that follows is somebody's command
     args = _parsed(argv)
     # Imported late: `joulebook job` needs neither NVML nor an HTTP server in memory.
     module, _, function = args.module.partition(":")

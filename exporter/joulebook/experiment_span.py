@@ -4,8 +4,8 @@ For machines without a scheduler. Entering writes a small file that the node's d
 leaving completes it; docs/in-code.md says what is booked. The file says nothing of who you are:
 the daemon takes that from the process itself, and believes only the owner of the process.
 
-This is loaded into other people's programs: it imports next to nothing, and no trouble with
-marking (no daemon, no directory, a full disk) ever reaches the program.
+This is loaded into other people's programs: it imports next to nothing, and no trouble with the
+file (no daemon, no directory, a full disk) ever reaches the program. It is tried again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import contextlib
 import itertools
 import json
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 DIRECTORY = "/run/joulebook/marks"
 VARIABLE = "JOULEBOOK_MARKS_DIR"
@@ -25,54 +26,101 @@ VARIABLE = "JOULEBOOK_MARKS_DIR"
 
 MAX_NAME_CHARS = 128
 
+MOST_LEFT = 256
+"""Files of this process that may lie where no daemon collects them."""
+
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+
 _numbers = itertools.count(1)
+_unwritten: dict[Span, None] = {}
+"""Spans in force that could not be written yet, as before the daemon's first start."""
+_left: deque[Path] = deque()
+_retry: threading.Thread | None = None
 
 
-class ExperimentSpan(NamedTuple):
-    """A mark that was entered: its file, what it says, and the process that may end it."""
+class Span:
+    """One entry of a block: a run of its own.
 
-    path: Path
-    name: str
-    entered_boottime_ns: int
-    pid: int
+    Attributes:
+        id: The name of its workload, for `joulebook job`, for reports, and to log with results.
+            Empty where this is no Linux.
+        experiment: The experiment that it counts for.
+
+    """
+
+    __slots__ = ("_entered_ns", "_lock", "_path", "_pid", "experiment", "id")
+
+    def __init__(self, name: str) -> None:
+        self.experiment = str(name)[:MAX_NAME_CHARS]
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._entered_ns, self.id, self._path = 0, "", Path(os.environ.get(VARIABLE) or DIRECTORY)
+        with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
+            self._entered_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            stem = f"{self._pid}-{started_ticks('self')}-{next(_numbers)}"
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+            self._path /= f"{stem}.json"
+            self.id = span_id(stem, boot)
+
+    def enter(self) -> None:
+        """Write that it began; where that cannot be, it is tried again while it is in force."""
+        if self.id and not self._write({}):
+            _unwritten[self] = None
+            _start_retry()
+
+    def leave(self) -> None:
+        """Write that it ended. A forked child that runs out of the block does not end it."""
+        if self.id and self._pid == os.getpid():
+            with self._lock:
+                _unwritten.pop(self, None)
+                self._write({"exited_boottime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME)})
+                _left.append(self._path)
+                while len(_left) > MOST_LEFT:
+                    with contextlib.suppress(OSError):
+                        _left.popleft().unlink()
+
+    def try_again(self) -> None:
+        """Write that it began, unless it was left meanwhile."""
+        with self._lock:
+            if self in _unwritten and self._write({}):
+                _unwritten.pop(self, None)
+
+    def _write(self, more: dict[str, int]) -> bool:
+        """Write the file whole or not at all; one that a daemon saw is replaced in one step."""
+        said = {"v": 1, "experiment": self.experiment, "entered_boottime_ns": self._entered_ns}
+        new = self._path.with_name(f".{self._path.stem}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(new, flags, 0o644)
+            try:
+                os.fchmod(fd, 0o644)
+                os.write(fd, json.dumps({**said, **more}).encode())
+            finally:
+                os.close(fd)
+            new.replace(self._path)
+        except (OSError, ValueError):
+            return False
+        return True
 
 
 @contextlib.contextmanager
-def experiment(name: str) -> Iterator[None]:
+def experiment(name: str) -> Iterator[Span]:
     """Book the energy of the GPUs that this process and its children use to experiment `name`.
 
-    From entry to exit, all threads included; the innermost of nested marks counts. Also a
-    decorator. Inside a SLURM job or a Kubernetes pod it changes nothing: there the scheduler says
-    who pays. Raises nothing of its own.
+    From entry to exit, all threads included; the innermost of nested blocks counts. Each entry is
+    a run; `as run` gives its `run.id`. Also a decorator. Inside a SLURM job or a Kubernetes pod it
+    changes nothing: there the scheduler says who pays. Raises nothing of its own.
     """
-    mark = enter(name)
+    span = Span(name)
+    span.enter()
     try:
-        yield
+        yield span
     finally:
-        leave(mark)
+        span.leave()
 
 
-def enter(name: str) -> ExperimentSpan | None:
-    """Begin a mark; `None` where it cannot be written, as where no daemon has made a place."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        pid = os.getpid()
-        stem = f"{pid}-{started_ticks('self')}-{next(_numbers)}"
-        directory = Path(os.environ.get(VARIABLE) or DIRECTORY)
-        mark = ExperimentSpan(
-            directory / f"{stem}.json", str(name)[:MAX_NAME_CHARS], _boottime_ns(), pid
-        )
-        _write(mark, {})
-        return mark
-    return None
-
-
-def leave(mark: ExperimentSpan | None) -> None:
-    """End a mark. A forked child that runs out of the block does not end its parent's."""
-    if mark is None or mark.pid != os.getpid():
-        return
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if mark.path.exists():
-            _write(mark, {"exited_boottime_ns": _boottime_ns()})
+def span_id(stem: str, boot: str) -> str:
+    """Return the name of the workload of a span's file `stem`.json in a boot of the machine."""
+    return f"span-{stem}.{boot[:8]}"
 
 
 def started_ticks(process: int | str) -> int:
@@ -82,19 +130,18 @@ def started_ticks(process: int | str) -> int:
     return int(text.rpartition(b")")[2].split()[19])
 
 
-def _boottime_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+def _start_retry() -> None:
+    global _retry  # noqa: PLW0603 - one thread for all spans of a process; none survives a fork
+    if _retry is None or not _retry.is_alive():
+        _retry = threading.Thread(target=_try_again, name="joulebook-span", daemon=True)
+        with contextlib.suppress(RuntimeError):
+            _retry.start()
 
 
-def _write(mark: ExperimentSpan, more: dict[str, int]) -> None:
-    """Write the file whole or not at all; one that a daemon has seen is replaced in one step."""
-    said = {"v": 1, "experiment": mark.name, "entered_boottime_ns": mark.entered_boottime_ns}
-    new = mark.path.with_name(f".{mark.path.stem}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(new, flags, 0o644)
-    try:
-        os.fchmod(fd, 0o644)
-        os.write(fd, json.dumps({**said, **more}).encode())
-    finally:
-        os.close(fd)
-    new.replace(mark.path)
+def _try_again() -> None:
+    pause_s = FIRST_RETRY_S
+    while _unwritten:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LAST_RETRY_S)
+        for span in list(_unwritten):
+            span.try_again()

@@ -23,7 +23,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command under a mark; its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m joulebook.mark",
+        prog="joulebook mark",
         description="Run a command, and book the energy of the GPUs that it and its children use "
         "to an experiment, from its begin to its end. For machines without a scheduler.",
     )

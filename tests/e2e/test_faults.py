@@ -152,21 +152,13 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         assert gap(daemon, "GPU-00") == 0, "the others go on"
         lab.scenario.clear(lost)
 
-        hung = lab.scenario.hang(ENERGY, for_ms=3000, count=1)
-        slowest, not_ready, reported = 0.0, 0, ""
-        deadline = time.monotonic() + 3.5
-        while time.monotonic() < deadline:
-            began = time.monotonic()
-            assert get(f"{daemon.url}/metrics")[0] == 200
-            slowest = max(slowest, time.monotonic() - began)
-            status, said = get(f"{daemon.url}/readyz")
-            if status != 200:
-                not_ready, reported = not_ready + 1, reported + said
-            time.sleep(0.05)
+        hung = lab.scenario.hang(ENERGY, count=1)
+        until(
+            "/readyz to say it",
+            lambda: "sensor nvml hangs in a call since" in get(f"{daemon.url}/readyz")[1],
+        )
+        assert get(f"{daemon.url}/metrics")[0] == 200, "a hung driver does not hold up a scrape"
         lab.scenario.clear(hung)
-        assert slowest < 0.25, "a hung driver does not hold up a scrape"
-        assert not_ready > 0, "a call that hangs for longer than daemon.hang_s is said by /readyz"
-        assert "sensor nvml hangs in a call since" in reported
         until("/readyz after the hang", lambda: get(f"{daemon.url}/readyz")[0] == 200)
         watch.look()
 

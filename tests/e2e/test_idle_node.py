@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.lab import ROOT, free_port, get, until
+from tests.e2e.lab import ROOT, get, until
 from tests.fakes.sysfs.machine import Machine
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
 QUICK = (
-    "import sys; from joulebook import cli; from joulebook.commands import run; run.LOOK_S = 0.2; "
+    "import sys; from joulebook import cli; from joulebook.commands.daemon import run; "
+    "run.LOOK_S = 0.2; "
     "sys.exit(cli.main(['run']))"
 )
 """`joulebook run`, which does not wait a whole minute before it looks again."""

@@ -69,7 +69,7 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     assert known[retries[0].workload] == ["team-a", "train", "pod-resources"]
     assert known[retries[1].workload][1] == "train"
     assert known[init.workload][1] == "vit"
-    assert known[long.workload][:2] == ["team-b", long.workload]
+    assert known[long.workload][:2] == ["team-b", "long"]
     assert remainder_uj(daemon).keys() == {"unallocated"}
     # One list and one watch were all that the API server saw.
     assert lab.api.calls == {"list pods": 1, "watch pods": 1}
@@ -86,7 +86,7 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
         # Nobody asked for this card, but the pod sees all of them.
         guest = lab.start("guest", labels={"app": "notebook"})
         lab.burn(guest, 1, 120)
-        monitor = lab.start("dcgm", labels={"app": "nvidia-dcgm-exporter"}, restart="Always")
+        monitor = lab.start("dcgm", namespace="gpu-operator", restart="Always")
         lab.burn(monitor, 3, 30)
         claimed = lab.start("claimed", claims=[("gpu.nvidia.com", NODE, "gpu-2")])
         lab.burn(claimed, 2, 90)
@@ -145,7 +145,7 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
             ]
 
         # Labels are waited for ten seconds, and then the series appears without.
-        assert until("the series to appear", shown, 30) == [pod.workload]
+        assert until("the series to appear", shown, 30) == [pod.name]
         lab.api.start()
 
         def recorded() -> bool:
@@ -153,7 +153,7 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
             return rows == [("train",)]
 
         until("the ledger to learn the experiment", recorded, 60)
-        assert shown() == [pod.workload], "labels on series do not change"
+        assert shown() == [pod.name], "labels on series do not change"
         lab.end(pod, listed_s=0)
         info = [
             dict(labels)
@@ -162,6 +162,30 @@ def test_while_the_api_server_is_gone_attribution_goes_on(lab: PodLab, tmp_path:
         ]
     assert pod_uj(daemon) == {pod.workload: near(lab.true_uj(pod, 0))}
     assert [each["account"] for each in info if "account" in each] in ([], ["team-a"])
+
+
+def test_a_restart_without_the_api_server_goes_on_from_the_ledger(
+    lab: PodLab, tmp_path: Path
+) -> None:
+    started = "SELECT workload, started_ns FROM workloads"
+    with lab.counted(daemon := lab.daemon(tmp_path, JOULEBOOK_TENANTS_KUBERNETES_POD_LOGS="")):
+        pods = [lab.start(f"w{n}", {GPU: [lab.cards[n]]}) for n in range(2)]
+        for slot, pod in enumerate(pods):
+            lab.burn(pod, slot, 100 * (slot + 1))
+        until("both to be known", lambda: len(daemon.rows(started)) == 2)
+        begun = daemon.rows(started)
+        time.sleep(3)
+        lab.api.stop()
+        daemon.kill()
+        time.sleep(2)
+        daemon.start()
+        time.sleep(8)
+        for pod in pods:
+            lab.end(pod, listed_s=0)
+    booked = pod_uj(daemon)
+    for slot, pod in enumerate(pods):
+        assert booked[pod.workload] > 0.9 * lab.true_uj(pod, slot)
+    assert daemon.rows(started) == begun
 
 
 def test_without_the_api_server_names_come_from_the_node(lab: PodLab, tmp_path: Path) -> None:

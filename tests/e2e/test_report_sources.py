@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from tests.e2e.lab import Prometheus, free_port, get, until
+from tests.e2e.lab import Prometheus, get, until
 from tests.e2e.test_cost_in_prometheus import HOUR_S, RATES, SCRAPE_S, T0_S, WANTED, fail
 from tests.integration.postgresql import PostgreSql
 from tests.integration.test_server import FakePages
+from tests.ports import free_port
 
 from joulebook.cli import main
 from joulebook.clock import Anchor

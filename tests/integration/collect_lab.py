@@ -32,6 +32,28 @@ TOKEN = "collect-0123456789abcdef"
 PAID = Charge(Item.ELECTRICITY, "EUR")
 
 
+def handover(ledger: Path, node: str, cluster: str, token: Path) -> PostingsPages:
+    """What a node serves to collectors, in small pages."""
+
+    def page(since: int, ledger_id: str) -> bytes:
+        with LedgerReader(ledger) as reader:
+            return msgspec.json.encode(reader.page(node, cluster, since, ledger_id, limit=200))
+
+    return PostingsPages(page, Tokens(token))
+
+
+@contextlib.contextmanager
+def served(ledger: Path, node: str, token: Path, port: int) -> Iterator[None]:
+    """The ledger of a daemon that has ended, where the daemon served it: nothing is booked now."""
+    pages = handover(ledger, node, "", token)
+    server = Server(f"127.0.0.1:{port}", FakePages(), handover=pages)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+
+
 class LiveNode:
     """A node: its store, its server, and what it booked in truth."""
 
@@ -44,11 +66,7 @@ class LiveNode:
         self._web_config = web_config
         self._begin()
 
-        def page(since: int, ledger_id: str) -> bytes:
-            with LedgerReader(self.path) as reader:
-                return msgspec.json.encode(reader.page(name, "lab", since, ledger_id, limit=200))
-
-        self._handover = PostingsPages(page, Tokens(folder / "token"))
+        self._handover = handover(self.path, name, "lab", folder / "token")
         self._listen = "127.0.0.1:0"
         self.up()
 

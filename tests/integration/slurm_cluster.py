@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.ports import free_port
+
 _SLURM_CONF = """\
 ClusterName={cluster}
 SlurmctldHost={host}(127.0.0.1)
@@ -79,14 +81,6 @@ _GRANT = (
 )
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in held]
-
-
 def _until(done: Callable[[], object], timeout_s: float, what: str) -> None:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -133,7 +127,7 @@ class SlurmCluster:
             (directory / each).mkdir()
         for minor in range(nodes * gpus_per_node):
             os.mknod(self.devices / f"nvidia{minor}", 0o20666, os.makedev(195, minor))
-        ports = _free_ports(nodes + 2)
+        ports = [free_port() for _ in range(nodes + 2)]
         self._dbd_port = ports[1]
         gres = f"gpu:a100:{gpus_per_node}" + (f",shard:{shards}" if shards else "")
         conf = _SLURM_CONF.format(

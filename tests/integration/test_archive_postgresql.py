@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.integration.postgresql import PostgreSql
+from tests.scale import scaled
 from tests.unit.lab.collected.laws import Laws
 
 from joulebook.lab.collected.database import Database, connect
@@ -26,7 +27,7 @@ def test_laws(postgresql: PostgreSql) -> None:
     run_state_machine_as_test(
         OnPostgreSql,
         settings=settings(
-            max_examples=12,
+            max_examples=scaled(12),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -110,6 +110,19 @@ def quietly(url: str) -> bool:
         return False
 
 
+@pytest.mark.parametrize(
+    "runs", [6, pytest.param(1000, marks=[pytest.mark.nightly, pytest.mark.timeout(7200)])]
+)
+def test_no_run_ends_by_a_signal(nodes: list[LiveNode], tmp_path: Path, runs: int) -> None:
+    """Three threads are the first to decode a page, in each process again."""
+    targets = [node.target for node in nodes]
+    for run in range(runs):
+        url = f"sqlite://{tmp_path}/{run}.db"
+        done = CollectorProcess(tmp_path / str(run), url, targets=targets).run("collect", "--once")
+        assert done.returncode == 0, done.stderr
+        assert collected(url) == truth(nodes)
+
+
 def test_killed_at_any_point_it_goes_on_from_there(nodes: list[LiveNode], tmp_path: Path) -> None:
     chance = random.Random(7)
     url = f"sqlite://{tmp_path}/collected.db"

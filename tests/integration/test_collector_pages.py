@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.collect_lab import LiveNode
+from tests.ports import free_port
 
 from joulebook.commands.lab import CollectorServer
 from joulebook.config.lab import Collect
@@ -46,8 +47,8 @@ def get(port: int, path: str) -> tuple[int, str]:
     return answer.status, body
 
 
-def test_pages(node: LiveNode, tmp_path: Path, free_port: object) -> None:
-    nobody = f"127.0.0.1:{free_port()}"  # type: ignore[operator]
+def test_pages(node: LiveNode, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
     made = collector(tmp_path, node.target, nobody)
     assert made.once() is False
     server = CollectorServer("127.0.0.1:0", CollectorPages(made))

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tests.e2e.lab import get, until
 from tests.lab.grafana import ROOT, dashboards
-from tests.lab.servers import free_port
+from tests.ports import free_port
 
 from joulebook.config import load
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.lab import free_port, get, until
+from tests.e2e.lab import get, until
 from tests.fakes.nvml.build import build
 from tests.fakes.nvml.scenario import Gpu, Scenario
 from tests.integration.debian_root import codename, debootstrap, inside, start_inside
 from tests.integration.systemd_unit import Unit
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = "usr/lib/systemd/system/joulebook.service"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.fakes.kube_api.server import FakeApi
 from tests.integration.collect_lab import CollectorProcess, LiveNode, collected, truth, until
 from tests.integration.feed_stub import Stub, status
 
 from joulebook.errors import InputError
 from joulebook.http_client import Web
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.lab.collect import kubernetes
 from joulebook.lab.collect.discovery import FileSd, HttpSd, Targets
 
@@ -108,33 +109,74 @@ def _known(url: str) -> bool:
     return True
 
 
-def slices(port: str = "http") -> dict[str, Any]:
-    """EndpointSlices as an API server lists them, fields beside included."""
-    return {
-        "kind": "EndpointSliceList",
-        "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {"resourceVersion": "1"},
-        "items": [
-            {
-                "metadata": {"name": "joulebook-x"},
-                "addressType": "IPv4",
-                "endpoints": [
-                    {"addresses": ["10.0.0.1"], "conditions": {"ready": True}, "nodeName": "a"},
-                    {"addresses": ["10.0.0.2"], "conditions": {"ready": False}},
-                ],
-                "ports": [
-                    {"name": port, "port": 9816, "protocol": "TCP"},
-                    {"name": "other", "port": 1, "protocol": "TCP"},
-                ],
+def put(
+    api: FakeApi, name: str, *hosts: str, port: str = "http", service: str = "joulebook"
+) -> None:
+    """An EndpointSlice as an API server has it, fields beside included."""
+    api.put(
+        "endpointslices",
+        {
+            "metadata": {
+                "name": name, "uid": name, "labels": {"kubernetes.io/service-name": service}
             },
-            {"addressType": "IPv6", "endpoints": [{"addresses": ["fd00::1"]}],
-             "ports": [{"name": port, "port": 9816}]},
-            {"addressType": "IPv4", "endpoints": None, "ports": None},
-        ],
-    }  # fmt: skip
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": [host], "conditions": {"ready": not n}, "nodeName": "a"}
+                for n, host in enumerate(hosts)
+            ] or None,
+            "ports": [
+                {"name": port, "port": 9816, "protocol": "TCP"},
+                {"name": "other", "port": 1, "protocol": "TCP"},
+            ] if hosts else None,
+        },
+    )  # fmt: skip
 
 
-def test_endpoint_slices_over_the_real_client(
+def test_endpoint_slices_are_listed_once_and_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeApi(tmp_path / "account") as api:
+        for name, value in api.environment().items():
+            monkeypatch.setenv(name, value)
+        put(api, "joulebook-4", "10.0.0.1", "10.0.0.2")
+        put(api, "joulebook-6", "fd00::1")
+        put(api, "empty")
+        put(api, "others", "10.9.9.9", service="grafana")
+        server = ApiServer(api.service_account)
+        found = kubernetes.EndpointSlices(server, "joulebook", "monitoring", "http", "http")
+        first = {"http://10.0.0.1:9816", "http://10.0.0.2:9816", "http://[fd00::1]:9816"}
+        assert set(found.targets()) == first
+        put(api, "joulebook-4", "10.0.0.3")
+        api.delete("endpointslices", "joulebook-6")
+        until("the change", lambda: set(found.targets()) == {"http://10.0.0.3:9816"})
+        for _ in range(5):
+            found.targets()
+        assert api.calls == {"list endpointslices": 1, "watch endpointslices": 1}
+        targets = Targets([found])
+        targets.look()
+        api.stop()
+        until("the outage", lambda: targets.look() and targets.failing)
+        assert targets.look() == {"http://10.0.0.3:9816"}, "what it said last counts"
+        found.close()
+
+
+def test_endpoint_slices_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kubernetes, "_PATIENCE_S", 2.0)
+    with FakeApi(tmp_path / "account") as api:
+        for name, value in api.environment().items():
+            monkeypatch.setenv(name, value)
+        api.forbidden.add("endpointslices")
+        server = ApiServer(api.service_account)
+        found = kubernetes.EndpointSlices(server, "joulebook", "a/b", "http", "http")
+        with pytest.raises(InputError, match=r"endpoints of a/b/joulebook: .*403"):
+            found.targets()
+        assert "list and watch on endpointslices" in caplog.text
+        found.close()
+
+
+def test_an_api_server_by_its_kubeconfig(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client signs in as its kubeconfig says; only the API server is a stand-in."""
@@ -149,38 +191,12 @@ def test_endpoint_slices_over_the_real_client(
         )
     )  # fmt: skip
     monkeypatch.setenv("KUBECONFIG", str(config))
-    path = "/apis/discovery.k8s.io/v1/namespaces/monitoring/endpointslices"
-    stub.json(path, slices())
-    found = kubernetes.EndpointSlices(
-        kubernetes.api_server(), "joulebook", "monitoring", "http", "http"
-    )
-    assert set(found.targets()) == {
-        "http://10.0.0.1:9816",
-        "http://10.0.0.2:9816",
-        "http://[fd00::1]:9816",
-    }
+    stub.json("/api/v1/pods", {"items": []})
+    answer = kubernetes.api_server().get("/api/v1/pods", {"limit": "1"}, read_s=10)
+    assert json.loads(answer.data) == {"items": []}
     asked, headers = stub.requests[0]
-    assert "labelSelector=kubernetes.io%2Fservice-name%3Djoulebook" in asked
+    assert asked.endswith("?limit=1")
     assert headers["authorization"] == "Bearer api-token"
-    stub.trouble = status(403)
-    with pytest.raises(InputError, match="may the service account list endpointslices"):
-        found.targets()
-
-
-def test_endpoint_slices_in_several_pages() -> None:
-    asked = []
-
-    def get(path: str) -> bytes:
-        asked.append(path)
-        more = {"continue": "next page"} if len(asked) == 1 else {}
-        return json.dumps({**slices(), "metadata": more}).encode()
-
-    found = kubernetes.EndpointSlices(get, "joulebook", "a/b", "http", "https")
-    assert len(set(found.targets())) == 3
-    assert asked[1].endswith("&continue=next%20page")
-    assert "/namespaces/a%2Fb/" in asked[0]
-    with pytest.raises(InputError, match="endpoints of a/b/joulebook"):
-        kubernetes.EndpointSlices(lambda _: b"{", "joulebook", "a/b", "http", "http").targets()
 
 
 def test_outside_of_a_pod_the_namespace_must_be_named() -> None:

@@ -24,6 +24,7 @@ from tests.integration.feed_stub import (
     status,
     truncated,
 )
+from tests.ports import free_port
 
 from joulebook import log
 from joulebook.config.rates import CarbonSection, Price, Rates
@@ -113,10 +114,10 @@ def test_a_server_that_hangs_or_drips_is_left_in_time(
     with pytest.raises(FeedDown) as caught:
         make("price/entsoe").fetch(T0, T0 + HOUR)
     assert caught.value.reason == "timeout"
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 25, "30 is what the server would take"
 
 
-def test_nobody_listens(make: Make, stub: Stub, web: Web, free_port: Callable[[], int]) -> None:
+def test_nobody_listens(make: Make, stub: Stub, web: Web) -> None:
     with pytest.raises(FeedDown) as caught:
         web.get(f"http://127.0.0.1:{free_port()}/api", {"securityToken": KEY})
     assert caught.value.reason == "down"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.lab import free_port, get, until
+from tests.e2e.lab import get, until
 from tests.fakes.kube_api.server import FakeApi
 from tests.fakes.kubelet.kubelet import FakeKubelet
 from tests.fakes.nvml.build import build
@@ -18,6 +18,7 @@ from tests.integration.chart import Object, daemon, environment, rendered, the
 from tests.integration.debian_root import debootstrap
 from tests.integration.helm import helm
 from tests.integration.image import Container, Engine, Mount, programs, stop
+from tests.ports import free_port
 
 SUITE = "trixie"
 """Stands in for the base image: a Debian with Python 3.13, the newest that the locks are for."""

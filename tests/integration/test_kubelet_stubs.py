@@ -9,7 +9,7 @@ from pathlib import Path
 def test_the_stubs_are_what_the_generator_makes_of_the_proto(
     repository: Path, tmp_path: Path
 ) -> None:
-    folder = repository / "exporter/joulebook/tenants/kubernetes"
+    folder = repository / "exporter/joulebook/node/workloads/kubernetes"
     text = (folder / "podresources_pb2.py").read_text()
     # A newer generator would refuse every runtime older than itself.
     assert "runtime_version" not in text

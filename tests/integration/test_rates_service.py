@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import bcrypt
 import pytest
 from tests.integration.feed_stub import Stub
+from tests.ports import free_port
 
 from joulebook import cli
 from joulebook.config.rates import CarbonSection, Price, Rates
@@ -224,9 +225,7 @@ def test_a_wrong_file_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "prices.csv: line 2: start: '2026-01-01': expected a time" in capsys.readouterr().err
 
 
-def test_serve_as_a_process_until_sigterm(
-    stub: Stub, tmp_path: Path, free_port: Callable[[], int], repository: Path
-) -> None:
+def test_serve_as_a_process_until_sigterm(stub: Stub, tmp_path: Path, repository: Path) -> None:
     port = free_port()
     command = ["-m", "joulebook", "--config", str(written(tmp_path, stub)), "rates", "serve"]
     process = subprocess.Popen(

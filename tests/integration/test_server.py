@@ -20,6 +20,7 @@ import pytest
 import trustme
 
 from joulebook.errors import ConfigError
+from joulebook.server import auth
 from joulebook.server.server import Limits, Server
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -34,11 +35,14 @@ class FakePages:
         self.hold = threading.Event()
         self.hold.set()
         self.is_ready = True
+        self.held = 0
         self.accepts: list[str] = []
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         self.accepts.append(accept)
-        self.hold.wait(20)
+        self.held += 1
+        self.hold.wait(60)
+        self.held -= 1
         return self.body, OPENMETRICS if "openmetrics" in accept else TEXT
 
     def ready(self) -> tuple[bool, str]:
@@ -141,14 +145,14 @@ def get(
         return answer.status, answer.headers, answer.read()
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 10) -> None:
+def eventually(condition: Callable[[], bool], within_s: float = 60) -> None:
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, "not within time"
         time.sleep(0.02)
 
 
-def cut(client: socket.socket, within_s: float = 10) -> bool:
+def cut(client: socket.socket, within_s: float = 60) -> bool:
     """Whether the server closes the connection, whatever it had to say before."""
     client.settimeout(within_s)
     try:
@@ -375,24 +379,30 @@ def test_basic_auth_changes_with_the_file(serve: Callable[..., Server], folder: 
 
 
 def test_guessing_does_not_delay_a_known_scraper(
-    serve: Callable[..., Server], folder: Path
+    serve: Callable[..., Server], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = bcrypt.hashpw(b"secret", bcrypt.gensalt(11)).decode()
-    server = serve(web(folder, f"basic_auth_users: {{ada: {digest}}}"))
+    server = serve(web(folder, users("secret")))
     assert get(server, headers=basic("ada", "secret"))[0] == 200
+    checking, go_on = threading.Event(), threading.Event()
+
+    def slow(password: bytes, digest: bytes) -> bool:
+        checking.set()
+        go_on.wait(60)
+        return False
+
+    monkeypatch.setattr(auth, "_matches", slow)
     guesses = [
         threading.Thread(target=get, args=(server, "/metrics", basic("ada", f"guess{n}")))
         for n in range(10)
     ]
     for guess in guesses:
         guess.start()
-    started = time.monotonic()
+    assert checking.wait(60)
     assert get(server, headers=basic("ada", "secret"))[0] == 200
-    took = time.monotonic() - started
-    assert any(guess.is_alive() for guess in guesses)
+    assert all(guess.is_alive() for guess in guesses)
+    go_on.set()
     for guess in guesses:
         guess.join()
-    assert time.monotonic() - started > 3 * took
 
 
 def test_headers_of_the_file(serve: Callable[..., Server], folder: Path) -> None:
@@ -492,14 +502,10 @@ def test_nobody_delays_a_scrape(
                 greedy = tls.wrap_socket(greedy, server_hostname="localhost")
             greedy.sendall(request * 20)
             stalled.append(stack.enter_context(greedy))
-        took = []
         for _ in range(5):
-            started = time.monotonic()
             assert get(server, "/healthz", tls=tls)[0] == 200
-            took.append(time.monotonic() - started)
             assert get(server, tls=tls)[2] == pages.body
-        assert min(took) < 0.25
-        # Nobody had to go to make room, and no clock has run out.
+        # Nobody had to go to make room, and no limit of time has run out.
         assert not server.rejected
 
 
@@ -513,13 +519,10 @@ def test_stalled_handshakes_are_cut(serve: Callable[..., Server], folder: Path) 
 
 def test_slow_heads_are_cut(serve: Callable[..., Server]) -> None:
     server = serve(head_s=0.5)
-    with connected(server, b"GET /metrics HTTP/1.1\r\n") as client:
-        started = time.monotonic()
-        with contextlib.suppress(OSError):
-            while time.monotonic() < started + 10:
-                client.sendall(b"X")
-                time.sleep(0.05)
-        assert time.monotonic() < started + 5
+    with connected(server, b"GET /metrics HTTP/1.1\r\n") as client, pytest.raises(OSError):
+        while True:
+            client.sendall(b"X")
+            time.sleep(0.05)
     assert server.rejected == {"slow_head": 1}
 
 
@@ -536,13 +539,10 @@ def test_slow_heads_are_cut_on_a_kept_connection(serve: Callable[..., Server]) -
 def test_a_body_without_end_is_cut(serve: Callable[..., Server]) -> None:
     server = serve(head_s=0.5)
     said = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
-    with connected(server, said) as client:
-        started = time.monotonic()
-        with contextlib.suppress(OSError):
-            while time.monotonic() < started + 10:
-                client.sendall(b"X" * 1000)
-                time.sleep(0.05)
-        assert time.monotonic() < started + 5
+    with connected(server, said) as client, pytest.raises(OSError):
+        while True:
+            client.sendall(b"X" * 1000)
+            time.sleep(0.05)
 
 
 def test_idle_connections_are_closed(serve: Callable[..., Server]) -> None:
@@ -619,18 +619,14 @@ def test_metrics_that_hang_block_nothing_else(
         for _ in range(40):
             stack.enter_context(connected(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"))
         eventually(lambda: len(pages.accepts) == 2)
-        started = time.monotonic()
         assert get(server, "/healthz")[0] == 200
         assert get(server, "/")[0] == 200
-        assert time.monotonic() - started < 5
         status, headers, _ = get(server)
         assert status == 503
         assert "Retry-After" in headers
         pages.hold.set()
         eventually(lambda: get(server)[0] == 200)
-    started = time.monotonic()
     server.stop()
-    assert time.monotonic() - started < 5
 
 
 def test_stop_does_not_wait_for_a_page_that_hangs(
@@ -640,9 +636,8 @@ def test_stop_does_not_wait_for_a_page_that_hangs(
     pages.hold.clear()
     with connected(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"):
         eventually(lambda: len(pages.accepts) == 1)
-        started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 5
+        assert not pages.hold.is_set() and pages.held == 1
     assert not server.alive
 
 

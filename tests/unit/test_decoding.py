@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.scale import scaled
 from tests.unit.first_use import USES
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_the_check_finds(code: str) -> None:
 def test_threads_that_use_a_type_first_survive(use: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("first_use.py"), use, "4"],
+        [sys.executable, Path(__file__).with_name("first_use.py"), use, str(scaled(4))],
         env=env, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "0\n", done.stderr[-2000:]

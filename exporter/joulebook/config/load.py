@@ -187,7 +187,7 @@ class _Reader:
                 found = _from_text(value.text, key)
             else:
                 found = msgspec.convert(value, key.type)
-        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeEncodeError):
+        except (ValueError, RecursionError):  # of msgspec, tomllib and Unicode
             self._wrong(path, value, right)
             return None
         # No bound stops these everywhere, and no path or number of ours can be one.

@@ -132,6 +132,15 @@ class ExpositionSection(Section, frozen=True):
     max_experiments: Annotated[
         int, doc("Experiments with series of their own; more share `(overflow)`.", ge=1, le=100_000)
     ] = 1000
+    max_experiments_per_owner: Annotated[
+        int,
+        doc(
+            "Experiments with series of their own for each user and account: so many whose name "
+            "a person gave, and as many with a derived name.",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 50
     max_workloads: Annotated[
         int, doc("Workloads with series of their own; more share `(overflow)`.", ge=1, le=100_000)
     ] = 500

@@ -33,6 +33,13 @@ class Hwmon(Section, frozen=True):
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     root: Annotated[str, doc("Where hwmon is mounted.")] = "/sys/class/hwmon"
+    includes_gpus: Annotated[
+        bool,
+        doc(
+            "Whether a board's meter of the whole node, or of its modules, includes the GPUs. "
+            "Where it leaves them out, joulebook_node_meter_omits says so, and this must be false."
+        ),
+    ] = True
 
 
 _EVERY = "Seconds from one question to the BMC to the next; they are slow, and serve others too."

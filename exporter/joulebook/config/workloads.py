@@ -124,13 +124,19 @@ class Workloads(Section, frozen=True):
     infrastructure_selectors: Annotated[
         tuple[str, ...],
         doc(
-            "Pods that are part of the cluster itself, and never workloads: label selectors as "
-            "kubectl takes them, or namespace:NAME."
+            "Pods that are part of the cluster itself: namespace:NAME, label selectors as kubectl "
+            "takes them, or both joined by commas (a label alone is its user's word). A pod that "
+            "was given a GPU is a workload nevertheless, unless it holds it for others: slurmd, "
+            "and the reservation pods of KAI and Run:ai, selected with their namespace."
         ),
     ] = (
         "namespace:kube-system",
-        "app.kubernetes.io/name in (joulebook, nvidia-device-plugin, nvidia-dra-driver-gpu, "
-        "dcgm-exporter, slurmd)",
-        "app in (nvidia-device-plugin-daemonset, nvidia-dcgm, nvidia-dcgm-exporter, "
-        "nvidia-mig-manager, gpu-feature-discovery, nvidia-operator-validator)",
+        "namespace:gpu-operator",
+        "namespace:nvidia-gpu-operator",
+        "namespace:nvidia-device-plugin",
+        "namespace:nvidia-dra-driver-gpu",
+        "namespace:slurm,app.kubernetes.io/name=slurmd",
+        "namespace:slinky,app.kubernetes.io/name=slurmd",
+        "namespace:kai-resource-reservation",
+        "namespace:runai-reservation",
     )

@@ -84,8 +84,8 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
     reason: str
 
 
-class Leaf(NamedTuple):
-    """The leaves of one component in one second of node time."""
+class ChildSecond(NamedTuple):
+    """The child meters (those inside a node meter) of one component, in one second of node time."""
 
     component: Component
     second: int

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 ENVIRONMENT = (
     "JOULEBOOK_EXPERIMENT",
@@ -35,16 +36,17 @@ POD_LABELS = (
     "ray.io/cluster",
     "workflows.argoproj.io/workflow",
     "kueue.x-k8s.io/pod-group-name",
-    "batch.kubernetes.io/job-name",
-    "job-name",
     "app.kubernetes.io/part-of",
     "app.kubernetes.io/instance",
-    "kueue.x-k8s.io/queue-name",
 )
-"""Labels that training operators, queues and packagers put on pods, the most telling first.
+"""Labels that training operators and packagers put on pods, the most telling first.
 
-A TrainJob of Kubeflow's trainer runs as a JobSet of its name. The queue of Kueue comes last: it is
-all that a lone pod may have, but jobs of many experiments wait in one.
+A TrainJob of Kubeflow's trainer runs as a JobSet of its name.
+"""
+
+FALLBACK_LABELS = ("batch.kubernetes.io/job-name", "job-name", "kueue.x-k8s.io/queue-name")
+"""Labels that tell less than the pod's owner. The queue of Kueue comes last: it is all that a lone
+pod may have, but jobs of many experiments wait in one.
 """
 
 DEFAULT_RULES: tuple[str, ...] = (
@@ -53,15 +55,20 @@ DEFAULT_RULES: tuple[str, ...] = (
     "comment",
     *(f"env:{name}" for name in ENVIRONMENT),
     *(f"label:{name}" for name in POD_LABELS),
+    "owner",
+    *(f"label:{name}" for name in FALLBACK_LABELS),
     "wckey",
     "job_name",
-    "owner",
     "workload",
 )
 """The order of `docs/experiments.md`; `[experiments] rules` replaces it."""
 
 _IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
 _INDEX = re.compile(r"(?:[-_.#]\d{1,6}|\[[\d,:%-]+\])+$")
+_RESERVED = re.compile(r"\([^()]*\)")
+"""Names in brackets are ours: `(overflow)`, `(expired)`. Nobody may hide among them."""
+
+_GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}
 _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
 
 
@@ -71,13 +78,30 @@ def is_rule(name: str) -> bool:
     return name in _SIMPLE or (bool(colon) and bool(key) and kind in {"annotation", "label", "env"})
 
 
-def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
-    """The experiment by the first of `rules` that `sources` answer; empty if none does."""
+class Choice(NamedTuple):
+    """The name of an experiment, and the rule by which it is that; both empty if none is known."""
+
+    name: str = ""
+    rule: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Whether a person gave the name to be an experiment's; else it is derived."""
+        return self.rule in _GIVEN or self.rule.partition(":")[0] in {"annotation", "env"}
+
+
+def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> Choice:
+    """The experiment by the first of `rules` that `sources` answer."""
     for rule in rules:
         name = _named(rule, sources.get(rule, ""))
         if name:
-            return name
-    return ""
+            return Choice(name, rule)
+    return Choice()
+
+
+def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
+    """The name alone of what is `chosen`."""
+    return chosen(rules, sources).name
 
 
 def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:
@@ -91,6 +115,11 @@ def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset
 
 
 def _named(rule: str, value: str) -> str:
+    name = _said(rule, value)
+    return "" if _RESERVED.fullmatch(name) else name
+
+
+def _said(rule: str, value: str) -> str:
     if rule == "comment":
         found = _IN_COMMENT.search(value)
         return next((g.strip() for g in found.groups() if g), "") if found else ""

@@ -2,8 +2,9 @@
 
     key=value, key==value, key!=value, key in (a, b), key notin (a, b), key, !key
 
-joined by commas, all of which must hold. `namespace:NAME` means all pods of a namespace, which
-can be reported where labels cannot be read. Grammar and meaning are those of
+joined by commas, all of which must hold. One of them may be `namespace:NAME`: without others it
+means all pods of a namespace, which can be reported where labels cannot be read. Grammar and
+meaning are those of
 https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors.
 """
 
@@ -50,19 +51,30 @@ class Selector(NamedTuple):
 
     def matches(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
         """Whether a pod is meant; `labels` is `None` while they are not known."""
-        if self.namespace:
-            return namespace == self.namespace
-        return labels is not None and all(each.holds(labels) for each in self.requirements)
+        if self.namespace and namespace != self.namespace:
+            return False
+        if labels is None:
+            return not self.requirements
+        return all(each.holds(labels) for each in self.requirements)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What it selects by: its namespace, and the values that labels must have."""
+        values = [each.values for each in self.requirements if each.wanted and each.values]
+        return frozenset({self.namespace}).union(*values)
 
 
 def parse(text: str) -> Selector:
     """The selector that `text` says. Raises `ValueError` naming what is wrong."""
-    if text.startswith(_NAMESPACE):
-        name = text.removeprefix(_NAMESPACE).strip()
+    parts = [part.strip() for part in _COMMA.split(text)]
+    namespaces = [p.removeprefix(_NAMESPACE).strip() for p in parts if p.startswith(_NAMESPACE)]
+    for name in namespaces:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{text!r}: expected the name of a namespace after {_NAMESPACE}")
-        return Selector(name, ())
-    return Selector("", tuple(_requirement(part.strip(), text) for part in _COMMA.split(text)))
+    if len(namespaces) > 1:
+        raise ValueError(f"{text!r}: a pod is in one namespace only; write one line for each")
+    labels = [part for part in parts if not part.startswith(_NAMESPACE)]
+    return Selector("".join(namespaces), tuple(_requirement(label, text) for label in labels))
 
 
 def _requirement(part: str, text: str) -> Requirement:

@@ -108,6 +108,12 @@ def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
     begins = [t for t in (known.started_ns, reported.started_ns) if t]
     started_ns = min(begins, default=0)
     ended_ns = known.ended_ns if reported.ended_ns is None else reported.ended_ns
+    if (
+        known.ended_ns is not None
+        and reported.ended_ns is None
+        and reported.started_ns > known.ended_ns
+    ):
+        ended_ns = None  # it began again
     return WorkloadFacts(
         id=known.id,
         display=reported.display or known.display,
@@ -137,4 +143,4 @@ def _rank(facts: WorkloadFacts) -> int:
         return 0
     if facts.named:
         return 3
-    return 1 if experiment in {facts.id.workload, facts.shown} else 2
+    return 1 if experiment in {facts.id.workload, facts.shown, facts.name} else 2

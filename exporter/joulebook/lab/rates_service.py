@@ -1,8 +1,7 @@
 """The rates service: one asks the feeds, a lab's worth of nodes asks it.
 
 `GET /v1/rates?since=SECONDS` answers the `RatesDocument` of `feeds/server.py`, `/` a page for
-people,
-`/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
+people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from joulebook.core.attribution.node_meter import Supply
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
@@ -253,10 +253,10 @@ class LedgerReader:
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
 
-    def supplies(self) -> dict[Meter, Supply]:
+    def node_meters(self) -> dict[Meter, NodeMeter]:
         """The meters of the whole node, and what became of them."""
         with self._view() as conn:
-            return state.read_supplies(conn)
+            return state.read_node_meters(conn)
 
     def models(self) -> dict[Meter, str]:
         """The model of each device, as far as one was heard."""

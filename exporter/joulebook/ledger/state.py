@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from joulebook.clock import Anchor
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Meter
 from joulebook.core.ledger.state import Books
 from joulebook.core.money.accrual import ChargeState
@@ -31,7 +31,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Field(NamedTuple):
-    """How a field of the books is stored: `key` is `None` if it is stored in one piece."""
+    """How a field of the books is stored.
+
+    Attributes:
+        name: Its name in `Books`.
+        key: How its keys are read; `None`: it is stored in one piece.
+        value: How its values are read.
+
+    """
 
     name: str
     key: msgspec.msgpack.Decoder[Any] | None
@@ -46,7 +53,7 @@ def _fields() -> dict[str, Field]:
         if get_origin(field.type) is Mapping:
             key_type, value = get_args(field.type)
             key = msgspec.msgpack.Decoder(key_type)
-        fields[field.name] = Field(field.name, key, msgspec.msgpack.Decoder(value))
+        fields[field.encode_name] = Field(field.name, key, msgspec.msgpack.Decoder(value))
     return fields
 
 
@@ -55,7 +62,7 @@ _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
 _meter_key = msgspec.msgpack.Decoder(Meter)
-_supply = msgspec.msgpack.Decoder(Supply)
+_node_meter = msgspec.msgpack.Decoder(NodeMeter)
 _text = msgspec.msgpack.Decoder(str)
 _charge = msgspec.msgpack.Decoder(Charge)
 _charged = msgspec.msgpack.Decoder(ChargeState)
@@ -75,17 +82,17 @@ def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
     """
     written: list[tuple[str, bytes, bytes]] = []
     deleted: list[tuple[str, bytes]] = []
-    for name, field in FIELDS.items():
-        old, new = getattr(before, name), getattr(after, name)
+    for kind, field in FIELDS.items():
+        old, new = getattr(before, field.name), getattr(after, field.name)
         if old is new:
             continue
         if field.key is None:
-            written.append((name, _WHOLE, _encode(new)))
+            written.append((kind, _WHOLE, _encode(new)))
             continue
         for key, value in new.items():
             if key not in old or old[key] is not value:
-                written.append((name, _encode(key), _encode(value)))
-        deleted.extend((name, _encode(key)) for key in old if key not in new)
+                written.append((kind, _encode(key), _encode(value)))
+        deleted.extend((kind, _encode(key)) for key in old if key not in new)
     written.append((_ANCHOR, _WHOLE, _encode(anchor)))
     return Changes(written, deleted)
 
@@ -122,9 +129,9 @@ def read(conn: sqlite3.Connection) -> StoredState:
         elif kind in FIELDS:  # one that this version does not know is left alone
             field = FIELDS[kind]
             if field.key is None:
-                found[kind] = field.value.decode(value)
+                found[field.name] = field.value.decode(value)
             else:
-                found.setdefault(kind, {})[field.key.decode(key)] = field.value.decode(value)
+                found.setdefault(field.name, {})[field.key.decode(key)] = field.value.decode(value)
     return StoredState(Books(**found), anchor, seq)
 
 
@@ -168,7 +175,7 @@ def read_seq(conn: sqlite3.Connection) -> int:
     return 0 if found is None else _seq.decode(found[0])
 
 
-def read_supplies(conn: sqlite3.Connection) -> dict[Meter, Supply]:
+def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
     """The meters of the whole node. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
-    return {_meter_key.decode(key): _supply.decode(value) for key, value in rows}
+    return {_meter_key.decode(key): _node_meter.decode(value) for key, value in rows}

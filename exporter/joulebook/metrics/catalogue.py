@@ -95,7 +95,7 @@ def _counter(
 
 GAP_REASONS = (
     "daemon_down", "hung", "missing", "released", "energy_unread", "implausible",
-    "counter_reset", "reboot",
+    "counter_reset", "counter_stalled", "reboot",
 )  # fmt: skip
 """Exposed at 0 for every meter from the start, so that `increase()` sees the first gap too."""
 
@@ -267,6 +267,8 @@ _OF_DAEMON = (
         labels=("sensor", "kind", "reason")),
     _gauge("sensor_last_success_timestamp_seconds", "When a sensor last gave readings (UTC).",
         "seconds", ("sensor", "kind")),
+    _gauge("sensor_duration_seconds", "How long the last look at a sensor took.", "seconds",
+        ("sensor", "kind")),
     _gauge("tick_duration_seconds", "How long the last tick took.", "seconds"),
     _gauge("build_info", "What is running here.", labels=("version", "revision", "python")),
     Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU time of Joulebook itself.", "seconds"),

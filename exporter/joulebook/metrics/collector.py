@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import host, node_meter
+from joulebook.core.attribution import host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
 from joulebook.core.report.footprint import peaks_of
-from joulebook.metrics import costs, supplies
+from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
     CATALOGUE,
@@ -152,8 +152,8 @@ def _evidence(scene: Derived) -> Iterator[Sample]:
     known = {**{evidence.label: 0 for evidence in Evidence}, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
-    if scene.books.supplies:
-        known[node_meter.EVIDENCE] = 0
+    if scene.books.node_meters:
+        known[other.EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 
@@ -206,6 +206,12 @@ def _sensor_last_success(scene: Derived) -> Iterator[Sample]:
             yield (s.sensor, s.kind), s.last_success_s
 
 
+def _sensor_duration(scene: Derived) -> Iterator[Sample]:
+    for s in scene.view.sensors:
+        if s.took_s is not None:
+            yield (s.sensor, s.kind), s.took_s
+
+
 def _tick(scene: Derived) -> Iterator[Sample]:
     yield (), scene.view.tick_s
 
@@ -232,11 +238,11 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
     "joulebook_gpu_throttle_seconds_total": _throttle,
     "joulebook_meter_energy_joules_total": _meters,
-    "joulebook_meter_idle_watts": supplies.idle_power,
-    "joulebook_node_energy_joules_total": supplies.node_energy,
-    "joulebook_node_covered_energy_joules_total": supplies.covered_energy,
-    "joulebook_node_deficit_joules": supplies.deficit,
-    "joulebook_node_meter_omits": supplies.omits,
+    "joulebook_meter_idle_watts": node_meters.idle_power,
+    "joulebook_node_energy_joules_total": node_meters.node_energy,
+    "joulebook_node_covered_energy_joules_total": node_meters.covered_energy,
+    "joulebook_node_deficit_joules": node_meters.deficit,
+    "joulebook_node_meter_omits": node_meters.omits,
     "joulebook_workload_energy_joules_total": partial(_workloads, lambda a: a.energy_uj),
     "joulebook_workload_idle_energy_joules_total": partial(_workloads, lambda a: a.idle_uj),
     "joulebook_workload_power_watts": _workload_power,
@@ -277,6 +283,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_sensor_up": _sensor_up,
     "joulebook_sensor_errors_total": _sensor_errors,
     "joulebook_sensor_last_success_timestamp_seconds": _sensor_last_success,
+    "joulebook_sensor_duration_seconds": _sensor_duration,
     "joulebook_tick_duration_seconds": _tick,
     "joulebook_build_info": _build,
     "process_cpu_seconds_total": partial(_process, lambda p: p.cpu_s),

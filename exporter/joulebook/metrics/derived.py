@@ -73,8 +73,8 @@ class Derived:
                 if holder.workload is not None:
                     held.setdefault(holder.workload, set()).add(meter)
         shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
-        newest = max(self.books.census, default=None)
-        for use in self.books.census[newest].uses if newest is not None and shared else ():
+        newest = max(self.books.snapshots, default=None)
+        for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
             held.setdefault(use.workload, set()).update(shared)
         return held
 

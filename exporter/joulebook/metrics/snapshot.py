@@ -42,6 +42,8 @@ class SensorHealth(msgspec.Struct, frozen=True, gc=False):
     up: bool
     errors: Mapping[str, int] = {}
     last_success_s: float | None = None
+    took_s: float | None = None
+    """How long the last look took."""
 
 
 class RateFeed(msgspec.Struct, frozen=True, gc=False):

@@ -17,13 +17,14 @@ import msgspec
 
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.host_usage import Census
+from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Allowance
 from joulebook.errors import LedgerUnavailable
 from joulebook.ledger.retention import Store
+from joulebook.log import once
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
-MAX_CENSUSES = 256
+MAX_SNAPSHOTS = 256
 """So many boundaries in one tick are reported apart."""
 
 
@@ -85,7 +86,7 @@ class Daemon:
         """`masked` is applied to every user's name; `refused` counts what others refused.
 
         `marked` says of the processes in a reading which marks they were under. `host` is who
-        takes the census of those that use CPU and memory (`None`: nothing measures these).
+        takes the snapshot of those that use CPU and memory (`None`: nothing measures these).
         """
         self._settings = settings
         self._policy = policy
@@ -104,7 +105,7 @@ class Daemon:
         self._money = money or Charging()
         self._marked = marked
         self._host = host
-        self._censuses: deque[Census] = deque(maxlen=MAX_CENSUSES)
+        self._snapshots: deque[HostSnapshot] = deque(maxlen=MAX_SNAPSHOTS)
         self._resumed = bool(books.last_ns)
         self._utc_offset_ns = clock.utc_offset_ns()
         self._devices: dict[Meter, DeviceStatus] = {}
@@ -146,7 +147,7 @@ class Daemon:
         readings, failures = self._listen()
         self._owners.look()
         holdings = self._witnesses.heard(list(self._devices.values()))
-        self._take_census()
+        self._take_snapshot()
         now_ns = self._clock.now_ns()
         tick = Tick(
             now_ns,
@@ -161,11 +162,14 @@ class Daemon:
             rates=self._money.rates,
             wanted=self._money.charges,
             models={meter: status.model for meter, status in self._devices.items()},
-            census=tuple(self._censuses.popleft() for _ in range(len(self._censuses))),
+            snapshots=tuple(self._snapshots.popleft() for _ in range(len(self._snapshots))),
         )
         before = self._books
         self._books, entry = advance(before, tick, self._policy)
-        _say_omissions(before, self._books)
+        self._say_omissions(before)
+        _say_stalls(before, self._books)
+        for fault in entry.faults:
+            once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._resumed = False
         self._say_clock_step(tick.utc_offset_ns)
         self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
@@ -174,6 +178,19 @@ class Daemon:
         self._tick_s = time.monotonic() - began
         self._show(tick)
         self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
+
+    def _say_omissions(self, before: Books) -> None:
+        """Say once when a meter of the whole node turns out not to measure all that it should."""
+        for meter, each in self._books.node_meters.items():
+            known = before.node_meters.get(meter)
+            if not each.omits or (known is not None and known.omits == each.omits):
+                continue
+            sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
+            log.warning(
+                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
+                "%s out. If so, set sensors.%s.includes_gpus = false",
+                meter.name, each.omits, each.omits, sensor,
+            )  # fmt: skip
 
     def _say_clock_step(self, utc_offset_ns: int) -> None:
         """Say when the wall clock was set: quarter hours follow it, and nothing else does."""
@@ -189,15 +206,15 @@ class Daemon:
     def _boundary(self, _t_ns: int) -> None:
         for worker in self._workers:
             worker.burst()
-        self._take_census()
+        self._take_snapshot()
 
-    def _take_census(self) -> None:
+    def _take_snapshot(self) -> None:
         """Count who uses the host: at the end of a tick, and at once where a workload changed."""
         if self._host is None:
             return
-        census = self._host.census(self._witnesses.groups())
-        if census is not None:
-            self._censuses.append(census)
+        snapshot = self._host.snapshot(self._witnesses.groups())
+        if snapshot is not None:
+            self._snapshots.append(snapshot)
 
     def _release(self) -> None:
         wanted = self._desk.wanted()
@@ -285,13 +302,18 @@ class Daemon:
         self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
 
 
-def _say_omissions(before: Books, after: Books) -> None:
-    """Say once when a meter of the whole node turns out not to measure all that it should."""
-    for meter, supply in after.supplies.items():
-        known = before.supplies.get(meter)
-        if supply.omits and (known is None or known.omits != supply.omits):
+def _say_stalls(before: Books, after: Books) -> None:
+    """Say once when a counter is given up, and when it is believed again."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        if state.stalled == (known is not None and known.stalled):
+            continue
+        name = f"{meter.component} {meter.name}"
+        if state.stalled:
             log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
-                meter.name, supply.omits, supply.omits, meter.name,
-            )  # fmt: skip
+                "the energy counter of %s stands still, or all but, while power is drawn: its "
+                "energy is booked by power (method integrated) until the counter moves again",
+                name,
+            )
+        else:
+            log.info("the energy counter of %s moves again and is read again", name)

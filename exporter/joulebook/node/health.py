@@ -68,6 +68,11 @@ class Health:
             f"sensor {name} hangs in a call since {stuck_s:.0f} s"
             for name, stuck_s in self._hanging().items()
         ]
+        wrong += [
+            f"the thread of sensor {worker.sensor.name} died {died_s:.0f} s ago"
+            for worker in self._workers
+            if (died_s := worker.died_s()) <= self._lately_s
+        ]
         if self._ledger_problem and now - self._saved > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:

@@ -122,7 +122,7 @@ def _holds(request: Request | None) -> bool:
 def _read(path: Path) -> Request | None:
     try:
         return REQUEST.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -29,6 +29,9 @@ REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
 _ITSELF = "it"
 """What is not read if a sensor fails as a whole."""
 
+THREAD_DIED = "thread_died"
+"""The reason of an error that ended a sensor's thread; it is started again."""
+
 SLOW_PATIENCE_S = 120.0
 """A call of a slow sensor, which has time-outs of its own, hangs only after so long."""
 
@@ -41,7 +44,9 @@ class SensorThread:
         self._kind = kind
         self._clock = clock
         self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"sensor-{sensor.name}", daemon=True)
+        self._thread = self._new_thread()
+        self._started = False
+        self._died_at = float("-inf")
         self._stopping = False
         self._asked: bool | None = None  # a look is wanted; True: with processes
         self._released = False
@@ -58,6 +63,7 @@ class SensorThread:
         """Figures of the driver that were not believed, by reason."""
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
+        self._took_s: float | None = None
         self._reason, self.problem = "starting", "has not answered yet"
         self._failing: Mapping[str, str] = {}  # what was last said of whom
         self._gave = False  # the last look gave a reading, or all devices sleep
@@ -66,6 +72,7 @@ class SensorThread:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._started = True
         self._thread.start()
 
     def stop(self, patience_s: float = 2.0) -> None:
@@ -77,6 +84,7 @@ class SensorThread:
 
     def ask(self, *, processes: bool) -> None:
         """Ask for one look; a slow sensor is only asked as often as it may be."""
+        self._revive()
         with self._wake:
             if self._slow and (
                 self._in_call_since is not None
@@ -141,10 +149,44 @@ class SensorThread:
         answered = self._answered.is_set() or self._slow
         up = self._open and answered and (self._gave or not self._meters)
         return SensorHealth(
-            self.sensor.name, self._kind, up, dict(self._errors), self._last_success_s
+            self.sensor.name,
+            self._kind,
+            up,
+            dict(self._errors),
+            self._last_success_s,
+            self._took_s,
         )
 
+    def died_s(self) -> float:
+        """For how many seconds its thread has lived since it last died."""
+        return time.monotonic() - self._died_at
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"sensor-{self.sensor.name}", daemon=True)
+
+    def _revive(self) -> None:
+        """Start the thread again if it died: nothing that a sensor does may end its readings."""
+        if not self._started or self._stopping or self._thread.is_alive():
+            return
+        thread = self._new_thread()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread to give just now
+            once(log, self.sensor.name, "sensor %s: no thread: %s", self.sensor.name, error)
+            return
+        self._thread = thread
+
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as fault:
+            self._died_at = time.monotonic()
+            self._in_call_since = None
+            self._errors[THREAD_DIED] += 1
+            self._reason, self.problem = THREAD_DIED, f"its thread died: {fault!r}"
+            log.critical("sensor %s: %s", self.sensor.name, self.problem, exc_info=fault)
+
+    def _serve(self) -> None:
         while True:
             with self._wake:
                 while not (self._stopping or self._asked is not None or self._wants_glance()):
@@ -179,10 +221,11 @@ class SensorThread:
 
     def _look(self, *, processes: bool) -> None:
         """One look, or the reason why there is none, for every meter this sensor has had."""
-        self._in_call_since = time.monotonic()
+        self._in_call_since = began = time.monotonic()
         look, error = self._called(processes=processes)
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
+        self._took_s = self._looked_at - began
         if isinstance(self.sensor, Paced):
             self._pace = self.sensor.pace
         if error is not None:
@@ -198,6 +241,8 @@ class SensorThread:
         if self._open and error is None:
             self._say({f"{f.meter.component} {f.meter.name}": f.reason for f in failures})
             self.problem = "; ".join(f"{name}: {why}" for name, why in self._failing.items())
+        if not (look.readings or failures or error):
+            self.problem = "it shows no device"
         if look.readings:
             self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
             self.problem = ""

@@ -119,7 +119,7 @@ class WorkloadSources:
             if state.ended_ns is None or id_ in held
         )
         for source in self._sources:
-            source.open(boundary, Before(facts, claims))
+            source.open(boundary, Before(facts, claims, books.last_ns))
 
     def close(self) -> None:
         """Let all stop watching."""

@@ -55,7 +55,7 @@ class Cache:
             StepCurve(kept.points)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors.
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
             log.once(logger, f"read {quantity}", "%s is not used: %s", path, error)
             return None
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None

@@ -1,7 +1,8 @@
-"""An API server in small: lists and streaming watches of pods and ResourceSlices, over TLS.
+"""An API server in small: lists and streaming watches over TLS, of pods, ResourceSlices and the
+EndpointSlices of a namespace.
 
-It honours field selectors, resource versions, bookmarks and bearer tokens as the real one does
-(answers with 400, 401, 403, 404, 410), and can misbehave. In a test:
+It honours selectors, resource versions, bookmarks and bearer tokens as the real one does (answers
+with 400, 401, 403, 404, 410), and can misbehave. In a test:
 
     with FakeApi(folder) as api:
         api.put_pod("team-a", "train-x", uid=..., node="n1", labels={...})
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import secrets
 import signal
 import ssl
@@ -39,9 +41,12 @@ Object = dict[str, Any]
 
 PODS = "/api/v1/pods"
 SLICES = "resourceslices"
+ENDPOINTS = "endpointslices"
+_ENDPOINTS = re.compile(r"/apis/discovery.k8s.io/v1/namespaces/[^/]+/endpointslices")
 SELECTABLE = {
     "pods": {"metadata.name", "metadata.namespace", "spec.nodeName", "status.phase"},
     SLICES: {"metadata.name", "spec.nodeName", "spec.driver"},
+    ENDPOINTS: {"metadata.name"},
 }
 
 
@@ -275,10 +280,15 @@ class FakeApi:
         return self._epoch
 
 
+def _parts(selector: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in selector.split(",") if part)
+
+
 def _matches(item: Object, wanted: Mapping[str, str]) -> bool:
     for path, value in wanted.items():
         found: Any = item
-        for name in path.split("."):
+        first, _, label = path.partition(".labels.")
+        for name in [*first.split("."), "labels", label] if label else path.split("."):
             found = found.get(name, "") if isinstance(found, dict) else ""
         if found != value:
             return False
@@ -312,11 +322,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(404, "NotFound", "the server could not find the resource")
         if resource in self.fake.forbidden:
             return self._status(403, "Forbidden", f"{resource} is forbidden: cannot {verb}")
-        wanted = dict(
-            part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if part
-        )
+        wanted = _parts(query.get("fieldSelector", ""))
         if not wanted.keys() <= SELECTABLE[resource]:
             return self._status(400, "BadRequest", "field label not supported")
+        for key, value in _parts(query.get("labelSelector", "")).items():
+            wanted[f"metadata.labels.{key}"] = value
         if verb == "watch":
             return self._watch(resource, wanted, query)
         items, version = self.fake.listed(resource, wanted)
@@ -327,6 +337,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _resource(self, path: str) -> str | None:
         if path == PODS:
             return "pods"
+        if _ENDPOINTS.fullmatch(path):
+            return ENDPOINTS
         served = f"/apis/resource.k8s.io/{self.fake.dra}/{SLICES}"
         return SLICES if self.fake.dra and path == served else None
 

@@ -35,6 +35,7 @@ DEFAULTS = {
         "zero_hold_s": None,
         "linger_s": 900.0,
         "max_experiments": 1000,
+        "max_experiments_per_owner": 50,
         "max_workloads": 500,
         "compat": (),
     },
@@ -42,7 +43,11 @@ DEFAULTS = {
         "nvml": {"enabled": "auto"},
         "drm": {"enabled": "auto", "root": "/sys/class/drm"},
         "rapl": {"enabled": "auto", "root": "/sys/class/powercap"},
-        "hwmon": {"enabled": "auto", "root": "/sys/class/hwmon"},
+        "hwmon": {
+            "enabled": "auto",
+            "root": "/sys/class/hwmon",
+            "includes_gpus": True,
+        },
         "ipmi": {
             "enabled": False,
             "program": "ipmitool",
@@ -145,24 +150,28 @@ DEFAULTS = {
             "label:ray.io/cluster",
             "label:workflows.argoproj.io/workflow",
             "label:kueue.x-k8s.io/pod-group-name",
-            "label:batch.kubernetes.io/job-name",
-            "label:job-name",
             "label:app.kubernetes.io/part-of",
             "label:app.kubernetes.io/instance",
+            "owner",
+            "label:batch.kubernetes.io/job-name",
+            "label:job-name",
             "label:kueue.x-k8s.io/queue-name",
             "wckey",
             "job_name",
-            "owner",
             "workload",
         )
     },
     "workloads": {
         "infrastructure_selectors": (
             "namespace:kube-system",
-            "app.kubernetes.io/name in (joulebook, nvidia-device-plugin, nvidia-dra-driver-gpu, "
-            "dcgm-exporter, slurmd)",
-            "app in (nvidia-device-plugin-daemonset, nvidia-dcgm, nvidia-dcgm-exporter, "
-            "nvidia-mig-manager, gpu-feature-discovery, nvidia-operator-validator)",
+            "namespace:gpu-operator",
+            "namespace:nvidia-gpu-operator",
+            "namespace:nvidia-device-plugin",
+            "namespace:nvidia-dra-driver-gpu",
+            "namespace:slurm,app.kubernetes.io/name=slurmd",
+            "namespace:slinky,app.kubernetes.io/name=slurmd",
+            "namespace:kai-resource-reservation",
+            "namespace:runai-reservation",
         )
     },
     "budgets": {},

@@ -24,6 +24,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
+from tests.scale import SCALE, scaled
 from tests.unit.core.world import Run
 
 from joulebook.core.energy.readings import Component, Meter
@@ -35,11 +36,11 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def laws(examples: int) -> Callable[[Test], Test]:
-    """The settings of a property test: the same examples in every run, no clock."""
+    """The settings of a property test: no clock; see `tests/scale.py`."""
     return settings(
-        max_examples=examples,
+        max_examples=scaled(examples),
         deadline=None,
-        derandomize=True,
+        derandomize=SCALE == 1,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.core.experiments import DEFAULT_RULES, choose, decided, is_rule
+from joulebook.core.experiments import DEFAULT_RULES, Choice, choose, chosen, decided, is_rule
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,41 @@ def test_the_first_rule_that_finds_a_name_wins(sources: dict[str, str], experime
 )
 def test_a_job_name_loses_its_index_but_never_all_of_it(job_name: str, experiment: str) -> None:
     assert choose(["job_name"], {"job_name": job_name}) == experiment
+
+
+@pytest.mark.parametrize("name", ["(overflow)", "(expired)", "(unallocated)", " (Other) "])
+def test_a_name_in_brackets_is_nobodys(name: str) -> None:
+    sources = {"annotation:joulebook.io/experiment": name, "env:JOULEBOOK_EXPERIMENT": name,
+               "comment": f"experiment={name}", "wckey": name, "job_name": name,
+               "workload": "101"}  # fmt: skip
+    assert choose(DEFAULT_RULES, sources) == "101"
+    assert choose(DEFAULT_RULES, {"wckey": "bert (large)"}) == "bert (large)"
+
+
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        ("annotation:joulebook.io/experiment", True),
+        ("label:joulebook.io/experiment", True),
+        ("env:WANDB_PROJECT", True),
+        ("wckey", True),
+        ("label:ray.io/cluster", False),
+        ("owner", False),
+        ("job_name", False),
+        ("workload", False),
+    ],
+)
+def test_whether_a_person_gave_the_name(rule: str, named: bool) -> None:
+    assert chosen(DEFAULT_RULES, {rule: "x"}) == Choice("x", rule)
+    assert Choice("x", rule).named is named
+    assert Choice("x", "comment").named
+    assert not Choice().named
+
+
+def test_an_owner_tells_more_than_its_jobs_name() -> None:
+    sources = {"owner": "nightly", "label:batch.kubernetes.io/job-name": "nightly-29933747",
+               "label:kueue.x-k8s.io/queue-name": "q"}  # fmt: skip
+    assert choose(DEFAULT_RULES, sources) == "nightly"
 
 
 def test_the_order_is_a_setting() -> None:

@@ -99,3 +99,10 @@ def test_no_begin_moves_later_and_no_row_ends_before_it_begins(
         assert now.named >= (known.named and bool(known.labels.experiment))
         assert merged(now, facts) == now
         known = now
+
+
+def test_what_begins_after_its_end_goes_on() -> None:
+    over = merged(KNOWN, WorkloadFacts(ID, ended_ns=9))
+    assert merged(over, WorkloadFacts(ID, started_ns=9)).ended_ns == 9
+    again = merged(over, WorkloadFacts(ID, started_ns=10))
+    assert (again.started_ns, again.ended_ns) == (KNOWN.started_ns, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scale import scaled
 from tests.unit.core.money.test_accrual import CO2E, EUR, T0_S, metered, rates_of
 from tests.unit.core.world import Run, job_id
 from tests.unit.ledger.samples import Open, anchor, rows, sql
@@ -40,7 +41,7 @@ def written(store: SqliteStore, run: Run) -> Books:
     return before
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=scaled(40))
 @given(st.lists(st.integers(-(10**38), 10**38), min_size=1, max_size=12))
 def test_sql_carries_exactly(amounts: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:

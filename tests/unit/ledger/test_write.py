@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scale import scaled
 from tests.unit.ledger.samples import FACTS, GPU0, GPU1, JOB, T0_NS, Open, anchor, rows, sql, tick
 
 from joulebook.core.evidence import Amount, Gap, Method, PostingKey, Remainder
@@ -34,7 +35,7 @@ def test_empty_amounts_leave_no_rows(open_store: Open, path: Path) -> None:
     assert rows(path, "SELECT * FROM postings") == []
 
 
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), max_size=25), st.integers(1, 4))
 def test_collector_that_pages_by_seq_ends_with_the_same(
     plan: list[tuple[int, int]], page: int

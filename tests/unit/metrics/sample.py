@@ -7,9 +7,9 @@ import math
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
@@ -138,8 +138,8 @@ def small_books() -> Books:
                 meter_state(CPU0, cpu.energy_uj, cpu.energy_uj), idle_mw=62_500
             ),
         },
-        supplies={
-            BMC: Supply(
+        node_meters={
+            BMC: NodeMeter(
                 meter_state(BMC, 0, 0),
                 (Component.CPU, Component.GPU),
                 0,
@@ -276,7 +276,7 @@ def small_view(books: Books | None = None) -> Snapshot:
             ),
         },
         sensors=(
-            SensorHealth("nvml", "counter", True, {"gpu_is_lost": 2}, 1_764_004_999.5),
+            SensorHealth("nvml", "counter", True, {"gpu_is_lost": 2}, 1_764_004_999.5, 0.0125),
             SensorHealth("rapl", "counter", False),
         ),
         rejected={("slurm", "bad_owner"): 2},
@@ -408,7 +408,7 @@ def busy_view(gpus: int = 8, workloads: int = 64, experiments: int = 50) -> Snap
         now_ns=NOW_NS,
         utc_offset_ns=UTC_OFFSET_NS,
         holders=holders,
-        sensors=(SensorHealth("nvml", "counter", True, {}, 1_764_004_999.5),),
+        sensors=(SensorHealth("nvml", "counter", True, {}, 1_764_004_999.5, 0.0125),),
         rejected={("slurm", "bad_owner"): 2},
         tick_s=0.0021,
         history=tuple(

@@ -25,7 +25,7 @@ from tests.unit.metrics.sample import (
 )
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
-from joulebook.core.energy.host_usage import Census, Use
+from joulebook.core.energy.host_usage import HostSnapshot, Use
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.ledger.series import OVERFLOW, pool_id
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
@@ -335,6 +335,6 @@ def test_the_node_s_own_meter_is_shown_beside_what_is_in_it() -> None:
 
 
 def test_a_workload_that_uses_the_host_has_the_series_before_anything_is_booked() -> None:
-    use = Census(5_000, 8, 0, 0, 0, (Use(SHARING, 0),))
-    shown = values(with_books(census={5_000: use}), "workload_energy_joules_total")
+    use = HostSnapshot(5_000, 8, 0, 0, 0, (Use(SHARING, 0),))
+    shown = values(with_books(snapshots={5_000: use}), "workload_energy_joules_total")
     assert {key[-1] for key in shown if key[1] == "100_7.r1"} == {"gpu", "cpu"}

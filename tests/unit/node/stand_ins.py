@@ -25,6 +25,11 @@ class Cards:
     """A sensor whose counters rise by `watts` of real time, in ticks of `tick_s`."""
 
     name = "cards"
+    kind = "counter"
+    components = frozenset({Component.GPU})
+
+    def owns(self, meter: Meter) -> bool:
+        return meter.component is Component.GPU
 
     def __init__(self, clock: NodeClock, meters: Sequence[Meter] = (METER,)) -> None:
         self.clock = clock
@@ -142,7 +147,7 @@ class Jobs:
         pass
 
 
-def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(done: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for another thread."""
     deadline = time.monotonic() + timeout_s
     while not done():

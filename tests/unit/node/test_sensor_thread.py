@@ -11,7 +11,8 @@ from tests.unit.node.stand_ins import METER, OTHER, Cards, until
 
 from joulebook.clock import NodeClock
 from joulebook.errors import SensorDenied, SensorLost
-from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.health import Health
+from joulebook.node.sensor_thread import THREAD_DIED, SensorThread
 from joulebook.node.sensors.contract import SUSPENDED
 
 
@@ -31,7 +32,7 @@ def worker(cards: Cards) -> Iterator[SensorThread]:
 
 def look(worker: SensorThread) -> bool:
     worker.ask(processes=False)
-    return worker.wait(1)
+    return worker.wait(30)
 
 
 def ended(cards: Cards) -> None:
@@ -57,7 +58,7 @@ def test_a_look_gives_readings_and_statuses_once(worker: SensorThread) -> None:
 
 def test_processes_are_asked_for_when_wanted(worker: SensorThread, cards: Cards) -> None:
     worker.ask(processes=True)
-    worker.wait(1)
+    worker.wait(30)
     look(worker)
     assert cards.asked_processes == [True, False]
 
@@ -232,3 +233,35 @@ def test_a_sensor_whose_devices_sleep_is_up(worker: SensorThread, cards: Cards) 
     cards.lost[METER] = SUSPENDED
     look(worker)
     assert worker.health().up
+
+
+class Fatal(BaseException):
+    """What no `except Exception` stops."""
+
+
+def test_a_thread_that_dies_is_started_again_counted_and_seen(cards: Cards) -> None:
+    worker = SensorThread(cards, cards.clock, kind="counter", known={METER})
+    health = Health([worker], lately_s=5.0, hang_s=5.0)
+    worker.start()
+    assert look(worker) and worker.died_s() > 1e9
+    worker.collect()
+    cards.look_error = Fatal("no memory")  # type: ignore[assignment]
+    worker.ask(processes=False)
+    until(lambda: worker.died_s() < 1e9)
+    assert [f.reason for f in worker.collect().failures] == [THREAD_DIED]
+    cards.look_error = None
+    until(lambda: look(worker))
+    assert [r.meter for r in worker.collect().readings][-1] == METER
+    fares = worker.health()
+    assert (fares.up, fares.errors[THREAD_DIED]) == (True, 1)
+    health.ticked(True, [])
+    ready, why = health.ready()
+    assert not ready and "the thread of sensor cards died" in why
+    worker.stop()
+
+
+def test_how_long_a_look_took_is_told(worker: SensorThread) -> None:
+    assert worker.health().took_s is None
+    assert look(worker)
+    took_s = worker.health().took_s
+    assert took_s is not None and 0 <= took_s < 5

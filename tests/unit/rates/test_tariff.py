@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scale import scaled
 
 from joulebook.core.money.rates import PPM, RateSet, StepCurve, cost_nano
 from joulebook.rates.tariff import Schedule, TariffWindow
@@ -149,7 +150,7 @@ windows_of_a_week = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=scaled(60))
 @given(windows_of_a_week, st.sampled_from(["2026-03-27", "2026-10-23", "2026-07-01"]))
 def test_each_instant_has_the_price_of_the_clock_on_the_wall(
     windows: list[TariffWindow], day: str

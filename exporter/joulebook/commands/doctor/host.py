@@ -11,7 +11,7 @@ from joulebook.config.base import Enabled
 from joulebook.core.energy.readings import Reading
 from joulebook.errors import SensorError
 from joulebook.ledger.query import LedgerReader
-from joulebook.node.assembly.sensors import SENSORS
+from joulebook.node.assembly.sensors import SENSORS, reader_of
 from joulebook.node.sensors import hwmon, rapl
 from joulebook.node.sensors.contract import Sensor
 from joulebook.node.sensors.drm import sensor as drm
@@ -92,16 +92,16 @@ def model(site: Site) -> Iterator[Finding]:
 def _omissions(site: Site) -> Iterator[Finding]:
     try:
         with LedgerReader(site.ledger) as reader:
-            supplies = reader.supplies()
+            node_meters = reader.node_meters()
     except Exception:  # no ledger yet, or not readable: the ledger's own checks say so
         return
-    for meter, supply in supplies.items():
-        if supply.omits:
+    for meter, found in node_meters.items():
+        if found.omits:
             yield warn(
-                f"the meter of the whole node ({meter.name}) tells less than {supply.omits} alone: "
-                f"it seems to leave the {supply.omits} out",
-                f"Set sensors.{meter.name}.includes_gpus = false, if it is the GPUs that are left "
-                "out; until then nothing is booked as 'other'.",
+                f"the meter of the whole node ({meter.name}) tells less than {found.omits} alone: "
+                f"it seems to leave the {found.omits} out",
+                f"Set sensors.{reader_of(meter)}.includes_gpus = false, if it is the GPUs that are "
+                "left out; until then nothing is booked as 'other'.",
             )
 
 

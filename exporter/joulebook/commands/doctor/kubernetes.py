@@ -7,12 +7,12 @@ from pathlib import Path
 
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
+from joulebook.kubernetes_api.server import ApiError, ApiServer, body
+from joulebook.kubernetes_api.watch import LIST_READ_S
 from joulebook.node.assembly.workloads import node_name
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body
 from joulebook.node.workloads.kubernetes.cgroups import log_folders
-from joulebook.node.workloads.kubernetes.informer import pods_of
+from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
 from joulebook.node.workloads.kubernetes.listing import KubeletError
-from joulebook.node.workloads.kubernetes.watch import LIST_READ_S, REMEDIES
 
 _NODE = "JOULEBOOK_NODE_NAME"
 

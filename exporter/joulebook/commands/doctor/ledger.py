@@ -118,7 +118,7 @@ def released(site: Site) -> Iterator[Finding]:
         request = REQUEST.decode(request_path(site.ledger).read_bytes())
     except FileNotFoundError:
         return
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         yield warn(f"{request_path(site.ledger)} cannot be read: {error}", "Remove it.")
         return
     if request.until_s > time.time():

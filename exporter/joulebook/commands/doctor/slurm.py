@@ -14,10 +14,11 @@ from joulebook.commands.shared.text import several
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import InputError
-from joulebook.node.workloads.slurm.event_file import event_stem, open_directory, trusted_owners
+from joulebook.node.workloads.slurm.event_file import event_stem
 from joulebook.node.workloads.slurm.gres import GresMap, Unmappable, find_part
 from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf, load_gres
 from joulebook.node.workloads.slurm.hostlist import expand
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 _HOOKS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
 _WHERE = "/usr/lib/joulebook/hooks"
@@ -123,7 +124,7 @@ def events(site: Site) -> Iterator[Finding]:
         return
     path = site.at(site.config.tenants.slurm.events_dir)
     try:
-        os.close(open_directory(path, trusted_owners()))
+        os.close(open_directory(path, trusted_owners() | _daemon_users(site)))
         names = sorted(entry.name for entry in path.iterdir())
     except InputError as error:
         yield fail(
@@ -147,6 +148,14 @@ def events(site: Site) -> Iterator[Finding]:
             f"events_dir: {several(len(old), 'ended job')} not booked for over an hour ({old[0]})",
             "Start the daemon, or see its log for what it refuses.",
         )
+
+
+def _daemon_users(site: Site) -> frozenset[int]:
+    """Whom the daemon runs as: the owner of the ledger's directory, which need not be us."""
+    try:
+        return frozenset({site.ledger.parent.stat().st_uid})
+    except OSError:
+        return frozenset()
 
 
 def _age_s(path: Path) -> float:

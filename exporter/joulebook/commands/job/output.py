@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import stat
 import subprocess
 from typing import NamedTuple
 
 from joulebook.errors import InputError
+from joulebook.untrusted_files import open_to_append
 
 SCONTROL_S = 10.0
 MAX_PATH_BYTES = 4096
@@ -103,24 +103,10 @@ def append(path: str, content: bytes, uid: int) -> None:
     """
     if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InputError(f"{path[:80]!r}: not an absolute path", reason="bad_path")
-    # Never created, never a link, never waiting for the other end of a pipe, no terminal of ours.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = open_to_append(path, uid)
     try:
-        fd = os.open(path, flags)
+        os.write(fd, content)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", reason="not_opened") from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InputError(f"{path}: no regular file", reason="not_a_file")
-        if seen.st_uid != uid:
-            raise InputError(f"{path}: belongs to uid {seen.st_uid}", reason="foreign_owner")
-        if seen.st_nlink != 1:
-            # Somebody may have put another file of the user's under the name of the output.
-            raise InputError(f"{path}: has {seen.st_nlink} names", reason="linked")
-        try:
-            os.write(fd, content)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}", reason="not_written") from None
+        raise InputError(f"{path}: {error.strerror}", reason="not_written") from None
     finally:
         os.close(fd)

@@ -38,6 +38,7 @@ class Evidence(IntEnum):
 ClaimKey = tuple[WorkloadId | None, Meter, Evidence, str, int]
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Evidence that a workload held a part of a meter from `t0_ns` until `t1_ns`.
 
@@ -185,8 +186,10 @@ def merge(
     reports of the same, one with an end, and of those the later end, stands). An open claim that
     a *complete* report of its evidence no longer mentions ended unseen: it is closed at
     `affirmed_ns`, the last instant at which such evidence was whole and mentioned it (what was
-    consumed later is not proven to be its).
+    consumed later is not proven to be its). A claim on no part of a device is none.
     """
+    known = [claim for claim in known if claim.parts > 0 and claim.of > 0]
+    reported = [claim for claim in reported if claim.parts > 0 and claim.of > 0]
     now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
     merged: dict[ClaimKey, Claim] = {}
     for claim in known:

@@ -95,13 +95,19 @@ def seats(
     if "" in held:
         return tuple(holders)
     found = list(holders)
+    left = 1 - sum((Fraction(holder.parts, holder.of) for holder in holders), Fraction(0))
     for each in instances:
-        if each.uuid not in held:
-            users = _users(p for p in processes if p.instance == each.uuid)
-            found += [
-                Holder(user, Evidence.PROCESSES, each.slices, each.of * len(users), each.uuid)
-                for user in users
-            ]
+        users = _users(p for p in processes if p.instance == each.uuid)
+        if each.uuid in held or not users:
+            continue
+        # While a card is cut again, the old instances and the new ones may come to more than it.
+        parts, of = min(Fraction(each.slices, each.of), left).as_integer_ratio()
+        left -= Fraction(parts, of)
+        found += [
+            Holder(user, Evidence.PROCESSES, parts, of * len(users), each.uuid)
+            for user in users
+            if parts > 0
+        ]
     if not found:
         users = _users(processes)
         found = [Holder(user, Evidence.PROCESSES, 1, len(users)) for user in users]

@@ -1,8 +1,8 @@
 """Who gets the energy of CPU and DRAM: by what the kernel counted for each workload.
 
-Nobody holds a CPU package as a job holds a GPU. So now and then a *census* is taken: what each
+Nobody holds a CPU package as a job holds a GPU. So now and then a *snapshot* is taken: what each
 workload has used since it began (CPU time, memory now), and what the whole node has. Between two
-censuses use is taken as even, and each interval of a meter is shared out by the use in it:
+snapshots use is taken as even, and each interval of a meter is shared out by the use in it:
 
     the idle floor    by allocated cores (DRAM: by resident bytes) of all that the node has
     the rest          by CPU time (DRAM: by resident bytes) of all that was used
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.attribution.gpu import Share, apportion
-from joulebook.core.energy.host_usage import Census, Use
+from joulebook.core.energy.host_usage import HostSnapshot, Use
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, Reading
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
@@ -34,15 +34,15 @@ EVIDENCE = "cgroup"
 
 
 def watched(reading: Reading, busy: bool | None) -> Reading:
-    """A reading of CPU or DRAM with what the census says of the node (`None`: nothing)."""
+    """A reading of CPU or DRAM with what the snapshot says of the node (`None`: nothing)."""
     if reading.meter.component not in COMPONENTS or reading.busy is not None:
         return reading
     return msgspec.structs.replace(reading, busy=busy)
 
 
-def present(censuses: Sequence[Census]) -> frozenset[WorkloadId]:
+def present(snapshots: Sequence[HostSnapshot]) -> frozenset[WorkloadId]:
     """The workloads that use the host now, whether or not they use any CPU time."""
-    return frozenset(use.workload for use in censuses[-1].uses) if censuses else frozenset()
+    return frozenset(use.workload for use in snapshots[-1].uses) if snapshots else frozenset()
 
 
 def share_out(interval: Interval, idle_mw: int | None, usage: Usage) -> list[Share]:
@@ -149,37 +149,37 @@ class _Curves(NamedTuple):
 
 
 class Usage:
-    """The use of the host over time, out of the censuses of one boot of the machine."""
+    """The use of the host over time, out of the snapshots of one boot of the machine."""
 
-    def __init__(self, censuses: Sequence[Census]) -> None:
-        """`censuses` in the order of time."""
+    def __init__(self, snapshots: Sequence[HostSnapshot]) -> None:
+        """`snapshots` in the order of time."""
         self._found: dict[WorkloadId, _Curves] | None = None
-        self._censuses = censuses
+        self._snapshots = snapshots
 
     @property
     def _workloads(self) -> dict[WorkloadId, _Curves]:
         if self._found is None:
             points: dict[WorkloadId, list[tuple[int, Use]]] = {}
-            for census in self._censuses:
-                for use in census.uses:
-                    points.setdefault(use.workload, []).append((census.t_ns, use))
+            for snapshot in self._snapshots:
+                for use in snapshot.uses:
+                    points.setdefault(use.workload, []).append((snapshot.t_ns, use))
             self._found = {who: _curves(seen) for who, seen in points.items()}
-            self._node = _node_curves(self._censuses)
+            self._node = _node_curves(self._snapshots)
         return self._found
 
     def heard_again(self, t0_ns: int, t1_ns: int) -> bool:
-        """Whether every workload of the last census of before an outage is in one after it."""
-        before = [census for census in self._censuses if census.t_ns <= t0_ns][-1:]
-        after = {use.workload for c in self._censuses if c.t_ns >= t1_ns for use in c.uses}
-        return all(use.workload in after for census in before for use in census.uses)
+        """Whether every workload of the last snapshot of before an outage is in one after it."""
+        before = [snapshot for snapshot in self._snapshots if snapshot.t_ns <= t0_ns][-1:]
+        after = {use.workload for c in self._snapshots if c.t_ns >= t1_ns for use in c.uses}
+        return all(use.workload in after for snapshot in before for use in snapshot.uses)
 
     def between(self, t0_ns: int, t1_ns: int) -> tuple[dict[WorkloadId, HostUsage], HostUsage, int]:
         """What each workload used in `[t0, t1)`, what the node did, and the byte-time it has."""
         used = {who: curves.between(t0_ns, t1_ns) for who, curves in self._workloads.items()}
         used = {who: each for who, each in used.items() if any(each)}
-        if not self._censuses:
+        if not self._snapshots:
             return used, HostUsage(0, 0, 0), 0
-        duration_ns, last = t1_ns - t0_ns, self._censuses[-1]
+        duration_ns, last = t1_ns - t0_ns, self._snapshots[-1]
         node = HostUsage(
             self._node.cpu.between(t0_ns, t1_ns),
             1000 * last.cores * duration_ns,
@@ -200,11 +200,11 @@ def _curves(seen: Sequence[tuple[int, Use]]) -> _Curves:
     )
 
 
-def _node_curves(censuses: Sequence[Census]) -> _Curves:
+def _node_curves(snapshots: Sequence[HostSnapshot]) -> _Curves:
     return _Curves(
-        UsageCurve((c.t_ns, c.busy_ns) for c in censuses),
+        UsageCurve((c.t_ns, c.busy_ns) for c in snapshots),
         UsageCurve(()),
-        UsageCurve(_area([(c.t_ns, c.resident_bytes) for c in censuses])),
+        UsageCurve(_area([(c.t_ns, c.resident_bytes) for c in snapshots])),
     )
 
 

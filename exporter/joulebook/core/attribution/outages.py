@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure, settle
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import Meter, Reading
+from joulebook.core.energy.node_meter import NodeMeter
+from joulebook.core.energy.readings import Meter
 from joulebook.units import NS_PER_S
 
 PROOF_WAIT_NS = 60 * NS_PER_S
@@ -22,8 +22,8 @@ PROOF_WAIT_NS = 60 * NS_PER_S
 KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
 """For how long a card that vanished may come back, and its holders still get its energy."""
 
-SUPPLY_WAIT_NS = 900 * NS_PER_S
-"""For how long claims are kept for a supply that is silent."""
+NODE_WAIT_NS = 900 * NS_PER_S
+"""For how long claims are kept for a node meter that is silent."""
 
 
 def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
@@ -39,14 +39,12 @@ def edges(claims: Iterable[Claim]) -> list[int]:
     return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
 
 
-def proof_is_in(
-    claims: Iterable[Claim], reading: Reading, affirmed: Mapping[Evidence, int]
-) -> bool:
-    """Whether it is known which of the claims of before an outage lasted through it."""
+def proof_is_in(claims: Iterable[Claim], t1_ns: int, affirmed: Mapping[Evidence, int]) -> bool:
+    """Whether it is known which of the claims lasted through an outage that ended at `t1_ns`."""
     return all(
-        affirmed.get(claim.evidence, 0) >= reading.t_ns
+        affirmed.get(claim.evidence, 0) >= t1_ns
         for claim in claims
-        if claim.t1_ns is None and claim.t0_ns < reading.t_ns
+        if claim.t1_ns is None and claim.t0_ns < t1_ns
     )
 
 
@@ -80,17 +78,17 @@ def tenures(
 def prune(
     claims: Iterable[Claim],
     meters: Mapping[Meter, MeterState],
-    supplies: Mapping[Meter, Supply],
+    node_meters: Mapping[Meter, NodeMeter],
     now_ns: int,
 ) -> tuple[Claim, ...]:
     """Forget claims that ended before everything that is still to be booked.
 
     A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are. What a supply consumed is
-    shared out by the claims on GPUs, and later than they are.
+    on a meter that has not come back is kept as long as experiments are. What a node meter consumed
+    is shared out by the claims on GPUs, and later than they are.
     """
     waits_ns = min(
-        (each.edge_ns for each in supplies.values() if each.edge_ns > now_ns - SUPPLY_WAIT_NS),
+        (each.edge_ns for each in node_meters.values() if each.edge_ns > now_ns - NODE_WAIT_NS),
         default=now_ns,
     )
     kept = []

@@ -59,12 +59,13 @@ def pieces(interval: Interval) -> Iterator[Interval]:
 
 
 def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
-    span = covering(process.marks, piece.t0_ns, piece.t1_ns)
-    if span is not None:
-        return msgspec.structs.replace(process, workload=span.workload, ended=False)
-    if process.marks and process.started_ns + START_GRAIN_NS >= piece.t1_ns:
-        # It may look as if it had begun just before the mark that it was born under.
+    seen_ns = process.started_ns + START_GRAIN_NS
+    if any(piece.t1_ns <= span.t0_ns <= seen_ns for span in process.marks):
+        # It only looks as if it had begun just before the mark that it was born under.
         return msgspec.structs.replace(process, ended=True)
+    covered = covering(process.marks, piece.t0_ns, piece.t1_ns)
+    if covered is not None:
+        return msgspec.structs.replace(process, workload=covered.workload, ended=False)
     return process
 
 

@@ -57,7 +57,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     @property
     def rooms(self) -> dict[str, Fraction]:
         """Which part of the card each of its MIG instances is, by UUID."""
-        return {each.uuid: Fraction(each.slices, self.slices) for each in self.instances}
+        of = max(self.slices, sum(each.slices for each in self.instances))
+        return {each.uuid: Fraction(each.slices, of) for each in self.instances if each.slices > 0}
 
     def instance(self, name: str) -> Instance | None:
         """The MIG instance of this card that a device plugin or a scheduler calls `name`.

@@ -1,4 +1,4 @@
-"""A census of the host: what each workload, and the whole node, has used of CPU and memory.
+"""A snapshot of the host: what each workload, and the whole node, has used of CPU and memory.
 
 Kept in the books for as long as energy of its time is still to be booked: after a crash the
 kernel's own counters then say who used the CPU meanwhile.
@@ -17,11 +17,12 @@ IDLE_PER_MILLE = 5
 """A node with less than 0.1 + 0.5 % of its cores at work is idle (the daemon itself is work)."""
 
 KEPT = 1024
-"""So many censuses are kept where a meter stays silent: the oldest, and the newest."""
+"""So many snapshots are kept where a meter stays silent: the oldest, and the newest."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one workload has used up to a census.
+    """What one workload has used up to a snapshot.
 
     `cpu_ns` is CPU time since it began, `memory_bytes` what it has resident now, page cache left
     out. `cores_milli` is what it was allocated, in thousandths of a logical CPU (0: not known).
@@ -35,7 +36,8 @@ class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
     since_ns: int = 0
 
 
-class Census(msgspec.Struct, frozen=True, gc=False, array_like=True):
+# The order of its fields is the format of the ledger on disk: new ones go last.
+class HostSnapshot(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Who has used what of the host at one instant.
 
     `cores` are the logical CPUs, `busy_ns` the CPU time of the whole node since boot,
@@ -50,27 +52,27 @@ class Census(msgspec.Struct, frozen=True, gc=False, array_like=True):
     uses: tuple[Use, ...] = ()
 
 
-def is_busy(known: Mapping[int, Census], news: Sequence[Census]) -> bool | None:
-    """Whether the node was at work from the last census that is known to the newest one."""
+def is_busy(known: Mapping[int, HostSnapshot], news: Sequence[HostSnapshot]) -> bool | None:
+    """Whether the node was at work from the last snapshot that is known to the newest one."""
     if not known or not news:
         return None
-    before, now = known[max(known)], max(news, key=lambda census: census.t_ns)
+    before, now = known[max(known)], max(news, key=lambda snapshot: snapshot.t_ns)
     idle_milli = IDLE_MILLI + now.cores * IDLE_PER_MILLE
     return 1000 * (now.busy_ns - before.busy_ns) > idle_milli * (now.t_ns - before.t_ns)
 
 
 def kept(
-    known: Mapping[int, Census], news: Iterable[Census], needed_ns: int
-) -> Mapping[int, Census]:
-    """The censuses, by time: those known and new, as far back as energy is still to be booked.
+    known: Mapping[int, HostSnapshot], news: Iterable[HostSnapshot], needed_ns: int
+) -> Mapping[int, HostSnapshot]:
+    """The snapshots, by time: those known and new, as far back as energy is still to be booked.
 
     That is, from the last one at or before `needed_ns`. The mapping keeps its identity if nothing
     changes.
     """
     found = dict(sorted(known.items()))
-    for census in sorted(news, key=lambda census: census.t_ns):
-        if not found or census.t_ns > next(reversed(found)):
-            found[census.t_ns] = census
+    for snapshot in sorted(news, key=lambda snapshot: snapshot.t_ns):
+        if not found or snapshot.t_ns > next(reversed(found)):
+            found[snapshot.t_ns] = snapshot
     times = list(found)
     times = times[max((i for i, t_ns in enumerate(times) if t_ns <= needed_ns), default=0) :]
     if len(times) > KEPT:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
+from joulebook.core.energy.power import MAX_HOLE_NS, drawn_uj, max_power_mw
 from joulebook.core.energy.readings import (
     Break,
     InstanceUse,
@@ -22,19 +23,11 @@ from joulebook.core.energy.readings import (
 from joulebook.core.evidence import Gap, Method, Remainder
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ
 
-DEFAULT_MAX_POWER_MW = 3_000_000
-"""No single device draws 3 kW (2026): a counter that says so is not believed."""
-
 PLAUSIBLE_LAG_NS = 500 * NS_PER_MS
 """A counter moves in ticks: a reading may hold the energy of this much more time than it spans."""
 
 UPTIME_SLACK_NS = 2 * NS_PER_S
 """Drivers tell their uptime in whole seconds."""
-
-MAX_HOLE_NS = 5 * NS_PER_S
-"""Power is not interpolated over a longer hole between two samples: that is a gap.
-
-A meter that can only be asked seldom says so (`Reading.hole_ns`)."""
 
 
 class Interval(msgspec.Struct, frozen=True, gc=False):
@@ -77,7 +70,7 @@ def judge(before: Reading, now: Reading) -> Break | None:
         return Break.NONE
     if before.epoch != now.epoch:
         return Break.REBOOT if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
-    if _restarted(before, now):
+    if has_restarted(before, now):
         return Break.RESET if _plausible(now.energy_uj, _lifetime_ns(before, now), now) else None
     if now.wrap_uj is not None and _burnable_uj(now.t_ns - before.t_ns, now) >= now.wrap_uj:
         return Break.WRAPPED
@@ -104,6 +97,8 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     `now.breaks` must have been judged. Gaps and intervals together span `[before, now)`, but
     for energy of unknown time after a reset, which stands beside its gap.
     """
+    if now.breaks is Break.STALLED:
+        return (_by_power(before, now),)
     if now.energy_uj is None or before.energy_uj is None:
         return _integrate(before, now)
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
@@ -148,12 +143,25 @@ def known_instances(
 
 
 def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interval:
+    return _interval(before, now, t0_ns, now.t_ns, delta_uj, Method.COUNTER)
+
+
+def _by_power(before: Reading, now: Reading) -> Interval | Gap:
+    drawn = drawn_uj(before, now)
+    if drawn is None:
+        return Gap(now.meter, before.t_ns, now.t_ns, now.breaks.value)
+    return _interval(before, now, before.t_ns, now.t_ns, drawn, Method.INTEGRATED)
+
+
+def _interval(
+    before: Reading, now: Reading, t0_ns: int, t1_ns: int, energy_uj: int, method: Method
+) -> Interval:
     return Interval(
         now.meter,
         t0_ns,
-        now.t_ns,
-        delta_uj,
-        Method.MODELLED if now.modelled else Method.COUNTER,
+        t1_ns,
+        energy_uj,
+        Method.MODELLED if now.modelled else method,
         idle=_is_idle(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
@@ -162,15 +170,17 @@ def _counted(before: Reading, now: Reading, t0_ns: int, delta_uj: int) -> Interv
 
 
 def _burnable_uj(duration_ns: int, now: Reading) -> int:
-    return (now.max_power_mw or DEFAULT_MAX_POWER_MW) * duration_ns // PJ_PER_UJ
+    return max_power_mw(now) * duration_ns // PJ_PER_UJ
 
 
 def _plausible(delta_uj: int, duration_ns: int, now: Reading) -> bool:
     return delta_uj <= _burnable_uj(duration_ns + PLAUSIBLE_LAG_NS, now)
 
 
-def _restarted(before: Reading, now: Reading) -> bool:
-    """Whether the driver's uptime proves that its counter began again after `before`."""
+def has_restarted(before: Reading, now: Reading) -> bool:
+    """Whether the boot, or the driver's uptime, proves that its counter began again since."""
+    if before.epoch != now.epoch:
+        return True
     if now.uptime_ns is None:
         return False
     if before.uptime_ns is not None and now.uptime_ns < before.uptime_ns:
@@ -209,7 +219,10 @@ def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
 
     At both ends the newest sample stands, so that neighbours agree on the power between them.
     """
-    inside = [s for s in now.samples if before.t_ns < s.t_ns < now.t_ns]
+    most_mw = max_power_mw(now)
+    inside = [
+        s for s in now.samples if before.t_ns < s.t_ns < now.t_ns and 0 <= s.power_mw <= most_mw
+    ]
     last_mw = inside[-1].power_mw if inside else now.power_mw
     first_mw = before.samples[-1].power_mw if before.samples else before.power_mw
     if first_mw is None and inside:
@@ -220,14 +233,5 @@ def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
 
 
 def _integrated(before: Reading, now: Reading, t0_ns: int, t1_ns: int, twice_pj: int) -> Interval:
-    return Interval(
-        now.meter,
-        t0_ns,
-        t1_ns,
-        twice_pj // (2 * PJ_PER_UJ),
-        Method.MODELLED if now.modelled else Method.INTEGRATED,
-        idle=_is_idle(before, now),
-        outage=now.after_outage,
-        processes=now.processes or (),
-        instances=known_instances(before.instances, now.instances),
-    )
+    energy_uj = twice_pj // (2 * PJ_PER_UJ)
+    return _interval(before, now, t0_ns, t1_ns, energy_uj, Method.INTEGRATED)

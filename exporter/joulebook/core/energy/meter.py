@@ -5,7 +5,7 @@ Nothing here knows of workloads: what comes out is energy in time, what goes on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,14 +17,25 @@ from joulebook.core.energy.intervals import (
     between,
     confirm,
     energy_uj,
+    has_restarted,
     judge,
     known_instances,
 )
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.power import (
+    MAX_HOLE_NS,
+    drawn_uj,
+    is_believable,
+    is_doubted,
+    is_off,
+    is_sound,
+    summed,
+)
+from joulebook.core.energy.readings import Break, Failure, Meter, Reading
 from joulebook.core.evidence import Gap
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One meter: the booked edge, and what was read after it.
 
@@ -49,11 +60,20 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     tick_ns: int = 0
     idle_mw: int | None = None
     resumed: bool = False
+    held: tuple[Reading, ...] = ()
+    """Readings since the counter is doubted, which wait until it is believed or given up."""
+    stalled: bool = False
+    """Whether the counter was given up: its energy is booked by power."""
 
     @property
     def last(self) -> Reading:
-        """The newest reading."""
+        """The newest reading that counts."""
         return self.pending[-1] if self.pending else self.base
+
+    @property
+    def newest(self) -> Reading:
+        """The newest reading."""
+        return self.held[-1] if self.held else self.last
 
 
 IMPLAUSIBLE = "implausible"
@@ -81,12 +101,17 @@ class MeterUpdate(NamedTuple):
     gaps: tuple[Gap, ...] = ()
     lost_ns: tuple[tuple[str, int], ...] = ()
 
+    def then(self, step: Callable[..., MeterUpdate], *more: Reading) -> MeterUpdate:
+        """This, and what the next step gave."""
+        later = step(self.state, *more)
+        return MeterUpdate(later.state, self.gaps + later.gaps, self.lost_ns + later.lost_ns)
+
 
 def begin(reading: Reading) -> MeterState:
     """A meter seen for the first time: what its counter says was consumed before our books
     began.
     """
-    return MeterState(reading.meter, reading, gap_to_ns=reading.t_ns)
+    return MeterState(reading.meter, summed(reading, reading), gap_to_ns=reading.t_ns)
 
 
 def resume(state: MeterState) -> MeterState:
@@ -96,11 +121,78 @@ def resume(state: MeterState) -> MeterState:
 
 def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
-    last = state.last
-    if reading.t_ns <= last.t_ns:
+    if reading.t_ns <= state.newest.t_ns:
         return MeterUpdate(state)
-    if _is_unread(last, reading):
+    if not is_believable(reading):
+        return lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
+    reading = summed(state.newest, reading, anew=state.resumed)
+    if reading.power_mw is None and _is_unread(state.last, reading):
         return lose(state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
+    if state.stalled and not has_restarted(state.last, reading):
+        return _by_power(state, reading)
+    if is_doubted(state.last, reading):
+        return _doubt(state, reading)
+    if state.held:
+        return _believe(state, reading)
+    return _count(state, reading)
+
+
+def _doubt(state: MeterState, reading: Reading) -> MeterUpdate:
+    """Hold a reading back; once the counter is doubted for too long, go by power."""
+    waits_ns = reading.t_ns - state.last.t_ns
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(*state.held, reading)))
+    if reading.energy_uj is None:
+        taken = lose(taken.state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
+    return taken if waits_ns < FALLBACK_NS else taken.then(_give_up)
+
+
+def _give_up(state: MeterState) -> MeterUpdate:
+    """Book by power from the last step of the counter on."""
+    held = state.held
+    taken = MeterUpdate(msgspec.structs.replace(state, held=(), stalled=True))
+    for reading in held:
+        taken = taken.then(_by_power, reading)
+    return taken
+
+
+def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
+    """The counter moves again, or power is not known any more.
+
+    Its own steps count if it caught up, or never stood still (power may be a mean of the last
+    second). Else it lost what was consumed meanwhile, and power tells that.
+    """
+    held, late = state.held, state.held[-1]
+    if not has_restarted(state.last, reading):
+        late = msgspec.structs.replace(reading, t_ns=late.t_ns, by_power=late.by_power)
+    if drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
+        return _give_up(state).then(take, reading)
+    stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
+    if stood_still and is_off(state.last, reading):
+        return _give_up(state).then(take, reading)
+    taken = MeterUpdate(msgspec.structs.replace(state, held=()))
+    for each in (*held, reading):
+        if each is reading or each.energy_uj not in {None, taken.state.last.energy_uj}:
+            taken = taken.then(_count, each)
+    return taken
+
+
+def _by_power(state: MeterState, reading: Reading) -> MeterUpdate:
+    """Book the stretch up to a reading by power; from there on the counter may be sound again."""
+    last = state.last
+    known, now = last.by_power, reading.by_power
+    if known is not None and now is not None and now.t_ns <= known.t_ns:
+        if reading.t_ns - known.t_ns <= MAX_HOLE_NS:
+            return MeterUpdate(state)  # it tells no power: the next one does
+        return lose(state, Failure(reading.meter, reading.t_ns, Break.STALLED.value))
+    taken = _append(state, msgspec.structs.replace(reading, breaks=Break.STALLED))
+    stalled = not is_sound(last, reading)
+    return taken._replace(state=msgspec.structs.replace(taken.state, stalled=stalled))
+
+
+def _count(state: MeterState, reading: Reading) -> MeterUpdate:
+    """Take in a reading of which the counter is believed, as far as it is plausible."""
+    last = state.last
+    state = msgspec.structs.replace(state, stalled=False) if state.stalled else state
     verdict = judge(last, reading)
     suspect = state.suspect
     if verdict is not None:
@@ -109,9 +201,7 @@ def take(state: MeterState, reading: Reading) -> MeterUpdate:
         failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
         return failed._replace(state=msgspec.structs.replace(failed.state, suspect=reading))
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
-    first = _append(state, jump)
-    second = take(first.state, reading)
-    return MeterUpdate(second.state, first.gaps + second.gaps, first.lost_ns + second.lost_ns)
+    return _append(state, jump).then(take, reading)
 
 
 def lose(state: MeterState, failure: Failure) -> MeterUpdate:

@@ -45,6 +45,15 @@ class PowerSample(NamedTuple):
     power_mw: int
 
 
+class PowerSum(NamedTuple):
+    """Power added up beside a counter, from `since_ns` to `t_ns`, where it was `power_mw`."""
+
+    since_ns: int
+    t_ns: int
+    power_mw: int
+    energy_uj: int = 0
+
+
 class Span(NamedTuple):
     """A mark on a process: from when to when (`None`: still) it consumes for `workload`."""
 
@@ -53,6 +62,7 @@ class Span(NamedTuple):
     workload: WorkloadId
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
@@ -100,8 +110,11 @@ class Break(StrEnum):
     """It jumped by more than the device can consume, and stayed there."""
     WRAPPED = "counter_wrap"
     """It may have wrapped more than once since it was last read."""
+    STALLED = "counter_stalled"
+    """It stood still, or all but, while power was drawn: its energy is reported by power."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One successful look at one meter.
 
@@ -114,7 +127,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     did not ask, empty where it asked and found none; and so are `instances`.
     `covers` names the components whose meters
     are measured here too, from outside: of such a meter only the rest is booked
-    (`core.attribution.node_meter`).
+    (`core.energy.node_meter`).
     `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
     is how far apart two values of power may lie, where the meter can only be asked that seldom
     (0: as for all, `intervals.MAX_HOLE_NS`).
@@ -139,6 +152,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     covers: tuple[Component, ...] = ()
     modelled: bool = False
     hole_ns: int = 0
+    by_power: PowerSum | None = None
+    """Set by the ledger: what a counter should show, by power."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

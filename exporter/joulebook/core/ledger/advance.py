@@ -1,36 +1,39 @@
 """The books, one tick later: readings and claims in, postings and new balances out.
 
-`advance` is the whole of what a daemon does, as one pure function. Presenting a tick that is
+`advance` is the whole of what a daemon does, as one pure function of three steps:
+
+    measure      what sensors saw into energy in time (`core.energy.measure`)
+    attribute    who gets that energy                 (`core.attribution.attribute`)
+    charge       which quarter hour, and what it cost (`core.money.accrual`)
+ Presenting a tick that is
 already in the books changes nothing, so a tick whose commit failed is simply presented again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from itertools import pairwise
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.attribution import host, node_meter, outages, spans
+from joulebook.core.attribution import host, outages
+from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
-from joulebook.core.attribution.node_meter import Supply
-from joulebook.core.energy import meter as metering
-from joulebook.core.energy.host_usage import Census, is_busy, kept
-from joulebook.core.energy.meter import MeterState
+from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
+from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
-from joulebook.core.evidence import Amount, PostingKey, Remainder, Subject
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject
 from joulebook.core.ledger import series
-from joulebook.core.ledger.page import Page
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money import accrual
-from joulebook.core.money.accrual import Accrual
-from joulebook.core.money.amounts import NOTHING, Charge, Exact
+from joulebook.core.money.accrual import Postings, Tariff, charge
+from joulebook.core.money.amounts import Charge, Exact
 from joulebook.core.money.rates import RateSet
+from joulebook.core.sums import counted, summed
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_S
-
-Name = TypeVar("Name", bound=Hashable)
 
 
 class BookingPolicy(msgspec.Struct, frozen=True):
@@ -38,7 +41,7 @@ class BookingPolicy(msgspec.Struct, frozen=True):
 
     settle_ns: int = 3 * NS_PER_S
     series: series.SeriesPolicy = series.SeriesPolicy()
-    other: node_meter.OtherSplit = node_meter.OtherSplit.NONE
+    other: OtherSplit = OtherSplit.NONE
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -48,7 +51,7 @@ class Tick(msgspec.Struct, frozen=True):
     whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
     `served` says that the books of the tick before could be scraped since (they were committed).
     `rates` are those known now, also of the past; `wanted` is what the configuration says is to
-    be charged. `models` are the models of the devices that answered. `census` says who used the
+    be charged. `models` are the models of the devices that answered. `snapshots` says who used the
     host: at the end of the tick, and at each boundary in it.
     """
 
@@ -64,162 +67,142 @@ class Tick(msgspec.Struct, frozen=True):
     rates: RateSet = RateSet()
     wanted: frozenset[Charge] = frozenset()
     models: Mapping[Meter, str] = {}
-    census: tuple[Census, ...] = ()
+    snapshots: tuple[HostSnapshot, ...] = ()
+
+
+class _Work(NamedTuple):
+    """The three values of a tick."""
+
+    measured: Measured
+    bookings: Sequence[Booking]
+    postings: Postings
 
 
 def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
-    """One tick: take readings in, settle claims, book what is ripe, move series along."""
+    """One tick: measure what was consumed, attribute it, charge it, and carry the books on."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
-    models = _models(books.models, tick.models)
-    census = kept(books.census, tick.census, _booked_to_ns(books))
-    page = Page(
-        Accrual(tick.rates, models, tick.wanted, tick.utc_offset_ns),
-        host.Usage(tuple(census.values())),
-        books.leaves_uj,
-        tuple(books.supplies.values()),
-    )
-    claims = merge(books.claims, tick.claims, tick.complete, books.affirmed_ns)
-    affirmed = {**books.affirmed_ns, **dict.fromkeys(tick.complete, tick.now_ns)}
-    meters, supplies = _take_in(books, tick, page)
-    held = outages.by_meter(claims)
-    meters = _book(meters, held, affirmed, tick, policy, page)
-    supplies = _reconcile(meters, supplies, held, affirmed, tick, policy, page)
-    charges = page.accrual.charges()
-    bills = accrual.bills(charges)
-    seen = tick.served and not tick.resumed and books.last_ns
-    served_ns = tick.now_ns - books.last_ns if seen else 0
-    after = msgspec.structs.replace(
-        books,
-        meters=meters,
-        models=models,
-        charges=accrual.carry_on(
-            books.charges,
-            tick.wanted,
-            page.accrual.totals(),
-            served_ns=served_ns,
-            hold_ns=policy.series.zero_hold_ns,
-        ),
-        remainder_bills=_charged(books.remainder_bills, bills),
-        unpriced_uj=_add(books.unpriced_uj, page.accrual.unpriced_uj),
-        claims=outages.prune(claims, meters, supplies, tick.now_ns),
-        affirmed_ns=affirmed if tick.complete else books.affirmed_ns,
-        remainders=_add(books.remainders, page.remainders_uj()),
-        evidence_uj=_add(books.evidence_uj, _by(page.postings, lambda key: key.evidence)),
-        method_uj=_add(books.method_uj, _by(page.postings, lambda key: key.method)),
-        gaps_ns=_add(books.gaps_ns, page.lost_ns),
-        last_ns=tick.now_ns,
-        census=census,
-        supplies=supplies,
-        leaves_uj=page.leaves_uj if supplies else books.leaves_uj,
-    )
-    after, facts = series.advance(
-        after,
-        page.earned(),
-        claims,
-        tick.facts,
+    looks = _looks(books, tick)
+    books = _informed(books, tick)
+    usage = host.Usage(tuple(books.snapshots.values()))
+    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
+    due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
+    tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
+
+    measured = measure(_meters(books, tick), looks, tick.now_ns - policy.settle_ns, due)
+    bookings = attribute(measured, known, tariff.pieces, policy.other)
+    postings = charge(bookings, tariff)
+
+    return _after(books, tick, policy, _Work(measured, bookings, postings))
+
+
+def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
+    """The books after a tick, and what it adds to the record."""
+    measured, bookings, postings = work
+    workloads, foreign = books.workloads, foreign_ns(bookings)
+    bills = accrual.bills(postings.charges)
+    is_seen = tick.served and not tick.resumed and books.last_ns
+    served_ns = tick.now_ns - books.last_ns if is_seen else 0
+    step = series.Step(
+        tick.now_ns,
+        served_ns,
+        tick.resumed,
+        earned=_earned(postings.amounts),
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
-        now_ns=tick.now_ns,
-        served_ns=served_ns,
-        resumed=tick.resumed,
-        policy=policy.series,
-        present=host.present(tick.census),
-        foreign_users={user for _, user in page.foreign_ns},
+        claims=books.claims,
+        facts=tick.facts,
+        present=host.present(tick.snapshots),
+        foreign_users=frozenset(user for _, user in foreign),
     )
-    foreign_ns = _add(books.foreign_ns, page.foreign_ns)
-    if len(after.workloads) < len(books.workloads) or page.foreign_ns:
-        foreign_ns = _folded(foreign_ns, after.workloads)
-    after = msgspec.structs.replace(after, foreign_ns=foreign_ns)
-    return after, Entry(page.postings, tuple(page.gaps), facts, charges, page.accrual.used)
+    books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
+    users_ns = counted(foreign.items(), books.foreign_ns)
+    if foreign or len(books.workloads) < len(workloads):
+        users_ns = _folded(users_ns, books.workloads)
+    hold_ns = policy.series.zero_hold_ns
+    books = msgspec.structs.replace(
+        books,
+        claims=outages.prune(books.claims, books.meters, books.node_meters, tick.now_ns),
+        charges=accrual.carry_on(books.charges, tick.wanted, postings.totals, served_ns, hold_ns),
+        foreign_ns=users_ns,
+        last_ns=tick.now_ns,
+    )
+    faults = tuple(booking.fault for booking in bookings if booking.fault)
+    amounts, charges = postings.amounts, postings.charges
+    return books, Entry(amounts, measured.gaps, facts, charges, postings.used, faults)
 
 
-def _take_in(
-    books: Books, tick: Tick, page: Page
-) -> tuple[dict[Meter, MeterState], dict[Meter, Supply]]:
-    """Readings and failures in the order of time, into the meters and supplies."""
-    meters, supplies = dict(books.meters), dict(books.supplies)
-    states = {**meters, **{meter: each.state for meter, each in supplies.items()}}
-    if tick.resumed:
-        states = {meter: metering.resume(state) for meter, state in states.items()}
-    busy = is_busy(books.census, tick.census)
-    events: list[Reading | Failure] = [*tick.readings, *tick.failures]
-    for event in sorted(events, key=lambda event: (event.t_ns, event.meter)):
-        state = states.get(event.meter)
-        if isinstance(event, Failure):
-            if state is not None:
-                states[event.meter] = page.note(metering.lose(state, event))
-            continue
-        reading = host.watched(event, busy)
-        if state is not None:
-            states[event.meter] = page.note(metering.take(state, reading))
-        else:
-            states[event.meter] = metering.begin(reading)
-        if reading.covers:
-            supplies[event.meter] = node_meter.heard(supplies.get(event.meter), reading)
-    for meter, state in states.items():
-        if meter in supplies:
-            supplies[meter] = msgspec.structs.replace(supplies[meter], state=state)
-        else:
-            meters[meter] = state
-    return meters, supplies
+def _informed(books: Books, tick: Tick) -> Books:
+    """The books with what was reported: claims, models, and who used the host."""
+    affirmed = dict.fromkeys(tick.complete, tick.now_ns)
+    news = {m: model for m, model in tick.models.items() if model and books.models.get(m) != model}
+    return msgspec.structs.replace(
+        books,
+        claims=merge(books.claims, tick.claims, tick.complete, books.affirmed_ns),
+        affirmed_ns={**books.affirmed_ns, **affirmed} if affirmed else books.affirmed_ns,
+        models={**books.models, **news} if news else books.models,
+        snapshots=kept(books.snapshots, tick.snapshots, _booked_to_ns(books)),
+    )
 
 
-def _book(
-    meters: dict[Meter, MeterState],
-    claims: Mapping[Meter, list[Claim]],
-    affirmed: Mapping[Evidence, int],
-    tick: Tick,
-    policy: BookingPolicy,
-    page: Page,
-) -> dict[Meter, MeterState]:
-    """Turn what is ripe on each meter into postings."""
-    booked = dict(meters)
-    for meter, state in meters.items():
-        held = claims.get(meter, [])
-        horizon_ns = tick.now_ns - policy.settle_ns
-        for before, reading in pairwise((state.base, *state.pending)):
-            if not reading.after_outage or tick.now_ns - reading.t_ns > outages.PROOF_WAIT_NS:
-                continue
-            if not outages.proof_is_in(held, reading, affirmed) or not (
-                meter.component not in host.COMPONENTS
-                or page.usage.heard_again(before.t_ns, reading.t_ns)
-            ):
-                horizon_ns = min(horizon_ns, reading.t_ns - 1)
-        booked[meter], intervals = metering.ripe(
-            state, horizon_ns, [*outages.edges(held), *spans.edges(state.pending)]
-        )
-        for interval in intervals:
-            page.measured(interval, tick.now_ns)
-            for tenure in outages.tenures(interval, held, affirmed):
-                for piece in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
-                    page.post(piece, tenure, booked[meter])
-    return booked
+def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
+    """What sensors saw; whether CPU and DRAM were busy, the use of the host says."""
+    busy = is_busy(books.snapshots, tick.snapshots)
+    return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]
 
 
-def _reconcile(
-    meters: dict[Meter, MeterState],
-    supplies: Mapping[Meter, Supply],
-    claims: Mapping[Meter, list[Claim]],
-    affirmed: Mapping[Evidence, int],
-    tick: Tick,
-    policy: BookingPolicy,
-    page: Page,
-) -> dict[Meter, Supply]:
-    """Book what each supply consumed beside its leaves; the derived leaf is put into `meters`."""
-    reconciled = {}
-    for meter, each in supplies.items():
-        leaves = {m: state for m, state in meters.items() if m not in supplies}
-        horizon_ns = tick.now_ns - policy.settle_ns
-        reconciled[meter], others = node_meter.reconcile(each, leaves, page.leaves_uj, horizon_ns)
-        meters[meter] = node_meter.as_meter(reconciled[meter])
-        for interval in others:
-            gpus = [
-                outages.tenures(interval, claims.get(leaf, []), affirmed)
-                for leaf in leaves
-                if leaf.component is Component.GPU
-            ]
-            page.post_other(interval, gpus, policy.other)
-    return reconciled
+def _meters(books: Books, tick: Tick) -> Meters:
+    meters = Meters(books.meters, books.node_meters, books.children_uj)
+    return meters.resumed() if tick.resumed else meters
+
+
+def _booked(
+    books: Books,
+    measured: Measured,
+    postings: Postings,
+    bills: Mapping[Subject, Mapping[Charge, Exact]],
+) -> Books:
+    """The books with what was measured, posted and charged in a tick."""
+    amounts = postings.amounts.items()
+    return msgspec.structs.replace(
+        books,
+        meters=measured.meters.booked,
+        node_meters=measured.meters.node,
+        children_uj=measured.meters.children_uj,
+        gaps_ns=counted(measured.lost_ns.items(), books.gaps_ns),
+        remainders=counted(_unowned(postings.amounts), books.remainders),
+        evidence_uj=counted(((k.evidence, a.energy_uj) for k, a in amounts), books.evidence_uj),
+        method_uj=counted(((k.method, a.energy_uj) for k, a in amounts), books.method_uj),
+        remainder_bills=summed(
+            (
+                ((item, who), amount)
+                for who, bill in bills.items()
+                if isinstance(who, Remainder)
+                for item, amount in bill.items()
+            ),
+            books.remainder_bills,
+        ),
+        unpriced_uj=counted(postings.unpriced_uj.items(), books.unpriced_uj),
+    )
+
+
+def _unowned(
+    amounts: Mapping[PostingKey, Amount],
+) -> Iterator[tuple[tuple[Component, Remainder], int]]:
+    """The energy that is nobody's."""
+    for key, amount in amounts.items():
+        if isinstance(key.subject, Remainder):
+            yield (key.meter.component, key.subject), amount.energy_uj
+
+
+def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Component, Amount]]:
+    """What each workload got, by component."""
+    earned: dict[WorkloadId, dict[Component, Amount]] = {}
+    for key, amount in amounts.items():
+        if isinstance(key.subject, WorkloadId):
+            balance = earned.setdefault(key.subject, {})
+            component = key.meter.component
+            balance[component] = balance.get(component, ZERO).plus(amount)
+    return earned
 
 
 def _booked_to_ns(books: Books) -> int:
@@ -233,54 +216,15 @@ def _booked_to_ns(books: Books) -> int:
 def _folded(
     foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those who are off the air goes into one sum for each device and scheduler.
+    """The use of those whose series are gone goes into one sum for each device and scheduler.
 
     It is kept by name: of two that have one after the other, the use is one counter.
     """
     names = {id_._replace(start=0) for id_ in known}
-    folded: dict[tuple[Meter, WorkloadId], int] = {}
-    for (meter, user), use_ns in foreign_ns.items():
-        name = user._replace(start=0)
-        name = name if name in names else WorkloadId(user.scheduler, series.EXPIRED)
-        folded[meter, name] = folded.get((meter, name), 0) + use_ns
-    return folded
-
-
-def _charged(
-    totals: Mapping[tuple[Charge, Remainder], Exact],
-    bills: Mapping[Subject, Mapping[Charge, Exact]],
-) -> Mapping[tuple[Charge, Remainder], Exact]:
-    more = {
-        (charge, who): amount
-        for who, bill in bills.items()
-        if isinstance(who, Remainder)
-        for charge, amount in bill.items()
-    }
-    if not more:
-        return totals
-    return {**totals, **{key: totals.get(key, NOTHING).plus(a) for key, a in more.items()}}
-
-
-def _models(known: Mapping[Meter, str], reported: Mapping[Meter, str]) -> Mapping[Meter, str]:
-    news = {
-        meter: model for meter, model in reported.items() if model and known.get(meter) != model
-    }
-    return {**known, **news} if news else known
-
-
-def _by(
-    postings: Mapping[PostingKey, Amount], name: Callable[[PostingKey], Name]
-) -> dict[Name, int]:
-    sums: dict[Name, int] = {}
-    for key, amount in postings.items():
-        sums[name(key)] = sums.get(name(key), 0) + amount.energy_uj
-    return sums
-
-
-def _add(totals: Mapping[Name, int], more: Mapping[Name, int]) -> Mapping[Name, int]:
-    if not more:
-        return totals
-    added = dict(totals)
-    for key, value in more.items():
-        added[key] = added.get(key, 0) + value
-    return added
+    users = (
+        (meter, user._replace(start=0), use_ns) for (meter, user), use_ns in foreign_ns.items()
+    )
+    return counted(
+        ((meter, user if user in names else WorkloadId(user.scheduler, series.EXPIRED)), use_ns)
+        for meter, user, use_ns in users
+    )

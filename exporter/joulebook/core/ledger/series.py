@@ -9,15 +9,16 @@ the books: reading changes nothing, and a restart goes on where it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import ZERO, Amount, Balance
+from joulebook.core.evidence import Balance
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
 from joulebook.core.money.amounts import Charges, add
+from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.units import NS_PER_S
 
@@ -42,38 +43,48 @@ class SeriesPolicy(msgspec.Struct, frozen=True):
     max_experiments_per_owner: int = 50
 
 
-def advance(
-    books: Books,
-    earned: Mapping[WorkloadId, Balance],
-    claims: Iterable[Claim],
-    facts: Iterable[WorkloadFacts],
-    *,
-    now_ns: int,
-    served_ns: int,
-    resumed: bool,
-    policy: SeriesPolicy,
-    bills: Mapping[WorkloadId, Charges] = {},
-    present: frozenset[WorkloadId] = frozenset(),
-    foreign_users: Collection[WorkloadId] = (),
-) -> tuple[Books, tuple[WorkloadFacts, ...]]:
-    """Move all series along by one tick in which each workload earned what `earned` says, and is
-    charged what `bills` say for it.
+class Step(NamedTuple):
+    """What one tick brings to the series.
 
-    `served_ns` is for how long the series could be scraped since the tick before. `present` are
-    the workloads that use the host now, held devices or not. `foreign users` used what others hold:
-    they are exposed, if only to be named. Returns the books and the facts that are new.
+    Attributes:
+        now_ns: The end of the tick.
+        served_ns: For how long the series could be scraped since the tick before.
+        resumed: Whether this is the first tick of a daemon.
+        earned: What each workload got.
+        bills: What each is charged for it.
+        claims: Who holds or held devices.
+        facts: What sources report.
+        present: The workloads that use the host now, held devices or not.
+        foreign users: Those that used what others hold: they get a series, if only to be named.
+
     """
-    air = _Air(books, policy, now_ns)
-    if resumed:
+
+    now_ns: int
+    served_ns: int = 0
+    resumed: bool = False
+    earned: Mapping[WorkloadId, Balance] = {}
+    bills: Mapping[WorkloadId, Charges] = {}
+    claims: Sequence[Claim] = ()
+    facts: Sequence[WorkloadFacts] = ()
+    present: frozenset[WorkloadId] = frozenset()
+    foreign_users: frozenset[WorkloadId] = frozenset()
+
+
+def advance(
+    books: Books, step: Step, policy: SeriesPolicy
+) -> tuple[Books, tuple[WorkloadFacts, ...]]:
+    """Move all series along by one tick. Returns the books and the facts that are new."""
+    air = _Air(books, policy, step.now_ns)
+    if step.resumed:
         air.hold_experiments()
-    if served_ns:
-        air.wait(served_ns)
+    if step.served_ns:
+        air.wait(step.served_ns)
     else:
-        air.postpone(now_ns - books.last_ns)
-    news = air.learn(facts, claims, present | set(earned), foreign_users)
-    air.credit(earned, bills)
+        air.postpone(step.now_ns - books.last_ns)
+    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.foreign_users)
+    air.credit(step.earned, step.bills)
     air.settle_labels()
-    air.let_go(claims, present | {*earned, *foreign_users})
+    air.let_go(step.claims, step.present | {*step.earned, *step.foreign_users})
     return air.books(), news
 
 
@@ -230,17 +241,25 @@ class _Air:
         return max(ends, default=self._now_ns)
 
     def _budgeted(self, workload: WorkloadState) -> Labels:
-        """The labels a workload gets, or those of the overflow of its owner."""
+        """The labels a workload gets, or those of the overflow of its owner.
+
+        Names that people gave have a budget of their own, and the last of the node's: nobody who
+        names an experiment shares a series because derived names were many.
+        """
         labels = workload.facts.labels
         if not labels.experiment:
             labels = labels._replace(experiment=workload.facts.shown)
         if labels in self._experiments:
             return labels
-        of_owner = sum(known[:2] == labels[:2] for known in self._experiments)
-        if (
-            len(self._experiments) < self._policy.max_experiments
-            and of_owner < self._policy.max_experiments_per_owner
-        ):
+        named = workload.facts.named
+        of_owner = sum(
+            known[:2] == labels[:2] and state.named is named
+            for known, state in self._experiments.items()
+        )
+        most = self._policy.max_experiments
+        room = most if named else most - most // 10
+        shown = sum(known.experiment != OVERFLOW for known in self._experiments)
+        if shown < room and of_owner < self._policy.max_experiments_per_owner:
             return labels
         self._overflow["experiments"] += 1
         return labels._replace(experiment=OVERFLOW)
@@ -258,6 +277,7 @@ class _Air:
             state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
         self._experiments[labels] = msgspec.structs.replace(
             state,
+            named=state.named or workload.facts.named,
             balance=_sum(state.balance, balance),
             bill=add(state.bill, bill),
             used_ns=self._now_ns,
@@ -302,8 +322,5 @@ class _Air:
             )
 
 
-def _sum(balance: Balance, more: Balance) -> dict[Component, Amount]:
-    added = dict(balance)
-    for component, amount in more.items():
-        added[component] = added.get(component, ZERO).plus(amount)
-    return added
+def _sum(balance: Balance, more: Balance) -> Balance:
+    return summed(more.items(), balance)

@@ -3,35 +3,40 @@
 `ledger.advance` takes the books and one tick and gives new books and an entry; the store writes
 both in one transaction; the exposition shows the books and nothing else. A field that a tick does
 not touch keeps its identity (`is`), so the store writes only what changed.
+
+The books are on disk as they are here. Field names of `Books` are the kinds of rows in the table
+`state` (where a field was renamed, `name=` keeps the old one), and of the structs marked
+`array_like`, here and in the modules that this one imports, the order of the fields is the format:
+a new field goes last, with a default, and none is moved or taken away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.attribution.node_meter import Supply
-from joulebook.core.energy.host_usage import Census
+from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import (
-    ZERO,
     Amount,
     Balance,
+    ChildSecond,
     Gap,
-    Leaf,
     Method,
     PostingKey,
     Remainder,
 )
 from joulebook.core.money.accrual import ChargeState
-from joulebook.core.money.amounts import NOTHING, Charge, ChargeKey, Charges, Exact, RateUsed
+from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, RateUsed
+from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One workload that is exposed: running, not yet booked to its end, or lingering.
 
@@ -59,6 +64,7 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What it was charged; shown like its energy."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The roll-up of an experiment: `balance` is true, `baseline` is shown while it is held."""
 
@@ -70,6 +76,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     bill: Charges = {}
     bill_baseline: Charges = {}
     """What was charged, and what is shown of it while the series are held."""
+    named: bool = False
+    """Whether a person gave it its name."""
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -98,12 +106,12 @@ class Books(msgspec.Struct, frozen=True):
     """Energy consumed while a rate that is configured was not known, by `Item`."""
     models: Mapping[Meter, str] = {}
     """The model of each device, as last heard: one that is lost has its hourly rate still."""
-    census: Mapping[int, Census] = {}
+    snapshots: Mapping[int, HostSnapshot] = msgspec.field(default_factory=dict, name="census")
     """Who used the host, by node time, as far back as its energy is still to be booked."""
-    supplies: Mapping[Meter, Supply] = {}
-    """Meters of the whole node, of which only the difference to the leaves is booked."""
-    leaves_uj: Mapping[Leaf, int] = {}
-    """Energy of leaves that is still to be taken off a supply."""
+    node_meters: Mapping[Meter, NodeMeter] = msgspec.field(default_factory=dict, name="supplies")
+    """Meters of the whole node, of which only the difference to the meters inside is booked."""
+    children_uj: Mapping[ChildSecond, int] = msgspec.field(default_factory=dict, name="leaves_uj")
+    """Energy of child meters that is still to be taken off a node meter."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -116,30 +124,17 @@ class Entry(msgspec.Struct, frozen=True):
     charges: Mapping[ChargeKey, Exact] = {}
     rates: Mapping[RateUsed, Amount] = {}
     """The energy (for hardware: the held time) that was charged at each rate."""
+    faults: tuple[str, ...] = ()
+    """What could not be shared out and was booked to `unknown_holder`; for the log only."""
 
     def plus(self, later: Entry) -> Entry:
         """Both as one, for a commit that has to catch up; of a workload's facts the later ones."""
         if self == Entry():
             return later
         return Entry(
-            _added(self.postings, later.postings, ZERO),
+            summed(later.postings.items(), self.postings),
             self.gaps + later.gaps,
             tuple({fact.id: fact for fact in (*self.facts, *later.facts)}.values()),
-            _added(self.charges, later.charges, NOTHING),
-            _added(self.rates, later.rates, ZERO),
+            summed(later.charges.items(), self.charges),
+            summed(later.rates.items(), self.rates),
         )
-
-
-_Key = TypeVar("_Key", bound=Hashable)
-
-
-_Sum = TypeVar("_Sum", Amount, Exact)
-
-
-def _added(
-    sums: Mapping[_Key, _Sum], more: Mapping[_Key, _Sum], nothing: _Sum
-) -> Mapping[_Key, _Sum]:
-    added = dict(sums)
-    for key, amount in more.items():
-        added[key] = added.get(key, nothing).plus(amount)
-    return added

@@ -7,19 +7,16 @@ energy is counted as unpriced instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.attribution.attribute import Booking
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import (
-    ZERO,
-    Amount,
-    Subject,
-)
+from joulebook.core.evidence import Amount, PostingKey, Subject
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     NOTHING,
@@ -30,10 +27,12 @@ from joulebook.core.money.amounts import (
     Item,
     RateUsed,
 )
-from joulebook.core.money.rates import InForce, Point, Quality, RateSet
+from joulebook.core.money.rates import HardwareRate, InForce, Quality, RateSet
+from joulebook.core.sums import counted, summed
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
 class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What has been charged of one kind in all, and for how long its series still show zero.
 
@@ -49,16 +48,26 @@ PER_GPU_HOUR = "GPU-hour"
 
 
 class Stretch(NamedTuple):
-    """A part of one quarter hour in which no rate changes (`t0`, `t1`: ns UTC)."""
+    """A part of one quarter hour in which no rate changes.
+
+    Attributes:
+        t0_ns: Its begin, ns UTC.
+        t1_ns: Its end, ns UTC.
+        quarter_s: The UTC start of its quarter hour.
+        rates: The rates in force.
+        per_kwh: What is charged for energy: each charge, and its rate for a kWh of the machines.
+
+    """
 
     t0_ns: int
     t1_ns: int
     quarter_s: int
     rates: InForce
+    per_kwh: tuple[tuple[Charge, int], ...]
 
 
-class Accrual:
-    """What one tick charges to whom; the tick's own scratch, like the page of postings."""
+class Tariff:
+    """What energy and held time cost on this node, and when that changes."""
 
     def __init__(
         self,
@@ -68,89 +77,51 @@ class Accrual:
         utc_offset_ns: int,
     ) -> None:
         """`wanted` is what the configuration asks for; energy without its rate is unpriced."""
+        self.wanted = sorted({charge.item for charge in wanted} - {Item.HARDWARE, Item.CREDIT})
         self._rates = rates
         self._models = models
-        self._wanted = sorted({charge.item for charge in wanted} - {Item.HARDWARE, Item.CREDIT})
         self._offset_ns = utc_offset_ns
         self._quarters: dict[int, list[Stretch]] = {}
-        self._atoms: dict[ChargeKey, int] = {}
-        self._totals: dict[Charge, int] = {}
-        self.used: dict[RateUsed, Amount] = {}
-        self.unpriced_uj: dict[str, int] = {}
 
-    def pieces(self, interval: Interval) -> Iterator[tuple[Interval, Stretch]]:
+    def pieces(self, interval: Interval) -> Iterator[Interval]:
         """The interval, cut at every quarter hour of UTC and every step of a rate."""
         t0_ns, t1_ns = interval.t0_ns + self._offset_ns, interval.t1_ns + self._offset_ns
         for quarter in range(t0_ns // QUARTER_NS, (t1_ns - 1) // QUARTER_NS + 1):
             for stretch in self._stretches(quarter):
                 from_ns, to_ns = max(t0_ns, stretch.t0_ns), min(t1_ns, stretch.t1_ns)
                 if (from_ns, to_ns) == (t0_ns, t1_ns):
-                    yield interval, stretch
+                    yield interval
                 elif from_ns < to_ns:
-                    cut = interval.cut(from_ns - self._offset_ns, to_ns - self._offset_ns)
-                    yield cut, stretch
+                    yield interval.cut(from_ns - self._offset_ns, to_ns - self._offset_ns)
 
-    def take(self, piece: Interval, stretch: Stretch) -> None:
-        """Note the energy of a piece: what it comes to in all, and at which rates."""
-        rates, energy_uj = stretch.rates, piece.energy_uj
-        amount = Amount(energy_uj)
-        for quantity, point in zip(InForce._fields, rates, strict=True):
-            if point is not None:
-                self._use(_used(stretch.quarter_s, quantity, point), amount)
-        for charge, rate in self._per_kwh(rates):
-            self._totals[charge] = self._totals.get(charge, 0) + energy_uj * rate
-        for item in self._wanted:
-            if (rates.co2e if item is Item.CO2E else rates.electricity) is None:
-                self.unpriced_uj[item] = self.unpriced_uj.get(item, 0) + energy_uj
+    def at(self, t_ns: int) -> Stretch:
+        """The stretch that an instant of node time is in."""
+        utc_ns = t_ns + self._offset_ns
+        stretches = self._stretches(utc_ns // QUARTER_NS)
+        return next(stretch for stretch in stretches if utc_ns < stretch.t1_ns)
 
-    def charge(self, stretch: Stretch, subject: Subject, meter: Meter, amount: Amount) -> None:
-        """Charge one share of a piece to whom it was booked."""
-        for charge, rate in self._per_kwh(stretch.rates):
-            key = ChargeKey(subject, stretch.quarter_s, charge)
-            self._atoms[key] = self._atoms.get(key, 0) + amount.energy_uj * rate
-        if not amount.held_ns or not self._rates.hardware:
-            return
-        hardware = self._rates.hardware_for(self._models.get(meter, ""))
-        if hardware is None or meter not in self._models:
-            return
-        charge = Charge(Item.HARDWARE, self._rates.currency)
-        key = ChargeKey(subject, stretch.quarter_s, charge)
-        atoms = amount.held_ns * hardware.nano_per_gpu_hour * ATOMS_PER_HELD
-        self._atoms[key] = self._atoms.get(key, 0) + atoms
-        self._totals[charge] = self._totals.get(charge, 0) + atoms
-        unit = f"n{self._rates.currency}/{PER_GPU_HOUR}"
-        used = RateUsed(
-            stretch.quarter_s,
-            "hardware",
-            hardware.nano_per_gpu_hour,
-            unit,
-            hardware.source,
-            Quality.MEASURED,
-        )
-        self._use(used, Amount(0, 0, amount.held_ns))
+    def hardware(self, meter: Meter) -> HardwareRate | None:
+        """What an hour of a device costs; `None`: nothing, or its model is not known."""
+        model = self._models.get(meter)
+        return None if model is None else self._rates.hardware_for(model)
 
-    def charges(self) -> dict[ChargeKey, Exact]:
-        """What was charged, by whom, quarter hour and what for."""
-        return {key: Exact.of(atoms) for key, atoms in self._atoms.items()}
-
-    def totals(self) -> dict[Charge, Exact]:
-        """What it must add up to."""
-        return {charge: Exact.of(atoms) for charge, atoms in self._totals.items()}
-
-    def _use(self, used: RateUsed, amount: Amount) -> None:
-        self.used[used] = self.used.get(used, ZERO).plus(amount)
+    @property
+    def currency(self) -> str:
+        """The currency of all prices."""
+        return self._rates.currency
 
     def _stretches(self, quarter: int) -> list[Stretch]:
         known = self._quarters.get(quarter)
         if known is None:
             t0_ns, t1_ns = quarter * QUARTER_NS, (quarter + 1) * QUARTER_NS
             edges = [t0_ns, *self._rates.steps_ns(t0_ns, t1_ns), t1_ns]
-            known = [
-                Stretch(a, b, t0_ns // NS_PER_S, self._rates.at(a // NS_PER_S))
-                for a, b in pairwise(edges)
-            ]
+            known = [self._stretch(a, b, t0_ns // NS_PER_S) for a, b in pairwise(edges)]
             self._quarters[quarter] = known
         return known
+
+    def _stretch(self, t0_ns: int, t1_ns: int, quarter_s: int) -> Stretch:
+        rates = self._rates.at(t0_ns // NS_PER_S)
+        return Stretch(t0_ns, t1_ns, quarter_s, rates, tuple(self._per_kwh(rates)))
 
     def _per_kwh(self, rates: InForce) -> Iterator[tuple[Charge, int]]:
         electricity, co2e = rates.electricity, rates.co2e
@@ -161,8 +132,104 @@ class Accrual:
             yield Charge(Item.CO2E), co2e
 
 
-def _used(quarter_s: int, quantity: str, point: Point) -> RateUsed:
-    return RateUsed(quarter_s, quantity, point.value, point.unit, point.source, point.quality)
+class Postings(NamedTuple):
+    """What is posted to whom, and what it costs.
+
+    Attributes:
+        amounts: Energy and held time.
+        charges: Money and CO2e, by whom, quarter hour and what for.
+        totals: What the charges must add up to, by what for; not summed from them.
+        used: The energy (for hardware: the held time) that was charged at each rate.
+        unpriced_uj: The energy for which a rate that is wanted is not known, by `Item`.
+
+    """
+
+    amounts: Mapping[PostingKey, Amount]
+    charges: Mapping[ChargeKey, Exact]
+    totals: Mapping[Charge, Exact]
+    used: Mapping[RateUsed, Amount]
+    unpriced_uj: Mapping[str, int]
+
+
+def charge(bookings: Iterable[Booking], tariff: Tariff) -> Postings:
+    """Post every booking to its quarter hour, and charge it at the rates of its own time.
+
+    The interval of a booking must lie within one stretch of the tariff (`Tariff.pieces`).
+    """
+    timed = [(booking, tariff.at(booking.interval.t0_ns)) for booking in bookings]
+    held = list(_held(timed, tariff))
+    atoms = counted(((key, atoms) for key, atoms, _ in held), counted(_energy_atoms(timed)))
+    totals = counted(((key.charge, atoms) for key, atoms, _ in held), counted(_total_atoms(timed)))
+    return Postings(
+        amounts=summed(_amounts(timed)),
+        charges={key: Exact.of(number) for key, number in atoms.items()},
+        totals={key: Exact.of(number) for key, number in totals.items()},
+        used=summed((used for _, _, used in held), summed(_used(timed))),
+        unpriced_uj=counted(_unpriced(timed, tariff.wanted)),
+    )
+
+
+_Timed = Sequence[tuple[Booking, Stretch]]
+
+
+def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
+    for booking, stretch in timed:
+        meter = booking.interval.meter
+        for subject, amount, method, evidence in booking.shares:
+            yield PostingKey(subject, meter, stretch.quarter_s, method, evidence), amount
+
+
+def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
+    """What each share of the energy is charged."""
+    for booking, stretch in timed:
+        for item, rate in stretch.per_kwh:
+            for share in booking.shares:
+                key = ChargeKey(share.subject, stretch.quarter_s, item)
+                yield key, share.amount.energy_uj * rate
+
+
+def _total_atoms(timed: _Timed) -> Iterator[tuple[Charge, int]]:
+    """What the energy comes to before it is shared out."""
+    for booking, stretch in timed:
+        for item, rate in stretch.per_kwh:
+            yield item, booking.interval.energy_uj * rate
+
+
+def _held(
+    timed: _Timed, tariff: Tariff
+) -> Iterator[tuple[ChargeKey, int, tuple[RateUsed, Amount]]]:
+    """What held time is charged, and at which rate."""
+    item, unit = Charge(Item.HARDWARE, tariff.currency), f"n{tariff.currency}/{PER_GPU_HOUR}"
+    for booking, stretch in timed:
+        rate = tariff.hardware(booking.interval.meter)
+        if rate is None:
+            continue
+        nano, quarter_s = rate.nano_per_gpu_hour, stretch.quarter_s
+        used = RateUsed(quarter_s, "hardware", nano, unit, rate.source, Quality.MEASURED)
+        for subject, amount, _, _ in booking.shares:
+            if amount.held_ns:
+                atoms = amount.held_ns * nano * ATOMS_PER_HELD
+                charged = (used, Amount(0, 0, amount.held_ns))
+                yield ChargeKey(subject, quarter_s, item), atoms, charged
+
+
+def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
+    """The energy at each rate per kWh."""
+    for booking, stretch in timed:
+        amount = Amount(booking.interval.energy_uj)
+        for quantity, point in zip(InForce._fields, stretch.rates, strict=True):
+            if point is not None:
+                rate = (point.value, point.unit, point.source, point.quality)
+                yield RateUsed(stretch.quarter_s, quantity, *rate), amount
+
+
+def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]]:
+    """The energy for which a rate is wanted and not known."""
+    for item in wanted:
+        for booking, stretch in timed:
+            rate = stretch.rates.co2e if item is Item.CO2E else stretch.rates.electricity
+            if rate is None:
+                yield item, booking.interval.energy_uj
 
 
 def bills(charges: Mapping[ChargeKey, Exact]) -> dict[Subject, dict[Charge, Exact]]:
@@ -178,7 +245,6 @@ def carry_on(
     states: Mapping[Charge, ChargeState],
     wanted: frozenset[Charge],
     totals: Charges,
-    *,
     served_ns: int,
     hold_ns: int,
 ) -> Mapping[Charge, ChargeState]:
@@ -187,16 +253,16 @@ def carry_on(
     A charge that is new has its series held at zero first, so that Prometheus sees where they
     start: also those of workloads that have long been exposed.
     """
-    after = dict(states)
-    if served_ns:
-        for charge, state in states.items():
-            if state.hold_left_ns:
-                left_ns = max(state.hold_left_ns - served_ns, 0)
-                after[charge] = msgspec.structs.replace(state, hold_left_ns=left_ns)
+    after = {charge: _waited(state, served_ns) for charge, state in states.items()}
     for charge in sorted(wanted | totals.keys()):
-        if charge not in after:
-            after[charge] = ChargeState(hold_left_ns=hold_ns)
+        state = after.get(charge, ChargeState(hold_left_ns=hold_ns))
         if more := totals.get(charge):
-            state = after[charge]
-            after[charge] = msgspec.structs.replace(state, total=state.total.plus(more))
+            state = msgspec.structs.replace(state, total=state.total.plus(more))
+        after[charge] = state
     return states if after == states else after
+
+
+def _waited(state: ChargeState, served_ns: int) -> ChargeState:
+    if not state.hold_left_ns or not served_ns:
+        return state
+    return msgspec.structs.replace(state, hold_left_ns=max(state.hold_left_ns - served_ns, 0))

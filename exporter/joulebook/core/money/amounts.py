@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from joulebook.core.evidence import Subject
 from joulebook.core.money.rates import NANO, PER_HOUR, PER_KWH, Quality
+from joulebook.core.sums import summed
 
 
 class ChargeKey(NamedTuple):
@@ -102,18 +103,9 @@ Charges = Mapping[Charge, Exact]
 
 def add(bill: Charges, more: Charges) -> Charges:
     """The sum of two bills; `bill` itself if there is nothing to add."""
-    if not more:
-        return bill
-    added = dict(bill)
-    for charge, amount in more.items():
-        added[charge] = added.get(charge, NOTHING).plus(amount)
-    return added
+    return summed(more.items(), bill)
 
 
-def total(bills: Iterable[Charges]) -> dict[Charge, Exact]:
+def total(bills: Iterable[Charges]) -> Charges:
     """The sum of bills."""
-    sums: dict[Charge, Exact] = {}
-    for bill in bills:
-        for charge, amount in bill.items():
-            sums[charge] = sums.get(charge, NOTHING).plus(amount)
-    return sums
+    return summed(item for bill in bills for item in bill.items())

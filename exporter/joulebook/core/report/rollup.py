@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.attribution.attribute import Booking
+from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
-from joulebook.core.money.accrual import Accrual
+from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject
+from joulebook.core.money.accrual import Tariff, charge
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     NOTHING,
@@ -176,32 +178,30 @@ def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) ->
     unpriced_uj: dict[str, int] = {}
     for node, rows in nodes.items():
         models = {meter: model for (where, meter), model in account.models.items() if where == node}
-        accrual = Accrual(rates, models, wanted, 0)
-        for row in rows:
-            _accrue(accrual, row)
+        tariff = Tariff(rates, models, wanted, 0)
+        again = charge((each for row in rows for each in _bookings(row, tariff)), tariff)
         charged += [
             Charged(node, key.subject, key.quarter_s, key.charge, amount)
-            for key, amount in accrual.charges().items()
+            for key, amount in again.charges.items()
         ]
         used += [
             UsedRate(rate, amount.energy_uj, amount.held_ns, node)
-            for rate, amount in accrual.used.items()
+            for rate, amount in again.used.items()
         ]
-        for item, energy_uj in accrual.unpriced_uj.items():
+        for item, energy_uj in again.unpriced_uj.items():
             unpriced_uj[item] = unpriced_uj.get(item, 0) + energy_uj
     anew = msgspec.structs.replace(account, charges=tuple(charged), rates=tuple(used))
     return Recharged(anew, unpriced_uj)
 
 
-def _accrue(accrual: Accrual, row: Posting) -> None:
-    t0_ns = row.quarter_s * NS_PER_S
-    amount = row.amount
-    whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, amount.energy_uj, Method.COUNTER)
-    held_ns = amount.held_ns
-    for piece, stretch in accrual.pieces(whole):
-        accrual.take(piece, stretch)
+def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
+    """A posting as it would be booked now: evenly over its quarter hour."""
+    t0_ns, held_ns = row.quarter_s * NS_PER_S, row.amount.held_ns
+    whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, row.amount.energy_uj, Method.COUNTER)
+    for piece in tariff.pieces(whole):
         # An hourly rate does not step: held time need not be cut.
-        accrual.charge(stretch, row.subject, row.meter, Amount(piece.energy_uj, 0, held_ns))
+        amount = Amount(piece.energy_uj, 0, held_ns)
+        yield Booking(piece, (Share(row.subject, amount, whole.method, NO_EVIDENCE),))
         held_ns = 0
 
 

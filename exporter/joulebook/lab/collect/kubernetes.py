@@ -1,28 +1,34 @@
-"""The nodes' daemons in Kubernetes: the EndpointSlices of their Service, by raw paths.
+"""The nodes' daemons in Kubernetes: the EndpointSlices of their Service, listed once and watched.
 
-`kubernetes` is loaded here only, and of it the client without the typed models. Rights: `list` on
-`endpointslices` of `discovery.k8s.io` in that namespace.
+Rights: `list` and `watch` on `endpointslices` of `discovery.k8s.io` in that namespace.
 https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import os
+import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
-import urllib3
 
 from joulebook.errors import InputError
+from joulebook.kubernetes_api.server import ApiServer
+from joulebook.kubernetes_api.watch import Collection, Decoders, Watch
 
-Get = Callable[[str], bytes]
-"""The body of a path of the API server. Raises `InputError`."""
+log = logging.getLogger(__name__)
 
-_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_PAGE = 500
-_PAGES = 100
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_PATIENCE_S = 20.0
+"""So long the first list is waited for."""
+
+_REMEDIES = {
+    "forbidden": "Give the collector's service account list and watch on endpointslices of "
+    "discovery.k8s.io in that namespace, as the Helm chart does."
+}
 
 
 class _Conditions(msgspec.Struct, frozen=True):
@@ -39,21 +45,17 @@ class _Port(msgspec.Struct, frozen=True):
     port: int | None = None
 
 
+class _Meta(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
 class _Slice(msgspec.Struct, frozen=True):
+    metadata: _Meta = _Meta()
     endpoints: tuple[_Endpoint, ...] | None = None
     ports: tuple[_Port, ...] | None = None
 
 
-class _Meta(msgspec.Struct, frozen=True):
-    next: str = msgspec.field(default="", name="continue")
-
-
-class _List(msgspec.Struct, frozen=True):
-    metadata: _Meta = _Meta()
-    items: tuple[_Slice, ...] | None = None
-
-
-_LISTED = msgspec.json.Decoder(_List)
+_SLICES = Decoders(_Slice)
 
 
 class EndpointSlices:
@@ -61,32 +63,58 @@ class EndpointSlices:
     whose sensor fails still has its ledger.
     """
 
-    def __init__(self, get: Get, service: str, namespace: str, port: str, scheme: str) -> None:
+    def __init__(
+        self, server: ApiServer, service: str, namespace: str, port: str, scheme: str
+    ) -> None:
         self.name = f"endpoints of {namespace}/{service}"
-        self._get = get
-        selector = f"kubernetes.io/service-name={service}"
-        query = urlencode({"labelSelector": selector, "limit": _PAGE})
-        where = f"namespaces/{quote(namespace, safe='')}/endpointslices"
-        self._path = f"/apis/discovery.k8s.io/v1/{where}?{query}"
         self._port = port
         self._scheme = scheme
+        self._slices: dict[str, _Slice] = {}
+        self._lock = threading.Lock()
+        self._listed = threading.Event()
+        where = f"namespaces/{quote(namespace, safe='')}/endpointslices"
+        self._watch = Watch(
+            server,
+            Collection(
+                "endpointslices",
+                (f"/apis/discovery.k8s.io/v1/{where}",),
+                {"labelSelector": f"kubernetes.io/service-name={service}"},
+                _SLICES,
+            ),
+            self,
+            log.exception,
+            _REMEDIES,
+        )
 
     def targets(self) -> Iterable[str]:
-        """What the API server says now. Raises `InputError`."""
-        found: set[str] = set()
-        follow = ""
-        for _ in range(_PAGES):
-            body = self._get(f"{self._path}{follow}")
-            try:
-                listed = _LISTED.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise InputError(f"{self.name}: {error}", reason="garbage") from None
-            for each in listed.items or ():
-                found.update(self._of(each))
-            if not listed.metadata.next:
-                break
-            follow = f"&continue={quote(listed.metadata.next, safe='')}"
-        return found
+        """What the API server has said. Raises `InputError` while it does not answer."""
+        if self._watch.ident is None:
+            self._watch.start()
+            self._listed.wait(_PATIENCE_S)
+        if self._watch.problem:
+            raise InputError(f"{self.name}: {self._watch.problem}", reason="down")
+        with self._lock:
+            return {url for each in self._slices.values() for url in self._of(each)}
+
+    def listed(self, items: list[_Slice]) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._slices = {each.metadata.name: each for each in items}
+        self._listed.set()
+
+    def changed(self, item: _Slice) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._slices[item.metadata.name] = item
+
+    def deleted(self, item: _Slice) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._slices.pop(item.metadata.name, None)
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._watch.stop()
 
     def _of(self, each: _Slice) -> Iterable[str]:
         for port in each.ports or ():
@@ -100,7 +128,7 @@ class EndpointSlices:
 def namespace_of_this_pod() -> str:
     """The namespace that the collector runs in. Raises `InputError` outside of a cluster."""
     try:
-        return _NAMESPACE.read_text().strip()
+        return (_ACCOUNT / "namespace").read_text().strip()
     except OSError:
         raise InputError(
             "collect.kubernetes_namespace: not in a pod, so the namespace must be named",
@@ -108,38 +136,9 @@ def namespace_of_this_pod() -> str:
         ) from None
 
 
-def api_server() -> Get:
-    """The API server that this pod belongs to, or that of KUBECONFIG. Raises `InputError`."""
-    # Late: 20 MiB that only collectors in a cluster should pay.
-    from kubernetes import client, config  # noqa: PLC0415
-    from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
-
-    settings = client.Configuration()
-    try:
-        config.load_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        raise InputError(f"collect.kubernetes: no API server: {error}", reason="file") from None
-    # Its transport alone: the methods above it differ from version to version.
-    pool = client.ApiClient(settings).rest_client.pool_manager
-
-    def get(path: str) -> bytes:
-        headers = {"Accept": "application/json"}
-        signed_in = cast(dict[str, dict[str, str]], settings.auth_settings())
-        for each in signed_in.values():
-            if each["in"] == "header" and each["value"]:
-                headers[each["key"]] = each["value"]
-        try:
-            answer = pool.request(
-                "GET", settings.host + path, headers=headers, timeout=20.0, retries=False
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise InputError(f"the API server: {type(error).__name__}", reason="down") from None
-        if answer.status != 200:
-            raise InputError(
-                f"the API server answers {answer.status}: may the service account list "
-                "endpointslices?",
-                reason="denied",
-            )
-        return bytes(answer.data)
-
-    return get
+def api_server() -> ApiServer:
+    """The API server of KUBECONFIG, else that which this pod belongs to, else ~/.kube/config."""
+    named = os.environ.get("KUBECONFIG", "")
+    if named or not (_ACCOUNT / "token").exists():
+        return ApiServer(_ACCOUNT, Path(named or "~/.kube/config").expanduser())
+    return ApiServer(_ACCOUNT)

@@ -36,9 +36,10 @@ class Task(NamedTuple):
 TASKS = (
     Task("cifar100", "shufflenetv2", "ShuffleNet V2 on CIFAR-100",
          ComparedMetric("accuracy", True, Unit.RATIO)),
-    Task("imagenet", "resnet50", "ResNet-50 on ImageNet", ComparedMetric("accuracy", True,
-    Unit.RATIO)), Task("squad", "bert_base_uncased", "BERT on SQuAD", ComparedMetric("F1", True,
-    Unit.PERCENT)), Task("sentiment140", "bert_base_uncased", "BERT on Sentiment140",
+    Task("imagenet", "resnet50", "ResNet-50 on ImageNet",
+         ComparedMetric("accuracy", True, Unit.RATIO)),
+    Task("squad", "bert_base_uncased", "BERT on SQuAD", ComparedMetric("F1", True, Unit.PERCENT)),
+    Task("sentiment140", "bert_base_uncased", "BERT on Sentiment140",
          ComparedMetric("accuracy", True, Unit.RATIO)),
     Task("librispeech", "deepspeech2", "DeepSpeech2 on LibriSpeech",
          ComparedMetric("word error rate", False, Unit.PERCENT)),

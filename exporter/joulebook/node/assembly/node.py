@@ -19,7 +19,8 @@ from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates
-from joulebook.core.attribution.node_meter import OtherSplit
+from joulebook.core.attribution import host
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
@@ -29,9 +30,8 @@ from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.assembly.sensors import (
-    HOST_SENSORS,
     PCI_DEVICES,
-    SensorChoice,
+    Registration,
     chosen,
     conflict,
     gpu_is_here,
@@ -185,12 +185,11 @@ def assemble(config: Config) -> Node:
             refused=lambda: {"server": server.rejected},
             money=money,
             marked=marked(tenants),
-            host=_host(config, clock, choices),
+            host=_host(config, clock, workers),
         )
         server.start()
         exits.callback(server.stop)
-        host = config.server.listen.rpartition(":")[0]
-        address = f"{host}:{server.port}"
+        address = f"{config.server.listen.rpartition(':')[0]}:{server.port}"
         return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
 
 
@@ -208,25 +207,24 @@ def _handover(config: Config, node: str) -> PostingsPages | None:
 
 
 def _workers(
-    config: Config, clock: Clock, books: Books, choices: Mapping[str, SensorChoice]
+    config: Config, clock: Clock, books: Books, choices: Mapping[str, Registration]
 ) -> list[SensorThread]:
     """A worker for each sensor that is wanted; it answers for its meters on record too."""
+    sensors = [choice.make(config, clock) for choice in choices.values()]
     return [
         SensorThread(
-            choice.make(config, clock),
+            sensor,
             clock,
-            kind=choice.kind,
-            known={meter for meter in books.meters if choice.owns(meter)},
+            kind=sensor.kind,
+            known={meter for meter in books.meters if sensor.owns(meter)},
         )
-        for choice in choices.values()
+        for sensor in sensors
     ]
 
 
-def _host(
-    config: Config, clock: Clock, choices: Mapping[str, SensorChoice]
-) -> HostUsageReader | None:
+def _host(config: Config, clock: Clock, workers: Sequence[SensorThread]) -> HostUsageReader | None:
     """Who uses the host is asked for only where something measures it."""
-    if not any(name in choices for name in HOST_SENSORS):
+    if not any(host.COMPONENTS & worker.sensor.components for worker in workers):
         return None
     return HostUsageReader(clock, proc=Path(config.host.proc))
 
@@ -256,6 +254,7 @@ def _policy(config: Config) -> BookingPolicy:
             linger_ns=ns_from_s(shown.linger_s),
             max_workloads=shown.max_workloads,
             max_experiments=shown.max_experiments,
+            max_experiments_per_owner=shown.max_experiments_per_owner,
         ),
     )
 

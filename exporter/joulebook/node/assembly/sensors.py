@@ -1,6 +1,6 @@
 """Which sensor stands behind each name of the configuration, when it runs, and what it measures.
 
-A new sensor is one file in `sensors/`, and one line in `SENSORS`.
+A new sensor is one file in `sensors/`, a section in `config/sensors.py`, and one line in `SENSORS`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from joulebook.config import Config
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.node.sensors import estimate, hwmon, ipmi, rapl
 from joulebook.node.sensors.contract import Sensor
-from joulebook.node.sensors.drm import sensor
+from joulebook.node.sensors.drm import sensor as drm
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
 from joulebook.node.workloads.host.procfs import shows_pids_of_host
@@ -63,47 +63,56 @@ def traces(names: str) -> list[Path]:
     return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
 
 
-class SensorChoice(NamedTuple):
-    """A sensor that can be chosen: how it measures, which meters are its, and how it is made."""
-
-    kind: str
-    owns: Callable[[Meter], bool]
-    wanted: Callable[[Config, Path], bool]
-    make: Callable[[Config, Clock], Sensor]
+def _rapl_is_here(config: Config, _pci: Path) -> bool:
+    return bool(rapl.zones(Path(config.sensors.rapl.root)))
 
 
-KERNEL_CARDS = ("AMD-", "INTEL-")
-"""How the names of GPUs begin that the kernel's own files show."""
+def _drm_is_here(config: Config, _pci: Path) -> bool:
+    return bool(drm.metered(Path(config.sensors.drm.root)))
 
 
-def _is_nvidia(meter: Meter) -> bool:
-    return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
+def _hwmon_is_here(config: Config, _pci: Path) -> bool:
+    return bool(hwmon.sources(Path(config.sensors.hwmon.root), **_hwmon_parts(config)))
 
 
-def _automatic(config: Config, is_here: Callable[[], object]) -> Callable[[], bool]:
-    """What is found by itself: not beside a replay, which stands in for the whole machine."""
-    return lambda: not config.sensors.replay.enabled and bool(is_here())
+def _ipmi_is_here(_config: Config, _pci: Path) -> bool:
+    return any(path.exists() for path in IPMI_DEVICES)
 
 
-def _rapl_wanted(config: Config) -> bool:
-    found = _automatic(config, lambda: rapl.zones(Path(config.sensors.rapl.root)))
-    return enabled(config.sensors.rapl.enabled, found)
+def _redfish_is_here(config: Config, _pci: Path) -> bool:
+    return bool(config.sensors.redfish.url)
 
 
-def _bmc_wanted(config: Config) -> bool:
-    ipmi_is_here = any(path.exists() for path in IPMI_DEVICES)
-    return enabled(config.sensors.ipmi.enabled, lambda: ipmi_is_here) or enabled(
-        config.sensors.redfish.enabled, lambda: bool(config.sensors.redfish.url)
-    )
+def _never(_config: Config, _pci: Path) -> bool:
+    return False
 
 
 def _hwmon_parts(config: Config) -> dict[str, bool]:
     """RAPL reads the packages better, and a BMC the node: then hwmon leaves them alone."""
-    return {"cpu": not _rapl_wanted(config), "supply": not _bmc_wanted(config)}
+    bmc = SENSORS["ipmi"].wanted(config) or SENSORS["redfish"].wanted(config)
+    return {"cpu": not SENSORS["rapl"].wanted(config), "supply": not bmc}
 
 
 def _covers(includes_gpus: bool) -> tuple[Component, ...]:
     return hwmon.EVERYTHING if includes_gpus else hwmon.EVERYTHING[:-1]
+
+
+def _nvml(config: Config, clock: Clock) -> Sensor:
+    return NvmlSensor(clock, proc=proc_of_driver(config))
+
+
+def _drm(config: Config, clock: Clock) -> Sensor:
+    return drm.DrmSensor(clock, Path(config.sensors.drm.root), proc=Path(config.host.proc))
+
+
+def _rapl(config: Config, clock: Clock) -> Sensor:
+    return rapl.RaplSensor(clock, Path(config.sensors.rapl.root))
+
+
+def _hwmon(config: Config, clock: Clock) -> Sensor:
+    asked = config.sensors.hwmon
+    parts, covers = _hwmon_parts(config), _covers(asked.includes_gpus)
+    return hwmon.HwmonSensor(clock, Path(asked.root), **parts, covers=covers)
 
 
 def _redfish(config: Config, clock: Clock) -> Sensor:
@@ -144,85 +153,46 @@ def _model(config: Config, clock: Clock) -> Sensor:
     )
 
 
-SENSORS: dict[str, SensorChoice] = {
-    "nvml": SensorChoice(
-        "counter",
-        _is_nvidia,
-        lambda config, pci: enabled(
-            config.sensors.nvml.enabled, _automatic(config, lambda: gpu_is_here(pci))
-        ),
-        lambda config, clock: NvmlSensor(clock, proc=proc_of_driver(config)),
-    ),
-    "drm": SensorChoice(
-        "counter",
-        lambda meter: meter.component is Component.GPU and meter.name.startswith(KERNEL_CARDS),
-        lambda config, _pci: enabled(
-            config.sensors.drm.enabled,
-            _automatic(config, lambda: sensor.metered(Path(config.sensors.drm.root))),
-        ),
-        lambda config, clock: sensor.DrmSensor(
-            clock, Path(config.sensors.drm.root), proc=Path(config.host.proc)
-        ),
-    ),
-    "rapl": SensorChoice(
-        "counter",
-        lambda meter: meter.name.startswith(("package-", "dram-")),
-        lambda config, _pci: _rapl_wanted(config),
-        lambda config, clock: rapl.RaplSensor(clock, Path(config.sensors.rapl.root)),
-    ),
-    "hwmon": SensorChoice(
-        "power",
-        lambda meter: (
-            meter in {hwmon.NODE, hwmon.MODULES} or meter.name.startswith(("grace-", "amd-energy-"))
-        ),
-        lambda config, _pci: enabled(
-            config.sensors.hwmon.enabled,
-            _automatic(
-                config,
-                lambda: hwmon.sources(Path(config.sensors.hwmon.root), **_hwmon_parts(config)),
-            ),
-        ),
-        lambda config, clock: hwmon.HwmonSensor(
-            clock, Path(config.sensors.hwmon.root), **_hwmon_parts(config)
-        ),
-    ),
-    "ipmi": SensorChoice(
-        "power",
-        lambda meter: meter == ipmi.METER,
-        lambda config, _pci: enabled(
-            config.sensors.ipmi.enabled, lambda: any(path.exists() for path in IPMI_DEVICES)
-        ),
-        _ipmi,
-    ),
-    "redfish": SensorChoice(
-        "power",
-        lambda meter: meter == Meter(Component.OTHER, "redfish"),
-        lambda config, _pci: enabled(
-            config.sensors.redfish.enabled, lambda: bool(config.sensors.redfish.url)
-        ),
-        _redfish,
-    ),
-    "model": SensorChoice(
-        "modelled",
-        lambda meter: meter in {estimate.CPU, estimate.DRAM},
-        lambda config, _pci: config.sensors.model.enabled,
-        _model,
-    ),
-    "replay": SensorChoice(
-        "replay",
-        lambda meter: meter.component is Component.GPU,
-        lambda config, _pci: config.sensors.replay.enabled,
-        lambda config, clock: ReplaySensor(clock, *traces(config.sensors.replay.trace)),
-    ),
+def _replay(config: Config, clock: Clock) -> Sensor:
+    return ReplaySensor(clock, *traces(config.sensors.replay.trace))
+
+
+class Registration(NamedTuple):
+    """A sensor that can be chosen: `[sensors.NAME]`, what its `"auto"` means, and its factory."""
+
+    name: str
+    default: Callable[[Config, Path], bool]
+    make: Callable[[Config, Clock], Sensor]
+
+    def wanted(self, config: Config, pci: Path = PCI_DEVICES) -> bool:
+        """Whether it runs here.
+
+        What is found by itself does not run beside a replay, which stands in for the machine.
+        """
+        value = getattr(config.sensors, self.name).enabled
+        return enabled(
+            value, lambda: not config.sensors.replay.enabled and self.default(config, pci)
+        )
+
+
+SENSORS = {
+    each.name: each
+    for each in (
+        Registration("nvml", lambda _config, pci: gpu_is_here(pci), _nvml),
+        Registration("drm", _drm_is_here, _drm),
+        Registration("rapl", _rapl_is_here, _rapl),
+        Registration("hwmon", _hwmon_is_here, _hwmon),
+        Registration("ipmi", _ipmi_is_here, _ipmi),
+        Registration("redfish", _redfish_is_here, _redfish),
+        Registration("model", _never, _model),
+        Registration("replay", _never, _replay),
+    )
 }
 
-HOST_SENSORS = ("rapl", "hwmon", "model", "replay")
-"""Those that may read CPU or DRAM: with one of them, who uses the host is asked for."""
 
-
-def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, SensorChoice]:
+def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Registration]:
     """The sensors that run here."""
-    return {name: choice for name, choice in SENSORS.items() if choice.wanted(config, pci)}
+    return {name: each for name, each in SENSORS.items() if each.wanted(config, pci)}
 
 
 def conflict(names: Collection[str]) -> str:
@@ -233,3 +203,9 @@ def conflict(names: Collection[str]) -> str:
             "beside it would count it twice; set it to false"
         )
     return ""
+
+
+def reader_of(meter: Meter) -> str:
+    """The name of the sensor that measures a whole node as `meter` (its section in the file)."""
+    names = {ipmi.METER: "ipmi", Meter(Component.OTHER, "redfish"): "redfish"}
+    return names.get(meter, "hwmon")

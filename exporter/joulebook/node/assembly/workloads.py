@@ -16,10 +16,10 @@ from joulebook.config.node import Slurm
 from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.pod_object import Reader
 from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
@@ -93,14 +93,14 @@ def node_name(config: Config) -> str:
 def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     """The pods of this node."""
     kubernetes = config.tenants.kubernetes
-    infrastructure = tuple(map(parse, config.workloads.infrastructure_selectors))
+    infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     return KubernetesWorkloads(
         clock,
         node=node_name(config),
-        reader=Reader(config.experiments.rules, infrastructure, kubernetes.user_key),
+        reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
         resources=kubernetes.resources,
@@ -110,6 +110,15 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
         poll_interval_s=kubernetes.poll_interval_s,
         proc=Path(config.host.proc),
     )
+
+
+def _own_pods(config: Config) -> list[str]:
+    """The pods of this release, if this is one of them."""
+    try:
+        namespace = Path(config.tenants.kubernetes.service_account, "namespace").read_text()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [f"namespace:{namespace.strip()},app.kubernetes.io/name=joulebook"]
 
 
 OWN_PROC = Path("/proc")

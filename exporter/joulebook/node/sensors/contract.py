@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 
 
 class PollResult(msgspec.Struct, frozen=True, gc=False):
@@ -25,6 +25,9 @@ class PollResult(msgspec.Struct, frozen=True, gc=False):
     rejected: Mapping[str, int] = {}
     """Figures that were not believed, by reason, since the sensor was made."""
 
+
+KERNEL_CARDS = ("AMD-", "INTEL-")
+"""How the names of GPUs begin that the kernel's own files show."""
 
 SUSPENDED = "suspended"
 """The reason of a `Failure` of a device that sleeps: asking it would wake it up."""
@@ -62,6 +65,13 @@ class Sensor(Protocol):
 
     name: str
     """The value of the label `sensor`: `nvml`, `rapl`, `replay`, ..."""
+    kind: str
+    """How it measures (label `kind`): `counter`, `power`, `modelled`, `replay`."""
+    components: frozenset[Component]
+    """What its meters may be part of."""
+
+    def owns(self, meter: Meter) -> bool:
+        """Whether a meter on record is read by this sensor, also when it is silent."""
 
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""

@@ -29,6 +29,8 @@ class ModelSensor:
     """What the CPU and memory of this machine would draw (`watts`: of all its logical CPUs)."""
 
     name = "model"
+    kind = "modelled"
+    components = frozenset({Component.CPU, Component.DRAM})
 
     def __init__(
         self,
@@ -49,6 +51,10 @@ class ModelSensor:
     def pace(self) -> Pace:
         """Like a meter that knows power only."""
         return Pace(most_s=POWER_LOOK_S)
+
+    def owns(self, meter: Meter) -> bool:
+        """CPU and DRAM as a whole."""
+        return meter in {CPU, DRAM}
 
     def open(self) -> None:
         """Nothing is held open."""

@@ -112,10 +112,22 @@ class HwmonSensor:
     """All meters of hwmon below `root` that are not a GPU's."""
 
     name = "hwmon"
+    kind = "power"
+    components = frozenset({*EVERYTHING, Component.OTHER})
 
-    def __init__(self, clock: Clock, root: Path, *, cpu: bool = True, supply: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        root: Path,
+        *,
+        cpu: bool = True,
+        supply: bool = True,
+        covers: tuple[Component, ...] = EVERYTHING,
+    ) -> None:
+        """`covers` is what a meter of the whole node, or of its modules, measures inside."""
         self._clock = clock
         self._root = root
+        self._covers = covers
         self._cpu, self._supply = cpu, supply
         self._sources: list[HwmonFiles] = []
         self._complaints = LogOnce(self.name)
@@ -124,6 +136,10 @@ class HwmonSensor:
     def pace(self) -> Pace:
         """Power is looked at often, however seldom the daemon ticks."""
         return Pace(most_s=POWER_LOOK_S)
+
+    def owns(self, meter: Meter) -> bool:
+        """Supplies, modules and sockets."""
+        return meter in {NODE, MODULES} or meter.name.startswith(("grace-", "amd-energy-"))
 
     def open(self) -> None:
         """Find the meters. Raises `SensorMissing`."""
@@ -159,7 +175,8 @@ class HwmonSensor:
         t_ns = self._clock.now_ns()
         if source.counts:
             return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)
-        return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=source.covers)
+        covers = self._covers if source.covers else ()
+        return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=covers)
 
 
 def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:

@@ -1,7 +1,7 @@
 """Power of the whole node from its BMC: IPMI DCMI, by `ipmitool dcmi power reading`.
 
 The program is run in the sensor's own thread, seldom, and killed when it takes too long. A BMC may
-leave the GPUs out of its reading: `core.attribution.node_meter` notices.
+leave the GPUs out of its reading: `core.energy.node_meter` notices.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class IpmiSensor:
     """The power that the BMC of this machine tells, asked each `every_s`."""
 
     name = "ipmi"
+    kind = "power"
+    components = frozenset({Component.OTHER})
 
     def __init__(
         self,
@@ -70,6 +72,10 @@ class IpmiSensor:
     def pace(self) -> Pace:
         """A BMC is slow, and answers others too."""
         return Pace(most_s=self._every_s, least_s=self._every_s)
+
+    def owns(self, meter: Meter) -> bool:
+        """The node, as IPMI tells it."""
+        return meter == METER
 
     def open(self) -> None:
         """Nothing is held open."""

@@ -99,6 +99,8 @@ class RaplSensor:
     """All RAPL counters below `root`."""
 
     name = "rapl"
+    kind = "counter"
+    components = frozenset({Component.CPU, Component.DRAM})
 
     def __init__(self, clock: Clock, root: Path) -> None:
         self._clock = clock
@@ -115,6 +117,10 @@ class RaplSensor:
             if zone.wrap_uj
         ]
         return Pace(most_s=min(wraps_s) / LOOKS_PER_WRAP if wraps_s else None)
+
+    def owns(self, meter: Meter) -> bool:
+        """Packages and their DRAM."""
+        return meter.name.startswith(("package-", "dram-"))
 
     def open(self) -> None:
         """Find the counters. Raises `SensorMissing`."""

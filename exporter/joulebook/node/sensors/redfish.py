@@ -40,6 +40,8 @@ class RedfishSensor:
     """
 
     name = "redfish"
+    kind = "power"
+    components = frozenset({Component.OTHER})
 
     def __init__(
         self,
@@ -69,6 +71,10 @@ class RedfishSensor:
     def pace(self) -> Pace:
         """A BMC is slow, and answers others too."""
         return Pace(most_s=self._every_s, least_s=self._every_s)
+
+    def owns(self, meter: Meter) -> bool:
+        """The node, as Redfish tells it."""
+        return meter == METER
 
     def open(self) -> None:
         """Find where power is reported. Raises `SensorError`."""
@@ -208,7 +214,7 @@ class RedfishSensor:
             raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise SensorRetry(f"{self._url}{path} is no JSON object", reason="unreadable")

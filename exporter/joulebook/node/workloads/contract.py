@@ -47,11 +47,13 @@ class Before(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         facts: Of every workload that had not ended.
         claims: Those that were open.
+        last_ns: Node time of its last tick; 0: there was none.
 
     """
 
     facts: tuple[WorkloadFacts, ...] = ()
     claims: tuple[Claim, ...] = ()
+    last_ns: int = 0
 
 
 NOTHING_HELD = Before()

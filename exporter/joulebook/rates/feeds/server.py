@@ -1,7 +1,7 @@
 """Rates from another Joulebook: one asks the feeds, a lab's worth of nodes asks it.
 
 `RatesDocument` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the
-units of `core/rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
+units of `core.money.rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
 """
 
 from __future__ import annotations

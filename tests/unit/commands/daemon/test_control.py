@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,9 +90,12 @@ def test_nothing_to_end(ledger: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("arguments", [["release"], ["release", "--for", "0"]])
 def test_without_ledger_or_lock_nothing_is_asked(
-    ledger: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
 ) -> None:
-    began = time.monotonic()
+    monkeypatch.setattr(control, "PATIENCE_S", 600.0)  # It would wait for ever.
     lock_path(ledger).unlink()
     assert cli.main(arguments) == 1
     assert f"there is no lock of a daemon at {ledger}.lock" in capsys.readouterr().err
@@ -101,7 +103,6 @@ def test_without_ledger_or_lock_nothing_is_asked(
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert f"there is no ledger at {ledger}" in said and "--config" in said
-    assert time.monotonic() - began < 2
     assert not request_path(ledger).exists()
 
 
@@ -128,9 +129,8 @@ def test_who_may_not_ask_is_told_why(
         return stat(path, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(Path, "stat", denied)
-    began = time.monotonic()
+    monkeypatch.setattr(control, "PATIENCE_S", 600.0)
     assert cli.main(["release"]) == 2
-    assert time.monotonic() - began < 2
     assert "run this as the daemon's user" in capsys.readouterr().err
 
 

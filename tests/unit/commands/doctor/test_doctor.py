@@ -441,6 +441,15 @@ def test_an_events_directory_open_to_others(slurm: Site) -> None:
     one(slurm, slurm_checks.events, Status.FAIL, "symbolic link")
 
 
+def test_the_events_directory_of_the_daemons_own_user(slurm: Site) -> None:
+    events = slurm.root / "run/joulebook/jobs"
+    slurm.ledger.parent.mkdir(parents=True, exist_ok=True)
+    os.chown(events, 990, 990)
+    one(slurm, slurm_checks.events, Status.FAIL, "belongs to uid 990")
+    os.chown(slurm.ledger.parent, 990, 990)
+    one(slurm, slurm_checks.events, Status.OK, "events_dir")
+
+
 def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     (slurm.root / "run/joulebook/jobs/7.0.end").write_text("{}")
     assert {each.status for each in found(slurm, slurm_checks.events)} == {Status.OK}

@@ -15,8 +15,8 @@ from joulebook.commands.doctor import host
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status
 from joulebook.config import Config
 from joulebook.config.sensors import Drm, Hwmon, Ipmi, Model, Rapl
-from joulebook.core.attribution.node_meter import Supply
 from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.ledger.sqlite import SqliteStore
@@ -107,12 +107,12 @@ def test_a_bmc_is_asked_once(tmp_path: Path) -> None:
 def test_a_bmc_that_leaves_the_gpus_out_is_said_from_the_ledger(tmp_path: Path) -> None:
     meter = Meter(Component.OTHER, "ipmi")
     state = MeterState(meter, Reading(meter, 1))
-    omits = Supply(state, (Component.GPU,), 1, 2, 10, 90, 0, 80, "gpu")
+    omits = NodeMeter(state, (Component.GPU,), 1, 2, 10, 90, 0, 80, "gpu")
     ledger = tmp_path / "host/ledger.db"
     site, _ = site_of(tmp_path, "virtual_machine")
     store = SqliteStore(ledger, allow_volatile=True)
     store.load()
-    store.commit(Books(), Books(supplies={meter: omits}, last_ns=2), Entry(), Anchor("b", 0, 2))
+    store.commit(Books(), Books(node_meters={meter: omits}, last_ns=2), Entry(), Anchor("b", 0, 2))
     store.close()
     base = msgspec.structs.replace(site.config.ledger, path="/ledger.db")
     site = replace(site, config=msgspec.structs.replace(site.config, ledger=base))

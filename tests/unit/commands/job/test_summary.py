@@ -142,14 +142,14 @@ def test_only_a_regular_file_of_ones_own_with_one_name(tmp_path: Path) -> None:
     os.link(own, tmp_path / "hard")
     os.mkfifo(tmp_path / "pipe")
     cases = {
-        "link": "not_opened", "hard": "linked", "own": "linked", "pipe": "not_opened",
-        "gone": "not_opened", ".": "not_opened", "a\0b": "bad_path",
+        "link": "symlink", "hard": "linked", "own": "linked", "pipe": "unreadable",
+        "gone": "unreadable", ".": "unreadable", "a\0b": "bad_path",
     }  # fmt: skip
     for name, reason in cases.items():
         with pytest.raises(InputError) as caught:
             append(f"{tmp_path}/{name}", b"x", os.getuid())
         assert caught.value.reason == reason, name
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         append("/dev/null", b"x", os.getuid())
     with pytest.raises(InputError, match="not an absolute path"):
         append("own", b"x", os.getuid())

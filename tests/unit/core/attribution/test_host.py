@@ -12,7 +12,7 @@ from tests.unit.core.audit import Auditor, laws
 
 from joulebook.core.attribution.gpu import Share
 from joulebook.core.attribution.host import EVIDENCE, Usage, UsageCurve, share_out
-from joulebook.core.energy.host_usage import KEPT, Census, Use, is_busy, kept
+from joulebook.core.energy.host_usage import KEPT, HostSnapshot, Use, is_busy, kept
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.evidence import Method, Remainder, Subject
@@ -29,8 +29,8 @@ A, B = WorkloadId("slurm", "1"), WorkloadId("slurm", "2")
 GIB = 1 << 30
 
 
-def census(at_s: float, busy_s: float, *uses: Use, cores: int = 8) -> Census:
-    return Census(T0 + round(at_s * S), cores, round(busy_s * S), 8 * GIB, 64 * GIB, uses)
+def snapshot(at_s: float, busy_s: float, *uses: Use, cores: int = 8) -> HostSnapshot:
+    return HostSnapshot(T0 + round(at_s * S), cores, round(busy_s * S), 8 * GIB, 64 * GIB, uses)
 
 
 def use(who: WorkloadId, cpu_s: float, *, gib: int = 0, cores: int = 0, since: float = 0) -> Use:
@@ -64,8 +64,8 @@ def joules(shares: Sequence[Share]) -> dict[Subject, float]:
 def test_the_floor_goes_by_cores_and_the_rest_by_cpu_time() -> None:
     usage = Usage(
         [
-            census(0, 0, use(A, 0, cores=2), use(B, 100, cores=4)),
-            census(10, 40, use(A, 10, cores=2), use(B, 120, cores=4)),
+            snapshot(0, 0, use(A, 0, cores=2), use(B, 100, cores=4)),
+            snapshot(10, 40, use(A, 10, cores=2), use(B, 120, cores=4)),
         ]
     )
     # 10 s at 100 W, idle floor 40 W: 400 J by cores of 8, 600 J by CPU time of 40 s.
@@ -81,25 +81,25 @@ def test_the_floor_goes_by_cores_and_the_rest_by_cpu_time() -> None:
 
 
 def test_without_a_floor_all_goes_by_use() -> None:
-    usage = Usage([census(0, 0, use(A, 0)), census(10, 40, use(A, 10))])
+    usage = Usage([snapshot(0, 0, use(A, 0)), snapshot(10, 40, use(A, 10))])
     shares = share_out(interval(0, 10, 100), None, usage)
     assert joules(shares) == {A: 25, Remainder.SYSTEM: 75}
 
 
 def test_an_idle_interval_is_idle_energy_of_who_has_the_cores() -> None:
-    usage = Usage([census(0, 0, use(A, 0, cores=6)), census(10, 0.1, use(A, 0.1, cores=6))])
+    usage = Usage([snapshot(0, 0, use(A, 0, cores=6)), snapshot(10, 0.1, use(A, 0.1, cores=6))])
     by = {s.subject: s.amount for s in share_out(interval(0, 10, 80, idle=True), 8_000, usage)}
     assert by[A].energy_uj == by[A].idle_uj == 60_000_000
     assert by[Remainder.SYSTEM].energy_uj == 20_000_000 and by[Remainder.SYSTEM].idle_uj == 0
 
 
 def test_unknown_cores_have_no_part_in_the_floor() -> None:
-    usage = Usage([census(0, 0, use(A, 0)), census(10, 10, use(A, 10))])
+    usage = Usage([snapshot(0, 0, use(A, 0)), snapshot(10, 10, use(A, 10))])
     assert joules(share_out(interval(0, 10, 100), 4_000, usage)) == {A: 60, Remainder.SYSTEM: 40}
 
 
 def test_memory_goes_by_resident_bytes() -> None:
-    usage = Usage([census(0, 0, use(A, 0, gib=2)), census(10, 40, use(A, 30, gib=2))])
+    usage = Usage([snapshot(0, 0, use(A, 0, gib=2)), snapshot(10, 40, use(A, 30, gib=2))])
     shares = share_out(interval(0, 10, 80, DRAM), None, usage)
     assert joules(shares) == {A: 20, Remainder.SYSTEM: 60}
     # The floor by what is resident of all that is installed: 2 of 64 GiB.
@@ -109,27 +109,27 @@ def test_memory_goes_by_resident_bytes() -> None:
 
 def test_a_workload_that_came_and_went_between_two_censuses_gets_its_own() -> None:
     # It began at 4 s, used 3 s of CPU time, and was reported of with its last total.
-    usage = Usage([census(0, 0), census(10, 6, use(A, 3, since=4))])
+    usage = Usage([snapshot(0, 0), snapshot(10, 6, use(A, 3, since=4))])
     assert joules(share_out(interval(0, 10, 60), None, usage)) == {A: 30, Remainder.SYSTEM: 30}
     assert joules(share_out(interval(0, 4, 60), None, usage)) == {Remainder.SYSTEM: 60}
 
 
 def test_one_that_is_known_late_used_what_it_did_evenly_since_it_began() -> None:
-    usage = Usage([census(0, 0), census(5, 5), census(10, 10, use(A, 10, since=0.000001))])
+    usage = Usage([snapshot(0, 0), snapshot(5, 5), snapshot(10, 10, use(A, 10, since=0.000001))])
     assert joules(share_out(interval(5, 10, 50), None, usage))[A] == 50
     # Of one whose begin nobody knows, only what it is seen to use counts.
-    usage = Usage([census(0, 0), census(5, 5), census(10, 10, use(A, 10))])
+    usage = Usage([snapshot(0, 0), snapshot(5, 5), snapshot(10, 10, use(A, 10))])
     assert joules(share_out(interval(5, 10, 50), None, usage)) == {Remainder.SYSTEM: 50}
 
 
 def test_of_an_outage_only_what_the_kernel_counted_is_booked_to_workloads() -> None:
-    usage = Usage([census(0, 0, use(A, 0), use(B, 0)), census(100, 100, use(A, 40))])
+    usage = Usage([snapshot(0, 0, use(A, 0), use(B, 0)), snapshot(100, 100, use(A, 40))])
     shares = share_out(interval(0, 100, 100, outage=True), None, usage)
     assert joules(shares) == {A: 40, Remainder.DAEMON_DOWN: 60}
 
 
 def test_a_model_stays_marked() -> None:
-    usage = Usage([census(0, 0, use(A, 0)), census(10, 10, use(A, 5))])
+    usage = Usage([snapshot(0, 0, use(A, 0)), snapshot(10, 10, use(A, 5))])
     modelled = msgspec.structs.replace(interval(0, 10, 10), method=Method.MODELLED)
     assert {s.method for s in share_out(modelled, None, usage)} == {Method.MODELLED}
 
@@ -141,18 +141,18 @@ def test_energy_that_is_nobodys_stays_nobodys() -> None:
 
 
 def test_a_node_is_idle_below_a_tenth_of_a_core_and_what_it_has() -> None:
-    before = {T0: census(0, 0, cores=100)}
-    assert is_busy(before, [census(10, 5, cores=100)]) is False  # 0.1 + 0.5 of 100 cores
-    assert is_busy(before, [census(10, 7, cores=100)]) is True
-    assert is_busy({}, [census(10, 7)]) is None and is_busy(before, []) is None
+    before = {T0: snapshot(0, 0, cores=100)}
+    assert is_busy(before, [snapshot(10, 5, cores=100)]) is False  # 0.1 + 0.5 of 100 cores
+    assert is_busy(before, [snapshot(10, 7, cores=100)]) is True
+    assert is_busy({}, [snapshot(10, 7)]) is None and is_busy(before, []) is None
 
 
 def test_censuses_are_kept_as_far_back_as_they_are_needed() -> None:
-    all_of_them = [census(n, n) for n in range(10)]
+    all_of_them = [snapshot(n, n) for n in range(10)]
     found = kept({}, all_of_them, T0 + 4 * S + 1)
     assert list(found) == [T0 + n * S for n in range(4, 10)]
     assert kept(found, [], T0 + 4 * S) is found
-    many = kept({}, [census(n, n) for n in range(3 * KEPT)], T0)
+    many = kept({}, [snapshot(n, n) for n in range(3 * KEPT)], T0)
     assert len(many) == KEPT and min(many) == T0 and max(many) == T0 + (3 * KEPT - 1) * S
 
 
@@ -172,7 +172,7 @@ def test_a_curve_never_falls_and_its_parts_add_up(
     assert curve.between(a, b) + curve.between(b, c) == curve.between(a, c)
 
 
-censuses = st.lists(
+snapshots = st.lists(
     st.tuples(
         st.integers(1, 5 * 10**9),
         st.integers(0, 10**11),
@@ -195,7 +195,7 @@ censuses = st.lists(
 
 @laws(300)
 @given(
-    censuses,
+    snapshots,
     st.integers(0, 20 * 10**9),
     st.integers(1, 20 * 10**9),
     st.integers(0, 1 << 64),
@@ -217,7 +217,7 @@ def test_shares_add_up_to_the_microjoule(
     t_ns, busy_ns, found = T0, 0, []
     for step, more, uses in looks:
         t_ns, busy_ns = t_ns + step, busy_ns + more
-        found.append(Census(t_ns, 4, busy_ns, 1 << 33, 1 << 35, tuple(uses)))
+        found.append(HostSnapshot(t_ns, 4, busy_ns, 1 << 33, 1 << 35, tuple(uses)))
     part = Interval(
         meter, T0 + start, T0 + start + length, energy_uj, Method.COUNTER, idle=idle, outage=outage
     )
@@ -237,14 +237,14 @@ WRAP_UJ = 3_000_000
             st.integers(0, 2_900_000),  # uJ since the look before: less than once around
             st.integers(0, 8 * S),  # CPU time of the node
             st.integers(0, 100),  # of it, percent by job A
-            st.sampled_from(["tick", "tick", "tick", "down", "census", "silent"]),
+            st.sampled_from(["tick", "tick", "tick", "down", "snapshot", "silent"]),
         ),
         min_size=3,
         max_size=25,
     )
 )
 def test_wraps_restarts_and_silences_conserve(story: list[tuple[int, int, int, str]]) -> None:
-    """A counter of 3 J that wraps again and again, a daemon that is killed, censuses that fail."""
+    """A counter of 3 J that wraps again and again, a daemon that is killed, snapshots that fail."""
     books, audit = Books(), Auditor()
     policy = BookingPolicy(settle_ns=2 * S)
     t_ns, energy, busy, a_ns, resumed = T0, 0, 0, 0, False
@@ -257,11 +257,11 @@ def test_wraps_restarts_and_silences_conserve(story: list[tuple[int, int, int, s
         if what in {"down", "silent"}:
             continue
         reading = Reading(CPU, t_ns, energy % WRAP_UJ, wrap_uj=WRAP_UJ, max_power_mw=2_900)
-        look = Census(t_ns + 1, 8, busy, GIB, 8 * GIB, (Use(A, a_ns, GIB, 4000),))
+        look = HostSnapshot(t_ns + 1, 8, busy, GIB, 8 * GIB, (Use(A, a_ns, GIB, 4000),))
         tick = Tick(
             t_ns + 2,
             readings=(reading,),
-            census=() if what == "census" else (look,),
+            snapshots=() if what == "snapshot" else (look,),
             resumed=resumed,
         )
         resumed = False

@@ -20,6 +20,7 @@ from joulebook.core.attribution.gpu import Share, share_out
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import InstanceUse, ProcessUse, Reading
 from joulebook.core.evidence import Amount, Method, Remainder
+from joulebook.core.ledger.advance import Tick
 from joulebook.core.workloads import WorkloadId
 
 A, B, C = job_id("a"), job_id("b"), job_id("c")
@@ -336,3 +337,71 @@ def test_amounts_of_a_strangers_process_hold_nothing() -> None:
     assert share == Share(
         Remainder.UNKNOWN_HOLDER, Amount(10 * J), Method.COUNTER, Evidence.PROCESSES.label
     )
+
+
+# --- A card that is cut again
+# ----------------------------------------------------------------------
+
+
+def test_old_and_new_instances_may_come_to_more_than_the_card() -> None:
+    got = energies([on(A, "old", 3)], [instance("new", 7), instance("old", 3)], uses(B, "new"))
+    assert got == {A: 120 * J, B: 160 * J}
+
+
+@laws(150)
+@given(
+    st.lists(st.integers(1, SLICES), min_size=1, max_size=8),
+    st.lists(st.integers(1, SLICES), min_size=1, max_size=8),
+    st.integers(0, 10**12),
+    st.booleans(),
+)
+def test_nothing_that_was_cut_stops_the_books(
+    old: list[int], new: list[int], energy_uj: int, idle: bool
+) -> None:
+    held = [on(job_id(f"old-{i}"), f"old-{i}", n) for i, n in enumerate(old)]
+    while sum(holder.parts for holder in held) > SLICES:
+        held.pop()
+    there = [instance(f"{kind}-{i}", n) for kind, cut in (("old", old), ("new", new))
+             for i, n in enumerate(cut)]  # fmt: skip
+    users = [uses(job_id(f"user-{i}"), f"new-{i}") for i in range(len(new))]
+    energies(held, there, *users, energy_uj=energy_uj, idle=idle)
+
+
+def test_a_claim_on_an_instance_that_was_cut_away_while_another_works_on_the_new() -> None:
+    claim = Claim(A, gpu(), at(0), None, Evidence.PROLOG, 1, SLICES, "MIG-old")
+    process = uses(B, "new")
+    readings = [
+        Reading(gpu(), at(i), i * 300 * J, busy=True, processes=() if i < 4 else (process,),
+                instances=(instance("old", 1),) if i < 4 else (instance("new", 7),))
+        for i in range(12)
+    ]  # fmt: skip
+    audit = Auditor()
+    run = play(
+        [Tick(r.t_ns, readings=(r,), claims=(claim,), complete=frozenset(Evidence))
+         for r in readings],
+        each=audit,
+    )  # fmt: skip
+    assert not any(entry.faults for entry in run.entries)
+    assert run.booked_uj() == run.books.meters[gpu()].booked_uj > 2_000 * J
+    # From the second look after the cut on all of it is B's.
+    assert run.by_subject()[B] > 4 * 300 * J
+
+
+def test_what_cannot_be_shared_out_is_nobodys_and_said() -> None:
+    garbage, process = InstanceUse("MIG-x", 1, 0), uses(A, "x")
+    of_no_part = Claim(C, gpu(), at(0), None, Evidence.PROLOG, 1, 0)
+    ticks = [
+        Tick(
+            at(i),
+            readings=(
+                Reading(gpu(), at(i), i * 300 * J, processes=(process,), instances=(garbage,)),
+                Reading(gpu("GPU-1"), at(i), i * 100 * J),
+            ),
+            claims=(of_no_part, Claim(B, gpu("GPU-1"), at(0), None, Evidence.PROLOG)),
+            complete=frozenset(Evidence),
+        )
+        for i in range(9)
+    ]
+    run = play(ticks, each=Auditor())
+    assert run.by_subject() == {Remainder.UNKNOWN_HOLDER: 1500 * J, B: 500 * J}
+    assert any("GPU-0" in fault for entry in run.entries for fault in entry.faults)

@@ -110,3 +110,12 @@ def test_whatever_the_marks_the_energy_is_that_of_the_interval(
     assert cut[0].t0_ns == 0 and cut[-1].t1_ns == 100
     assert all(a.t1_ns == b.t0_ns for a, b in pairwise(cut))
     assert sum(booked(whole).values()) == uj
+
+
+def test_what_is_born_under_a_mark_leaves_nothing_to_the_run_around_it() -> None:
+    marks = (Span(5_000_000, None, INNER), Span(0, None, HOME))
+    born = ProcessUse(7, 0, workload=HOME, marks=marks)
+    whole = interval(born, t0_ns=0, t1_ns=100_000_000, uj=100)
+    assert booked(whole) == {INNER: 95, Remainder.UNALLOCATED: 5}
+    older = ProcessUse(7, -(10**9), workload=HOME, marks=(marks[0], Span(-(10**9), None, HOME)))
+    assert booked(interval(older, t1_ns=100_000_000, uj=100)) == {HOME: 5, INNER: 95}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,13 +44,15 @@ class Node:
         }
         books, news = series.advance(
             self.books,
-            balances,
-            tuple(claims),
-            tuple(facts),
-            now_ns=now_ns,
-            served_ns=0 if resumed else now_ns - self.books.last_ns,
-            resumed=resumed,
-            policy=self.policy,
+            series.Step(
+                now_ns,
+                served_ns=0 if resumed else now_ns - self.books.last_ns,
+                resumed=resumed,
+                earned=balances,
+                claims=tuple(claims),
+                facts=tuple(facts),
+            ),
+            self.policy,
         )
         self.news += len(news)
         self.books = Books(
@@ -237,6 +240,25 @@ def test_the_budget_of_the_node_for_experiments() -> None:
         node.step(n + 1, {f"w{n}": 1}, facts=[knows(f"w{n}", f"e{n}", user=f"u{n}")])
     assert {labels.experiment for labels in node.books.experiments} == {"e0", "e1", "e2", OVERFLOW}
     assert sum(total(state.balance) for state in node.books.experiments.values()) == 5
+
+
+def test_names_that_people_gave_are_not_pushed_out_by_derived_ones() -> None:
+    node = Node(SeriesPolicy(max_experiments=200))
+    for n in range(60):
+        node.step(n + 1, {f"d{n}": 1}, facts=[knows(f"d{n}", f"nightly-{n}")])
+    given = msgspec.structs.replace(knows("g", "bert-final"), named=True)
+    node.step(61, {"g": 2}, facts=[given])
+    shown = {labels.experiment for labels in node.books.experiments}
+    assert "bert-final" in shown
+    assert "nightly-49" in shown
+    assert "nightly-50" not in shown
+    for n in range(200):
+        node.step(62 + n, {f"o{n}": 1}, facts=[knows(f"o{n}", f"x{n}", user=f"u{n}")])
+    given = msgspec.structs.replace(knows("h", "vit-final", user="bob"), named=True)
+    node.step(300, {"h": 2}, facts=[given])
+    shown = {labels.experiment for labels in node.books.experiments}
+    assert "vit-final" in shown, "the last tenth of the node's budget is kept for names given"
+    assert "x199" not in shown
 
 
 def test_a_job_without_a_meter_gets_no_series_and_takes_no_room() -> None:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+from tests.scale import scaled
 from tests.unit.lab.collected.laws import Laws
 
 from joulebook.lab.collected.database import Database, connect
@@ -26,5 +27,5 @@ class OnSqlite(Laws):
 
 TestLaws = OnSqlite.TestCase
 TestLaws.settings = settings(
-    max_examples=40, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=scaled(40), stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -16,7 +16,8 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import ConfigError
 from joulebook.node.assembly import sensors
 from joulebook.node.assembly.node import assemble
-from joulebook.node.assembly.sensors import SENSORS, chosen, conflict
+from joulebook.node.assembly.sensors import SENSORS, chosen, conflict, reader_of
+from joulebook.node.sensors import hwmon, ipmi
 
 
 def config_of(machine: Machine, **sensors: object) -> Config:
@@ -68,7 +69,9 @@ def test_what_a_machine_has_is_found(tmp_path: Path, shape: str, names: set[str]
         assert look.readings and not look.failures
         for reading in look.readings:
             owners = [
-                n for n, each in SENSORS.items() if n != "replay" and each.owns(reading.meter)
+                n
+                for n, each in SENSORS.items()
+                if n != "replay" and each.make(config, clock).owns(reading.meter)
             ]
             assert owners == [name], "each meter is one sensor's"
         sensor.close()
@@ -90,7 +93,10 @@ def test_a_bmc_takes_the_place_of_the_boards_supply(tmp_path: Path) -> None:
     assert {r.meter.name for r in boards.look(processes=False).readings} == {"grace-0"}
     redfish = config_of(machine, redfish=Redfish(enabled="auto", url="https://bmc"))
     assert "redfish" in chosen(redfish, tmp_path)
-    assert SENSORS["redfish"].owns(Meter(Component.OTHER, "redfish"))
+    assert reader_of(Meter(Component.OTHER, "redfish")) == "redfish"
+    assert [reader_of(m) for m in (ipmi.METER, hwmon.NODE, hwmon.MODULES)] == [
+        "ipmi", "hwmon", "hwmon",
+    ]  # fmt: skip
 
 
 def test_a_model_beside_rapl_is_refused(tmp_path: Path) -> None:

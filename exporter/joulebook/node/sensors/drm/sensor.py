@@ -11,9 +11,9 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
-from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
+from joulebook.node.sensors.contract import KERNEL_CARDS, POWER_LOOK_S, Pace, PollResult
 from joulebook.node.sensors.drm.amd import AmdCard
 from joulebook.node.sensors.drm.amd_metrics import AmdSmi, load
 from joulebook.node.sensors.drm.card import AMD, REMEDY, CardNumbers, MeteredCard, places
@@ -44,6 +44,8 @@ class DrmSensor:
     """All metered cards of AMD and Intel below `root`; `proc` is where their users are seen."""
 
     name = "drm"
+    kind = "counter"
+    components = frozenset({Component.GPU})
 
     def __init__(self, clock: Clock, root: Path, *, proc: Path = Path("/proc")) -> None:
         self._clock = clock
@@ -58,6 +60,10 @@ class DrmSensor:
     def pace(self) -> Pace:
         """Cards that may know power only are looked at often, others before a register wraps."""
         return Pace(most_s=POWER_LOOK_S if any(p.vendor == AMD for p, _ in self._cards) else LOOK_S)
+
+    def owns(self, meter: Meter) -> bool:
+        """GPUs of AMD and Intel."""
+        return meter.component is Component.GPU and meter.name.startswith(KERNEL_CARDS)
 
     def open(self) -> None:
         """Find the cards. Raises `SensorMissing`."""

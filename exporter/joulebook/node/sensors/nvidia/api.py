@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -24,8 +25,31 @@ from joulebook.node.sensors.nvidia.errors import (
     UNKNOWN,
     ask,
     error,
+    implausible,
     maybe,
 )
+
+MAX_DEVICES = 256
+"""No machine of 2026 has more GPUs than some tens."""
+
+MAX_ENERGY_MJ = 1 << 53
+"""1 kW for 285 years; in microjoules it fits into the 63 bits of the ledger."""
+
+MAX_UPTIME_S = 1 << 31
+MAX_THROTTLE_NS = 1 << 62
+MAX_MEMORY_BYTES = 1 << 50
+MAX_POWER_MW = 10_000_000
+"""No GPU of 2026 draws 10 kW, whatever limit it tells."""
+
+DEFAULT_POWER_MW = 3_000_000
+PLAUSIBLE_FACTOR = 2
+"""Transients may exceed the highest power limit that can be set; by this factor they do not."""
+
+MAX_TEMPERATURE_C = 255
+MAX_CLOCK_MHZ = 100_000
+
+_ONLY_32_BITS = 1
+"""The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half means nothing."""
 
 Call = Callable[[], int]
 """A function of the library with its arguments bound; returns an NVML code."""
@@ -51,7 +75,7 @@ _FIELDS = (POWER_AVERAGE, POWER_INSTANT, *THROTTLE_FIELDS)
 _REASONS = tuple(THROTTLE_FIELDS.values())
 # nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
 _FIELD = struct.Struct("=IIqqIiQ")
-_FIELD_ANSWERS = struct.Struct("=" + "28xiQ" * len(_FIELDS))
+_FIELD_ANSWERS = struct.Struct("=" + "24xIiQ" * len(_FIELDS))
 # Written over the array before every call: a value the driver does not touch is then an error,
 # never the one of the call before. Scope 0 is the GPU without the module around it.
 _FIELD_QUESTIONS = b"".join(_FIELD.pack(field, 0, 0, 0, 0, UNKNOWN, 0) for field in _FIELDS)
@@ -115,8 +139,11 @@ class Session:
         return _absent if function is None else partial(function, *arguments)
 
     def device_count(self) -> int:
-        """How many GPUs there are."""
-        return int(ask(pynvml.nvmlDeviceGetCount))
+        """How many GPUs there are. Raises `SensorError`, also where that cannot be true."""
+        count = int(ask(pynvml.nvmlDeviceGetCount))
+        if not 0 <= count <= MAX_DEVICES:
+            raise implausible("nvmlDeviceGetCount", "device_count", count)
+        return count
 
     def close(self) -> None:
         """Let go of the driver. A session that the driver has ended already is no error."""
@@ -130,14 +157,19 @@ class NvmlDevice:
         handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
         self.handle: object = handle
         self.index = index
+        self.rejected: Counter[str] = Counter()
+        """Figures of the driver that cannot be true, by reason."""
         self.uuid = str(ask(pynvml.nvmlDeviceGetUUID, handle))
+        if not self.uuid.isprintable() or not self.uuid.strip():
+            raise implausible("nvmlDeviceGetUUID", "uuid", self.uuid)
         self.model = str(maybe(pynvml.nvmlDeviceGetName, handle) or "")
         self.minor: int | None = maybe(pynvml.nvmlDeviceGetMinorNumber, handle)
         pci = maybe(pynvml.nvmlDeviceGetPciInfo, handle)
         self.pci = str(pci.busId) if pci else ""
         limits = maybe(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
         enforced = maybe(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        self.highest_limit_mw: int | None = max((limits or (0, 0))[1], enforced or 0) or None
+        reported = [int(mw) for mw in ((limits or (0, 0))[1], enforced or 0) if mw <= MAX_POWER_MW]
+        self.highest_limit_mw: int | None = max(reported, default=0) or None
         self._prepare(session, handle)
 
     def _prepare(self, session: Session, handle: object) -> None:
@@ -187,7 +219,11 @@ class NvmlDevice:
         code = self._energy()
         if code:
             raise error(code, "nvmlDeviceGetTotalEnergyConsumption")
-        return self._u64.value
+        energy_mj = self._u64.value
+        if energy_mj > MAX_ENERGY_MJ:
+            self.rejected["energy_implausible"] += 1
+            raise implausible("nvmlDeviceGetTotalEnergyConsumption", "energy", energy_mj)
+        return energy_mj
 
     def has_energy_counter(self) -> bool | None:
         """Whether there is such a counter at all; `None` if the driver fails to say just now."""
@@ -197,14 +233,30 @@ class NvmlDevice:
     def uptime_s(self) -> int | None:
         """Whole seconds since the driver initialised this GPU, and its counter began at zero."""
         self._u64.value = 0
-        return None if self._uptime() else self._u64.value
+        return None if self._uptime() else self._within("uptime", self._u64.value, MAX_UPTIME_S)
 
     def power_mw(self) -> int:
         """Power, as the driver's oldest call tells it. Raises `SensorError`."""
         code = self._power()
         if code:
             raise error(code, "nvmlDeviceGetPowerUsage")
-        return self._u32.value
+        power_mw = self._within("power", self._u32.value, self.max_power_mw)
+        if power_mw is None:
+            raise implausible("nvmlDeviceGetPowerUsage", "power", self._u32.value)
+        return power_mw
+
+    @property
+    def max_power_mw(self) -> int:
+        """What it can draw at most, for a moment."""
+        limit_mw = self.highest_limit_mw
+        return PLAUSIBLE_FACTOR * limit_mw if limit_mw else DEFAULT_POWER_MW
+
+    def _within(self, what: str, value: int, most: int) -> int | None:
+        """A figure of the driver; `None`, and counted, where it cannot be true."""
+        if value <= most:
+            return value
+        self.rejected[f"{what}_implausible"] += 1
+        return None
 
     def mig(self) -> bool:
         """Whether the GPU is partitioned now."""
@@ -216,34 +268,46 @@ class NvmlDevice:
         if self._fields():
             return Fields(None, None, {})
         answers = _FIELD_ANSWERS.unpack_from(self._field_values)
-        codes, values = answers[::2], answers[1::2]
-        return Fields(
-            None if codes[0] else values[0],
-            None if codes[1] else values[1],
-            {
-                reason: value
-                for reason, code, value in zip(_REASONS, codes[2:], values[2:], strict=True)
-                if not code
-            },
+        values = [
+            None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
+            for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        ]
+        average_mw, instant_mw = (
+            None if mw is None else self._within("power", mw, self.max_power_mw)
+            for mw in values[:2]
         )
+        throttle_ns = {
+            reason: ns
+            for reason, value in zip(_REASONS, values[2:], strict=True)
+            if value is not None
+            and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
+        }
+        return Fields(average_mw, instant_mw, throttle_ns)
 
     def telemetry(self) -> Telemetry:
         """All gauges; what the driver does not answer is `None`."""
-        u32 = self._u32
         gpu, memory = (None, None) if self._rates() else self._two
         total, used = self._memory_bytes()
+        reported = self._told
         return Telemetry(
-            gpu,
-            memory,
-            None if self._encoder() else u32.value,
-            None if self._decoder() else u32.value,
+            self._percent(gpu),
+            self._percent(memory),
+            reported(self._encoder, "utilization", 100),
+            reported(self._decoder, "utilization", 100),
             used,
             total,
-            None if self._temperature() else u32.value,
-            None if self._sm_clock() else u32.value,
-            None if self._memory_clock() else u32.value,
-            None if self._limit() else u32.value,
+            reported(self._temperature, "temperature", MAX_TEMPERATURE_C),
+            reported(self._sm_clock, "clock", MAX_CLOCK_MHZ),
+            reported(self._memory_clock, "clock", MAX_CLOCK_MHZ),
+            reported(self._limit, "power_limit", MAX_POWER_MW),
         )
+
+    def _told(self, call: Call, what: str, most: int) -> int | None:
+        """What a call that fills `_u32` says."""
+        return None if call() else self._within(what, self._u32.value, most)
+
+    def _percent(self, value: int | None) -> int | None:
+        return None if value is None else self._within("utilization", value, 100)
 
     def _memory_bytes(self) -> tuple[int | None, int | None]:
         if self._has_memory_v2:
@@ -255,6 +319,8 @@ class NvmlDevice:
             if self._memory_info():
                 return None, None
             total, _, used = _MEMORY_V1.unpack_from(self._memory)
+        if self._within("memory", max(total, used), MAX_MEMORY_BYTES) is None:
+            return None, None
         return total, used
 
     def _grow_samples(self, room: int) -> None:
@@ -280,13 +346,20 @@ class NvmlDevice:
         )
         if code == NOT_FOUND or code in ABSENT:
             return []
-        if code == INSUFFICIENT_SIZE or count.value >= self._room:
+        if code == INSUFFICIENT_SIZE or count.value == self._room:
             self._grow_samples(min(2 * self._room, _SAMPLES_MOST))
         if code:
             raise error(code, "nvmlDeviceGetSamples")
+        if count.value > self._room:
+            raise implausible("nvmlDeviceGetSamples", "samples", count.value)
         filled = memoryview(samples)[: count.value * _SAMPLE.size]
         # Power is an unsigned int in a union of eight bytes, of which the rest may be garbage.
-        return [(t_us, raw & 0xFFFFFFFF) for t_us, raw in _SAMPLE.iter_unpack(filled)]
+        reported = [(t_us, raw & 0xFFFFFFFF) for t_us, raw in _SAMPLE.iter_unpack(filled)]
+        most = self.max_power_mw
+        believed = [sample for sample in reported if sample[1] <= most]
+        if len(believed) < len(reported):
+            self.rejected["power_implausible"] += len(reported) - len(believed)
+        return believed
 
 
 def _absent() -> int:

@@ -126,12 +126,23 @@ def error(code: int, call: str) -> SensorError:
     return known.kind(text, reason=known.reason, remedy=known.remedy)
 
 
+def implausible(call: str, what: str, value: object) -> SensorError:
+    """The exception for an answer that cannot be true."""
+    return SensorRetry(
+        f"{call}: {value!r:.80} cannot be true",
+        reason=f"{what}_implausible",
+        remedy=f"It is not believed. {_AGAIN}",
+    )
+
+
 def ask(function: Callable[..., T], *arguments: object) -> T:
     """Call a function of the binding, with its exceptions made ours."""
     try:
         return function(*arguments)
     except pynvml.NVMLError as e:
         raise error(int(e.value), getattr(function, "__name__", "NVML")) from None
+    except UnicodeDecodeError as e:
+        raise implausible(getattr(function, "__name__", "NVML"), "text", e.object) from None
 
 
 def maybe(function: Callable[..., T], *arguments: object) -> T | None:

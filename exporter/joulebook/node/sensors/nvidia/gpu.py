@@ -32,9 +32,6 @@ from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 log = logging.getLogger(__name__)
 
 HERTZ_PER_MHZ = 1_000_000
-PLAUSIBLE_FACTOR = 2
-"""Transients may exceed the highest power limit that can be set; by this factor they do not."""
-
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 WALL_STEP_NS = 100 * NS_PER_MS
@@ -58,8 +55,7 @@ class OpenGpu:
         self._clock = clock
         self._starts = starts
         self._reader = ProcessReader(session, device)
-        limit_mw = device.highest_limit_mw
-        self._max_power_mw = limit_mw * PLAUSIBLE_FACTOR if limit_mw else None
+        self._max_power_mw = device.max_power_mw
         self._driver = session.driver
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
@@ -84,6 +80,8 @@ class OpenGpu:
         self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
         self._instances = earlier._instances
         self._mig.refused = earlier._mig.refused
+        self._mig.slices = self._mig.slices or earlier._mig.slices
+        self.device.rejected.update(earlier.device.rejected)
         self._sampled_us, self._sampled_ns = earlier._sampled_us, earlier._sampled_ns
         self._utc_offset_ns = earlier._utc_offset_ns
         self._sm_times = earlier._sm_times
@@ -94,7 +92,7 @@ class OpenGpu:
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused = Counter(self._mig.refused)
+        refused = self._mig.refused + self.device.rejected
         refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
         return refused
 
@@ -244,7 +242,9 @@ class OpenGpu:
         self._listed = None if listed is None else len(listed)
         if listed is None:
             return None
-        running = {place.pid for place in listed}
+        pids = {place.pid for place in listed}
+        running = {pid for pid in pids if self._starts.lives(pid)}
+        listed = {place: memory for place, memory in listed.items() if place.pid in running}
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
         # A process that has ended since may still have used the GPU before.
         gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
@@ -284,7 +284,7 @@ class OpenGpu:
         times = self._sm_times.take(samples, running, now_us)
         # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
-        dead = [pid for pid in refused if self._starts.is_zombie(pid)]
+        dead = [pid for pid in refused if not self._starts.lives(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0
 
 

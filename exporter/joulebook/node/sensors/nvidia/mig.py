@@ -21,7 +21,14 @@ from joulebook.core.energy.devices import Instance
 from joulebook.core.energy.readings import InstanceUse
 from joulebook.errors import SensorError
 from joulebook.node.sensors.nvidia.api import Session
-from joulebook.node.sensors.nvidia.errors import INVALID_ARGUMENT, NOT_FOUND, ask, maybe, meaning
+from joulebook.node.sensors.nvidia.errors import (
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    ask,
+    error,
+    maybe,
+    meaning,
+)
 from joulebook.units import NS_PER_MS
 
 SM_UTIL = 2
@@ -31,6 +38,9 @@ APART_NS = 100 * NS_PER_MS
 """Samples must be further apart than this."""
 
 _GONE = frozenset({meaning(NOT_FOUND).reason, meaning(INVALID_ARGUMENT).reason})
+
+MOST_SLICES = 64
+"""No card of 2026 is cut into more than seven."""
 
 IMPLAUSIBLE = "gpm_implausible"
 _HIGHEST_PERCENT = 101.0
@@ -73,7 +83,8 @@ class Mig:
 
     def __init__(self, session: Session, handle: object) -> None:
         self._handle = handle
-        self.slices: int = maybe(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        slices = int(maybe(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
+        self.slices: int = slices if slices <= MOST_SLICES else 0
         self.has_gpm = _has_gpm(handle)
         self._sample_get = session.function("nvmlGpmMigSampleGet")
         self._metrics_get = session.function("nvmlGpmMetricsGet")
@@ -100,6 +111,9 @@ class Mig:
     def _instance(self, index: int) -> Instance:
         handle = ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, self._handle, index)
         attributes = ask(pynvml.nvmlDeviceGetAttributes_v2, handle)
+        if not 0 < attributes.computeInstanceSliceCount <= MOST_SLICES:
+            self.refused["mig_implausible"] += 1
+            raise error(NOT_FOUND, "nvmlDeviceGetAttributes")
         gi = int(ask(pynvml.nvmlDeviceGetGpuInstanceId, handle))
         self._gi_slices[gi] = int(attributes.gpuInstanceSliceCount)
         return Instance(

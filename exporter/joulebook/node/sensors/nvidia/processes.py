@@ -9,15 +9,21 @@ differ from process to process (go-nvml issue 51).
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
-from joulebook.node.sensors.nvidia.errors import ABSENT, INSUFFICIENT_SIZE, NOT_FOUND, error
-from joulebook.units import NS_PER_S, NS_PER_US
+from joulebook.node.sensors.nvidia.api import MAX_MEMORY_BYTES, NvmlDevice, Session
+from joulebook.node.sensors.nvidia.errors import (
+    ABSENT,
+    INSUFFICIENT_SIZE,
+    NOT_FOUND,
+    error,
+    implausible,
+)
+from joulebook.node.workloads.host.procfs import is_gone, stat_of
+from joulebook.units import NS_PER_US
 
 ENTRY_SIZES = (24, 32, 40)
 _ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share
@@ -32,6 +38,11 @@ _LISTS = (
     "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
 )
+
+MAX_PID = 1 << 22
+"""Linux numbers no process higher (PID_MAX_LIMIT)."""
+
+PROCESSES_IMPLAUSIBLE = "processes_implausible"
 
 LOOK_BACK_US = 15_000_000
 """Drivers keep a few seconds of samples; nothing older is asked for."""
@@ -74,6 +85,7 @@ class ProcessReader:
         )
         self._usual_size = 32 if early_r535 else 24
         self._room = _FIRST_ROOM
+        self.rejected = device.rejected
 
     def listed(self) -> dict[ProcessOnCard, int | None] | None:
         """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
@@ -92,6 +104,9 @@ class ProcessReader:
                 continue
             if code:
                 raise error(code, "nvmlDeviceGetRunningProcesses")
+            if count > len(buffer) // max(ENTRY_SIZES):
+                self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+                raise implausible("nvmlDeviceGetRunningProcesses", "processes", count)
             answered = True
             for place, memory in self._entries(buffer, count).items():
                 merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
@@ -105,12 +120,24 @@ class ProcessReader:
         entries: dict[ProcessOnCard, int | None] = {}
         for i in range(count):
             pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
+            if pid > MAX_PID:
+                # An entry that was never written, or is read wrongly: none can be believed.
+                self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+                raise implausible("nvmlDeviceGetRunningProcesses", "processes", pid)
+            if not pid:
+                continue  # counted, but not filled
+            if memory != _NO_MEMORY_FIGURE and memory > MAX_MEMORY_BYTES:
+                self.rejected["memory_implausible"] += 1
+                memory = _NO_MEMORY_FIGURE
             place = ProcessOnCard(pid, gi, ci)
             known = entries.get(place)
             if memory == _NO_MEMORY_FIGURE:
                 entries[place] = known
             else:
                 entries[place] = memory + (known or 0)
+        if count and not entries:
+            self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+            raise implausible("nvmlDeviceGetRunningProcesses", "processes", 0)
         return entries
 
     def samples(self, after_us: int) -> list[SmSample] | None:
@@ -230,39 +257,27 @@ class ProcessStarts:
 
     def __init__(self, proc: Path | None = Path("/proc")) -> None:
         self._proc = proc
-        self._tick_ns = NS_PER_S // os.sysconf("SC_CLK_TCK")
         self._known: dict[int, int] = {}
 
     def started_ns(self, pid: int) -> int:
         """CLOCK_BOOTTIME of the start of `pid` in ns; 0 if there is no such process to be seen."""
-        known = self._known.get(pid)
-        if known is None:
-            known = self._read(pid)
-            if known:
-                self._known[pid] = known
-        return known
+        if pid not in self._known:
+            self.lives(pid)
+        return self._known.get(pid, 0)
 
-    def is_zombie(self, pid: int) -> bool:
-        """Whether `pid` has ended and only waits to be buried: it does no work any more."""
-        fields = self._stat(pid)
-        return bool(fields) and fields[0] in (b"Z", b"X")
+    def lives(self, pid: int) -> bool:
+        """Whether a process that the driver lists is still one, as far as that can be seen.
+
+        Drivers list some that have ended, and zombies: they do no work any more.
+        """
+        if self._proc is None:
+            return True
+        stat = stat_of(pid, self._proc)
+        if stat is None:
+            return not is_gone(pid, self._proc)
+        self._known[pid] = stat.started_boottime_ns
+        return not stat.is_over
 
     def keep(self, pids: Collection[int]) -> None:
         """Forget all but these: a pid that comes back may be another process."""
         self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
-
-    def _read(self, pid: int) -> int:
-        try:
-            return int(self._stat(pid)[19]) * self._tick_ns  # field 22 of proc_pid_stat(5)
-        except (ValueError, IndexError):
-            return 0
-
-    def _stat(self, pid: int) -> list[bytes]:
-        """The fields after the command's name, which may hold blanks and brackets."""
-        if self._proc is None:
-            return []
-        try:
-            text = (self._proc / str(pid) / "stat").read_bytes()
-        except OSError:
-            return []
-        return text.rpartition(b")")[2].split()

@@ -1,8 +1,9 @@
 """NVIDIA GPUs: one NVML session, one meter for each GPU, keyed by its UUID.
 
-The session is opened once, and again only after the driver said UNINITIALIZED (it was reloaded)
-or GPU_IS_LOST, ever less often: every initialisation costs file descriptors (all-smi issue 118).
-A GPU that fails gives a `Failure`, and the others go on.
+The session is opened once, and again only after the driver said UNINITIALIZED or its handles are
+invalid (it was reloaded), where a GPU was lost, or where there is none at all: ever less often, for
+every initialisation costs file descriptors (all-smi issue 118). A GPU that fails, or that answers
+what cannot be true, gives a `Failure`, and the others go on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.node.sensors.contract import SUSPENDED, PollResult
+from joulebook.log import once, recovered
+from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
-from joulebook.node.sensors.nvidia.errors import GPU_IS_LOST, UNINITIALIZED, error, meaning
+from joulebook.node.sensors.nvidia.errors import (
+    GPU_IS_LOST,
+    INVALID_ARGUMENT,
+    UNINITIALIZED,
+    UNKNOWN,
+    error,
+    meaning,
+)
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.units import NS_PER_S
@@ -26,8 +35,13 @@ from joulebook.units import NS_PER_S
 log = logging.getLogger(__name__)
 
 _UNINITIALIZED = meaning(UNINITIALIZED).reason
-_LOST = meaning(GPU_IS_LOST).reason
 _GONE = meaning(28).reason
+
+_RELOADED = frozenset({_UNINITIALIZED, meaning(INVALID_ARGUMENT).reason})
+"""What every handle answers once the driver was reloaded."""
+
+_SOUGHT = frozenset({meaning(GPU_IS_LOST).reason, meaning(UNKNOWN).reason, _GONE, *_RELOADED})
+"""Why a GPU does not answer that a new session may find again."""
 
 REOPEN_FIRST_NS = 10 * NS_PER_S
 REOPEN_MOST_NS = 3_600 * NS_PER_S
@@ -41,6 +55,8 @@ class NvmlSensor:
     """
 
     name = "nvml"
+    kind = "counter"
+    components = frozenset({Component.GPU})
 
     def __init__(
         self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
@@ -53,6 +69,10 @@ class NvmlSensor:
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
+
+    def owns(self, meter: Meter) -> bool:
+        """GPUs but those that the kernel shows."""
+        return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
 
     def open(self) -> None:
         """Initialise NVML and enumerate the GPUs. Raises `SensorError`."""
@@ -77,16 +97,18 @@ class NvmlSensor:
         """Read every GPU once. Raises `SensorError` if the driver as a whole is gone."""
         if self._session is None:
             raise error(UNINITIALIZED, "look")
-        if self._some_lost and self._may_reopen():
-            self._reopen("a GPU was lost")
+        if (self._some_lost or not self._cards) and self._may_reopen():
+            self._reopen("a GPU was lost" if self._cards else "it shows no GPU")
         look = self._look(processes=processes)
-        if any(failure.reason == _UNINITIALIZED for failure in look.failures):
-            if not self._may_reopen():
-                raise error(UNINITIALIZED, "look")
+        failed = {failure.reason for failure in look.failures}
+        if failed & _RELOADED and self._may_reopen():
             self._reopen("the driver was reloaded")
             look = self._look(processes=processes)
-        lost = any(failure.reason == _LOST for failure in look.failures)
-        if not lost and self._clock.now_ns() >= self._reopen_at_ns:
+            failed = {failure.reason for failure in look.failures}
+        if _UNINITIALIZED in failed:
+            raise error(UNINITIALIZED, "look")
+        lost = bool(failed & _SOUGHT)
+        if not lost and self._cards and self._clock.now_ns() >= self._reopen_at_ns:
             self._reopen_ns = REOPEN_FIRST_NS
         self._some_lost = lost
         return look
@@ -102,7 +124,7 @@ class NvmlSensor:
                 continue
             try:
                 readings.append(card.poll_energy())
-            except SensorError:
+            except Exception:  # noqa: S112 (the next look says why)
                 continue
         return readings
 
@@ -120,6 +142,10 @@ class NvmlSensor:
                     reading, status = card.look(processes=processes)
                 except SensorError as e:
                     reason = e.reason
+                except Exception as fault:
+                    # An answer that nobody foresaw is this GPU's; the others go on.
+                    reason = "fault"
+                    once(log, meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
                 else:
                     readings.append(reading)
                     statuses.append(status)
@@ -156,14 +182,22 @@ class NvmlSensor:
         for index in range(session.device_count()):
             try:
                 device = NvmlDevice(session, index)
+                earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
+                card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
-                log.error("GPU %d: %s. %s", index, e, e.remedy)
+                once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
                 silent = e.reason
                 continue
-            earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
-            card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
+            if card.meter in found:
+                once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
+                continue
+            recovered(log, f"GPU {index}", "GPU %d answers", index)
             found[card.meter] = card
         self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
-        self._some_lost = silent == _LOST
+        self._some_lost = bool(self._absent) or silent in _SOUGHT
         self._cards = {**self._cards, **found}
-        log.info("NVML: %d GPUs, driver %s", len(found), session.driver)
+        if not self._cards:
+            once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
+        else:
+            recovered(log, self.name, "NVML shows GPUs now")
+            log.info("NVML: %d GPUs, driver %s", len(found), session.driver)

@@ -96,7 +96,7 @@ def read_trace(path: Path) -> Trace:
     for number, line in lines:
         try:
             record = _RECORD.decode(line)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise _refused(path, number, str(e)) from None
         if record.gpu >= len(records):
             raise _refused(path, number, f"gpu {record.gpu}: the header has {len(records)} devices")
@@ -116,7 +116,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
         # First only what tells a trace of another version from a broken one.
         _KIND.decode(line)
         header = _HEADER.decode(line)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, RecursionError) as e:
         raise _refused(path, number, f"no header of a trace of version {VERSION}: {e}") from None
     names = [device.name for device in header.devices]
     if len(set(names)) < len(names):

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import REPLAYED, Failure, Meter, PowerSample, Reading
+from joulebook.core.energy.readings import (
+    REPLAYED,
+    Component,
+    Failure,
+    Meter,
+    PowerSample,
+    Reading,
+)
 from joulebook.errors import ConfigError, SensorLost, SensorMissing
 from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.trace.format import Trace, TraceDevice, TraceRecord, read_trace
@@ -42,6 +49,8 @@ class ReplaySensor:
     """
 
     name = "replay"
+    kind = "replay"
+    components = frozenset({Component.GPU, Component.CPU, Component.DRAM})
 
     def __init__(
         self,
@@ -61,6 +70,10 @@ class ReplaySensor:
         self._origin_ns: int | None = 0 if loop else None
         self._players: Mapping[Meter, _Player] = {}
         self._is_open = False
+
+    def owns(self, meter: Meter) -> bool:
+        """Every GPU: a trace stands in for them."""
+        return meter.component is Component.GPU
 
     def open(self) -> None:
         """Read the traces. Raises `SensorMissing` if that fails."""

@@ -7,7 +7,11 @@
     systemd    /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/RT-ID.scope
     cgroupfs   /kubepods/burstable/podUID/ID          (burstable, besteffort, or neither)
 
-A daemon in a cgroup namespace of its own sees the paths of other pods from there, as
+Users make cgroups of any name where systemd hands them a part of the tree: below their own slice
+and in services of theirs. A name counts only where root alone can have given it (`given_by_root`),
+and of nested ones the outermost does. Inside a pod or container the tree of SLURM may begin again.
+
+A daemon in a cgroup namespace of its own sees the paths of others from there, as
 `/../../podUID/ID`: only the parts from the pod on are relied on.
 
 Pure parsing first; `CgroupReader` only reads `/proc/<pid>/cgroup` and remembers it for a while.
@@ -28,6 +32,14 @@ _V2 = re.compile(
     r"/(?:(?P<node>[^/]+)_)?slurmstepd\.scope/(?P<job>job_\d+|s[0-9A-HJKMNP-TV-Z]{13})"
     r"(?:/step_(?P<step>[^/]+))?(?:/(?:user|slurm))?(?:/task_(?P<task>[^/]+))?(?:/|$)"
 )
+_USERS_OWN = re.compile(
+    r"/(?:user\.slice|user-\d+\.slice|user@[^/]*|lxc|lxc\.payload\.[^/]*|machine-[^/]*"
+    r"|(?!(?:containerd|crio|cri-o|docker|kubelet|k3s|k3s-agent|rke2-server|rke2-agent)\.service)"
+    r"[^/]+\.service)(?=/|$)"
+)
+"""Directories below which users (also those who are root in a machine of their own) make others."""
+
+_ABOVE = re.compile(r"^(?:/\.\.)+(?=/)")
 _SLUID = re.compile(r"^s[0-9A-HJKMNP-TV-Z]{13}$")
 
 
@@ -38,6 +50,19 @@ _POD = re.compile(
 )
 _POD_NAME = re.compile(rf"^(?:.*kubepods.*-pod({_UID})\.slice|pod({_UID}))$")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def from_namespace(path: str) -> str:
+    """Return a path without the way up from this process's own cgroup namespace.
+
+    What it is seen from is an ancestor of this daemon's own cgroup, and so made by root.
+    """
+    return _ABOVE.sub("", path)
+
+
+def given_by_root(path: str, end: int) -> bool:
+    """Whether users can have made no directory of `path` that begins before position `end`."""
+    return _USERS_OWN.search(path, 0, end) is None
 
 
 class PodPlace(NamedTuple):
@@ -51,8 +76,9 @@ class PodPlace(NamedTuple):
 
 def pod_place(path: str) -> PodPlace | None:
     """The Kubernetes pod of a cgroup path; `None` if it is not below one."""
+    path = from_namespace(path)
     found = _POD.search(path)
-    if found is None:
+    if found is None or not given_by_root(path, found.start()):
         return None
     uid = (found["slice"] or found["plain"]).replace("_", "-")
     return PodPlace(uid, container_id(found["container"] or ""))
@@ -92,8 +118,9 @@ def is_sluid(name: str) -> bool:
 
 def slurm_place(path: str) -> SlurmPlace | None:
     """The SLURM job of a cgroup path; `None` if it is not below one."""
+    path = from_namespace(path)
     found = _V1.search(path) or _V2.search(path)
-    if found is None:
+    if found is None or not given_by_root(path, found.start()):
         return None
     part = found.groupdict()
     uid = part.get("uid")

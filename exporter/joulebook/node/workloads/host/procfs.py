@@ -8,6 +8,7 @@ Of a process's environment only names that are asked for leave this file: tokens
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def read_environ(process: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]
     return {name: value for name, _, value in pairs if name in wanted}
 
 
-_TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
+TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 _KIB = 1 << 10
 
@@ -67,6 +68,73 @@ def own_pid(proc: Path = Path("/proc")) -> int:
         return os.getpid()
 
 
+class Stat(NamedTuple):
+    """What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
+
+    Attributes:
+        comm: The name of its program, of 15 characters; any process may give itself any.
+        terminal: The number of its controlling terminal; 0: it has none.
+        ticks: When it started, in clock ticks since boot: with the pid, one for all time of a boot.
+        is_over: Whether it has ended and only waits to be reaped. (One whose first thread ended
+            before the others looks like a zombie, and is none.)
+
+    """
+
+    pid: int
+    comm: str
+    parent: int
+    group: int
+    session: int
+    terminal: int
+    ticks: int
+    is_over: bool
+
+    @property
+    def started_boottime_ns(self) -> int:
+        """CLOCK_BOOTTIME at which it started, to 10 ms."""
+        return self.ticks * TICK_NS
+
+
+def stat_of(pid: int, proc: Path = Path("/proc")) -> Stat | None:
+    """Read the stat of a process; `None` if it is gone or cannot be seen."""
+    try:
+        head, _, rest = (proc / str(pid) / "stat").read_bytes().rpartition(b")")
+        fields = rest.split()
+        parent, group, session, terminal = (int(field) for field in fields[1:5])
+        is_over = fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1
+        comm = head.partition(b"(")[2].decode("utf-8", "replace")
+        return Stat(pid, comm, parent, group, session, terminal, int(fields[19]), is_over)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Read the real user id of a process; `None` if it is gone or cannot be seen."""
+    try:
+        for line in (proc / str(pid) / "status").read_bytes().splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def user_name(uid: int) -> str:
+    """Look up the name of a user; the number of one who has none. A directory may be slow."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"
+
+
+def is_gone(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether there is certainly no process of that number: not merely one that cannot be seen.
+
+    A /proc that is mounted with hidepid shows an unprivileged daemon its own processes only.
+    """
+    return not (proc / str(pid)).exists() and (proc / "1").exists()
+
+
 class CpuTimes(NamedTuple):
     """The logical CPUs, and the time for which they worked since boot, added up."""
 
@@ -92,7 +160,7 @@ def cpu_times(proc: Path = Path("/proc")) -> CpuTimes:
         if name == "cpu":
             ticks = [int(value) for value in values[:8]]
             idle = sum(ticks[i] for i in (_IDLE, _IOWAIT, _STEAL) if i < len(ticks))
-            busy_ns = (sum(ticks) - idle) * _TICK_NS
+            busy_ns = (sum(ticks) - idle) * TICK_NS
         elif name.startswith("cpu"):
             cores += 1
         else:

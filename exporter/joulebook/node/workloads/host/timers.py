@@ -14,14 +14,14 @@ class Timers:
     """Actions with the time at which they are due. The caller serialises access."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+        self.now_s = now_s
         self._heap: list[tuple[float, int, Action]] = []
         self._order = itertools.count()
         self._named: set[str] = set()
 
     def at(self, in_s: float, action: Action) -> None:
         """Do `action` in so many seconds."""
-        heapq.heappush(self._heap, (self._now_s() + in_s, next(self._order), action))
+        heapq.heappush(self._heap, (self.now_s() + in_s, next(self._order), action))
 
     def once(self, name: str, in_s: float, action: Action) -> None:
         """The same, unless an action of that name waits already."""
@@ -37,10 +37,10 @@ class Timers:
 
     def due(self) -> Iterator[Action]:
         """The actions whose time has come, taken off; what they add for later waits."""
-        until = self._now_s()
+        until = self.now_s()
         while self._heap and self._heap[0][0] <= until:
             yield heapq.heappop(self._heap)[2]
 
     def wait_s(self) -> float | None:
         """Seconds until the next one is due; `None` if there is none."""
-        return max(0.0, self._heap[0][0] - self._now_s()) if self._heap else None
+        return max(0.0, self._heap[0][0] - self.now_s()) if self._heap else None

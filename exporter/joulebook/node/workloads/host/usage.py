@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from joulebook.clock import Clock
-from joulebook.core.energy.host_usage import Census, Use
+from joulebook.core.energy.host_usage import HostSnapshot, Use
 from joulebook.node.workloads.contract import UsageGroup
 from joulebook.node.workloads.host import cgroup_counters
 from joulebook.node.workloads.host.cgroup_counters import Counters, counters
@@ -59,7 +59,7 @@ class _Tally:
 
 
 class HostUsageReader:
-    """Takes the census of one host. Any thread may ask for one; they take turns."""
+    """Takes the snapshot of one host. Any thread may ask for one; they take turns."""
 
     def __init__(self, clock: Clock, *, proc: Path = Path("/proc")) -> None:
         self._clock = clock
@@ -68,7 +68,7 @@ class HostUsageReader:
         self._tallies: dict[Hashable, _Tally] = {}
         self._pools: dict[Path, int] = {}
 
-    def census(self, groups: Iterable[UsageGroup]) -> Census | None:
+    def snapshot(self, groups: Iterable[UsageGroup]) -> HostSnapshot | None:
         """Who has used what up to now; `None` if /proc cannot be read."""
         with self._lock:
             try:
@@ -76,7 +76,7 @@ class HostUsageReader:
             except (OSError, ValueError):
                 return None
             uses = self._uses(groups, times.cores)
-            return Census(
+            return HostSnapshot(
                 self._clock.now_ns(),
                 times.cores,
                 times.busy_ns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,12 +69,33 @@ class PodCgroup:
             alive, ends = bool(self.containers), list(self.left.values())
         return max(ends) if ends and not alive else None
 
+    def lives(self, own: frozenset[str], *, done: bool = False) -> bool:
+        """Whether any process of it is left; `own` are the ids that the API server knows.
+
+        `done`: it is said that all have ended, so that a sandbox which is left does not count.
+        """
+        known = own & (self.containers.keys() | self.left.keys())
+        ours = own & self.containers.keys() if known or (own and done) else self.containers.keys()
+        return any(has_processes(path) for each in ours for path in self.containers[each])
+
     def ended_ns(self, own: frozenset[str]) -> int | None:
         """When it ended, once all its directories are gone."""
         if self.gone_ns is None:
             return None
         left_ns = self.left_ns(own)
         return self.gone_ns if left_ns is None else min(left_ns, self.gone_ns)
+
+
+def has_processes(directory: Path) -> bool:
+    """Whether a process is in a cgroup or below it; where the kernel does not say, if it exists."""
+    try:
+        return "populated 1" in (directory / "cgroup.events").read_text()
+    except OSError:
+        lists = [Path(where, "cgroup.procs") for where, _, _ in os.walk(directory)]
+    try:
+        return any([each.read_bytes() for each in lists]) if lists else False
+    except OSError:
+        return directory.is_dir()
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +130,21 @@ class DeviceGrant:
 
 @dataclass(slots=True, eq=False)
 class PodAllocation:
-    """A pod that the kubelet lists or listed."""
+    """A pod that the kubelet lists or listed.
+
+    Attributes:
+        since_ns: From when on we know it to be here.
+        begun_ns: When it began, where that was before we knew it (0: it was not).
+        was_here: It was there before we looked for the first time.
+        not_uid: A uid that it has not: that of its predecessor under the same name.
+        missing_ns: Since when the kubelet has not listed it any more.
+        lived_ns: When it was last seen to live though the kubelet does not list it.
+        done_ns: Since when the API server says that all of its containers have ended.
+        unseen: It was over before we looked, so that nothing is to be said of it.
+        held: All devices that it ever held.
+        reported: What was last made durable of its facts.
+
+    """
 
     namespace: str
     name: str
@@ -117,14 +153,17 @@ class PodAllocation:
     uid: str = ""
     info: PodInfo | None = None
     grants: list[DeviceGrant] = field(default_factory=list)
+    begun_ns: int = 0
+    was_here: bool = False
+    not_uid: str = ""
     missing_ns: int | None = None
-    """Since when the kubelet has not listed it any more."""
+    lived_ns: int | None = None
+    done_ns: int | None = None
     ended_ns: int | None = None
+    unseen: bool = False
     held: set[KubeletDevice] = field(default_factory=set)
-    """All devices that it ever held."""
     models: set[str] = field(default_factory=set)
     reported: WorkloadFacts | None = None
-    """What was last made durable of its facts."""
 
     @property
     def id(self) -> WorkloadId | None:
@@ -142,12 +181,12 @@ class PodAllocation:
         if self.ended_ns is None or self.grants:
             return False
         if self.reported is None:
-            return not self.uid
+            return self.unseen or not self.uid
         return self.reported.complete and self.reported.ended_ns == self.ended_ns
 
     def take(self, devices: tuple[KubeletDevice, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""
-        self.missing_ns = None
+        self.missing_ns = self.lived_ns = None
         if devices == self.devices and self.ended_ns is None:
             return
         kept = {grant.device for grant in self.grants if grant.t1_ns is None}
@@ -193,9 +232,15 @@ class PodAllocation:
 
     def end(self, t_ns: int) -> None:
         """It ended."""
-        self.ended_ns = max(t_ns, self.since_ns)
+        self.ended_ns = max(t_ns, self.begun_ns or self.since_ns)
         for grant in self.grants:
             grant.close(t_ns)
+        self.grants = [g for g in self.grants if g.claimed or g.t1_ns != g.t0_ns]
+
+    def begin(self, t_ns: int) -> None:
+        """It began at `t_ns`, unless an earlier begin is known."""
+        if 0 < t_ns < (self.begun_ns or self.since_ns):
+            self.begun_ns = t_ns
 
     def revive(self, t_ns: int) -> None:
         """It was thought to have ended, and a container of it begins."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from joulebook.core import experiments
@@ -18,6 +19,7 @@ from joulebook.node.workloads.kubernetes.device_ids import (
     Described,
     DevicePart,
     UnknownDevice,
+    base,
     find_part,
 )
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice
@@ -31,10 +33,12 @@ longer, so nothing is booked meanwhile)."""
 class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `pending` says of a device that cannot be reported whether it may be soon.
+    `names` are those of the cards. `pending` says of a device that cannot be reported whether it
+    may be soon.
     """
 
     cards: Sequence[DeviceStatus]
+    names: frozenset[str]
     offer: AllocatableDevices
     described: Mapping[str, Described]
     pending: Callable[[KubeletDevice], bool]
@@ -48,23 +52,29 @@ def find_parts(
 ) -> bool:
     """Find out what each grant is of which that is not known; whether nothing is left to wait for.
 
-    Once it is known it is kept: a card that drops out does not change what a pod was given.
+    Once it is known it is kept: a card that drops out does not change what a pod was given. But
+    the part that a replica is changes with how many there are.
     """
     whole = True
+    held = _held(residents, view)
     for resident in residents:
-        for grant in [g for g in resident.grants if g.part is None]:
+        for grant in [g for g in resident.grants if g.part is None or g.t1_ns is None]:
+            if grant.part is None and not grant.refused and view.pending(grant.device):
+                whole = False
+                continue
+            if grant.part is not None and base(grant.device.id, view.names) == grant.device.id:
+                continue
             try:
-                part = find_part(grant.device, view.cards, view.offer, view.described)
+                part = find_part(grant.device, view.cards, view.offer, view.described, held)
             except UnknownDevice as error:
-                if grant.refused:
-                    continue
-                if view.pending(grant.device):
-                    whole = False
+                if grant.refused or grant.part is not None:
                     continue
                 grant.refused = True
                 if not error.absent:
                     grant.somebody = _candidates(grant.device, view.cards, residents)
                 refuse(_unmapped(resident, grant, absent=error.absent))
+                continue
+            if part == grant.part:
                 continue
             resident.found(grant, part, now_ns)
             resident.models |= {clean_label(_model(view.cards, part.meter))} - {""}
@@ -106,10 +116,11 @@ def facts_of(
 ) -> WorkloadFacts | None:
     """What is known of a pod, for labels; `None` while its identity is not."""
     workload = resident.id
-    if workload is None:
+    if workload is None or resident.unseen:
         return None
     info = resident.info
-    sources = {**(info.sources if info is not None else {}), "workload": workload.workload}
+    sources = {**(info.sources if info is not None else {}), "workload": resident.name}
+    experiment = experiments.chosen(rules, sources)
     extra = dict(info.extra) if info is not None else {}
     if resident.models:
         extra["gpu_model"] = ",".join(sorted(resident.models))
@@ -119,14 +130,25 @@ def facts_of(
         labels=Labels(
             info.user if info is not None else "",
             resident.namespace,
-            clean_label(experiments.choose(rules, sources)),
+            clean_label(experiment.name),
         ),
-        started_ns=resident.since_ns,
+        started_ns=resident.begun_ns or resident.since_ns,
         ended_ns=resident.ended_ns,
         complete=info is not None or not awaited,
         gpu_count=len(resident.held),
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
+        named=experiment.named,
+    )
+
+
+def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
+    """Of each device, how many replicas are held: more than are offered while that changes."""
+    return Counter(
+        base(grant.device.id, view.names)
+        for resident in residents
+        for grant in resident.grants
+        if grant.t1_ns is None and (grant.part is not None or not view.pending(grant.device))
     )
 
 

@@ -7,15 +7,21 @@
     nvidiaM             the card with minor number M    (GKE's device plugin)
     nvidiaM/giG         a GPU instance of it
     .../vgpuN           one of its replicas
+    GPU-UUID-N          one of the parts of a card        (HAMi, Volcano)
     driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
 
-and those of AMD and Intel, which `othercards` tells.
+    0000:4d:00.0        a card by its PCI address                  (AMD's device plugin)
+    card1-0             card 1, replica 0                          (Intel's device plugin)
+    gpu.amd.com/pool/gpu-1-129    card 1, renderD129               (AMD's DRA driver)
+    gpu.intel.com/pool/0000-4d-00-0-0x0bda    by PCI address       (Intel's DRA driver)
 
-What none of these says is not guessed.
+A ResourceSlice that tells the PCI address counts before a name. What none of these says is not
+guessed.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +32,7 @@ from joulebook.core.energy.readings import Meter
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
-_REPLICA_othercards = re.compile(r"(?P<card>card\d+)-\d+")
+_INTEL_REPLICA = re.compile(r"(?P<card>card\d+)-\d+")
 _CARD = re.compile(r"card\d+")
 _AMD_DRA = re.compile(r"gpu-(?P<card>\d+)-(?P<render>\d+)")
 _INTEL_DRA = re.compile(
@@ -37,7 +43,7 @@ _INTEL_DRA = re.compile(
 
 def shared_card(device_id: str) -> str:
     """The card of which Intel's plugin calls a replica `device_id`; empty if it is no such name."""
-    found = _REPLICA_othercards.fullmatch(device_id)
+    found = _INTEL_REPLICA.fullmatch(device_id)
     return found["card"] if found is not None else ""
 
 
@@ -74,6 +80,8 @@ def _by_pci(address: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
 
 _REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
 _OLD_MIG = re.compile(r"^MIG-(?P<card>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$")
+_UUID = re.compile(r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NUMBERED = re.compile(r"(?P<card>GPU-.+)-\d+")
 _GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
 
 
@@ -104,24 +112,47 @@ class UnknownDevice(LookupError):
 
 
 class AllocatableDevices(NamedTuple):
-    """What plugins advertise on this node, as far as it matters: how many replicas of what."""
+    """The ids of all devices that plugins advertise on this node."""
 
-    replicas: Mapping[str, int]
+    ids: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, advertised: Iterable[KubeletDevice]) -> AllocatableDevices:
-        """Count the replicas of every device."""
-        ids = {device.id for device in advertised}
-        return cls(Counter(base(each) for each in ids if is_replica(each)))
+        """What a kubelet says of its plugins."""
+        return cls(frozenset(device.id for device in advertised))
+
+    def replicas(self, names: frozenset[str]) -> Mapping[str, int]:
+        """How many replicas there are of what, on a node whose cards have these names."""
+        return _counted(self.ids, names)
 
 
-def is_replica(device_id: str) -> bool:
+@functools.lru_cache(maxsize=4)
+def _counted(ids: frozenset[str], names: frozenset[str]) -> Mapping[str, int]:
+    return Counter(base(each, names) for each in ids if is_replica(each, names))
+
+
+def card_names(cards: Iterable[DeviceStatus]) -> frozenset[str]:
+    """The UUIDs of cards."""
+    return frozenset(card.meter.name for card in cards)
+
+
+def is_gpu_id(device_id: str) -> bool:
+    """Whether an id can only be that of an NVIDIA GPU or a part of one, whatever its resource."""
+    return device_id.startswith(("GPU-", "MIG-"))
+
+
+def is_replica(device_id: str, names: frozenset[str] = frozenset()) -> bool:
     """Whether others may hold the same device at the same time."""
-    return _REPLICA.search(device_id) is not None or bool(shared_card(device_id))
+    return base(device_id, names) != device_id
 
 
-def base(device_id: str) -> str:
-    """The device of which a replica is one."""
+def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
+    """The device of which a replica is one; `names` are those of this node's cards."""
+    numbered = _NUMBERED.fullmatch(device_id)
+    if numbered is not None and device_id not in names:
+        card = numbered["card"]
+        if card in names or (_UUID.fullmatch(card) and not _UUID.fullmatch(device_id)):
+            return card
     return shared_card(device_id) or _REPLICA.sub("", device_id)
 
 
@@ -130,17 +161,23 @@ def find_part(
     cards: Sequence[DeviceStatus],
     offer: AllocatableDevices,
     described: Mapping[str, Described],
+    held: Mapping[str, int] = {},
 ) -> DevicePart:
-    """The part of a card that a device is. Raises `UnknownDevice`."""
+    """The part of a card that a device is. Raises `UnknownDevice`.
+
+    `held` says how many replicas of a device are held, where that may be more than are offered.
+    """
     if device.is_dra:
         return _described(device, described.get(device.id), cards)
-    part = _named(device, base(device.id), cards)
-    if not is_replica(device.id):
+    names = card_names(cards)
+    whole = base(device.id, names)
+    part = _named(device, whole, cards)
+    if whole == device.id:
         return part
-    replicas = offer.replicas.get(base(device.id), 0)
+    replicas = offer.replicas(names).get(whole, 0)
     if not replicas:
         raise UnknownDevice(device)
-    return part._replace(of=part.of * replicas)
+    return part._replace(of=part.of * max(replicas, held.get(whole, 0)))
 
 
 def _named(device: KubeletDevice, name: str, cards: Sequence[DeviceStatus]) -> DevicePart:

@@ -7,15 +7,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from joulebook.node.workloads.kubernetes.api import ApiServer
+from joulebook.clock import Clock
+from joulebook.kubernetes_api.server import ApiServer
+from joulebook.kubernetes_api.watch import Collection, Decoders, Item, Listener, Watch
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
-from joulebook.node.workloads.kubernetes.watch import Collection, Decoders, Watch
 from joulebook.node.workloads.rejections import Rejections
 
 _PODS = Decoders(PodObject)
+
+REMEDIES = {
+    "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
+    "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
+    "tenants.kubernetes.api = false.",
+    "unauthorized": "The service account's token is not accepted; it is read again.",
+    "no_account": "Run the daemon in a pod with a service account, set "
+    "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
+    "unreachable": "Pods that are known are booked on; one that is new and whose uid nothing else "
+    "tells is unknown_holder until it answers, and labels wait for it.",
+}
+"""What can be done, by the reason of an `ApiError`."""
 
 _SLICES_WAIT_S = 10.0
 """So long it is waited for a slice before a device of DRA is somebody's."""
@@ -28,24 +41,40 @@ def pods_of(node: str) -> Collection[PodObject]:
 
 
 class PodTracker:
-    """Brings what is heard of pods into the table; `lock` is the one that guards it."""
+    """Brings what is heard of pods into the table; `lock` is the one that guards it.
 
-    def __init__(self, table: PodTable, reader: Reader, lock: threading.RLock) -> None:
+    `ended` is reported when the API server says that a pod is over.
+    """
+
+    def __init__(
+        self,
+        table: PodTable,
+        reader: Reader,
+        lock: threading.RLock,
+        clock: Clock,
+        ended: Callable[[int], None],
+    ) -> None:
         self._table = table
         self._reader = reader
         self._lock = lock
+        self._clock = clock
+        self._ended = ended
 
     def listed(self, items: list[PodObject]) -> None:
         """All pods of this node."""
         infos = [self._reader.info(pod) for pod in items]
         with self._lock:
-            self._table.relisted(infos)
+            self._table.relisted(infos, self._clock.now_ns())
 
     def changed(self, item: PodObject) -> None:
         """One of them is new, or is not as it was."""
         info = self._reader.info(item)
         with self._lock:
-            self._table.reported(info)
+            t_ns = self._clock.now_ns()
+            before = self._table.info(info.uid)
+            self._table.reported(info, t_ns)
+        if info.done and (before is None or not before.done):
+            self._ended(t_ns)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""
@@ -66,10 +95,10 @@ class Cluster:
     ) -> None:
         self._server = server
         self._node = node
-        self._refuse = refuse
+        self._fault = refuse.fault
         self._slices = SliceTable(slices_changed)
         self._slices_since = 0.0
-        self._pods = Watch(server, pods_of(node), news, refuse) if server else None
+        self._pods = self._watch(pods_of(node), news) if server else None
         self._watches: list[Watch[Any]] = []
 
     def start(self) -> None:
@@ -83,9 +112,13 @@ class Cluster:
         if self._server is None or self._slices_since:
             return
         self._slices_since = time.monotonic()
-        watch = Watch(self._server, slices_of(self._node), self._slices, self._refuse)
+        watch = self._watch(slices_of(self._node), self._slices)
         self._watches.append(watch)
         watch.start()
+
+    def _watch(self, what: Collection[Item], listener: Listener[Item]) -> Watch[Item]:
+        assert self._server is not None
+        return Watch(self._server, what, listener, self._fault, REMEDIES)
 
     @property
     def described(self) -> Mapping[str, Described]:

@@ -54,6 +54,7 @@ class KubeletPoller(threading.Thread):
         self._faulty, self._restless = faulty, restless
         self._wake = threading.Condition()
         self._due: list[float] = [0.0]
+        self._rested = 0.0
         self._offer_due = 0.0
         self._stopping = False
         self._said = ""
@@ -66,8 +67,9 @@ class KubeletPoller(threading.Thread):
             self._wake.notify()
 
     def ask_offer(self) -> None:
-        """Ask for what plugins offer with the next look."""
-        self._offer_due = min(self._offer_due, time.monotonic() + 1.0)
+        """Ask at once for what plugins offer."""
+        self._offer_due = 0.0
+        self.soon()
 
     def stop(self, patience_s: float = 3.0) -> None:
         """End the thread."""
@@ -88,6 +90,7 @@ class KubeletPoller(threading.Thread):
                 self._look(kubelet)
             except Exception:
                 self._faulty()
+            self._rested = time.monotonic() + PAUSE_S
         kubelet.close()
 
     def _look(self, kubelet: Kubelet) -> None:
@@ -121,9 +124,9 @@ class KubeletPoller(threading.Thread):
         """Wait until a look is due; `False` when it is over."""
         with self._wake:
             while not self._stopping:
-                left_s = (self._due[0] if self._due else 0.0) - time.monotonic()
+                now = time.monotonic()
+                left_s = max(self._due[0], self._rested) - now
                 if left_s <= 0:
-                    now = time.monotonic()
                     rest = [due for due in self._due if due > now + PAUSE_S]
                     pause_s = min(0.5, self._interval_s) if self._restless() else self._interval_s
                     self._due = rest or [now + pause_s]

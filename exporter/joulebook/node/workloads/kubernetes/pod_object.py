@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -13,10 +14,18 @@ from joulebook.core.sanitize import clean_label
 from joulebook.core.selectors import Selector
 from joulebook.core.workloads import WorkloadId
 from joulebook.node.workloads.host.cgroup_paths import container_id
+from joulebook.units import NS_PER_S
 
 _QUEUES = ("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name", "scheduling.volcano.sh/queue-name")
 _RUN_OF_CRON = re.compile(r"-\d{8,10}$")
-_STATIC = "kubernetes.io/config.hash"
+_OF_JOB = {"batch.kubernetes.io/job-name", "job-name"}
+_STAND_INS = {"slurmd", "kai-resource-reservation", "runai-reservation"}
+"""Pods of these names, by namespace or label, were given GPUs for others to use: for SLURM's jobs,
+or for the pods that KAI or Run:ai lets share a card. Any other pod that holds a GPU uses it."""
+
+_STATIC, _MIRROR = "kubernetes.io/config.hash", "kubernetes.io/config.mirror"
+_STATIC_UID = re.compile(r"[0-9a-f]{32}")
+"""What the kubelet calls a pod that it made from a file: no other pod's uid looks like that."""
 
 
 class OwnerReference(msgspec.Struct, frozen=True, gc=False):
@@ -59,21 +68,34 @@ class Spec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """A pod's specification, as far as it is read."""
 
     node_name: str = ""
-    restart_policy: str = ""
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
+
+
+class Terminated(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """The end of a container."""
+
+    finished_at: str | None = None
+
+
+class State(msgspec.Struct, frozen=True, gc=False):
+    """What a container is doing."""
+
+    terminated: Terminated | None = None
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, gc=False):
     """The state of a container."""
 
     containerID: str | None = None
+    state: State | None = None
 
 
 class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """A pod's state."""
 
     phase: str = ""
+    start_time: str | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None
 
@@ -89,10 +111,16 @@ class PodObject(msgspec.Struct, frozen=True, gc=False):
 class PodInfo(msgspec.Struct, frozen=True, gc=False):
     """A pod as the rest of this package knows it: cleaned, and nothing kept that is not used.
 
-    `sources` is what experiment rules go by. `infrastructure`: never a workload. `done`: all of
-    its containers have ended for good. `restarts`: a container that ends may be started again.
-    `containers` are the ids of its containers (not of its sandbox). `static_uid` is what cgroups
-    call a pod that the kubelet made from a file.
+    Attributes:
+        sources: What experiment rules go by.
+        infrastructure: It is part of the cluster itself.
+        stand_in: It holds GPUs for others (slurmd, a reservation of a scheduler).
+        done: All of its containers have ended for good.
+        containers: The ids of its containers (not of its sandbox).
+        static_uid: What cgroups call it, if the kubelet made it from a file.
+        started_utc_ns: When the kubelet took it, to the second (0: not reported).
+        finished_utc_ns: When the last container of a pod that is done ended, to the second.
+
     """
 
     uid: str
@@ -101,11 +129,13 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
     sources: dict[str, str] = {}
     user: str = ""
     infrastructure: bool = False
+    stand_in: bool = False
     done: bool = False
-    restarts: bool = False
     containers: frozenset[str] = frozenset()
     static_uid: str = ""
     created: str = ""
+    started_utc_ns: int = 0
+    finished_utc_ns: int = 0
     extra: dict[str, str] = {}
 
 
@@ -120,13 +150,21 @@ class Reader(msgspec.Struct, frozen=True):
         """Whether a pod is part of the cluster itself; without labels its namespace alone tells."""
         return any(each.matches(namespace, labels) for each in self.infrastructure)
 
+    def is_stand_in(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
+        """Whether a pod holds GPUs for others; without labels its namespace alone tells."""
+        return any(
+            each.namespace == namespace and (labels is None or each.matches(namespace, labels))
+            for each in self.infrastructure
+            if _STAND_INS & each.names
+        )
+
     def info(self, pod: PodObject) -> PodInfo:
         """What is kept of a pod."""
         meta, spec, status = pod.metadata, pod.spec, pod.status
         labels, annotations = meta.labels or {}, meta.annotations or {}
         containers = spec.containers or []
         found = {
-            **{f"label:{key}": value for key, value in labels.items()},
+            **{f"label:{key}": _by_person(key, value) for key, value in labels.items()},
             **{f"annotation:{key}": value for key, value in annotations.items()},
             **_environment([*containers, *(spec.init_containers or [])]),
             "owner": _owner(meta, labels),
@@ -140,11 +178,13 @@ class Reader(msgspec.Struct, frozen=True):
             sources={rule: value for rule, value in sources.items() if value},
             user=clean_label(found.get(self.user_key, "")) if self.user_key else "",
             infrastructure=self.is_infrastructure(meta.namespace, labels),
+            stand_in=self.is_stand_in(meta.namespace, labels),
             done=status.phase in {"Succeeded", "Failed"},
-            restarts=spec.restart_policy in {"Always", "OnFailure"},
             containers=frozenset(container_id(each.containerID or "") for each in states) - {""},
-            static_uid=annotations.get(_STATIC, ""),
+            static_uid=_static_uid(meta, annotations),
             created=meta.creation_timestamp or "",
+            started_utc_ns=_utc_ns(status.start_time),
+            finished_utc_ns=max((_finished_utc_ns(each) for each in states), default=0),
             extra=_extra(meta, containers, labels),
         )
 
@@ -164,6 +204,30 @@ def _environment(containers: Iterable[Container]) -> dict[str, str]:
     return found
 
 
+def _static_uid(meta: Meta, annotations: Mapping[str, str]) -> str:
+    """The uid that the kubelet gave a static pod, of which this is the mirror.
+
+    Users can write the annotations too, but never such a uid of another pod: those of pods that
+    the API server made have dashes.
+    """
+    mirrors = any(owner.kind == "Node" for owner in meta.owner_references or [])
+    uid = annotations.get(_STATIC, "")
+    return uid if mirrors and _MIRROR in annotations and _STATIC_UID.fullmatch(uid) else ""
+
+
+def _utc_ns(said: str | None) -> int:
+    """Nanoseconds since the epoch of an instant as the API server writes it; 0 if it is none."""
+    try:
+        return round(datetime.fromisoformat(said or "").timestamp()) * NS_PER_S
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _finished_utc_ns(status: ContainerStatus) -> int:
+    state = status.state
+    return _utc_ns(state.terminated.finished_at) if state and state.terminated else 0
+
+
 def _controller(meta: Meta) -> OwnerReference | None:
     owners = [owner for owner in meta.owner_references or [] if owner.controller]
     return owners[0] if owners and owners[0].kind != "Node" else None
@@ -179,6 +243,11 @@ def _owner(meta: Meta, labels: Mapping[str, str]) -> str:
     if owner.kind == "Job":
         return _RUN_OF_CRON.sub("", owner.name)
     return owner.name
+
+
+def _by_person(key: str, value: str) -> str:
+    """A label's value, as a person gave it: without the number that a CronJob adds to its Jobs."""
+    return _RUN_OF_CRON.sub("", value) if key in _OF_JOB else value
 
 
 def _extra(

@@ -1,32 +1,24 @@
 """The pods of this node: what the kubelet, cgroups and the API server say of them, put together.
 
 The kubelet knows namespace, name and devices, cgroups know a uid and instants, the API server
-knows both, and labels. The caller serialises access and says what time it is (node time).
+knows both, and labels. What each of them proves, and what its silence means, is written down in
+docs/evidence.md. The caller serialises access and says what time it is (node time).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
 from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
-from joulebook.node.workloads.kubernetes.pod_object import PodInfo
+from joulebook.node.workloads.kubernetes.names import MAX_PODS, PodNames, bound
+from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 from joulebook.units import NS_PER_S
 
-MISSING_NS = 3 * NS_PER_S // 2
-"""A pod that the kubelet does not list for so long has ended (below `settle_s`, so in time)."""
-
-RECOVERY_NS = 10 * NS_PER_S
-"""So long after it did not answer a kubelet may list less than there is, and takes longer."""
-
-MISSING_RECOVERING_NS = 5 * NS_PER_S
 DEDUCE_NS = NS_PER_S
-MAX_PODS = 4096
-"""Of pods that ended, and of what the API server reported of pods that never came, so many are
-kept: the newest."""
 
 
 class PodTable:
@@ -36,20 +28,27 @@ class PodTable:
         self,
         is_gpu: Callable[[KubeletDevice], bool],
         folders: Callable[[], Sequence[LogFolder]] = list,
+        *,
+        node_ns: Callable[[int], int] = int,
+        begun_ns: Mapping[str, int] = {},
     ) -> None:
+        """`node_ns` makes node time of UTC; `begun_ns` is when workloads began that are known."""
         self._is_gpu = is_gpu
-        self._folders = folders
+        self._node_ns = node_ns
+        self._begun_ns = dict(begun_ns)
+        self._names = PodNames(folders)
         self._here: dict[tuple[str, str], PodAllocation] = {}
         self._ended: list[PodAllocation] = []
         self._unnamed: dict[str, PodAllocation] = {}
         """Over and booked, but for what the API server may yet tell of them."""
         self._bodies: dict[str, PodCgroup] = {}
-        self._told: dict[str, PodInfo] = {}
-        self._untold: set[str] = set()
-        self._static: dict[str, str] = {}
         self._failed_ns: int | None = None
         self._lonely: tuple[str, str, int] | None = None
+        self._anew_ns: int | None = None
         self._empty_ns: int | None = None
+        self._heard = False
+        self.reserved: set[str] = set()
+        """Uids of which it is known from elsewhere whose they are."""
 
     def __iter__(self) -> Iterator[PodAllocation]:
         yield from self._here.values()
@@ -57,34 +56,45 @@ class PodTable:
 
     @property
     def doubtful(self) -> bool:
-        """Whether a pod is missing of which it is not clear that it has ended."""
-        return any(r.missing_ns is not None for r in self._here.values() if r.ended_ns is None)
+        """Whether a pod is missing of which it is not clear that it lives or has ended."""
+        return any(
+            resident.missing_ns is not None
+            and resident.ended_ns is None
+            and resident.lived_ns is None
+            for resident in self._here.values()
+        )
 
     # -- cgroups
 
     def cgroup_made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
-        uid = self._static.get(spot.uid, spot.uid)
-        body = self._bodies.setdefault(uid, PodCgroup(uid))
+        body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
         body.made(spot, t_ns, live=live)
+        self._names.real(spot.uid)
+        uid = self._names.api_uid(spot.uid)
         if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
-                if resident.uid == uid and resident.ended_ns is not None:
+                if resident.uid == uid and resident.ended_ns is not None and not resident.done_ns:
                     resident.revive(t_ns)
 
     def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
-        body = self._bodies.get(self._static.get(spot.uid, spot.uid))
+        body = self._bodies.get(spot.uid)
         if body is not None:
             body.gone(spot, t_ns)
 
     def body(self, uid: str) -> PodCgroup | None:
         """The cgroups of a pod."""
-        return self._bodies.get(uid)
+        return self._bodies.get(self._names.cgroup_uid(uid)) if uid else None
+
+    def body_like(self, start: str) -> PodCgroup | None:
+        """The cgroups of a pod whose uid begins like that, if there is just one."""
+        found = [body for uid, body in self._bodies.items() if uid.startswith(start)]
+        return found[0] if len(found) == 1 else None
 
     def matters(self, uid: str) -> bool:
         """Whether a pod may hold or use a card: only of one that is known is it clear that not."""
-        resident = self.of_uid(self._static.get(uid, uid))
+        resident = self.of_uid(uid)
         return resident is None or bool(resident.devices)
 
     # -- the kubelet
@@ -108,17 +118,21 @@ class PodTable:
             there.add(key)
             devices = tuple(device for device in pod.devices if self._is_gpu(device))
             resident = self._here.get(key)
-            uid = self._uid_of(*key)
+            uid = self._names.uid(*key, resident.not_uid if resident is not None else "")
             if resident is not None and uid and resident.uid and uid != resident.uid:
                 self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
             if resident is None:
-                resident = self._here[key] = PodAllocation(pod.namespace, pod.name, t_ns)
+                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
+                self._here[key] = resident
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
+            else:
+                resident.missing_ns = None
         for key, resident in self._here.items():
             if key not in there and resident.missing_ns is None:
                 resident.missing_ns = t_ns
+        self._heard = True
         return True
 
     def silent(self, t_ns: int) -> None:
@@ -127,64 +141,76 @@ class PodTable:
 
     # -- the API server
 
-    def reported(self, info: PodInfo) -> None:
+    def reported(self, info: PodInfo, t_ns: int) -> None:
         """A pod as it is now."""
-        self._told[info.uid] = info
-        self._untold.discard(info.uid)
-        if info.static_uid:
-            self._static[info.static_uid] = info.uid
-            if info.static_uid in self._bodies:
-                self._bodies[info.uid] = self._bodies.pop(info.static_uid)
+        self._names.tell(info)
         if info.uid in self._unnamed:
             self._ended.append(self._unnamed.pop(info.uid))
         for resident in self:
             if resident.uid == info.uid and resident.info != info:
-                resident.info = info
+                self._inform(resident, info, t_ns)
 
     def unreported(self, uid: str) -> None:
         """A pod was deleted there; it may still be here."""
-        self._untold.add(uid)
+        self._names.delete(uid)
 
-    def relisted(self, infos: Iterable[PodInfo]) -> None:
+    def relisted(self, infos: Sequence[PodInfo], t_ns: int) -> None:
         """All pods that there are now."""
-        seen = set()
+        self._names.relist(infos)
         for info in infos:
-            seen.add(info.uid)
-            self.reported(info)
-        self._untold |= self._told.keys() - seen
+            self.reported(info, t_ns)
 
     # -- what it comes to
 
-    def review(self, now_ns: int) -> None:
-        """Find names, ends and sharers, and forget what is over."""
-        for key, resident in list(self._here.items()):
+    def review(self, now_ns: int, *, api_silent: bool = False) -> None:
+        """Find names, ends and sharers, and forget what is over.
+
+        `api_silent`: there is an API server, and it does not answer.
+        """
+        for key, resident in self._here.items():
             if not resident.uid:
-                self._bind(resident, self._uid_of(*key), now_ns)
-        self._deduce(now_ns)
+                self.bind(resident, self._names.uid(*key, resident.not_uid), now_ns)
+        spare = self._spare()
+        self._deduce(spare, now_ns)
+        self._renew(spare, now_ns)
+        nameless = sorted(
+            (r for r in self._here.values() if not r.uid and r.ended_ns is None),
+            key=lambda resident: -(resident.missing_ns or now_ns),
+        )
+        # A cgroup that is nobody's may be that of a pod whose uid is not known.
+        alive = {id(resident) for resident in nameless[: len(spare)]}
+        now = Circumstances(now_ns, self._failed_ns, api_silent, self._node_ns)
         for key, resident in list(self._here.items()):
-            end_ns = self._end_ns(resident, now_ns)
-            if end_ns is not None and resident.ended_ns is None:
-                resident.end(end_ns)
+            if resident.ended_ns is None:
+                body = self.body(resident.uid)
+                lives = _lives(resident, body) if resident.uid else id(resident) in alive
+                over_ns = end_ns(resident, body, now, lives=lives)
+                if over_ns is not None:
+                    self._end(resident, over_ns)
             if resident.ended_ns is not None and resident.missing_ns is not None:
                 self._ended.append(self._here.pop(key))
         self._share(now_ns)
         self._sweep()
 
+    def here(self, namespace: str, name: str) -> PodAllocation | None:
+        """The pod that the kubelet lists under a name."""
+        resident = self._here.get((namespace, name))
+        return resident if resident is not None and resident.missing_ns is None else None
+
     def of_uid(self, uid: str) -> PodAllocation | None:
-        """The pod of a uid."""
+        """The pod of a uid in a cgroup's path."""
+        uid = self._names.api_uid(uid)
         return next((r for r in self if r.uid == uid), None)
 
     def named(self, uid: str) -> tuple[str, str] | None:
         """Namespace and name of a uid in a cgroup's path."""
-        uid = self._static.get(uid, uid)
-        known = self.of_uid(uid) or self._unnamed.get(uid) or self._told.get(uid)
-        if known is not None:
-            return known.namespace, known.name
-        return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
+        uid = self._names.api_uid(uid)
+        known = self.of_uid(uid) or self._unnamed.get(uid)
+        return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
         """What the API server reported of a pod, by the uid in a cgroup's path."""
-        return self._told.get(self._static.get(uid, uid))
+        return self._names.info(self._names.api_uid(uid))
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
         """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be
@@ -195,70 +221,89 @@ class PodTable:
         for resident in gone.values() if unnamed else ():
             if resident.info is None and resident.uid:
                 self._unnamed[resident.uid] = resident
-        _bound(self._unnamed)
+        bound(self._unnamed)
 
-    def _uid_of(self, namespace: str, name: str) -> str:
-        """The uid of the newest pod of that name that is still there."""
-        reported = [
-            info for info in self._told.values() if (info.namespace, info.name) == (namespace, name)
+    def bind(self, resident: PodAllocation, uid: str, now_ns: int) -> None:
+        """The uid of a pod is known from now on, if it is not empty."""
+        if not uid:
+            return
+        body = self.body(uid)
+        resident.bind(uid, now_ns, body.began_ns if body is not None else None)
+        resident.begin(self._begun_ns.get(workload_id(resident.name, uid).workload, 0))
+        info = self._names.info(uid)
+        if info is not None:
+            self._inform(resident, info, now_ns)
+
+    def _inform(self, resident: PodAllocation, info: PodInfo, t_ns: int) -> None:
+        resident.info = info
+        if info.done and resident.done_ns is None:
+            resident.done_ns = t_ns
+        if resident.was_here and info.started_utc_ns:
+            resident.begin(self._node_ns(info.started_utc_ns))
+
+    def _spare(self) -> list[str]:
+        """The uids of pods that live, and of which nobody has reported the name."""
+        known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
+        return [
+            uid
+            for uid, body in self._bodies.items()
+            if self._names.api_uid(uid) not in known
+            and not self._names.knows(self._names.api_uid(uid))
+            and body.lives(frozenset())
         ]
-        living = [info for info in reported if info.uid not in self._untold]
-        if living:
-            return max(living, key=lambda info: (not info.done, info.created)).uid
-        folders = [f for f in self._folders() if (f.namespace, f.name) == (namespace, name)]
-        if folders:
-            return self._static.get(folders[-1].uid, folders[-1].uid)
-        return max(reported, key=lambda info: info.created).uid if reported else ""
 
-    def _bind(self, resident: PodAllocation, uid: str, now_ns: int) -> None:
-        if uid:
-            body = self._bodies.get(uid)
-            resident.bind(uid, now_ns, body.began_ns if body is not None else None)
-            resident.info = self._told.get(uid)
-
-    def _deduce(self, now_ns: int) -> None:
+    def _deduce(self, spare: Sequence[str], now_ns: int) -> None:
         """Of one name without a uid and one uid without a name, each is the other's.
 
         The kubelet lists all pods, so none is left out; it must stay so for a while, since names
         and cgroups come at different instants.
         """
         names = [r for r in self._here.values() if not r.uid]
-        known = {r.uid for r in self} | self._unnamed.keys() | self._told.keys()
-        uids = [u for u, b in self._bodies.items() if b.containers and u not in known]
-        if len(names) != 1 or len(uids) != 1 or self.doubtful:
+        if len(names) != 1 or len(spare) != 1 or self.doubtful:
             self._lonely = None
             return
-        pair = (f"{names[0].namespace}/{names[0].name}", uids[0])
+        pair = (f"{names[0].namespace}/{names[0].name}", spare[0])
         if self._lonely is None or self._lonely[:2] != pair:
             self._lonely = (*pair, now_ns)
         elif now_ns - self._lonely[2] >= DEDUCE_NS:
-            self._bind(names[0], uids[0], now_ns)
+            self.bind(names[0], spare[0], now_ns)
+
+    def _renew(self, spare: Sequence[str], now_ns: int) -> None:
+        """What is over and yet listed is another pod of that name, if it can be one that lives.
+
+        So it is with StatefulSets where the API server cannot be asked.
+        """
+        over = [
+            key
+            for key, resident in self._here.items()
+            if resident.ended_ns is not None and resident.missing_ns is None and resident.uid
+        ]
+        nameless = sum(not resident.uid for resident in self._here.values())
+        if not over or len(spare) < nameless + len(over):
+            self._anew_ns = None
+            return
+        self._anew_ns = self._anew_ns or now_ns
+        if now_ns - self._anew_ns < DEDUCE_NS:
+            return
+        for namespace, name in over:
+            before = self._here[namespace, name]
+            self._retire((namespace, name), now_ns)
+            anew = PodAllocation(namespace, name, self._anew_ns, not_uid=before.uid)
+            anew.take(before.devices, self._anew_ns)
+            self._here[namespace, name] = anew
 
     def _retire(self, key: tuple[str, str], t_ns: int) -> None:
         resident = self._here.pop(key)
         if resident.ended_ns is None:
-            body = self._bodies.get(resident.uid)
+            body = self.body(resident.uid)
             ended_ns = body.ended_ns(resident.own) if body is not None else None
             resident.end(t_ns if ended_ns is None else ended_ns)
         self._ended.append(resident)
 
-    def _end_ns(self, resident: PodAllocation, now_ns: int) -> int | None:
-        """When a pod ended, if that is certain."""
-        body = self._bodies.get(resident.uid) if resident.uid else None
-        left_ns = body.left_ns(resident.own) if body is not None else None
-        if body is not None and body.gone_ns is not None:
-            return body.ended_ns(resident.own)
-        info = resident.info
-        over = info.done if info is not None else body is not None and not body.containers
-        if left_ns is not None and over and now_ns - left_ns >= MISSING_NS:
-            return left_ns  # Still listed for a while, but nothing of it will run any more.
-        if resident.missing_ns is None:
-            return None
-        failed = self._failed_ns is not None and now_ns - self._failed_ns < RECOVERY_NS
-        patience_ns = MISSING_RECOVERING_NS if failed else MISSING_NS
-        if now_ns - resident.missing_ns < patience_ns:
-            return None
-        return min(left_ns or resident.missing_ns, resident.missing_ns)
+    def _end(self, resident: PodAllocation, t_ns: int) -> None:
+        known = resident.id is not None and resident.id.workload in self._begun_ns
+        resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
+        resident.end(t_ns)
 
     def _share(self, now_ns: int) -> None:
         """Pods that hold a device together by one claim of DRA share it evenly."""
@@ -276,18 +321,11 @@ class PodTable:
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}
         for uid, body in list(self._bodies.items()):
-            if body.gone_ns is not None and uid not in here:
+            if body.gone_ns is not None and self._names.api_uid(uid) not in here:
                 del self._bodies[uid]
-        for uid in [u for u in self._untold if u not in here and u not in self._bodies]:
-            self._untold.discard(uid)
-            info = self._told.pop(uid, None)
-            if info is not None:
-                self._static.pop(info.static_uid, None)
-        _bound(self._told)
-        _bound(self._static)
+        self._names.forget(here | {self._names.api_uid(uid) for uid in self._bodies})
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _bound(known: dict[str, Any]) -> None:
-    while len(known) > MAX_PODS:
-        known.pop(next(iter(known)))
+def _lives(resident: PodAllocation, body: PodCgroup | None) -> bool:
+    return body is not None and body.lives(resident.own, done=resident.done_ns is not None)

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from joulebook.core.sanitize import clean_label
+from joulebook.kubernetes_api.watch import Collection, Decoders
 from joulebook.node.workloads.kubernetes.device_ids import Described
-from joulebook.node.workloads.kubernetes.watch import Collection, Decoders
 
 MAX_DEVICES = 4096
 

@@ -1,6 +1,6 @@
 """Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
 
-Three threads: one asks the kubelet (`looker`), one follows cgroups by inotify, one watches the
+Three threads: one asks the kubelet (`poller`), one follows cgroups by inotify, one watches the
 node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
 DRA). What they hear is put together in `table` and turned into claims in `claims`.
 """
@@ -17,6 +17,7 @@ from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
     NOTHING_HELD,
@@ -29,15 +30,20 @@ from joulebook.node.workloads.contract import (
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodDirectory, PodTree
 from joulebook.node.workloads.kubernetes.claims import DeviceView, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import AllocatableDevices, base, is_replica
+from joulebook.node.workloads.kubernetes.device_ids import (
+    AllocatableDevices,
+    card_names,
+    is_gpu_id,
+    is_replica,
+)
 from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
+from joulebook.node.workloads.kubernetes.resume import Resumption
 from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
@@ -89,12 +95,21 @@ class KubernetesWorkloads:
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
         self._boundary = boundary
-        self._table = PodTable(self._is_gpu, LogFolders(self._pod_logs))
+        self._table = PodTable(
+            self._is_gpu,
+            LogFolders(self._pod_logs),
+            node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
+            begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
+        )
+        self._resumption = Resumption(before)
         self._offer: AllocatableDevices | None = None
+        self._asked: set[str] = set()
+        self._awaited_ids: frozenset[str] = frozenset()
+        self._names: frozenset[str] = frozenset()
         self._answered = False
         self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
-        news = PodTracker(self._table, self._pods, self._lock)
+        news = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
         self._cluster = Cluster(
             self._server, self._node, news, self._now_is_a_boundary, self._refuse
         )
@@ -102,15 +117,16 @@ class KubernetesWorkloads:
         self._tree = PodTree(self._cgroup_root, self._inotify, self._refuse, self)
         with self._lock:
             self._tree.scan()
+            self._resumption.review(self._table, self._clock.now_ns())
         self._rescan_at = time.monotonic() + _RETRY_S
-        self._looker = KubeletPoller(
+        self._poller = KubeletPoller(
             self._socket, self._clock, self._poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
             faulty=self._faulty, restless=self._restless,
         )  # fmt: skip
         self._thread = InotifyThread("kubernetes-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
-        self._looker.start()
+        self._poller.start()
         self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
@@ -119,15 +135,21 @@ class KubernetesWorkloads:
         facts: list[WorkloadFacts] = []
         with self._lock:
             now_ns = self._clock.now_ns()
-            self._table.review(now_ns)
-            workloads = [r for r in self._table if not self._is_infrastructure(r)]
+            self._review(now_ns)
+            self._names = card_names(devices)
             view = DeviceView(
                 devices,
-                self._offer or AllocatableDevices({}),
+                self._names,
+                self._offer or AllocatableDevices(),
                 self._cluster.described,
                 self._is_pending,
             )
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
+            self._resumption.review(self._table, now_ns)
+            if devices:
+                claims += self._resumption.claims()
+                facts += self._resumption.facts()
+            workloads = [r for r in self._table if not self._is_infrastructure(r)]
             synced = self._cluster.synced
             self._handed = []
             for resident in workloads:
@@ -153,6 +175,7 @@ class KubernetesWorkloads:
                 if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
+            self._resumption.settled()
             self._table.put_away(over, unnamed=self._server is not None)
 
     def identify(self, pid: int) -> WorkloadId | None:
@@ -161,11 +184,12 @@ class KubernetesWorkloads:
         if place is None:
             return None
         with self._lock:
+            resident = self._table.of_uid(place.uid)
+            if resident is not None:
+                return INFRASTRUCTURE if self._is_infrastructure(resident) else resident.id
             info = self._table.info(place.uid)
             if info is not None:
-                if info.infrastructure:
-                    return INFRASTRUCTURE
-                return workload_id(info.name, info.uid)
+                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, info.uid)
             named = self._table.named(place.uid)
         if named is None:
             return None
@@ -193,7 +217,7 @@ class KubernetesWorkloads:
         if thread is None:
             return
         self._cluster.stop()
-        self._looker.stop()
+        self._poller.stop()
         thread.stop()
         self._inotify.close()
 
@@ -244,7 +268,7 @@ class KubernetesWorkloads:
         for t_ns in times[-1:]:
             self._boundary(t_ns)
         if times:
-            self._looker.soon()
+            self._poller.soon()
 
     # -- the kubelet (its thread)
 
@@ -252,14 +276,17 @@ class KubernetesWorkloads:
         with self._lock:
             before = {id(r): len(r.grants) for r in self._table}
             self._answered = self._table.listed(pods, t_ns)
-            self._table.review(self._clock.now_ns())
+            self._review(self._clock.now_ns())
             news = {id(r): len(r.grants) for r in self._table} != before
-            dra = any(d.is_dra for r in self._table for d in r.devices)
-            missing = {base(d.id) for r in self._table for d in r.devices if is_replica(d.id)} - (
-                self._offer or AllocatableDevices({})
-            ).replicas.keys()
-        if missing:
-            self._looker.ask_offer()
+            held = {d for r in self._table for d in r.devices}
+            dra = any(device.is_dra for device in held)
+            replicas = {d.id for d in held if not d.is_dra and is_replica(d.id, self._names)}
+            unknown = replicas - (self._offer or AllocatableDevices()).ids
+            ask = unknown - self._asked
+            self._asked = unknown
+            self._awaited_ids |= ask
+        if ask:
+            self._poller.ask_offer()
         if dra:
             self._cluster.want_slices()
         if news:
@@ -279,6 +306,7 @@ class KubernetesWorkloads:
     def _offered(self, devices: Iterable[KubeletDevice] | None) -> None:
         with self._lock:
             self._offer = AllocatableDevices.of(devices or ())
+            self._awaited_ids = frozenset()
 
     def _now_is_a_boundary(self) -> None:
         self._boundary(self._clock.now_ns())
@@ -291,7 +319,8 @@ class KubernetesWorkloads:
         if device.is_dra:
             driver = device.id.split("/", 1)[0]
             return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
-        return any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+        named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+        return named or is_gpu_id(device.id)
 
     # -- helpers
 
@@ -307,9 +336,21 @@ class KubernetesWorkloads:
         """Whether what a device is may soon be known that is not known now."""
         if device.is_dra:
             return self._cluster.is_pending(device.id)
-        return is_replica(device.id) and self._offer is None
+        return is_replica(device.id, self._names) and (
+            self._offer is None or device.id in self._awaited_ids
+        )
+
+    def _review(self, now_ns: int) -> None:
+        silent = self._server is not None and not self._cluster.synced
+        self._table.review(now_ns, api_silent=silent)
 
     def _is_infrastructure(self, resident: PodAllocation) -> bool:
-        if resident.info is not None:
-            return resident.info.infrastructure
-        return self._pods.is_infrastructure(resident.namespace, None)
+        """Whether it is the cluster's own; labels alone do not hide a pod that was given a GPU."""
+        info, namespace = resident.info, resident.namespace
+        if resident.held:
+            if info is not None:
+                return info.stand_in
+            return self._pods.is_stand_in(namespace, None)
+        if info is not None:
+            return info.infrastructure
+        return self._pods.is_infrastructure(namespace, None)

@@ -1,24 +1,28 @@
-"""What `/proc` says of one process, read once: whose it is, and whether it is infrastructure.
+"""What `/proc` says of one process: whose it is, which launcher started it, how it names its work.
 
-A process is infrastructure (and never a workload) if its program has one of the configured names
-and can be trusted to be that: the program file is root's, or the process runs as a user of the
-system. So nobody gets free energy by calling a program `Xorg`.
-
-A pidfd (pidfd_open(2)) of each process tells its end to the millisecond; it is of the process, not
-of the number, which may be given again.
+`Exits` tells when processes end, to the millisecond.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.host.cgroup_paths import cgroup_paths
-from joulebook.node.workloads.host.procfs import own_pid, read_environ
-from joulebook.node.workloads.processes.owners import FIRST_USER, Facts
+from joulebook.node.workloads.host.procfs import (
+    Stat,
+    is_gone,
+    own_pid,
+    read_environ,
+    stat_of,
+    uid_of,
+)
+from joulebook.node.workloads.processes.owners import FIRST_USER, Facts, Run, place_of
 
 Key = tuple[int, int]
 """A process: its pid and when it started (node time)."""
@@ -94,72 +98,132 @@ class Exits:
 
 
 _COMM_CHARS = 15
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_MOST_LAUNCHERS = 16
+_MOST_PARENTS = 64
+
+_SERVES_SESSIONS = re.compile(
+    r"sshd(-session)?|login|su|sudo|cron|CRON|crond|atd|systemd|\(sd-pam\)|tmux.*|screen|SCREEN"
+    r"|mosh-server|dtach|jupyter.*|node|code.*|rsession|rserver|emacs.*|gnome-.*|gdm.*|plasma.*"
+    r"|konsole|xterm|xfce.*|xrdp.*|dbus-.*|containerd-shim.*|conmon|dockerd|podman"
+)
+"""Programs that start what has nothing to do with each other: terminals, notebook kernels."""
 
 
 def facts_of(pid: int, proc: Path = Path("/proc")) -> Facts | None:
-    """Whose a process is; `None` if it is gone or cannot be seen."""
-    process = proc / str(pid)
+    """Read whose a process is; `None` if it is gone or cannot be seen."""
+    uid = uid_of(pid, proc)
     try:
-        paths = cgroup_paths((process / "cgroup").read_text(errors="replace"))
-        fields = _stat(process)
-        uid = next(
-            int(line.split()[1])
-            for line in (process / "status").read_bytes().splitlines()
-            if line.startswith(b"Uid:")
-        )
-        return Facts(paths, uid, int(fields[3]))
-    except (OSError, ValueError, IndexError, StopIteration):
+        paths = cgroup_paths((proc / str(pid) / "cgroup").read_text(errors="replace"))
+    except OSError:
         return None
+    return None if uid is None else Facts(paths, uid)
 
 
-def started_boottime_ns(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """CLOCK_BOOTTIME at which a process started, to 10 ms; `None` if it is gone."""
+def run_of(
+    pid: int, uid: int, known: Callable[[int], Run | None], proc: Path = Path("/proc")
+) -> Run | None:
+    """Find the process group that a process belongs to, or that of the launcher of its session.
+
+    A shell puts each command that is typed into a group of its own. A launcher such as torchrun
+    gives its workers sessions of their own, without a terminal: they are parts of its run. `known`
+    is asked for the run of a group whose leader has ended. `None` if the process is gone.
+    """
+    run = None
+    stat = stat_of(pid, proc)
+    for _ in range(_MOST_LAUNCHERS):
+        if stat is None:
+            break
+        leader = stat if stat.group == stat.pid else stat_of(stat.group, proc)
+        if leader is None:
+            return known(stat.group) or Run(stat.group, stat.ticks)
+        run = Run(leader.pid, leader.ticks)
+        if leader.session != leader.pid or leader.terminal:
+            break
+        stat = _launcher(leader, uid, proc)
+    return run
+
+
+def _launcher(leader: Stat, uid: int, proc: Path) -> Stat | None:
+    """The program of the same user that started a session as a part of its own work."""
+    parent = stat_of(leader.parent, proc)
+    if parent is None or parent.pid == 1 or _SERVES_SESSIONS.fullmatch(parent.comm):
+        return None
+    if parent.terminal and parent.session == parent.pid:
+        return None  # a shell in a terminal
+    facts = facts_of(parent.pid, proc)
+    return parent if facts is not None and facts.uid == uid and not place_of(facts) else None
+
+
+def group_is_gone(group: int, leader_ticks: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process group has no process left, or its number is another's by now."""
+    leader = stat_of(group, proc)
+    if leader is not None:
+        return bool(leader_ticks) and leader.ticks != leader_ticks
+    if proc != Path("/proc"):
+        return is_gone(group, proc)
     try:
-        return int(_stat(proc / str(pid))[19]) * (1_000_000_000 // _TICKS_PER_S)
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def is_infrastructure(pid: int, names: Collection[str], proc: Path = Path("/proc")) -> bool:
-    """Whether a process is one of those programs that serve everybody, or this daemon."""
-    if pid == own_pid(proc):
+        os.killpg(group, 0)
+    except ProcessLookupError:
         return True
-    process = proc / str(pid)
-    try:
-        uid = process.stat().st_uid
     except OSError:
         return False
-    try:
-        program = os.readlink(process / "exe").removesuffix(" (deleted)")  # noqa: PTH115
-        owner = (process / "exe").stat().st_uid
-    except OSError:
-        program, owner = "", uid
-    return serves_everybody(names, comm_of(pid, proc), uid, Path(program).name, owner)
+    return False
 
 
-def serves_everybody(names: Collection[str], comm: str, uid: int, program: str, owner: int) -> bool:
-    """The rule: by the name of a program file that is root's, or of what a system's user runs."""
-    if owner == 0 and program in names:
-        return True
-    return uid < FIRST_USER and comm in {name[:_COMM_CHARS] for name in names}
+def names_of(
+    pid: int, names: Collection[str], until: int, proc: Path = Path("/proc")
+) -> dict[str, str] | None:
+    """Read the values of `names` in the environment of a process; `None` if it cannot be read.
 
-
-def comm_of(pid: int, proc: Path = Path("/proc")) -> str:
-    """The name of a process's program, as `ps` shows it; empty if it is gone."""
-    try:
-        return (proc / str(pid) / "comm").read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def environment_of(pid: int, names: Collection[str], proc: Path = Path("/proc")) -> dict[str, str]:
-    """The values of these names in the environment of a process, as far as they can be read."""
+    Where it holds none of them, those of its parents count up to the process `until`: a program
+    that shows another title in `ps` writes it over its own environment. It may hang for as long as
+    the process likes.
+    """
     wanted = {name.encode() for name in names}
-    found = read_environ(proc / str(pid), wanted) or {}
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in found.items()}
+    own = stat_of(pid, proc)
+    found: dict[bytes, bytes] | None = None
+    at = own
+    for _ in range(_MOST_PARENTS):
+        if at is None:
+            break
+        there = read_environ(proc / str(at.pid), wanted)
+        found = there if found is None else found or there
+        if found or at.pid == until or at.parent <= 1 or not until:
+            break
+        at = stat_of(at.parent, proc)
+    now = stat_of(pid, proc)
+    if found is None or own is None or now is None or now.ticks != own.ticks:
+        return None
+    return {
+        name.decode(): text for name, value in found.items()
+        if (text := clean_label(value.decode("utf-8", "replace")))
+    }  # fmt: skip
 
 
-def _stat(process: Path) -> list[bytes]:
-    """The fields of `stat` after the command's name, which may hold blanks and brackets."""
-    return (process / "stat").read_bytes().rpartition(b")")[2].split()
+def is_infrastructure(
+    pid: int, names: Collection[str], facts: Facts, proc: Path = Path("/proc")
+) -> bool:
+    """Whether a process serves everybody: this daemon, or a program of one of the names.
+
+    What counts is who runs it and where: a user of the system outside of containers, or a program
+    of such a user that is one of them (root's MPS daemon starts its server as the client's user).
+    The program's file proves nothing, since whoever starts it decides what is loaded into it.
+    """
+    if pid == own_pid(proc):
+        return True
+    stat = stat_of(pid, proc)
+    if stat is None or not serves(stat.comm, names):
+        return False
+    place = place_of(facts)
+    if place is not None and place.kind == "container":
+        return False
+    if facts.uid < FIRST_USER:
+        return True
+    parent = stat_of(stat.parent, proc)
+    uid = uid_of(stat.parent, proc)
+    return bool(parent and uid is not None and uid < FIRST_USER and serves(parent.comm, names))
+
+
+def serves(comm: str, names: Collection[str]) -> bool:
+    """Whether one of `names` is that of a program which `ps` calls `comm`."""
+    return comm in {name[:_COMM_CHARS] for name in names}

@@ -1,26 +1,25 @@
-"""Processes outside any scheduler as a source of tenants: who uses a device that nobody allots.
+"""Processes outside any scheduler as a source of workloads: who uses a device that nobody allots.
 
 No claims come from here: who runs on a device does not hold it. What a process consumes goes to its
-container, its service, or the session that it was started from, and only where nobody holds the
-device (or the MIG instance). Names and environments are looked up in a thread of its own: a
-directory of users may be far away and slow.
+user's part of a container or service, or to the run that it is a part of; and of these to the part
+that runs under the experiment which it was started for. That is asked once in a process's life,
+and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.
 """
 
 from __future__ import annotations
 
-import logging
-import pwd
-import queue
+import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.core import experiments
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import (
     INFRASTRUCTURE,
     NOTHING_HELD,
@@ -30,19 +29,28 @@ from joulebook.node.workloads.contract import (
     UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
+from joulebook.node.workloads.host.procfs import is_gone, stat_of, user_name
 from joulebook.node.workloads.processes import proc
-from joulebook.node.workloads.processes.owners import Place, place_of
+from joulebook.node.workloads.processes.lookups import Lookups
+from joulebook.node.workloads.processes.owners import (
+    CONTAINERS,
+    RUNS,
+    Facts,
+    Place,
+    Run,
+    place_of,
+    run_place,
+)
 from joulebook.node.workloads.processes.proc import Exits, Key
-from joulebook.node.workloads.processes.table import SCHEDULER, ProcessTable
+from joulebook.node.workloads.processes.table import REMEMBERED_NS, SCHEDULER, Known, ProcessTable
 from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
-
-log = logging.getLogger(__name__)
 
 GRAIN_NS = 20 * NS_PER_MS
 """Linux tells the start of a process in hundredths of a second."""
 
-_ASKED_AT_MOST = 4096
+_RUN = re.compile(r"run-(\d+)-(\d+)")
+_OWNER = re.compile(r"(.+?)(?:\.u(\d+))?(?:\.[0-9a-f]{8})?", re.DOTALL)
 
 
 class ProcessWorkloads:
@@ -67,39 +75,52 @@ class ProcessWorkloads:
         others: Collection[str] = (),
         proc_root: Path = Path("/proc"),
         own_pids: bool = True,
-        user_of: Callable[[int], str] | None = None,
+        user_of: Callable[[int], str] = user_name,
     ) -> None:
         self._clock = clock
-        self._node = node
+        self._machine = f"{node}.{clock.epoch[:8]}"
+        self._rules = rules
         self._infrastructure = frozenset(infrastructure)
         self._others = frozenset(others)
         self._proc = proc_root
         self._own_pids = own_pids
-        self._user_of = user_of or _user_name
+        self._user_of = user_of
         self._lock = threading.Lock()
         self._refuse = Rejections()
-        self._table = ProcessTable(rules)
+        self._table = ProcessTable()
+        self._runs: dict[int, Run] = {}
+        self._users: dict[int, str] = {}
+        self._opened_ns = self._before_ns = 0
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
-        self._questions: queue.Queue[tuple[WorkloadId, Place, int] | None] = queue.Queue(
-            _ASKED_AT_MOST
+        self._lookups = Lookups(
+            lambda: self._refuse.fault("looking up whose a process is failed; it has no name")
         )
-        self._resolver = threading.Thread(target=self._resolve, name="process-names", daemon=True)
 
-    # -- TenantSource
+    # -- WorkloadSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Begin to wait for the ends of processes."""
+        """Begin to wait for the ends of processes; go on with what the ledger held."""
         self._boundary = boundary
+        self._opened_ns, self._before_ns = self._clock.now_ns(), before.last_ns
+        with self._lock:
+            for facts in before.facts:
+                if facts.id.scheduler == SCHEDULER and "kind" in facts.extra:
+                    self._restore(facts)
         self._exits.start()
-        self._resolver.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
         """The workloads of which anything is new."""
         models = {device.meter: device.model for device in devices}
+        now_ns = self._clock.now_ns()
         with self._lock:
-            self._table.sweep(self._clock.now_ns())
-            facts = self._table.news(models)
+            self._runs = {n: run for n, run in self._runs.items() if not self._is_gone(n, run)}
+            for known in self._table.unseen():
+                late = now_ns - self._opened_ns > REMEMBERED_NS and known.place.kind != "run"
+                if late or self._is_over(known.place):
+                    self._table.end_unseen(known, self._before_ns)
+            self._table.sweep(now_ns)
+            facts = self._table.news(models, self._is_over)
         return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
@@ -112,26 +133,20 @@ class ProcessWorkloads:
         facts = proc.facts_of(pid, self._proc)
         if facts is None or any(self._is_others(path) for path in facts.paths):
             return None
-        if proc.is_infrastructure(pid, self._infrastructure, self._proc):
+        if proc.is_infrastructure(pid, self._infrastructure, facts, self._proc):
             return INFRASTRUCTURE
-        place = place_of(facts)
-        workload = WorkloadId(SCHEDULER, self._id(place))
-        with self._lock:
-            if workload not in self._table:
-                self._table.meet(workload, place)
-                try:
-                    self._questions.put_nowait((workload, place, pid))
-                except queue.Full:
-                    log.warning("%s: too many workloads at once to look up who they are", workload)
-        return workload
+        stat = stat_of(pid, self._proc)
+        run = None if stat is None else self._run_of(pid, stat.group, facts.uid)
+        if stat is None or run is None:
+            return None
+        place = place_of(facts) or run_place(run, facts.uid)
+        started_ns = stat.started_boottime_ns - self._clock.boottime_ns(0)
+        given = self._given((pid, started_ns), place, facts, run)
+        return self._meet(place, given, clean_label(stat.comm))
 
     def close(self) -> None:
         """Stop waiting; a look-up that hangs is left behind."""
         self._exits.stop()
-        try:
-            self._questions.put_nowait(None)
-        except queue.Full:
-            return
 
     # -- Accounted
 
@@ -158,13 +173,13 @@ class ProcessWorkloads:
         return reading
 
     def _lives(self, key: Key) -> bool:
-        """Whether the pid is still that of the process which started then."""
-        boottime_ns = proc.started_boottime_ns(key[0], self._proc)
-        if boottime_ns is None or not key[1]:
-            return boottime_ns is not None
-        now_ns = self._clock.now_ns()
-        started_ns = boottime_ns + now_ns - self._clock.boottime_ns(now_ns)
-        return abs(started_ns - key[1]) <= GRAIN_NS
+        """Whether the pid is still that of the process which started then, and it runs."""
+        stat = stat_of(key[0], self._proc)
+        if stat is None:
+            return not is_gone(key[0], self._proc)
+        started_ns = stat.started_boottime_ns - self._clock.boottime_ns(0)
+        same = not key[1] or abs(started_ns - key[1]) <= GRAIN_NS
+        return same and not stat.is_over
 
     def _ended(self, key: Key) -> None:
         now_ns = self._clock.now_ns()
@@ -179,34 +194,97 @@ class ProcessWorkloads:
             return True
         return "kubernetes" in self._others and pod_place(path) is not None
 
-    def _id(self, place: Place) -> str:
-        """Never with the name of a user: that is in a label of its own, which can be masked."""
-        return place.name if place.unique else f"{place.name}@{self._node}.{self._clock.epoch[:8]}"
+    def _run_of(self, pid: int, group: int, uid: int) -> Run | None:
+        """The run of a process group stays what it was first known to be, while any of it lives."""
+        run = self._runs.get(group) or proc.run_of(pid, uid, self._runs.get, self._proc)
+        if run is not None:
+            with self._lock:
+                self._runs[group] = run
+        return run
 
-    def _resolve(self) -> None:
-        while (question := self._questions.get()) is not None:
-            try:
-                self._look_up(*question)
-            except Exception:
-                # A fault of ours with one process must not leave all later ones without a name.
-                self._refuse.fault("looking up whose a process is failed; it goes without a name")
+    def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
+        """The experiment that a process was started for; empty where nobody named one.
 
-    def _look_up(self, workload: WorkloadId, place: Place, pid: int) -> None:
-        environment = proc.environment_of(pid, ENVIRONMENT, self._proc)
-        sources = {f"env:{name}": clean_label(v) for name, v in environment.items() if v}
-        name = clean_label(proc.comm_of(pid, self._proc))
-        if place.kind != "session":
-            name = place.name
-        if place.kind == "unit":
-            sources["job_name"] = place.name.removesuffix(".service")
-        user = "" if place.uid is None else clean_label(self._user_of(place.uid))
+        An answer that comes too late counts from then on. Where none can be had, the process is
+        taken for one of those that run under a name in its place already, if that is only one.
+        """
+        answers: list[str | None] = []
+        waited = threading.Event()
+
+        def ask() -> None:
+            until = run.pid if place.kind == "run" else 0
+            found = proc.names_of(process[0], ENVIRONMENT, until, self._proc)
+            answers.append(None if found is None else self._chosen(found, place))
+            if waited.is_set() and answers[0]:
+                workload = self._meet(place, answers[0], clean_label(self._comm(process[0])))
+                with self._lock:
+                    self._table.rename(process, workload)
+
+        if not self._lookups.ask(facts.uid, ask, wait=True):
+            waited.set()
+        if answers and answers[0] is not None:
+            return answers[0]
         with self._lock:
-            self._table.learn(workload, name, user, sources)
+            return self._table.given(place)
 
+    def _chosen(self, names: dict[str, str], place: Place) -> str:
+        named = {f"env:{name}": value for name, value in names.items()}
+        derived = {"workload": place.experiment}
+        if place.kind == "unit":
+            derived["job_name"] = place.experiment
+        given = experiments.choose(self._rules, named)
+        return given if given == experiments.choose(self._rules, {**named, **derived}) else ""
 
-def _user_name(uid: int) -> str:
-    """The name of a user; the number of one who has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid-{uid}"
+    def _meet(self, place: Place, given: str, comm: str) -> WorkloadId:
+        workload = WorkloadId(SCHEDULER, place.identity(self._machine, given))
+        name = comm if place.kind == "run" else place.name
+        with self._lock:
+            user = "" if place.uid is None else self._users.get(place.uid)
+            self._table.meet(Known(workload, place, name, given, user))
+        if user is None and place.uid is not None:
+            uid = place.uid
+            self._lookups.ask(("user", uid), lambda: self._look_up(uid))
+        return workload
+
+    def _look_up(self, uid: int) -> None:
+        user = clean_label(self._user_of(uid))
+        with self._lock:
+            self._users[uid] = user
+            self._table.learn_user(uid, user)
+
+    def _comm(self, pid: int) -> str:
+        stat = stat_of(pid, self._proc)
+        return "" if stat is None else stat.comm
+
+    # -- what the ledger held
+
+    def _restore(self, facts: WorkloadFacts) -> None:
+        name, kind = facts.id.workload, facts.extra["kind"]
+        here = name.removesuffix(f"@{self._machine}")
+        found = _OWNER.fullmatch(here)
+        base, uid = (found[1], found[2]) if found is not None else (here, None)
+        unique = kind == "container" and here == name
+        place = Place(kind, base, int(uid) if uid else None, unique, RUNS)
+        if unique:
+            place = place._replace(experiment=CONTAINERS)
+        self._table.restore(facts, place)
+        run = self._run_in(place)
+        if run is not None and not self._is_gone(run.pid, run):
+            self._runs.setdefault(run.pid, run)
+        elif run is not None or (here == name and not unique):
+            # It is over, or of another boot.
+            self._table.end_unseen(self._table[facts.id], self._before_ns)
+
+    @staticmethod
+    def _run_in(place: Place) -> Run | None:
+        found = _RUN.fullmatch(place.name) if place.kind == "run" else None
+        return None if found is None else Run(int(found[1]), int(found[2]))
+
+    def _is_over(self, place: Place) -> bool:
+        """Whether nothing can be started in it any more; of containers and units nobody knows."""
+        run = self._run_in(place)
+        return run is None or self._is_gone(run.pid, run)
+
+    def _is_gone(self, group: int, run: Run) -> bool:
+        """Whether a process group has no process any more."""
+        return proc.group_is_gone(group, run.ticks if run.pid == group else 0, self._proc)

@@ -5,12 +5,12 @@ Not locked: `source` calls it under its own lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from joulebook.core import experiments
 from joulebook.core.attribution.claims import Evidence
+from joulebook.core.attribution.spans import START_GRAIN_NS
 from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -25,9 +25,6 @@ MOST = 4096
 
 REMEMBERED_NS = 60 * NS_PER_S
 """How long a process that ended is known, for the process lists that come after it."""
-
-SESSIONS = "sessions"
-"""The experiment of all that people run from sessions without naming one."""
 
 
 class Member(msgspec.Struct):
@@ -45,47 +42,77 @@ class Member(msgspec.Struct):
 
 
 class Known(msgspec.Struct):
-    """One workload. `resolved` says that nothing more will be learnt of its labels."""
+    """One workload.
+
+    Attributes:
+        given: The experiment that somebody named for it; it never changes.
+        user: Whose it is; `None` until that is looked up.
+        before: What the ledger held of it when the daemon started; `None` once it is seen.
+        again_ns: When it began again after its end; 0 if it never did.
+        used: Whether energy may go to it: a process of it ran that was under no span.
+        reported: Whether the ledger knows all that is known here.
+
+    """
 
     id: WorkloadId
     place: Place
     name: str = ""
-    user: str = ""
-    sources: dict[str, str] = {}
-    resolved: bool = False
+    given: str = ""
+    user: str | None = None
     started_ns: int = 0
+    again_ns: int = 0
     ended_ns: int | None = None
     meters: set[Meter] = set()
+    used: bool = False
+    before: WorkloadFacts | None = None
     reported: bool = False
 
 
 class ProcessTable:
     """What is known, by workload and by process."""
 
-    def __init__(self, rules: Sequence[str]) -> None:
-        self._rules = rules
+    def __init__(self) -> None:
         self._workloads: dict[WorkloadId, Known] = {}
         self._members: dict[tuple[Meter, Key, str], Member] = {}
         self._lists: dict[Meter, tuple[int, int]] = {}
-        self._handed: list[tuple[Known, int | None, bool]] = []
+        self._renamed: dict[Key, WorkloadId] = {}
+        self._handed: list[tuple[Known, WorkloadFacts]] = []
 
-    def __contains__(self, workload: WorkloadId) -> bool:
-        return workload in self._workloads
+    def __getitem__(self, workload: WorkloadId) -> Known:
+        return self._workloads[workload]
 
-    def meet(self, workload: WorkloadId, place: Place) -> None:
-        """A workload of which a process was seen on a device."""
+    def meet(self, known: Known) -> None:
+        """Note a workload of which a process was seen on a device."""
+        there = self._workloads.get(known.id)
+        if there is not None:
+            if there.user is None and known.user is not None:
+                there.user, there.reported = known.user, False
+            return
         if len(self._workloads) >= MOST:
-            over = [w for w, known in self._workloads.items() if known.ended_ns is not None]
+            over = [w for w, each in self._workloads.items() if each.ended_ns is not None]
             for each in over or list(self._workloads)[: MOST // 2]:
                 del self._workloads[each]
-        self._workloads[workload] = Known(workload, place)
+        self._workloads[known.id] = known
 
-    def learn(self, workload: WorkloadId, name: str, user: str, sources: Mapping[str, str]) -> None:
-        """What was found out of a workload, once and for all."""
-        known = self._workloads.get(workload)
-        if known is not None:
-            known.name, known.user, known.sources = name, user, dict(sources)
-            known.resolved, known.reported = True, False
+    def rename(self, process: Key, workload: WorkloadId) -> None:
+        """Let a process count for another workload from now on: its name came late."""
+        if len(self._renamed) >= MOST:
+            self._renamed.clear()
+        self._renamed[process] = workload
+
+    def given(self, place: Place) -> str:
+        """Return the one name under which a place's processes ran until now; else empty."""
+        names = {
+            each.given for each in self._workloads.values()
+            if each.place[:3] == place[:3] and each.ended_ns is None
+        }  # fmt: skip
+        return names.pop() if len(names) == 1 else ""
+
+    def learn_user(self, uid: int, user: str) -> None:
+        """Note the name of a user."""
+        for known in self._workloads.values():
+            if known.place.uid == uid and known.user is None:
+                known.user, known.reported = user, False
 
     def lived(self, reading: Reading, lives: Callable[[Key], bool]) -> Reading:
         """The reading, each process with its life; with those that ended since the list before.
@@ -102,18 +129,21 @@ class ProcessTable:
         processes: list[ProcessUse] = []
         listed: set[tuple[Meter, Key, str]] = set()
         for use in reading.processes:
-            known = self._workloads.get(use.workload) if use.workload is not None else None
+            process = (use.pid, use.started_ns)
+            workload = self._renamed.get(process, use.workload)
+            known = self._workloads.get(workload) if workload is not None else None
             if known is None:
                 processes.append(use)
                 continue
-            key = (reading.meter, (use.pid, use.started_ns), use.instance)
+            key = (reading.meter, process, use.instance)
             listed.add(key)
             member = self._members.get(key)
-            if member is None:
+            if member is None or member.workload != known.id:
                 member = self._members[key] = Member(known.id, use, reading.meter)
-                self._joined(known, member)
-            member.use = use
-            processes.append(_with(use, member.life))
+            member.use = msgspec.structs.replace(use, workload=known.id)
+            if not _is_covered(use, before[1], member.ended_ns or reading.t_ns):
+                self._uses(known, member)
+            processes.append(_with(member.use, member.life))
         for key, member in list(self._members.items()):
             if key[0] == reading.meter and key not in listed:
                 if member.ended_ns is None and not lives(key[1]):
@@ -133,10 +163,11 @@ class ProcessTable:
             if process == key and member.ended_ns is None:
                 member.ended_ns = max(now_ns, member.use.started_ns)
                 workloads.add(member.workload)
-        for each in workloads:
-            alive = any(m.workload == each and m.ended_ns is None for m in self._members.values())
+        self._renamed.pop(key, None)
+        living = {m.workload for m in self._members.values() if m.ended_ns is None}
+        for each in workloads - living:
             known = self._workloads.get(each)
-            if not alive and known is not None:
+            if known is not None:
                 known.ended_ns, known.reported = now_ns, False
 
     def living(self, meter: Meter) -> list[Key]:
@@ -150,16 +181,41 @@ class ProcessTable:
             if over and known.reported:
                 del self._workloads[workload]
 
-    def news(self, models: Mapping[Meter, str]) -> tuple[WorkloadFacts, ...]:
-        """The facts of workloads of which anything is new; `models` names the devices."""
-        fresh = [known for known in self._workloads.values() if not known.reported and known.meters]
-        self._handed = [(known, known.ended_ns, known.resolved) for known in fresh]
-        return tuple(self._facts(known, models) for known in fresh)
+    def restore(self, facts: WorkloadFacts, place: Place) -> None:
+        """Go on from what the ledger held of a workload that may live on."""
+        given = facts.labels.experiment if facts.named else ""
+        self._workloads[facts.id] = Known(
+            facts.id, place, facts.name, given, facts.labels.user or None, facts.started_ns,
+            before=facts, reported=True,
+        )  # fmt: skip
+
+    def unseen(self) -> list[Known]:
+        """Return the workloads of before the start that no process list has shown since."""
+        return [k for k in self._workloads.values() if k.before is not None and k.ended_ns is None]
+
+    def end_unseen(self, known: Known, ended_ns: int) -> None:
+        """A workload of before ended while nobody looked."""
+        known.ended_ns, known.reported = max(ended_ns, known.started_ns), False
+
+    def news(
+        self, models: Mapping[Meter, str], is_over: Callable[[Place], bool]
+    ) -> tuple[WorkloadFacts, ...]:
+        """Return the facts of workloads of which anything is new; `models` names the devices.
+
+        An end is reported once it is one: `is_over` says whether nobody can come after the last.
+        """
+        fresh = [
+            known for known in self._workloads.values()
+            if not known.reported and (known.used or known.before is not None)
+        ]  # fmt: skip
+        self._handed = [(known, self._facts(known, models, is_over)) for known in fresh]
+        return tuple(facts for _, facts in self._handed)
 
     def settled(self) -> None:
         """What `news` gave last is on record."""
-        for known, ended_ns, resolved in self._handed:
-            known.reported = (known.ended_ns, known.resolved) == (ended_ns, resolved)
+        for known, facts in self._handed:
+            same = (known.ended_ns, known.user) == (facts.ended_ns, facts.labels.user)
+            known.reported = same and facts.complete
         self._handed = []
 
     def pids(self) -> dict[WorkloadId, set[int]]:
@@ -170,30 +226,40 @@ class ProcessTable:
                 found.setdefault(member.workload, set()).add(pid)
         return found
 
-    def _joined(self, known: Known, member: Member) -> None:
+    def _uses(self, known: Known, member: Member) -> None:
+        """Energy of a device goes to a workload, by one process of it."""
         started_ns = member.use.started_ns
-        if started_ns and (not known.started_ns or started_ns < known.started_ns):
+        if known.ended_ns is not None and member.ended_ns is None and not member.use.ended:
+            known.again_ns = max(started_ns, known.ended_ns + 1)
+            known.ended_ns, known.reported = None, False
+        if started_ns and not 0 < known.started_ns <= started_ns:
             known.started_ns, known.reported = started_ns, False
         if member.meter not in known.meters:
             known.meters, known.reported = {*known.meters, member.meter}, False
-        if known.ended_ns is not None:
-            known.ended_ns, known.reported = None, False
+        if not known.used or known.before is not None:
+            known.used, known.before = True, None
 
-    def _facts(self, known: Known, models: Mapping[Meter, str]) -> WorkloadFacts:
-        sources = {**known.sources, "workload": known.id.workload}
-        if known.place.kind == "session":
-            sources["workload"] = SESSIONS
+    def _facts(
+        self, known: Known, models: Mapping[Meter, str], is_over: Callable[[Place], bool]
+    ) -> WorkloadFacts:
+        ended_ns = known.ended_ns
+        if ended_ns is not None and known.before is None and not is_over(known.place):
+            ended_ns = None
+        if known.before is not None:
+            return msgspec.structs.replace(known.before, ended_ns=ended_ns, complete=True)
         of = {clean_label(models[meter]) for meter in known.meters if models.get(meter)}
+        experiment = known.given or known.place.experiment
         return WorkloadFacts(
             id=known.id,
             name=known.name,
-            labels=Labels(known.user, "", clean_label(experiments.choose(self._rules, sources))),
-            started_ns=known.started_ns,
-            ended_ns=known.ended_ns,
-            complete=known.resolved or known.ended_ns is not None,
+            labels=Labels(known.user or "", "", clean_label(experiment)),
+            started_ns=known.again_ns or known.started_ns,
+            ended_ns=ended_ns,
+            complete=known.user is not None or ended_ns is not None,
             gpu_count=len(known.meters),
             evidence=Evidence.PROCESSES.label,
             extra={"kind": known.place.kind, "gpu_model": ",".join(sorted(of))},
+            named=bool(known.given),
         )
 
 
@@ -211,3 +277,9 @@ def _with(use: ProcessUse, life: Span) -> ProcessUse:
     """The process with its life as the outermost of its marks."""
     marks = tuple(mark for mark in use.marks if mark.workload != life.workload)
     return msgspec.structs.replace(use, marks=(*marks, life))
+
+
+def _is_covered(use: ProcessUse, since_ns: int, until_ns: int) -> bool:
+    """Whether one span held all of a process's time on the device since the list before."""
+    since_ns = max(use.started_ns + START_GRAIN_NS, since_ns)
+    return any(s.t0_ns <= since_ns and (s.t1_ns is None or s.t1_ns >= until_ns) for s in use.marks)

@@ -16,7 +16,7 @@ from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.host.cgroup_watch import CgroupTree
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.slurm.labels import holds_processes
+from joulebook.node.workloads.slurm.processes import holds_processes
 
 _V1_NODE = re.compile(r"^slurm(?:_(.+))?$")
 _SCOPE = re.compile(r"^(?:(.+)_)?slurmstepd\.scope$")

@@ -13,7 +13,7 @@ from joulebook.core.energy.readings import Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import UsageGroup
-from joulebook.node.workloads.slurm.gres import GresMap, GresPart, Unmappable, find_part
+from joulebook.node.workloads.slurm.gres import UNCOUNTED, GresMap, GresPart, Unmappable, find_part
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.units import NS_PER_S
 
@@ -46,7 +46,8 @@ def claims_of(
         known, gres = gres_of(grant.node)
         if workload is None or not devices or (grant.gpu_ids == "gres" and not known):
             return None
-        if grant.evidence is Evidence.PROLOG and job.waiting and gres is not None and gres.sharded:
+        sharded = gres is not None and gres.sharded
+        if grant.evidence is Evidence.PROLOG and sharded and not job.asked:
             return None  # The Prolog does not say how many shards; the controller is being asked.
         claims, unknown = _resolve(job, workload, grant, devices, gres)
         if unknown and any(d.mig and d.t_ns < grant.t0_ns + MIG_WAIT_NS for d in devices):
@@ -100,7 +101,7 @@ def _resolve(
         known = {meter for meter, _ in found} | set(cut)
         mig = [u for u in unknown if u.startswith("MIG-")]
         open_to = [d for d in devices if d.meter not in known and (d.mig or not mig)]
-        if len(unknown) == len(open_to) and not mig:
+        if len(unknown) == len(open_to) and not mig and UNCOUNTED not in unknown:
             # It was given as many as there are, so it has them all.
             claims += [claim(workload, GresPart(d.meter), grant.evidence) for d in open_to]
             return claims, [meter.name for meter in cut]
@@ -125,9 +126,9 @@ def _shared(job: Job, grant: JobGrant, gpu: str, part: GresPart, gres: GresMap |
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     """What is known of a job, for labels; `None` while its identity is not.
 
-    It is complete once nothing that may still be heard could change its labels. That it is a task
-    of an array, which changes the name that is shown, comes from where its own name does; so
-    without a name it is complete only if nobody is left who could tell one (`Job.alone`).
+    It is complete once nothing that may still be heard could change its labels, or when they must
+    be settled. That it is a task of an array, which changes the name that is shown, is known from
+    the controller alone.
     """
     workload = job.id
     if workload is None:
@@ -141,26 +142,27 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     pending: frozenset[str] = frozenset()
     if not job.labels_done:
         pending = frozenset(f"env:{name}" for name in experiments.ENVIRONMENT)
-    if "name" not in facts:
-        pending |= {"comment", "job_name", "wckey"} - sources.keys()
-    named = "name" in facts or job.alone
-    settled = job.labels_done or (named and experiments.decided(rules, sources, pending))
+    if not job.heard:
+        pending |= {"comment", "job_name", "wckey"} - job.sources.keys()
+    decided = job.heard and experiments.decided(rules, sources, pending)
+    over = job.ended_ns is not None and (job.heard or job.asked > 0)
+    experiment = experiments.chosen(rules, sources)
     evidence = min(job.held, default=None)
     return WorkloadFacts(
         id=workload,
         display=display,
         name=facts.get("name", ""),
         labels=Labels(
-            facts.get("user", ""),
-            facts.get("account", ""),
-            clean_label(experiments.choose(rules, sources)),
+            facts.get("user", ""), facts.get("account", ""), clean_label(experiment.name)
         ),
         started_ns=job.started_ns,
         ended_ns=job.ended_ns,
-        complete=not job.waiting and (settled or job.ended_ns is not None),
+        complete=decided or over or (job.labels_done and job.ended_ns is None),
         gpu_count=len(job.held[evidence]) if evidence is not None else 0,
         evidence=evidence.label if evidence is not None else "",
         extra=_extra(job),
+        scheduler_start_s=job.scheduler_start_s,
+        named=experiment.named,
     )
 
 

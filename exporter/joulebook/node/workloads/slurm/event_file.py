@@ -7,19 +7,17 @@ of this daemon) wrote into a directory where nobody else can write. Everything r
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import InputError
+from joulebook.untrusted_files import decoded, read
 
 MAX_EVENT_BYTES = 128 * 1024
 MAX_LABEL_FILE_BYTES = 16 * 1024
@@ -27,8 +25,6 @@ MAX_LABEL_FILE_BYTES = 16 * 1024
 LABEL_NAMES = frozenset(
     {
         "SLURM_JOB_NAME",
-        "SLURM_ARRAY_JOB_ID",
-        "SLURM_ARRAY_TASK_ID",
         "SLURM_JOB_QOS",
         "JOULEBOOK_EXPERIMENT",
         "WANDB_PROJECT",
@@ -96,6 +92,7 @@ _EXAMPLES = {
     "start_uptime_ms": "86400000",
     "end_uptime_ms": "86400000",
 }
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _AT = re.compile(
     r"(?:Object missing required field `(?P<missing>\w+)`)"
     r"|(?: - at `\$\.(?P<key>\w+)(?:\[(?P<position>\d+)\])?)"
@@ -111,35 +108,12 @@ def event_stem(name: str) -> tuple[str, bool] | None:
     return name.rsplit(".", 1)[0], found[3] == "end"
 
 
-def trusted_owners() -> frozenset[int]:
-    """The users whose event files count: root, and the one that this daemon runs as."""
-    return frozenset({0, os.geteuid()})
-
-
-def open_directory(path: Path, owners: frozenset[int]) -> int:
-    """A descriptor of the events directory. Raises `InputError` if others could write into it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENOTDIR} and path.is_symlink():
-            raise InputError(f"{path} is a symbolic link", reason="symlink") from None
-        raise
-    seen = os.fstat(fd)
-    if seen.st_uid not in owners:
-        os.close(fd)
-        raise InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
-    if seen.st_mode & 0o022:
-        os.close(fd)
-        raise InputError(f"{path}: others may write into it", reason="directory_too_open")
-    return fd
-
-
 def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[JobEvent, int]:
     """An event, cleaned, and the wall-clock ns of the file's last change of name or content.
 
     Raises `InputError` for what cannot be trusted, `FileNotFoundError` for a file just removed.
     """
-    raw, seen = _read(directory_fd, name, MAX_EVENT_BYTES, lambda s: s.st_uid in owners)
+    raw, seen = read(directory_fd, name, MAX_EVENT_BYTES, owners)
     event = decode_event(raw, name)
     stem = f"{event.job_id}.{event.restart_count}"
     # A file under another name than its content could end somebody else's job.
@@ -158,7 +132,7 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
     except msgspec.ValidationError as error:
         reason = "bad_job_id" if "`$.job_id`" in str(error) else "bad_field"
         raise InputError(f"{name}: {_wrong(raw, str(error))}", reason=reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         text = f"{name}: {error}; right is one JSON object, written elsewhere and renamed to here"
         raise InputError(text, reason="not_json") from None
     return msgspec.structs.replace(
@@ -181,9 +155,9 @@ def _wrong(raw: bytes, complaint: str) -> str:
     key, position = found["key"] or found["missing"], found["position"]
     text = complaint
     try:
-        value = msgspec.json.decode(raw)[key]
+        value = _ANY.decode(raw)[key]
         value = value if position is None else value[int(position)]
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
         pass  # Nothing is there, or it cannot be shown.
     else:
         shown = clean_label(msgspec.json.encode(value).decode(), _SHOWN_CHARS)
@@ -204,44 +178,10 @@ def read_labels(directory: Path, job_id: str, uid: int) -> dict[str, str]:
     except OSError:
         return {}
     try:
-        raw, _ = _read(fd, f"{job_id}.{uid}.json", MAX_LABEL_FILE_BYTES, lambda s: s.st_uid == uid)
+        raw, _ = read(fd, f"{job_id}.{uid}.json", MAX_LABEL_FILE_BYTES, {uid})
     except FileNotFoundError:
         return {}
     finally:
         os.close(fd)
-    try:
-        found = _LABELS.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"labels of job {job_id}: {error}", reason="not_json") from None
+    found = decoded(_LABELS, raw, f"labels of job {job_id}", '{"SLURM_JOB_NAME": "bert"}')
     return {k: clean_label(v) for k, v in found.items() if k in LABEL_NAMES}
-
-
-def _read(
-    directory_fd: int, name: str, limit: int, owner_counts: Callable[[os.stat_result], bool]
-) -> tuple[bytes, os.stat_result]:
-    # O_NONBLOCK: a FIFO under this name must not stop the daemon.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(name, flags, dir_fd=directory_fd)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        reason = "symlink" if error.errno == errno.ELOOP else "unreadable"
-        raise InputError(f"{name}: {error.strerror}", reason=reason) from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InputError(f"{name} is not a regular file", reason="not_regular")
-        if not owner_counts(seen):
-            raise InputError(f"{name} belongs to uid {seen.st_uid}", reason="foreign_owner")
-        if seen.st_mode & 0o022:
-            raise InputError(f"{name}: others may write to it", reason="file_too_open")
-        raw = b""
-        while len(raw) <= limit:
-            chunk = os.read(fd, limit + 1 - len(raw))
-            if not chunk:
-                return raw, seen
-            raw += chunk
-        raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
-    finally:
-        os.close(fd)

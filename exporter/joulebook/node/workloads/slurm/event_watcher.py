@@ -20,13 +20,8 @@ from joulebook.node.workloads.host.inotify import (
     Event,
     Inotify,
 )
-from joulebook.node.workloads.slurm.event_file import (
-    JobEvent,
-    event_stem,
-    open_directory,
-    read_event,
-    trusted_owners,
-)
+from joulebook.node.workloads.slurm.event_file import JobEvent, event_stem, read_event
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 _MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 

@@ -122,6 +122,11 @@ class GresMap(msgspec.Struct, frozen=True):
         return self.positions[at].shards if at < len(self.positions) else 0
 
 
+UNCOUNTED = "?"
+"""A GPU of which only that it was held is known; alone, not even how many. With a number: one of
+so many."""
+
+
 class Unmappable(Exception):
     """It cannot be reported which device an id means, though there may be one.
 
@@ -141,6 +146,8 @@ def find_part(
     `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one whatever it says.
     Raises `Unmappable` where only somebody can be booked (`unknown_holder`).
     """
+    if gpu.startswith(UNCOUNTED):
+        raise Unmappable(gpu)
     if gpu_ids == "nvml" and gpu[:1].isdecimal():
         return _by_index(gpu, devices)
     if not gpu.isdecimal():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadId
@@ -25,6 +27,10 @@ class JobGrant:
     parts: tuple[int, int] = (1, 1)
     claims: tuple[Claim, ...] | None = None
     """Once it is clear which meters these are: that does not change while a job runs."""
+    told_ns: int = 0
+    """The start (wall clock) that the event file gives, which tells it from any later one."""
+    by_processes: bool = False
+    """Nothing but its processes will tell the end: the file was swept away, or never was."""
 
     def close(self, t_ns: int) -> None:
         """It ended, at `t_ns` unless an earlier end is known."""
@@ -34,41 +40,64 @@ class JobGrant:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One run of one job on this host."""
+    """One run of one job on this host.
+
+    Attributes:
+        start_s: UTC second at which this node first knew it to have begun; part of its identity.
+        restart: How often it was requeued; `None` while nobody who knows has said.
+        held: Nodes and GPUs by evidence, of grants settled long ago too.
+        models: Of the devices that it was given, of grants settled long ago too.
+        past: Directories of it that are gone.
+        nodes: Names of this host's nodes on which its cgroups were seen.
+        hooked: An event file speaks of it: then nothing else says who owns it or what it holds.
+        facts: user, account, partition, qos, name, array_job_id, array_task_id, cluster, ...
+        sources: What experiment rules go by.
+        asking: A question about it is with the controller.
+        asked: How often the controller was asked, and failed to answer or did.
+        heard: The controller has said all that it will.
+        gone: How often in a row it did not know the job.
+        answered: It gave a credible answer.
+        looks: Counts the series of looks at its processes; only the last one goes on.
+        watch: Counts the series of questions whether it is over; only the last one goes on.
+        unproven: Found at the start without processes: what the file says is yet to be confirmed.
+        extern: SLURM's own step was seen, which lives as long as the job holds this node.
+        vanished_ns: When the last of its processes was gone.
+        alive_ns: The last instant at which it is known to have lived.
+        presumed_ns: When it was thought over though no Epilog said so.
+        lost: What it held then.
+
+    """
 
     job_id: str
     started_ns: int
+    start_s: int = 0
     restart: int | None = None
     uid: int | None = None
     ended_ns: int | None = None
     grants: dict[str, JobGrant] = field(default_factory=dict)
     held: dict[Evidence, set[tuple[str, str]]] = field(default_factory=dict)
-    """Nodes and GPUs by evidence, of grants settled long ago too."""
     models: set[str] = field(default_factory=set)
-    """Of the devices that it was given, of grants settled long ago too."""
     paths: set[Path] = field(default_factory=set)
     past: set[Path] = field(default_factory=set)
-    """Directories of it that are gone."""
     nodes: set[str] = field(default_factory=set)
-    """Names of this host's nodes on which its cgroups were seen."""
     hooked: bool = False
-    """An event file speaks of it: then nothing else says who owns it or what it holds."""
     facts: dict[str, str] = field(default_factory=dict)
-    """user, account, partition, qos, name, array_job_id, array_task_id, cluster, ..."""
     sources: dict[str, str] = field(default_factory=dict)
-    """What experiment rules go by."""
-    asked: bool = False
-    waiting: bool = False
-    """For the controller's answer."""
+    scheduler_start_s: int = 0
+    asking: bool = False
+    asked: int = 0
+    heard: bool = False
+    gone: int = 0
     answered: bool = False
-    """The controller gave a credible one."""
     labels_done: bool = False
-    alone: bool = False
-    """But for its event file nobody on this host speaks of it: no cgroup, no controller."""
-    series: int = 0
-    """Counts the series of looks at its processes; only the last one goes on."""
+    looks: int = 0
+    watch: int = 0
+    unproven: bool = False
+    extern: bool = False
     vanished_ns: int | None = None
-    ask_again_s: float = 0.0
+    alive_ns: int = 0
+    presumed_ns: int | None = None
+    lost: dict[str, JobGrant] = field(default_factory=dict)
     env_shards: int | None = None
     changed: int = 1
     sent: int = 0
@@ -78,7 +107,16 @@ class Job:
         """Its identity; `None` while it is not known which run of the job this is."""
         if self.restart is None:
             return None
-        return WorkloadId("slurm", self.job_id + (f".r{self.restart}" if self.restart else ""))
+        number = self.job_id + (f".r{self.restart}" if self.restart else "")
+        return WorkloadId("slurm", number, self.start_s)
+
+    @property
+    def filed(self) -> bool:
+        """Whether a file says that it holds GPUs, and will say when it no longer does."""
+        return any(
+            g.t1_ns is None and g.evidence is not Evidence.SCONTROL and not g.by_processes
+            for g in self.grants.values()
+        )
 
     def give(self, key: str, grant: JobGrant) -> None:
         """Note a new grant."""
@@ -95,13 +133,41 @@ class Job:
 
     def learn(self, **facts: str) -> None:
         """Take what is not known yet; what came first (from the better source) stays."""
+        self.correct(**{name: value for name, value in facts.items() if name not in self.facts})
+
+    def correct(self, **facts: str) -> None:
+        """Take what goes before anything known."""
         for name, value in facts.items():
-            if value and name not in self.facts:
+            if value and self.facts.get(name) != value:
                 self.facts[name] = value
                 self.changed += 1
 
-    def source(self, rule: str, value: str) -> None:
-        """What an experiment rule may go by; the first value stays."""
-        if value and rule not in self.sources:
+    def source(self, rule: str, value: str, *, better: bool = False) -> None:
+        """What an experiment rule may go by; the first value stays, unless this is a `better`."""
+        if value and (better or rule not in self.sources) and self.sources.get(rule) != value:
             self.sources[rule] = value
             self.changed += 1
+
+    def end(self, t_ns: int) -> None:
+        """It holds nothing any more."""
+        self.ended_ns = max(t_ns, self.started_ns)
+        for grant in self.grants.values():
+            grant.close(self.ended_ns)
+        self.changed += 1
+
+    def presume_over(self, t_ns: int, now_ns: int) -> None:
+        """It is thought over at `t_ns`, though nothing on this host said so."""
+        self.lost = {k: replace(g) for k, g in self.grants.items() if g.t1_ns is None}
+        self.presumed_ns = now_ns
+        self.end(t_ns)
+
+    def revive(self, t_ns: int) -> None:
+        """It was not over: it holds again what it held, until its processes are gone."""
+        self.ended_ns = self.presumed_ns = None
+        for key, grant in self.lost.items():
+            claims = grant.claims and tuple(
+                msgspec.structs.replace(claim, t0_ns=t_ns) for claim in grant.claims
+            )
+            again = replace(grant, t0_ns=t_ns, claims=claims, by_processes=True)
+            self.give(f"{key}@{t_ns}", again)
+        self.lost = {}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from joulebook.node.workloads.host.inotify import (
     Event,
     Inotify,
 )
-from joulebook.node.workloads.slurm.event_file import open_directory, trusted_owners
+from joulebook.untrusted_files import open_directory, read, trusted_owners
 
 _GPU_INDEX = re.compile(r"^(\d{1,3})(?:\.(\d{1,3}))?$")
 _GPU_UUID = re.compile(r"^(GPU|MIG)-[0-9A-Za-z/-]{8,72}$")
@@ -53,6 +52,8 @@ class Mapped(NamedTuple):
     of: int
     file: str
     uid: int | None = None
+    since_ns: int = 0
+    """When the file became what it is: wall clock, later node time."""
 
 
 def read_mapping(
@@ -69,8 +70,11 @@ def read_mapping(
         for name in os.listdir(fd):  # noqa: PTH208 (a descriptor: the directory that was checked)
             if _GPU_INDEX.match(name) or _GPU_UUID.match(name):
                 try:
-                    text = _read(fd, name, owners)
-                    found |= parse(name, text, evidence)
+                    raw, seen = read(fd, name, _MAX_BYTES, owners)
+                    found |= {
+                        each._replace(since_ns=seen.st_ctime_ns)
+                        for each in parse(name, raw.decode("utf-8", "replace"), evidence)
+                    }
                 except FileNotFoundError:
                     continue
                 except InputError as error:
@@ -145,23 +149,3 @@ def _job_id(word: str) -> str:
     if not _JOB_ID.match(word):
         raise InputError(f"job mapping: {word[:40]!r} is no job id", reason="bad_job_id")
     return word
-
-
-def _read(directory_fd: int, name: str, owners: frozenset[int]) -> str:
-    try:
-        fd = os.open(
-            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd
-        )
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}", reason="unreadable") from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InputError(f"{name} is not a regular file", reason="not_regular")
-        if seen.st_uid not in owners or seen.st_mode & 0o022:
-            raise InputError(f"{name}: others may write it", reason="foreign_owner")
-        return os.read(fd, _MAX_BYTES).decode("utf-8", "replace")
-    finally:
-        os.close(fd)

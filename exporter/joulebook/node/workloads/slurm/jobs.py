@@ -1,40 +1,49 @@
 """The jobs of one host as all sources of evidence together tell them. No I/O, no clock, no locks.
 
-A `Job` is one run of a job (after a requeue there is another). What says that it holds GPUs is a
-`JobGrant`: an event file, an answer of the controller, a job-mapping file.
+A `Job` is one run of a job (after a requeue there is another, and numbers come again). What says
+that it holds GPUs is a `JobGrant`: an event file, an answer of the controller, a job-mapping file.
+Which of them is believed when is the table of `docs/evidence.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from joulebook.core.attribution.claims import Evidence
+from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
+from joulebook.node.workloads.slurm.before import Kept, kept_jobs
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import Mapped
+from joulebook.node.workloads.slurm.job_record import JobAnswer
 from joulebook.node.workloads.slurm.labels import JobEnvironment
-from joulebook.node.workloads.slurm.scontrol import GONE, HeldGpu, JobAnswer
+from joulebook.units import NS_PER_S
 
-_ON_NODE = frozenset(
-    {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "STOPPED", "SIGNALING"}
-)
+GONE_AT = 2
+"""So often in a row the controller must not know a job, for a single answer may be wrong."""
+
+_PRESUMED_NS = 86_400 * NS_PER_S
+"""For so long a job that was thought over may come back to life."""
 
 
 class JobTable:
     """All jobs that are not yet settled. The caller serialises access.
 
-    `node` and `gpu_ids` are meant where an event or a cgroup directory names none.
+    `node` and `gpu_ids` are meant where an event or a cgroup directory names none; `before` is
+    what the ledger held when the daemon stopped.
     """
 
-    def __init__(self, node: str, gpu_ids: str = "gres") -> None:
+    def __init__(self, node: str, gpu_ids: str = "gres", before: Before = NOTHING_HELD) -> None:
         self._node = node
         self._gpu_ids = gpu_ids
         self._jobs: dict[str, list[Job]] = {}
         self._by_path: dict[Path, Job] = {}
         self._by_stem: dict[str, Job] = {}
         self._sluids: dict[str, str] = {}
+        self.last_ns = before.last_ns
+        self._kept = kept_jobs(before)
 
     def __iter__(self) -> Iterator[Job]:
         for runs in self._jobs.values():
@@ -52,54 +61,139 @@ class JobTable:
         """The job of a cgroup directory."""
         return self._by_path.get(path)
 
-    def _open(self, job_id: str, t_ns: int) -> Job:
+    def _open(self, job_id: str, t_ns: int, start_s: int) -> Job:
         job = self.current(job_id)
         if job is None or job.ended_ns is not None:
-            job = Job(job_id, t_ns)
+            job = Job(job_id, t_ns, start_s, alive_ns=t_ns)
             self._jobs.setdefault(job_id, []).append(job)
         return job
+
+    # -- what the ledger held
+
+    def _adopt(self, job: Job, begun_ns: int, restart: int | None) -> Kept | None:
+        """Go on with the run that the ledger held open, if this is it.
+
+        Two runs of a number are never on one node at once: what began before the daemon stopped
+        is the one of which the ledger knew.
+        """
+        if begun_ns > self.last_ns:
+            return None
+        kept = next(
+            (k for k in self._kept if k.job_id == job.job_id and restart in {None, k.restart}), None
+        )
+        if kept is None:
+            return None
+        self._go_on(job, kept)
+        return kept
+
+    def _go_on(self, job: Job, kept: Kept) -> None:
+        self._kept.remove(kept)
+        job.restart, job.start_s = kept.restart, kept.id.start
+        job.started_ns = kept.begun_ns or job.started_ns
+        job.alive_ns = max(job.alive_ns, self.last_ns)
+        job.changed += 1
+
+    def recognise(self, job: Job, answer: JobAnswer) -> None:
+        """Go on with the run that the ledger held open, if the controller says that this is it."""
+        if job.restart is not None or not answer.start_s:
+            return
+        for kept in self._kept:
+            same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)
+            if same and kept.facts.scheduler_start_s == answer.start_s:
+                self._go_on(job, kept)
+                return
+
+    def unclaimed(self) -> list[Kept]:
+        """Return what the ledger held and nothing here speaks of, once: it ended unseen."""
+        if not self._kept:
+            return []
+        in_doubt = {job.job_id for job in self if job.id is None and not job.heard}
+        lost = [kept for kept in self._kept if kept.job_id not in in_doubt]
+        self._kept = [kept for kept in self._kept if kept.job_id in in_doubt]
+        return lost
 
     # -- event files
 
     def event(self, stem: str, event: JobEvent, t0_ns: int, t1_ns: int | None) -> Job:
         """An event file as it stands now."""
         job = self._by_stem.get(stem)
-        if job is None:
-            runs = self._jobs.setdefault(event.job_id, [])
-            # A run that only its cgroup was seen of is this one, else it would have ended.
-            fits = (r for r in runs if r.restart == event.restart_count or r.restart is None)
-            job = next(fits, None)
-            if job is None:
-                job = Job(event.job_id, t0_ns)
-                runs.append(job)
-                runs.sort(key=lambda r: r.started_ns)
-            self._by_stem[stem] = job
-            job.restart = event.restart_count
-            job.started_ns = min(job.started_ns, t0_ns)
-            job.uid = event.uid if event.uid is not None else job.uid
-            job.hooked = True
-            job.facts.update(user=event.user, account=event.account)
-            job.learn(
-                partition=event.partition,
-                cluster=event.cluster,
-                het_job_id="" if event.het_job_id is None else str(event.het_job_id),
-            )
-            job.source("comment", event.comment)
-            job.grants = {
-                k: g for k, g in job.grants.items() if g.evidence is not Evidence.SCONTROL
-            }
-            node, gpu_ids = event.node or self._node, event.gpu_ids or self._gpu_ids
-            job.give(stem, JobGrant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids))
-            job.ended_ns = None
+        known = job.grants.get(stem) if job is not None else None
+        if job is None or (known is not None and known.told_ns != event.start_ns):
+            job = self._begun(stem, event, t0_ns)
         if t1_ns is not None:
             self._close_event(job, stem, t1_ns)
         return job
 
-    def event_removed(self, stem: str, t_ns: int) -> Job | None:
-        """An event file is gone; returns the job if that ended it just now."""
+    def _begun(self, stem: str, event: JobEvent, t0_ns: int) -> Job:
+        node, start_s = event.node or self._node, event.start_ns // NS_PER_S
+        job = self._run_of(event, node, t0_ns)
+        if job is None:
+            job = Job(event.job_id, t0_ns, start_s)
+            runs = self._jobs.setdefault(event.job_id, [])
+            runs.append(job)
+            runs.sort(key=lambda r: r.started_ns)
+        kept = None
+        if job.restart is None:
+            job.start_s = start_s
+            kept = self._adopt(job, t0_ns, event.restart_count)
+        self._by_stem[stem] = job
+        job.hooked = True
+        job.restart = event.restart_count
+        job.started_ns = min(job.started_ns, t0_ns)
+        job.alive_ns = max(job.alive_ns, t0_ns)
+        job.uid = event.uid if event.uid is not None else job.uid
+        job.facts.update(user=event.user, account=event.account)
+        job.learn(
+            partition=event.partition,
+            cluster=event.cluster,
+            het_job_id="" if event.het_job_id is None else str(event.het_job_id),
+        )
+        job.source("comment", event.comment)
+        job.grants = {
+            k: g for k, g in job.grants.items()
+            if g.evidence is not Evidence.SCONTROL and not g.by_processes
+        }  # fmt: skip
+        gpu_ids = event.gpu_ids or self._gpu_ids
+        grant = JobGrant(Evidence.PROLOG, node, event.gpus, t0_ns, gpu_ids=gpu_ids)
+        grant.told_ns = event.start_ns
+        if kept is not None and event.gpus:
+            grant.claims = kept.claims_of(Evidence.PROLOG) or None
+        job.give(stem, grant)
+        job.ended_ns = None
+        return job
+
+    def _run_of(self, event: JobEvent, node: str, t0_ns: int) -> Job | None:
+        """The run that an event speaks of, if another source or another node reported of it.
+
+        A node has one run of a number at a time: another event of the same node is another run's,
+        and the run before is over, unless its processes live.
+        """
+        for run in self._jobs.get(event.job_id, ()):
+            if run.restart not in {None, event.restart_count}:
+                continue
+            reported = [
+                g for g in run.grants.values() if g.evidence is Evidence.PROLOG and g.node == node
+            ]
+            if reported and not (run.paths and run.ended_ns is None):
+                if run.ended_ns is None and t0_ns > run.started_ns:
+                    run.end(t0_ns)
+                continue
+            if run.ended_ns is None or t0_ns < run.ended_ns:
+                return run
+        return None
+
+    def event_removed(self, stem: str, t_ns: int, lives: Callable[[Job], bool]) -> Job | None:
+        """An event file is gone; returns the job if that ended it just now.
+
+        An Epilog runs when the processes of a job are gone. So where it still `lives`, the file was
+        swept away, and its processes tell the end.
+        """
         job = self._by_stem.get(stem)
         grant = job.grants.get(stem) if job is not None else None
         if job is None or grant is None or grant.t1_ns is not None:
+            return None
+        if lives(job):
+            grant.by_processes = True
             return None
         self._close_event(job, stem, t_ns)
         return job
@@ -114,7 +208,7 @@ class JobTable:
             g for g in job.grants.values() if g.evidence is Evidence.PROLOG and g.t1_ns is None
         ]
         if not open_events:
-            self.end(job, t_ns)
+            job.end(t_ns)
 
     def knows(self, stem: str) -> JobGrant | None:
         """What an event file said before."""
@@ -125,33 +219,32 @@ class JobTable:
         """The event files whose end is not known."""
         return frozenset(
             stem for stem, job in self._by_stem.items()
-            if stem in job.grants and job.grants[stem].t1_ns is None
+            if stem in job.grants
+            and job.grants[stem].t1_ns is None and not job.grants[stem].by_processes
         )  # fmt: skip
-
-    def end(self, job: Job, t_ns: int) -> None:
-        """A job holds nothing any more."""
-        job.ended_ns = max(t_ns, job.started_ns)
-        for grant in job.grants.values():
-            grant.close(t_ns)
-        job.changed += 1
-
-    def drop_events(self, job: Job) -> list[str]:
-        """Forget event files of a job whose end nobody saw; returns their stems."""
-        stems = [s for s, j in self._by_stem.items() if j is job and s in job.grants]
-        for stem in stems:
-            del job.grants[stem]
-            del self._by_stem[stem]
-        return stems
 
     # -- cgroups
 
-    def seen(self, place: SlurmPlace, path: Path, t_ns: int) -> Job | None:
-        """A directory of a job; `None` while nobody knows which job a SLUID is."""
+    def seen(self, place: SlurmPlace, path: Path, t_ns: int, start_s: int) -> Job | None:
+        """A directory of a job whose processes began at `t_ns`.
+
+        `None` while nobody knows which job a SLUID is.
+        """
         job_id = self._sluids.get(place.job) if place.is_sluid else place.job
         if job_id is None:
             return None
+        before = self.current(job_id)
+        if before is not None and before.presumed_ns is not None:
+            before.revive(t_ns)
         # Before its Epilog the cgroup of an ended run may still be there, never appear.
-        job = self._open(job_id, t_ns)
+        job = self._open(job_id, t_ns, start_s)
+        if job is not before:
+            kept = self._adopt(job, t_ns, None)
+            if kept is not None:
+                for evidence, claims in kept.by_evidence():
+                    grant = JobGrant(evidence, place.node or self._node, (), claims[0].t0_ns)
+                    grant.claims, grant.by_processes = claims, True
+                    job.give(f"ledger:{evidence.label}", grant)
         job.uid = place.uid if job.uid is None else job.uid
         job.paths.add(path)
         job.past.discard(path)
@@ -178,12 +271,9 @@ class JobTable:
         self._sluids.pop(path.name, None)
         if job.paths:
             return None
-        job.vanished_ns = t_ns
-        open_files = any(
-            g.t1_ns is None and g.evidence is not Evidence.SCONTROL for g in job.grants.values()
-        )
-        if not open_files and job.ended_ns is None:
-            self.end(job, t_ns)
+        job.vanished_ns = job.alive_ns = t_ns
+        if not job.filed and job.ended_ns is None:
+            job.end(t_ns)
         return job
 
     # -- what else is learnt
@@ -194,77 +284,27 @@ class JobTable:
             job.uid = found.uid
         elif job.uid != found.uid:
             return  # `su` inside the job: not the words of its owner.
-        if job.restart is None:
-            job.restart = found.restart_count
-            job.changed += 1
         if job.env_shards is None:
             job.env_shards = found.shards
         self.labels(job, found.labels)
 
     def labels(self, job: Job, labels: dict[str, str]) -> None:
         """Allow-listed names, from environ or a TaskProlog label file."""
-        job.learn(
-            name=labels.get("SLURM_JOB_NAME", ""),
-            qos=labels.get("SLURM_JOB_QOS", ""),
-            **_array(labels.get("SLURM_ARRAY_JOB_ID", ""), labels.get("SLURM_ARRAY_TASK_ID", "")),
-        )
+        job.learn(name=labels.get("SLURM_JOB_NAME", ""), qos=labels.get("SLURM_JOB_QOS", ""))
         job.source("job_name", labels.get("SLURM_JOB_NAME", ""))
         for name, value in labels.items():
             if not name.startswith("SLURM_"):
                 job.source(f"env:{name}", value)
 
-    def answered(self, job: Job, answer: JobAnswer | None) -> None:
-        """The controller spoke of a job, or gave no answer (`None`)."""
-        job.waiting = False
-        job.changed += 1
-        if job.restart is None:
-            reported = answer.restart_count if answer is not None else None
-            job.restart = reported or 0
-        if answer is None or answer.doubtful or answer.state == GONE:
-            return
-        if answer.uid is not None and job.uid not in {None, answer.uid}:
-            return
-        if answer.restart_count not in {None, job.restart}:
-            return  # It was requeued meanwhile: this is the next run's answer.
-        if any(r is not job and r.restart == job.restart for r in self._jobs.get(job.job_id, [])):
-            return  # Only what is left of the cgroups of a run that is known already.
-        if not job.hooked:
-            job.learn(user=answer.user, account=answer.account)
-        job.answered = True
-        job.learn(
-            name=answer.name, qos=answer.qos, partition=answer.partition, wckey=answer.wckey,
-            **_array(answer.array_job_id, answer.array_task_id),
-        )  # fmt: skip
-        job.source("comment", answer.comment)
-        job.source("wckey", answer.wckey)
-        job.source("job_name", answer.name)
-        self._take_gpus(job, answer.gpus)
+    def job_of(self, stem: str) -> Job | None:
+        """The job of an event file."""
+        return self._by_stem.get(stem)
 
-    def _take_gpus(self, job: Job, held: Iterable[HeldGpu]) -> None:
-        by_node: dict[str, list[HeldGpu]] = {}
-        for each in held:
-            by_node.setdefault(each.node, []).append(each)
-        events = [g for g in job.grants.values() if g.evidence is Evidence.PROLOG]
-        for grant in events:
-            for gpu in by_node.get(grant.node, []):
-                if gpu.shards is not None:
-                    grant.shards[gpu.position] = gpu.shards
-        for node, gpus in by_node.items():
-            if job.hooked or job.ended_ns is not None or node not in job.nodes:
-                continue
-            positions = tuple(g.position for g in gpus)
-            shards = {g.position: g.shards for g in gpus if g.shards is not None}
-            grant = JobGrant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
-            job.give(f"scontrol:{node}", grant)
+    def runs(self, job_id: str) -> tuple[Job, ...]:
+        """All runs of a number that are not yet forgotten."""
+        return tuple(self._jobs.get(job_id, ()))
 
-    def ended_elsewhere(self, job: Job, answer: JobAnswer | None) -> bool:
-        """Whether the controller says that this run is over though no Epilog reported us."""
-        if answer is None or answer.doubtful:
-            return False
-        again = answer.restart_count is not None and answer.restart_count > (job.restart or 0)
-        return again or answer.state not in _ON_NODE
-
-    def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int) -> bool:
+    def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int, start_s: int) -> bool:
         """All that a job-mapping directory says now; whether anything changed."""
         wanted = {(m.job_id, f"{evidence.label}:{m.file}:{m.parts}/{m.of}"): m for m in now}
         changed = False
@@ -276,7 +316,12 @@ class JobTable:
                     job.changed += 1
                     changed = True
         for (job_id, key), each in wanted.items():
-            job = self._open(job_id, t_ns)
+            before = self.current(job_id)
+            if before is not None and before.presumed_ns is not None:
+                continue  # A file that its Epilog should have removed.
+            job = self._open(job_id, t_ns, start_s)
+            if job is not before:
+                self._adopt(job, each.since_ns, None)
             job.uid = each.uid if job.uid is None else job.uid
             grant = JobGrant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
             grant.parts = (each.parts, each.of)
@@ -286,7 +331,7 @@ class JobTable:
         for job in list(self) if changed else ():
             held = job.paths or any(g.t1_ns is None for g in job.grants.values())
             if job.ended_ns is None and job.grants and not held:
-                self.end(job, t_ns)
+                job.end(t_ns)
         return changed
 
     # -- letting go
@@ -295,14 +340,16 @@ class JobTable:
         """Closed grants are booked and need not be reported again."""
         for key in keys:
             job.grants.pop(key, None)
-            self._by_stem.pop(key, None)
+            if self._by_stem.get(key) is job:
+                del self._by_stem[key]
 
-    def sweep(self) -> list[Job]:
+    def sweep(self, now_ns: int) -> list[Job]:
         """Forget, and return, the jobs of which nothing is left to say."""
         done = [
             job for job in self
-            if job.ended_ns is not None and job.sent >= job.changed
-            and not (job.grants or job.paths or job.waiting)
+            if job.ended_ns is not None and job.sent >= job.changed and job.heard
+            and not (job.grants or job.paths or job.asking)
+            and (job.presumed_ns is None or now_ns - job.presumed_ns > _PRESUMED_NS)
         ]  # fmt: skip
         for job in done:
             runs = self._jobs[job.job_id]
@@ -310,9 +357,3 @@ class JobTable:
             if not runs:
                 del self._jobs[job.job_id]
         return done
-
-
-def _array(job_id: str, task_id: str) -> dict[str, str]:
-    if job_id.isdecimal() and task_id.isdecimal():
-        return {"array_job_id": job_id, "array_task_id": task_id}
-    return {}

@@ -11,8 +11,7 @@ follow each other fast, until one finds the job's name.
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,21 +20,30 @@ from joulebook.errors import InputError
 from joulebook.node.workloads.host.procfs import read_environ
 from joulebook.node.workloads.slurm.event_file import LABEL_NAMES, read_labels
 from joulebook.node.workloads.slurm.job import Job
+from joulebook.node.workloads.slurm.processes import pids_below
 
 FAST_S = (0.0, 0.005, 0.010, 0.020, *(0.020 * n for n in range(2, 26)))
 SLOW_S = (1.0, 3.0, 8.0)
-"""Labels are settled 10 s after the start of a job at the latest."""
+SETTLED_S = 10.0
+"""Labels are settled so long after the start of a job at the latest."""
+_LATE_S = 30.0
 
 
-def next_look_s(count: int, *, named: bool) -> tuple[int, float] | None:
-    """The number of the look after look `count` and its time since the start; `None`: the last."""
+def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
+    """Return the number of the look after look `count`, and its time since the start.
+
+    A script may export a name at any time for the programs that it starts later: the ledger takes
+    it, so looks go on, four times as far apart each time.
+    """
     after = count + 1
     if named and after < len(FAST_S):
         after = len(FAST_S)
     if after < len(FAST_S):
         return after, FAST_S[after]
     slow = after - len(FAST_S)
-    return (after, SLOW_S[slow]) if slow < len(SLOW_S) else None
+    if slow < len(SLOW_S):
+        return after, SLOW_S[slow]
+    return after, _LATE_S * 4.0 ** min(slow - len(SLOW_S), 8)
 
 
 class LabelReader:
@@ -77,18 +85,20 @@ class LabelReader:
 
 
 _MARK = b"SLURM_JOB_ID"
-_RESTART = b"SLURM_RESTART_COUNT"
 _SHARDS = b"SLURM_SHARDS_ON_NODE"
 _WANTED = {name.encode(): name for name in LABEL_NAMES}
 
 
 class JobEnvironment(NamedTuple):
-    """What processes of one job reported: labels, and numbers that SLURM itself sets."""
+    """What processes of one job reported.
+
+    `sbatch` hands on the whole environment in which it is called. So what it says of arrays and
+    restarts may be another job's, and is not even read.
+    """
 
     labels: dict[str, str]
     job_id: str
     """`SLURM_JOB_ID` (of the first component of a heterogeneous job, so not always the job's)."""
-    restart_count: int
     uid: int
     shards: int | None = None
 
@@ -104,10 +114,10 @@ def read_environment(
     labels: dict[str, str] = {}
     found: JobEnvironment | None = None
     read = 0
-    for pid in itertools.islice(_pids(job_directory), 4 * processes):
+    for pid in itertools.islice(pids_below(job_directory), 4 * processes):
         if read >= processes:
             break
-        environment = read_environ(proc / str(pid), {*_WANTED, _MARK, _RESTART, _SHARDS})
+        environment = read_environ(proc / str(pid), {*_WANTED, _MARK, _SHARDS})
         if environment is None or _MARK not in environment:
             continue
         read += 1
@@ -124,26 +134,10 @@ def read_environment(
             found = JobEnvironment(
                 labels,
                 clean_label(environment[_MARK].decode("utf-8", "replace")),
-                _number(environment.get(_RESTART, b"")) or 0,
                 uid,
                 _number(environment.get(_SHARDS, b"")),
             )
     return found
-
-
-def holds_processes(directory: Path) -> bool:
-    """Whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
-    return next(_pids(directory), None) is not None
-
-
-def _pids(directory: Path) -> Iterator[int]:
-    for parent, _, files in os.walk(directory):
-        if "cgroup.procs" in files:
-            try:
-                text = Path(parent, "cgroup.procs").read_text()
-            except OSError:
-                continue
-            yield from (int(pid) for pid in text.split() if pid != "0")
 
 
 def _number(value: bytes) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from joulebook.errors import InputError
+from joulebook.node.workloads.slurm.gres import UNCOUNTED
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 
 
@@ -21,6 +22,12 @@ def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: 
             "or let the Prolog write UUIDs"
         )
         return InputError(text, reason="gres_unknown")
+    if gpus[0].startswith(UNCOUNTED):
+        text = (
+            f"job {job.job_id} had ended when the controller answered: it held GPUs of node "
+            f"{node}, and it is no longer known which: booked as unknown_holder"
+        )
+        return InputError(text, reason="gpu_unknown")
     text = (
         f"job {job.job_id} holds GPUs {', '.join(gpus)} ({grant.gpu_ids}) of node {node}, and it "
         "is not known which devices these are: booked as unknown_holder"

@@ -41,6 +41,7 @@ from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import LabelReader
+from joulebook.node.workloads.slurm.processes import JobProcesses
 from joulebook.node.workloads.slurm.rejections import unmapped
 from joulebook.node.workloads.slurm.scontrol import Asker
 from joulebook.node.workloads.slurm.tracker import JobTracker
@@ -103,9 +104,11 @@ class SlurmWorkloads:
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
         self._refuse = Rejections()
+        self._proc = proc
         self._reader = CgroupReader(proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
+        self._handed_lost = 0
         self._faulty = False
         self._thread: InotifyThread | None = None
 
@@ -116,11 +119,15 @@ class SlurmWorkloads:
         self._boundary = boundary
         self._inotify = Inotify()
         self._agenda = Timers()
-        self._asker = Asker(self._scontrol, self._conf, timeout_s=self._ask_timeout_s)
+        self._table = JobTable(self._node, self._gpu_ids, before)
+        self._asker = Asker(
+            self._scontrol, self._conf, timeout_s=self._ask_timeout_s, fault=self._refuse.fault
+        )
         self._labels = LabelReader(self._events_dir / "labels", self._refuse)
         self._news = JobTracker(
             self._clock, self._table, self._agenda, self._asker, self._labels,
-            self._gres_of, self._lock, self._poke, self._only, lambda: self._tree.present,
+            JobProcesses(self._proc), self._gres_of, self._lock, self._poke, self._refuse,
+            self._only,
         )  # fmt: skip
         self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
         self._tree = SlurmTree(
@@ -151,6 +158,8 @@ class SlurmWorkloads:
             complete = self._complete() if devices else set()
             self._handed = []
             self._handed_stale = list(self._news.stale)
+            facts += self._news.lost
+            self._handed_lost = len(self._news.lost)
             for job in self._table:
                 closed = []
                 for key, grant in job.grants.items():
@@ -174,16 +183,14 @@ class SlurmWorkloads:
         with self._lock:
             stems = self._handed_stale
             self._news.stale = [s for s in self._news.stale if s not in stems]
+            self._news.lost = self._news.lost[self._handed_lost :]
             for job, changed, closed in self._handed:
-                stems += [
-                    k
-                    for k in closed
-                    if k in job.grants and job.grants[k].evidence is Evidence.PROLOG
-                ]
+                # Not those of a later job of that number.
+                stems += [key for key in closed if self._table.job_of(key) is job]
                 job.sent = max(job.sent, changed)
                 self._table.settle(job, closed)
-            self._handed, self._handed_stale = [], []
-            forgotten = self._table.sweep()
+            self._handed, self._handed_stale, self._handed_lost = [], [], 0
+            forgotten = self._table.sweep(self._clock.now_ns())
         for stem in stems:
             self._events.delete(stem)
         for job in forgotten:
@@ -226,6 +233,11 @@ class SlurmWorkloads:
         for mapping in self._mappings:
             mapping.dirty = True
         self._read_mappings()
+        self._scanned()
+
+    def _scanned(self) -> None:
+        if self._events.whole and not self._faulty:
+            self._news.scanned()
 
     def _handle(self, events: Sequence[Event]) -> None:
         try:
@@ -274,6 +286,7 @@ class SlurmWorkloads:
     def _retry(self) -> None:
         if not self._events.whole:
             self._events.scan()
+            self._scanned()
         for mapping in self._mappings:
             mapping.dirty = mapping.dirty or not mapping.whole
         self._read_mappings()
@@ -298,10 +311,11 @@ class SlurmWorkloads:
         if self._faulty:
             return set()
         complete = {m.evidence for m in self._mappings if m.whole}
-        if self._events.whole:
+        # What was found at the start and not yet confirmed must not read as "held throughout".
+        if self._events.whole and not any(job.unproven for job in self._table):
             complete.add(Evidence.PROLOG)
-        # After a restart an answer that is still awaited must not read as "holds nothing".
-        if not any(j.waiting and not j.hooked for j in self._table):
+        # An answer that is still awaited must not read as "holds nothing".
+        if not any(job.id is None and not job.heard for job in self._table):
             complete.add(Evidence.SCONTROL)
         return complete
 

@@ -6,27 +6,42 @@ Every method is called with the lock of `SlurmTenants` held.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Evidence
+from joulebook.core.workloads import WorkloadFacts
+from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.host.timers import Timers
+from joulebook.node.workloads.slurm.answers import is_over, take, unheard
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.job import Job
 from joulebook.node.workloads.slurm.job_mapping import Mapped
+from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
-from joulebook.node.workloads.slurm.labels import FAST_S, LabelReader, next_look_s
-from joulebook.node.workloads.slurm.scontrol import Asker, JobAnswer
+from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_look_s
+from joulebook.node.workloads.slurm.processes import JobProcesses
+from joulebook.node.workloads.slurm.scontrol import Questions
 from joulebook.units import NS_PER_MS, NS_PER_S
 
 _HOOK_GRACE_S = 0.2
 """Where the hooks are installed a job's event file is there before its cgroup. Nearly always."""
 _NO_EPILOG_S = 30.0
-_ASK_AGAIN_S = 600.0
+"""So long a Prolog may run before it is asked whether a job without processes is over."""
+_VANISHED_S = 1.0
+"""The same for one whose processes are gone: its Epilog follows at once, as a rule."""
+_ALIVE_S = 60.0
+"""How often it is seen whether the processes of a job still live."""
+_PAUSE_MAX_S = 300.0
+_GIVE_UP_NS = 600 * NS_PER_S
+"""For so long after a job's end the controller is asked for it; it forgets jobs after 300 s."""
+_SILENT = (
+    "the controller does not answer (scontrol show job): jobs without an event file are booked to "
+    "nobody until it does"
+)
 _STEP_NS = 50 * NS_PER_MS
 _OFFSET_GRAIN_NS = 100_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -36,7 +51,8 @@ class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
     `times` collects the node times of begins and ends, to be reported once the lock is released;
-    `stale` the event files of an earlier boot, to be deleted once that is known to the ledger.
+    `stale` the event files of an earlier boot, to be deleted once that is known to the ledger;
+    `lost` what is to be said of jobs that ended while nobody watched.
     """
 
     def __init__(
@@ -44,28 +60,31 @@ class JobTracker:
         clock: Clock,
         table: JobTable,
         agenda: Timers,
-        asker: Asker,
+        asker: Questions,
         labels: LabelReader,
+        processes: JobProcesses,
         gres_of: GresOf,
         lock: threading.RLock,
         poke: Callable[[], None],
-        only: frozenset[str],
-        has_cgroups: Callable[[], bool],
+        refuse: Callable[[InputError], None],
+        only: frozenset[str] = frozenset(),
     ) -> None:
         self._clock = clock
         self._table = table
         self._agenda = agenda
         self._asker = asker
         self._labels = labels
+        self._processes = processes
         self._gres_of = gres_of
         self._lock = lock
         self._poke = poke
+        self._refuse = refuse
         self._only = only
-        self._has_cgroups = has_cgroups
         self._boot_id = _BOOT_ID.read_text().strip()
         self._hooks_seen = False
         self.times: list[int] = []
         self.stale: list[str] = []
+        self.lost: list[WorkloadFacts] = []
 
     # -- event files
 
@@ -93,8 +112,7 @@ class JobTracker:
                 self._ask(job)
             if t1_ns is None:
                 self._begin_looks(job)
-                if not job.paths:  # A cgroup that comes and goes at once is never seen.
-                    self._agenda.at(_NO_EPILOG_S, lambda: self._check_alive(job))
+                self._watch(job, _NO_EPILOG_S)
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
             self.times.append(t1_ns)
             self._over(job)
@@ -102,10 +120,24 @@ class JobTracker:
     def job_untold(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
         now_ns = self._clock.now_ns()
-        job = self._table.event_removed(stem, now_ns)
+        job = self._table.event_removed(stem, now_ns, self._lives)
         if job is not None:
             self.times.append(now_ns)
             self._over(job)
+
+    def scanned(self) -> None:
+        """All that is there has been reported: what the ledger held beside it ended unseen."""
+        self._give_up_lost()
+        for job in self._table:
+            if job.filed and job.ended_ns is None and not self._lives(job):
+                job.unproven = True
+                self._watch(job, 0.0)
+
+    def _give_up_lost(self) -> None:
+        until_ns = self._table.last_ns
+        # Node time goes on over a reboot.
+        because = "node restarted" if self._clock.boottime_ns(until_ns) < 0 else ""
+        self.lost += [kept.ended(until_ns, because) for kept in self._table.unclaimed()]
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
@@ -128,10 +160,16 @@ class JobTracker:
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
         """A directory of a job."""
-        job = self._table.seen(place, path, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        begun_ns = None if live else self._processes.begun_boottime_ns(path)
+        if begun_ns is not None:
+            begun_ns = min(now_ns, begun_ns - self._clock.boottime_ns(0))
+        t_ns = now_ns if begun_ns is None else begun_ns
+        job = self._table.seen(place, path, t_ns, self._utc_s(t_ns))
         if job is None:
             self._look_at_sluid(place, path, 0)
             return
+        job.extern = job.extern or self._processes.has_extern(path)
         if job.hooked or len(job.paths) > 1:
             return
         if live:
@@ -144,7 +182,10 @@ class JobTracker:
     def step_seen(self, path: Path) -> None:
         """A step began: its processes are about to be there."""
         job = self._table.at(path)
-        if job is not None and not job.labels_done and "name" not in job.facts:
+        if job is None:
+            return
+        job.extern = job.extern or self._processes.has_extern(path)
+        if not job.labels_done and "name" not in job.facts:
             self._begin_looks(job)
 
     def job_gone(self, path: Path) -> None:
@@ -157,52 +198,45 @@ class JobTracker:
             self.times.append(now_ns)
             self._over(job)
         elif job.ended_ns is None:
-            self._agenda.at(_NO_EPILOG_S, lambda: self._check_alive(job))
+            self._watch(job, _VANISHED_S)
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped]) -> None:
         """What a job-mapping directory says now."""
         now_ns = self._clock.now_ns()
-        if self._table.mapped(evidence, now, now_ns):
+        said = frozenset(m._replace(since_ns=self._node_ns(m.since_ns, None)) for m in now)
+        if self._table.mapped(evidence, said, now_ns, self._utc_s(now_ns)):
             self.times.append(now_ns)
             for job in self._table:
                 if job.ended_ns is None:
                     self._ask_unless_told(job)
+                    if job.filed and not job.watch:
+                        self._watch(job, _NO_EPILOG_S)
+
+    def _lives(self, job: Job) -> bool:
+        return self._processes.live(job.paths)
+
+    def _utc_s(self, t_ns: int) -> int:
+        return (t_ns + self._clock.utc_offset_ns()) // NS_PER_S
 
     # -- labels
 
     def _begin_looks(self, job: Job) -> None:
-        job.series += 1
-        series, start_s = job.series, time.monotonic()
+        job.looks += 1
+        series, start_s = job.looks, self._agenda.now_s()
         self._agenda.at(FAST_S[0], lambda: self._look(job, series, 0, start_s))
 
     def _look(self, job: Job, series: int, count: int, start_s: float) -> None:
-        if job.series != series or job.labels_done:
+        if job.looks != series or job.ended_ns is not None:
             return
         self._read_labels(job, thorough=count >= len(FAST_S))
         following = next_look_s(count, named="name" in job.facts)
-        if following is None:
+        if not job.labels_done and following[1] > SETTLED_S:
             self._labels_over(job)
-            return
         count, at_s = following
-        in_s = max(0.0, start_s + at_s - time.monotonic())
+        in_s = max(0.0, start_s + at_s - self._agenda.now_s())
         self._agenda.at(in_s, lambda: self._look(job, series, count, start_s))
-        if at_s >= 1.0 and "name" not in job.facts:
+        if at_s >= 1.0:
             self._ask(job)
-            self._leave_alone(job)
-
-    def _leave_alone(self, job: Job) -> None:
-        """No longer wait for a name if nobody is left to tell it, and so none of an array either.
-
-        Not before the fast looks are over: on cgroup v1 the first job after a boot brings SLURM's
-        directories with it, as a rule within some 100 ms of its Prolog.
-        """
-        age_ns = self._clock.now_ns() - job.started_ns
-        asking = job.waiting or job.answered or not job.asked
-        heard = job.paths or self._has_cgroups() or self._labels.expected
-        if not (job.hooked and age_ns >= FAST_S[-1] * NS_PER_S) or asking or heard or job.alone:
-            return
-        job.alone = True
-        job.changed += 1
 
     def _read_labels(self, job: Job, *, thorough: bool) -> None:
         self._table.labels(job, self._labels.label_file(job))
@@ -211,15 +245,15 @@ class JobTracker:
             self._table.environment(job, found)
 
     def _over(self, job: Job) -> None:
-        if job.ended_ns is not None and not job.labels_done:
+        if job.ended_ns is not None:
+            # Once more: names that were exported late are in time for the ledger.
             self._read_labels(job, thorough=True)
             self._labels_over(job)
 
     def _labels_over(self, job: Job) -> None:
         job.labels_done = True
         job.changed += 1
-        if "name" not in job.facts or not job.hooked:
-            self._ask(job)
+        self._ask(job)
 
     def _look_at_sluid(self, place: SlurmPlace, path: Path, count: int) -> None:
         found = self._labels.environment({path}, thorough=False)
@@ -227,9 +261,8 @@ class JobTracker:
             self.job_seen(place, path, True)
             self.step_seen(path)
             return
-        following = next_look_s(count, named=False)
-        if following is not None and is_sluid(path.name) and path.exists():
-            later, at_s = following
+        later, at_s = next_look_s(count, named=False)
+        if at_s < SETTLED_S and is_sluid(path.name) and path.exists():
             before_s = FAST_S[count] if count < len(FAST_S) else 0.0
             self._agenda.at(
                 max(0.005, at_s - before_s), lambda: self._look_at_sluid(place, path, later)
@@ -242,37 +275,85 @@ class JobTracker:
             self._ask(job)
 
     def _ask(self, job: Job) -> None:
-        if job.asked:
+        """Ask once what the controller knows of a job, and again until it says."""
+        if job.asking or job.heard:
             return
-        job.asked = job.waiting = True
+        if not self._asker.able:
+            unheard(job)
+            return
+        self._question(job, lambda answer: None)
+
+    def _question(self, job: Job, then: Callable[[JobAnswer | None], None]) -> None:
+        job.asking = True
 
         def answered(answer: JobAnswer | None) -> None:
             with self._lock:
-                self._table.answered(job, answer)
-                self._leave_alone(job)
+                if answer is not None:
+                    self._table.recognise(job, answer)
+                take(job, self._table.runs(job.job_id), answer)
+                self._give_up_lost()
+                if answer is None:
+                    self._refuse(InputError(_SILENT, reason="controller_silent"))
+                if not job.heard:
+                    self._ask_again(job)
+                then(answer)
             self._poke()
 
         if not self._asker.ask(job.job_id, answered):
-            self._table.answered(job, None)
+            answered(None)
 
-    def _check_alive(self, job: Job) -> None:
-        """Neither processes nor an Epilog: is it a job with nothing to do, or is it over?"""
-        has_files = any(
-            g.evidence is Evidence.PROLOG and g.t1_ns is None for g in job.grants.values()
-        )
-        now_s = time.monotonic()
-        if job.paths or job.ended_ns is not None or not has_files or now_s < job.ask_again_s:
+    def _ask_again(self, job: Job) -> None:
+        age_ns = 0 if job.ended_ns is None else self._clock.now_ns() - job.ended_ns
+        if age_ns > _GIVE_UP_NS:
+            unheard(job)
+        else:
+            self._agenda.at(_pause_s(job.asked - 1), lambda: self._ask(job))
+
+    # -- ends that no Epilog tells
+
+    def _watch(self, job: Job, in_s: float) -> None:
+        """See from now on whether a job that a file speaks of still lives."""
+        job.watch += 1
+        series = job.watch
+        self._agenda.at(in_s, lambda: self._check(job, series, 0))
+
+    def _check(self, job: Job, series: int, count: int) -> None:
+        if job.watch != series or job.ended_ns is not None or not job.filed:
+            job.unproven = False
             return
-        job.ask_again_s = now_s + _ASK_AGAIN_S
+        if self._lives(job):
+            job.unproven = False
+            job.alive_ns = self._clock.now_ns()
+            self._agenda.at(_ALIVE_S, lambda: self._check(job, series, 0))
+            return
 
         def answered(answer: JobAnswer | None) -> None:
-            with self._lock:
-                if job.paths or job.ended_ns or not self._table.ended_elsewhere(job, answer):
-                    return
-                if job.vanished_ns is None:
-                    self.stale += self._table.drop_events(job)
-                self._table.end(job, job.vanished_ns or self._clock.now_ns())
-                self.times.append(self._clock.now_ns())
-            self._poke()
+            if job.watch != series or job.ended_ns is not None:
+                return
+            job.unproven = False
+            if not self._lives(job) and is_over(job, answer):
+                self._over_unseen(job, answer)
+                return
+            if answer is not None and answer.state in ON_NODE:
+                job.alive_ns = self._clock.now_ns()
+            self._agenda.at(_pause_s(count), lambda: self._check(job, series, count + 1))
 
-        self._asker.ask(job.job_id, answered)
+        if self._asker.able:
+            self._question(job, answered)
+        else:
+            job.unproven = False
+
+    def _over_unseen(self, job: Job, answer: JobAnswer | None) -> None:
+        """No Epilog reported its end: it is when its processes were gone, else the controller's."""
+        now_ns = self._clock.now_ns()
+        end_ns = job.vanished_ns or job.alive_ns
+        if job.vanished_ns is None and answer is not None and answer.end_s:
+            end_ns = self._node_ns(answer.end_s * NS_PER_S, None)
+        job.presume_over(end_ns, now_ns)
+        self.times.append(now_ns)
+        self._over(job)
+
+
+def _pause_s(count: int) -> float:
+    """The pause before the same question is asked again."""
+    return min(_PAUSE_MAX_S, 2.0 ** min(count, 16))

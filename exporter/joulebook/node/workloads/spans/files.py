@@ -8,23 +8,17 @@ written by (pids are reused; pid and start time together are not). Everything re
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from joulebook import untrusted_files
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import InputError
-from joulebook.experiment_span import started_ticks
 from joulebook.node.workloads.host.cgroup_paths import cgroup_paths, pod_place, slurm_place
-from joulebook.units import NS_PER_S
-
-TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
-"""The clock tick in which Linux tells the start of processes."""
+from joulebook.node.workloads.host.procfs import stat_of, uid_of
 
 MAX_BYTES = 4096
 EXAMPLE = '{"v": 1, "experiment": "bert-base", "entered_boottime_ns": 123456789000}'
@@ -75,61 +69,13 @@ def make_directory(path: Path) -> None:
     path.chmod(0o1777)
 
 
-def open_directory(path: Path) -> int:
-    """A descriptor of the directory. Raises `InputError` if it is not one that we may trust."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise InputError(f"{path} is no directory", reason="symlink") from None
-        raise
-    seen = os.fstat(fd)
-    if seen.st_uid not in {0, os.geteuid()}:
-        os.close(fd)
-        raise InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
-    if seen.st_mode & 0o022 and not seen.st_mode & stat.S_ISVTX:
-        os.close(fd)
-        text = f"{path}: users may remove each other's files (right is mode 1777)"
-        raise InputError(text, reason="directory_too_open")
-    return fd
-
-
 def read(directory_fd: int, name: str, uid: int) -> SpanFile:
     """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.
     """
-    # Never a link, and never wait for the other end of a pipe.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(name, flags, dir_fd=directory_fd)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InputError(f"{name} is a symbolic link", reason="symlink") from None
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise InputError(f"{name}: {error.strerror}", reason="unreadable") from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise InputError(f"{name} is no regular file", reason="not_a_file")
-        if seen.st_uid != uid:
-            text = f"{name} belongs to uid {seen.st_uid}, its process to uid {uid}"
-            raise InputError(text, reason="foreign_owner")
-        if seen.st_size > MAX_BYTES:
-            text = f"{name} has {seen.st_size} bytes; at most {MAX_BYTES} are read"
-            raise InputError(text, reason="too_long")
-        return _decoded(os.read(fd, MAX_BYTES), name)
-    finally:
-        os.close(fd)
-
-
-def _decoded(raw: bytes, name: str) -> SpanFile:
-    try:
-        mark = _MARK.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        text = f"{name}: {error}; right is {EXAMPLE}"
-        raise InputError(text, reason="bad_content") from None
+    raw, _ = untrusted_files.read(directory_fd, name, MAX_BYTES, {uid})
+    mark = untrusted_files.decoded(_MARK, raw, name, EXAMPLE)
     experiment = clean_label(mark.experiment)
     if not experiment:
         raise InputError(f"{name}: experiment has no text in it", reason="no_name")
@@ -138,25 +84,8 @@ def _decoded(raw: bytes, name: str) -> SpanFile:
 
 def owner_of(process: Process) -> int | None:
     """The real uid of a process; `None` if it is gone, or another one has its pid now."""
-    try:
-        if started_ticks(process.pid) != process.ticks:
-            return None
-        for line in Path(f"/proc/{process.pid}/status").read_bytes().splitlines():
-            if line.startswith(b"Uid:"):
-                return int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def parent_of(pid: int) -> tuple[int, Process] | None:
-    """The parent of a process, and the process itself; `None` if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-        fields = text.rpartition(b")")[2].split()
-        return int(fields[1]), Process(pid, int(fields[19]))
-    except (OSError, ValueError, IndexError):
-        return None
+    stat = stat_of(process.pid)
+    return uid_of(process.pid) if stat is not None and stat.ticks == process.ticks else None
 
 
 def is_in_job(pid: int) -> bool:
@@ -172,9 +101,9 @@ def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:
     """A process and those that it descends from, the nearest first."""
     found: list[Process] = []
     while pid > 0 and len(found) < most:
-        reported = parent_of(pid)
-        if reported is None:
+        stat = stat_of(pid)
+        if stat is None:
             break
-        pid, itself = reported
-        found.append(itself)
+        found.append(Process(pid, stat.ticks))
+        pid = stat.parent
     return tuple(found)

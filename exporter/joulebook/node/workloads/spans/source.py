@@ -7,30 +7,36 @@ inside a job the scheduler says who pays.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import pwd
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Reading
+from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
+from joulebook.experiment_span import DIRECTORY
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
+from joulebook.node.workloads.host.procfs import user_name
 from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 log = logging.getLogger(__name__)
 
 RESCAN_S = 5.0
 """How often the whole directory is looked at, for what inotify did not tell and for the dead."""
+
+MOST_FILES = 512
+"""Files of one user in the directory; as many of his are looked at."""
 
 
 class SpanWorkloads:
@@ -39,13 +45,16 @@ class SpanWorkloads:
     name = "marks"
 
     def __init__(
-        self, clock: Clock, directory: Path, *, user_of: Callable[[int], str] | None = None
+        self, clock: Clock, directory: Path, *, user_of: Callable[[int], str] = user_name
     ) -> None:
         self._clock = clock
         self._directory = directory
         self._refuse = Rejections()
         self._refused: set[tuple[str, int]] = set()
-        self._table = SpanTable(clock, user_of or _user_name)
+        self._table = SpanTable(clock)
+        self._user_of = user_of
+        self._users: dict[int, str] = {}
+        self._is_ours = directory == Path(DIRECTORY)
         self._thread: InotifyThread | None = None
         self._due = 0.0
         self._trouble = ""
@@ -57,7 +66,8 @@ class SpanWorkloads:
         self._boundary = boundary
         self._inotify = Inotify()
         self._watch: int | None = None
-        self._look()
+        self._table.restore(before.facts, before.last_ns)
+        self._handle(())
         self._thread = InotifyThread("marks-watch", self._inotify, self._handle, self._wait_s)
         self._thread.start()
 
@@ -105,18 +115,46 @@ class SpanWorkloads:
         """Look at the whole directory, and clear away what is of nobody any more."""
         self._due = time.monotonic() + RESCAN_S
         fd = self._open()
-        if fd is None:
-            self._table.sweep(())
-            return
-        try:
-            with os.scandir(fd) as found:
-                names = [entry.name for entry in itertools.islice(found, MOST)]
-            for name in filter(files.is_unfinished, names):
-                _remove_old(fd, name)
-        finally:
-            os.close(fd)
-        self._take(names)
-        self._table.sweep(names)
+        if fd is not None:
+            try:
+                names = self._within_quota(fd)
+            finally:
+                os.close(fd)
+            self._take(names)
+        self._table.sweep()
+
+    def _within_quota(self, fd: int) -> list[str]:
+        """The names of span files that count: of each user as many as he may have there.
+
+        The rest is removed, so that it does not fill a file system that others need. What has no
+        name of ours is left alone in a directory that may be somebody's for other things.
+        """
+        kept: list[str] = []
+        of: Counter[int] = Counter()
+        now_s = time.time()
+        with os.scandir(fd) as found:
+            for entry in found:
+                is_span = files.process_of(entry.name) is not None
+                if not (is_span or self._is_ours or files.is_unfinished(entry.name)):
+                    continue
+                try:
+                    seen = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                of[seen.st_uid] += not self._table.is_known(entry.name)
+                over = of[seen.st_uid] > MOST_FILES or seen.st_size > files.MAX_BYTES
+                old = not is_span and abs(now_s - seen.st_mtime) > s_from_ns(REMEMBERED_NS)
+                if over and not self._table.is_known(entry.name):
+                    text = (
+                        f"uid {seen.st_uid}: more than {MOST_FILES} files, or one of more than "
+                        f"{files.MAX_BYTES} bytes: removed"
+                    )
+                    self._refuse(InputError(text, reason="quota"))
+                if over or old:
+                    _remove(fd, entry.name)
+                elif is_span:
+                    kept.append(entry.name)
+        return kept
 
     def _take(self, names: Iterable[str]) -> None:
         fd = self._open()
@@ -143,7 +181,7 @@ class SpanWorkloads:
             return False
         try:
             said = files.read(fd, name, uid)
-            changed = self._table.note(name, process, uid, said)
+            changed = self._table.note(name, process, uid, self._user(uid), said)
         except FileNotFoundError:
             return False
         except InputError as error:
@@ -159,7 +197,8 @@ class SpanWorkloads:
         try:
             if not self._directory.exists():
                 files.make_directory(self._directory)
-            fd = files.open_directory(self._directory)
+                self._is_ours = True
+            fd = open_directory(self._directory, trusted_owners(), shared=True)
             self._watch = self._inotify.watch(self._directory, IN_MOVED_TO)
         except InputError as error:
             trouble = str(error)
@@ -183,8 +222,14 @@ class SpanWorkloads:
                 self._refused.clear()
             self._refused.add((name, inode))
             self._refuse(error)
-        if error.reason == "too_long":
-            _remove(fd, name)  # it is not to fill a file system that others need
+        if error.reason == "too_large":
+            _remove(fd, name)
+
+    def _user(self, uid: int) -> str:
+        """The name of a user, asked for once; in this thread, for a directory may be slow."""
+        if uid not in self._users:
+            self._users[uid] = clean_label(self._user_of(uid))
+        return self._users[uid]
 
 
 def _remove_old(fd: int, name: str) -> None:
@@ -202,10 +247,3 @@ def _remove(fd: int, name: str) -> None:
         os.unlink(name, dir_fd=fd)
     except OSError as error:
         log.debug("%s stays: %s", name, error.strerror)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -5,9 +5,8 @@ One lock guards all of it: the watching thread writes, the daemon's tick reads.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Iterable
 
 import msgspec
 
@@ -16,6 +15,8 @@ from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
+from joulebook.experiment_span import span_id
+from joulebook.node.workloads.host.procfs import TICK_NS
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.files import Process, SpanFile
 from joulebook.units import NS_PER_S
@@ -26,6 +27,9 @@ MOST = 4096
 """Marks that are known at a time; as many files are looked at."""
 MOST_OF_ONE_USER = 256
 """Marks in force of one user: nested ones, and those of all his processes together."""
+
+MOST_RUNS = 64
+"""Entries of one block that are runs of their own, of those that are remembered."""
 
 REMEMBERED_NS = 60 * NS_PER_S
 """A mark that was left is known for so long, for the process lists that come after it."""
@@ -41,6 +45,7 @@ class SpanEntry(msgspec.Struct):
     workload: WorkloadId
     experiment: str
     uid: int
+    user: str
     entered_ns: int
     left_ns: int | None = None
     used: bool = False
@@ -55,14 +60,33 @@ class SpanEntry(msgspec.Struct):
 class SpanTable:
     """Marks by the name of their file."""
 
-    def __init__(self, clock: Clock, user_of: Callable[[int], str]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._user_of = user_of
         self._lock = threading.Lock()
         self._marks: dict[str, SpanEntry] = {}
         self._handed: list[tuple[SpanEntry, int | None]] = []
+        self._over: list[WorkloadFacts] = []
         self._families: dict[tuple[int, int], tuple[Process, ...]] = {}
         self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
+
+    def restore(self, before: Iterable[WorkloadFacts], last_ns: int) -> None:
+        """Go on from what the ledger held, while the process lives; else it ended at `last_ns`."""
+        with self._lock:
+            for facts in before:
+                if facts.id.scheduler != SCHEDULER or "mark" not in facts.extra:
+                    continue
+                stem, _, boot = facts.id.workload.removeprefix("span-").rpartition(".")
+                process = files.process_of(f"{stem}.json")
+                here = boot == self._clock.epoch[:8]
+                uid = files.owner_of(process) if process is not None and here else None
+                if process is None or uid is None:
+                    self._over.append(msgspec.structs.replace(facts, ended_ns=last_ns))
+                else:
+                    labels = facts.labels
+                    self._marks[f"{stem}.json"] = SpanEntry(
+                        process, facts.id, labels.experiment, uid, labels.user, facts.started_ns,
+                        reported=True,
+                    )  # fmt: skip
 
     def uid_of(self, name: str) -> int | None:
         """The user of a known mark."""
@@ -70,8 +94,8 @@ class SpanTable:
             known = self._marks.get(name)
             return None if known is None else known.uid
 
-    def note(self, name: str, process: Process, uid: int, said: SpanFile) -> bool:
-        """Take in what a file says; whether a mark began or ended by it.
+    def note(self, name: str, process: Process, uid: int, user: str, said: SpanFile) -> bool:
+        """Take in what a file of `user` says; whether a mark began or ended by it.
 
         An instant that cannot be (before the process began, in the time to come) is moved to the
         nearest that can. Raises `InputError` for one mark too many.
@@ -92,25 +116,33 @@ class SpanTable:
             if mine >= MOST_OF_ONE_USER or len(self._marks) >= MOST:
                 text = f"uid {uid} has {mine} marks; at most {MOST_OF_ONE_USER} count at a time"
                 raise InputError(text, reason="too_many")
-            began_ns = process.ticks * files.TICK_NS + shift_ns
+            began_ns = process.ticks * TICK_NS + shift_ns
             entered_ns = max(min(said.entered_boottime_ns + shift_ns, now_ns), began_ns)
             self._marks[name] = SpanEntry(
                 process,
-                self._workload(process, uid, said.experiment),
+                self._workload(name, process, said.experiment),
                 said.experiment,
                 uid,
+                user,
                 entered_ns,
                 None if left_ns is None else max(left_ns, entered_ns),
             )
         return True
 
-    def sweep(self, present: Collection[str]) -> None:
-        """End marks whose file or process is gone; forget those that ended a while ago."""
+    def is_known(self, name: str) -> bool:
+        """Whether a file was taken in, and is remembered."""
+        with self._lock:
+            return name in self._marks
+
+    def sweep(self) -> None:
+        """End spans whose process is gone; forget those that ended a while ago.
+
+        That a file is gone says nothing: who cleans /run does not end what runs.
+        """
         now_ns = self._clock.now_ns()
         with self._lock:
             for name, entry in list(self._marks.items()):
-                gone = name not in present or files.owner_of(entry.process) is None
-                if entry.left_ns is None and gone:
+                if entry.left_ns is None and files.owner_of(entry.process) is None:
                     entry.left_ns, entry.reported = now_ns, False
                 if entry.left_ns is not None and now_ns - entry.left_ns > REMEMBERED_NS:
                     del self._marks[name]
@@ -122,7 +154,7 @@ class SpanTable:
                 (e, e.left_ns) for e in self._marks.values() if e.used and not e.reported
             ]
             fresh = {entry.workload for entry, _ in self._handed}
-            return tuple(self._facts(workload) for workload in sorted(fresh))
+            return (*self._over, *(self._facts(workload) for workload in sorted(fresh)))
 
     def settled(self) -> None:
         """What `news` gave last is durable."""
@@ -130,6 +162,7 @@ class SpanTable:
             for entry, left_ns in self._handed:
                 entry.reported = entry.left_ns == left_ns
             self._handed = []
+            self._over = []
 
     def marked(self, reading: Reading) -> Reading:
         """Say of each process on the device under which marks it was lately.
@@ -172,11 +205,15 @@ class SpanTable:
             entry.used = True
         return msgspec.structs.replace(process, marks=tuple(entry.span for entry in own))
 
-    def _workload(self, process: Process, uid: int, experiment: str) -> WorkloadId:
-        """One for each experiment of a process: a block that is entered again adds to the same."""
-        said = f"{self._clock.epoch}/{process.pid}/{process.ticks}/{uid}/{experiment}"
-        digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-        return WorkloadId(SCHEDULER, f"mark.{digest}")
+    def _workload(self, name: str, process: Process, experiment: str) -> WorkloadId:
+        """One for each entry of a block; of very many, the later ones add to the last."""
+        same = [
+            entry.workload for entry in self._marks.values()
+            if (entry.process, entry.experiment) == (process, experiment)
+        ]  # fmt: skip
+        if len(same) >= MOST_RUNS:
+            return same[-1]
+        return WorkloadId(SCHEDULER, span_id(name.removesuffix(".json"), self._clock.epoch))
 
     def _facts(self, workload: WorkloadId) -> WorkloadFacts:
         same = [e for e in self._marks.values() if e.workload == workload]
@@ -184,10 +221,11 @@ class SpanTable:
         return WorkloadFacts(
             id=workload,
             name=same[0].experiment,
-            labels=Labels(self._user_of(same[0].uid), "", same[0].experiment),
+            labels=Labels(same[0].user, "", same[0].experiment),
             started_ns=min(e.entered_ns for e in same),
             ended_ns=max(ends) if len(ends) == len(same) else None,
             complete=True,
             evidence=Evidence.PROCESSES.label,
             extra={"mark": f"pid {same[0].process.pid}"},
+            named=True,
         )

@@ -271,12 +271,29 @@ def test_names_with_brackets_and_blanks_do_not_shift_the_fields(tmp_path: Path) 
     assert starts.started_ns(7) == 0
 
 
-@pytest.mark.parametrize(("state", "dead"), [("Z", True), ("X", True), ("S", False)])
-def test_zombies_are_told_from_the_living(tmp_path: Path, state: str, dead: bool) -> None:
+@pytest.mark.parametrize(("state", "lives"), [("Z", False), ("X", False), ("S", True)])
+def test_what_the_driver_lists_of_the_dead_is_left_out(
+    tmp_path: Path, state: str, lives: bool
+) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7/stat").write_text(f"7 (Z) {state} 1 " + "0 " * 20)
-    assert ProcessStarts(tmp_path).is_zombie(7) is dead
-    assert ProcessStarts(tmp_path).is_zombie(8) is False
+    starts = ProcessStarts(tmp_path)
+    assert starts.lives(7) is lives
+    assert starts.lives(8), "nothing can be seen there: it may be hidden"
+    (tmp_path / "1").mkdir()
+    assert not starts.lives(8)
+    assert ProcessStarts(None).lives(8)
+
+
+def test_a_pid_that_is_anothers_by_now_has_another_start(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    starts, began = ProcessStarts(tmp_path), []
+    for ticks in (250, 300):
+        fields = " ".join(["S", *["0"] * 18, str(ticks), "9"])
+        (tmp_path / "7/stat").write_text(f"7 (a) {fields}")
+        assert starts.lives(7)
+        began.append(starts.started_ns(7))
+    assert began[0] < began[1]
 
 
 def test_the_binding_would_have_read_wrong_pids(bench: MakeBench) -> None:

@@ -130,3 +130,30 @@ def test_the_pod_of_a_process(tmp_path: Path) -> None:
     (tmp_path / "7" / "cgroup").write_text(f"3:cpu:/\n0::/kubepods/pod{UID}/{CONTAINER}\n")
     assert CgroupReader(tmp_path).pod(7) == PodPlace(UID, CONTAINER)
     assert CgroupReader(tmp_path).pod(8) is None
+
+
+HIS = "/user.slice/user-1001.slice/user@1001.service/app.slice"
+
+
+@pytest.mark.parametrize(
+    "above",
+    [HIS, "/user.slice/user-1001.slice/session-3.scope", f"/../..{HIS}", "/user-1001.slice",
+     "/system.slice/train.service", "/lxc.payload.his", "/machine.slice/machine-his.scope"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "below",
+    ["slurm/uid_1002/job_7/step_0", "system.slice/slurmstepd.scope/job_7/step_0",
+     f"kubepods/burstable/pod{UID}/{CONTAINER}",
+     f"kubepods.slice/kubepods-pod{SLICE}.slice/crio-{CONTAINER}.scope"],
+)  # fmt: skip
+def test_a_name_that_users_can_give_is_no_place(above: str, below: str) -> None:
+    assert slurm_place(f"{above}/{below}") is None
+    assert pod_place(f"{above}/{below}") is None
+    assert slurm_place(f"/{below}") or pod_place(f"/{below}")
+
+
+def test_inside_a_pod_the_tree_of_slurm_begins_again() -> None:
+    pod = f"/kubepods/pod{UID}/{CONTAINER}"
+    assert slurm_place(f"{pod}/system.slice/slurmstepd.scope/job_1/step_0") is not None
+    nested = f"{pod}/kubepods/pod{'cd' * 16}/{'1' * 64}"
+    assert pod_place(nested) == PodPlace(UID, CONTAINER), "the outermost counts"

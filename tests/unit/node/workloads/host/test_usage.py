@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.sysfs.machine import Machine, put
 from tests.unit.node.sensors.still_clock import StillClock
 
-from joulebook.core.energy.host_usage import Census
+from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.workloads import WorkloadId
 from joulebook.node.workloads.contract import UsageGroup
 from joulebook.node.workloads.host import cgroup_counters
@@ -45,10 +45,10 @@ class Tree:
         put(self.scope / "cpu.stat", f"usage_usec {cpu_ms * 1000}")
 
     def count(self, *groups: UsageGroup) -> dict[WorkloadId, int]:
-        return {use.workload: use.cpu_ns // MS for use in self.census(*groups).uses}
+        return {use.workload: use.cpu_ns // MS for use in self.snapshot(*groups).uses}
 
-    def census(self, *groups: UsageGroup) -> Census:
-        found = self.use.census(groups)
+    def snapshot(self, *groups: UsageGroup) -> HostSnapshot:
+        found = self.use.snapshot(groups)
         assert found is not None
         return found
 
@@ -66,24 +66,24 @@ def remove(directory: Path) -> None:
 
 def test_v2_counts_cpu_memory_and_cores(tree: Tree) -> None:
     job = UsageGroup(A, (tree.v2("job_1", 120, anon=3 * GIB, cpus="0-1,4"),), 1, since_ns=42)
-    census = tree.census(job)
-    (use,) = census.uses
+    snapshot = tree.snapshot(job)
+    (use,) = snapshot.uses
     assert (use.workload, use.cpu_ns, use.since_ns) == (A, 120 * MS, 42)
     assert use.memory_bytes == 3 * GIB + 7, "shared memory is no page cache"
     assert use.cores_milli == 3_000
-    assert (census.cores, census.busy_ns) == (8, 500 * MS)
-    assert (census.installed_bytes, census.resident_bytes) == (64 * GIB, 4 * GIB)
+    assert (snapshot.cores, snapshot.busy_ns) == (8, 500 * MS)
+    assert (snapshot.installed_bytes, snapshot.resident_bytes) == (64 * GIB, 4 * GIB)
 
 
 def test_who_may_use_all_cores_was_allocated_none(tree: Tree) -> None:
-    (use,) = tree.census(UsageGroup(A, (tree.v2("job_1", 1),))).uses
+    (use,) = tree.snapshot(UsageGroup(A, (tree.v2("job_1", 1),))).uses
     assert use.cores_milli == 0
     directory = tree.v2("job_2", 1)
     put(directory / "cpu.max", "250000 100000")
     given = UsageGroup(C, (tree.v2("job_3", 1),), cores_milli=4_000)
     uses = {
         use.workload: use.cores_milli
-        for use in tree.census(UsageGroup(B, (directory,)), given).uses
+        for use in tree.snapshot(UsageGroup(B, (directory,)), given).uses
     }
     assert (uses[B], uses[C]) == (2_500, 4_000)
 
@@ -98,7 +98,7 @@ def test_v1_has_a_directory_in_each_hierarchy(tree: Tree) -> None:
     put(tree.v1 / "cpuset" / job / "cpuset.cpus", "2-3")
     put(tree.v1 / "freezer" / job / "freezer.state", "THAWED")
     paths = tuple(sorted(tree.v1 / h / job for h in ("cpuacct", "cpuset", "freezer", "memory")))
-    (use,) = tree.census(UsageGroup(A, paths, 2)).uses
+    (use,) = tree.snapshot(UsageGroup(A, paths, 2)).uses
     assert (use.cpu_ns, use.memory_bytes, use.cores_milli) == (77 * MS, 604, 2_000)
 
 
@@ -131,8 +131,8 @@ def test_two_that_vanished_together_share_what_is_left(tree: Tree) -> None:
     gone = [UsageGroup(w, (tree.scope / f"job_{n}",), 1) for n, w in enumerate((B, C))]
     tree.count(UsageGroup(A, (tree.v2("job_a", 0),), 1))
     tree.total(301)
-    census = tree.census(UsageGroup(A, (tree.scope / "job_a",), 1), *gone)
-    assert sorted(u.cpu_ns for u in census.uses) == [0, 301 * MS // 2, 301 * MS // 2]
+    snapshot = tree.snapshot(UsageGroup(A, (tree.scope / "job_a",), 1), *gone)
+    assert sorted(u.cpu_ns for u in snapshot.uses) == [0, 301 * MS // 2, 301 * MS // 2]
 
 
 def test_a_name_that_is_given_again_begins_anew(tree: Tree) -> None:
@@ -147,8 +147,8 @@ def test_a_name_that_is_given_again_begins_anew(tree: Tree) -> None:
 def test_a_job_inside_a_pod_is_not_the_pods(tree: Tree) -> None:
     pod = tree.v2("pod", 100, anon=10)
     inner = tree.v2("pod/job_1", 60, anon=4)
-    census = tree.census(UsageGroup(A, (pod,)), UsageGroup(B, (inner,)))
-    assert {u.workload: u.cpu_ns // MS for u in census.uses} == {A: 40, B: 60}
+    snapshot = tree.snapshot(UsageGroup(A, (pod,)), UsageGroup(B, (inner,)))
+    assert {u.workload: u.cpu_ns // MS for u in snapshot.uses} == {A: 40, B: 60}
     tree.v2("pod", 150)
     tree.v2("pod/job_1", 90)
     assert tree.count(UsageGroup(A, (pod,)), UsageGroup(B, (inner,))) == {A: 60, B: 90}
@@ -174,15 +174,15 @@ def test_without_a_counter_the_processes_and_their_children_are_asked(tree: Tree
         put(frozen / "cgroup.procs", str(child.pid))
         by_cgroup = UsageGroup(A, (frozen.parent,))
         by_pid = UsageGroup(B, pids=(child.pid,))
-        census = tree.census(by_cgroup, by_pid)
+        snapshot = tree.snapshot(by_cgroup, by_pid)
         child.communicate(b"")
-    for use in census.uses:
+    for use in snapshot.uses:
         assert use.cpu_ns >= 290 * MS, "a child that ended is in its parent's time"
         assert use.memory_bytes > 0
 
 
 def test_without_proc_there_is_no_census(tmp_path: Path) -> None:
-    assert HostUsageReader(StillClock(), proc=tmp_path).census([]) is None
+    assert HostUsageReader(StillClock(), proc=tmp_path).snapshot([]) is None
 
 
 def test_nonsense_in_files_is_nothing(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_nonsense_in_files_is_nothing(tmp_path: Path) -> None:
 
 
 def test_the_kernels_own_files_are_read() -> None:
-    found = HostUsageReader(StillClock()).census([UsageGroup(A, pids=(os.getpid(),))])
+    found = HostUsageReader(StillClock()).snapshot([UsageGroup(A, pids=(os.getpid(),))])
     assert found is not None and found.cores >= 1
     assert 0 < found.resident_bytes < found.installed_bytes
     assert 0 < found.uses[0].cpu_ns < found.busy_ns

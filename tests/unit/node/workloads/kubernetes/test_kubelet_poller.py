@@ -27,16 +27,16 @@ def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Pat
             time.sleep(0.02)
 
     with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
-        looker = KubeletPoller(
+        poller = KubeletPoller(
             kubelet.socket, NodeClock(), 600.0, heard=heard, silent=lambda *_: None,
             offered=lambda _: None, faulty=lambda: None, restless=lambda: False,
         )  # fmt: skip
-        looker.start()
+        poller.start()
         until(lambda: len(looks) == 1)
         happened = time.monotonic()
-        looker.soon()
+        poller.soon()
         until(lambda: looks[-1] >= happened + LOOKS_S[-1])
-        looker.stop()
+        poller.stop()
     # (On a busy machine some of them may fall together.)
     assert 3 <= len(looks) <= 1 + len(LOOKS_S)
-    assert not looker.is_alive()
+    assert not poller.is_alive()

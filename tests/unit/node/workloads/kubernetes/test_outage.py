@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU
+from tests.unit.node.workloads.kubernetes.pod_world import Still, of, uid_of
 
-from joulebook.core.attribution.claims import Claim
-from joulebook.core.experiments import DEFAULT_RULES
-from joulebook.core.workloads import WorkloadFacts
-from joulebook.node.workloads.kubernetes import pods as tabling
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer
-from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
+from joulebook.kubernetes_api.server import ApiError, ApiServer
+from joulebook.kubernetes_api.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
+from joulebook.node.workloads.kubernetes import names
 from joulebook.node.workloads.kubernetes.informer import pods_of
-from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
     Meta,
     PodObject,
-    Reader,
     Spec,
     Variable,
 )
-from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
-from joulebook.node.workloads.kubernetes.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
 from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 DAY_S = 86_400
-
-
-class Clock:
-    """Stands still until it is reported to go on."""
-
-    epoch = "boot"
-
-    def __init__(self) -> None:
-        self.t_ns = NS_PER_S
-
-    def now_ns(self) -> int:
-        return self.t_ns
-
-    def boottime_ns(self, t_ns: int) -> int:
-        return t_ns
 
 
 class Day:
@@ -93,7 +69,7 @@ def test_a_day_of_errors_is_a_question_a_minute_and_one_line_for_each_reason(
     reasons: list[str], longest_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, day = Refusing(reasons), Day()
-    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Rejections())
+    watch: Watch[PodObject] = Watch(server, pods_of("n1"), Nobody(), Rejections().fault)
     watch._stopping = day  # type: ignore[assignment]
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.run()
@@ -115,95 +91,47 @@ class Nobody:
     deleted = changed
 
 
-class Node:
-    """A source whose threads stand still: what they would hear is said by hand."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(KubeletPoller, "start", lambda _: None)
-        monkeypatch.setattr(Watch, "start", lambda _: None)
-        self.clock = Clock()
-        self.source = KubernetesWorkloads(
-            self.clock,  # type: ignore[arg-type]
-            node="n1", reader=Reader(DEFAULT_RULES), socket=folder / "kubelet.sock",
-            server=ApiServer(folder), cgroup_root=folder, pod_logs=folder / "logs",
-        )  # fmt: skip
-        self.source.open(lambda _: None)
-        self.claims: dict[str, list[Claim]] = {}
-        self.facts: dict[str, WorkloadFacts] = {}
-        self.kept: list[int] = []
-
-    def hear(self, *pods: ListedPod) -> None:
-        """The kubelet answers, and the daemon books."""
-        self.clock.t_ns += NS_PER_S
-        self.source._heard(pods, self.clock.t_ns)
-        self.book()
-
-    def book(self) -> None:
-        found = self.source.holdings(CARDS)
-        for claim in found.claims:
-            if claim.t1_ns is not None and claim.workload is not None:
-                self.claims.setdefault(claim.workload.workload, []).append(claim)
-        self.facts |= {fact.id.workload: fact for fact in found.facts}
-        self.source.settled()
-        self.kept.append(len(list(self.source._table)))
-
-    def run(self, name: str, uid: str) -> tuple[int, int]:
-        """A pod comes, holds a card for half a minute, and goes; from when to when."""
-        pod = ListedPod("a", name, (KubeletDevice(GPU, "GPU-0"),))
-        spots = [
-            PodDirectory(Path(f"/{uid}"), PodLevel.POD, uid),
-            PodDirectory(Path(f"/{uid}/c"), PodLevel.CONTAINER, uid),
-        ]
-        began_ns = self.clock.t_ns
-        for spot in spots:
-            self.source.cgroup_made(spot, True)
-        for _ in range(4):  # of one name and one cgroup that are left over, each is the other's
-            self.hear(pod)
-        self.clock.t_ns += 30 * NS_PER_S
-        self.hear(pod)
-        ended_ns = self.clock.t_ns
-        for spot in reversed(spots):
-            self.source.cgroup_gone(spot)
-        self.hear(pod)
-        for _ in range(3):
-            self.hear()
-        return began_ns, ended_ns
-
-    def api_returns(self, pods: dict[str, str]) -> None:
-        """It lists all pods that there were, each with an experiment."""
-        container = Container("main", "image", [Variable("JOULEBOOK_EXPERIMENT", "bert")])
-        found = [
-            PodObject(Meta(name, "a", uid), Spec("n1", containers=[container]))
-            for name, uid in pods.items()
-        ]
-        watch = self.source._cluster._pods
-        assert watch is not None
-        watch._listener.listed(found)
+def live(node: Still, name: str, uid: str) -> tuple[int, int]:
+    """A pod comes, holds a card for half a minute, and goes; from when to when."""
+    began_ns = node.clock.t_ns
+    node.run(uid)
+    # Of one name and one cgroup that are left over, each is the other's.
+    node.hear_for(4, of(name, "GPU-0"))
+    node.hear(of(name, "GPU-0"), after_s=31)
+    ended_ns = node.clock.t_ns
+    node.remove(uid)
+    node.hear(of(name, "GPU-0"))
+    node.hear_for(3)
+    return began_ns, ended_ns
 
 
-def uid_of(n: int) -> str:
-    return str(uuid.UUID(int=(n + 1) << 96))
+def api_returns(node: Still, pods: dict[str, str]) -> None:
+    """It lists all pods that there were, each with an experiment."""
+    container = Container("main", "image", [Variable("JOULEBOOK_EXPERIMENT", "bert")])
+    found = [
+        PodObject(Meta(name, "a", uid), Spec("n1", containers=[container]))
+        for name, uid in pods.items()
+    ]
+    node.api_lists(*found)
 
 
 def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = Node(short_tmp_path, monkeypatch)
-    watch = node.source._cluster._pods
-    assert watch is not None
-    watch._after(ApiError("GET /: gone", reason="busy"))  # the outage begins
+    node = Still(short_tmp_path, monkeypatch)
+    node.api_fails()  # the outage begins
     pods = {f"p{n}": uid_of(n) for n in range(DAY_S // 60)}
     lives = {}
     for n, (name, uid) in enumerate(pods.items()):
         node.clock.t_ns = max(node.clock.t_ns, n * 60 * NS_PER_S)
-        lives[f"{name}.{uid[:8]}"] = node.run(name, uid)
-    booked = {who: {(c.t0_ns, c.t1_ns) for c in claims} for who, claims in node.claims.items()}
+        lives[f"{name}.{uid[:8]}"] = live(node, name, uid)
+    booked = {who: {(c.t0_ns, c.t1_ns) for c in claims} for who, claims in node.closed.items()}
     assert booked == {who: {life} for who, life in lives.items()}
-    assert {fact.labels.experiment for fact in node.facts.values()} == set(lives)
-    assert all(len(claims) == 1 for claims in node.claims.values()), "an end is said once"
+    assert {fact.labels.experiment for fact in node.facts.values()} == set(pods)
+    assert all(len(claims) == 1 for claims in node.closed.values()), "an end is said once"
     assert max(node.kept) <= 3, "what is over is not looked at in every tick"
     assert not node.source._table._bodies
-    node.api_returns(pods)
+    api_returns(node, pods)
     node.book()
     assert node.facts.keys() == lives.keys()
     assert {fact.labels.experiment for fact in node.facts.values()} == {"bert"}
@@ -216,14 +144,12 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
 def test_of_more_pods_than_can_be_kept_the_newest_are_named(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tabling, "MAX_PODS", 10)
-    node = Node(short_tmp_path, monkeypatch)
-    watch = node.source._cluster._pods
-    assert watch is not None
-    watch._after(ApiError("GET /: gone", reason="busy"))
+    monkeypatch.setattr(names, "MAX_PODS", 10)
+    node = Still(short_tmp_path, monkeypatch)
+    node.api_fails()
     pods = {f"p{n}": uid_of(n) for n in range(30)}
     for name, uid in pods.items():
-        node.run(name, uid)
-    assert len(node.claims) == 30
+        live(node, name, uid)
+    assert len(node.closed) == 30
     assert len(node.source._table._unnamed) == 10
     node.source.close()

@@ -48,6 +48,8 @@ def test_identity() -> None:
     [
         ({"batch.kubernetes.io/job-name": "train"}, "train"),
         ({"job-name": "old-train"}, "old-train"),
+        ({"batch.kubernetes.io/job-name": "nightly-eval-29933747"}, "nightly-eval"),
+        ({"job-name": "nightly-eval-29933747"}, "nightly-eval"),
         ({"jobset.sigs.k8s.io/jobset-name": "set", "batch.kubernetes.io/job-name": "set-w-0"},
          "set"),
         ({"training.kubeflow.org/job-name": "ddp"}, "ddp"),
@@ -115,14 +117,16 @@ def test_what_else_is_kept() -> None:
     }
     found = info(
         status=status,
-        spec={"restartPolicy": "OnFailure"},
         metadata={
             "labels": {"app": "monitor", "kueue.x-k8s.io/queue-name": "q"},
-            "annotations": {"kubernetes.io/config.hash": "cd" * 16},
+            "annotations": {
+                "kubernetes.io/config.hash": "cd" * 16,
+                "kubernetes.io/config.mirror": "cd" * 16,
+            },
+            "ownerReferences": [{"kind": "Node", "name": "n1", "controller": True}],
         },
     )
     assert found.done
-    assert found.restarts
     assert found.infrastructure
     assert found.containers == {"ab" * 32}
     assert found.static_uid == "cd" * 16

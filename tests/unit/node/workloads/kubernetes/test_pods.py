@@ -57,7 +57,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
         elif what == "silent":
             table.silent(now_ns)
         elif what == "reported":
-            table.relisted(PodInfo(UIDS[n], "a", f"p{n}") for n in which)
+            table.relisted([PodInfo(UIDS[n], "a", f"p{n}") for n in which], now_ns)
         for n in which:
             if what == "made":
                 table.cgroup_made(pod_spot(n), now_ns, live=True)
@@ -66,7 +66,7 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
                 table.cgroup_gone(container_spot(n), now_ns)
                 table.cgroup_gone(pod_spot(n), now_ns)
             elif what == "done":
-                table.reported(PodInfo(UIDS[n], "a", f"p{n}", done=True))
+                table.reported(PodInfo(UIDS[n], "a", f"p{n}", done=True), now_ns)
         table.review(now_ns)
         for resident in table:
             assert resident.since_ns <= now_ns

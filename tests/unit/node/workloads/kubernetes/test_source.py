@@ -13,9 +13,9 @@ from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG, Worl
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.workloads import WorkloadId
+from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import INFRASTRUCTURE
 from joulebook.node.workloads.host.cgroup_paths import PodPlace
-from joulebook.node.workloads.kubernetes.api import ApiServer
 from joulebook.node.workloads.kubernetes.cgroups import PodTree
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
@@ -47,7 +47,7 @@ def test_a_pod_from_its_cgroup_to_its_end(world: World) -> None:
     assert first.evidence is Evidence.POD_RESOURCES
     assert before_ns < first.t0_ns == second.t0_ns < before_ns + SECOND
     (fact,) = found.facts
-    assert (fact.labels.account, fact.labels.experiment) == ("a", fact.id.workload)
+    assert (fact.labels.account, fact.labels.experiment) == ("a", "train")
     assert (fact.gpu_count, fact.complete) == (2, True)
     world.source.settled()
     assert world.holdings().facts == ()
@@ -299,8 +299,10 @@ def test_labels_come_from_the_api_server(api: FakeApi, cluster: World) -> None:
 def test_infrastructure_is_no_workload(
     api: FakeApi, cluster: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uids = {name: cluster.start(name, {GPU: [gpu]}, logs=False) for name, gpu in
-            (("monitor", "GPU-0"), ("train", "GPU-1"))}  # fmt: skip
+    given: tuple[tuple[str, dict[str, list[str]]], ...] = (
+        ("monitor", {}), ("train", {GPU: ["GPU-1"]})
+    )  # fmt: skip
+    uids = {name: cluster.start(name, devices, logs=False) for name, devices in given}
     api.put_pod("a", "monitor", uid=uids["monitor"], node="n1", labels={"app": "monitor"})
     api.put_pod("a", "train", uid=uids["train"], node="n1")
     found = cluster.until(lambda found: found.complete and found.claims)

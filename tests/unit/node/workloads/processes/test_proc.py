@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from joulebook.node.workloads.host.procfs import is_gone, stat_of, uid_of, user_name
 from joulebook.node.workloads.processes import proc
+from joulebook.node.workloads.processes.owners import Facts, Run
+
+NONE = 2**22 + 1
+"""A pid that no process has."""
+
+
+def known(group: int) -> Run | None:
+    return None
+
+
+def until(done: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
     process = subprocess.Popen(
-        ["/bin/sleep", "60"],
+        ["/bin/sleep", "600"],
         start_new_session=True,
         env={"WANDB_PROJECT": "bert", "WANDB_API_KEY": "secret", "EMPTY": ""},
     )
-    while proc.comm_of(process.pid) != "sleep":
-        time.sleep(0.01)
+    until(lambda: (stat := stat_of(process.pid)) is not None and stat.comm == "sleep")
     yield process.pid
     process.kill()
     process.wait()
@@ -30,50 +46,144 @@ def sleeper() -> Iterator[int]:
 def test_whose_a_process_is(sleeper: int) -> None:
     facts = proc.facts_of(sleeper)
     assert facts is not None
-    assert (facts.uid, facts.session) == (os.getuid(), sleeper)
+    assert facts.uid == uid_of(sleeper) == os.getuid()
     assert all(path.startswith("/") for path in facts.paths)
-    assert proc.facts_of(2**22 + 1) is None
+    assert proc.facts_of(NONE) is None
+    assert user_name(os.getuid()) and user_name(2**31 - 7) == "uid-2147483641"
 
 
-def test_when_it_started(sleeper: int) -> None:
+def test_what_its_stat_says(sleeper: int) -> None:
+    stat = stat_of(sleeper)
+    assert stat is not None
+    assert (stat.parent, stat.group, stat.session) == (os.getpid(), sleeper, sleeper)
+    assert (stat.terminal, stat.is_over) == (0, False)
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    started_ns = proc.started_boottime_ns(sleeper)
-    assert started_ns is not None
-    assert 0 <= now_ns - started_ns < 60 * 10**9
-    assert proc.started_boottime_ns(2**22 + 1) is None
+    assert 0 <= now_ns - stat.started_boottime_ns < 600 * 10**9
+    assert stat_of(NONE) is None and uid_of(NONE) is None
+    assert is_gone(NONE) and not is_gone(sleeper)
+
+
+def test_a_zombie_is_over_and_what_is_hidden_is_not_gone(tmp_path: Path) -> None:
+    process = subprocess.Popen(["/bin/true"])
+    until(lambda: (stat := stat_of(process.pid)) is not None and stat.is_over)
+    process.wait()
+    until(lambda: is_gone(process.pid))
+    assert not is_gone(7, tmp_path), "a /proc with hidepid, where not even init can be seen"
+
+
+@pytest.mark.parametrize(("threads", "is_over"), [(1, True), (2, False)])
+def test_a_process_whose_first_thread_ended_lives(
+    tmp_path: Path, threads: int, is_over: bool
+) -> None:
+    (tmp_path / "9").mkdir()
+    rest = " ".join(["1", "9", "9", "0", *["0"] * 12, str(threads), "0", "77", "0"])
+    (tmp_path / "9/stat").write_text(f"9 (a ) (b) Z {rest}\n")
+    stat = stat_of(9, tmp_path)
+    assert stat is not None
+    assert (stat.comm, stat.ticks, stat.is_over) == ("a ) (b", 77, is_over)
+
+
+@pytest.mark.parametrize("content", ["", "9", "9 (a)", "9 (a) Z x y", "9 (a) Z 1 2 3"])
+def test_a_stat_that_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9/stat").write_text(content)
+    assert stat_of(9, tmp_path) is None
 
 
 def test_only_the_names_that_are_asked_for_leave_an_environment(sleeper: int) -> None:
-    found = proc.environment_of(sleeper, ("WANDB_PROJECT", "EMPTY", "HOME"))
-    assert found == {"WANDB_PROJECT": "bert", "EMPTY": ""}
-    assert proc.environment_of(2**22 + 1, ("WANDB_PROJECT",)) == {}
+    assert proc.names_of(sleeper, ("WANDB_PROJECT", "EMPTY", "HOME"), 0) == {
+        "WANDB_PROJECT": "bert"
+    }
+    assert proc.names_of(sleeper, ("HOME",), 0) == {}
+    assert proc.names_of(NONE, ("WANDB_PROJECT",), 0) is None
 
 
-def test_this_daemon_is_infrastructure() -> None:
-    assert proc.is_infrastructure(os.getpid(), ())
+def test_a_program_that_overwrote_its_environment_has_the_names_of_its_launcher() -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "env = {k: v for k, v in os.environ.items() if k != 'WANDB_PROJECT'}\n"
+        "child = subprocess.Popen(['/bin/sleep', '600'], env=env, start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={"WANDB_PROJECT": "bert"},
+    )  # fmt: skip
+    assert launcher.stdout is not None
+    child = int(launcher.stdout.readline())
+    try:
+        assert proc.names_of(child, ("WANDB_PROJECT",), launcher.pid) == {"WANDB_PROJECT": "bert"}
+        assert proc.names_of(child, ("WANDB_PROJECT",), 0) == {}
+        # It is also a part of its launcher's run, though in a session of its own.
+        run = proc.run_of(child, os.getuid(), known)
+        assert run == proc.run_of(launcher.pid, os.getuid(), known)
+        assert run is not None and run.pid != child
+        assert proc.run_of(child, os.getuid() + 1, known) == Run(child, _ticks(child))
+    finally:
+        os.kill(child, 9)
+        launcher.communicate()
 
 
-def test_a_program_of_roots_with_the_name_is_infrastructure(sleeper: int) -> None:
-    program = Path(f"/proc/{sleeper}/exe").readlink()
-    assert proc.is_infrastructure(sleeper, (program.name,))
-    assert not proc.is_infrastructure(sleeper, ("Xorg",))
-    assert not proc.is_infrastructure(2**22 + 1, ("sleep",))
+def _ticks(pid: int) -> int:
+    stat = stat_of(pid)
+    assert stat is not None
+    return stat.ticks
+
+
+def test_a_run_is_known_after_its_leader_ended() -> None:
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", "/bin/sleep 600 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True,
+        process_group=0,
+    )  # fmt: skip
+    leader = Run(shell.pid, 4711)
+    assert shell.stdout is not None
+    child = int(shell.stdout.readline())
+    shell.stdout.close()
+    shell.wait()
+    try:
+        assert proc.run_of(child, os.getuid(), {shell.pid: leader}.get) == leader
+        assert proc.run_of(child, os.getuid(), known) == Run(shell.pid, _ticks(child))
+        assert not proc.group_is_gone(shell.pid, 4711)
+    finally:
+        os.kill(child, 9)
+    until(lambda: proc.group_is_gone(shell.pid, 4711))
+    assert proc.run_of(NONE, 0, known) is None
+
+
+def test_a_group_whose_number_is_anothers_is_gone(sleeper: int) -> None:
+    assert not proc.group_is_gone(sleeper, _ticks(sleeper))
+    assert proc.group_is_gone(sleeper, _ticks(sleeper) - 1)
+
+
+CONTAINER = f"/system.slice/docker-{'ab' * 32}.scope"
 
 
 @pytest.mark.parametrize(
-    ("comm", "uid", "program", "owner", "is_one"),
+    ("uid", "path", "is_one"),
     [
-        ("Xorg", 1000, "Xorg", 0, True),
-        ("Xorg", 1000, "Xorg", 1000, False),  # his own program of that name
-        ("Xorg", 1000, "python3.11", 0, False),  # a name that he gave himself
-        ("Xorg", 1000, "", 1000, False),  # the file cannot be seen
-        ("nvidia-persiste", 120, "", 120, True),  # `comm` has 15 characters
-        ("nvidia-persiste", 0, "", 0, True),
-        ("python3", 0, "python3.11", 0, False),
+        (0, "/", True),
+        (120, "/system.slice/gdm.service", True),
+        (0, "/user.slice/user-1000.slice/session-1.scope", True),
+        # His own program of that name, or root's with something of his loaded into it.
+        (1000, "/system.slice/gdm.service", False),
+        (1000, "/user.slice/user-1000.slice/session-1.scope", False),
+        (0, CONTAINER, False),  # root in a container is anybody
     ],
 )
 def test_nobody_gets_free_energy_by_the_name_of_his_program(
-    comm: str, uid: int, program: str, owner: int, is_one: bool
+    sleeper: int, uid: int, path: str, is_one: bool
 ) -> None:
-    names = ("Xorg", "nvidia-persistenced")
-    assert proc.serves_everybody(names, comm, uid, program, owner) is is_one
+    facts = Facts((path,), uid)
+    assert proc.is_infrastructure(sleeper, ("sleep",), facts) is is_one
+    assert not proc.is_infrastructure(sleeper, ("Xorg",), facts)
+    assert not proc.is_infrastructure(NONE, ("sleep",), facts)
+
+
+def test_this_daemon_is_infrastructure() -> None:
+    assert proc.is_infrastructure(os.getpid(), (), Facts(("/",), 1000))
+
+
+def test_comm_has_15_characters() -> None:
+    assert proc.serves("nvidia-persiste", ("Xorg", "nvidia-persistenced"))
+    assert not proc.serves("nvidia-pers", ("nvidia-persistenced",))

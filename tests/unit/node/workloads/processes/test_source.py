@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.node.workloads.contract import INFRASTRUCTURE
+from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
+from joulebook.node.workloads.contract import INFRASTRUCTURE, NOTHING_HELD, Before
+from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.processes import source as source_module
 from joulebook.node.workloads.processes import table
-from joulebook.node.workloads.processes.owners import Facts
+from joulebook.node.workloads.processes.owners import Facts, Run, run_place
 from joulebook.node.workloads.processes.source import ProcessWorkloads
 
 CARD = Meter(Component.GPU, "GPU-a")
@@ -29,6 +32,7 @@ class Place:
     """A source, its clock and its card; processes in cgroups that the test tells."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
         self.clock = NodeClock()
         self.boundaries: list[int] = []
         self.cgroups: dict[int, str] = {}
@@ -42,30 +46,30 @@ class Place:
             if found is None:
                 return None
             uid = self.uids.get(pid, found.uid)
-            return found._replace(paths=(self.cgroups.get(pid, "/"),), uid=uid)
+            return Facts((self.cgroups.get(pid, "/"),), uid)
 
         monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
         self.source = self.made()
 
-    def made(self, **settings: object) -> ProcessWorkloads:
+    def made(self, before: Before = NOTHING_HELD, **settings: object) -> ProcessWorkloads:
         source = ProcessWorkloads(
             self.clock,
             node="ws1",
             user_of=self._named,
             **settings,  # type: ignore[arg-type]
         )
-        source.open(self.boundaries.append)
+        source.open(self.boundaries.append, before)
         return source
 
     def _named(self, uid: int) -> str:
         return self.user_of(uid)
 
-    def start(self, cgroup: str = "/", uid: int = 1000, **environment: str) -> int:
+    def start(self, cgroup: str = "/", uid: int = 1000, group: int = 0, **environment: str) -> int:
         process = subprocess.Popen(
-            ["/bin/sleep", "60"], start_new_session=True, env=dict(environment)
+            ["/bin/sleep", "600"], process_group=group, env=dict(environment)
         )
         self.processes.append(process)
-        until(lambda: source_module.proc.comm_of(process.pid) == "sleep")
+        until(lambda: (stat := stat_of(process.pid)) is not None and stat.comm == "sleep")
         self.cgroups[process.pid], self.uids[process.pid] = cgroup, uid
         return process.pid
 
@@ -75,10 +79,9 @@ class Place:
         process.wait()
 
     def use(self, pid: int, sm_time_ns: int | None = None) -> ProcessUse:
-        boottime_ns = source_module.proc.started_boottime_ns(pid)
-        assert boottime_ns is not None
-        now_ns = self.clock.now_ns()
-        started_ns = boottime_ns + now_ns - self.clock.boottime_ns(now_ns)
+        stat = stat_of(pid)
+        assert stat is not None
+        started_ns = stat.started_boottime_ns - self.clock.boottime_ns(0)
         return ProcessUse(pid, started_ns, sm_time_ns, None, self.source.identify(pid))
 
     def list(self, *uses: ProcessUse) -> Reading:
@@ -88,7 +91,7 @@ class Place:
         return {fact.id: fact for fact in self.source.holdings(DEVICES).facts}
 
 
-def until(done: Callable[[], object], timeout_s: float = 20) -> None:
+def until(done: Callable[[], object], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         assert time.monotonic() < deadline
@@ -117,17 +120,25 @@ def resolved(place: Place) -> WorkloadFacts:
     return found[0]
 
 
-def test_facts_of_a_session(place: Place) -> None:
+def run_name(place: Place, pid: int, uid: int = 1000, experiment: str = "") -> WorkloadId:
+    """The name of the run that a process leads."""
+    stat = stat_of(pid)
+    assert stat is not None
+    machine = f"ws1.{place.clock.epoch[:8]}"
+    run = run_place(Run(pid, stat.ticks), uid)
+    return WorkloadId("process", run.identity(machine, experiment))
+
+
+def test_facts_of_a_run(place: Place) -> None:
     pid = place.start(JOULEBOOK_EXPERIMENT="bert", SECRET="t0k3n")
     use = place.use(pid)
     place.list(use)
-    boot = place.clock.epoch[:8]
-    assert use.workload == WorkloadId("process", f"session-{pid}.u1000@ws1.{boot}")
+    assert use.workload == run_name(place, pid, experiment="bert")
     fact = resolved(place)
-    assert fact.labels == ("user1000", "", "bert")
+    assert (fact.labels, fact.named) == (("user1000", "", "bert"), True)
     assert (fact.name, fact.started_ns, fact.ended_ns) == ("sleep", use.started_ns, None)
     assert (fact.gpu_count, fact.evidence) == (1, "processes")
-    assert fact.extra == {"kind": "session", "gpu_model": "NVIDIA A100"}
+    assert fact.extra == {"kind": "run", "gpu_model": "NVIDIA A100"}
     assert "t0k3n" not in repr(fact)
     place.source.settled()
     assert place.facts() == {}, "said once"
@@ -135,18 +146,135 @@ def test_facts_of_a_session(place: Place) -> None:
 
 def test_what_nobody_named_is_one_experiment_of_each_user(place: Place) -> None:
     place.list(place.use(place.start()))
-    assert resolved(place).labels == ("user1000", "", table.SESSIONS)
-
-
-def test_a_service_is_its_own_experiment_and_a_container_is_its_own_name(place: Place) -> None:
-    place.list(place.use(place.start("/system.slice/hub.service", uid=120)))
     fact = resolved(place)
-    assert (fact.name, fact.labels) == ("hub.service", ("user120", "", "hub"))
-    place.source.settled()
+    assert (fact.labels, fact.named) == (("user1000", "", "sessions"), False)
+
+
+def test_one_after_the_other_in_one_place_each_keeps_what_was_booked_to_it(place: Place) -> None:
+    for cgroup in ("/", "/system.slice/hub.service", f"/docker/{ID}"):
+        reported: dict[WorkloadId, WorkloadFacts] = {}
+        group = place.start(cgroup)
+        for name in ("bert", "vit", "gpt"):
+            # As a script does it: in one process group.
+            pid = place.start(cgroup, group=group, JOULEBOOK_EXPERIMENT=name)
+            place.list(place.use(pid))
+            place.end(pid)
+            place.list()
+            until(lambda: all(f.complete for f in place.facts().values()))
+            reported |= place.facts()
+            place.source.settled()
+        place.end(group)
+        reported |= place.facts()
+        named = {fact.labels.experiment: fact for fact in reported.values()}
+        assert set(named) == {"bert", "vit", "gpt"}
+        begins = [named[name].started_ns for name in ("bert", "vit", "gpt")]
+        assert begins == sorted(begins)
+        assert {fact.labels.user for fact in named.values()} == {"user1000"}
+
+
+def test_each_users_part_of_a_service_and_of_a_container_is_his(place: Place) -> None:
+    for cgroup, experiment in (
+        ("/system.slice/hub.service", "hub"), (f"/docker/{ID}", "containers"),
+    ):  # fmt: skip
+        uses = [place.use(place.start(cgroup, uid=uid)) for uid in (1001, 1002)]
+        place.list(*uses)
+        until(lambda: all(fact.complete for fact in place.facts().values()))
+        assert {fact.labels for fact in place.facts().values()} == {
+            (f"user{uid}", "", experiment) for uid in (1001, 1002)
+        }
+        place.source.settled()
     place.list(place.use(place.start(f"/docker/{ID}", uid=0)))
     fact = resolved(place)
     assert fact.id == WorkloadId("process", "docker-3f2a91bc0d12")
-    assert fact.labels == ("", "", "docker-3f2a91bc0d12"), "nobody can say who started it"
+    assert fact.labels == ("", "", "containers"), "nobody can say who started it"
+
+
+def test_a_restart_changes_nothing(place: Place) -> None:
+    """Neither name, begin nor user; what ended meanwhile ended when it was last known to live."""
+    named = place.start(JOULEBOOK_EXPERIMENT="bert")
+    part = place.start("/system.slice/hub.service", uid=1001)
+    gone = place.start(uid=1003)
+    uses = [place.use(pid) for pid in (named, part, gone)]
+    place.list(*uses)
+    until(lambda: len(place.facts()) == 3 and all(f.complete for f in place.facts().values()))
+    facts = place.facts()
+    ledger = dict(facts)
+    last_ns = place.clock.now_ns()
+    place.source.close()
+    place.end(gone)
+    # Its directory of users does not answer, and its environment cannot be read.
+    place.user_of = lambda uid: (_ for _ in ()).throw(ZeroDivisionError())
+    place.source = place.made(before=Before(tuple(facts.values()), (), last_ns))
+    place.monkeypatch.setattr(source_module.proc, "names_of", lambda *args: None)
+    later = place.start(group=named)
+    again = [place.use(pid) for pid in (later, named, part)]
+    assert [use.workload for use in again] == [uses[0].workload, *(u.workload for u in uses[:2])]
+    for use in again:
+        place.list(use)
+        for id_, fact in place.facts().items():
+            ledger[id_] = merged(ledger[id_], fact)
+        place.source.settled()
+    for id_, before in facts.items():
+        now = ledger[id_]
+        assert (now.labels, now.started_ns) == (before.labels, before.started_ns)
+        assert now.ended_ns == (last_ns if id_ == uses[2].workload else None)
+
+
+def test_what_the_ledger_held_of_another_boot_or_an_older_version_is_over(place: Place) -> None:
+    ids = ["run-1-2.u5@ws1.ffffffff", "hub.service.u5@ws1.ffffffff", "session-4.u5@ws1.0", "x"]
+    before = tuple(
+        WorkloadFacts(WorkloadId("process", id_), started_ns=7, extra={"kind": kind})
+        for id_, kind in zip(ids, ("run", "unit", "session", "session"), strict=True)
+    )
+    place.source.close()
+    place.source = place.made(before=Before(before, (), 100))
+    assert {fact.ended_ns for fact in place.facts().values()} == {100}
+    assert len(place.facts()) == 4
+
+
+def test_a_name_that_comes_late_counts_from_then_on(place: Place) -> None:
+    release = threading.Event()
+    real = source_module.proc.names_of
+
+    def slow(pid: int, names: Collection[str], leader: int, root: Path) -> dict[str, str] | None:
+        release.wait(60)
+        return real(pid, names, leader, root)
+
+    place.monkeypatch.setattr(source_module.proc, "names_of", slow)
+    place.monkeypatch.setattr(place.source._lookups, "_patience_s", 0.01)
+    pid = place.start(JOULEBOOK_EXPERIMENT="bert")
+    use = place.use(pid)
+    assert use.workload == run_name(place, pid)
+    (listed,) = place.list(use).processes or ()
+    assert listed.workload == use.workload
+    # Who hangs his own look-ups hangs nobody else's.
+    release.set()
+    bert = run_name(place, pid, experiment="bert")
+    until(lambda: (place.list(use).processes or (use,))[0].workload == bert)
+
+
+def test_a_zombie_and_a_dead_pid_hold_nothing(place: Place) -> None:
+    zombie = place.start(JOULEBOOK_EXPERIMENT="bert")
+    use = place.use(zombie)
+    place.list(use)
+    next(p for p in place.processes if p.pid == zombie).kill()  # and nobody waits for it
+    until(lambda: place.boundaries)
+    (gone,) = place.list().processes or ()
+    assert gone.marks[0].t1_ns == place.boundaries[0]
+    assert not place.source._lives((use.pid, use.started_ns))
+    assert not place.source._lives((2**22 + 1, 5))
+
+
+def test_what_is_wholly_under_a_span_is_no_second_workload(place: Place) -> None:
+    pid = place.start()
+    use = place.use(pid)
+    span = Span(use.started_ns + 5 * MS, None, WorkloadId("process", "span-1"))
+    under = replace(use, marks=(span,))
+    place.list(under)
+    place.list(under)
+    assert place.facts() == {}
+    place.list(replace(use, marks=(span._replace(t1_ns=place.clock.now_ns()),)))
+    assert len(place.facts()) == 1, "now something goes to itself"
 
 
 def test_the_cgroups_of_a_scheduler_are_its_own(place: Place) -> None:
@@ -162,11 +290,8 @@ def test_the_cgroups_of_a_scheduler_are_its_own(place: Place) -> None:
 def test_infrastructure(place: Place) -> None:
     place.source.close()
     place.source = place.made(infrastructure=("sleep",))
-    # (Its file is root's; some systems have one program for all the small ones.)
-    name = source_module.Path(f"/proc/{(pid := place.start())}/exe").resolve().name
-    place.source.close()
-    place.source = place.made(infrastructure=(name,))
-    assert place.source.identify(pid) == INFRASTRUCTURE
+    assert place.source.identify(place.start(uid=0)) == INFRASTRUCTURE
+    assert place.source.identify(place.start(uid=1000)) != INFRASTRUCTURE
     assert place.source.identify(2**22 + 1) is None
 
 
@@ -278,7 +403,7 @@ def test_a_fault_of_ours_with_one_process_leaves_the_others_their_names(
     place.list(place.use(place.start(uid=1000)))
     until(lambda: "ada" in {fact.labels.user for fact in place.facts().values()})
     assert place.source.holdings(()).rejected == {"fault": 1}
-    assert "goes without a name" in caplog.text
+    assert "it has no name" in caplog.text
 
 
 def test_state_is_bounded_and_what_is_over_is_forgotten(
@@ -298,7 +423,8 @@ def test_state_is_bounded_and_what_is_over_is_forgotten(
     assert not place.source._table._members
     monkeypatch.setattr(table, "MOST", 8)
     for n in range(50):
-        place.source._table.meet(WorkloadId("process", str(n)), source_module.Place("unit", "", 1))
+        id_ = WorkloadId("process", str(n))
+        place.source._table.meet(table.Known(id_, source_module.Place("unit", "", 1)))
     assert len(place.source._table._workloads) <= 8
 
 

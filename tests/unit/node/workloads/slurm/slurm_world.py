@@ -16,7 +16,7 @@ from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.workloads import WorkloadFacts
-from joulebook.node.workloads.contract import Holdings
+from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.slurm.source import SlurmWorkloads
 
 T = TypeVar("T")
@@ -24,13 +24,26 @@ T = TypeVar("T")
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 RECORD = """JobId={job} {array}JobName={name}
-   UserId=ada({uid}) GroupId=ada(1000)
-   Nice=0 Account=nlp QOS=high
-   JobState={state} Reason=None
-   Requeue=1 Restarts={restarts}
+   UserId=ada({uid}) GroupId=ada(1000) MCS_label=N/A
+   Priority=4294901759 Nice=0 Account={account} QOS=high WCKey={wckey}
+   JobState={state} Reason=None Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode=0:0
+   DerivedExitCode=0:0
+   RunTime=00:00:00 TimeLimit=UNLIMITED TimeMin=N/A
+   SubmitTime={start} EligibleTime={start}
+   StartTime={start} EndTime={end} Deadline=N/A
    Partition=a100 AllocNode:Sid=x:1
+   NodeList={node}
+   BatchHost={node}
+   JOB_GRES={total}
      Nodes={node} CPU_IDs=0 Mem=0 GRES={gres}
+   MinCPUsNode=1 MinMemoryNode=0 MinTmpDiskNode=0
+   Command=/home/ada/run.sh
+   WorkDir=/home/ada
    Comment={comment}
+   StdErr=/dev/null
+   Power=
+
 """
 
 
@@ -46,11 +59,15 @@ class World:
         for each in (self.events, self.root / "freezer", self.root / "memory", self.records):
             each.mkdir(parents=True)
         self.asked.touch()
+        (path / "config").write_text("PrivateData             = none\n")
         (path / "gres.conf").write_text(gres_conf)
         self.scontrol = path / "scontrol"
         self.scontrol.write_text(
-            f'#!/bin/sh\necho "$4" >> {self.asked}\n'
-            f"[ -f {self.records}/delay ] && sleep $(cat {self.records}/delay)\n"
+            f'#!/bin/sh\n[ "$2" = config ] && {{ cat {path}/config; exit 0; }}\n'
+            f'echo "${{4:-all}}" >> {self.asked}\n'
+            f"[ -f {path}/silent ] && exit 1\n"
+            f"[ -f {path}/delay ] && sleep $(cat {path}/delay)\n"
+            f'[ -n "$4" ] || {{ cat {self.records}/* 2>/dev/null; exit 0; }}\n'
             f"[ -f {self.records}/$4 ] || {{ echo Invalid job id specified >&2; exit 1; }}\n"
             f"cat {self.records}/$4\n"
         )
@@ -77,14 +94,25 @@ class World:
             **{"scontrol": str(self.scontrol), "ask_timeout_s": 2.0, **self.options},
         )
 
-    def open(self) -> None:
-        self.tenants.open(self.boundaries.append)
+    def open(self, before: Before = NOTHING_HELD) -> None:
+        self.tenants.open(self.boundaries.append, before)
 
-    def restart(self) -> None:
+    def restart(self, *, forget: bool = True) -> None:
+        """Another daemon: `forget` the ledger, or go on from what it holds."""
+        before = NOTHING_HELD if forget else self.before()
         self.tenants.close()
         self.facts.clear()
         self.tenants = self._new()
-        self.open()
+        self.open(before)
+
+    def before(self) -> Before:
+        """What a ledger would hold now."""
+        held = self.look(settle=False)
+        return Before(
+            tuple(f for f in self.facts.values() if f.ended_ns is None),
+            tuple(c for c in held.claims if c.t1_ns is None),
+            self.clock.now_ns(),
+        )
 
     def close(self) -> None:
         self.tenants.close()
@@ -141,7 +169,9 @@ class World:
     def record(self, job: str, **fields: object) -> None:
         values: dict[str, object] = {
             "job": job, "array": "", "name": "train_1", "uid": os.getuid(), "state": "RUNNING",
-            "restarts": 0, "node": "n1", "gres": "gpu:1(IDX:0)", "comment": "",
+            "restarts": 0, "node": "n1", "gres": "gpu:1(IDX:0)", "total": "gpu:1", "comment": "",
+            "start": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()), "end": "Unknown",
+            "account": "nlp", "wckey": "(null)",
         }  # fmt: skip
         (self.records / job).write_text(RECORD.format(**{**values, **fields}))
 

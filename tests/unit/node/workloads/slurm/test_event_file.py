@@ -16,11 +16,10 @@ from joulebook.node.workloads.slurm.event_file import (
     MAX_LABEL_FILE_BYTES,
     decode_event,
     event_stem,
-    open_directory,
     read_event,
     read_labels,
-    trusted_owners,
 )
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 GOOD: dict[str, Any] = {
     "v": 1,
@@ -253,8 +252,8 @@ def test_labels_count_only_from_the_job_owner_and_by_name(tmp_path: Path) -> Non
     assert read_labels(labels, "101", 12345) == {"SLURM_JOB_NAME": "a b", "WANDB_PROJECT": "p"}
 
     for content, why in (
-        ("[1]", "not_json"),
-        ('{"SLURM_JOB_NAME":1}', "not_json"),
+        ("[1]", "bad_field"),
+        ('{"SLURM_JOB_NAME":1}', "bad_field"),
         ("x" * (MAX_LABEL_FILE_BYTES + 1), "too_large"),
     ):
         path.write_text(content)

@@ -15,12 +15,8 @@ from typing import Any
 import pytest
 
 import joulebook
-from joulebook.node.workloads.slurm.event_file import (
-    open_directory,
-    read_event,
-    read_labels,
-    trusted_owners,
-)
+from joulebook.node.workloads.slurm.event_file import read_event, read_labels
+from joulebook.untrusted_files import open_directory, trusted_owners
 
 HOOKS = Path(joulebook.__file__).parent / "hooks"
 SHELLS = [s for s in ("dash", "bash", "busybox", "ksh", "mksh", "yash") if shutil.which(s)]
@@ -264,8 +260,6 @@ def test_labels_by_the_task_prolog(hook: Hook, events: Path) -> None:
     assert b"secret" not in path.read_bytes()
     assert read_labels(labels, "101", os.getuid()) == {
         "SLURM_JOB_NAME": 'na"me x',
-        "SLURM_ARRAY_JOB_ID": "100",
-        "SLURM_ARRAY_TASK_ID": "7",
         "WANDB_PROJECT": "größe",
     }
 
@@ -273,8 +267,10 @@ def test_labels_by_the_task_prolog(hook: Hook, events: Path) -> None:
 def test_a_hook_takes_milliseconds(hook: Hook) -> None:
     took = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = os.times()
         hook("prolog")
         hook("epilog")
-        took.append((time.perf_counter() - began) / 2)
-    assert sorted(took)[5] < 0.05, "15 ms on a quiet machine"
+        ended = os.times()
+        used = ended.children_user - began.children_user
+        took.append((used + ended.children_system - began.children_system) / 2)
+    assert sorted(took)[5] < 0.05, "of CPU; 15 ms on a quiet machine"

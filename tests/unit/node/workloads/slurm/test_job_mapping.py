@@ -8,8 +8,8 @@ import pytest
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.slurm.event_file import trusted_owners
 from joulebook.node.workloads.slurm.job_mapping import Mapped, MappingDirectory, parse, read_mapping
+from joulebook.untrusted_files import trusted_owners
 
 DCGM, GPUSTAT = Evidence.JOB_MAPPING, Evidence.GPUSTAT
 
@@ -58,9 +58,11 @@ def test_a_directory_with_good_and_bad_in_it(tmp_path: Path) -> None:
     (tmp_path / "4").write_text("104")
     os.chown(tmp_path / "4", 12345, 12345)
     found, refused = read_mapping(tmp_path, DCGM, trusted_owners())
-    assert found == {Mapped("101", "0", "nvml", 1, 1, "0")}
+    (each,) = found
+    assert each._replace(since_ns=0) == Mapped("101", "0", "nvml", 1, 1, "0")
+    assert each.since_ns == (tmp_path / "0").stat().st_ctime_ns
     assert sorted(e.reason for e in refused) == [
-        "bad_job_id", "foreign_owner", "not_regular", "unreadable",
+        "bad_job_id", "foreign_owner", "not_regular", "symlink",
     ]  # fmt: skip
     tmp_path.chmod(0o777)
     with pytest.raises(InputError):
@@ -81,7 +83,11 @@ def test_it_is_followed_and_comes_and_goes(tmp_path: Path) -> None:
     (place / "0").write_text("7 1000")
     assert all(mapping.handle(event) for event in inotify.read())
     assert mapping.dirty
-    assert mapping.read() == frozenset({Mapped("7", "0", "gres", 1, 1, "0", 1000)})
+    said = mapping.read()
+    assert said is not None
+    assert {each._replace(since_ns=0) for each in said} == {
+        Mapped("7", "0", "gres", 1, 1, "0", 1000)
+    }
     (place / "0").write_text("bad")
     for _ in range(3):
         assert mapping.read() == frozenset()

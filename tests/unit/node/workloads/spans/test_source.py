@@ -17,7 +17,10 @@ from joulebook import experiment, experiment_span
 from joulebook.clock import NodeClock
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
 from joulebook.core.workloads import WorkloadId
+from joulebook.node.workloads.contract import Before
 from joulebook.node.workloads.spans import files
+from joulebook.node.workloads.spans import source as spans_source
+from joulebook.node.workloads.spans import table as spans_table
 from joulebook.node.workloads.spans.source import SpanWorkloads
 from joulebook.node.workloads.spans.table import MOST_OF_ONE_USER
 
@@ -53,20 +56,20 @@ class Node:
         return self.source.holdings(()).rejected
 
     def until(self, *marks: tuple[str, bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.marks() != list(marks):
             assert time.monotonic() < end, self.marks()
             time.sleep(0.02)
 
     def until_cleared(self) -> None:
         """What was collected is removed (by the thread that collects, a moment later)."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while list(self.directory.iterdir()):
             assert time.monotonic() < end, list(self.directory.iterdir())
             time.sleep(0.02)
 
     def until_rejected(self, reason: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while reason not in self.rejected():
             assert time.monotonic() < end, self.rejected()
             time.sleep(0.02)
@@ -118,7 +121,7 @@ def test_a_child_is_under_the_marks_of_its_parent_and_may_have_its_own(node: Nod
     with experiment("of the parent"):
         child = subprocess.Popen(["sleep", "60"])
         try:
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while node.marks(child.pid) != [("of the parent", False)]:
                 assert time.monotonic() < end
                 time.sleep(0.02)
@@ -135,25 +138,42 @@ def test_inside_a_job_of_a_scheduler_a_mark_changes_nothing(node: Node) -> None:
         assert node.marks(workload=WorkloadId("process", "user-1000")) == [("mine", False)]
 
 
-def test_a_block_entered_again_is_the_same_workload(node: Node) -> None:
+def test_each_entry_of_a_block_is_a_run_and_gives_its_id(node: Node) -> None:
+    ids = []
     for _ in range(3):
-        with experiment("epoch"):
-            pass
+        with experiment("epoch") as run:
+            ids.append(run.id)
     node.until(("epoch", True), ("epoch", True), ("epoch", True))
-    assert len(node.facts) == 1
+    assert [
+        fact.id.workload for fact in sorted(node.facts.values(), key=lambda f: f.started_ns)
+    ] == (ids)
+    assert {fact.ended_ns is None for fact in node.facts.values()} == {False}
+    assert {fact.named for fact in node.facts.values()} == {True}
+
+
+def test_very_many_entries_of_one_block_are_not_as_many_runs(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans_table, "MOST_RUNS", 4)
+    for n in range(9):
+        node.write(mine(n + 1), said(exited_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+    node.until(*[("bert", True)] * 9)
+    assert len(node.facts) == 4
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "bad_content"),
-        (b'{"v": 2, "experiment": "x", "entered_boottime_ns": 1}', "bad_content"),
-        (b'{"v": 1, "experiment": 7, "entered_boottime_ns": 1}', "bad_content"),
-        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": -1}', "bad_content"),
-        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": 1e400}', "bad_content"),
+        (b"{", "not_json"),
+        (b'{"v": 2, "experiment": "x", "entered_boottime_ns": 1}', "bad_field"),
+        (b'{"v": 1, "experiment": 7, "entered_boottime_ns": 1}', "bad_field"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": -1}', "bad_field"),
+        (b'{"v": 1, "experiment": "x", "entered_boottime_ns": 1e400}', "bad_field"),
         (b'{"v": 1, "experiment": "\\u0000\\u001b", "entered_boottime_ns": 1}', "no_name"),
-        (b"\xff\xfe", "bad_content"),
-        (b" " * 5000, "too_long"),
+        (b"\xff\xfe", "not_json"),
+        (b" " * 5000, "too_large"),
+        (b"[" * 2000 + b"]" * 2000, "bad_field"),
+        (b'{"v": 1, "x": ' + b"[" * 1900 + b"]" * 1900 + b"}", "not_json"),
     ],
 )
 def test_what_is_no_mark_is_refused_and_counted(node: Node, content: bytes, reason: str) -> None:
@@ -171,7 +191,7 @@ def test_a_link_a_pipe_and_a_file_of_another_user_are_refused(node: Node, tmp_pa
     node.until_rejected("symlink")
     os.mkfifo(node.directory / "pipe")
     (node.directory / "pipe").rename(node.directory / mine(2))
-    node.until_rejected("not_a_file")
+    node.until_rejected("not_regular")
     if os.getuid() == 0:
         node.write(mine(3), said(), uid=65534)
         node.until_rejected("foreign_owner")
@@ -200,7 +220,7 @@ def test_a_pid_that_was_given_to_another_process_marks_nothing(node: Node) -> No
     node.write(mine(2), said(experiment="now"))
     node.until(("now", False))
     os.utime(path, (1, 1))  # it has had its time
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while path.exists():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -230,7 +250,7 @@ def test_one_user_cannot_fill_the_table(node: Node) -> None:
 
 def test_hostile_names_come_out_fit_for_a_label(node: Node) -> None:
     node.write(mine(), said(experiment='a"b\\c{d}\n\x1b[2J\u202e' + "x" * 500))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not node.marks():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -266,17 +286,23 @@ def test_a_program_runs_on_whatever_becomes_of_its_mark(
     directory = tmp_path / "marks"
     directory.mkdir()
     monkeypatch.setenv(experiment_span.VARIABLE, str(directory))
-    with experiment("removed meanwhile"):
-        for each in directory.iterdir():
-            each.unlink()
-    assert not list(directory.iterdir()), "nothing is left where nobody collects"
+    monkeypatch.setattr(experiment_span, "MOST_LEFT", 4)
+    for _ in range(20):
+        with experiment("no daemon collects"):
+            pass
+    assert len(list(directory.iterdir())) <= 4
 
 
 def test_a_forked_child_does_not_end_the_mark_of_its_parent(node: Node) -> None:
-    with experiment("parent"):
+    with experiment("parent") as parent:
         node.until(("parent", False))
-        mark = experiment_span.ExperimentSpan(node.directory / mine(1), "x", 1, os.getpid() + 1)
-        experiment_span.leave(mark)
+        child = os.fork()
+        if not child:
+            parent.leave()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        (path,) = node.directory.iterdir()
+        assert b"exited" not in path.read_bytes()
         assert node.marks() == [("parent", False)]
 
 
@@ -303,8 +329,105 @@ def test_a_process_in_a_job_that_nobody_knows_yet_is_left_alone(
         assert files.is_in_job(os.getpid()) is in_job
     monkeypatch.setattr(files, "is_in_job", lambda pid: True)
     with experiment("mine"):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not node.boundaries:
             assert time.monotonic() < end
             time.sleep(0.02)
         assert node.marks() == []
+
+
+def test_a_block_entered_before_there_is_a_directory_is_written_when_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run/marks"
+    monkeypatch.setenv(experiment_span.VARIABLE, str(directory))
+    monkeypatch.setattr(experiment_span, "FIRST_RETRY_S", 0.01)
+    with experiment("early") as early, experiment("left early"):
+        pass
+    with experiment("early") as early:
+        node = Node(directory)
+        try:
+            node.until(("early", False))
+            assert {fact.id.workload for fact in node.facts.values()} == {early.id}
+        finally:
+            node.source.close()
+
+
+def test_that_a_file_is_gone_ends_nothing(node: Node) -> None:
+    with experiment("swept"):
+        node.until(("swept", False))
+        for each in node.directory.iterdir():
+            each.unlink()
+        node.source._look()
+        assert node.marks() == [("swept", False)]
+    node.until(("swept", True))
+
+
+def test_after_a_restart_it_goes_on_while_its_process_lives(node: Node) -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    name = f"{process.pid}-{experiment_span.started_ticks(process.pid)}-1.json"
+    node.write(name, said(experiment="other"))
+    with experiment("mine"):
+        end = time.monotonic() + 60
+        while not (node.marks() and node.marks(process.pid)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        facts, last_ns = tuple(node.facts.values()), node.clock.now_ns()
+        node.source.close()
+        process.kill()
+        process.wait()
+        for each in node.directory.iterdir():
+            each.unlink()
+        again = SpanWorkloads(node.clock, node.directory, user_of=lambda uid: f"u{uid}")
+        again.open(node.boundaries.append, Before(facts, (), last_ns))
+        node.source = again
+        over = again.holdings(()).facts
+        assert [(f.labels.experiment, f.ended_ns) for f in over] == [("other", last_ns)]
+        node.facts |= {fact.id: fact for fact in facts}
+        assert node.marks() == [("mine", False)]
+
+
+@pytest.mark.parametrize("junk", [b"", b"[" * 2000, b'{"v": 1, "x": ' + b"[" * 1900])
+def test_no_file_keeps_the_daemon_from_starting(tmp_path: Path, junk: bytes) -> None:
+    directory = tmp_path / "marks"
+    files.make_directory(directory)
+    (directory / mine(1)).write_bytes(junk + b"]" * junk.count(b"["))
+    node = Node(directory)
+    try:
+        (directory / mine(2)).write_bytes(said())
+        node.source._look()
+        assert node.marks() == [("bert", False)]
+    finally:
+        node.source.close()
+
+
+def test_the_files_of_one_user_are_not_in_the_way_of_another(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans_source, "MOST_FILES", 8)
+    with experiment("honest"):
+        node.until(("honest", False))
+        for n in range(40):
+            (node.directory / f"4194{n:03}-1-1.json").write_bytes(b"{}")
+            (node.directory / f"junk-{n}").write_bytes(b"x")
+        (node.directory / "large").write_bytes(b"x" * (files.MAX_BYTES + 1))
+        node.source._look()
+        assert len(list(node.directory.iterdir())) <= 9
+        assert node.rejected()["quota"] >= 72
+        assert node.marks() == [("honest", False)]
+
+
+def test_in_a_directory_of_others_only_our_names_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans_source, "MOST_FILES", 2)
+    tmp_path.chmod(0o1777)
+    (tmp_path / "precious").write_bytes(b"x" * 9999)
+    for n in range(9):
+        (tmp_path / f"precious-{n}").touch()
+        (tmp_path / f"4194{n:03}-1-1.json").touch()
+    source = SpanWorkloads(NodeClock(), tmp_path)
+    source.open(lambda t_ns: None)
+    source.close()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 10 + 2

@@ -11,14 +11,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import urllib3
 
-from joulebook.node.workloads.kubernetes.api import ApiError, ApiServer, body, lines
-from joulebook.node.workloads.rejections import Rejections
+from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +33,8 @@ WATCH_READ_S = 300.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 60.0
 FORBIDDEN_S = 300.0
 
-REMEDIES = {
-    "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
-    "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
-    "tenants.kubernetes.api = false.",
-    "unauthorized": "The service account's token is not accepted; it is read again.",
-    "no_account": "Run the daemon in a pod with a service account, set "
-    "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
-    "unreachable": "Pods are booked nevertheless; labels come when it answers.",
-}
-"""What can be done, by the reason of an `ApiError`."""
 
-
-class WatchListener(Protocol[Item]):
+class Listener(Protocol[Item]):
     """Who is reported. Calls come from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
@@ -114,14 +102,20 @@ class Watch(threading.Thread, Generic[Item]):
         self,
         server: ApiServer,
         collection: Collection[Item],
-        listener: WatchListener[Item],
-        refuse: Rejections,
+        listener: Listener[Item],
+        fault: Callable[[str], None],
+        remedies: Mapping[str, str] = {},
     ) -> None:
+        """`fault` is reported what failed while an exception that nobody thought of is handled.
+
+        `remedies` are what can be done, by the reason of an `ApiError`.
+        """
         super().__init__(name=f"watch-{collection.name}", daemon=True)
         self._server = server
         self._collection = collection
         self._listener = listener
-        self._refuse = refuse
+        self._fault = fault
+        self._remedies = remedies
         self._paths = list(collection.paths)
         self._version: str | None = None
         self._stopping = threading.Event()
@@ -152,7 +146,7 @@ class Watch(threading.Thread, Generic[Item]):
                 self._stopping.wait(self._after(error))
             except Exception:
                 self._version, self.problem = None, "an error of ours, see the log"
-                self._refuse.fault(f"watching {self._collection.name} failed; it is listed again")
+                self._fault(f"watching {self._collection.name} failed; it is listed again")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:
@@ -172,7 +166,7 @@ class Watch(threading.Thread, Generic[Item]):
         answer = self._server.get(path, query, read_s=LIST_READ_S)
         try:
             found = self._collection.decoders.list.decode(body(path, answer))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ApiError(f"GET {path}: {error}", reason="garbled") from None
         self._listener.listed(found.items or [])
         self._version = found.metadata.resource_version
@@ -215,7 +209,7 @@ class Watch(threading.Thread, Generic[Item]):
                     self._listener.deleted(item)
                 else:
                     self._listener.changed(item)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ApiError(f"watch {path}: {error}", reason="garbled") from None
         self._version = version or self._version
         self._retry_s = RETRY_FIRST_S
@@ -245,7 +239,7 @@ class Watch(threading.Thread, Generic[Item]):
         # Connections break, and are made again; where that fails it is worth a word.
         if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
             self._said.add(error.reason)
-            log.warning("API server: %s. %s", error, REMEDIES.get(error.reason, ""))
+            log.warning("API server: %s. %s", error, self._remedies.get(error.reason, ""))
         if error.reason == "forbidden":
             return FORBIDDEN_S * (1 + random.random() / 5)  # noqa: S311
         return self._backoff()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.unit.core.audit import Auditor, laws
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.attribution.node_meter import KEPT_S, OtherSplit, Supply
+from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.energy.node_meter import KEPT_S, NodeMeter
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
@@ -46,7 +47,7 @@ class Node:
         self.modelled = False
         self.silent: set[Meter] = set()
 
-    def run(self, seconds: int) -> Supply:
+    def run(self, seconds: int) -> NodeMeter:
         for _ in range(seconds):
             self.second += 1
             t_ns = T0 + self.second * S
@@ -73,12 +74,12 @@ class Node:
             before = self.books
             self.books, entry = advance(before, tick, self.policy)
             self.audit(before, self.books, entry)
-        supply = self.books.supplies.get(NODE)
-        if supply is None:
-            return Supply(self.books.meters[CPU], (), 0, 0)
-        assert supply.node_uj == supply.leaves_uj + supply.other_uj - supply.deficit_uj
-        assert self.books.meters[NODE].booked_uj == supply.other_uj
-        return supply
+        found = self.books.node_meters.get(NODE)
+        if found is None:
+            return NodeMeter(self.books.meters[CPU], (), 0, 0)
+        assert found.node_uj == found.children_uj + found.other_uj - found.deficit_uj
+        assert self.books.meters[NODE].booked_uj == found.other_uj
+        return found
 
     def other_j(self) -> dict[object, float]:
         found = {
@@ -94,12 +95,12 @@ class Node:
 
 def test_what_is_left_of_the_node_is_other_and_nobodys_by_default() -> None:
     node = Node()
-    supply = node.run(60)
+    found = node.run(60)
     # Reconciled is from 5 s, when the node was first read, to 55 s: 250 W less 150 W.
-    assert supply.node_uj == 50 * 250 * 1_000_000
-    assert supply.leaves_uj == 50 * 150 * 1_000_000
+    assert found.node_uj == 50 * 250 * 1_000_000
+    assert found.children_uj == 50 * 150 * 1_000_000
     assert node.other_j() == {Remainder.SYSTEM: 5_000}
-    assert supply.deficit_uj == 0 and supply.omits == ""
+    assert found.deficit_uj == 0 and found.omits == ""
     assert node.books.method_uj[Method.INTEGRATED] == 5_000 * 1_000_000
 
 
@@ -127,29 +128,29 @@ def test_a_bmc_that_lags_makes_a_deficit_that_is_filled_again_and_nothing_negati
     lagging = node.run(10)
     assert lagging.deficit_uj >= 0
     node.node_w = 550
-    supply = node.run(60)
-    assert supply.omits == ""
+    found = node.run(60)
+    assert found.omits == ""
     node.watts[GPU], node.node_w = 100, 550  # and it falls late, too
     node.run(10)
     node.node_w = 250
-    supply = node.run(60)
-    assert supply.deficit_uj == 0
+    found = node.run(60)
+    assert found.deficit_uj == 0
     # Over the whole of it the rest is the rest: 100 W, but for the ramps of the trapezoids.
-    assert supply.other_uj == pytest.approx((supply.node_uj - supply.leaves_uj), rel=1e-9)
+    assert found.other_uj == pytest.approx((found.node_uj - found.children_uj), rel=1e-9)
 
 
 def test_a_bmc_that_leaves_the_gpus_out_is_noticed() -> None:
     node = Node()
     node.watts[GPU], node.node_w = 300, 150  # CPU 50 W and the rest 100 W: no GPU in it
     assert node.run(40).omits == ""
-    supply = node.run(300)
-    assert supply.omits == "gpu"
-    assert supply.other_uj == 0 and supply.deficit_uj > 0
+    found = node.run(300)
+    assert found.omits == "gpu"
+    assert found.other_uj == 0 and found.deficit_uj > 0
     # The site says so: then only what is in it is taken off.
     reported = Node(covers=(Component.CPU, Component.DRAM))
     reported.watts[GPU], reported.node_w = 300, 150
-    supply = reported.run(300)
-    assert supply.omits == "" and supply.deficit_uj == 0
+    found = reported.run(300)
+    assert found.omits == "" and found.deficit_uj == 0
     assert reported.other_j() == {Remainder.SYSTEM: pytest.approx(100 * 290, abs=600)}
 
 
@@ -168,11 +169,11 @@ def test_a_leaf_that_hangs_is_waited_for_and_then_made_up_for() -> None:
     before = node.run(40)
     assert before.edge_ns < T0 + 25 * S, "its energy may still come"
     node.silent = set()
-    supply = node.run(30)
+    found = node.run(30)
     assert (
-        supply.other_uj
-        == supply.node_uj - supply.leaves_uj
-        == pytest.approx(100 * (supply.edge_ns - T0 - 5 * S) // S * 1_000_000, rel=1e-6)
+        found.other_uj
+        == found.node_uj - found.children_uj
+        == pytest.approx(100 * (found.edge_ns - T0 - 5 * S) // S * 1_000_000, rel=1e-6)
     )
     node.silent = {GPU}
     long = node.run(200)
@@ -191,9 +192,9 @@ def test_a_silent_bmc_is_a_gap_and_the_leaves_of_that_time_stay_out() -> None:
     node.silent = {NODE}
     node.run(300)
     node.silent = set()
-    supply = node.run(60)
-    assert supply.deficit_uj == 0
-    assert supply.other_uj == pytest.approx(100 * supply.node_uj / 250, rel=0.01)
+    found = node.run(60)
+    assert found.deficit_uj == 0
+    assert found.other_uj == pytest.approx(100 * found.node_uj / 250, rel=0.01)
 
 
 def test_what_waits_for_a_supply_that_is_gone_is_bounded() -> None:
@@ -203,7 +204,7 @@ def test_what_waits_for_a_supply_that_is_gone_is_bounded() -> None:
     for _ in range(3):
         node.second += 20_000
         node.run(3)
-    assert len(node.books.leaves_uj) <= 2 * (KEPT_S + 60)
+    assert len(node.books.children_uj) <= 2 * (KEPT_S + 60)
 
 
 @laws(40)

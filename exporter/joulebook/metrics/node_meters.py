@@ -12,27 +12,27 @@ Sample = tuple[tuple[str, ...], float]
 
 def node_energy(scene: Derived) -> Iterator[Sample]:
     """What the node's meter counted."""
-    for meter, supply in scene.books.supplies.items():
-        yield (meter.name,), joules(supply.node_uj)
+    for meter, node_meter in scene.books.node_meters.items():
+        yield (meter.name,), joules(node_meter.node_uj)
 
 
 def covered_energy(scene: Derived) -> Iterator[Sample]:
     """What the meters inside came to in the same time."""
-    for meter, supply in scene.books.supplies.items():
-        yield (meter.name,), joules(supply.leaves_uj)
+    for meter, node_meter in scene.books.node_meters.items():
+        yield (meter.name,), joules(node_meter.children_uj)
 
 
 def deficit(scene: Derived) -> Iterator[Sample]:
     """By how much they exceed it."""
-    for meter, supply in scene.books.supplies.items():
-        yield (meter.name,), joules(supply.deficit_uj)
+    for meter, node_meter in scene.books.node_meters.items():
+        yield (meter.name,), joules(node_meter.deficit_uj)
 
 
 def omits(scene: Derived) -> Iterator[Sample]:
     """What it seems to leave out; 0 for everything that it is thought to include."""
-    for meter, supply in scene.books.supplies.items():
-        for component in supply.covers:
-            yield (meter.name, component), int(component == supply.omits)
+    for meter, node_meter in scene.books.node_meters.items():
+        for component in node_meter.covers:
+            yield (meter.name, component), int(component == node_meter.omits)
 
 
 def idle_power(scene: Derived) -> Iterator[Sample]:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.kube_api.server import FakeApi
 
-from joulebook.node.workloads.kubernetes import watch as watching
-from joulebook.node.workloads.kubernetes.api import ApiServer
+from joulebook.kubernetes_api import watch as watching
+from joulebook.kubernetes_api.server import ApiError, ApiServer, in_cluster
+from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.kubernetes.device_ids import Described
-from joulebook.node.workloads.kubernetes.informer import pods_of
+from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
 from joulebook.node.workloads.kubernetes.pod_object import PodObject
 from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
-from joulebook.node.workloads.kubernetes.watch import Watch
 from joulebook.node.workloads.rejections import Rejections
 
 
@@ -66,7 +66,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 @pytest.fixture
 def seen(api: FakeApi) -> Iterator[tuple[Watch[PodObject], Seen]]:
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Rejections())
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Rejections().fault)
     watch.start()
     until(lambda: watch.synced)
     yield watch, found
@@ -140,7 +140,9 @@ def test_403_is_said_once_with_what_to_do(
     monkeypatch.setattr(watching, "FORBIDDEN_S", 0.05)
     api.forbidden.add("pods")
     found = Seen()
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, Rejections())
+    watch = Watch(
+        ApiServer(api.service_account), pods_of("n1"), found, Rejections().fault, REMEDIES
+    )
     with caplog.at_level(logging.INFO, "joulebook"):
         watch.start()
         until(lambda: api.calls["list pods"] >= 3)
@@ -173,7 +175,7 @@ def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
 ) -> None:
     found, refuse = Seen(), Rejections()
     found.changed = lambda item: 1 // 0  # type: ignore[assignment, method-assign, return-value]
-    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, refuse)
+    watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, refuse.fault)
     watch.start()
     for n in range(3):
         until(lambda: watch.synced)
@@ -185,7 +187,7 @@ def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
 
 
 def test_no_service_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen(), Rejections())
+    watch = Watch(ApiServer(tmp_path), pods_of("n1"), Seen(), Rejections().fault, REMEDIES)
     watch.start()
     until(lambda: caplog.records)
     watch.stop()
@@ -203,7 +205,7 @@ def test_slices_of_either_version(
         api.put_slice("n1", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-0", "type": "gpu"}})
         api.put_slice("n2", "gpu.nvidia.com", {"gpu-0": {"uuid": "GPU-9"}})
         table = SliceTable()
-        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table, Rejections())
+        watch = Watch(ApiServer(api.service_account), slices_of("n1"), table, Rejections().fault)
         watch.start()
         until(lambda: table.described)
         assert table.described == {"gpu.nvidia.com/n1/gpu-0": Described("GPU-0")}
@@ -216,16 +218,61 @@ def test_slices_of_either_version(
         watch.stop()
 
 
-def test_the_library_is_loaded_light(repository: Path) -> None:
-    # Typed models, OAuth and WebSockets would be 15 MiB that every node would pay.
-    code = (
-        "import sys; from joulebook.node.workloads.kubernetes.library import library; library();"
-        "heavy = {'pydantic', 'requests', 'oauthlib', 'websocket', 'aiohttp'} & set(sys.modules);"
-        "assert not heavy, heavy;"
-        "import kubernetes.client; assert kubernetes.client.CoreV1Api"
-    )
-    env = {**os.environ, "PYTHONPATH": str(repository / "exporter")}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+def test_a_daemon_in_a_pod_never_imports_the_kubernetes_package(
+    api: FakeApi, repository: Path, short_tmp_path: Path
+) -> None:
+    """It would be 15 MiB that every node would pay."""
+    code = """
+import sys, time
+from joulebook.clock import NodeClock
+from joulebook.config import load
+from joulebook.node.assembly.workloads import kubernetes_tenants
+source = kubernetes_tenants(load(None, __import__("os").environ), NodeClock())
+source.open(lambda _: None)
+while source._table.info("u1") is None:
+    time.sleep(0.05)
+source.close()
+heavy = {"kubernetes", "pydantic", "requests", "oauthlib", "websocket", "aiohttp"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    settings = {
+        "NODE_NAME": "n1",
+        "TENANTS_KUBERNETES_SERVICE_ACCOUNT": str(api.service_account),
+        "TENANTS_KUBERNETES_POD_RESOURCES": str(short_tmp_path / "kubelet.sock"),
+        "TENANTS_KUBERNETES_CGROUP_ROOT": str(short_tmp_path),
+    }
+    env = {
+        **os.environ,
+        **api.environment(),
+        **{f"JOULEBOOK_{name}": value for name, value in settings.items()},
+        "PYTHONPATH": str(repository / "exporter"),
+    }
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+
+
+def test_a_pod_signs_in_by_the_files_of_its_service_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOST", "PORT"):
+        monkeypatch.delenv(f"KUBERNETES_SERVICE_{name}", raising=False)
+    with pytest.raises(ApiError, match="KUBERNETES_SERVICE_HOST") as caught:
+        in_cluster(tmp_path)
+    assert caught.value.reason == "no_account"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    with pytest.raises(ApiError, match=r"ca\.crt"):
+        in_cluster(tmp_path)
+    FakeApi(tmp_path)  # writes both files
+    found = in_cluster(tmp_path)
+    assert found.host == "https://[fd00::1]:443"
+    (tmp_path / "token").write_text("one\n")
+    assert found.headers() == {"Authorization": "Bearer one"}
+    (tmp_path / "token").write_text("two")
+    assert found.headers() == {"Authorization": "Bearer two"}
+    for wrong in (b"", b"a\r\nX: y", b"\xff"):
+        (tmp_path / "token").write_bytes(wrong)
+        with pytest.raises(ApiError, match="token"):
+            found.headers()
 
 
 def test_the_stand_in_runs_as_a_process_too(repository: Path, tmp_path: Path) -> None:
@@ -250,7 +297,7 @@ def test_the_stand_in_runs_as_a_process_too(repository: Path, tmp_path: Path) ->
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found, Rejections())
+            watch = Watch(ApiServer(tmp_path / "account"), pods_of("n1"), found, Rejections().fault)
             watch.start()
             until(lambda: found.names() == ["p"])
             watch.stop()

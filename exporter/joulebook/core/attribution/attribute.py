@@ -1,0 +1,155 @@
+"""From energy in time to who gets it: the second of the three steps of a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from joulebook.core.attribution import gpu, host, other, outages, spans
+from joulebook.core.attribution.claims import Claim, Evidence, Tenure
+from joulebook.core.attribution.gpu import Share
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.measure import Due, Measured
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Remainder
+from joulebook.core.sums import counted
+from joulebook.core.workloads import WorkloadId
+
+Cut = Callable[[Interval], Iterable[Interval]]
+"""Cuts an interval where that must be done before it is shared out (quarter hours, rates)."""
+
+
+class Known(NamedTuple):
+    """What is known of who held devices and used the host while the energy was consumed.
+
+    Attributes:
+        claims: The claims on each meter.
+        affirmed_ns: Until when each kind of evidence is known to be whole.
+        usage: The use of CPU and memory.
+
+    """
+
+    claims: Mapping[Meter, list[Claim]]
+    affirmed_ns: Mapping[Evidence, int]
+    usage: host.Usage
+
+    def on(self, meter: Meter) -> list[Claim]:
+        """The claims on one meter."""
+        return self.claims.get(meter, [])
+
+    def tenures(self, interval: Interval, meter: Meter) -> tuple[Tenure, ...]:
+        """Who held a meter in an interval."""
+        return outages.tenures(interval, self.on(meter), self.affirmed_ns)
+
+    def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
+        """What of a meter is due: what has settled, and of an outage what is proven or given up."""
+        edges = [*outages.edges(self.on(state.meter)), *spans.edges(state.pending)]
+        horizon_ns = now_ns - settle_ns
+        for before, reading in pairwise((state.base, *state.pending)):
+            awaited = reading.after_outage and now_ns - reading.t_ns <= outages.PROOF_WAIT_NS
+            if awaited and not self._is_proven(state.meter, before.t_ns, reading.t_ns):
+                return Due(min(horizon_ns, reading.t_ns - 1), edges)
+        return Due(horizon_ns, edges)
+
+    def _is_proven(self, meter: Meter, t0_ns: int, t1_ns: int) -> bool:
+        """Whether all is known of who held or used a meter in an outage."""
+        if meter.component in host.COMPONENTS and not self.usage.heard_again(t0_ns, t1_ns):
+            return False
+        return outages.proof_is_in(self.on(meter), t1_ns, self.affirmed_ns)
+
+
+class Booking(NamedTuple):
+    """An interval and who gets its energy.
+
+    Attributes:
+        interval: The energy; nothing about who gets it changed in its time.
+        shares: Who gets how much of it; all of it.
+        held: Whether the device was held.
+        fault: Why it could not be shared out and goes to `unknown_holder` (empty: it could).
+
+    """
+
+    interval: Interval
+    shares: Sequence[Share]
+    held: bool = False
+    fault: str = ""
+
+
+def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
+    """Share out all intervals by who held the meter, or used it."""
+    booked, node = measured.meters.booked, measured.meters.node
+    gpus = [m for m in booked if m.component is Component.GPU and m not in node]
+    bookings: list[Booking] = []
+    for interval in measured.intervals:
+        if interval.meter in node:
+            shared = _by_holders_of(gpus, interval, known, cut, split)
+        else:
+            shared = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+        bookings += _whole(interval, shared, cut)
+    return bookings
+
+
+def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
+    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
+
+    Its readings and claims are committed: a fault here would meet them at every start again.
+    """
+    try:
+        bookings = list(shared)
+        given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
+        if given_uj == interval.energy_uj:
+            return bookings
+        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+    except Exception as raised:
+        fault = repr(raised)
+    fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
+    return [
+        Booking(
+            piece,
+            [Share(Remainder.UNKNOWN_HOLDER, Amount(piece.energy_uj), piece.method, NO_EVIDENCE)],
+            fault=fault,
+        )
+        for piece in cut(interval)
+    ]
+
+
+def _by_holders_of(
+    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
+) -> Iterator[Booking]:
+    """Share out what a node's own meter counted beside the meters in it."""
+    held = [known.tenures(interval, each) for each in gpus]
+    for piece in cut(interval):
+        yield Booking(piece, other.share_out(piece, held, split))
+
+
+def _by_holder(
+    interval: Interval, idle_mw: int | None, known: Known, cut: Cut
+) -> Iterator[Booking]:
+    """Share out what one meter consumed, tenure by tenure."""
+    for tenure in known.tenures(interval, interval.meter):
+        for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
+            for piece in cut(part):
+                if piece.meter.component in host.COMPONENTS:
+                    shares = host.share_out(piece, idle_mw, known.usage)
+                else:
+                    shares = gpu.share_out(piece, tenure, idle_mw)
+                yield Booking(piece, shares, held=bool(tenure.holders))
+
+
+def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:
+    """For how long others than its holders used each held device."""
+    return counted(
+        ((booking.interval.meter, user), booking.interval.t1_ns - booking.interval.t0_ns)
+        for booking in bookings
+        for user in _foreign(booking)
+    )
+
+
+def _foreign(booking: Booking) -> set[WorkloadId]:
+    if not booking.held or booking.interval.outage:
+        return set()
+    holders = {share.subject for share in booking.shares}
+    users = {process.workload for process in booking.interval.processes}
+    return {user for user in users if user is not None and user not in holders}

@@ -1,0 +1,153 @@
+"""From readings to energy in time: the first of the three steps of a tick.
+
+Readings are taken in, and what is due of each meter becomes intervals. A meter of the whole node
+gives what is left of it once the meters in it are taken off. Nothing here knows of workloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from joulebook.core.energy import meter as metering
+from joulebook.core.energy import node_meter
+from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.meter import MeterState, MeterUpdate
+from joulebook.core.energy.node_meter import NodeMeter
+from joulebook.core.energy.power import is_believable
+from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.evidence import ChildSecond, Gap
+from joulebook.core.sums import counted
+
+
+class Meters(NamedTuple):
+    """Every meter of a node.
+
+    Attributes:
+        booked: The meters that energy is booked on; of a node's own meter, the rest.
+        node: The meters that measure others from outside.
+        children_uj: What the meters inside consumed and is still to be taken off.
+
+    """
+
+    booked: Mapping[Meter, MeterState]
+    node: Mapping[Meter, NodeMeter]
+    children_uj: Mapping[ChildSecond, int]
+
+    def resumed(self) -> Meters:
+        """After an outage of the daemon, in which nobody read them."""
+        return self._replace(
+            booked={name: metering.resume(state) for name, state in self.booked.items()},
+            node={
+                name: msgspec.structs.replace(each, state=metering.resume(each.state))
+                for name, each in self.node.items()
+            },
+        )
+
+
+class Due(NamedTuple):
+    """What of a meter is due to be booked.
+
+    Attributes:
+        to_ns: Only what was consumed before this instant.
+        edges: The instants at which its power may have changed.
+
+    """
+
+    to_ns: int
+    edges: Sequence[int] = ()
+
+
+class Measured(NamedTuple):
+    """The meters after a tick, the energy that is due, and the time that was lost.
+
+    Attributes:
+        meters: All meters, with the readings of this tick.
+        intervals: The energy that is due, no part of it twice.
+        gaps: The stretches without energy that ended.
+        lost_ns: The time without energy, by meter and reason.
+
+    """
+
+    meters: Meters
+    intervals: tuple[Interval, ...]
+    gaps: tuple[Gap, ...]
+    lost_ns: Mapping[tuple[Meter, str], int]
+
+
+def measure(
+    meters: Meters,
+    looks: Iterable[Reading | Failure],
+    horizon_ns: int,
+    due: Callable[[MeterState], Due],
+) -> Measured:
+    """Take in what sensors saw, and take out the energy that is due.
+
+    `due` says it of each meter that is booked by itself; what a node's own meter counted is due
+    up to `horizon_ns`, as far as the meters in it are booked.
+    """
+    seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
+    states, taken = _taken_in(meters, seen)
+    node = _node_meters(meters.node, states, seen)
+    ripe = {
+        name: metering.ripe(state, *due(state))
+        for name, state in states.items()
+        if name not in node
+    }
+    booked = {name: state for name, (state, _) in ripe.items()}
+    intervals = [each for _, found in ripe.values() for each in found]
+    children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
+    for name, each in node.items():
+        node[name], others, children_uj = node_meter.reconcile(
+            each, booked, children_uj, horizon_ns
+        )
+        intervals += others
+    booked |= {name: node_meter.as_meter(each) for name, each in node.items()}
+    return Measured(
+        Meters(booked, node, children_uj),
+        tuple(intervals),
+        tuple(gap for each in taken for gap in each.gaps),
+        counted(
+            ((each.state.meter, reason), lasted_ns)
+            for each in taken
+            for reason, lasted_ns in each.lost_ns
+        ),
+    )
+
+
+def _taken_in(
+    meters: Meters, looks: Iterable[Reading | Failure]
+) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
+    """All meters with what was seen of them, and what each look did to its meter."""
+    states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
+    taken = []
+    for look in looks:
+        each = _after(states.get(look.meter), look)
+        if each is not None:
+            states[look.meter] = each.state
+            taken.append(each)
+    return states, taken
+
+
+def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
+    """A meter after one look; `None`: one that was never read, and still is not."""
+    if isinstance(look, Failure):
+        return None if state is None else metering.lose(state, look)
+    if state is not None:
+        return metering.take(state, look)
+    return MeterUpdate(metering.begin(look)) if is_believable(look) else None
+
+
+def _node_meters(
+    known: Mapping[Meter, NodeMeter],
+    states: Mapping[Meter, MeterState],
+    looks: Iterable[Reading | Failure],
+) -> dict[Meter, NodeMeter]:
+    """The meters that measure others, as they are known and as they say by now."""
+    found = dict(known)
+    for look in looks:
+        if isinstance(look, Reading) and look.covers and look.meter in states:
+            found[look.meter] = node_meter.heard(found.get(look.meter), look)
+    return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

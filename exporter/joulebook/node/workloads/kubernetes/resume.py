@@ -1,0 +1,103 @@
+"""Pods that held devices when the daemon stopped, until it is clear what became of them.
+
+What the ledger held goes on while its holder provably lives, whoever cannot be asked: a cgroup of
+its uid has processes, and the kubelet lists no other pod under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.node.workloads.contract import Before
+from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodCgroup
+from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.pods import PodTable
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went."""
+
+    facts: WorkloadFacts
+    claims: tuple[Claim, ...]
+    body: PodCgroup | None = None
+    ended_ns: int | None = None
+
+
+class Resumption:
+    """Those of which nobody but the ledger knows that they are here."""
+
+    def __init__(self, before: Before) -> None:
+        claims: dict[WorkloadId, list[Claim]] = {}
+        for claim in before.claims:
+            if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
+                claims.setdefault(claim.workload, []).append(claim)
+        self._kept = [
+            Kept(facts, tuple(claims[facts.id])) for facts in before.facts if facts.id in claims
+        ]
+
+    def review(self, table: PodTable, now_ns: int) -> None:
+        """Look what became of them; what the pods that are listed hold has been found out."""
+        self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
+        table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
+
+    def claims(self) -> list[Claim]:
+        """Return the claims of those that live, and of those that ended since."""
+        return [
+            msgspec.structs.replace(claim, t1_ns=kept.ended_ns)
+            for kept in self._kept
+            for claim in kept.claims
+        ]
+
+    def facts(self) -> list[WorkloadFacts]:
+        """Return the ends that were seen."""
+        return [
+            msgspec.structs.replace(kept.facts, ended_ns=kept.ended_ns)
+            for kept in self._kept
+            if kept.ended_ns is not None
+        ]
+
+    def settled(self) -> None:
+        """What `claims` and `facts` said last is durable."""
+        self._kept = [kept for kept in self._kept if kept.ended_ns is None]
+
+    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
+        facts = kept.facts
+        if kept.body is None:
+            kept.body = table.body_like(facts.id.workload.rpartition(".")[2])
+        body = kept.body
+        if body is None:
+            return True
+        if body.gone_ns is not None:
+            kept.ended_ns = body.ended_ns(frozenset())
+            return False
+        if not body.lives(frozenset()):
+            return True
+        resident = table.here(facts.labels.account, facts.name)
+        if resident is None or (resident.uid and resident.uid != body.uid):
+            return False  # The kubelet does not list it, and yet it lives.
+        if not resident.uid:
+            held = [grant for grant in resident.grants if grant.t1_ns is None]
+            if any(grant.part is None and not grant.refused for grant in held):
+                return False
+            if not _same(held, kept.claims):
+                return True  # It is another of that name, as StatefulSets make them.
+            table.bind(resident, body.uid, now_ns)
+        return True
+
+
+def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
+    """Whether a pod holds what the ledger says; a device that nobody can tell now is one of it."""
+    parts = {(grant.part.meter, grant.part.instance) for grant in grants if grant.part is not None}
+    rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
+    unreported = [grant for grant in grants if grant.part is None]
+    if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
+        return False
+    for grant, claim in zip(unreported, rest, strict=True):
+        grant.part = DevicePart(claim.meter, claim.parts, claim.of, claim.instance)
+    return True

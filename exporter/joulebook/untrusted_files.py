@@ -1,0 +1,140 @@
+"""Read files that somebody else wrote, without believing more of them than can be checked.
+
+Opened once and then checked by descriptor, so that nothing can be exchanged in between: never a
+symbolic link, never a pipe or a device, only from whom it may come, only what nobody else can
+write to, and only so many bytes. What is refused raises `InputError`; its `reason` is the value of
+a label: `symlink`, `unreadable`, `not_regular`, `foreign_owner`, `file_too_open`,
+`directory_too_open`, `too_large`, `not_json`, `bad_field`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Container
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from joulebook.errors import InputError
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+T = TypeVar("T")
+
+
+class File(NamedTuple):
+    """The whole of a file, and what the kernel said of it."""
+
+    raw: bytes
+    stat: os.stat_result
+
+
+def trusted_owners() -> frozenset[int]:
+    """Return the users whose word counts for everybody: root, and whom this daemon runs as."""
+    return frozenset({0, os.geteuid()})
+
+
+def open_directory(path: Path, owners: Container[int], *, shared: bool = False) -> int:
+    """Open a directory that nobody but its owner can change, and return its descriptor.
+
+    In a `shared` one all may write, but each may remove only his own files (mode 1777). Raises
+    `InputError`, and `OSError` where it cannot be opened at all.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR} and path.is_symlink():
+            raise InputError(f"{path} is a symbolic link", reason="symlink") from None
+        raise
+    seen = os.fstat(fd)
+    wrong = None
+    if seen.st_uid not in owners:
+        wrong = InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
+    elif seen.st_mode & _OTHERS_WRITE and not (shared and seen.st_mode & stat.S_ISVTX):
+        right = "mode 1777" if shared else "mode 0755"
+        text = f"{path}: others may write into it (right is {right})"
+        wrong = InputError(text, reason="directory_too_open")
+    if wrong is not None:
+        os.close(fd)
+        raise wrong
+    return fd
+
+
+def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]) -> File:
+    """Read a file of at most `limit` bytes that belongs to one of `owners`.
+
+    `name` is below the open directory, or a path where there is none. Raises `InputError`, and
+    `FileNotFoundError` for a file that was just removed.
+    """
+    fd = _open(directory_fd, name, os.O_RDONLY)
+    try:
+        seen = _checked(fd, name, owners)
+        if seen.st_mode & _OTHERS_WRITE:
+            raise InputError(f"{name}: others may write to it", reason="file_too_open")
+        raw = b""
+        while len(raw) <= limit:
+            chunk = os.read(fd, limit + 1 - len(raw))
+            if not chunk:
+                return File(raw, seen)
+            raw += chunk
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}", reason="unreadable") from None
+    finally:
+        os.close(fd)
+    raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
+
+
+def open_to_append(path: str, owner: int) -> int:
+    """Open `owner`'s own regular file to append to it; nothing is created. Raises `InputError`.
+
+    One with a second name is refused: somebody may have put another file of the owner's there.
+    """
+    try:
+        fd = _open(None, path, os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {error.strerror}", reason="unreadable") from None
+    try:
+        links = _checked(fd, path, {owner}).st_nlink
+        if links != 1:
+            raise InputError(f"{path}: has {links} names", reason="linked")
+    except InputError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def decoded(decoder: msgspec.json.Decoder[T], raw: bytes, name: str, example: str) -> T:
+    """Decode JSON of the file `name`. Raises `InputError` for all that it may hold instead.
+
+    `example` is what would be right. JSON may be nested deeper than any decoder can follow.
+    """
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: {error}; right is {example}", reason="bad_field") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{name}: {error}; right is {example}", reason="not_json") from None
+
+
+def _open(directory_fd: int | None, name: str, mode: int) -> int:
+    try:
+        return os.open(name, mode | _OPEN, dir_fd=directory_fd)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = "symlink" if getattr(error, "errno", 0) == errno.ELOOP else "unreadable"
+        what = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: {what}", reason=reason) from None
+
+
+def _checked(fd: int, name: str, owners: Container[int]) -> os.stat_result:
+    seen = os.fstat(fd)
+    if not stat.S_ISREG(seen.st_mode):
+        raise InputError(f"{name} is not a regular file", reason="not_regular")
+    if seen.st_uid not in owners:
+        raise InputError(f"{name} belongs to uid {seen.st_uid}", reason="foreign_owner")
+    return seen
