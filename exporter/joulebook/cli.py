@@ -151,13 +151,14 @@ def parser() -> argparse.ArgumentParser:
         help="by user: power now, energy since midnight (UTC) and how much of it while idle",
     )
     options.add_lab(top_)
-    job = command("job", "what one job cost, from this node's ledger")
+    job = command("job", "what one job cost, from this node's ledger or the collected one")
     job.add_argument(
         "id",
         metavar="ID",
-        help="job id as the scheduler shows it: 1234, 1234_7, 1234.r1; the id of an array lists "
-        "its tasks",
+        help="job id as the scheduler shows it: 1234, 1234_7, 1234+1, 1234.r1; the id of an array "
+        "lists its tasks",
     )
+    options.add_ledgers(job)
     job.add_argument("--json", action="store_true", help="one JSON object instead of text")
     job.add_argument(
         "--summary", action="store_true", help="the three lines of the job's own output"

@@ -104,7 +104,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_places(where: argparse._ArgumentGroup) -> None:
+def add_ledgers(job: argparse.ArgumentParser) -> None:
+    """For `joulebook job`: of more nodes than this one."""
+    _add_ledgers(job.add_argument_group("where from (default: this node's ledger)"))
+
+
+def _add_ledgers(where: argparse._ArgumentGroup) -> None:
     where.add_argument(
         "--ledger",
         metavar="[[CLUSTER/]NODE=]FILE",
@@ -113,18 +118,22 @@ def _add_places(where: argparse._ArgumentGroup) -> None:
         help="a copy of a node's ledger; may be repeated, one for each node",
     )
     where.add_argument(
-        "--prometheus",
-        metavar="URL",
-        help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since); the default is "
-        "report.prometheus, where the node has no ledger",
-    )
-    where.add_argument(
         "--collected",
         metavar="URL",
         nargs="?",
         const="",
         help="the collected ledger of many nodes: sqlite:///... or postgresql://...; without URL, "
         "and where the node has no ledger, that of collect.url",
+    )
+
+
+def _add_places(where: argparse._ArgumentGroup) -> None:
+    _add_ledgers(where)
+    where.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since); the default is "
+        "report.prometheus, where the node has no ledger",
     )
     where.add_argument(
         "--header",

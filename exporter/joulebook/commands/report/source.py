@@ -109,15 +109,22 @@ def source(args: argparse.Namespace, config: Config) -> ReportSource:
     """Where a report is from. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
         raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
+    url = args.prometheus
+    if args.ledger or args.collected is not None:
+        return ledgers(args, config)
+    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
+        url = config.report.prometheus
+    return _prometheus(url, args) if url else ledgers(args, config)
+
+
+def ledgers(args: argparse.Namespace, config: Config) -> ReportSource:
+    """The ledgers that are named, this node's, or the collected one. Raises `ConfigError`."""
+    if args.ledger and args.collected is not None:
+        raise ConfigError("--ledger and --collected: expected one of them")
     if args.collected is not None:
         return CollectedSource(args.collected or config.collect.url)
     if args.ledger:
         return LedgerSource([named(text) for text in args.ledger])
-    url = args.prometheus
-    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
-        url = config.report.prometheus
-    if url:
-        return _prometheus(url, args)
     # A login node has no ledger of its own.
     if config.collect.url and not Path(config.ledger.path).exists():
         return CollectedSource(config.collect.url)

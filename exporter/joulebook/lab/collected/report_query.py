@@ -23,6 +23,7 @@ from joulebook.core.report.dataset import (
     Selection,
     Unknowable,
     UsedRate,
+    family_patterns,
 )
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.collected.bills import halves, wholes
@@ -181,6 +182,12 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
             f" OR w.id IN (SELECT workload FROM facts WHERE display IN ({marks})))"
         )
         values += sorted(names) * 3
+    patterns = [pattern for job in sorted(wanted.jobs) for pattern in family_patterns(job)]
+    if patterns:
+        own = " OR ".join(["w.workload LIKE ? ESCAPE '\\'"] * len(patterns))
+        shown = " OR ".join(["display LIKE ? ESCAPE '\\'"] * len(patterns))
+        parts.append(f"({own} OR w.id IN (SELECT workload FROM facts WHERE {shown}))")  # noqa: S608
+        values += [*patterns, *patterns]
     where = f" WHERE {' AND '.join(parts)}" if parts else ""
     rows = database.rows(_WORKLOADS + where, values)
     # The same number may be a job in two clusters.

@@ -13,7 +13,9 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection, joined
+from joulebook.core.report.totals import WorkloadTotals
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 
@@ -106,6 +108,17 @@ class LedgerSource:
                 found = reader.account(since_s, until_s, selection, node)
             accounts.append(_of_cluster(found, cluster, selection))
         return replace(joined(accounts), source=self.name)
+
+    def unbooked(self, selection: Selection) -> list[WorkloadTotals]:
+        """What is selected and known, and nothing was booked to. Raises `LedgerError`."""
+        found = []
+        for node, path, _ in self._ledgers:
+            with LedgerReader(path) as reader:
+                found += [
+                    WorkloadTotals(each, ZERO, {}, {}, {}, {}, None, None, nodes=(node,))
+                    for each in reader.workloads(selection)
+                ]
+        return found
 
 
 def _of_cluster(account: ReportData, cluster: str, selection: Selection) -> ReportData:
