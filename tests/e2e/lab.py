@@ -103,6 +103,8 @@ class Daemon:
             "JOULEBOOK_TENANTS_SLURM_ENABLED": "true",
             "JOULEBOOK_TENANTS_SLURM_EVENTS_DIR": str(self.events_dir),
             "JOULEBOOK_EXPOSITION_SCRAPE_INTERVAL_S": "1",
+            # Tests wait for joules: booked at each tick, but where a test is about the beat.
+            "JOULEBOOK_DAEMON_COMMIT_S": "1",
         }
         if self.slurm_conf:
             env["JOULEBOOK_TENANTS_SLURM_SLURM_CONF"] = str(self.slurm_conf)

@@ -191,7 +191,7 @@ def ticks() -> Iterator[Tick]:
 
 def shown(view: Snapshot, exposition: Exposition, samples: dict[str, list[str]]) -> None:
     """One scrape, with its time."""
-    exposition.publish(view)
+    exposition.publish(lambda view=view: view)
     text, _ = exposition.metrics("application/openmetrics-text")
     for line in text.decode().splitlines():
         if line.startswith("# EOF"):

@@ -136,9 +136,8 @@ def scrapes(ledger: Path) -> list[str]:
             store.commit(books, after, entry, Anchor("boot", 0, tick.now_ns))
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
-                exposition.publish(
-                    Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
-                )
+                view = Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
+                exposition.publish(lambda view=view: view)
                 text, _ = exposition.metrics("application/openmetrics-text")
                 for line in text.decode().splitlines():
                     if line.startswith("# EOF"):

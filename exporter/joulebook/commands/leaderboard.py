@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from joulebook.commands.report import options
+import click
+
+from joulebook.commands.report.options import from_where, stretch_of_time
 from joulebook.commands.report.source import source, stretch
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import ReportData, Selection
@@ -36,7 +38,7 @@ from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest
 
 
-def main_mlflow(args: argparse.Namespace) -> int:
+def main_mlflow(args: Options) -> int:
     """Write, and say what was written."""
     config = load(args.config, os.environ)
     account = source(args, config).account(*stretch(args), Selection())
@@ -74,94 +76,10 @@ def main_mlflow(args: argparse.Namespace) -> int:
 FORMATS = ("text", "markdown", "csv", "html", "json")
 
 
-def add(board: argparse.ArgumentParser) -> None:
-    """All options of `joulebook leaderboard`."""
-    board.epilog = "docs/leaderboard.md says how results are joined to energy, and what is ranked."
-    what = board.add_argument_group("results")
-    what.add_argument(
-        "results",
-        nargs="*",
-        type=Path,
-        metavar="FILE",
-        help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md)",
-    )
-    what.add_argument(
-        "--mlflow",
-        metavar="URI",
-        default="",
-        help="an MLflow tracking store, such as sqlite:///mlflow.db",
-    )
-    what.add_argument(
-        "--demo", action="store_true", help="six real training tasks that are shipped with it"
-    )
-    what.add_argument(
-        "--gpu", choices=["v100", "a40"], default="", help="only this GPU of the demo"
-    )
-    what.add_argument(
-        "--experiment",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this one; may be repeated",
-    )
-    what.add_argument(
-        "--metric", metavar="NAME", default="", help="which metric, where there are several"
-    )
-    what.add_argument(
-        "--better", choices=["higher", "lower"], default="", help="where its name does not say it"
-    )
-    what.add_argument(
-        "--unit",
-        choices=["percent", "ratio", "plain"],
-        default="",
-        help="what its values are: a point is 1 percent, 0.01, or 1",
-    )
-    what.add_argument(
-        "--by",
-        choices=["run", "experiment"],
-        default="",
-        help="rank runs by their own energy, or the best of each experiment by all that it took",
-    )
-    how = board.add_argument_group("how it is written")
-    how.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="text",
-        help="text (default), markdown, csv, html (one page that loads nothing), json",
-    )
-    how.add_argument("--json", action="store_true", help="the same as --format json")
-    how.add_argument("--plot", type=Path, metavar="FILE", help="draw it: FILE.svg or FILE.png")
-    _add_source(board)
-
-
-def add_mlflow(mlflow: argparse.ArgumentParser) -> None:
-    """All options of `joulebook mlflow`."""
-    mlflow.add_argument(
-        "uri", metavar="URI", help="the tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
-    )
-    mlflow.add_argument(
-        "--experiment",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this one; may be repeated",
-    )
-    mlflow.add_argument("--dry-run", action="store_true", help="write nothing, only say it")
-    mlflow.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    _add_source(mlflow)
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    options.add_source(parser)
-    when = parser.add_argument_group("of which time")
-    when.add_argument("--since", metavar="TIME", help="ISO 8601; a date is 00:00 UTC")
-    when.add_argument("--until", metavar="TIME", help="the same; the end is not included")
-
-
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Print the boards, and write the plot."""
     if args.demo:
-        found = Leaderboard(tuple(demo.boards(args.gpu)), notes=demo.NOTES, source="demo")
+        found = Leaderboard(tuple(demo.boards(args.gpu or "")), notes=demo.NOTES, source="demo")
     else:
         found = _joined(args, load(args.config, os.environ))
     if args.plot is not None:
@@ -181,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
+def _joined(args: Options, config: Config) -> Leaderboard:
     results = _results(args)
     if args.experiment:
         there = {r.experiment for r in results} - {""}
@@ -193,7 +111,8 @@ def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
     usable = [r for r in results if not r.problem]
     if not usable:
         raise ConfigError(f"{results[0].problem}: no result has a value")
-    metric, notes = metric_of(usable[0].metric, (r.value for r in usable), args.better, args.unit)
+    values = (result.value for result in usable)
+    metric, notes = metric_of(usable[0].metric, values, args.better or "", args.unit or "")
     account = ReportData("the results' own files", 0, FOREVER_S)
     if any(r.energy_uj is None for r in usable):
         account = source(args, config).account(*stretch(args), Selection())
@@ -226,7 +145,7 @@ def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
         )
 
 
-def _results(args: argparse.Namespace) -> list[Result]:
+def _results(args: Options) -> list[Result]:
     found: list[Result] = []
     for path in args.results:
         found += (
@@ -297,3 +216,97 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
     for note in sheet.notes:
         for line in wrap(shown(note, 500), screen.width):
             screen.say(line)
+
+
+_EXPERIMENT = option(
+    "--experiment", metavar="NAME", multiple=True, help="Only this one; may be repeated."
+)
+
+
+@command(epilog="docs/leaderboard.md says how results are joined to energy, and what is ranked.")
+@argument(
+    "results",
+    nargs=-1,
+    type=FILE,
+    metavar="[FILE]...",
+    help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md).",
+)
+@option(
+    "--mlflow",
+    heading="Results",
+    metavar="URI",
+    default="",
+    help="An MLflow tracking store, such as sqlite:///mlflow.db.",
+)
+@option(
+    "--demo",
+    heading="Results",
+    is_flag=True,
+    help="Six real training tasks that are shipped with it.",
+)
+@option(
+    "--gpu",
+    heading="Results",
+    type=click.Choice(["v100", "a40"]),
+    help="Only this GPU of the demo.",
+)
+@_EXPERIMENT
+@option(
+    "--metric",
+    heading="Results",
+    metavar="NAME",
+    default="",
+    help="Which metric, where there are several.",
+)
+@option(
+    "--better",
+    heading="Results",
+    type=click.Choice(["higher", "lower"]),
+    help="Where its name does not say it.",
+)
+@option(
+    "--unit",
+    heading="Results",
+    type=click.Choice(["percent", "ratio", "plain"]),
+    help="What its values are: a point is 1 percent, 0.01, or 1.",
+)
+@option(
+    "--by",
+    heading="Results",
+    type=click.Choice(["run", "experiment"]),
+    help="Rank runs by their own energy, or the best of each experiment by all that it took.",
+)
+@option(
+    "--format",
+    heading="How it is written",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="text (default), markdown, csv, html (one page that loads nothing), json.",
+)
+@option("--json", heading="How it is written", is_flag=True, help="The same as --format json.")
+@option(
+    "--plot",
+    heading="How it is written",
+    type=FILE,
+    metavar="FILE",
+    help="Draw it: FILE.svg or FILE.png.",
+)
+@from_where()
+@stretch_of_time("Of which time")
+def leaderboard(options: Options) -> int:
+    """Say what results cost: accuracy against measured energy."""
+    return main(options)
+
+
+@command()
+@argument(
+    "uri", metavar="URI", help="The tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
+)
+@_EXPERIMENT
+@option("--dry-run", is_flag=True, help="Write nothing, only say it.")
+@option("--json", is_flag=True, help="One JSON object instead of text.")
+@from_where()
+@stretch_of_time("Of which time")
+def mlflow(options: Options) -> int:
+    """Write measured figures back to the runs of an MLflow store."""
+    return main_mlflow(options)

@@ -7,7 +7,7 @@ out what they do not know:
     comment                     the SLURM job comment; `experiment=NAME` in it counts
     env:NAME                    a variable of the job's environment (only names on the allow-list)
     wckey                       SLURM's workload characterisation key
-    job_name                    the SLURM job name, less array and trailing index
+    job_name                    the SLURM job name, less array, trailing index and date
     owner                       the controller that owns the pod
     workload                    the workload's own name
 """
@@ -64,7 +64,13 @@ DEFAULT_RULES: tuple[str, ...] = (
 """The order of `docs/experiments.md`; `[experiments] rules` replaces it."""
 
 _IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
-_INDEX = re.compile(r"(?:[-_.#]\d{1,6}|\[[\d,:%-]+\])+$")
+_DATE = re.compile(
+    r"[-_.]?(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?$"
+)
+_INDEX = re.compile(r"(?:[-_.#]\d{1,12}|\[[\d,:%-]+\])+$")
+_PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}\.\d{1,4})$")
+"""`resnet-50`, `llama-3.1`: such numbers tell models apart, not the runs of one."""
 _RESERVED = re.compile(r"\([^()]*\)")
 """Names in brackets are ours: `(overflow)`, `(expired)`. Nobody may hide among them."""
 
@@ -124,6 +130,11 @@ def _said(rule: str, value: str) -> str:
         found = _IN_COMMENT.search(value)
         return next((g.strip() for g in found.groups() if g), "") if found else ""
     if rule == "job_name":
-        # A name that is an index and nothing else is all there is.
-        return _INDEX.sub("", value.strip()).strip() or value.strip()
+        return _stem(value.strip())
     return value.strip()
+
+
+def _stem(name: str) -> str:
+    """The name of a job less what tells its runs apart: a date, an index; never all of it."""
+    name = _DATE.sub("", name).strip() or name
+    return name if _PART_OF_NAME.search(name) else _INDEX.sub("", name).strip() or name

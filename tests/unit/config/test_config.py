@@ -18,6 +18,7 @@ DEFAULTS = {
     "node": {"name": "", "cluster": ""},
     "daemon": {
         "interval_s": 1.0,
+        "commit_s": 10.0,
         "settle_s": 3.0,
         "process_interval_s": 2.0,
         "hang_s": 2.0,

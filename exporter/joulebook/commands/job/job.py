@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -24,7 +23,9 @@ from joulebook.commands.job.summary import (
     wait,
 )
 from joulebook.commands.job.text import as_json, as_list, as_statement
+from joulebook.commands.report.options import ledgers as ledger_options
 from joulebook.commands.report.source import ledgers
+from joulebook.commands.shared.options import Duration, Options, argument, command, option
 from joulebook.commands.shared.text import Screen, several, shown
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
@@ -68,7 +69,7 @@ def parse_id(text: str) -> JobId | None:
     return JobId(found["scheduler"] or "", found["name"])
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Print the statement of one job, or the list of an array or of the runs of a requeued one."""
     wanted = parse_id(args.id)
     if wanted is None:
@@ -131,7 +132,7 @@ def _totals(origin: ReportSource, wanted: JobId) -> list[WorkloadTotals]:
     return sorted(found, key=lambda each: _natural(each.workload.shown))
 
 
-def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
+def _append(args: Options, config: Config, wanted: JobId) -> int:
     """Wait until the job is booked, and append the summary to its output as its user."""
     if args.uid is None:
         _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
@@ -160,9 +161,7 @@ def _append(args: argparse.Namespace, config: Config, wanted: JobId) -> int:
     return 0
 
 
-def _not_found(
-    args: argparse.Namespace, config: Config, origin: ReportSource, wanted: JobId
-) -> int:
+def _not_found(args: Options, config: Config, origin: ReportSource, wanted: JobId) -> int:
     named = "/".join(filter(None, wanted))
     if args.ledger or not isinstance(origin, LedgerSource):
         _complain(f"job {named} is not in the {origin.name}")
@@ -201,3 +200,33 @@ def _natural(name: str) -> tuple[int, ...]:
 
 def _complain(text: str) -> None:
     Screen(sys.stderr).say(f"joulebook job: {text}")
+
+
+@command()
+@argument(
+    "id",
+    metavar="ID",
+    help="Job id as the scheduler shows it: 1234, 1234_7, 1234+1, 1234.r1; the id of an array "
+    "lists its tasks.",
+)
+@ledger_options()
+@option("--json", is_flag=True, help="One JSON object instead of text.")
+@option("--summary", is_flag=True, help="The three lines of the job's own output.")
+@option(
+    "--append",
+    is_flag=True,
+    help="Wait until the job is booked, and append the summary to its output, as its user; "
+    "hooks/job_summary.sh does this at its end.",
+)
+@option("--uid", type=int, metavar="UID", help="With --append: the user of the job.")
+@option("--node", metavar="NAME", help="With --append: only if the job's script ran on this node.")
+@option(
+    "--wait",
+    type=Duration(),
+    default=60.0,
+    metavar="TIME",
+    help="With --append: for how long to wait for the last energy (default: 60s).",
+)
+def job(options: Options) -> int:
+    """Say what one job cost, from this node's ledger or the collected one."""
+    return main(options)

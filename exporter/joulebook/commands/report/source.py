@@ -6,14 +6,15 @@ of 0 kWh, which a script takes for a result.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from joulebook.commands.shared.text import shown
+from joulebook.commands.shared.options import Options
+from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.errors import ConfigError
@@ -105,7 +106,7 @@ _QUARTER_S = QUARTER_NS // NS_PER_S
 _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 
-def source(args: argparse.Namespace, config: Config) -> ReportSource:
+def source(args: Options, config: Config) -> ReportSource:
     """Where a report is from. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
         raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
@@ -117,7 +118,7 @@ def source(args: argparse.Namespace, config: Config) -> ReportSource:
     return _prometheus(url, args) if url else ledgers(args, config)
 
 
-def ledgers(args: argparse.Namespace, config: Config) -> ReportSource:
+def ledgers(args: Options, config: Config) -> ReportSource:
     """The ledgers that are named, this node's, or the collected one. Raises `ConfigError`."""
     if args.ledger and args.collected is not None:
         raise ConfigError("--ledger and --collected: expected one of them")
@@ -128,10 +129,20 @@ def ledgers(args: argparse.Namespace, config: Config) -> ReportSource:
     # A login node has no ledger of its own.
     if config.collect.url and not Path(config.ledger.path).exists():
         return CollectedSource(config.collect.url)
+    path = Path(config.ledger.path)
+    if not path.exists():
+        demo = Path(".build", "demo", "ledger.db")
+        if not demo.exists():
+            raise ConfigError(
+                f"no ledger at {path}: has the daemon run here? Name another with --ledger FILE, "
+                "or the collected one with --collected URL"
+            )
+        Screen(sys.stderr).say(f"no ledger at {path}: this is the demo's, --ledger demo={demo}")
+        return LedgerSource([own(str(demo), "demo")])
     return LedgerSource([own(config.ledger.path, config.node.name)])
 
 
-def _prometheus(url: str, args: argparse.Namespace) -> ReportSource:
+def _prometheus(url: str, args: Options) -> ReportSource:
     if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
         raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
     headers = dict(_header(text) for text in args.header)
@@ -146,7 +157,7 @@ def _header(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def selection(args: argparse.Namespace) -> Selection:
+def selection(args: Options) -> Selection:
     """Which runs are asked for."""
     return Selection(
         frozenset(args.experiment),
@@ -157,7 +168,7 @@ def selection(args: argparse.Namespace) -> Selection:
     )
 
 
-def stretch(args: argparse.Namespace) -> tuple[int, int]:
+def stretch(args: Options) -> tuple[int, int]:
     """From when to when, UTC seconds. Raises `ConfigError`."""
     since_s = 0 if args.since is None else quarter(args.since)
     until_s = FOREVER_S if args.until is None else quarter(args.until)

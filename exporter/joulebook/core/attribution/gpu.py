@@ -95,7 +95,9 @@ def seats(
     if "" in held:
         return tuple(holders)
     found = list(holders)
-    left = 1 - sum((Fraction(holder.parts, holder.of) for holder in holders), Fraction(0))
+    left = Fraction(1)
+    if instances:
+        left -= sum((Fraction(holder.parts, holder.of) for holder in holders), Fraction(0))
     for each in instances:
         users = _users(p for p in processes if p.instance == each.uuid)
         if each.uuid in held or not users:
@@ -151,16 +153,17 @@ def _is_a_strangers(holder: Holder) -> bool:
 def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
     """Floor over all advertised parts, the rest by work done, else by held parts."""
     duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
-    parts = [Fraction(holder.parts, holder.of) for holder in holders]
-    unheld = 1 - sum(parts, Fraction(0))
+    whole = math.lcm(*(holder.of for holder in holders))
+    parts = [holder.parts * (whole // holder.of) for holder in holders]
+    unheld = whole - sum(parts)
     if interval.idle:
         floor_uj = interval.energy_uj
     else:
         floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
-    *floors, spare_uj = apportion(floor_uj, _whole([*parts, unheld]), salt)
+    *floors, spare_uj = apportion(floor_uj, [*parts, unheld], salt)
     work = _work(interval, holders, parts)
-    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, _whole(work), salt + 1)
-    *times, _ = apportion(duration_ns, _whole([*parts, unheld]), salt)
+    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, work, salt + 1)
+    *times, _ = apportion(duration_ns, [*parts, unheld], salt)
     shares = [
         Share(
             _subject(holder.workload),
@@ -182,40 +185,40 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
     return shares
 
 
-def _work(
-    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
-) -> list[Fraction]:
+def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int]:
     """Weights for what the device consumed above its floor: one for each holder, and nobody's.
 
     If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
     """
     by_instance = any(holder.instance for holder in holders)
     work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
-    return work if work is not None and any(work) else [*parts, Fraction(0)]
+    return work if work is not None and any(work) else [*parts, 0]
 
 
 def _by_activity(
-    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
-) -> list[Fraction] | None:
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[int]
+) -> list[int] | None:
     """MIG: busy slices of each instance; those of one instance share them by what they hold."""
     busy = {
         each.uuid: Fraction(each.slices * each.active_ppm, each.of)
         for each in interval.instances or ()
         if each.active_ppm is not None
     }
-    held: dict[str, Fraction] = {}
+    held: Counter[str] = Counter()
     for holder, part in zip(holders, parts, strict=True):
-        held[holder.instance] = held.get(holder.instance, Fraction(0)) + part
+        held[holder.instance] += part
     if not busy.keys() >= held.keys():
         return None
     work = [
         busy[holder.instance] * part / held[holder.instance]
         for holder, part in zip(holders, parts, strict=True)
     ]
-    return [*work, sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0))]
+    work.append(sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0)))
+    of = math.lcm(*(weight.denominator for weight in work))
+    return [weight.numerator * (of // weight.denominator) for weight in work]
 
 
-def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | None:
+def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[int] | None:
     """The time for which the processes of each holder kept the multiprocessors busy."""
     busy: Counter[WorkloadId | None] = Counter()
     holding = {holder.workload for holder in holders}
@@ -226,10 +229,4 @@ def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | 
             busy[process.workload] += process.sm_time_ns
         elif not process.ended:
             return None
-    return [*(Fraction(busy[holder.workload]) for holder in holders), Fraction(0)]
-
-
-def _whole(weights: Sequence[Fraction]) -> list[int]:
-    """The same proportions in integers."""
-    of = math.lcm(*(weight.denominator for weight in weights))
-    return [weight.numerator * (of // weight.denominator) for weight in weights]
+    return [*(busy[holder.workload] for holder in holders), 0]

@@ -39,9 +39,10 @@ from joulebook.node.assembly.sensors import (
     traces,
 )
 from joulebook.node.assembly.workloads import WORKLOAD_SOURCES, marked, node_label, unseen
-from joulebook.node.daemon import Daemon, Settings
+from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
+from joulebook.node.parts import Parts, Settings
 from joulebook.node.privacy import mask
 from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
@@ -161,28 +162,29 @@ def assemble(config: Config) -> Node:
         server = Server(
             config.server.listen, exposition, web_config, handover=_handover(config, name)
         )
-        daemon = Daemon(
-            Settings(
+        parts = Parts(
+            settings=Settings(
                 name,
                 config.node.cluster,
                 config.daemon.interval_s,
+                config.daemon.commit_s,
                 config.daemon.process_interval_s,
                 patience_s=min(config.daemon.interval_s, 1.0) / 2,
                 budgets=budgets,
                 sees_pids=proc_of_driver(config) is not None,
             ),
-            _policy(config),
-            clock,
-            store,
-            books,
-            workers,
-            tenants,
-            ReleaseHandler(path),
-            _today(path, clock),
-            health,
-            exposition.publish,
+            policy=_policy(config),
+            clock=clock,
+            store=store,
+            books=books,
+            workers=workers,
+            sources=tenants,
+            release=ReleaseHandler(path),
+            today=_today(path, clock),
+            health=health,
+            publish=exposition.publish,
             masked=masked,
-            refused=lambda: {"server": server.rejected},
+            rejected=lambda: {"server": server.rejected},
             money=money,
             marked=marked(tenants),
             host=_host(config, clock, workers),
@@ -190,7 +192,7 @@ def assemble(config: Config) -> Node:
         server.start()
         exits.callback(server.stop)
         address = f"{config.server.listen.rpartition(':')[0]}:{server.port}"
-        return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
+        return Node(Daemon(parts), health, server, address, exits.pop_all(), idle=not choices)
 
 
 def _handover(config: Config, node: str) -> PostingsPages | None:

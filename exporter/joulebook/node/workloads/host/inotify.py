@@ -1,4 +1,4 @@
-"""inotify(7) by ctypes: a wrapper with no dependency, and a thread that reads it.
+"""inotify(7), and a thread that reads it.
 
 Watches are per directory and not recursive; what happens between the making of a directory and
 the watch on it is not reported, so list a directory after watching it. When the kernel's queue
@@ -8,30 +8,27 @@ was full, one event with `overflow` tells that any number of others are missing:
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import selectors
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-IN_CLOSE_WRITE = 0x00000008
-IN_MOVED_FROM = 0x00000040
-IN_MOVED_TO = 0x00000080
-IN_CREATE = 0x00000100
-IN_DELETE = 0x00000200
-IN_DELETE_SELF = 0x00000400
-IN_MOVE_SELF = 0x00000800
-IN_Q_OVERFLOW = 0x00004000
-IN_IGNORED = 0x00008000
-IN_ONLYDIR = 0x01000000
-IN_ISDIR = 0x40000000
+import inotify_simple
+from inotify_simple import flags
 
-_HEAD = struct.Struct("iIII")
-_BUFFER_BYTES = 64 * 1024
+IN_CLOSE_WRITE = int(flags.CLOSE_WRITE)
+IN_MOVED_FROM = int(flags.MOVED_FROM)
+IN_MOVED_TO = int(flags.MOVED_TO)
+IN_CREATE = int(flags.CREATE)
+IN_DELETE = int(flags.DELETE)
+IN_DELETE_SELF = int(flags.DELETE_SELF)
+IN_MOVE_SELF = int(flags.MOVE_SELF)
+IN_Q_OVERFLOW = int(flags.Q_OVERFLOW)
+IN_IGNORED = int(flags.IGNORED)
+IN_ONLYDIR = int(flags.ONLYDIR)
+IN_ISDIR = int(flags.ISDIR)
 
 
 class Event(NamedTuple):
@@ -48,50 +45,39 @@ class Event(NamedTuple):
 
 
 class Inotify:
-    """An inotify instance; non-blocking, usable from several threads."""
+    """An inotify instance; watches may be added from several threads, one reads."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd < 0:
-            raise _os_error("inotify_init1")
+        self._inotify = inotify_simple.INotify(nonblocking=True)
 
     def fileno(self) -> int:
         """For selectors."""
-        return int(self._fd)
+        return int(self._inotify.fileno())
 
     def watch(self, directory: Path, mask: int) -> int:
         """Watch a directory; the same directory gives the same number. Raises `OSError`."""
-        number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask | IN_ONLYDIR)
-        if number < 0:
-            raise _os_error(str(directory))
-        return int(number)
+        try:
+            return int(self._inotify.add_watch(directory, mask | IN_ONLYDIR))
+        except OSError as error:
+            error.filename = str(directory)
+            raise
 
     def unwatch(self, number: int) -> None:
         """End a watch; one that the kernel has ended already is no error."""
-        self._libc.inotify_rm_watch(self._fd, number)
+        with contextlib.suppress(OSError):
+            self._inotify.rm_watch(number)
 
     def read(self) -> list[Event]:
         """All events that wait now; empty if there are none."""
         try:
-            raw = os.read(self._fd, _BUFFER_BYTES)
+            found = self._inotify.read(timeout=0)
         except BlockingIOError:
             return []
-        events = []
-        at = 0
-        while at < len(raw):
-            watch, mask, _, size = _HEAD.unpack_from(raw, at)
-            at += _HEAD.size
-            name = raw[at : at + size].split(b"\0", 1)[0]
-            events.append(Event(watch, mask, os.fsdecode(name)))
-            at += size
-        return events
+        return [Event(each.wd, each.mask, each.name) for each in found]
 
     def close(self) -> None:
         """Close the descriptor; all watches end."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._inotify.close()
 
 
 class InotifyThread(threading.Thread):
@@ -139,8 +125,3 @@ class InotifyThread(threading.Thread):
         if self.is_alive():
             self.join()
         os.close(self._wake_fd)
-
-
-def _os_error(what: str) -> OSError:
-    code = ctypes.get_errno() or errno.EIO
-    return OSError(code, os.strerror(code), what)

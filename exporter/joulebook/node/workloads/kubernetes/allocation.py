@@ -136,7 +136,9 @@ class PodAllocation:
         since_ns: From when on we know it to be here.
         begun_ns: When it began, where that was before we knew it (0: it was not).
         was_here: It was there before we looked for the first time.
+        maybe: Uids, one of which may be its own.
         not_uid: A uid that it has not: that of its predecessor under the same name.
+        listed_ns: When the kubelet last listed it.
         missing_ns: Since when the kubelet has not listed it any more.
         lived_ns: When it was last seen to live though the kubelet does not list it.
         done_ns: Since when the API server says that all of its containers have ended.
@@ -155,7 +157,9 @@ class PodAllocation:
     grants: list[DeviceGrant] = field(default_factory=list)
     begun_ns: int = 0
     was_here: bool = False
+    maybe: set[str] = field(default_factory=set)
     not_uid: str = ""
+    listed_ns: int = 0
     missing_ns: int | None = None
     lived_ns: int | None = None
     done_ns: int | None = None

@@ -43,6 +43,8 @@ class PodTable:
         """Over and booked, but for what the API server may yet tell of them."""
         self._bodies: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
+        self._strays: dict[str, int] = {}
+        """When the cgroups of pods went of which nobody had reported the name."""
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
@@ -58,10 +60,8 @@ class PodTable:
     def doubtful(self) -> bool:
         """Whether a pod is missing of which it is not clear that it lives or has ended."""
         return any(
-            resident.missing_ns is not None
-            and resident.ended_ns is None
-            and resident.lived_ns is None
-            for resident in self._here.values()
+            r.missing_ns is not None and r.ended_ns is None and r.lived_ns is None
+            for r in self._here.values()
         )
 
     # -- cgroups
@@ -82,6 +82,12 @@ class PodTable:
         body = self._bodies.get(spot.uid)
         if body is not None:
             body.gone(spot, t_ns)
+            if body.gone_ns is not None:
+                name = self.named(spot.uid)
+                self._names.gone(self._names.api_uid(spot.uid), name or ("", ""))
+                if name is None:
+                    self._strays[spot.uid] = t_ns
+                    bound(self._strays)
 
     def body(self, uid: str) -> PodCgroup | None:
         """The cgroups of a pod."""
@@ -113,6 +119,7 @@ class PodTable:
                 self._failed_ns = t_ns
                 return False
         there = set()
+        spare = len(self._spare()) - sum(not resident.uid for resident in self._here.values())
         for pod in pods:
             key = (pod.namespace, pod.name)
             there.add(key)
@@ -122,9 +129,12 @@ class PodTable:
             if resident is not None and uid and resident.uid and uid != resident.uid:
                 self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
+            if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
+                continue  # Listed though it is over; or made again, and then it will have a cgroup.
             if resident is None:
                 resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
                 self._here[key] = resident
+            resident.listed_ns = t_ns
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
             else:
@@ -256,27 +266,37 @@ class PodTable:
         """Of one name without a uid and one uid without a name, each is the other's.
 
         The kubelet lists all pods, so none is left out; it must stay so for a while, since names
-        and cgroups come at different instants.
+        and cgroups come at different instants, and there must never have been another cgroup whose
+        name it may be.
         """
         names = [r for r in self._here.values() if not r.uid]
+        for resident in names:
+            resident.maybe.update(spare)
+            resident.maybe |= {
+                uid for uid, t_ns in self._strays.items() if t_ns >= resident.since_ns - RECOVERY_NS
+            }
         if len(names) != 1 or len(spare) != 1 or self.doubtful:
             self._lonely = None
             return
         pair = (f"{names[0].namespace}/{names[0].name}", spare[0])
         if self._lonely is None or self._lonely[:2] != pair:
             self._lonely = (*pair, now_ns)
-        elif now_ns - self._lonely[2] >= DEDUCE_NS:
+        elif now_ns - self._lonely[2] >= DEDUCE_NS and names[0].maybe == {spare[0]}:
             self.bind(names[0], spare[0], now_ns)
 
     def _renew(self, spare: Sequence[str], now_ns: int) -> None:
         """What is over and yet listed is another pod of that name, if it can be one that lives.
 
-        So it is with StatefulSets where the API server cannot be asked.
+        So it is with StatefulSets where the API server cannot be asked. An answer of the kubelet's
+        may be late, so it must go on to list it.
         """
         over = [
             key
             for key, resident in self._here.items()
-            if resident.ended_ns is not None and resident.missing_ns is None and resident.uid
+            if resident.uid
+            and resident.missing_ns is None
+            and resident.ended_ns is not None
+            and resident.listed_ns >= resident.ended_ns + RECOVERY_NS
         ]
         nameless = sum(not resident.uid for resident in self._here.values())
         if not over or len(spare) < nameless + len(over):

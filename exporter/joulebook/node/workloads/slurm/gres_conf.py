@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,90 +43,41 @@ def find_program(name: str) -> str:
     return shutil.which(name, path=path) or ""
 
 
-class GresMaps:
-    """`of(node)` never waits: `slurmd -G` runs in a thread, and `changed` is called after it."""
-
-    def __init__(
-        self, conf: Path, gres_conf: Path | None = None, *, slurmd: str, timeout_s: float = 5.0
-    ) -> None:
-        self._conf = conf
-        self._gres_conf = conf.with_name("gres.conf") if gres_conf is None else gres_conf
-        self._slurmd = slurmd
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._known: dict[str, GresMap | None] = {}
-        self._loading: set[str] = set()
-        self._stamp = self._stat()
-        self.changed: Callable[[], None] = lambda: None
-
-    @property
-    def places(self) -> str:
-        """Where the order of GPUs is looked for, in words."""
-        asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (there is no slurmd here)"
-        return f"{self._gres_conf} nor {asked}"
-
-    def of(self, node: str) -> tuple[bool, GresMap | None]:
-        """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
-        with self._lock:
-            if node in self._known:
-                return True, self._known[node]
-            if node in self._loading:
-                return False, None
-        gres = load_gres(node, self._conf, self._gres_conf)
-        with self._lock:
-            if gres is not None or not self._slurmd:
-                self._known[node] = gres
-                return True, gres
-            self._loading.add(node)
-        threading.Thread(target=self._ask, args=(node,), name="slurmd-g", daemon=True).start()
-        return False, None
-
-    def refresh(self) -> None:
-        """Forget what was read if gres.conf is another one now."""
-        stamp = self._stat()
-        with self._lock:
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._known.clear()
-
-    def _ask(self, node: str) -> None:
-        gres = load_gres(
-            node, self._conf, self._gres_conf, slurmd=self._slurmd, timeout_s=self._timeout_s
-        )
-        with self._lock:
-            self._known[node] = gres
-            self._loading.discard(node)
-        self.changed()
-
-    def _stat(self) -> tuple[int, int]:
-        try:
-            seen = self._gres_conf.stat()
-        except OSError:
-            return (0, 0)
-        return (seen.st_ino, seen.st_mtime_ns)
-
-
 _SLURMD_G = re.compile(
     r"Gres Name=(?P<name>\S+)\s.*?Count=(?P<count>\d+)(?:.*?\sFile=(?P<file>\S+))?"
 )
-_NODE_GPUS = re.compile(r"\bgpu(?::[^:,\s()]+)?:(\d+)", re.IGNORECASE)
+_DEEPEST = 4
 
 
-def parse_gres_conf(text: str, node: str) -> GresMap | None:
-    """The GPUs of `node` as gres.conf lists them.
+class Promise(NamedTuple):
+    """So many GPUs of a type (lower case; empty: of any)."""
 
-    `None` where gres.conf alone does not tell: AutoDetect, an Include, GPUs without a File.
+    type: str
+    gpus: int
+
+
+class _Line(NamedTuple):
+    type: str
+    file: str
+    caps: tuple[int, ...]
+
+
+def parse_gres_conf(
+    text: str, node: str, promised: Sequence[Promise] | None = None
+) -> GresMap | None:
+    """The GPUs of `node` as gres.conf lists them, in the order in which slurmd counts them.
+
+    That is type by type as slurm.conf promises them; what it does not promise is not counted.
+    `None` where the two files do not tell: AutoDetect, an Include, GPUs without a File, several
+    types whose order is not known.
     """
-    files: list[str] = []
-    caps: list[tuple[int, ...]] = []
+    gpus: list[_Line] = []
     shard_files: dict[str, int] = {}
     shards_anywhere = 0
     autodetect = ""
     node_autodetect: str | None = None
-    for line in text.replace("\\\n", " ").splitlines():
-        words = line.split("#", 1)[0].split()
-        if not words:
-            continue
+    for line in _lines(text):
+        words = line.split()
         if words[0].lower() == "include":
             return None
         keys = {k.lower(): v.strip('"') for k, _, v in (w.partition("=") for w in words)}
@@ -148,8 +99,8 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
         if name == "gpu":
             if not listed:
                 return None
-            files += listed
-            caps += [needed or capabilities([file]) for file in listed]
+            kind = keys.get("type", "").lower()
+            gpus += [_Line(kind, file, needed or capabilities([file])) for file in listed]
         elif name == "shard" and listed:
             for file in listed:
                 shard_files[file] = (count or len(listed)) // len(listed)
@@ -157,13 +108,29 @@ def parse_gres_conf(text: str, node: str) -> GresMap | None:
             shards_anywhere += count
     if (autodetect if node_autodetect is None else node_autodetect) not in {"", "off"}:
         return None
-    if shards_anywhere and files:
-        if shards_anywhere % len(files):
+    ordered = _in_order(gpus, promised)
+    if ordered is None:
+        return None
+    if shards_anywhere and ordered:
+        if shards_anywhere % len(ordered):
             return None
-        shard_files = dict.fromkeys(files, shards_anywhere // len(files))
+        shard_files = {gpu.file: shards_anywhere // len(ordered) for gpu in ordered}
     return GresMap(
-        tuple(Position(f, shard_files.get(f, 0), c) for f, c in zip(files, caps, strict=True))
+        tuple(Position(gpu.file, shard_files.get(gpu.file, 0), gpu.caps) for gpu in ordered)
     )
+
+
+def _in_order(gpus: Sequence[_Line], promised: Sequence[Promise] | None) -> list[_Line] | None:
+    types = {gpu.type for gpu in gpus}
+    if promised is None:
+        return list(gpus) if len(types) <= 1 else None
+    if any(each.type and each.type not in types for each in promised) and types:
+        return None  # Of types that only slurm.conf knows slurmd finds none.
+    ordered: list[_Line] = []
+    for each in promised:
+        left = [g for g in gpus if g not in ordered and (not each.type or g.type == each.type)]
+        ordered += left[: each.gpus]
+    return ordered
 
 
 def parse_slurmd_g(text: str) -> GresMap | None:
@@ -192,14 +159,45 @@ def parse_slurmd_g(text: str) -> GresMap | None:
     )
 
 
-def configured_gpus(slurm_conf: str, node: str) -> int | None:
-    """How many GPUs slurm.conf says that `node` has; `None` if its line is not in there."""
-    for line in slurm_conf.replace("\\\n", " ").splitlines():
-        words = line.split("#", 1)[0].split()
-        keys = {k.lower(): v for k, _, v in (w.partition("=") for w in words)}
-        if "gres" in keys and node in expand(keys.get("nodename", "")):
-            return sum(int(n) for n in _NODE_GPUS.findall(keys["gres"]))
+def promised_gpus(slurm_conf: str, node: str) -> tuple[Promise, ...] | None:
+    """The GPUs that slurm.conf says `node` has, in its order; `None` if it has no such node."""
+    default = ""
+    for line in _lines(slurm_conf):
+        keys = {k.lower(): v.strip('"') for k, _, v in (w.partition("=") for w in line.split())}
+        names = keys.get("nodename", "")
+        if names.upper() == "DEFAULT":
+            default = keys.get("gres", default)
+        elif names and node in expand(names):
+            gres = keys.get("gres", default)
+            return tuple(_promises(gres))
     return None
+
+
+def _promises(gres: str) -> Iterator[Promise]:
+    for item in re.sub(r"\([^)]*\)", "", gres).split(","):
+        name, *rest = item.strip().lower().split(":")
+        if name == "gpu":
+            count = rest.pop() if rest and rest[-1].isdecimal() else "1"
+            yield Promise(rest[0] if rest else "", _count(count))
+
+
+def read_conf(path: Path, depth: int = 0) -> str:
+    """slurm.conf with what it includes. Raises `OSError`."""
+    text = path.read_text(errors="replace")
+    if depth >= _DEEPEST:
+        return text
+
+    def included(found: re.Match[str]) -> str:
+        return read_conf(path.parent / found[1].strip(), depth + 1)  # An absolute name stays.
+
+    return re.sub(r"^\s*include\s+(.+)$", included, text, flags=re.IGNORECASE | re.MULTILINE)
+
+
+def _lines(text: str) -> Iterator[str]:
+    for raw in text.replace("\\\n", " ").splitlines():
+        line = raw.split("#", 1)[0].strip()
+        if line:
+            yield line
 
 
 def load_gres(
@@ -225,13 +223,27 @@ def load_gres(
 def _load(
     node: str, conf: Path, gres_conf: Path | None, *, slurmd: str, timeout_s: float
 ) -> GresMap | None:
+    try:
+        promised = promised_gpus(read_conf(conf), node)
+    except OSError:
+        promised = None
     listed = conf.with_name("gres.conf") if gres_conf is None else gres_conf
     try:
-        gres = parse_gres_conf(listed.read_text(errors="replace"), node)
+        gres = parse_gres_conf(listed.read_text(errors="replace"), node, promised)
     except OSError:
         gres = None
-    if gres is not None or not slurmd:
+    types = len(promised or ())
+    if not slurmd or (gres is not None and types <= 1):
         return gres
+    asked = _ask_slurmd(slurmd, node, conf, timeout_s)
+    if asked is None or (
+        promised is not None and len(asked.positions) < sum(each.gpus for each in promised)
+    ):
+        return gres
+    return asked
+
+
+def _ask_slurmd(slurmd: str, node: str, conf: Path, timeout_s: float) -> GresMap | None:
     environment: Mapping[str, str] = {**os.environ, "SLURM_CONF": str(conf)}
     try:
         done = subprocess.run(
@@ -245,14 +257,7 @@ def _load(
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    gres = parse_slurmd_g(done.stdout.decode("utf-8", "replace"))
-    try:
-        promised = configured_gpus(conf.read_text(errors="replace"), node)
-    except OSError:
-        promised = None
-    if gres is not None and promised is not None and len(gres.positions) < promised:
-        return None
-    return gres
+    return parse_slurmd_g(done.stdout.decode("utf-8", "replace"))
 
 
 def _count(text: str) -> int:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import re
 
-_BRACKETS = re.compile(r"^([^\[\],]*)\[([\d,-]+)\]([^\[\],]*)$")
+_PART = re.compile(r"\[([\d,-]*)\]")
 _MAX_EXPANSION = 4096
-"""Names that one range may come to; a longer one is cut off."""
+"""Names that one list may come to; a longer one is cut off."""
+_DIGITS = 40
 
 
 def expand(hostlist: str) -> tuple[str, ...]:
-    """The names of a SLURM host or file list: `n[1-3,07],login` -> n1 n2 n3 n07 login."""
+    """The names of a SLURM host or file list: `r[1-2]n[1-3,07],login` -> r1n1 ... r2n07 login."""
     names: list[str] = []
     for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", hostlist):
-        found = _BRACKETS.match(item)
-        if found is None:
-            names.append(item)
+        found = [""]
+        # Text and the insides of brackets by turns.
+        for at, piece in enumerate(_PART.split(item)):
+            more = _numbers(piece) if at % 2 else [piece]
+            found = [a + b for a in found for b in more][:_MAX_EXPANSION]
+        names += found
+    return tuple(names[:_MAX_EXPANSION])
+
+
+def _numbers(inside: str) -> list[str]:
+    numbers: list[str] = []
+    for part in inside.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or len(part) > _DIGITS:
             continue
-        for part in found[2].split(","):
-            first, _, last = part.partition("-")
-            if not first.isdecimal() or (last and not last.isdecimal()):
-                continue
-            end = int(last or first)
-            for number in range(int(first), min(end, int(first) + _MAX_EXPANSION) + 1):
-                names.append(f"{found[1]}{number:0{len(first)}d}{found[3]}")
-    return tuple(names)
+        end = min(int(last or first), int(first) + _MAX_EXPANSION)
+        numbers += [f"{number:0{len(first)}d}" for number in range(int(first), end + 1)]
+    return numbers

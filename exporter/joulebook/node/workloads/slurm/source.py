@@ -35,7 +35,8 @@ from joulebook.node.workloads.slurm.cgroups import SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
 from joulebook.node.workloads.slurm.gres import GresMap
-from joulebook.node.workloads.slurm.gres_conf import GresMaps, find_program, find_slurm_conf
+from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf
+from joulebook.node.workloads.slurm.gres_maps import GresMaps
 from joulebook.node.workloads.slurm.hostlist import expand
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
@@ -47,7 +48,6 @@ from joulebook.node.workloads.slurm.scontrol import Asker
 from joulebook.node.workloads.slurm.tracker import JobTracker
 
 _RETRY_S = 1.0
-_GRES_CHECK_S = 10.0
 _RESCAN_PAUSE_S = 0.2
 
 
@@ -100,7 +100,7 @@ class SlurmWorkloads:
         self._conf = conf
         self._ask_timeout_s = ask_timeout_s
         slurmd = find_program("slurmd") if slurmd is None else slurmd
-        self._gres = GresMaps(conf, gres_conf, slurmd=slurmd)
+        self._gres = GresMaps(conf, gres_conf, slurmd=slurmd, proc=proc)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, self._gpu_ids)
         self._refuse = Rejections()
@@ -137,14 +137,18 @@ class SlurmWorkloads:
             MappingDirectory(path, evidence, self._inotify, self._refuse)
             for path, evidence in self._mapping_paths
         ]
+        self._handlers = [
+            self._events.handle, self._tree.handle, self._gres.handle,
+            *(mapping.handle for mapping in self._mappings),
+        ]  # fmt: skip
         with contextlib.suppress(OSError):
             # Before the first job, so that its very first event is seen as it comes.
             self._events_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._gres.watch(self._inotify)
         self._asker.start()
         with self._lock:
             self._scan()
             self._news.times.clear()
-        self._agenda.at(_GRES_CHECK_S, self._check_gres)
         self._rescan_after = 0.0
         self._retry_at = time.monotonic() + _RETRY_S
         self._thread = InotifyThread("slurm-watch", self._inotify, self._handle, self._wait_s)
@@ -259,9 +263,7 @@ class SlurmWorkloads:
                     self._agenda.once("rescan", max(0.0, self._rescan_after - now), self._rescan)
                 continue
             with self._lock:
-                handled = self._events.handle(event) or self._tree.handle(event)
-                if not handled:
-                    any(mapping.handle(event) for mapping in self._mappings)
+                any(handle(event) for handle in self._handlers)
             self._tell()
         with self._lock:
             self._read_mappings()
@@ -321,10 +323,6 @@ class SlurmWorkloads:
 
     def _gres_of(self, node: str) -> tuple[bool, GresMap | None]:
         return self._gres.of(node or self._node)
-
-    def _check_gres(self) -> None:
-        self._gres.refresh()
-        self._agenda.at(_GRES_CHECK_S, self._check_gres)
 
     def _poke(self) -> None:
         with self._lock:

@@ -196,6 +196,8 @@ def test_a_stateful_set_makes_its_pod_anew_in_an_outage(make: Make) -> None:
     node.remove(A)
     ended_ns = node.clock.t_ns
     node.run(C)
+    node.hear_for(9, of("a", "GPU-0"), of("b", "GPU-1"))
+    assert node.holders() == {"GPU-1": "b"}, "the kubelet may not have noticed yet"
     node.hear_for(6, of("a", "GPU-0"), of("b", "GPU-1"))
     (claim,) = [claim for claim in node.open_claims if claim.meter.name == "GPU-0"]
     assert claim.workload is not None
@@ -274,11 +276,11 @@ def test_a_finished_pod_has_no_part_of_a_claim_that_is_shared_by_name(make: Make
 # -- whose a cgroup is
 
 
-def hostile(uid: str, name: str, victim: str, **meta: object) -> PodObject:
+def hostile(uid: str, name: str, victim: str, *, namespace: str = "team-b") -> PodObject:
     said = {"kubernetes.io/config.hash": victim, "kubernetes.io/config.mirror": victim}
     owners = [OwnerReference("Node", "n1", True)]
-    return PodObject(Meta(name, "team-b", uid, annotations=said, owner_references=owners),
-                     Spec("n1"))  # fmt: skip
+    meta = Meta(name, namespace, uid, annotations=said, owner_references=owners)
+    return PodObject(meta, Spec("n1"))
 
 
 @pytest.mark.parametrize("first", ["victim", "attacker"])

@@ -16,10 +16,11 @@ from joulebook.node.workloads.slurm.gres import (
     minor_of,
 )
 from joulebook.node.workloads.slurm.gres_conf import (
-    configured_gpus,
+    Promise,
     load_gres,
     parse_gres_conf,
     parse_slurmd_g,
+    promised_gpus,
 )
 from joulebook.node.workloads.slurm.hostlist import expand
 
@@ -42,6 +43,7 @@ def files(gres: GresMap | None) -> list[str]:
         ("/dev/nvidia[0-1],/dev/nvidia7", ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia7"]),
         ("", []),
         ("n[x-y]", ["n[x-y]"]),
+        ("r[1-2]n[3-4]", ["r1n3", "r1n4", "r2n3", "r2n4"]),
     ],
 )
 def test_host_lists(text: str, names: list[str]) -> None:
@@ -50,6 +52,8 @@ def test_host_lists(text: str, names: list[str]) -> None:
 
 def test_a_huge_range_does_not_eat_the_memory() -> None:
     assert len(expand("n[0-99999999999]")) < 10_000
+    assert len(expand("a[0-999]b[0-999]c[0-999],d[0-9999]")) < 10_000
+    assert expand(f"n[{'1' * 5000}]") == ()
 
 
 def test_gres_conf_in_the_order_of_its_lines() -> None:
@@ -119,10 +123,72 @@ slurmd: Gres Name=shard Type=a100 Count=2 Index=3 ID=1918986455 File=/dev/nvidia
     assert parse_slurmd_g("Gres Name=gpu Count=2 ID=1 (null)") is None
 
 
-def test_how_many_slurm_conf_promises() -> None:
-    conf = "NodeName=n[1-2] Gres=gpu:a100:4,gpu:v100:2,shard:8 CPUs=2\nNodeName=n3 CPUs=1\n"
-    assert configured_gpus(conf, "n2") == 6
-    assert configured_gpus(conf, "n3") is None
+def test_what_slurm_conf_promises() -> None:
+    conf = (
+        "NodeName=DEFAULT Gres=gpu:1\n"
+        "NodeName=r[1-2]n[1-2] Gres=gpu:A100:4(S:0-1),gpu:v100:2,shard:8 CPUs=2\n"
+        "NodeName=n3 CPUs=1 # Gres=gpu:9\nNodeName=n4 Gres=nic:1\n"
+        "NodeName=n6 Gres=nic:2,gpu:4090:2,gpu:tesla\n"
+    )
+    assert promised_gpus(conf, "r2n2") == (Promise("a100", 4), Promise("v100", 2))
+    assert promised_gpus(conf, "n3") == (Promise("", 1),)
+    assert promised_gpus(conf, "n4") == ()
+    assert promised_gpus(conf, "n6") == (Promise("4090", 2), Promise("tesla", 1))
+    assert promised_gpus(conf, "n5") is None
+
+
+V100_FIRST = "Name=gpu Type=v100 File=/dev/nvidia[0-1]\nName=gpu Type=a100 File=/dev/nvidia[2-3]\n"
+BY_TURNS = "".join(
+    f"Name=gpu Type={kind} File=/dev/nvidia{n}\n"
+    for n, kind in enumerate(("v100", "a100", "v100", "a100"))
+)
+
+
+@pytest.mark.parametrize(
+    ("promised", "listed", "order"),
+    [  # as slurmd -G of 22.05 says
+        ("gpu:a100:2,gpu:v100:2", V100_FIRST, [2, 3, 0, 1]),
+        ("gpu:v100:2,gpu:a100:2", V100_FIRST, [0, 1, 2, 3]),
+        ("gpu:A100:2,gpu:v100:2", V100_FIRST, [2, 3, 0, 1]),
+        ("gpu:a100:2,gpu:v100:2", BY_TURNS, [1, 3, 0, 2]),
+        ("gpu:a100:2", BY_TURNS, [1, 3]),
+        ("gpu:a100:1,gpu:v100:2", V100_FIRST, [2, 0, 1]),
+        ("gpu:4", BY_TURNS, [0, 1, 2, 3]),
+        ("gpu:2", V100_FIRST, [0, 1]),
+        ("gpu:a100:2,gpu:v100:2,shard:8", V100_FIRST + "Name=shard Count=8\n", [2, 3, 0, 1]),
+        ("gpu:a100:4", "Name=gpu File=/dev/nvidia[0-3]\n", None),
+        ("gpu:h100:2", V100_FIRST, None),
+        ("nic:1", V100_FIRST, []),
+        (None, V100_FIRST, None),
+        (None, "Name=gpu Type=a100 File=/dev/nvidia[3,1]\n", [3, 1]),
+    ],
+)
+def test_types_are_counted_in_the_order_of_slurm_conf(
+    tmp_path: Path, promised: str | None, listed: str, order: list[int] | None
+) -> None:
+    conf = tmp_path / "slurm.conf"
+    if promised is not None:
+        conf.write_text("Include nodes.conf\n")
+        (tmp_path / "nodes.conf").write_text(f"NodeName=n1 Gres={promised}\n")
+    (tmp_path / "gres.conf").write_text(listed)
+    gres = load_gres("n1", conf)
+    if order is None:
+        assert gres is None, "rather nobody than somebody else"
+    else:
+        assert files(gres) == [f"/dev/nvidia{n}" for n in order]
+        assert gres is not None and gres.sharded == ("shard" in listed)
+
+
+def test_of_several_types_slurmd_has_the_last_word(tmp_path: Path) -> None:
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("NodeName=n1 Gres=gpu:a:1,gpu:b:1\n")
+    (tmp_path / "gres.conf").write_text(
+        "Name=gpu Type=b File=/dev/x\nName=gpu Type=a File=/dev/y\n"
+    )
+    line = "Gres Name=gpu Count=1 ID=1 File=/dev"
+    slurmd = script(tmp_path / "slurmd", f"echo {line}/x; echo {line}/y")
+    assert files(load_gres("n1", conf, slurmd=slurmd)) == ["/dev/x", "/dev/y"]
+    assert files(load_gres("n1", conf, slurmd="/none")) == ["/dev/y", "/dev/x"]
 
 
 @pytest.fixture
@@ -213,8 +279,9 @@ def test_cards_of_amd_and_intel_are_told_by_their_device_files() -> None:
     gres = parse_gres_conf(
         "Name=gpu Type=mi300x File=/dev/dri/renderD129\n"
         "Name=gpu Type=max File=/dev/dri/card0\n"
-        "Name=gpu MultipleFiles=/dev/kfd,/dev/dri/renderD129\n",
+        "Name=gpu Type=both MultipleFiles=/dev/kfd,/dev/dri/renderD129\n",
         "n1",
+        (Promise("mi300x", 1), Promise("max", 1), Promise("both", 1)),
     )
     assert gres is not None
     found = [find_part(str(p), "gres", gres, devices) for p in range(3)]

@@ -1,28 +1,80 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from joulebook.node.workloads.host.inotify import Inotify
 from joulebook.node.workloads.slurm.gres import GresMap, Position
-from joulebook.node.workloads.slurm.gres_conf import GresMaps, find_program, find_slurm_conf
+from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf
+from joulebook.node.workloads.slurm.gres_maps import GresMaps, is_only_asked
 
 TWO = GresMap((Position("/dev/nvidia0"), Position("/dev/nvidia1")))
 
 
-def test_it_is_read_once_and_again_when_the_file_is_another(tmp_path: Path) -> None:
-    conf = tmp_path / "slurm.conf"
+def known(maps: GresMaps) -> GresMap | None:
+    for _ in range(1000):
+        settled, gres = maps.of("n1")
+        if settled:
+            return gres
+        time.sleep(0.005)
+    raise AssertionError("never known")
+
+
+def edit(path: Path, text: str) -> None:
+    path.with_name("new").write_text(text)
+    path.with_name("new").rename(path)
+
+
+@pytest.mark.parametrize("slurmd", ["", "/bin/false"])
+def test_an_edit_counts_once_slurmd_has_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, slurmd: str
+) -> None:
+    monkeypatch.setattr("joulebook.node.workloads.slurm.gres_maps._TOGETHER_NS", 300_000_000)
+    for name in ("slurm.conf", "cgroup.conf"):
+        (tmp_path / name).touch()
     gres = tmp_path / "gres.conf"
     gres.write_text("Name=gpu File=/dev/nvidia[0-1]\n")
-    maps = GresMaps(conf, slurmd="")
-    assert maps.of("n1") == (True, TWO)
-    (tmp_path / "new").write_text("Name=gpu File=/dev/nvidia7\n")
-    (tmp_path / "new").rename(gres)
-    assert maps.of("n1") == (True, TWO)
-    maps.refresh()
-    assert maps.of("n1") == (True, GresMap((Position("/dev/nvidia7"),)))
-    assert GresMaps(conf, tmp_path / "none", slurmd="").of("n1") == (True, None)
+    maps = GresMaps(tmp_path / "slurm.conf", slurmd=slurmd)
+    (tmp_path / "slurm.conf").write_text("NodeName=n1 Gres=gpu:2\n")
+    inotify = Inotify()
+    maps.watch(inotify)
+
+    def see(*opened: str) -> GresMap | None:
+        time.sleep(0.4)
+        for name in opened:
+            (tmp_path / name).read_text()
+        for event in inotify.read():
+            maps.handle(event)
+        return known(maps)
+
+    assert known(maps) == TWO
+    edit(gres, "Name=gpu File=/dev/nvidia[0-1]   # the same\n")
+    assert known(maps) == TWO
+    assert caplog.records == []
+    edit(gres, "Name=gpu File=/dev/nvidia[1,0]\n")
+    for opened in ((), ("gres.conf",), ("slurm.conf",), ("slurm.conf", "gres.conf")):
+        assert see(*opened) == TWO
+    assert len(caplog.records) == 1
+    assert "has not read it" in caplog.text
+    now = see("slurm.conf", "cgroup.conf", "gres.conf")
+    assert now == GresMap((Position("/dev/nvidia1"), Position("/dev/nvidia0")))
+    inotify.close()
+
+
+def test_who_only_asks_what_slurmd_would_read(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_bytes(b"/usr/sbin/slurmd\0-N\0n1\0")
+    (tmp_path / "8").mkdir()
+    assert not is_only_asked(tmp_path)
+    (tmp_path / "8" / "cmdline").write_bytes(b"slurmd\0-G\0")
+    assert is_only_asked(tmp_path)
+
+
+def test_where_nobody_knows_the_order(tmp_path: Path) -> None:
+    assert GresMaps(tmp_path / "slurm.conf", slurmd="").of("n1") == (True, None)
 
 
 def test_slurmd_is_asked_without_making_anyone_wait(tmp_path: Path) -> None:

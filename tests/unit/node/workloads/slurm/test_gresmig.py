@@ -54,6 +54,7 @@ Name=gpu Type=a100 File=/dev/nvidia1
 @pytest.fixture
 def gres(tmp_path: Path) -> GresMap:
     (tmp_path / "gres.conf").write_text(CONF)
+    (tmp_path / "slurm.conf").write_text("NodeName=n1 Gres=gpu:3g.20gb:1,gpu:1c:2,gpu:a100:1\n")
     (tmp_path / "mig-minors").write_text(MINORS)
     found = load_gres("n1", tmp_path / "slurm.conf", mig_minors=tmp_path / "mig-minors")
     assert found is not None

@@ -1,0 +1,153 @@
+"""The GPU order of each SLURM node of this host, as the slurmd that runs has read it.
+
+slurmd reads gres.conf and slurm.conf when it starts and at `scontrol reconfigure`. An edit counts
+from then on. It is seen by inotify: then slurm.conf, cgroup.conf and gres.conf are opened at once,
+which neither an editor nor a client command does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from joulebook.node.workloads.host.inotify import Event, Inotify
+from joulebook.node.workloads.slurm.gres import GresMap
+from joulebook.node.workloads.slurm.gres_conf import load_gres
+from joulebook.units import NS_PER_S
+
+_LOG = logging.getLogger(__name__)
+
+_IN_OPEN = 0x00000020
+_TOGETHER_NS = 2 * NS_PER_S
+
+
+class _Known(NamedTuple):
+    stamp: tuple[int, ...]
+    gres: GresMap | None
+    unread: tuple[int, ...] = ()
+    """The stamp of an edit that slurmd has not read."""
+
+
+class GresMaps:
+    """`of(node)` never waits: `slurmd -G` runs in a thread, and `changed` is called after it."""
+
+    def __init__(
+        self,
+        conf: Path,
+        gres_conf: Path | None = None,
+        *,
+        slurmd: str,
+        timeout_s: float = 5.0,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._proc = proc
+        self._conf = conf
+        self._gres_conf = conf.with_name("gres.conf") if gres_conf is None else gres_conf
+        self._slurmd = slurmd
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+        self._loading: set[str] = set()
+        self._watches: set[int] = set()
+        self._opened_ns: dict[str, int] = {}
+        self._read_ns = 0
+        self._loaded_ns = 0
+        """When it was we who opened the files."""
+        self.changed: Callable[[], None] = lambda: None
+
+    @property
+    def places(self) -> str:
+        """Where the order of GPUs is looked for, in words."""
+        asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (there is no slurmd here)"
+        return f"{self._gres_conf} nor {asked}"
+
+    def watch(self, inotify: Inotify) -> None:
+        """Follow who opens the files; without that an edit counts from the daemon's next start."""
+        self._watches = set()
+        for directory in {self._conf.parent, self._gres_conf.parent}:
+            try:
+                self._watches.add(inotify.watch(directory, _IN_OPEN))
+            except OSError:
+                continue
+
+    def handle(self, event: Event) -> bool:
+        """Take one event; `False` if it is not of these directories."""
+        if event.watch not in self._watches:
+            return False
+        now_ns = time.time_ns()
+        self._opened_ns[event.name] = now_ns
+        wanted = {self._conf.name, self._gres_conf.name}
+        if self._conf.with_name("cgroup.conf").exists():
+            wanted.add("cgroup.conf")
+        together = all(now_ns - self._opened_ns.get(name, 0) < _TOGETHER_NS for name in wanted)
+        if together and not is_only_asked(self._proc):
+            with self._lock:
+                if not self._loading and now_ns - self._loaded_ns > _TOGETHER_NS:
+                    self._read_ns = now_ns
+        return True
+
+    def of(self, node: str) -> tuple[bool, GresMap | None]:
+        """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
+        stamp = self._stamp()
+        with self._lock:
+            known = self._known.get(node)
+            if known is not None and (
+                stamp == known.stamp or (stamp == known.unread and self._read_ns < max(stamp))
+            ):
+                return True, known.gres
+            if node in self._loading:
+                return False, None
+            self._loading.add(node)
+        if self._slurmd:
+            threading.Thread(
+                target=self._load, args=(node, stamp), name="slurmd-g", daemon=True
+            ).start()
+            return False, None
+        self._load(node, stamp)
+        return True, self._known[node].gres
+
+    def _load(self, node: str, stamp: tuple[int, ...]) -> None:
+        gres = load_gres(
+            node, self._conf, self._gres_conf, slurmd=self._slurmd, timeout_s=self._timeout_s
+        )
+        with self._lock:
+            self._loaded_ns = time.time_ns()
+            known = self._known.get(node)
+            if known is None or gres == known.gres or self._read_ns >= max(stamp):
+                self._known[node] = _Known(stamp, gres)
+            else:
+                self._known[node] = known._replace(unread=stamp)
+                _LOG.warning(
+                    "%s or %s was edited and slurmd has not read it: GPUs of node %s are counted "
+                    "as before until `scontrol reconfigure` or a restart of slurmd",
+                    self._gres_conf, self._conf, node,
+                )  # fmt: skip
+            self._loading.discard(node)
+        self.changed()
+
+    def _stamp(self) -> tuple[int, ...]:
+        """When the files became what they are."""
+        stamps = []
+        for path in (self._gres_conf, self._conf):
+            try:
+                stamps.append(path.stat().st_ctime_ns)
+            except OSError:
+                stamps.append(0)
+        return tuple(stamps)
+
+
+def is_only_asked(proc: Path = Path("/proc")) -> bool:
+    """Whether somebody runs `slurmd -G` or `slurmd -C`, which reads the files too."""
+    for process in proc.iterdir():
+        if process.name.isdecimal():
+            try:
+                program, *arguments = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if program.endswith(b"slurmd") and {b"-G", b"-C"} & set(arguments):
+                return True
+    return False
