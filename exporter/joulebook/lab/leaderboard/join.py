@@ -374,7 +374,7 @@ def _entrant(
         "; ".join(hedges),
         experiment=result.experiment,
         gpu_uj=sum(each.gpu_uj for each in found),
-        host=_mean((each.host, each.gpu_ns) for each in found),
+        host=mean((each.host, each.gpu_ns) for each in found),
         partial=_partial(found),
         own_uj=sum(
             (Fraction(e.energy_uj, users.get(e.workload.id, 1)) for e in found), Fraction(0)
@@ -395,13 +395,13 @@ def _partial(found: Sequence[WorkloadEnergy]) -> str:
     if nodes := sum(each.other_nodes for each in found):
         return f"{nodes} of its nodes are not in this source"
     known = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
-    share = _mean(known) if known else 1.0
+    share = mean(known) if known else 1.0
     if share < _ENOUGH:
         return f"measured for {percent(100 * share)} of the time that it held GPUs"
     return ""
 
 
-def _mean(parts: Iterable[tuple[float, int]]) -> float:
+def mean(parts: Iterable[tuple[float, int]]) -> float:
     """The mean of shares, by time."""
     every = list(parts)
     whole = sum(weight for _, weight in every)

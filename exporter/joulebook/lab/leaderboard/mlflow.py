@@ -31,6 +31,7 @@ from joulebook.lab.leaderboard.join import (
     WithoutEnergy,
     WorkloadEnergy,
     matches,
+    mean,
 )
 from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, finite
 from joulebook.lab.report.wording import nearest
@@ -207,7 +208,8 @@ def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
     """What workloads took together, by metric name; what is not known is left out.
 
     `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
-    measured, not apportioned or modelled), `co2e_g`, and `cost_eur` or another currency.
+    measured, not apportioned or modelled), `energy_coverage_ratio` (measured time to time held:
+    below 1 energy is a lower bound), `co2e_g`, and `cost_eur` or another currency.
     """
     energy_uj = sum(each.energy_uj for each in found)
     made = {
@@ -218,6 +220,9 @@ def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
     measured = [each.measured_uj for each in found]
     if energy_uj and None not in measured:
         made["energy_measured_ratio"] = sum(uj or 0 for uj in measured) / energy_uj
+    covered = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
+    if covered and len(covered) == len(found):
+        made["energy_coverage_ratio"] = mean(covered)
     emitted = [each.co2e_ug for each in found]
     if emitted and None not in emitted:
         made["co2e_g"] = sum(ug or 0 for ug in emitted) / UG_PER_G
