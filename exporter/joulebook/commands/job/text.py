@@ -299,22 +299,22 @@ def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amou
 
 
 def _meters(totals: WorkloadTotals, screen: Screen) -> list[str]:
+    meters = sorted(totals.by_meter.items())
+    unit, energies = units_text.in_column([a.energy_uj for _, a in meters], units_text.ENERGY)
+    hours = units_text.in_column(
+        [a.held_ns or None for _, a in meters], ((NS_PER_HOUR, ""),), decimals=2
+    )[1]
     cols = (
         Column("METER", least=12),
-        Column("HELD", right=True),
-        Column("ENERGY", right=True),
+        Column("GPU-HOURS", right=True),
+        Column(f"ENERGY ({unit})", right=True),
         Column("IDLE", right=True),
     )
     rows = [
-        [
-            shown(meter.name),
-            text.duration(amount.held_ns),
-            text.energy(amount.energy_uj),
-            text.percent(amount.idle_uj, amount.energy_uj),
-        ]
-        for meter, amount in sorted(totals.by_meter.items())
+        [shown(meter.name), held, energy, text.percent(amount.idle_uj, amount.energy_uj)]
+        for (meter, amount), held, energy in zip(meters, hours, energies, strict=True)
     ]
-    lines = table(cols, rows, screen.width)
+    lines = table(cols, rows, screen.table_width)
     return [screen.paint(lines[0], "dim"), *lines[1:]]
 
 

@@ -81,8 +81,14 @@ def make_statement(args: Options, config: Config) -> Statement:
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Recharge(str(args.rates), *recharged)
+        anew = statement.Recharge(args.rates.name, *recharged)
+        for what, why in recharged.problems.items():
+            Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
+    if said.startswith(sacct.NOBODY_SAYS):
+        # Not for a paper: what a program on this machine answered.
+        Screen(sys.stderr).say(said)
+        said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
     reported = statement.StatementContext(time.time(), known, said, config.report, zone)
     return statement.make(account, about, _choice(args, about), reported, anew)
@@ -191,7 +197,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
         for line in wrap(shown(text, 1_000), screen.width):
             screen.say(line)
-    screen.say(LIMITS)
+    for line in wrap(LIMITS, screen.width):
+        screen.say(line)
 
 
 def _name(line: ReportLine) -> str:

@@ -61,6 +61,7 @@ class Recharge(Struct, frozen=True):
     file: str
     account: ReportData
     unpriced_uj: Mapping[str, int]
+    problems: Mapping[str, str] = {}
 
 
 def make(
@@ -90,7 +91,7 @@ def make(
         recorded_trace=any(run.replayed for run in found),
         named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
-        warnings=list(account.warnings),
+        warnings=[*account.warnings, *(() if anew is None else anew.problems)],
         unknown={str(matter): why for matter, why in account.unknown.items()},
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),

@@ -428,3 +428,33 @@ def test_a_job_may_be_asked_for_by_any_of_its_names(
         ledger.execute("UPDATE workloads SET display = '99_' || workload")
     names = ("--workload", "slurm/101", "--workload", "99_102", "--workload", "103")
     assert reported(capsys, config, *names)["counts"]["total"] == 3
+
+
+def test_a_feed_out_of_reach_costs_its_own_figures_only(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And neither a path of this machine nor what a program answered stands in the statement."""
+    new = tmp_path / "new.toml"
+    new.write_text(
+        f'[rates]\npue = 1.5\n[rates.price]\nkind = "constant"\nper_kwh = 1.0\n'
+        f'[rates.carbon]\nkind = "csv"\nfile = "{tmp_path}/nothing.csv"\n'
+    )
+    sacct = tmp_path / "sacct"
+    sacct.write_text(
+        "#!/bin/sh\necho 'sacct: error: slurm_persist_conn_open: /var/x' >&2; exit 1\n"
+    )
+    sacct.chmod(0o755)
+    config.write_text(config.read_text().replace('sacct = ""', f'sacct = "{sacct}"'))
+    found = reported(capsys, config, "--rates", str(new))
+    assert {each["kind"]: each["cost"]["value"] for each in found["cost"]}["electricity"] == 36
+    assert found["carbon"]["location_based"]["value"] is None
+    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time"]
+    assert found["restated"]["rates_file"] == "new.toml"
+    assert found["restated"]["unpriced_kwh"] == {"co2e": 24}
+    for name in ("text", "latex", "html", "markdown"):
+        assert main(["--config", str(config), "report", "--format", name, "--rates", str(new)]) == 0
+        printed = capsys.readouterr()
+        assert str(tmp_path) not in printed.out
+        assert "slurm_persist_conn_open" not in printed.out
+        assert "slurm_persist_conn_open" in printed.err
+        assert "nothing.csv: cannot be read" in printed.err
