@@ -141,8 +141,9 @@ class Daemon:
         """Ask it to end; its exit status."""
         assert self.process
         if self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children() if self.before else ()
-            for process in children or [self.process]:
+            started = psutil.Process(self.process.pid)
+            children = started.children() if self.before else []
+            for process in children or [started]:
                 process.terminate()
         return self.process.wait(20)
 

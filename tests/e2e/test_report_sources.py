@@ -13,6 +13,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def scrapes(ledger: Path) -> list[str]:
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
                 view = Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
-                exposition.publish(lambda view=view: view)
+                exposition.publish(partial(msgspec.structs.replace, view))
                 text, _ = exposition.metrics("application/openmetrics-text")
                 for line in text.decode().splitlines():
                     if line.startswith("# EOF"):
@@ -197,7 +198,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             victoria.wait(30)
 
 
-def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     command = ["--config", str(config), "report", "--format", "json", *arguments]

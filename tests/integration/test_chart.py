@@ -364,7 +364,8 @@ def test_an_upgrade_finds_the_ledger_and_replaces_the_daemon_in_place(
     """Nothing that decides where the books lie, or what the DaemonSet selects, may change."""
     later = tmp_path / "later"
     done = run(
-        *[binary, "package", str(CHART), "--destination", str(later)],
+        binary,
+        *["package", str(CHART), "--destination", str(later)],
         *["--version", "9.9.9", "--app-version", "9.9.9"],
     )
     assert done.returncode == 0, done.stderr
@@ -390,7 +391,8 @@ def test_an_upgrade_finds_the_ledger_and_replaces_the_daemon_in_place(
 def test_notes_say_what_to_do_next(build_dir: Path) -> None:
     # Helm 3 shows notes only where it reaches a cluster.
     done = run(
-        *[helm("4", build_dir), "install", "lab", str(CHART)],
+        helm("4", build_dir),
+        *["install", "lab", str(CHART)],
         *["--namespace", "energy", "--dry-run=client"],
     )
     assert done.returncode == 0, done.stderr

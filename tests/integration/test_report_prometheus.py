@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.lab import free_port, get, until
+from tests.e2e.lab import get, until
+from tests.ports import free_port
 
 from joulebook.cli import main
 
@@ -124,7 +125,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(30)
 
 
-def reported(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:  # noqa: ANN401
+def reported(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     ends = (datetime.fromtimestamp(T0_S + t, UTC).isoformat() for t in (0, SPAN_S))

@@ -39,6 +39,10 @@ NO_EVIDENCE = "none"
 """The evidence of energy that is booked to a remainder because nothing was claimed."""
 
 
+DERIVED = "derived"
+"""The evidence of a GPU's energy that is its module's less that of the CPU socket in it."""
+
+
 class PostingKey(NamedTuple):
     """What makes two amounts one posting. `quarter_s` is the UTC start of its quarter hour."""
 
@@ -85,7 +89,11 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChildSecond(NamedTuple):
-    """The child meters (those inside a node meter) of one component, in one second of node time."""
+    """The child meters (those inside a node meter) of one component, in one second of node time.
+
+    `name` is set where it is one meter alone (a part of a module).
+    """
 
     component: Component
     second: int
+    name: str = ""

@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
@@ -239,6 +240,11 @@ class LedgerReader:
         """The rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
+
+    def meters(self) -> tuple[MeterState, ...]:
+        """All meters as they are booked."""
+        with self._view() as conn:
+            return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
         """The meters of the whole node, and what became of them."""

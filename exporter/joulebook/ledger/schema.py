@@ -49,8 +49,11 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """One write transaction: whole, or rolled back with a `LedgerError` that says why."""
+def transaction(conn: sqlite3.Connection, path: Path, *, opening: bool = False) -> Iterator[None]:
+    """One write transaction: whole, or rolled back with a `LedgerError` that says why.
+
+    `opening`: nothing is booked yet, so nothing can go on by itself.
+    """
     try:
         conn.execute("BEGIN IMMEDIATE")
         yield
@@ -58,7 +61,7 @@ def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
     except BaseException as exc:
         roll_back(conn)
         if isinstance(exc, sqlite3.Error | OverflowError | UnicodeError):
-            raise retention.explain(exc, path) from exc
+            raise retention.explain(exc, path, writing=not opening) from exc
         raise
 
 
@@ -103,7 +106,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     try:
         conn = connect(path, "rw")
     except sqlite3.Error as exc:
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
     try:
         found = version(conn, path)
         _check(conn, path)
@@ -120,7 +123,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         _migrate(conn, path, found)
     except sqlite3.Error as exc:
         conn.close()
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
     except BaseException:
         conn.close()
         raise
@@ -138,7 +141,7 @@ def _migrate(conn: sqlite3.Connection, path: Path, found: int) -> None:
     for number, step in enumerate(steps(MIGRATIONS), start=1):
         if number <= found:
             continue
-        with transaction(conn, path):
+        with transaction(conn, path, opening=True):
             for statement in _statements(step.read_text()):
                 conn.execute(statement)
             # Both live in the header of the file, and are rolled back with the rest.

@@ -250,6 +250,9 @@ _OF_QUALITY = (
     _counter("foreign_use_seconds",
         "Time for which processes of others than its holder used a held device.",
         "seconds", (*METER, "scheduler", "workload"), Stability.BETA),
+    _gauge("counter_power_ratio",
+        "A minute's energy by a GPU's counter to that by its power: near 1, but where a load is "
+        "in step with the sensor.", "ratio", (*GPU, "scope"), stability=Stability.BETA),
     _counter("overflow", "Series folded into (overflow), by the budget that was full.",
         labels=("source", "reason")),
     _counter("rejected_inputs", "Inputs from outside that were refused, by reason.",

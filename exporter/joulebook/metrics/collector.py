@@ -173,6 +173,14 @@ def _gaps(scene: Derived) -> Iterator[Sample]:
         yield (meter.component, meter.name, reason), seconds(gap_ns)
 
 
+def _counter_power_ratio(scene: Derived) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        state = scene.books.meters.get(status.meter)
+        if state is not None and state.audit.ratio:
+            scope = "module" if state.last.parts else "gpu"
+            yield (*labels, scope), round(state.audit.ratio, 4)
+
+
 def _foreign_use(scene: Derived) -> Iterator[Sample]:
     for (meter, key), use_ns in scene.books.foreign_ns.items():
         # Not the name that is shown: it is forgotten before this counter is.
@@ -278,6 +286,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": _gaps,
     "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_counter_power_ratio": _counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
     "joulebook_sensor_up": _sensor_up,

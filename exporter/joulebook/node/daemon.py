@@ -21,6 +21,7 @@ from functools import partial
 
 import msgspec
 
+from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
@@ -100,13 +101,20 @@ class Daemon:
     def tick(self, *, last: bool = False) -> None:
         """Look at the sensors, and book if it is time; at the `last` one in any case."""
         began = time.monotonic()
+        changed = self._changed.is_set()
+        due = last or self._is_due(began)
+        if due:
+            # Before the sensors are asked: a boundary needs a reading after it on record, or an
+            # outage from then on would not be proven to be its holder's.
+            self._changed.clear()
+            self._booked_at = began
         self._release()
         self._ask(began)
         read = self._listen()
-        if last or self._is_due(began):
-            self._booked_at = began
-            self._changed.clear()
+        if due:
             self._book()
+            if changed and not read:
+                self._changed.set()
         self._tick_s = time.monotonic() - began
         self._show()
         self._parts.health.ticked(read, [worker.problem for worker in self._workers])
@@ -154,6 +162,7 @@ class Daemon:
         """Log what of a tick an administrator should know."""
         self._say_omissions(before)
         _say_stalls(before, self._books)
+        _say_audits(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._say_clock_step(tick.utc_offset_ns)
@@ -227,7 +236,7 @@ class Daemon:
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""
-        reading = self._owners.identified(reading, self._devices.get(reading.meter))
+        reading = self._owners.identified(reading)
         return reading if reading.processes is None else self._parts.marked(reading)
 
     def _commit(self, now_ns: int) -> None:
@@ -293,6 +302,24 @@ def _shown(
         today=energy_uj,
         today_bills=bills,
     )
+
+
+def _say_audits(before: Books, after: Books) -> None:
+    """Say once which counter runs at another rate than its power says, and when it is right."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
+        is_wrong = state.audit.verdict is Verdict.WRONG
+        name = f"{meter.component} {meter.name}"
+        if is_wrong and not was_wrong:
+            log.warning(
+                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
+                "are off by as much (joulebook_counter_power_ratio). See the known "
+                "faults of its driver and firmware",
+                name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif was_wrong and not is_wrong:
+            log.info("the energy counter of %s agrees with its power again", name)
 
 
 def _say_stalls(before: Books, after: Books) -> None:

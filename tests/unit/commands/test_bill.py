@@ -7,6 +7,7 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
@@ -49,10 +50,10 @@ def run(*arguments: str) -> int:
     return cli.main(list(arguments))
 
 
-def bill(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+def bill(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert run("bill", "show", *arguments, "--format", "json") == 0
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -196,7 +197,7 @@ def test_a_closed_month_and_what_comes_late(
     collect(october)
     assert bill(capsys, "2026-10") == before
     november = bill(capsys, "2026-11")
-    (line,) = november["lines"]  # type: ignore[misc]
+    (line,) = november["lines"]
     assert (line["entry"], line["late_for"]) == ("late", "2026-10")
     assert line["energy_uj"] == 5 * KWH
     assert line["cost"] == {"EUR": "1.000000000"}
@@ -244,13 +245,13 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     total = november["total"]
     assert isinstance(total, dict)
     assert (total["energy_uj"], total["cost"], total["held_ns"]) == (0, {"EUR": "0.000000000"}, 0)
-    assert [(c["kind"], c["who"], c["why"]) for c in november["corrections"]] == [  # type: ignore[attr-defined]
+    assert [(c["kind"], c["who"], c["why"]) for c in november["corrections"]] == [
         ("correction", "grace", "GPU fell off the bus"),
         ("relabel", "ada", "wrong wckey"),
     ]
     lines = {
         (line["account"], line["user"], line["remainder"], line["correction"]): line["energy_uj"]
-        for line in november["lines"]  # type: ignore[attr-defined]
+        for line in november["lines"]
     }
     assert lines == {
         ("nlp", "ada", "", 1): -KWH,
@@ -262,10 +263,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     october.burn(NOVEMBER_S + 900, 7 * KWH, "102")
     collect(october)
     nlp = bill(capsys, "2026-11", "--account", "nlp")
-    assert ("bert", 7 * KWH) in [
-        (line["experiment"], line["energy_uj"])
-        for line in nlp["lines"]  # type: ignore[attr-defined]
-    ]
+    assert ("bert", 7 * KWH) in [(line["experiment"], line["energy_uj"]) for line in nlp["lines"]]
     assert run("relabel", "102", "--experiment", "bert", "--why", "again") == 2
     assert "is of nlp/grace/bert already" in capsys.readouterr().err
 

@@ -84,7 +84,8 @@ def test_a_page_of_any_size_leads_to_the_same(
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     store = SqliteStore(path, allow_volatile=True)
     books = store.load()[0]
-    since, held = 0, {}
+    since = 0
+    held: dict[tuple[object, ...], Any] = {}
     for i, size in enumerate(sizes):
         for n in range(3):
             books = charged(store, books, 400 * (3 * i + n))

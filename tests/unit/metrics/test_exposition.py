@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 import pytest
@@ -126,7 +127,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
         assert f'family="{name}"}} {expected}\n' in text
         assert "joulebook_meter_energy_joules_total{" in text
         view = again(view)
-        shown.publish(lambda view=view: view)
+        shown.publish(partial(msgspec.structs.replace, view))
     assert reported.errors == [(name, "no"), ("dcgm", "nor here")]
     monkeypatch.setattr(collector, "PRODUCERS", whole)
     text = shown.metrics("")[0].decode()

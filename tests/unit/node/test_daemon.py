@@ -355,6 +355,41 @@ def test_a_boundary_is_committed_soon_and_many_together(
     assert len(slow.shelf.entries) == commits + 1, "all that came meanwhile with one commit"
 
 
+def test_a_boundary_while_sensors_are_read_is_committed_with_a_reading_after_it(
+    slow: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
+    look, boundaries = slow.cards.look, list[int]()
+
+    def meanwhile(*, processes: bool) -> PollResult:
+        seen = look(processes=processes)
+        if not boundaries:
+            boundaries.append(slow.clock.now_ns())
+            slow.jobs.boundary(boundaries[0])
+        return seen
+
+    slow.cards.look = meanwhile  # type: ignore[method-assign]
+    slow.tick(3)
+    (boundary_ns,) = boundaries
+    assert slow.shelf.books.meters[METER].last.t_ns > boundary_ns
+
+
+def test_a_boundary_is_committed_until_sensors_answer(
+    slow: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
+    slow.cards.hang.clear()
+    slow.jobs.boundary(slow.clock.now_ns())
+    boundary_ns = slow.clock.now_ns()
+    slow.tick(2)
+    assert slow.shelf.books.meters[METER].last.t_ns < boundary_ns
+    slow.cards.hang.set()
+    until(lambda: slow.tick() and slow.shelf.books.meters[METER].last.t_ns > boundary_ns)
+    commits = len(slow.shelf.entries)
+    slow.tick(3)
+    assert len(slow.shelf.entries) <= commits + 1
+
+
 def test_the_slow_beat_comes_by_itself(slow: Node) -> None:
     commits = len(slow.shelf.entries)
     slow.daemon._booked_at -= 3600

@@ -35,6 +35,7 @@ _EVIDENCE = {
     "gpustat": "a file of Jobstats",
     "scontrol": "SLURM's controller",
     "processes": "processes on the GPU",
+    "derived": "its module's counter less the CPU socket in it",
 }
 
 _THIS_NODE = (

@@ -13,7 +13,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import NO_EVIDENCE, Amount, Remainder
+from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Amount, Remainder
 from joulebook.core.sums import counted
 from joulebook.core.workloads import WorkloadId
 
@@ -80,6 +80,9 @@ class Booking(NamedTuple):
 def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
     """Share out all intervals by who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
+    # The rest of a superchip's module is its GPU, and is held as such.
+    modules = {meter for meter, each in node.items() if each.parts}
+    node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
     bookings: list[Booking] = []
     for interval in measured.intervals:
@@ -87,6 +90,8 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
             shared = _by_holders_of(gpus, interval, known, cut, split)
         else:
             shared = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+            if interval.meter in modules:
+                shared = _derived(shared)
         bookings += _whole(interval, shared, cut)
     return bookings
 
@@ -122,6 +127,17 @@ def _by_holders_of(
     held = [known.tenures(interval, each) for each in gpus]
     for piece in cut(interval):
         yield Booking(piece, other.share_out(piece, held, split))
+
+
+def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
+    """The bookings of a GPU whose energy is what is left of its module."""
+    for booking in shared:
+        yield booking._replace(
+            shares=[
+                share if share.evidence == NO_EVIDENCE else share._replace(evidence=DERIVED)
+                for share in booking.shares
+            ]
+        )
 
 
 def _by_holder(

@@ -99,12 +99,16 @@ def measure(
     booked = {name: state for name, (state, _) in ripe.items()}
     intervals = [each for _, found in ripe.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
-    for name, each in node.items():
+    # Modules first: their GPUs are inside what measures the whole node.
+    for name, each in sorted(node.items(), key=lambda item: not item[1].parts):
+        to_ns, edges = due(each.state) if each.parts else (horizon_ns, ())
         node[name], others, children_uj = node_meter.reconcile(
-            each, booked, children_uj, horizon_ns
+            each, booked, children_uj, to_ns, edges
         )
+        booked[name] = node_meter.as_meter(node[name])
+        if each.parts:
+            children_uj = node_meter.noted(children_uj, others, node.values(), horizon_ns)
         intervals += others
-    booked |= {name: node_meter.as_meter(each) for name, each in node.items()}
     return Measured(
         Meters(booked, node, children_uj),
         tuple(intervals),
@@ -148,6 +152,7 @@ def _node_meters(
     """The meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:
-        if isinstance(look, Reading) and look.covers and look.meter in states:
-            found[look.meter] = node_meter.heard(found.get(look.meter), look)
+        if isinstance(look, Reading) and (look.covers or look.parts) and look.meter in states:
+            state = states[look.meter]
+            found[look.meter] = node_meter.heard(found.get(look.meter), look, state)
     return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

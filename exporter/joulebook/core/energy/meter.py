@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.energy import audit as auditing
+from joulebook.core.energy import idle
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.counter_steps import Knot, bent, knots, learnt
 from joulebook.core.energy.intervals import (
     Interval,
@@ -30,7 +33,7 @@ from joulebook.core.energy.power import (
     is_sound,
     summed,
 )
-from joulebook.core.energy.readings import Break, Failure, Meter, Reading
+from joulebook.core.energy.readings import Break, Component, Failure, Meter, Reading
 from joulebook.core.evidence import Gap
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
@@ -64,6 +67,11 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Readings since the counter is doubted, which wait until it is believed or given up."""
     stalled: bool = False
     """Whether the counter was given up: its energy is booked by power."""
+    rest_mw: int = 0
+    rest_ns: int = 0
+    """What it draws at a rest that is steady and above the floor, and for how long it has."""
+    audit: Audit = Audit()
+    """Its counter against its power."""
 
     @property
     def last(self) -> Reading:
@@ -82,13 +90,6 @@ ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
 """A counter that is not reported for so long is given up, and power integrated instead."""
-
-IDLE_LEARN_NS = NS_PER_S // 2
-"""An idle interval must last this long to teach the idle floor."""
-
-IDLE_LEARNING = 16
-"""Each idle interval moves the floor by one part in this many of the difference."""
-
 
 BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
@@ -241,6 +242,9 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
         lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
     parts = between(state.last, reading)
+    audited = auditing.interrupted(state.audit)
+    if reading.breaks is Break.NONE and not reading.after_outage:
+        audited = auditing.heard(state.audit, reading)
     if not gaps:
         for part in parts:
             if isinstance(part, Gap):
@@ -256,6 +260,7 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
             gap_from_ns=0,
             gap_reason="",
             resumed=False,
+            audit=audited,
         ),
         tuple(gaps),
         tuple(lost),
@@ -303,9 +308,27 @@ def ripe(
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
-        idle_mw=_floor(state.idle_mw, intervals),
     )
-    return state, tuple(intervals)
+    return _judged(state, intervals)
+
+
+def _judged(
+    state: MeterState, intervals: Sequence[Interval]
+) -> tuple[MeterState, tuple[Interval, ...]]:
+    """Say which intervals are idle, by the floor that is known; and learn it from them."""
+    floor = idle.Floor(state.idle_mw, state.rest_mw, state.rest_ns)
+    judged = tuple(
+        msgspec.structs.replace(each, idle=False)
+        if each.idle and not idle.is_idle(each, floor) and each.meter.component is Component.GPU
+        else each
+        for each in intervals
+    )
+    known = (each for each in intervals if each.remainder is None)
+    floor = idle.learnt(floor, known)
+    state = msgspec.structs.replace(
+        state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns
+    )
+    return state, judged
 
 
 def drawn_mw(state: MeterState) -> int | None:
@@ -362,19 +385,3 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
             there = known_instances(seen, reported[i].instances or ())
             reported[i] = msgspec.structs.replace(reported[i], instances=there)
     return reported
-
-
-def _floor(known_mw: int | None, intervals: Sequence[Interval]) -> int | None:
-    """What the device draws while idle: a slow mean over its idle intervals.
-
-    Not the lowest: a counter that steps only ten times a second makes single intervals look up to
-    a tenth too low, and once would be for ever. Nor a mean by time, in which the last moment before
-    work is seen would count for much while little is known.
-    """
-    for interval in intervals:
-        duration_ns = interval.t1_ns - interval.t0_ns
-        if not interval.idle or interval.remainder or duration_ns < IDLE_LEARN_NS:
-            continue
-        mean_mw = interval.energy_uj * PJ_PER_UJ // duration_ns
-        known_mw = mean_mw if known_mw is None else known_mw + (mean_mw - known_mw) // IDLE_LEARNING
-    return known_mw

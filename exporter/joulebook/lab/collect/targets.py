@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from joulebook.backoff import pause_s
+
 FIRST_S = 5.0
 """After the first failure; doubled with each, up to the interval or five minutes."""
 
@@ -38,8 +40,7 @@ class TargetState:
         self.repeats = 0
         self.problem = problem
         self.errors[reason] += 1
-        wait_s = min(FIRST_S * 2.0 ** min(self.failures - 1, 10), max(every_s, MOST_S))
-        self.due = now + wait_s * (0.5 + lot / 2)
+        self.due = now + pause_s(self.failures, FIRST_S, max(every_s, MOST_S), lambda: lot)
 
     def went_well(self, now: float, now_s: float, every_s: float, behind: int, lot: float) -> None:
         """Ask again after the interval, or at once if there is more."""

@@ -1,6 +1,6 @@
 """The composition root: which factory stands behind each name of the configuration.
 
-Sensors are chosen in `wiring_sensors`, sources of tenants in `wiring_tenants`.
+Sensors are chosen in `sensors`, sources of workloads in `workloads`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:
     assert main(["--config", str(config), "report", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 

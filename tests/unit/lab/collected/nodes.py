@@ -109,7 +109,7 @@ class Node:
 
     def page(self, since: int, limit: int = 10_000) -> PostingsPage:
         """What it would answer."""
-        rows = [
+        rows: list[WorkloadRow | PostingRow | ChargeRow | RateRow] = [
             *self.workloads.values(), *self.postings.values(), *self.charges.values(),
             *self.rates.values(),
         ]  # fmt: skip
@@ -118,7 +118,7 @@ class Node:
         there = [row for row in changed if row.seq <= upto]
         postings = tuple(row for row in there if isinstance(row, PostingRow))
         charges = tuple(row for row in there if isinstance(row, ChargeRow))
-        named = {row.workload_id for row in (*postings, *charges)}
+        named = {row.workload_id for row in postings} | {row.workload_id for row in charges}
         return PostingsPage(
             VERSION,
             self.name,

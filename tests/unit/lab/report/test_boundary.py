@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,13 +41,13 @@ def gpu(n: int) -> Meter:
     return Meter(Component.GPU, f"GPU-{n}")
 
 
-def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: object) -> ReportWorkload:
+def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: Any) -> ReportWorkload:
     return ReportWorkload(
         WorkloadId("slurm", name),
         labels=Labels("ada", "nlp", "bert"),
         started_utc_ns=(T0_S + begin_s) * NS_PER_S,
         ended_utc_ns=None if end_s is None else (T0_S + end_s) * NS_PER_S,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -60,12 +61,12 @@ def account(
     workloads: Iterable[ReportWorkload],
     postings: Sequence[Posting],
     since_s: int = 0,
-    **more: object,
+    **more: Any,
 ) -> ReportData:
     return ReportData(
         "ledger of n1", since_s, 1 << 40, tuple(postings),
         workloads={each.id: each for each in workloads}, **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def said(found: ReportData, choice: RoleChoice = RoleChoice()) -> Statement:  # noqa: B008 - frozen

@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> Any:
     command = ["--config", str(config), "report", "--format", "json", *arguments]
     assert main(command) == 0
     return json.loads(capsys.readouterr().out)

@@ -19,6 +19,8 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
+from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
+from joulebook.node.sensors.hwmon import sockets as superchip_sockets
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -59,9 +61,16 @@ class NvmlSensor:
     components = frozenset({Component.GPU})
 
     def __init__(
-        self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
+        self,
+        clock: Clock,
+        *,
+        sysfs: Path = Path("/sys"),
+        proc: Path | None = Path("/proc"),
+        hwmon: Path | None = None,
     ) -> None:
+        """`hwmon` is where the sockets of superchips are read (`None`: they are not)."""
         self._clock = clock
+        self._hwmon = hwmon
         self._sysfs = sysfs
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
@@ -72,7 +81,8 @@ class NvmlSensor:
 
     def owns(self, meter: Meter) -> bool:
         """GPUs but those that the kernel shows."""
-        return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
+        elsewhere = (*KERNEL_CARDS, JETSON_GPU.name)
+        return meter.component is Component.GPU and not meter.name.startswith(elsewhere)
 
     def open(self) -> None:
         """Initialise NVML and enumerate the GPUs. Raises `SensorError`."""
@@ -157,6 +167,19 @@ class NvmlSensor:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
         return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
+    def _pair_sockets(self) -> None:
+        """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
+
+        And a Jetson's its rail, which tells its power where NVML does not.
+        """
+        if len(self._cards) == 1 and self._hwmon is not None:
+            next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
+        cards = sorted(self._cards.values(), key=lambda card: card.device.pci)
+        sockets = superchip_sockets(self._hwmon) if self._hwmon is not None else []
+        if len(sockets) == len(cards):
+            for card, socket in zip(cards, sockets, strict=True):
+                card.socket = socket
+
     def _refused(self) -> dict[str, int]:
         refused: Counter[str] = Counter()
         for card in self._cards.values():
@@ -196,6 +219,7 @@ class NvmlSensor:
         self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
         self._some_lost = bool(self._absent) or silent in _SOUGHT
         self._cards = {**self._cards, **found}
+        self._pair_sockets()
         if not self._cards:
             once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
         else:
