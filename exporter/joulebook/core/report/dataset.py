@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.evidence import Amount, Method, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
 from joulebook.core.workloads import Labels, WorkloadId
 
@@ -86,6 +86,8 @@ class ReportWorkload(msgspec.Struct, frozen=True):
     extra: Mapping[str, str] = {}
     cluster: str = ""
     scheduler_start_s: int = 0
+    named: bool = False
+    stage: str = ""
     outcome: str = ""
 
     @property
@@ -109,22 +111,30 @@ class ReportWorkload(msgspec.Struct, frozen=True):
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
     def and_of(self, other: ReportWorkload) -> ReportWorkload:
-        """What two nodes know of it together: its first start and its last end."""
+        """What two nodes know of it together: its first start and its last end.
+
+        A job ends on all of its nodes: one that was restarted, or is collected late, knows no end.
+        """
         starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
-        ends = (self.ended_utc_ns, other.ended_utc_ns)
+        ends = [t for t in (self.ended_utc_ns, other.ended_utc_ns) if t is not None]
+        labels = Labels(*(a or b for a, b in zip(self.labels, other.labels, strict=True)))
+        if other.named and not self.named:
+            labels = labels._replace(experiment=other.labels.experiment)
         return ReportWorkload(
             id=self.id,
             display=self.display or other.display,
             name=self.name or other.name,
-            labels=Labels(*(a or b for a, b in zip(self.labels, other.labels, strict=True))),
+            labels=labels,
             started_utc_ns=min(starts, default=None),
-            ended_utc_ns=None if None in ends else max(t for t in ends if t is not None),
+            ended_utc_ns=max(ends, default=None),
             # Each node tells of the GPUs that it saw held.
             gpu_count=self.gpu_count + other.gpu_count,
             evidence=self.evidence or other.evidence,
             extra={**other.extra, **self.extra},
             cluster=self.cluster or other.cluster,
             scheduler_start_s=self.scheduler_start_s or other.scheduler_start_s,
+            named=self.named or other.named,
+            stage=self.stage or other.stage,
             outcome=self.outcome or other.outcome,
         )
 
@@ -234,71 +244,4 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
     return (
         f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
-    )
-
-
-def joined(accounts: Iterable[ReportData]) -> ReportData:
-    """Several accounts as one; their nodes must differ, or energy would count twice.
-
-    Nodes do not know of each other: what two of them call alike gets identities apart, and is one
-    run or two as `parts` says.
-
-    Raises `ValueError` naming a node that stands in two of them, or if there is no account.
-    """
-    parts: list[ReportData] = []
-    whose: dict[str, str] = {}
-    workloads: dict[WorkloadId, ReportWorkload] = {}
-    for account in accounts:
-        for node in {row.node for rows in (account.postings, account.charges) for row in rows}:
-            if node in whose:
-                raise ValueError(f"node {node} is in both {whose[node]} and {account.source}")
-            whose[node] = account.source
-        parts.append(_apart(account, workloads))
-        workloads |= parts[-1].workloads
-    if not parts:
-        raise ValueError("no account to join")
-    if len(parts) == 1:
-        return parts[0]
-    return ReportData(
-        ", ".join(part.source for part in parts),
-        min(part.since_s for part in parts),
-        max(part.until_s for part in parts),
-        tuple(row for part in parts for row in part.postings),
-        tuple(row for part in parts for row in part.charges),
-        workloads,
-        tuple(row for part in parts for row in part.rates),
-        tuple(row for part in parts for row in part.gaps),
-        {key: model for part in parts for key, model in part.models.items()},
-        {node: until_s for part in parts for node, until_s in part.known_until_s.items()},
-        {matter: why for part in parts for matter, why in part.unknown.items()},
-        max(part.error_ratio for part in parts),
-        tuple(text for part in parts for text in part.warnings),
-        frozenset().union(*(part.replayed for part in parts)),
-        frozenset().union(*(part.cut for part in parts)),
-    )
-
-
-def _apart(account: ReportData, known: Mapping[WorkloadId, ReportWorkload]) -> ReportData:
-    """Return an account with other identities for those that stand for other workloads already."""
-    new: dict[WorkloadId, WorkloadId] = {}
-    for key in account.workloads:
-        free = key
-        while free in known or (free != key and free in account.workloads) or free in new.values():
-            free = free._replace(start=free.start + 1)
-        new[key] = free
-    if all(key == free for key, free in new.items()):
-        return account
-
-    def renamed(subject: Subject) -> Subject:
-        return subject if isinstance(subject, Remainder) else new.get(subject, subject)
-
-    return msgspec.structs.replace(
-        account,
-        postings=tuple(row._replace(subject=renamed(row.subject)) for row in account.postings),
-        charges=tuple(row._replace(subject=renamed(row.subject)) for row in account.charges),
-        workloads={
-            new[key]: msgspec.structs.replace(each, id=new[key])
-            for key, each in account.workloads.items()
-        },
-        cut=frozenset(new.get(key, key) for key in account.cut),
     )

@@ -1,129 +1,153 @@
-"""Which workloads of which nodes are one run.
+"""Which parts, told by several nodes, are one run: by the scheduler's own start, else by time.
 
-A job on several nodes has a part on each, which the node books under its own begin; and job numbers
-come again. So parts of one number are one run where the scheduler gave them the same start, or,
-where that is not known, where their times overlap: within one cluster, on different nodes, and
-never of different users. The components of a heterogeneous job are one run, and so are the pods of
-one Kubernetes Job, PyTorchJob and the like, those that replace a failed one too.
+Nothing that is booked moves: parts are put together each time that they are reported, so that a
+start which is learnt later joins them from then on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from functools import reduce
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from joulebook.core.report.dataset import ReportData, ReportWorkload
+from joulebook.core.evidence import Remainder
+from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.workloads import WorkloadId
-from joulebook.units import NS_PER_S
 
-_SLACK_NS = NS_PER_S
-"""A node may see the begin of its part so long after the end of another's."""
-_FOREVER_NS = 1 << 63
+_SPANS_NODES = frozenset({"slurm", "kubernetes"})
+"""Schedulers whose names mean the same on every node of a cluster."""
 
 
-class Group(msgspec.Struct, frozen=True):
-    """The parts of one run, and what is known of it from all of them."""
+class Part(NamedTuple):
+    """What one ledger knows of a workload."""
 
-    whole: ReportWorkload
-    parts: tuple[ReportWorkload, ...]
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All that it may be asked for by, its parts' names among them."""
-        exact = {f"{self.whole.shown}@{self.began_utc}"} if self.began_utc else set()
-        return self.whole.names.union(exact, *(part.names for part in self.parts))
-
-    @property
-    def began_utc(self) -> str:
-        """When it began, by which it is reported from another of its number; empty: not known."""
-        begin_ns = _begin_ns(self.whole)
-        if begin_ns is None:
-            return ""
-        return datetime.fromtimestamp(begin_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ledger: Hashable
+    workload: ReportWorkload
 
 
-def groups(account: ReportData) -> list[Group]:
-    """Return all workloads of an account by the run that they are a part of."""
-    nodes: dict[WorkloadId, set[str]] = {}
-    for rows in (account.postings, account.charges):
-        for row in rows:
-            if isinstance(row.subject, WorkloadId):
-                nodes.setdefault(row.subject, set()).add(row.node)
-    every = [account.workloads.get(key) or ReportWorkload(key) for key in nodes]
-    alike: dict[tuple[str, str, str], list[list[ReportWorkload]]] = {}
-    for part in sorted(every, key=lambda each: (_begin_ns(each) or 0, each.id)):
-        runs = alike.setdefault((part.of_cluster, part.id.scheduler, _name(part)), [])
-        fits = [(_overlap_ns(run, part, nodes), run) for run in runs]
-        best = max((overlap_ns for overlap_ns, _ in fits if overlap_ns is not None), default=None)
-        if best is None:
-            runs.append([part])
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def put_together(parts: Mapping[_Key, Part]) -> dict[_Key, ReportWorkload]:
+    """Give the run that each part belongs to; the ids of the runs differ from one another.
+
+    Nodes that say that a workload is of different owners speak of different runs.
+    """
+    runs: dict[tuple[str, ...], list[dict[_Key, Part]]] = {}
+    for key, part in sorted(parts.items(), key=lambda item: _begin_ns(item[1].workload)):
+        named = (part.workload.cluster, part.workload.id.scheduler, part.workload.id.workload)
+        known = runs.setdefault(named, [])
+        run = next((run for run in known if _is_of(part, list(run.values()))), None)
+        if run is None:
+            known.append({key: part})
         else:
-            next(run for overlap_ns, run in fits if overlap_ns == best).append(part)
-    return [_group(run) for runs in alike.values() for run in runs]
+            run[key] = part
+    several = len({cluster for cluster, *_ in runs}) > 1
+    found: dict[_Key, ReportWorkload] = {}
+    taken: set[WorkloadId] = set()
+    for (cluster, scheduler, name), known in runs.items():
+        for run in known:
+            whole, *others = (part.workload for part in run.values())
+            for other in others:
+                whole = whole.and_of(other)
+            start = min(part.workload.id.start for part in run.values())
+            id_ = WorkloadId(scheduler, f"{cluster}:{name}" if several else name, start)
+            while id_ in taken:
+                id_ = id_._replace(start=id_.start + 1)
+            taken.add(id_)
+            found |= dict.fromkeys(run, msgspec.structs.replace(whole, id=id_))
+    return found
 
 
-def _group(parts: list[ReportWorkload]) -> Group:
-    whole = reduce(ReportWorkload.and_of, parts)
-    first, name = parts[0], _name(parts[0])
-    if owner := _owner(first):
-        cluster = f"{first.of_cluster}:" if first.of_cluster else ""
-        known_as = WorkloadId(first.id.scheduler, f"{cluster}{first.labels.account}/{owner}")
-        whole = msgspec.structs.replace(whole, id=known_as, display=owner.rpartition("/")[2])
-    elif len({part.id.workload for part in parts}) > 1:
-        whole = msgspec.structs.replace(whole, display=name)
-    return Group(whole, tuple(parts))
+def _is_of(part: Part, run: list[Part]) -> bool:
+    """Whether a part is of the run that others are parts of."""
+    workload = part.workload
+    if workload.id.scheduler not in _SPANS_NODES:
+        return False
+    if not all(_agree(workload, other.workload) for other in run):
+        return False
+    starts = {other.workload.scheduler_start_s for other in run} - {0}
+    if workload.scheduler_start_s and starts:
+        return workload.scheduler_start_s in starts
+    if any(other.ledger == part.ledger for other in run):
+        return False
+    return any(_overlap(workload, other.workload) for other in run)
 
 
-def _owner(workload: ReportWorkload) -> str:
-    """The controller of a pod whose pods are one run."""
-    owner = workload.extra.get("owner", "")
-    is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
-    return owner if is_job else ""
+def _agree(one: ReportWorkload, other: ReportWorkload) -> bool:
+    """Whether what two nodes say of the owner can be true of one run."""
+    if any(a and b and a != b for a, b in zip(one.labels[:2], other.labels[:2], strict=True)):
+        return False
+    a, b = one.labels.experiment, other.labels.experiment
+    # Where only one of them was given by a person, the other is what the node made up meanwhile.
+    return not a or not b or a == b or one.named != other.named
 
 
-def _name(workload: ReportWorkload) -> str:
-    """What all parts of a run have in common; names of Kubernetes are unique in a namespace."""
-    if owner := _owner(workload):
-        return f"{workload.labels.account}/{owner}"
-    return workload.extra.get("het_job_id", "") or workload.id.workload
+def _overlap(one: ReportWorkload, other: ReportWorkload) -> bool:
+    """Whether two stretches of time meet; what is not known may be any time."""
+    for a, b in ((one, other), (other, one)):
+        if (
+            a.ended_utc_ns is not None
+            and b.started_utc_ns is not None
+            and a.ended_utc_ns <= b.started_utc_ns
+        ):
+            return False
+    return True
 
 
-def _overlap_ns(
-    run: Iterable[ReportWorkload], part: ReportWorkload, nodes: Mapping[WorkloadId, set[str]]
-) -> int | None:
-    """For how long a part ran beside those of a run; `None`: it is of another one."""
-    if _owner(part):
-        return 0
-    most: int | None = None
-    for each in run:
-        same_number = each.id.workload == part.id.workload
-        if same_number and not nodes[each.id].isdisjoint(nodes[part.id]):
-            return None
-        if _differ(each.labels.user, part.labels.user):
-            return None
-        if each.scheduler_start_s and part.scheduler_start_s:
-            if each.scheduler_start_s != part.scheduler_start_s:
-                return None
-            most = _FOREVER_NS
-            continue
-        first_ns, second_ns = _begin_ns(each), _begin_ns(part)
-        if first_ns is None or second_ns is None:
-            continue
-        ends_ns = [_FOREVER_NS if w.ended_utc_ns is None else w.ended_utc_ns for w in (each, part)]
-        overlap_ns = min(ends_ns) - max(first_ns, second_ns)
-        if overlap_ns > -_SLACK_NS:
-            most = overlap_ns if most is None else max(most, overlap_ns)
-    return most
+def _begin_ns(workload: ReportWorkload) -> int:
+    return workload.started_utc_ns or 0
 
 
-def _differ(one: str, other: str) -> bool:
-    return bool(one and other and one != other)
+def joined(accounts: Iterable[ReportData]) -> ReportData:
+    """Several accounts as one; their nodes must differ, or energy would count twice.
+
+    Raises `ValueError` naming a node that stands in two of them, or if there is no account.
+    """
+    parts = list(accounts)
+    if len(parts) == 1:
+        return parts[0]
+    whose: dict[str, str] = {}
+    runs = put_together(
+        {
+            (n, id_): Part(n, each)
+            for n, part in enumerate(parts)
+            for id_, each in part.workloads.items()
+        }
+    )
+    for part in parts:
+        for node in {row.node for rows in (part.postings, part.charges) for row in rows}:
+            if node in whose:
+                raise ValueError(f"node {node} is in both {whose[node]} and {part.source}")
+            whose[node] = part.source
+    if not parts:
+        raise ValueError("no account to join")
+    return ReportData(
+        ", ".join(part.source for part in parts),
+        min(part.since_s for part in parts),
+        max(part.until_s for part in parts),
+        tuple(_of_run(row, n, runs) for n, part in enumerate(parts) for row in part.postings),
+        tuple(_of_run(row, n, runs) for n, part in enumerate(parts) for row in part.charges),
+        {run.id: run for run in runs.values()},
+        tuple(row for part in parts for row in part.rates),
+        tuple(row for part in parts for row in part.gaps),
+        {key: model for part in parts for key, model in part.models.items()},
+        {node: until_s for part in parts for node, until_s in part.known_until_s.items()},
+        {matter: why for part in parts for matter, why in part.unknown.items()},
+        max(part.error_ratio for part in parts),
+        tuple(text for part in parts for text in part.warnings),
+        frozenset().union(*(part.replayed for part in parts)),
+        frozenset().union(*(part.cut for part in parts)),
+    )
 
 
-def _begin_ns(workload: ReportWorkload) -> int | None:
-    if workload.started_utc_ns is not None:
-        return workload.started_utc_ns
-    return workload.id.start * NS_PER_S or None
+_Row = TypeVar("_Row", Posting, Charged)
+
+
+def _of_run(row: _Row, number: int, runs: Mapping[tuple[int, WorkloadId], ReportWorkload]) -> _Row:
+    """The row of one of several accounts, under the run that its workload is a part of."""
+    if isinstance(row.subject, Remainder):
+        return row
+    run = runs.get((number, row.subject))
+    return row if run is None else row._replace(subject=run.id)

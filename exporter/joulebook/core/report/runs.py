@@ -24,7 +24,7 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
-from joulebook.core.report.parts import groups
+from joulebook.core.report.run_groups import groups
 from joulebook.core.report.tally import Tally, booked, pue_ppm
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS

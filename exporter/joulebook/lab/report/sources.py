@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from joulebook.core.evidence import ZERO
-from joulebook.core.report.dataset import ReportData, Selection, joined
+from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.parts import joined
 from joulebook.core.report.totals import WorkloadTotals
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
@@ -124,7 +125,7 @@ class LedgerSource:
 def _of_cluster(account: ReportData, cluster: str, selection: Selection) -> ReportData:
     """Say of which cluster a node's workloads are; only those of clusters that are asked for."""
     workloads = {
-        key: replace(each, cluster=cluster or each.cluster)
+        key: replace(each, cluster=cluster or each.of_cluster)
         for key, each in account.workloads.items()
     }
     if not selection.clusters:

@@ -6,7 +6,8 @@ import pytest
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method
-from joulebook.core.report.dataset import Posting, ReportData, ReportWorkload, joined
+from joulebook.core.report.dataset import Posting, ReportData, ReportWorkload
+from joulebook.core.report.parts import joined
 from joulebook.core.report.run_roles import RoleChoice, State, sort_out
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.workloads import Labels, WorkloadId
@@ -83,13 +84,11 @@ def test_two_users_never_have_one_run_though_their_times_overlap() -> None:
     assert joules(runs(both)) == [2000, 3004]
 
 
-@pytest.mark.parametrize("more", [{"cluster": "{}"}, {"extra": {"cluster": "{}"}}])
-def test_two_clusters_are_two_runs(more: dict[str, object]) -> None:
-    def of(name: str) -> ReportWorkload:
-        said = {k: {"cluster": name} if k == "extra" else name for k in more}
-        return job(0, 60, start=0, **said)
-
-    both = joined([ledger("a", (of("east"), 2000)), ledger("b", (of("west"), 3004))])
+def test_two_clusters_are_two_runs() -> None:
+    both = joined(
+        ledger(node, (job(0, 60, start=0, cluster=cluster), burnt))
+        for node, cluster, burnt in (("a", "east", 2000), ("b", "west", 3004))
+    )
     assert joules(runs(both)) == [2000, 3004]
 
 

@@ -12,7 +12,8 @@ from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
 
 from joulebook.core.energy.readings import REPLAYED
 from joulebook.core.evidence import Remainder
-from joulebook.core.report.dataset import ReportData, Selection, joined
+from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.parts import joined
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.report.runs import runs
 from joulebook.errors import ConfigError
