@@ -5,7 +5,6 @@ What several nodes booked of one job is one workload already (see `parts`).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import reduce
 
 import msgspec
@@ -25,18 +24,11 @@ class Group(msgspec.Struct, frozen=True):
     def names(self) -> frozenset[str]:
         """All that it may be asked for by, its parts' names among them.
 
-        With its begin it is told from another of its number.
+        With its begin (`500@1767225620`, UTC seconds) it is told from another of its number.
         """
-        exact = {f"{self.whole.shown}@{self.began_utc}"} if self.began_utc else set()
+        began_s = _begin_ns(self.whole) // NS_PER_S
+        exact = {f"{self.whole.shown}@{began_s}"} if began_s else set()
         return self.whole.names.union(exact, *(part.names for part in self.parts))
-
-    @property
-    def began_utc(self) -> str:
-        """When it began; empty: not known."""
-        begin_ns = _begin_ns(self.whole)
-        if not begin_ns:
-            return ""
-        return datetime.fromtimestamp(begin_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def groups(data: ReportData) -> list[Group]:
