@@ -92,6 +92,15 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
         return self.display or self.id.workload
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a name is one of ours: `(overflow)`, `(expired)`, `(unallocated)`, any in brackets.
+
+    Nobody may hide among them.
+    """
+    name = name.strip()
+    return name.startswith("(") and name.endswith(")")
+
+
 def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
     """Return what is known after being reported more; nothing that is known is forgotten.
 

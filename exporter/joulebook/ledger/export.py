@@ -29,13 +29,14 @@ _NUMBERED = ("workloads", "postings", "charges", "rates_used", "gaps")
 
 _WORKLOADS = """
 SELECT id, seq, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, complete, gpu_count, evidence, extra
+       ended_utc_ns, complete, gpu_count, evidence, extra, start, scheduler_start_s, named, stage,
+       outcome
 FROM workloads
 """
 
 _POSTINGS = """
 SELECT seq, quarter_s, meter_id, workload_id, remainder, method, evidence, energy_uj, idle_uj,
-       held_ns
+       held_ns, idle_ns, calibration_uj
 FROM postings WHERE seq > ? AND seq <= ? ORDER BY seq
 """
 
@@ -150,7 +151,7 @@ def _workloads(
 
 
 def _workload(row: Iterable[object]) -> WorkloadRow:
-    *facts, complete, gpu_count, evidence, extra = row
-    return _workload_row(
-        [*facts, bool(complete), gpu_count, evidence, msgspec.json.decode(str(extra))]
-    )
+    values = dict(zip(WorkloadRow.__struct_fields__, row, strict=True))
+    values["complete"], values["named"] = bool(values["complete"]), bool(values["named"])
+    values["extra"] = msgspec.json.decode(str(values["extra"]))
+    return _workload_row([*values.values()])

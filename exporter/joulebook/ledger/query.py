@@ -35,12 +35,12 @@ _MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
 _NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
 
-_IDENTIFIED = f"{WORKLOADS} WHERE workload = ? AND scheduler = ?"
+_IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
 
 # `workload_id > 0` is what makes the partial index usable.
 _SUMS = """
 SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
-       min(quarter_s), max(quarter_s)
+       sum(idle_ns), sum(calibration_uj), min(quarter_s), max(quarter_s)
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE workload_id = ? AND workload_id > 0
 GROUP BY meter_id, method, evidence
@@ -154,11 +154,11 @@ class LedgerReader:
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
         """What was booked to the workloads with that identity, id or displayed name.
 
-        Empty if there is none; several if a requeue or another scheduler uses the name too.
+        Empty if there is none; several if a name came again, or another scheduler uses it too.
         """
         with self._view() as conn:
             if isinstance(name, WorkloadId):
-                rows = conn.execute(_IDENTIFIED, (name.workload, name.scheduler)).fetchall()
+                rows = conn.execute(_IDENTIFIED, name).fetchall()
             else:
                 rows = conn.execute(_NAMED, (name, name)).fetchall()
             return tuple(_totals(conn, row) for row in rows)

@@ -26,13 +26,13 @@ from joulebook.units import NS_PER_S
 
 WORKLOADS = """
 SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, gpu_count, evidence, extra
+       ended_utc_ns, gpu_count, evidence, extra, start, scheduler_start_s, named, stage, outcome
 FROM workloads
 """
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
-       method, evidence
+       idle_ns, calibration_uj, method, evidence
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE quarter_s >= ? AND quarter_s < ? AND
 """
@@ -56,12 +56,13 @@ def read(
     `msgspec.MsgspecError` or `ValueError` for values that cannot be.
     """
     clause, chosen = _chosen(wanted)
+    ((cluster,),) = conn.execute("SELECT cluster FROM ledger").fetchall()
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
     postings: list[Posting] = []
     known: dict[int, ReportWorkload] = {}
     replayed = played(conn)
     for number, row in _workloads(conn, clause, chosen):
-        known[number] = row
+        known[number] = msgspec.structs.replace(row, cluster=cluster)
     for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
         _POSTINGS + clause, within
     ):
@@ -109,10 +110,11 @@ def played(conn: sqlite3.Connection) -> frozenset[Meter]:
 def workload(row: Iterable[object]) -> ReportWorkload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
-    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
+    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
+    scheduler_start_s, named, stage, outcome = rest
     return _as_workload(
         {
-            "id": (scheduler, name),
+            "id": (scheduler, name, start),
             "display": display,
             "name": called,
             "labels": (user, account, experiment),
@@ -121,6 +123,10 @@ def workload(row: Iterable[object]) -> ReportWorkload:
             "gpu_count": gpu_count,
             "evidence": evidence,
             "extra": msgspec.json.decode(str(extra)),
+            "scheduler_start_s": scheduler_start_s,
+            "named": bool(named),
+            "stage": stage,
+            "outcome": outcome,
         }
     )
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from joulebook.errors import LedgerError, LedgerTooNew
-from joulebook.ledger import retention
+from joulebook.ledger import retention, state
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 """Numbered SQL files; the number of the last one applied is the file's `user_version`."""
@@ -124,6 +126,9 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         conn.close()
         raise retention.explain(exc, path, writing=False) from exc
+    except msgspec.MsgspecError as exc:
+        conn.close()
+        raise retention.corrupt(path, f"the books cannot be read: {exc}") from exc
     except BaseException:
         conn.close()
         raise
@@ -138,12 +143,15 @@ def _check(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(conn: sqlite3.Connection, path: Path, found: int) -> None:
-    for number, step in enumerate(steps(MIGRATIONS), start=1):
+    migrations = steps(MIGRATIONS)
+    for number, step in enumerate(migrations, start=1):
         if number <= found:
             continue
         with transaction(conn, path, opening=True):
             for statement in _statements(step.read_text()):
                 conn.execute(statement)
+            if number == len(migrations):
+                state.rekey(conn)
             # Both live in the header of the file, and are rolled back with the rest.
             conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version = {number}")

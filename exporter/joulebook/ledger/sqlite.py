@@ -36,8 +36,15 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: Path | str, *, retention_days: int = 400, allow_volatile: bool = False
+        self,
+        path: Path | str,
+        *,
+        retention_days: int = 400,
+        allow_volatile: bool = False,
+        node: str = "",
+        cluster: str = "",
     ) -> None:
+        """`node` and `cluster` are what the node calls itself now (empty: as it did before)."""
         if retention_days < 1:
             raise ConfigError(f"ledger.retention_days = {retention_days}: must be 1 or more")
         self._retention_days = retention_days
@@ -47,6 +54,7 @@ class SqliteStore:
         self._lock = LedgerLock(self._path)
         try:
             self._conn = schema.open_ledger(self._path)
+            self._name(node, cluster)
         except BaseException:
             self._lock.release()
             raise
@@ -98,6 +106,23 @@ class SqliteStore:
             self._conn.execute("PRAGMA journal_mode = DELETE")
         self._conn.close()
         self._lock.release()
+
+    def _name(self, node: str, cluster: str) -> None:
+        """Write down what the node calls itself; say so where that is new."""
+        try:
+            before = self._conn.execute("SELECT node, cluster FROM ledger").fetchone()
+            if not node or before == (node, cluster):
+                return
+            with schema.transaction(self._conn, self._path):
+                self._conn.execute("UPDATE ledger SET node = ?, cluster = ?", (node, cluster))
+        except sqlite3.Error as exc:
+            raise retention.explain(exc, self._path) from exc
+        if before[0]:
+            _log.warning(
+                "this ledger was that of node %r (cluster %r), and is that of node %r (cluster %r)"
+                " from now on: the collector takes it for a rename if the old name is gone",
+                *before, node, cluster,
+            )  # fmt: skip
 
     def _read(self) -> state.StoredState:
         try:

@@ -56,6 +56,9 @@ class Daemon:
         self._settings = parts.settings
         self._clock = parts.clock
         self._workers = parts.workers
+        self._lasting = msgspec.structs.replace(
+            parts.policy, series=msgspec.structs.replace(parts.policy.series, retire=False)
+        )
         self._books = parts.books  # as they stand in memory
         self._committed = parts.books
         self._backlog = Entry()
@@ -156,7 +159,10 @@ class Daemon:
         self._say(before, entry, tick)
         self._parts.today.add(tick.utc_offset_ns + now_ns, entry, self._books)
         self._backlog = self._backlog.plus(entry)
-        self._commit(now_ns)
+        if not self._commit(now_ns):
+            # Series that left in these books would be gone, and begin anew if they came back,
+            # without anybody having seen them leave: they stay.
+            self._books, _ = advance(before, tick, self._lasting)
 
     def _say(self, before: Books, entry: Entry, tick: Tick) -> None:
         """Log what of a tick an administrator should know."""
@@ -239,16 +245,18 @@ class Daemon:
         reading = self._owners.identified(reading)
         return reading if reading.processes is None else self._parts.marked(reading)
 
-    def _commit(self, now_ns: int) -> None:
+    def _commit(self, now_ns: int) -> bool:
+        """Whether the books are durable."""
         try:
             anchor = self._clock.anchor(now_ns)
             self._parts.store.commit(self._committed, self._books, self._backlog, anchor)
         except LedgerUnavailable as e:
             self._parts.health.commit_failed(str(e))
-            return
+            return False
         self._committed, self._backlog = self._books, Entry()
         self._parts.health.committed()
         self._witnesses.settled()
+        return True
 
     def _show(self) -> None:
         """Publish what there is to show; the dear part of it is made if somebody asks."""

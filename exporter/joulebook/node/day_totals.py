@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from joulebook.core.evidence import Remainder, Subject
+from joulebook.core.ledger import series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
@@ -46,6 +47,11 @@ DAY_S = 86_400
 
 Owner = Labels | Remainder
 
+MAX_OWNERS = 1_000
+"""Owners that are told apart in a day; all others are one."""
+
+REST = Labels(experiment=series.OVERFLOW)
+
 
 class DayTotals:
     """Adds up what is booked to quarter hours of the current UTC day.
@@ -70,7 +76,7 @@ class DayTotals:
         energy_uj, charges = self._totals if day == self._day else ({}, {})
         energy_uj = counted(
             (
-                (_owner(key.subject, books), amount.energy_uj)
+                (self._owner(key.subject, books), amount.energy_uj)
                 for key, amount in entry.postings.items()
                 if key.quarter_s // DAY_S == day
             ),
@@ -78,13 +84,20 @@ class DayTotals:
         )
         charges = summed(
             (
-                ((_owner(key.subject, books), key.charge), money)
+                ((self._owner(key.subject, books), key.charge), money)
                 for key, money in entry.charges.items()
                 if key.quarter_s // DAY_S == day
             ),
             charges,
         )
         self._day, self._totals = day, (energy_uj, charges)
+
+    def _owner(self, subject: Subject, books: Books) -> Owner:
+        if isinstance(subject, Remainder):
+            return subject
+        state, known = books.workloads[subject], self._totals[0]
+        who = state.labels or state.facts.labels
+        return who if who in known or len(known) < MAX_OWNERS else REST
 
     def totals(self) -> tuple[Mapping[Owner, int], Mapping[Owner, Charges]]:
         """Microjoules booked since 00:00 UTC, and what was charged for them."""
@@ -96,10 +109,3 @@ class DayTotals:
 
 
 _Totals = tuple[Mapping[Owner, int], Mapping[tuple[Owner, Charge], Exact]]
-
-
-def _owner(subject: Subject, books: Books) -> Owner:
-    if isinstance(subject, Remainder):
-        return subject
-    state = books.workloads[subject]
-    return state.labels or state.facts.labels

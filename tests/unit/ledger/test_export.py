@@ -106,7 +106,7 @@ def test_it_says_what_the_books_say(path: Path, open_store: Open) -> None:
         books = charged(store, books, n)
     with LedgerReader(path) as reader:
         page = reader.page("n1", "c", 0)
-    assert (page.v, page.node, page.cluster) == (1, "n1", "c")
+    assert (page.v, page.node, page.cluster) == (2, "n1", "c")
     assert [
         (m.component, m.name, m.model, m.booked_uj, m.expired_uj)
         for m in sorted(page.meters, key=lambda m: m.name)

@@ -129,7 +129,7 @@ def _totals(origin: ReportSource, wanted: JobId) -> list[WorkloadTotals]:
     found = totals(origin.account(0, FOREVER_S, selection))[-MOST:]
     if not found and isinstance(origin, LedgerSource):
         found = origin.unbooked(selection)
-    return sorted(found, key=lambda each: _natural(each.workload.shown))
+    return sorted(found, key=lambda each: (_natural(each.workload.shown), each.workload.id.start))
 
 
 def _append(args: Options, config: Config, wanted: JobId) -> int:

@@ -36,14 +36,18 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
-    """The workload itself; of a SLURM job that was requeued its latest run. Raises `LedgerError`.
+    """The workload itself; of a SLURM job the latest run with its number. Raises `LedgerError`.
 
     The Epilog of a run that is requeued is reported the number of the next one: the job is asked
     for.
     """
     runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
     ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]
-    return max(ids, key=lambda who: int(who.workload.partition(".r")[2] or 0), default=wanted)
+    # A number that came again began later, and so did a requeue.
+    latest = max(
+        ids, key=lambda who: (who.start, int(who.workload.partition(".r")[2] or 0)), default=None
+    )
+    return latest or wanted
 
 
 def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:

@@ -13,7 +13,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Amount, Remainder
+from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Remainder
 from joulebook.core.sums import counted
 from joulebook.core.workloads import WorkloadId
 
@@ -111,11 +111,7 @@ def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Book
         fault = repr(raised)
     fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
     return [
-        Booking(
-            piece,
-            [Share(Remainder.UNKNOWN_HOLDER, Amount(piece.energy_uj), piece.method, NO_EVIDENCE)],
-            fault=fault,
-        )
+        Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
         for piece in cut(interval)
     ]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.readings import InstanceUse, ProcessUse
+from joulebook.core.energy.readings import Component, InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import PJ_PER_UJ
@@ -70,14 +70,14 @@ def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[S
     energies of the shares add up to that of the interval.
     """
     if interval.remainder is not None:
-        return [_nobodys(interval, interval.remainder)]
+        return [unowned(interval, interval.remainder)]
     holders = tenure.holders
     if interval.outage and not holders:
-        return [_nobodys(interval, Remainder.DAEMON_DOWN)]
+        return [unowned(interval, Remainder.DAEMON_DOWN)]
     if not interval.outage:
         holders = seats(holders, _there(interval), interval.instances or ())
     if not holders:
-        return [_nobodys(interval, Remainder.UNALLOCATED)]
+        return [unowned(interval, Remainder.UNALLOCATED)]
     if len(holders) == 1 and holders[0].parts >= holders[0].of:
         return [_sole(interval, holders[0])]
     return _shared(interval, holders, idle_mw)
@@ -134,20 +134,27 @@ def _subject(workload: WorkloadId | None) -> Subject:
     return Remainder.UNKNOWN_HOLDER if workload is None else workload
 
 
-def _nobodys(interval: Interval, reason: Remainder) -> Share:
-    return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
+def unowned(interval: Interval, reason: Remainder) -> Share:
+    """Give the energy of an interval, and GPU time with it, to no workload."""
+    # Energy of unknown time stands beside the gap that has its time.
+    is_timed = interval.remainder is None and interval.meter.component is Component.GPU
+    held_ns = interval.t1_ns - interval.t0_ns if is_timed else 0
+    amount = Amount(interval.energy_uj, held_ns=held_ns)
+    return Share(reason, amount, interval.method, NO_EVIDENCE)
 
 
 def _sole(interval: Interval, holder: Holder) -> Share:
-    idle_uj = interval.energy_uj if interval.idle else 0
-    held_ns = 0 if _is_a_strangers(holder) else interval.t1_ns - interval.t0_ns
-    amount = Amount(interval.energy_uj, idle_uj, held_ns)
+    amount = _amount(interval, holder.workload, interval.energy_uj, interval.t1_ns - interval.t0_ns)
     return Share(_subject(holder.workload), amount, interval.method, holder.evidence.label)
 
 
-def _is_a_strangers(holder: Holder) -> bool:
-    """A process that is nobody's holds nothing; only a claim can say that somebody does."""
-    return holder.workload is None and holder.evidence is Evidence.PROCESSES
+def _amount(
+    interval: Interval, workload: WorkloadId | None, energy_uj: int, held_ns: int
+) -> Amount:
+    """What a share comes to; only what a workload holds can be held idle."""
+    if not interval.idle or workload is None:
+        return Amount(energy_uj, held_ns=held_ns)
+    return Amount(energy_uj, energy_uj, held_ns, held_ns)
 
 
 def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
@@ -163,15 +170,11 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
     *floors, spare_uj = apportion(floor_uj, [*parts, unheld], salt)
     work = _work(interval, holders, parts)
     *actives, strays_uj = apportion(interval.energy_uj - floor_uj, work, salt + 1)
-    *times, _ = apportion(duration_ns, [*parts, unheld], salt)
+    *times, unheld_ns = apportion(duration_ns, [*parts, unheld], salt)
     shares = [
         Share(
             _subject(holder.workload),
-            Amount(
-                floor_uj + active_uj,
-                floor_uj + active_uj if interval.idle else 0,
-                0 if _is_a_strangers(holder) else held_ns,
-            ),
+            _amount(interval, holder.workload, floor_uj + active_uj, held_ns),
             Method.APPORTIONED,
             holder.evidence.label,
         )
@@ -180,7 +183,7 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
         )
     ]
     if spare_uj or strays_uj or unheld:
-        nobodys = Amount(spare_uj + strays_uj)
+        nobodys = Amount(spare_uj + strays_uj, held_ns=unheld_ns)
         shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
     return shares
 

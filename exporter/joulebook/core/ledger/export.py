@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1
+"""The version before, which a collector still reads: a fleet is upgraded node by node."""
 PATH = "/v1/postings"
 
 MAX_ROWS = 5_000
@@ -32,7 +34,10 @@ class MeterRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
-    """What is known of a workload; times are UTC ns, `None`: not known."""
+    """What is known of a workload; times are UTC ns, `None`: not known.
+
+    What a later version added has the value that a page of the version before means.
+    """
 
     id: int
     seq: int
@@ -49,6 +54,11 @@ class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
     gpu_count: int
     evidence: str
     extra: dict[str, str]
+    start: int = 0
+    scheduler_start_s: int = 0
+    named: bool = False
+    stage: str = ""
+    outcome: str = ""
 
 
 class PostingRow(Struct, frozen=True, gc=False, array_like=True):
@@ -64,6 +74,8 @@ class PostingRow(Struct, frozen=True, gc=False, array_like=True):
     energy_uj: int
     idle_uj: int
     held_ns: int
+    idle_ns: int = 0
+    calibration_uj: int = 0
 
 
 class ChargeRow(Struct, frozen=True, gc=False, array_like=True):

@@ -117,7 +117,7 @@ def _bills(database: Database) -> list[str]:
     posted = _by_key(
         database,
         f"SELECT p.ledger, component, {_ENERGY} FROM postings p JOIN meters m ON m.id = meter"  # noqa: S608
-        " GROUP BY 1, 2",
+        " WHERE undated = 0 GROUP BY 1, 2",
     )
     billed = _by_key(
         database,
@@ -126,7 +126,7 @@ def _bills(database: Database) -> list[str]:
     charged = _by_key(
         database,
         f"SELECT ledger, item || ' ' || currency, {_MONEY} FROM charges"  # noqa: S608
-        " JOIN kinds ON kinds.id = kind GROUP BY 1, 2",
+        " JOIN kinds ON kinds.id = kind WHERE undated = 0 GROUP BY 1, 2",
     )
     for bills, rows, unit in ((used, posted, "uJ"), (billed, charged, "atoms")):
         for key in sorted(bills.keys() | rows.keys()):

@@ -28,11 +28,25 @@ class Progress(NamedTuple):
     position: int
 
 
+_SOONEST_S = 1_577_836_800
+"""2020-01-01: nothing was booked before."""
+
+_AHEAD_S = 2 * 86_400
+
+
 class Ingested(NamedTuple):
-    """What a page brought: rows, and how many amounts came late for a month that is closed."""
+    """What a page brought.
+
+    Attributes:
+        rows: All of its rows.
+        late: How many amounts came late for a month that is closed.
+        undated: The quarter hours that cannot be when it was, of rows that are kept apart.
+
+    """
 
     rows: int
     late: int
+    undated: frozenset[int] = frozenset()
 
 
 def places(database: Database) -> dict[tuple[str, str], list[Progress]]:
@@ -62,12 +76,13 @@ def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ing
         if ledger is None:
             return None
         rollup = Rollup(database, ledger, closed)
+        undated = _undated(page, now_s)
         meters = _meters(database, ledger, page)
         workloads = owners.learn(database, ledger, page, closed, now_s)
-        _postings(database, ledger, page, meters, workloads, rollup)
+        _postings(database, ledger, page, meters, workloads, rollup, undated)
         if page.next == page.last:
             _refuse_other_past(database, ledger, page)
-        _charges(database, ledger, page, workloads, rollup)
+        _charges(database, ledger, page, workloads, rollup, undated)
         _rates(database, ledger, page)
         _gaps(database, ledger, page, meters)
         rollup.write()
@@ -76,7 +91,13 @@ def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ing
             " WHERE id = ?",
             [page.next, page.last, page.booked_to_s, now_s, target, ledger],
         )
-        return Ingested(page.rows, rollup.late)
+        return Ingested(page.rows, rollup.late, undated)
+
+
+def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
+    """The quarter hours that the node's clock said and that cannot be when it was."""
+    quarters = {row.quarter_s for row in page.postings} | {row.quarter_s for row in page.charges}
+    return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
 
 
 def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> int | None:
@@ -145,6 +166,7 @@ def _postings(
     meters: Mapping[int, int],
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
+    undated: frozenset[int],
 ) -> None:
     if not page.postings:
         return
@@ -154,40 +176,41 @@ def _postings(
     nobody = _nobody(database, {row.remainder for row in page.postings} - {""})
     components = {meters[row.id]: row.component for row in page.meters}
     old = {
-        tuple(key): Amount(*amount)
-        for *key, energy_uj, idle_uj, held_ns in one_by_some(
+        row[:4]: (Amount(*row[4:-1]), bool(row[-1]))
+        for row in one_by_some(
             database,
-            "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns FROM postings"
-            " WHERE ledger = ? AND quarter_s IN (*)",
+            "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns, idle_ns,"
+            " calibration_uj, undated FROM postings WHERE ledger = ? AND quarter_s IN (*)",
             [ledger],
             sorted({row.quarter_s for row in page.postings}),
         )
-        for amount in ((energy_uj, idle_uj, held_ns),)
     }
-    new: dict[tuple[int, ...], Amount] = {}
+    new: dict[tuple[int, ...], tuple[Amount, bool]] = {}
     posted_uj: dict[int, int] = {}
     for row in page.postings:
         who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
         meter = meters[row.meter_id]
         key = (row.quarter_s, meter, who.workload,
                hows[row.remainder, row.method, row.evidence])  # fmt: skip
-        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns)
-        before = new.get(key, old.get(key, ZERO))
-        new[key] = amount
+        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
+        before, apart = new.get(key, old.get(key, (ZERO, row.quarter_s in undated)))
+        new[key] = (amount, apart)
         more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
-        if min(more) < 0:
+        if not apart and min(more._replace(calibration_uj=0)) < 0:
             raise _fell(page, row.quarter_s, f"{before.energy_uj} uJ", f"{amount.energy_uj} uJ")
-        rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
+        if not apart:
+            rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
         posted_uj[meter] = posted_uj.get(meter, 0) + more.energy_uj
     database.many(
         "UPDATE meters SET posted_uj = posted_uj + ? WHERE id = ?",
         [(more_uj, meter) for meter, more_uj in posted_uj.items()],
     )
     database.many(
-        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
-        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns",
-        [(ledger, *key, *amount) for key, amount in new.items()],
+        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
+        " idle_ns = excluded.idle_ns, calibration_uj = excluded.calibration_uj",
+        [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 
 
@@ -215,6 +238,7 @@ def _charges(
     page: PostingsPage,
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
+    undated: frozenset[int],
 ) -> None:
     if not page.charges:
         return
@@ -223,31 +247,33 @@ def _charges(
     )
     nobody = _nobody(database, {row.remainder for row in page.charges} - {""})
     old = {
-        tuple(key): Exact(whole, nano, rest)
-        for *key, whole, nano, rest in one_by_some(
+        row[:3]: (Exact(*row[3:-1]), bool(row[-1]))
+        for row in one_by_some(
             database,
-            "SELECT quarter_s, workload, kind, whole, nano, rest FROM charges"
+            "SELECT quarter_s, workload, kind, whole, nano, rest, undated FROM charges"
             " WHERE ledger = ? AND quarter_s IN (*)",
             [ledger],
             sorted({row.quarter_s for row in page.charges}),
         )
     }
-    new: dict[tuple[int, ...], Exact] = {}
+    new: dict[tuple[int, ...], tuple[Exact, bool]] = {}
     for row in page.charges:
         who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
         key = (row.quarter_s, who.workload, kinds[row.remainder, row.item, row.currency])
         amount = Exact(row.whole, row.nano, row.rest)
-        before = new.get(key, old.get(key, Exact()))
-        new[key] = amount
+        before, apart = new.get(key, old.get(key, (Exact(), row.quarter_s in undated)))
+        new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
+        if apart:
+            continue
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
     database.many(
-        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, workload, kind) DO UPDATE SET"
         " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest",
-        [(ledger, *key, *amount) for key, amount in new.items()],
+        [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 
 

@@ -126,6 +126,8 @@ def assemble(config: Config) -> Node:
             path,
             retention_days=config.ledger.retention_days,
             allow_volatile=config.ledger.allow_volatile,
+            node=node_label(config),
+            cluster=config.node.cluster,
         )
         exits.callback(store.close)
         books, anchor = store.load()
