@@ -61,6 +61,7 @@ def test_what_was_booked(config: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert line["booked"] == {
         "cost": {"EUR": 6.0},
         "by_kind": {"electricity_EUR": 6.0},
+        "idle_by_kind": {},
         "co2e_grams": 10_500,
     }
     assert "restated" not in line
