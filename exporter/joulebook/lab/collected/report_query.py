@@ -25,10 +25,11 @@ from joulebook.core.report.dataset import (
     Unknowable,
     UsedRate,
     family_patterns,
+    replay_warning,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.collected.bills import halves, wholes
+from joulebook.lab.collected.bills import halves, replayed_meters, wholes
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
 from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, month_of
@@ -132,6 +133,11 @@ def _account(
         )
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
+    replayed = frozenset(
+        (node, Meter(Component(component), name))
+        for node, component, name in replayed_meters(database)
+    )
+    booked = {(row.node, row.meter) for row in postings}
     nodes = database.rows(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
@@ -159,9 +165,11 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
         warnings=(
+            *replay_warning(source, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),
+        replayed=replayed,
     )
 
 
