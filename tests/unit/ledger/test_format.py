@@ -21,7 +21,7 @@ ORDER = {
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
     "held bill",
     "Labels": "user account experiment",
-    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named",
+    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named exposed",
     "Charge": "item currency",
     "ChargeState": "total hold_left_ns",
     "Exact": "whole nano rest",
@@ -37,7 +37,7 @@ ORDER = {
     "Learnt": "ratio windows",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
     "extra scheduler_start_s named stage outcome",
-    "Amount": "energy_uj idle_uj held_ns",
+    "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
     "PowerSum": "since_ns t_ns power_mw energy_uj",
@@ -48,9 +48,9 @@ ORDER = {
 }
 
 KINDS = (
-    "meters claims workloads experiments remainders evidence_uj method_uj gaps_ns foreign_ns "
-    "affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census supplies "
-    "leaves_uj"
+    "meters claims workloads experiments remainders remainder_gpu_ns evidence_uj method_uj gaps_ns "
+    "foreign_ns affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census "
+    "supplies leaves_uj"
 )
 """The kinds of rows, one for each field of the books."""
 

@@ -40,7 +40,9 @@ def ticks(place: Bench, sensor: NvmlSensor, seconds: int, each: int = 1) -> Iter
     """The job holds both cards from the first second on."""
     rates = RateSet("EUR", hardware=(HardwareRate("*", NANO, "test"),))
     begun_ns = place.clock.now_ns()
-    facts = (WorkloadFacts(JOB, Labels("ada", "nlp", "bert"), started_ns=begun_ns, complete=True),)
+    facts = (
+        WorkloadFacts(JOB, labels=Labels("ada", "nlp", "bert"), started_ns=begun_ns, complete=True),
+    )
     for _ in range(0, seconds, each):
         place.scenario.advance(each * SECOND)
         look = sensor.look(processes=True)
