@@ -148,11 +148,14 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
                 reason="went_back",
             )
     database.many(
-        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj,"
+        " replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
-        " expired_uj = excluded.expired_uj",
-        [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
+        " expired_uj = excluded.expired_uj, replayed = excluded.replayed",
+        [
+            (known[each.id], ledger, *msgspec.to_builtins(each)[:-1], int(each.replayed))
+            for each in page.meters
+        ],
     )
     database.many(
         "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
