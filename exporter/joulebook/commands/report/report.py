@@ -42,8 +42,8 @@ from joulebook.commands.shared.text import (
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
+from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
-from joulebook.core.money.amounts import Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -210,7 +210,7 @@ def _name(line: ReportLine) -> str:
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """The difference in money; none where the new rates leave out what was booked."""
-    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
     ):
