@@ -61,7 +61,9 @@ COMMANDS = {name: entry for listed in GROUPS.values() for name, entry in listed.
 
 _MARKED: list[click.Parameter] = [
     click.Argument(["name"]),
-    click.Argument(["command"], nargs=-1, required=True, type=click.UNPROCESSED),
+    click.Argument(
+        ["words"], metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED
+    ),
 ]
 """What `joulebook mark` takes, for its help; it is parsed by `mark`, for it needs none of this."""
 

@@ -22,6 +22,10 @@ from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subj
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import PJ_PER_UJ
 
+HELD_SHARE = "held-share"
+"""How it is known who used a shared device in an outage of which no process tells: by what each
+held (label `evidence`)."""
+
 _64_BITS = (1 << 64) - 1
 
 
@@ -191,6 +195,8 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
         floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
     *floors, spare_uj = apportion(floor_uj, [*parts, unheld], salt)
     work = _work(interval, holders, parts)
+    unseen = interval.outage and not interval.idle and work is None
+    work = [*parts, 0] if work is None else work
     *actives, strays_uj = apportion(interval.energy_uj - floor_uj, work, salt + 1)
     *times, unheld_ns = apportion(duration_ns, [*parts, unheld], salt)
     shares = [
@@ -198,7 +204,7 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
             _subject(holder.workload),
             _amount(interval, holder.workload, floor_uj + active_uj, held_ns),
             Method.APPORTIONED,
-            holder.evidence.label,
+            HELD_SHARE if unseen else holder.evidence.label,
         )
         for holder, floor_uj, active_uj, held_ns in zip(
             holders, floors, actives, times, strict=True
@@ -210,14 +216,14 @@ def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) 
     return shares
 
 
-def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int]:
+def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int] | None:
     """Weights for what the device consumed above its floor: one for each holder, and nobody's.
 
-    If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
+    `None` if the work of one holder is not known: a comparison would be a guess.
     """
     by_instance = any(holder.instance for holder in holders)
     work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
-    return work if work is not None and any(work) else [*parts, 0]
+    return work if work is not None and any(work) else None
 
 
 def _by_activity(

@@ -53,6 +53,10 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """The MIG instances that were there at either end; `None` where nobody asked."""
     before: tuple[ProcessUse, ...] = ()
     """The processes of the last list before it (`processes` are those of the next)."""
+    unread: bool = False
+    """The device cannot be read: nothing is known of its energy, but that it was held."""
+    charged: bool = False
+    """Its held time was charged already, while it could not be read."""
 
     @property
     def duration_ns(self) -> int:

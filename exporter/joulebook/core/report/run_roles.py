@@ -7,9 +7,9 @@ like the others: they are in the project's energy, and counted by name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -109,7 +109,7 @@ def _some(runs: Sequence[Run]) -> str:
 
 
 def _is(run: Run, pattern: str) -> bool:
-    if "*" not in pattern:
-        return pattern in run.workload.names
-    fits = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch
-    return any(fits(name) for name in run.workload.names)
+    # A name may hold brackets itself: an array is `101_[1-5]` while it waits.
+    return pattern in run.workload.names or any(
+        fnmatchcase(name, pattern) for name in run.workload.names
+    )

@@ -170,7 +170,7 @@ def assemble(config: Config) -> Node:
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
         server = Server(
-            config.server.listen, exposition, web_config, handover=_handover(config, name)
+            config.server.listen, exposition, web_config, handover=_handover(config, name, store)
         )
         parts = Parts(
             settings=Settings(
@@ -205,7 +205,7 @@ def assemble(config: Config) -> Node:
         return Node(Daemon(parts), health, server, address, exits.pop_all(), idle=not choices)
 
 
-def _handover(config: Config, node: str) -> PostingsPages | None:
+def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
     """What collectors get of the ledger; `None` without a token to ask them for."""
     if not config.server.token_file:
         return None
@@ -213,7 +213,9 @@ def _handover(config: Config, node: str) -> PostingsPages | None:
     def page(since: int, ledger_id: str) -> bytes:
         # Opened for each: a view that stays open would hold back the write-ahead log.
         with LedgerReader(config.ledger.path) as reader:
-            return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
+            page = reader.page(node, config.node.cluster, since, ledger_id)
+        store.handed(page.next)
+        return msgspec.json.encode(page)
 
     return PostingsPages(page, Tokens(Path(config.server.token_file)))
 
