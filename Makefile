@@ -45,7 +45,6 @@ lint: dev ## ruff, format, mypy --strict, import contracts, shellcheck
 	$(call heading,mypy)
 	@$(BIN)/mypy
 	@$(BIN)/mypy tools/*.py
-	@MYPYPATH=. $(BIN)/mypy --package dashboards.generator
 	$(call heading,import contracts)
 	@PYTHONPATH=exporter $(BIN)/lint-imports
 	$(call heading,shellcheck)

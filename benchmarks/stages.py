@@ -34,9 +34,8 @@ DAEMON = daemon.Daemon
 STAGES: tuple[tuple[str, Any, str], ...] = (
     ("sensor: a look", SensorThread, "_look"),
     ("tick: ask, wait", DAEMON, "_ask"),
-    ("tick: take readings", DAEMON, "_listen"),
-    ("tick: tenants", WorkloadSources, "heard"),
-    ("tick: owners of processes", DAEMON, "_identified"),
+    ("tick: take readings, find owners", DAEMON, "_listen"),
+    ("tick: workload sources", WorkloadSources, "heard"),
     ("tick: advance the books", daemon, "advance"),
     ("tick: commit", DAEMON, "_commit"),
     ("tick: make and publish the view", DAEMON, "_show"),

@@ -28,15 +28,27 @@ FREEZER = Path("/sys/fs/cgroup/freezer")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 RECORD = """\
-JobId=$4 JobName=train
+JobId=$job JobName=train
    UserId=ada({uid}) GroupId=ada({uid})
    Nice=0 Account=nlp QOS=normal
    JobState=RUNNING Reason=None
    Requeue=1 Restarts=0
    Partition=a100 AllocNode:Sid=x:1
      Nodes=bench CPU_IDs=0 Mem=0 GRES=shard:1(IDX:$position)
-   Comment=experiment=e$(( $4 % 16 ))
+   Comment=experiment=e$(( $job % 16 ))
 """
+
+SCONTROL = """\
+#!/bin/sh
+[ "$2" = job ] || exit 0
+for job in ${{4:-$(ls {events} | sed -n 's/\\.0\\.json$//p')}}; do
+position={position}
+cat <<EOF
+{record}
+EOF
+done
+"""
+"""Told of one job or of all that there are; of nothing else."""
 
 RATES = {
     "JOULEBOOK_RATES_PUE": "1.3",
@@ -201,10 +213,9 @@ class World:
             gres += f"Name=shard Count={self.gpus * self.per_gpu}\n"
         (self.directory / "gres.conf").write_text(gres)
         scontrol = self.directory / "scontrol"
-        position = f"$(( ($4 - {FIRST_JOB}) / {max(self.per_gpu, 1)} % {self.gpus} ))"
-        scontrol.write_text(
-            f"#!/bin/sh\nposition={position}\ncat <<EOF\n{RECORD.format(uid=os.getuid())}EOF\n"
-        )
+        position = f"$(( ($job - {FIRST_JOB}) / {max(self.per_gpu, 1)} % {self.gpus} ))"
+        record = RECORD.format(uid=os.getuid())
+        scontrol.write_text(SCONTROL.format(events=self.events, position=position, record=record))
         scontrol.chmod(0o755)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Errors(NamedTuple):
 
     median: float
     p95: float
-    count: int
+    jobs: int
 
 
 def job_uj(daemon: Daemon) -> dict[str, int]:
@@ -56,7 +56,7 @@ def true_uj(lab: Lab, held: Iterable[Held]) -> dict[str, int]:
     return sums
 
 
-def errors(booked: dict[str, float], truth: dict[str, int]) -> Errors:
+def errors(booked: Mapping[str, float], truth: Mapping[str, int]) -> Errors:
     """How far the booked energy of jobs is from the truth."""
     off = sorted(100 * abs(booked[job] - uj) / uj for job, uj in truth.items())
     return Errors(median(off), off[min(int(len(off) * 0.95), len(off) - 1)], len(off))

@@ -103,6 +103,8 @@ class Daemon:
             "JOULEBOOK_TENANTS_SLURM_ENABLED": "true",
             "JOULEBOOK_TENANTS_SLURM_EVENTS_DIR": str(self.events_dir),
             "JOULEBOOK_EXPOSITION_SCRAPE_INTERVAL_S": "1",
+            # Tests wait for joules: booked at each tick, but where a test is about the beat.
+            "JOULEBOOK_DAEMON_COMMIT_S": "1",
         }
         if self.slurm_conf:
             env["JOULEBOOK_TENANTS_SLURM_SLURM_CONF"] = str(self.slurm_conf)
@@ -139,8 +141,9 @@ class Daemon:
         """Ask it to end; its exit status."""
         assert self.process
         if self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children() if self.before else ()
-            for process in children or [self.process]:
+            started = psutil.Process(self.process.pid)
+            children = started.children() if self.before else []
+            for process in children or [started]:
                 process.terminate()
         return self.process.wait(20)
 

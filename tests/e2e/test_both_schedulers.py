@@ -19,6 +19,7 @@ def test_each_gets_its_own_and_all_together_are_the_cards(
     with PodLab(short_tmp_path, scenario=lab.scenario) as pods:
         daemon = lab.daemon(
             home / "daemon",
+            0,
             JOULEBOOK_TENANTS_PROCESSES_ENABLED="true",
             JOULEBOOK_TENANTS_PROCESSES_PID_NAMESPACE="host",
             JOULEBOOK_MARKS_ENABLED="false",

@@ -9,13 +9,15 @@ power. The daemon is killed once, over a change of price.
 from __future__ import annotations
 
 import subprocess
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from tests.e2e.lab import Prometheus
 
@@ -115,18 +117,18 @@ class Truth:
     """Energy, money and CO2e by experiment (`""`: nobody), from power and price alone."""
 
     def __init__(self) -> None:
-        self.cost: Counter[str] = Counter()
-        self.grams: Counter[str] = Counter()
-        self.hardware: Counter[str] = Counter()
+        self.cost: dict[str, Fraction] = defaultdict(Fraction)
+        self.grams: dict[str, Fraction] = defaultdict(Fraction)
+        self.hardware: dict[str, Fraction] = defaultdict(Fraction)
         for job in JOBS:
             self._burn(job.experiment, job.t0_s, job.t1_s, job.watts)
             self.hardware[job.experiment] += Fraction(job.t1_s - job.t0_s, HOUR_S) * PER_HOUR
         for card in range(len(CARDS)):
             free_s = 0
-            for job in [*(j for j in JOBS if j.card == card), None]:
-                until_s = job.t0_s if job else DAY_S
-                self._burn("", free_s, until_s, IDLE_W)
-                free_s = job.t1_s if job else DAY_S
+            for job in (job for job in JOBS if job.card == card):
+                self._burn("", free_s, job.t0_s, IDLE_W)
+                free_s = job.t1_s
+            self._burn("", free_s, DAY_S, IDLE_W)
 
     def _burn(self, whose: str, t0_s: int, t1_s: int, watts: int) -> None:
         for hour in range(24):
@@ -191,7 +193,7 @@ def ticks() -> Iterator[Tick]:
 
 def shown(view: Snapshot, exposition: Exposition, samples: dict[str, list[str]]) -> None:
     """One scrape, with its time."""
-    exposition.publish(view)
+    exposition.publish(partial(msgspec.structs.replace, view))
     text, _ = exposition.metrics("application/openmetrics-text")
     for line in text.decode().splitlines():
         if line.startswith("# EOF"):
@@ -277,11 +279,11 @@ def by_experiment(prometheus: Prometheus, expression: str) -> dict[str, float]:
     }
 
 
-def near(found: dict[str, float], truth: dict[str, Fraction], within: float) -> None:
+def near(found: Mapping[str, float], truth: Mapping[str, Fraction], within: float) -> None:
     assert found.keys() == truth.keys()
     for name, value in truth.items():
-        assert abs(found[name] - value) < within, (name, found[name], float(value))
-    assert abs(sum(found.values()) - sum(truth.values())) < within
+        assert abs(found[name] - float(value)) < within, (name, found[name], float(value))
+    assert abs(sum(found.values()) - float(sum(truth.values()))) < within
 
 
 def test_increase_over_the_day_is_the_truth_to_a_cent(prometheus: Prometheus) -> None:

@@ -36,7 +36,7 @@ def test_each_job_gets_the_cpu_energy_that_it_burnt(lab: Lab, tmp_path: Path) ->
     node = lab.slurm.nodes[0]
     with BurningHost(tmp_path / "host", node, idle_w=10, core_w=60) as host:
         daemon = lab.daemon(
-            tmp_path / "node", **host.settings(), JOULEBOOK_EXPOSITION_ZERO_HOLD_S="0"
+            tmp_path / "node", 0, **host.settings(), JOULEBOOK_EXPOSITION_ZERO_HOLD_S="0"
         )
         with daemon:
             until("the idle floor", lambda: idle_w(daemon) is not None)

@@ -13,6 +13,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,9 +137,8 @@ def scrapes(ledger: Path) -> list[str]:
             store.commit(books, after, entry, Anchor("boot", 0, tick.now_ns))
             books = after
             if tick.now_ns // NS_PER_S % SCRAPE_S == 0:
-                exposition.publish(
-                    Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
-                )
+                view = Snapshot("n1", books, now_ns=tick.now_ns, rates=RATES, charges=WANTED)
+                exposition.publish(partial(msgspec.structs.replace, view))
                 text, _ = exposition.metrics("application/openmetrics-text")
                 for line in text.decode().splitlines():
                     if line.startswith("# EOF"):
@@ -198,7 +198,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             victoria.wait(30)
 
 
-def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:  # noqa: ANN401
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> Any:
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     command = ["--config", str(config), "report", "--format", "json", *arguments]

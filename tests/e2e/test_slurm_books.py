@@ -54,7 +54,7 @@ def test_an_array_of_200_and_a_mix_are_booked_exactly(lab: Lab, home: Path) -> N
             script=f"{lab.burn} 250 100",
         )  # fmt: skip
         lab.slurm.wait_done(array, *mix, timeout_s=200)
-        held = until("all Epilogs", lambda: len(h := lab.held()) >= 213 and h, 20)
+        held = until("all Epilogs", lambda: h if len(h := lab.held()) >= 213 else [], 60)
         counters = at_rest(daemon)
         until(
             "the last series to leave its zero hold",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.command_line import parsed
 
-from joulebook.cli import parser
 from joulebook.config import Config, env_names, load
 from joulebook.rates.sources import CARBON_TOKEN, PRICE_TOKEN
 
@@ -38,13 +38,13 @@ EVERYTHING: Object = {
     "serviceMonitor": {
         "enabled": True,
         "labels": {"release": "prometheus"},
+        "relabelings": [{"targetLabel": "site", "replacement": "north"}],
         "tlsConfig": {"insecureSkipVerify": True},
         "basicAuth": {
             "username": {"name": "scrape", "key": "username"},
             "password": {"name": "scrape", "key": "password"},
         },
     },
-    "podMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
     "dashboards": {"enabled": True},
     "ratesService": {
@@ -64,6 +64,13 @@ EVERYTHING: Object = {
 }
 """Every part of the chart at once."""
 
+POD_MONITOR: Object = {
+    **EVERYTHING,
+    "serviceMonitor": {"enabled": False},
+    "podMonitor": EVERYTHING["serviceMonitor"],
+}
+"""The same by a PodMonitor."""
+
 NOTHING: Object = {
     "ledger": {"enabled": False},
     "kubelet": {"enabled": False},
@@ -80,6 +87,7 @@ NOTHING: Object = {
 MATRIX: dict[str, Object] = {
     "plain": {},
     "everything": EVERYTHING,
+    "pod-monitor": POD_MONITOR,
     "nothing": NOTHING,
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
 }
@@ -144,7 +152,7 @@ def configured(objects: Objects, scratch: Path) -> Iterator[tuple[str, Config]]:
         for container in pod.get("containers", []):
             ours = {one["name"] for one in container["env"] if one["name"].startswith("JOULEBOOK_")}
             assert ours <= {*env_names(), PRICE_TOKEN, CARBON_TOKEN}
-            args = parser().parse_args(container["args"])
+            args = parsed(*container["args"])
             volumes = {one["name"]: one for one in pod["volumes"]}
             (mounted,) = (
                 volumes[mount["name"]]["configMap"]["name"]

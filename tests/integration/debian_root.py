@@ -39,7 +39,7 @@ def _transport() -> list[str]:
 def codename() -> str:
     """This machine's own release."""
     text = Path("/etc/os-release").read_text()
-    return re.findall(r"^VERSION_CODENAME=(\w+)$", text, re.MULTILINE)[0]
+    return str(re.findall(r"^VERSION_CODENAME=(\w+)$", text, re.MULTILINE)[0])
 
 
 def debootstrap(suite: str, include: Sequence[str], root: Path) -> Path:

@@ -71,8 +71,12 @@ def in_child(work: Callable[[Callable[[int], None]], None]) -> tuple[bool, int]:
     said, say = os.pipe()
     pid = os.fork()
     if pid == 0:
+
+        def committed(tick: int) -> None:
+            os.write(say, bytes([tick]))
+
         try:
-            work(lambda n: os.write(say, bytes([n])) and None)
+            work(committed)
         except BaseException as exc:
             os.write(2, repr(exc).encode())
             os._exit(70)

@@ -61,7 +61,7 @@ def url(postgresql: PostgreSql) -> str:
     return url
 
 
-def asked(url: str, title: str, month: str = "202611", accounts: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - rows as the database has them
+def asked(url: str, title: str, month: str = "202611", accounts: tuple[str, ...] = ()) -> Any:
     chosen = accounts or ("nlp", EVIL)
     (sql,) = (
         sql

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.command_line import parsed
 from tests.integration.chart import (
     CHART,
     EVERYTHING,
@@ -25,7 +26,6 @@ from tests.integration.chart import (
 )
 from tests.integration.helm import PACKAGES, helm
 
-from joulebook.cli import parser
 from joulebook.config import Config, env_names, load
 
 
@@ -254,7 +254,11 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
     values = {"collector": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
     objects = rendered(binary, values=values)
     assert the(objects, "Role")["rules"] == [
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["list", "watch"],
+        }
     ]
     pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -264,7 +268,7 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
         port["name"] for port in service["ports"]
     }
     assert variables.keys() <= env_names().keys()
-    parser().parse_args(container["args"])
+    parsed(*container["args"])
     assert load(None, variables).collect.kubernetes is True
     assert "JOULEBOOK_COLLECT_SERVER_NAME" not in variables
     assert container["securityContext"]["runAsNonRoot"] is True
@@ -360,7 +364,8 @@ def test_an_upgrade_finds_the_ledger_and_replaces_the_daemon_in_place(
     """Nothing that decides where the books lie, or what the DaemonSet selects, may change."""
     later = tmp_path / "later"
     done = run(
-        *[binary, "package", str(CHART), "--destination", str(later)],
+        binary,
+        *["package", str(CHART), "--destination", str(later)],
         *["--version", "9.9.9", "--app-version", "9.9.9"],
     )
     assert done.returncode == 0, done.stderr
@@ -386,7 +391,8 @@ def test_an_upgrade_finds_the_ledger_and_replaces_the_daemon_in_place(
 def test_notes_say_what_to_do_next(build_dir: Path) -> None:
     # Helm 3 shows notes only where it reaches a cluster.
     done = run(
-        *[helm("4", build_dir), "install", "lab", str(CHART)],
+        helm("4", build_dir),
+        *["install", "lab", str(CHART)],
         *["--namespace", "energy", "--dry-run=client"],
     )
     assert done.returncode == 0, done.stderr
@@ -399,3 +405,17 @@ def test_notes_say_what_to_do_next(build_dir: Path) -> None:
         "app.kubernetes.io/name=joulebook,app.kubernetes.io/instance=lab",
     ):
         assert wanted in notes
+
+
+def test_openshift_is_told_what_the_daemon_may(binary: Path) -> None:
+    key = ("SecurityContextConstraints", "lab-joulebook-energy")
+    create = {"securityContextConstraints": {"create": True}}
+    assert key not in rendered(binary)
+    constraints = rendered(binary, values=create)[key]
+    assert constraints["users"] == ["system:serviceaccount:energy:lab-joulebook"]
+    assert constraints["requiredDropCapabilities"] == ["ALL"]
+    assert not constraints["allowPrivilegedContainer"]
+    driver = {**create, "nvidia": {"access": "driverRoot"}, "hostPID": True}
+    constraints = rendered(binary, values=driver)[key]
+    assert constraints["allowPrivilegedContainer"]
+    assert constraints["allowHostPID"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.integration.chart import EVERYTHING, MATRIX, Objects, rendered
+from tests.integration.chart import EVERYTHING, MATRIX, POD_MONITOR, Objects, rendered
 from tests.integration.helm import PACKAGES, helm
 from tests.integration.operator_crds import Models, faults, operator_models
 
@@ -115,7 +115,8 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
     node = {("DaemonSet", "lab-joulebook")}
     assert set(selected(objects, "DaemonSet", "lab-joulebook")) == node
     assert set(selected(objects, "Service", "lab-joulebook")) == node
-    assert set(selected(objects, "PodMonitor", "lab-joulebook")) == node
+    pod_monitor = rendered(binaries[0], values=POD_MONITOR)
+    assert set(selected(pod_monitor, "PodMonitor", "lab-joulebook")) == node
     rates = {("Deployment", "lab-joulebook-rates")}
     assert set(selected(objects, "Service", "lab-joulebook-rates")) == rates
     collector = {("Deployment", "lab-joulebook-collector")}
@@ -139,10 +140,14 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
         assert wanted["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         assert wanted["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     ports = {port["name"] for port in objects["Service", "lab-joulebook"]["spec"]["ports"]}
-    for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
-        (endpoint,) = objects[kind, "lab-joulebook"]["spec"][key]
+    for spec in (
+        objects["ServiceMonitor", "lab-joulebook"]["spec"]["endpoints"],
+        pod_monitor["PodMonitor", "lab-joulebook"]["spec"]["podMetricsEndpoints"],
+    ):
+        (endpoint,) = spec
         assert endpoint["honorLabels"] is True
-        node, dropped = endpoint["relabelings"]  # else each new pod begins series of its own
+        node, dropped, theirs = endpoint["relabelings"]  # else each new pod begins series again
+        assert theirs == {"targetLabel": "site", "replacement": "north"}
         assert node["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]
         assert node["targetLabel"] == "instance"
         assert (dropped["action"], dropped["regex"]) == ("labeldrop", "pod|container")

@@ -31,6 +31,10 @@ def binary(request: pytest.FixtureRequest, build_dir: Path) -> Path:
         ("extraEnv[0].value=x", "extraEnv", "name"),
         ("updateStrategy.maxUnavailable=0", "maxUnavailable", "minimum"),
         ("dashboards.label.x=y", "label", "additional propert"),
+        ("securityContext.runAsUser=abc", "runAsUser", "integer"),
+        ("podSecurityContext.fsGroup=-1", "fsGroup", "minimum"),
+        ("podSecurityContext.runAsNonRoot=no", "runAsNonRoot", "boolean"),
+        ("serviceMonitor.relabelings.a=b", "relabelings", "array"),
     ],
 )
 def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str, why: str) -> None:
@@ -40,3 +44,22 @@ def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str,
     assert why in done.stderr.lower().replace("greater than or equal to", "minimum").replace(
         "does not match pattern", "pattern"
     )
+
+
+@pytest.mark.parametrize("key", ["config", "ratesService.config", "collector.config"])
+def test_refuses_a_configuration_that_no_daemon_can_read(binary: Path, key: str) -> None:
+    part = key.rpartition(".")[0] or "ratesService"
+    enabled = f"{part}.enabled=true,handover.tokenSecretName=token"
+    wrong = ("template", "lab", str(CHART), "--set", enabled, "--set-string")
+    done = run(binary, *wrong, f"{key}=[rates")
+    assert done.returncode != 0
+    assert f"{key}: expected TOML" in done.stderr
+    done = run(binary, *wrong, f'{key}=[rates]\ncurrency = "EUR"\n')
+    assert done.returncode == 0, done.stderr
+
+
+def test_refuses_two_monitors_of_the_same_daemons(binary: Path) -> None:
+    both = "serviceMonitor.enabled=true,podMonitor.enabled=true"
+    done = run(binary, "template", "lab", str(CHART), "--set", both)
+    assert done.returncode != 0
+    assert "podMonitor.enabled: serviceMonitor.enabled is true as well" in done.stderr

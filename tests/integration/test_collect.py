@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -193,7 +194,8 @@ def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
     node = LiveNode(tmp_path / "nodes", "n0", web(tmp_path, MUTUAL))
     node.tick()
     url = f"sqlite://{tmp_path}/collected.db"
-    keys = {"targets": [node.target], "scheme": "https", "ca_file": str(tmp_path / "ca.pem")}
+    ca = str(tmp_path / "ca.pem")
+    keys: dict[str, Any] = {"targets": [node.target], "scheme": "https", "ca_file": ca}
     mine = {"cert_file": str(tmp_path / "client.pem"), "key_file": str(tmp_path / "client.key")}
     try:
         stranger = CollectorProcess(tmp_path / "s", url, **keys)
@@ -226,7 +228,8 @@ def test_one_certificate_for_all_daemons_that_are_found_by_address(tmp_path: Pat
     node = LiveNode(tmp_path / "nodes", "n0", web(tmp_path, TLS))
     node.tick()
     url = f"sqlite://{tmp_path}/collected.db"
-    keys = {"targets": [node.target], "scheme": "https", "ca_file": str(tmp_path / "ca.pem")}
+    ca = str(tmp_path / "ca.pem")
+    keys: dict[str, Any] = {"targets": [node.target], "scheme": "https", "ca_file": ca}
     try:
         for name, status in (("", 1), ("joulebook.other.svc", 1), ("joulebook.energy.svc", 0)):
             collector = CollectorProcess(tmp_path / "c", url, **keys, server_name=name)
@@ -244,7 +247,7 @@ def test_a_password_and_the_token_beside_it(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/collected.db"
     password = tmp_path / "password"
     password.write_text("wrong")
-    keys = {"targets": [node.target], "user": "ada", "password_file": str(password)}
+    keys: dict[str, Any] = {"targets": [node.target], "user": "ada", "password_file": str(password)}
     collector = CollectorProcess(tmp_path / "c", url, **keys)
     try:
         # The token is what opens the page; the password is for whoever stands before it.

@@ -36,7 +36,7 @@ def honest() -> dict[str, Any]:
     return page
 
 
-def put(*path: Any) -> Change:  # noqa: ANN401 - keys and indexes, then any value
+def put(*path: Any) -> Change:
     """Sets what is at a path of keys and indexes."""
 
     def change(page: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ from tests.ports import free_port
 from joulebook.commands.lab import CollectorServer
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
-from joulebook.lab.collect import collector as collector_module
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collect.targets import TargetList
 from joulebook.lab.collected.database import connect
 from joulebook.metrics.catalogue_collector import COLLECTOR
 
@@ -116,7 +116,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = collector_module.TargetList(lot=lambda: 0.5)
+    roll = TargetList(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
     assert roll.due(5.0, 9) == ["a", "b"]
@@ -125,7 +125,7 @@ def test_failures_wait_longer_each_time() -> None:
     for _ in range(9):
         roll.failed("a", 0.0, 300.0, "down", "no answer")
         waits.append(roll.targets["a"].due)
-    assert waits == [3.75, 7.5, 15.0, 30.0, 60.0, 120.0, 225.0, 225.0, 225.0]
+    assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
     roll.went_well("a", 100.0, 0.0, 300.0, behind=0)
     assert roll.targets["a"].due == 400.0
     roll.went_well("a", 100.0, 0.0, 300.0, behind=7)

@@ -127,7 +127,7 @@ def test_it_runs(tmp_path: Path) -> None:
             (tmp_path / name).mkdir()
             log = running.enter_context((tmp_path / f"{name}.log").open("wb"))
             command = [sys.executable, "-m", "joulebook", "run", "--demo=always", "--config",
-                HERE / "joulebook.toml"]  # fmt: skip
+                str(HERE / "joulebook.toml")]  # fmt: skip
             environ = {
                 **os.environ,
                 "PYTHONPATH": str(ROOT / "exporter"),

@@ -186,7 +186,8 @@ def test_installs_a_user_directories_and_a_unit_that_starts_at_boot(node: Path) 
 def test_the_unit_is_sound_and_hardened(node: Path) -> None:
     assert inside(node, "systemd-analyze", "verify", "joulebook.service") == ""
     said = inside(
-        *[node, "systemd-analyze", "security", "--offline=yes", "--no-pager"],
+        node,
+        *["systemd-analyze", "security", "--offline=yes", "--no-pager"],
         *[f"--threshold={EXPOSURE * 10:.0f}", "joulebook.service"],
     )
     level = re.search(r"Overall exposure level for joulebook.service: ([\d.]+)", said)
@@ -210,7 +211,7 @@ def test_serves_with_the_units_user_and_capabilities(service: Service, node: Pat
     text = get(f"http://127.0.0.1:{service.port}/metrics")[1]
     assert len(re.findall(r"^joulebook_gpu_power_watts\{", text, re.MULTILINE)) == 2
     assert "joulebook_sensor_up{" in text
-    heard = set()
+    heard: set[bytes] = set()
     while heard < {b"READY=1", b"WATCHDOG=1"}:
         heard.add(service.notified.recv(100))
     assert service.stop() == 0, service.log.read_text()

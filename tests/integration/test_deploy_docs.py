@@ -10,10 +10,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from tests.command_line import parsed
 from tests.integration.chart import CHART, configured, rendered, run
 from tests.integration.helm import PACKAGES, helm
 
-from joulebook.cli import parser
 from joulebook.config import load
 
 ROOT = CHART.parents[1]
@@ -114,7 +114,7 @@ def test_commands_of_joulebook_exist() -> None:
             at = len(words) - 1 - words[::-1].index("joulebook")
             arguments = words[at + 1 :]
             if words[0] == "joulebook" or (arguments and "exec" in words):
-                parser().parse_args(arguments)
+                parsed(*arguments)
                 ours += 1
     assert ours >= 8
 
@@ -181,4 +181,4 @@ def test_what_the_readme_says_to_type_is_taken(build_dir: Path) -> None:
             done = run(helm("4", build_dir), "template", *place)
             assert done.returncode == 0, done.stderr
         elif "--help" not in words:
-            parser().parse_args(words[1:])
+            parsed(*words[1:])

@@ -51,7 +51,7 @@ def fetched(source: RateSource, hours: int = 2) -> list[tuple[float, float, str]
 
 
 def test_electricity_maps(stub: Stub, make: Make) -> None:
-    entries = [
+    entries: list[dict[str, object]] = [
         {
             "zone": "DE",
             "carbonIntensity": 302,

@@ -14,7 +14,7 @@ from tests.fakes.kube_api.server import FakeApi
 from tests.fakes.kubelet.kubelet import FakeKubelet
 from tests.fakes.nvml.build import build
 from tests.fakes.nvml.scenario import Gpu, Scenario
-from tests.integration.chart import Object, daemon, environment, rendered, the
+from tests.integration.chart import Object, Objects, daemon, environment, rendered, the
 from tests.integration.debian_root import debootstrap
 from tests.integration.helm import helm
 from tests.integration.image import Container, Engine, Mount, programs, stop
@@ -242,7 +242,7 @@ def assert_the_doctor_is_content(doctor: subprocess.Popen[bytes], log: Path) -> 
     assert set(warned) <= {"clock", "cgroups of pods", "processes", "server.listen"}
 
 
-def helm_test(objects: Mapping[Any, Object], port: int) -> int:
+def helm_test(objects: Objects, port: int) -> int:
     """What the pod of `helm test` runs, against the daemon here instead of the Service's name."""
     (tester,) = the(objects, "Pod")["spec"]["containers"]
     script, name, asked_port, scheme, guarded, patience_s = tester["args"]

@@ -75,7 +75,7 @@ def test_a_job_holds_an_amd_card(tmp_path: Path) -> None:
                 fresh.write_bytes(gpu_metrics(4, count, power_w=150, gfx=90))
                 fresh.replace(table)
             time.sleep(0.1)
-            return dict(daemon.rows(BOOKED)).get(held, 0)
+            return int(dict(daemon.rows(BOOKED)).get(held, 0))
 
         until("the job to have energy", lambda: consumed() > 100_000_000, 60)
         assert daemon.rows(BOOKED)[0][0] == held and len(daemon.rows(BOOKED)) == 1
@@ -97,6 +97,6 @@ def test_a_job_holds_an_intel_card(tmp_path: Path) -> None:
             put(hwmon / "energy1_input.new", str(count))
             (hwmon / "energy1_input.new").replace(hwmon / "energy1_input")
             time.sleep(0.1)
-            return dict(daemon.rows(BOOKED)).get("INTEL-0000:4d:00.0", 0)
+            return int(dict(daemon.rows(BOOKED)).get("INTEL-0000:4d:00.0", 0))
 
         until("the job to have energy", lambda: consumed() > 100_000_000, 60)

@@ -165,7 +165,7 @@ def test_a_password_guards_it(stub: Stub, web: Web, tmp_path: Path) -> None:
     server = RatesServer("127.0.0.1:0", RatesPages(service), config)
     server.start()
     try:
-        states = []
+        states: list[object] = []
         for token in ("", "node:wrong", "node:pw"):
             environ = {PRICE_TOKEN: token, CARBON_TOKEN: token}
             node = poller(node_rates(server.port), web, tmp_path / f"n{len(states)}", environ)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.lab import free_port, get, until
+from tests.e2e.lab import get, until
+from tests.ports import free_port
 
 from joulebook.cli import main
 
@@ -124,7 +125,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(30)
 
 
-def reported(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:  # noqa: ANN401
+def reported(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> Any:
     config = tmp_path / "joulebook.toml"
     config.write_text('[report]\nsacct = ""\n')
     ends = (datetime.fromtimestamp(T0_S + t, UTC).isoformat() for t in (0, SPAN_S))
@@ -171,7 +172,8 @@ def test_two_nodes_of_one_name_are_said(
 def test_a_number_in_two_clusters_or_of_two_users_is_two_runs(
     url: str, experiment: str, joules: list[int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
+    both = ("--cluster", "east", "--cluster", "west") if experiment == "clusters" else ()
+    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment, *both)
     assert sorted(each["energy_uj"] for each in found["runs"]) == [
         pytest.approx(j * 1e6) for j in joules
     ]

@@ -11,7 +11,8 @@ from tests.lab.world import DAY_S, END_S, NODES, START_S
 from tests.unit.lab.collected.nodes import Node
 
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import NANO, Exact
+from joulebook.core.money.amounts import Exact
+from joulebook.core.money.rates import NANO
 from joulebook.lab.collected import bills, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened

@@ -7,7 +7,7 @@ series are held at zero and ended ones linger, scrapes fail, daemons restart.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -269,7 +269,7 @@ _GAUGES = (
     "power_watts", "power_limit_watts", "memory_used_bytes", "temperature_celsius",
     "sm_clock_hertz",
 )  # fmt: skip
-_GAUGE = {
+_GAUGE: Mapping[str, Callable[[Gpu, float, float], float]] = {
     "power_watts": lambda gpu, watts, busy: watts,
     "power_limit_watts": lambda gpu, watts, busy: gpu.full_w + 10,
     "utilization_ratio": lambda gpu, watts, busy: busy,

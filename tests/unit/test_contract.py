@@ -6,12 +6,12 @@ a second time on purpose: what changes one of them breaks somebody, and is to be
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.command_line import parsed
 from tests.unit.metrics import sample
 
 from joulebook import cli
@@ -90,6 +90,7 @@ name = "n1"
 cluster = "c1"
 [daemon]
 interval_s = 1.0
+commit_s = 10
 settle_s = 3.0
 [server]
 listen = "127.0.0.1:9816"
@@ -280,18 +281,13 @@ def test_the_environment_over_the_file(tmp_path: Path) -> None:
 
 
 def test_commands() -> None:
-    choices = next(
-        action.choices
-        for action in cli.parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    )
-    assert set(COMMANDS.split()) <= set(choices)
+    assert set(COMMANDS.split()) <= cli.COMMANDS.keys()
     for words in (
         "run --demo", "run --compat dcgm", "--config f run", "run --config f", "release --for 10m",
         "job 1234", "job 101_7", "job 101.r1", "report --experiment x", "top", "doctor",
         "record trace.gz", "replay a100", "rates", "collect", "leaderboard",
     ):  # fmt: skip
-        cli.parser().parse_args(words.split())
+        parsed(*words.split())
     assert (cli.FAILED, cli.USAGE, cli.INTERRUPTED) == (1, 2, 130)
 
 

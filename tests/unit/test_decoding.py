@@ -23,7 +23,7 @@ HOMES = {
     "decoding.py": {"Decoder", "convert"},
     "config/load.py": {"convert"},
     "ledger/state.py": {"Decoder"},
-    "node/workloads/kubernetes/watch.py": {"Decoder"},
+    "kubernetes_api/watch.py": {"Decoder"},
 }
 """Files that may: two define a maker, one calls its own while it is imported, one holds a lock."""
 

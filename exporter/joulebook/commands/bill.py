@@ -5,13 +5,14 @@ A correction (of an experiment's name, too) is an entry of its own, never an edi
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import os
 import re
+import sys
 import time
 
 from joulebook.commands.shared.bill_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import Screen, moment, shown
 from joulebook.config import load
 from joulebook.core.evidence import Amount, Remainder
@@ -22,21 +23,21 @@ from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.dimensions import BilledOwner
-from joulebook.lab.report.wording import nearest
+from joulebook.lab.report.wording import listed, nearest
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 _MOST = 1 << 62
 """What one correction can move at most, in uJ or ns: the ledger's integers have 64 bits."""
 
 
-def main_relabel(args: argparse.Namespace) -> int:
+def main_relabel(args: Options) -> int:
     """Relabel one workload in the collected ledger."""
     config = load(args.config, os.environ)
     with opened(config.collect.url) as database:
         return relabel(database, args, Screen())
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Show, open, close or correct; 1 if a month is not closed for want of nodes."""
     config = load(args.config, os.environ)
     with opened(config.collect.url) as database:
@@ -46,11 +47,16 @@ def main(args: argparse.Namespace) -> int:
             raise ConfigError(str(error)) from None
 
 
-def _show(database: Database, args: argparse.Namespace, screen: Screen) -> int:
+def _show(database: Database, args: Options, screen: Screen) -> int:
     month = _month(args)
     if args.account:
         _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
+    if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
+        Screen(sys.stderr).say(
+            f"Warning: {listed(nodes)}: a recorded trace is played there (a demo or a replay): "
+            "what it comes to was not measured, and its jobs may be simulated."
+        )
     if args.format == "json":
         screen.say(as_json(bill))
     elif args.format == "csv":
@@ -76,12 +82,12 @@ def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
     )
 
 
-def _open(database: Database, args: argparse.Namespace, screen: Screen) -> int:
+def _open(database: Database, args: Options, screen: Screen) -> int:
     show_periods(database, bills.periods(database), screen)
     return 0
 
 
-def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
+def _close(database: Database, args: Options, screen: Screen) -> int:
     month = _month(args, needed=True)
     late = bills.behind(database, month)
     if late and not args.anyway:
@@ -98,7 +104,7 @@ def _close(database: Database, args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def _correct(database: Database, args: argparse.Namespace, screen: Screen) -> int:
+def _correct(database: Database, args: Options, screen: Screen) -> int:
     amounts = []
     if args.kwh is not None or args.gpu_hours is not None:
         energy_uj = _units(args.kwh or "0", UJ_PER_KWH)
@@ -136,7 +142,7 @@ def _units(text: str, per: int) -> int:
     return units
 
 
-def _currency(database: Database, args: argparse.Namespace) -> str:
+def _currency(database: Database, args: Options) -> str:
     """The currency that money is corrected in. Raises `ConfigError` for one that is not billed."""
     billed = bills.currencies(database)
     if not args.currency:
@@ -165,7 +171,7 @@ def owner(text: str) -> BilledOwner:
     return BilledOwner("", account, person, experiment)
 
 
-def _month(args: argparse.Namespace, *, needed: bool = False) -> int:
+def _month(args: Options, *, needed: bool = False) -> int:
     if args.month is not None and args.last:
         raise ConfigError(f"--last and {args.month}: expected one of them")
     if args.last:
@@ -177,15 +183,15 @@ def _month(args: argparse.Namespace, *, needed: bool = False) -> int:
     return rollup.parsed(args.month)
 
 
-def _who(args: argparse.Namespace) -> str:
+def _who(args: Options) -> str:
     return str(args.by or os.environ.get("SUDO_USER") or getpass.getuser())
 
 
-def _reason(args: argparse.Namespace, kind: str) -> Reason:
+def _reason(args: Options, kind: str) -> Reason:
     return Reason(kind, _who(args), args.why or "", int(time.time()))
 
 
-def relabel(database: Database, args: argparse.Namespace, screen: Screen) -> int:
+def relabel(database: Database, args: Options, screen: Screen) -> int:
     """`joulebook relabel`: whose a workload is."""
     if args.experiment is None and args.account is None:
         raise InputError("give --experiment, --account or both", reason="nothing")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
 from joulebook.commands.daemon.client import Unreachable
 from joulebook.commands.doctor.daemon import daemon_here
+from joulebook.commands.shared.options import Options, command
 from joulebook.config import load
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Print what /healthz answers; 0 if it is well."""
     try:
         answer = daemon_here(load(args.config, os.environ)).get("/healthz")
@@ -20,3 +20,9 @@ def main(args: argparse.Namespace) -> int:
         return 1
     print(answer.text.strip())
     return 0 if answer.status == 200 else 1
+
+
+@command()
+def health(options: Options) -> int:
+    """Say whether the daemon of this node is alive: what its /healthz answers."""
+    return main(options)

@@ -5,102 +5,48 @@ Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+import click
+
 from joulebook import log
+from joulebook.commands.bill import main as bill_main
+from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
+from joulebook.commands.shared.options import Options, argument, command, option
 from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config, load
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collected import renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
 from joulebook.server.server import Server
-
-Command = Callable[..., argparse.ArgumentParser]
-
-
-def add(command: Command) -> None:
-    """Add the three commands."""
-    collect = command("collect", "many nodes' ledgers into one: sqlite or PostgreSQL")
-    way = collect.add_mutually_exclusive_group()
-    way.add_argument("--once", action="store_true", help="each node once, then end (for cron)")
-    way.add_argument(
-        "--check",
-        action="store_true",
-        help="compare what is collected with what the nodes' books say, and bills with both",
-    )
-    _bills(command)
-
-
-def _bills(command: Command) -> None:
-    """`bill` and `relabel`, which work on the collected ledger."""
-    bill = command("bill", "what a month comes to by account, from the collected ledger")
-    bill.add_argument(
-        "action",
-        nargs="?",
-        choices=BILL_ACTIONS,
-        metavar="ACTION",
-        default="show",
-        help="show a month (default); list the months (also: open); close one for ever; correct: "
-        "take an amount from one owner and give it to another",
-    )
-    bill.add_argument(
-        "month", nargs="?", metavar="MONTH",
-        help="2026-11 (default: this month; of a correction: the one that is open)",
-    )  # fmt: skip
-    bill.add_argument("--last", action="store_true", help="the month before this one")
-    bill.add_argument("--account", metavar="NAME", default="", help="only this one")
-    bill.add_argument(
-        "--format", choices=["text", "csv", "json"], default="text", help="default: text"
-    )
-    bill.add_argument(
-        "--anyway",
-        action="store_true",
-        help="close: though nodes have not reported all of the month; "
-        "correct: though the owner or the currency is a new one",
-    )
-    owner = "ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder: '(unallocated)'"
-    bill.add_argument("--from", dest="giver", default="", metavar="OWNER", help=f"correct: {owner}")
-    bill.add_argument("--to", dest="taker", default="", metavar="OWNER", help="correct: the same")
-    bill.add_argument("--cost", metavar="AMOUNT", help="correct: money, like 12.50")
-    bill.add_argument(
-        "--currency", metavar="CODE", default="", help="default: the one that is billed"
-    )
-    bill.add_argument(
-        "--item", choices=["electricity", "hardware"], default="electricity", help="of the money"
-    )
-    bill.add_argument("--kwh", metavar="KWH", help="correct: energy")
-    bill.add_argument("--gpu-hours", metavar="HOURS", help="correct: held time")
-    bill.add_argument("--co2e-kg", metavar="KG", help="correct: CO2e")
-    relabel = command("relabel", "give a workload to another experiment, as an entry of the bill")
-    relabel.add_argument("workload", metavar="ID", help="job id or displayed name")
-    relabel.add_argument("--experiment", metavar="NAME", help="the experiment that it is of")
-    relabel.add_argument("--account", metavar="NAME", help="the account that pays for it")
-    relabel.add_argument("--anyway", action="store_true", help="though the account is a new one")
-    relabel.add_argument("--cluster", metavar="NAME", default="", help="where ids are not unique")
-    for sub in (bill, relabel):
-        sub.add_argument("--by", metavar="NAME", help="who does it (default: you)")
-    bill.add_argument("--why", metavar="TEXT", help="correct: the reason, kept for ever")
-    relabel.add_argument("--why", metavar="TEXT", required=True, help="the reason, kept for ever")
-
 
 BILL_ACTIONS = ("show", "list", "open", "close", "correct")
 
 logger = logging.getLogger(__name__)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Collect; 1 if something could not be collected (`--once`) or does not balance (`--check`)."""
     config = load(args.config, os.environ)
+    if args.undo_rename:
+        with opened(config.collect.url) as database:
+            renames.undo(database, args.undo_rename)
+        return 0
     if args.check:
         with opened(config.collect.url) as database:
-            found = check(database)
+            found, renamed = check(database), renames.known(database)
         _show(found, Screen())
+        for each in renamed:
+            Screen().say(
+                f"rename {each.number}, ledger {each.ledger_id[:8]}: {shown(each.new_node)} "
+                f"(cluster {shown(each.new_cluster) or 'none'}) was {shown(each.node)} (cluster "
+                f"{shown(each.cluster) or 'none'}); --undo-rename {each.number} if it is another"
+            )
         return 0 if found.good else 1
     log.setup(config.log.level, config.log.format)
     collector = make_collector(config.collect)
@@ -158,3 +104,90 @@ def _show(found: Checked, screen: Screen) -> None:
         screen.say(shown(text, 300))
     held = sum(each.holds for each in found.balances)
     screen.say(f"{held} of {len(found.balances)} balances hold, to the last unit")
+
+
+_BY = option("--by", metavar="NAME", help="Who does it (default: you).")
+
+
+@command()
+@option("--once", is_flag=True, help="Each node once, then end (for cron).")
+@option(
+    "--check",
+    is_flag=True,
+    help="Compare what is collected with what the nodes' books say, and bills with both.",
+)
+@option(
+    "--undo-rename",
+    type=int,
+    default=0,
+    metavar="NUMBER",
+    help="Say that a node that was taken for a renamed one (see --check) is another one.",
+)
+def collect(options: Options) -> int:
+    """Bring many nodes' ledgers into one: sqlite or PostgreSQL."""
+    if options.once and options.check:
+        raise click.UsageError("--once and --check: expected one of them")
+    return main(options)
+
+
+@command()
+@argument(
+    "action",
+    type=click.Choice(BILL_ACTIONS),
+    default="show",
+    metavar="[ACTION]",
+    help="Show a month (default); list the months (also: open); close one for ever; correct: take "
+    "an amount from one owner and give it to another.",
+)
+@argument(
+    "month",
+    required=False,
+    metavar="[MONTH]",
+    help="2026-11 (default: this month; of a correction: the one that is open).",
+)
+@option("--last", is_flag=True, help="The month before this one.")
+@option("--account", metavar="NAME", default="", help="Only this one.")
+@option("--format", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
+@option(
+    "--anyway",
+    is_flag=True,
+    help="close: though nodes have not reported all of the month; correct: though the owner or "
+    "the currency is a new one.",
+)
+@option(
+    "--from",
+    "giver",
+    default="",
+    metavar="OWNER",
+    help="correct: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder: '(unallocated)'.",
+)
+@option("--to", "taker", default="", metavar="OWNER", help="correct: the same.")
+@option("--cost", metavar="AMOUNT", help="correct: money, like 12.50.")
+@option("--currency", metavar="CODE", default="", help="Default: the one that is billed.")
+@option(
+    "--item",
+    type=click.Choice(["electricity", "hardware"]),
+    default="electricity",
+    help="Of the money.",
+)
+@option("--kwh", metavar="KWH", help="correct: energy.")
+@option("--gpu-hours", metavar="HOURS", help="correct: held time.")
+@option("--co2e-kg", metavar="KG", help="correct: CO2e.")
+@_BY
+@option("--why", metavar="TEXT", help="correct: the reason, kept for ever.")
+def bill(options: Options) -> int:
+    """Say what a month comes to by account, from the collected ledger."""
+    return bill_main(options)
+
+
+@command()
+@argument("workload", metavar="ID", help="Job id or displayed name.")
+@option("--experiment", metavar="NAME", help="The experiment that it is of.")
+@option("--account", metavar="NAME", help="The account that pays for it.")
+@option("--anyway", is_flag=True, help="Though the account is a new one.")
+@option("--cluster", metavar="NAME", default="", help="Where ids are not unique.")
+@_BY
+@option("--why", metavar="TEXT", required=True, help="The reason, kept for ever.")
+def relabel(options: Options) -> int:
+    """Give a workload to another experiment, as an entry of the bill."""
+    return main_relabel(options)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from joulebook.commands.report import options
+import click
+
+from joulebook.commands.report.options import from_where, stretch_of_time
 from joulebook.commands.report.source import source, stretch
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
-from joulebook.core.report.dataset import Selection
+from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.leaderboard import (
     ComparedMetric,
     Entrant,
     Expected,
+    Join,
     against_budget,
     boards,
 )
@@ -31,10 +34,11 @@ from joulebook.lab.leaderboard.png import png
 from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
 from joulebook.lab.leaderboard.svg import svg
 from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
+from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest
 
 
-def main_mlflow(args: argparse.Namespace) -> int:
+def main_mlflow(args: Options) -> int:
     """Write, and say what was written."""
     config = load(args.config, os.environ)
     account = source(args, config).account(*stretch(args), Selection())
@@ -50,7 +54,8 @@ def main_mlflow(args: argparse.Namespace) -> int:
         screen.say(json.dumps({"runs": runs, "without_energy": none}, indent=2))
         return 0
     rows = [
-        [shown(w.result.experiment, 60), shown(w.result.run, 40), f"{w.figures[ENERGY]:.6g} kWh",
+        [shown(w.result.experiment, 60), shown(w.result.title or w.result.run, 40),
+         f"{w.figures[ENERGY]:.6g} kWh",
          w.join.value, "written" if w.new and not args.dry_run else "new" if w.new else "has it"]
         for w in written
     ]  # fmt: skip
@@ -58,7 +63,7 @@ def main_mlflow(args: argparse.Namespace) -> int:
         Column("EXPERIMENT", least=10), Column("RUN", least=8), Column("ENERGY", right=True),
         Column("JOINED BY", spare=1), Column("METRICS"),
     )  # fmt: skip
-    for line in table(cols, rows, screen.width) if rows else ["No run has energy."]:
+    for line in table(cols, rows, screen.table_width) if rows else ["No run has energy."]:
         screen.say(line)
     for each in left[:20]:
         for line in wrap(f"{shown(each.result.name, 120)}: none ({each.why})", screen.width):
@@ -71,94 +76,10 @@ def main_mlflow(args: argparse.Namespace) -> int:
 FORMATS = ("text", "markdown", "csv", "html", "json")
 
 
-def add(board: argparse.ArgumentParser) -> None:
-    """All options of `joulebook leaderboard`."""
-    board.epilog = "docs/leaderboard.md says how results are joined to energy, and what is ranked."
-    what = board.add_argument_group("results")
-    what.add_argument(
-        "results",
-        nargs="*",
-        type=Path,
-        metavar="FILE",
-        help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md)",
-    )
-    what.add_argument(
-        "--mlflow",
-        metavar="URI",
-        default="",
-        help="an MLflow tracking store, such as sqlite:///mlflow.db",
-    )
-    what.add_argument(
-        "--demo", action="store_true", help="six real training tasks that are shipped with it"
-    )
-    what.add_argument(
-        "--gpu", choices=["v100", "a40"], default="", help="only this GPU of the demo"
-    )
-    what.add_argument(
-        "--experiment",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this one; may be repeated",
-    )
-    what.add_argument(
-        "--metric", metavar="NAME", default="", help="which metric, where there are several"
-    )
-    what.add_argument(
-        "--better", choices=["higher", "lower"], default="", help="where its name does not say it"
-    )
-    what.add_argument(
-        "--unit",
-        choices=["percent", "ratio", "plain"],
-        default="",
-        help="what its values are: a point is 1 percent, 0.01, or 1",
-    )
-    what.add_argument(
-        "--by",
-        choices=["run", "experiment"],
-        default="",
-        help="rank runs by their own energy, or the best of each experiment by all that it took",
-    )
-    how = board.add_argument_group("how it is written")
-    how.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="text",
-        help="text (default), markdown, csv, html (one page that loads nothing), json",
-    )
-    how.add_argument("--json", action="store_true", help="the same as --format json")
-    how.add_argument("--plot", type=Path, metavar="FILE", help="draw it: FILE.svg or FILE.png")
-    _add_source(board)
-
-
-def add_mlflow(mlflow: argparse.ArgumentParser) -> None:
-    """All options of `joulebook mlflow`."""
-    mlflow.add_argument(
-        "uri", metavar="URI", help="the tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
-    )
-    mlflow.add_argument(
-        "--experiment",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this one; may be repeated",
-    )
-    mlflow.add_argument("--dry-run", action="store_true", help="write nothing, only say it")
-    mlflow.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    _add_source(mlflow)
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    options.add_source(parser)
-    when = parser.add_argument_group("of which time")
-    when.add_argument("--since", metavar="TIME", help="ISO 8601; a date is 00:00 UTC")
-    when.add_argument("--until", metavar="TIME", help="the same; the end is not included")
-
-
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Print the boards, and write the plot."""
     if args.demo:
-        found = Leaderboard(tuple(demo.boards(args.gpu)), notes=demo.NOTES, source="demo")
+        found = Leaderboard(tuple(demo.boards(args.gpu or "")), notes=demo.NOTES, source="demo")
     else:
         found = _joined(args, load(args.config, os.environ))
     if args.plot is not None:
@@ -178,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
+def _joined(args: Options, config: Config) -> Leaderboard:
     results = _results(args)
     if args.experiment:
         there = {r.experiment for r in results} - {""}
@@ -187,8 +108,14 @@ def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
             raise ConfigError(f"--experiment {shown(name, 60)}: no result is of it; there is {has}")
         results = [r for r in results if r.experiment in args.experiment]
     results = pick(results, args.metric)
-    metric, notes = metric_of(results[0].metric, (r.value for r in results), args.better, args.unit)
-    account = source(args, config).account(*stretch(args), Selection())
+    usable = [r for r in results if not r.problem]
+    if not usable:
+        raise ConfigError(f"{results[0].problem}: no result has a value")
+    values = (result.value for result in usable)
+    metric, notes = metric_of(usable[0].metric, values, args.better or "", args.unit or "")
+    account = ReportData("the results' own files", 0, FOREVER_S)
+    if any(r.energy_uj is None for r in usable):
+        account = source(args, config).account(*stretch(args), Selection())
     how = args.by or ("run" if all(r.run for r in results) else "experiment")
     runs = by_run([r for r in results if r.run or r.energy_uj is not None], account)
     joined = runs if how == "run" else by_experiment(metric, results, account)
@@ -199,14 +126,26 @@ def _joined(args: argparse.Namespace, config: Config) -> Leaderboard:
     said += [f"not known from {account.source}: {m.value}" for m in account.unknown]
     return Leaderboard(
         tuple(made),
-        _expected(metric, results, runs),
+        _expected(metric, runs),
         tuple(joined.left),
-        (*said, f"Energy: {account.source}", *account.warnings),
+        (*said, *_sources(joined.entrants, account), *account.warnings),
         account.source,
     )
 
 
-def _results(args: argparse.Namespace) -> list[Result]:
+def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
+    """Whose figures the energies are."""
+    given = sum(each.join is Join.GIVEN for each in entrants)
+    if given < len(entrants) or not entrants:
+        yield f"Energy: {account.source}"
+    if given:
+        yield (
+            f"Energy of {several(given, 'result')}: as it stands in the authors' files, not "
+            "measured here"
+        )
+
+
+def _results(args: Options) -> list[Result]:
     found: list[Result] = []
     for path in args.results:
         found += (
@@ -219,24 +158,21 @@ def _results(args: argparse.Namespace) -> list[Result]:
     return found
 
 
-def _expected(
-    metric: ComparedMetric, results: Sequence[Result], runs: Joined
-) -> dict[str, dict[str, list[Expected]]]:
-    """By GPU model and experiment, from the runs that have energy."""
-    of_run = {result.name: result.experiment for result in results}
+def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
+    """By GPU model and experiment, from the runs that have all of their energy."""
     found: dict[str, dict[str, list[Expected]]] = {}
     for gpu in {entrant.gpu for entrant in runs.entrants}:
         groups: dict[str, list[Entrant]] = {}
         for entrant in runs.entrants:
-            if entrant.gpu == gpu:
-                groups.setdefault(of_run[entrant.name], []).append(entrant)
-        several = {
+            if entrant.gpu == gpu and not entrant.partial:
+                groups.setdefault(entrant.experiment, []).append(entrant)
+        made = {
             name: against_budget(metric, group)
             for name, group in sorted(groups.items())
             if name and len(group) > 1
         }
-        if several:
-            found[gpu] = several
+        if made:
+            found[gpu] = made
     return found
 
 
@@ -273,10 +209,104 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
         for i, name in enumerate(sheet.columns)
     ]
     rows = [[shown(cell, 80) for cell in row] for row in sheet.rows]
-    head, *lines = table(columns, rows, screen.width)
+    head, *lines = table(columns, rows, screen.table_width)
     screen.say(screen.paint(head, "dim"))
     for n, line in enumerate(lines):
         screen.say(screen.paint(line, "dim") if n in sheet.dim else line)
     for note in sheet.notes:
         for line in wrap(shown(note, 500), screen.width):
             screen.say(line)
+
+
+_EXPERIMENT = option(
+    "--experiment", metavar="NAME", multiple=True, help="Only this one; may be repeated."
+)
+
+
+@command(epilog="docs/leaderboard.md says how results are joined to energy, and what is ranked.")
+@argument(
+    "results",
+    nargs=-1,
+    type=FILE,
+    metavar="[FILE]...",
+    help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md).",
+)
+@option(
+    "--mlflow",
+    heading="Results",
+    metavar="URI",
+    default="",
+    help="An MLflow tracking store, such as sqlite:///mlflow.db.",
+)
+@option(
+    "--demo",
+    heading="Results",
+    is_flag=True,
+    help="Six real training tasks that are shipped with it.",
+)
+@option(
+    "--gpu",
+    heading="Results",
+    type=click.Choice(["v100", "a40"]),
+    help="Only this GPU of the demo.",
+)
+@_EXPERIMENT
+@option(
+    "--metric",
+    heading="Results",
+    metavar="NAME",
+    default="",
+    help="Which metric, where there are several.",
+)
+@option(
+    "--better",
+    heading="Results",
+    type=click.Choice(["higher", "lower"]),
+    help="Where its name does not say it.",
+)
+@option(
+    "--unit",
+    heading="Results",
+    type=click.Choice(["percent", "ratio", "plain"]),
+    help="What its values are: a point is 1 percent, 0.01, or 1.",
+)
+@option(
+    "--by",
+    heading="Results",
+    type=click.Choice(["run", "experiment"]),
+    help="Rank runs by their own energy, or the best of each experiment by all that it took.",
+)
+@option(
+    "--format",
+    heading="How it is written",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="text (default), markdown, csv, html (one page that loads nothing), json.",
+)
+@option("--json", heading="How it is written", is_flag=True, help="The same as --format json.")
+@option(
+    "--plot",
+    heading="How it is written",
+    type=FILE,
+    metavar="FILE",
+    help="Draw it: FILE.svg or FILE.png.",
+)
+@from_where()
+@stretch_of_time("Of which time")
+def leaderboard(options: Options) -> int:
+    """Say what results cost: accuracy against measured energy."""
+    return main(options)
+
+
+@command()
+@argument(
+    "uri", metavar="URI", help="The tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
+)
+@_EXPERIMENT
+@option("--dry-run", is_flag=True, help="Write nothing, only say it.")
+@option("--json", is_flag=True, help="One JSON object instead of text.")
+@from_where()
+@stretch_of_time("Of which time")
+def mlflow(options: Options) -> int:
+    """Write measured figures back to the runs of an MLflow store."""
+    return main_mlflow(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -11,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+
 from joulebook import log
 from joulebook.commands.daemon.run import stop_asked
+from joulebook.commands.shared.options import Options, argument, command, option
 from joulebook.commands.shared.text import (
     NOTHING,
     UNKNOWN,
@@ -34,7 +36,7 @@ from joulebook.rates.sources import missing
 logger = logging.getLogger(__name__)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Show the rates once, or serve them to other nodes until SIGTERM."""
     config = load(args.config, os.environ)
     if args.action == "serve":
@@ -158,3 +160,24 @@ def _since(point: Point | None) -> str:
 def _age(row: FeedHealth | None) -> str:
     age_s = None if row is None else row.age_s(time.time())
     return NOTHING if age_s is None else f"{seconds(age_s)} ago"
+
+
+@command()
+@argument(
+    "action",
+    type=click.Choice(["show", "serve"]),
+    default="show",
+    help="Show them (default), or serve them to other nodes (their rates.*.kind is 'server').",
+)
+@option("--ask", is_flag=True, help="Ask the sources now, not the cache.")
+@option("--json", is_flag=True, help="One JSON object instead of text.")
+@option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:9817",
+    show_default=True,
+    help="Where to serve.",
+)
+def rates(options: Options) -> int:
+    """Say what a kWh costs and emits now, and where each figure is from."""
+    return main(options)

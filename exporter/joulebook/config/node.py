@@ -29,11 +29,21 @@ class NodeSection(Section, frozen=True):
 
 
 class DaemonSection(Section, frozen=True):
-    """How often the daemon looks, and how long it waits."""
+    """How often the daemon looks and books, and how long it waits."""
 
     interval_s: Annotated[
         float, doc("Seconds from one look at the sensors to the next.", ge=0.1, le=60)
     ] = 1.0
+    commit_s: Annotated[
+        float,
+        doc(
+            "Seconds from one commit to the ledger to the next while no workload begins or ends "
+            "(then one follows at once). Counters move as often; a crash loses no energy, but "
+            "on shared devices how it was shared in this time.",
+            ge=0.1,
+            le=60,
+        ),
+    ] = 10.0
     settle_s: Annotated[
         float,
         doc("Seconds an interval is held back for claims that come late.", ge=0, le=600),

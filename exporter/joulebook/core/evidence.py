@@ -39,6 +39,10 @@ NO_EVIDENCE = "none"
 """The evidence of energy that is booked to a remainder because nothing was claimed."""
 
 
+DERIVED = "derived"
+"""The evidence of a GPU's energy that is its module's less that of the CPU socket in it."""
+
+
 class PostingKey(NamedTuple):
     """What makes two amounts one posting. `quarter_s` is the UTC start of its quarter hour."""
 
@@ -50,14 +54,23 @@ class PostingKey(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """What a posting says: energy (idle part included), the idle part of it, and held time.
+    """What a posting says. The fields are the columns of postings, in their order.
 
-    `held_ns` is held fraction x time: a half of a GPU held for 2 s is 1 s.
+    Attributes:
+        energy_uj: Energy as booked, calibrated, the idle part included.
+        idle_uj: The part of it that was burnt while the device did no work.
+        held_ns: Held fraction x time: a half of a GPU held for 2 s is 1 s. Of a remainder it is
+            the GPU time that nobody is known to have held.
+        idle_ns: The part of the held time in which the device did no work.
+        calibration_uj: What calibration added to the energy as it was read (may be below zero).
+
     """
 
     energy_uj: int
     idle_uj: int = 0
     held_ns: int = 0
+    idle_ns: int = 0
+    calibration_uj: int = 0
 
     def plus(self, other: Amount) -> Amount:
         """The sum, field by field."""
@@ -65,6 +78,8 @@ class Amount(NamedTuple):
             self.energy_uj + other.energy_uj,
             self.idle_uj + other.idle_uj,
             self.held_ns + other.held_ns,
+            self.idle_ns + other.idle_ns,
+            self.calibration_uj + other.calibration_uj,
         )
 
 
@@ -85,7 +100,11 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChildSecond(NamedTuple):
-    """The child meters (those inside a node meter) of one component, in one second of node time."""
+    """The child meters (those inside a node meter) of one component, in one second of node time.
+
+    `name` is set where it is one meter alone (a part of a module).
+    """
 
     component: Component
     second: int
+    name: str = ""

@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from joulebook.core.workloads import is_reserved
+
 ENVIRONMENT = (
     "JOULEBOOK_EXPERIMENT",
     "WANDB_PROJECT",
@@ -71,8 +73,6 @@ _DATE = re.compile(
 _INDEX = re.compile(r"(?:[-_.#]\d{1,12}|\[[\d,:%-]+\])+$")
 _PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}\.\d{1,4})$")
 """`resnet-50`, `llama-3.1`: such numbers tell models apart, not the runs of one."""
-_RESERVED = re.compile(r"\([^()]*\)")
-"""Names in brackets are ours: `(overflow)`, `(expired)`. Nobody may hide among them."""
 
 _GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}
 _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
@@ -122,7 +122,7 @@ def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset
 
 def _named(rule: str, value: str) -> str:
     name = _said(rule, value)
-    return "" if _RESERVED.fullmatch(name) else name
+    return "" if is_reserved(name) else name
 
 
 def _said(rule: str, value: str) -> str:

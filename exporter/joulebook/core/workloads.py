@@ -42,6 +42,11 @@ class WorkloadId(NamedTuple):
         return f"{self.scheduler}/{self.workload}"
 
 
+INFRASTRUCTURE = WorkloadId("infrastructure", "")
+"""Whose a process is that serves everybody (the cluster itself, a display server, an exporter): it
+holds nothing, and nothing is booked for it."""
+
+
 class Labels(NamedTuple):
     """The owner and the experiment of a workload as they stand on its counters.
 
@@ -90,6 +95,15 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     def shown(self) -> str:
         """The value of the label `workload`."""
         return self.display or self.id.workload
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is one of ours: `(overflow)`, `(expired)`, `(unallocated)`, any in brackets.
+
+    Nobody may hide among them.
+    """
+    name = name.strip()
+    return name.startswith("(") and name.endswith(")")
 
 
 def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 import urllib3
 
+from joulebook.backoff import pause_s
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Watch(threading.Thread, Generic[Item]):
         self._version: str | None = None
         self._stopping = threading.Event()
         self._answer: urllib3.BaseHTTPResponse | None = None
-        self._retry_s = RETRY_FIRST_S
+        self._failures = 0
         self._said: set[str] = set()
         self.problem = "has not answered yet"
         """Why nothing is heard from it now; empty while it is well."""
@@ -212,7 +213,7 @@ class Watch(threading.Thread, Generic[Item]):
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ApiError(f"watch {path}: {error}", reason="garbled") from None
         self._version = version or self._version
-        self._retry_s = RETRY_FIRST_S
+        self._failures = 0
 
     def _well(self) -> None:
         if self._said:
@@ -245,5 +246,5 @@ class Watch(threading.Thread, Generic[Item]):
         return self._backoff()
 
     def _backoff(self) -> float:
-        now_s, self._retry_s = self._retry_s, min(2 * self._retry_s, RETRY_MOST_S)
-        return now_s * (1 + random.random() / 2)  # noqa: S311
+        self._failures += 1
+        return pause_s(self._failures, RETRY_FIRST_S, RETRY_MOST_S)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.ledger.export import (
     MAX_ROWS,
     VERSION,
@@ -29,13 +29,14 @@ _NUMBERED = ("workloads", "postings", "charges", "rates_used", "gaps")
 
 _WORKLOADS = """
 SELECT id, seq, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, complete, gpu_count, evidence, extra
+       ended_utc_ns, complete, gpu_count, evidence, extra, start, scheduler_start_s, named, stage,
+       outcome
 FROM workloads
 """
 
 _POSTINGS = """
 SELECT seq, quarter_s, meter_id, workload_id, remainder, method, evidence, energy_uj, idle_uj,
-       held_ns
+       held_ns, idle_ns, calibration_uj
 FROM postings WHERE seq > ? AND seq <= ? ORDER BY seq
 """
 
@@ -119,14 +120,21 @@ def _upto(conn: sqlite3.Connection, since: int, limit: int) -> int:
 
 
 def _meters(conn: sqlite3.Connection) -> Iterator[MeterRow]:
-    booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
+    meters = {each.meter: each for each in state.read_meters(conn)}
     models = state.read_models(conn)
     for id_, component, name, expired_uj in conn.execute(
         "SELECT id, component, name, expired_uj FROM meters ORDER BY id"
     ):
         meter = Meter(Component(component), name)
+        known = meters.get(meter)
         yield MeterRow(
-            id_, component, name, models.get(meter, ""), booked.get(meter, 0), expired_uj
+            id_,
+            component,
+            name,
+            models.get(meter, ""),
+            0 if known is None else known.booked_uj,
+            expired_uj,
+            known is not None and known.base.epoch == REPLAYED,
         )
 
 
@@ -150,7 +158,7 @@ def _workloads(
 
 
 def _workload(row: Iterable[object]) -> WorkloadRow:
-    *facts, complete, gpu_count, evidence, extra = row
-    return _workload_row(
-        [*facts, bool(complete), gpu_count, evidence, msgspec.json.decode(str(extra))]
-    )
+    values = dict(zip(WorkloadRow.__struct_fields__, row, strict=True))
+    values["complete"], values["named"] = bool(values["complete"]), bool(values["named"])
+    values["extra"] = msgspec.json.decode(str(values["extra"]))
+    return _workload_row([*values.values()])

@@ -13,12 +13,14 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
+from joulebook.core.report.totals import WorkloadTotals
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
 from joulebook.ledger import charges, export, report_query, retention, schema, state
@@ -33,12 +35,12 @@ _MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
 _NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
 
-_IDENTIFIED = f"{WORKLOADS} WHERE workload = ? AND scheduler = ?"
+_IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
 
 # `workload_id > 0` is what makes the partial index usable.
 _SUMS = """
 SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
-       min(quarter_s), max(quarter_s)
+       sum(idle_ns), sum(calibration_uj), min(quarter_s), max(quarter_s)
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE workload_id = ? AND workload_id > 0
 GROUP BY meter_id, method, evidence
@@ -57,25 +59,6 @@ FROM postings LEFT JOIN workloads ON workloads.id = workload_id
 WHERE quarter_s >= ?
 GROUP BY remainder, user, account, experiment
 """
-
-
-class WorkloadTotals(msgspec.Struct, frozen=True):
-    """All that was booked to one workload on this node; each mapping of amounts adds up to `total`.
-
-    `first_s` is the UTC start of the first quarter hour with a posting, `last_s` the end of the
-    last one (`None`: nothing was booked). `replayed` says that a meter of it was played from a
-    recorded trace.
-    """
-
-    workload: ReportWorkload
-    total: Amount
-    by_meter: dict[Meter, Amount]
-    by_method: dict[Method, Amount]
-    by_evidence: dict[str, Amount]
-    bill: Charges
-    first_s: int | None
-    last_s: int | None
-    replayed: bool = False
 
 
 class MeterBalance(msgspec.Struct, frozen=True):
@@ -171,11 +154,11 @@ class LedgerReader:
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
         """What was booked to the workloads with that identity, id or displayed name.
 
-        Empty if there is none; several if a requeue or another scheduler uses the name too.
+        Empty if there is none; several if a name came again, or another scheduler uses it too.
         """
         with self._view() as conn:
             if isinstance(name, WorkloadId):
-                rows = conn.execute(_IDENTIFIED, (name.workload, name.scheduler)).fetchall()
+                rows = conn.execute(_IDENTIFIED, name).fetchall()
             else:
                 rows = conn.execute(_NAMED, (name, name)).fetchall()
             return tuple(_totals(conn, row) for row in rows)
@@ -231,6 +214,11 @@ class LedgerReader:
         with self._view() as conn:
             return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
 
+    def workloads(self, wanted: Selection) -> tuple[ReportWorkload, ...]:
+        """The workloads that are selected, also those that nothing was booked to."""
+        with self._view() as conn:
+            return report_query.workloads(conn, wanted)
+
     def ledger_id(self) -> str:
         """What tells this ledger, and each copy of it, from all others."""
         with self._view() as conn:
@@ -252,6 +240,11 @@ class LedgerReader:
         """The rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
+
+    def meters(self) -> tuple[MeterState, ...]:
+        """All meters as they are booked."""
+        with self._view() as conn:
+            return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
         """The meters of the whole node, and what became of them."""

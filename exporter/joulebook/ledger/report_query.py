@@ -16,6 +16,7 @@ from joulebook.core.report.dataset import (
     ReportData,
     ReportWorkload,
     Selection,
+    family_patterns,
     replay_warning,
 )
 from joulebook.core.workloads import WorkloadId
@@ -25,13 +26,13 @@ from joulebook.units import NS_PER_S
 
 WORKLOADS = """
 SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, gpu_count, evidence, extra
+       ended_utc_ns, gpu_count, evidence, extra, start, scheduler_start_s, named, stage, outcome
 FROM workloads
 """
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
-       method, evidence
+       idle_ns, calibration_uj, method, evidence
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE quarter_s >= ? AND quarter_s < ? AND
 """
@@ -55,12 +56,13 @@ def read(
     `msgspec.MsgspecError` or `ValueError` for values that cannot be.
     """
     clause, chosen = _chosen(wanted)
+    ((cluster,),) = conn.execute("SELECT cluster FROM ledger").fetchall()
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
     postings: list[Posting] = []
     known: dict[int, ReportWorkload] = {}
     replayed = played(conn)
     for number, row in _workloads(conn, clause, chosen):
-        known[number] = row
+        known[number] = msgspec.structs.replace(row, cluster=cluster)
     for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
         _POSTINGS + clause, within
     ):
@@ -95,6 +97,11 @@ def read(
     )
 
 
+def workloads(conn: sqlite3.Connection, wanted: Selection) -> tuple[ReportWorkload, ...]:
+    """The workloads that are selected, in the caller's transaction. Raises as `read` does."""
+    return tuple(each for _, each in _workloads(conn, *_chosen(wanted)))
+
+
 def played(conn: sqlite3.Connection) -> frozenset[Meter]:
     """The meters that were played from a recorded trace."""
     return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
@@ -103,10 +110,11 @@ def played(conn: sqlite3.Connection) -> frozenset[Meter]:
 def workload(row: Iterable[object]) -> ReportWorkload:
     """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
-    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra = rest
+    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
+    scheduler_start_s, named, stage, outcome = rest
     return _as_workload(
         {
-            "id": (scheduler, name),
+            "id": (scheduler, name, start),
             "display": display,
             "name": called,
             "labels": (user, account, experiment),
@@ -115,6 +123,10 @@ def workload(row: Iterable[object]) -> ReportWorkload:
             "gpu_count": gpu_count,
             "evidence": evidence,
             "extra": msgspec.json.decode(str(extra)),
+            "scheduler_start_s": scheduler_start_s,
+            "named": bool(named),
+            "stage": stage,
+            "outcome": outcome,
         }
     )
 
@@ -138,8 +150,15 @@ def _chosen(wanted: Selection) -> tuple[str, tuple[str, ...]]:
             f" OR scheduler || '/' || workload IN ({marks}))"
         )
         values += [*names, *names, *names]
+    patterns = [pattern for job in sorted(wanted.jobs) for pattern in family_patterns(job)]
+    if patterns:
+        like = " OR ".join(
+            ["workload LIKE ? ESCAPE '\\' OR display LIKE ? ESCAPE '\\'"] * len(patterns)
+        )
+        parts.append(f"({like})")
+        values += [pattern for each in patterns for pattern in (each, each)]
     # `workload_id > 0` is what makes the partial index usable.
-    where = f"SELECT id FROM workloads WHERE {' AND '.join(parts)}"  # noqa: S608 - no values
+    where = f"SELECT id FROM workloads WHERE {' AND '.join(parts) or '1'}"  # noqa: S608 - no values
     return f"workload_id > 0 AND workload_id IN ({where})", tuple(values)
 
 

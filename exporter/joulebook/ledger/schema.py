@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from joulebook.errors import LedgerError, LedgerTooNew
-from joulebook.ledger import retention
+from joulebook.ledger import retention, state
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 """Numbered SQL files; the number of the last one applied is the file's `user_version`."""
@@ -49,8 +51,11 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """One write transaction: whole, or rolled back with a `LedgerError` that says why."""
+def transaction(conn: sqlite3.Connection, path: Path, *, opening: bool = False) -> Iterator[None]:
+    """One write transaction: whole, or rolled back with a `LedgerError` that says why.
+
+    `opening`: nothing is booked yet, so nothing can go on by itself.
+    """
     try:
         conn.execute("BEGIN IMMEDIATE")
         yield
@@ -58,7 +63,7 @@ def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
     except BaseException as exc:
         roll_back(conn)
         if isinstance(exc, sqlite3.Error | OverflowError | UnicodeError):
-            raise retention.explain(exc, path) from exc
+            raise retention.explain(exc, path, writing=not opening) from exc
         raise
 
 
@@ -103,7 +108,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     try:
         conn = connect(path, "rw")
     except sqlite3.Error as exc:
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
     try:
         found = version(conn, path)
         _check(conn, path)
@@ -120,7 +125,10 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         _migrate(conn, path, found)
     except sqlite3.Error as exc:
         conn.close()
-        raise retention.explain(exc, path) from exc
+        raise retention.explain(exc, path, writing=False) from exc
+    except msgspec.MsgspecError as exc:
+        conn.close()
+        raise retention.corrupt(path, f"the books cannot be read: {exc}") from exc
     except BaseException:
         conn.close()
         raise
@@ -135,12 +143,15 @@ def _check(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(conn: sqlite3.Connection, path: Path, found: int) -> None:
-    for number, step in enumerate(steps(MIGRATIONS), start=1):
+    migrations = steps(MIGRATIONS)
+    for number, step in enumerate(migrations, start=1):
         if number <= found:
             continue
-        with transaction(conn, path):
+        with transaction(conn, path, opening=True):
             for statement in _statements(step.read_text()):
                 conn.execute(statement)
+            if number == len(migrations):
+                state.rekey(conn)
             # Both live in the header of the file, and are rolled back with the rest.
             conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version = {number}")

@@ -105,6 +105,18 @@ def write(conn: sqlite3.Connection, rows: Changes, seq: int) -> None:
         conn.executemany("DELETE FROM state WHERE kind = ? AND key = ?", rows.deleted)
 
 
+def rekey(conn: sqlite3.Connection) -> None:
+    """Write the keys of an older ledger as they are written now, in the caller's transaction.
+
+    A key that has got another part would else be another key. Raises as `read` does.
+    """
+    for kind, key in conn.execute("SELECT kind, key FROM state").fetchall():
+        field = FIELDS.get(kind)
+        if field is not None and field.key is not None:
+            now = (_encode(field.key.decode(key)), kind, key)
+            conn.execute("UPDATE state SET key = ? WHERE kind = ? AND key = ?", now)
+
+
 class StoredState(NamedTuple):
     """What the table holds; `anchor` is `None` in a fresh ledger, `seq` the last one given."""
 

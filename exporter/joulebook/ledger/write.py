@@ -20,27 +20,31 @@ _REMEMBERED = 4_096
 
 _UPSERT_POSTING = """
 INSERT INTO postings (quarter_s, meter_id, workload_id, remainder, method, evidence,
-                      energy_uj, idle_uj, held_ns, seq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      energy_uj, idle_uj, held_ns, idle_ns, calibration_uj, seq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (quarter_s, meter_id, workload_id, remainder, method, evidence) DO UPDATE SET
     energy_uj = energy_uj + excluded.energy_uj,
     idle_uj = idle_uj + excluded.idle_uj,
     held_ns = held_ns + excluded.held_ns,
+    idle_ns = idle_ns + excluded.idle_ns,
+    calibration_uj = calibration_uj + excluded.calibration_uj,
     seq = excluded.seq
 """
 
 _UPSERT_FACTS = """
-INSERT INTO workloads (scheduler, workload, display, name, user, account, experiment,
+INSERT INTO workloads (scheduler, workload, start, display, name, user, account, experiment,
                        started_ns, started_utc_ns, ended_ns, ended_utc_ns, complete, gpu_count,
-                       evidence, extra, touched_s, seq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (workload, scheduler) DO UPDATE SET
+                       evidence, extra, scheduler_start_s, named, stage, outcome, touched_s, seq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (workload, scheduler, start) DO UPDATE SET
     display = excluded.display, name = excluded.name, user = excluded.user,
     account = excluded.account, experiment = excluded.experiment,
     started_ns = excluded.started_ns, started_utc_ns = excluded.started_utc_ns,
     ended_ns = excluded.ended_ns, ended_utc_ns = excluded.ended_utc_ns,
     complete = excluded.complete, gpu_count = excluded.gpu_count,
     evidence = excluded.evidence, extra = excluded.extra,
+    scheduler_start_s = excluded.scheduler_start_s, named = excluded.named,
+    stage = excluded.stage, outcome = excluded.outcome,
     touched_s = excluded.touched_s, seq = excluded.seq
 """
 
@@ -103,7 +107,7 @@ class EntryWriter:
             self._conn.execute(
                 _UPSERT_FACTS,
                 (
-                    *each.id[:2],
+                    *each.id,
                     each.shown,
                     each.name,
                     *each.labels,
@@ -115,6 +119,10 @@ class EntryWriter:
                     each.gpu_count,
                     each.evidence,
                     msgspec.json.encode(each.extra).decode(),
+                    each.scheduler_start_s,
+                    each.named,
+                    each.stage,
+                    each.outcome,
                     touched_s,
                     next(numbers),
                 ),
@@ -138,9 +146,9 @@ class EntryWriter:
     def _write_postings(self, entry: Entry, numbers: count[int], now_s: int) -> None:
         rows = []
         for key, amount in entry.postings.items():
-            if amount == ZERO:
-                continue
             if isinstance(key.subject, Remainder):
+                if amount == ZERO:
+                    continue
                 workload_id, remainder = 0, key.subject.value
             else:
                 workload_id, remainder = self._workload_id(key.subject, numbers, now_s), ""
@@ -177,12 +185,13 @@ class EntryWriter:
                 self._workloads.clear()
             # Energy may come before any facts.
             self._conn.execute(
-                "INSERT INTO workloads (scheduler, workload, display, touched_s, seq)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (*workload[:2], workload.workload, now_s, next(numbers)),
+                "INSERT INTO workloads (scheduler, workload, start, display, touched_s, seq)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (*workload, workload.workload, now_s, next(numbers)),
             )
             (known,) = self._conn.execute(
-                "SELECT id FROM workloads WHERE scheduler = ? AND workload = ?", workload[:2]
+                "SELECT id FROM workloads WHERE scheduler = ? AND workload = ? AND start = ?",
+                workload,
             ).fetchone()
             self._workloads[workload] = known
         return known

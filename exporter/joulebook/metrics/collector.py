@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import host, other
+from joulebook.core.attribution import gpu, host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -22,7 +22,7 @@ from joulebook.metrics.catalogue import (
     Metric,
 )
 from joulebook.metrics.derived import UNKNOWN, Derived, joules, seconds
-from joulebook.metrics.pending import pending_uj
+from joulebook.metrics.pending import pending_uj, unexposed_uj
 from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import MW_PER_W
@@ -92,10 +92,10 @@ def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[S
             yield (*shown.identity, component), joules(energy_uj(amount))
 
 
-def _workload_gpu_seconds(scene: Derived) -> Iterator[Sample]:
+def _workload_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
     for shown in scene.workloads.values():
         if (amount := shown.balance.get(Component.GPU)) is not None:
-            yield shown.identity, seconds(amount.held_ns)
+            yield shown.identity, seconds(time_ns(amount))
 
 
 def _workload_power(scene: Derived) -> Iterator[Sample]:
@@ -113,7 +113,9 @@ def _workload_power(scene: Derived) -> Iterator[Sample]:
 
 def _workload_info(scene: Derived) -> Iterator[Sample]:
     # Of facts alone: what is only known while it holds devices would make a second series of it.
-    for identity, facts, _ in scene.workloads.values():
+    # A name that came again is joined with what is known of the later one.
+    latest = {shown.identity[:2]: shown.facts for _, shown in sorted(scene.workloads.items())}
+    for name, facts in latest.items():
         labels = (
             facts.name,
             *(facts.extra.get(name, "") for name in ("partition", "image", "array")),
@@ -121,7 +123,7 @@ def _workload_info(scene: Derived) -> Iterator[Sample]:
             facts.extra.get("gpu_model", ""),
             facts.evidence,
         )
-        yield (*identity[:2], *labels), 1
+        yield (*name, *labels), 1
 
 
 def _pending(scene: Derived) -> Iterator[Sample]:
@@ -129,16 +131,34 @@ def _pending(scene: Derived) -> Iterator[Sample]:
         yield (component,), joules(energy_uj)
 
 
-def _experiments(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
+def _experiments(scene: Derived) -> Iterator[Sample]:
     for labels, balance in scene.experiments.items():
         for component, amount in balance.items():
-            yield (*labels, component), joules(energy_uj(amount))
+            yield (*labels, component), joules(amount.energy_uj)
 
 
-def _experiment_gpu_seconds(scene: Derived) -> Iterator[Sample]:
+def _experiments_idle(scene: Derived) -> Iterator[Sample]:
+    # Of GPUs alone: an experiment has twelve series at most.
     for labels, balance in scene.experiments.items():
         if (amount := balance.get(Component.GPU)) is not None:
-            yield labels, seconds(amount.held_ns)
+            yield (*labels, Component.GPU), joules(amount.idle_uj)
+
+
+def _experiment_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
+    for labels, balance in scene.experiments.items():
+        if (amount := balance.get(Component.GPU)) is not None:
+            yield labels, seconds(time_ns(amount))
+
+
+def _remainder_gpu_time(scene: Derived) -> Iterator[Sample]:
+    if any(meter.component is Component.GPU for meter in scene.books.meters):
+        for reason in Remainder:
+            yield (reason,), seconds(scene.books.remainder_gpu_ns.get(reason, 0))
+
+
+def _unexposed(scene: Derived) -> Iterator[Sample]:
+    for component, energy_uj in unexposed_uj(scene.books).items():
+        yield (component,), joules(energy_uj)
 
 
 def _remainders(scene: Derived) -> Iterator[Sample]:
@@ -149,7 +169,7 @@ def _remainders(scene: Derived) -> Iterator[Sample]:
 
 
 def _evidence(scene: Derived) -> Iterator[Sample]:
-    known = {**{evidence.label: 0 for evidence in Evidence}, NO_EVIDENCE: 0}
+    known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.node_meters:
@@ -171,6 +191,14 @@ def _gaps(scene: Derived) -> Iterator[Sample]:
     }
     for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
         yield (meter.component, meter.name, reason), seconds(gap_ns)
+
+
+def _counter_power_ratio(scene: Derived) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        state = scene.books.meters.get(status.meter)
+        if state is not None and state.audit.ratio:
+            scope = "module" if state.last.parts else "gpu"
+            yield (*labels, scope), round(state.audit.ratio, 4)
 
 
 def _foreign_use(scene: Derived) -> Iterator[Sample]:
@@ -246,12 +274,18 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_energy_joules_total": partial(_workloads, lambda a: a.energy_uj),
     "joulebook_workload_idle_energy_joules_total": partial(_workloads, lambda a: a.idle_uj),
     "joulebook_workload_power_watts": _workload_power,
-    "joulebook_workload_gpu_seconds_total": _workload_gpu_seconds,
+    "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
+    "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
     "joulebook_workload_info": _workload_info,
     "joulebook_pending_energy_joules": _pending,
-    "joulebook_experiment_energy_joules_total": partial(_experiments, lambda a: a.energy_uj),
-    "joulebook_experiment_idle_energy_joules_total": partial(_experiments, lambda a: a.idle_uj),
-    "joulebook_experiment_gpu_seconds_total": _experiment_gpu_seconds,
+    "joulebook_unexposed_energy_joules": _unexposed,
+    "joulebook_experiment_energy_joules_total": _experiments,
+    "joulebook_experiment_idle_energy_joules_total": _experiments_idle,
+    "joulebook_experiment_gpu_seconds_total": partial(_experiment_gpu_time, lambda a: a.held_ns),
+    "joulebook_experiment_idle_gpu_seconds_total": partial(
+        _experiment_gpu_time, lambda a: a.idle_ns
+    ),
+    "joulebook_remainder_gpu_seconds_total": _remainder_gpu_time,
     "joulebook_remainder_energy_joules_total": _remainders,
     "joulebook_evidence_energy_joules_total": _evidence,
     "joulebook_method_energy_joules_total": _method,
@@ -268,6 +302,8 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
             ("co2e_grams", costs.co2e),
         )
     },
+    "joulebook_workload_idle_cost_total": partial(costs.idle_cost, costs.of_workloads),
+    "joulebook_experiment_idle_cost_total": partial(costs.idle_cost, costs.of_experiments),
     "joulebook_unpriced_energy_joules_total": costs.unpriced,
     "joulebook_budget": _budgets,
     "joulebook_electricity_price_per_kwh": costs.price,
@@ -278,6 +314,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": _gaps,
     "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_counter_power_ratio": _counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
     "joulebook_sensor_up": _sensor_up,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Remainder
-from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, NOTHING, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.metrics.derived import Derived, joules
@@ -38,9 +39,14 @@ def _live(scene: Derived) -> set[Charge]:
 
 def _hardware(scene: Derived, workload: WorkloadId) -> set[Charge]:
     """Hardware cost, if a device that the workload holds has an hourly rate."""
+    return _hourly(scene, scene.held.get(workload, ()))
+
+
+def _hourly(scene: Derived, held: Iterable[Meter]) -> set[Charge]:
     rates, models = scene.view.rates, scene.books.models
-    held = scene.held.get(workload, ()) if rates.hardware else ()
-    if any(meter in models and rates.hardware_for(models[meter]) for meter in held):
+    if rates.hardware and any(
+        meter in models and rates.hardware_for(models[meter]) for meter in held
+    ):
         return {Charge(Item.HARDWARE, rates.currency)}
     return set()
 
@@ -52,8 +58,15 @@ def _seen(scene: Derived, bill: Charges, charges: Iterable[Charge]) -> dict[Char
         charge: NOTHING
         if charge not in states or states[charge].hold_left_ns > 0
         else bill.get(charge, NOTHING)
-        for charge in sorted({*bill, *charges})
+        for charge in sorted({*bill, *charges, *_idle_parts({*bill, *charges})})
     }
+
+
+def _idle_parts(charges: Iterable[Charge]) -> Iterator[Charge]:
+    """The idle parts of charges: they are seen from zero on, like what they are parts of."""
+    for item, currency in charges:
+        if item in IDLE_PARTS:
+            yield Charge(IDLE_PARTS[item], currency)
 
 
 def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
@@ -76,6 +89,8 @@ def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
             coming.setdefault(workload.labels, set()).update(_hardware(scene, key))
     shown = {}
     for labels, state in scene.books.experiments.items():
+        if not state.exposed:
+            continue
         bill = state.bill_baseline if state.hold_left_ns > 0 else state.bill
         charges = live | coming.get(labels, set()) | state.bill.keys()
         shown[labels] = _seen(scene, bill, charges)
@@ -84,7 +99,7 @@ def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
 
 def remainder_bills(scene: Derived) -> Mapping[Remainder, dict[Charge, Exact]]:
     """The same for what belongs to nobody; every reason is there from the start, at zero."""
-    live = _live(scene)
+    live = _live(scene) | _hourly(scene, scene.books.meters)
     bills: dict[Remainder, dict[Charge, Exact]] = {reason: {} for reason in Remainder}
     for (charge, reason), amount in scene.books.remainder_bills.items():
         bills[reason][charge] = amount
@@ -118,6 +133,15 @@ def cost(bills: Bills, scene: Derived) -> Iterator[Sample]:
         for (item, currency), amount in bill.items():
             if item in COSTS:
                 yield (*labels, item, currency), money(amount)
+
+
+def idle_cost(bills: Bills, scene: Derived) -> Iterator[Sample]:
+    """The part of the money that was spent on what was held idle, by kind and currency."""
+    for labels, bill in bills(scene):
+        for item, part in IDLE_PARTS.items():
+            for (what, currency), amount in bill.items():
+                if what is part:
+                    yield (*labels, item, currency), money(amount)
 
 
 def credit(bills: Bills, scene: Derived) -> Iterator[Sample]:

@@ -123,6 +123,8 @@ class Derived:
                 coming.setdefault(state.labels, set()).update(components)
         shown: dict[Labels, Balance] = {}
         for labels, experiment in self.books.experiments.items():
+            if not experiment.exposed:
+                continue
             booked = shown_balance(experiment)
             found = coming.get(labels, set()).union(experiment.balance, experiment.baseline)
             shown[labels] = {part: booked.get(part, ZERO) for part in sorted(found)}

@@ -1,4 +1,4 @@
-"""What the server serves: bodies made once per view, however many ask for them."""
+"""What the server serves: made when somebody asks, once per view, however many ask."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Exposition:
         self._dcgm = DCGM in compat
         self._on_error = on_error
         self._lock = Lock()
-        self._view = view
+        self._make: Callable[[], Snapshot] = lambda: view
+        self._made: tuple[Callable[[], Snapshot], Snapshot] | None = None
         self._renderer = Renderer(view.node, view.cluster)
         self._errors: dict[str, int] = {}
         self._failing: frozenset[str] = frozenset()
@@ -48,9 +49,12 @@ class Exposition:
         self._bodies: dict[Format, bytes] = {}
         self._page: tuple[Snapshot, bool, str, bytes] | None = None
 
-    def publish(self, view: Snapshot) -> None:
-        """Show this view from now on; `node` and `cluster` must stay the same."""
-        self._view = view
+    def publish(self, make: Callable[[], Snapshot]) -> None:
+        """Show this view from now on; `node` and `cluster` must stay the same.
+
+        It is made when it is first asked for, by the thread that asks.
+        """
+        self._make = make
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The body of `/metrics` for an `Accept` header, and its media type.
@@ -59,7 +63,7 @@ class Exposition:
         """
         style = negotiate(accept)
         with self._lock:
-            view = self._view
+            view = self._view()
             if self._made_of is not view:
                 self._blocks = self._render(view)
                 self._bodies = {}
@@ -71,11 +75,20 @@ class Exposition:
     def index(self) -> bytes:
         """The page `/` for people."""
         ready, message = self.ready()
-        view, page = self._view, self._page
+        with self._lock:
+            view = self._view()
+        page = self._page
         if page is None or page[0] is not view or page[1:3] != (ready, message):
             page = (view, ready, message, render_page(view, ready, message))
             self._page = page
         return page[3]
+
+    def _view(self) -> Snapshot:
+        """The newest view. The lock must be held."""
+        make = self._make
+        if self._made is None or self._made[0] is not make:
+            self._made = (make, make())
+        return self._made[1]
 
     def _render(self, view: Snapshot) -> list[Block]:
         collected = collect(view, process_stats(), self._errors)

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from joulebook.core.energy.node_meter import NodeMeter
+from joulebook.core.energy.readings import Meter
 from joulebook.metrics.derived import Derived, joules
 from joulebook.units import MW_PER_W
 
 Sample = tuple[tuple[str, ...], float]
 
 
+def _whole(scene: Derived) -> Iterator[tuple[Meter, NodeMeter]]:
+    """The meters of the whole node, and not of a module in it."""
+    for meter, node_meter in scene.books.node_meters.items():
+        if not node_meter.parts:
+            yield meter, node_meter
+
+
 def node_energy(scene: Derived) -> Iterator[Sample]:
     """What the node's meter counted."""
-    for meter, node_meter in scene.books.node_meters.items():
+    for meter, node_meter in _whole(scene):
         yield (meter.name,), joules(node_meter.node_uj)
 
 
 def covered_energy(scene: Derived) -> Iterator[Sample]:
     """What the meters inside came to in the same time."""
-    for meter, node_meter in scene.books.node_meters.items():
+    for meter, node_meter in _whole(scene):
         yield (meter.name,), joules(node_meter.children_uj)
 
 
 def deficit(scene: Derived) -> Iterator[Sample]:
     """By how much they exceed it."""
-    for meter, node_meter in scene.books.node_meters.items():
+    for meter, node_meter in _whole(scene):
         yield (meter.name,), joules(node_meter.deficit_uj)
 
 
 def omits(scene: Derived) -> Iterator[Sample]:
     """What it seems to leave out; 0 for everything that it is thought to include."""
-    for meter, node_meter in scene.books.node_meters.items():
+    for meter, node_meter in _whole(scene):
         for component in node_meter.covers:
             yield (meter.name, component), int(component == node_meter.omits)
 

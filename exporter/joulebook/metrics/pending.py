@@ -1,6 +1,6 @@
 """Energy that was read and is in no counter yet, so that a node's counters always add up.
 
-meters = experiments + remainders + pending        (integers, before quantising)
+meters = experiments + unexposed + remainders + pending      (integers, before quantising)
 """
 
 from __future__ import annotations
@@ -36,8 +36,18 @@ def pending_uj(books: Books) -> Mapping[Component, int]:
             for component, amount in workload.balance.items():
                 add(component, amount.energy_uj)
     for experiment in books.experiments.values():
-        if experiment.hold_left_ns > 0:
+        if experiment.hold_left_ns > 0 and experiment.exposed:
             for component, amount in experiment.balance.items():
                 shown = experiment.baseline.get(component, ZERO)
                 add(component, amount.energy_uj - shown.energy_uj)
     return pending
+
+
+def unexposed_uj(books: Books) -> Mapping[Component, int]:
+    """Energy (uJ) of experiments that have no series any more, by component."""
+    unexposed = {meter.component: 0 for meter in books.meters}
+    for experiment in books.experiments.values():
+        if not experiment.exposed:
+            for component, amount in experiment.balance.items():
+                unexposed[component] = unexposed.get(component, 0) + amount.energy_uj
+    return unexposed

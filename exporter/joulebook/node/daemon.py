@@ -1,8 +1,13 @@
-"""The tick loop: look, ask who holds what, advance the books, commit, publish.
+"""The tick loop: look at the sensors; now and then ask who holds what, book, and commit.
 
-Everything slow or able to hang is elsewhere (sensors and workload sources have threads of their
-own, HTTP reads only what was published). A commit that fails loses nothing: the books go on in
-memory, and the next commit writes all that came since the last one.
+There are three beats. Sensors are polled every `interval_s`. The books are advanced and committed
+at each boundary (at most once a second), else every `commit_s`: counters remember what was
+consumed, so a crash between two commits loses no energy. What is shown is worked out when somebody
+asks.
+
+Everything slow or able to hang is elsewhere (sensors and sources have threads of their own, HTTP
+reads only what was published). A commit that fails loses nothing: the books go on in memory, and
+the next commit writes all that came since the last one.
 """
 
 from __future__ import annotations
@@ -11,30 +16,25 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
-from joulebook.clock import NodeClock
+from joulebook.core.attribution.claims import Claim
+from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
-from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
+from joulebook.core.ledger.advance import Tick, advance
 from joulebook.core.ledger.state import Books, Entry
-from joulebook.core.workloads import Allowance
 from joulebook.errors import LedgerUnavailable
-from joulebook.ledger.retention import Store
 from joulebook.log import once
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
-from joulebook.node.day_totals import Charging, DayTotals
-from joulebook.node.health import Health
-from joulebook.node.privacy import Mask
-from joulebook.node.release import ReleaseHandler
-from joulebook.node.sensor_thread import SensorThread
-from joulebook.node.sharing import Sharing, sharing
+from joulebook.node.day_totals import DayTotals
+from joulebook.node.parts import Parts
+from joulebook.node.sharing import sharing
 from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
-from joulebook.node.workloads.contract import WorkloadSource
-from joulebook.node.workloads.host.usage import HostUsageReader
 from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
@@ -43,75 +43,38 @@ CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
 
 MAX_SNAPSHOTS = 256
-"""So many boundaries in one tick are reported apart."""
+"""So many boundaries between two commits are reported apart."""
 
-
-class Settings(msgspec.Struct, frozen=True):
-    """What the loop needs of the configuration."""
-
-    node: str
-    cluster: str = ""
-    interval_s: float = 1.0
-    process_interval_s: float = 2.0
-    patience_s: float = 0.5
-    """For how long a tick waits for its sensors before it goes on without them."""
-    sees_pids: bool = True
-    """Whether pids mean here what they mean to the driver."""
-    budgets: tuple[Allowance, ...] = ()
+AT_MOST_EVERY_S = 1.0
+"""Boundaries are committed at most so often."""
 
 
 class Daemon:
-    """One node's daemon. `publish` is handed each new view."""
+    """One node's daemon."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        policy: BookingPolicy,
-        clock: NodeClock,
-        store: Store,
-        books: Books,
-        workers: Sequence[SensorThread],
-        tenants: Sequence[WorkloadSource],
-        desk: ReleaseHandler,
-        today: DayTotals,
-        health: Health,
-        publish: Callable[[Snapshot], None],
-        *,
-        masked: Mask = str,
-        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
-        money: Charging | None = None,
-        marked: Callable[[Reading], Reading] = lambda reading: reading,
-        host: HostUsageReader | None = None,
-    ) -> None:
-        """`masked` is applied to every user's name; `refused` counts what others refused.
-
-        `marked` says of the processes in a reading which marks they were under. `host` is who
-        takes the snapshot of those that use CPU and memory (`None`: nothing measures these).
-        """
-        self._settings = settings
-        self._policy = policy
-        self._clock = clock
-        self._store = store
-        self._books = books  # as they stand in memory
-        self._committed = books
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._clock = parts.clock
+        self._workers = parts.workers
+        self._lasting = msgspec.structs.replace(
+            parts.policy, series=msgspec.structs.replace(parts.policy.series, retire=False)
+        )
+        self._books = parts.books  # as they stand in memory
+        self._committed = parts.books
         self._backlog = Entry()
-        self._workers = workers
-        self._witnesses = WorkloadSources(tenants, masked)
-        self._desk = desk
-        self._today = today
-        self._health = health
-        self._publish = publish
-        self._refused = refused
-        self._money = money or Charging()
-        self._marked = marked
-        self._host = host
+        self._witnesses = WorkloadSources(parts.sources, parts.masked)
+        self._owners = ProcessOwners(parts.sources if parts.settings.sees_pids else ())
+        self._resumed = bool(parts.books.last_ns)
+        self._utc_offset_ns = parts.clock.utc_offset_ns()
+        self._readings: list[Reading] = []  # not booked yet, nor the failures
+        self._failures: list[Failure] = []
         self._snapshots: deque[HostSnapshot] = deque(maxlen=MAX_SNAPSHOTS)
-        self._resumed = bool(books.last_ns)
-        self._utc_offset_ns = clock.utc_offset_ns()
+        self._changed = threading.Event()  # a workload may have begun or ended
+        self._booked_at = float("-inf")
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
-        self._owners = ProcessOwners(tenants if settings.sees_pids else ())
-        self._sharing: dict[Meter, Sharing] = {}
+        self._is_shared = False
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._processes_due = 0.0
         self._tick_s = 0.0
@@ -128,7 +91,7 @@ class Daemon:
             now = time.monotonic()
             due = max(due, now)  # after a long stall: no burst of ticks to catch up
             stop.wait(due - now)
-        self.tick()
+        self.tick(last=True)
         if self._books is not self._committed:
             log.error(
                 "ends with %.1f s that are not in the ledger: at the next start what the counters "
@@ -139,45 +102,77 @@ class Daemon:
         for worker in self._workers:
             worker.stop()
 
-    def tick(self) -> None:
-        """One tick, whole: from the sensors to the published view."""
+    def tick(self, *, last: bool = False) -> None:
+        """Look at the sensors, and book if it is time; at the `last` one in any case."""
         began = time.monotonic()
+        changed = self._changed.is_set()
+        due = last or self._is_due(began)
+        if due:
+            # Before the sensors are asked: a boundary needs a reading after it on record, or an
+            # outage from then on would not be proven to be its holder's.
+            self._changed.clear()
+            self._booked_at = began
         self._release()
         self._ask(began)
-        readings, failures = self._listen()
-        self._owners.look()
+        read = self._listen()
+        if due:
+            self._book()
+            if changed and not read:
+                self._changed.set()
+        self._tick_s = time.monotonic() - began
+        self._show()
+        self._parts.health.ticked(read, [worker.problem for worker in self._workers])
+
+    def _is_due(self, now: float) -> bool:
+        """Whether it is time to book: something happened, or nothing did for long."""
+        since_s, slack_s = now - self._booked_at, self._settings.interval_s / 2
+        if self._books is not self._committed:
+            return True
+        if self._changed.is_set() and since_s >= AT_MOST_EVERY_S - slack_s:
+            return True
+        return since_s >= self._settings.commit_s - slack_s
+
+    def _book(self) -> None:
+        """Advance the books by all that came in since they were last advanced, and commit."""
         holdings = self._witnesses.heard(list(self._devices.values()))
         self._take_snapshot()
-        now_ns = self._clock.now_ns()
+        now_ns, money = self._clock.now_ns(), self._parts.money
         tick = Tick(
             now_ns,
             self._clock.utc_offset_ns(),
-            tuple(self._identified(reading) for reading in readings),
-            tuple(failures),
-            holdings.claims,
+            tuple(self._readings),
+            tuple(self._failures),
+            tuple(self._on_module(claim) for claim in holdings.claims),
             holdings.complete,
             holdings.facts,
             resumed=self._resumed,
             served=self._books is self._committed,
-            rates=self._money.rates,
-            wanted=self._money.charges,
+            rates=money.rates,
+            wanted=money.charges,
             models={meter: status.model for meter, status in self._devices.items()},
             snapshots=tuple(self._snapshots.popleft() for _ in range(len(self._snapshots))),
         )
         before = self._books
-        self._books, entry = advance(before, tick, self._policy)
+        self._books, entry = advance(before, tick, self._parts.policy)
+        self._readings, self._failures, self._resumed = [], [], False
+        shared = sharing(self._books, self._devices, now_ns).values()
+        self._is_shared = any(len(each.holders) > 1 for each in shared)
+        self._say(before, entry, tick)
+        self._parts.today.add(tick.utc_offset_ns + now_ns, entry, self._books)
+        self._backlog = self._backlog.plus(entry)
+        if not self._commit(now_ns):
+            # Series that left in these books would be gone, and begin anew if they came back,
+            # without anybody having seen them leave: they stay.
+            self._books, _ = advance(before, tick, self._lasting)
+
+    def _say(self, before: Books, entry: Entry, tick: Tick) -> None:
+        """Log what of a tick an administrator should know."""
         self._say_omissions(before)
         _say_stalls(before, self._books)
+        _say_audits(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
-        self._resumed = False
         self._say_clock_step(tick.utc_offset_ns)
-        self._today.add(tick.utc_offset_ns + now_ns, entry, self._books)
-        self._backlog = self._backlog.plus(entry)
-        self._commit(now_ns)
-        self._tick_s = time.monotonic() - began
-        self._show(tick)
-        self._health.ticked(bool(readings), [worker.problem for worker in self._workers])
 
     def _say_omissions(self, before: Books) -> None:
         """Say once when a meter of the whole node turns out not to measure all that it should."""
@@ -207,26 +202,26 @@ class Daemon:
         for worker in self._workers:
             worker.burst()
         self._take_snapshot()
+        self._changed.set()
 
     def _take_snapshot(self) -> None:
         """Count who uses the host: at the end of a tick, and at once where a workload changed."""
-        if self._host is None:
+        if self._parts.host is None:
             return
-        snapshot = self._host.snapshot(self._witnesses.groups())
+        snapshot = self._parts.host.snapshot(self._witnesses.groups())
         if snapshot is not None:
             self._snapshots.append(snapshot)
 
     def _release(self) -> None:
-        wanted = self._desk.wanted()
+        wanted = self._parts.release.wanted()
         for worker in self._workers:
             worker.release(wanted)
         if wanted and not any(worker.is_open for worker in self._workers):
-            self._desk.grant()
+            self._parts.release.grant()
 
     def _ask(self, now: float) -> None:
         """Ask for a look; for process lists on their slower beat, or where a GPU is shared."""
-        shared = any(len(each.holders) > 1 for each in self._sharing.values())
-        processes = shared or now >= self._processes_due
+        processes = self._is_shared or now >= self._processes_due
         if processes:
             self._processes_due = now + self._settings.process_interval_s
         for worker in self._workers:
@@ -235,71 +230,117 @@ class Daemon:
         for worker in self._workers:
             worker.wait(deadline - time.monotonic())
 
-    def _listen(self) -> tuple[list[Reading], list[Failure]]:
-        readings: list[Reading] = []
-        failures: list[Failure] = []
-        statuses: list[DeviceStatus] = []
-        for worker in self._workers:
-            look = worker.collect()
-            readings += look.readings
-            failures += look.failures
-            statuses += look.statuses
-        self._statuses = tuple(statuses)
-        for status in statuses:
-            self._devices[status.meter] = status
-        return readings, failures
+    def _listen(self) -> bool:
+        """Take what the sensors gave; whether they gave a reading."""
+        self._owners.look()
+        looks = [worker.collect() for worker in self._workers]
+        readings = [self._identified(reading) for look in looks for reading in look.readings]
+        self._readings += readings
+        self._failures += [failure for look in looks for failure in look.failures]
+        self._statuses = tuple(status for look in looks for status in look.statuses)
+        self._devices.update((status.meter, status) for status in self._statuses)
+        return bool(readings)
+
+    def _on_module(self, claim: Claim) -> Claim:
+        """A claim on a die as one on its part of the module, which is the meter."""
+        status = self._devices.get(claim.meter)
+        if status is None or status.module is None or claim.instance:
+            return claim
+        return msgspec.structs.replace(
+            claim,
+            meter=status.module,
+            of=claim.of * status.slices,
+            instance=claim.meter.name,
+        )
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""
-        reading = self._owners.identified(reading, self._devices.get(reading.meter))
-        return reading if reading.processes is None else self._marked(reading)
+        reading = self._owners.identified(reading)
+        return reading if reading.processes is None else self._parts.marked(reading)
 
-    def _commit(self, now_ns: int) -> None:
+    def _commit(self, now_ns: int) -> bool:
+        """Whether the books are durable."""
         try:
             anchor = self._clock.anchor(now_ns)
-            self._store.commit(self._committed, self._books, self._backlog, anchor)
+            self._parts.store.commit(self._committed, self._books, self._backlog, anchor)
         except LedgerUnavailable as e:
-            self._health.commit_failed(str(e))
-            return
+            self._parts.health.commit_failed(str(e))
+            return False
         self._committed, self._backlog = self._books, Entry()
-        self._health.committed()
+        self._parts.health.committed()
         self._witnesses.settled()
+        return True
 
-    def _show(self, tick: Tick) -> None:
-        now_ns, utc_offset_ns = tick.now_ns, tick.utc_offset_ns
-        refused = {
+    def _show(self) -> None:
+        """Publish what there is to show; the dear part of it is made if somebody asks."""
+        parts, money = self._parts, self._parts.money
+        rejected = {
             **{worker.sensor.name: worker.rejected for worker in self._workers},
             **self._witnesses.refused(),
-            **self._refused(),
+            **parts.rejected(),
         }
-        self._sharing = sharing(self._books, self._devices, now_ns)
         view = Snapshot(
             self._settings.node,
             self._committed,
             cluster=self._settings.cluster,
             statuses=self._statuses,
-            now_ns=now_ns,
-            utc_offset_ns=utc_offset_ns,
-            holders={meter: each.holders for meter, each in self._sharing.items()},
-            draws={meter: each.draws for meter, each in self._sharing.items()},
+            now_ns=self._clock.now_ns(),
+            utc_offset_ns=self._clock.utc_offset_ns(),
             sensors=tuple(worker.health() for worker in self._workers),
             rejected={
                 (source, reason): count
-                for source, reasons in refused.items()
+                for source, reasons in rejected.items()
                 for reason, count in reasons.items()
             },
             tick_s=self._tick_s,
-            today=self._today.energy_uj(),
-            today_bills=self._today.bills(),
-            rates=tick.rates,
-            charges=tick.wanted,
-            feeds=self._money.feeds(),
-            lacking=self._money.lacking,
+            rates=money.rates,
+            charges=money.charges,
+            feeds=money.feeds(),
+            lacking=money.lacking,
             budgets=self._settings.budgets,
         )
         if drawn_w := view.power_w:
             self._history.append((view.utc_s, sum(drawn_w.values())))
-        self._publish(msgspec.structs.replace(view, history=tuple(self._history)))
+        devices, history = dict(self._devices), tuple(self._history)
+        parts.publish(partial(_shown, view, self._books, devices, history, parts.today))
+
+
+def _shown(
+    view: Snapshot,
+    books: Books,
+    devices: Mapping[Meter, DeviceStatus],
+    history: tuple[tuple[float, float], ...],
+    today: DayTotals,
+) -> Snapshot:
+    """A view with what is worked out only when somebody asks."""
+    shared = sharing(books, devices, view.now_ns)
+    energy_uj, bills = today.totals()
+    return msgspec.structs.replace(
+        view,
+        holders={meter: each.holders for meter, each in shared.items()},
+        draws={meter: each.draws for meter, each in shared.items()},
+        history=history,
+        today=energy_uj,
+        today_bills=bills,
+    )
+
+
+def _say_audits(before: Books, after: Books) -> None:
+    """Say once which counter runs at another rate than its power says, and when it is right."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
+        is_wrong = state.audit.verdict is Verdict.WRONG
+        name = f"{meter.component} {meter.name}"
+        if is_wrong and not was_wrong:
+            log.warning(
+                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
+                "are off by as much (joulebook_counter_power_ratio). See the known "
+                "faults of its driver and firmware",
+                name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif was_wrong and not is_wrong:
+            log.info("the energy counter of %s agrees with its power again", name)
 
 
 def _say_stalls(before: Books, after: Books) -> None:

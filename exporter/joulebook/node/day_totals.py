@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from joulebook.core.evidence import Remainder, Subject
+from joulebook.core.ledger import series
 from joulebook.core.ledger.state import Books, Entry
-from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
+from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
+from joulebook.core.sums import counted, summed
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import RateFeed
 from joulebook.rates.poller import Poller
@@ -45,44 +47,65 @@ DAY_S = 86_400
 
 Owner = Labels | Remainder
 
+MAX_OWNERS = 1_000
+"""Owners that are told apart in a day; all others are one."""
+
+REST = Labels(experiment=series.OVERFLOW)
+
 
 class DayTotals:
-    """Adds up what is booked to quarter hours of the current UTC day."""
+    """Adds up what is booked to quarter hours of the current UTC day.
+
+    Any thread may ask for the totals: they are replaced as a whole.
+    """
 
     def __init__(
         self, kept: Mapping[Owner, int], day: int, bills: Mapping[Owner, Charges] | None = None
     ) -> None:
         self._day = day
-        self._energy_uj = dict(kept)
-        self._bills: dict[Owner, dict[Charge, Exact]] = {
-            who: dict(bill) for who, bill in (bills or {}).items()
+        charges = {
+            (who, item): money
+            for who, bill in (bills or {}).items()
+            for item, money in bill.items()
         }
+        self._totals: _Totals = (kept, charges)
 
     def add(self, utc_ns: int, entry: Entry, books: Books) -> None:
         """Add a tick's postings and charges; those of an earlier day are left out."""
         day = utc_ns // (DAY_S * NS_PER_S)
-        if day != self._day:
-            self._day, self._energy_uj, self._bills = day, {}, {}
-        for key, amount in entry.postings.items():
-            if key.quarter_s // DAY_S == day:
-                who = _owner(key.subject, books)
-                self._energy_uj[who] = self._energy_uj.get(who, 0) + amount.energy_uj
-        for charged, money in entry.charges.items():
-            if charged.quarter_s // DAY_S == day:
-                bill = self._bills.setdefault(_owner(charged.subject, books), {})
-                bill[charged.charge] = bill.get(charged.charge, NOTHING).plus(money)
+        energy_uj, charges = self._totals if day == self._day else ({}, {})
+        energy_uj = counted(
+            (
+                (self._owner(key.subject, books), amount.energy_uj)
+                for key, amount in entry.postings.items()
+                if key.quarter_s // DAY_S == day
+            ),
+            energy_uj,
+        )
+        charges = summed(
+            (
+                ((self._owner(key.subject, books), key.charge), money)
+                for key, money in entry.charges.items()
+                if key.quarter_s // DAY_S == day
+            ),
+            charges,
+        )
+        self._day, self._totals = day, (energy_uj, charges)
 
-    def energy_uj(self) -> Mapping[Owner, int]:
-        """Microjoules booked since 00:00 UTC."""
-        return dict(self._energy_uj)
+    def _owner(self, subject: Subject, books: Books) -> Owner:
+        if isinstance(subject, Remainder):
+            return subject
+        state, known = books.workloads[subject], self._totals[0]
+        who = state.labels or state.facts.labels
+        return who if who in known or len(known) < MAX_OWNERS else REST
 
-    def bills(self) -> Mapping[Owner, Charges]:
-        """What was charged since 00:00 UTC."""
-        return {who: dict(bill) for who, bill in self._bills.items()}
+    def totals(self) -> tuple[Mapping[Owner, int], Mapping[Owner, Charges]]:
+        """Microjoules booked since 00:00 UTC, and what was charged for them."""
+        energy_uj, charges = self._totals
+        bills: dict[Owner, dict[Charge, Exact]] = {}
+        for (who, item), money in charges.items():
+            bills.setdefault(who, {})[item] = money
+        return energy_uj, bills
 
 
-def _owner(subject: Subject, books: Books) -> Owner:
-    if isinstance(subject, Remainder):
-        return subject
-    state = books.workloads[subject]
-    return state.labels or state.facts.labels
+_Totals = tuple[Mapping[Owner, int], Mapping[tuple[Owner, Charge], Exact]]

@@ -37,6 +37,7 @@ class Health:
         self._started = False
         self._hung: set[str] = set()
         self._ledger_problem = ""
+        self._failing_since = now
         self._sensor_problems: Sequence[str] = ()
 
     def ticked(self, read: bool, problems: Sequence[str]) -> None:
@@ -58,6 +59,7 @@ class Health:
     def commit_failed(self, problem: str) -> None:
         """A tick did not reach the disk, and will be written with the next one."""
         if not self._ledger_problem:
+            self._failing_since = time.monotonic()
             log.error("%s; figures are kept in memory until the ledger can be written", problem)
         self._ledger_problem = problem
 
@@ -73,7 +75,7 @@ class Health:
             for worker in self._workers
             if (died_s := worker.died_s()) <= self._lately_s
         ]
-        if self._ledger_problem and now - self._saved > self._lately_s:
+        if self._ledger_problem and now - self._failing_since > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:
             wrong.append(f"no tick for {now - self._ticked:.0f} s")

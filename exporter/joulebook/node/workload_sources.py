@@ -18,13 +18,12 @@ import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Meter, ProcessUse, Reading
+from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     Before,
     Boundary,
     CountsHostUsage,
@@ -54,7 +53,6 @@ class ProcessOwners:
         self._now_s = now_s
         self._known: dict[tuple[int, int], tuple[WorkloadId | None, float]] = {}
         self._seen: set[tuple[int, int]] = set()
-        self._served: dict[Meter, bool] = {}
 
     def look(self) -> None:
         """New process lists come: forget those that were in none of the last ones."""
@@ -62,24 +60,15 @@ class ProcessOwners:
             self._known = {key: known for key, known in self._known.items() if key in self._seen}
             self._seen = set()
 
-    def identified(self, reading: Reading, status: DeviceStatus | None = None) -> Reading:
-        """The reading, with the owner of each process; those that serve everybody left out.
-
-        A device that has only such on it, and shows no use, is not busy.
-        """
-        if reading.processes is not None:
-            owned = [(process, self._owner(process)) for process in reading.processes]
-            kept = tuple(
-                msgspec.structs.replace(process, workload=owner)
-                for process, owner in owned
-                if owner != INFRASTRUCTURE
-            )
-            self._served[reading.meter] = bool(owned) and not kept
-            reading = msgspec.structs.replace(reading, processes=kept)
-        unused = status is not None and status.values.get("utilization_ratio") == 0
-        if reading.busy and unused and self._served.get(reading.meter):
-            reading = msgspec.structs.replace(reading, busy=False)
-        return reading
+    def identified(self, reading: Reading) -> Reading:
+        """The reading, with the owner of each process."""
+        if reading.processes is None:
+            return reading
+        owned = (
+            msgspec.structs.replace(process, workload=self._owner(process))
+            for process in reading.processes
+        )
+        return msgspec.structs.replace(reading, processes=tuple(owned))
 
     def _owner(self, process: ProcessUse) -> WorkloadId | None:
         key = (process.pid, process.started_ns)

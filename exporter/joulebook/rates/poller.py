@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook import log
+from joulebook.backoff import pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
 from joulebook.rates.cache import Cache, CachedRates
@@ -251,12 +252,12 @@ class Poller:
     def _failed(self, slot: _Slot, error: FeedError) -> None:
         slot.errors[error.reason] += 1
         slot.state, slot.message = error.reason, str(error)
-        # Doubling, and never all nodes at one time.
-        wait_s = min(_FIRST_RETRY_S * 2.0 ** min(slot.failures, 16), _LAST_RETRY_S)
-        wait_s *= self._jitter(0.5, 1.5)
+        slot.failures += 1
+        wait_s = pause_s(
+            slot.failures, _FIRST_RETRY_S, _LAST_RETRY_S, lambda: self._jitter(0.0, 1.0)
+        )
         if isinstance(error, FeedLimited):
             wait_s = max(wait_s, min(error.retry_after_s, _LONGEST_WAIT_S))
-        slot.failures += 1
         if slot.feed.source.plan.local:  # A file that a person is about to mend.
             wait_s = slot.feed.source.plan.every_s
         slot.due = self._monotonic_s() + wait_s

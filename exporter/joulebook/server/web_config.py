@@ -203,7 +203,6 @@ def _yaml(path: Path) -> object:
 
 
 def _problems(parsed: _File) -> Iterator[str]:
-    tls = parsed.tls_server_config
     for user, digest in parsed.basic_auth_users.items():
         if not user or ":" in user:
             yield f"basic_auth_users: {user!r}: a user name is not empty and has no colon"
@@ -215,8 +214,11 @@ def _problems(parsed: _File) -> Iterator[str]:
             yield f"http_server_config.headers.{name}: expected one of {known}"
         if not value.isascii() or not value.isprintable():
             yield f"http_server_config.headers.{name}: expected printable ASCII on one line"
-    if tls == _Tls():
-        return
+    if parsed.tls_server_config != _Tls():
+        yield from _tls_problems(parsed.tls_server_config)
+
+
+def _tls_problems(tls: _Tls) -> Iterator[str]:
     for key in ("cert_file", "key_file"):
         if not getattr(tls, key):
             yield f"tls_server_config.{key}: missing"

@@ -112,6 +112,9 @@ tolerations:
       targetLabel: instance
     - action: labeldrop
       regex: pod|container
+    {{- with $values.relabelings }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- with $values.tlsConfig }}
   tlsConfig:
     {{- toYaml . | nindent 4 }}
@@ -120,6 +123,16 @@ tolerations:
   basicAuth:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end }}
+
+{{- /* A configuration as it stands, if it is TOML at all: a daemon that cannot read its own crashes
+       again and again. Takes (key, text). */ -}}
+{{- define "joulebook.toml" -}}
+{{- $read := index . 1 | fromToml }}
+{{- if hasKey $read "Error" }}
+{{- fail (printf "%s: expected TOML, as in joulebook.toml: %s" (index . 0) $read.Error) }}
+{{- end }}
+{{- index . 1 }}
 {{- end }}
 
 {{- define "joulebook.ratesLabels" -}}

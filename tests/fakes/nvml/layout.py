@@ -64,6 +64,8 @@ class Gpu:
     enforced_limit_mw: int = 400_000
     module_extra_mw: int = 0
     """What the module draws beside the GPU (scope 1); 0: there is no module."""
+    counts_module: bool = False
+    """The energy counter is that of the module, and scope GPU tells no power (GH200)."""
     power_is_average: bool = True
     """`nvmlDeviceGetPowerUsage` is a 1 s mean; False: instantaneous, and no field 185."""
     has_energy_counter: bool = True
@@ -155,7 +157,8 @@ class GpuStruct(ctypes.Structure):
         *((name, _U32) for name in ("temperature_c", "graphics_mhz", "sm_mhz", "memory_mhz")),
         *((name, _U32) for name in ("video_mhz", "gpu_pct", "memory_pct", "encoder_pct")),
         *((name, _U32) for name in ("decoder_pct", "power_limit_mw", "enforced_limit_mw")),
-        *((name, _U32) for name in ("module_extra_mw", "power_is_average", "has_energy_counter")),
+        *((name, _U32) for name in ("module_extra_mw", "counts_module")),
+        *((name, _U32) for name in ("power_is_average", "has_energy_counter")),
         *((name, _U32) for name in ("max_instances", "mig_mode", "mig_pending", "failing_fills")),
         *((name, _U32) for name in ("reset_count", "step_count", "last_serial")),
         *((name, _U64) for name in ("memory_total_bytes", "memory_used_bytes", "event_reasons")),
@@ -201,6 +204,12 @@ class ScenarioStruct(ctypes.Structure):
 COPIED = (
     *("architecture", "brand", "memory_total_bytes", "memory_used_bytes", "temperature_c"),
     *("graphics_mhz", "sm_mhz", "memory_mhz", "video_mhz", "power_limit_mw", "enforced_limit_mw"),
-    *("module_extra_mw", "power_is_average", "has_energy_counter", "tick_period_ns"),
+    *(
+        "module_extra_mw",
+        "counts_module",
+        "power_is_average",
+        "has_energy_counter",
+        "tick_period_ns",
+    ),
     *("tick_jitter_ns", "tick_phase_ns", "sample_period_ns", "process_period_ns", "max_instances"),
 )

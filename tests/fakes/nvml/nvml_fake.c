@@ -615,6 +615,8 @@ static int field_value(const struct call *c, field_t *f)
         return INVALID_ARGUMENT;
     if (module && !(g->module_extra_mw && (f->id == 185 || f->id == 186)))
         return NOT_SUPPORTED;
+    if (!module && g->counts_module && (f->id == 185 || f->id == 186))
+        return NOT_SUPPORTED;
     f->type = TYPE_ULL;
     if ((f->id == 83 || f->id == 191) && g->has_energy_counter) {
         f->value.ull = counter_mj(g, c->steps, c->now);

@@ -98,7 +98,7 @@ struct gpu {
     uint32_t minor, brand, architecture, cc_major, cc_minor;
     uint32_t temperature_c, graphics_mhz, sm_mhz, memory_mhz, video_mhz;
     uint32_t gpu_pct, memory_pct, encoder_pct, decoder_pct;
-    uint32_t power_limit_mw, enforced_limit_mw, module_extra_mw;
+    uint32_t power_limit_mw, enforced_limit_mw, module_extra_mw, counts_module;
     uint32_t power_is_average, has_energy_counter;
     uint32_t max_instances, mig_mode, mig_pending;
     uint32_t failing_fills; /* so many filled process lists answer INSUFFICIENT_SIZE */
@@ -249,6 +249,8 @@ static inline uint64_t counter_mj(const struct gpu *g, const struct step *steps,
     if (tick < r->t_ns)
         tick = r->t_ns;
     uint64_t since = energy_uj(steps, g->step_count, tick) - energy_uj(steps, g->step_count, r->t_ns);
+    if (g->counts_module)
+        since += (uint64_t)g->module_extra_mw * (uint64_t)(tick - r->t_ns) / 1000000;
     return (r->base_uj + since) / 1000;
 }
 

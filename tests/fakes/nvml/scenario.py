@@ -235,7 +235,10 @@ class Scenario:
         past = [r for r in g.resets[: g.reset_count] if r.t_ns <= t]
         reset = past[-1] if past else g.resets[0]
         tick = max(self.last_tick_ns(gpu, t), reset.t_ns)
-        return int(reset.base_uj + self.true_energy_uj(gpu, reset.t_ns, tick)) // 1000
+        since_uj = self.true_energy_uj(gpu, reset.t_ns, tick)
+        if g.counts_module:
+            since_uj += g.module_extra_mw * (tick - reset.t_ns) // 1_000_000
+        return int(reset.base_uj + since_uj) // 1000
 
     def reset_counter(self, gpu: int, *, base_mj: int = 0, at_ns: int | None = None) -> int:
         """Restart counter (at `base_mj`) and uptime (at 0), as a GPU reset does."""

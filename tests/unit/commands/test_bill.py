@@ -7,7 +7,9 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
@@ -49,10 +51,10 @@ def run(*arguments: str) -> int:
     return cli.main(list(arguments))
 
 
-def bill(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+def bill(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert run("bill", "show", *arguments, "--format", "json") == 0
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -105,9 +107,8 @@ def test_words_may_stand_behind_options(
     assert run("bill", "--format", "csv", "show", "2026-10") == 0
     assert "nlp" in capsys.readouterr().out
     assert run("bill", "close", "--config", str(config), "2026-10", "--by", "grace") == 0
-    with pytest.raises(SystemExit):
-        run("bill", "close", "--config", str(config), "2026-10", "twice")
-    assert "unrecognized arguments: 2026-10 twice" in capsys.readouterr().err
+    assert run("bill", "close", "--config", str(config), "2026-10", "twice") == 2
+    assert "unexpected extra argument (twice)" in capsys.readouterr().err
 
 
 def test_subtotals_of_accounts_for_programs(
@@ -197,7 +198,7 @@ def test_a_closed_month_and_what_comes_late(
     collect(october)
     assert bill(capsys, "2026-10") == before
     november = bill(capsys, "2026-11")
-    (line,) = november["lines"]  # type: ignore[misc]
+    (line,) = november["lines"]
     assert (line["entry"], line["late_for"]) == ("late", "2026-10")
     assert line["energy_uj"] == 5 * KWH
     assert line["cost"] == {"EUR": "1.000000000"}
@@ -245,13 +246,13 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     total = november["total"]
     assert isinstance(total, dict)
     assert (total["energy_uj"], total["cost"], total["held_ns"]) == (0, {"EUR": "0.000000000"}, 0)
-    assert [(c["kind"], c["who"], c["why"]) for c in november["corrections"]] == [  # type: ignore[attr-defined]
+    assert [(c["kind"], c["who"], c["why"]) for c in november["corrections"]] == [
         ("correction", "grace", "GPU fell off the bus"),
         ("relabel", "ada", "wrong wckey"),
     ]
     lines = {
         (line["account"], line["user"], line["remainder"], line["correction"]): line["energy_uj"]
-        for line in november["lines"]  # type: ignore[attr-defined]
+        for line in november["lines"]
     }
     assert lines == {
         ("nlp", "ada", "", 1): -KWH,
@@ -263,10 +264,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     october.burn(NOVEMBER_S + 900, 7 * KWH, "102")
     collect(october)
     nlp = bill(capsys, "2026-11", "--account", "nlp")
-    assert ("bert", 7 * KWH) in [
-        (line["experiment"], line["energy_uj"])
-        for line in nlp["lines"]  # type: ignore[attr-defined]
-    ]
+    assert ("bert", 7 * KWH) in [(line["experiment"], line["energy_uj"]) for line in nlp["lines"]]
     assert run("relabel", "102", "--experiment", "bert", "--why", "again") == 2
     assert "is of nlp/grace/bert already" in capsys.readouterr().err
 
@@ -317,3 +315,26 @@ def test_without_a_collected_ledger(
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
     assert rollup.shown(rollup.after(202612)) == "2027-01"
+
+
+def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the bill, and in every report from the collected ledger."""
+    assert run("bill", "show", "2026-10") == 0
+    assert "recorded trace" not in capsys.readouterr().err
+    since = october.last
+    october.burn(OCTOBER_S + 900, KWH, "101")
+    page = october.page(since)
+    meters = tuple(msgspec.structs.replace(each, replayed=True) for each in page.meters)
+    with opened(_url(), create=True) as database:
+        played = msgspec.structs.replace(page, meters=meters)
+        assert ingest.take(database, played, "t", int(time.time()))
+    for form in ("text", "csv", "json"):
+        assert run("bill", "show", "2026-10", "--format", form) == 0
+        assert "Warning: n1: a recorded trace is played there" in capsys.readouterr().err
+    assert run("report", "--collected") == 0
+    assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
+    assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recorded_trace"] is True
+    assert run("job", "101", "--collected") == 0
+    assert "played from a recorded trace" in " ".join(capsys.readouterr().out.split())

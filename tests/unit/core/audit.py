@@ -8,6 +8,7 @@ Where each law is held, as a property of made-up worlds:
                              test_ticks (a burst moves nothing but edges); archive/test_laws
                              (nodes into one ledger)
     so are money and CO2e    test_accrual
+    capacity = used + idle + remainders + gaps, in GPU time (and so in hardware cost): here
     a failed read is a gap   test_metering: what is read is booked once, the rest is lost time
     looking changes nothing  test_ledger (replays, more glances); exposition/test_scrape
     a crash loses nothing    test_restart; test_ledger (a commit that failed)
@@ -62,6 +63,9 @@ class Auditor:
         self._posted: Counter[Meter] = Counter()
         self._earned: Counter[Component] = Counter()
         self._pooled: Counter[Component] = Counter()
+        self._began: dict[Meter, int] = {}
+        self._gpu_ns: Counter[Meter] = Counter()
+        self._unheld_ns: Counter[Remainder] = Counter()
         self.ticks = 0
 
     def __call__(self, before: Books, after: Books, entry: Entry) -> None:
@@ -69,13 +73,18 @@ class Auditor:
         self._check_postings(entry)
         self._check_meters(before, after)
         self._check_roll_ups(after)
+        self._check_capacity(after)
         _check_rising(before, after)
 
     def _check_postings(self, entry: Entry) -> None:
         for key, amount in entry.postings.items():
             assert key.quarter_s % 900 == 0
             assert 0 <= amount.idle_uj <= amount.energy_uj, (key, amount)
-            assert amount.held_ns >= 0
+            assert 0 <= amount.idle_ns <= amount.held_ns
+            if key.meter.component is Component.GPU:
+                self._gpu_ns[key.meter] += amount.held_ns
+                if isinstance(key.subject, Remainder):
+                    self._unheld_ns[key.subject] += amount.held_ns
             self._posted[key.meter] += amount.energy_uj
             if isinstance(key.subject, WorkloadId):
                 self._earned[key.meter.component] += amount.energy_uj
@@ -92,6 +101,20 @@ class Auditor:
             )
             times = [state.base.t_ns, *(reading.t_ns for reading in state.pending)]
             assert times == sorted(times)
+
+    def _check_capacity(self, after: Books) -> None:
+        """Each instant of a GPU is somebody's, nobody's by a reason, or in a gap.
+
+        The energy of some gaps is learnt later; they are in both then.
+        """
+        for meter, state in after.meters.items():
+            began_ns = self._began.setdefault(meter, state.base.t_ns)
+            if meter.component is not Component.GPU:
+                continue
+            capacity_ns = state.base.t_ns - began_ns
+            gaps_ns = sum(ns for (where, _), ns in after.gaps_ns.items() if where == meter)
+            assert self._gpu_ns[meter] <= capacity_ns <= self._gpu_ns[meter] + gaps_ns
+        assert +self._unheld_ns == +Counter(after.remainder_gpu_ns)
 
     def _check_roll_ups(self, after: Books) -> None:
         booked: Counter[Component] = Counter()
@@ -111,6 +134,7 @@ class Auditor:
 def _check_rising(before: Books, after: Books) -> None:
     for old, new in (
         (before.remainders, after.remainders),
+        (before.remainder_gpu_ns, after.remainder_gpu_ns),
         (before.evidence_uj, after.evidence_uj),
         (before.method_uj, after.method_uj),
         (before.gaps_ns, after.gaps_ns),
@@ -118,7 +142,6 @@ def _check_rising(before: Books, after: Books) -> None:
         (before.affirmed_ns, after.affirmed_ns),
     ):
         _never_fell(old, new)  # type: ignore[arg-type]
-    assert sum(before.foreign_ns.values()) <= sum(after.foreign_ns.values())
     for key in before.foreign_ns.keys() & after.foreign_ns.keys():
         assert before.foreign_ns[key] <= after.foreign_ns[key], key
     for id_, workload in before.workloads.items():

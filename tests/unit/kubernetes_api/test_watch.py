@@ -174,13 +174,13 @@ def test_a_fault_of_ours_with_a_pod_is_counted_and_all_is_listed_anew(
     api: FakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     found, refuse = Seen(), Rejections()
-    found.changed = lambda item: 1 // 0  # type: ignore[assignment, method-assign, return-value]
+    found.changed = lambda item: 1 // 0  # type: ignore[assignment, method-assign]
     watch = Watch(ApiServer(api.service_account), pods_of("n1"), found, refuse.fault)
     watch.start()
     for n in range(3):
         until(lambda: watch.synced)
         api.put_pod("a", f"more-{n}", uid=f"m{n}", node="n1")
-        until(lambda n=n: refuse.counts().get("fault", 0) > n)
+        until(lambda n=n: refuse.counts().get("fault", 0) > n)  # type: ignore[misc]
     until(lambda: "more-2" in found.names())
     watch.stop()
     assert len([r for r in caplog.records if "watching pods failed" in r.message]) == 1
@@ -304,4 +304,5 @@ def test_the_stand_in_runs_as_a_process_too(repository: Path, tmp_path: Path) ->
     finally:
         process.terminate()
         assert process.wait(20) == 0
+        assert process.stdout is not None
         process.stdout.close()

@@ -39,7 +39,7 @@ FACTS = WorkloadFacts(
 )
 
 
-def anything(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 (a type of any sort)
+def anything(kind: Any) -> st.SearchStrategy[Any]:
     """Random values of a type that the books are made of; integers fill all of 64 bits."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is int:

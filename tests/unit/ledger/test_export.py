@@ -84,7 +84,8 @@ def test_a_page_of_any_size_leads_to_the_same(
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     store = SqliteStore(path, allow_volatile=True)
     books = store.load()[0]
-    since, held = 0, {}
+    since = 0
+    held: dict[tuple[object, ...], Any] = {}
     for i, size in enumerate(sizes):
         for n in range(3):
             books = charged(store, books, 400 * (3 * i + n))
@@ -105,7 +106,7 @@ def test_it_says_what_the_books_say(path: Path, open_store: Open) -> None:
         books = charged(store, books, n)
     with LedgerReader(path) as reader:
         page = reader.page("n1", "c", 0)
-    assert (page.v, page.node, page.cluster) == (1, "n1", "c")
+    assert (page.v, page.node, page.cluster) == (2, "n1", "c")
     assert [
         (m.component, m.name, m.model, m.booked_uj, m.expired_uj)
         for m in sorted(page.meters, key=lambda m: m.name)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from tests.unit.ledger.samples import Open, rows, run, sql
 
-from joulebook.errors import LedgerError, LedgerTooNew
+from joulebook.errors import LedgerError, LedgerTooNew, LedgerUnavailable
 from joulebook.ledger import schema
 from joulebook.ledger.query import LedgerReader
 
@@ -73,3 +74,19 @@ def test_migration_that_fails_changes_nothing(open_store: Open, path: Path, newe
     assert rows(path, "PRAGMA user_version") == [(int(newer.name[:4]) - 1,)]
     newer.write_text("DROP TABLE gaps;\n")
     assert open_store().load()[0] == books
+
+
+def test_a_start_that_fails_promises_nothing(
+    open_store: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store().close()
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode, full.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(schema, "_check", refuse)
+    with pytest.raises(LedgerUnavailable, match="no space left") as caught:
+        schema.open_ledger(path)
+    assert "goes on by itself" not in str(caught.value)

@@ -48,6 +48,7 @@ def hostile_view(name: str) -> Snapshot:
         )
         for id_ in (running, ended)
     }
+    curve = StepCurve((Point(0, 10**6, name, name, Quality.DEFAULT),))
     books = msgspec.structs.replace(
         base.books,
         meters={meter: meter_state(meter, 5, 7)},
@@ -84,11 +85,7 @@ def hostile_view(name: str) -> Snapshot:
         build=Build(name, name, name),
         today={labels: 5},
         today_bills={labels: {Charge(Item.ELECTRICITY, name): Exact(1)}},
-        rates=RateSet(
-            name,
-            name,
-            *(StepCurve((Point(0, 10**6, name, name, Quality.DEFAULT),)) for _ in range(3)),
-        ),
+        rates=RateSet(name, name, curve, curve, curve),
         charges=frozenset({Charge(Item.ELECTRICITY, name)}),
         feeds=(RateFeed(name, name, False, 1, {name: 1}),),
         lacking=((name, name),),

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
@@ -114,7 +115,9 @@ def device(meter: Meter, index: int, **values: float) -> DeviceStatus:
 
 
 def meter_state(meter: Meter, booked_uj: int, read_uj: int) -> MeterState:
-    return MeterState(meter, Reading(meter, NOW_NS), booked_uj=booked_uj, read_uj=read_uj)
+    audit = Audit(ratio=1.00421) if meter.component is Component.GPU else Audit()
+    base = Reading(meter, NOW_NS)
+    return MeterState(meter, base, booked_uj=booked_uj, read_uj=read_uj, audit=audit)
 
 
 def small_books() -> Books:

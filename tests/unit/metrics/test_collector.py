@@ -27,6 +27,7 @@ from tests.unit.metrics.sample import (
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
 from joulebook.core.energy.host_usage import HostSnapshot, Use
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Method
 from joulebook.core.ledger.series import OVERFLOW, pool_id
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
@@ -220,7 +221,7 @@ def test_remainders_methods_and_evidence_begin_at_zero() -> None:
     assert not any(remainders.values())
     assert values(view, "evidence_energy_joules_total")[("prolog-v9",)] == 5000
     assert values(view, "evidence_energy_joules_total")[("none",)] == 0
-    assert len(values(view, "method_energy_joules_total")) == 4
+    assert len(values(view, "method_energy_joules_total")) == len(Method)
 
 
 def test_information_of_a_workload() -> None:

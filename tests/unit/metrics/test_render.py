@@ -81,7 +81,8 @@ def test_scraper_reads_what_was_collected(view: Snapshot, style: Format) -> None
 def test_types_units_and_end_of_openmetrics() -> None:
     text = body(blocks_of(small_view()), Format.OPENMETRICS).decode()
     assert text.endswith("\n# EOF\n")
-    families = {f.name: f for f in openmetrics.text_fd_to_metric_families(StringIO(text))}
+    parsed = openmetrics.text_fd_to_metric_families(StringIO(text))  # type: ignore[no-untyped-call]
+    families = {f.name: f for f in parsed}
     energy = families["joulebook_meter_energy_joules"]
     assert (energy.type, energy.unit) == ("counter", "joules")
     assert families["joulebook_gpu_info"].type == "gauge"

@@ -6,21 +6,28 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.node.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
+from tests.unit.node.stand_ins import JOB, METER, OTHER, Cards, Jobs, Shelf, until
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.readings import ProcessUse
+from joulebook.core.energy.audit import Audit, Verdict
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy
+from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts
 from joulebook.metrics.snapshot import Snapshot
-from joulebook.node.daemon import Daemon, Settings
-from joulebook.node.day_totals import DayTotals
+from joulebook.node import daemon
+from joulebook.node.daemon import Daemon
+from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
+from joulebook.node.parts import Parts, Settings
 from joulebook.node.release import ReleaseHandler, ask, granted
 from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.sensors.contract import PollResult
@@ -29,7 +36,15 @@ from joulebook.node.sensors.contract import PollResult
 class Node:
     """One daemon on stand-ins; `tick()` runs it by hand."""
 
-    def __init__(self, directory: Path, shelf: Shelf, *, by_hand: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        shelf: Shelf,
+        *,
+        by_hand: bool = True,
+        commit_s: float = 0.0,
+        money: Charging | None = None,
+    ) -> None:
         self.ledger = directory / "ledger.db"
         self.shelf = shelf
         books, anchor = shelf.load()
@@ -40,17 +55,22 @@ class Node:
         self.views: list[Snapshot] = []
         self.health = Health([self.worker], lately_s=0.2, hang_s=0.4)
         self.daemon = Daemon(
-            Settings("n1", interval_s=0.02, process_interval_s=0.0, patience_s=0.1),
-            BookingPolicy(settle_ns=20_000_000),
-            self.clock,
-            shelf,
-            books,
-            [self.worker],
-            [self.jobs],
-            ReleaseHandler(self.ledger),
-            DayTotals({}, 0),
-            self.health,
-            self.views.append,
+            Parts(
+                settings=Settings(
+                    "n1", interval_s=0.02, commit_s=commit_s, process_interval_s=0, patience_s=0.1
+                ),
+                policy=BookingPolicy(settle_ns=20_000_000),
+                clock=self.clock,
+                store=shelf,
+                books=books,
+                workers=[self.worker],
+                sources=[self.jobs],
+                release=ReleaseHandler(self.ledger),
+                today=DayTotals({}, 0),
+                health=self.health,
+                publish=lambda make: self.views.append(make()),
+                money=money or Charging(),
+            )
         )
         if by_hand:
             self.worker.start()
@@ -288,3 +308,158 @@ def test_an_end_with_a_full_disk_says_what_is_not_written(
     thread.join(5)
     (said,) = re.findall(r"ends with (\d+\.\d) s that are not in the ledger", caplog.text)
     assert 0 <= float(said) < 60, "since the start, where nothing was ever written"
+
+
+# --- beats ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Node]:
+    """A daemon that books at its first tick, and then for an hour only where something happens."""
+    node = Node(tmp_path, Shelf(), commit_s=3600)
+    node.daemon._witnesses.open(node.daemon._boundary, node.shelf.books)
+    node.hold()
+    node.tick()
+    yield node
+    node.cards.hang.set()
+    node.worker.stop()
+
+
+def test_between_two_beats_sensors_are_looked_at_and_nothing_is_committed(slow: Node) -> None:
+    committed, looks = slow.shelf.books, slow.cards.looks
+    views = [slow.tick() for _ in range(5)]
+    assert slow.cards.looks == looks + 5
+    assert slow.shelf.books is committed
+    assert all(view.books is committed for view in views), "what is shown is committed"
+    assert len({view.now_ns for view in views}) == 5 and all(view.statuses for view in views)
+
+
+def test_what_was_read_between_two_beats_is_booked_with_the_next_one(slow: Node) -> None:
+    slow.tick(8)
+    slow.daemon.tick(last=True)
+    books = slow.shelf.books
+    assert books.meters[METER].read_uj > 0
+    assert len(slow.shelf.entries) == 2
+    time.sleep(0.03)
+    slow.daemon.tick(last=True)
+    view = slow.views[-1]
+    assert booked_uj(view) == accounted_uj(view) > 0
+    assert view.books.workloads[JOB].balance[METER.component].energy_uj == booked_uj(view)
+
+
+def test_a_boundary_is_committed_soon_and_many_together(
+    slow: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = len(slow.shelf.entries)
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 1000.0)
+    for _ in range(3):
+        slow.jobs.boundary(slow.clock.now_ns())
+        slow.tick()
+    assert len(slow.shelf.entries) == commits, "not so soon after the last commit"
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
+    slow.tick(3)
+    assert len(slow.shelf.entries) == commits + 1, "all that came meanwhile with one commit"
+
+
+def test_a_boundary_while_sensors_are_read_is_committed_with_a_reading_after_it(
+    slow: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
+    look, boundaries = slow.cards.look, list[int]()
+
+    def meanwhile(*, processes: bool) -> PollResult:
+        seen = look(processes=processes)
+        if not boundaries:
+            boundaries.append(slow.clock.now_ns())
+            slow.jobs.boundary(boundaries[0])
+        return seen
+
+    slow.cards.look = meanwhile  # type: ignore[method-assign]
+    slow.tick(3)
+    (boundary_ns,) = boundaries
+    assert slow.shelf.books.meters[METER].last.t_ns > boundary_ns
+
+
+def test_a_boundary_is_committed_until_sensors_answer(
+    slow: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
+    slow.cards.hang.clear()
+    slow.jobs.boundary(slow.clock.now_ns())
+    boundary_ns = slow.clock.now_ns()
+    slow.tick(2)
+    assert slow.shelf.books.meters[METER].last.t_ns < boundary_ns
+    slow.cards.hang.set()
+    until(lambda: slow.tick() and slow.shelf.books.meters[METER].last.t_ns > boundary_ns)
+    commits = len(slow.shelf.entries)
+    slow.tick(3)
+    assert len(slow.shelf.entries) <= commits + 1
+
+
+def test_the_slow_beat_comes_by_itself(slow: Node) -> None:
+    commits = len(slow.shelf.entries)
+    slow.daemon._booked_at -= 3600
+    slow.tick(3)
+    assert len(slow.shelf.entries) == commits + 1
+
+
+def test_a_commit_that_failed_is_tried_again_at_every_tick(slow: Node) -> None:
+    slow.shelf.full = True
+    slow.daemon.tick(last=True)
+    assert slow.daemon._committed is not slow.daemon._books
+    slow.tick(2)
+    slow.shelf.full = False
+    assert slow.tick().books is slow.shelf.books is slow.daemon._books
+    commits = len(slow.shelf.entries)
+    slow.tick(3)
+    assert len(slow.shelf.entries) == commits
+
+
+def test_a_crash_between_two_beats_loses_no_energy_of_who_held_the_card(tmp_path: Path) -> None:
+    shelf = Shelf()
+    first = Node(tmp_path, shelf, commit_s=3600)
+    first.hold()
+    first.tick(12)  # what the first of them read is committed, and no more
+    first.worker.stop()
+    begun_uj = shelf.books.meters[METER].last.energy_uj
+    second = Node(tmp_path, shelf, commit_s=0)
+    second.cards._t0, second.jobs.claims = first.cards._t0, first.jobs.claims
+    view = second.tick(20)
+    second.worker.stop()
+    meter = view.books.meters[METER]
+    assert meter.last.energy_uj is not None and begun_uj is not None
+    assert meter.read_uj == meter.last.energy_uj - begun_uj
+    assert booked_uj(view) == accounted_uj(view) > 0
+    assert view.books.workloads[JOB].balance[METER.component].energy_uj == booked_uj(view)
+
+
+def test_a_claim_on_a_die_is_one_on_its_part_of_the_module(node: Node) -> None:
+    node.daemon._devices = {
+        METER: DeviceStatus(METER, 0, 1, module=METER, slices=2),
+        OTHER: DeviceStatus(OTHER, 1, 1, module=METER, slices=2),
+    }
+    claim = Claim(JOB, OTHER, 5, None, Evidence.PROLOG)
+    assert node.daemon._on_module(claim) == Claim(
+        JOB, METER, 5, None, Evidence.PROLOG, 1, 2, OTHER.name
+    )
+    replica = Claim(JOB, METER, 5, None, Evidence.POD_RESOURCES, 1, 4)
+    assert node.daemon._on_module(replica) == Claim(
+        JOB, METER, 5, None, Evidence.POD_RESOURCES, 1, 8, METER.name
+    )
+    assert node.daemon._on_module(node.daemon._on_module(claim)) == node.daemon._on_module(claim)
+
+
+def test_a_counter_that_is_given_up_or_wrong_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine = MeterState(METER, Reading(METER, 1))
+    stalled = msgspec.structs.replace(fine, stalled=True)
+    wrong = msgspec.structs.replace(fine, audit=Audit(verdict=Verdict.WRONG, ratio=0.9))
+    with caplog.at_level("INFO"):
+        for before, after in pairwise([fine, stalled, stalled, fine, wrong, wrong, fine]):
+            daemon._say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
+            daemon._say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
+    assert all(f"gpu {METER.name}" in text for _, text in said)
+    assert "shows 90 % of what its power comes to" in said[2][1]

@@ -16,12 +16,11 @@ from joulebook.core.money.amounts import Charge, Item, total
 from joulebook.core.money.rates import PPM
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import Snapshot
-from joulebook.node.day_totals import DAY_S, Charging, DayTotals
+from joulebook.node.day_totals import Charging
 from joulebook.rates.build import charges
 from joulebook.rates.cache import Cache
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import basis, feeds
-from joulebook.units import NS_PER_S
 
 EUR = Charge(Item.ELECTRICITY, "EUR")
 CO2E = Charge(Item.CO2E)
@@ -42,10 +41,7 @@ def money(directory: Path, rates: Rates = RATES) -> Charging:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path, Shelf())
-    node.daemon._money = money(tmp_path)
-    day = (node.clock.now_ns() + node.clock.utc_offset_ns()) // (DAY_S * NS_PER_S)
-    node.daemon._today = DayTotals({}, day)
+    node = Node(tmp_path, Shelf(), money=money(tmp_path))
     yield node
     node.cards.hang.set()
     node.worker.stop()

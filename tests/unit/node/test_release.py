@@ -68,7 +68,7 @@ def test_what_cannot_be_looked_at_holds_until_its_time_is_over(
     monkeypatch.setattr(Path, "stat", broken)
     assert desk.wanted() and desk.wanted()
     now = time.time()
-    monkeypatch.setattr(release.time, "time", lambda: now + 61)
+    monkeypatch.setattr(time, "time", lambda: now + 61)
     assert not desk.wanted()
     monkeypatch.undo()
     assert caplog.text.count("Input/output error") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import getpass
 import http.client
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from joulebook.commands.shared.options import Options
 from joulebook.config import Config, parse_listen
 from joulebook.errors import ConfigError, JoulebookError
 from joulebook.server.web_config import read_web_config
@@ -113,7 +113,7 @@ def url_of(config: Config) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def daemon_at(args: argparse.Namespace, config: Config, environ: Mapping[str, str]) -> DaemonUrl:
+def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> DaemonUrl:
     """The daemon that `--url`, `--user`, `--ca` and `--insecure` name.
 
     Raises `ConfigError` for what cannot be an address or a file of certificates.
@@ -141,7 +141,7 @@ def _asked(user: str) -> str:
     return getpass.getpass(f"Password of {user}: ")
 
 
-def _tls(args: argparse.Namespace) -> ssl.SSLContext:
+def _tls(args: Options) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=args.ca and os.fspath(args.ca))
     except (OSError, ssl.SSLError) as error:

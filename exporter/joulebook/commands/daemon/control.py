@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from pathlib import Path
 
 from joulebook.commands.daemon.running import daemon_pid, described, lock_path
+from joulebook.commands.shared.options import Duration, Options, command, option
 from joulebook.commands.shared.text import Screen, moment, seconds, shown
 from joulebook.config import load
 from joulebook.errors import ConfigError
 from joulebook.node import release
 
 
-def main_config(args: argparse.Namespace) -> int:
+def main_config(args: Options) -> int:
     """Print it as a TOML file."""
     Screen().say(load(args.config, os.environ).describe().rstrip("\n"))
     return 0
@@ -27,7 +27,7 @@ PATIENCE_S = 5.0
 FAILED = 1
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Ask, wait for the answer, and say what came of it."""
     config = load(args.config, os.environ)
     ledger = Path(config.ledger.path)
@@ -107,3 +107,23 @@ def _no_answer(ledger: Path, patience_s: float, so: str) -> int:
         )
     Screen(sys.stderr).say(f"joulebook release: {why}; {so}")
     return FAILED
+
+
+@command()
+def config(options: Options) -> int:
+    """Print the configuration in force, every key explained."""
+    return main_config(options)
+
+
+@command()
+@option(
+    "--for",
+    "duration",
+    type=Duration(),
+    default=600.0,
+    metavar="TIME",
+    help="For how long, e.g. 10m (default); 0 takes hold again.",
+)
+def let_go(options: Options) -> int:
+    """Ask the daemon to let go of the driver (MIG change, upgrade)."""
+    return main(options)

@@ -6,7 +6,6 @@ What has to be written there is printed.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import os
 import shlex
@@ -15,8 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 import joulebook
 from joulebook.commands.daemon.slurm_conf import SlurmConf, hook_files, is_ours, read_slurm_conf
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config import load
 from joulebook.errors import ConfigError
 from joulebook.node.workloads.slurm.gres_conf import find_slurm_conf
@@ -33,7 +35,7 @@ class HookStep(NamedTuple):
     line: str = ""
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Install or remove; prints what was done, and what remains to be done."""
     config = load(args.config, os.environ)
     path = args.slurm_conf or Path(config.tenants.slurm.slurm_conf or find_slurm_conf())
@@ -134,3 +136,16 @@ def _link(target: Path, place: Path) -> None:
         temporary.rename(place)
     except OSError as error:
         raise ConfigError(f"{place}: {error.strerror} (are you root?)") from None
+
+
+@command()
+@argument("action", type=click.Choice(["install", "remove"]))
+@option(
+    "--slurm-conf",
+    type=FILE,
+    metavar="FILE",
+    help="slurm.conf, which is read and never written (default: where SLURM keeps it).",
+)
+def hooks(options: Options) -> int:
+    """Put SLURM's Prolog and Epilog beside those that a site has, or take them away."""
+    return main(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -11,10 +10,12 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+import click
 from msgspec.structs import replace
 
 from joulebook import log
 from joulebook.commands.daemon.demo import DemoJobs, demo_config
+from joulebook.commands.shared.options import Options, command, option
 from joulebook.config import Config, load
 from joulebook.node.assembly import node as assembly
 from joulebook.node.sensors.trace.format import read_trace
@@ -59,7 +60,7 @@ LOOK_S = 60.0
 """How often a daemon with nothing to measure looks whether there is something by now."""
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Run until SIGTERM or SIGINT."""
     config = load(args.config, os.environ)
     if args.compat:
@@ -112,3 +113,23 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
         " and ".join(f"{card.model} ({card.note.rpartition('; ')[2]})" for card in cards),
     )
     return config, DemoJobs(Path(config.tenants.slurm.events_dir), [card.name for card in cards])
+
+
+@command()
+@option(
+    "--demo",
+    is_flag=False,
+    flag_value="auto",
+    type=click.Choice(["auto", "always"]),
+    help="Without a GPU ('always': with one too) play a recorded trace with simulated jobs, the "
+    "ledger under ./.build/demo.",
+)
+@option(
+    "--compat",
+    multiple=True,
+    type=click.Choice(["dcgm"]),
+    help="Show the metric names of another exporter as well.",
+)
+def run(options: Options) -> int:
+    """Run the daemon of a node: read the GPUs, book to jobs, serve /metrics."""
+    return main(options)

@@ -22,6 +22,8 @@ def process(site: Site) -> Iterator[Finding]:
     """Whether a daemon holds the ledger, and if not, whether one could."""
     if site.daemon is not None:
         yield ok(f"{described(site.daemon)} holds the ledger")
+    elif base := _elsewhere(site.config):
+        yield ok(f"a daemon answers at {base}, with another ledger than {site.ledger}: a demo?")
     elif site.config_problem or can_measure(site.config, site.sysfs / "bus/pci/devices"):
         yield warn(
             f"no daemon runs on {site.ledger}: nothing is measured",
@@ -33,6 +35,15 @@ def process(site: Site) -> Iterator[Finding]:
             "no driver library, no other sensor enabled)",
             "Install the driver if there is a GPU; `joulebook run --demo` plays a recorded trace.",
         )
+
+
+def _elsewhere(config: Config) -> str:
+    """Where a daemon answers that keeps another ledger; empty: nowhere."""
+    daemon = daemon_here(config)
+    try:
+        return daemon.base if daemon.get("/healthz").status == 200 else ""
+    except Unreachable:
+        return ""
 
 
 def _how_to_start(site: Site) -> str:

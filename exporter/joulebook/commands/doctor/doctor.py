@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from joulebook.commands.doctor import (
     slurm,
 )
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail
+from joulebook.commands.shared.options import Options, command
 from joulebook.commands.shared.text import Screen, pad, shown, wrap
 from joulebook.config import DEFAULT_PATH, Config, load
 from joulebook.errors import ConfigError, JoulebookError
@@ -50,7 +50,7 @@ SECTIONS = (
 """All checks, in the order in which they are run and shown."""
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Run every check and print what was found; 1 if anything failed."""
     file = args.config or DEFAULT_PATH
     try:
@@ -106,3 +106,9 @@ def _lines(finding: Finding, screen: Screen) -> Iterator[str]:
     if finding.todo:
         for i, line in enumerate(wrap(shown(finding.todo, 1000), width - 3)):
             yield " " * margin + ("-> " if i == 0 else "   ") + line
+
+
+@command()
+def doctor(options: Options) -> int:
+    """Say what this node can read, what it cannot, why, and what to do."""
+    return main(options)

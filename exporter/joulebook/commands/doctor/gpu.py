@@ -10,6 +10,8 @@ from typing import NamedTuple
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, nothing, ok, warn
 from joulebook.commands.doctor.nvml_survey import GpuSurvey
 from joulebook.commands.shared.text import seconds, several
+from joulebook.core.energy.audit import Verdict
+from joulebook.ledger.query import LedgerReader
 from joulebook.node.sensors.drm import sensor
 from joulebook.node.workloads.host.procfs import shows_pids_of_host
 
@@ -200,4 +202,29 @@ def _module_version(site: Site) -> str:
     return found[1] if found else ""
 
 
-CHECKS: tuple[Check, ...] = (cards, driver, gpus, pids)
+def counters(site: Site) -> Iterator[Finding]:
+    """What the daemon found of the energy counters, against power."""
+    try:
+        with LedgerReader(site.ledger) as reader:
+            meters = reader.meters()
+    except Exception:  # no ledger yet, or not readable: the ledger's own checks say so
+        return
+    for state in meters:
+        name, audit = f"{state.meter.component} {state.meter.name}", state.audit
+        if state.stalled:
+            yield warn(
+                f"{name}: its energy counter stands still while power is drawn",
+                "Its energy is booked by power (method 'integrated'). See the known faults of its "
+                "driver and firmware; a reboot may bring the counter back.",
+            )
+        elif audit.verdict is Verdict.WRONG:
+            yield warn(
+                f"{name}: its energy counter shows {audit.ratio:.0%} of what its power comes to",
+                "Its figures are off by as much. See the known faults of its driver and firmware, "
+                "and joulebook_counter_power_ratio.",
+            )
+        elif audit.ratio:
+            yield ok(f"{name}: its energy counter shows {audit.ratio:.1%} of its power's energy")
+
+
+CHECKS: tuple[Check, ...] = (cards, driver, gpus, pids, counters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,7 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
+import click
+
+from joulebook.commands.report.options import from_where, which_runs
+from joulebook.commands.report.options import statement as statement_options
+from joulebook.commands.report.source import (
+    refuse_ambiguous,
+    refuse_unknown,
+    selection,
+    source,
+    stretch,
+)
 from joulebook.commands.shared.charge_text import (
     CO2E,
     as_object,
@@ -20,6 +29,7 @@ from joulebook.commands.shared.charge_text import (
     figures,
     money_columns,
 )
+from joulebook.commands.shared.options import Options, command, option
 from joulebook.commands.shared.text import (
     Column,
     Screen,
@@ -32,8 +42,8 @@ from joulebook.commands.shared.text import (
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
+from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
-from joulebook.core.money.amounts import Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -49,7 +59,7 @@ from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
 
-def write_statement(args: argparse.Namespace, config: Config) -> int:
+def write_statement(args: Options, config: Config) -> int:
     """Write the statement that the options ask for."""
     render = renderer(args.format or "text")
     text = render(make_statement(args, config))
@@ -61,23 +71,30 @@ def write_statement(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def make_statement(args: argparse.Namespace, config: Config) -> Statement:
+def make_statement(args: Options, config: Config) -> Statement:
     """The statement that the options ask for. Raises a `JoulebookError`."""
     about = read_about(args.about)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
+    refuse_ambiguous(wanted, account)
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Recharge(str(args.rates), *recharged)
+        anew = statement.Recharge(args.rates.name, *recharged)
+        for what, why in recharged.problems.items():
+            Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
+    if said.startswith(sacct.NOBODY_SAYS):
+        # Not for a paper: what a program on this machine answered.
+        Screen(sys.stderr).say(said)
+        said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
     reported = statement.StatementContext(time.time(), known, said, config.report, zone)
     return statement.make(account, about, _choice(args, about), reported, anew)
 
 
-def _choice(args: argparse.Namespace, about: About) -> RoleChoice:
+def _choice(args: Options, about: About) -> RoleChoice:
     excluded = dict(about.exclude)
     for text in args.exclude:
         name, is_told, why = text.partition("=")
@@ -105,7 +122,7 @@ LIMITS = (
 )
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Write a statement, or list the experiments."""
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
@@ -119,7 +136,14 @@ def main(args: argparse.Namespace) -> int:
         rates=new,
         environ=os.environ,
     )
-    lacking = [f"{m.key} is not set: no {m.without}" for m in missing(new or config.rates)]
+    lacking = []
+    if new is not None or not (args.ledger or args.collected is not None or args.prometheus):
+        charged = {charge.item for line in report.lines for charge in _newest(line)}
+        lacking = [
+            f"{each.key} is not set: no {each.without}"
+            for each in missing(new or config.rates)
+            if not charged & _NEEDED_FOR[each.key]
+        ]
     if args.json:
         Screen().say(json.dumps({**_as_json(report), "missing": lacking}, indent=2))
     else:
@@ -127,10 +151,23 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _selects(args: argparse.Namespace) -> bool:
+_NEEDED_FOR: dict[str, set[Item]] = {
+    "rates.price.kind": {Item.ELECTRICITY, Item.CREDIT},
+    "rates.carbon.kind": {Item.CO2E},
+    "rates.pue": {Item.ELECTRICITY, Item.CREDIT, Item.CO2E},
+    "rates.hardware": {Item.HARDWARE},
+}
+"""What a setting gives: where that was charged, it was set when it was booked."""
+
+
+def _newest(line: ReportLine) -> Charges:
+    return line.booked if line.restated is None else line.restated
+
+
+def _selects(args: Options) -> bool:
     return any(
-        (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
-         args.exclude, args.about, args.output)
+        (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
+         args.runs, args.exclude, args.about, args.output)
     )  # fmt: skip
 
 
@@ -160,7 +197,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
         for line in wrap(shown(text, 1_000), screen.width):
             screen.say(line)
-    screen.say(LIMITS)
+    for line in wrap(LIMITS, screen.width):
+        screen.say(line)
 
 
 def _name(line: ReportLine) -> str:
@@ -172,7 +210,7 @@ def _name(line: ReportLine) -> str:
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """The difference in money; none where the new rates leave out what was booked."""
-    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
     ):
@@ -259,3 +297,24 @@ def _line(line: ReportLine) -> dict[str, Any]:
             "co2e_grams": _grams(new, line.booked),
         }
     return found
+
+
+@command(
+    epilog="Without --format, --experiment and the like it lists all experiments. With them it "
+    "writes a statement: the energy, cost and CO2e of what is selected, and how they are known.",
+    several=["--runs"],
+)
+@from_where()
+@which_runs()
+@statement_options()
+@option(
+    "--by",
+    heading="The list",
+    type=click.Choice(["experiment", "user", "account", "lab"]),
+    default="experiment",
+    help="What a line is: an experiment (default), or all of a user, an account, the lab.",
+)
+@option("--json", heading="The list", is_flag=True, help="The list as one JSON object.")
+def report(options: Options) -> int:
+    """Say what experiments consumed, cost and emitted: a list, or a statement."""
+    return main(options)

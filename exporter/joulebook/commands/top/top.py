@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import select
@@ -15,7 +14,9 @@ from collections.abc import Iterator
 from types import FrameType
 
 from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
+from joulebook.commands.report.options import places
 from joulebook.commands.report.source import source
+from joulebook.commands.shared.options import FILE, Duration, Options, command, option
 from joulebook.commands.shared.text import Screen
 from joulebook.commands.top import users
 from joulebook.commands.top.scrape import NodeScrape, read_board
@@ -35,7 +36,7 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Show the table until `q` or Ctrl-C, or print it once."""
     config = load(args.config, os.environ)
     if args.users:
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _users(args: argparse.Namespace, config: Config) -> int:
+def _users(args: Options, config: Config) -> int:
     """Print who consumes what, once: it is asked of ledgers, not of the daemon's memory."""
     screen = Screen()
     source_ = source(args, config)
@@ -164,3 +165,33 @@ def _full_screen(screen: Screen) -> Iterator[int]:
             signal.signal(number, handler)
         os.close(read_end)
         os.close(write_end)
+
+
+@command()
+@option("--url", metavar="URL", help="The daemon's address (default: from server.listen).")
+@option("--once", is_flag=True, help="Print the table once and end.")
+@option(
+    "--interval",
+    type=Duration(),
+    default=2.0,
+    metavar="TIME",
+    help="From one refresh to the next (default: 2s).",
+)
+@option(
+    "--user",
+    metavar="NAME",
+    help="Name for basic auth; the password is JOULEBOOK_PASSWORD, or is asked for.",
+)
+@option("--ca", type=FILE, metavar="FILE", help="Certificates of the authorities to trust (PEM).")
+@option("--insecure", is_flag=True, help="Accept any certificate of the daemon.")
+@option(
+    "--users",
+    is_flag=True,
+    help="By user: power now, energy since midnight (UTC) and how much of it while idle.",
+)
+@places("With --users, of the whole lab")
+def top(options: Options) -> int:
+    """Show what draws power on this node now."""
+    # What a person waits for before his eyes.
+    options.timeout = 20.0
+    return main(options)

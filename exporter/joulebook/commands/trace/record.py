@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 from joulebook.clock import NodeClock
+from joulebook.commands.shared.options import FILE, Duration, Options, argument, command, option
 from joulebook.commands.shared.text import Screen, seconds, several, size
 from joulebook.errors import ConfigError, SensorError
 from joulebook.node.sensors.contract import PollResult, Sensor
@@ -19,7 +19,7 @@ LEAST_EVERY_S = 0.001
 _PROGRESS_S = 0.5
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Record until the time is over or Ctrl-C; what was written up to then is a whole trace."""
     if args.trace.exists():
         raise ConfigError(f"{args.trace} exists, and no trace is overwritten: name another file")
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         sensor.close()
 
 
-def _record(sensor: Sensor, first: PollResult, args: argparse.Namespace, errors: Screen) -> int:
+def _record(sensor: Sensor, first: PollResult, args: Options, errors: Screen) -> int:
     began = time.monotonic()
     lost = ""
     with TraceWriter(args.trace, source="joulebook record") as trace:
@@ -75,7 +75,7 @@ def _looks(
     trace: TraceWriter,
     look: PollResult,
     began: float,
-    args: argparse.Namespace,
+    args: Options,
     errors: Screen,
 ) -> str:
     """Look and write, at even distances; gives why it ended before its time, if it did."""
@@ -104,3 +104,25 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+@command()
+@argument("trace", type=FILE, help="The file to write, packed if it ends in .gz.")
+@option(
+    "--for",
+    "duration",
+    type=Duration(),
+    default=60.0,
+    metavar="TIME",
+    help="For how long (default: 60s).",
+)
+@option(
+    "--every",
+    type=Duration(),
+    default=0.1,
+    metavar="TIME",
+    help="From one reading to the next (default: 0.1s).",
+)
+def record(options: Options) -> int:
+    """Write what the sensors of this node say into a trace."""
+    return main(options)

@@ -6,11 +6,11 @@ Nothing is stored. Readings come from the sensor that plays traces, the books fr
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import Screen
 from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
 from joulebook.commands.trace.replay_text import Outcome, lines
@@ -55,7 +55,7 @@ class VirtualClock:
         return t_ns - BEGIN_NS
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Options) -> int:
     """Play the trace to its end and print the books; 1 if they do not balance."""
     config = load(args.config, os.environ)
     path = find_trace(str(args.trace))
@@ -169,3 +169,16 @@ def _facts(jobs: Iterable[TraceJob]) -> Iterator[WorkloadFacts]:
             gpu_count=len({part.meter for part in parts}),
             evidence=Evidence.PROLOG.label,
         )
+
+
+@command()
+@argument("trace", type=FILE, help="A trace file, or a shipped trace: a100, v100.")
+@option(
+    "--jobs",
+    type=FILE,
+    metavar="FILE",
+    help="Who held what: CSV with job,user,account,experiment,gpu,start_s,end_s.",
+)
+def replay(options: Options) -> int:
+    """Play a recorded trace through the same pipeline, and show the books."""
+    return main(options)

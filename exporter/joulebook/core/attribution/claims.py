@@ -8,6 +8,7 @@ the device has room. The outcome depends on the set of claims only, never on the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from fractions import Fraction
@@ -95,18 +96,23 @@ def admit(
     """
     best: dict[WorkloadId | None, Evidence] = {}
     for claim in claims:
-        known = best.get(claim.workload)
-        if known is None or claim.evidence < known:
+        best_known = best.get(claim.workload)
+        if best_known is None or claim.evidence < best_known:
             best[claim.workload] = claim.evidence
     wanted = sorted(
         (c for c in claims if c.evidence == best[c.workload]),
         key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.instance, c.parts, c.of),
     )
-    room = Fraction(1)
-    rooms = _rooms(wanted) if instances is None else dict(instances)
+    # Parts as whole numbers of the same size: this is done for every interval.
+    known = {} if instances is None else instances
+    whole = math.lcm(*(c.of for c in wanted), *(part.denominator for part in known.values()))
+    room, shares = whole, [claim.parts * (whole // claim.of) for claim in wanted]
+    rooms = {name: part.numerator * (whole // part.denominator) for name, part in known.items()}
+    if instances is None:
+        for claim, share in zip(wanted, shares, strict=True):
+            rooms[claim.instance] = max(rooms.get(claim.instance, share), share)
     admitted: dict[tuple[WorkloadId | None, str], Holder] = {}
-    for claim in wanted:
-        share = Fraction(claim.parts, claim.of)
+    for claim, share in zip(wanted, shares, strict=True):
         if share > room or (claim.instance and share > rooms.get(claim.instance, 0)):
             continue
         room -= share
@@ -116,14 +122,6 @@ def admit(
         held = admitted.get(who)
         admitted[who] = _together(held, claim) if held is not None else _holder(claim)
     return tuple(admitted.values())
-
-
-def _rooms(claims: Iterable[Claim]) -> dict[str, Fraction]:
-    rooms: dict[str, Fraction] = {}
-    for claim in claims:
-        share = Fraction(claim.parts, claim.of)
-        rooms[claim.instance] = max(rooms.get(claim.instance, share), share)
-    return rooms
 
 
 def _holder(claim: Claim) -> Holder:

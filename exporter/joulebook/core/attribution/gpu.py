@@ -15,11 +15,16 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
+from joulebook.core.attribution.presence import there
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.readings import InstanceUse, ProcessUse
+from joulebook.core.energy.readings import Component, InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import PJ_PER_UJ
+
+HELD_SHARE = "held-share"
+"""How it is known who used a shared device in an outage of which no process tells: by what each
+held (label `evidence`)."""
 
 _64_BITS = (1 << 64) - 1
 
@@ -63,21 +68,25 @@ def _lot(salt: int, position: int) -> int:
     return z ^ (z >> 31)
 
 
-def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[Share]:
+def share_out(
+    interval: Interval, tenure: Tenure, idle_mw: int | None, around: WorkloadId | None = None
+) -> list[Share]:
     """Share out one interval whose holders did not change (it spans exactly one tenure).
 
-    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. The
-    energies of the shares add up to that of the interval.
+    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. `around` is
+    who was on it alone before and after. The energies of the shares add up to that of the interval.
     """
     if interval.remainder is not None:
-        return [_nobodys(interval, interval.remainder)]
+        return [unowned(interval, interval.remainder)]
     holders = tenure.holders
-    if interval.outage and not holders:
-        return [_nobodys(interval, Remainder.DAEMON_DOWN)]
     if not interval.outage:
         holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders and around is not None and (interval.outage or not interval.idle):
+        holders = (Holder(around, Evidence.PROCESSES, 1, 1),)
+    if not holders and interval.outage:
+        return [unowned(interval, Remainder.DAEMON_DOWN)]
     if not holders:
-        return [_nobodys(interval, Remainder.UNALLOCATED)]
+        return _unheld(interval, idle_mw)
     if len(holders) == 1 and holders[0].parts >= holders[0].of:
         return [_sole(interval, holders[0])]
     return _shared(interval, holders, idle_mw)
@@ -95,7 +104,9 @@ def seats(
     if "" in held:
         return tuple(holders)
     found = list(holders)
-    left = 1 - sum((Fraction(holder.parts, holder.of) for holder in holders), Fraction(0))
+    left = Fraction(1)
+    if instances:
+        left -= sum((Fraction(holder.parts, holder.of) for holder in holders), Fraction(0))
     for each in instances:
         users = _users(p for p in processes if p.instance == each.uuid)
         if each.uuid in held or not users:
@@ -120,7 +131,7 @@ def _there(interval: Interval) -> list[ProcessUse]:
     A list speaks for the time before it: who came later is left out, and so is who is gone, since
     it may have gone before.
     """
-    return [p for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended]
+    return [p for p in there(interval.processes) if p.started_ns < interval.t1_ns]
 
 
 def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
@@ -132,90 +143,113 @@ def _subject(workload: WorkloadId | None) -> Subject:
     return Remainder.UNKNOWN_HOLDER if workload is None else workload
 
 
-def _nobodys(interval: Interval, reason: Remainder) -> Share:
-    return Share(reason, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)
+def unowned(interval: Interval, reason: Remainder) -> Share:
+    """Give the energy of an interval, and GPU time with it, to no workload."""
+    # Energy of unknown time stands beside the gap that has its time.
+    is_timed = interval.remainder is None and interval.meter.component is Component.GPU
+    held_ns = interval.t1_ns - interval.t0_ns if is_timed else 0
+    amount = Amount(interval.energy_uj, held_ns=held_ns)
+    return Share(reason, amount, interval.method, NO_EVIDENCE)
+
+
+def _unheld(interval: Interval, idle_mw: int | None) -> list[Share]:
+    """Share out what nobody held: a device at work above its floor worked for somebody."""
+    serves = any(process.workload == INFRASTRUCTURE for process in interval.processes)
+    if interval.idle or idle_mw is None or serves:
+        return [unowned(interval, Remainder.UNALLOCATED)]
+    floor_uj = min(interval.energy_uj, idle_mw * interval.duration_ns // PJ_PER_UJ)
+    if floor_uj == interval.energy_uj:
+        return [unowned(interval, Remainder.UNALLOCATED)]
+    # The time is somebody's, whoever it is: only the energy of the floor would be there anyway.
+    nobodys = Amount(floor_uj)
+    somebodys = Amount(interval.energy_uj - floor_uj, held_ns=interval.duration_ns)
+    return [
+        Share(Remainder.UNALLOCATED, nobodys, interval.method, NO_EVIDENCE),
+        Share(Remainder.UNKNOWN_HOLDER, somebodys, interval.method, NO_EVIDENCE),
+    ]
 
 
 def _sole(interval: Interval, holder: Holder) -> Share:
-    idle_uj = interval.energy_uj if interval.idle else 0
-    held_ns = 0 if _is_a_strangers(holder) else interval.t1_ns - interval.t0_ns
-    amount = Amount(interval.energy_uj, idle_uj, held_ns)
+    amount = _amount(interval, holder.workload, interval.energy_uj, interval.t1_ns - interval.t0_ns)
     return Share(_subject(holder.workload), amount, interval.method, holder.evidence.label)
 
 
-def _is_a_strangers(holder: Holder) -> bool:
-    """A process that is nobody's holds nothing; only a claim can say that somebody does."""
-    return holder.workload is None and holder.evidence is Evidence.PROCESSES
+def _amount(
+    interval: Interval, workload: WorkloadId | None, energy_uj: int, held_ns: int
+) -> Amount:
+    """What a share comes to; only what a workload holds can be held idle."""
+    if not interval.idle or workload is None:
+        return Amount(energy_uj, held_ns=held_ns)
+    return Amount(energy_uj, energy_uj, held_ns, held_ns)
 
 
 def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
     """Floor over all advertised parts, the rest by work done, else by held parts."""
     duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
-    parts = [Fraction(holder.parts, holder.of) for holder in holders]
-    unheld = 1 - sum(parts, Fraction(0))
+    whole = math.lcm(*(holder.of for holder in holders))
+    parts = [holder.parts * (whole // holder.of) for holder in holders]
+    unheld = whole - sum(parts)
     if interval.idle:
         floor_uj = interval.energy_uj
     else:
         floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
-    *floors, spare_uj = apportion(floor_uj, _whole([*parts, unheld]), salt)
+    *floors, spare_uj = apportion(floor_uj, [*parts, unheld], salt)
     work = _work(interval, holders, parts)
-    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, _whole(work), salt + 1)
-    *times, _ = apportion(duration_ns, _whole([*parts, unheld]), salt)
+    unseen = interval.outage and not interval.idle and work is None
+    work = [*parts, 0] if work is None else work
+    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, work, salt + 1)
+    *times, unheld_ns = apportion(duration_ns, [*parts, unheld], salt)
     shares = [
         Share(
             _subject(holder.workload),
-            Amount(
-                floor_uj + active_uj,
-                floor_uj + active_uj if interval.idle else 0,
-                0 if _is_a_strangers(holder) else held_ns,
-            ),
+            _amount(interval, holder.workload, floor_uj + active_uj, held_ns),
             Method.APPORTIONED,
-            holder.evidence.label,
+            HELD_SHARE if unseen else holder.evidence.label,
         )
         for holder, floor_uj, active_uj, held_ns in zip(
             holders, floors, actives, times, strict=True
         )
     ]
     if spare_uj or strays_uj or unheld:
-        nobodys = Amount(spare_uj + strays_uj)
+        nobodys = Amount(spare_uj + strays_uj, held_ns=unheld_ns)
         shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
     return shares
 
 
-def _work(
-    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
-) -> list[Fraction]:
+def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int] | None:
     """Weights for what the device consumed above its floor: one for each holder, and nobody's.
 
-    If the work of one holder is not known, a comparison would be a guess: it goes by parts held.
+    `None` if the work of one holder is not known: a comparison would be a guess.
     """
     by_instance = any(holder.instance for holder in holders)
     work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
-    return work if work is not None and any(work) else [*parts, Fraction(0)]
+    return work if work is not None and any(work) else None
 
 
 def _by_activity(
-    interval: Interval, holders: Sequence[Holder], parts: Sequence[Fraction]
-) -> list[Fraction] | None:
+    interval: Interval, holders: Sequence[Holder], parts: Sequence[int]
+) -> list[int] | None:
     """MIG: busy slices of each instance; those of one instance share them by what they hold."""
     busy = {
         each.uuid: Fraction(each.slices * each.active_ppm, each.of)
         for each in interval.instances or ()
         if each.active_ppm is not None
     }
-    held: dict[str, Fraction] = {}
+    held: Counter[str] = Counter()
     for holder, part in zip(holders, parts, strict=True):
-        held[holder.instance] = held.get(holder.instance, Fraction(0)) + part
+        held[holder.instance] += part
     if not busy.keys() >= held.keys():
         return None
     work = [
         busy[holder.instance] * part / held[holder.instance]
         for holder, part in zip(holders, parts, strict=True)
     ]
-    return [*work, sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0))]
+    work.append(sum((busy[each] for each in busy.keys() - held.keys()), Fraction(0)))
+    of = math.lcm(*(weight.denominator for weight in work))
+    return [weight.numerator * (of // weight.denominator) for weight in work]
 
 
-def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | None:
+def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[int] | None:
     """The time for which the processes of each holder kept the multiprocessors busy."""
     busy: Counter[WorkloadId | None] = Counter()
     holding = {holder.workload for holder in holders}
@@ -226,10 +260,4 @@ def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[Fraction] | 
             busy[process.workload] += process.sm_time_ns
         elif not process.ended:
             return None
-    return [*(Fraction(busy[holder.workload]) for holder in holders), Fraction(0)]
-
-
-def _whole(weights: Sequence[Fraction]) -> list[int]:
-    """The same proportions in integers."""
-    of = math.lcm(*(weight.denominator for weight in weights))
-    return [weight.numerator * (of // weight.denominator) for weight in weights]
+    return [*(busy[holder.workload] for holder in holders), 0]

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
+from joulebook.core.energy.idle import is_at_rest
 from joulebook.core.energy.power import MAX_HOLE_NS, drawn_uj, max_power_mw
 from joulebook.core.energy.readings import (
     Break,
@@ -33,7 +34,8 @@ UPTIME_SLACK_NS = 2 * NS_PER_S
 class Interval(msgspec.Struct, frozen=True, gc=False):
     """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
 
-    `idle` means that the device did no work in it. `outage` means that the daemon was down.
+    `idle` means that the device did no work in it (`core/energy/idle.py`). `outage` means that the
+    daemon was down.
     `remainder` is set where the energy is known but not when in the interval it was consumed, so
     that it can be nobody's.
     """
@@ -49,6 +51,17 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     processes: tuple[ProcessUse, ...] = ()
     instances: tuple[InstanceUse, ...] | None = None
     """The MIG instances that were there at either end; `None` where nobody asked."""
+    unread: bool = False
+    """The device cannot be read: nothing is known of its energy, but that it was held."""
+    charged: bool = False
+    """Its held time was charged already, while it could not be read."""
+    before: tuple[ProcessUse, ...] = ()
+    """The processes of the last list before it (`processes` are those of the next)."""
+
+    @property
+    def duration_ns(self) -> int:
+        """How long it is."""
+        return self.t1_ns - self.t0_ns
 
     def until_uj(self, t_ns: int) -> int:
         """Energy from `t0` to `t_ns`, evenly spread; its differences add up exactly."""
@@ -123,11 +136,6 @@ def energy_uj(parts: Sequence[Interval | Gap]) -> int:
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))
 
 
-def _is_idle(before: Reading, now: Reading) -> bool:
-    """Idle at both ends: a look does not see the work that ended just before it."""
-    return before.busy is False and now.busy is False
-
-
 def known_instances(
     before: tuple[InstanceUse, ...] | None, now: tuple[InstanceUse, ...] | None
 ) -> tuple[InstanceUse, ...] | None:
@@ -162,7 +170,7 @@ def _interval(
         t1_ns,
         energy_uj,
         Method.MODELLED if now.modelled else method,
-        idle=_is_idle(before, now),
+        idle=is_at_rest(before, now),
         outage=now.after_outage,
         processes=now.processes or (),
         instances=known_instances(before.instances, now.instances),

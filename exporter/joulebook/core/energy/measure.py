@@ -17,7 +17,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ChildSecond, Gap
 from joulebook.core.sums import counted
 
@@ -99,12 +99,16 @@ def measure(
     booked = {name: state for name, (state, _) in ripe.items()}
     intervals = [each for _, found in ripe.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
-    for name, each in node.items():
+    # Modules first: their GPUs are inside what measures the whole node.
+    for name, each in sorted(node.items(), key=lambda item: not item[1].parts):
+        to_ns, edges = due(each.state) if each.parts else (horizon_ns, ())
         node[name], others, children_uj = node_meter.reconcile(
-            each, booked, children_uj, horizon_ns
+            each, booked, children_uj, to_ns, edges
         )
+        booked[name] = node_meter.as_meter(node[name])
+        if each.parts:
+            children_uj = node_meter.noted(children_uj, others, node.values(), horizon_ns)
         intervals += others
-    booked |= {name: node_meter.as_meter(each) for name, each in node.items()}
     return Measured(
         Meters(booked, node, children_uj),
         tuple(intervals),
@@ -134,7 +138,10 @@ def _taken_in(
 def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
     """A meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
-        return None if state is None else metering.lose(state, look)
+        if state is not None:
+            return metering.lose(state, look)
+        is_gpu = look.meter.component is Component.GPU
+        return MeterUpdate(metering.begin_unread(look)) if is_gpu else None
     if state is not None:
         return metering.take(state, look)
     return MeterUpdate(metering.begin(look)) if is_believable(look) else None
@@ -148,6 +155,7 @@ def _node_meters(
     """The meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:
-        if isinstance(look, Reading) and look.covers and look.meter in states:
-            found[look.meter] = node_meter.heard(found.get(look.meter), look)
+        if isinstance(look, Reading) and (look.covers or look.parts) and look.meter in states:
+            state = states[look.meter]
+            found[look.meter] = node_meter.heard(found.get(look.meter), look, state)
     return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

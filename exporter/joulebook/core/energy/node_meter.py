@@ -8,6 +8,9 @@ counted twice:
 
 Where the children come to more than the node (a slow or averaging BMC, one that leaves the GPUs
 out), nothing negative is booked: the excess is the *deficit*, which later differences fill first.
+
+A superchip's counter is of its module, the CPU socket in it included. There the rest is the GPU,
+and is booked as it: module = socket + GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from joulebook.core.energy import meter
+from joulebook.core.energy import idle, meter
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter, Reading
@@ -46,6 +49,16 @@ class NodeMeter(msgspec.Struct, frozen=True, gc=False, array_like=True):
     deficit_uj: int = 0
     omits: str = ""
     modelled: bool = False
+    parts: tuple[Meter, ...] = ()
+    """The meters inside, where they are known by name: of a module, whose rest is its GPU."""
+    idle_mw: int | None = None
+    """The idle floor of the rest."""
+
+    def child(self, meter: Meter) -> ChildSecond | None:
+        """Under which name the energy of a meter inside is kept (second 0); `None`: it is not."""
+        if meter in self.parts:
+            return ChildSecond(meter.component, 0, meter.name)
+        return ChildSecond(meter.component, 0) if meter.component in self.covers else None
 
 
 CHILD_WAIT_NS = 60 * NS_PER_S
@@ -58,20 +71,26 @@ OMITTED_NS = 30 * NS_PER_S
 """A deficit worth this much of the children' power is no delay: something is left out."""
 
 
-def heard(known: NodeMeter | None, reading: Reading) -> NodeMeter:
-    """The node meter of a reading: a new one, or what is known of it with what it covers now."""
+def heard(known: NodeMeter | None, reading: Reading, state: MeterState) -> NodeMeter:
+    """The node meter of a reading: a new one, or what is known of it with what it covers now.
+
+    `state` are the readings of it so far; one that was booked by itself until now goes on from it.
+    """
     if known is None:
-        return NodeMeter(meter.begin(reading), reading.covers, reading.t_ns, reading.t_ns)
-    return (
-        known
-        if known.covers == reading.covers
-        else msgspec.structs.replace(known, covers=reading.covers)
-    )
+        t_ns = state.base.t_ns
+        known = NodeMeter(state, (), t_ns, t_ns, other_uj=state.booked_uj, idle_mw=state.idle_mw)
+    if (known.covers, known.parts) == (reading.covers, reading.parts):
+        return known
+    return msgspec.structs.replace(known, covers=reading.covers, parts=reading.parts)
 
 
 def as_meter(node: NodeMeter) -> MeterState:
     """The rest of the node as a meter: what is read of it is what is booked."""
     state = node.state
+    if node.parts:
+        return msgspec.structs.replace(
+            state, booked_uj=node.other_uj, read_uj=node.other_uj, idle_mw=node.idle_mw
+        )
     return MeterState(
         state.meter,
         Reading(state.meter, node.edge_ns),
@@ -91,30 +110,38 @@ def noted(
 
     What was consumed before a node meter was first read is not in it.
     """
-    since_ns: dict[Component, int] = {}
-    for node in nodes:
-        for component in node.covers:
-            since_ns[component] = min(node.began_ns, since_ns.get(component, node.began_ns))
-    oldest = horizon_ns // NS_PER_S - KEPT_S
+    found, oldest = list(nodes), horizon_ns // NS_PER_S - KEPT_S
     return counted(
         (
             part
             for interval in intervals
-            if interval.meter.component in since_ns
-            for part in _seconds(interval, since_ns[interval.meter.component], oldest)
+            for child, since_ns in _kept_for(interval.meter, found).items()
+            for part in _seconds(interval, child, since_ns, oldest)
         ),
         children_uj,
     )
 
 
-def _seconds(interval: Interval, since_ns: int, oldest: int) -> Iterator[tuple[ChildSecond, int]]:
+def _kept_for(meter: Meter, nodes: Iterable[NodeMeter]) -> Mapping[ChildSecond, int]:
+    """Under which names the energy of a meter is kept, and since when."""
+    since_ns: dict[ChildSecond, int] = {}
+    for node in nodes:
+        child = node.child(meter)
+        if child is not None:
+            since_ns[child] = min(node.began_ns, since_ns.get(child, node.began_ns))
+    return since_ns
+
+
+def _seconds(
+    interval: Interval, child: ChildSecond, since_ns: int, oldest: int
+) -> Iterator[tuple[ChildSecond, int]]:
     """The energy of a child from `since_ns` on, by second; what is older than `oldest` as of it."""
     t_ns = max(interval.t0_ns, since_ns)
     while t_ns < interval.t1_ns:
         second = max(t_ns // NS_PER_S, oldest)
         until_ns = min((second + 1) * NS_PER_S, interval.t1_ns)
         energy_uj = interval.until_uj(until_ns) - interval.until_uj(t_ns)
-        yield ChildSecond(interval.meter.component, second), energy_uj
+        yield child._replace(second=second), energy_uj
         t_ns = until_ns
 
 
@@ -123,17 +150,18 @@ def reconcile(
     children: Mapping[Meter, MeterState],
     children_uj: Mapping[ChildSecond, int],
     horizon_ns: int,
+    edges: Iterable[int] = (),
 ) -> tuple[NodeMeter, list[Interval], Mapping[ChildSecond, int]]:
     """Take children off the node meter as far as all of them are booked; what is left is `other`.
 
     `children` are the meters as they are booked now. Returns the node meter, the intervals
     of `other` and what is left of `children_uj`.
     """
-    covered = [state for meter, state in children.items() if meter.component in node.covers]
+    covered = [state for meter, state in children.items() if node.child(meter) is not None]
     for state in covered:
         if state.last.t_ns > horizon_ns - CHILD_WAIT_NS:
             horizon_ns = min(horizon_ns, state.base.t_ns)
-    state, intervals = meter.ripe(node.state, horizon_ns)
+    state, intervals = meter.ripe(node.state, horizon_ns, edges)
     modelled = any(child.last.modelled for child in covered)
     node = msgspec.structs.replace(node, state=state, modelled=modelled)
     others = []
@@ -144,7 +172,8 @@ def reconcile(
         taken, children_uj = _taken(children_uj, node, interval.t1_ns)
         node, other = _less(node, interval, taken)
         others.append(other)
-    return node, others, children_uj
+    floor = idle.learnt(idle.Floor(node.idle_mw), others)
+    return msgspec.structs.replace(node, idle_mw=floor.idle_mw), others, children_uj
 
 
 def _taken(
@@ -154,10 +183,11 @@ def _taken(
 
     Energy of before `node.edge_ns` came late (a child that was silent): it is taken now.
     """
-    taken = dict.fromkeys(node.covers, 0)
+    taken = dict.fromkeys(node.covers or {part.component for part in node.parts}, 0)
+    names = {part.name for part in node.parts} or {""}
     left: dict[ChildSecond, int] = {}
     for child, energy_uj in children_uj.items():
-        if child.component not in taken:
+        if child.component not in taken or child.name not in names:
             left[child] = energy_uj
             continue
         part_uj = _until_uj(child, energy_uj, node.edge_ns, t1_ns)
@@ -188,7 +218,8 @@ def _less(
     omits = node.omits if deficit_uj else ""
     if deficit_uj * (interval.t1_ns - interval.t0_ns) > children_uj * OMITTED_NS and children_uj:
         omits = max(taken, key=lambda component: taken[component]).value
-    method = Method.MODELLED if node.modelled else interval.method
+    rest = Method.INTEGRATED if node.parts else interval.method
+    method = Method.MODELLED if node.modelled else rest
     node = msgspec.structs.replace(
         node,
         edge_ns=interval.t1_ns,

@@ -83,6 +83,8 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     instance: str = ""
     """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
     marks: tuple[Span, ...] = ()
+    graphics: bool = False
+    """Whether it has graphics contexts alone, as display servers have."""
 
 
 class InstanceUse(NamedTuple):
@@ -122,9 +124,9 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     then `samples` (else `power_mw` alone) are integrated. `wrap_uj` is the size of a counter
     that wraps. `epoch` names the life of the counter where the system tells it (the boot id);
     `uptime_ns` is the time since the counter last started at zero, where the driver tells it.
-    `max_power_mw` bounds what is plausible. `busy` says whether the device did any work since
-    the reading before: `None` where this look did not ask. `processes` is `None` where this look
-    did not ask, empty where it asked and found none; and so are `instances`.
+    `max_power_mw` bounds what is plausible. `busy` says whether the device was at work: its
+    utilization was above 0 (`None`: it does not tell, or was not asked). `processes` is `None`
+    where this look did not ask, empty where it asked and found none; and so are `instances`.
     `covers` names the components whose meters
     are measured here too, from outside: of such a meter only the rest is booked
     (`core.energy.node_meter`).
@@ -154,6 +156,10 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hole_ns: int = 0
     by_power: PowerSum | None = None
     """Set by the ledger: what a counter should show, by power."""
+    parts: tuple[Meter, ...] = ()
+    """The meters that are measured inside this one: of a superchip's module its CPU socket."""
+    utilization_pct: int | None = None
+    """How much of the time the device was at work, where it tells that."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

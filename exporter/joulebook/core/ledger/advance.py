@@ -117,7 +117,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
     books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
     users_ns = counted(foreign.items(), books.foreign_ns)
     if foreign or len(books.workloads) < len(workloads):
-        users_ns = _folded(users_ns, books.workloads)
+        users_ns = _of_exposed(users_ns, books.workloads)
     hold_ns = policy.series.zero_hold_ns
     books = msgspec.structs.replace(
         books,
@@ -170,6 +170,7 @@ def _booked(
         children_uj=measured.meters.children_uj,
         gaps_ns=counted(measured.lost_ns.items(), books.gaps_ns),
         remainders=counted(_unowned(postings.amounts), books.remainders),
+        remainder_gpu_ns=counted(_unheld_ns(postings.amounts), books.remainder_gpu_ns),
         evidence_uj=counted(((k.evidence, a.energy_uj) for k, a in amounts), books.evidence_uj),
         method_uj=counted(((k.method, a.energy_uj) for k, a in amounts), books.method_uj),
         remainder_bills=summed(
@@ -194,6 +195,13 @@ def _unowned(
             yield (key.meter.component, key.subject), amount.energy_uj
 
 
+def _unheld_ns(amounts: Mapping[PostingKey, Amount]) -> Iterator[tuple[Remainder, int]]:
+    """GPU time that no workload held."""
+    for key, amount in amounts.items():
+        if isinstance(key.subject, Remainder) and key.meter.component is Component.GPU:
+            yield key.subject, amount.held_ns
+
+
 def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Component, Amount]]:
     """What each workload got, by component."""
     earned: dict[WorkloadId, dict[Component, Amount]] = {}
@@ -213,18 +221,16 @@ def _booked_to_ns(books: Books) -> int:
     )
 
 
-def _folded(
+def _of_exposed(
     foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those whose series are gone goes into one sum for each device and scheduler.
+    """The use of those who have series, by name.
 
-    It is kept by name: of two that have one after the other, the use is one counter.
+    Of two that have a name one after the other, the use is one counter. That of those whose series
+    are gone is gone with them: in a sum under another name it would count a second time.
     """
     names = {id_._replace(start=0) for id_ in known}
     users = (
         (meter, user._replace(start=0), use_ns) for (meter, user), use_ns in foreign_ns.items()
     )
-    return counted(
-        ((meter, user if user in names else WorkloadId(user.scheduler, series.EXPIRED)), use_ns)
-        for meter, user, use_ns in users
-    )
+    return counted(((meter, user), use_ns) for meter, user, use_ns in users if user in names)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1
+"""The version before, which a collector still reads: a fleet is upgraded node by node."""
 PATH = "/v1/postings"
 
 MAX_ROWS = 5_000
@@ -21,7 +23,10 @@ MAX_ROWS = 5_000
 
 
 class MeterRow(Struct, frozen=True, gc=False, array_like=True):
-    """A meter: what its books say in all, and what of it left the node for its age (uJ)."""
+    """A meter: what its books say in all, and what of it left the node for its age (uJ).
+
+    `replayed` says that it plays a recorded trace: nothing of it was measured there.
+    """
 
     id: int
     component: str
@@ -29,10 +34,14 @@ class MeterRow(Struct, frozen=True, gc=False, array_like=True):
     model: str
     booked_uj: int
     expired_uj: int
+    replayed: bool = False
 
 
 class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
-    """What is known of a workload; times are UTC ns, `None`: not known."""
+    """What is known of a workload; times are UTC ns, `None`: not known.
+
+    What a later version added has the value that a page of the version before means.
+    """
 
     id: int
     seq: int
@@ -49,6 +58,11 @@ class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
     gpu_count: int
     evidence: str
     extra: dict[str, str]
+    start: int = 0
+    scheduler_start_s: int = 0
+    named: bool = False
+    stage: str = ""
+    outcome: str = ""
 
 
 class PostingRow(Struct, frozen=True, gc=False, array_like=True):
@@ -64,6 +78,8 @@ class PostingRow(Struct, frozen=True, gc=False, array_like=True):
     energy_uj: int
     idle_uj: int
     held_ns: int
+    idle_ns: int = 0
+    calibration_uj: int = 0
 
 
 class ChargeRow(Struct, frozen=True, gc=False, array_like=True):

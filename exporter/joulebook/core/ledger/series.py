@@ -16,14 +16,14 @@ import msgspec
 
 from joulebook.core.attribution.claims import Claim
 from joulebook.core.evidence import Balance
-from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
+from joulebook.core.ledger.experiment_series import ExperimentSeries
+from joulebook.core.ledger.state import Books, WorkloadState
 from joulebook.core.money.amounts import Charges, add
 from joulebook.core.sums import summed
-from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, is_reserved, merged
 from joulebook.units import NS_PER_S
 
 OVERFLOW = "(overflow)"
-EXPIRED = "(expired)"
 
 
 def pool_id(labels: Labels) -> WorkloadId:
@@ -41,6 +41,11 @@ class SeriesPolicy(msgspec.Struct, frozen=True):
     max_workloads: int = 500
     max_experiments: int = 1000
     max_experiments_per_owner: int = 50
+    expose_ns: int = 86_400 * NS_PER_S
+    """For how long after its last use an experiment has series; what it has is kept longer."""
+    retire: bool = True
+    """Whether series may leave. Not where the last commit failed: nobody would see them gone, and
+    one that came back meanwhile would begin again below what it shows."""
 
 
 class Step(NamedTuple):
@@ -76,7 +81,7 @@ def advance(
     """Move all series along by one tick. Returns the books and the facts that are new."""
     air = _Air(books, policy, step.now_ns)
     if step.resumed:
-        air.hold_experiments()
+        air.experiments.hold()
     if step.served_ns:
         air.wait(step.served_ns)
     else:
@@ -96,14 +101,14 @@ class _Air:
         self._policy = policy
         self._now_ns = now_ns
         self._workloads = dict(books.workloads)
-        self._experiments = dict(books.experiments)
+        self.experiments = ExperimentSeries(books.experiments, now_ns, policy.zero_hold_ns)
         self._overflow = Counter(books.overflow)
 
     def books(self) -> Books:
         return msgspec.structs.replace(
             self._before,
             workloads=self._workloads,
-            experiments=self._experiments,
+            experiments=self.experiments.states,
             overflow=dict(self._overflow),
         )
 
@@ -114,17 +119,6 @@ class _Air:
                 final_ns = max(workload.final_ns, workload.ended_ns) + unseen_ns
                 self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
 
-    def hold_experiments(self) -> None:
-        """After a restart every experiment reappears at what it last showed, and stays there."""
-        for labels, state in self._experiments.items():
-            held = state.hold_left_ns > 0
-            self._experiments[labels] = msgspec.structs.replace(
-                state,
-                baseline=state.baseline if held else state.balance,
-                bill_baseline=state.bill_baseline if held else state.bill,
-                hold_left_ns=self._policy.zero_hold_ns,
-            )
-
     def wait(self, served_ns: int) -> None:
         """Time passes for everything that is held back."""
         for id_, workload in self._workloads.items():
@@ -133,10 +127,7 @@ class _Air:
                 self._workloads[id_] = msgspec.structs.replace(
                     workload, hold_left_ns=left_ns, final_ns=self._now_ns
                 )
-        for labels, state in self._experiments.items():
-            if state.hold_left_ns:
-                left_ns = max(state.hold_left_ns - served_ns, 0)
-                self._experiments[labels] = msgspec.structs.replace(state, hold_left_ns=left_ns)
+        self.experiments.wait(served_ns)
 
     def learn(
         self,
@@ -153,7 +144,7 @@ class _Air:
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            fact = merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_)))
+            fact = _own_names(merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_))))
             if known is not None:
                 fact = merged(known.facts, fact)
                 if id_ in reported and reported[id_].ended_ns is None and id_ in holding:
@@ -212,6 +203,7 @@ class _Air:
         closing = {claim.workload for claim in claims}
         running = {claim.workload for claim in claims if claim.t1_ns is None}
         running |= set(active) - closing  # known by its processes alone
+        leaving: dict[WorkloadId, WorkloadState] = {}
         for id_, workload in list(self._workloads.items()):
             if id_.scheduler == OVERFLOW:
                 continue
@@ -224,15 +216,30 @@ class _Air:
             if state is not workload:
                 self._workloads[id_] = state
             over = (
-                state.ended_ns is not None
+                self._policy.retire
+                and state.ended_ns is not None
                 and id_ not in closing
                 and (state.labels is not None or not state.held)
                 and not state.hold_left_ns
                 and self._now_ns >= max(state.ended_ns, state.final_ns) + self._policy.linger_ns
             )
             if over:
+                leaving[id_] = state
+        self._leave(leaving)
+        if self._policy.retire:
+            in_use = {workload.labels for workload in self._workloads.values()}
+            self.experiments.withdraw(self._policy.expose_ns, in_use)
+            self.experiments.expire(self._policy.expire_ns, in_use)
+
+    def _leave(self, leaving: Mapping[WorkloadId, WorkloadState]) -> None:
+        """Take series away, but none of which another workload still has a part.
+
+        A name that came again is one series, with the sum of both: it must not fall.
+        """
+        kept = {_identity(s) for id_, s in self._workloads.items() if id_ not in leaving}
+        for id_, state in leaving.items():
+            if state.labels is None or _identity(state) not in kept:
                 del self._workloads[id_]
-        self._expire()
 
     def _ended_ns(self, state: WorkloadState, claims: Iterable[Claim]) -> int:
         if state.facts.ended_ns is not None:
@@ -248,17 +255,17 @@ class _Air:
         """
         labels = workload.facts.labels
         if not labels.experiment:
-            labels = labels._replace(experiment=workload.facts.shown)
-        if labels in self._experiments:
+            labels = labels._replace(experiment=workload.facts.shown.strip("() "))
+        if labels in self.experiments.states:
             return labels
         named = workload.facts.named
         of_owner = sum(
             known[:2] == labels[:2] and state.named is named
-            for known, state in self._experiments.items()
+            for known, state in self.experiments.states.items()
         )
         most = self._policy.max_experiments
         room = most if named else most - most // 10
-        shown = sum(known.experiment != OVERFLOW for known in self._experiments)
+        shown = sum(known.experiment != OVERFLOW for known in self.experiments.states)
         if shown < room and of_owner < self._policy.max_experiments_per_owner:
             return labels
         self._overflow["experiments"] += 1
@@ -272,16 +279,7 @@ class _Air:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
-        state = self._experiments.get(labels)
-        if state is None:
-            state = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
-        self._experiments[labels] = msgspec.structs.replace(
-            state,
-            named=state.named or workload.facts.named,
-            balance=_sum(state.balance, balance),
-            bill=add(state.bill, bill),
-            used_ns=self._now_ns,
-        )
+        self.experiments.credit(labels, balance, bill, named=workload.facts.named)
         if not workload.folded:
             return
         id_ = pool_id(labels)
@@ -297,29 +295,19 @@ class _Air:
             pooled, balance=_sum(pooled.balance, balance), bill=add(pooled.bill, bill)
         )
 
-    def _expire(self) -> None:
-        """Pass experiments that nobody has used for long into `(expired)` of their owner."""
-        horizon_ns = self._now_ns - self._policy.expire_ns
-        old = [
-            labels
-            for labels, state in self._experiments.items()
-            if state.used_ns < horizon_ns and labels.experiment != EXPIRED
-        ]
-        in_use = {workload.labels for workload in self._workloads.values()} if old else set()
-        for labels in old:
-            if labels in in_use:
-                continue
-            gone = self._experiments.pop(labels)
-            pool = labels._replace(experiment=EXPIRED)
-            kept = self._experiments.get(pool)
-            if kept is None:
-                kept = ExperimentState({}, {}, self._policy.zero_hold_ns, self._now_ns)
-            self._experiments[pool] = msgspec.structs.replace(
-                kept,
-                balance=_sum(kept.balance, gone.balance),
-                bill=add(kept.bill, gone.bill),
-                used_ns=self._now_ns,
-            )
+
+def _own_names(facts: WorkloadFacts) -> WorkloadFacts:
+    """The facts without a name that is one of ours, by whatever way it came."""
+    labels = Labels(*("" if is_reserved(name) else name for name in facts.labels))
+    if labels == facts.labels:
+        return facts
+    named = facts.named and bool(labels.experiment)
+    return msgspec.structs.replace(facts, labels=labels, named=named)
+
+
+def _identity(state: WorkloadState) -> tuple[str, ...]:
+    """What is on the series of a workload with settled labels."""
+    return (state.facts.id.scheduler, state.shown, *(state.labels or ()))
 
 
 def _sum(balance: Balance, more: Balance) -> Balance:

@@ -78,6 +78,8 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What was charged, and what is shown of it while the series are held."""
     named: bool = False
     """Whether a person gave it its name."""
+    exposed: bool = True
+    """Whether it has series: while it is used, and a day after."""
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -88,6 +90,8 @@ class Books(msgspec.Struct, frozen=True):
     workloads: Mapping[WorkloadId, WorkloadState] = {}
     experiments: Mapping[Labels, ExperimentState] = {}
     remainders: Mapping[tuple[Component, Remainder], int] = {}
+    remainder_gpu_ns: Mapping[Remainder, int] = {}
+    """GPU time that no workload held, by reason: with the time of gaps it makes up the capacity."""
     evidence_uj: Mapping[str, int] = {}
     method_uj: Mapping[Method, int] = {}
     gaps_ns: Mapping[tuple[Meter, str], int] = {}

@@ -16,9 +16,10 @@ import msgspec
 from joulebook.core.attribution.attribute import Booking
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, PostingKey, Subject
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Subject
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
+    IDLE_PARTS,
     NOTHING,
     Charge,
     ChargeKey,
@@ -157,9 +158,10 @@ def charge(bookings: Iterable[Booking], tariff: Tariff) -> Postings:
     The interval of a booking must lie within one stretch of the tariff (`Tariff.pieces`).
     """
     timed = [(booking, tariff.at(booking.interval.t0_ns)) for booking in bookings]
-    held = list(_held(timed, tariff))
-    atoms = counted(((key, atoms) for key, atoms, _ in held), counted(_energy_atoms(timed)))
-    totals = counted(((key.charge, atoms) for key, atoms, _ in held), counted(_total_atoms(timed)))
+    held, idle = list(_held(timed, tariff)), list(_idle_atoms(timed, tariff))
+    by_time = [*((key, atoms) for key, atoms, _ in held), *idle]
+    atoms = counted(by_time, counted(_energy_atoms(timed)))
+    totals = counted(((key.charge, atoms) for key, atoms in by_time), counted(_total_atoms(timed)))
     return Postings(
         amounts=summed(_amounts(timed)),
         charges={key: Exact.of(number) for key, number in atoms.items()},
@@ -176,7 +178,8 @@ def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
     for booking, stretch in timed:
         meter = booking.interval.meter
         for subject, amount, method, evidence in booking.shares:
-            yield PostingKey(subject, meter, stretch.quarter_s, method, evidence), amount
+            key = PostingKey(subject, meter, stretch.quarter_s, method, evidence)
+            yield key, ZERO if booking.interval.unread else amount
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
@@ -202,7 +205,7 @@ def _held(
     item, unit = Charge(Item.HARDWARE, tariff.currency), f"n{tariff.currency}/{PER_GPU_HOUR}"
     for booking, stretch in timed:
         rate = tariff.hardware(booking.interval.meter)
-        if rate is None:
+        if rate is None or booking.interval.charged:
             continue
         nano, quarter_s = rate.nano_per_gpu_hour, stretch.quarter_s
         used = RateUsed(quarter_s, "hardware", nano, unit, rate.source, Quality.MEASURED)
@@ -211,6 +214,26 @@ def _held(
                 atoms = amount.held_ns * nano * ATOMS_PER_HELD
                 charged = (used, Amount(0, 0, amount.held_ns))
                 yield ChargeKey(subject, quarter_s, item), atoms, charged
+
+
+def _idle_atoms(timed: _Timed, tariff: Tariff) -> Iterator[tuple[ChargeKey, int]]:
+    """What is charged of that for what was held idle: a part of it, as charges of their own."""
+    hardware = Charge(IDLE_PARTS[Item.HARDWARE], tariff.currency)
+    for booking, stretch in timed:
+        rate = tariff.hardware(booking.interval.meter)
+        per_ns = 0 if rate is None else rate.nano_per_gpu_hour * ATOMS_PER_HELD
+        per_uj = [
+            (Charge(IDLE_PARTS[item], currency), each)
+            for (item, currency), each in stretch.per_kwh
+            if item in IDLE_PARTS
+        ]
+        for subject, amount, _, _ in booking.shares:
+            if amount.idle_uj or amount.idle_ns:
+                for item, each in per_uj:
+                    yield ChargeKey(subject, stretch.quarter_s, item), amount.idle_uj * each
+                if per_ns:
+                    key = ChargeKey(subject, stretch.quarter_s, hardware)
+                    yield key, amount.idle_ns * per_ns
 
 
 def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:

@@ -52,6 +52,14 @@ class Item(StrEnum):
     rises instead, and what electricity came to is the difference of the two."""
     HARDWARE = "hardware"
     CO2E = "co2e"
+    IDLE_ELECTRICITY = "idle_electricity"
+    IDLE_HARDWARE = "idle_hardware"
+    """The part of the electricity, or of the hardware cost, of what was held idle. It is in these
+    already: never add it to them."""
+
+
+IDLE_PARTS = {Item.ELECTRICITY: Item.IDLE_ELECTRICITY, Item.HARDWARE: Item.IDLE_HARDWARE}
+"""The items of which the idle part is accrued too, and the item that it is."""
 
 
 class Charge(NamedTuple):

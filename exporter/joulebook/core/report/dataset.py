@@ -6,6 +6,7 @@ source cannot know, so that a report never takes "nobody wrote it down" for zero
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
@@ -24,7 +25,8 @@ WHOLE_METER = "*"
 class Selection(msgspec.Struct, frozen=True):
     """Which workloads are asked for; a set that is empty takes all.
 
-    `workloads` holds ids or the names that people are shown (`101_7`). Remainders are nobody's:
+    `workloads` holds ids or the names that people are shown (`101_7`). `jobs` are ids of
+    jobs, of which tasks, requeues and components count too. Remainders are nobody's:
     they are part of an account only where nothing is selected.
     """
 
@@ -32,6 +34,8 @@ class Selection(msgspec.Struct, frozen=True):
     users: frozenset[str] = frozenset()
     accounts: frozenset[str] = frozenset()
     workloads: frozenset[str] = frozenset()
+    clusters: frozenset[str] = frozenset()
+    jobs: frozenset[str] = frozenset()
 
     @property
     def everything(self) -> bool:
@@ -46,7 +50,26 @@ class Selection(msgspec.Struct, frozen=True):
             and (not self.users or user in self.users)
             and (not self.accounts or account in self.accounts)
             and (not self.workloads or not self.workloads.isdisjoint(workload.names))
+            and (not self.clusters or workload.of_cluster in self.clusters)
+            and (not self.jobs or any(_is_of(name, workload.names) for name in self.jobs))
         )
+
+
+FAMILY = ("_", ".r", "+")
+"""What stands between a job's id and the task of an array, the number of a requeue, and the
+component of a heterogeneous job: `101_7`, `101.r1`, `101+1`."""
+
+
+def _is_of(job: str, names: Iterable[str]) -> bool:
+    return any(
+        name == job or name.startswith(tuple(f"{job}{mark}" for mark in FAMILY)) for name in names
+    )
+
+
+def family_patterns(job: str) -> list[str]:
+    r"""Return patterns of SQL's LIKE (ESCAPE `\`) for all that is asked for by a job's id."""
+    safe = re.sub(r"([%_\\])", r"\\\1", job)
+    return [safe, rf"{safe}\_%", f"{safe}.r%", f"{safe}+%"]
 
 
 class ReportWorkload(msgspec.Struct, frozen=True):
@@ -62,11 +85,20 @@ class ReportWorkload(msgspec.Struct, frozen=True):
     evidence: str = ""
     extra: Mapping[str, str] = {}
     cluster: str = ""
+    scheduler_start_s: int = 0
+    named: bool = False
+    stage: str = ""
+    outcome: str = ""
+
+    @property
+    def of_cluster(self) -> str:
+        """The cluster it ran in: the site's name for it, else the scheduler's; empty: not known."""
+        return self.cluster or self.extra.get("cluster", "")
 
     @property
     def named_in_code(self) -> bool:
         """Whether it is a span that the researcher's own code opened."""
-        return self.id.scheduler == "process" and self.id.workload.startswith("mark.")
+        return self.id.scheduler == "process" and self.id.workload.startswith(("span-", "mark."))
 
     @property
     def shown(self) -> str:
@@ -79,21 +111,31 @@ class ReportWorkload(msgspec.Struct, frozen=True):
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
     def and_of(self, other: ReportWorkload) -> ReportWorkload:
-        """What two nodes know of it together: its first start and its last end."""
+        """What two nodes know of it together: its first start and its last end.
+
+        A job ends on all of its nodes: one that was restarted, or is collected late, knows no end.
+        """
         starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
-        ends = (self.ended_utc_ns, other.ended_utc_ns)
+        ends = [t for t in (self.ended_utc_ns, other.ended_utc_ns) if t is not None]
+        labels = Labels(*(a or b for a, b in zip(self.labels, other.labels, strict=True)))
+        if other.named and not self.named:
+            labels = labels._replace(experiment=other.labels.experiment)
         return ReportWorkload(
             id=self.id,
             display=self.display or other.display,
             name=self.name or other.name,
-            labels=Labels(*(a or b for a, b in zip(self.labels, other.labels, strict=True))),
+            labels=labels,
             started_utc_ns=min(starts, default=None),
-            ended_utc_ns=None if None in ends else max(t for t in ends if t is not None),
+            ended_utc_ns=max(ends, default=None),
             # Each node tells of the GPUs that it saw held.
             gpu_count=self.gpu_count + other.gpu_count,
             evidence=self.evidence or other.evidence,
             extra={**other.extra, **self.extra},
             cluster=self.cluster or other.cluster,
+            scheduler_start_s=self.scheduler_start_s or other.scheduler_start_s,
+            named=self.named or other.named,
+            stage=self.stage or other.stage,
+            outcome=self.outcome or other.outcome,
         )
 
 
@@ -202,43 +244,4 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
     return (
         f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
-    )
-
-
-def joined(accounts: Iterable[ReportData]) -> ReportData:
-    """Several accounts as one; their nodes must differ, or energy would count twice.
-
-    Raises `ValueError` naming a node that stands in two of them, or if there is no account.
-    """
-    parts = list(accounts)
-    if len(parts) == 1:
-        return parts[0]
-    whose: dict[str, str] = {}
-    workloads: dict[WorkloadId, ReportWorkload] = {}
-    for part in parts:
-        for node in {row.node for rows in (part.postings, part.charges) for row in rows}:
-            if node in whose:
-                raise ValueError(f"node {node} is in both {whose[node]} and {part.source}")
-            whose[node] = part.source
-        for key, workload in part.workloads.items():
-            known = workloads.get(key)
-            workloads[key] = workload if known is None else known.and_of(workload)
-    if not parts:
-        raise ValueError("no account to join")
-    return ReportData(
-        ", ".join(part.source for part in parts),
-        min(part.since_s for part in parts),
-        max(part.until_s for part in parts),
-        tuple(row for part in parts for row in part.postings),
-        tuple(row for part in parts for row in part.charges),
-        workloads,
-        tuple(row for part in parts for row in part.rates),
-        tuple(row for part in parts for row in part.gaps),
-        {key: model for part in parts for key, model in part.models.items()},
-        {node: until_s for part in parts for node, until_s in part.known_until_s.items()},
-        {matter: why for part in parts for matter, why in part.unknown.items()},
-        max(part.error_ratio for part in parts),
-        tuple(text for part in parts for text in part.warnings),
-        frozenset().union(*(part.replayed for part in parts)),
-        frozenset().union(*(part.cut for part in parts)),
     )

@@ -20,6 +20,7 @@ from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder
 from joulebook.core.money.accrual import Tariff, charge
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
+    IDLE_PARTS,
     NOTHING,
     Charge,
     Charges,
@@ -47,10 +48,11 @@ class ReportLine(msgspec.Struct, frozen=True):
 
 
 class Recharged(NamedTuple):
-    """An account at other rates, and the energy for which there was none, by item."""
+    """An account at other rates, the energy for which there was none, by item, and why."""
 
     account: ReportData
     unpriced_uj: dict[str, int]
+    problems: Mapping[str, str] = {}
 
 
 class Level(StrEnum):
@@ -196,13 +198,15 @@ def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) ->
 
 def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
     """A posting as it would be booked now: evenly over its quarter hour."""
-    t0_ns, held_ns = row.quarter_s * NS_PER_S, row.amount.held_ns
+    t0_ns, held = row.quarter_s * NS_PER_S, (row.amount.held_ns, row.amount.idle_ns)
     whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, row.amount.energy_uj, Method.COUNTER)
+    idle = msgspec.structs.replace(whole, energy_uj=row.amount.idle_uj)
     for piece in tariff.pieces(whole):
         # An hourly rate does not step: held time need not be cut.
-        amount = Amount(piece.energy_uj, 0, held_ns)
+        idle_uj = idle.cut(piece.t0_ns, piece.t1_ns).energy_uj
+        amount = Amount(piece.energy_uj, idle_uj, *held)
         yield Booking(piece, (Share(row.subject, amount, whole.method, NO_EVIDENCE),))
-        held_ns = 0
+        held = (0, 0)
 
 
 def lines(
@@ -236,7 +240,7 @@ def net(bill: Charges) -> dict[str, Exact]:
     """Money by currency: electricity and hardware, less what was earned below zero."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
-        if item is not Item.CO2E:
+        if item is not Item.CO2E and item not in IDLE_PARTS.values():
             signed = Exact.of(-amount.atoms) if item is Item.CREDIT else amount
             sums[currency] = sums.get(currency, NOTHING).plus(signed)
     return sums

@@ -150,8 +150,7 @@ class Collector:
         """In a thread of the pool."""
         try:
             page = self._client.page(*question)
-            validate.check(page, question.since, question.ledger_id, question.target,
-                           int(time.time()))  # fmt: skip
+            validate.check(page, question.since, question.ledger_id, question.target)
             answer = NodeAnswer(question, page)
         except (Unanswered, InputError) as error:
             answer = NodeAnswer(question, None, error.reason, str(error))
@@ -201,13 +200,21 @@ class Collector:
             self._again(target)
             return
         now_s = time.time()
-        taken = ingest.take(self._database, page, target, int(now_s))
+        targets = frozenset(self.roll.targets)
+        taken = ingest.take(self._database, page, target, int(now_s), targets)
         if taken is None:
             self._read_positions(self._database)
             self._again(target)
             return
         self._positions[page.ledger_id] = page.next
         self.taken.update(pages=1, rows=taken.rows, late=taken.late)
+        if taken.undated:
+            said = ", ".join(f"{quarter_s}" for quarter_s in sorted(taken.undated)[:5])
+            logger.warning(
+                "%s: rows of node %s are of quarter hours that cannot be when it was (%s): its "
+                "clock was wrong; they are kept apart until the node dates them anew",
+                target, page.node, said,
+            )  # fmt: skip
         if target in self.roll.targets:
             standing = self.roll.targets[target]
             standing.node, standing.ledger_id = node, page.ledger_id

@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from joulebook.backoff import pause_s
+
 FIRST_S = 5.0
 """After the first failure; doubled with each, up to the interval or five minutes."""
 
@@ -24,6 +26,8 @@ class TargetState:
         self.repeats = 0
         """Questions in a row that had to be asked otherwise."""
         self.problem = ""
+        self.reason = ""
+        """The short word for the problem."""
         self.good_s: float | None = None
         self.behind = 0
         """Numbers between what is here and the newest there, at the last answer."""
@@ -36,16 +40,15 @@ class TargetState:
         self.asked = False
         self.failures += 1
         self.repeats = 0
-        self.problem = problem
+        self.problem, self.reason = problem, reason
         self.errors[reason] += 1
-        wait_s = min(FIRST_S * 2.0 ** min(self.failures - 1, 10), max(every_s, MOST_S))
-        self.due = now + wait_s * (0.5 + lot / 2)
+        self.due = now + pause_s(self.failures, FIRST_S, max(every_s, MOST_S), lambda: lot)
 
     def went_well(self, now: float, now_s: float, every_s: float, behind: int, lot: float) -> None:
         """Ask again after the interval, or at once if there is more."""
         self.asked = False
         self.failures = self.repeats = 0
-        self.problem = ""
+        self.problem = self.reason = ""
         self.good_s = now_s
         self.behind = behind
         self.due = now if behind else now + every_s * (0.9 + lot / 5)

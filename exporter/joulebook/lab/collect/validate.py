@@ -13,6 +13,7 @@ from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.export import (
     MAX_ROWS,
+    OLDEST,
     VERSION,
     ChargeRow,
     GapRow,
@@ -24,10 +25,6 @@ from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO, PER_KWH, Quality
 from joulebook.errors import InputError
 
-_SOONEST_S = 1_577_836_800
-"""2020-01-01."""
-
-_AHEAD_S = 2 * 86_400
 _MOST = (1 << 63) - 1
 _TEXT = 1024
 _METERS = 10_000
@@ -35,17 +32,19 @@ _EXTRAS = 64
 _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def check(page: PostingsPage, since: int, ledger_id: str, target: str, now_s: int) -> None:
+def check(page: PostingsPage, since: int, ledger_id: str, target: str) -> None:
     """Raises `InputError` for an answer to (`since`, `ledger_id`) that cannot be true."""
-    for reason, what in _problems(page, since, ledger_id, now_s):
+    for reason, what in _problems(page, since, ledger_id):
         raise InputError(f"{target}: {what}; the page is refused", reason=reason)
 
 
-def _problems(
-    page: PostingsPage, since: int, ledger_id: str, now_s: int
-) -> Iterator[tuple[str, str]]:
-    if page.v != VERSION:
-        yield "version", f"speaks version {page.v} of pages, and this collector {VERSION}"
+def _problems(page: PostingsPage, since: int, ledger_id: str) -> Iterator[tuple[str, str]]:
+    if not OLDEST <= page.v <= VERSION:
+        yield (
+            "version",
+            f"speaks version {page.v} of pages, and this collector {OLDEST} to {VERSION}: upgrade "
+            f"{'the collector first' if page.v > VERSION else 'the node'}",
+        )
     if not re.fullmatch(r"[0-9a-f]{16,64}", page.ledger_id):
         yield "garbage", f"ledger_id {page.ledger_id[:70]!r}: expected 16 to 64 hexadecimal digits"
     if not page.node or len(page.node) > 253 or len(page.cluster) > 253:
@@ -67,7 +66,7 @@ def _problems(
     yield from _numbers(page)
     yield from _texts(page)
     yield from _kinds(page)
-    yield from _values(page, now_s)
+    yield from _values(page)
 
 
 def _numbers(page: PostingsPage) -> Iterator[tuple[str, str]]:
@@ -120,7 +119,7 @@ def _strings(page: PostingsPage) -> Iterator[str]:
         yield from (meter.name, meter.model)
     for row in page.workloads:
         yield from (row.scheduler, row.workload, row.display, row.name, row.user, row.account)
-        yield from (row.experiment, row.evidence)
+        yield from (row.experiment, row.evidence, row.stage, row.outcome)
         yield from (text for pair in row.extra.items() for text in pair)
     yield from (row.evidence for row in page.postings)
     yield from (row.currency for row in page.charges)
@@ -148,30 +147,43 @@ def _unknown(what: str, kind: type[StrEnum], values: Iterable[str]) -> Iterator[
         )
 
 
-def _values(page: PostingsPage, now_s: int) -> Iterator[tuple[str, str]]:
-    latest_s = now_s + _AHEAD_S
+def _values(page: PostingsPage) -> Iterator[tuple[str, str]]:
     quarters = {row.quarter_s for row in page.postings}
     quarters |= {row.quarter_s for row in page.charges} | {row.quarter_s for row in page.rates}
     for quarter_s in quarters:
-        if quarter_s % 900 or not _SOONEST_S <= quarter_s <= latest_s:
-            yield "absurd", f"quarter hour {quarter_s}: not one, or not of this time"
+        if quarter_s % 900 or not -_MOST <= quarter_s <= _MOST:
+            yield "absurd", f"quarter hour {quarter_s}: not one"
     for row in page.postings:
-        if not (0 <= row.idle_uj <= row.energy_uj <= _MOST and 0 <= row.held_ns <= _MOST):
-            yield "absurd", f"a posting of {row.energy_uj} uJ, {row.idle_uj} idle, {row.held_ns} ns"
+        if not (
+            0 <= row.idle_uj <= row.energy_uj <= _MOST
+            and 0 <= row.idle_ns <= row.held_ns <= _MOST
+            and -_MOST <= row.calibration_uj <= _MOST
+        ):
+            yield (
+                "absurd",
+                f"a posting of {row.energy_uj} uJ ({row.idle_uj} idle, {row.calibration_uj} by "
+                f"calibration), {row.held_ns} ns ({row.idle_ns} idle)",
+            )
     amounts = [(row.whole, row.nano, row.rest) for row in page.charges]
     for charged in page.charged:
         amounts += (charged.booked, charged.expired)
     for whole, nano, rest in amounts:
         if not (0 <= whole <= _MOST and 0 <= nano < NANO and 0 <= rest < PER_KWH):
             yield "absurd", f"an amount of {whole}, {nano}, {rest}"
-    integers = [page.created_s, page.booked_to_s]
+    integers = [page.created_s]
     for meter in page.meters:
         integers += (meter.id, meter.booked_uj, meter.expired_uj)
     for rate in page.rates:
         integers += (abs(rate.value), rate.energy_uj, rate.held_ns)
-    for gap in page.gaps:
-        integers += (gap.t0_utc_ns, gap.t1_utc_ns)
     for workload in page.workloads:
-        integers += (workload.started_utc_ns or 0, workload.ended_utc_ns or 0, workload.gpu_count)
+        integers += (workload.gpu_count, workload.start, workload.scheduler_start_s)
     if any(not 0 <= value <= _MOST for value in integers):
         yield "absurd", "a number below zero, or of more than 63 bits"
+    # A clock that was wrong for a moment may have said any time.
+    instants = [page.booked_to_s]
+    for gap in page.gaps:
+        instants += (gap.t0_utc_ns, gap.t1_utc_ns)
+    for workload in page.workloads:
+        instants += (workload.started_utc_ns or 0, workload.ended_utc_ns or 0)
+    if any(not -_MOST <= value <= _MOST for value in instants):
+        yield "absurd", "a time of more than 63 bits"

@@ -45,8 +45,10 @@ _BY_OWNER = "remainder, account, person, experiment, correction"
 # What is of the month itself goes together; only what came late says of which day it is.
 _DAY = "CASE WHEN correction > 0 OR (day_s >= ? AND day_s < ?) THEN 0 ELSE day_s END AS late_s"
 
+_AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
+
 _USED = f"""
-SELECT {_BY_OWNER}, {_DAY}, component, {halves("energy_uj", "idle_uj", "held_ns")}
+SELECT {_BY_OWNER}, {_DAY}, component, {halves(*_AMOUNT)}
 FROM used_entries JOIN owners ON owners.id = owner
 WHERE month = ? AND (? = '' OR account = ?)
 GROUP BY {_BY_OWNER}, late_s, component
@@ -118,9 +120,10 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
         key = (owner, month_of(late_s) if late_s else 0, correction)
         return lines.setdefault(key, BillLine(*key, {}, {}))
 
-    for *who, correction, late_s, component, e1, e2, i1, i2, h1, h2 in database.rows(_USED, chosen):
+    for row in database.rows(_USED, chosen):
+        *who, correction, late_s, component = row[: -2 * len(_AMOUNT)]
         used = line(BilledOwner(*who), correction, late_s).used
-        more = Amount(*wholes((e1, e2, i1, i2, h1, h2)))
+        more = Amount(*wholes(row[-2 * len(_AMOUNT) :]))
         used[component] = used.get(component, ZERO).plus(more)
     for *who, correction, late_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
         _BILLED, chosen
@@ -169,6 +172,15 @@ def periods(database: Database) -> list[Period]:
     )
     every = sorted({month for (month,) in open_} | closed.keys())
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
+
+
+def replayed_meters(database: Database) -> list[tuple[str, str, str]]:
+    """Node, component and name of the meters that play a recorded trace."""
+    rows = database.rows(
+        "SELECT l.node, m.component, m.name FROM meters m JOIN ledgers l ON l.id = m.ledger"
+        " WHERE m.replayed = 1 ORDER BY 1, 2, 3"
+    )
+    return [(str(node), str(component), str(name)) for node, component, name in rows]
 
 
 def owners(database: Database) -> list[tuple[str, str, str]]:

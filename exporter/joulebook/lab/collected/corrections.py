@@ -12,12 +12,17 @@ from typing import NamedTuple
 
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.rollup import after, closed_to, month_of, shown
 
-_INSERT = "INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = (
+    "INSERT INTO transfers (correction, line, month, from_owner, to_owner, workload, component,"
+    " energy_uj, idle_uj, held_ns, idle_ns, item, currency, whole, nano, rest)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 FOREVER = 999_912
 """Later than any month."""
@@ -106,6 +111,11 @@ def relabel(
             account=owner.account if account is None else account,
             experiment=owner.experiment if experiment is None else experiment,
         )
+        if is_reserved(new.experiment) or is_reserved(new.account):
+            raise InputError(
+                f"{new}: names in brackets are Joulebook's own, expected any other",
+                reason="reserved_name",
+            )
         if new == owner:
             raise InputError(f"{workload} is of {owner} already", reason="nothing")
         taker = numbered(database, OWNER, {new})[new]
@@ -133,7 +143,7 @@ def standing(database: Database, workload: int, owner: int, up_to: int) -> list[
     billed: dict[tuple[str, str], Exact] = {}
     who = [workload, owner, up_to]
     for component, *amount in database.rows(
-        "SELECT component, energy_uj, idle_uj, held_ns FROM used_entries"
+        "SELECT component, energy_uj, idle_uj, held_ns, idle_ns FROM used_entries"
         " WHERE workload = ? AND owner = ? AND (month <= ? OR correction > 0)",
         who,
     ):
@@ -182,7 +192,7 @@ def _write(
     database.many(
         _INSERT,
         [
-            (number, line, month, giver, taker, workload, each.component, *each.used,
+            (number, line, month, giver, taker, workload, each.component, *each.used[:4],
              each.item, each.currency, *each.billed)
             for line, each in enumerate(amounts, start=1)
         ],

@@ -12,49 +12,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from joulebook.config.load import redact
 from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
 from joulebook.lab.collected import schema
+from joulebook.lab.collected.contract import Database, Row
 
 if TYPE_CHECKING:
     import psycopg
 
-Row = tuple[Any, ...]
+__all__ = ["Database", "PostgreSql", "Row", "Sqlite", "connect", "one_by_some", "opened"]
 
 _BUSY_S = 30.0
 _CONNECT_S = 10
 _AT_ONCE = 500
 """Values in one statement; sqlite of 2018 takes 999."""
-
-
-class Database(Protocol):
-    """One connection. Raises `LedgerUnavailable` where the same may work later (the database is
-    down, locked, full), else `LedgerError`.
-    """
-
-    name: str
-    """What people are shown: the URL without a password."""
-    lock: str
-    """Follows a SELECT whose rows are to stay as they are until the transaction ends."""
-
-    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
-
-    def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """Run a statement for each row."""
-
-    def script(self, statements: Sequence[str]) -> None:
-        """Run statements without values."""
-
-    @contextmanager
-    def transaction(self, *, writes: bool = True) -> Iterator[None]:
-        """All within, or nothing; a view of one instant."""
-
-    def close(self) -> None:
-        """Let go of it."""
 
 
 def connect(url: str, *, create: bool = False) -> Database:

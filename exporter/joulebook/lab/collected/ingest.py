@@ -6,16 +6,16 @@ taken in before. What belongs to a month that is closed goes into the open one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
-from joulebook.core.money.amounts import Exact
+from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
-from joulebook.lab.collected import owners
+from joulebook.lab.collected import owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, BilledOwner, numbered
 from joulebook.lab.collected.rollup import Rollup, closed_to
@@ -28,11 +28,25 @@ class Progress(NamedTuple):
     position: int
 
 
+_SOONEST_S = 1_577_836_800
+"""2020-01-01: nothing was booked before."""
+
+_AHEAD_S = 2 * 86_400
+
+
 class Ingested(NamedTuple):
-    """What a page brought: rows, and how many amounts came late for a month that is closed."""
+    """What a page brought.
+
+    Attributes:
+        rows: All of its rows.
+        late: How many amounts came late for a month that is closed.
+        undated: The quarter hours that cannot be when it was, of rows that are kept apart.
+
+    """
 
     rows: int
     late: int
+    undated: frozenset[int] = frozenset()
 
 
 def places(database: Database) -> dict[tuple[str, str], list[Progress]]:
@@ -50,24 +64,31 @@ def targets(database: Database) -> dict[str, str]:
     return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
 
 
-def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ingested | None:
+def take(
+    database: Database,
+    page: PostingsPage,
+    target: str,
+    now_s: int,
+    targets: Collection[str] = (),
+) -> Ingested | None:
     """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
 
-    Raises `InputError` (`wrong_ledger`) if the ledger is known to be another node's, and
-    `LedgerError`.
+    `targets` are all those that are asked. Raises `InputError` (`wrong_ledger`) if the ledger is
+    another node's, and `LedgerError`.
     """
     with database.transaction():
         closed = closed_to(database)
-        ledger = _ledger(database, page, target, now_s)
+        ledger = _ledger(database, page, target, now_s, targets)
         if ledger is None:
             return None
         rollup = Rollup(database, ledger, closed)
+        undated = _undated(page, now_s)
         meters = _meters(database, ledger, page)
         workloads = owners.learn(database, ledger, page, closed, now_s)
-        _postings(database, ledger, page, meters, workloads, rollup)
+        _postings(database, ledger, page, meters, workloads, rollup, undated)
         if page.next == page.last:
             _refuse_other_past(database, ledger, page)
-        _charges(database, ledger, page, workloads, rollup)
+        _charges(database, ledger, page, workloads, rollup, undated)
         _rates(database, ledger, page)
         _gaps(database, ledger, page, meters)
         rollup.write()
@@ -76,10 +97,18 @@ def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ing
             " WHERE id = ?",
             [page.next, page.last, page.booked_to_s, now_s, target, ledger],
         )
-        return Ingested(page.rows, rollup.late)
+        return Ingested(page.rows, rollup.late, undated)
 
 
-def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> int | None:
+def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
+    """The quarter hours that the node's clock said and that cannot be when it was."""
+    quarters = {row.quarter_s for row in page.postings} | {row.quarter_s for row in page.charges}
+    return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
+
+
+def _ledger(
+    database: Database, page: PostingsPage, target: str, now_s: int, targets: Collection[str]
+) -> int | None:
     found = database.rows(
         "SELECT id, cluster, node, position FROM ledgers WHERE ledger_id = ?", [page.ledger_id]
     )
@@ -93,14 +122,11 @@ def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> 
         )
         return int(number)
     ((number, cluster, node, position),) = found
+    if position != page.since:
+        return None
     if (cluster, node) != (page.cluster, page.node):
-        raise InputError(
-            f"{target}: says that it is node {page.node!r} of cluster {page.cluster!r} and shows "
-            f"ledger {page.ledger_id}, which is that of node {node!r} of cluster {cluster!r}: a "
-            "copied disk, or a renamed node; move its ledger away, so that it begins a new one",
-            reason="wrong_ledger",
-        )
-    return int(number) if position == page.since else None
+        renames.follow(database, number, page, target, now_s, targets)
+    return int(number)
 
 
 def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, int]:
@@ -122,11 +148,14 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
                 reason="went_back",
             )
     database.many(
-        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj,"
+        " replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
-        " expired_uj = excluded.expired_uj",
-        [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
+        " expired_uj = excluded.expired_uj, replayed = excluded.replayed",
+        [
+            (known[each.id], ledger, *msgspec.to_builtins(each)[:-1], int(each.replayed))
+            for each in page.meters
+        ],
     )
     database.many(
         "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -145,6 +174,7 @@ def _postings(
     meters: Mapping[int, int],
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
+    undated: frozenset[int],
 ) -> None:
     if not page.postings:
         return
@@ -154,40 +184,41 @@ def _postings(
     nobody = _nobody(database, {row.remainder for row in page.postings} - {""})
     components = {meters[row.id]: row.component for row in page.meters}
     old = {
-        tuple(key): Amount(*amount)
-        for *key, energy_uj, idle_uj, held_ns in one_by_some(
+        row[:4]: (Amount(*row[4:-1]), bool(row[-1]))
+        for row in one_by_some(
             database,
-            "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns FROM postings"
-            " WHERE ledger = ? AND quarter_s IN (*)",
+            "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns, idle_ns,"
+            " calibration_uj, undated FROM postings WHERE ledger = ? AND quarter_s IN (*)",
             [ledger],
             sorted({row.quarter_s for row in page.postings}),
         )
-        for amount in ((energy_uj, idle_uj, held_ns),)
     }
-    new: dict[tuple[int, ...], Amount] = {}
+    new: dict[tuple[int, ...], tuple[Amount, bool]] = {}
     posted_uj: dict[int, int] = {}
     for row in page.postings:
         who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
         meter = meters[row.meter_id]
         key = (row.quarter_s, meter, who.workload,
                hows[row.remainder, row.method, row.evidence])  # fmt: skip
-        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns)
-        before = new.get(key, old.get(key, ZERO))
-        new[key] = amount
+        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
+        before, apart = new.get(key, old.get(key, (ZERO, row.quarter_s in undated)))
+        new[key] = (amount, apart)
         more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
-        if min(more) < 0:
+        if not apart and min(more._replace(calibration_uj=0)) < 0:
             raise _fell(page, row.quarter_s, f"{before.energy_uj} uJ", f"{amount.energy_uj} uJ")
-        rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
+        if not apart:
+            rollup.use(row.quarter_s, who.workload, who.owner, components[meter], more)
         posted_uj[meter] = posted_uj.get(meter, 0) + more.energy_uj
     database.many(
         "UPDATE meters SET posted_uj = posted_uj + ? WHERE id = ?",
         [(more_uj, meter) for meter, more_uj in posted_uj.items()],
     )
     database.many(
-        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
-        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns",
-        [(ledger, *key, *amount) for key, amount in new.items()],
+        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
+        " idle_ns = excluded.idle_ns, calibration_uj = excluded.calibration_uj",
+        [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 
 
@@ -215,6 +246,7 @@ def _charges(
     page: PostingsPage,
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
+    undated: frozenset[int],
 ) -> None:
     if not page.charges:
         return
@@ -223,31 +255,33 @@ def _charges(
     )
     nobody = _nobody(database, {row.remainder for row in page.charges} - {""})
     old = {
-        tuple(key): Exact(whole, nano, rest)
-        for *key, whole, nano, rest in one_by_some(
+        row[:3]: (Exact(*row[3:-1]), bool(row[-1]))
+        for row in one_by_some(
             database,
-            "SELECT quarter_s, workload, kind, whole, nano, rest FROM charges"
+            "SELECT quarter_s, workload, kind, whole, nano, rest, undated FROM charges"
             " WHERE ledger = ? AND quarter_s IN (*)",
             [ledger],
             sorted({row.quarter_s for row in page.charges}),
         )
     }
-    new: dict[tuple[int, ...], Exact] = {}
+    new: dict[tuple[int, ...], tuple[Exact, bool]] = {}
     for row in page.charges:
         who = workloads[row.workload_id] if row.workload_id else nobody[row.remainder]
         key = (row.quarter_s, who.workload, kinds[row.remainder, row.item, row.currency])
         amount = Exact(row.whole, row.nano, row.rest)
-        before = new.get(key, old.get(key, Exact()))
-        new[key] = amount
+        before, apart = new.get(key, old.get(key, (Exact(), row.quarter_s in undated)))
+        new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
+        if apart or row.item in IDLE_PARTS.values():
+            continue  # the idle part of a charge is billed with the charge
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
     database.many(
-        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, workload, kind) DO UPDATE SET"
         " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest",
-        [(ledger, *key, *amount) for key, amount in new.items()],
+        [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 
 

@@ -14,7 +14,6 @@ import msgspec
 from joulebook.core.evidence import Amount
 from joulebook.core.ledger.export import PostingsPage, WorkloadRow
 from joulebook.core.money.amounts import Exact
-from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, merged
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
 from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
@@ -22,13 +21,26 @@ from joulebook.lab.collected.rollup import WRITE_BILLED, WRITE_USED
 
 A = TypeVar("A", Amount, Exact)
 
-WORKLOAD = ("workloads", ("cluster", "scheduler", "workload"))
+_WORKLOAD = ("workloads", ("ledger", "scheduler", "workload", "start"))
 
-_FACTS = """
-SELECT f.workload, w.scheduler, w.workload, f.display, f.person, f.account, f.experiment
-FROM facts f JOIN workloads w ON w.id = f.workload
-WHERE f.workload IN (*) ORDER BY f.workload, f.ledger
+# Workloads of before, which nodes may share: those that this ledger has told of are its own too.
+_SHARED = """
+SELECT w.scheduler, w.workload, w.start, w.id, (SELECT count(1) FROM facts WHERE workload = w.id)
+FROM workloads w JOIN facts f ON f.workload = w.id WHERE w.ledger = 0 AND f.ledger = ?
+    AND w.workload IN (*)
 """
+
+_FACTS_COLUMNS = (
+    "ledger", "workload", "display", "name", "person", "account", "experiment", "started_utc_ns",
+    "ended_utc_ns", "complete", "gpu_count", "evidence", "extra", "scheduler_start_s", "named",
+    "stage", "outcome",
+)  # fmt: skip
+_WRITE_FACTS = (
+    f"INSERT INTO facts ({', '.join(_FACTS_COLUMNS)})"  # noqa: S608 - words of ours
+    f" VALUES ({', '.join('?' * len(_FACTS_COLUMNS))})"
+    " ON CONFLICT (workload, ledger) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _FACTS_COLUMNS[2:])
+)
 
 
 class KnownWorkload(NamedTuple):
@@ -41,57 +53,69 @@ class KnownWorkload(NamedTuple):
 def learn(
     database: Database, ledger: int, page: PostingsPage, closed_to: int, now_s: int
 ) -> dict[int, KnownWorkload]:
-    """Take in what a node knows of workloads; gives them by the node's own row numbers."""
+    """Take in what a node knows of its workloads; gives them by the node's own row numbers.
+
+    It says whose its own rows are, and nothing of those of other nodes.
+    """
     if not page.workloads:
         return {}
-    first = {
-        (page.cluster, row.scheduler, row.workload): BilledOwner(
-            "", row.account, row.user, row.experiment
-        )
-        for row in page.workloads
+    right = {
+        row.id: BilledOwner("", row.account, row.user, row.experiment) for row in page.workloads
     }
-    owners = numbered(database, OWNER, first.values())
-    numbers = numbered(
-        database,
-        WORKLOAD,
-        first,
-        (("owner",), {key: (owners[owner],) for key, owner in first.items()}),
-    )
-    mine = {row.id: numbers[page.cluster, row.scheduler, row.workload] for row in page.workloads}
-    database.many(
-        "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (workload, ledger) DO UPDATE SET display = excluded.display,"
-        " name = excluded.name, person = excluded.person, account = excluded.account,"
-        " experiment = excluded.experiment, started_utc_ns = excluded.started_utc_ns,"
-        " ended_utc_ns = excluded.ended_utc_ns, complete = excluded.complete,"
-        " gpu_count = excluded.gpu_count, evidence = excluded.evidence, extra = excluded.extra",
-        [_facts(ledger, mine[row.id], row) for row in page.workloads],
-    )
-    wanted = sorted(set(mine.values()))
-    reported = _told(database, wanted)
+    owners = numbered(database, OWNER, right.values())
+    mine, shared = _numbers(database, ledger, page, owners)
+    database.many(_WRITE_FACTS, [_facts(ledger, mine[row.id], row) for row in page.workloads])
     stand = {
         number: (owner, relabelled)
         for number, owner, relabelled in one_by_some(
-            database, "SELECT id, owner, relabelled FROM workloads WHERE id IN (*)", [], wanted
+            database,
+            "SELECT id, owner, relabelled FROM workloads WHERE id IN (*)",
+            [],
+            sorted(mine.values()),
         )
     }
-    owners |= numbered(database, OWNER, reported.values())
-    for number, (owner, relabelled) in stand.items():
-        right = owners[reported[number]]
-        if right != owner and not relabelled:
-            _hand_over(database, number, owner, right, closed_to)
-            corrections.hand_over(
-                database,
-                number,
-                owner,
-                right,
-                corrections.Reason(
-                    "late labels", f"node {page.node}", "labels became known late", now_s
-                ),
-                up_to=closed_to,
-            )
-            stand[number] = (right, 0)
-    return {local: KnownWorkload(number, stand[number][0]) for local, number in mine.items()}
+    found: dict[int, KnownWorkload] = {}
+    for local, number in mine.items():
+        (old, relabelled), new = stand[number], owners[right[local]]
+        if new == old or relabelled or number in shared:
+            found[local] = KnownWorkload(number, old)
+            continue
+        _hand_over(database, number, old, new, closed_to)
+        reason = corrections.Reason(
+            "late labels", f"node {page.node}", "labels became known late", now_s
+        )
+        corrections.hand_over(database, number, old, new, reason, up_to=closed_to)
+        found[local] = KnownWorkload(number, new)
+    return found
+
+
+def _numbers(
+    database: Database,
+    ledger: int,
+    page: PostingsPage,
+    owners: dict[tuple[object, ...], int],
+) -> tuple[dict[int, int], set[int]]:
+    """The numbers of a page's workloads by the node's own; and those that other nodes share."""
+    keys = {row.id: (row.scheduler, row.workload, row.start) for row in page.workloads}
+    names = sorted({row.workload for row in page.workloads})
+    numbers: dict[tuple[object, ...], int] = {}
+    shared: set[int] = set()
+    for *key, number, nodes in one_by_some(database, _SHARED, [ledger], names):
+        numbers[tuple(key)] = number
+        if nodes > 1:
+            shared.add(number)
+    new: dict[tuple[object, ...], tuple[object, ...]] = {
+        (ledger, *keys[row.id]): (
+            page.cluster,
+            owners[BilledOwner("", row.account, row.user, row.experiment)],
+        )
+        for row in page.workloads
+        if keys[row.id] not in numbers
+    }
+    made = numbered(database, _WORKLOAD, new, (("cluster", "owner"), new))
+    return {
+        local: numbers[key] if key in numbers else made[ledger, *key] for local, key in keys.items()
+    }, shared
 
 
 def _facts(ledger: int, number: int, row: WorkloadRow) -> tuple[object, ...]:
@@ -109,19 +133,11 @@ def _facts(ledger: int, number: int, row: WorkloadRow) -> tuple[object, ...]:
         row.gpu_count,
         row.evidence,
         msgspec.json.encode(row.extra).decode(),
+        row.scheduler_start_s,
+        int(row.named),
+        row.stage,
+        row.outcome,
     )
-
-
-def _told(database: Database, wanted: list[int]) -> dict[int, BilledOwner]:
-    """What all nodes together know of the owners; nodes in the order in which they came."""
-    facts: dict[int, WorkloadFacts] = {}
-    for number, scheduler, workload, display, *labels in one_by_some(database, _FACTS, [], wanted):
-        reported = WorkloadFacts(WorkloadId(scheduler, workload), display, labels=Labels(*labels))
-        facts[number] = merged(facts[number], reported) if number in facts else reported
-    return {
-        number: BilledOwner("", each.labels.account, each.labels.user, each.labels.experiment)
-        for number, each in facts.items()
-    }
 
 
 def _hand_over(database: Database, workload: int, old: int, new: int, closed_to: int) -> None:
@@ -129,14 +145,17 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
     database.rows("UPDATE workloads SET owner = ? WHERE id = ?", [new, workload])
     mine = [workload, closed_to, old, new]
     used = database.rows(
-        "SELECT ledger, day_s, month, workload, component, energy_uj, idle_uj, held_ns FROM used"
-        " WHERE workload = ? AND month > ? AND owner IN (?, ?)",
+        "SELECT ledger, day_s, month, workload, component, energy_uj, idle_uj, held_ns, idle_ns"
+        " FROM used WHERE workload = ? AND month > ? AND owner IN (?, ?)",
         mine,
     )
     database.rows("DELETE FROM used WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.many(
         WRITE_USED,
-        [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(used, Amount).items()],
+        [
+            (*key[:4], new, *key[4:], *amount[:4])
+            for key, amount in _summed(used, Amount, 4).items()
+        ],
     )
     billed = database.rows(
         "SELECT ledger, day_s, month, workload, item, currency, whole, nano, rest FROM billed"
@@ -146,14 +165,15 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
     database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.many(
         WRITE_BILLED,
-        [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(billed, Exact).items()],
+        [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(billed, Exact, 3).items()],
     )
 
 
-def _summed(rows: Sequence[Row], kind: Callable[..., A]) -> dict[Row, A]:
-    """The sums of what the last three columns are, by all others."""
+def _summed(rows: Sequence[Row], kind: Callable[..., A], columns: int) -> dict[Row, A]:
+    """The sums of what the last columns are, by all others."""
     sums: dict[Row, A] = {}
-    for *key, a, b, c in rows:
-        amount, known = kind(a, b, c), sums.get(tuple(key))
-        sums[tuple(key)] = amount if known is None else known.plus(amount)
+    for row in rows:
+        key, amount = row[:-columns], kind(*row[-columns:])
+        known = sums.get(key)
+        sums[key] = amount if known is None else known.plus(amount)
     return sums

@@ -7,6 +7,7 @@ to last. Every correction that touches what is reported is said, with who and wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,9 +24,12 @@ from joulebook.core.report.dataset import (
     Selection,
     Unknowable,
     UsedRate,
+    family_patterns,
+    replay_warning,
 )
+from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.collected.bills import halves, wholes
+from joulebook.lab.collected.bills import halves, replayed_meters, wholes
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
 from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, month_of
@@ -38,27 +42,28 @@ _CORRECTIONS = 50
 """Corrections that are said one by one."""
 
 _WORKLOADS = """
-SELECT w.id, w.cluster, w.scheduler, w.workload, o.person, o.account, o.experiment
+SELECT w.id, w.cluster, w.scheduler, w.workload, w.start, o.person, o.account, o.experiment
 FROM workloads w JOIN owners o ON o.id = w.owner
 """
 
 _FACTS = """
-SELECT workload, display, name, started_utc_ns, ended_utc_ns, gpu_count, evidence, extra
+SELECT workload, ledger, display, name, started_utc_ns, ended_utc_ns, gpu_count, evidence, extra,
+       scheduler_start_s, named, stage, outcome
 FROM facts WHERE workload IN (*) ORDER BY workload, ledger
 """
 
 _POSTINGS = """
 SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
-       p.held_ns, h.method, h.evidence
+       p.held_ns, p.idle_ns, p.calibration_uj, h.method, h.evidence
 FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
 JOIN hows h ON h.id = p.how
-WHERE p.quarter_s >= ? AND p.quarter_s < ?
+WHERE p.undated = 0 AND p.quarter_s >= ? AND p.quarter_s < ?
 """
 
 _CHARGES = """
 SELECT l.node, c.workload, k.remainder, c.quarter_s, k.item, k.currency, c.whole, c.nano, c.rest
 FROM charges c JOIN ledgers l ON l.id = c.ledger JOIN kinds k ON k.id = c.kind
-WHERE c.quarter_s >= ? AND c.quarter_s < ?
+WHERE c.undated = 0 AND c.quarter_s >= ? AND c.quarter_s < ?
 """
 
 _RATES = f"""
@@ -128,6 +133,11 @@ def _account(
         )
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
+    replayed = frozenset(
+        (node, Meter(Component(component), name))
+        for node, component, name in replayed_meters(database)
+    )
+    booked = {(row.node, row.meter) for row in postings}
     nodes = database.rows(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
@@ -155,9 +165,11 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
         warnings=(
+            *replay_warning(source, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),
+        replayed=replayed,
     )
 
 
@@ -169,6 +181,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
         ("o.experiment", wanted.experiments),
         ("o.person", wanted.users),
         ("o.account", wanted.accounts),
+        ("w.cluster", wanted.clusters),
     ):
         if names:
             parts.append(f"{column} IN ({_marks(names)})")
@@ -180,33 +193,48 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
             f" OR w.id IN (SELECT workload FROM facts WHERE display IN ({marks})))"
         )
         values += sorted(names) * 3
+    patterns = [pattern for job in sorted(wanted.jobs) for pattern in family_patterns(job)]
+    if patterns:
+        own = " OR ".join(["w.workload LIKE ? ESCAPE '\\'"] * len(patterns))
+        shown = " OR ".join(["display LIKE ? ESCAPE '\\'"] * len(patterns))
+        parts.append(f"({own} OR w.id IN (SELECT workload FROM facts WHERE {shown}))")  # noqa: S608
+        values += [*patterns, *patterns]
     where = f" WHERE {' AND '.join(parts)}" if parts else ""
-    rows = database.rows(_WORKLOADS + where, values)
-    # The same number may be a job in two clusters.
-    several = len({row[1] for row in rows}) > 1
-    found = {
-        number: ReportWorkload(
-            WorkloadId(scheduler, f"{cluster}:{workload}" if several else workload),
-            labels=Labels(*labels),
-            cluster=cluster,
+    chosen = database.rows(_WORKLOADS + where, values)
+    rows = {row[0]: row for row in chosen}
+    if parts:
+        # Another node's part of the same run may stand under a name that was made up meanwhile.
+        same = sorted({row[3] for row in chosen})
+        for row in one_by_some(database, f"{_WORKLOADS} WHERE w.workload IN (*)", [], same):
+            rows.setdefault(row[0], row)
+    told = {
+        number: Part(
+            number,
+            ReportWorkload(
+                WorkloadId(scheduler, workload, start), labels=Labels(*labels), cluster=cluster
+            ),
         )
-        for number, cluster, scheduler, workload, *labels in rows
+        for number, cluster, scheduler, workload, start, *labels in rows.values()
     }
-    for number, *facts in one_by_some(database, _FACTS, [], sorted(found)):
-        display, name, started, ended, gpu_count, evidence, extra = facts
-        reported = msgspec.structs.replace(
-            found[number],
-            display=display,
-            name=name,
-            started_utc_ns=started,
-            ended_utc_ns=ended,
-            gpu_count=gpu_count,
-            evidence=evidence,
-            extra=_EXTRA.decode(extra),
-        )
-        before = found[number]
-        found[number] = reported if not before.display else before.and_of(reported)
-    return found
+    for number, ledger, *facts in one_by_some(database, _FACTS, [], sorted(told)):
+        before = told[number].workload
+        part = msgspec.structs.replace(before, **_reported(facts))
+        told[number] = Part(ledger, part if not before.display else before.and_of(part))
+    runs = put_together(told)
+    mine = {row[0] for row in chosen}
+    return {n: run for n, run in runs.items() if n in mine or (parts and wanted.takes(run))}
+
+
+_TOLD = (
+    "display", "name", "started_utc_ns", "ended_utc_ns", "gpu_count", "evidence", "extra",
+    "scheduler_start_s", "named", "stage", "outcome",
+)  # fmt: skip
+
+
+def _reported(facts: Sequence[object]) -> dict[str, Any]:
+    """What a row of facts says, by the fields of a workload."""
+    values = dict(zip(_TOLD, facts, strict=True))
+    return {**values, "extra": _EXTRA.decode(str(values["extra"])), "named": bool(values["named"])}
 
 
 def _marks(names: frozenset[str]) -> str:

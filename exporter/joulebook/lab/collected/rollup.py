@@ -68,9 +68,10 @@ Billed = dict[tuple[int, int, int, int, str, str], Exact]
 
 WRITE_USED = (
     "INSERT INTO used (ledger, day_s, month, workload, owner, component, energy_uj, idle_uj,"
-    " held_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " held_ns, idle_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (ledger, day_s, workload, owner, component, month) DO UPDATE SET"
-    " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns"
+    " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
+    " idle_ns = excluded.idle_ns"
 )
 WRITE_BILLED = (
     "INSERT INTO billed (ledger, day_s, month, workload, owner, item, currency, whole, nano, rest)"
@@ -98,9 +99,10 @@ class Rollup:
 
     def use(self, when_s: int, workload: int, owner: int, component: str, more: Amount) -> None:
         """Energy and held time of an instant."""
-        if more != ZERO:
+        used = more._replace(calibration_uj=0)  # bills are of energy as booked
+        if used != ZERO:
             key = (*self._place(when_s, workload), workload, owner, component)
-            self._used[key] = self._used.get(key, ZERO).plus(more)
+            self._used[key] = self._used.get(key, ZERO).plus(used)
 
     def bill(
         self, when_s: int, workload: int, owner: int, item: str, currency: str, more: Exact
@@ -113,19 +115,19 @@ class Rollup:
     def write(self) -> None:
         """Add it to what is there."""
         days = sorted({key[0] for key in self._used})
-        for *key, energy_uj, idle_uj, held_ns in one_by_some(
+        for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
             self._database,
-            "SELECT day_s, month, workload, owner, component, energy_uj, idle_uj, held_ns"
+            "SELECT day_s, month, workload, owner, component, energy_uj, idle_uj, held_ns, idle_ns"
             " FROM used WHERE ledger = ? AND day_s IN (*)",
             [self._ledger],
             days,
         ):
             known = (key[0], key[1], key[2], key[3], key[4])
             if known in self._used:
-                old = Amount(energy_uj, idle_uj, held_ns)
+                old = Amount(energy_uj, idle_uj, held_ns, idle_ns)
                 self._used[known] = self._used[known].plus(old)
         self._database.many(
-            WRITE_USED, [(self._ledger, *key, *amount) for key, amount in self._used.items()]
+            WRITE_USED, [(self._ledger, *key, *amount[:4]) for key, amount in self._used.items()]
         )
         days = sorted({key[0] for key in self._billed})
         for *key, whole, nano, rest in one_by_some(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from joulebook.errors import LedgerError, LedgerTooNew
-
-if TYPE_CHECKING:
-    from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.contract import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 """`NNNN_name.sql` for both engines, `NNNN_name.ENGINE.sql` where they differ."""

@@ -1,6 +1,6 @@
 """The composition root: which factory stands behind each name of the configuration.
 
-Sensors are chosen in `wiring_sensors`, sources of tenants in `wiring_tenants`.
+Sensors are chosen in `sensors`, sources of workloads in `workloads`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ from joulebook.node.assembly.sensors import (
     proc_of_driver,
     traces,
 )
-from joulebook.node.assembly.workloads import WORKLOAD_SOURCES, marked, node_label, unseen
-from joulebook.node.daemon import Daemon, Settings
+from joulebook.node.assembly.workloads import (
+    WORKLOAD_SOURCES,
+    marked,
+    node_label,
+    unnamed,
+    unseen,
+)
+from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
+from joulebook.node.parts import Parts, Settings
 from joulebook.node.privacy import mask
 from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
@@ -120,11 +127,15 @@ def assemble(config: Config) -> Node:
             raise ConfigError(problem)
         if warning := unseen(config):
             log.warning("%s", warning)
+        for missing_, names in unnamed(config):
+            log.warning("%s is missing: %s are not seen (joulebook doctor)", missing_, names)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
             retention_days=config.ledger.retention_days,
             allow_volatile=config.ledger.allow_volatile,
+            node=node_label(config),
+            cluster=config.node.cluster,
         )
         exits.callback(store.close)
         books, anchor = store.load()
@@ -159,30 +170,31 @@ def assemble(config: Config) -> Node:
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
         server = Server(
-            config.server.listen, exposition, web_config, handover=_handover(config, name)
+            config.server.listen, exposition, web_config, handover=_handover(config, name, store)
         )
-        daemon = Daemon(
-            Settings(
+        parts = Parts(
+            settings=Settings(
                 name,
                 config.node.cluster,
                 config.daemon.interval_s,
+                config.daemon.commit_s,
                 config.daemon.process_interval_s,
                 patience_s=min(config.daemon.interval_s, 1.0) / 2,
                 budgets=budgets,
                 sees_pids=proc_of_driver(config) is not None,
             ),
-            _policy(config),
-            clock,
-            store,
-            books,
-            workers,
-            tenants,
-            ReleaseHandler(path),
-            _today(path, clock),
-            health,
-            exposition.publish,
+            policy=_policy(config),
+            clock=clock,
+            store=store,
+            books=books,
+            workers=workers,
+            sources=tenants,
+            release=ReleaseHandler(path),
+            today=_today(path, clock),
+            health=health,
+            publish=exposition.publish,
             masked=masked,
-            refused=lambda: {"server": server.rejected},
+            rejected=lambda: {"server": server.rejected},
             money=money,
             marked=marked(tenants),
             host=_host(config, clock, workers),
@@ -190,10 +202,10 @@ def assemble(config: Config) -> Node:
         server.start()
         exits.callback(server.stop)
         address = f"{config.server.listen.rpartition(':')[0]}:{server.port}"
-        return Node(daemon, health, server, address, exits.pop_all(), idle=not choices)
+        return Node(Daemon(parts), health, server, address, exits.pop_all(), idle=not choices)
 
 
-def _handover(config: Config, node: str) -> PostingsPages | None:
+def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
     """What collectors get of the ledger; `None` without a token to ask them for."""
     if not config.server.token_file:
         return None
@@ -201,7 +213,9 @@ def _handover(config: Config, node: str) -> PostingsPages | None:
     def page(since: int, ledger_id: str) -> bytes:
         # Opened for each: a view that stays open would hold back the write-ahead log.
         with LedgerReader(config.ledger.path) as reader:
-            return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
+            page = reader.page(node, config.node.cluster, since, ledger_id)
+        store.handed(page.next)
+        return msgspec.json.encode(page)
 
     return PostingsPages(page, Tokens(Path(config.server.token_file)))
 
@@ -236,6 +250,7 @@ def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
 def _money(config: Config, exits: ExitStack) -> Charging:
     """The rates, asked for in a thread of their own until `exits` are taken."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
+    lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
     poller = make_poller(config, os.environ)

@@ -88,9 +88,13 @@ def _never(_config: Config, _pci: Path) -> bool:
 
 
 def _hwmon_parts(config: Config) -> dict[str, bool]:
-    """RAPL reads the packages better, and a BMC the node: then hwmon leaves them alone."""
+    """RAPL reads packages better, a BMC the node, and NVML names GPUs: hwmon leaves them alone."""
     bmc = SENSORS["ipmi"].wanted(config) or SENSORS["redfish"].wanted(config)
-    return {"cpu": not SENSORS["rapl"].wanted(config), "supply": not bmc}
+    return {
+        "cpu": not SENSORS["rapl"].wanted(config),
+        "supply": not bmc,
+        "gpu": not SENSORS["nvml"].wanted(config),
+    }
 
 
 def _covers(includes_gpus: bool) -> tuple[Component, ...]:
@@ -98,7 +102,8 @@ def _covers(includes_gpus: bool) -> tuple[Component, ...]:
 
 
 def _nvml(config: Config, clock: Clock) -> Sensor:
-    return NvmlSensor(clock, proc=proc_of_driver(config))
+    hwmon_root = Path(config.sensors.hwmon.root) if SENSORS["hwmon"].wanted(config) else None
+    return NvmlSensor(clock, proc=proc_of_driver(config), hwmon=hwmon_root)
 
 
 def _drm(config: Config, clock: Clock) -> Sensor:

@@ -8,6 +8,9 @@ A GH200 module's meters form a tree, and its Grace socket is the leaf that is bo
         SysIO Power Socket 0    its SoC's rail                            part of it: never added
       the GPU                   by NVML                                   booked, component `gpu`
 
+A Jetson's rails are those of an INA3221, reported as voltage and current: that of the GPU, of the
+CPU, and of the whole board. NVML knows such a GPU, but not its power.
+
 Where there is no meter of the socket, its rails are booked instead. Modules are reconciled
 together, as one supply; so is a power meter without such a name, which measures the whole node.
 All these know power only: it is integrated. The names are those of NVIDIA's Grace firmware
@@ -34,6 +37,17 @@ _SOCKET = re.compile(r"Esocket(?P<socket>\d+)")
 
 NODE = Meter(Component.OTHER, "acpi-power-meter")
 MODULES = Meter(Component.OTHER, "modules")
+JETSON_GPU = Meter(Component.GPU, "jetson-gpu")
+JETSON_CPU = Meter(Component.CPU, "jetson-cpu")
+JETSON_BOARD = Meter(Component.OTHER, "jetson-board")
+
+_RAILS = {
+    "GPU": JETSON_GPU,
+    "CPU": JETSON_CPU,
+    "VDD_IN": JETSON_BOARD,
+    "5V_IN": JETSON_BOARD,
+}
+"""By a word of the rail's label, the first that is in it."""
 
 EVERYTHING = (Component.CPU, Component.DRAM, Component.GPU)
 """What a supply measures beside the rest of the node."""
@@ -44,21 +58,64 @@ REMEDY = "Run the daemon as root; in a container mount the host's /sys and set s
 class HwmonFiles(msgspec.Struct, frozen=True):
     """The files that are one meter: their values are added up.
 
-    `counts` says that they count energy (uJ), else they tell power (uW). `covers` as in
-    `Reading`.
+    `counts` says that they count energy (uJ), else they tell power (uW); `rails` tell voltage and
+    current (mV, mA). `covers` as in `Reading`.
     """
 
     meter: Meter
     files: tuple[Path, ...]
     counts: bool = False
     covers: tuple[Component, ...] = ()
+    rails: tuple[tuple[Path, Path], ...] = ()
+
+    def value(self) -> int:
+        """What its files come to. Raises `SensorError`."""
+        rails = sum(read_int(v, REMEDY) * read_int(i, REMEDY) for v, i in self.rails)
+        return rails + sum(read_int(file, REMEDY) for file in self.files)
+
+    def power_mw(self) -> int | None:
+        """Its power now; `None` where it cannot be read."""
+        try:
+            return self.value() // UW_PER_MW
+        except SensorError:
+            return None
 
 
-def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[HwmonFiles]:
+def sockets(root: Path) -> list[HwmonFiles]:
+    """The CPU sockets of superchips, in the order of their numbers."""
+    return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
+
+
+def jetson_gpu(root: Path) -> HwmonFiles | None:
+    """The rail of a Jetson's GPU."""
+    found = {each.meter: each for each in _jetson(root)}
+    return found.get(JETSON_GPU)
+
+
+def _jetson(root: Path) -> Iterator[HwmonFiles]:
+    """The rails of a Jetson, each once: the GPU's, though it may feed more, then the CPU's."""
+    rails: dict[Meter, list[tuple[Path, Path]]] = {}
+    for _, chip in numbered(root, r"hwmon(\d+)"):
+        if text_or(chip / "name") != "ina3221":
+            continue
+        for number, label in numbered(chip, r"in(\d+)_label"):
+            name = text_or(label).upper()
+            found = [meter for word, meter in _RAILS.items() if word in name]
+            if found:
+                rail = (chip / f"in{number}_input", chip / f"curr{number}_input")
+                rails.setdefault(found[0], []).append(rail)
+    for meter, files in rails.items():
+        covers = EVERYTHING if meter == JETSON_BOARD else ()
+        yield HwmonFiles(meter, (), covers=covers, rails=tuple(files))
+
+
+def sources(
+    root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = True
+) -> list[HwmonFiles]:
     """The meters below `root`.
 
     Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
-    node or module from outside (a BMC is asked instead).
+    node or module from outside (a BMC is asked instead), without `gpu` a GPU (NVML names it).
     """
     chips = [(path, text_or(path / "name")) for _, path in numbered(root, r"hwmon(\d+)")]
     found: list[HwmonFiles] = []
@@ -86,7 +143,8 @@ def sources(root: Path, *, cpu: bool = True, supply: bool = True) -> list[HwmonF
         found.append(HwmonFiles(NODE, tuple(nodes), covers=EVERYTHING))
     elif supply and modules:
         found.append(HwmonFiles(MODULES, tuple(modules), covers=EVERYTHING))
-    return found
+    wanted = {JETSON_GPU: gpu, JETSON_CPU: cpu, JETSON_BOARD: supply}
+    return [*found, *(each for each in _jetson(root) if wanted[each.meter])]
 
 
 def _power_file(chip: Path) -> Path | None:
@@ -122,13 +180,14 @@ class HwmonSensor:
         *,
         cpu: bool = True,
         supply: bool = True,
+        gpu: bool = True,
         covers: tuple[Component, ...] = EVERYTHING,
     ) -> None:
         """`covers` is what a meter of the whole node, or of its modules, measures inside."""
         self._clock = clock
         self._root = root
         self._covers = covers
-        self._cpu, self._supply = cpu, supply
+        self._parts = {"cpu": cpu, "supply": supply, "gpu": gpu}
         self._sources: list[HwmonFiles] = []
         self._complaints = LogOnce(self.name)
 
@@ -139,11 +198,13 @@ class HwmonSensor:
 
     def owns(self, meter: Meter) -> bool:
         """Supplies, modules and sockets."""
-        return meter in {NODE, MODULES} or meter.name.startswith(("grace-", "amd-energy-"))
+        return meter in {NODE, MODULES} or meter.name.startswith(
+            ("grace-", "amd-energy-", "jetson-")
+        )
 
     def open(self) -> None:
         """Find the meters. Raises `SensorMissing`."""
-        self._sources = sources(self._root, cpu=self._cpu, supply=self._supply)
+        self._sources = sources(self._root, **self._parts)
         if not self._sources:
             raise SensorMissing(
                 f"no power meter below {self._root}", reason="missing", remedy=REMEDY
@@ -171,7 +232,7 @@ class HwmonSensor:
         return ()
 
     def _read(self, source: HwmonFiles) -> Reading:
-        value = sum(read_int(file, REMEDY) for file in source.files)
+        value = source.value()
         t_ns = self._clock.now_ns()
         if source.counts:
             return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)

@@ -6,14 +6,20 @@
     intel-rapl:1        psys           the whole platform, packages included: never booked
     intel-rapl-mmio:0   package-0      the same package read another way: counted once
 
+Zones of several dies may mirror one counter, that of their socket. So counters are compared, not
+names: one that shows, read between two readings of another, a value between them is the same one.
+
 AMD's packages come through the same driver under the same names. The files are described in
 Documentation/power/powercap of the kernel.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -24,6 +30,8 @@ from joulebook.errors import SensorError, SensorMissing
 from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.node.sensors.sysfs import LogOnce, int_or_none, read_int, text_or
 from joulebook.units import MW_PER_W, NS_PER_S, PJ_PER_UJ, UW_PER_MW
+
+log = logging.getLogger(__name__)
 
 _ZONE = re.compile(r"(?P<type>[a-z][a-z0-9-]*):(?P<package>\d+)(?::(?P<part>\d+))?")
 _PACKAGE = re.compile(r"package-\d+(?:-die-\d+)?")
@@ -37,6 +45,9 @@ HEADROOM = 2
 """A package may consume so many times its longest-lasting limit for a moment."""
 
 LOOKS_PER_WRAP = 4
+
+STEP_S = 0.02
+"""In so much time every counter moves: they do each millisecond, and no CPU draws nothing."""
 
 REMEDY = (
     "Since Linux 5.10 only root may read RAPL: run the daemon as root, or give it "
@@ -95,6 +106,16 @@ def _max_mw(path: Path) -> int:
     return HEADROOM * known_uw // UW_PER_MW if known_uw else DEFAULT_MAX_MW
 
 
+def _common(zone: Zone, twin: Zone) -> int | None:
+    """What both zones show if that may be one counter; `None` if it is not, or cannot be read."""
+    path = zone.path / "energy_uj"
+    before, between = int_or_none(path), int_or_none(twin.path / "energy_uj")
+    after = int_or_none(path)
+    if before is None or between is None or after is None:
+        return None
+    return after if before <= between <= after else None
+
+
 class RaplSensor:
     """All RAPL counters below `root`."""
 
@@ -106,6 +127,8 @@ class RaplSensor:
         self._clock = clock
         self._root = root
         self._zones: list[Zone] = []
+        self._alike: dict[tuple[Zone, Zone], int] = {}
+        """Pairs that may be one counter, with what it showed first: it has not moved yet."""
         self._complaints = LogOnce(self.name)
 
     @property
@@ -127,12 +150,36 @@ class RaplSensor:
         self._zones = zones(self._root)
         if not self._zones:
             raise SensorMissing(f"no RAPL zone below {self._root}", reason="missing", remedy=REMEDY)
+        self._alike = {
+            pair: value
+            for pair in combinations(self._zones, 2)
+            if (value := _common(*pair)) is not None
+        }
+        if self._alike:
+            time.sleep(STEP_S)
+            self._drop_mirrors()
+
+    def _drop_mirrors(self) -> None:
+        """Leave out zones that show another's counter, once it has moved and both still agree."""
+        for (zone, twin), first in list(self._alike.items()):
+            value = _common(zone, twin)
+            if value == first:
+                continue  # it stands still: nothing is counted twice yet
+            del self._alike[zone, twin]
+            if value is not None and twin in self._zones:
+                self._zones.remove(twin)
+                log.warning(
+                    "sensor rapl: %s shows the counter of %s and is left out",
+                    twin.path.name, zone.path.name,
+                )  # fmt: skip
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def look(self, *, processes: bool) -> PollResult:
         """Read every counter once."""
+        if self._alike:
+            self._drop_mirrors()
         readings: list[Reading] = []
         failures: list[Failure] = []
         for zone in self._zones:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at, url_of
+from joulebook.commands.shared.options import Options
 from joulebook.config import Config
 from joulebook.config.node import ServerSection
 from joulebook.errors import ConfigError
@@ -20,8 +20,8 @@ def config(listen: str, web_config: str = "") -> Config:
     )
 
 
-def arguments(**given: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"url": None, "user": None, "ca": None, "insecure": False, **given})
+def arguments(**given: object) -> Options:
+    return Options(**{"url": None, "user": None, "ca": None, "insecure": False, **given})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
@@ -13,7 +14,8 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook.commands.doctor import checks, daemon, ledger, node
+from joulebook.commands.daemon.client import DaemonUrl, HttpAnswer, Unreachable
+from joulebook.commands.doctor import checks, daemon, host, ledger, node
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
@@ -25,7 +27,6 @@ from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.config.workloads import Kubernetes
 from joulebook.ledger.location import LedgerLock
-from joulebook.node.assembly import sensors
 from joulebook.node.release import ask
 
 NO_DRIVER = Survey(
@@ -69,6 +70,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(checks, "survey", lambda _patience_s: NO_DRIVER)
     monkeypatch.setattr(slurm_checks, "find_slurm_conf", lambda: Path("/etc/slurm/slurm.conf"))
     monkeypatch.setattr(slurm_checks, "find_program", lambda _name: "")
+    monkeypatch.setattr(DaemonUrl, "get", nobody_answers)
     root = tmp_path / "node"
     for folder in ("sys/bus/pci/devices", "proc/self", "etc/slurm", "run", "var/lib/joulebook"):
         (root / folder).mkdir(parents=True)
@@ -162,7 +164,7 @@ def test_it_fits_the_terminal_and_paints_nothing_of_others(site: Site, width: st
 def test_where_run_would_be_refused_the_doctor_fails(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensors.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
     none = Sensors(rapl=Rapl(enabled=False), hwmon=Hwmon(enabled=False), drm=Drm(enabled=False))
     site = replace(site, config=msgspec.structs.replace(site.config, sensors=none))
     refused = one(site, daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
@@ -172,6 +174,16 @@ def test_where_run_would_be_refused_the_doctor_fails(
     assert "systemctl" not in could.todo and "`joulebook run`" in could.todo
     broken = replace(site, config_problem="a.toml: node.nam: unknown key")
     one(broken, daemon.process, Status.WARN, "no daemon runs on")
+
+
+def nobody_answers(_daemon: object, path: str) -> HttpAnswer:
+    raise Unreachable(f"no daemon answers at {path}")
+
+
+def test_a_daemon_with_another_ledger_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a demo is below the folder it was started in."""
+    monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, "ok"))
+    one(site, daemon.process, Status.OK, r"a daemon answers at http://127.0.0.1:9816, with another")
 
 
 def no_library(_name: str) -> None:
@@ -448,6 +460,21 @@ def test_the_events_directory_of_the_daemons_own_user(slurm: Site) -> None:
     one(slurm, slurm_checks.events, Status.FAIL, "belongs to uid 990")
     os.chown(slurm.ledger.parent, 990, 990)
     one(slurm, slurm_checks.events, Status.OK, "events_dir")
+
+
+def test_whether_people_can_name_what_they_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(host.names(site)), "no GPU, no names"
+    with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
+    card(site, "0000:01:00.0")
+    monkeypatch.setattr(host, "reads_environments", lambda pid, proc: True)
+    one(site, host.names, Status.OK, "can be read")
+    assert "-v /run/joulebook/marks" in one(site, host.names, Status.WARN, "not there").todo
+    marks = site.root / "run/joulebook/marks"
+    marks.mkdir(parents=True)
+    marks.chmod(0o1777)
+    assert {each.status for each in host.names(site)} == {Status.OK}
+    monkeypatch.setattr(host, "reads_environments", lambda pid, proc: False)
+    assert "SYS_PTRACE" in one(site, host.names, Status.WARN, "environment").todo
 
 
 def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:

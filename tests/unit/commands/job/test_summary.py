@@ -101,7 +101,7 @@ def test_it_waits_until_all_is_booked_but_not_for_ever(ledger: Path) -> None:
     def waited(*looks: object, wait_s: float = 60) -> tuple[object, float]:
         clock, left = Clock(), list(looks)
         found = wait(
-            lambda: left.pop(0) if len(left) > 1 else left[0],  # type: ignore[return-value]
+            lambda: left.pop(0) if len(left) > 1 else left[0],  # type: ignore[arg-type, return-value]
             wait_s, lambda: clock.now, clock.sleep,
         )  # fmt: skip
         return found, clock.now

@@ -113,7 +113,7 @@ def test_one_holder_gets_everything() -> None:
 
 def test_one_holder_gets_idle_energy_as_idle() -> None:
     (share,) = share_out(interval(idle=True), tenure(holds(A)), idle_mw=None)
-    assert share.amount == Amount(100 * J, 100 * J, 10 * S)
+    assert share.amount == Amount(100 * J, 100 * J, 10 * S, 10 * S)
 
 
 def test_a_process_of_somebody_else_does_not_change_the_bill() -> None:
@@ -137,7 +137,7 @@ def test_shared_floor_over_all_replicas_and_the_rest_by_busy_time() -> None:
     assert amounts(shares) == {
         A: Amount(55 * J, 0, 10 * S // 4),
         B: Amount(25 * J, 0, 10 * S // 4),
-        Remainder.UNALLOCATED: Amount(20 * J),
+        Remainder.UNALLOCATED: Amount(20 * J, 0, 5 * S),
     }
     assert {share.method for share in shares} == {Method.APPORTIONED}
     assert {share.evidence for share in shares} == {"prolog", "none"}
@@ -154,9 +154,9 @@ def test_shared_without_usage_by_held_parts() -> None:
 def test_shared_and_idle_is_idle_floor_only() -> None:
     shares = share_out(interval(idle=True), tenure(holds(A, 1, 4), holds(B, 2, 4)), idle_mw=1_000)
     assert amounts(shares) == {
-        A: Amount(25 * J, 25 * J, 10 * S // 4),
-        B: Amount(50 * J, 50 * J, 10 * S // 2),
-        Remainder.UNALLOCATED: Amount(25 * J),
+        A: Amount(25 * J, 25 * J, 10 * S // 4, 10 * S // 4),
+        B: Amount(50 * J, 50 * J, 10 * S // 2, 10 * S // 2),
+        Remainder.UNALLOCATED: Amount(25 * J, 0, 10 * S // 4),
     }
 
 
@@ -164,7 +164,7 @@ def test_a_floor_above_the_energy_takes_it_all_and_no_more() -> None:
     shares = share_out(interval(), tenure(holds(A, 1, 2)), idle_mw=900_000)
     assert amounts(shares) == {
         A: Amount(50 * J, 0, 5 * S),
-        Remainder.UNALLOCATED: Amount(50 * J),
+        Remainder.UNALLOCATED: Amount(50 * J, 0, 5 * S),
     }
 
 
@@ -193,14 +193,14 @@ def test_a_single_user_is_not_an_apportioned_one() -> None:
 def test_users_whose_use_is_not_known_share_evenly_and_strangers_are_unknown() -> None:
     shares = share_out(interval(100 * J, uses(A), uses(None, None, 2)), tenure(), None)
     assert amounts(shares) == {
-        Remainder.UNKNOWN_HOLDER: Amount(50 * J, 0, 0),
+        Remainder.UNKNOWN_HOLDER: Amount(50 * J, 0, 5 * S),
         A: Amount(50 * J, 0, 5 * S),
     }
 
 
 def test_nobody() -> None:
     (share,) = share_out(interval(), tenure(), None)
-    assert share == Share(Remainder.UNALLOCATED, Amount(100 * J), Method.COUNTER, "none")
+    assert share == Share(Remainder.UNALLOCATED, Amount(100 * J, 0, 10 * S), Method.COUNTER, "none")
 
 
 def test_an_outage_without_a_proven_holder_is_nobodys_even_with_processes() -> None:

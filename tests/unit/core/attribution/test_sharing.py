@@ -287,7 +287,7 @@ def test_a_card_that_is_cut_anew_while_the_ledger_runs() -> None:
     right = 40 * 19 + 0.25 * 400 * 19
     assert got[job_id("right")] == pytest.approx(right * J, abs=20 * MJ)
     assert got[job_id("next")] == pytest.approx((20 * 19 + 0.4 * 400 * 19) * J, abs=20 * MJ)
-    methods = {key.method for key, amount in run.postings.items() if amount.held_ns}
+    methods = {key.method for key in run.postings if isinstance(key.subject, WorkloadId)}
     assert methods == {Method.APPORTIONED}
     evidence = {key.evidence for key in run.postings if key.subject == job_id("left")}
     assert evidence == {"prolog"}
@@ -329,13 +329,16 @@ def test_use_of_a_replica_beside_its_holders_is_foreign() -> None:
     assert got[job_id("two")] > got[job_id("one")]
 
 
-def test_amounts_of_a_strangers_process_hold_nothing() -> None:
+def test_what_a_strangers_process_has_is_held_by_an_unknown_holder() -> None:
     piece = Interval(
         gpu(), 0, 10 * S, 10 * J, Method.COUNTER, processes=(ProcessUse(1, 0, None, None, None),)
     )
     (share,) = share_out(piece, Tenure(0, 10 * S, ()), None)
     assert share == Share(
-        Remainder.UNKNOWN_HOLDER, Amount(10 * J), Method.COUNTER, Evidence.PROCESSES.label
+        Remainder.UNKNOWN_HOLDER,
+        Amount(10 * J, 0, 10 * S),
+        Method.COUNTER,
+        Evidence.PROCESSES.label,
     )
 
 

@@ -82,14 +82,14 @@ class Node:
         return found
 
     def other_j(self) -> dict[object, float]:
-        found = {
+        found: dict[object, float] = {
             reason: uj / 1e6
             for (component, reason), uj in self.books.remainders.items()
             if component is Component.OTHER and uj
         }
         for who, state in self.books.workloads.items():
             if amount := state.balance.get(Component.OTHER):
-                found[who] = amount.energy_uj / 1e6  # type: ignore[index]
+                found[who] = amount.energy_uj / 1e6
         return found
 
 

@@ -15,7 +15,8 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Amount
 from joulebook.core.ledger import series
-from joulebook.core.ledger.series import EXPIRED, OVERFLOW, SeriesPolicy
+from joulebook.core.ledger.experiment_series import EXPIRED
+from joulebook.core.ledger.series import OVERFLOW, SeriesPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
@@ -378,3 +379,74 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
         settled = sum(total(e.balance) for e in node.books.experiments.values())
         waiting = [w for w in node.books.workloads.values() if w.labels is None]
         assert settled + sum(total(w.balance) for w in waiting) == given_uj
+
+
+def test_an_experiment_has_series_for_a_day_after_its_last_use_and_returns_where_it_was() -> None:
+    node = Node(SeriesPolicy(expose_ns=100 * S))
+    node.step(1, {"a": 5}, facts=[knows("a")])
+    node.run(2, 1000)
+    state = node.books.experiments[Labels("ada", "nlp", "x")]
+    assert not state.exposed
+    assert total(state.balance) == 5
+    node.step(1001, {"b": 7}, [holds("b", 1000)], [knows("b")])
+    assert node.books.experiments[Labels("ada", "nlp", "x")].exposed
+    assert node.experiment("x") == 5, "seen where it was before its first new microjoule"
+    node.run(1002, 1002 + HOLD_S, [holds("b", 1000)])
+    assert node.experiment("x") == 12
+
+
+def test_series_stay_while_nobody_could_see_them_leave() -> None:
+    lasting = SeriesPolicy(linger_ns=5 * S, expire_ns=10 * S, expose_ns=5 * S, retire=False)
+    node = Node(lasting)
+    node.step(1, {"a": 5}, facts=[knows("a")])
+    node.run(2, 200)
+    assert node.shown("a") == 5
+    assert node.experiment("x") == 5
+    assert node.books.experiments[Labels("ada", "nlp", "x")].exposed
+    # What comes back goes on where it was.
+    node.step(201, {"a": 3}, [holds("a", 200)])
+    assert node.shown("a") == 8
+    node.policy = msgspec.structs.replace(lasting, retire=True)
+    node.run(202, 500)
+    assert node.shown("a") is None
+
+
+def numbered(start: int, name: str = "500") -> WorkloadId:
+    return WorkloadId("slurm", name, start)
+
+
+def test_two_jobs_of_one_number_are_one_series_that_does_not_fall_until_both_are_over() -> None:
+    books, policy = Books(last_ns=at(0)), SeriesPolicy(zero_hold_ns=S, linger_ns=10 * S)
+    told = [
+        WorkloadFacts(numbered(n), "500", labels=Labels("ada", "nlp", "x"), complete=True)
+        for n in (1, 2)
+    ]
+    sums = []
+    for second in range(1, 60):
+        who = numbered(1) if second < 5 else numbered(2) if 8 < second < 20 else None
+        earned = {} if who is None else {who: {Component.GPU: Amount(5)}}
+        step = series.Step(
+            at(second), served_ns=S, earned=earned, facts=told if second in {1, 9} else ()
+        )
+        if second == 1:
+            step = step._replace(facts=told[:1])
+        books, _ = series.advance(books, step, policy)
+        books = msgspec.structs.replace(books, last_ns=at(second))
+        there = [w for w in books.workloads.values() if w.labels is not None]
+        sums.append(sum(total(w.balance) for w in there))
+    gone = sums.index(0, 20)
+    assert sums[:gone] == sorted(sums[:gone])
+    assert max(sums) == 5 * (4 + 11)
+    assert not any(sums[gone:])
+
+
+@pytest.mark.parametrize("name", ["(expired)", "(overflow)", "(unallocated)", " (any thing) "])
+def test_a_name_of_ours_is_nobodys_whatever_way_it_came(name: str) -> None:
+    node = Node()
+    fact = WorkloadFacts(
+        job_id("a"), display=name, labels=Labels("ada", name, name), complete=True, named=True
+    )
+    node.step(1, {"a": 5}, [holds("a")], [fact])
+    ((labels, state),) = node.books.experiments.items()
+    assert labels == Labels("ada", "", name.strip(" ()"))
+    assert not state.named

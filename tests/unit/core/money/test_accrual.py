@@ -21,7 +21,16 @@ from joulebook.core.evidence import Remainder
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.core.ledger.state import Books, Entry, ExperimentState
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item, total
+from joulebook.core.money.accrual import ChargeState
+from joulebook.core.money.amounts import (
+    ATOMS_PER_HELD,
+    IDLE_PARTS,
+    Charge,
+    Charges,
+    Exact,
+    Item,
+    total,
+)
 from joulebook.core.money.rates import (
     NANO,
     PER_KWH,
@@ -36,6 +45,7 @@ from joulebook.core.money.rates import (
     StepCurve,
     nano_per_kwh,
 )
+from joulebook.core.report.rollup import net
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.rates.tariff import Schedule, TariffWindow
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
@@ -154,6 +164,12 @@ def test_the_parts_are_the_whole_after_every_tick_of_any_world(
     assert used["price"] + unpriced.get("electricity", 0) == booked
     assert used["carbon"] + unpriced.get("co2e", 0) == booked
     assert used["pue"] == booked
+    # Every hour of a card is somebody's or nobody's, and costs the same: capacity, less its gaps.
+    hours_ns = sum(amount.held_ns for amount in run.postings.values())
+    assert run.books.charges[HARDWARE].total.atoms == hours_ns * 1_250_000_007 * ATOMS_PER_HELD
+    for item, part in IDLE_PARTS.items():
+        idle = run.books.charges.get(Charge(part, "EUR"), ChargeState())
+        assert idle.total.atoms <= run.books.charges[Charge(item, "EUR")].total.atoms
 
 
 @laws(30)
@@ -163,6 +179,7 @@ def test_at_one_price_the_whole_is_energy_times_price(world: World, price: int, 
     assert run.books.charges[EUR].total.atoms == run.booked_uj() * price * pue
 
 
+@pytest.mark.timeout(900)  # half a minute of CPU time, on a machine that may be busy
 def test_a_holder_of_ten_milliwatts_pays_for_ten_milliwatts() -> None:
     """Rounded by the tick, 86,400 of them would be billed a day of rounding."""
     rates = rates_of([(0, 300_000_000)])
@@ -184,6 +201,7 @@ def metered(
     t0_s: int = T0_S,
     held: bool = True,
     model: str = H100,
+    busy: bool = True,
 ) -> Run:
     """GPUs that draw `power_mw` in one step after the other, all held by job 1, read each step."""
     policy = BookingPolicy(settle_ns=0)
@@ -199,7 +217,7 @@ def metered(
             yield Tick(
                 now_ns,
                 readings=tuple(
-                    Reading(m, now_ns, counter_uj, epoch="b", max_power_mw=10**13, busy=True)
+                    Reading(m, now_ns, counter_uj, epoch="b", max_power_mw=10**13, busy=busy)
                     for m in meters
                 ),
                 claims=tuple(
@@ -322,7 +340,19 @@ def test_energy_of_nobody_is_charged_to_the_remainder() -> None:
     assert run.books.remainder_bills == {
         (EUR, Remainder.UNALLOCATED): Exact(0, 200_000_000),
         (CO2E, Remainder.UNALLOCATED): Exact(0, 500_000_000),
-    }, "hardware is charged for held time alone"
+        (HARDWARE, Remainder.UNALLOCATED): Exact(1),
+    }, "an hour of a card that nobody holds costs what any hour does"
+
+
+def test_the_cost_of_what_is_held_idle_is_a_part_of_the_cost() -> None:
+    rates = rates_of([(0, 200_000_000)], per_gpu_hour=NANO)
+    run = metered([1_000_000] * 2, rates=rates, busy=False)
+    bill = run.books.workloads[job_id("1")].bill
+    assert bill[Charge(Item.IDLE_ELECTRICITY, "EUR")] == bill[EUR] == Exact(0, 400_000_000)
+    assert bill[Charge(Item.IDLE_HARDWARE, "EUR")] == bill[HARDWARE] == Exact(2)
+    assert net(bill) == {"EUR": Exact(2, 400_000_000)}
+    busy = metered([1_000_000] * 2, rates=rates).books.workloads[job_id("1")].bill
+    assert busy.keys() == {EUR, HARDWARE}
 
 
 def test_a_gpu_that_fits_no_pattern_has_no_hardware_cost() -> None:

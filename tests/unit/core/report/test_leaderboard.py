@@ -43,8 +43,8 @@ def test_the_worked_example_to_the_digit() -> None:
     assert a.uj_per_point is None and a.cost_per_point is None
     assert b.uj_per_point == 10 * UJ_PER_KWH and b.gained == 2
     assert c.uj_per_point == 200 * UJ_PER_KWH and c.gained == Fraction("0.5")
-    assert b.cost_per_point == {"USD": 2 * 10**9}
-    assert c.cost_per_point == {"USD": 40 * 10**9}
+    assert b.cost_per_point == {"USD": Fraction(2 * 10**9)}
+    assert c.cost_per_point == {"USD": Fraction(40 * 10**9)}
     ((d, by),) = found.dominated
     assert (d.name, by.name) == ("D", "B")
 

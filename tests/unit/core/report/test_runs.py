@@ -19,8 +19,8 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Selection,
     UsedRate,
-    joined,
 )
+from joulebook.core.report.parts import joined
 from joulebook.core.report.run_roles import RoleChoice, State, sort_out
 from joulebook.core.report.runs import remainders, runs
 from joulebook.core.report.tally import added

@@ -96,6 +96,22 @@ class Node:
             self._next(), quarter_s, who, remainder, "co2e", "", *emitted
         )
 
+    def move(self, quarter_s: int, to_s: int) -> None:
+        """Date the rows of a quarter hour anew; the old ones come to nothing."""
+        for (when_s, who, remainder), row in list(self.postings.items()):
+            if when_s == quarter_s:
+                name = next((n for n, w in self.workloads.items() if w.id == who), "")
+                paid = self.charges.get((when_s, who, remainder, "EUR"))
+                money = NOTHING if paid is None else Exact(paid.whole, paid.nano, paid.rest)
+                self.burn(to_s, row.energy_uj, name, money, row.held_ns)
+                self.postings[when_s, who, remainder] = msgspec.structs.replace(
+                    row, seq=self._next(), energy_uj=0, held_ns=0
+                )
+                if paid is not None:
+                    self.charges[when_s, who, remainder, "EUR"] = msgspec.structs.replace(
+                        paid, seq=self._next(), whole=0, nano=0, rest=0
+                    )
+
     @property
     def energy_uj(self) -> int:
         """All that it booked."""
@@ -109,7 +125,7 @@ class Node:
 
     def page(self, since: int, limit: int = 10_000) -> PostingsPage:
         """What it would answer."""
-        rows = [
+        rows: list[WorkloadRow | PostingRow | ChargeRow | RateRow] = [
             *self.workloads.values(), *self.postings.values(), *self.charges.values(),
             *self.rates.values(),
         ]  # fmt: skip
@@ -118,7 +134,7 @@ class Node:
         there = [row for row in changed if row.seq <= upto]
         postings = tuple(row for row in there if isinstance(row, PostingRow))
         charges = tuple(row for row in there if isinstance(row, ChargeRow))
-        named = {row.workload_id for row in (*postings, *charges)}
+        named = {row.workload_id for row in postings} | {row.workload_id for row in charges}
         return PostingsPage(
             VERSION,
             self.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
@@ -19,14 +20,14 @@ GPUS = {"a": "NVIDIA H100", "b": "NVIDIA A100"}
 
 
 def workload(
-    job: str, experiment: str, began_h: int = 0, ended_h: int | None = 1, **more: object
+    job: str, experiment: str, began_h: int = 0, ended_h: int | None = 1, **more: Any
 ) -> ReportWorkload:
     return ReportWorkload(
         WorkloadId("slurm", job), labels=Labels("ada", "nlp", experiment),
         started_utc_ns=H * (100 + began_h),
         ended_utc_ns=None if ended_h is None else H * (100 + ended_h),
         **more,
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
 
 
 def gpu(card: str) -> Meter:
@@ -96,8 +97,8 @@ def test_time_and_host_are_marked_as_inferred_and_never_ambiguous() -> None:
     there = workload("3", "x", 4, 6)
     books = account((one, 10, "a", "n1"), (two, 20, "a", "n1"), (there, 30, "a", "n2"))
 
-    def run(began_h: float, ended_h: float, **more: object) -> Result:
-        fields: dict[str, object] = {"host": "n1.lab.example", **more}
+    def run(began_h: float, ended_h: float, **more: Any) -> Result:
+        fields: dict[str, Any] = {"host": "n1.lab.example", **more}
         return result(
             "x", "0a1b", started_utc_ns=int(H * (100 + began_h)),
             ended_utc_ns=int(H * (100 + ended_h)), **fields,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,13 +41,13 @@ def gpu(n: int) -> Meter:
     return Meter(Component.GPU, f"GPU-{n}")
 
 
-def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: object) -> ReportWorkload:
+def job(name: str, begin_s: int = 0, end_s: int | None = 3600, **more: Any) -> ReportWorkload:
     return ReportWorkload(
         WorkloadId("slurm", name),
         labels=Labels("ada", "nlp", "bert"),
         started_utc_ns=(T0_S + begin_s) * NS_PER_S,
         ended_utc_ns=None if end_s is None else (T0_S + end_s) * NS_PER_S,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -60,12 +61,12 @@ def account(
     workloads: Iterable[ReportWorkload],
     postings: Sequence[Posting],
     since_s: int = 0,
-    **more: object,
+    **more: Any,
 ) -> ReportData:
     return ReportData(
         "ledger of n1", since_s, 1 << 40, tuple(postings),
         workloads={each.id: each for each in workloads}, **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def said(found: ReportData, choice: RoleChoice = RoleChoice()) -> Statement:  # noqa: B008 - frozen
@@ -115,6 +116,18 @@ def test_hosts_measured_for_all_of_it_are_no_lower_bound() -> None:
     assert found.energy.host.note == found.energy.it.note == ""
     alone = said(account([only], [posted(only, gpu(0))]))
     assert alone.energy.it.note == "GPUs alone"
+
+
+def test_gpu_hours_are_what_was_held() -> None:
+    """A GPU held for an hour and read for a quarter of it, another one never read."""
+    held = job("1", gpu_count=2)
+    quarter = Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 4)
+    found = said(account([held], [posted(held, gpu(0), quarter)]))
+    assert found.inventory.gpu_hours.value == 2
+    assert "measured for 0.2500" in found.inventory.gpu_hours.note
+    assert found.runs[0].gpu_hours == 2
+    assert found.quality.coverage.value == 12.5
+    assert "a lower bound: see coverage" in found.energy.gpu.note
 
 
 def test_jobs_without_a_gpu_count_by_their_number() -> None:

@@ -96,7 +96,7 @@ def test_a_model_card_says_grams_and_is_taken_by_the_hub(tmp_path: Path) -> None
     data = metadata_load(path)
     assert data is not None
     card = ModelCardData(**data)
-    emissions = card.to_dict()["co2_eq_emissions"]
+    emissions = card.to_dict()["co2_eq_emissions"]  # type: ignore[no-untyped-call]
     assert emissions == {
         "emissions": 10_500.0,
         "source": emissions["source"],

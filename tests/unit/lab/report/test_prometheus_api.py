@@ -92,7 +92,7 @@ def serve() -> Iterator[Serve]:
         stub.server_close()
 
 
-def vector(**more: Any) -> dict[str, Any]:  # noqa: ANN401
+def vector(**more: Any) -> dict[str, Any]:
     row = {"metric": {"node": "n1"}, "value": [1, "2.5"]}
     return {"status": "success", "data": {"resultType": "vector", "result": [row]}, **more}
 

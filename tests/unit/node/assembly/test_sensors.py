@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,7 @@ def no_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_name: str) -> None:
         raise OSError
 
-    monkeypatch.setattr(sensors.ctypes, "CDLL", absent)
+    monkeypatch.setattr(ctypes, "CDLL", absent)
     monkeypatch.setattr(sensors, "IPMI_DEVICES", ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,63 @@ def test_an_amd_server_has_packages(tmp_path: Path) -> None:
     machine = SHAPES["amd_two_sockets"](tmp_path)
     assert names(machine) == {cpu("package-0"), cpu("package-1")}
     assert {r.wrap_uj for r in opened(machine).look(processes=False).readings} == {65_532_610_987}
+
+
+class Dies:
+    """A socket whose dies are zones; each shows its own counter, or that of the socket."""
+
+    def __init__(self, root: Path, names: Sequence[str], watts: Sequence[float]) -> None:
+        self.machine, self.names, self.watts = Machine(root), names, watts
+        self.counted = [1_000_000 + int(watts[i] * 1e6) for i in range(len(names))]
+        self.burn(0)
+
+    def burn(self, seconds: float) -> None:
+        for i, name in enumerate(self.names):
+            self.counted[i] += round(self.watts[i] * seconds * 1e6)
+            self.machine.zone(f"intel-rapl:{i}", name, self.counted[i])
+
+
+def consumed(dies: Dies) -> dict[str, float]:
+    """Joules by zone over ten seconds, as looks tell them."""
+    sensor = opened(dies.machine)
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for _ in range(11):
+        for reading in sensor.look(processes=False).readings:
+            first.setdefault(reading.meter.name, reading.energy_uj or 0)
+            last[reading.meter.name] = reading.energy_uj or 0
+        dies.burn(1)
+    return {name: (last[name] - first[name]) / 1e6 for name in last}
+
+
+@pytest.mark.parametrize(
+    ("names", "watts"),
+    [
+        (["package-0-die-0", "package-0-die-1"], 68),
+        ([f"package-0-die-{n}" for n in range(4)], 90),
+        (["package-0", "package-1"], 68),
+    ],
+)
+def test_zones_that_mirror_one_counter_are_booked_once(
+    tmp_path: Path, names: Sequence[str], watts: float
+) -> None:
+    found = consumed(Dies(tmp_path, names, [watts] * len(names)))
+    assert sum(found.values()) == pytest.approx(10 * watts)
+
+
+def test_distinct_dies_stay_distinct(tmp_path: Path) -> None:
+    found = consumed(Dies(tmp_path, ["package-0-die-0", "package-0-die-1"], [68, 70]))
+    assert found == {"package-0-die-0": 680, "package-0-die-1": 700}
+
+
+def test_a_memory_zone_that_mirrors_its_package_is_left_out(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.zone("intel-rapl:0", "package-0", 500)
+    machine.zone("intel-rapl:0:0", "dram", 500)
+    sensor = opened(machine)
+    machine.zone("intel-rapl:0", "package-0", 900)
+    machine.zone("intel-rapl:0:0", "dram", 900)
+    assert [r.meter for r in sensor.look(processes=False).readings] == [cpu("package-0")]
 
 
 @pytest.mark.parametrize("shape", ["grace", "grace_hopper", "virtual_machine"])

@@ -54,6 +54,7 @@ class AmdCard:
             epoch=self._clock.epoch,
             max_power_mw=HEADROOM * cap_uw // UW_PER_MW if cap_uw else None,
             busy=self._busy(),
+            utilization_pct=self._activity(),
         )
 
     def status(self, index: int, t_ns: int) -> DeviceStatus:

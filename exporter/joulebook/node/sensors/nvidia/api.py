@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import pynvml
@@ -55,6 +56,8 @@ Call = Callable[[], int]
 """A function of the library with its arguments bound; returns an NVML code."""
 
 POWER_AVERAGE, POWER_INSTANT = 185, 186
+GPU_SCOPE, MODULE_SCOPE = 0, 1
+"""Whose power: the GPU's, or that of the module around it, its CPU included (superchips)."""
 
 THROTTLE_FIELDS: Final = {
     74: "power",
@@ -71,14 +74,24 @@ THROTTLE_FIELDS: Final = {
 }
 """Field ids of the cumulative clock-event counters (ns), and the label value of each."""
 
-_FIELDS = (POWER_AVERAGE, POWER_INSTANT, *THROTTLE_FIELDS)
+_FIELDS = (
+    *(
+        (field, scope)
+        for scope in (GPU_SCOPE, MODULE_SCOPE)
+        for field in (POWER_AVERAGE, POWER_INSTANT)
+    ),
+    *((field, GPU_SCOPE) for field in THROTTLE_FIELDS),
+)
+_POWERS = 4
 _REASONS = tuple(THROTTLE_FIELDS.values())
 # nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
 _FIELD = struct.Struct("=IIqqIiQ")
 _FIELD_ANSWERS = struct.Struct("=" + "24xIiQ" * len(_FIELDS))
 # Written over the array before every call: a value the driver does not touch is then an error,
-# never the one of the call before. Scope 0 is the GPU without the module around it.
-_FIELD_QUESTIONS = b"".join(_FIELD.pack(field, 0, 0, 0, 0, UNKNOWN, 0) for field in _FIELDS)
+# never the one of the call before.
+_FIELD_QUESTIONS = b"".join(
+    _FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in _FIELDS
+)
 
 _SAMPLE = struct.Struct("=QQ")  # nvmlSample_t: unix us, value
 _TOTAL_POWER_SAMPLES = 0
@@ -93,9 +106,11 @@ _MEMORY_V1 = struct.Struct("=QQQ")  # total, free, used
 class Fields(NamedTuple):
     """What one call for field values gave: mW, and ns by reason; absent if not supported."""
 
-    power_average_mw: int | None
-    power_instant_mw: int | None
-    throttle_ns: dict[str, int]
+    power_average_mw: int | None = None
+    power_instant_mw: int | None = None
+    module_average_mw: int | None = None
+    module_instant_mw: int | None = None
+    throttle_ns: Mapping[str, int] = MappingProxyType({})
 
 
 class Telemetry(NamedTuple):
@@ -266,23 +281,23 @@ class NvmlDevice:
         """All field values in one call, each checked by its own return code."""
         ctypes.memmove(self._field_values, _FIELD_QUESTIONS, len(_FIELD_QUESTIONS))
         if self._fields():
-            return Fields(None, None, {})
+            return Fields()
         answers = _FIELD_ANSWERS.unpack_from(self._field_values)
         values = [
             None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
             for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
         ]
-        average_mw, instant_mw = (
+        average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
-            for mw in values[:2]
+            for mw in values[:_POWERS]
         )
         throttle_ns = {
             reason: ns
-            for reason, value in zip(_REASONS, values[2:], strict=True)
+            for reason, value in zip(_REASONS, values[_POWERS:], strict=True)
             if value is not None
             and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
         }
-        return Fields(average_mw, instant_mw, throttle_ns)
+        return Fields(average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns)
 
     def telemetry(self) -> Telemetry:
         """All gauges; what the driver does not answer is `None`."""

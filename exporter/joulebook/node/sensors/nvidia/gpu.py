@@ -19,6 +19,7 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError
+from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
@@ -57,14 +58,18 @@ class OpenGpu:
         self._reader = ProcessReader(session, device)
         self._max_power_mw = device.max_power_mw
         self._driver = session.driver
+        self.is_module: bool | None = None
+        """Whether power, and so the counter, is that of a superchip's whole module."""
+        self.socket: Socket | None = None
+        """The CPU socket of the superchip whose module the counter is of."""
+        self.rail: Socket | None = None
+        """What tells the power of a Jetson, of which NVML knows none."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._instances: tuple[Instance, ...] | None = None
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
         self.has_counter: bool | None = None
-        self._asked_lists = False
-        self._listed: int | None = None
         self._sampled_us, self._sampled_ns = now_us, now_ns
         self._sm_times = SmTimes(now_us)
         if earlier is not None:
@@ -77,7 +82,7 @@ class OpenGpu:
         # Whether a GPU has a counter is settled once: a failing counter must never look like a
         # GPU that has none, or its energy would be booked by another method unnoticed.
         self.has_counter = earlier.has_counter
-        self._asked_lists, self._listed = earlier._asked_lists, earlier._listed
+        self.is_module, self.socket = earlier.is_module, earlier.socket
         self._instances = earlier._instances
         self._mig.refused = earlier._mig.refused
         self._mig.slices = self._mig.slices or earlier._mig.slices
@@ -128,7 +133,12 @@ class OpenGpu:
         if self.has_counter is not False:
             energy_uj = device.energy_mj() * UJ_PER_MJ
         t_ns = (t0_ns + now_ns()) // 2
-        average_mw, instant_mw, throttle_ns = device.fields()
+        average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns = device.fields()
+        if self.is_module is None and any((average_mw, instant_mw, module_mw, module_instant_mw)):
+            self.is_module = average_mw is None and instant_mw is None
+        if self.is_module:
+            average_mw, instant_mw = module_mw, module_instant_mw
+        is_mean = average_mw is not None
         if average_mw is None:
             average_mw = self._power_mw(must=energy_uj is None and instant_mw is None)
         power_mw = average_mw
@@ -137,6 +147,8 @@ class OpenGpu:
             # Trapezoids need the power of the instant, not the mean of the last second.
             power_mw = average_mw if instant_mw is None else instant_mw
             t_ns = now_ns()
+        if energy_uj is None or not is_mean:
+            # Single instants are too rough to integrate, or to audit a counter by.
             samples = self._samples(t_ns)
         gauges = device.telemetry()
         instances = self._cut_up(t_ns) if processes else None
@@ -151,11 +163,15 @@ class OpenGpu:
             epoch=self._clock.epoch,
             uptime_ns=None if uptime_s is None else uptime_s * NS_PER_S,
             max_power_mw=self._max_power_mw,
-            busy=self._is_busy(gauges.gpu_pct, instances),
+            busy=_is_busy(gauges, instances),
             processes=uses,
             instances=instances,
+            utilization_pct=gauges.gpu_pct,
+            parts=(self.socket.meter,) if self.is_module and self.socket else (),
         )
         shown_mw = instant_mw if average_mw is None else average_mw
+        if self.is_module and shown_mw is not None:
+            shown_mw = self._without_socket(shown_mw)
         return reading, self.status(t_ns, _values(gauges, shown_mw), throttle_ns)
 
     def status(
@@ -179,19 +195,6 @@ class OpenGpu:
             self._mig.slices if self._is_cut else 0,
         )
 
-    def _is_busy(
-        self, gpu_pct: int | None, instances: tuple[InstanceUse, ...] | None
-    ) -> bool | None:
-        """At work, or occupied; a card that cannot say either way is taken to be at work.
-
-        That it is neither, only a look says that asks for processes and instances: somebody may
-        have come since the last one did.
-        """
-        silent = not self._asked_lists or (gpu_pct is None and self._listed is None)
-        if gpu_pct or self._listed or silent:
-            return True
-        return None if instances is None else any(each.active_ppm for each in instances)
-
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """The MIG instances and their work; `None` if the driver fails to say."""
         self._is_cut = self.device.mig()
@@ -205,13 +208,21 @@ class OpenGpu:
         self._instances = instances
         return self._mig.used(instances, t_ns)
 
+    def _without_socket(self, module_mw: int) -> int | None:
+        """The GPU's own power, where the socket's is reported; else the module's."""
+        if self.socket is None:
+            return module_mw
+        socket_mw = self.socket.power_mw()
+        return None if socket_mw is None else max(module_mw - socket_mw, 0)
+
     def _power_mw(self, *, must: bool) -> int | None:
         try:
             return self.device.power_mw()
         except SensorError:
-            if must:
+            power_mw = self.rail.power_mw() if self.rail is not None else None
+            if must and power_mw is None:
                 raise
-            return None
+            return power_mw
 
     def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
         """The driver's buffered power since the last time, in node time, up to `t_ns`."""
@@ -238,8 +249,6 @@ class OpenGpu:
             listed = self._reader.listed()
         except SensorError:
             return None
-        self._asked_lists = True
-        self._listed = None if listed is None else len(listed)
         if listed is None:
             return None
         pids = {place.pid for place in listed}
@@ -258,6 +267,7 @@ class OpenGpu:
                 listed.get(place),
                 ended=place.pid not in running,
                 instance=names.get((place.gi, place.ci), ""),
+                graphics=place.pid in self._reader.graphics,
             )
             for place in places
         )
@@ -286,6 +296,16 @@ class OpenGpu:
         refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
         dead = [pid for pid in refused if not self._starts.lives(pid)]
         return {**times, **dict.fromkeys(dead, 0)}, 0
+
+
+def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bool | None:
+    """Whether any engine was at work; `None` where the card does not tell, or was not asked."""
+    if gauges.gpu_pct is not None:
+        return bool(gauges.gpu_pct or gauges.encoder_pct or gauges.decoder_pct)
+    active = [each.active_ppm for each in instances or ()]
+    if any(active):
+        return True
+    return None if not active or None in active else False
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:

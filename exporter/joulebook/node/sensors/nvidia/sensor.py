@@ -13,12 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
+from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
+from joulebook.node.sensors.hwmon import sockets as superchip_sockets
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -30,6 +34,7 @@ from joulebook.node.sensors.nvidia.errors import (
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
+from joulebook.node.sensors.nvidia.unread import kernel_gpus, unread
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -59,20 +64,30 @@ class NvmlSensor:
     components = frozenset({Component.GPU})
 
     def __init__(
-        self, clock: Clock, *, sysfs: Path = Path("/sys"), proc: Path | None = Path("/proc")
+        self,
+        clock: Clock,
+        *,
+        sysfs: Path = Path("/sys"),
+        proc: Path | None = Path("/proc"),
+        hwmon: Path | None = None,
     ) -> None:
+        """`hwmon` is where the sockets of superchips are read (`None`: they are not)."""
         self._clock = clock
+        self._hwmon = hwmon
         self._sysfs = sysfs
+        self._proc = proc or Path("/proc")
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
         self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
+        self._unread: list[DeviceStatus] = []  # counted, but never opened
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
 
     def owns(self, meter: Meter) -> bool:
         """GPUs but those that the kernel shows."""
-        return meter.component is Component.GPU and not meter.name.startswith(KERNEL_CARDS)
+        elsewhere = (*KERNEL_CARDS, JETSON_GPU.name)
+        return meter.component is Component.GPU and not meter.name.startswith(elsewhere)
 
     def open(self) -> None:
         """Initialise NVML and enumerate the GPUs. Raises `SensorError`."""
@@ -133,6 +148,7 @@ class NvmlSensor:
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
         failures = [Failure(meter, now_ns, reason) for meter, reason in self._absent.items()]
+        statuses += [msgspec.structs.replace(each, t_ns=now_ns) for each in self._unread]
         for meter, card in self._cards.items():
             if meter in self._absent:
                 continue
@@ -157,6 +173,19 @@ class NvmlSensor:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
         return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
+    def _pair_sockets(self) -> None:
+        """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
+
+        And a Jetson's its rail, which tells its power where NVML does not.
+        """
+        if len(self._cards) == 1 and self._hwmon is not None:
+            next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
+        cards = sorted(self._cards.values(), key=lambda card: card.device.pci)
+        sockets = superchip_sockets(self._hwmon) if self._hwmon is not None else []
+        if len(sockets) == len(cards):
+            for card, socket in zip(cards, sockets, strict=True):
+                card.socket = socket
+
     def _refused(self) -> dict[str, int]:
         refused: Counter[str] = Counter()
         for card in self._cards.values():
@@ -178,7 +207,7 @@ class NvmlSensor:
     def _enumerate(self, session: Session) -> None:
         """Open every GPU that answers; `_cards` keeps those of before that do not."""
         found: dict[Meter, OpenGpu] = {}
-        silent = ""
+        silent: dict[int, str] = {}
         for index in range(session.device_count()):
             try:
                 device = NvmlDevice(session, index)
@@ -186,16 +215,26 @@ class NvmlSensor:
                 card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
                 once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
-                silent = e.reason
+                silent[index] = e.reason
                 continue
             if card.meter in found:
                 once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
             recovered(log, f"GPU {index}", "GPU %d answers", index)
             found[card.meter] = card
-        self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
-        self._some_lost = bool(self._absent) or silent in _SOUGHT
+        gone = [meter for meter in self._cards if meter not in found]
+        reasons = list(silent.values())
+        self._absent = dict.fromkeys(gone, reasons[0] if reasons else _GONE)
         self._cards = {**self._cards, **found}
+        # Of those that do not answer, as many are known as are gone.
+        never = list(silent)[len(gone) :]
+        known = {meter.name for meter in self._cards}
+        self._unread = unread(never, known, kernel_gpus(self._proc) if never else ())
+        self._absent |= {
+            each.meter: silent[index] for index, each in zip(never, self._unread, strict=True)
+        }
+        self._some_lost = bool(self._absent)
+        self._pair_sockets()
         if not self._cards:
             once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
         else:

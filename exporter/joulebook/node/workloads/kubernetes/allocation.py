@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,7 +138,9 @@ class PodAllocation:
         since_ns: From when on we know it to be here.
         begun_ns: When it began, where that was before we knew it (0: it was not).
         was_here: It was there before we looked for the first time.
+        maybe: Uids, one of which may be its own.
         not_uid: A uid that it has not: that of its predecessor under the same name.
+        listed_ns: When the kubelet last listed it.
         missing_ns: Since when the kubelet has not listed it any more.
         lived_ns: When it was last seen to live though the kubelet does not list it.
         done_ns: Since when the API server says that all of its containers have ended.
@@ -155,7 +159,9 @@ class PodAllocation:
     grants: list[DeviceGrant] = field(default_factory=list)
     begun_ns: int = 0
     was_here: bool = False
+    maybe: set[str] = field(default_factory=set)
     not_uid: str = ""
+    listed_ns: int = 0
     missing_ns: int | None = None
     lived_ns: int | None = None
     done_ns: int | None = None
@@ -262,3 +268,16 @@ class PodAllocation:
         """What was handed over is durable: these facts, and every end that was claimed."""
         self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]
+
+
+def share_claims(allocations: Iterable[PodAllocation], now_ns: int) -> None:
+    """Part devices evenly among the pods that hold them together by one claim of DRA."""
+    open_now = [
+        (allocation, grant.device)
+        for allocation in allocations
+        for grant in allocation.grants
+        if grant.t1_ns is None and grant.device.is_dra
+    ]
+    holders = Counter(device for _, device in open_now)
+    for allocation, device in open_now:
+        allocation.share(device, holders[device], now_ns)

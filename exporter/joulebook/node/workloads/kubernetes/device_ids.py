@@ -156,6 +156,41 @@ def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
     return shared_card(device_id) or _REPLICA.sub("", device_id)
 
 
+class Offers:
+    """What plugins were last heard to advertise, and which ids are waited for."""
+
+    def __init__(self) -> None:
+        self.names: frozenset[str] = frozenset()
+        """Of this node's cards."""
+        self._last: AllocatableDevices | None = None
+        self._unknown: set[str] = set()
+        self._awaited: set[str] = set()
+
+    @property
+    def last(self) -> AllocatableDevices:
+        """The last answer."""
+        return self._last or AllocatableDevices()
+
+    def answered(self, devices: Iterable[KubeletDevice] | None) -> None:
+        """There is an answer; `None`: this kubelet cannot tell."""
+        self._last = AllocatableDevices.of(devices or ())
+        self._awaited = set()
+
+    def ask(self, held: Iterable[KubeletDevice]) -> bool:
+        """Whether to ask again: a replica is held that was not advertised, nor asked for."""
+        unknown = {d.id for d in held if not d.is_dra and is_replica(d.id, self.names)}
+        unknown -= self.last.ids
+        new, self._unknown = unknown - self._unknown, unknown
+        self._awaited |= new
+        return bool(new)
+
+    def is_pending(self, device_id: str) -> bool:
+        """Whether an answer may soon tell how many replicas of a device there are."""
+        return is_replica(device_id, self.names) and (
+            self._last is None or device_id in self._awaited
+        )
+
+
 def find_part(
     device: KubeletDevice,
     cards: Sequence[DeviceStatus],

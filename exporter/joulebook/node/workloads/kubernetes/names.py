@@ -25,6 +25,7 @@ class PodNames:
         self._deleted: set[str] = set()
         self._static: dict[str, str] = {}
         self._real: set[str] = set()
+        self._over: dict[str, tuple[str, str]] = {}
 
     def tell(self, info: PodInfo) -> None:
         """Note a pod as the API server has it now."""
@@ -40,6 +41,7 @@ class PodNames:
     def real(self, uid: str) -> None:
         """Note that a pod has a cgroup of that uid: it is no mirror of a static one."""
         self._real.add(uid)
+        self._over.pop(self.api_uid(uid), None)
         for static in [static for static, mirror in self._static.items() if mirror == uid]:
             del self._static[static]
 
@@ -54,6 +56,15 @@ class PodNames:
             seen.add(info.uid)
             self.tell(info)
         self._deleted |= self._told.keys() - seen
+
+    def gone(self, uid: str, name: tuple[str, str]) -> None:
+        """Note that the cgroups of a pod went: it is none that is there."""
+        self._over[uid] = name
+        bound(self._over)
+
+    def was_here(self, namespace: str, name: str) -> bool:
+        """Whether a pod of that name is known to be over."""
+        return (namespace, name) in self._over.values()
 
     def api_uid(self, uid: str) -> str:
         """Return the API server's uid of the one in a cgroup's path: static pods have two."""
@@ -83,12 +94,13 @@ class PodNames:
     def uid(self, namespace: str, name: str, but: str = "") -> str:
         """Return the uid of the newest pod of that name that is still there; empty: not known.
 
-        `but` is one that it is not.
+        `but` is one that it is not; nor is it one that is known to be over.
         """
+        not_these = {but, *self._over}
         reported = [
             info
             for info in self._told.values()
-            if (info.namespace, info.name) == (namespace, name) and info.uid != but
+            if (info.namespace, info.name) == (namespace, name) and info.uid not in not_these
         ]
         living = [info for info in reported if info.uid not in self._deleted]
         if living:
@@ -99,7 +111,7 @@ class PodNames:
             if (folder.namespace, folder.name) == (namespace, name)
         ]
         for uid in reversed(uids):
-            if uid != but:
+            if uid not in not_these:
                 return uid
         return max(reported, key=lambda info: info.created).uid if reported else ""
 

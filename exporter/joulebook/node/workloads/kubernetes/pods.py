@@ -7,10 +7,9 @@ docs/evidence.md. The caller serialises access and says what time it is (node ti
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
 from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
@@ -43,10 +42,14 @@ class PodTable:
         """Over and booked, but for what the API server may yet tell of them."""
         self._bodies: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
+        self._strays: dict[str, int] = {}
+        """When the cgroups of pods went of which nobody had reported the name."""
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
         self._heard = False
+        self._late_until_ns = 0
+        """Till then the kubelet may list pods that ended before we looked."""
         self.reserved: set[str] = set()
         """Uids of which it is known from elsewhere whose they are."""
 
@@ -58,10 +61,8 @@ class PodTable:
     def doubtful(self) -> bool:
         """Whether a pod is missing of which it is not clear that it lives or has ended."""
         return any(
-            resident.missing_ns is not None
-            and resident.ended_ns is None
-            and resident.lived_ns is None
-            for resident in self._here.values()
+            r.missing_ns is not None and r.ended_ns is None and r.lived_ns is None
+            for r in self._here.values()
         )
 
     # -- cgroups
@@ -82,6 +83,12 @@ class PodTable:
         body = self._bodies.get(spot.uid)
         if body is not None:
             body.gone(spot, t_ns)
+            if body.gone_ns is not None:
+                name = self.named(spot.uid)
+                self._names.gone(self._names.api_uid(spot.uid), name or ("", ""))
+                if name is None:
+                    self._strays[spot.uid] = t_ns
+                    bound(self._strays)
 
     def body(self, uid: str) -> PodCgroup | None:
         """The cgroups of a pod."""
@@ -113,6 +120,7 @@ class PodTable:
                 self._failed_ns = t_ns
                 return False
         there = set()
+        spare = len(self._spare()) - sum(not resident.uid for resident in self._here.values())
         for pod in pods:
             key = (pod.namespace, pod.name)
             there.add(key)
@@ -122,9 +130,12 @@ class PodTable:
             if resident is not None and uid and resident.uid and uid != resident.uid:
                 self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
                 resident = None
+            if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
+                continue  # Listed though it is over; or made again, and then it will have a cgroup.
             if resident is None:
                 resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
                 self._here[key] = resident
+            resident.listed_ns = t_ns
             if resident.ended_ns is None:
                 resident.take(devices, t_ns)
             else:
@@ -132,6 +143,8 @@ class PodTable:
         for key, resident in self._here.items():
             if key not in there and resident.missing_ns is None:
                 resident.missing_ns = t_ns
+        if not self._heard and (pods or self._bodies):
+            self._late_until_ns = t_ns + RECOVERY_NS
         self._heard = True
         return True
 
@@ -189,7 +202,7 @@ class PodTable:
                     self._end(resident, over_ns)
             if resident.ended_ns is not None and resident.missing_ns is not None:
                 self._ended.append(self._here.pop(key))
-        self._share(now_ns)
+        share_claims(list(self), now_ns)
         self._sweep()
 
     def here(self, namespace: str, name: str) -> PodAllocation | None:
@@ -256,27 +269,38 @@ class PodTable:
         """Of one name without a uid and one uid without a name, each is the other's.
 
         The kubelet lists all pods, so none is left out; it must stay so for a while, since names
-        and cgroups come at different instants.
+        and cgroups come at different instants, and there must never have been another cgroup whose
+        name it may be.
         """
         names = [r for r in self._here.values() if not r.uid]
-        if len(names) != 1 or len(spare) != 1 or self.doubtful:
+        for resident in names:
+            resident.maybe.update(spare)
+            resident.maybe |= {
+                uid for uid, t_ns in self._strays.items() if t_ns >= resident.since_ns - RECOVERY_NS
+            }
+        late = any(resident.listed_ns < self._late_until_ns for resident in names)
+        if len(names) != 1 or len(spare) != 1 or self.doubtful or late:
             self._lonely = None
             return
         pair = (f"{names[0].namespace}/{names[0].name}", spare[0])
         if self._lonely is None or self._lonely[:2] != pair:
             self._lonely = (*pair, now_ns)
-        elif now_ns - self._lonely[2] >= DEDUCE_NS:
+        elif now_ns - self._lonely[2] >= DEDUCE_NS and names[0].maybe == {spare[0]}:
             self.bind(names[0], spare[0], now_ns)
 
     def _renew(self, spare: Sequence[str], now_ns: int) -> None:
         """What is over and yet listed is another pod of that name, if it can be one that lives.
 
-        So it is with StatefulSets where the API server cannot be asked.
+        So it is with StatefulSets where the API server cannot be asked. An answer of the kubelet's
+        may be late, so it must go on to list it.
         """
         over = [
             key
             for key, resident in self._here.items()
-            if resident.ended_ns is not None and resident.missing_ns is None and resident.uid
+            if resident.uid
+            and resident.missing_ns is None
+            and resident.ended_ns is not None
+            and resident.listed_ns >= resident.ended_ns + RECOVERY_NS
         ]
         nameless = sum(not resident.uid for resident in self._here.values())
         if not over or len(spare) < nameless + len(over):
@@ -304,19 +328,6 @@ class PodTable:
         known = resident.id is not None and resident.id.workload in self._begun_ns
         resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
         resident.end(t_ns)
-
-    def _share(self, now_ns: int) -> None:
-        """Pods that hold a device together by one claim of DRA share it evenly."""
-        holders = Counter(
-            grant.device
-            for resident in self
-            for grant in resident.grants
-            if grant.t1_ns is None and grant.device.is_dra
-        )
-        for resident in self._here.values():
-            for device in resident.devices:
-                if device.is_dra and holders[device]:
-                    resident.share(device, holders[device], now_ns)
 
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}

@@ -2,7 +2,7 @@
 
 Three threads: one asks the kubelet (`poller`), one follows cgroups by inotify, one watches the
 node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
-DRA). What they hear is put together in `table` and turned into claims in `claims`.
+DRA). What they hear is put together in `pods` and turned into claims in `claims`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     NOTHING_HELD,
     Before,
     Boundary,
@@ -32,12 +31,7 @@ from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation
 from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodDirectory, PodTree
 from joulebook.node.workloads.kubernetes.claims import DeviceView, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import (
-    AllocatableDevices,
-    card_names,
-    is_gpu_id,
-    is_replica,
-)
+from joulebook.node.workloads.kubernetes.device_ids import Offers, card_names, is_gpu_id
 from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
@@ -102,10 +96,7 @@ class KubernetesWorkloads:
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
         self._resumption = Resumption(before)
-        self._offer: AllocatableDevices | None = None
-        self._asked: set[str] = set()
-        self._awaited_ids: frozenset[str] = frozenset()
-        self._names: frozenset[str] = frozenset()
+        self._offers = Offers()
         self._answered = False
         self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
@@ -136,14 +127,9 @@ class KubernetesWorkloads:
         with self._lock:
             now_ns = self._clock.now_ns()
             self._review(now_ns)
-            self._names = card_names(devices)
-            view = DeviceView(
-                devices,
-                self._names,
-                self._offer or AllocatableDevices(),
-                self._cluster.described,
-                self._is_pending,
-            )
+            offers, described = self._offers, self._cluster.described
+            offers.names = card_names(devices)
+            view = DeviceView(devices, offers.names, offers.last, described, self._is_pending)
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
             self._resumption.review(self._table, now_ns)
             if devices:
@@ -280,11 +266,7 @@ class KubernetesWorkloads:
             news = {id(r): len(r.grants) for r in self._table} != before
             held = {d for r in self._table for d in r.devices}
             dra = any(device.is_dra for device in held)
-            replicas = {d.id for d in held if not d.is_dra and is_replica(d.id, self._names)}
-            unknown = replicas - (self._offer or AllocatableDevices()).ids
-            ask = unknown - self._asked
-            self._asked = unknown
-            self._awaited_ids |= ask
+            ask = self._offers.ask(held)
         if ask:
             self._poller.ask_offer()
         if dra:
@@ -305,8 +287,7 @@ class KubernetesWorkloads:
 
     def _offered(self, devices: Iterable[KubeletDevice] | None) -> None:
         with self._lock:
-            self._offer = AllocatableDevices.of(devices or ())
-            self._awaited_ids = frozenset()
+            self._offers.answered(devices)
 
     def _now_is_a_boundary(self) -> None:
         self._boundary(self._clock.now_ns())
@@ -336,9 +317,7 @@ class KubernetesWorkloads:
         """Whether what a device is may soon be known that is not known now."""
         if device.is_dra:
             return self._cluster.is_pending(device.id)
-        return is_replica(device.id, self._names) and (
-            self._offer is None or device.id in self._awaited_ids
-        )
+        return self._offers.is_pending(device.id)
 
     def _review(self, now_ns: int) -> None:
         silent = self._server is not None and not self._cluster.synced

@@ -16,6 +16,7 @@ import msgspec
 
 from joulebook import untrusted_files
 from joulebook.core.sanitize import clean_label
+from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import cgroup_paths, pod_place, slurm_place
 from joulebook.node.workloads.host.procfs import stat_of, uid_of
@@ -79,6 +80,12 @@ def read(directory_fd: int, name: str, uid: int) -> SpanFile:
     experiment = clean_label(mark.experiment)
     if not experiment:
         raise InputError(f"{name}: experiment has no text in it", reason="no_name")
+    if is_reserved(experiment):
+        raise InputError(
+            f"{name}: experiment = {experiment!r}: names in brackets are Joulebook's own, expected "
+            "any other",
+            reason="reserved_name",
+        )
     return msgspec.structs.replace(mark, experiment=experiment)
 
 

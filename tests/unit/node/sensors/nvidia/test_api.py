@@ -11,7 +11,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, START_NS, Make
 
 from joulebook.errors import SensorLost, SensorMissing, SensorRetry, SensorUnsupported
 from joulebook.node.sensors.nvidia import api, processes
-from joulebook.node.sensors.nvidia.api import THROTTLE_FIELDS, NvmlDevice, Session
+from joulebook.node.sensors.nvidia.api import THROTTLE_FIELDS, Fields, NvmlDevice, Session
 
 NO_COUNTER = Gpu(name="Tesla P40", has_energy_counter=False)
 
@@ -91,14 +91,14 @@ def test_all_field_values_come_in_one_call_each_with_its_own_code(bench: MakeBen
     assert fields.throttle_ns["power"] == fields.throttle_ns["hw_power_brake"] == 3 * SECOND
     assert fields.throttle_ns["base_clocks"] == 0
     scenario.inject("nvmlDeviceGetFieldValues", pynvml.NVML_ERROR_TIMEOUT)
-    assert device.fields() == (None, None, {})
+    assert device.fields() == Fields(throttle_ns={})
 
 
 def test_a_field_that_the_driver_leaves_alone_is_no_value(bench: MakeBench) -> None:
     _, _, device = opened(bench)
     assert device.fields().power_instant_mw == 50_000
     device._fields = lambda: 0  # a driver that says success and writes nothing
-    assert device.fields() == (None, None, {})
+    assert device.fields() == Fields(throttle_ns={})
 
 
 def test_gauges(bench: MakeBench) -> None:
@@ -119,7 +119,9 @@ def test_an_older_driver_tells_memory_by_its_first_call(bench: MakeBench) -> Non
     scenario = bench([Gpu(memory_used_bytes=123)]).scenario
     session = Session()
     function = session.function
-    session.function = lambda *names: function(*(n for n in names if "_v2" not in n))
+    session.function = lambda *names: function(  # type: ignore[method-assign]
+        *(n for n in names if "_v2" not in n)
+    )
     device = NvmlDevice(session, 0)
     assert device.telemetry().memory_used_bytes == 123
     assert scenario.calls()["nvmlDeviceGetMemoryInfo"] == 1

@@ -7,6 +7,7 @@ import random
 
 import pynvml
 import pytest
+from tests.fakes.nvml.build import Layout
 from tests.fakes.nvml.scenario import Gpu, Kind, Process
 from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, SHIFT_NS, START_NS, MakeBench
 
@@ -15,6 +16,7 @@ from joulebook.core.energy.intervals import Interval, between
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Method
 from joulebook.node.sensors.contract import PollResult, Sensor
+from joulebook.node.sensors.nvidia.processes import SmSample
 
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 
@@ -183,14 +185,17 @@ def test_a_process_that_has_ended_keeps_what_it_used(bench: MakeBench) -> None:
     place.scenario.set_process(0, Process(pid=12))
     (card,) = sensor._cards.values()
     now_us = place.scenario.wall_us(place.scenario.advance(SECOND))
-    card._reader.samples = lambda after_us: [(11, now_us, 50), (99, now_us, 50)]
+    card._reader.samples = lambda after_us: [  # type: ignore[method-assign]
+        SmSample(11, now_us, 50),
+        SmSample(99, now_us, 50),
+    ]
     (reading,) = sensor.look(processes=True).readings
     # 99 is neither on the GPU nor anywhere else: nobody could be billed for it.
     assert {p.pid: p.sm_time_ns for p in reading.processes or ()} == {11: SECOND // 2, 12: 0}
 
 
 @pytest.mark.parametrize("layout", [24, 32, 40])
-def test_pids_are_right_with_every_layout(bench: MakeBench, layout: int) -> None:
+def test_pids_are_right_with_every_layout(bench: MakeBench, layout: Layout) -> None:
     place = bench(layout=layout)
     for pid in (101, 202, 303):
         place.scenario.set_process(0, Process(pid=pid, memory_bytes=pid))
@@ -202,30 +207,23 @@ def test_pids_are_right_with_every_layout(bench: MakeBench, layout: int) -> None
     ]
 
 
-def test_busy_is_use_or_a_running_process_and_idle_is_said_by_a_list_only(bench: MakeBench) -> None:
+def test_busy_is_what_the_engines_say_whoever_is_on_the_card(bench: MakeBench) -> None:
     place = bench()
     sensor = place.sensor()
 
     def busy(*, processes: bool = False) -> bool | None:
         return sensor.look(processes=processes).readings[0].busy
 
-    assert busy() is True  # nobody has looked yet whether a process runs: idle is not proven
-    assert busy(processes=True) is False
-    assert busy() is None  # somebody may have come since
+    assert busy() is False
     place.scenario.set_process(0, Process(pid=11))
-    assert busy(processes=True) is True
-    assert busy() is True  # the process that was seen, remembered
-    place.scenario.remove_process(0, 11)
-    assert busy(processes=True) is False
+    assert busy(processes=True) is False  # it sleeps
     place.scenario.set_utilisation(0, gpu_pct=1)
     assert busy() is True
+    place.scenario.set_utilisation(0, encoder_pct=5)
+    assert busy() is True
     place.scenario.set_utilisation(0)
-    place.scenario.set_process(0, Process(pid=11))
-    assert busy(processes=True) is True
-    fault = place.scenario.inject("nvmlDeviceGetComputeRunningProcesses_v3", 999)
-    assert busy(processes=True) is True  # a list that failed is no empty list
-    assert sensor.look(processes=True).readings[0].processes is None
-    place.scenario.clear(fault)
+    place.scenario.inject("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert busy() is None
     place.scenario.inject("*", pynvml.NVML_ERROR_TIMEOUT, gpu=0)
     assert sensor.look(processes=True).readings == ()
 

@@ -12,6 +12,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBen
 
 from joulebook.commands.doctor.nvml_survey import survey
 from joulebook.core.energy import devices
+from joulebook.core.energy.idle import is_at_rest
 from joulebook.core.energy.readings import InstanceUse, Reading
 from joulebook.node.sensors.nvidia import mig
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
@@ -219,13 +220,16 @@ def test_a_process_says_on_which_instance_it_runs(bench: MakeBench) -> None:
 def test_a_cut_card_is_idle_when_nothing_runs_on_it(bench: MakeBench) -> None:
     place, sensor = cut(bench, A100)
     place.scenario.inject("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert look(place, sensor).busy is False
+    idle = look(place, sensor)
     place.scenario.set_process(0, Process(pid=11, gpu_instance=7, compute_instance=0))
-    assert look(place, sensor).busy is True
+    used = look(place, sensor)
+    assert (idle.busy, used.busy) == (None, None)  # before Hopper no card tells
+    assert is_at_rest(idle, idle) and not is_at_rest(idle, used)
 
 
 def test_a_cut_card_is_busy_when_an_instance_is(bench: MakeBench) -> None:
     place, sensor = cut(bench)
+    look(place, sensor)
     assert look(place, sensor).busy is False
     place.scenario.set_instance_activity(0, 0, 50)
     assert look(place, sensor).busy is True

@@ -169,7 +169,7 @@ def test_power_alone_comes_as_samples(tmp_path: Path, clock: HandClock, speed: i
     sensor = opened(clock, path, loop=False, speed=speed)
     (first,) = sensor.look(processes=False).readings
     assert (first.energy_uj, first.power_mw, first.samples) == (None, 0, ())
-    samples = []
+    samples: list[tuple[int, int]] = []
     for tenths in (35, 1, 1, 63):
         clock.t_ns += tenths * SECOND // 10 // speed
         samples += sensor.look(processes=False).readings[0].samples
@@ -252,7 +252,7 @@ def test_what_cannot_be_played(tmp_path: Path, clock: HandClock, counted: Path) 
         sensor.look(processes=False)
     for options in ({"speed": 0.0}, {"speed": -1.0}, {"copies": 0}):
         with pytest.raises(ConfigError, match="speed must be"):
-            ReplaySensor(clock, counted, **options)  # type: ignore[arg-type]
+            ReplaySensor(clock, counted, **options)
     sensor = opened(clock, counted)
     sensor.close()
     with pytest.raises(SensorLost):

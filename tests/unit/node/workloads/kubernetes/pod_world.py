@@ -207,10 +207,11 @@ class Still:
         monkeypatch.setattr(Watch, "start", lambda _: None)
         monkeypatch.setattr(allocation, "has_processes", lambda path: path in self.populated)
         self.clock = clock or StillClock()
+        self.before = before
         self.populated: set[Path] = set()
         self.cards: Sequence[DeviceStatus] = CARDS
         self.source = KubernetesWorkloads(
-            self.clock,  # type: ignore[arg-type]
+            self.clock,
             node="n1", reader=Reader(DEFAULT_RULES, tuple(map(parse, selectors))),
             socket=folder / "kubelet.sock", server=ApiServer(folder) if api else None,
             cgroup_root=folder, pod_logs=folder / "logs",

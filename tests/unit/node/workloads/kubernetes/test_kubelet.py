@@ -150,4 +150,5 @@ def test_the_fake_runs_as_a_process_too(repository: Path, short_tmp_path: Path) 
     finally:
         process.terminate()
         assert process.wait(20) == 0
+        assert process.stdout is not None
         process.stdout.close()

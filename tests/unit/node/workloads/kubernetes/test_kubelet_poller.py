@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
-from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, KubeletPoller
+from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, PAUSE_S, KubeletPoller
 from joulebook.node.workloads.kubernetes.listing import ListedPod
 
 
@@ -40,3 +41,37 @@ def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Pat
     # (On a busy machine some of them may fall together.)
     assert 3 <= len(looks) <= 1 + len(LOOKS_S)
     assert not poller.is_alive()
+
+
+def test_there_is_a_pause_between_two_questions_whatever_happens(short_tmp_path: Path) -> None:
+    asked: list[float] = []
+    with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
+        poller = KubeletPoller(
+            kubelet.socket, NodeClock(), 600.0, heard=lambda *_: asked.append(time.monotonic()),
+            silent=lambda *_: None, offered=lambda _: None, faulty=lambda: None,
+            restless=lambda: False,
+        )  # fmt: skip
+        poller.start()
+        for _ in range(200):
+            poller.soon()
+            time.sleep(0.005)
+        poller.stop()
+    assert len(asked) > 1
+    assert all(b - a >= PAUSE_S for a, b in pairwise(asked))
+
+
+def test_what_plugins_offer_is_asked_for_at_once_when_it_is_wanted(short_tmp_path: Path) -> None:
+    offered: list[object] = []
+    with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
+        poller = KubeletPoller(
+            kubelet.socket, NodeClock(), 600.0, heard=lambda *_: None, silent=lambda *_: None,
+            offered=offered.append, faulty=lambda: None, restless=lambda: False,
+        )  # fmt: skip
+        poller.start()
+        for n in (1, 2):
+            end = time.monotonic() + 30
+            while len(offered) < n:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            poller.ask_offer()
+        poller.stop()

@@ -29,7 +29,7 @@ INTEL = card("INTEL-0000:4D:00.0", "0000:4d:00.0", "dri/renderD128", "dri/card0"
 NVIDIA = card("GPU-1", "0000:17:00.0")
 CARDS = (AMD, AMD_2, INTEL, NVIDIA)
 
-NOBODY = AllocatableDevices({})
+NOBODY = AllocatableDevices(frozenset())
 
 
 def part(

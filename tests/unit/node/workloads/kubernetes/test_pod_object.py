@@ -27,7 +27,7 @@ def info(reader: Reader = READER, **given: dict[str, Any]) -> PodInfo:
     return reader.info(msgspec.json.decode(json.dumps(raw).encode(), type=PodObject))
 
 
-def experiment(**given: dict[str, Any]) -> str:
+def experiment(**given: Any) -> str:
     return choose(DEFAULT_RULES, info(**given).sources)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -12,9 +12,8 @@ from tests.fakes.kube_api.server import FakeApi
 from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG, World
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.kubernetes_api.server import ApiServer
-from joulebook.node.workloads.contract import INFRASTRUCTURE
 from joulebook.node.workloads.host.cgroup_paths import PodPlace
 from joulebook.node.workloads.kubernetes.cgroups import PodTree
 from joulebook.node.workloads.kubernetes.pods import PodTable
@@ -234,6 +233,7 @@ def test_boundaries_are_told_for_pods_and_containers(world: World) -> None:
 def test_groups_are_where_the_kernel_counts(world: World) -> None:
     uid = world.start("train", {GPU: ["GPU-0"]})
     world.until(lambda found: found.facts)
+    world.until(lambda _: world.source.groups())
     (group,) = world.source.groups()
     assert group.workload == workload("train", uid)
     assert group.directories == (world.pod_folder(uid),)
@@ -299,7 +299,7 @@ def test_labels_come_from_the_api_server(api: FakeApi, cluster: World) -> None:
 def test_infrastructure_is_no_workload(
     api: FakeApi, cluster: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: tuple[tuple[str, dict[str, list[str]]], ...] = (
+    given: tuple[tuple[str, dict[str, Sequence[str]]], ...] = (
         ("monitor", {}), ("train", {GPU: ["GPU-1"]})
     )  # fmt: skip
     uids = {name: cluster.start(name, devices, logs=False) for name, devices in given}
@@ -341,7 +341,7 @@ def test_a_claim_of_dra_that_two_pods_share(api: FakeApi, cluster: World) -> Non
         uid = cluster.start(name)
         api.put_pod("a", name, uid=uid, node="n1")
         cluster.kubelet.admit("a", name, claims=claim)
-        found = cluster.until(lambda found, name=name: any(
+        found = cluster.until(lambda found, name=name: any(  # type: ignore[misc]
             c.workload and c.workload.workload.startswith(name) for c in found.claims
         ))  # fmt: skip
     found = cluster.until(lambda found: sum(c.of == 2 for c in found.claims) == 2)

@@ -14,11 +14,10 @@ from msgspec.structs import replace
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
-from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
-from joulebook.node.workloads.contract import INFRASTRUCTURE, NOTHING_HELD, Before
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId, merged
+from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.procfs import stat_of
-from joulebook.node.workloads.processes import source as source_module
-from joulebook.node.workloads.processes import table
+from joulebook.node.workloads.processes import owners, proc, table
 from joulebook.node.workloads.processes.owners import Facts, Run, run_place
 from joulebook.node.workloads.processes.source import ProcessWorkloads
 
@@ -39,7 +38,7 @@ class Place:
         self.uids: dict[int, int] = {}
         self.user_of: Callable[[int], str] = lambda uid: f"user{uid}"
         self.processes: list[subprocess.Popen[bytes]] = []
-        real = source_module.proc.facts_of
+        real = proc.facts_of
 
         def facts_of(pid: int, *rest: object) -> Facts | None:
             found = real(pid)
@@ -48,7 +47,7 @@ class Place:
             uid = self.uids.get(pid, found.uid)
             return Facts((self.cgroups.get(pid, "/"),), uid)
 
-        monkeypatch.setattr(source_module.proc, "facts_of", facts_of)
+        monkeypatch.setattr(proc, "facts_of", facts_of)
         self.source = self.made()
 
     def made(self, before: Before = NOTHING_HELD, **settings: object) -> ProcessWorkloads:
@@ -205,7 +204,7 @@ def test_a_restart_changes_nothing(place: Place) -> None:
     # Its directory of users does not answer, and its environment cannot be read.
     place.user_of = lambda uid: (_ for _ in ()).throw(ZeroDivisionError())
     place.source = place.made(before=Before(tuple(facts.values()), (), last_ns))
-    place.monkeypatch.setattr(source_module.proc, "names_of", lambda *args: None)
+    place.monkeypatch.setattr(proc, "names_of", lambda *args: None)
     later = place.start(group=named)
     again = [place.use(pid) for pid in (later, named, part)]
     assert [use.workload for use in again] == [uses[0].workload, *(u.workload for u in uses[:2])]
@@ -234,13 +233,13 @@ def test_what_the_ledger_held_of_another_boot_or_an_older_version_is_over(place:
 
 def test_a_name_that_comes_late_counts_from_then_on(place: Place) -> None:
     release = threading.Event()
-    real = source_module.proc.names_of
+    real = proc.names_of
 
     def slow(pid: int, names: Collection[str], leader: int, root: Path) -> dict[str, str] | None:
         release.wait(60)
         return real(pid, names, leader, root)
 
-    place.monkeypatch.setattr(source_module.proc, "names_of", slow)
+    place.monkeypatch.setattr(proc, "names_of", slow)
     place.monkeypatch.setattr(place.source._lookups, "_patience_s", 0.01)
     pid = place.start(JOULEBOOK_EXPERIMENT="bert")
     use = place.use(pid)
@@ -295,6 +294,21 @@ def test_infrastructure(place: Place) -> None:
     assert place.source.identify(2**22 + 1) is None
 
 
+def test_a_display_server_of_a_users_login_serves_everybody_while_it_only_draws(
+    place: Place,
+) -> None:
+    place.source.close()
+    place.source = place.made(infrastructure=("sleep",))
+    use = place.use(place.start(uid=1000))
+    (draws,) = place.list(replace(use, graphics=True)).processes or ()
+    assert (draws.workload, draws.marks) == (INFRASTRUCTURE, ())
+    assert place.facts() == {}
+    (computes,) = place.list(use).processes or ()
+    assert computes.workload == use.workload != INFRASTRUCTURE
+    job = replace(use, graphics=True, workload=WorkloadId("slurm", "7"))
+    assert place.list(job).processes == (job,), "inside a job it is the job's"
+
+
 def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
     pid = place.start()
     use = place.use(pid, sm_time_ns=100 * MS)
@@ -338,6 +352,15 @@ def test_one_that_leaves_the_card_and_lives_is_not_ended(place: Place) -> None:
     (back,) = place.list(use).processes or ()
     assert back.marks[0].t1_ns is None
     assert resolved(place).ended_ns is None
+
+
+def test_one_that_left_the_card_ends_all_the_same(place: Place) -> None:
+    pid = place.start()
+    place.list(place.use(pid))
+    place.list()
+    place.end(pid)
+    until(lambda: place.boundaries)
+    assert resolved(place).ended_ns == place.boundaries[0]
 
 
 def test_a_workload_ends_with_its_last_process_and_may_begin_again(place: Place) -> None:
@@ -424,7 +447,7 @@ def test_state_is_bounded_and_what_is_over_is_forgotten(
     monkeypatch.setattr(table, "MOST", 8)
     for n in range(50):
         id_ = WorkloadId("process", str(n))
-        place.source._table.meet(table.Known(id_, source_module.Place("unit", "", 1)))
+        place.source._table.meet(table.Known(id_, owners.Place("unit", "", 1)))
     assert len(place.source._table._workloads) <= 8
 
 

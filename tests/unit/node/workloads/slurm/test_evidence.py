@@ -265,7 +265,7 @@ def test_what_the_ledger_held_goes_on_whoever_is_silent(world: World, hooked: bo
     world.restart(forget=False)
     world.until(lambda: cards(world, "8.r1") == ["GPU-1"])
     assert world.claims()["8.r1"][0].key == claim.key
-    fact = world.until(lambda: world.look() and world.facts.get("8.r1"))
+    fact = world.until(lambda: world.facts.get("8.r1") if world.look() else None)
     assert (fact.id, fact.started_ns) == (before.id, before.started_ns)
     assert Evidence.SCONTROL in world.look().complete
     if hooked:

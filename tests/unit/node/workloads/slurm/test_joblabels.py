@@ -21,7 +21,8 @@ from joulebook.node.workloads.slurm.processes import holds_processes
 
 
 def test_looks_are_fast_until_there_is_a_name_and_then_ever_slower() -> None:
-    count, times = 0, []
+    count = 0
+    times: list[float] = []
     while not times or times[-1] < 1e6:
         count, at_s = next_look_s(count, named=False)
         times.append(at_s)

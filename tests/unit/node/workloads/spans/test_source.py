@@ -202,7 +202,7 @@ def test_a_link_a_pipe_and_a_file_of_another_user_are_refused(node: Node, tmp_pa
 def test_nobody_marks_a_process_of_another_user(node: Node) -> None:
     # As root, of whom else: a process of nobody's, marked by uid 1000; else init, by ourselves.
     root = os.getuid() == 0
-    victim = subprocess.Popen(["sleep", "60"], **({"user": 65534} if root else {}))
+    victim = subprocess.Popen(["sleep", "60"], user=65534 if root else None)
     pid = victim.pid if root else 1
     try:
         name = f"{pid}-{experiment_span.started_ticks(pid)}-1.json"

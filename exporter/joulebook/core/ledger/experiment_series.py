@@ -1,0 +1,91 @@
+"""The roll-ups of experiments: held at a baseline when they appear, withdrawn, expired.
+
+An experiment has series while it is used and a day after; what it has is kept for weeks, and passes
+then into `(expired)` of its owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from joulebook.core.evidence import Balance
+from joulebook.core.ledger.state import ExperimentState
+from joulebook.core.money.amounts import Charges, add
+from joulebook.core.sums import summed
+from joulebook.core.workloads import Labels
+
+EXPIRED = "(expired)"
+
+
+class ExperimentSeries:
+    """The experiments of a node, while one tick moves them along."""
+
+    def __init__(
+        self, known: Mapping[Labels, ExperimentState], now_ns: int, zero_hold_ns: int
+    ) -> None:
+        self.states = dict(known)
+        self._now_ns = now_ns
+        self._zero_hold_ns = zero_hold_ns
+
+    def hold(self) -> None:
+        """After a restart every experiment reappears at what it last showed, and stays there."""
+        for labels, state in self.states.items():
+            if state.exposed:
+                self.states[labels] = self._held(state)
+
+    def wait(self, served_ns: int) -> None:
+        """Time passes for those that are held back."""
+        for labels, state in self.states.items():
+            if state.hold_left_ns:
+                left_ns = max(state.hold_left_ns - served_ns, 0)
+                self.states[labels] = msgspec.structs.replace(state, hold_left_ns=left_ns)
+
+    def credit(
+        self, labels: Labels, balance: Balance, bill: Charges, *, named: bool = False
+    ) -> None:
+        """Add to an experiment; one that has no series gets them first, at what it last showed."""
+        state = self.states.get(labels)
+        if state is None:
+            state = ExperimentState({}, {}, self._zero_hold_ns, self._now_ns)
+        elif not state.exposed:
+            state = self._held(state)
+        self.states[labels] = msgspec.structs.replace(
+            state,
+            exposed=True,
+            named=state.named or named,
+            balance=summed(balance.items(), state.balance),
+            bill=add(state.bill, bill),
+            used_ns=self._now_ns,
+        )
+
+    def withdraw(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
+        """Expose those no longer that nobody has used for so long; what they have is kept."""
+        for labels in self._unused(unused_ns, in_use):
+            state = self.states[labels]
+            if state.exposed and not state.hold_left_ns:
+                self.states[labels] = msgspec.structs.replace(state, exposed=False)
+
+    def expire(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
+        """Pass those that nobody has used for so long into `(expired)` of their owner."""
+        for labels in self._unused(unused_ns, in_use):
+            if labels.experiment != EXPIRED:
+                gone = self.states.pop(labels)
+                self.credit(labels._replace(experiment=EXPIRED), gone.balance, gone.bill)
+
+    def _unused(self, unused_ns: int, in_use: Collection[Labels | None]) -> list[Labels]:
+        return [
+            labels
+            for labels, state in self.states.items()
+            if state.used_ns < self._now_ns - unused_ns and labels not in in_use
+        ]
+
+    def _held(self, state: ExperimentState) -> ExperimentState:
+        held = state.hold_left_ns > 0
+        return msgspec.structs.replace(
+            state,
+            baseline=state.baseline if held else state.balance,
+            bill_baseline=state.bill_baseline if held else state.bill,
+            hold_left_ns=self._zero_hold_ns,
+        )

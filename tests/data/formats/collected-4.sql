@@ -1,0 +1,438 @@
+BEGIN TRANSACTION;
+CREATE TABLE billed (
+    ledger INTEGER NOT NULL,
+    day_s BIGINT NOT NULL,
+    month INTEGER NOT NULL,
+    workload INTEGER NOT NULL,
+    owner INTEGER NOT NULL REFERENCES owners,
+    item TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    whole BIGINT NOT NULL,
+    nano BIGINT NOT NULL,
+    rest BIGINT NOT NULL,
+    PRIMARY KEY (ledger, day_s, workload, owner, item, currency, month)
+);
+INSERT INTO "billed" VALUES(1,1793404800,202610,0,4,'electricity','EUR',0,1227777,2810400000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,0,4,'co2e','',0,2455555,2020800000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,2,2,'electricity','EUR',0,4513888,3199480000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,2,2,'co2e','',0,9027777,2798960000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,2,2,'hardware','EUR',0,173611111,391250000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,3,1,'electricity','EUR',0,5055555,2020020000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,3,1,'co2e','',0,10111111,440040000000000000);
+INSERT INTO "billed" VALUES(1,1793404800,202610,3,1,'hardware','EUR',0,138888888,3191250000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,3,1,'electricity','EUR',0,1173611,405980000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,3,1,'co2e','',0,2347222,811960000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,3,1,'hardware','EUR',0,34722222,808750000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,2,2,'electricity','EUR',0,2654166,2400520000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,2,2,'co2e','',0,5308333,1201040000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,2,2,'hardware','EUR',0,104166666,2408750000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,0,4,'electricity','EUR',0,1859722,805200000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,0,4,'co2e','',0,3719444,1610400000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,1,3,'electricity','EUR',0,6193055,2025480000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,1,3,'co2e','',0,12386111,450960000000000000);
+INSERT INTO "billed" VALUES(1,1793491200,202611,1,3,'hardware','EUR',0,170138888,3200000000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,0,4,'electricity','EUR',0,1263888,3210400000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,0,4,'co2e','',0,2527777,2820800000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,2,2,'electricity','EUR',0,5416666,2399480000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,2,2,'co2e','',0,10833333,1198960000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,2,2,'hardware','EUR',0,173611111,391250000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,3,1,'electricity','EUR',0,5777777,2820020000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,3,1,'co2e','',0,11555555,2040040000000000000);
+INSERT INTO "billed" VALUES(2,1793404800,202610,3,1,'hardware','EUR',0,138888888,3191250000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,3,1,'electricity','EUR',0,1336111,405980000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,3,1,'co2e','',0,2672222,811960000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,3,1,'hardware','EUR',0,34722222,808750000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,2,2,'electricity','EUR',0,3177777,2800520000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,2,2,'co2e','',0,6355555,2001040000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,2,2,'hardware','EUR',0,104166666,2408750000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,0,4,'electricity','EUR',0,1877777,2805200000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,0,4,'co2e','',0,3755555,2010400000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,1,3,'electricity','EUR',0,7077777,2825480000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,1,3,'co2e','',0,14155555,2050960000000000000);
+INSERT INTO "billed" VALUES(2,1793491200,202611,1,3,'hardware','EUR',0,170138888,3200000000000000000);
+CREATE TABLE charged (
+    ledger INTEGER NOT NULL REFERENCES ledgers,
+    item TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    whole BIGINT NOT NULL,
+    nano BIGINT NOT NULL,
+    rest BIGINT NOT NULL,
+    expired_whole BIGINT NOT NULL,
+    expired_nano BIGINT NOT NULL,
+    expired_rest BIGINT NOT NULL,
+    PRIMARY KEY (ledger, item, currency)
+);
+INSERT INTO "charged" VALUES(1,'co2e','',0,45355555,2134160000000000000,0,0,0);
+INSERT INTO "charged" VALUES(1,'electricity','EUR',0,22677777,2867080000000000000,0,0,0);
+INSERT INTO "charged" VALUES(1,'hardware','EUR',0,621527777,2800000000000000000,0,0,0);
+INSERT INTO "charged" VALUES(2,'co2e','',0,51855555,2134160000000000000,0,0,0);
+INSERT INTO "charged" VALUES(2,'electricity','EUR',0,25927777,2867080000000000000,0,0,0);
+INSERT INTO "charged" VALUES(2,'hardware','EUR',0,621527777,2800000000000000000,0,0,0);
+CREATE TABLE charges (
+    ledger INTEGER NOT NULL,
+    quarter_s BIGINT NOT NULL,
+    workload INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    whole BIGINT NOT NULL,
+    nano BIGINT NOT NULL,
+    rest BIGINT NOT NULL,
+    PRIMARY KEY (ledger, quarter_s, workload, kind)
+);
+INSERT INTO "charges" VALUES(1,1793490300,0,5,0,1227777,2810400000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,0,4,0,2455555,2020800000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,2,2,0,4513888,3199480000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,2,1,0,9027777,2798960000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,2,3,0,173611111,391250000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,3,2,0,5055555,2020020000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,3,1,0,10111111,440040000000000000);
+INSERT INTO "charges" VALUES(1,1793490300,3,3,0,138888888,3191250000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,3,2,0,1173611,405980000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,3,1,0,2347222,811960000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,3,3,0,34722222,808750000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,2,2,0,2654166,2400520000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,2,1,0,5308333,1201040000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,2,3,0,104166666,2408750000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,0,5,0,1859722,805200000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,0,4,0,3719444,1610400000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,1,2,0,6193055,2025480000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,1,1,0,12386111,450960000000000000);
+INSERT INTO "charges" VALUES(1,1793491200,1,3,0,170138888,3200000000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,0,5,0,1263888,3210400000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,0,4,0,2527777,2820800000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,2,2,0,5416666,2399480000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,2,1,0,10833333,1198960000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,2,3,0,173611111,391250000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,3,2,0,5777777,2820020000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,3,1,0,11555555,2040040000000000000);
+INSERT INTO "charges" VALUES(2,1793490300,3,3,0,138888888,3191250000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,3,2,0,1336111,405980000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,3,1,0,2672222,811960000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,3,3,0,34722222,808750000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,2,2,0,3177777,2800520000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,2,1,0,6355555,2001040000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,2,3,0,104166666,2408750000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,0,5,0,1877777,2805200000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,0,4,0,3755555,2010400000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,1,2,0,7077777,2825480000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,1,1,0,14155555,2050960000000000000);
+INSERT INTO "charges" VALUES(2,1793491200,1,3,0,170138888,3200000000000000000);
+CREATE TABLE closing (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    closed_to INTEGER NOT NULL
+);
+INSERT INTO "closing" VALUES(1,202610);
+CREATE TABLE corrections (
+    id INTEGER PRIMARY KEY,
+    month INTEGER NOT NULL,             -- in which it counts
+    made_s BIGINT NOT NULL,             -- UTC
+    kind TEXT NOT NULL,                 -- correction, relabel, late labels
+    who TEXT NOT NULL CHECK (length(who) > 0),
+    why TEXT NOT NULL CHECK (length(why) > 0)
+);
+INSERT INTO "corrections" VALUES(1,202611,1793664790,'relabel','grace','wrong name');
+CREATE TABLE facts (
+    ledger INTEGER NOT NULL REFERENCES ledgers,
+    workload INTEGER NOT NULL REFERENCES workloads,
+    display TEXT NOT NULL,
+    name TEXT NOT NULL,
+    person TEXT NOT NULL,
+    account TEXT NOT NULL,
+    experiment TEXT NOT NULL,
+    started_utc_ns BIGINT,
+    ended_utc_ns BIGINT,
+    complete INTEGER NOT NULL,
+    gpu_count BIGINT NOT NULL,
+    evidence TEXT NOT NULL,
+    extra TEXT NOT NULL,                -- JSON object of strings
+    PRIMARY KEY (workload, ledger)
+);
+INSERT INTO "facts" VALUES(1,3,'501.r1','','bob','cv','vit',1793490800000000007,1793491300000000007,1,1,'prolog','{}');
+INSERT INTO "facts" VALUES(1,1,'web-0.1a2b3c4d','web-0','','team-a','web',1793491400000000007,NULL,1,1,'prolog','{}');
+INSERT INTO "facts" VALUES(1,2,'500','train','alice','nlp','bert',1793490700000000007,1793491500000000007,1,1,'prolog','{"partition":"a100"}');
+INSERT INTO "facts" VALUES(2,3,'501.r1','','bob','cv','vit',1793490800000000007,1793491300000000007,1,1,'prolog','{}');
+INSERT INTO "facts" VALUES(2,1,'web-0.1a2b3c4d','web-0','','team-a','web',1793491400000000007,NULL,1,1,'prolog','{}');
+INSERT INTO "facts" VALUES(2,2,'500','train','alice','nlp','bert',1793490700000000007,1793491500000000007,1,1,'prolog','{"partition":"a100"}');
+CREATE TABLE gaps (
+    ledger INTEGER NOT NULL,
+    meter INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    t0_utc_ns BIGINT NOT NULL,
+    t1_utc_ns BIGINT NOT NULL,
+    PRIMARY KEY (ledger, meter, reason, t0_utc_ns)
+);
+INSERT INTO "gaps" VALUES(1,2,'hung',1793490895000000007,1793490960000000007);
+CREATE TABLE hows (
+    id INTEGER PRIMARY KEY,
+    remainder TEXT NOT NULL,
+    method TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    UNIQUE (remainder, method, evidence)
+);
+INSERT INTO "hows" VALUES(1,'','counter','prolog');
+INSERT INTO "hows" VALUES(2,'unallocated','counter','none');
+CREATE TABLE joulebook_schema (version INTEGER NOT NULL);
+INSERT INTO "joulebook_schema" VALUES(4);
+CREATE TABLE kinds (
+    id INTEGER PRIMARY KEY,
+    remainder TEXT NOT NULL,
+    item TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    UNIQUE (remainder, item, currency)
+);
+INSERT INTO "kinds" VALUES(1,'','co2e','');
+INSERT INTO "kinds" VALUES(2,'','electricity','EUR');
+INSERT INTO "kinds" VALUES(3,'','hardware','EUR');
+INSERT INTO "kinds" VALUES(4,'unallocated','co2e','');
+INSERT INTO "kinds" VALUES(5,'unallocated','electricity','EUR');
+CREATE TABLE ledgers (
+    id INTEGER PRIMARY KEY,
+    ledger_id TEXT NOT NULL UNIQUE,     -- the node's own random name for it
+    cluster TEXT NOT NULL,
+    node TEXT NOT NULL,
+    created_s BIGINT NOT NULL,          -- UTC
+    position BIGINT NOT NULL,           -- the number up to which all its rows are here
+    last_seq BIGINT NOT NULL,           -- the newest number there, when it was last asked
+    booked_to_s BIGINT NOT NULL,        -- UTC up to which the node had committed then
+    seen_s BIGINT NOT NULL,             -- UTC of the last page
+    target TEXT NOT NULL                -- where it was asked
+);
+INSERT INTO "ledgers" VALUES(1,'a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1','alpha','n1',1793490600,2851,2851,1793491890,1793491990,'http://n1');
+INSERT INTO "ledgers" VALUES(2,'b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2','alpha','n2',1793490600,2898,2898,1793491890,1793491990,'http://n2');
+CREATE TABLE meters (
+    id INTEGER PRIMARY KEY,
+    ledger INTEGER NOT NULL REFERENCES ledgers,
+    local_id BIGINT NOT NULL,
+    component TEXT NOT NULL,
+    name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    booked_uj BIGINT NOT NULL,          -- what the node's books said in all
+    expired_uj BIGINT NOT NULL, posted_uj BIGINT NOT NULL DEFAULT 0,         -- what of it had left the node for its age
+    UNIQUE (ledger, local_id)
+);
+INSERT INTO "meters" VALUES(1,1,1,'gpu','GPU-n1-0','NVIDIA A100-SXM4-80GB',124500000000,0,124500000000);
+INSERT INTO "meters" VALUES(2,1,2,'gpu','GPU-n1-1','NVIDIA A100-SXM4-80GB',189500000258,0,189500000258);
+INSERT INTO "meters" VALUES(3,2,1,'gpu','GPU-n2-0','NVIDIA A100-SXM4-80GB',144500000000,0,144500000000);
+INSERT INTO "meters" VALUES(4,2,2,'gpu','GPU-n2-1','NVIDIA A100-SXM4-80GB',214500000258,0,214500000258);
+CREATE TABLE owners (
+    id INTEGER PRIMARY KEY,
+    remainder TEXT NOT NULL,
+    account TEXT NOT NULL,
+    person TEXT NOT NULL,
+    experiment TEXT NOT NULL,
+    UNIQUE (account, experiment, person, remainder)
+);
+INSERT INTO "owners" VALUES(1,'','cv','bob','vit');
+INSERT INTO "owners" VALUES(2,'','nlp','alice','bert');
+INSERT INTO "owners" VALUES(3,'','team-a','','web');
+INSERT INTO "owners" VALUES(4,'unallocated','','','');
+INSERT INTO "owners" VALUES(5,'','cv','bob','vit-sweep');
+CREATE TABLE periods (
+    month INTEGER PRIMARY KEY,
+    closed_s BIGINT NOT NULL,           -- UTC
+    closed_by TEXT NOT NULL CHECK (length(closed_by) > 0)
+);
+INSERT INTO "periods" VALUES(202610,1793664790,'grace');
+CREATE TABLE postings (
+    ledger INTEGER NOT NULL,
+    quarter_s BIGINT NOT NULL,          -- UTC start of the quarter hour
+    meter INTEGER NOT NULL,
+    workload INTEGER NOT NULL,          -- 0: a remainder
+    how INTEGER NOT NULL,
+    energy_uj BIGINT NOT NULL,
+    idle_uj BIGINT NOT NULL,
+    held_ns BIGINT NOT NULL,
+    PRIMARY KEY (ledger, quarter_s, meter, workload, how)
+);
+INSERT INTO "postings" VALUES(1,1793490300,1,0,2,5750000000,0,0);
+INSERT INTO "postings" VALUES(1,1793490300,2,0,2,11250000040,0,0);
+INSERT INTO "postings" VALUES(1,1793490300,1,2,1,62499999998,11250000000,499999999993);
+INSERT INTO "postings" VALUES(1,1793490300,2,3,1,70000000077,24250000047,399999999993);
+INSERT INTO "postings" VALUES(1,1793491200,2,3,1,16250000023,2500000010,100000000007);
+INSERT INTO "postings" VALUES(1,1793491200,2,0,2,6250000020,0,0);
+INSERT INTO "postings" VALUES(1,1793491200,1,2,1,36750000002,7000000000,300000000007);
+INSERT INTO "postings" VALUES(1,1793491200,1,0,2,19500000000,0,0);
+INSERT INTO "postings" VALUES(1,1793491200,2,1,1,85750000098,11000000044,490000000000);
+INSERT INTO "postings" VALUES(2,1793490300,3,0,2,6000000000,0,0);
+INSERT INTO "postings" VALUES(2,1793490300,4,0,2,11500000040,0,0);
+INSERT INTO "postings" VALUES(2,1793490300,3,2,1,74999999998,11250000000,499999999993);
+INSERT INTO "postings" VALUES(2,1793490300,4,3,1,80000000077,9000000036,399999999993);
+INSERT INTO "postings" VALUES(2,1793491200,4,3,1,18500000023,2500000010,100000000007);
+INSERT INTO "postings" VALUES(2,1793491200,4,0,2,6500000020,0,0);
+INSERT INTO "postings" VALUES(2,1793491200,3,2,1,44000000002,7000000000,300000000007);
+INSERT INTO "postings" VALUES(2,1793491200,3,0,2,19500000000,0,0);
+INSERT INTO "postings" VALUES(2,1793491200,4,1,1,98000000098,11000000044,490000000000);
+CREATE TABLE rates (
+    id INTEGER PRIMARY KEY,
+    quantity TEXT NOT NULL,
+    value BIGINT NOT NULL,
+    unit TEXT NOT NULL,
+    source TEXT NOT NULL,
+    quality TEXT NOT NULL,
+    UNIQUE (quantity, value, unit, source, quality)
+);
+INSERT INTO "rates" VALUES(1,'carbon',400000000,'ugCO2e/kWh','contract','measured');
+INSERT INTO "rates" VALUES(2,'hardware',1250000000,'nEUR/GPU-hour','tariff','measured');
+INSERT INTO "rates" VALUES(3,'price',200000000,'nEUR/kWh','contract','measured');
+INSERT INTO "rates" VALUES(4,'pue',1300000,'ppm','contract','measured');
+CREATE TABLE rates_used (
+    ledger INTEGER NOT NULL,
+    quarter_s BIGINT NOT NULL,
+    rate INTEGER NOT NULL,
+    energy_uj BIGINT NOT NULL,
+    held_ns BIGINT NOT NULL,
+    PRIMARY KEY (ledger, quarter_s, rate)
+);
+INSERT INTO "rates_used" VALUES(1,1793490300,3,149500000115,0);
+INSERT INTO "rates_used" VALUES(1,1793490300,1,149500000115,0);
+INSERT INTO "rates_used" VALUES(1,1793490300,4,149500000115,0);
+INSERT INTO "rates_used" VALUES(1,1793490300,2,0,899999999986);
+INSERT INTO "rates_used" VALUES(1,1793491200,3,164500000143,0);
+INSERT INTO "rates_used" VALUES(1,1793491200,1,164500000143,0);
+INSERT INTO "rates_used" VALUES(1,1793491200,4,164500000143,0);
+INSERT INTO "rates_used" VALUES(1,1793491200,2,0,890000000014);
+INSERT INTO "rates_used" VALUES(2,1793490300,3,172500000115,0);
+INSERT INTO "rates_used" VALUES(2,1793490300,1,172500000115,0);
+INSERT INTO "rates_used" VALUES(2,1793490300,4,172500000115,0);
+INSERT INTO "rates_used" VALUES(2,1793490300,2,0,899999999986);
+INSERT INTO "rates_used" VALUES(2,1793491200,3,186500000143,0);
+INSERT INTO "rates_used" VALUES(2,1793491200,1,186500000143,0);
+INSERT INTO "rates_used" VALUES(2,1793491200,4,186500000143,0);
+INSERT INTO "rates_used" VALUES(2,1793491200,2,0,890000000014);
+CREATE TABLE transfers (
+    correction INTEGER NOT NULL REFERENCES corrections DEFERRABLE INITIALLY DEFERRED,
+    line INTEGER NOT NULL,
+    month INTEGER NOT NULL,
+    from_owner INTEGER NOT NULL REFERENCES owners,
+    to_owner INTEGER NOT NULL REFERENCES owners,
+    workload INTEGER NOT NULL,          -- 0: of no workload
+    component TEXT NOT NULL,            -- '': money or CO2e
+    energy_uj BIGINT NOT NULL CHECK (energy_uj >= 0),
+    idle_uj BIGINT NOT NULL CHECK (idle_uj >= 0),
+    held_ns BIGINT NOT NULL CHECK (held_ns >= 0),
+    item TEXT NOT NULL,                 -- '': energy
+    currency TEXT NOT NULL,
+    whole BIGINT NOT NULL CHECK (whole >= 0),
+    nano BIGINT NOT NULL CHECK (nano >= 0),
+    rest BIGINT NOT NULL CHECK (rest >= 0),
+    PRIMARY KEY (correction, line),
+    CHECK (from_owner <> to_owner),
+    CHECK ((component = '') <> (item = '')),
+    CHECK (component <> '' OR (energy_uj = 0 AND idle_uj = 0 AND held_ns = 0)),
+    CHECK (item <> '' OR (whole = 0 AND nano = 0 AND rest = 0))
+);
+INSERT INTO "transfers" VALUES(1,1,202611,1,5,3,'gpu',184750000200,38250000103,1000000000000,'','',0,0,0);
+INSERT INTO "transfers" VALUES(1,2,202611,1,5,3,'',0,0,0,'electricity','EUR',0,13343055,2052000000000000000);
+INSERT INTO "transfers" VALUES(1,3,202611,1,5,3,'',0,0,0,'co2e','',0,26686111,504000000000000000);
+INSERT INTO "transfers" VALUES(1,4,202611,1,5,3,'',0,0,0,'hardware','EUR',0,347222222,800000000000000000);
+CREATE TABLE used (
+    ledger INTEGER NOT NULL,
+    day_s BIGINT NOT NULL,              -- UTC start of the day it was burnt
+    month INTEGER NOT NULL,             -- in which it is billed
+    workload INTEGER NOT NULL,          -- 0: a remainder
+    owner INTEGER NOT NULL REFERENCES owners,
+    component TEXT NOT NULL,
+    energy_uj BIGINT NOT NULL,
+    idle_uj BIGINT NOT NULL,
+    held_ns BIGINT NOT NULL,
+    PRIMARY KEY (ledger, day_s, workload, owner, component, month)
+);
+INSERT INTO "used" VALUES(1,1793404800,202610,0,4,'gpu',17000000040,0,0);
+INSERT INTO "used" VALUES(1,1793404800,202610,2,2,'gpu',62499999998,11250000000,499999999993);
+INSERT INTO "used" VALUES(1,1793404800,202610,3,1,'gpu',70000000077,24250000047,399999999993);
+INSERT INTO "used" VALUES(1,1793491200,202611,3,1,'gpu',16250000023,2500000010,100000000007);
+INSERT INTO "used" VALUES(1,1793491200,202611,0,4,'gpu',25750000020,0,0);
+INSERT INTO "used" VALUES(1,1793491200,202611,2,2,'gpu',36750000002,7000000000,300000000007);
+INSERT INTO "used" VALUES(1,1793491200,202611,1,3,'gpu',85750000098,11000000044,490000000000);
+INSERT INTO "used" VALUES(2,1793404800,202610,0,4,'gpu',17500000040,0,0);
+INSERT INTO "used" VALUES(2,1793404800,202610,2,2,'gpu',74999999998,11250000000,499999999993);
+INSERT INTO "used" VALUES(2,1793404800,202610,3,1,'gpu',80000000077,9000000036,399999999993);
+INSERT INTO "used" VALUES(2,1793491200,202611,3,1,'gpu',18500000023,2500000010,100000000007);
+INSERT INTO "used" VALUES(2,1793491200,202611,0,4,'gpu',26000000020,0,0);
+INSERT INTO "used" VALUES(2,1793491200,202611,2,2,'gpu',44000000002,7000000000,300000000007);
+INSERT INTO "used" VALUES(2,1793491200,202611,1,3,'gpu',98000000098,11000000044,490000000000);
+CREATE TABLE workloads (
+    id INTEGER PRIMARY KEY,
+    cluster TEXT NOT NULL,
+    scheduler TEXT NOT NULL,
+    workload TEXT NOT NULL,
+    owner INTEGER NOT NULL REFERENCES owners,
+    relabelled INTEGER NOT NULL DEFAULT 0,  -- 1: a person said whose it is, nodes do not any more
+    UNIQUE (workload, scheduler, cluster)
+);
+INSERT INTO "workloads" VALUES(1,'alpha','kubernetes','web-0.1a2b3c4d',3,0);
+INSERT INTO "workloads" VALUES(2,'alpha','slurm','500',2,0);
+INSERT INTO "workloads" VALUES(3,'alpha','slurm','501.r1',5,1);
+CREATE INDEX workloads_by_owner ON workloads (owner);
+CREATE INDEX facts_by_display ON facts (display);
+CREATE INDEX postings_by_workload ON postings (workload, quarter_s);
+CREATE INDEX charges_by_workload ON charges (workload, quarter_s);
+CREATE INDEX used_by_month ON used (month);
+CREATE INDEX used_by_workload ON used (workload);
+CREATE INDEX billed_by_month ON billed (month);
+CREATE INDEX billed_by_workload ON billed (workload);
+CREATE INDEX transfers_by_month ON transfers (month);
+CREATE INDEX transfers_by_workload ON transfers (workload);
+CREATE VIEW used_entries AS
+    SELECT month, day_s, ledger, workload, owner, component, energy_uj, idle_uj, held_ns,
+           0 AS correction
+    FROM used
+    UNION ALL
+    SELECT month, 0, 0, workload, to_owner, component, energy_uj, idle_uj, held_ns, correction
+    FROM transfers WHERE component <> ''
+    UNION ALL
+    SELECT month, 0, 0, workload, from_owner, component, -energy_uj, -idle_uj, -held_ns, correction
+    FROM transfers WHERE component <> '';
+CREATE VIEW billed_entries AS
+    SELECT month, day_s, ledger, workload, owner, item, currency, whole, nano, rest,
+           0 AS correction
+    FROM billed
+    UNION ALL
+    SELECT month, 0, 0, workload, to_owner, item, currency, whole, nano, rest, correction
+    FROM transfers WHERE item <> ''
+    UNION ALL
+    SELECT month, 0, 0, workload, from_owner, item, currency, -whole, -nano, -rest, correction
+    FROM transfers WHERE item <> '';
+CREATE TRIGGER used_insert BEFORE INSERT ON used
+WHEN NEW.month <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER used_update BEFORE UPDATE ON used
+WHEN min(NEW.month, OLD.month) <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER used_delete BEFORE DELETE ON used
+WHEN OLD.month <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER billed_insert BEFORE INSERT ON billed
+WHEN NEW.month <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER billed_update BEFORE UPDATE ON billed
+WHEN min(NEW.month, OLD.month) <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER billed_delete BEFORE DELETE ON billed
+WHEN OLD.month <= (SELECT closed_to FROM closing)
+BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
+CREATE TRIGGER closing_update BEFORE UPDATE ON closing
+WHEN NEW.closed_to < OLD.closed_to
+BEGIN SELECT RAISE(ABORT, 'a closed month stays closed'); END;
+CREATE TRIGGER closing_delete BEFORE DELETE ON closing
+BEGIN SELECT RAISE(ABORT, 'a closed month stays closed'); END;
+CREATE TRIGGER periods_update BEFORE UPDATE ON periods
+BEGIN SELECT RAISE(ABORT, 'a closed month stays closed'); END;
+CREATE TRIGGER periods_delete BEFORE DELETE ON periods
+BEGIN SELECT RAISE(ABORT, 'a closed month stays closed'); END;
+CREATE TRIGGER transfers_insert BEFORE INSERT ON transfers
+WHEN NEW.month <= (SELECT closed_to FROM closing)
+    OR EXISTS (SELECT 1 FROM corrections WHERE id = NEW.correction)
+BEGIN SELECT RAISE(ABORT, 'the month is closed, or the correction is on record'); END;
+CREATE TRIGGER transfers_update BEFORE UPDATE ON transfers
+BEGIN SELECT RAISE(ABORT, 'a correction is never changed: make another one'); END;
+CREATE TRIGGER transfers_delete BEFORE DELETE ON transfers
+BEGIN SELECT RAISE(ABORT, 'a correction is never changed: make another one'); END;
+CREATE TRIGGER corrections_insert BEFORE INSERT ON corrections
+WHEN NOT EXISTS (SELECT 1 FROM transfers WHERE correction = NEW.id)
+    OR EXISTS (SELECT 1 FROM transfers WHERE correction = NEW.id AND month <> NEW.month)
+BEGIN SELECT RAISE(ABORT, 'a correction has entries, all of its month'); END;
+CREATE TRIGGER corrections_update BEFORE UPDATE ON corrections
+BEGIN SELECT RAISE(ABORT, 'a correction is never changed: make another one'); END;
+CREATE TRIGGER corrections_delete BEFORE DELETE ON corrections
+BEGIN SELECT RAISE(ABORT, 'a correction is never changed: make another one'); END;
+COMMIT;
