@@ -2,7 +2,7 @@
 
 Node time is CLOCK_BOOTTIME plus an offset fixed once per boot, so it does not jump with the wall
 clock, does not stop in a suspend, and goes on after a restart of the daemon (`resume`) and after
-a reboot. UTC is node time plus `utc_offset_ns`, read afresh each time it is asked for.
+a reboot. UTC is node time plus `utc_offset_ns`, which follows the wall clock.
 """
 
 from __future__ import annotations
@@ -44,20 +44,37 @@ class Anchor(msgspec.Struct, frozen=True):
     """What made UTC of node time at that tick."""
 
 
+_STEP_NS = 1_000_000_000
+"""A wall clock that differs by less is slewed, and followed at once."""
+
+_HOLD_NS = 30 * 1_000_000_000
+"""For so long a wall clock must stay where it was set before it is believed."""
+
+_MAX_LEAP_NS = 35 * 86_400 * 1_000_000_000
+"""A machine that was off for longer, or whose clock says so, goes on as if it had not been: node
+time never goes back, and all that is kept for a while would be thrown away at once."""
+
+
 class NodeClock:
     """Node time of this machine."""
 
     def __init__(self, kept: Anchor | None = None, *, epoch: str | None = None) -> None:
         self._epoch = _BOOT_ID.read_text().strip() if epoch is None else epoch
-        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._stepped: tuple[int, int] | None = None
+        boottime, utc = time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns()
         if kept is not None and kept.epoch == self._epoch:
-            self._shift_ns = kept.shift_ns
-        else:
-            # A new boot: begin at UTC, but never before what is already on record (a dead
-            # clock battery must not make energy flow backwards).
-            self._shift_ns = time.time_ns() - boottime
-            if kept is not None:
-                self._shift_ns = max(self._shift_ns, kept.last_ns + 1 - boottime)
+            self._shift_ns, self._offset_ns = kept.shift_ns, kept.utc_offset_ns
+            return
+        # A new boot: begin at UTC, but never before what is already on record (a dead clock
+        # battery must not make energy flow backwards).
+        now_ns = utc
+        if kept is not None:
+            utc = max(utc, kept.last_ns + kept.utc_offset_ns)
+            now_ns = max(utc, kept.last_ns + 1)
+            if now_ns - kept.last_ns > _MAX_LEAP_NS:
+                now_ns = kept.last_ns + 1
+        self._shift_ns = now_ns - boottime
+        self._offset_ns = utc - now_ns
 
     @property
     def epoch(self) -> str:
@@ -69,8 +86,20 @@ class NodeClock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._shift_ns
 
     def utc_offset_ns(self) -> int:
-        """Wall clock less node time, now; follows every step of the wall clock."""
-        return time.time_ns() - self.now_ns()
+        """Wall clock less node time; it follows a step of the wall clock once that has stayed.
+
+        A clock that is wrong for a second dates nothing.
+        """
+        now_ns = self.now_ns()
+        offset_ns = time.time_ns() - now_ns
+        if abs(offset_ns - self._offset_ns) < _STEP_NS:
+            self._offset_ns, self._stepped = offset_ns, None
+            return offset_ns
+        if self._stepped is None or abs(offset_ns - self._stepped[0]) >= _STEP_NS:
+            self._stepped = (offset_ns, now_ns)
+        elif now_ns - self._stepped[1] >= _HOLD_NS:
+            self._offset_ns, self._stepped = offset_ns, None
+        return self._offset_ns
 
     def boottime_ns(self, t_ns: int) -> int:
         """CLOCK_BOOTTIME of an instant of node time."""

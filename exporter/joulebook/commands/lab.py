@@ -20,6 +20,7 @@ from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config, load
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collected import renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
 from joulebook.server.server import Server
@@ -32,10 +33,20 @@ logger = logging.getLogger(__name__)
 def main(args: Options) -> int:
     """Collect; 1 if something could not be collected (`--once`) or does not balance (`--check`)."""
     config = load(args.config, os.environ)
+    if args.undo_rename:
+        with opened(config.collect.url) as database:
+            renames.undo(database, args.undo_rename)
+        return 0
     if args.check:
         with opened(config.collect.url) as database:
-            found = check(database)
+            found, renamed = check(database), renames.known(database)
         _show(found, Screen())
+        for each in renamed:
+            Screen().say(
+                f"rename {each.number}, ledger {each.ledger_id[:8]}: {shown(each.new_node)} "
+                f"(cluster {shown(each.new_cluster) or 'none'}) was {shown(each.node)} (cluster "
+                f"{shown(each.cluster) or 'none'}); --undo-rename {each.number} if it is another"
+            )
         return 0 if found.good else 1
     log.setup(config.log.level, config.log.format)
     collector = make_collector(config.collect)
@@ -104,6 +115,13 @@ _BY = option("--by", metavar="NAME", help="Who does it (default: you).")
     "--check",
     is_flag=True,
     help="Compare what is collected with what the nodes' books say, and bills with both.",
+)
+@option(
+    "--undo-rename",
+    type=int,
+    default=0,
+    metavar="NUMBER",
+    help="Say that a node that was taken for a renamed one (see --check) is another one.",
 )
 def collect(options: Options) -> int:
     """Bring many nodes' ledgers into one: sqlite or PostgreSQL."""

@@ -12,50 +12,60 @@ from joulebook.errors import ConfigError, LedgerBusy, LedgerUnavailable
 
 
 class LedgerLock:
-    """Holds `<ledger>.lock` until `release`, or until the process ends, however it ends.
+    """Holds `<ledger>.lock` and the ledger until `release`, or until the process ends.
 
-    A file of its own, because sqlite's locks on the ledger itself are dropped as soon as anything
-    in the process closes a descriptor of that file. The pid written inside is for people only.
-    Raises `LedgerBusy` when somebody else holds it, `LedgerUnavailable` when it cannot be made.
+    The lock file is for people (the pid in it) and for whoever asks if a daemon runs. It can be
+    deleted by hand: what keeps a second daemon off the ledger is the lock on the ledger itself.
+    Raises `LedgerBusy` when somebody else holds either, `LedgerUnavailable` when it cannot be made.
     """
 
     def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._fds: list[int] = []
         path = ledger.with_name(ledger.name + ".lock")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._fd = os.open(path, flags, 0o640)
+            pid_fd = self._take(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, path)
+            if ledger.exists():
+                self._take(ledger, os.O_RDONLY, path)
+            os.ftruncate(pid_fd, 0)
+            os.pwrite(pid_fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as exc:
+            self.release()
             raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
-        try:
-            self._take(ledger)
         except BaseException:
-            os.close(self._fd)
+            self.release()
             raise
 
-    def _take(self, ledger: Path) -> None:
+    def _take(self, path: Path, flags: int, pid_file: Path) -> int:
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o640)
+        # Kept open also if it cannot be locked: to close a descriptor of the ledger would drop the
+        # locks that sqlite has on it in this process.
+        if path == pid_file:
+            self._fds.append(fd)
         try:
             # flock, not lockf: it also holds against the same process, and no close() of another
             # descriptor drops it.
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise LedgerBusy(
-                f"ledger {ledger} is in use by another joulebook, pid {pid}: only one may run on"
-                f" a node; stop that one, or give this one another ledger.path"
+                f"ledger {self._ledger} is in use by another joulebook, pid {_pid(pid_file)}: only "
+                f"one may run on a node; stop that one, or give this one another ledger.path"
             ) from exc
-        except OSError as exc:
-            raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
-        try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as exc:
-            raise LedgerUnavailable(f"lock of ledger {ledger}: {exc}") from exc
+        if path != pid_file:
+            self._fds.append(fd)
+        return fd
 
     def release(self) -> None:
         """Let go. The file stays: to delete it would let two others lock two different files."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def _pid(pid_file: Path) -> str:
+    try:
+        return pid_file.read_text("ascii", "replace")[:20].strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 _MOUNTS = Path("/proc/self/mountinfo")

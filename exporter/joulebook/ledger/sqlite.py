@@ -12,7 +12,7 @@ import msgspec
 from joulebook.clock import Anchor
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
-from joulebook.ledger import location, retention, schema, state
+from joulebook.ledger import dating, location, retention, schema, state
 from joulebook.ledger.location import LedgerLock
 from joulebook.ledger.write import EntryWriter
 from joulebook.units import NS_PER_S
@@ -55,12 +55,14 @@ class SqliteStore:
         try:
             self._conn = schema.open_ledger(self._path)
             self._name(node, cluster)
+            self._dating = self._known_dating()
         except BaseException:
             self._lock.release()
             raise
         self._file = self._identity()
         self._record = EntryWriter(self._conn)
         self._seq: int | None = None
+        self._handed_seq = 0
 
     def load(self) -> tuple[Books, Anchor | None]:
         """The books as last committed (empty books and no anchor: a fresh ledger).
@@ -89,14 +91,22 @@ class SqliteStore:
         self._bound_wal()
         try:
             with schema.transaction(self._conn, self._path):
-                seq = self._record.write(entry, self._seq, anchor.last_ns, anchor.utc_offset_ns)
+                clock, seq = dating.follow(
+                    self._conn, self._dating, anchor, self._seq, self._handed_seq
+                )
+                seq = self._record.write(entry, seq, anchor.last_ns, anchor.utc_offset_ns)
                 state.write(self._conn, rows, seq)
         except BaseException:
             # Rows that were new are gone again, and so are their numbers.
             self._record.forget()
             raise
-        self._seq = seq
-        self._retain(anchor)
+        self._seq, self._dating = seq, clock
+        if clock.is_steady(anchor.last_ns):
+            self._retain(anchor)
+
+    def handed(self, seq: int) -> None:
+        """Take note that rows up to this number were handed on; from any thread."""
+        self._handed_seq = max(self._handed_seq, seq)
 
     def close(self) -> None:
         """Let go of the ledger. What was committed stays; a second call does nothing."""
@@ -123,6 +133,14 @@ class SqliteStore:
                 " from now on: the collector takes it for a rename if the old name is gone",
                 *before, node, cluster,
             )  # fmt: skip
+
+    def _known_dating(self) -> dating.Dating | None:
+        try:
+            return dating.read(self._conn)
+        except sqlite3.Error as exc:
+            raise retention.explain(exc, self._path) from exc
+        except msgspec.MsgspecError as exc:
+            raise retention.corrupt(self._path, f"the clock cannot be read: {exc}") from exc
 
     def _read(self) -> state.StoredState:
         try:

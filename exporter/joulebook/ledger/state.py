@@ -189,5 +189,5 @@ def read_seq(conn: sqlite3.Connection) -> int:
 
 def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
     """The meters of the whole node. Raises as `read` does."""
-    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'node_meters'")
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
     return {_meter_key.decode(key): _node_meter.decode(value) for key, value in rows}

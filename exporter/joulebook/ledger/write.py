@@ -146,9 +146,9 @@ class EntryWriter:
     def _write_postings(self, entry: Entry, numbers: count[int], now_s: int) -> None:
         rows = []
         for key, amount in entry.postings.items():
-            if amount == ZERO:
-                continue
             if isinstance(key.subject, Remainder):
+                if amount == ZERO:
+                    continue
                 workload_id, remainder = 0, key.subject.value
             else:
                 workload_id, remainder = self._workload_id(key.subject, numbers, now_s), ""

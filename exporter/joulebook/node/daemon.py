@@ -21,6 +21,7 @@ from functools import partial
 
 import msgspec
 
+from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
@@ -141,7 +142,7 @@ class Daemon:
             self._clock.utc_offset_ns(),
             tuple(self._readings),
             tuple(self._failures),
-            holdings.claims,
+            tuple(self._on_module(claim) for claim in holdings.claims),
             holdings.complete,
             holdings.facts,
             resumed=self._resumed,
@@ -239,6 +240,18 @@ class Daemon:
         self._statuses = tuple(status for look in looks for status in look.statuses)
         self._devices.update((status.meter, status) for status in self._statuses)
         return bool(readings)
+
+    def _on_module(self, claim: Claim) -> Claim:
+        """A claim on a die as one on its part of the module, which is the meter."""
+        status = self._devices.get(claim.meter)
+        if status is None or status.module is None or claim.instance:
+            return claim
+        return msgspec.structs.replace(
+            claim,
+            meter=status.module,
+            of=claim.of * status.slices,
+            instance=claim.meter.name,
+        )
 
     def _identified(self, reading: Reading) -> Reading:
         """Say of each process on the device whose it is; and under which marks it was."""

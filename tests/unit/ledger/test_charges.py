@@ -125,9 +125,11 @@ def test_a_ledger_of_before_gets_the_new_tables(
     first.mkdir()
     for step in schema.steps(schema.MIGRATIONS)[:1]:
         (first / step.name).write_text(step.read_text())
+    path.parent.mkdir(parents=True)
+    path.touch()
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", first)
-        SqliteStore(path, allow_volatile=True).close()
+        schema.open_ledger(path).close()
     assert rows(path, "PRAGMA user_version") == [(1,)]
     with closing(SqliteStore(path, allow_volatile=True)) as store:
         assert store.load()[0] == Books()

@@ -15,37 +15,40 @@ ORDER = {
     "Anchor": "epoch shift_ns last_ns utc_offset_ns",
     "Meter": "component name",
     "MeterState": "meter base pending suspect booked_uj read_uj gap_to_ns gap_from_ns gap_reason "
-    "tick_ns idle_mw resumed held stalled",
+    "tick_ns idle_mw resumed held stalled rest_mw rest_ns audit unread_ns",
     "Claim": "workload meter t0_ns t1_ns evidence parts of instance",
     "WorkloadId": "scheduler workload start",
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
     "held bill",
     "Labels": "user account experiment",
-    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named",
+    "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named exposed",
     "Charge": "item currency",
     "ChargeState": "total hold_left_ns",
     "Exact": "whole nano rest",
     "HostSnapshot": "t_ns cores busy_ns resident_bytes installed_bytes uses",
     "NodeMeter": "state covers began_ns edge_ns node_uj children_uj other_uj deficit_uj omits "
-    "modelled",
-    "ChildSecond": "component second",
+    "modelled parts idle_mw",
+    "ChildSecond": "component second name",
     "Reading": "meter t_ns energy_uj power_mw samples wrap_uj epoch uptime_ns max_power_mw busy "
-    "processes after_outage breaks instances covers modelled hole_ns by_power",
+    "processes after_outage breaks instances covers modelled hole_ns by_power parts "
+    "utilization_pct",
+    "PowerSum": "since_ns t_ns power_mw energy_uj",
+    "Audit": "since load blocks learnt verdict ratio",
+    "Learnt": "ratio windows",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
     "extra scheduler_start_s named stage outcome",
-    "Amount": "energy_uj idle_uj held_ns",
+    "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
-    "PowerSum": "since_ns t_ns power_mw energy_uj",
     "PowerSample": "t_ns power_mw",
-    "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks",
+    "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks graphics",
     "InstanceUse": "uuid slices of active_ppm",
     "Span": "t0_ns t1_ns workload",
 }
 
 KINDS = (
-    "meters claims workloads experiments remainders evidence_uj method_uj gaps_ns foreign_ns "
-    "affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census supplies "
-    "leaves_uj"
+    "meters claims workloads experiments remainders remainder_gpu_ns evidence_uj method_uj gaps_ns "
+    "foreign_ns affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census "
+    "supplies leaves_uj"
 )
 """The kinds of rows, one for each field of the books."""
 

@@ -247,3 +247,15 @@ def test_ledger_that_was_moved_is_noticed(open_store: Open, path: Path) -> None:
         run(store, 1, books, first=1)
     path.with_name("moved").rename(path)
     assert run(store, 1, books, first=1) == store.load()[0]
+
+
+def test_a_lock_file_deleted_by_hand_does_not_let_two_daemons_book(
+    path: Path, open_store: Open
+) -> None:
+    store = open_store()
+    path.with_name("ledger.db.lock").unlink()
+    with pytest.raises(LedgerBusy, match="in use by another joulebook"):
+        open_store()
+    run(store, 2)
+    store.close()
+    open_store()

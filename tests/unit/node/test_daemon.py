@@ -6,18 +6,24 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.node.stand_ins import JOB, METER, Cards, Jobs, Shelf, until
+from tests.unit.node.stand_ins import JOB, METER, OTHER, Cards, Jobs, Shelf, until
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.readings import ProcessUse
+from joulebook.core.energy.audit import Audit, Verdict
+from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy
+from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts
 from joulebook.metrics.snapshot import Snapshot
+from joulebook.node import daemon
 from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
@@ -425,3 +431,35 @@ def test_a_crash_between_two_beats_loses_no_energy_of_who_held_the_card(tmp_path
     assert meter.read_uj == meter.last.energy_uj - begun_uj
     assert booked_uj(view) == accounted_uj(view) > 0
     assert view.books.workloads[JOB].balance[METER.component].energy_uj == booked_uj(view)
+
+
+def test_a_claim_on_a_die_is_one_on_its_part_of_the_module(node: Node) -> None:
+    node.daemon._devices = {
+        METER: DeviceStatus(METER, 0, 1, module=METER, slices=2),
+        OTHER: DeviceStatus(OTHER, 1, 1, module=METER, slices=2),
+    }
+    claim = Claim(JOB, OTHER, 5, None, Evidence.PROLOG)
+    assert node.daemon._on_module(claim) == Claim(
+        JOB, METER, 5, None, Evidence.PROLOG, 1, 2, OTHER.name
+    )
+    replica = Claim(JOB, METER, 5, None, Evidence.POD_RESOURCES, 1, 4)
+    assert node.daemon._on_module(replica) == Claim(
+        JOB, METER, 5, None, Evidence.POD_RESOURCES, 1, 8, METER.name
+    )
+    assert node.daemon._on_module(node.daemon._on_module(claim)) == node.daemon._on_module(claim)
+
+
+def test_a_counter_that_is_given_up_or_wrong_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine = MeterState(METER, Reading(METER, 1))
+    stalled = msgspec.structs.replace(fine, stalled=True)
+    wrong = msgspec.structs.replace(fine, audit=Audit(verdict=Verdict.WRONG, ratio=0.9))
+    with caplog.at_level("INFO"):
+        for before, after in pairwise([fine, stalled, stalled, fine, wrong, wrong, fine]):
+            daemon._say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
+            daemon._say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
+    assert all(f"gpu {METER.name}" in text for _, text in said)
+    assert "shows 90 % of what its power comes to" in said[2][1]

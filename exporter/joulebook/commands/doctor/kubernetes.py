@@ -7,6 +7,7 @@ from pathlib import Path
 
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
+from joulebook.core.selectors import parse
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body
 from joulebook.kubernetes_api.watch import LIST_READ_S
 from joulebook.node.assembly.workloads import node_name
@@ -105,6 +106,19 @@ def names(site: Site) -> Iterator[Finding]:
     yield from _api(site, node, Path(kubernetes.service_account), kubernetes.kubeconfig)
 
 
+def selectors(site: Site) -> Iterator[Finding]:
+    """Whether what is infrastructure is told by more than a label, which anybody may write."""
+    if not is_here(site):
+        return
+    for text in site.config.workloads.infrastructure_selectors:
+        if not parse(text).namespace:
+            yield warn(
+                f"workloads.infrastructure_selectors: {text!r} names no namespace: who writes that "
+                "label into a pod of their own takes its host energy off the books",
+                f"Write namespace:NAME,{text}, once for each namespace.",
+            )
+
+
 def _api(site: Site, node: str, account: Path, kubeconfig: str) -> Iterator[Finding]:
     server = ApiServer(site.at(account), Path(kubeconfig) if kubeconfig else None)
     collection = pods_of(node)
@@ -122,4 +136,4 @@ def _api(site: Site, node: str, account: Path, kubeconfig: str) -> Iterator[Find
     yield ok(f"API server: lists the pods of {node} ({size} bytes)")
 
 
-CHECKS: tuple[Check, ...] = (kubelet, cgroups, names)
+CHECKS: tuple[Check, ...] = (kubelet, cgroups, names, selectors)

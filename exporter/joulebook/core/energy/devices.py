@@ -53,6 +53,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     instances: tuple[Instance, ...] = ()
     slices: int = 0
     files: tuple[str, ...] = ()
+    module: Meter | None = None
+    """The meter that measures it together with others: a die of a module of `slices` dies."""
 
     @property
     def rooms(self) -> dict[str, Fraction]:

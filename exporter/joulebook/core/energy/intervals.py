@@ -51,6 +51,12 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     processes: tuple[ProcessUse, ...] = ()
     instances: tuple[InstanceUse, ...] | None = None
     """The MIG instances that were there at either end; `None` where nobody asked."""
+    unread: bool = False
+    """The device cannot be read: nothing is known of its energy, but that it was held."""
+    charged: bool = False
+    """Its held time was charged already, while it could not be read."""
+    before: tuple[ProcessUse, ...] = ()
+    """The processes of the last list before it (`processes` are those of the next)."""
 
     @property
     def duration_ns(self) -> int:

@@ -17,7 +17,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ChildSecond, Gap
 from joulebook.core.sums import counted
 
@@ -138,7 +138,10 @@ def _taken_in(
 def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
     """A meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
-        return None if state is None else metering.lose(state, look)
+        if state is not None:
+            return metering.lose(state, look)
+        is_gpu = look.meter.component is Component.GPU
+        return MeterUpdate(metering.begin_unread(look)) if is_gpu else None
     if state is not None:
         return metering.take(state, look)
     return MeterUpdate(metering.begin(look)) if is_believable(look) else None

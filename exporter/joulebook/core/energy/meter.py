@@ -5,7 +5,7 @@ Nothing here knows of workloads: what comes out is energy in time, what goes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,8 +33,15 @@ from joulebook.core.energy.power import (
     is_sound,
     summed,
 )
-from joulebook.core.energy.readings import Break, Component, Failure, Meter, Reading
-from joulebook.core.evidence import Gap
+from joulebook.core.energy.readings import (
+    Break,
+    Component,
+    Failure,
+    Meter,
+    ProcessUse,
+    Reading,
+)
+from joulebook.core.evidence import Gap, Method
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 
@@ -72,6 +79,8 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What it draws at a rest that is steady and above the floor, and for how long it has."""
     audit: Audit = Audit()
     """Its counter against its power."""
+    unread_ns: int = 0
+    """Up to when held time was charged though the device cannot be read (0: it was never)."""
 
     @property
     def last(self) -> Reading:
@@ -90,6 +99,9 @@ ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
 """A counter that is not reported for so long is given up, and power integrated instead."""
+
+UNREAD_NS = 60 * NS_PER_S
+"""A device that cannot be read for so long is charged by held time alone."""
 
 BURST_STEPS = 3
 """So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
@@ -113,6 +125,18 @@ def begin(reading: Reading) -> MeterState:
     began.
     """
     return MeterState(reading.meter, summed(reading, reading), gap_to_ns=reading.t_ns)
+
+
+def begin_unread(failure: Failure) -> MeterState:
+    """A device that is there and could not be read from the start."""
+    nothing = Reading(failure.meter, failure.t_ns)
+    return MeterState(
+        failure.meter,
+        nothing,
+        gap_to_ns=failure.t_ns,
+        gap_from_ns=failure.t_ns,
+        gap_reason=failure.reason,
+    )
 
 
 def resume(state: MeterState) -> MeterState:
@@ -282,13 +306,15 @@ def ripe(
     the energy of the intervals: `read_uj - booked_uj` is what is still pending.
     """
     if not state.pending or state.pending[0].t_ns > horizon_ns:
-        return state, ()
+        return _unread(state, horizon_ns)
     points = knots(state.base, state.pending, state.tick_ns)
     due = _due(points, state.pending, horizon_ns)
     if not due:
         return state, ()
     taken = points[due - 1].index
-    reported = _told(state.base, state.pending)
+    # Of readings that are held back only the counter is doubted, not who was there.
+    reported = _told(state.base, (*state.pending, *state.held))
+    lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
     base = state.base
     for knot in bent(state.base, points, edges):
@@ -300,16 +326,43 @@ def ripe(
             processes=reported[knot.index].processes,
             instances=reported[knot.index].instances,
         )
-        intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
+        before = _last_listed(lists, base.t_ns)
+        parts = (p for p in between(base, reading) if isinstance(p, Interval))
+        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
         base = reading
     state = msgspec.structs.replace(
         state,
-        base=msgspec.structs.replace(base, samples=base.samples[-1:]),
+        base=msgspec.structs.replace(
+            base, samples=base.samples[-1:], processes=_last_listed(lists, base.t_ns)
+        ),
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
     )
-    return _judged(state, intervals)
+    return _judged(state, list(_charged(state, intervals)))
+
+
+def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval, ...]]:
+    """A device that cannot be read is held all the same: time without energy, minute by minute."""
+    t0_ns = max(state.base.t_ns, state.unread_ns)
+    is_gone = state.gap_reason and not state.pending and not state.held
+    if not is_gone or state.meter.component is not Component.GPU or horizon_ns - t0_ns < UNREAD_NS:
+        return state, ()
+    state = msgspec.structs.replace(state, unread_ns=horizon_ns)
+    return state, (Interval(state.meter, t0_ns, horizon_ns, 0, Method.INTEGRATED, unread=True),)
+
+
+def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Interval]:
+    """The intervals; of what was charged while the device could not be read, that is noted."""
+    for each in intervals:
+        if each.t1_ns <= state.unread_ns:
+            yield msgspec.structs.replace(each, charged=True)
+        elif each.t0_ns < state.unread_ns:
+            before = each.cut(each.t0_ns, state.unread_ns)
+            yield msgspec.structs.replace(before, charged=True)
+            yield each.cut(state.unread_ns, each.t1_ns)
+        else:
+            yield each
 
 
 def _judged(
@@ -329,6 +382,11 @@ def _judged(
         state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns
     )
     return state, judged
+
+
+def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
+    """Who was on the device at the last look up to `t_ns` that asked."""
+    return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
 
 
 def drawn_mw(state: MeterState) -> int | None:

@@ -16,7 +16,7 @@ import msgspec
 from joulebook.core.attribution.attribute import Booking
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, PostingKey, Subject
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Subject
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     IDLE_PARTS,
@@ -178,7 +178,8 @@ def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
     for booking, stretch in timed:
         meter = booking.interval.meter
         for subject, amount, method, evidence in booking.shares:
-            yield PostingKey(subject, meter, stretch.quarter_s, method, evidence), amount
+            key = PostingKey(subject, meter, stretch.quarter_s, method, evidence)
+            yield key, ZERO if booking.interval.unread else amount
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
@@ -204,7 +205,7 @@ def _held(
     item, unit = Charge(Item.HARDWARE, tariff.currency), f"n{tariff.currency}/{PER_GPU_HOUR}"
     for booking, stretch in timed:
         rate = tariff.hardware(booking.interval.meter)
-        if rate is None:
+        if rate is None or booking.interval.charged:
             continue
         nano, quarter_s = rate.nano_per_gpu_hour, stretch.quarter_s
         used = RateUsed(quarter_s, "hardware", nano, unit, rate.source, Quality.MEASURED)

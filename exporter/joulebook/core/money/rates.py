@@ -16,15 +16,14 @@ A rate that is not known is `None`, never 0.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
@@ -247,13 +246,8 @@ class RateSet:
 
         Not the first: templates that write the file (Helm's `toToml`) sort its keys.
         """
-        fits = [rate for rate in self.hardware if _pattern(rate.pattern).fullmatch(model)]
+        fits = [rate for rate in self.hardware if fnmatchcase(model, rate.pattern)]
         return max(fits, key=lambda r: (len(r.pattern.replace("*", "")), r.pattern), default=None)
-
-
-@functools.cache
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, glob.split("*"))), re.DOTALL)
 
 
 def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:

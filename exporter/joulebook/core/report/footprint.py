@@ -8,7 +8,6 @@ default wherever it is used.
 from __future__ import annotations
 
 import functools
-import re
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -136,12 +135,8 @@ EMBODIED = (
 
 def embodied_of(model: str, table: tuple[Embodied, ...] = EMBODIED) -> Embodied | None:
     """The row of a GPU model; of several that fit, the most specific (`*` is anything)."""
-    fits = [row for row in table if _fits(row.pattern, model)]
+    fits = [row for row in table if fnmatchcase(model, row.pattern)]
     return max(fits, key=lambda row: (len(row.pattern.replace("*", "")), row.pattern), default=None)
-
-
-def _fits(pattern: str, model: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), model) is not None
 
 
 class HostServer(NamedTuple):

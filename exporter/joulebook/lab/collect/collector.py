@@ -200,7 +200,8 @@ class Collector:
             self._again(target)
             return
         now_s = time.time()
-        taken = ingest.take(self._database, page, target, int(now_s))
+        targets = frozenset(self.roll.targets)
+        taken = ingest.take(self._database, page, target, int(now_s), targets)
         if taken is None:
             self._read_positions(self._database)
             self._again(target)

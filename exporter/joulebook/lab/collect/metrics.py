@@ -68,6 +68,9 @@ def _sources(settings: Collect) -> list[Discovery]:
     return sources
 
 
+_MISTAKEN = {"wrong_ledger", "twice"}
+"""Reasons why a target is not the node that it says it is: nobody but a person can tell."""
+
 _HANG_S = 900.0
 """Without a turn of the loop for so long, a supervisor had better restart it."""
 
@@ -122,9 +125,13 @@ class CollectorPages:
         yield "joulebook_collect_discovery_up", [((), int(not collector.sources.failing))]
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the database can be written and all sources of targets be read."""
+        """Whether the database can be written, all sources of targets be read, and every node is
+        who it says.
+        """
         wrong = [*filter(None, [self._collector.database_problem])]
         wrong += self._collector.sources.failing.copy().values()
+        targets = sorted(self._collector.roll.targets.copy().items())
+        wrong += [each.problem for _, each in targets if each.reason in _MISTAKEN]
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
 
     def healthy(self) -> tuple[bool, str]:

@@ -26,6 +26,8 @@ class TargetState:
         self.repeats = 0
         """Questions in a row that had to be asked otherwise."""
         self.problem = ""
+        self.reason = ""
+        """The short word for the problem."""
         self.good_s: float | None = None
         self.behind = 0
         """Numbers between what is here and the newest there, at the last answer."""
@@ -38,7 +40,7 @@ class TargetState:
         self.asked = False
         self.failures += 1
         self.repeats = 0
-        self.problem = problem
+        self.problem, self.reason = problem, reason
         self.errors[reason] += 1
         self.due = now + pause_s(self.failures, FIRST_S, max(every_s, MOST_S), lambda: lot)
 
@@ -46,7 +48,7 @@ class TargetState:
         """Ask again after the interval, or at once if there is more."""
         self.asked = False
         self.failures = self.repeats = 0
-        self.problem = ""
+        self.problem = self.reason = ""
         self.good_s = now_s
         self.behind = behind
         self.due = now if behind else now + every_s * (0.9 + lot / 5)

@@ -6,16 +6,16 @@ taken in before. What belongs to a month that is closed goes into the open one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
-from joulebook.core.money.amounts import Exact
+from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
-from joulebook.lab.collected import owners
+from joulebook.lab.collected import owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, BilledOwner, numbered
 from joulebook.lab.collected.rollup import Rollup, closed_to
@@ -64,15 +64,21 @@ def targets(database: Database) -> dict[str, str]:
     return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
 
 
-def take(database: Database, page: PostingsPage, target: str, now_s: int) -> Ingested | None:
+def take(
+    database: Database,
+    page: PostingsPage,
+    target: str,
+    now_s: int,
+    targets: Collection[str] = (),
+) -> Ingested | None:
     """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
 
-    Raises `InputError` (`wrong_ledger`) if the ledger is known to be another node's, and
-    `LedgerError`.
+    `targets` are all those that are asked. Raises `InputError` (`wrong_ledger`) if the ledger is
+    another node's, and `LedgerError`.
     """
     with database.transaction():
         closed = closed_to(database)
-        ledger = _ledger(database, page, target, now_s)
+        ledger = _ledger(database, page, target, now_s, targets)
         if ledger is None:
             return None
         rollup = Rollup(database, ledger, closed)
@@ -100,7 +106,9 @@ def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
     return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
 
 
-def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> int | None:
+def _ledger(
+    database: Database, page: PostingsPage, target: str, now_s: int, targets: Collection[str]
+) -> int | None:
     found = database.rows(
         "SELECT id, cluster, node, position FROM ledgers WHERE ledger_id = ?", [page.ledger_id]
     )
@@ -114,14 +122,11 @@ def _ledger(database: Database, page: PostingsPage, target: str, now_s: int) -> 
         )
         return int(number)
     ((number, cluster, node, position),) = found
+    if position != page.since:
+        return None
     if (cluster, node) != (page.cluster, page.node):
-        raise InputError(
-            f"{target}: says that it is node {page.node!r} of cluster {page.cluster!r} and shows "
-            f"ledger {page.ledger_id}, which is that of node {node!r} of cluster {cluster!r}: a "
-            "copied disk, or a renamed node; move its ledger away, so that it begins a new one",
-            reason="wrong_ledger",
-        )
-    return int(number) if position == page.since else None
+        renames.follow(database, number, page, target, now_s, targets)
+    return int(number)
 
 
 def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, int]:
@@ -143,11 +148,14 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
                 reason="went_back",
             )
     database.many(
-        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj,"
+        " replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
-        " expired_uj = excluded.expired_uj",
-        [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
+        " expired_uj = excluded.expired_uj, replayed = excluded.replayed",
+        [
+            (known[each.id], ledger, *msgspec.to_builtins(each)[:-1], int(each.replayed))
+            for each in page.meters
+        ],
     )
     database.many(
         "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -264,8 +272,8 @@ def _charges(
         before, apart = new.get(key, old.get(key, (Exact(), row.quarter_s in undated)))
         new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
-        if apart:
-            continue
+        if apart or row.item in IDLE_PARTS.values():
+            continue  # the idle part of a charge is billed with the charge
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)

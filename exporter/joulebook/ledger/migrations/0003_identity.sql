@@ -47,11 +47,6 @@ ALTER TABLE postings ADD COLUMN idle_ns INTEGER NOT NULL DEFAULT 0
 ALTER TABLE postings ADD COLUMN calibration_uj INTEGER NOT NULL DEFAULT 0
     CHECK (typeof(calibration_uj) = 'integer');
 
--- The field's words.
-UPDATE state SET kind = 'snapshots' WHERE kind = 'census';
-UPDATE state SET kind = 'node_meters' WHERE kind = 'supplies';
-UPDATE state SET kind = 'children_uj' WHERE kind = 'leaves_uj';
-
 -- Which node it is of, as it last called itself (a copy of the file would else not say).
 ALTER TABLE ledger ADD COLUMN node TEXT NOT NULL DEFAULT '';
 ALTER TABLE ledger ADD COLUMN cluster TEXT NOT NULL DEFAULT '';

@@ -38,7 +38,13 @@ from joulebook.node.assembly.sensors import (
     proc_of_driver,
     traces,
 )
-from joulebook.node.assembly.workloads import WORKLOAD_SOURCES, marked, node_label, unseen
+from joulebook.node.assembly.workloads import (
+    WORKLOAD_SOURCES,
+    marked,
+    node_label,
+    unnamed,
+    unseen,
+)
 from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
@@ -121,6 +127,8 @@ def assemble(config: Config) -> Node:
             raise ConfigError(problem)
         if warning := unseen(config):
             log.warning("%s", warning)
+        for missing_, names in unnamed(config):
+            log.warning("%s is missing: %s are not seen (joulebook doctor)", missing_, names)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -162,7 +170,7 @@ def assemble(config: Config) -> Node:
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
         server = Server(
-            config.server.listen, exposition, web_config, handover=_handover(config, name)
+            config.server.listen, exposition, web_config, handover=_handover(config, name, store)
         )
         parts = Parts(
             settings=Settings(
@@ -197,7 +205,7 @@ def assemble(config: Config) -> Node:
         return Node(Daemon(parts), health, server, address, exits.pop_all(), idle=not choices)
 
 
-def _handover(config: Config, node: str) -> PostingsPages | None:
+def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
     """What collectors get of the ledger; `None` without a token to ask them for."""
     if not config.server.token_file:
         return None
@@ -205,7 +213,9 @@ def _handover(config: Config, node: str) -> PostingsPages | None:
     def page(since: int, ledger_id: str) -> bytes:
         # Opened for each: a view that stays open would hold back the write-ahead log.
         with LedgerReader(config.ledger.path) as reader:
-            return msgspec.json.encode(reader.page(node, config.node.cluster, since, ledger_id))
+            page = reader.page(node, config.node.cluster, since, ledger_id)
+        store.handed(page.next)
+        return msgspec.json.encode(page)
 
     return PostingsPages(page, Tokens(Path(config.server.token_file)))
 
@@ -240,6 +250,7 @@ def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
 def _money(config: Config, exits: ExitStack) -> Charging:
     """The rates, asked for in a thread of their own until `exits` are taken."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
+    lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
     poller = make_poller(config, os.environ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from joulebook.commands.doctor import kubernetes
 from joulebook.commands.doctor.checks import Finding, Site, Status
 from joulebook.config import Config
 from joulebook.config.node import Kubernetes, NodeSection, Tenants
+from joulebook.config.workloads import Workloads
 
 
 @pytest.fixture
@@ -88,3 +90,16 @@ def test_no_api_server_by_configuration(tmp_path: Path) -> None:
     assert "/logs" in one(found(site(tmp_path, api=False)), Status.FAIL, "not asked").todo
     (tmp_path / "logs/a_p_0a1b2c3d-1111-2222-3333-444455556666").mkdir(parents=True)
     assert one(found(site(tmp_path, api=False)), Status.NONE, "not asked")
+
+
+def test_a_selector_without_a_namespace_is_the_users_word(tmp_path: Path) -> None:
+    here = site(tmp_path)
+    selectors = ("namespace:kube-system", "app=nvidia-dcgm")
+    config = msgspec.structs.replace(
+        here.config, workloads=Workloads(infrastructure_selectors=selectors)
+    )
+    finding = one(
+        list(kubernetes.selectors(replace(here, config=config))), Status.WARN, "app=nvidia-dcgm"
+    )
+    assert "namespace:NAME,app=nvidia-dcgm" in finding.todo
+    assert not list(kubernetes.selectors(here))

@@ -125,6 +125,14 @@ def test_the_holder_throughout_gets_the_outage() -> None:
     assert DOWN not in run.by_subject()
 
 
+def test_an_outage_of_a_shared_card_is_split_by_what_was_held_and_says_so() -> None:
+    jobs = [Job(name, gpu(), at(2), at(40), parts, 4) for name, parts in (("a", 1), ("b", 3))]
+    run = play(outage_world(*jobs), each=Auditor())
+    assert run.by_subject()[A] == 38 * 300_000_000 // 4
+    assert run.by_subject()[B] == 38 * 300_000_000 // 4 * 3
+    assert run.books.evidence_uj["held-share"] == OUTAGE_UJ
+
+
 def test_a_job_that_lived_inside_the_outage_is_known_but_has_no_energy() -> None:
     run = play(outage_world(Job("a", gpu(), at(15), at(20))), each=Auditor())
     assert run.by_subject()[DOWN] == OUTAGE_UJ

@@ -15,8 +15,8 @@ from joulebook.core.evidence import Amount
 from joulebook.core.ledger.export import VERSION, PostingsPage
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.dataset import Selection
-from joulebook.errors import LedgerTooNew
-from joulebook.lab.collected import bills, check, ingest
+from joulebook.errors import InputError, LedgerTooNew
+from joulebook.lab.collected import bills, check, ingest, renames
 from joulebook.lab.collected.database import Database, connect, opened
 from joulebook.lab.collected.report_query import CollectedSource
 
@@ -211,3 +211,63 @@ def test_a_clock_that_was_wrong_for_a_moment_holds_up_nothing(url: str) -> None:
         assert [each.whole for each in paid.values()] == [8]
     found = CollectedSource(url).account(0, 1 << 40, Selection())
     assert sum(row.amount.energy_uj for row in found.postings) == 3_090
+
+
+def page_of(node: Node, name: str, cluster: str = "", since: int = 0) -> PostingsPage:
+    return msgspec.structs.replace(node.page(since), node=name, cluster=cluster)
+
+
+def test_a_renamed_node_goes_on_and_a_person_can_say_that_it_is_another(url: str) -> None:
+    node, old, new = Node(), "http://n1", "http://n7"
+    node.burn(NOVEMBER_S, 1_000, "1", Exact(1))
+    with opened(url) as database:
+        ingest.take(database, page_of(node, "n1"), old, NOW_S, {old})
+        since = node.last
+        node.burn(NOVEMBER_S + 900, 2_000, "1", Exact(1))
+        later = page_of(node, "n7", "alpha", since)
+        with pytest.raises(InputError, match="still among the targets") as refused:
+            ingest.take(database, later, new, NOW_S, {old, new})
+        assert refused.value.reason == "wrong_ledger"
+        # The old name is gone from the targets, or the node answers where it always did.
+        assert ingest.take(database, later, new, NOW_S, {new}) is not None
+        (rename,) = renames.known(database)
+        assert (rename.node, rename.new_cluster, rename.new_node) == ("n1", "alpha", "n7")
+        assert check.check(database).good
+        amount, _ = bills.total(bills.bill(database, 202611).lines)
+        assert amount.energy_uj == 3_000
+        assert len(bills.bill(database, 202611).lines) == 1, "the workload went on"
+        renames.undo(database, rename.number)
+        assert renames.known(database) == []
+        with pytest.raises(InputError, match="undone by an administrator"):
+            ingest.take(database, page_of(node, "n7", "alpha", node.last), new, NOW_S, {new})
+        with pytest.raises(InputError, match="no rename 1"):
+            renames.undo(database, rename.number)
+
+
+def test_a_cluster_that_is_named_later_is_a_rename_too(url: str) -> None:
+    node = Node()
+    node.burn(NOVEMBER_S, 1_000, "1")
+    with opened(url) as database:
+        ingest.take(database, page_of(node, "n1"), "http://n1", NOW_S, {"http://n1"})
+        page = page_of(node, "n1", "alpha", node.last)
+        assert ingest.take(database, page, "http://n1", NOW_S, {"http://n1"}) is not None
+
+
+def test_the_idle_part_of_a_charge_is_billed_once(url: str) -> None:
+    node = Node()
+    node.burn(NOVEMBER_S, 1_000, "1", Exact(5), held_ns=9)
+    (row,) = node.charges.values()
+    page = node.page(0)
+    part = msgspec.structs.replace(row, item="idle_electricity", whole=3, seq=page.last + 1)
+    charged = msgspec.structs.replace(page.charged[0], item=part.item, booked=Exact(3))
+    page = msgspec.structs.replace(
+        page, charges=(*page.charges, part), charged=(*page.charged, charged), next=part.seq,
+        last=part.seq,
+    )  # fmt: skip
+    with opened(url) as database:
+        ingest.take(database, page, "n1", NOW_S)
+        _, paid = bills.total(bills.bill(database, 202611).lines)
+        assert [(item.value, amount.whole) for (item, _), amount in paid.items()] == [
+            ("electricity", 5)
+        ]
+        assert check.check(database).good

@@ -5,12 +5,15 @@ lost.
 from __future__ import annotations
 
 import copy
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.unit.lab.collected.nodes import OCTOBER_S, Node
+from tests.unit.lab.collected.test_migration import collected_before
 
 from joulebook.errors import InputError
 from joulebook.lab.collected import check, ingest
@@ -77,16 +80,14 @@ def test_rows_that_left_for_their_age_before_they_were_asked_for_are_no_reason(
     assert check.check(database).good
 
 
-def test_a_collected_ledger_of_the_version_before_learns_what_its_rows_come_to(
-    tmp_path: Path, database: Database
+def test_a_collected_ledger_of_an_older_version_learns_what_its_rows_come_to(
+    tmp_path: Path,
 ) -> None:
-    node = Node()
-    node.burn(OCTOBER_S, 1_000, "1")
-    since = collect(database, node, 0)
-    database.rows("ALTER TABLE meters DROP COLUMN posted_uj")
-    database.rows("UPDATE joulebook_schema SET version = 3")
-    with opened(f"sqlite://{tmp_path}/c.db", create=True) as renewed:
-        assert renewed.rows("SELECT posted_uj FROM meters") == [(1_000,)]
-        node.burn(OCTOBER_S, 500, "1")
-        collect(renewed, node, since)
-        assert renewed.rows("SELECT posted_uj FROM meters") == [(1_500,)]
+    url = collected_before(tmp_path)
+    with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as conn:
+        expected = conn.execute("SELECT name, booked_uj FROM meters ORDER BY name").fetchall()
+        conn.execute("ALTER TABLE meters DROP COLUMN posted_uj")
+        conn.execute("UPDATE joulebook_schema SET version = 3")
+        conn.commit()
+    with opened(url, create=True) as renewed:
+        assert renewed.rows("SELECT name, posted_uj FROM meters ORDER BY name") == expected

@@ -106,6 +106,8 @@ CREATE TABLE renames (
     seen_s BIGINT NOT NULL,             -- UTC
     cluster TEXT NOT NULL,              -- before
     node TEXT NOT NULL,
+    new_cluster TEXT NOT NULL,
+    new_node TEXT NOT NULL,
     target TEXT NOT NULL,               -- where it was found under the new name
     undone INTEGER NOT NULL DEFAULT 0   -- 1: a person said that it is not that node
 );

@@ -6,7 +6,7 @@ meter of its own is no meter: its energy is in the CPU package's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
@@ -14,12 +14,13 @@ from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.node.sensors.contract import KERNEL_CARDS, POWER_LOOK_S, Pace, PollResult
+from joulebook.node.sensors.drm import modules
 from joulebook.node.sensors.drm.amd import AmdCard
 from joulebook.node.sensors.drm.amd_metrics import AmdSmi, load
 from joulebook.node.sensors.drm.card import AMD, REMEDY, CardNumbers, MeteredCard, places
 from joulebook.node.sensors.drm.clients import Clients
 from joulebook.node.sensors.drm.intel import IntelCard
-from joulebook.node.sensors.sysfs import LogOnce
+from joulebook.node.sensors.sysfs import LogOnce, text_or
 
 LOOK_S = 60.0
 """An Intel card's register may wrap within four minutes."""
@@ -52,6 +53,8 @@ class DrmSensor:
         self._root = root
         self._clients = Clients(proc, clock)
         self._cards: list[tuple[CardNumbers, MeteredCard]] = []
+        self._module_of: dict[Meter, Meter] | None = None
+        """The module of each die; `None`: not every card was read yet."""
         self._known: dict[Meter, DeviceStatus] = {}
         self._smi: AmdSmi | None = None
         self._complaints = LogOnce(self.name)
@@ -73,6 +76,7 @@ class DrmSensor:
         if self._smi is None and any(place.vendor == AMD for place in found):
             self._smi = load()
         self._cards = [(place, self._card(place)) for place in found]
+        self._module_of = None
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -83,6 +87,7 @@ class DrmSensor:
         failures: list[Failure] = []
         statuses: list[DeviceStatus] = []
         users = self._clients.scan() if processes else None
+        products: list[str] = []
         for index, (place, card) in enumerate(self._cards):
             t_ns = self._clock.now_ns()
             try:
@@ -92,10 +97,18 @@ class DrmSensor:
                 failures.append(Failure(card.meter, t_ns, error.reason))
             else:
                 self._complaints.good(card.meter.name)
+                products.append(text_or(place.device / "device"))
                 readings.append(self._clients.reported(reading, place.pci, users))
             status = card.status(index, t_ns)
             statuses.append(self._clients.memory(status, place.pci))
-        return PollResult(tuple(readings), tuple(failures), tuple(statuses))
+        if self._module_of is None and not failures:
+            self._module_of = modules.dies(list(zip(products, readings, strict=True)))
+        module_of = self._module_of or {}
+        return PollResult(
+            tuple(modules.joined(readings, module_of)),
+            tuple(failure for failure in failures if failure.meter not in _inner(module_of)),
+            tuple(modules.reported(statuses, module_of)),
+        )
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """The counters of `meters` alone."""
@@ -114,6 +127,11 @@ class DrmSensor:
         if place.vendor == AMD:
             return AmdCard(place, self._clock, self._smi)
         return IntelCard(place, self._clock)
+
+
+def _inner(module_of: Mapping[Meter, Meter]) -> set[Meter]:
+    """The dies that tell no energy of their own."""
+    return {die for die, module in module_of.items() if die != module}
 
 
 __all__ = ["REMEDY", "DrmSensor", "metered"]

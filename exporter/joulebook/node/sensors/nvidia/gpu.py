@@ -138,6 +138,7 @@ class OpenGpu:
             self.is_module = average_mw is None and instant_mw is None
         if self.is_module:
             average_mw, instant_mw = module_mw, module_instant_mw
+        is_mean = average_mw is not None
         if average_mw is None:
             average_mw = self._power_mw(must=energy_uj is None and instant_mw is None)
         power_mw = average_mw
@@ -146,6 +147,8 @@ class OpenGpu:
             # Trapezoids need the power of the instant, not the mean of the last second.
             power_mw = average_mw if instant_mw is None else instant_mw
             t_ns = now_ns()
+        if energy_uj is None or not is_mean:
+            # Single instants are too rough to integrate, or to audit a counter by.
             samples = self._samples(t_ns)
         gauges = device.telemetry()
         instances = self._cut_up(t_ns) if processes else None
@@ -264,6 +267,7 @@ class OpenGpu:
                 listed.get(place),
                 ended=place.pid not in running,
                 instance=names.get((place.gi, place.ci), ""),
+                graphics=place.pid in self._reader.graphics,
             )
             for place in places
         )

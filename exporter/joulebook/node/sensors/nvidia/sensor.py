@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
@@ -32,6 +34,7 @@ from joulebook.node.sensors.nvidia.errors import (
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
+from joulebook.node.sensors.nvidia.unread import kernel_gpus, unread
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -72,10 +75,12 @@ class NvmlSensor:
         self._clock = clock
         self._hwmon = hwmon
         self._sysfs = sysfs
+        self._proc = proc or Path("/proc")
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
         self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
+        self._unread: list[DeviceStatus] = []  # counted, but never opened
         self._some_lost = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
 
@@ -143,6 +148,7 @@ class NvmlSensor:
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
         failures = [Failure(meter, now_ns, reason) for meter, reason in self._absent.items()]
+        statuses += [msgspec.structs.replace(each, t_ns=now_ns) for each in self._unread]
         for meter, card in self._cards.items():
             if meter in self._absent:
                 continue
@@ -201,7 +207,7 @@ class NvmlSensor:
     def _enumerate(self, session: Session) -> None:
         """Open every GPU that answers; `_cards` keeps those of before that do not."""
         found: dict[Meter, OpenGpu] = {}
-        silent = ""
+        silent: dict[int, str] = {}
         for index in range(session.device_count()):
             try:
                 device = NvmlDevice(session, index)
@@ -209,16 +215,25 @@ class NvmlSensor:
                 card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
                 once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
-                silent = e.reason
+                silent[index] = e.reason
                 continue
             if card.meter in found:
                 once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
             recovered(log, f"GPU {index}", "GPU %d answers", index)
             found[card.meter] = card
-        self._absent = {meter: silent or _GONE for meter in self._cards if meter not in found}
-        self._some_lost = bool(self._absent) or silent in _SOUGHT
+        gone = [meter for meter in self._cards if meter not in found]
+        reasons = list(silent.values())
+        self._absent = dict.fromkeys(gone, reasons[0] if reasons else _GONE)
         self._cards = {**self._cards, **found}
+        # Of those that do not answer, as many are known as are gone.
+        never = list(silent)[len(gone) :]
+        known = {meter.name for meter in self._cards}
+        self._unread = unread(never, known, kernel_gpus(self._proc) if never else ())
+        self._absent |= {
+            each.meter: silent[index] for index, each in zip(never, self._unread, strict=True)
+        }
+        self._some_lost = bool(self._absent)
         self._pair_sockets()
         if not self._cards:
             once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)

@@ -68,6 +68,10 @@ def own_pid(proc: Path = Path("/proc")) -> int:
         return os.getpid()
 
 
+_ENVIRON_CAPABILITIES = 1 << 19 | 1 << 2
+"""CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (capabilities(7))."""
+
+
 class Stat(NamedTuple):
     """What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
 
@@ -95,10 +99,19 @@ class Stat(NamedTuple):
         return self.ticks * TICK_NS
 
 
+def _read(path: str) -> bytes:
+    """Read a short file of /proc, for each process at each look: thrice as fast as by `Path`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def stat_of(pid: int, proc: Path = Path("/proc")) -> Stat | None:
     """Read the stat of a process; `None` if it is gone or cannot be seen."""
     try:
-        head, _, rest = (proc / str(pid) / "stat").read_bytes().rpartition(b")")
+        head, _, rest = _read(f"{proc}/{pid}/stat").rpartition(b")")
         fields = rest.split()
         parent, group, session, terminal = (int(field) for field in fields[1:5])
         is_over = fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1
@@ -117,6 +130,17 @@ def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> bool:
+    """Whether a process may read the environment of those of other users."""
+    try:
+        for line in (proc / str(pid) / "status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16) & _ENVIRON_CAPABILITIES == _ENVIRON_CAPABILITIES
+    except (OSError, ValueError, IndexError):
+        pass
+    return False
 
 
 def user_name(uid: int) -> str:

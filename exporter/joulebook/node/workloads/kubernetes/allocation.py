@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -266,3 +268,16 @@ class PodAllocation:
         """What was handed over is durable: these facts, and every end that was claimed."""
         self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]
+
+
+def share_claims(allocations: Iterable[PodAllocation], now_ns: int) -> None:
+    """Part devices evenly among the pods that hold them together by one claim of DRA."""
+    open_now = [
+        (allocation, grant.device)
+        for allocation in allocations
+        for grant in allocation.grants
+        if grant.t1_ns is None and grant.device.is_dra
+    ]
+    holders = Counter(device for _, device in open_now)
+    for allocation, device in open_now:
+        allocation.share(device, holders[device], now_ns)

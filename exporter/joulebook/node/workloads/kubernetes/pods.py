@@ -7,10 +7,9 @@ docs/evidence.md. The caller serialises access and says what time it is (node ti
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup
+from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
 from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
@@ -49,6 +48,8 @@ class PodTable:
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
         self._heard = False
+        self._late_until_ns = 0
+        """Till then the kubelet may list pods that ended before we looked."""
         self.reserved: set[str] = set()
         """Uids of which it is known from elsewhere whose they are."""
 
@@ -142,6 +143,8 @@ class PodTable:
         for key, resident in self._here.items():
             if key not in there and resident.missing_ns is None:
                 resident.missing_ns = t_ns
+        if not self._heard and (pods or self._bodies):
+            self._late_until_ns = t_ns + RECOVERY_NS
         self._heard = True
         return True
 
@@ -199,7 +202,7 @@ class PodTable:
                     self._end(resident, over_ns)
             if resident.ended_ns is not None and resident.missing_ns is not None:
                 self._ended.append(self._here.pop(key))
-        self._share(now_ns)
+        share_claims(list(self), now_ns)
         self._sweep()
 
     def here(self, namespace: str, name: str) -> PodAllocation | None:
@@ -275,7 +278,8 @@ class PodTable:
             resident.maybe |= {
                 uid for uid, t_ns in self._strays.items() if t_ns >= resident.since_ns - RECOVERY_NS
             }
-        if len(names) != 1 or len(spare) != 1 or self.doubtful:
+        late = any(resident.listed_ns < self._late_until_ns for resident in names)
+        if len(names) != 1 or len(spare) != 1 or self.doubtful or late:
             self._lonely = None
             return
         pair = (f"{names[0].namespace}/{names[0].name}", spare[0])
@@ -324,19 +328,6 @@ class PodTable:
         known = resident.id is not None and resident.id.workload in self._begun_ns
         resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
         resident.end(t_ns)
-
-    def _share(self, now_ns: int) -> None:
-        """Pods that hold a device together by one claim of DRA share it evenly."""
-        holders = Counter(
-            grant.device
-            for resident in self
-            for grant in resident.grants
-            if grant.t1_ns is None and grant.device.is_dra
-        )
-        for resident in self._here.values():
-            for device in resident.devices:
-                if device.is_dra and holders[device]:
-                    resident.share(device, holders[device], now_ns)
 
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}

@@ -99,5 +99,6 @@ def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
     if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
         return False
     for grant, claim in zip(unreported, rest, strict=True):
-        grant.part = DevicePart(claim.meter, claim.parts, claim.of, claim.instance)
+        of = max(claim.of // grant.sharers, 1)  # the claim's part is a sharer's
+        grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
     return True

@@ -61,8 +61,7 @@ def is_over(job: Job, answer: JobAnswer | None) -> bool:
         return False
     if answer.state == GONE:
         # Where jobs of others are kept from us, SLURM's own step must have ended too.
-        proven = not answer.hidden or (job.extern and job.vanished_ns is not None)
-        return proven and job.gone >= GONE_AT
+        return not answer.hidden or (job.extern and job.vanished_ns is not None)
     if answer.uid is not None and job.uid not in {None, answer.uid}:
         return False
     if answer.run is not None and answer.run > (job.restart or 0):

@@ -33,6 +33,8 @@ _NO_EPILOG_S = 30.0
 """So long a Prolog may run before it is asked whether a job without processes is over."""
 _VANISHED_S = 1.0
 """The same for one whose processes are gone: its Epilog follows at once, as a rule."""
+_DENIED = 2
+"""So often in a row a job must be said to be over, for one answer may be wrong."""
 _ALIVE_S = 60.0
 """How often it is seen whether the processes of a job still live."""
 _PAUSE_MAX_S = 300.0
@@ -94,6 +96,8 @@ class JobTracker:
             return  # Another slurmd's on this host, and another daemon's.
         self._hooks_seen = True
         known = self._table.knows(stem)
+        if known is not None and known.told_ns != event.start_ns:
+            known = None  # The number came again.
         same_boot = event.boot_id == self._boot_id if event.boot_id else None
         t0_ns = self._node_ns(event.start_ns, event.start_uptime_ms if same_boot else None)
         if known is None and end_wall_ns is None and self._earlier_boot(same_boot, t0_ns):
@@ -315,28 +319,32 @@ class JobTracker:
         """See from now on whether a job that a file speaks of still lives."""
         job.watch += 1
         series = job.watch
-        self._agenda.at(in_s, lambda: self._check(job, series, 0))
+        self._agenda.at(in_s, lambda: self._check(job, series, 0, 0))
 
-    def _check(self, job: Job, series: int, count: int) -> None:
+    def _check(self, job: Job, series: int, count: int, denied: int) -> None:
+        """One question of a series; `denied`: so often in a row the job was said to be over."""
         if job.watch != series or job.ended_ns is not None or not job.filed:
             job.unproven = False
             return
         if self._lives(job):
             job.unproven = False
             job.alive_ns = self._clock.now_ns()
-            self._agenda.at(_ALIVE_S, lambda: self._check(job, series, 0))
+            self._agenda.at(_ALIVE_S, lambda: self._check(job, series, 0, 0))
             return
 
         def answered(answer: JobAnswer | None) -> None:
             if job.watch != series or job.ended_ns is not None:
                 return
-            job.unproven = False
-            if not self._lives(job) and is_over(job, answer):
+            over = denied + 1 if not self._lives(job) and is_over(job, answer) else 0
+            if over >= _DENIED:
                 self._over_unseen(job, answer)
                 return
-            if answer is not None and answer.state in ON_NODE:
+            job.unproven = over > 0
+            if not over and answer is not None and answer.state in ON_NODE:
                 job.alive_ns = self._clock.now_ns()
-            self._agenda.at(_pause_s(count), lambda: self._check(job, series, count + 1))
+            self._agenda.at(
+                _pause_s(0 if over else count), lambda: self._check(job, series, count + 1, over)
+            )
 
         if self._asker.able:
             self._question(job, answered)

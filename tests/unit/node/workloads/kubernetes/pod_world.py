@@ -207,6 +207,7 @@ class Still:
         monkeypatch.setattr(Watch, "start", lambda _: None)
         monkeypatch.setattr(allocation, "has_processes", lambda path: path in self.populated)
         self.clock = clock or StillClock()
+        self.before = before
         self.populated: set[Path] = set()
         self.cards: Sequence[DeviceStatus] = CARDS
         self.source = KubernetesWorkloads(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,12 @@ from tests.unit.node.workloads.kubernetes.test_evidence import hostile
 
 from joulebook.core.attribution.claims import Claim, Evidence, admit, merge
 from joulebook.node.workloads.contract import Before
-from joulebook.node.workloads.kubernetes.listing import ListedPod
 from joulebook.units import NS_PER_S
 
 SLOTS = range(3)
 Action = tuple[str, int]
 STALE_NS = 10 * NS_PER_S
-"""An answer of the kubelet's may be so old."""
+"""So long after its end the kubelet may go on to list a pod."""
 
 ACTIONS = st.lists(
     st.one_of(
@@ -50,7 +50,9 @@ class World:
         self.alive: dict[int, str] = {}
         """The uid of the pod in each slot that is not empty."""
         self.ever: dict[str, int] = {}
-        self.lists: list[tuple[int, tuple[ListedPod, ...]]] = []
+        self.listed: set[int] = set()
+        """The slots of pods that the kubelet listed last."""
+        self.ended_ns: dict[int, int] = {}
         self.claims: tuple[Claim, ...] = ()
         self.affirmed: dict[Evidence, int] = {}
         self.begun: dict[str, int] = {}
@@ -65,6 +67,7 @@ class World:
             node.run(uid)
         elif what == "end" and n in self.alive:
             uid = self.alive.pop(n)
+            self.ended_ns[n] = node.clock.t_ns
             node.remove(uid)
         elif what == "phase" and n in self.alive:
             node.api_tells(pod(f"p{n}", self.alive[n], phase="Failed"))
@@ -72,13 +75,13 @@ class World:
             victim = self.alive.get((n + 1) % len(SLOTS), "")
             node.api_tells(hostile(self.alive[n], f"p{n}", victim, namespace="a"))
         elif what == "list":
-            self.hear(self.truth())
+            self.hear(self.alive)
         elif what == "partial":
-            self.hear(tuple(p for k, p in enumerate(self.truth()) if n >> k & 1))
+            self.hear(k for k in self.alive if n >> k & 1)
         elif what == "stale":
             since_ns = node.clock.t_ns - STALE_NS
-            late = [listed for t_ns, listed in self.lists if t_ns >= since_ns]
-            self.hear(late[-1 - n % len(late)] if late else self.truth())
+            late = [k for k in self.listed if self.ended_ns.get(k, 0) >= since_ns]
+            self.hear({*self.alive, *late})
         elif what == "empty":
             self.hear(())
         elif what == "silent":
@@ -99,13 +102,10 @@ class World:
             self.node.api_fails()
         self.book()
 
-    def truth(self) -> tuple[ListedPod, ...]:
-        listed = tuple(of(f"p{k}", f"GPU-{k}") for k in sorted(self.alive))
-        self.lists.append((self.node.clock.t_ns, listed))
-        return listed
-
-    def hear(self, listed: tuple[ListedPod, ...]) -> None:
+    def hear(self, slots: Iterable[int]) -> None:
+        self.listed = set(slots)
         self.node.wait(1)
+        listed = [of(f"p{k}", f"GPU-{k}") for k in sorted(self.listed)]
         self.node.source._heard(listed, self.node.clock.t_ns)
 
     def book(self) -> None:

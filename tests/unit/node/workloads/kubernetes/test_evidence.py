@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from tests.unit.node.workloads.kubernetes.pod_world import (
 )
 
 from joulebook.core.experiments import DEFAULT_RULES
+from joulebook.core.workloads import merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
+from joulebook.node.workloads.kubernetes.device_ids import Described
+from joulebook.node.workloads.kubernetes.informer import Cluster
 from joulebook.node.workloads.kubernetes.pod_object import (
     Meta,
     OwnerReference,
@@ -127,6 +131,27 @@ def test_one_that_is_resumed_ends_with_its_cgroup_though_the_kubelet_lists_none(
     assert node.facts[f"a.{A[:8]}"].ended_ns == ended_ns
 
 
+def test_shared_devices_of_dra_go_on_without_their_slices(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "is_pending", lambda *_: False)
+    shared = "gpu.nvidia.com/n1/gpu-0"
+    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
+    node = make()
+    node.run(A)
+    node.run(B)
+    node.api_lists(pod("a", A), pod("b", B))
+    node.source._cluster._slices.described = {shared: Described("GPU-0")}
+    node.hear_for(4, *listed)
+    parts = [(claim.parts, claim.of) for claim in node.open_claims]
+    assert parts == [(1, 2), (1, 2)]
+    node = restarted(make, node, running=(A, B))
+    node.api_fails()
+    node.hear_for(5, *listed)
+    assert node.holders() == {"GPU-0": "a,b"}
+    assert [(claim.parts, claim.of) for claim in node.open_claims] == parts
+
+
 @pytest.mark.parametrize("static", [(), (of("etcd-n1"),)], ids=["empty", "static pods"])
 def test_a_kubelet_that_lists_no_pods_for_long_ends_none_that_lives(
     make: Make, static: tuple[object, ...]
@@ -226,8 +251,6 @@ def test_the_api_server_says_when_a_pod_ended(make: Make) -> None:
     ended_ns = node.clock.t_ns
     node.wait(4)
     second = (ended_ns + UTC_NS) // NS_PER_S
-    from datetime import UTC, datetime
-
     finished = datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
     node.api_tells(pod("a", A, phase="Failed", finished=finished))
     node.hear(of("a", "GPU-0"))
@@ -261,8 +284,6 @@ def test_a_finished_pod_has_no_part_of_a_claim_that_is_shared_by_name(make: Make
     node.api_lists(pod("a", A), pod("b", B))
     shared = "gpu.nvidia.com/n1/gpu-0"
     listed = (of("a", shared, resource=""), of("b", shared, resource=""))
-    from joulebook.node.workloads.kubernetes.device_ids import Described
-
     node.source._cluster._slices.described = {shared: Described("GPU-0")}
     node.hear_for(4, *listed)
     assert {claim.of for claim in node.open_claims} == {2}
@@ -441,6 +462,34 @@ def test_parts_of_hami_and_renamed_resources_are_cards(make: Make) -> None:
     found = {c.meter.name: (c.parts, c.of) for c in node.open_claims}
     assert found == {"GPU-0": (1, 1), "GPU-1": (1, 10)}
     assert not node.source._refuse.counts()
+
+
+# -- the experiment
+
+
+def test_a_label_that_is_changed_while_a_pod_runs_moves_nothing_of_its_past(make: Make) -> None:
+    node = make()
+    node.api_lists(pod("a", A, joulebook_io__experiment="bert"))
+    node.hear_for(3, of("a", "GPU-0"))
+    node.api_tells(pod("a", A, joulebook_io__experiment="vit"))
+    node.hear_for(3, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "bert"
+    node = restarted(make, node, running=(A,))
+    node.api_lists(pod("a", A, joulebook_io__experiment="vit"))
+    node.hear_for(3, of("a", "GPU-0"))
+    assert merged(node.before.facts[0], node.facts[f"a.{A[:8]}"]).labels.experiment == "bert"
+
+
+def test_a_name_that_is_learnt_late_replaces_a_derived_one(make: Make) -> None:
+    node = make()
+    node.hear()
+    node.run(A)
+    node.api_fails()
+    node.hear_for(5, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "a"
+    node.api_lists(pod("a", A, joulebook_io__experiment="bert"))
+    node.hear_for(2, of("a", "GPU-0"))
+    assert node.facts[f"a.{A[:8]}"].labels.experiment == "bert"
 
 
 # -- the begin

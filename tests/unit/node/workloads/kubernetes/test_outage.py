@@ -120,6 +120,7 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Still(short_tmp_path, monkeypatch)
+    node.hear()
     node.api_fails()  # the outage begins
     pods = {f"p{n}": uid_of(n) for n in range(DAY_S // 60)}
     lives = {}
@@ -147,6 +148,7 @@ def test_of_more_pods_than_can_be_kept_the_newest_are_named(
 ) -> None:
     monkeypatch.setattr(names, "MAX_PODS", 10)
     node = Still(short_tmp_path, monkeypatch)
+    node.hear()
     node.api_fails()
     pods = {f"p{n}": uid_of(n) for n in range(30)}
     for name, uid in pods.items():
