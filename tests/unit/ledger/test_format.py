@@ -40,8 +40,6 @@ ORDER = {
     "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
-    "PowerSum": "since_ns t_ns power_mw energy_uj",
-    "Learnt": "ratio windows",
     "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks",
     "InstanceUse": "uuid slices of active_ppm",
     "Span": "t0_ns t1_ns workload",
