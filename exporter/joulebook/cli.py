@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from joulebook import __version__, mark
 from joulebook.commands.shared.options import CONFIG_HELP, FILE
+from joulebook.config import misspelt
 from joulebook.errors import JoulebookError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -98,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] == "mark":
         return mark.main(words[1:])  # all that follows is somebody's command
+    for text in misspelt(os.environ):
+        print(f"joulebook: {text}", file=sys.stderr)
     try:
         status = top.main(words, prog_name="joulebook", standalone_mode=False)
         return status if isinstance(status, int) else 0

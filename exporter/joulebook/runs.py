@@ -12,12 +12,14 @@ up to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all ru
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook.config import load
 from joulebook.core.report.dataset import Selection
-from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.join import spent
+from joulebook.errors import ConfigError, JoulebookError
+from joulebook.lab.leaderboard.join import WorkloadEnergy, spent
 from joulebook.lab.leaderboard.mlflow import client
 from joulebook.lab.leaderboard.mlflow import figures as figures_of
 from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
@@ -27,26 +29,82 @@ def figures(
     *,
     job: str = "",
     experiment: str = "",
+    user: str = "",
+    account: str = "",
     ledger: str | Path = "",
     source: ReportSource | None = None,
 ) -> dict[str, float]:
     """What a job, or all of an experiment, took: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
 
-    Without either it is the SLURM job that this process runs in. `ledger` is a node's ledger
-    (default: this node's), `source` any other source of reports. Empty if nothing is booked yet.
-    Raises `ConfigError` if it is not known whose figures are meant, `LedgerError`.
+    Without either it is the SLURM job that this process runs in. `user` and `account` say whose
+    experiment is meant, where several have one of that name. `ledger` is a node's ledger (default:
+    this node's), `source` any other source of reports.
+
+    Never raises, since it stands in the last lines of a training: what is not there, may not be
+    read, or could be two things is `{}`, and a warning says why. What is a part only is marked by
+    `energy_coverage_ratio` (measured time to time held) and `energy_nodes_ratio`, below 1.
     """
-    job = job or ("" if experiment else os.environ.get("SLURM_JOB_ID", ""))
-    if not job and not experiment:
-        raise ConfigError("whose figures? Give job= or experiment=; there is no SLURM_JOB_ID here")
-    selection = Selection(experiments=frozenset({experiment} if experiment else ()))
+    try:
+        found = _spent(job, Selection(
+            experiments=frozenset({experiment} - {""}), users=frozenset({user} - {""}),
+            accounts=frozenset({account} - {""}),
+        ), ledger, source)  # fmt: skip
+    except (JoulebookError, OSError) as error:
+        warnings.warn(f"joulebook: no figures: {error}", stacklevel=2)
+        return {}
+    if not found:
+        what = f"experiment {experiment!r}" if experiment else f"job {job or _own_job()!r}"
+        warnings.warn(f"joulebook: no figures: nothing is booked to {what} here", stacklevel=2)
+        return {}
+    made = figures_of(found)
+    if (ratio := _nodes_ratio(job, experiment, found)) < 1:
+        made["energy_nodes_ratio"] = ratio
+        warnings.warn("joulebook: figures of a part of the job's nodes", stacklevel=2)
+    return made
+
+
+def _own_job() -> str:
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def _spent(
+    job: str, selection: Selection, ledger: str | Path, source: ReportSource | None
+) -> list[WorkloadEnergy]:
+    """The runs that are meant. Raises `ConfigError` if that is not known."""
+    if not selection.experiments:
+        job = job or _own_job()
+        if not job:
+            raise ConfigError("whose? Give job= or experiment=; there is no SLURM_JOB_ID here")
     if source is None:
         config = load(None, os.environ)
         ledgers = [named(str(ledger)) if ledger else own(config.ledger.path, config.node.name)]
         source = LedgerSource(ledgers)
     found = spent(source.account(0, FOREVER_S, selection))
-    # A requeued job has several workloads.
-    return figures_of([e for e in found if not job or job in e.names]) if found else {}
+    if not job:
+        labels = [each.workload.labels for each in found]
+        owners = {each.account or each.user for each in labels} - {""}
+        if len(owners) > 1 and not (selection.users or selection.accounts):
+            raise ConfigError(
+                f"{', '.join(sorted(owners))} have an experiment of that name each: give account= "
+                "or user="
+            )
+        return found
+    # A requeued job has several workloads; of two jobs of one number the later one is meant.
+    latest: dict[str, WorkloadEnergy] = {}
+    for each in sorted(found, key=lambda each: each.workload.started_utc_ns or 0):
+        if job in each.names:
+            latest[each.workload.id.workload] = each
+    return list(latest.values())
+
+
+def _nodes_ratio(job: str, experiment: str, found: Sequence[WorkloadEnergy]) -> float:
+    """The share of a job's nodes that figures are of, as far as that is known."""
+    known = {node for each in found for node in each.nodes}
+    count = os.environ.get("SLURM_JOB_NUM_NODES", "")
+    is_own = not experiment and job in {"", _own_job()}
+    nodes = int(count) if is_own and count.isdecimal() and len(count) < 7 else 0
+    nodes = max(nodes, len(known) + sum(each.other_nodes for each in found))
+    return len(known) / nodes if nodes else 1.0
 
 
 def log_energy(

@@ -141,12 +141,13 @@ def test_a_store_of_files_and_a_dictionary_for_wandb(
     assert all(type(value) is float for value in figures.values())
     sweep = runs.figures(experiment="sweep")
     assert sweep["gpu_hours"] == pytest.approx(11 * 30 / 3600, rel=0.01)
-    assert runs.figures(job="no such job") == {} or runs.figures(job="x")["energy_kwh"] == 0
+    with pytest.warns(UserWarning, match="nothing is booked"):
+        assert runs.figures(job="no such job") == {}
     monkeypatch.setenv("SLURM_JOB_ID", "101")
     assert runs.figures() == figures
     monkeypatch.delenv("SLURM_JOB_ID")
-    with pytest.raises(ConfigError, match="whose figures"):
-        runs.figures()
+    with pytest.warns(UserWarning, match="whose"):
+        assert runs.figures() == {}
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI"):
         runs.log_energy(run, job="101")

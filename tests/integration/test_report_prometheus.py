@@ -172,7 +172,8 @@ def test_two_nodes_of_one_name_are_said(
 def test_a_number_in_two_clusters_or_of_two_users_is_two_runs(
     url: str, experiment: str, joules: list[int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment)
+    both = ("--cluster", "east", "--cluster", "west") if experiment == "clusters" else ()
+    found = reported(url, capsys, tmp_path, "--format", "json", "--experiment", experiment, *both)
     assert sorted(each["energy_uj"] for each in found["runs"]) == [
         pytest.approx(j * 1e6) for j in joules
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import sys
 import time
 
 from joulebook.commands.shared.bill_text import as_csv, as_json, show_bill, show_periods
@@ -22,7 +23,7 @@ from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.dimensions import BilledOwner
-from joulebook.lab.report.wording import nearest
+from joulebook.lab.report.wording import listed, nearest
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 _MOST = 1 << 62
@@ -51,6 +52,11 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
+    if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
+        Screen(sys.stderr).say(
+            f"Warning: {listed(nodes)}: a recorded trace is played there (a demo or a replay): "
+            "what it comes to was not measured, and its jobs may be simulated."
+        )
     if args.format == "json":
         screen.say(as_json(bill))
     elif args.format == "csv":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -14,11 +14,12 @@ from joulebook.commands.report.source import source, stretch
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
 from joulebook.config import Config, load
-from joulebook.core.report.dataset import Selection
+from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.leaderboard import (
     ComparedMetric,
     Entrant,
     Expected,
+    Join,
     against_budget,
     boards,
 )
@@ -33,6 +34,7 @@ from joulebook.lab.leaderboard.png import png
 from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
 from joulebook.lab.leaderboard.svg import svg
 from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
+from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest
 
 
@@ -52,7 +54,8 @@ def main_mlflow(args: Options) -> int:
         screen.say(json.dumps({"runs": runs, "without_energy": none}, indent=2))
         return 0
     rows = [
-        [shown(w.result.experiment, 60), shown(w.result.run, 40), f"{w.figures[ENERGY]:.6g} kWh",
+        [shown(w.result.experiment, 60), shown(w.result.title or w.result.run, 40),
+         f"{w.figures[ENERGY]:.6g} kWh",
          w.join.value, "written" if w.new and not args.dry_run else "new" if w.new else "has it"]
         for w in written
     ]  # fmt: skip
@@ -60,7 +63,7 @@ def main_mlflow(args: Options) -> int:
         Column("EXPERIMENT", least=10), Column("RUN", least=8), Column("ENERGY", right=True),
         Column("JOINED BY", spare=1), Column("METRICS"),
     )  # fmt: skip
-    for line in table(cols, rows, screen.width) if rows else ["No run has energy."]:
+    for line in table(cols, rows, screen.table_width) if rows else ["No run has energy."]:
         screen.say(line)
     for each in left[:20]:
         for line in wrap(f"{shown(each.result.name, 120)}: none ({each.why})", screen.width):
@@ -105,10 +108,14 @@ def _joined(args: Options, config: Config) -> Leaderboard:
             raise ConfigError(f"--experiment {shown(name, 60)}: no result is of it; there is {has}")
         results = [r for r in results if r.experiment in args.experiment]
     results = pick(results, args.metric)
-    metric, notes = metric_of(
-        results[0].metric, (r.value for r in results), args.better or "", args.unit or ""
-    )
-    account = source(args, config).account(*stretch(args), Selection())
+    usable = [r for r in results if not r.problem]
+    if not usable:
+        raise ConfigError(f"{results[0].problem}: no result has a value")
+    values = (result.value for result in usable)
+    metric, notes = metric_of(usable[0].metric, values, args.better or "", args.unit or "")
+    account = ReportData("the results' own files", 0, FOREVER_S)
+    if any(r.energy_uj is None for r in usable):
+        account = source(args, config).account(*stretch(args), Selection())
     how = args.by or ("run" if all(r.run for r in results) else "experiment")
     runs = by_run([r for r in results if r.run or r.energy_uj is not None], account)
     joined = runs if how == "run" else by_experiment(metric, results, account)
@@ -119,11 +126,23 @@ def _joined(args: Options, config: Config) -> Leaderboard:
     said += [f"not known from {account.source}: {m.value}" for m in account.unknown]
     return Leaderboard(
         tuple(made),
-        _expected(metric, results, runs),
+        _expected(metric, runs),
         tuple(joined.left),
-        (*said, f"Energy: {account.source}", *account.warnings),
+        (*said, *_sources(joined.entrants, account), *account.warnings),
         account.source,
     )
+
+
+def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
+    """Whose figures the energies are."""
+    given = sum(each.join is Join.GIVEN for each in entrants)
+    if given < len(entrants) or not entrants:
+        yield f"Energy: {account.source}"
+    if given:
+        yield (
+            f"Energy of {several(given, 'result')}: as it stands in the authors' files, not "
+            "measured here"
+        )
 
 
 def _results(args: Options) -> list[Result]:
@@ -139,24 +158,21 @@ def _results(args: Options) -> list[Result]:
     return found
 
 
-def _expected(
-    metric: ComparedMetric, results: Sequence[Result], runs: Joined
-) -> dict[str, dict[str, list[Expected]]]:
-    """By GPU model and experiment, from the runs that have energy."""
-    of_run = {result.name: result.experiment for result in results}
+def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
+    """By GPU model and experiment, from the runs that have all of their energy."""
     found: dict[str, dict[str, list[Expected]]] = {}
     for gpu in {entrant.gpu for entrant in runs.entrants}:
         groups: dict[str, list[Entrant]] = {}
         for entrant in runs.entrants:
-            if entrant.gpu == gpu:
-                groups.setdefault(of_run[entrant.name], []).append(entrant)
-        several = {
+            if entrant.gpu == gpu and not entrant.partial:
+                groups.setdefault(entrant.experiment, []).append(entrant)
+        made = {
             name: against_budget(metric, group)
             for name, group in sorted(groups.items())
             if name and len(group) > 1
         }
-        if several:
-            found[gpu] = several
+        if made:
+            found[gpu] = made
     return found
 
 
@@ -193,7 +209,7 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
         for i, name in enumerate(sheet.columns)
     ]
     rows = [[shown(cell, 80) for cell in row] for row in sheet.rows]
-    head, *lines = table(columns, rows, screen.width)
+    head, *lines = table(columns, rows, screen.table_width)
     screen.say(screen.paint(head, "dim"))
     for n, line in enumerate(lines):
         screen.say(screen.paint(line, "dim") if n in sheet.dim else line)

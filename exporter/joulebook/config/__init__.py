@@ -7,6 +7,7 @@ Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import tomllib
@@ -84,6 +85,38 @@ def env_names() -> dict[str, tuple[str, ...]]:
     return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}
 
 
+_OTHERS = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD"),
+        # What the hooks of SLURM set.
+        *("EVENTS_DIR", "COMMAND", "LABELS", "SUMMARY"),
+        *("RATES_PRICE_TOKEN", "RATES_CARBON_TOKEN"),
+    )
+)
+"""Variables with our prefix that are no setting: a researcher's, those of hooks, and secrets."""
+
+_OF_A_SERVICE = re.compile(r"_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_\w+)$", re.ASCII)
+"""What Kubernetes injects for each Service of the namespace, ours among them."""
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like a setting and are none, each with the one that may be meant."""
+    names = env_names()
+    found = []
+    for name, value in sorted(environ.items()):
+        is_ours = not name.startswith(PREFIX) or name in names or name in _OTHERS
+        injected = _OF_A_SERVICE.search(name) or (
+            name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+        )
+        if is_ours or injected:
+            continue
+        like = difflib.get_close_matches(name, [*names, *_OTHERS], 1, cutoff=0.8)
+        hint = f"; did you mean {like[0]}?" if like else ""
+        found.append(f"{name}: no such setting{hint}")
+    return found
+
+
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read the configuration.
 
@@ -99,6 +132,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     for variable, key in env_names().items():
         if variable in environ:
             _overlay(data, key, EnvValue(variable, environ[variable]))
+    if PREFIX + "LEDGER_PATH" in environ and environ[PREFIX + "LEDGER_PATH"]:
+        # Of the one who calls, unlike the file's: it may be relative to where he is.
+        path_ = Path(environ[PREFIX + "LEDGER_PATH"]).absolute()
+        _overlay(data, ("ledger", "path"), EnvValue(PREFIX + "LEDGER_PATH", str(path_)))
     config = read(Config, data, source)
     problems = [
         f"{_source_of(key, environ, source)}: {key}: {what}" for key, what in _conflicts(config)

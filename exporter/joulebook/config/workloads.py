@@ -40,7 +40,8 @@ class Processes(Section, frozen=True):
         tuple[str, ...],
         doc(
             "Programs that are never workloads: display servers, daemons of the driver, monitors. "
-            "One counts as such if its file belongs to root or it runs as a user of the system."
+            "One counts as such if a user of the system runs it outside of containers, or if it "
+            "only draws (the driver lists it for graphics alone)."
         ),
     ] = INFRASTRUCTURE
     pid_namespace: Annotated[

@@ -42,6 +42,11 @@ class WorkloadId(NamedTuple):
         return f"{self.scheduler}/{self.workload}"
 
 
+INFRASTRUCTURE = WorkloadId("infrastructure", "")
+"""Whose a process is that serves everybody (the cluster itself, a display server, an exporter): it
+holds nothing, and nothing is booked for it."""
+
+
 class Labels(NamedTuple):
     """The owner and the experiment of a workload as they stand on its counters.
 

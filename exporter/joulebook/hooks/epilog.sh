@@ -38,9 +38,19 @@ if [ -r /etc/joulebook/hooks.conf ]; then
 fi
 dir=${dir:-/run/joulebook/jobs}
 
-# Reads $line of the event $1 if that is this node's.
+# The directory may belong to the daemon's user, who must not lead root out of it by a link: where
+# its parent is that user's, it has to be his too. Then it is entered, and paths are none any more.
+dir=${dir%/}
+above=$(stat -c %u "${dir%/*}/")
+cd -P "$dir" 2>/dev/null || cd /
+[ "$above" = 0 ] || [ "$above" = "$(stat -c %u .)" ] || cd /
+
+# Reads $line of the event $1 if that is this node's. No link is followed, no pipe waited for.
 mine() {
-    [ -f "$1" ] && read -r line <"$1" || return 1
+    [ -f "$1" ] || return 1
+    line=$(dd if="$1" iflag=nofollow,nonblock bs=131072 count=1 status=none 2>/dev/null) || return 1
+    line=${line%%"
+"*}
     case $line in
         *"\"node\":\"$node\""*) ;;
         *'"node":"'*) return 1 ;;
@@ -49,16 +59,16 @@ mine() {
 
 # Whatever its restart count is: in the Epilog of a run that is requeued SLURM has it raised
 # already. Two runs of a job are never on one node at once.
-for file in "$dir/$job".*.json; do
+for file in "$job".*.json; do
     mine "$file" || continue
-    stem=${file##*/}
-    stem=${stem%.json}
+    stem=${file%.json}
     case $line in
         '{'*'}')
             body="${line%\}},\"end_ns\":$end_ns,\"end_uptime_ms\":$uptime_ms}"
             # The end first, then the removal: killed in between, both files say the same.
-            { printf '%s\n' "$body" >"$dir/.$stem.end.tmp"; } 2>/dev/null &&
-                mv -f "$dir/.$stem.end.tmp" "$dir/$stem.end"
+            rm -f ".$stem.end.tmp"
+            printf '%s\n' "$body" | dd of=".$stem.end.tmp" conv=excl status=none 2>/dev/null &&
+                mv -fT ".$stem.end.tmp" "$stem.end"
             ;;
     esac
     rm -f "$file"
@@ -78,6 +88,6 @@ fi
 
 # Where no daemon has collected ends for a week, they must not fill /run.
 case $job in
-    *00) find "$dir" -maxdepth 1 -name '*.end' -mtime +7 -exec rm -f {} + ;;
+    *00) find . -maxdepth 1 -name '*.end' -mtime +7 -exec rm -f {} + ;;
 esac
 exit 0

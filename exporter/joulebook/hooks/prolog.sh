@@ -71,10 +71,16 @@ if [ -r /etc/joulebook/hooks.conf ]; then
     done </etc/joulebook/hooks.conf
 fi
 dir=${dir:-/run/joulebook/jobs}
+dir=${dir%/}
 [ -d "$dir" ] || mkdir -p "$dir"
+# The directory may belong to the daemon's user, who must not lead root out of it by a link: where
+# its parent is that user's, it has to be his too. Then it is entered, and paths are none any more.
+cd -P "$dir" 2>/dev/null || exit 0
+above=$(stat -c %u "${dir%/*}/")
+[ "$above" = 0 ] || [ "$above" = "$(stat -c %u .)" ] || exit 0
 # Where task_prolog.sh may leave labels. Off unless asked for: it lets users write below /run.
-if [ "${JOULEBOOK_LABELS:-$labels}" = 1 ] && ! [ -d "$dir/labels" ]; then
-    mkdir -m 1777 "$dir/labels" && chmod 1777 "$dir/labels"
+if [ "${JOULEBOOK_LABELS:-$labels}" = 1 ] && ! [ -d labels ]; then
+    mkdir -m 1777 labels
 fi
 
 gpus=
@@ -103,23 +109,23 @@ body="$body}"
 # plain name, the others add their own. The temporary name, made only if it is new, is the lock.
 stem=$job.$restart
 write() {
-    set -C
-    { printf '%s\n' "$body" >"$dir/.$1.tmp"; } 2>/dev/null
+    printf '%s\n' "$body" | dd of=".$1.tmp" conv=excl status=none 2>/dev/null
 }
 taken=1
-if ! [ -e "$dir/$stem.json" ] && write "$stem"; then
-    if [ -e "$dir/$stem.json" ]; then rm -f "$dir/.$stem.tmp"; else taken=; fi
+if ! [ -e "$stem.json" ] && write "$stem"; then
+    if [ -e "$stem.json" ]; then rm -f ".$stem.tmp"; else taken=; fi
 fi
 if [ -n "$taken" ]; then
     # This node's own event from before (a Prolog run twice) is replaced.
     line=
-    [ -f "$dir/$stem.json" ] && read -r line <"$dir/$stem.json"
+    [ -f "$stem.json" ] &&
+        line=$(dd if="$stem.json" iflag=nofollow,nonblock bs=131072 count=1 status=none 2>/dev/null)
     case $line in
         *"\"node\":\"$node\""*) ;;
         *) [ -n "$node" ] && stem=$stem.$node ;;
     esac
-    rm -f "$dir/.$stem.tmp"
+    rm -f ".$stem.tmp"
     write "$stem"
 fi
-mv -f "$dir/.$stem.tmp" "$dir/$stem.json"
+mv -fT ".$stem.tmp" "$stem.json"
 exit 0

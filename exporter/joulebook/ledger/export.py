@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.ledger.export import (
     MAX_ROWS,
     VERSION,
@@ -120,14 +120,21 @@ def _upto(conn: sqlite3.Connection, since: int, limit: int) -> int:
 
 
 def _meters(conn: sqlite3.Connection) -> Iterator[MeterRow]:
-    booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
+    meters = {each.meter: each for each in state.read_meters(conn)}
     models = state.read_models(conn)
     for id_, component, name, expired_uj in conn.execute(
         "SELECT id, component, name, expired_uj FROM meters ORDER BY id"
     ):
         meter = Meter(Component(component), name)
+        known = meters.get(meter)
         yield MeterRow(
-            id_, component, name, models.get(meter, ""), booked.get(meter, 0), expired_uj
+            id_,
+            component,
+            name,
+            models.get(meter, ""),
+            0 if known is None else known.booked_uj,
+            expired_uj,
+            known is not None and known.base.epoch == REPLAYED,
         )
 
 

@@ -20,6 +20,7 @@ from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
+from joulebook.core.report.totals import WorkloadTotals
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
 from joulebook.ledger import charges, export, report_query, retention, schema, state
@@ -58,25 +59,6 @@ FROM postings LEFT JOIN workloads ON workloads.id = workload_id
 WHERE quarter_s >= ?
 GROUP BY remainder, user, account, experiment
 """
-
-
-class WorkloadTotals(msgspec.Struct, frozen=True):
-    """All that was booked to one workload on this node; each mapping of amounts adds up to `total`.
-
-    `first_s` is the UTC start of the first quarter hour with a posting, `last_s` the end of the
-    last one (`None`: nothing was booked). `replayed` says that a meter of it was played from a
-    recorded trace.
-    """
-
-    workload: ReportWorkload
-    total: Amount
-    by_meter: dict[Meter, Amount]
-    by_method: dict[Method, Amount]
-    by_evidence: dict[str, Amount]
-    bill: Charges
-    first_s: int | None
-    last_s: int | None
-    replayed: bool = False
 
 
 class MeterBalance(msgspec.Struct, frozen=True):
@@ -231,6 +213,11 @@ class LedgerReader:
         source = f"ledger of {node}" if node else f"ledger {self._path}"
         with self._view() as conn:
             return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
+
+    def workloads(self, wanted: Selection) -> tuple[ReportWorkload, ...]:
+        """The workloads that are selected, also those that nothing was booked to."""
+        with self._view() as conn:
+            return report_query.workloads(conn, wanted)
 
     def ledger_id(self) -> str:
         """What tells this ledger, and each copy of it, from all others."""

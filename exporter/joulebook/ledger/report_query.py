@@ -16,6 +16,7 @@ from joulebook.core.report.dataset import (
     ReportData,
     ReportWorkload,
     Selection,
+    family_patterns,
     replay_warning,
 )
 from joulebook.core.workloads import WorkloadId
@@ -96,6 +97,11 @@ def read(
     )
 
 
+def workloads(conn: sqlite3.Connection, wanted: Selection) -> tuple[ReportWorkload, ...]:
+    """The workloads that are selected, in the caller's transaction. Raises as `read` does."""
+    return tuple(each for _, each in _workloads(conn, *_chosen(wanted)))
+
+
 def played(conn: sqlite3.Connection) -> frozenset[Meter]:
     """The meters that were played from a recorded trace."""
     return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
@@ -144,8 +150,15 @@ def _chosen(wanted: Selection) -> tuple[str, tuple[str, ...]]:
             f" OR scheduler || '/' || workload IN ({marks}))"
         )
         values += [*names, *names, *names]
+    patterns = [pattern for job in sorted(wanted.jobs) for pattern in family_patterns(job)]
+    if patterns:
+        like = " OR ".join(
+            ["workload LIKE ? ESCAPE '\\' OR display LIKE ? ESCAPE '\\'"] * len(patterns)
+        )
+        parts.append(f"({like})")
+        values += [pattern for each in patterns for pattern in (each, each)]
     # `workload_id > 0` is what makes the partial index usable.
-    where = f"SELECT id FROM workloads WHERE {' AND '.join(parts)}"  # noqa: S608 - no values
+    where = f"SELECT id FROM workloads WHERE {' AND '.join(parts) or '1'}"  # noqa: S608 - no values
     return f"workload_id > 0 AND workload_id IN ({where})", tuple(values)
 
 

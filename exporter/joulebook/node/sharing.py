@@ -11,6 +11,7 @@ from typing import NamedTuple
 from joulebook.core.attribution.claims import Holder, Tenure, admit
 from joulebook.core.attribution.gpu import seats, share_out
 from joulebook.core.attribution.outages import by_meter
+from joulebook.core.attribution.presence import there
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
@@ -56,7 +57,7 @@ def _last_told(
     readings = (*reversed(state.pending), state.base) if state is not None else ()
     processes = next((r.processes for r in readings if r.processes is not None), ())
     instances = next((r.instances for r in readings if r.instances is not None), ())
-    return tuple(p for p in processes if not p.ended), instances
+    return tuple(there(processes)), instances
 
 
 def _draws(

@@ -24,7 +24,6 @@ from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     Before,
     Boundary,
     CountsHostUsage,
@@ -62,16 +61,14 @@ class ProcessOwners:
             self._seen = set()
 
     def identified(self, reading: Reading) -> Reading:
-        """The reading, with the owner of each process; those that serve everybody left out."""
+        """The reading, with the owner of each process."""
         if reading.processes is None:
             return reading
-        owned = [(process, self._owner(process)) for process in reading.processes]
-        kept = tuple(
-            msgspec.structs.replace(process, workload=owner)
-            for process, owner in owned
-            if owner != INFRASTRUCTURE
+        owned = (
+            msgspec.structs.replace(process, workload=self._owner(process))
+            for process in reading.processes
         )
-        return msgspec.structs.replace(reading, processes=kept)
+        return msgspec.structs.replace(reading, processes=tuple(owned))
 
     def _owner(self, process: ProcessUse) -> WorkloadId | None:
         key = (process.pid, process.started_ns)

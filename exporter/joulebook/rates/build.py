@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from joulebook.config import Config
 from joulebook.config.rates import Rates
 from joulebook.core.money.amounts import Charge, Item
 from joulebook.core.money.rates import Point, RateSet, StepCurve, overlay
-from joulebook.errors import FeedEmpty
+from joulebook.errors import FeedEmpty, FeedError
 from joulebook.rates.cache import Cache
 from joulebook.rates.contract import DAY_S, Quantity
 from joulebook.rates.plausible import sift
@@ -20,14 +21,28 @@ _MOST_S = 7 * DAY_S
 """What a feed is asked for at once."""
 
 
-def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> RateSet:
-    """The rates in [t0, t1) UTC. Holes stay holes. Raises `FeedError` and `ConfigError`."""
-    curves = {
-        feed.quantity: StepCurve(_points(feed, rates.currency, t0_s, t1_s))
-        for feed in feeds(rates, environ)
-    }
+class KnownRates(NamedTuple):
+    """Rates of a stretch of time, and which feed did not give all of its own, and why."""
+
+    rates: RateSet
+    problems: Mapping[str, str]
+
+
+def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> KnownRates:
+    """The rates in [t0, t1) UTC. Holes stay holes, and a feed that fails is one. `ConfigError`."""
+    curves: dict[Quantity, StepCurve] = {}
+    problems: dict[str, str] = {}
+    for feed in feeds(rates, environ):
+        points: list[Point] = []
+        try:
+            for more in _points(feed, rates.currency, t0_s, t1_s):
+                points = list(more)
+        except FeedError as error:
+            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time"
+            problems[what] = str(error)
+        curves[feed.quantity] = StepCurve(tuple(points))
     known = basis(rates)
-    return RateSet(
+    found = RateSet(
         known.currency,
         known.zone,
         curves.get(Quantity.PRICE, StepCurve()),
@@ -35,9 +50,11 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
         known.pue,
         known.hardware,
     )
+    return KnownRates(found, problems)
 
 
-def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> tuple[Point, ...]:
+def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[Point, ...]]:
+    """All that is known after each answer of a feed."""
     step_s = max(t1_s - t0_s, 1) if feed.source.plan.local else _MOST_S
     points: tuple[Point, ...] = ()
     for start_s in range(t0_s, t1_s, step_s):
@@ -47,7 +64,7 @@ def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> tuple[Point, ...
             continue
         good, _ = sift(said, feed.quantity, currency)
         points = overlay(points, good)
-    return points
+        yield points
 
 
 def cache_dir(config: Config) -> Path:

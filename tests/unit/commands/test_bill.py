@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
@@ -314,3 +315,26 @@ def test_without_a_collected_ledger(
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
     assert rollup.shown(rollup.after(202612)) == "2027-01"
+
+
+def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the bill, and in every report from the collected ledger."""
+    assert run("bill", "show", "2026-10") == 0
+    assert "recorded trace" not in capsys.readouterr().err
+    since = october.last
+    october.burn(OCTOBER_S + 900, KWH, "101")
+    page = october.page(since)
+    meters = tuple(msgspec.structs.replace(each, replayed=True) for each in page.meters)
+    with opened(_url(), create=True) as database:
+        played = msgspec.structs.replace(page, meters=meters)
+        assert ingest.take(database, played, "t", int(time.time()))
+    for form in ("text", "csv", "json"):
+        assert run("bill", "show", "2026-10", "--format", form) == 0
+        assert "Warning: n1: a recorded trace is played there" in capsys.readouterr().err
+    assert run("report", "--collected") == 0
+    assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
+    assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recorded_trace"] is True
+    assert run("job", "101", "--collected") == 0
+    assert "played from a recorded trace" in " ".join(capsys.readouterr().out.split())

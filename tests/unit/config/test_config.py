@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from joulebook import config
-from joulebook.config import Config, env_names, load, parse_listen
+from joulebook.config import Config, env_names, load, misspelt, parse_listen
 from joulebook.config.load import keys
 from joulebook.config.node import DaemonSection
 from joulebook.errors import ConfigError
@@ -595,3 +595,47 @@ def test_listen(text: str, address: tuple[str, int]) -> None:
 def test_listen_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):
         parse_listen(text)
+
+
+def test_a_ledger_named_in_the_environment_is_where_the_caller_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load(None, {"JOULEBOOK_LEDGER_PATH": ".build/demo/ledger.db"})
+    assert found.ledger.path == str(tmp_path / ".build/demo/ledger.db")
+    file = tmp_path / "joulebook.toml"
+    file.write_text('[ledger]\npath = "relative.db"\n')
+    with pytest.raises(ConfigError, match="expected an absolute path"):
+        load(file, {})
+
+
+def test_a_variable_that_is_misspelt_is_named() -> None:
+    said = misspelt({"JOULEBOOK_LEDGER_PTH": "x", "JOULEBOOK_XYZZY": "1", "PATH": "/bin"})
+    assert said == [
+        "JOULEBOOK_LEDGER_PTH: no such setting; did you mean JOULEBOOK_LEDGER_PATH?",
+        "JOULEBOOK_XYZZY: no such setting",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JOULEBOOK_LEDGER_PATH", "/x"),
+        ("JOULEBOOK_EXPERIMENT", "bert"),
+        ("JOULEBOOK_STAGE", "eval"),
+        ("JOULEBOOK_MARKS_DIR", "/run/x"),
+        ("JOULEBOOK_EVENTS_DIR", "/run/x"),
+        ("JOULEBOOK_PASSWORD", "x"),
+        ("JOULEBOOK_RATES_PRICE_TOKEN", "x"),
+        ("JOULEBOOK_SERVICE_HOST", "10.0.0.1"),
+        ("JOULEBOOK_SERVICE_PORT", "9816"),
+        ("JOULEBOOK_SERVICE_PORT_METRICS", "9816"),
+        ("JOULEBOOK_COLLECTOR_SERVICE_HOST", "10.0.0.1"),
+        ("JOULEBOOK_PORT", "tcp://10.0.0.1:9816"),
+        ("JOULEBOOK_LAB_PORT", "tcp://10.0.0.1:9817"),
+        ("JOULEBOOK_PORT_9816_TCP", "tcp://10.0.0.1:9816"),
+        ("JOULEBOOK_PORT_9816_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_others_set_is_no_slip_of_the_pen(name: str, value: str) -> None:
+    assert misspelt({name: value}) == []

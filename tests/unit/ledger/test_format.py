@@ -40,7 +40,7 @@ ORDER = {
     "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
-    "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks",
+    "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks graphics",
     "InstanceUse": "uuid slices of active_ppm",
     "Span": "t0_ns t1_ns workload",
 }

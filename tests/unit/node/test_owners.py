@@ -8,9 +8,8 @@ from tests.unit.node.stand_ins import JOB, METER, Jobs
 
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import ProcessUse, Reading
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.node.workload_sources import ASK_AGAIN_S, ProcessOwners
-from joulebook.node.workloads.contract import INFRASTRUCTURE
 
 SESSION = WorkloadId("process", "session-1")
 
@@ -69,8 +68,8 @@ def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
 
 def test_infrastructure_is_as_if_it_were_not_there() -> None:
     owners = ProcessOwners([Source(lambda pid: INFRASTRUCTURE if pid == 1 else SESSION)])
-    assert [p.pid for p in owners.identified(reading(1, 2)).processes or ()] == [2]
-    assert owners.identified(reading(1)).processes == ()
+    both = owners.identified(reading(1, 2)).processes or ()
+    assert [p.workload for p in both] == [INFRASTRUCTURE, SESSION]
     not_asked = Reading(METER, 2, 0)
     assert owners.identified(not_asked) is not_asked
 

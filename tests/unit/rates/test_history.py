@@ -6,7 +6,7 @@ import pytest
 
 from joulebook.config.rates import Price, PriceWindow, Rates
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh
-from joulebook.errors import FeedEmpty
+from joulebook.errors import FeedDown, FeedEmpty
 from joulebook.rates import build
 from joulebook.rates.contract import DAY_S, Plan, Quantity
 from joulebook.rates.sources import Feed
@@ -25,7 +25,7 @@ def test_a_tariff_of_half_a_year_ago() -> None:
             windows=(PriceWindow(from_="08:00", to="20:00", per_kwh=0.3),),
         ),
     )
-    known = build.rates_of(rates, {}, T0_S, T0_S + 180 * DAY_S)
+    known = build.rates_of(rates, {}, T0_S, T0_S + 180 * DAY_S).rates
     for day in (0, 90, 179):
         noon, night = (known.at(T0_S + day * DAY_S + h * 3600).price for h in (11, 23))
         assert noon is not None and noon.value == 300_000_000
@@ -58,7 +58,7 @@ def test_a_feed_is_asked_week_by_week_and_holes_stay_holes(
     archive = Archive()
     feed = Feed(Quantity.PRICE, archive, 0, "archive")
     monkeypatch.setattr(build, "feeds", lambda *_: [feed])
-    known = build.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + 20 * DAY_S)
+    known = build.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + 20 * DAY_S).rates
     assert archive.asked == [
         (T0_S, T0_S + 7 * DAY_S),
         (T0_S + 7 * DAY_S, T0_S + 14 * DAY_S),
@@ -66,3 +66,23 @@ def test_a_feed_is_asked_week_by_week_and_holes_stay_holes(
     ]
     priced = [day for day in range(20) if known.at(T0_S + day * DAY_S).price is not None]
     assert priced == [*range(7), *range(14, 20)]
+
+
+def test_a_feed_that_fails_leaves_a_hole_and_the_others_their_rates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Down(Archive):
+        def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
+            raise FeedDown("https://feed.example: cannot be reached", reason="down")
+
+    down = Feed(Quantity.CARBON, Down(), 0, "carbon feed")
+    good = Feed(Quantity.PRICE, Archive(), 0, "archive")
+    monkeypatch.setattr(build, "feeds", lambda *_: [down, good])
+    known, problems = build.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + DAY_S)
+    assert problems == {
+        "carbon of archive is not known for all of this time": (
+            "https://feed.example: cannot be reached"
+        )
+    }
+    assert known.at(T0_S).carbon is None
+    assert known.at(T0_S).price is not None

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
+from joulebook.config.rates import CarbonSection, Hardware, Price, Rates
 from joulebook.config.sensors import Nvml, Replay, Sensors
 from joulebook.config.spans import Marks
 
@@ -49,10 +50,21 @@ TIMETABLE = (
 """Runs, a sweep, tests of a third of a second, a notebook: what a lab's morning looks like."""
 
 
+RATES = Rates(
+    zone="DE",
+    pue=1.25,
+    pue_source="the demo's example",
+    price=Price(kind="constant", per_kwh=0.25, source="the demo's example"),
+    carbon=CarbonSection(kind="country"),
+    hardware={"*A100*": Hardware(per_gpu_hour=1.25), "*V100*": Hardware(per_gpu_hour=0.40)},
+)
+"""So that a demo shows what energy comes to; a site's own are kept where it has set any."""
+
+
 def demo_config(config: Config, directory: Path) -> Config:
     """The configuration of a demo below `directory`: two traces, and jobs by event files alone.
 
-    A ledger path, address or interval that the user has set is kept.
+    A ledger path, address, interval or rates that the user has set are kept.
     """
     place = directory / ".build" / "demo"
     ledger = config.ledger
@@ -72,6 +84,7 @@ def demo_config(config: Config, directory: Path) -> Config:
             ),
         ),
         marks=Marks(enabled=False),
+        rates=RATES if config.rates == Rates() else config.rates,
         exposition=replace(config.exposition, scrape_interval_s=2),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from joulebook.clock import NodeClock
+from joulebook.commands.doctor import gpu, slurm
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
 from joulebook.config.base import Enabled
@@ -16,6 +17,7 @@ from joulebook.node.sensors import hwmon, rapl
 from joulebook.node.sensors.contract import Sensor
 from joulebook.node.sensors.drm import sensor as drm
 from joulebook.node.sensors.sysfs import text_or
+from joulebook.node.workloads.host.procfs import reads_environments
 from joulebook.units import MW_PER_W
 
 
@@ -89,6 +91,36 @@ def model(site: Site) -> Iterator[Finding]:
         )
 
 
+def names(site: Site) -> Iterator[Finding]:
+    """Whether people can name what their programs do, on a machine without a scheduler."""
+    off = site.config.tenants.processes.enabled is False or slurm.is_here(site)
+    if off or not gpu.wanted(site):
+        return
+    pid = site.daemon or "self"
+    if reads_environments(pid, site.proc):
+        yield ok("names: experiments in the environment of programs can be read")
+    else:
+        yield warn(
+            "names: the environment of other users' programs cannot be read: what they run counts "
+            "for 'sessions' and 'containers', unless they use joulebook mark",
+            "Give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (the package's unit has them; "
+            "docker run --user 0 --cap-add SYS_PTRACE --cap-add DAC_READ_SEARCH).",
+        )
+    marks = site.config.marks
+    path = site.at(marks.dir)
+    if marks.enabled is False:
+        return
+    if path.is_dir() and path.stat().st_mode & 0o1777 == 0o1777:
+        yield ok(f"names: programs may name experiments in {marks.dir}")
+    else:
+        yield warn(
+            f"names: {marks.dir} is not there, or not with mode 1777: no `joulebook mark`, no "
+            "`with joulebook.experiment(...)`",
+            f"install -d -m 1777 {marks.dir}; in a container mount it from the host "
+            f"(-v {marks.dir}:{marks.dir}).",
+        )
+
+
 def _omissions(site: Site) -> Iterator[Finding]:
     try:
         with LedgerReader(site.ledger) as reader:
@@ -133,4 +165,4 @@ def _counts(reading: Reading) -> str:
     return f"{watts:,.0f} W now, integrated"
 
 
-CHECKS: tuple[Check, ...] = (packages, boards, cards, whole_node, model)
+CHECKS: tuple[Check, ...] = (packages, boards, cards, whole_node, model, names)

@@ -1,4 +1,4 @@
-"""`joulebook job`: what one job cost on this node, from the ledger."""
+"""`joulebook job`: what one job cost, from this node's ledger or the collected one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from joulebook.commands.job import output as job_output
-from joulebook.commands.job.summary import as_text, find, latest_run, lines, look, wait
+from joulebook.commands.job.summary import (
+    Found,
+    as_text,
+    find,
+    latest_run,
+    lines,
+    look,
+    wait,
+)
 from joulebook.commands.job.text import as_json, as_list, as_statement
+from joulebook.commands.report.options import ledgers as ledger_options
+from joulebook.commands.report.source import ledgers
 from joulebook.commands.shared.options import Duration, Options, argument, command, option
 from joulebook.commands.shared.text import Screen, several, shown
 from joulebook.config import Config, load
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.totals import WorkloadTotals, totals
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
-from joulebook.ledger.query import LedgerReader, WorkloadTotals
+from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource
+from joulebook.ledger.query import LedgerReader
 from joulebook.node.workloads.slurm.gres_conf import find_program
 
 FAILED, USAGE = 1, 2
@@ -30,10 +43,13 @@ MOST = 10_000
 _COMPARED = 5_000
 _NEAREST = 3
 
-_SLURM = r"\d{1,12}(?:_\d{1,10})?(?:\.r\d{1,6})?"
+_SLURM = r"\d{1,12}(?:[_+]\d{1,10})?(?:\.r\d{1,6})?"
 _POD = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?\.[0-9a-f]{8}"
+# Of what no scheduler runs: `span-...`, `run-...`, `session-...`, `docker-...`, `train.service@...`
+_PROCESS = r"[A-Za-z][\w.:+]{0,254}(?:[-@]|\.service)[\w.:@+-]{0,255}|mark\.\w{1,64}"
 _ID = re.compile(
-    rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?(?P<name>{_SLURM}|{_POD}|(?<=process/)\S{{1,512}})",
+    rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?"
+    rf"(?P<name>{_SLURM}|{_POD}|{_PROCESS}|(?<=process/)\S{{1,512}})",
     re.ASCII,
 )
 
@@ -59,34 +75,61 @@ def main(args: Options) -> int:
     if wanted is None:
         _complain(
             f"{shown(args.id, 60)!r} is not a job id: expected 1234, 1234_7 (a task of an array), "
-            "1234.r1 (its run after a requeue), or the name of a pod with the first 8 of its uid"
+            "1234+1 (a component), 1234.r1 (its run after a requeue), the name of a pod with the "
+            "first 8 of its uid, or a name as `joulebook top` shows it (span-..., run-...)"
         )
         return USAGE
     config = load(args.config, os.environ)
     if args.append:
         return _append(args, config, wanted)
-    node = config.node.name or socket.gethostname().partition(".")[0]
-    with LedgerReader(config.ledger.path) as ledger:
-        found = _totals(ledger, wanted)
-        if not found:
-            return _not_found(ledger, wanted, config.ledger.path)
-        summaries = [look(ledger, each) for each in found] if args.summary else []
-    now_s = time.time()
-    screen = Screen()
+    origin = ledgers(args, config)
+    found = _totals(origin, wanted)
+    if not found:
+        return _not_found(args, config, origin, wanted)
+    nodes = sorted({node for each in found for node in each.nodes})
+    own = args.collected is None and not args.ledger and isinstance(origin, LedgerSource)
+    node = nodes[0] if len(nodes) == 1 else None
+    where = f"node {shown(nodes[0])}" if node else several(len(nodes), "node")
+    now_s, screen = time.time(), Screen()
     if args.summary:
-        for line in (line for each in summaries for line in lines(each, node)):
-            screen.say(line)
+        for each in found:
+            for line in _summary(each, config, nodes, own=own):
+                screen.say(line)
     elif args.json:
         screen.say(json.dumps(as_json(args.id, node, found, now_s), indent=2))
     elif len(found) == 1:
-        for line in as_statement(found[0], node, screen, now_s):
+        for line in as_statement(found[0], where, screen, now_s, alone=own):
             screen.say(line)
     else:
-        for line in as_list(args.id, found, node, screen, now_s):
+        for line in as_list(args.id, found, where, screen, now_s):
             screen.say(line)
         if len(found) == MOST:
             _complain(f"only the latest {MOST:,} are listed and added up")
     return 0
+
+
+def _summary(
+    totals: WorkloadTotals, config: Config, nodes: Sequence[str], *, own: bool
+) -> list[str]:
+    """The three lines; of this node's own ledger with whether all is booked yet."""
+    if not own:
+        booked = totals.workload.ended_utc_ns is not None
+        return lines(Found(totals, booked), ", ".join(totals.nodes), len(totals.nodes) or 1)
+    with LedgerReader(config.ledger.path) as ledger:
+        return lines(look(ledger, totals), nodes[0] if nodes else "")
+
+
+def _totals(origin: ReportSource, wanted: JobId) -> list[WorkloadTotals]:
+    """What came to it, the latest `MOST`; to what nothing was booked yet, too."""
+    selection = (
+        Selection(workloads=frozenset({"/".join(wanted)}))
+        if wanted.scheduler
+        else Selection(jobs=frozenset({wanted.name}))
+    )
+    found = totals(origin.account(0, FOREVER_S, selection))[-MOST:]
+    if not found and isinstance(origin, LedgerSource):
+        found = origin.unbooked(selection)
+    return sorted(found, key=lambda each: (_natural(each.workload.shown), each.workload.id.start))
 
 
 def _append(args: Options, config: Config, wanted: JobId) -> int:
@@ -118,20 +161,14 @@ def _append(args: Options, config: Config, wanted: JobId) -> int:
     return 0
 
 
-def _totals(ledger: LedgerReader, wanted: JobId) -> list[WorkloadTotals]:
-    matches = [
-        match
-        for match in ledger.jobs(wanted.name, MOST)
-        if wanted.scheduler in {"", match.id.scheduler}
-        and (not wanted.scheduler or match.id.workload == wanted.name)
-    ]
-    totals = [each for match in matches for each in ledger.workload_totals(match.id)]
-    return sorted(totals, key=lambda each: (_natural(each.workload.shown), each.workload.id.start))
-
-
-def _not_found(ledger: LedgerReader, wanted: JobId, path: str) -> int:
-    known = [job.display or job.id.workload for job in ledger.jobs("*", _COMPARED)]
-    _complain(f"job {'/'.join(filter(None, wanted))} is not in this node's ledger ({path})")
+def _not_found(args: Options, config: Config, origin: ReportSource, wanted: JobId) -> int:
+    named = "/".join(filter(None, wanted))
+    if args.ledger or not isinstance(origin, LedgerSource):
+        _complain(f"job {named} is not in the {origin.name}")
+        return FAILED
+    with LedgerReader(config.ledger.path) as ledger:
+        known = [job.shown for job in ledger.jobs("*", _COMPARED)]
+    _complain(f"job {named} is not in this node's ledger ({config.ledger.path})")
     if not known:
         _complain("the ledger holds no job yet")
         return FAILED
@@ -140,7 +177,7 @@ def _not_found(ledger: LedgerReader, wanted: JobId, path: str) -> int:
         + (" (the latest)" if len(known) == _COMPARED else "")
         + f"; the nearest: {', '.join(shown(name, 60) for name in nearest(wanted.name, known))}"
     )
-    _complain("a job that ran on other nodes is in their ledgers")
+    _complain("a job that ran on other nodes is in their ledgers, and in the collected one")
     return FAILED
 
 
@@ -169,9 +206,10 @@ def _complain(text: str) -> None:
 @argument(
     "id",
     metavar="ID",
-    help="Job id as the scheduler shows it: 1234, 1234_7, 1234.r1; the id of an array lists its "
-    "tasks.",
+    help="Job id as the scheduler shows it: 1234, 1234_7, 1234+1, 1234.r1; the id of an array "
+    "lists its tasks.",
 )
+@ledger_options()
 @option("--json", is_flag=True, help="One JSON object instead of text.")
 @option("--summary", is_flag=True, help="The three lines of the job's own output.")
 @option(
@@ -190,5 +228,5 @@ def _complain(text: str) -> None:
     help="With --append: for how long to wait for the last energy (default: 60s).",
 )
 def job(options: Options) -> int:
-    """Say what one job cost, from this node's ledger."""
+    """Say what one job cost, from this node's ledger or the collected one."""
     return main(options)

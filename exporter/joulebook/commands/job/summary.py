@@ -11,13 +11,19 @@ from joulebook.commands.shared import text
 from joulebook.commands.shared.charge_text import NO_RATES, came_to
 from joulebook.commands.shared.text import shown
 from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import ZERO, Amount, Method
+from joulebook.core.evidence import ZERO, Method
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.totals import totals as all_totals
 from joulebook.core.workloads import WorkloadId
-from joulebook.ledger.query import LedgerReader, WorkloadTotals
+from joulebook.lab.report.sources import FOREVER_S
+from joulebook.ledger.query import LedgerReader
 from joulebook.units import NS_PER_HOUR, NS_PER_MS
 
 POLL_S = 1.0
 _NAME_CHARS = 60
+ENOUGH = 0.995
+"""Of less than this share of the time that GPUs were held, energy is said to be a lower bound."""
 _SLACK_NS = 5 * NS_PER_MS
 """By so much the wall clock may drift from node time between the end and the look."""
 
@@ -47,13 +53,20 @@ def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
 def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:
     """The workload as the ledger has it now. Raises `LedgerError`."""
     several = ledger.workload_totals(wanted)
-    return look(ledger, several[0]) if several else None
+    # Of two jobs of one number the later one is meant.
+    latest = max(several, key=lambda each: each.workload.started_utc_ns or 0, default=None)
+    return None if latest is None else look(ledger, latest)
 
 
 def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
     """Whether that is all of it. Raises `LedgerError`."""
     ended_ns = totals.workload.ended_utc_ns
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
+    if totals.wall_ns is None:
+        asked = Selection(workloads=frozenset({str(totals.workload.id)}))
+        every = all_totals(ledger.account(0, FOREVER_S, asked))
+        held = {each.workload.id: each.wall_ns for each in every}
+        totals = msgspec.structs.replace(totals, wall_ns=held.get(totals.workload.id))
     return Found(totals, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
 
 
@@ -89,7 +102,7 @@ def lines(found: Found, node: str, nodes: int = 0) -> list[str]:
 
 def _energy(totals: WorkloadTotals) -> str:
     job = totals.workload
-    gpu = _gpus(totals)
+    gpu = totals.gpu
     said = f"{text.energy(totals.total.energy_uj)} on {_held(totals)}"
     if job.started_utc_ns is not None and job.ended_utc_ns is not None:
         said += f" in {text.lasted(job.ended_utc_ns - job.started_utc_ns)}"
@@ -107,7 +120,8 @@ def _held(totals: WorkloadTotals) -> str:
     if not count:
         return "no GPU"
     model = shown(totals.workload.extra.get("gpu_model", ""), _NAME_CHARS) or "GPU"
-    return f"{count} x {model} ({_gpus(totals).held_ns / NS_PER_HOUR:,.4g} GPU-hours)"
+    held_ns = max(totals.wall_ns or 0, totals.gpu.held_ns)
+    return f"{count} x {model} ({held_ns / NS_PER_HOUR:,.4g} GPU-hours)"
 
 
 def _came_to(found: Found) -> str:
@@ -124,6 +138,9 @@ def _of(found: Found, node: str, nodes: int) -> str:
         partial.append("its end is not on record yet")
     elif not found.booked:
         partial.append("its last seconds are not booked yet")
+    elif (found.totals.coverage or 1.0) < ENOUGH:
+        share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
+        partial.append(f"only {share} of the time that it held GPUs is measured")
     if nodes > 1:
         partial.append(f"this is the part of node {shown(node)}, one of {nodes:,} nodes")
     how = _measured(found.totals)
@@ -143,14 +160,6 @@ def _measured(totals: WorkloadTotals) -> str:
         if by.get(method, ZERO).energy_uj:
             parts.append(f"{text.percent(by[method].energy_uj, energy_uj)} {word}")
     return ", ".join(parts)
-
-
-def _gpus(totals: WorkloadTotals) -> Amount:
-    found = ZERO
-    for meter, amount in totals.by_meter.items():
-        if meter.component is Component.GPU:
-            found = found.plus(amount)
-    return found
 
 
 def as_text(several: Sequence[str]) -> bytes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from joulebook.commands.job.summary import ENOUGH
 from joulebook.commands.shared import text
 from joulebook.commands.shared.charge_text import NO_RATES, as_object, came_to
 from joulebook.commands.shared.text import UNKNOWN, Column, Screen, shown, table
+from joulebook.core import units_text
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.money import amounts
 from joulebook.core.report.dataset import ReportWorkload
-from joulebook.ledger.query import WorkloadTotals
+from joulebook.core.report.totals import WorkloadTotals
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
@@ -23,7 +25,7 @@ _METHODS = {
     Method.COUNTER: "measured by the energy counter",
     Method.INTEGRATED: "integrated from measured power",
     Method.MODELLED: "modelled, not measured",
-    Method.APPORTIONED: "apportioned among those that shared the GPU",
+    Method.APPORTIONED: "apportioned among those that shared the device",
 }
 
 _EVIDENCE = {
@@ -66,13 +68,15 @@ def is_running(totals: WorkloadTotals, now_s: float) -> bool:
     return last_s >= now_s - _QUARTER_S
 
 
-def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float) -> list[str]:
-    """The statement of one job."""
+def as_statement(
+    totals: WorkloadTotals, where: str, screen: Screen, now_s: float, *, alone: bool = True
+) -> list[str]:
+    """The statement of one job; `alone`: from one node's ledger, which knows of no other node."""
     job = totals.workload
     running = is_running(totals, now_s)
-    title = f"{_kind(job)} {shown(job.display or job.id.workload)} on node {shown(node)}"
+    title = f"{_kind(job)} {shown(job.display or job.id.workload)} on {where}"
     if running:
-        title += " (still running: so far)"
+        title += " (so far: running, or its end is being booked)"
     fields = [
         ("Name", _known(job.name)),
         ("User", _known(job.labels.user)),
@@ -95,19 +99,26 @@ def as_statement(totals: WorkloadTotals, node: str, screen: Screen, now_s: float
         ]
     if totals.replayed:
         made += ["", *text.wrap(text.REPLAYED, screen.width)]
-    made += ["", *text.wrap(_THIS_NODE, screen.width)]
+    if alone:
+        made += ["", *text.wrap(_THIS_NODE, screen.width)]
     return made
 
 
 def as_list(
-    asked: str, found: Sequence[WorkloadTotals], node: str, screen: Screen, now_s: float
+    asked: str, found: Sequence[WorkloadTotals], where: str, screen: Screen, now_s: float
 ) -> list[str]:
     """The tasks of an array, or the runs of a requeued job, a line each, and their total."""
     running = sum(is_running(each, now_s) for each in found)
-    title = f"{text.several(len(found), 'workload')} of {shown(asked, 80)} on node {shown(node)}"
+    title = f"{text.several(len(found), 'workload')} of {shown(asked, 80)} on {where}"
     if running:
-        title += f" ({running:,} still running: so far)"
-    lines = table(_LIST_COLUMNS, [_row(each, now_s) for each in found], screen.width)
+        title += f" ({running:,} so far: running, or their end is being booked)"
+    unit, energies = units_text.in_column([e.total.energy_uj for e in found], units_text.ENERGY)
+    columns = [
+        column._replace(title=f"ENERGY ({unit})") if column.title == "ENERGY" else column
+        for column in _LIST_COLUMNS
+    ]
+    rows = [_row(each, energy, now_s) for each, energy in zip(found, energies, strict=True)]
+    lines = table(columns, rows, screen.table_width)
     return [
         screen.paint(text.cut(title, screen.width), "bold"),
         "",
@@ -130,7 +141,7 @@ def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
     methods = _merged(each.by_method for each in found)
     evidence = _merged(each.by_evidence for each in found)
     return [
-        ("GPU time", text.gpu_hours(gpu.held_ns)),
+        ("GPU time", _gpu_time(found)),
         ("Energy", text.exact_energy(total.energy_uj)),
         *([("", idle)] if total.energy_uj else []),
         ("Mean power", _mean_power(gpu)),
@@ -140,7 +151,23 @@ def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
     ]
 
 
-def as_json(asked: str, node: str, found: Sequence[WorkloadTotals], now_s: float) -> dict[str, Any]:
+def _held_ns(totals: WorkloadTotals) -> int:
+    return max(totals.wall_ns or 0, totals.gpu.held_ns)
+
+
+def _gpu_time(found: Sequence[WorkloadTotals]) -> str:
+    """For how long GPUs were held, and for how much of it energy is booked."""
+    held_ns = sum(map(_held_ns, found))
+    booked_ns = sum(each.gpu.held_ns for each in found)
+    said = text.gpu_hours(held_ns)
+    if booked_ns < ENOUGH * held_ns:
+        said += f"; {text.percent(booked_ns, held_ns)} of it is measured: energy is a lower bound"
+    return said
+
+
+def as_json(
+    asked: str, node: str | None, found: Sequence[WorkloadTotals], now_s: float
+) -> dict[str, Any]:
     """The same for programs. Energies in uJ are exact integers; `null` is what is not known."""
     return {
         "query": asked,
@@ -171,6 +198,9 @@ def _object(totals: WorkloadTotals, now_s: float) -> dict[str, Any]:
         **_amounts(totals.total),
         **as_object(totals.bill),
         "gpu_seconds": s_from_ns(gpu.held_ns),
+        "held_gpu_seconds": s_from_ns(_held_ns(totals)),
+        "coverage": totals.coverage,
+        "nodes": list(totals.nodes),
         "mean_power_w_per_gpu": None if mean_w is None else round(mean_w, 3),
         "meters": {f"{m.component}/{m.name}": _amounts(a) for m, a in totals.by_meter.items()},
         "methods": {method.value: _amounts(a) for method, a in totals.by_method.items()},
@@ -205,7 +235,7 @@ def _merged(parts: Iterable[Mapping[Key, Amount]]) -> dict[Key, Amount]:
 
 
 def _of_gpus(totals: WorkloadTotals) -> Amount:
-    return _sum(a for meter, a in totals.by_meter.items() if meter.component is Component.GPU)
+    return totals.gpu
 
 
 def _kind(job: ReportWorkload) -> str:
@@ -246,7 +276,8 @@ def _gpus(totals: WorkloadTotals) -> str:
     names = [meter.name for meter in totals.by_meter if meter.component is Component.GPU]
     count = max(totals.workload.gpu_count, len(names))
     if not count:
-        return UNKNOWN
+        # Energy of its host was booked to it, so it was looked at: it held none.
+        return "none" if totals.total.energy_uj else UNKNOWN
     model = shown(totals.workload.extra.get("gpu_model", ""))
     return f"{count} {model}".rstrip() + (
         f" ({shown(names[0])})" if count == len(names) == 1 else ""
@@ -269,27 +300,27 @@ def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amou
 
 
 def _meters(totals: WorkloadTotals, screen: Screen) -> list[str]:
+    meters = sorted(totals.by_meter.items())
+    unit, energies = units_text.in_column([a.energy_uj for _, a in meters], units_text.ENERGY)
+    hours = units_text.in_column(
+        [a.held_ns or None for _, a in meters], ((NS_PER_HOUR, ""),), decimals=2
+    )[1]
     cols = (
         Column("METER", least=12),
-        Column("HELD", right=True),
-        Column("ENERGY", right=True),
+        Column("GPU-HOURS", right=True),
+        Column(f"ENERGY ({unit})", right=True),
         Column("IDLE", right=True),
     )
     rows = [
-        [
-            shown(meter.name),
-            text.duration(amount.held_ns),
-            text.energy(amount.energy_uj),
-            text.percent(amount.idle_uj, amount.energy_uj),
-        ]
-        for meter, amount in sorted(totals.by_meter.items())
+        [shown(meter.name), held, energy, text.percent(amount.idle_uj, amount.energy_uj)]
+        for (meter, amount), held, energy in zip(meters, hours, energies, strict=True)
     ]
-    lines = table(cols, rows, screen.width)
+    lines = table(cols, rows, screen.table_width)
     return [screen.paint(lines[0], "dim"), *lines[1:]]
 
 
-def _row(totals: WorkloadTotals, now_s: float) -> list[str]:
-    job, gpu = totals.workload, _of_gpus(totals)
+def _row(totals: WorkloadTotals, energy: str, now_s: float) -> list[str]:
+    job = totals.workload
     lasted = _lasted(job) or ("running" if is_running(totals, now_s) else UNKNOWN)
     return [
         shown(job.display or job.id.workload, 80),
@@ -297,8 +328,8 @@ def _row(totals: WorkloadTotals, now_s: float) -> list[str]:
         _known(job.labels.experiment),
         _instant(job.started_utc_ns).removesuffix(" UTC"),
         lasted,
-        f"{gpu.held_ns / NS_PER_HOUR:,.4f}",
-        text.energy(totals.total.energy_uj),
+        f"{_held_ns(totals) / NS_PER_HOUR:,.4f}",
+        energy,
         text.percent(totals.total.idle_uj, totals.total.energy_uj),
         came_to(totals.bill) or text.NOTHING,
     ]

@@ -14,22 +14,15 @@ F = TypeVar("F", bound=Callable[..., object])
 FORMATS = ("text", "markdown", "latex", "json", "csv", "hf", "boamps", "html")
 
 
-def places(heading: str) -> Callable[[F], F]:
-    """Where figures are from."""
+def ledgers(heading: str = "Where from (default: this node's ledger)") -> Callable[[F], F]:
+    """Which ledgers figures are from."""
     return all_of(
         option(
             "--ledger",
             heading=heading,
-            metavar="[NODE=]FILE",
+            metavar="[[CLUSTER/]NODE=]FILE",
             multiple=True,
             help="A copy of a node's ledger; may be repeated, one for each node.",
-        ),
-        option(
-            "--prometheus",
-            heading=heading,
-            metavar="URL",
-            help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since); the default is "
-            "report.prometheus, where the node has no ledger.",
         ),
         option(
             "--collected",
@@ -39,6 +32,20 @@ def places(heading: str) -> Callable[[F], F]:
             flag_value="",
             help="The collected ledger of many nodes: sqlite:///... or postgresql://...; without "
             "URL, and where the node has no ledger, that of collect.url.",
+        ),
+    )
+
+
+def places(heading: str) -> Callable[[F], F]:
+    """Where figures are from."""
+    return all_of(
+        ledgers(heading),
+        option(
+            "--prometheus",
+            heading=heading,
+            metavar="URL",
+            help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since); the default is "
+            "report.prometheus, where the node has no ledger.",
         ),
         option(
             "--header",
@@ -95,6 +102,7 @@ def which_runs() -> Callable[[F], F]:
         ("user", "of this user"),
         ("account", "of this account or namespace"),
         ("workload", "this job or pod: 1234, 1234_7, 1234.r1"),
+        ("cluster", "of this cluster, where the source has several"),
     )
     return all_of(
         stretch_of_time(heading),

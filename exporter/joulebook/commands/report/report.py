@@ -14,7 +14,13 @@ import click
 
 from joulebook.commands.report.options import from_where, which_runs
 from joulebook.commands.report.options import statement as statement_options
-from joulebook.commands.report.source import refuse_unknown, selection, source, stretch
+from joulebook.commands.report.source import (
+    refuse_ambiguous,
+    refuse_unknown,
+    selection,
+    source,
+    stretch,
+)
 from joulebook.commands.shared.charge_text import (
     CO2E,
     as_object,
@@ -36,8 +42,8 @@ from joulebook.commands.shared.text import (
 )
 from joulebook.config import Config, load
 from joulebook.core.evidence import Remainder
+from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
-from joulebook.core.money.amounts import Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -71,11 +77,18 @@ def make_statement(args: Options, config: Config) -> Statement:
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
+    refuse_ambiguous(wanted, account)
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Recharge(str(args.rates), *recharged)
+        anew = statement.Recharge(args.rates.name, *recharged)
+        for what, why in recharged.problems.items():
+            Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
+    if said.startswith(sacct.NOBODY_SAYS):
+        # Not for a paper: what a program on this machine answered.
+        Screen(sys.stderr).say(said)
+        said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
     reported = statement.StatementContext(time.time(), known, said, config.report, zone)
     return statement.make(account, about, _choice(args, about), reported, anew)
@@ -123,7 +136,14 @@ def main(args: Options) -> int:
         rates=new,
         environ=os.environ,
     )
-    lacking = [f"{m.key} is not set: no {m.without}" for m in missing(new or config.rates)]
+    lacking = []
+    if new is not None or not (args.ledger or args.collected is not None or args.prometheus):
+        charged = {charge.item for line in report.lines for charge in _newest(line)}
+        lacking = [
+            f"{each.key} is not set: no {each.without}"
+            for each in missing(new or config.rates)
+            if not charged & _NEEDED_FOR[each.key]
+        ]
     if args.json:
         Screen().say(json.dumps({**_as_json(report), "missing": lacking}, indent=2))
     else:
@@ -131,10 +151,23 @@ def main(args: Options) -> int:
     return 0
 
 
+_NEEDED_FOR: dict[str, set[Item]] = {
+    "rates.price.kind": {Item.ELECTRICITY, Item.CREDIT},
+    "rates.carbon.kind": {Item.CO2E},
+    "rates.pue": {Item.ELECTRICITY, Item.CREDIT, Item.CO2E},
+    "rates.hardware": {Item.HARDWARE},
+}
+"""What a setting gives: where that was charged, it was set when it was booked."""
+
+
+def _newest(line: ReportLine) -> Charges:
+    return line.booked if line.restated is None else line.restated
+
+
 def _selects(args: Options) -> bool:
     return any(
-        (args.experiment, args.user, args.account, args.workload, args.best, args.runs,
-         args.exclude, args.about, args.output)
+        (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
+         args.runs, args.exclude, args.about, args.output)
     )  # fmt: skip
 
 
@@ -164,7 +197,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
         for line in wrap(shown(text, 1_000), screen.width):
             screen.say(line)
-    screen.say(LIMITS)
+    for line in wrap(LIMITS, screen.width):
+        screen.say(line)
 
 
 def _name(line: ReportLine) -> str:
@@ -176,7 +210,7 @@ def _name(line: ReportLine) -> str:
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """The difference in money; none where the new rates leave out what was booked."""
-    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT}
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
     ):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import shown
+from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.errors import ConfigError
@@ -25,6 +26,7 @@ from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _CHARS = 60
+_NAMED = 10
 
 
 def refuse_unknown(
@@ -49,12 +51,35 @@ def refuse_unknown(
     raise ConfigError(f"{said} in this time; {got.source} has {has}")
 
 
+def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
+    """Raise `ConfigError` for an experiment's name that several have, if not all are asked for.
+
+    An experiment is of a cluster and an account, and where there are no accounts of a user: two
+    groups may both have a `train`, and neither may add to the figures of the other.
+    """
+    for name in sorted(wanted.experiments):
+        mine = [each for each in got.workloads.values() if each.labels.experiment == name]
+        for option, whose, asked in (
+            ("cluster", {each.of_cluster for each in mine}, wanted.clusters),
+            ("account", {each.labels.account for each in mine}, wanted.accounts),
+            ("user", {e.labels.user for e in mine if not e.labels.account}, wanted.users),
+        ):
+            several = sorted(whose - {""})
+            if len(several) > 1 and not asked >= set(several):
+                raise ConfigError(
+                    f"--experiment {shown(name, _CHARS)} is the name of one in each {option} of "
+                    f"{', '.join(shown(each, _CHARS) for each in several[:_NAMED])}: choose by "
+                    f"--{option} NAME, or name each of them to have them together"
+                )
+
+
 def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
     for option, names in (
         ("experiment", wanted.experiments),
         ("user", wanted.users),
         ("account", wanted.accounts),
         ("workload", wanted.workloads),
+        ("cluster", wanted.clusters),
     ):
         for name in sorted(names):
             yield option, name
@@ -73,6 +98,7 @@ def _borne(workloads: Iterable[ReportWorkload]) -> dict[str, set[str]]:
         "user": {each.labels.user for each in every},
         "account": {each.labels.account for each in every},
         "workload": {each.shown for each in every},
+        "cluster": {each.of_cluster for each in every},
     }
 
 
@@ -84,18 +110,35 @@ def source(args: Options, config: Config) -> ReportSource:
     """Where a report is from. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
         raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
+    url = args.prometheus
+    if args.ledger or args.collected is not None:
+        return ledgers(args, config)
+    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
+        url = config.report.prometheus
+    return _prometheus(url, args) if url else ledgers(args, config)
+
+
+def ledgers(args: Options, config: Config) -> ReportSource:
+    """The ledgers that are named, this node's, or the collected one. Raises `ConfigError`."""
+    if args.ledger and args.collected is not None:
+        raise ConfigError("--ledger and --collected: expected one of them")
     if args.collected is not None:
         return CollectedSource(args.collected or config.collect.url)
     if args.ledger:
         return LedgerSource([named(text) for text in args.ledger])
-    url = args.prometheus
-    if not url and config.report.prometheus and not Path(config.ledger.path).exists():
-        url = config.report.prometheus
-    if url:
-        return _prometheus(url, args)
     # A login node has no ledger of its own.
     if config.collect.url and not Path(config.ledger.path).exists():
         return CollectedSource(config.collect.url)
+    path = Path(config.ledger.path)
+    if not path.exists():
+        demo = Path(".build", "demo", "ledger.db")
+        if not demo.exists():
+            raise ConfigError(
+                f"no ledger at {path}: has the daemon run here? Name another with --ledger FILE, "
+                "or the collected one with --collected URL"
+            )
+        Screen(sys.stderr).say(f"no ledger at {path}: this is the demo's, --ledger demo={demo}")
+        return LedgerSource([own(str(demo), "demo")])
     return LedgerSource([own(config.ledger.path, config.node.name)])
 
 
@@ -121,6 +164,7 @@ def selection(args: Options) -> Selection:
         frozenset(args.user),
         frozenset(args.account),
         frozenset(args.workload),
+        frozenset(args.cluster),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from joulebook.commands.shared.charge_text import figures
 from joulebook.commands.shared.text import Column, Screen, moment, shown, table, wrap
-from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.lab.collected import bills, rollup
@@ -188,7 +188,13 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
                 "atoms": value.atoms,
             }
             for (item, currency), value in sorted(paid.items())
+            if item not in IDLE_PARTS.values()
         ],
+        "idle_cost": {
+            f"{item}_{currency}": _money(value)
+            for (item, currency), value in sorted(paid.items())
+            if item in IDLE_PARTS.values()
+        },
         "co2e_kg": _money(paid.get(_CO2E)) or None,
     }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import ENERGY, in_column
@@ -76,13 +76,19 @@ def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures
 
 
 def as_object(bill: Charges) -> dict[str, Any]:
-    """Cost by currency, also by kind, and CO2e in g (`null`: none was charged)."""
-    return {
-        "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},
-        "by_kind": {
+    """Cost by currency, also by kind, what of it was idle, and CO2e in g (`null`: none charged)."""
+    idle = set(IDLE_PARTS.values())
+
+    def money(items: Callable[[Item], bool]) -> dict[str, float]:
+        return {
             f"{item}_{currency}": amount.floor / NANO
             for (item, currency), amount in sorted(bill.items())
-            if currency
-        },
+            if currency and items(item)
+        }
+
+    return {
+        "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},
+        "by_kind": money(lambda item: item not in idle),
+        "idle_by_kind": money(lambda item: item in idle),
         "co2e_grams": bill[CO2E].floor / UG_PER_G if CO2E in bill else None,
     }

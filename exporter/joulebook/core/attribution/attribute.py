@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other, outages, spans
+from joulebook.core.attribution import gpu, host, other, outages, presence, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure
 from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
@@ -15,7 +15,7 @@ from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Remainder
 from joulebook.core.sums import counted
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
 Cut = Callable[[Interval], Iterable[Interval]]
 """Cuts an interval where that must be done before it is shared out (quarter hours, rates)."""
@@ -45,7 +45,7 @@ class Known(NamedTuple):
 
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
         """What of a meter is due: what has settled, and of an outage what is proven or given up."""
-        edges = [*outages.edges(self.on(state.meter)), *spans.edges(state.pending)]
+        edges = [*outages.edges(self.on(state.meter)), *spans.edges((*state.pending, *state.held))]
         horizon_ns = now_ns - settle_ns
         for before, reading in pairwise((state.base, *state.pending)):
             awaited = reading.after_outage and now_ns - reading.t_ns <= outages.PROOF_WAIT_NS
@@ -89,7 +89,7 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSpli
         if interval.meter in node:
             shared = _by_holders_of(gpus, interval, known, cut, split)
         else:
-            shared = _by_holder(interval, booked[interval.meter].idle_mw, known, cut)
+            shared = _by_holder(interval, booked[interval.meter], known, cut)
             if interval.meter in modules:
                 shared = _derived(shared)
         bookings += _whole(interval, shared, cut)
@@ -136,17 +136,16 @@ def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
         )
 
 
-def _by_holder(
-    interval: Interval, idle_mw: int | None, known: Known, cut: Cut
-) -> Iterator[Booking]:
+def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
     """Share out what one meter consumed, tenure by tenure."""
+    around = presence.around(interval, (*state.pending, *state.held), known.on(interval.meter))
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):
                 if piece.meter.component in host.COMPONENTS:
-                    shares = host.share_out(piece, idle_mw, known.usage)
+                    shares = host.share_out(piece, state.idle_mw, known.usage)
                 else:
-                    shares = gpu.share_out(piece, tenure, idle_mw)
+                    shares = gpu.share_out(piece, tenure, state.idle_mw, around)
                 yield Booking(piece, shares, held=bool(tenure.holders))
 
 
@@ -162,6 +161,6 @@ def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId],
 def _foreign(booking: Booking) -> set[WorkloadId]:
     if not booking.held or booking.interval.outage:
         return set()
-    holders = {share.subject for share in booking.shares}
+    holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}

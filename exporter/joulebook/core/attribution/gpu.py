@@ -15,10 +15,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
+from joulebook.core.attribution.presence import there
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import PJ_PER_UJ
 
 HELD_SHARE = "held-share"
@@ -67,21 +68,25 @@ def _lot(salt: int, position: int) -> int:
     return z ^ (z >> 31)
 
 
-def share_out(interval: Interval, tenure: Tenure, idle_mw: int | None) -> list[Share]:
+def share_out(
+    interval: Interval, tenure: Tenure, idle_mw: int | None, around: WorkloadId | None = None
+) -> list[Share]:
     """Share out one interval whose holders did not change (it spans exactly one tenure).
 
-    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. The
-    energies of the shares add up to that of the interval.
+    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. `around` is
+    who was on it alone before and after. The energies of the shares add up to that of the interval.
     """
     if interval.remainder is not None:
         return [unowned(interval, interval.remainder)]
     holders = tenure.holders
-    if interval.outage and not holders:
-        return [unowned(interval, Remainder.DAEMON_DOWN)]
     if not interval.outage:
         holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders and around is not None and (interval.outage or not interval.idle):
+        holders = (Holder(around, Evidence.PROCESSES, 1, 1),)
+    if not holders and interval.outage:
+        return [unowned(interval, Remainder.DAEMON_DOWN)]
     if not holders:
-        return [unowned(interval, Remainder.UNALLOCATED)]
+        return _unheld(interval, idle_mw)
     if len(holders) == 1 and holders[0].parts >= holders[0].of:
         return [_sole(interval, holders[0])]
     return _shared(interval, holders, idle_mw)
@@ -126,7 +131,7 @@ def _there(interval: Interval) -> list[ProcessUse]:
     A list speaks for the time before it: who came later is left out, and so is who is gone, since
     it may have gone before.
     """
-    return [p for p in interval.processes if p.started_ns < interval.t1_ns and not p.ended]
+    return [p for p in there(interval.processes) if p.started_ns < interval.t1_ns]
 
 
 def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
@@ -145,6 +150,23 @@ def unowned(interval: Interval, reason: Remainder) -> Share:
     held_ns = interval.t1_ns - interval.t0_ns if is_timed else 0
     amount = Amount(interval.energy_uj, held_ns=held_ns)
     return Share(reason, amount, interval.method, NO_EVIDENCE)
+
+
+def _unheld(interval: Interval, idle_mw: int | None) -> list[Share]:
+    """Share out what nobody held: a device at work above its floor worked for somebody."""
+    serves = any(process.workload == INFRASTRUCTURE for process in interval.processes)
+    if interval.idle or idle_mw is None or serves:
+        return [unowned(interval, Remainder.UNALLOCATED)]
+    floor_uj = min(interval.energy_uj, idle_mw * interval.duration_ns // PJ_PER_UJ)
+    if floor_uj == interval.energy_uj:
+        return [unowned(interval, Remainder.UNALLOCATED)]
+    # The time is somebody's, whoever it is: only the energy of the floor would be there anyway.
+    nobodys = Amount(floor_uj)
+    somebodys = Amount(interval.energy_uj - floor_uj, held_ns=interval.duration_ns)
+    return [
+        Share(Remainder.UNALLOCATED, nobodys, interval.method, NO_EVIDENCE),
+        Share(Remainder.UNKNOWN_HOLDER, somebodys, interval.method, NO_EVIDENCE),
+    ]
 
 
 def _sole(interval: Interval, holder: Holder) -> Share:

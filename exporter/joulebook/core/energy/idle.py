@@ -10,10 +10,11 @@ between two looks is seen by its energy alone). The floor is learnt from idle in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from joulebook.core.energy.readings import Component, Reading
+from joulebook.core.energy.readings import Component, ProcessUse, Reading
+from joulebook.core.workloads import INFRASTRUCTURE
 from joulebook.units import MW_PER_W, NS_PER_S, PJ_PER_UJ
 
 LEARN_NS = NS_PER_S // 2
@@ -58,7 +59,7 @@ class Floor(NamedTuple):
 
 def is_at_rest(before: Reading, now: Reading) -> bool:
     """Whether the device did no work between two readings, as far as it tells."""
-    worked = any(process.sm_time_ns for process in now.processes or ())
+    worked = any(process.sm_time_ns for process in _users(now))
     return _rests(before) and _rests(now) and not worked
 
 
@@ -67,7 +68,12 @@ def _rests(reading: Reading) -> bool:
         return not reading.busy
     asked = reading.processes is not None and reading.meter.component is Component.GPU
     active = any(each.active_ppm for each in reading.instances or ())
-    return asked and not reading.processes and not active
+    return asked and not any(_users(reading)) and not active
+
+
+def _users(reading: Reading) -> Iterator[ProcessUse]:
+    """The processes on a device that do not serve everybody."""
+    return (each for each in reading.processes or () if each.workload != INFRASTRUCTURE)
 
 
 def is_idle(stretch: Stretch, floor: Floor) -> bool:

@@ -55,6 +55,8 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """The device cannot be read: nothing is known of its energy, but that it was held."""
     charged: bool = False
     """Its held time was charged already, while it could not be read."""
+    before: tuple[ProcessUse, ...] = ()
+    """The processes of the last list before it (`processes` are those of the next)."""
 
     @property
     def duration_ns(self) -> int:

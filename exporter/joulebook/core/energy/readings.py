@@ -83,6 +83,8 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     instance: str = ""
     """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
     marks: tuple[Span, ...] = ()
+    graphics: bool = False
+    """Whether it has graphics contexts alone, as display servers have."""
 
 
 class InstanceUse(NamedTuple):

@@ -16,7 +16,7 @@ from joulebook.core.energy.intervals import (
     known_instances,
 )
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import Component, Reading
+from joulebook.core.energy.readings import Component, ProcessUse, Reading
 from joulebook.core.evidence import Gap, Method
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
@@ -42,7 +42,9 @@ def ripe(
     if not due:
         return state, ()
     taken = points[due - 1].index
-    reported = _told(state.base, state.pending)
+    # Of readings that are held back only the counter is doubted, not who was there.
+    reported = _told(state.base, (*state.pending, *state.held))
+    lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
     base = state.base
     for knot in bent(state.base, points, edges):
@@ -54,11 +56,15 @@ def ripe(
             processes=reported[knot.index].processes,
             instances=reported[knot.index].instances,
         )
-        intervals.extend(p for p in between(base, reading) if isinstance(p, Interval))
+        before = _last_listed(lists, base.t_ns)
+        parts = (p for p in between(base, reading) if isinstance(p, Interval))
+        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
         base = reading
     state = msgspec.structs.replace(
         state,
-        base=msgspec.structs.replace(base, samples=base.samples[-1:]),
+        base=msgspec.structs.replace(
+            base, samples=base.samples[-1:], processes=_last_listed(lists, base.t_ns)
+        ),
         pending=state.pending[taken + 1 :],
         booked_uj=state.booked_uj + energy_uj(intervals),
         tick_ns=learnt(points[:due], state.tick_ns),
@@ -106,6 +112,11 @@ def _judged(
         state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns
     )
     return state, judged
+
+
+def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
+    """Who was on the device at the last look up to `t_ns` that asked."""
+    return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
 
 
 def drawn_mw(state: MeterState) -> int | None:

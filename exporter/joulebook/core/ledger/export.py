@@ -23,7 +23,10 @@ MAX_ROWS = 5_000
 
 
 class MeterRow(Struct, frozen=True, gc=False, array_like=True):
-    """A meter: what its books say in all, and what of it left the node for its age (uJ)."""
+    """A meter: what its books say in all, and what of it left the node for its age (uJ).
+
+    `replayed` says that it plays a recorded trace: nothing of it was measured there.
+    """
 
     id: int
     component: str
@@ -31,6 +34,7 @@ class MeterRow(Struct, frozen=True, gc=False, array_like=True):
     model: str
     booked_uj: int
     expired_uj: int
+    replayed: bool = False
 
 
 class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):

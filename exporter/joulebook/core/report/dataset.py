@@ -6,6 +6,7 @@ source cannot know, so that a report never takes "nobody wrote it down" for zero
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
@@ -24,7 +25,8 @@ WHOLE_METER = "*"
 class Selection(msgspec.Struct, frozen=True):
     """Which workloads are asked for; a set that is empty takes all.
 
-    `workloads` holds ids or the names that people are shown (`101_7`). Remainders are nobody's:
+    `workloads` holds ids or the names that people are shown (`101_7`). `jobs` are ids of
+    jobs, of which tasks, requeues and components count too. Remainders are nobody's:
     they are part of an account only where nothing is selected.
     """
 
@@ -32,6 +34,8 @@ class Selection(msgspec.Struct, frozen=True):
     users: frozenset[str] = frozenset()
     accounts: frozenset[str] = frozenset()
     workloads: frozenset[str] = frozenset()
+    clusters: frozenset[str] = frozenset()
+    jobs: frozenset[str] = frozenset()
 
     @property
     def everything(self) -> bool:
@@ -46,7 +50,26 @@ class Selection(msgspec.Struct, frozen=True):
             and (not self.users or user in self.users)
             and (not self.accounts or account in self.accounts)
             and (not self.workloads or not self.workloads.isdisjoint(workload.names))
+            and (not self.clusters or workload.of_cluster in self.clusters)
+            and (not self.jobs or any(_is_of(name, workload.names) for name in self.jobs))
         )
+
+
+FAMILY = ("_", ".r", "+")
+"""What stands between a job's id and the task of an array, the number of a requeue, and the
+component of a heterogeneous job: `101_7`, `101.r1`, `101+1`."""
+
+
+def _is_of(job: str, names: Iterable[str]) -> bool:
+    return any(
+        name == job or name.startswith(tuple(f"{job}{mark}" for mark in FAMILY)) for name in names
+    )
+
+
+def family_patterns(job: str) -> list[str]:
+    r"""Return patterns of SQL's LIKE (ESCAPE `\`) for all that is asked for by a job's id."""
+    safe = re.sub(r"([%_\\])", r"\\\1", job)
+    return [safe, rf"{safe}\_%", f"{safe}.r%", f"{safe}+%"]
 
 
 class ReportWorkload(msgspec.Struct, frozen=True):
@@ -68,9 +91,14 @@ class ReportWorkload(msgspec.Struct, frozen=True):
     outcome: str = ""
 
     @property
+    def of_cluster(self) -> str:
+        """The cluster it ran in: the site's name for it, else the scheduler's; empty: not known."""
+        return self.cluster or self.extra.get("cluster", "")
+
+    @property
     def named_in_code(self) -> bool:
         """Whether it is a span that the researcher's own code opened."""
-        return self.id.scheduler == "process" and self.id.workload.startswith("mark.")
+        return self.id.scheduler == "process" and self.id.workload.startswith(("span-", "mark."))
 
     @property
     def shown(self) -> str:

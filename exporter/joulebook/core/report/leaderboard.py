@@ -61,8 +61,15 @@ class Join(StrEnum):
 class Entrant(msgspec.Struct, frozen=True):
     """One result and what it took: energy in uJ, money in nano-units by currency.
 
-    `runs` says how many runs the energy is of (failed ones count), `flops` what the author said of
-    the computation, `hedge` anything about the figures that a reader must know.
+    Attributes:
+        runs: How many runs the energy is of; failed ones count.
+        flops: What the author said of the computation.
+        hedge: Anything about the figures that a reader must know.
+        gpu_uj: The part of the energy that is of GPUs; `None`: not known.
+        host: Share of the time for which hosts were measured too; `None`: not known what it is of.
+        partial: Why the energy is less than what was consumed; empty: it is all of it.
+        own_uj: The energy with that of a job shared out among its results; `None`: all of it.
+
     """
 
     name: str
@@ -74,6 +81,11 @@ class Entrant(msgspec.Struct, frozen=True):
     flops: float | None = None
     join: Join = Join.GIVEN
     hedge: str = ""
+    experiment: str = ""
+    gpu_uj: int | None = None
+    host: float | None = None
+    partial: str = ""
+    own_uj: Fraction | None = None
 
     @property
     def inferred(self) -> bool:
@@ -101,6 +113,21 @@ class Dominated(NamedTuple):
     by: Entrant
 
 
+class Aside(NamedTuple):
+    """An entrant that is not compared, and why: its energy is not of what the others' is of."""
+
+    entrant: Entrant
+    why: str
+
+
+class Boundary(StrEnum):
+    """What the energy of a board is of; the values are the words that people are shown."""
+
+    HOSTS = "GPUs and their hosts"
+    GPUS = "GPUs alone"
+    GIVEN = "as the authors gave it"
+
+
 class Board(msgspec.Struct, frozen=True):
     """The ranking of one metric on one GPU model; `front` by energy, the least first."""
 
@@ -109,11 +136,14 @@ class Board(msgspec.Struct, frozen=True):
     gpu: str
     front: tuple[FrontStep, ...]
     dominated: tuple[Dominated, ...] = ()
+    aside: tuple[Aside, ...] = ()
+    boundary: Boundary = Boundary.GIVEN
 
     @property
     def entrants(self) -> tuple[Entrant, ...]:
         """All of them, the least energy first."""
         every = [step.entrant for step in self.front] + [each.entrant for each in self.dominated]
+        every += [each.entrant for each in self.aside]
         return tuple(sorted(every, key=lambda e: (e.energy_uj, e.name)))
 
 
@@ -129,11 +159,16 @@ def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> l
 
 
 def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entrant]) -> Board:
-    """Rank entrants, all of the same hardware."""
+    """Rank entrants, all of the same hardware, on what the energy of all is of.
+
+    Where hosts were not measured for all, GPUs are compared. What is a lower bound, or brings its
+    own energy among measured ones, is shown and not compared: it would win by what it lacks.
+    """
+    compared, aside, boundary = _comparable(entrants)
     # The least energy first, of equal energy the best: what comes later is on the front only if
     # it is better than all before it.
     ordered = sorted(
-        entrants,
+        compared,
         key=lambda e: (e.energy_uj, -e.value if metric.higher else e.value, e.name),
     )
     front: list[Entrant] = []
@@ -152,7 +187,42 @@ def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entra
         Dominated(entrant, next(f for f in front if not metric.better(entrant.value, f.value)))
         for entrant in behind
     ]
-    return Board(title, metric, gpu, tuple(_steps(metric, front)), tuple(dominated))
+    return Board(
+        title,
+        metric,
+        gpu,
+        tuple(_steps(metric, front)),
+        tuple(dominated),
+        tuple(sorted(aside, key=lambda each: (each.entrant.energy_uj, each.entrant.name))),
+        boundary,
+    )
+
+
+_ALL = 0.9995
+"""Hosts that were measured for this share of the time were measured."""
+
+
+def _comparable(
+    entrants: Sequence[Entrant],
+) -> tuple[list[Entrant], list[Aside], Boundary]:
+    """Split entrants into those that compare, in energy of the same boundary, and the others."""
+    aside = [Aside(each, f"a lower bound: {each.partial}") for each in entrants if each.partial]
+    whole = [each for each in entrants if not each.partial]
+    measured = [each for each in whole if each.join is not Join.GIVEN]
+    if not measured:
+        return whole, aside, Boundary.GIVEN
+    aside += [
+        Aside(each, "its energy is the author's own, that of others is measured")
+        for each in whole
+        if each.join is Join.GIVEN
+    ]
+    if all(each.host is not None and each.host >= _ALL for each in measured):
+        return measured, aside, Boundary.HOSTS
+    narrowed = [
+        each if each.gpu_uj is None else msgspec.structs.replace(each, energy_uj=each.gpu_uj)
+        for each in measured
+    ]
+    return narrowed, aside, Boundary.GPUS
 
 
 def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:
@@ -162,9 +232,12 @@ def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontSt
         if before is None or not gained:
             yield FrontStep(entrant)
         else:
+            # Money is of all that was measured: of different boundaries it does not compare.
+            alike = (entrant.host or 0.0) == (before.host or 0.0)
             spent = {
                 currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
                 for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
+                if alike
             }
             yield FrontStep(
                 entrant,
@@ -206,7 +279,8 @@ def against_budget(metric: ComparedMetric, runs: Sequence[Entrant]) -> list[Expe
     """The best to be expected of 1, 2, 4, ... up to all of the runs, each at their mean energy."""
     if not runs:
         return []
-    mean_uj = Fraction(sum(run.energy_uj for run in runs), len(runs))
+    energies = [Fraction(run.energy_uj) if run.own_uj is None else run.own_uj for run in runs]
+    mean_uj = sum(energies, Fraction(0)) / len(runs)
     counts, count = [], 1
     while count < len(runs):
         counts.append(count)

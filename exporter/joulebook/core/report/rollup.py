@@ -48,10 +48,11 @@ class ReportLine(msgspec.Struct, frozen=True):
 
 
 class Recharged(NamedTuple):
-    """An account at other rates, and the energy for which there was none, by item."""
+    """An account at other rates, the energy for which there was none, by item, and why."""
 
     account: ReportData
     unpriced_uj: dict[str, int]
+    problems: Mapping[str, str] = {}
 
 
 class Level(StrEnum):

@@ -27,6 +27,16 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
+_OUTCOMES = {
+    "completed": State.COMPLETED,
+    "failed": State.FAILED,
+    "cancelled": State.CANCELLED,
+    # Run again: what it consumed is lost like a failed run's.
+    "preempted": State.FAILED,
+}
+"""What the scheduler reported the node of the end."""
+
+
 class RoleChoice(msgspec.Struct, frozen=True):
     """Which of the runs is which, as the researcher says it.
 
@@ -50,7 +60,8 @@ class RunRoles(msgspec.Struct, frozen=True):
 
     def state(self, run: Run) -> State:
         """What became of a run."""
-        return self.states.get(run.workload.id, State.UNKNOWN)
+        reported = self.states.get(run.workload.id)
+        return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
     def of(self, state: State) -> list[Run]:
         """The runs that ended so, less those excluded."""
@@ -80,7 +91,7 @@ def sort_out(
     if choice.best:
         found = _named(runs, choice.best)
         if len(found) > 1:
-            names = ", ".join(str(run.workload.id) for run in found)
+            names = ", ".join(max(run.names, key=len) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
         best = found[0]
         if best.workload.id in excluded:
@@ -110,6 +121,4 @@ def _some(runs: Sequence[Run]) -> str:
 
 def _is(run: Run, pattern: str) -> bool:
     # A name may hold brackets itself: an array is `101_[1-5]` while it waits.
-    return pattern in run.workload.names or any(
-        fnmatchcase(name, pattern) for name in run.workload.names
-    )
+    return pattern in run.names or any(fnmatchcase(name, pattern) for name in run.names)

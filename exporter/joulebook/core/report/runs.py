@@ -24,6 +24,7 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
+from joulebook.core.report.run_groups import groups
 from joulebook.core.report.tally import Tally, booked, pue_ppm
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
@@ -37,6 +38,11 @@ class Run(msgspec.Struct, frozen=True):
         cut: Whether it began before or ended after the stretch of the account, which has a part
             of its energy only.
         replayed: Whether a meter of it was played from a recorded trace.
+        running: Whether it consumed in the last quarter hour that one of its nodes booked, and no
+        end
+            of it is known.
+        names: All that it may be asked for by, its parts' names among them.
+        parts: The workloads that it consists of.
 
     """
 
@@ -47,6 +53,9 @@ class Run(msgspec.Struct, frozen=True):
     by_model: Mapping[str, Amount] = {}
     cut: bool = False
     replayed: bool = False
+    running: bool = False
+    names: frozenset[str] = frozenset()
+    parts: frozenset[WorkloadId] = frozenset()
 
     @property
     def models(self) -> list[str]:
@@ -66,63 +75,34 @@ class Run(msgspec.Struct, frozen=True):
 
 def runs(account: ReportData) -> tuple[Run, ...]:
     """The runs, in the order in which they started."""
-    of = {key: _job(workload) for key, workload in account.workloads.items()}
-    postings: dict[WorkloadId, list[Posting]] = defaultdict(list)
+    postings: dict[Subject, list[Posting]] = defaultdict(list)
     for row in account.postings:
-        if not isinstance(row.subject, Remainder):
-            postings[of.get(row.subject, row.subject)].append(row)
-    bills: dict[WorkloadId, list[Charges]] = defaultdict(list)
+        postings[row.subject].append(row)
+    bills: dict[Subject, list[Charges]] = defaultdict(list)
     for charged in account.charges:
-        if not isinstance(charged.subject, Remainder):
-            key = of.get(charged.subject, charged.subject)
-            bills[key].append({charged.charge: charged.amount})
-    workloads = _jobs(account, of)
+        bills[charged.subject].append({charged.charge: charged.amount})
     pue = pue_ppm(account.rates)
     found = []
-    for key in postings.keys() | bills.keys():
-        workload = workloads.get(key, ReportWorkload(key))
-        rows = postings.get(key, [])
+    for group in groups(account):
+        rows = [row for part in group.parts for row in postings[part.id]]
+        bill = total(bill for part in group.parts for bill in bills[part.id])
+        walls = wall_ns(account, group.whole, rows)
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
-                workload,
-                booked(rows, total(bills.get(key, [])), pue, _wall_ns(account, rows)),
+                group.whole,
+                booked(rows, bill, pue, None if walls is None else sum(walls.values())),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
-                _by_model(account, workload, on_gpus),
-                _is_cut(account, workload, rows),
+                _by_model(account, group.whole, on_gpus, walls),
+                _is_cut(account, group.whole, rows),
                 any((row.node, row.meter) in account.replayed for row in rows),
+                group.whole.ended_utc_ns is None and _goes_on(account, rows),
+                group.names,
+                frozenset(part.id for part in group.parts),
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
-
-
-def _job(workload: ReportWorkload) -> WorkloadId:
-    """What a workload is a part of: the pods of one Job, PyTorchJob ... are one run.
-
-    A pod that is replaced after a failure is a part of the same run, as it is for Kubernetes. The
-    name of the experiment's account is in it, since names are unique in a namespace only.
-    """
-    owner = workload.extra.get("owner", "")
-    if workload.id.scheduler != "kubernetes" or not owner.partition("/")[0].endswith("Job"):
-        return workload.id
-    return WorkloadId(workload.id.scheduler, f"{workload.labels.account}/{owner}")
-
-
-def _jobs(
-    account: ReportData, of: Mapping[WorkloadId, WorkloadId]
-) -> dict[WorkloadId, ReportWorkload]:
-    """What is known of each run, from all that is known of its parts."""
-    found: dict[WorkloadId, ReportWorkload] = {}
-    for key, part in account.workloads.items():
-        run = of[key]
-        named = part if run == key else _named(part, run)
-        found[run] = found[run].and_of(named) if run in found else named
-    return found
-
-
-def _named(part: ReportWorkload, run: WorkloadId) -> ReportWorkload:
-    return msgspec.structs.replace(part, id=run, display=run.workload.rpartition("/")[2])
 
 
 def remainders(account: ReportData) -> dict[Remainder, Tally]:
@@ -161,23 +141,51 @@ def _is_cut(account: ReportData, workload: ReportWorkload, rows: Sequence[Postin
     return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
+def _goes_on(account: ReportData, rows: Iterable[Posting]) -> bool:
+    known_ns = {node: until_s * NS_PER_S for node, until_s in account.known_until_s.items()}
+    return any(
+        row.node in known_ns and known_ns[row.node] < row.quarter_s * NS_PER_S + QUARTER_NS
+        for row in rows
+    )
+
+
 def _by_model(
-    account: ReportData, workload: ReportWorkload, on_gpus: Iterable[Posting]
+    account: ReportData,
+    workload: ReportWorkload,
+    on_gpus: Iterable[Posting],
+    walls: Mapping[_OnMeter, int] | None,
 ) -> Mapping[str, Amount]:
+    """What came to each model; held is the time for which it was held, as far as that is known."""
     reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:
         model = account.models.get((row.node, row.meter)) or reported
-        sums[model] = sums.get(model, ZERO).plus(row.amount)
+        held_ns = row.amount.held_ns if walls is None else 0
+        sums[model] = sums.get(model, ZERO).plus(row.amount._replace(held_ns=held_ns))
+    for (_, node, meter), held_ns in (walls or {}).items():
+        model = account.models.get((node, meter)) or reported
+        sums[model] = sums.get(model, ZERO).plus(Amount(0, 0, held_ns))
     return sums
 
 
-def _wall_ns(account: ReportData, rows: Iterable[Posting]) -> int | None:
-    """GPU time of a run inside the account; `None`: a start or an end is not known."""
+_OnMeter = tuple[Subject, str, Meter]
+"""A workload, a node, and a meter of it."""
+
+UNSEEN = Meter(Component.GPU, "")
+"""GPUs that a run held and nothing was ever booked to it on: that they are is all that is known."""
+
+
+def wall_ns(
+    account: ReportData, workload: ReportWorkload, rows: Iterable[Posting]
+) -> dict[_OnMeter, int] | None:
+    """For how long a run held each GPU inside the account; `None`: a start or an end is not known.
+
+    A GPU that was not read for all of the time has no posting, but the run held it.
+    """
     if Unknowable.COVERAGE in account.unknown:
         return None
-    held: dict[tuple[Subject, str, Meter], Amount] = {}
-    shared: set[tuple[Subject, str, Meter]] = set()
+    held: dict[_OnMeter, Amount] = {}
+    shared: set[_OnMeter] = set()
     last: dict[tuple[Subject, str], tuple[int, int]] = {}
     for row in rows:
         where, booked = (row.subject, row.node), (row.quarter_s, row.amount.held_ns)
@@ -187,20 +195,28 @@ def _wall_ns(account: ReportData, rows: Iterable[Posting]) -> int | None:
             held[key] = held.get(key, ZERO).plus(row.amount)
             if row.method is Method.APPORTIONED:
                 shared.add(key)
-    wall_ns = 0
-    for key, amount in held.items():
-        ends = _ends(account, key[0], key[1], *last[key[:2]])
+    walls: dict[_OnMeter, int] = {}
+    longest_ns = 0
+    for where, booked in last.items():
+        ends = _ends(account, *where, *booked)
         if ends is None:
-            return None
-        whole_ns = max(ends[1] - ends[0], amount.held_ns)
-        if key in shared:
-            # How much of the device it would have held in a gap is reported by the rest of the
-            # time.
-            gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
-            wall_ns += amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
-        else:
-            wall_ns += whole_ns
-    return wall_ns
+            if any(key[:2] == where for key in held):
+                return None
+            continue
+        longest_ns = max(longest_ns, ends[1] - ends[0])
+        for key, amount in held.items():
+            if key[:2] != where:
+                continue
+            whole_ns = max(ends[1] - ends[0], amount.held_ns)
+            walls[key] = whole_ns
+            if key in shared:
+                # How much of it it would have held in a gap is reported by the rest of the time.
+                gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
+                walls[key] = amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
+    unseen = workload.gpu_count - len(held)
+    if unseen > 0 and not shared and longest_ns > 0:
+        walls[workload.id, "", UNSEEN] = unseen * longest_ns
+    return walls
 
 
 def _ends(

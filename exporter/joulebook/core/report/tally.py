@@ -76,6 +76,11 @@ class Tally(msgspec.Struct, frozen=True):
         return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
 
     @property
+    def gpu_ns(self) -> int:
+        """GPU time that was held: from begin to end where those are known, else what was booked."""
+        return self.held_ns if self.wall_ns is None else max(self.wall_ns, self.held_ns)
+
+    @property
     def coverage(self) -> float | None:
         """Share of the held time that is measured; `None`: not known, or nothing was held."""
         if not self.wall_ns:

@@ -174,6 +174,15 @@ def periods(database: Database) -> list[Period]:
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
 
 
+def replayed_meters(database: Database) -> list[tuple[str, str, str]]:
+    """Node, component and name of the meters that play a recorded trace."""
+    rows = database.rows(
+        "SELECT l.node, m.component, m.name FROM meters m JOIN ledgers l ON l.id = m.ledger"
+        " WHERE m.replayed = 1 ORDER BY 1, 2, 3"
+    )
+    return [(str(node), str(component), str(name)) for node, component, name in rows]
+
+
 def owners(database: Database) -> list[tuple[str, str, str]]:
     """Account, user and experiment of all that anything was ever booked to."""
     rows = database.rows(

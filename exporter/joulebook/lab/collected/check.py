@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.core.money.amounts import IDLE_PARTS, NOTHING, Exact
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.database import Database
 
 _ENERGY = halves("energy_uj")
+_PARTS = ", ".join(f"'{item}'" for item in IDLE_PARTS.values())
+"""What is in other charges already, and so is not billed."""
 _MONEY = halves("whole", "nano", "rest")
 
 
@@ -126,7 +128,8 @@ def _bills(database: Database) -> list[str]:
     charged = _by_key(
         database,
         f"SELECT ledger, item || ' ' || currency, {_MONEY} FROM charges"  # noqa: S608
-        " JOIN kinds ON kinds.id = kind WHERE undated = 0 GROUP BY 1, 2",
+        f" JOIN kinds ON kinds.id = kind WHERE undated = 0 AND item NOT IN ({_PARTS})"
+        " GROUP BY 1, 2",
     )
     for bills, rows, unit in ((used, posted, "uJ"), (billed, charged, "atoms")):
         for key in sorted(bills.keys() | rows.keys()):

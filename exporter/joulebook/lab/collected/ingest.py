@@ -13,7 +13,7 @@ import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
-from joulebook.core.money.amounts import Exact
+from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
 from joulebook.lab.collected import owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
@@ -148,11 +148,14 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
                 reason="went_back",
             )
     database.many(
-        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj,"
+        " replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " model = excluded.model, booked_uj = excluded.booked_uj,"
-        " expired_uj = excluded.expired_uj",
-        [(known[each.id], ledger, *msgspec.to_builtins(each)) for each in page.meters],
+        " expired_uj = excluded.expired_uj, replayed = excluded.replayed",
+        [
+            (known[each.id], ledger, *msgspec.to_builtins(each)[:-1], int(each.replayed))
+            for each in page.meters
+        ],
     )
     database.many(
         "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -269,8 +272,8 @@ def _charges(
         before, apart = new.get(key, old.get(key, (Exact(), row.quarter_s in undated)))
         new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
-        if apart:
-            continue
+        if apart or row.item in IDLE_PARTS.values():
+            continue  # the idle part of a charge is billed with the charge
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)

@@ -24,10 +24,12 @@ from joulebook.core.report.dataset import (
     Selection,
     Unknowable,
     UsedRate,
+    family_patterns,
+    replay_warning,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.collected.bills import halves, wholes
+from joulebook.lab.collected.bills import halves, replayed_meters, wholes
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
 from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, month_of
@@ -131,6 +133,11 @@ def _account(
         )
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
+    replayed = frozenset(
+        (node, Meter(Component(component), name))
+        for node, component, name in replayed_meters(database)
+    )
+    booked = {(row.node, row.meter) for row in postings}
     nodes = database.rows(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
@@ -158,9 +165,11 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
         warnings=(
+            *replay_warning(source, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),
+        replayed=replayed,
     )
 
 
@@ -172,6 +181,7 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
         ("o.experiment", wanted.experiments),
         ("o.person", wanted.users),
         ("o.account", wanted.accounts),
+        ("w.cluster", wanted.clusters),
     ):
         if names:
             parts.append(f"{column} IN ({_marks(names)})")
@@ -183,6 +193,12 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
             f" OR w.id IN (SELECT workload FROM facts WHERE display IN ({marks})))"
         )
         values += sorted(names) * 3
+    patterns = [pattern for job in sorted(wanted.jobs) for pattern in family_patterns(job)]
+    if patterns:
+        own = " OR ".join(["w.workload LIKE ? ESCAPE '\\'"] * len(patterns))
+        shown = " OR ".join(["display LIKE ? ESCAPE '\\'"] * len(patterns))
+        parts.append(f"({own} OR w.id IN (SELECT workload FROM facts WHERE {shown}))")  # noqa: S608
+        values += [*patterns, *patterns]
     where = f" WHERE {' AND '.join(parts)}" if parts else ""
     chosen = database.rows(_WORKLOADS + where, values)
     rows = {row[0]: row for row in chosen}

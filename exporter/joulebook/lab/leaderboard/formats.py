@@ -58,10 +58,10 @@ def markdown(found: Leaderboard) -> str:
 
 def closing(found: Leaderboard) -> list[str]:
     """What is said at the end of all boards."""
-    said = [f"{left.result.name}: no energy ({left.why})" for left in found.left[:MOST_LEFT]]
+    said = [f"{left.result.name}: left out ({left.why})" for left in found.left[:MOST_LEFT]]
     more = len(found.left) - MOST_LEFT
     if more > 0:
-        said.append(f"and {more:,} more results have no energy")
+        said.append(f"and {more:,} more results are left out")
     return [*said, *found.notes]
 
 
@@ -131,7 +131,8 @@ BODY
 
 _COLUMNS = (
     "board", "gpu", "metric", "result", "value", "energy_kwh", "on_front", "points_gained",
-    "kwh_per_point", "dominated_by", "runs", "flops", "joined_by", "note",
+    "kwh_per_point", "dominated_by", "runs", "flops", "joined_by", "note", "boundary",
+    "not_compared_because",
 )  # fmt: skip
 
 
@@ -145,19 +146,19 @@ def as_csv(found: Leaderboard) -> str:
     money = [f"{kind}_{c}" for c in currencies for kind in ("cost", "cost_per_point")]
     writer.writerow([*_COLUMNS, *map(_cell, money)])
     for board in found.boards:
-        for entrant, step, by in _entrants(board):
+        for entrant, step, by, aside in _entrants(board):
             per_point = units(step.cost_per_point or {}) if step else {}
             cost = units(entrant.cost_nano)
             writer.writerow(
                 [
                     _cell(board.title), _cell(board.gpu), _cell(board.metric.name),
                     _cell(entrant.name), float(entrant.value), kwh(entrant.energy_uj),
-                    int(by is None),
+                    int(step is not None),
                     "" if step is None or step.gained is None else float(step.gained),
                     "" if step is None or step.uj_per_point is None else kwh(step.uj_per_point),
                     "" if by is None else _cell(by.name), entrant.runs,
                     "" if entrant.flops is None else entrant.flops, entrant.join.value,
-                    _cell(entrant.hedge),
+                    _cell(entrant.hedge), board.boundary.value, _cell(aside),
                     *(each.get(c, "") for c in currencies for each in (cost, per_point)),
                 ]
             )  # fmt: skip
@@ -170,10 +171,11 @@ def _cell(text: str) -> str:
     return f"'{said}" if said[:1] in {"=", "+", "-", "@"} else said
 
 
-def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None]]:
-    return [(step.entrant, step, None) for step in board.front] + [
-        (each.entrant, None, each.by) for each in board.dominated
-    ]
+def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None, str]]:
+    """Each with its step on the front, by whom it is dominated, or why it is not compared."""
+    front = [(step.entrant, step, None, "") for step in board.front]
+    behind = [(entrant, None, by, "") for entrant, by in board.dominated]
+    return [*front, *behind, *((entrant, None, None, why) for entrant, why in board.aside)]
 
 
 def as_json(found: Leaderboard) -> dict[str, Any]:
@@ -191,6 +193,7 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
     return {
         "title": board.title or None,
         "gpu": board.gpu or None,
+        "boundary": board.boundary.value,
         "metric": {
             "name": board.metric.name,
             "better": "higher" if board.metric.higher else "lower",
@@ -209,7 +212,8 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                 "joined_by": entrant.join.value,
                 "inferred": entrant.inferred,
                 "note": entrant.hedge or None,
-                "on_front": by is None,
+                "on_front": step is not None,
+                "not_compared_because": aside or None,
                 "dominated_by": None if by is None else by.name,
                 "points_gained": None
                 if step is None or step.gained is None
@@ -219,7 +223,7 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                 ),
                 "cost_per_point": units(step.cost_per_point or {}) if step is not None else {},
             }
-            for entrant, step, by in _entrants(board)
+            for entrant, step, by, aside in _entrants(board)
         ],
         "expected_best": {
             name: [

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
-from joulebook.core.money.amounts import Charge, Charges, Item, add
-from joulebook.core.report.dataset import WHOLE_METER, Posting, ReportData, ReportWorkload
+from joulebook.core.money.amounts import Charge, Item
+from joulebook.core.report.dataset import ReportData, ReportWorkload
 from joulebook.core.report.leaderboard import UNKNOWN_GPU, ComparedMetric, Entrant, Join
 from joulebook.core.report.rollup import net
+from joulebook.core.report.runs import Run, runs
+from joulebook.core.report.tally import HOST, UNKNOWN
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.leaderboard.results import Result
+from joulebook.lab.report.wording import percent
+
+WORKLOAD_TAG = "joulebook.workload"
+JOINED_BY = "joulebook.joined_by"
+"""Tags that are written back: which workloads a run was, and how that is known."""
 
 JOB_TAGS = (
-    "joulebook.workload",
+    WORKLOAD_TAG,
     "slurm_job_id",
     "slurm.job_id",
     "job_id",
@@ -39,27 +46,37 @@ _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
 class WorkloadEnergy(msgspec.Struct, frozen=True):
-    """What one workload took in all, on all nodes.
+    """What one run took in all, on all nodes.
 
-    `measured_uj` is the part that meters measured for it alone: neither apportioned nor modelled
-    (`None`: the source does not know). `co2e_ug` is `None` where none was charged.
+    Attributes:
+        names: All that it may be called; a run after a requeue is the job's as well.
+        measured_uj: The part that meters measured for it alone, neither apportioned nor modelled;
+            `None`: the source does not know.
+        co2e_ug: `None` where none was charged.
+        coverage: Share of the time it held GPUs for that is measured; `None`: not known.
+        whole: Whether all of it is in the time that was asked for.
+        host: Share of the time it held GPUs for in which its hosts were measured too.
+        other_nodes: Nodes that it ran on beside those of the source.
+
     """
 
     workload: ReportWorkload
+    names: frozenset[str]
     energy_uj: int
     cost_nano: Mapping[str, int]
     gpu: str
     nodes: frozenset[str]
     idle_uj: int = 0
+    gpu_uj: int = 0
     gpu_ns: int = 0
     measured_uj: int | None = None
     co2e_ug: int | None = None
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All that it may be called; a run after a requeue is the job's as well."""
-        names = self.workload.names
-        return names | {_REQUEUED.sub("", name) for name in names}
+    coverage: float | None = None
+    whole: bool = True
+    host: float = 0.0
+    other_nodes: int = 0
+    replayed: bool = False
+    running: bool = False
 
 
 class WithoutEnergy(NamedTuple):
@@ -77,43 +94,35 @@ class Joined(NamedTuple):
 
 
 def spent(account: ReportData) -> list[WorkloadEnergy]:
-    """What each workload of an account took."""
-    postings: dict[WorkloadId, list[Posting]] = {}
-    for posting in account.postings:
-        if isinstance(posting.subject, WorkloadId):
-            postings.setdefault(posting.subject, []).append(posting)
-    bills: dict[WorkloadId, Charges] = {}
-    for row in account.charges:
-        if isinstance(row.subject, WorkloadId):
-            bills[row.subject] = add(bills.get(row.subject, {}), {row.charge: row.amount})
-    return [
-        _spent(account, account.workloads.get(who) or ReportWorkload(who), of, bills.get(who, {}))
-        for who, of in postings.items()
-    ]
+    """What each run of an account took."""
+    return [_spent(run) for run in runs(account)]
 
 
-def _spent(
-    account: ReportData, workload: ReportWorkload, postings: Sequence[Posting], bill: Charges
-) -> WorkloadEnergy:
-    models = {
-        account.models.get((p.node, p.meter), "")
-        for p in postings
-        if p.meter.component is Component.GPU and p.meter.name != WHOLE_METER
-    } - {""}
-    known = models or set(filter(None, workload.extra.get("gpu_model", "").split(",")))
-    methods = [(p.method, p.amount.energy_uj) for p in postings]
-    measured = sum(uj for method, uj in methods if method in _MEASURED)
-    co2e = bill.get(Charge(Item.CO2E))
+def _spent(run: Run) -> WorkloadEnergy:
+    tally, workload = run.tally, run.workload
+    known = set(run.models) or set(filter(None, workload.extra.get("gpu_model", "").split(",")))
+    measured = sum(tally.by_method.get(method, 0) for method in _MEASURED)
+    co2e = tally.bill.get(Charge(Item.CO2E))
+    told_nodes = workload.extra.get("node_count", "")
+    all_nodes = int(told_nodes) if told_nodes.isdecimal() and len(told_nodes) < 7 else 0
     return WorkloadEnergy(
         workload,
-        sum(p.amount.energy_uj for p in postings),
-        {currency: amount.floor for currency, amount in net(bill).items()},
+        run.names | {_REQUEUED.sub("", name) for name in run.names},
+        tally.energy_uj,
+        {currency: amount.floor for currency, amount in net(tally.bill).items()},
         " + ".join(sorted(known)) or UNKNOWN_GPU,
-        frozenset(p.node for p in postings),
-        sum(p.amount.idle_uj for p in postings),
-        sum(p.amount.held_ns for p in postings if p.meter.component is Component.GPU),
-        None if any(method is None for method, _ in methods) else measured,
+        frozenset(run.nodes),
+        tally.idle_uj,
+        tally.gpu_uj,
+        tally.gpu_ns,
+        None if UNKNOWN in tally.by_method else measured,
         None if co2e is None else co2e.floor,
+        tally.coverage,
+        not run.cut,
+        tally.measured_with(HOST),
+        max(all_nodes - len(run.nodes), 0),
+        run.replayed,
+        run.running,
     )
 
 
@@ -143,10 +152,15 @@ def matches(
     made: list[Match] = []
     left: list[WithoutEnergy] = []
     for result in results:
+        if result.problem:
+            left.append(WithoutEnergy(result, result.problem))
+            continue
         if result.energy_uj is not None:
             made.append(Match(result, [], Join.GIVEN))
             continue
         found, join, why = _match(result, named, called, every)
+        if found and not sum(each.energy_uj for each in found):
+            found, why = [], "nothing was booked to its job"
         if found:
             made.append(Match(result, found, join))
         else:
@@ -161,57 +175,93 @@ def by_run(results: Sequence[Result], account: ReportData) -> Joined:
     for _, found, _ in made:
         for each in found:
             users[each.workload.id] = users.get(each.workload.id, 0) + 1
-    return Joined([_entrant(*match, users, account) for match in made], left)
+    return Joined([_entrant(*match, users) for match in made], left)
 
 
 def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: ReportData) -> Joined:
     """The best result of each experiment, with the energy of all of its workloads.
 
-    All count: runs that failed, or that have no result, were part of finding the best.
+    All count: runs that failed, or that have no result, were part of finding the best. The best is
+    one of a run that is among them: a value from a run without energy was bought elsewhere.
     """
     every: dict[str, list[WorkloadEnergy]] = {}
     for each in spent(account):
         every.setdefault(each.workload.labels.experiment, []).append(each)
-    best: dict[str, Result] = {}
-    runs: dict[str, list[Result]] = {}
-    for result in results:
-        runs.setdefault(result.experiment, []).append(result)
-        known = best.get(result.experiment)
-        if known is None or metric.better(result.value, known.value):
-            best[result.experiment] = result
-    entrants: list[Entrant] = []
     left: list[WithoutEnergy] = []
-    for name, result in best.items():
-        given = runs[name]
-        if all(each.energy_uj is not None for each in given):
-            entrants.append(_of_given(name, result, given))
+    of: dict[str, list[Result]] = {}
+    for result in results:
+        if result.problem:
+            left.append(WithoutEnergy(result, result.problem))
+        else:
+            of.setdefault(result.experiment, []).append(result)
+    entrants: list[Entrant] = []
+    for name, several in of.items():
+        given = [each for each in several if each.energy_uj is not None]
+        if given:
+            left += [
+                WithoutEnergy(
+                    each, "others of its experiment bring their energy along, and it does not"
+                )
+                for each in several
+                if each.energy_uj is None
+            ]
+            entrants.append(_of_given(name, metric, given))
             continue
         found = every.get(name, [])
-        if not name or not found:
-            left.append(
-                WithoutEnergy(result, f"no workload of experiment {name[:60]!r} is on record")
-            )
+        if not name or not sum(each.energy_uj for each in found):
+            why = f"no workload of experiment {name[:60]!r} is on record"
+            left += [WithoutEnergy(each, why) for each in several]
             continue
-        entrant = _entrant(result, found, Join.EXPERIMENT, {}, account)
-        entrants.append(msgspec.structs.replace(entrant, name=name))
+        own, without = _of_own_runs(several, found, account)
+        left += without
+        if own:
+            best = _best(metric, own)
+            entrant = _entrant(best, found, Join.EXPERIMENT, {})
+            entrants.append(msgspec.structs.replace(entrant, name=name))
     return Joined(entrants, left)
 
 
-def _of_given(name: str, result: Result, runs: Sequence[Result]) -> Entrant:
-    cost: dict[str, int] = {}
-    for each in runs:
-        for currency, nano in each.cost_nano.items():
-            cost[currency] = cost.get(currency, 0) + nano
+def _of_own_runs(
+    results: Sequence[Result], found: Sequence[WorkloadEnergy], account: ReportData
+) -> tuple[list[Result], list[WithoutEnergy]]:
+    """The results of an experiment that its workloads made; one that names no run is of all."""
+    made, left = matches([each for each in results if each.run], account)
+    ids = {each.workload.id for each in found}
+    own = [m.result for m in made if any(each.workload.id in ids for each in m.found)]
+    elsewhere = [m.result for m in made if m.result not in own]
+    left += [WithoutEnergy(each, "its job is of another experiment") for each in elsewhere]
+    return [*own, *(each for each in results if not each.run)], left
+
+
+def _best(metric: ComparedMetric, results: Sequence[Result]) -> Result:
+    best = results[0]
+    for each in results[1:]:
+        if metric.better(each.value, best.value):
+            best = each
+    return best
+
+
+def _of_given(name: str, metric: ComparedMetric, runs: Sequence[Result]) -> Entrant:
     gpus = {each.gpu for each in runs} - {""}
+    best = _best(metric, runs)
     return Entrant(
         name,
-        result.value,
+        best.value,
         sum(each.energy_uj or 0 for each in runs),
-        cost,
+        _costs(each.cost_nano for each in runs),
         " + ".join(sorted(gpus)) or UNKNOWN_GPU,
         len(runs),
-        result.flops,
+        best.flops,
+        experiment=name,
     )
+
+
+def _costs(costs: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for each in costs:
+        for currency, nano in each.items():
+            sums[currency] = sums.get(currency, 0) + nano
+    return sums
 
 
 def _match(
@@ -221,10 +271,16 @@ def _match(
     every: Sequence[WorkloadEnergy],
 ) -> tuple[list[WorkloadEnergy], Join, str]:
     if result.run and result.run in named:
-        return named[result.run], Join.RUN, ""
+        return _one_job(result, named[result.run], Join.RUN)
     for key, value in result.tags.items():
-        if key.lower() in JOB_TAGS and value in named:
-            return named[value], Join.TAG, ""
+        if key.lower() not in JOB_TAGS:
+            continue
+        found = [each for name in value.split(",") for each in named.get(name, ())]
+        if found:
+            # Written back by us: it is still only inferred.
+            guessed = result.tags.get(JOINED_BY) == Join.INFERRED.value and key == WORKLOAD_TAG
+            unique = list({each.workload.id: each for each in found}.values())
+            return _one_job(result, unique, Join.INFERRED if guessed else Join.TAG)
     alike = [
         each
         for each in called.get(result.run, ())
@@ -235,6 +291,28 @@ def _match(
             return alike, Join.TAG, ""
         return [], Join.TAG, f"{len(alike)} jobs have its name"
     return _inferred(result, every)
+
+
+def _one_job(
+    result: Result, found: list[WorkloadEnergy], join: Join
+) -> tuple[list[WorkloadEnergy], Join, str]:
+    """Requeues of a job are all of it; of two jobs of one number the one that ran then is meant."""
+    if len({each.workload.id.workload for each in found}) == len(found):
+        return found, join, ""
+    then = [each for each in found if _both_ns(result, each) > 0]
+    if then and len({each.workload.id.workload for each in then}) == len(then):
+        return then, join, ""
+    return [], join, f"{len(found)} jobs have its number, and its times do not tell which it is"
+
+
+def _both_ns(result: Result, each: WorkloadEnergy) -> int:
+    """For how long a run and a job ran at the same time; 0 where that is not known."""
+    t0, t1 = each.workload.started_utc_ns, each.workload.ended_utc_ns
+    began, ended = result.started_utc_ns, result.ended_utc_ns
+    if t0 is None or began is None:
+        return 0
+    ends = [t for t in (t1, ended) if t is not None]
+    return min(ends, default=max(t0, began) + 1) - max(t0, began)
 
 
 def _inferred(
@@ -254,7 +332,7 @@ def _inferred(
         user = each.workload.labels.user
         if result.user and user and result.user != user:
             continue
-        both = min(t1, ended) - max(t0, began)
+        both = _both_ns(result, each)
         if both >= COVERED * (ended - began) and both >= COVERED * (t1 - t0):
             found.append(each)
     if len(found) == 1:
@@ -264,37 +342,69 @@ def _inferred(
 
 
 def _entrant(
-    result: Result,
-    found: Sequence[WorkloadEnergy],
-    join: Join,
-    users: Mapping[WorkloadId, int],
-    account: ReportData,
+    result: Result, found: Sequence[WorkloadEnergy], join: Join, users: Mapping[WorkloadId, int]
 ) -> Entrant:
     if join is Join.GIVEN:
         assert result.energy_uj is not None
         return Entrant(
             result.name, result.value, result.energy_uj, result.cost_nano,
-            result.gpu or UNKNOWN_GPU, 1, result.flops,
+            result.gpu or UNKNOWN_GPU, 1, result.flops, experiment=result.experiment,
         )  # fmt: skip
-    cost: dict[str, int] = {}
-    for each in found:
-        for currency, nano in each.cost_nano.items():
-            cost[currency] = cost.get(currency, 0) + nano
     hedges = []
     shared = max((users.get(each.workload.id, 1) for each in found), default=1)
     if shared > 1:
         hedges.append(f"one job made {shared} results: each shows the energy of all of it")
-    if any(e.workload.started_utc_ns and e.workload.ended_utc_ns is None for e in found):
-        hedges.append("still running: so far" if account.known_until_s else "no end on record")
+    if any(
+        e.workload.started_utc_ns and e.workload.ended_utc_ns is None and not e.running
+        for e in found
+    ):
+        hedges.append("no end on record")
+    if any(each.replayed for each in found):
+        hedges.append("played from a recorded trace, not measured")
     gpus = {each.gpu for each in found} - {UNKNOWN_GPU}
     return Entrant(
         result.name,
         result.value,
         sum(each.energy_uj for each in found),
-        cost,
+        _costs(each.cost_nano for each in found),
         " + ".join(sorted(gpus)) or UNKNOWN_GPU,
         len(found),
         result.flops,
         join,
         "; ".join(hedges),
+        experiment=result.experiment,
+        gpu_uj=sum(each.gpu_uj for each in found),
+        host=mean((each.host, each.gpu_ns) for each in found),
+        partial=_partial(found),
+        own_uj=sum(
+            (Fraction(e.energy_uj, users.get(e.workload.id, 1)) for e in found), Fraction(0)
+        ),
     )
+
+
+_ENOUGH = 0.99
+"""Of less than this share of the time energy is a lower bound that must not compete."""
+
+
+def _partial(found: Sequence[WorkloadEnergy]) -> str:
+    """Why the energy is less than what was consumed; empty: as far as is known it is not."""
+    if any(not each.whole for each in found):
+        return "the time that was asked for cuts it"
+    if any(each.running for each in found):
+        return "still running"
+    if nodes := sum(each.other_nodes for each in found):
+        return f"{nodes} of its nodes are not in this source"
+    known = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
+    share = mean(known) if known else 1.0
+    if share < _ENOUGH:
+        return f"measured for {percent(100 * share)} of the time that it held GPUs"
+    return ""
+
+
+def mean(parts: Iterable[tuple[float, int]]) -> float:
+    """The mean of shares, by time."""
+    every = list(parts)
+    whole = sum(weight for _, weight in every)
+    if not whole:
+        return sum(share for share, _ in every) / len(every) if every else 0.0
+    return sum(share * weight for share, weight in every) / whole

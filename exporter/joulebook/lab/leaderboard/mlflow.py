@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.leaderboard import Join
 from joulebook.errors import ConfigError, JoulebookError
-from joulebook.lab.leaderboard.join import Match, WithoutEnergy, WorkloadEnergy, matches
-from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, exact
+from joulebook.lab.leaderboard.join import (
+    JOINED_BY,
+    WORKLOAD_TAG,
+    Match,
+    WithoutEnergy,
+    WorkloadEnergy,
+    matches,
+    mean,
+)
+from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, finite
 from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_HOUR, NS_PER_MS, kwh_from_uj
 
@@ -134,9 +146,11 @@ def _results(run: Run, experiment: str, uri: str) -> Iterator[Result]:
         (float(d[n]) for d in (data.metrics, data.params) for n in FLOPS if _number(d.get(n))), None
     )
     for name, value in sorted(data.metrics.items()):
-        if name not in FLOPS and abs(value) < LARGEST:
-            where = f"run {run.info.run_id}, {name[:40]}"
-            yield _result(run, experiment, uri, name, exact(repr(value), where), flops)
+        if name in FLOPS or LARGEST <= abs(value) < math.inf:
+            continue
+        number, problem = finite(repr(value), f"run {run.info.run_id}, {name[:40]}")
+        result = _result(run, experiment, uri, name, number, flops)
+        yield msgspec.structs.replace(result, problem=problem)
 
 
 def _result(
@@ -156,7 +170,14 @@ def _result(
         tags=tags,
         flops=flops,
         where=f"run {info.run_id} of {_shown(uri)}",
+        title=_title(run),
     )
+
+
+def _title(run: Run) -> str:
+    """What people call a run, with a part of its id: names of runs come again."""
+    name = run.info.run_name or run.data.tags.get("mlflow.runName", "")
+    return f"{name[:MAX_NAME_CHARS]} ({run.info.run_id[:6]})" if name else ""
 
 
 def _number(value: object) -> bool:
@@ -187,7 +208,8 @@ def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
     """What workloads took together, by metric name; what is not known is left out.
 
     `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
-    measured, not apportioned or modelled), `co2e_g`, and `cost_eur` or another currency.
+    measured, not apportioned or modelled), `energy_coverage_ratio` (measured time to time held:
+    below 1 energy is a lower bound), `co2e_g`, and `cost_eur` or another currency.
     """
     energy_uj = sum(each.energy_uj for each in found)
     made = {
@@ -198,6 +220,9 @@ def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
     measured = [each.measured_uj for each in found]
     if energy_uj and None not in measured:
         made["energy_measured_ratio"] = sum(uj or 0 for uj in measured) / energy_uj
+    covered = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
+    if covered and len(covered) == len(found):
+        made["energy_coverage_ratio"] = mean(covered)
     emitted = [each.co2e_ug for each in found]
     if emitted and None not in emitted:
         made["co2e_g"] = sum(ug or 0 for ug in emitted) / UG_PER_G
@@ -228,13 +253,10 @@ def write_back(
     with client(uri) as store:
         runs, known = read_list(store, uri, experiments)
         made, left = matches(runs, account)
-        uses: dict[str, int] = {}
-        for match in made:
-            for each in match.found:
-                uses[str(each.workload.id)] = uses.get(str(each.workload.id), 0) + 1
+        uses = Counter(each.workload.id for match in made for each in match.found)
         written: list[Written] = []
         for match in made:
-            shared = max(uses[str(each.workload.id)] for each in match.found)
+            shared = max(uses[each.workload.id] for each in match.found)
             if shared > 1:
                 left.append(WithoutEnergy(match.result, f"its job made {shared} runs"))
                 continue
@@ -252,7 +274,7 @@ def write_back(
 
 def _tags(match: Match) -> dict[str, str]:
     return {
-        "joulebook.workload": ",".join(sorted(str(e.workload.id) for e in match.found))[:250],
-        "joulebook.joined_by": match.join.value,
+        WORKLOAD_TAG: ",".join(sorted(str(e.workload.id) for e in match.found))[:250],
+        JOINED_BY: match.join.value,
         "joulebook.gpu": ",".join(sorted({e.gpu for e in match.found} - {""}))[:250],
     }

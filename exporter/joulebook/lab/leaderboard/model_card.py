@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, exact
+from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite
 
 MAX_BYTES = 1024 * 1024
 MOST = 1000
@@ -49,9 +49,19 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str) -> object:
     import yaml  # noqa: PLC0415 - only cards need it
 
+    class Plain(yaml.SafeLoader):
+        """Builds plain values and nothing else, whatever tags are in it; takes no aliases.
+
+        A few hundred bytes of aliases to aliases are gigabytes of values.
+        """
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) are not taken")
+            return super().compose_node(parent, index)
+
     try:
-        # Builds plain values and nothing else, whatever tags are in it.
-        return yaml.safe_load(text)
+        return yaml.load(text, Plain)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path}: not YAML: {said}") from None
@@ -74,13 +84,21 @@ def _results(path: Path, card: object) -> Iterator[Result]:
                 value = _of(path, f"{at}.metrics[{n}]", metric, "value")
                 if isinstance(value, bool) or not isinstance(value, int | float | str):
                     continue  # a confusion matrix, or a dictionary of classes
+                number, problem = finite(value, f"{where}.value")
                 yield Result(
-                    str(name)[:MAX_NAME_CHARS],
+                    _word(name, f"{path}: {key}.name"),
                     "",
-                    f"{kind}{split}"[:MAX_NAME_CHARS],
-                    exact(value, f"{where}.value"),
+                    f"{_word(kind, f'{where}.type')}{split}"[:MAX_NAME_CHARS],
+                    number,
                     where=where,
+                    problem=problem,
                 )
+
+
+def _word(value: object, where: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: expected a name")
+    return str(value)[:MAX_NAME_CHARS]
 
 
 def _split(result: object) -> str:

@@ -8,6 +8,7 @@ their own; all give `Result`s.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -24,6 +25,10 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_ROWS = 200_000
 MAX_NAME_CHARS = 200
 LARGEST = 1e40
+_MOST_CHARS = 100
+_EXPONENT = re.compile(r"[eE]([+-]?[0-9]{1,100})$")
+_MOST_EXPONENT = 100
+"""Beyond it, a number that is small enough is as good as 0, and read as floating point."""
 
 HIGHER = frozenset(
     (
@@ -69,20 +74,26 @@ class Result(msgspec.Struct, frozen=True):
     gpu: str = ""
     where: str = ""
     """File and line, or what else names it in a message."""
+    title: str = ""
+    """What people call the run, where that is not its id."""
+    problem: str = ""
+    """Why it is left out of all rankings."""
 
     @property
     def name(self) -> str:
         """What people are shown."""
-        return " / ".join(part for part in (self.experiment, self.run) if part)
+        return " / ".join(part for part in (self.experiment, self.title or self.run) if part)
 
 
 def exact(text: str | float, where: str) -> Fraction:
     """A finite number as written, without the rounding of binary fractions. `ConfigError`."""
     said = str(text).strip()
+    exponent = _EXPONENT.search(said)
+    # As a fraction 1e999999, and 1e-999999 too, is a number of a million digits.
+    is_small = exponent is None or abs(int(exponent[1])) <= _MOST_EXPONENT
     try:
-        # First as a float: 1e999999 as a fraction would be a number of a million digits.
-        if "/" not in said and abs(float(said)) < LARGEST:
-            return Fraction(said)
+        if len(said) <= _MOST_CHARS and "/" not in said and abs(float(said)) < LARGEST:
+            return Fraction(said) if is_small else Fraction(float(said))
     except ValueError:
         pass
     raise ConfigError(f"{where}: {said[:40]!r}: expected a finite number, such as 92.5")
@@ -109,8 +120,11 @@ _FURTHER = ("kwh", "cost", "currency", "gpu", "flops", "host", "started", "ended
 
 
 def _rows(path: Path, text: str) -> Iterator[Result]:
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    names = [name.strip() for name in reader.fieldnames or ()]
+    head = text.partition("\n")[0]
+    # Spreadsheets in half of Europe write semicolons, since a comma is in their numbers.
+    mark = max(",;\t", key=head.count)
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, delimiter=mark)
+    names = [name.strip().casefold() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     missing = [name for name in _NEEDED if name not in names]
     unknown = [name for name in names if name not in (*_NEEDED, *_FURTHER)]
@@ -125,21 +139,31 @@ def _rows(path: Path, text: str) -> Iterator[Result]:
             raise ConfigError(f"{where}: more than {MAX_ROWS:,} lines")
         if None in row or any(value is None for value in row.values()):
             raise ConfigError(f"{where}: expected {len(names)} fields")
-        yield _result(where, {key: value.strip() for key, value in row.items()})
+        cells = {key: value.strip() for key, value in row.items()}
+        if mark != ",":
+            cells |= {key: _DECIMAL_COMMA.sub(".", cells[key]) for key in _NUMBERS & cells.keys()}
+        yield _result(where, cells)
+
+
+_NUMBERS = {"value", "kwh", "cost", "flops"}
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d+$)")
 
 
 def _result(where: str, row: Mapping[str, str]) -> Result:
-    for name in ("metric", "value"):
-        if not row[name]:
-            raise ConfigError(f"{where}: {name} is empty")
+    if not row["metric"]:
+        raise ConfigError(f"{where}: metric is empty")
     if not row["experiment"] and not row["run"]:
         raise ConfigError(f"{where}: experiment and run are both empty")
+    value, problem = finite(row["value"], f"{where}, value")
     energy_uj = None
     if row.get("kwh"):
-        kwh = exact(row["kwh"], f"{where}, kwh")
+        kwh, trouble = finite(row["kwh"], f"{where}, kwh")
         if kwh < 0:
-            raise ConfigError(f"{where}, kwh: {row['kwh']!r}: expected 0 or more")
+            raise ConfigError(f"{where}, kwh: {row['kwh'][:40]!r}: expected more than 0")
         energy_uj = round(kwh * UJ_PER_KWH)
+        if not trouble and not energy_uj:
+            trouble = f"{where}: 0 kWh is no energy of a run"
+        problem = problem or trouble
     cost: dict[str, int] = {}
     if row.get("cost"):
         if not row.get("currency"):
@@ -150,7 +174,7 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
         row["experiment"][:MAX_NAME_CHARS],
         row["run"][:MAX_NAME_CHARS],
         row["metric"][:MAX_NAME_CHARS],
-        exact(row["value"], f"{where}, value"),
+        value,
         started_utc_ns=_instant(row.get("started", ""), f"{where}, started"),
         ended_utc_ns=_instant(row.get("ended", ""), f"{where}, ended"),
         host=row.get("host", "")[:MAX_NAME_CHARS],
@@ -159,7 +183,21 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
         cost_nano=cost,
         gpu=row.get("gpu", "")[:MAX_NAME_CHARS],
         where=where,
+        problem=problem,
     )
+
+
+def finite(text: str | float, where: str) -> tuple[Fraction, str]:
+    """A number as `exact` reads it, or 0 and why it is none: blank, or not finite.
+
+    What is no number at all is a mistake in the file. Raises `ConfigError` for that.
+    """
+    said = str(text).strip().casefold()
+    if not said:
+        return Fraction(0), f"{where}: empty"
+    if said.lstrip("+-") in {"nan", "inf", "infinity", "none", "null", "na", "n/a"}:
+        return Fraction(0), f"{where}: {said[:40]}"
+    return exact(text, where), ""
 
 
 def _instant(text: str, where: str) -> int | None:
@@ -192,6 +230,8 @@ def pick(results: Sequence[Result], metric: str) -> list[Result]:
     for result in found:
         key = (result.experiment, result.run)
         # An experiment whose runs have no names may have many values.
+        if result.problem:
+            continue
         if result.run and key in seen:
             before = seen[key].where
             raise ConfigError(f"{result.where}: {result.name} has a value already: {before}")

@@ -15,6 +15,7 @@ from joulebook.core import units_text
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.leaderboard import (
     Board,
+    Boundary,
     ComparedMetric,
     Entrant,
     Expected,
@@ -92,26 +93,35 @@ def units(cost_nano: Mapping[str, int] | Mapping[str, Fraction]) -> dict[str, fl
     return {currency: float(nano / NANO) for currency, nano in each}
 
 
+def _energy_column(uj: Sequence[Fraction | int | None]) -> tuple[str, list[str]]:
+    """Energies in one unit, and which."""
+    return units_text.in_column(
+        [None if each is None else float(each) for each in uj], units_text.ENERGY
+    )
+
+
 def _ranking(board: Board) -> Sheet:
     entrants = board.entrants
+    unit, energies = _energy_column([each.energy_uj for each in entrants])
+    shown = {id(each): cell for each, cell in zip(entrants, energies, strict=True)}
+    steps = [step.uj_per_point for step in board.front]
+    per_unit, prices = _energy_column(steps)
+    price_of = {id(step): price for step, price in zip(board.front, prices, strict=True)}
     has_cost = any(e.cost_nano for e in entrants)
     has_flops = any(e.flops is not None for e in entrants)
     joined = any(e.join is not Join.GIVEN for e in entrants)
-    columns = ["Result", board.metric.name, "Energy", "Energy per point"]
+    columns = ["Result", board.metric.name, f"Energy ({unit})"]
+    columns.append(f"Per point ({per_unit})" if any(steps) else "Per point")
     columns += ["Cost", "Cost per point"] if has_cost else []
     columns += ["FLOPs"] if has_flops else []
     columns += ["Runs"]
     columns += ["Joined by"] if joined else []
+    placed = bool(board.dominated or board.aside)
+    columns += ["Place"] if placed else []
 
-    def row(entrant: Entrant, step: FrontStep | None, by: Entrant | None) -> tuple[str, ...]:
-        if by is not None:
-            price = f"dominated by {by.name}"
-        elif step is not None and step.uj_per_point is not None:
-            price = energy(step.uj_per_point)
-        else:
-            price = NOTHING
-        cells = [entrant.name, value_of(board.metric, entrant.value), energy(entrant.energy_uj)]
-        cells.append(price)
+    def row(entrant: Entrant, step: FrontStep | None, place: str) -> tuple[str, ...]:
+        cells = [entrant.name, value_of(board.metric, entrant.value), shown[id(entrant)]]
+        cells.append(NOTHING if step is None else price_of[id(step)])
         if has_cost:
             per_point = step.cost_per_point if step is not None else None
             cells += [money(entrant.cost_nano), money(per_point or {})]
@@ -120,13 +130,17 @@ def _ranking(board: Board) -> Sheet:
         cells.append(f"{entrant.runs:,}")
         if joined:
             cells.append(entrant.join.value)
+        if placed:
+            cells.append(place)
         return tuple(cells)
 
-    rows = [row(step.entrant, step, None) for step in board.front]
-    behind = board.dominated[:MOST_BEHIND]
-    dim = range(len(rows), len(rows) + len(behind))
-    rows += [row(entrant, None, by) for entrant, by in behind]
-    numbers = [i for i, name in enumerate(columns) if name not in {"Result", "Joined by"}]
+    rows = [row(step.entrant, step, "front") for step in board.front]
+    behind, aside = board.dominated[:MOST_BEHIND], board.aside[:MOST_BEHIND]
+    dim = range(len(rows), len(rows) + len(behind) + len(aside))
+    rows += [row(entrant, None, f"dominated by {by.name}") for entrant, by in behind]
+    rows += [row(entrant, None, "not compared") for entrant, _ in aside]
+    words_ = {"Result", "Joined by", "Place"}
+    numbers = [i for i, name in enumerate(columns) if name not in words_]
     return Sheet(
         title_of(board),
         tuple(columns),
@@ -138,7 +152,10 @@ def _ranking(board: Board) -> Sheet:
 
 
 def _notes(board: Board) -> list[str]:
-    notes = []
+    notes = [] if board.boundary is Boundary.GIVEN else [f"Energy is that of {board.boundary}"]
+    notes += [f"{each.name} is not compared: {why}" for each, why in board.aside[:MOST_BEHIND]]
+    if len(board.aside) > MOST_BEHIND:
+        notes.append(f"{len(board.aside) - MOST_BEHIND:,} more are not compared")
     more = len(board.dominated) - MOST_BEHIND
     if more > 0:
         notes.append(f"{more:,} more are dominated; --format csv has them all")
@@ -152,14 +169,15 @@ def _notes(board: Board) -> list[str]:
 
 
 def _budget(board: Board, expected: Mapping[str, Sequence[Expected]]) -> Sheet:
+    every = [(name, each) for name, several in expected.items() for each in several]
+    unit, energies = _energy_column([each.energy_uj for _, each in every])
     rows = [
-        (name, f"{each.trials:,}", value_of(board.metric, each.value), energy(each.energy_uj))
-        for name, several in expected.items()
-        for each in several
+        (name, f"{each.trials:,}", value_of(board.metric, each.value), cell)
+        for (name, each), cell in zip(every, energies, strict=True)
     ]
     return Sheet(
         "Best result to be expected of so many runs",
-        ("Experiment", "Runs", f"Expected {board.metric.name}", "Energy"),
+        ("Experiment", "Runs", f"Expected {board.metric.name}", f"Energy ({unit})"),
         tuple(rows),
         frozenset({1, 2, 3}),
         notes=("E[V*_n] of Dodge et al. 2019, from the runs that were made",),

@@ -42,7 +42,7 @@ def make(
 ) -> OwnerReport:
     """Ask the source and roll its answer up; with `rates`, charge it again too.
 
-    Raises what the source raises, and for the new rates `ConfigError` and `FeedError`.
+    Raises what the source raises, and for the new rates `ConfigError`.
     """
     account = source.account(since_s, until_s, selection)
     anew = None if rates is None else charged_anew(account, rates, environ or {})
@@ -52,19 +52,19 @@ def make(
         lines(account, None if anew is None else anew.account, level),
         own_rates(account).rates,
         {} if anew is None else anew.unpriced_uj,
-        account.warnings,
+        (*account.warnings, *(() if anew is None else anew.problems)),
     )
 
 
 def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
-    """The account at other rates. Raises `ConfigError` and `FeedError`."""
+    """The account at other rates, as far as their feeds answer. Raises `ConfigError`."""
     if why := account.unknown.get(Unknowable.QUARTERS):
         raise ConfigError(
             f"--rates: {Unknowable.QUARTERS} is not known from {account.source}: {why}"
         )
     # Of a whole ledger it is not known before how far back the rates are needed.
     quarters = [row.quarter_s for row in account.postings]
-    known = rates_of(
+    known, problems = rates_of(
         rates, environ, min(quarters, default=0), max(quarters, default=0) + QUARTER_NS // NS_PER_S
     )
-    return recharged(account, known, charges(rates))
+    return recharged(account, known, charges(rates))._replace(problems=problems)

@@ -69,6 +69,7 @@ def selector(metric: str, wanted: Selection, nodes: Iterable[str] = ()) -> str:
             ("user", wanted.users),
             ("account", wanted.accounts),
             ("workload", shown),
+            ("cluster", wanted.clusters),
             ("node", tuple(nodes)),
         )
         if names

@@ -45,7 +45,8 @@ class Nodes:
         return Late(
             frozenset(node for _, node in self._first_s),
             self._at_s - last_s,
-            max(last_s - self._since_s, 1),
+            # Not every storage counts the sample at the very edge of a window.
+            last_s - self._since_s + BEFORE_S,
         )
 
     def warnings(self) -> Iterator[str]:

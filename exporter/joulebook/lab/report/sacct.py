@@ -15,6 +15,8 @@ from joulebook.core.report.run_roles import State
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import s_from_ns
 
+NOBODY_SAYS = "how runs ended: not known"
+
 _TIMEOUT_S = 20.0
 """For all questions together: slurmdbd answers in a second, or is in trouble."""
 _AT_ONCE = 200
@@ -81,14 +83,14 @@ def ask(
         return {}, ""
     program = shutil.which("sacct", path=environ.get("PATH")) if setting == "auto" else setting
     if not program:
-        return {}, "how runs ended: not known, no sacct here"
+        return {}, f"{NOBODY_SAYS}, no sacct here"
     until = time.monotonic() + _TIMEOUT_S
     states: dict[WorkloadId, State] = {}
     jobs = sorted(wanted)
     for start in range(0, len(jobs), _AT_ONCE):
         text, problem = _asked(program, jobs[start : start + _AT_ONCE], until, environ)
         if problem:
-            return states, f"how runs ended: not known from sacct ({problem})"
+            return states, f"{NOBODY_SAYS} from sacct ({problem})"
         for job, rows in _answers(text).items():
             for restarts, workload in wanted.get(job, ()):
                 if row := _of(workload, restarts, rows):

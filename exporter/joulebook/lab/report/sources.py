@@ -13,8 +13,10 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
+from joulebook.core.report.totals import WorkloadTotals
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 
@@ -37,17 +39,20 @@ class ReportSource(Protocol):
 
 
 class NodeLedger(NamedTuple):
-    """A ledger and the node that it is of: the file itself does not say."""
+    """A ledger, and the node and cluster that it is of: the file itself does not say."""
 
     node: str
     path: Path
+    cluster: str = ""
 
 
 def named(text: str) -> NodeLedger:
-    """`n1=/copies/n1.db`, or a path alone: then the file's name, less its suffix, is the node's."""
-    node, is_named, path = text.partition("=")
-    if is_named and node and "/" not in node:
-        return NodeLedger(node, Path(path))
+    """Read `n1=/copies/n1.db`, `cluster/n1=...`, or a path alone: then its name is the node's."""
+    name, is_named, path = text.partition("=")
+    cluster, _, node = name.rpartition("/")
+    is_path = name.startswith("/") or "/" in cluster or cluster in {".", ".."}
+    if is_named and node and not is_path:
+        return NodeLedger(node, Path(path), cluster)
     return NodeLedger(Path(text).stem, Path(text))
 
 
@@ -61,15 +66,22 @@ class LedgerSource:
 
     def __init__(self, ledgers: Sequence[NodeLedger]) -> None:
         """Raises `ConfigError` if two are of the same node, whose energy would count twice."""
+        clusters = {
+            each.node: {e.cluster for e in ledgers if e.node == each.node} for each in ledgers
+        }
         seen: dict[str, Path] = {}
-        for node, path in ledgers:
+        self._ledgers: list[NodeLedger] = []
+        for each in ledgers:
+            # Two clusters may have a node of one name.
+            is_twin = len(clusters[each.node]) > 1
+            node = f"{each.cluster}/{each.node}" if is_twin else each.node
             if node in seen:
                 raise ConfigError(
-                    f"--ledger {path}: {seen[node]} is of node {node} too; "
-                    f"name the nodes apart, as in --ledger {node}2={path}"
+                    f"--ledger {each.path}: {seen[node]} is of node {node} too; "
+                    f"name the nodes apart, as in --ledger {node}2={each.path}"
                 )
-            seen[node] = path
-        self._ledgers = tuple(ledgers)
+            seen[node] = each.path
+            self._ledgers.append(each._replace(node=node))
 
     @property
     def name(self) -> str:
@@ -86,7 +98,7 @@ class LedgerSource:
         """
         accounts = []
         seen: dict[str, Path] = {}
-        for node, path in self._ledgers:
+        for node, path, cluster in self._ledgers:
             with LedgerReader(path) as reader:
                 twin = seen.setdefault(reader.ledger_id(), path)
                 if twin is not path:
@@ -94,5 +106,34 @@ class LedgerSource:
                         f"--ledger {path}: is the same ledger as {twin}, or another copy of it: "
                         "give the newer one alone"
                     )
-                accounts.append(reader.account(since_s, until_s, selection, node))
+                found = reader.account(since_s, until_s, selection, node)
+            accounts.append(_of_cluster(found, cluster, selection))
         return replace(joined(accounts), source=self.name)
+
+    def unbooked(self, selection: Selection) -> list[WorkloadTotals]:
+        """What is selected and known, and nothing was booked to. Raises `LedgerError`."""
+        found = []
+        for node, path, _ in self._ledgers:
+            with LedgerReader(path) as reader:
+                found += [
+                    WorkloadTotals(each, ZERO, {}, {}, {}, {}, None, None, nodes=(node,))
+                    for each in reader.workloads(selection)
+                ]
+        return found
+
+
+def _of_cluster(account: ReportData, cluster: str, selection: Selection) -> ReportData:
+    """Say of which cluster a node's workloads are; only those of clusters that are asked for."""
+    workloads = {
+        key: replace(each, cluster=cluster or each.of_cluster)
+        for key, each in account.workloads.items()
+    }
+    if not selection.clusters:
+        return replace(account, workloads=workloads)
+    kept = {key: each for key, each in workloads.items() if selection.takes(each)}
+    return replace(
+        account,
+        workloads=kept,
+        postings=tuple(row for row in account.postings if row.subject in kept),
+        charges=tuple(row for row in account.charges if row.subject in kept),
+    )

@@ -33,7 +33,11 @@ from joulebook.lab.report.model import (
     Statement,
 )
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.wording import number
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
+
+_ALL_OF_IT = 0.9995
+"""Less of the time that GPUs were held is said to be measured in part."""
 
 LIMITS = (
     "Not in it: network, storage and other nodes than those named, cooling but for PUE, the "
@@ -57,6 +61,7 @@ class Recharge(Struct, frozen=True):
     file: str
     account: ReportData
     unpriced_uj: Mapping[str, int]
+    problems: Mapping[str, str] = {}
 
 
 def make(
@@ -86,7 +91,7 @@ def make(
         recorded_trace=any(run.replayed for run in found),
         named_in_code=any(run.workload.named_in_code for run in found),
         source=account.source,
-        warnings=list(account.warnings),
+        warnings=[*account.warnings, *(() if anew is None else anew.problems)],
         unknown={str(matter): why for matter, why in account.unknown.items()},
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
@@ -142,8 +147,19 @@ def _inventory(
         None if None in ends else _moment(max((t for t in ends if t is not None), default=None)),
         _gpus(account, found),
         _gpu_count(account, found),
-        Figure(footprint.hours(sum(run.tally.held_ns for run in found)), "GPU-hours"),
+        _gpu_hours(found),
     )
+
+
+def _gpu_hours(found: Sequence[Run]) -> Figure:
+    whole = added(run.tally for run in found)
+    if whole.wall_ns is None:
+        note = "booked time: when some runs began or ended is not known"
+        return Figure(footprint.hours(sum(r.tally.gpu_ns for r in found)), "GPU-hours", note=note)
+    note = ""
+    if whole.held_ns < _ALL_OF_IT * whole.wall_ns:
+        note = f"held; measured for {number(footprint.hours(whole.held_ns))}: see coverage"
+    return Figure(footprint.hours(whole.gpu_ns), "GPU-hours", note=note)
 
 
 def _gpus(account: ReportData, found: Sequence[Run]) -> list[Gpus]:
@@ -225,7 +241,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         _moment(workload.ended_utc_ns),
         run.gpu_count,
         run.models,
-        footprint.hours(tally.held_ns),
+        footprint.hours(tally.gpu_ns),
         kwh_from_uj(tally.energy_uj),
         tally.energy_uj,
         kwh_from_uj(tally.idle_uj),

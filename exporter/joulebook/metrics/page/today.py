@@ -104,7 +104,8 @@ def in_force(view: Snapshot) -> str:
         known.append(f"PUE {now.pue.value / PPM:.3g}" + _source(now.pue))
     lines = [f"<p>In force now: {', '.join(known)}.</p>\n"] if known else []
     lines += [
-        f"<p>Not shown: {text(without)}, because <code>{text(key)}</code> is not set.</p>\n"
+        f"<p>Not shown: {text(without)}, because <code>{text(key)}</code> is not "
+        f"{'set' if key.startswith('rates.') else 'there'}.</p>\n"
         for key, without in view.lacking
     ]
     lines += [

@@ -38,7 +38,13 @@ from joulebook.node.assembly.sensors import (
     proc_of_driver,
     traces,
 )
-from joulebook.node.assembly.workloads import WORKLOAD_SOURCES, marked, node_label, unseen
+from joulebook.node.assembly.workloads import (
+    WORKLOAD_SOURCES,
+    marked,
+    node_label,
+    unnamed,
+    unseen,
+)
 from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
@@ -121,6 +127,8 @@ def assemble(config: Config) -> Node:
             raise ConfigError(problem)
         if warning := unseen(config):
             log.warning("%s", warning)
+        for missing_, names in unnamed(config):
+            log.warning("%s is missing: %s are not seen (joulebook doctor)", missing_, names)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -242,6 +250,7 @@ def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
 def _money(config: Config, exits: ExitStack) -> Charging:
     """The rates, asked for in a thread of their own until `exits` are taken."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
+    lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
     poller = make_poller(config, os.environ)

@@ -6,6 +6,7 @@ that in which they are asked whose a process is.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from joulebook.errors import ConfigError
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
-from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host
+from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
 from joulebook.node.workloads.kubernetes.pod_object import Reader
 from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
@@ -145,6 +146,23 @@ def unseen(config: Config) -> str:
         "read-only and set host.proc to where it is (the Helm chart: hostProc.enabled), or share "
         "the host's pid namespace (hostPID: true, --pid=host)"
     )
+
+
+def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
+    """What is missing so that programs outside any scheduler can name what they do: and for what.
+
+    In the manner of rates that are not set; empty where no such programs are booked.
+    """
+    if not processes_wanted(config):
+        return ()
+    lacking = []
+    if not reads_environments():
+        rights = "CAP_SYS_PTRACE with CAP_DAC_READ_SEARCH"
+        lacking.append((rights, "experiments named by JOULEBOOK_EXPERIMENT and the like"))
+    path = Path(config.marks.dir)
+    if not path.is_dir() and not os.access(path.parent, os.W_OK):
+        lacking.append((config.marks.dir, "experiments named by `with joulebook.experiment(...)`"))
+    return tuple(lacking)
 
 
 def processes_wanted(config: Config) -> bool:

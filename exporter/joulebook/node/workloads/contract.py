@@ -30,10 +30,6 @@ def joined(claims: Iterable[Claim]) -> tuple[Claim, ...]:
     return tuple(by_key.values())
 
 
-INFRASTRUCTURE = WorkloadId("infrastructure", "")
-"""What `identify` says of a process that serves everybody (the cluster itself, a display server,
-an exporter): no other source is asked whose it is, and nothing is booked for it."""
-
 Boundary = Callable[[int], None]
 """Called from any thread with the node time at which a workload may have begun or ended."""
 
@@ -128,7 +124,8 @@ class WorkloadSource(Protocol):
     def identify(self, pid: int) -> WorkloadId | None:
         """Whose process that is, from its cgroup; `None` if it is not one of this source's.
 
-        `INFRASTRUCTURE` if it is no workload's and never will be: it is then as if it were not on
+        `INFRASTRUCTURE` if it is no workload's and never will be: no other source is asked whose it
+        is, and it is then as if it were not on
         the device at all.
         """
 

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
 from joulebook.commands.daemon.client import DaemonUrl, HttpAnswer, Unreachable
-from joulebook.commands.doctor import checks, daemon, ledger, node
+from joulebook.commands.doctor import checks, daemon, host, ledger, node
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
@@ -460,6 +460,21 @@ def test_the_events_directory_of_the_daemons_own_user(slurm: Site) -> None:
     one(slurm, slurm_checks.events, Status.FAIL, "belongs to uid 990")
     os.chown(slurm.ledger.parent, 990, 990)
     one(slurm, slurm_checks.events, Status.OK, "events_dir")
+
+
+def test_whether_people_can_name_what_they_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(host.names(site)), "no GPU, no names"
+    with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
+    card(site, "0000:01:00.0")
+    monkeypatch.setattr(host, "reads_environments", lambda pid, proc: True)
+    one(site, host.names, Status.OK, "can be read")
+    assert "-v /run/joulebook/marks" in one(site, host.names, Status.WARN, "not there").todo
+    marks = site.root / "run/joulebook/marks"
+    marks.mkdir(parents=True)
+    marks.chmod(0o1777)
+    assert {each.status for each in host.names(site)} == {Status.OK}
+    monkeypatch.setattr(host, "reads_environments", lambda pid, proc: False)
+    assert "SYS_PTRACE" in one(site, host.names, Status.WARN, "environment").todo
 
 
 def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook import cli
 from joulebook.commands.job.job import JobId, nearest, parse_id
+from joulebook.core.money.amounts import Exact
+from joulebook.lab.collected import ingest
+from joulebook.lab.collected.database import opened
+from joulebook.units import NS_PER_S, UJ_PER_J
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,12 @@ from joulebook.commands.job.job import JobId, nearest, parse_id
         ("1234.r1", "", "1234.r1"),
         ("1234_7.r2", "", "1234_7.r2"),
         ("slurm/1234", "slurm", "1234"),
+        ("1234+1", "", "1234+1"),
+        ("span-1000-4711-0a1b.3f2e1d0c", "", "span-1000-4711-0a1b.3f2e1d0c"),
+        ("mark.0123456789abcdef", "", "mark.0123456789abcdef"),
+        ("session-4711", "", "session-4711"),
+        ("run-4711-123456.u1000@0a1b2c3d", "", "run-4711-123456.u1000@0a1b2c3d"),
+        ("train.service.u1001@0a1b", "", "train.service.u1001@0a1b"),
         ("train-0.1a2b3c4d", "", "train-0.1a2b3c4d"),
         ("kubernetes/train-0.1a2b3c4d", "kubernetes", "train-0.1a2b3c4d"),
         ("process/user.slice/user-1000.slice", "process", "user.slice/user-1000.slice"),
@@ -52,3 +64,52 @@ def test_near_by_number_or_by_letters() -> None:
     assert nearest("103", known) == ["101", "101_7", "99"]
     assert nearest("train-b.1a2b3c4d", known)[0] == "train-a.1a2b3c4d"
     assert nearest("7", ["train-a.1a2b3c4d"]) == ["train-a.1a2b3c4d"]
+
+
+def booked(node: str, number: str, begin_s: int, held_s: int, joules: int, **more: object) -> Node:
+    """A node that booked one job of an hour on one card."""
+    found = Node(node, node.ljust(32, "0"), "lab")
+    t0_ns = (NOVEMBER_S + begin_s) * NS_PER_S
+    facts = {"started_utc_ns": t0_ns, "ended_utc_ns": t0_ns + 3600 * NS_PER_S, **more}
+    found.label(number, "nlp", "ada", "bert", **facts)
+    found.burn(NOVEMBER_S + begin_s, joules * UJ_PER_J, number, Exact(0, 250_000_000),
+               held_s * NS_PER_S)  # fmt: skip
+    found.booked_to_s = NOVEMBER_S + 40_000
+    return found
+
+
+@pytest.fixture
+def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job on two nodes, of which one was away for three quarters of it."""
+    url = f"sqlite://{tmp_path}/collected.db"
+    monkeypatch.setenv("JOULEBOOK_COLLECT_URL", url)
+    monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(tmp_path / "none.db"))
+    with opened(url, create=True) as database:
+        for node in (booked("n1", "101", 0, 3600, 1000), booked("n2", "101", 0, 900, 250)):
+            assert ingest.take(database, node.page(0), "t", NOVEMBER_S + 50_000)
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", [(), ("--collected",)])
+def test_a_job_of_the_collected_ledger(
+    collected: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A login node has no ledger of its own."""
+    assert cli.main(["job", "101", *option]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Job 101 on 2 nodes" in text
+    assert "1,250.000000 J" in text
+    assert "GPU time 2.00 GPU-hours; 62 % of it is measured: energy is a lower bound" in text
+    assert "0.50 EUR" in text
+    assert "this node's meters only" not in text
+    assert cli.main(["job", "101", "--json", *option]) == 0
+    (job,) = json.loads(capsys.readouterr().out)["workloads"]
+    assert job["coverage"] == 0.625
+    assert (job["gpu_seconds"], job["held_gpu_seconds"]) == (4500, 7200)
+    assert job["nodes"] == ["n1", "n2"]
+    assert cli.main(["job", "101", "--summary", *option]) == 0
+    text = capsys.readouterr().out
+    assert "PARTIAL: only 62 % of the time that it held GPUs is measured" in text
+    assert "all of it" not in text
+    assert cli.main(["job", "999", *option]) == 1
+    assert "job 999 is not in the collected ledger" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.unit.core.audit import laws
 from tests.unit.core.world import MS, S, gpu
 
@@ -338,3 +339,18 @@ def test_whatever_a_meter_says_all_that_is_read_is_booked_once(
     assert all(isinstance(i, Interval) and i.t0_ns < i.t1_ns for i in intervals)
     assert state.booked_uj == intervals_uj == state.read_uj
     assert lost == gap_ns + (state.gap_to_ns - state.gap_from_ns if state.gap_reason else 0)
+
+
+def test_lists_tell_of_the_time_between_them_whatever_the_counter_does() -> None:
+    one, two = ProcessUse(7, 1), ProcessUse(8, 2)
+    state = begin(reading(0, 10, processes=(one,)))
+    state = replace(
+        state,
+        pending=(reading(1, 20), reading(2, 30, processes=(two,)), reading(3, 40)),
+        held=(reading(4, 40, processes=(one,)),),
+    )
+    state, intervals = ripe(state, at(3))
+    reported = [(i.before, i.processes) for i in intervals]
+    # A reading that is held back, since its counter is doubted, tells who was there.
+    assert reported == [((one,), (two,)), ((one,), (two,)), ((two,), (one,))]
+    assert state.base.processes == (two,), "the last list, not the next"

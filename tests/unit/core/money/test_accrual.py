@@ -179,6 +179,7 @@ def test_at_one_price_the_whole_is_energy_times_price(world: World, price: int, 
     assert run.books.charges[EUR].total.atoms == run.booked_uj() * price * pue
 
 
+@pytest.mark.timeout(900)  # half a minute of CPU time, on a machine that may be busy
 def test_a_holder_of_ten_milliwatts_pays_for_ten_milliwatts() -> None:
     """Rounded by the tick, 86,400 of them would be billed a day of rounding."""
     rates = rates_of([(0, 300_000_000)])

@@ -251,3 +251,23 @@ def test_a_cluster_that_is_named_later_is_a_rename_too(url: str) -> None:
         ingest.take(database, page_of(node, "n1"), "http://n1", NOW_S, {"http://n1"})
         page = page_of(node, "n1", "alpha", node.last)
         assert ingest.take(database, page, "http://n1", NOW_S, {"http://n1"}) is not None
+
+
+def test_the_idle_part_of_a_charge_is_billed_once(url: str) -> None:
+    node = Node()
+    node.burn(NOVEMBER_S, 1_000, "1", Exact(5), held_ns=9)
+    (row,) = node.charges.values()
+    page = node.page(0)
+    part = msgspec.structs.replace(row, item="idle_electricity", whole=3, seq=page.last + 1)
+    charged = msgspec.structs.replace(page.charged[0], item=part.item, booked=Exact(3))
+    page = msgspec.structs.replace(
+        page, charges=(*page.charges, part), charged=(*page.charged, charged), next=part.seq,
+        last=part.seq,
+    )  # fmt: skip
+    with opened(url) as database:
+        ingest.take(database, page, "n1", NOW_S)
+        _, paid = bills.total(bills.bill(database, 202611).lines)
+        assert [(item.value, amount.whole) for (item, _), amount in paid.items()] == [
+            ("electricity", 5)
+        ]
+        assert check.check(database).good

@@ -118,6 +118,18 @@ def test_hosts_measured_for_all_of_it_are_no_lower_bound() -> None:
     assert alone.energy.it.note == "GPUs alone"
 
 
+def test_gpu_hours_are_what_was_held() -> None:
+    """A GPU held for an hour and read for a quarter of it, another one never read."""
+    held = job("1", gpu_count=2)
+    quarter = Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 4)
+    found = said(account([held], [posted(held, gpu(0), quarter)]))
+    assert found.inventory.gpu_hours.value == 2
+    assert "measured for 0.2500" in found.inventory.gpu_hours.note
+    assert found.runs[0].gpu_hours == 2
+    assert found.quality.coverage.value == 12.5
+    assert "a lower bound: see coverage" in found.energy.gpu.note
+
+
 def test_jobs_without_a_gpu_count_by_their_number() -> None:
     jobs = [job("1"), job("2")]
     dram = Meter(Component.DRAM, "dram-0")

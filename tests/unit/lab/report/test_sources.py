@@ -15,7 +15,7 @@ from joulebook.core.evidence import Remainder
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.report.runs import runs
 from joulebook.errors import ConfigError
 from joulebook.lab.report.about import About
 from joulebook.lab.report.paragraph import sentences
@@ -105,9 +105,10 @@ def test_two_nodes_are_the_sum_of_both(ledger: Path, tmp_path: Path) -> None:
     assert energy(both) == 2 * energy(one)
     assert both.nodes == ("n1", "node-2")
     # A job on many nodes is one job.
-    assert both.workloads.keys() == one.workloads.keys()
-    job = WorkloadId("slurm", "101")
-    assert both.workloads[job].gpu_count == 2 * one.workloads[job].gpu_count
+    assert len(runs(both)) == len(runs(one))
+    assert {run.nodes for run in runs(both)} == {("n1", "node-2")}
+    counts = [{run.shown: run.gpu_count for run in runs(each)} for each in (both, one)]
+    assert counts[0]["101"] == 2 * counts[1]["101"]
 
 
 def test_the_same_node_twice_is_refused(ledger: Path) -> None:

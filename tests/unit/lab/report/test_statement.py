@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.unit.lab.report.worked import write_worked
 
 from joulebook.cli import main
+from joulebook.core.workloads import Labels
 
 ABOUT = """
 title = "BERT base"
@@ -232,6 +234,59 @@ def test_a_name_that_nothing_was_booked_to_is_no_statement_of_zero(
     assert "\x1b" not in reported.err
 
 
+def test_an_experiment_of_two_accounts_is_two(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither group's figure has the other's in it, unless both are asked for."""
+    other = tmp_path / "gpu-2.db"
+    write_worked(other, Labels("grace", "vision", "bert-base"))
+    with closing(sqlite3.connect(other)) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", str(tmp_path / "ledger.db"), "--ledger", str(other))
+    command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "one in each account of nlp, vision: choose by --account NAME" in said
+    one = reported(capsys, config, *both, "--experiment", "bert-base", "--account", "nlp")
+    assert (one["counts"]["total"], one["energy"]["it"]["value"]) == (4, 24)
+    accounts = ("--account", "nlp", "--account", "vision")
+    together = reported(capsys, config, *both, "--experiment", "bert-base", *accounts)
+    assert (together["counts"]["total"], together["energy"]["it"]["value"]) == (8, 48)
+
+
+def test_two_users_without_accounts_have_an_experiment_each(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_worked(tmp_path / "a.db", Labels("ada", "", "baseline"))
+    write_worked(tmp_path / "b.db", Labels("bob", "", "baseline"))
+    with closing(sqlite3.connect(tmp_path / "b.db")) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", str(tmp_path / "a.db"), "--ledger", str(tmp_path / "b.db"))
+    assert main(["--config", str(config), "report", *both, "--experiment", "baseline"]) == 2
+    assert "one in each user of ada, bob" in capsys.readouterr().err
+    one = reported(capsys, config, *both, "--experiment", "baseline", "--user", "bob")
+    assert one["counts"]["total"] == 4
+
+
+def test_two_clusters_are_told_apart(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same job numbers at the same time of the same user, on nodes of one name."""
+    copy = tmp_path / "copy.db"
+    shutil.copy(tmp_path / "ledger.db", copy)
+    with closing(sqlite3.connect(copy)) as conn, conn:
+        conn.execute("UPDATE ledger SET ledger_id = 'another'")
+    both = ("--ledger", f"east/n1={tmp_path}/ledger.db", "--ledger", f"west/n1={copy}")
+    every = reported(capsys, config, *both)
+    assert every["counts"]["total"] == 8
+    assert every["inventory"]["nodes"] == ["east/n1", "west/n1"]
+    command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
+    assert main(command) == 2
+    assert "choose by --cluster NAME" in capsys.readouterr().err
+    east = reported(capsys, config, *both, "--experiment", "bert-base", "--cluster", "east")
+    assert east["counts"]["total"] == 4
+
+
 def test_a_key_that_is_none_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = config.with_name("about.toml")
     about.write_text('titel = "x"\n')
@@ -373,3 +428,33 @@ def test_a_job_may_be_asked_for_by_any_of_its_names(
         ledger.execute("UPDATE workloads SET display = '99_' || workload")
     names = ("--workload", "slurm/101", "--workload", "99_102", "--workload", "103")
     assert reported(capsys, config, *names)["counts"]["total"] == 3
+
+
+def test_a_feed_out_of_reach_costs_its_own_figures_only(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And neither a path of this machine nor what a program answered stands in the statement."""
+    new = tmp_path / "new.toml"
+    new.write_text(
+        f'[rates]\npue = 1.5\n[rates.price]\nkind = "constant"\nper_kwh = 1.0\n'
+        f'[rates.carbon]\nkind = "csv"\nfile = "{tmp_path}/nothing.csv"\n'
+    )
+    sacct = tmp_path / "sacct"
+    sacct.write_text(
+        "#!/bin/sh\necho 'sacct: error: slurm_persist_conn_open: /var/x' >&2; exit 1\n"
+    )
+    sacct.chmod(0o755)
+    config.write_text(config.read_text().replace('sacct = ""', f'sacct = "{sacct}"'))
+    found = reported(capsys, config, "--rates", str(new))
+    assert {each["kind"]: each["cost"]["value"] for each in found["cost"]}["electricity"] == 36
+    assert found["carbon"]["location_based"]["value"] is None
+    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time"]
+    assert found["restated"]["rates_file"] == "new.toml"
+    assert found["restated"]["unpriced_kwh"] == {"co2e": 24}
+    for name in ("text", "latex", "html", "markdown"):
+        assert main(["--config", str(config), "report", "--format", name, "--rates", str(new)]) == 0
+        printed = capsys.readouterr()
+        assert str(tmp_path) not in printed.out
+        assert "slurm_persist_conn_open" not in printed.out
+        assert "slurm_persist_conn_open" in printed.err
+        assert "nothing.csv: cannot be read" in printed.err

@@ -54,7 +54,7 @@ def _page(statement: Statement, doc: Document) -> Iterator[str]:
     yield from _chart(doc.bars)
     for section in doc.sections:
         yield f"<h2>{escape(section.title)}</h2>"
-        yield "<table><tbody>"
+        yield '<table class="rows"><tbody>'
         yield from map(_row, section.rows)
         yield "</tbody></table>"
     if doc.runs:

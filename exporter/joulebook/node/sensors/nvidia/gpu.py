@@ -267,6 +267,7 @@ class OpenGpu:
                 listed.get(place),
                 ended=place.pid not in running,
                 instance=names.get((place.gi, place.ci), ""),
+                graphics=place.pid in self._reader.graphics,
             )
             for place in places
         )

@@ -36,9 +36,9 @@ _NO_MEMORY_FIGURE = 2**64 - 1
 
 _LISTS = (
     "nvmlDeviceGetComputeRunningProcesses",
-    "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
 )
+_GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses"
 
 MAX_PID = 1 << 22
 """Linux numbers no process higher (PID_MAX_LIMIT)."""
@@ -77,8 +77,14 @@ class ProcessReader:
     def __init__(self, session: Session, device: NvmlDevice) -> None:
         self._handle = device.handle
         # v2 has the 24-byte entry, v1 has not.
-        functions = (session.function(f"{name}_v3", f"{name}_v2") for name in _LISTS)
-        self._lists = [function for function in functions if function is not None]
+        functions = {
+            name: session.function(f"{name}_v3", f"{name}_v2") for name in (*_LISTS, _GRAPHICS)
+        }
+        self._lists = {
+            name: function for name, function in functions.items() if function is not None
+        }
+        self.graphics: frozenset[int] = frozenset()
+        """The pids of the last look that are in the list of graphics contexts alone."""
         self._utilisation = session.function("nvmlDeviceGetProcessUtilization")
         early_r535 = (
             session.function("nvmlDeviceGetConfComputeMemSizeInfo") is not None
@@ -95,7 +101,8 @@ class ProcessReader:
         """
         merged: dict[ProcessOnCard, int | None] = {}
         answered = False
-        for function in self._lists:
+        drawing: set[int] = set()
+        for name, function in self._lists.items():
             buffer, count, code = self._filled(
                 lambda room, out, function=function: function(self._handle, room, out),
                 max(ENTRY_SIZES),
@@ -109,8 +116,12 @@ class ProcessReader:
                 self.rejected[PROCESSES_IMPLAUSIBLE] += 1
                 raise implausible("nvmlDeviceGetRunningProcesses", "processes", count)
             answered = True
-            for place, memory in self._entries(buffer, count).items():
+            entries = self._entries(buffer, count)
+            if name == _GRAPHICS:
+                drawing = {place.pid for place in entries} - {place.pid for place in merged}
+            for place, memory in entries.items():
                 merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
+        self.graphics = frozenset(drawing)
         return merged if answered else None
 
     def _entries(

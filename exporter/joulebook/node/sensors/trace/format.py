@@ -25,6 +25,11 @@ from msgspec import Meta
 from joulebook.core.energy.readings import Component
 from joulebook.errors import ConfigError
 
+MOST_BYTES = 256 << 20
+"""Of a trace, unpacked: a gzip file of a megabyte can be a gigabyte."""
+_MOST_LINE = 1 << 20
+_MOST_LINES = 4_000_000
+
 VERSION = 1
 KIND = "joulebook-trace"
 
@@ -151,7 +156,17 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with open_trace(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+            left = MOST_BYTES
+            while line := file.readline(min(_MOST_LINE, left) + 1):
+                number += 1
+                left -= len(line)
+                if len(line) > _MOST_LINE or left < 0 or number > _MOST_LINES:
+                    raise _refused(
+                        path,
+                        number,
+                        f"larger than a trace: more than {_MOST_LINE >> 20} MiB in a line, "
+                        f"{MOST_BYTES >> 20} MiB in all, or {_MOST_LINES:,} lines",
+                    )
                 yield number, line
     except (OSError, EOFError, zlib.error) as e:
         where = f"after line {number}" if number else "at its start"

@@ -68,6 +68,10 @@ def own_pid(proc: Path = Path("/proc")) -> int:
         return os.getpid()
 
 
+_ENVIRON_CAPABILITIES = 1 << 19 | 1 << 2
+"""CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (capabilities(7))."""
+
+
 class Stat(NamedTuple):
     """What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
 
@@ -126,6 +130,17 @@ def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> bool:
+    """Whether a process may read the environment of those of other users."""
+    try:
+        for line in (proc / str(pid) / "status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16) & _ENVIRON_CAPABILITIES == _ENVIRON_CAPABILITIES
+    except (OSError, ValueError, IndexError):
+        pass
+    return False
 
 
 def user_name(uid: int) -> str:

@@ -16,10 +16,9 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     NOTHING_HELD,
     Before,
     Boundary,

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core import experiments
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Reading
+from joulebook.core.energy.readings import ProcessUse, Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
-from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import (
-    INFRASTRUCTURE,
     NOTHING_HELD,
     Before,
     Boundary,
@@ -116,11 +117,12 @@ class ProcessWorkloads:
         with self._lock:
             self._runs = {n: run for n, run in self._runs.items() if not self._is_gone(n, run)}
             for known in self._table.unseen():
-                late = now_ns - self._opened_ns > REMEMBERED_NS and known.place.kind != "run"
-                if late or self._is_over(known.place):
+                late = now_ns - self._opened_ns > REMEMBERED_NS and self._is_left(known.place)
+                if late or (known.place.kind == "run" and self._is_over(known.place)):
                     self._table.end_unseen(known, self._before_ns)
+            self._table.look_after(self._lives, now_ns)
             self._table.sweep(now_ns)
-            facts = self._table.news(models, self._is_over)
+            facts = self._table.news(models, now_ns, self._is_over)
         return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
@@ -164,6 +166,9 @@ class ProcessWorkloads:
 
     def lived(self, reading: Reading) -> Reading:
         """The reading, each process with its life, and those that ended since the list before."""
+        if reading.processes is not None:
+            uses = tuple(self._serving(use) for use in reading.processes)
+            reading = msgspec.structs.replace(reading, processes=uses)
         with self._lock:
             reading = self._table.lived(reading, self._lives)
             ours = self._table.living(reading.meter)
@@ -186,6 +191,16 @@ class ProcessWorkloads:
         with self._lock:
             self._table.ended(key, now_ns)
         self._boundary(now_ns)
+
+    def _serving(self, use: ProcessUse) -> ProcessUse:
+        """A display server that a user's login started serves everybody who sits there.
+
+        That is believed of one which only draws: what computes is billed, whatever it is called.
+        """
+        if not use.graphics or use.workload is None or use.workload.scheduler != SCHEDULER:
+            return use
+        serves = proc.serves(self._comm(use.pid), self._infrastructure)
+        return msgspec.structs.replace(use, workload=INFRASTRUCTURE) if serves else use
 
     # -- who they are
 
@@ -284,6 +299,12 @@ class ProcessWorkloads:
         """Whether nothing can be started in it any more; of containers and units nobody knows."""
         run = self._run_in(place)
         return run is None or self._is_gone(run.pid, run)
+
+    def _is_left(self, place: Place) -> bool:
+        """Whether nothing is known to live in it: no leader of a run, of others nobody knows."""
+        run = self._run_in(place)
+        leader = None if run is None else stat_of(run.pid, self._proc)
+        return leader is None or leader.is_over
 
     def _is_gone(self, group: int, run: Run) -> bool:
         """Whether a process group has no process any more."""

@@ -75,6 +75,8 @@ class ProcessTable:
         self._workloads: dict[WorkloadId, Known] = {}
         self._members: dict[tuple[Meter, Key, str], Member] = {}
         self._lists: dict[Meter, tuple[int, int]] = {}
+        self._away: dict[Key, WorkloadId] = {}
+        """Processes that left their devices, and live."""
         self._renamed: dict[Key, WorkloadId] = {}
         self._handed: list[tuple[Known, WorkloadFacts]] = []
 
@@ -137,6 +139,7 @@ class ProcessTable:
                 continue
             key = (reading.meter, process, use.instance)
             listed.add(key)
+            self._away.pop(process, None)
             member = self._members.get(key)
             if member is None or member.workload != known.id:
                 member = self._members[key] = Member(known.id, use, reading.meter)
@@ -152,7 +155,8 @@ class ProcessTable:
                     sm_time_ns = _went_on(member.use, *times)
                     gone = msgspec.structs.replace(member.use, ended=True, sm_time_ns=sm_time_ns)
                     processes.append(_with(gone, member.life))
-                # One that left the device, and lives on, is met again if it comes back.
+                elif len(self._away) < MOST:
+                    self._away[key[1]] = member.workload
                 del self._members[key]
         return msgspec.structs.replace(reading, processes=tuple(processes))
 
@@ -164,7 +168,10 @@ class ProcessTable:
                 member.ended_ns = max(now_ns, member.use.started_ns)
                 workloads.add(member.workload)
         self._renamed.pop(key, None)
+        if key in self._away:
+            workloads.add(self._away.pop(key))
         living = {m.workload for m in self._members.values() if m.ended_ns is None}
+        living.update(self._away.values())
         for each in workloads - living:
             known = self._workloads.get(each)
             if known is not None:
@@ -173,6 +180,11 @@ class ProcessTable:
     def living(self, meter: Meter) -> list[Key]:
         """The processes on a device that have not ended, as far as is known."""
         return [k for (m, k, _), each in self._members.items() if m == meter and not each.ended_ns]
+
+    def look_after(self, lives: Callable[[Key], bool], now_ns: int) -> None:
+        """Note the ends of those that are on no list any more."""
+        for key in [key for key in self._away if not lives(key)]:
+            self.ended(key, now_ns)
 
     def sweep(self, now_ns: int) -> None:
         """Forget workloads that ended a while ago, and are on record as ended."""
@@ -198,17 +210,21 @@ class ProcessTable:
         known.ended_ns, known.reported = max(ended_ns, known.started_ns), False
 
     def news(
-        self, models: Mapping[Meter, str], is_over: Callable[[Place], bool]
+        self, models: Mapping[Meter, str], now_ns: int, is_over: Callable[[Place], bool]
     ) -> tuple[WorkloadFacts, ...]:
         """Return the facts of workloads of which anything is new; `models` names the devices.
 
-        An end is reported once it is one: `is_over` says whether nobody can come after the last.
+        An end is reported at once where `is_over` says that nobody can come after the last, else if
+        nobody came for a while.
         """
         fresh = [
             known for known in self._workloads.values()
             if not known.reported and (known.used or known.before is not None)
         ]  # fmt: skip
-        self._handed = [(known, self._facts(known, models, is_over)) for known in fresh]
+        self._handed = [
+            (known, self._facts(known, models, self._end_of(known, now_ns, is_over)))
+            for known in fresh
+        ]
         return tuple(facts for _, facts in self._handed)
 
     def settled(self) -> None:
@@ -239,12 +255,15 @@ class ProcessTable:
         if not known.used or known.before is not None:
             known.used, known.before = True, None
 
-    def _facts(
-        self, known: Known, models: Mapping[Meter, str], is_over: Callable[[Place], bool]
-    ) -> WorkloadFacts:
-        ended_ns = known.ended_ns
-        if ended_ns is not None and known.before is None and not is_over(known.place):
-            ended_ns = None
+    @staticmethod
+    def _end_of(known: Known, now_ns: int, is_over: Callable[[Place], bool]) -> int | None:
+        if known.ended_ns is None or known.before is not None:
+            return known.ended_ns
+        over = now_ns - known.ended_ns > REMEMBERED_NS or is_over(known.place)
+        return known.ended_ns if over else None
+
+    @staticmethod
+    def _facts(known: Known, models: Mapping[Meter, str], ended_ns: int | None) -> WorkloadFacts:
         if known.before is not None:
             return msgspec.structs.replace(known.before, ended_ns=ended_ns, complete=True)
         of = {clean_label(models[meter]) for meter in known.meters if models.get(meter)}

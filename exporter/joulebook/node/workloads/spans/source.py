@@ -207,7 +207,7 @@ class SpanWorkloads:
         except OSError as error:
             trouble = f"no marks: {self._directory}: {error.strerror}"
             if trouble != self._trouble:
-                log.info("%s", trouble)
+                log.warning("%s", trouble)
         self._trouble = trouble
         return None if trouble else fd
 

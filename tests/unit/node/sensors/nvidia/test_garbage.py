@@ -78,7 +78,7 @@ def listing(fill: Callable[[int], bytes], count: int) -> Callable[[OpenGpu], Non
             ctypes.memmove(out, text, len(text))
             return 0
 
-        card._reader._lists = [answer]
+        card._reader._lists = {"nvmlDeviceGetComputeRunningProcesses": answer}
 
     return spoil
 

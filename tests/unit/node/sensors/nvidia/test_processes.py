@@ -72,6 +72,7 @@ def test_lists_are_merged_by_pid(bench: MakeBench, layout: Layout) -> None:
     ):
         scenario.set_process(0, process)
     assert by_pid(processes) == {1: 10, 2: 20, 3: 30, 4: 40, 5: None}
+    assert processes.graphics == {2}, "the others compute"
 
 
 def test_each_list_is_one_call(bench: MakeBench) -> None:

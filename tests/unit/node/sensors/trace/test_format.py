@@ -10,6 +10,7 @@ import pytest
 
 from joulebook.core.energy.readings import Component
 from joulebook.errors import ConfigError
+from joulebook.node.sensors.trace import format
 from joulebook.node.sensors.trace.format import TraceRecord, read_trace
 
 HEADER = {"v": 1, "kind": "joulebook-trace", "devices": [{"name": "GPU-a"}, {"name": "GPU-b"}]}
@@ -121,4 +122,20 @@ def test_a_file_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
     path = written(tmp_path / "t.jsonl.gz", HEADER | {"devices": [{"name": "GPU-a"}]}, *lines)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ConfigError, match=r"cannot be read after line \d+: .*ended before"):
+        read_trace(path)
+
+
+def test_a_packed_trace_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte that is a gigabyte unpacked."""
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(b" " * (8 << 20))
+    with pytest.raises(ConfigError, match="larger than a trace"):
+        read_trace(path)
+    monkeypatch.setattr(format, "MOST_BYTES", 1 << 10)
+    with gzip.open(path, "wb") as file:
+        file.write(b'{"v":1,"kind":"joulebook-trace","devices":[{"name":"GPU-0"}]}\n')
+        for n in range(100):
+            file.write(b'{"t_ns":%d,"gpu":0,"power_mw":1}\n' % (n + 1))
+    with pytest.raises(ConfigError, match=r"bomb.jsonl.gz:\d+: larger than a trace"):
         read_trace(path)

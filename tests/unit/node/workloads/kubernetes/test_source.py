@@ -12,9 +12,8 @@ from tests.fakes.kube_api.server import FakeApi
 from tests.unit.node.workloads.kubernetes.pod_world import CARDS, GPU, MIG, World
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.workloads import WorkloadId
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.kubernetes_api.server import ApiServer
-from joulebook.node.workloads.contract import INFRASTRUCTURE
 from joulebook.node.workloads.host.cgroup_paths import PodPlace
 from joulebook.node.workloads.kubernetes.cgroups import PodTree
 from joulebook.node.workloads.kubernetes.pods import PodTable

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from joulebook.clock import NodeClock
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
-from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
-from joulebook.node.workloads.contract import INFRASTRUCTURE, NOTHING_HELD, Before
+from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId, merged
+from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.processes import owners, proc, table
 from joulebook.node.workloads.processes.owners import Facts, Run, run_place
@@ -294,6 +294,21 @@ def test_infrastructure(place: Place) -> None:
     assert place.source.identify(2**22 + 1) is None
 
 
+def test_a_display_server_of_a_users_login_serves_everybody_while_it_only_draws(
+    place: Place,
+) -> None:
+    place.source.close()
+    place.source = place.made(infrastructure=("sleep",))
+    use = place.use(place.start(uid=1000))
+    (draws,) = place.list(replace(use, graphics=True)).processes or ()
+    assert (draws.workload, draws.marks) == (INFRASTRUCTURE, ())
+    assert place.facts() == {}
+    (computes,) = place.list(use).processes or ()
+    assert computes.workload == use.workload != INFRASTRUCTURE
+    job = replace(use, graphics=True, workload=WorkloadId("slurm", "7"))
+    assert place.list(job).processes == (job,), "inside a job it is the job's"
+
+
 def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
     pid = place.start()
     use = place.use(pid, sm_time_ns=100 * MS)
@@ -337,6 +352,15 @@ def test_one_that_leaves_the_card_and_lives_is_not_ended(place: Place) -> None:
     (back,) = place.list(use).processes or ()
     assert back.marks[0].t1_ns is None
     assert resolved(place).ended_ns is None
+
+
+def test_one_that_left_the_card_ends_all_the_same(place: Place) -> None:
+    pid = place.start()
+    place.list(place.use(pid))
+    place.list()
+    place.end(pid)
+    until(lambda: place.boundaries)
+    assert resolved(place).ended_ns == place.boundaries[0]
 
 
 def test_a_workload_ends_with_its_last_process_and_may_begin_again(place: Place) -> None:

@@ -274,3 +274,54 @@ def test_a_hook_takes_milliseconds(hook: Hook) -> None:
         used = ended.children_user - began.children_user
         took.append((used + ended.children_system - began.children_system) / 2)
     assert sorted(took)[5] < 0.05, "of CPU; 15 ms on a quiet machine"
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling", "fifo", "directory"])
+def test_root_follows_nothing_that_the_daemons_user_planted(
+    hook: Hook, events: Path, tmp_path: Path, planted: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("precious\n")
+    hook("prolog")
+
+    def plant(name: str) -> None:
+        path = events / name
+        if planted == "fifo":
+            os.mkfifo(path)
+        elif planted == "directory":
+            (tmp_path / "elsewhere").mkdir(exist_ok=True)
+            path.symlink_to(tmp_path / "elsewhere")
+        else:
+            path.symlink_to(secret if planted == "link" else tmp_path / "new")
+
+    for name in (".101.0.end.tmp", "101.0.end"):
+        plant(name)
+    hook("epilog")
+    assert load(events / "101.0.end")["end_ns"]
+    (events / "101.0.end").unlink()
+    for name in (".101.0.tmp", "101.0.json"):
+        plant(name)
+    hook("prolog")
+    hook("epilog")
+    assert secret.read_text() == "precious\n"
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "elsewhere").glob("*")) if planted == "directory" else True
+
+
+def test_a_directory_that_was_exchanged_for_a_link_is_not_entered(
+    hook: Hook, events: Path, tmp_path: Path
+) -> None:
+    hook("prolog")
+    hook("epilog")
+    os.chown(events.parent, 12345, 12345)
+    os.chown(events, 12345, 12345)
+    hook("prolog")
+    assert (events / "101.0.json").exists(), "his own directory below his own"
+    for each in events.iterdir():
+        each.unlink()
+    events.rmdir()
+    (tmp_path / "etc").mkdir()
+    events.symlink_to(tmp_path / "etc")
+    hook("prolog")
+    hook("epilog")
+    assert not list((tmp_path / "etc").iterdir())
