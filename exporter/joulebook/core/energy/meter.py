@@ -21,6 +21,7 @@ from joulebook.core.energy.intervals import (
 )
 from joulebook.core.energy.power import (
     MAX_HOLE_NS,
+    STALL_NS,
     drawn_uj,
     is_believable,
     is_doubted,
@@ -169,12 +170,13 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     second). Else it lost what was consumed meanwhile, and power tells that.
     """
     held, late = state.held, state.held[-1]
+    stood_long = reading.t_ns - state.last.t_ns >= STALL_NS
     if not has_restarted(state.last, reading):
         late = msgspec.structs.replace(reading, t_ns=late.t_ns, by_power=late.by_power)
-    if drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
+    if stood_long and drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
         return _give_up(state).then(take, reading)
     stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
-    if stood_still and is_off(state.last, reading):
+    if stood_long and stood_still and is_off(state.last, reading):
         return _give_up(state).then(take, reading)
     taken = MeterUpdate(msgspec.structs.replace(state, held=()))
     for each in (*held, reading):
