@@ -60,6 +60,7 @@ mine() {
 # Whatever its restart count is: in the Epilog of a run that is requeued SLURM has it raised
 # already. Two runs of a job are never on one node at once.
 for file in "$job".*.json; do
+    [ -s "$file" ] || rm -f "$file"
     mine "$file" || continue
     stem=${file%.json}
     case $line in
@@ -69,6 +70,7 @@ for file in "$job".*.json; do
             rm -f ".$stem.end.tmp"
             printf '%s\n' "$body" | dd of=".$stem.end.tmp" conv=excl status=none 2>/dev/null &&
                 mv -fT ".$stem.end.tmp" "$stem.end"
+            rm -f ".$stem.end.tmp"
             ;;
     esac
     rm -f "$file"

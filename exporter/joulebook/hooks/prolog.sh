@@ -108,6 +108,8 @@ body="$body}"
 # Several slurmd may share the directory (and a job may run on two of them): the first has the
 # plain name, the others add their own. The temporary name, made only if it is new, is the lock.
 stem=$job.$restart
+# Numbers come again: the end of an earlier job of this number may wait to be booked.
+[ -e "$stem.end" ] && [ -n "$node" ] && mv -fT "$stem.end" "$stem.$node.$uptime_ms.end"
 write() {
     printf '%s\n' "$body" | dd of=".$1.tmp" conv=excl status=none 2>/dev/null
 }
@@ -127,5 +129,6 @@ if [ -n "$taken" ]; then
     rm -f ".$stem.tmp"
     write "$stem"
 fi
-mv -fT ".$stem.tmp" "$stem.json"
+# On a full file system nothing was written, and nothing stays.
+if [ -s ".$stem.tmp" ]; then mv -fT ".$stem.tmp" "$stem.json"; else rm -f ".$stem.tmp"; fi
 exit 0

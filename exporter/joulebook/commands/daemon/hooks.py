@@ -17,7 +17,14 @@ from typing import NamedTuple
 import click
 
 import joulebook
-from joulebook.commands.daemon.slurm_conf import SlurmConf, hook_files, is_ours, read_slurm_conf
+from joulebook.commands.daemon.slurm_conf import (
+    RETIRED,
+    SlurmConf,
+    hook_files,
+    hook_pattern,
+    is_ours,
+    read_slurm_conf,
+)
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config import load
 from joulebook.errors import ConfigError
@@ -51,10 +58,20 @@ def main(args: Options) -> int:
     for step in steps:
         print(step.said)
     lines = [step.line for step in steps if step.line]
-    if lines:
-        print(f"\nNow write into {path}, on the controller and on every node:\n")
+    if not lines:
+        return 0
+    if args.action == "install":
+        print(
+            f"\nNow write into {path}, on the controller and on every node, once this was run on "
+            "every\nnode that reads it, those without a GPU too: SLURM drains nodes that lack the "
+            "directory.\n"
+        )
         print("\n".join(f"  {line}" for line in lines))
         print("\nthen: scontrol reconfigure")
+    else:
+        print(f"\nNow take out of {path}, on the controller and on every node:\n")
+        print("\n".join(f"  {line}" for line in lines))
+        print("\nthen: scontrol reconfigure; joulebook hooks remove (the rest, on every node)")
     return 0
 
 
@@ -102,16 +119,38 @@ def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
         for name in _NAMES
         if os.path.lexists(directory / name)
     ]
+    values = conf.values.get(key.lower(), ())
     for file in found:
-        file.unlink()
-        yield HookStep(f"{key}: {file} removed")
-    named = [
-        value for value in conf.values.get(key.lower(), ()) if str(source / SCRIPTS[key]) in value
-    ]
+        # SLURM drains the node where nothing matches a pattern, or a file is not there.
+        alone = [
+            value
+            for value in values
+            for each in value.split(",")
+            if (found_by := hook_pattern(conf, each)) and set(found_by) <= set(found)
+            and file in found_by
+        ]  # fmt: skip
+        if alone:
+            _retire(file)
+            yield HookStep(f"{key}: {file} does nothing now", f"{key}={alone[0]}")
+        else:
+            file.unlink()
+            yield HookStep(f"{key}: {file} removed")
+    named = [value for value in values if str(source / SCRIPTS[key]) in value]
     if named:
-        yield HookStep(f"{key}: {conf.path} names it still", f"#{key}={shlex.join(named)}")
+        yield HookStep(f"{key}: {conf.path} names it still", f"{key}={shlex.join(named)}")
     elif not found:
         yield HookStep(f"{key}: nothing of Joulebook's")
+
+
+def _retire(place: Path) -> None:
+    """Leave a script that does nothing until slurm.conf no longer names its directory."""
+    temporary = place.with_name(f".{place.name}.new")
+    try:
+        temporary.write_text(f"#!/bin/sh\n# {RETIRED}\nexit 0\n")
+        temporary.chmod(0o755)
+        temporary.rename(place)
+    except OSError as error:
+        raise ConfigError(f"{place}: {error.strerror} (are you root?)") from None
 
 
 def _put(script: Path, place: Path) -> None:

@@ -16,6 +16,8 @@ from joulebook.node.workloads.slurm.hostlist import expand
 _DEEPEST = 4
 _HEAD_BYTES = 4096
 _OURS = "joulebook"
+RETIRED = "Removed: does nothing until slurm.conf no longer names this directory."
+"""In the script that stands where a hook of ours was."""
 
 
 class SlurmConf(msgspec.Struct, frozen=True):
@@ -72,16 +74,27 @@ def hook_files(conf: SlurmConf, key: str) -> list[Path]:
     found: list[Path] = []
     for value in conf.values.get(key.lower(), ()):
         for pattern in value.split(","):
-            if pattern.strip():
-                place = str(conf.path.parent / pattern.strip())
-                # glob and not Path.glob: the pattern is absolute.
-                names = sorted(glob.glob(place)) or [place]  # noqa: PTH207
-                found += [Path(name) for name in names]
+            found += hook_pattern(conf, pattern)
     return found
+
+
+def hook_pattern(conf: SlurmConf, pattern: str) -> list[Path]:
+    """The programs that one pattern means; itself where it means none."""
+    if not pattern.strip():
+        return []
+    place = str(conf.path.parent / pattern.strip())
+    # glob and not Path.glob: the pattern is absolute.
+    names = sorted(glob.glob(place)) or [place]  # noqa: PTH207
+    return [Path(name) for name in names]
 
 
 def is_ours(hook: Path) -> bool:
     """Whether a hook is Joulebook's, a link to it, or a script that calls it."""
+    try:
+        if RETIRED.encode() in hook.read_bytes()[:_HEAD_BYTES]:
+            return False
+    except OSError:
+        pass
     if _OURS in str(hook) or _OURS in str(hook.resolve()):
         return True
     try:

@@ -84,6 +84,7 @@ def hooks(site: Site) -> Iterator[Finding]:
     conf = read_conf(site) if is_here(site) else None
     if conf is None:
         return
+    hooked = any(is_ours(file) for file in hook_files(conf, "Prolog"))
     for key, script in _HOOKS.items():
         files = hook_files(conf, key)
         ours = [file for file in files if is_ours(file)]
@@ -97,7 +98,13 @@ def hooks(site: Site) -> Iterator[Finding]:
             continue
         yield from _runnable(key, ours)
     flags = conf.first("PrologFlags").lower()
-    if "alloc" not in flags and "contain" not in flags and "x11" not in flags:
+    if "contain" not in flags and "x11" not in flags and not hooked:
+        yield fail(
+            "PrologFlags has no Contain, and the Prolog is not ours: a job without a step, as "
+            "salloc waits, is not seen, and what its GPUs consume is nobody's",
+            "`joulebook hooks install`, or set PrologFlags=Contain.",
+        )
+    elif "alloc" not in flags and "contain" not in flags and "x11" not in flags:
         yield warn(
             "PrologFlags has no Alloc: the Prolog runs with a job's first step, and what its GPUs "
             "consume before that is nobody's",
@@ -267,11 +274,19 @@ def controller(site: Site) -> Iterator[Finding]:
     slurm = site.config.tenants.slurm
     if not is_here(site):
         return
+    conf = read_conf(site)
     path = find_program("scontrol") if slurm.scontrol == "auto" else slurm.scontrol
     if path and os.access(path, os.X_OK):
-        yield ok(f"scontrol: {path}, asked at most once for each job")
+        yield ok(f"scontrol: {path}, asked for each job until it answers")
+        private = conf.first("PrivateData").lower() if conf is not None else ""
+        if "jobs" in private.split(","):
+            yield warn(
+                "PrivateData=jobs: the controller hides jobs of others from users without rights",
+                "Let the daemon's user see them: SlurmUser, or an operator (sacctmgr add user "
+                "joulebook account=ACCOUNT adminlevel=operator); else names, arrays and requeues "
+                "stay unknown, and without our hooks so do the holders of GPUs.",
+            )
         return
-    conf = read_conf(site)
     hooked = conf is not None and any(is_ours(file) for file in hook_files(conf, "Prolog"))
     missing = "never asked (tenants.slurm.scontrol is empty)" if not path else f"{path} cannot run"
     if path == "" and slurm.scontrol == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,21 @@ def test_no_hooks_yet(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     applied(etc, capsys.readouterr().out)
     assert [len(ours(etc, key)) for key in hooks.SCRIPTS] == [1, 1]
     call(etc, "remove")
+    printed = capsys.readouterr().out
+    assert f"  Prolog={etc}/prolog.d/*" in printed and "take out of" in printed
+    for key in hooks.SCRIPTS:
+        # SLURM drains nodes where a pattern means no file.
+        (left,) = hook_files(read_slurm_conf(etc / "slurm.conf"), key)
+        assert subprocess.run([left], check=False).returncode == 0
+        assert not is_ours(left)
+    call(etc, "install")
+    assert [len(ours(etc, key)) for key in hooks.SCRIPTS] == [1, 1]
+    call(etc, "remove")
+    conf(etc, "ClusterName=lab\n")
+    capsys.readouterr()
+    assert call(etc, "remove") == 0
     assert "joulebook.sh removed" in capsys.readouterr().out
+    assert not list((etc / "prolog.d").iterdir())
     assert call(etc, "remove") == 0
     assert "nothing of Joulebook's" in capsys.readouterr().out
 
@@ -109,7 +124,7 @@ def test_named_in_slurm_conf_by_hand(
     call(etc, "install")
     assert "scontrol" not in capsys.readouterr().out
     call(etc, "remove")
-    assert f"#Prolog={packaged}/prolog.sh" in capsys.readouterr().out
+    assert f"  Prolog={packaged}/prolog.sh" in capsys.readouterr().out
 
 
 def test_hooks_that_cannot_be_run_are_copied(

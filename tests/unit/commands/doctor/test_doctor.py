@@ -441,6 +441,24 @@ def test_prolog_flags(slurm: Site) -> None:
     one(slurm, slurm_checks.hooks, Status.WARN, "PrologFlags has no Alloc")
 
 
+def test_without_our_prolog_a_waiting_allocation_is_not_seen(slurm: Site) -> None:
+    conf = slurm.root / "etc/slurm/slurm.conf"
+    conf.write_text(CONF.replace("Alloc,Contain", "Alloc,NoHold"))
+    assert not [f for f in found(slurm, slurm_checks.hooks) if "PrologFlags" in f.found]
+    (slurm.root / "etc/slurm/more.conf").write_text("Prolog=/site.sh\nEpilog=/site.sh\n")
+    said = found(slurm, slurm_checks.hooks)
+    assert [f.status for f in said if "PrologFlags has no Contain" in f.found] == [Status.FAIL]
+
+
+def test_private_data_hides_jobs(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_checks, "find_program", lambda _name: "/bin/true")
+    conf = slurm.root / "etc/slurm/slurm.conf"
+    conf.write_text(CONF + "PrivateData=accounts,jobs\n")
+    said = found(slurm, slurm_checks.controller)
+    assert [f.status for f in said if "PrivateData" in f.found] == [Status.WARN]
+    assert "operator" in said[-1].todo
+
+
 def test_an_events_directory_open_to_others(slurm: Site) -> None:
     events = slurm.root / "run/joulebook/jobs"
     events.chmod(0o777)

@@ -37,8 +37,11 @@ def take(job: Job, runs: Iterable[Job], answer: JobAnswer | None) -> None:
     elif job.restart is None:
         twin = next((r for r in runs if r.restart == run), None)
         if twin is not None and answer.start_s <= twin.start_s:
-            job.end(job.started_ns)  # Only what is left of the cgroups of that run.
-            return
+            if twin.hooked or twin.presumed_ns is None:
+                job.end(job.started_ns)  # Only what is left of the cgroups of that run.
+                return
+            # Its next step: one run, though nobody knows that it held GPUs in between.
+            job.start_s, job.started_ns = twin.start_s, twin.started_ns
         job.restart = run
         _learn(job, answer)
     elif run == job.restart:
@@ -108,7 +111,7 @@ def _take_gpus(job: Job, answer: JobAnswer) -> None:
         if not positions:
             continue
         shards = {g.position: g.shards for g in gpus if g.shards is not None}
-        grant = JobGrant(Evidence.SCONTROL, node, positions, job.started_ns, shards=shards)
+        grant = JobGrant(Evidence.SCONTROL, node, positions, job.seen_ns, shards=shards)
         job.give(f"scontrol:{node}", grant)
         if job.ended_ns is not None:
             grant.close(job.ended_ns)

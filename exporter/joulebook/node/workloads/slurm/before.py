@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
+from joulebook.node.workloads.slurm.job import Job
+from joulebook.node.workloads.slurm.job_record import JobAnswer
 
 _NAME = re.compile(r"^(\d+)(?:\.r(\d+))?$")
 
@@ -47,13 +49,64 @@ class Kept(NamedTuple):
             if evidence not in told_again:
                 yield evidence, tuple(claims)
 
-    def ended(self, t_ns: int, because: str) -> WorkloadFacts:
+    def ended(self, t_ns: int, because: str) -> tuple[WorkloadFacts, tuple[Claim, ...]]:
         """What is to be said of it where it ended unseen."""
+        claims = tuple(msgspec.structs.replace(claim, t1_ns=t_ns) for claim in self.claims)
         extra = {**self.facts.extra, "ended": because} if because else self.facts.extra
-        return msgspec.structs.replace(self.facts, ended_ns=t_ns, complete=True, extra=extra)
+        facts = msgspec.structs.replace(self.facts, ended_ns=t_ns, complete=True, extra=extra)
+        return facts, claims
 
 
-def kept_jobs(before: Before) -> list[Kept]:
+class KeptJobs:
+    """The runs that were open in the ledger, until something here is found to be them."""
+
+    def __init__(self, before: Before) -> None:
+        self.last_ns = before.last_ns
+        self._kept = _kept_jobs(before)
+
+    def adopt(self, job: Job, begun_ns: int, restart: int | None) -> Kept | None:
+        """Go on with the run that the ledger held open, if this is it.
+
+        Two runs of a number are never on one node at once: what began before the daemon stopped
+        is the one of which the ledger knew.
+        """
+        if begun_ns > self.last_ns:
+            return None
+        for kept in self._kept:
+            if kept.job_id == job.job_id and restart in {None, kept.restart}:
+                self._go_on(job, kept)
+                return kept
+        return None
+
+    def recognise(self, job: Job, answer: JobAnswer) -> None:
+        """Go on with the run that the ledger held open, if the controller says that this is it."""
+        if job.restart is not None or not answer.start_s:
+            return
+        for kept in self._kept:
+            same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)
+            if same and kept.facts.scheduler_start_s == answer.start_s:
+                self._go_on(job, kept)
+                return
+
+    def unclaimed(self, in_doubt: Collection[str]) -> list[tuple[Kept, bool]]:
+        """Return what the ledger held and nothing here speaks of, once, and whether it is over.
+
+        Where another run of its number is `in_doubt`, it may be it after all, and only its claims
+        are over: whose they are now the controller must say.
+        """
+        lost = [(kept, kept.job_id not in in_doubt) for kept in self._kept]
+        self._kept = [kept._replace(claims=()) for kept, over in lost if not over]
+        return [(kept, over) for kept, over in lost if over or kept.claims]
+
+    def _go_on(self, job: Job, kept: Kept) -> None:
+        self._kept.remove(kept)
+        job.restart, job.start_s = kept.restart, kept.id.start
+        job.started_ns = kept.begun_ns or job.started_ns
+        job.alive_ns = max(job.alive_ns, self.last_ns)
+        job.changed += 1
+
+
+def _kept_jobs(before: Before) -> list[Kept]:
     """The runs of SLURM's jobs that were open."""
     claims: dict[WorkloadId, list[Claim]] = {}
     for claim in before.claims:

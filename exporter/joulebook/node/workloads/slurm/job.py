@@ -48,6 +48,7 @@ class Job:
         held: Nodes and GPUs by evidence, of grants settled long ago too.
         models: Of the devices that it was given, of grants settled long ago too.
         past: Directories of it that are gone.
+        seen_ns: When its first process was seen, or that of its last step.
         nodes: Names of this host's nodes on which its cgroups were seen.
         hooked: An event file speaks of it: then nothing else says who owns it or what it holds.
         facts: user, account, partition, qos, name, array_job_id, array_task_id, cluster, ...
@@ -63,7 +64,7 @@ class Job:
         extern: SLURM's own step was seen, which lives as long as the job holds this node.
         vanished_ns: When the last of its processes was gone.
         alive_ns: The last instant at which it is known to have lived.
-        presumed_ns: When it was thought over though no Epilog said so.
+        presumed_ns: When it was thought over though no Epilog said so, nor SLURM's own step.
         lost: What it held then.
 
     """
@@ -84,6 +85,7 @@ class Job:
     facts: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     scheduler_start_s: int = 0
+    seen_ns: int = 0
     asking: bool = False
     asked: int = 0
     heard: bool = False

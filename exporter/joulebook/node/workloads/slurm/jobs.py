@@ -13,11 +13,10 @@ from pathlib import Path
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
-from joulebook.node.workloads.slurm.before import Kept, kept_jobs
+from joulebook.node.workloads.slurm.before import Kept, KeptJobs
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import Mapped
-from joulebook.node.workloads.slurm.job_record import JobAnswer
 from joulebook.node.workloads.slurm.labels import JobEnvironment
 from joulebook.units import NS_PER_S
 
@@ -42,8 +41,7 @@ class JobTable:
         self._by_path: dict[Path, Job] = {}
         self._by_stem: dict[str, Job] = {}
         self._sluids: dict[str, str] = {}
-        self.last_ns = before.last_ns
-        self._kept = kept_jobs(before)
+        self.kept = KeptJobs(before)
 
     def __iter__(self) -> Iterator[Job]:
         for runs in self._jobs.values():
@@ -64,53 +62,13 @@ class JobTable:
     def _open(self, job_id: str, t_ns: int, start_s: int) -> Job:
         job = self.current(job_id)
         if job is None or job.ended_ns is not None:
-            job = Job(job_id, t_ns, start_s, alive_ns=t_ns)
+            job = Job(job_id, t_ns, start_s, seen_ns=t_ns, alive_ns=t_ns)
             self._jobs.setdefault(job_id, []).append(job)
         return job
 
-    # -- what the ledger held
-
-    def _adopt(self, job: Job, begun_ns: int, restart: int | None) -> Kept | None:
-        """Go on with the run that the ledger held open, if this is it.
-
-        Two runs of a number are never on one node at once: what began before the daemon stopped
-        is the one of which the ledger knew.
-        """
-        if begun_ns > self.last_ns:
-            return None
-        kept = next(
-            (k for k in self._kept if k.job_id == job.job_id and restart in {None, k.restart}), None
-        )
-        if kept is None:
-            return None
-        self._go_on(job, kept)
-        return kept
-
-    def _go_on(self, job: Job, kept: Kept) -> None:
-        self._kept.remove(kept)
-        job.restart, job.start_s = kept.restart, kept.id.start
-        job.started_ns = kept.begun_ns or job.started_ns
-        job.alive_ns = max(job.alive_ns, self.last_ns)
-        job.changed += 1
-
-    def recognise(self, job: Job, answer: JobAnswer) -> None:
-        """Go on with the run that the ledger held open, if the controller says that this is it."""
-        if job.restart is not None or not answer.start_s:
-            return
-        for kept in self._kept:
-            same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)
-            if same and kept.facts.scheduler_start_s == answer.start_s:
-                self._go_on(job, kept)
-                return
-
-    def unclaimed(self) -> list[Kept]:
-        """Return what the ledger held and nothing here speaks of, once: it ended unseen."""
-        if not self._kept:
-            return []
-        in_doubt = {job.job_id for job in self if job.id is None and not job.heard}
-        lost = [kept for kept in self._kept if kept.job_id not in in_doubt]
-        self._kept = [kept for kept in self._kept if kept.job_id in in_doubt]
-        return lost
+    def unclaimed(self) -> list[tuple[Kept, bool]]:
+        """See `KeptJobs`."""
+        return self.kept.unclaimed({j.job_id for j in self if j.id is None and not j.heard})
 
     # -- event files
 
@@ -135,7 +93,7 @@ class JobTable:
         kept = None
         if job.restart is None:
             job.start_s = start_s
-            kept = self._adopt(job, t0_ns, event.restart_count)
+            kept = self.kept.adopt(job, t0_ns, event.restart_count)
         self._by_stem[stem] = job
         job.hooked = True
         job.restart = event.restart_count
@@ -234,12 +192,12 @@ class JobTable:
         if job_id is None:
             return None
         before = self.current(job_id)
-        if before is not None and before.presumed_ns is not None:
-            before.revive(t_ns)
+        if before is not None and before.presumed_ns is not None and before.hooked:
+            before.revive(t_ns)  # An event file would tell of another run.
         # Before its Epilog the cgroup of an ended run may still be there, never appear.
         job = self._open(job_id, t_ns, start_s)
         if job is not before:
-            kept = self._adopt(job, t_ns, None)
+            kept = self.kept.adopt(job, t_ns, None)
             if kept is not None:
                 for evidence, claims in kept.by_evidence():
                     grant = JobGrant(evidence, place.node or self._node, (), claims[0].t0_ns)
@@ -274,6 +232,8 @@ class JobTable:
         job.vanished_ns = job.alive_ns = t_ns
         if not job.filed and job.ended_ns is None:
             job.end(t_ns)
+            if not job.extern:
+                job.presumed_ns = t_ns  # Perhaps it only waits for its next step.
         return job
 
     # -- what else is learnt
@@ -321,7 +281,7 @@ class JobTable:
                 continue  # A file that its Epilog should have removed.
             job = self._open(job_id, t_ns, start_s)
             if job is not before:
-                self._adopt(job, each.since_ns, None)
+                self.kept.adopt(job, each.since_ns, None)
             job.uid = each.uid if job.uid is None else job.uid
             grant = JobGrant(evidence, self._node, (each.gpu,), t_ns, gpu_ids=each.index_kind)
             grant.parts = (each.parts, each.of)
@@ -349,7 +309,10 @@ class JobTable:
             job for job in self
             if job.ended_ns is not None and job.sent >= job.changed and job.heard
             and not (job.grants or job.paths or job.asking)
-            and (job.presumed_ns is None or now_ns - job.presumed_ns > _PRESUMED_NS)
+            and (
+                job.presumed_ns is None or now_ns - job.presumed_ns > _PRESUMED_NS
+                or not (job.hooked or job.answered)
+            )
         ]  # fmt: skip
         for job in done:
             runs = self._jobs[job.job_id]

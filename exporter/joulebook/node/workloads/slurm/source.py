@@ -162,7 +162,9 @@ class SlurmWorkloads:
             complete = self._complete() if devices else set()
             self._handed = []
             self._handed_stale = list(self._news.stale)
-            facts += self._news.lost
+            for lost, closed_claims in self._news.lost:
+                facts += [lost] if lost is not None else []
+                claims += closed_claims
             self._handed_lost = len(self._news.lost)
             for job in self._table:
                 closed = []

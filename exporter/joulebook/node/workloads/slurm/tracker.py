@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from joulebook.clock import Clock
-from joulebook.core.attribution.claims import Evidence
+from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
@@ -25,7 +25,8 @@ from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_look_s
 from joulebook.node.workloads.slurm.processes import JobProcesses
 from joulebook.node.workloads.slurm.scontrol import Questions
-from joulebook.units import NS_PER_MS, NS_PER_S
+from joulebook.node.workloads.slurm.wall_time import WallTime
+from joulebook.units import NS_PER_S
 
 _HOOK_GRACE_S = 0.2
 """Where the hooks are installed a job's event file is there before its cgroup. Nearly always."""
@@ -44,9 +45,6 @@ _SILENT = (
     "the controller does not answer (scontrol show job): jobs without an event file are booked to "
     "nobody until it does"
 )
-_STEP_NS = 50 * NS_PER_MS
-_OFFSET_GRAIN_NS = 100_000
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class JobTracker:
@@ -82,11 +80,11 @@ class JobTracker:
         self._poke = poke
         self._refuse = refuse
         self._only = only
-        self._boot_id = _BOOT_ID.read_text().strip()
+        self._time = WallTime(clock)
         self._hooks_seen = False
         self.times: list[int] = []
         self.stale: list[str] = []
-        self.lost: list[WorkloadFacts] = []
+        self.lost: list[tuple[WorkloadFacts | None, tuple[Claim, ...]]] = []
 
     # -- event files
 
@@ -98,16 +96,14 @@ class JobTracker:
         known = self._table.knows(stem)
         if known is not None and known.told_ns != event.start_ns:
             known = None  # The number came again.
-        same_boot = event.boot_id == self._boot_id if event.boot_id else None
-        t0_ns = self._node_ns(event.start_ns, event.start_uptime_ms if same_boot else None)
-        if known is None and end_wall_ns is None and self._earlier_boot(same_boot, t0_ns):
-            # It did not survive the reboot, and nobody saw when it ended: the core closes what is
-            # on record at the last instant at which it was affirmed.
-            self.stale.append(stem)
+        same_boot = event.boot_id == self._time.boot_id if event.boot_id else None
+        t0_ns = self._time.node_ns(event.start_ns, event.start_uptime_ms if same_boot else None)
+        if known is None and end_wall_ns is None and self._time.earlier_boot(same_boot, t0_ns):
+            self.stale.append(stem)  # The reboot killed it: it ended when it was last affirmed.
             return
         t1_ns = None
         if end_wall_ns is not None:
-            t1_ns = self._node_ns(end_wall_ns, event.end_uptime_ms if same_boot else None)
+            t1_ns = self._time.node_ns(end_wall_ns, event.end_uptime_ms if same_boot else None)
         job = self._table.event(stem, event, t0_ns, t1_ns)
         if known is None:
             self.times.append(t0_ns)
@@ -138,27 +134,16 @@ class JobTracker:
                 self._watch(job, 0.0)
 
     def _give_up_lost(self) -> None:
-        until_ns = self._table.last_ns
+        until_ns = self._table.kept.last_ns
         # Node time goes on over a reboot.
         because = "node restarted" if self._clock.boottime_ns(until_ns) < 0 else ""
-        self.lost += [kept.ended(until_ns, because) for kept in self._table.unclaimed()]
+        for kept, over in self._table.unclaimed():
+            facts, claims = kept.ended(until_ns, because)
+            self.lost.append((facts if over else None, claims))
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
         return self._table.stems()
-
-    def _earlier_boot(self, same_boot: bool | None, t0_ns: int) -> bool:
-        return not same_boot if same_boot is not None else self._clock.boottime_ns(t0_ns) < 0
-
-    def _node_ns(self, wall_ns: int, uptime_ms: int | None) -> int:
-        # In grains: reading the same file after a restart must give the same instant.
-        offset_ns = self._clock.utc_offset_ns()
-        node_ns = wall_ns - round(offset_ns / _OFFSET_GRAIN_NS) * _OFFSET_GRAIN_NS
-        if uptime_ms is not None:
-            by_boot_ns = uptime_ms * NS_PER_MS - self._clock.boottime_ns(0)
-            if abs(by_boot_ns - node_ns) > _STEP_NS:
-                node_ns = by_boot_ns  # The wall clock was set since.
-        return min(node_ns, self._clock.now_ns())
 
     # -- cgroups
 
@@ -169,7 +154,7 @@ class JobTracker:
         if begun_ns is not None:
             begun_ns = min(now_ns, begun_ns - self._clock.boottime_ns(0))
         t_ns = now_ns if begun_ns is None else begun_ns
-        job = self._table.seen(place, path, t_ns, self._utc_s(t_ns))
+        job = self._table.seen(place, path, t_ns, self._time.utc_s(t_ns))
         if job is None:
             self._look_at_sluid(place, path, 0)
             return
@@ -207,8 +192,8 @@ class JobTracker:
     def mapped(self, evidence: Evidence, now: frozenset[Mapped]) -> None:
         """What a job-mapping directory says now."""
         now_ns = self._clock.now_ns()
-        said = frozenset(m._replace(since_ns=self._node_ns(m.since_ns, None)) for m in now)
-        if self._table.mapped(evidence, said, now_ns, self._utc_s(now_ns)):
+        said = frozenset(m._replace(since_ns=self._time.node_ns(m.since_ns, None)) for m in now)
+        if self._table.mapped(evidence, said, now_ns, self._time.utc_s(now_ns)):
             self.times.append(now_ns)
             for job in self._table:
                 if job.ended_ns is None:
@@ -218,9 +203,6 @@ class JobTracker:
 
     def _lives(self, job: Job) -> bool:
         return self._processes.live(job.paths)
-
-    def _utc_s(self, t_ns: int) -> int:
-        return (t_ns + self._clock.utc_offset_ns()) // NS_PER_S
 
     # -- labels
 
@@ -293,7 +275,7 @@ class JobTracker:
         def answered(answer: JobAnswer | None) -> None:
             with self._lock:
                 if answer is not None:
-                    self._table.recognise(job, answer)
+                    self._table.kept.recognise(job, answer)
                 take(job, self._table.runs(job.job_id), answer)
                 self._give_up_lost()
                 if answer is None:
@@ -356,7 +338,8 @@ class JobTracker:
         now_ns = self._clock.now_ns()
         end_ns = job.vanished_ns or job.alive_ns
         if job.vanished_ns is None and answer is not None and answer.end_s:
-            end_ns = self._node_ns(answer.end_s * NS_PER_S, None)
+            end_ns = self._time.node_ns(answer.end_s * NS_PER_S, None)
+        job.unproven = False
         job.presume_over(end_ns, now_ns)
         self.times.append(now_ns)
         self._over(job)

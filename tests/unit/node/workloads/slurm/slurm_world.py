@@ -146,10 +146,14 @@ class World:
         (self.events / ".t").write_bytes(raw)
         (self.events / ".t").rename(self.events / name)
 
-    def cgroup(self, job: str, *, pids: Iterable[int] = (), node: str = "n1") -> Path:
+    def cgroup(
+        self, job: str, *, pids: Iterable[int] = (), node: str = "n1", extern: bool = True
+    ) -> Path:
         path = self.root / "freezer" / f"slurm_{node}" / f"uid_{os.getuid()}" / f"job_{job}"
-        (path / "step_batch").mkdir(parents=True)
-        for each in (path, path / "step_batch"):
+        steps = [path / "step_batch", *([path / "step_extern"] if extern else [])]
+        for each in steps:
+            each.mkdir(parents=True)
+        for each in (path, *steps):
             (each / "cgroup.procs").touch()
         (path / "step_batch" / "cgroup.procs").write_text("".join(f"{p}\n" for p in pids))
         return path

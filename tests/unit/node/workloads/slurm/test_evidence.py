@@ -161,7 +161,6 @@ def test_invalid_proves_nothing_where_jobs_are_kept_from_us(
     world.until(lambda: len(world.questions()) > 4)
     assert cards(world, "8") == ["GPU-0"]
     group = run(world, "8")
-    (group / "step_extern").mkdir()
     world.until(lambda: any(job.extern for job in world.tenants._table))
     world.cgroup_gone(group)
     world.until(lambda: ended(world, "8"))
@@ -234,6 +233,20 @@ def test_an_answer_after_the_end_still_counts(world: World) -> None:
     world.until(lambda: world.look() and "9" in world.facts)
     assert world.facts["9"].labels.user == "ada"
     assert len(world.questions()) <= 3, "one answer for all who wait"
+
+
+def test_without_slurms_own_step_all_steps_are_one_run(world: World) -> None:
+    world.record("8", gres="gpu:1(IDX:2)")
+    for _ in range(2):
+        group = world.cgroup("8", pids=[world.process("8")], extern=False)
+        world.until(lambda: cards(world, "8") == ["GPU-2"])
+        world.cgroup_gone(group)
+        world.until(lambda: cards(world, "8") == [])
+    assert len({c.workload for c in world.claims()["8"]}) == 1
+    first, second = sorted(world.claims()["8"], key=lambda c: c.t0_ns)
+    assert first.t1_ns is not None and first.t1_ns < second.t0_ns
+    world.look()
+    assert abs(world.facts["8"].started_ns - first.t0_ns) == 0
 
 
 # -- over a restart of the daemon

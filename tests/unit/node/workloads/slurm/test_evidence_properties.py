@@ -56,6 +56,8 @@ class Truth:
     epilog: bool
     swept: bool
     extern: bool
+    gap: tuple[float, float] | None
+    """Between two steps: without SLURM's own step there is no process, and no cgroup."""
     ids: set[WorkloadId] = field(default_factory=set)
 
     @property
@@ -66,8 +68,9 @@ class Truth:
     def stem(self) -> str:
         return f"{self.number}.{self.restart}"
 
-    def at(self, now: float) -> bool:
-        return self.begin <= now < self.end
+    def runs(self, now: float) -> bool:
+        between = self.gap is not None and self.gap[0] <= now < self.gap[1]
+        return self.first <= now < self.last and not between
 
 
 @st.composite
@@ -87,11 +90,13 @@ def runs(draw: st.DrawFn) -> list[Truth]:
             first = now + min(prolog, 8.0)
             last = first + life
             end = last + draw(st.sampled_from([0.05, after]))
+            extern = draw(st.booleans())
             again = Truth(
                 number, restart, uid, gpu, now, first, last, end,
                 epilog=draw(st.sampled_from([True, True, False])),
                 swept=draw(st.sampled_from([False, False, True])),
-                extern=draw(st.booleans()),
+                extern=extern,
+                gap=None if extern else (first + life / 4, first + life / 2),
             )  # fmt: skip
             found.append(again)
             now = end + pause
@@ -113,6 +118,7 @@ class World:
         self.edge_ns = self.last_ns = 0
         self.booked: list[tuple[Meter, int, int, WorkloadId | None]] = []
         self.up = False
+        self.downs: list[tuple[float, float]] = []
         self.files: dict[str, tuple[JobEvent, float | None]] = {}
         self.last_gone: set[str] = set()
 
@@ -178,10 +184,12 @@ class World:
         return next(t for t in self.truths if t.path == path)
 
     def live(self, paths: set[Path]) -> bool:
-        return any(t.first <= self.now < t.last for t in map(self.truth, paths))
+        return any(t.runs(self.now) for t in map(self.truth, paths))
 
     def begun_boottime_ns(self, path: Path) -> int:
-        return self.boottime_ns(int(self.truth(path).first * NS_PER_S))
+        t = self.truth(path)
+        later = t.gap is not None and self.now >= t.gap[1]
+        return self.boottime_ns(int((t.gap[1] if later and t.gap else t.first) * NS_PER_S))
 
     def has_extern(self, path: Path) -> bool:
         return self.truth(path).extern
@@ -192,6 +200,9 @@ class World:
 
     def label_file(self, job: object) -> dict[str, str]:
         return {}
+
+    def forget(self, job_id: str, uid: int) -> None:
+        pass
 
     def environment(self, paths: set[Path], *, thorough: bool) -> JobEnvironment | None:
         for path in paths:
@@ -216,17 +227,18 @@ class World:
             lambda node: (True, GRES), threading.RLock(), lambda: None, lambda error: None,
         )  # fmt: skip
         parts: dict[str, object] = {
-            "_table": table, "_news": self.tracker, "_labels": SimpleNamespace(forget=print),
+            "_table": table, "_news": self.tracker, "_labels": self,
             "_events": SimpleNamespace(whole=True, delete=self.delete), "_mappings": [],
             "_gres_of": lambda node: (True, GRES),
         }  # fmt: skip
         for name, part in parts.items():
             setattr(self.source, name, part)
+        self.edge_ns = self.now_ns()  # Energy of an outage waits for proof: the core's tests.
         self.up = True
         for stem in sorted(self.files, key=lambda s: self.files[s][1] is not None):
             self.tell(stem, live=False)
         for t in self.truths:
-            if t.first <= self.now < t.last:
+            if t.runs(self.now):
                 self.tracker.job_seen(SlurmPlace(str(t.number), "n1", t.uid), t.path, False)
         self.tracker.scanned()
 
@@ -272,11 +284,12 @@ class World:
             if self.hooked:
                 self.at(t.begin, lambda t=t: self.prolog(t))  # type: ignore[misc]
                 if t.swept:
-                    self.at((t.first + t.last) / 2, lambda t=t: self.sweep(t))  # type: ignore[misc]
+                    self.at((t.first + 3 * t.last) / 4, lambda t=t: self.sweep(t))  # type: ignore[misc]
                 if t.epilog:
                     self.at(t.end, lambda t=t: self.epilog(t))  # type: ignore[misc]
-            self.at(t.first, lambda t=t: self.cgroup(t, came=True))  # type: ignore[misc]
-            self.at(t.last, lambda t=t: self.cgroup(t, came=False))  # type: ignore[misc]
+            gap = t.gap or ()
+            for when, came in zip((t.first, *gap, t.last), itertools.cycle((True, False))):
+                self.at(when, lambda t=t, came=came: self.cgroup(t, came=came))  # type: ignore[misc]
 
     def prolog(self, t: Truth) -> None:
         event = JobEvent(
@@ -305,7 +318,8 @@ class World:
     def run(self, until: float) -> None:
         while self.now < until:
             wait = self.agenda.wait_s() if self.up else None
-            ahead = [until, self.now + 1.0 - self.now % 1.0]
+            beat = 15.0 if self.now > max(t.end for t in self.truths) + 30 else 1.0
+            ahead = [until, self.now + beat - self.now % beat]
             ahead += [self.todo[0][0]] if self.todo else []
             ahead += [self.now + wait] if wait is not None else []
             before, self.now = self.now, max(self.now, min(ahead))
@@ -314,7 +328,7 @@ class World:
             if self.up:
                 for action in self.agenda.due():
                     action()
-            if int(self.now) > int(before):
+            if self.now // beat > before // beat:
                 self.tick()
 
 
@@ -323,18 +337,22 @@ def owner(world: World, workload: WorkloadId) -> list[Truth]:
     return [t for t in world.truths if (t.number, t.restart) == (int(number), int(restart or 0))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), runs(), st.booleans(), st.lists(st.integers(1, 100), max_size=2))
 def test_no_answer_gives_a_live_holders_energy_to_another_or_keeps_a_dead_one(
     data: st.DataObject, truths: list[Truth], hooked: bool, outages: list[int]
 ) -> None:
+    if not hooked:  # With neither, nobody tells one run's steps from another's: the doctor says so.
+        for each in truths:
+            each.extern, each.gap = True, None
     world = World(truths, hooked, data)
     world.plan()
     world.start()
     for begin in sorted(outages):
         world.run(float(begin))
-        world.up = False
+        world.up, down = False, world.now
         world.run(begin + float(data.draw(st.integers(1, 20))))
+        world.downs.append((down, world.now))
         world.start()
     last = max(t.end for t in truths)
     world.run(last)
@@ -358,5 +376,14 @@ def test_no_answer_gives_a_live_holders_energy_to_another_or_keeps_a_dead_one(
         rows = [f for f in world.facts.values() if run in owner(world, f.id)]
         assert all(f.ended_ns is not None for f in rows)
         assert {f.labels.user for f in rows} <= {"", f"u{run.uid}"}
-        if hooked:
-            assert len({f.id for f in rows}) <= 1, "one run is one workload"
+        watched = not any(a - 4 <= run.last and run.begin <= b for a, b in world.downs)
+        if hooked and (watched or not run.swept):
+            assert len({f.id for f in rows}) <= 1, (run, rows, world.downs)
+        if hooked and watched and not run.swept:
+            begin_ns, end_ns = int(run.begin * NS_PER_S), int(run.last * NS_PER_S)
+            booked_ns = sum(
+                min(t1_ns, end_ns) - max(t0_ns, begin_ns)
+                for _, t0_ns, t1_ns, workload in world.booked
+                if workload in run.ids and t0_ns < end_ns
+            )
+            assert booked_ns > end_ns - begin_ns - NS_PER_S // 20, "a live one keeps its energy"

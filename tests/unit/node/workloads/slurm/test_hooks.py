@@ -225,6 +225,25 @@ def test_it_never_fails_whatever_is_in_the_way(hook: Hook, tmp_path: Path) -> No
             hook(name, JOULEBOOK_EVENTS_DIR=place)
 
 
+def test_a_number_that_comes_again_before_its_end_is_booked(hook: Hook, events: Path) -> None:
+    for user in ("alice", "bob"):
+        hook("prolog", SLURM_JOB_USER=user)
+        hook("epilog")
+    fd = open_directory(events, trusted_owners())
+    names = sorted(p.name for p in events.iterdir())
+    read = [read_event(fd, name, trusted_owners())[0] for name in names]
+    os.close(fd)
+    assert {event.user for event in read} == {"alice", "bob"}
+    assert all(event.end_ns for event in read)
+
+
+def test_what_a_full_file_system_left_is_swept_away(hook: Hook, events: Path) -> None:
+    events.mkdir(parents=True)
+    (events / "101.0.json").touch()
+    hook("epilog")
+    assert list(events.iterdir()) == []
+
+
 def test_ends_that_nobody_collects_do_not_pile_up(hook: Hook, events: Path) -> None:
     events.mkdir(parents=True)
     old, new = events / "1.0.end", events / "2.0.end"
