@@ -22,8 +22,8 @@ def listed(package: Path, *what: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.timeout(300)
-def test_the_spec_makes_a_package(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_the_spec_makes_a_package(package_tree: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *["rpmbuild", "-bb", "--nodeps"],
@@ -32,11 +32,11 @@ def test_the_spec_makes_a_package(tmp_path: Path) -> None:
             *["--define", "_binary_payload w1.gzdio"],
             str(ROOT / "packaging" / "rpm" / "joulebook.spec"),
         ],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, "HOME": str(tmp_path), "TREE": str(package_tree)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (package,) = tmp_path.glob("RPMS/*/*.rpm")
