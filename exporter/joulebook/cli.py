@@ -61,6 +61,15 @@ GROUPS = {
 COMMANDS = {name: entry for listed in GROUPS.values() for name, entry in listed.items()}
 
 
+_MARKED: list[click.Parameter] = [
+    click.Argument(["name"]),
+    click.Argument(
+        ["words"], metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED
+    ),
+]
+"""What `joulebook mark` takes, for its help; it is parsed by `mark`, for it needs none of this."""
+
+
 class _Lazy(click.Group):
     """Loads the module of a command when it is asked for."""
 
@@ -72,7 +81,7 @@ class _Lazy(click.Group):
         if entry is None:
             return None
         if not entry.place:
-            return click.Command(cmd_name, help=entry.summary)
+            return click.Command(cmd_name, params=_MARKED, help=entry.summary)
         module, _, name = entry.place.partition(":")
         found = getattr(importlib.import_module(f"joulebook.commands.{module}"), name)
         assert isinstance(found, click.Command)

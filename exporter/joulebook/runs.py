@@ -19,9 +19,9 @@ from pathlib import Path
 from joulebook.config import load
 from joulebook.core.report.dataset import Selection
 from joulebook.errors import ConfigError, JoulebookError
-from joulebook.lab.leaderboard.join import WorkloadEnergy, spent
 from joulebook.lab.leaderboard.mlflow import client
 from joulebook.lab.leaderboard.mlflow import figures as figures_of
+from joulebook.lab.leaderboard.run_energy import WorkloadEnergy, spent
 from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
 
 

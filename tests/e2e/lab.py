@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "exporter/joulebook/hooks"
 BUILD = ROOT / ".build/fakes"
 
+IDLE_WATTS = "joulebook_meter_idle_watts"
+
 MINORS = (2, 0, 3, 1)
 """Minor number of each card in NVML's order: scrambled, as on real boards."""
 
@@ -153,6 +155,15 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         if self.process and self.process.poll() is None:
             self.stop()
+
+    def learn_idle(self) -> None:
+        """Wait until the idle floor of every card is known, for which all of them have to idle."""
+        cards = len(self.scenario.uuids)
+        until(
+            "the idle floors",
+            lambda: sum(name == IDLE_WATTS for name, _ in self.metrics()) >= cards,
+            60,
+        )
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Every sample of /metrics."""

@@ -74,7 +74,7 @@ def cut(home: Path, request: pytest.FixtureRequest) -> Iterator[Cut]:
     cut = Cut(home, request.param)
     with cut.daemon:
         wake(cut.scenario)
-        time.sleep(4)  # the idle floor is learnt from idle time
+        cut.daemon.learn_idle()
         yield cut
 
 

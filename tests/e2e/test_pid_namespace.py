@@ -53,7 +53,7 @@ def contained(lab: PodLab, directory: Path, host_proc: Path, **settings: str) ->
 def consumed(lab: PodLab, daemon: Daemon) -> tuple[Pod, Pod, Pod]:
     """Two neighbours, one with three times the use of the other, and one that did not ask."""
     with lab.counted(daemon):
-        time.sleep(3)  # the idle floor is learnt from idle time
+        daemon.learn_idle()
         light = lab.start("light", {SHARED: [f"{CARD}::0"]})
         heavy = lab.start("heavy", {SHARED: [f"{CARD}::3"]})
         guest = lab.start("guest")

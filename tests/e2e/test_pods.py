@@ -227,7 +227,7 @@ def test_shared_and_cut_up_cards_are_paid_for_by_use(short_tmp_path: Path, tmp_p
         shared = "nvidia.com/gpu.shared"
         lab.kubelet.advertise(shared, *(f"GPU-sliced::{n}" for n in range(4)))
         with lab.counted(daemon := lab.daemon(tmp_path)):
-            time.sleep(4)  # the idle floor is learnt from idle time
+            daemon.learn_idle()
             light = lab.start("light", {shared: ["GPU-sliced::0"]})
             heavy = lab.start("heavy", {shared: ["GPU-sliced::3"]})
             lab.burn(light, 2, 40, sm=20)

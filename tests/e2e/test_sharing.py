@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def test_two_jobs_on_one_card_pay_by_use_and_nobody_pays_for_free_shards(
 ) -> None:
     wake(lab.scenario)
     with lab.daemon(home / "daemon") as daemon:
-        time.sleep(5)  # the idle floor is learnt from idle time
+        daemon.learn_idle()
         light, heavy = (
             lab.slurm.sbatch(
                 "--gres=shard:1", f"--comment=experiment={name}",

@@ -122,7 +122,7 @@ def place(home: Path) -> Iterator[Workstation]:
     place = Workstation(home)
     with place.daemon:
         wake(place.scenario)
-        time.sleep(4)  # the idle floor is learnt from idle time
+        place.daemon.learn_idle()
         yield place
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -41,7 +45,7 @@ FORBIDDEN = [
     ("DELETE FROM used", "closed"),
     ("DELETE FROM billed", "closed"),
     ("INSERT INTO used SELECT ledger, day_s + 86400, month, workload, owner, component,"
-     " energy_uj, idle_uj, held_ns FROM used", "closed"),
+     " energy_uj, idle_uj, held_ns, idle_ns FROM used", "closed"),
     ("UPDATE periods SET closed_by = 'me'", "closed"),
     ("DELETE FROM periods", "closed"),
     ("UPDATE closing SET closed_to = 0", "closed"),
@@ -51,14 +55,15 @@ FORBIDDEN = [
     ("UPDATE transfers SET energy_uj = 1", "never changed"),
     ("DELETE FROM transfers", "never changed"),
     ("INSERT INTO transfers SELECT correction, 99, month, from_owner, to_owner, workload,"
-     " component, energy_uj, idle_uj, held_ns, item, currency, whole, nano, rest FROM transfers",
+     " component, energy_uj, idle_uj, held_ns, item, currency, whole, nano, rest, idle_ns"
+     " FROM transfers",
      "on record"),
     ("INSERT INTO corrections VALUES (77, 202612, 0, 'correction', 'me', 'why')", "has entries"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 1, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)",
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 1, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0, 0)",
      "(?i)check|foreign"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', -1, 0, 0, '', '', 0, 0, 0)",
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', -1, 0, 0, '', '', 0, 0, 0, 0)",
      "(?i)check|foreign"),
-    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0)",
+    ("INSERT INTO transfers VALUES (78, 1, 202612, 1, 2, 0, 'gpu', 1, 0, 0, '', '', 0, 0, 0, 0)",
      "(?i)check|foreign"),
 ]  # fmt: skip
 
@@ -98,3 +103,39 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
         database.rows(statement)
     assert (bills.bill(database, 202610), bills.bill(database, 202612)) == before
     database.close()
+
+
+_KEPT = (
+    "ledgers", "meters", "charged", "owners", "workloads", "facts", "hows", "kinds", "rates",
+    "postings", "charges", "rates_used", "gaps", "used", "billed", "periods", "transfers",
+    "corrections",
+)  # fmt: skip
+
+
+def test_a_collected_ledger_of_the_version_before_keeps_every_bill(
+    postgresql: PostgreSql, tmp_path: Path
+) -> None:
+    from tests.unit.lab.collected.test_migration import collected_before, every_bill
+
+    from joulebook.lab.collected import check, schema
+    from joulebook.lab.collected.database import PostgreSql as PostgreSqlDatabase
+    from joulebook.lab.collected.database import opened
+
+    before, url = collected_before(tmp_path), postgresql.new()
+    with PostgreSqlDatabase(url) as old, old.transaction():
+        old.script(["CREATE TABLE joulebook_schema (version INTEGER NOT NULL)"])
+        old.rows("INSERT INTO joulebook_schema VALUES (4)")
+        for step in schema.steps("postgresql"):
+            if step.number <= 4:
+                old.script(step.statements)
+        with closing(sqlite3.connect(before.removeprefix("sqlite://"))) as conn:
+            for table in _KEPT:
+                rows = conn.execute(f"SELECT * FROM {table}").fetchall()
+                if rows:
+                    marks = ", ".join("?" * len(rows[0]))
+                    old.many(f"INSERT INTO {table} VALUES ({marks})", rows)
+            ((closed,),) = conn.execute("SELECT closed_to FROM closing").fetchall()
+        old.rows("UPDATE closing SET closed_to = ?", [closed])
+    with opened(url, create=True) as database, opened(before, create=True) as sqlite:
+        assert check.check(database).good
+        assert every_bill(database) == every_bill(sqlite)

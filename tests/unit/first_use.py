@@ -46,7 +46,28 @@ def page() -> Callable[[], object]:
 
 def row() -> Callable[[], object]:
     """Read a workload from the ledger."""
-    columns = (1, 1, "slurm", "7", "7", "", "u", "a", "e", 1, None, 1, 1, "prolog", "{}")
+    columns = (
+        1,
+        1,
+        "slurm",
+        "7",
+        "7",
+        "",
+        "u",
+        "a",
+        "e",
+        1,
+        None,
+        1,
+        1,
+        "prolog",
+        "{}",
+        1,
+        0,
+        0,
+        "",
+        "",
+    )
     return lambda: _workload(columns)
 
 

@@ -10,6 +10,7 @@ from joulebook.core.attribution import gpu, host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
+from joulebook.core.ledger.state import Books
 from joulebook.core.report.footprint import peaks_of
 from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
@@ -126,9 +127,11 @@ def _workload_info(scene: Derived) -> Iterator[Sample]:
         yield (*name, *labels), 1
 
 
-def _pending(scene: Derived) -> Iterator[Sample]:
-    for component, energy_uj in pending_uj(scene.books).items():
-        yield (component,), joules(energy_uj)
+def _by_component(
+    energy_uj: Callable[[Books], Mapping[Component, int]], scene: Derived
+) -> Iterator[Sample]:
+    for component, energy in energy_uj(scene.books).items():
+        yield (component,), joules(energy)
 
 
 def _experiments(scene: Derived) -> Iterator[Sample]:
@@ -154,11 +157,6 @@ def _remainder_gpu_time(scene: Derived) -> Iterator[Sample]:
     if any(meter.component is Component.GPU for meter in scene.books.meters):
         for reason in Remainder:
             yield (reason,), seconds(scene.books.remainder_gpu_ns.get(reason, 0))
-
-
-def _unexposed(scene: Derived) -> Iterator[Sample]:
-    for component, energy_uj in unexposed_uj(scene.books).items():
-        yield (component,), joules(energy_uj)
 
 
 def _remainders(scene: Derived) -> Iterator[Sample]:
@@ -277,8 +275,8 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
     "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
     "joulebook_workload_info": _workload_info,
-    "joulebook_pending_energy_joules": _pending,
-    "joulebook_unexposed_energy_joules": _unexposed,
+    "joulebook_pending_energy_joules": partial(_by_component, pending_uj),
+    "joulebook_unexposed_energy_joules": partial(_by_component, unexposed_uj),
     "joulebook_experiment_energy_joules_total": _experiments,
     "joulebook_experiment_idle_energy_joules_total": _experiments_idle,
     "joulebook_experiment_gpu_seconds_total": partial(_experiment_gpu_time, lambda a: a.held_ns),

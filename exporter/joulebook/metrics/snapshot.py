@@ -15,8 +15,8 @@ from joulebook import __version__
 from joulebook.core.attribution.claims import Holder
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.meter import drawn_mw
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.ripe import drawn_mw
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.state import Books
 from joulebook.core.money.amounts import Charge, Charges

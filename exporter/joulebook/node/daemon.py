@@ -22,7 +22,6 @@ from functools import partial
 import msgspec
 
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import Failure, Meter, Reading
@@ -31,6 +30,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
 from joulebook.log import once
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
+from joulebook.node import counters
 from joulebook.node.day_totals import DayTotals
 from joulebook.node.parts import Parts
 from joulebook.node.sharing import sharing
@@ -168,8 +168,8 @@ class Daemon:
     def _say(self, before: Books, entry: Entry, tick: Tick) -> None:
         """Log what of a tick an administrator should know."""
         self._say_omissions(before)
-        _say_stalls(before, self._books)
-        _say_audits(before, self._books)
+        counters.say_stalls(before, self._books)
+        counters.say_audits(before, self._books)
         for fault in entry.faults:
             once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
         self._say_clock_step(tick.utc_offset_ns)
@@ -323,38 +323,3 @@ def _shown(
         today=energy_uj,
         today_bills=bills,
     )
-
-
-def _say_audits(before: Books, after: Books) -> None:
-    """Say once which counter runs at another rate than its power says, and when it is right."""
-    for meter, state in after.meters.items():
-        known = before.meters.get(meter)
-        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
-        is_wrong = state.audit.verdict is Verdict.WRONG
-        name = f"{meter.component} {meter.name}"
-        if is_wrong and not was_wrong:
-            log.warning(
-                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
-                "are off by as much (joulebook_counter_power_ratio). See the known "
-                "faults of its driver and firmware",
-                name, 100 * state.audit.ratio,
-            )  # fmt: skip
-        elif was_wrong and not is_wrong:
-            log.info("the energy counter of %s agrees with its power again", name)
-
-
-def _say_stalls(before: Books, after: Books) -> None:
-    """Say once when a counter is given up, and when it is believed again."""
-    for meter, state in after.meters.items():
-        known = before.meters.get(meter)
-        if state.stalled == (known is not None and known.stalled):
-            continue
-        name = f"{meter.component} {meter.name}"
-        if state.stalled:
-            log.warning(
-                "the energy counter of %s stands still, or all but, while power is drawn: its "
-                "energy is booked by power (method integrated) until the counter moves again",
-                name,
-            )
-        else:
-            log.info("the energy counter of %s moves again and is read again", name)

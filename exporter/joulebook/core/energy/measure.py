@@ -18,6 +18,7 @@ from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import ChildSecond, Gap
 from joulebook.core.sums import counted
 
@@ -91,13 +92,11 @@ def measure(
     seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
     states, taken = _taken_in(meters, seen)
     node = _node_meters(meters.node, states, seen)
-    ripe = {
-        name: metering.ripe(state, *due(state))
-        for name, state in states.items()
-        if name not in node
+    taken_out = {
+        name: ripe(state, *due(state)) for name, state in states.items() if name not in node
     }
-    booked = {name: state for name, (state, _) in ripe.items()}
-    intervals = [each for _, found in ripe.values() for each in found]
+    booked = {name: state for name, (state, _) in taken_out.items()}
+    intervals = [each for _, found in taken_out.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
     # Modules first: their GPUs are inside what measures the whole node.
     for name, each in sorted(node.items(), key=lambda item: not item[1].parts):

@@ -5,27 +5,23 @@ Nothing here knows of workloads: what comes out is energy in time, what goes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.energy import audit as auditing
-from joulebook.core.energy import idle
 from joulebook.core.energy.audit import Audit
-from joulebook.core.energy.counter_steps import Knot, bent, knots, learnt
 from joulebook.core.energy.intervals import (
-    Interval,
     between,
     confirm,
     energy_uj,
     has_restarted,
     judge,
-    known_instances,
 )
 from joulebook.core.energy.power import (
     MAX_HOLE_NS,
+    STALL_NS,
     drawn_uj,
     is_believable,
     is_doubted,
@@ -33,16 +29,9 @@ from joulebook.core.energy.power import (
     is_sound,
     summed,
 )
-from joulebook.core.energy.readings import (
-    Break,
-    Component,
-    Failure,
-    Meter,
-    ProcessUse,
-    Reading,
-)
-from joulebook.core.evidence import Gap, Method
-from joulebook.units import NS_PER_S, PJ_PER_UJ
+from joulebook.core.energy.readings import Break, Failure, Meter, Reading
+from joulebook.core.evidence import Gap
+from joulebook.units import NS_PER_S
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
@@ -99,12 +88,6 @@ ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
 """A counter that is not reported for so long is given up, and power integrated instead."""
-
-UNREAD_NS = 60 * NS_PER_S
-"""A device that cannot be read for so long is charged by held time alone."""
-
-BURST_STEPS = 3
-"""So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
 
 
 class MeterUpdate(NamedTuple):
@@ -187,12 +170,13 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     second). Else it lost what was consumed meanwhile, and power tells that.
     """
     held, late = state.held, state.held[-1]
+    stood_long = reading.t_ns - state.last.t_ns >= STALL_NS
     if not has_restarted(state.last, reading):
         late = msgspec.structs.replace(reading, t_ns=late.t_ns, by_power=late.by_power)
-    if drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
+    if stood_long and drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
         return _give_up(state).then(take, reading)
     stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
-    if stood_still and is_off(state.last, reading):
+    if stood_long and stood_still and is_off(state.last, reading):
         return _give_up(state).then(take, reading)
     taken = MeterUpdate(msgspec.structs.replace(state, held=()))
     for each in (*held, reading):
@@ -295,151 +279,3 @@ def _open_gap(state: MeterState) -> tuple[Gap, ...]:
     if not state.gap_reason:
         return ()
     return (Gap(state.meter, state.gap_from_ns, state.gap_to_ns, state.gap_reason),)
-
-
-def ripe(
-    state: MeterState, horizon_ns: int, edges: Iterable[int] = ()
-) -> tuple[MeterState, tuple[Interval, ...]]:
-    """Take out the intervals that lie before `horizon_ns`, as far as readings bound them.
-
-    The new `base` is the last point of the energy curve before the horizon. `booked_uj` grows by
-    the energy of the intervals: `read_uj - booked_uj` is what is still pending.
-    """
-    if not state.pending or state.pending[0].t_ns > horizon_ns:
-        return _unread(state, horizon_ns)
-    points = knots(state.base, state.pending, state.tick_ns)
-    due = _due(points, state.pending, horizon_ns)
-    if not due:
-        return state, ()
-    taken = points[due - 1].index
-    # Of readings that are held back only the counter is doubted, not who was there.
-    reported = _told(state.base, (*state.pending, *state.held))
-    lists = [r for r in (state.base, *state.pending) if r.processes is not None]
-    intervals: list[Interval] = []
-    base = state.base
-    for knot in bent(state.base, points, edges):
-        if knot.index > taken:
-            break
-        reading = msgspec.structs.replace(
-            knot.reading,
-            busy=reported[knot.index].busy,
-            processes=reported[knot.index].processes,
-            instances=reported[knot.index].instances,
-        )
-        before = _last_listed(lists, base.t_ns)
-        parts = (p for p in between(base, reading) if isinstance(p, Interval))
-        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
-        base = reading
-    state = msgspec.structs.replace(
-        state,
-        base=msgspec.structs.replace(
-            base, samples=base.samples[-1:], processes=_last_listed(lists, base.t_ns)
-        ),
-        pending=state.pending[taken + 1 :],
-        booked_uj=state.booked_uj + energy_uj(intervals),
-        tick_ns=learnt(points[:due], state.tick_ns),
-    )
-    return _judged(state, list(_charged(state, intervals)))
-
-
-def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval, ...]]:
-    """A device that cannot be read is held all the same: time without energy, minute by minute."""
-    t0_ns = max(state.base.t_ns, state.unread_ns)
-    is_gone = state.gap_reason and not state.pending and not state.held
-    if not is_gone or state.meter.component is not Component.GPU or horizon_ns - t0_ns < UNREAD_NS:
-        return state, ()
-    state = msgspec.structs.replace(state, unread_ns=horizon_ns)
-    return state, (Interval(state.meter, t0_ns, horizon_ns, 0, Method.INTEGRATED, unread=True),)
-
-
-def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Interval]:
-    """The intervals; of what was charged while the device could not be read, that is noted."""
-    for each in intervals:
-        if each.t1_ns <= state.unread_ns:
-            yield msgspec.structs.replace(each, charged=True)
-        elif each.t0_ns < state.unread_ns:
-            before = each.cut(each.t0_ns, state.unread_ns)
-            yield msgspec.structs.replace(before, charged=True)
-            yield each.cut(state.unread_ns, each.t1_ns)
-        else:
-            yield each
-
-
-def _judged(
-    state: MeterState, intervals: Sequence[Interval]
-) -> tuple[MeterState, tuple[Interval, ...]]:
-    """Say which intervals are idle, by the floor that is known; and learn it from them."""
-    floor = idle.Floor(state.idle_mw, state.rest_mw, state.rest_ns)
-    judged = tuple(
-        msgspec.structs.replace(each, idle=False)
-        if each.idle and not idle.is_idle(each, floor) and each.meter.component is Component.GPU
-        else each
-        for each in intervals
-    )
-    known = (each for each in intervals if each.remainder is None)
-    floor = idle.learnt(floor, known)
-    state = msgspec.structs.replace(
-        state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns
-    )
-    return state, judged
-
-
-def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
-    """Who was on the device at the last look up to `t_ns` that asked."""
-    return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
-
-
-def drawn_mw(state: MeterState) -> int | None:
-    """The mean power over what was read and is not booked yet: some seconds. `None`: not known."""
-    readings = () if state.gap_reason else (state.base, *state.pending)
-    parts = [part for pair in pairwise(readings) for part in between(*pair)]
-    duration_ns = sum(part.t1_ns - part.t0_ns for part in parts)
-    if not duration_ns or any(isinstance(part, Gap) for part in parts):
-        return None
-    return energy_uj(parts) * PJ_PER_UJ // duration_ns
-
-
-def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
-    """How many of the points to book.
-
-    Not up to a burst of steps that were seen, nor into one: the step that holds its boundary is
-    split by the rates before and after it.
-    """
-    due = sum(pending[knot.index].t_ns <= horizon_ns for knot in points)
-    for _ in range(BURST_STEPS):
-        if 0 < due < len(points) and points[due].sharp:
-            due -= 1
-    return due
-
-
-def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
-    """For each pending reading, what is known of activity then.
-
-    A burst does not ask for it, and process lists are asked for less often: the next reading that
-    did ask speaks for the time before it. Where none has come yet, a device is as busy as it was
-    last seen; but who was on it then says nothing of who is on it now. MIG instances that went
-    between two looks are counted as there until the second.
-    """
-    reported: list[Reading] = []
-    busy, processes, instances = None, None, None
-    for reading in reversed(pending):
-        busy = busy if reading.busy is None else reading.busy
-        processes = processes if reading.processes is None else reading.processes
-        instances = instances if reading.instances is None else reading.instances
-        reported.append(
-            msgspec.structs.replace(
-                reading,
-                busy=base.busy if busy is None else busy,
-                processes=processes,
-                instances=instances,
-            )
-        )
-    reported.reverse()
-    seen = base.instances
-    for i, reading in enumerate(pending):
-        if reading.instances is not None:
-            seen = reading.instances
-        elif seen is not None:
-            there = known_instances(seen, reported[i].instances or ())
-            reported[i] = msgspec.structs.replace(reported[i], instances=there)
-    return reported

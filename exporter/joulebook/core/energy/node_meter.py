@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from joulebook.core.energy import idle, meter
+from joulebook.core.energy import idle
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import ChildSecond, Method
 from joulebook.core.sums import counted
 from joulebook.units import NS_PER_S
@@ -161,7 +162,7 @@ def reconcile(
     for state in covered:
         if state.last.t_ns > horizon_ns - CHILD_WAIT_NS:
             horizon_ns = min(horizon_ns, state.base.t_ns)
-    state, intervals = meter.ripe(node.state, horizon_ns, edges)
+    state, intervals = ripe(node.state, horizon_ns, edges)
     modelled = any(child.last.modelled for child in covered)
     node = msgspec.structs.replace(node, state=state, modelled=modelled)
     others = []

@@ -27,6 +27,10 @@ A meter that can only be asked seldom says so (`Reading.hole_ns`)."""
 LAG_NS = 200 * NS_PER_MS
 """A counter moves in steps of at most this much time, or half of it."""
 
+STALL_NS = 5 * NS_PER_S
+"""A counter that stood still for less is believed when it moves, or when nothing is drawn any more:
+power may be a mean of the last second, and tell of work that is over."""
+
 SLOW = 4
 """A counter that shows less than one part in so many of what was drawn is doubted."""
 
@@ -112,6 +116,8 @@ def is_doubted(before: Reading, now: Reading) -> bool:
         return before.energy_uj is not None and now.power_mw is not None
     drawn, duration_ns = drawn_uj(before, now), now.t_ns - before.t_ns
     if drawn is None or duration_ns <= LAG_NS or drawn * PJ_PER_UJ < LEAST_MW * duration_ns:
+        return False
+    if duration_ns < STALL_NS and now.power_mw is not None and now.power_mw < LEAST_MW:
         return False
     return 0 <= SLOW * counted < drawn * (duration_ns - LAG_NS) // duration_ns
 

@@ -24,16 +24,9 @@ from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.leaderboard import Join
 from joulebook.errors import ConfigError, JoulebookError
-from joulebook.lab.leaderboard.join import (
-    JOINED_BY,
-    WORKLOAD_TAG,
-    Match,
-    WithoutEnergy,
-    WorkloadEnergy,
-    matches,
-    mean,
-)
+from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, Match, WithoutEnergy, matches
 from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, finite
+from joulebook.lab.leaderboard.run_energy import WorkloadEnergy, mean
 from joulebook.lab.report.wording import nearest
 from joulebook.units import NS_PER_HOUR, NS_PER_MS, kwh_from_uj
 

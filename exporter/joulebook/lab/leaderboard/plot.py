@@ -93,7 +93,8 @@ class Picture(NamedTuple):
 
 def draw(boards: Sequence[Board], columns: int = 0) -> Picture:
     """All boards as panels, in `columns` (0: as many as suit), at most `MOST_PANELS` of them."""
-    shown = [board for board in boards if board.entrants][:MOST_PANELS]
+    # What is not compared is not drawn: a dot would be a comparison.
+    shown = [board for board in boards if board.front][:MOST_PANELS]
     columns = columns or min(3 if len(shown) > 4 else 2, max(len(shown), 1))
     shapes: list[Shape] = []
     for n, board in enumerate(shown):

@@ -42,7 +42,7 @@ from joulebook.lab.report.prometheus_api import (
     over_time,
     selector,
 )
-from joulebook.lab.report.prometheus_names import Names
+from joulebook.lab.report.prometheus_names import Names, NodesName, shown_name
 from joulebook.lab.report.prometheus_nodes import Nodes
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.rates.tariff import defaults
@@ -147,13 +147,11 @@ class _Asked:
         self._gpus: dict[WorkloadId, int] = {}
         self.nodes = Nodes(api, since_s, at_s)
         # A run that is over lingers: what did not grow is none of this time.
-        self._burnt = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
-        self._burnt = [sample for sample in self._burnt if sample.value > 0]
-        self._held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
-        self._held = [sample for sample in self._held if sample.value > 0]
-        by = ("cluster", "node", "component", "reason")
-        nobodys = f"{_R}energy_joules_total"
-        self._nobodys = self.grown(nobodys, by, wanted) if wanted.everything else []
+        energy = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
+        held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
+        self._burnt, self._held = ([s for s in all_ if s.value > 0] for all_ in (energy, held))
+        by, metric = ("cluster", "node", "component", "reason"), f"{_R}energy_joules_total"
+        self._nobodys = self.grown(metric, by, wanted) if wanted.everything else []
         self._names = Names((*self._burnt, *self._held, *self._nobodys))
 
     def grown(self, metric: str, labels: Iterable[str], wanted: Selection) -> list[Sample]:
@@ -171,16 +169,16 @@ class _Asked:
         """
         every = [s.labels for s in (*self._burnt, *self._held)]
         names = frozenset(labels.get("workload", "") for labels in every)
-        info: dict[_Shown, dict[str, Mapping[str, str]]] = {}
+        info: dict[NodesName, dict[str, Mapping[str, str]]] = {}
         named = Selection(workloads=names if len(names) <= _MOST_NAMED else frozenset())
         for sample in self.now(f"{_W}info", "last", named) if names else ():
             # One that is stored twice is of one node.
-            info.setdefault(_shown(sample.labels), {})[self._names.node(sample.labels)] = (
+            info.setdefault(shown_name(sample.labels), {})[self._names.node(sample.labels)] = (
                 sample.labels
             )
         found: dict[WorkloadId, ReportWorkload] = {}
         for labels in every:
-            key, reported = self._names.run(labels), info.get(_shown(labels), {})
+            key, reported = self._names.run(labels), info.get(shown_name(labels), {})
             # Each node tells of the GPUs that it saw held.
             self._gpus[key] = sum(_whole(each.get("gpu_count", "")) for each in reported.values())
             known = self._workload(key, labels, next(iter(reported.values()), {}))
@@ -334,13 +332,6 @@ class _Asked:
             wall_ns = held_ns[key] // max(self._gpus.get(key, 0), 1)
             edges_uj += energy_uj * min(EDGE_S * NS_PER_S / max(wall_ns, 1), 1.0)
         return (floors_j * UJ_PER_J + edges_uj) / consumed_uj if consumed_uj else 0.0
-
-
-_Shown = tuple[str, str, str]
-
-
-def _shown(labels: Mapping[str, str]) -> _Shown:
-    return labels.get("cluster", ""), labels.get("scheduler", ""), labels.get("workload", "")
 
 
 def _whole(text: str) -> int:

@@ -45,3 +45,12 @@ class Names:
         if len(self._of_node.get(node, ())) > 1:
             return f"{labels.get('cluster', '')}/{node}"
         return node
+
+
+NodesName = tuple[str, str, str]
+"""What each node calls a run: cluster, scheduler and shown name."""
+
+
+def shown_name(labels: Mapping[str, str]) -> NodesName:
+    """Return what a node calls the run that a series is of."""
+    return labels.get("cluster", ""), labels.get("scheduler", ""), labels.get("workload", "")

@@ -12,8 +12,9 @@ from tests.unit.core.world import S, gpu
 from joulebook.core.energy import idle
 from joulebook.core.energy.idle import SETTLED_NS, Floor, is_at_rest
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.meter import MeterState, begin, ripe, take
+from joulebook.core.energy.meter import MeterState, begin, take
 from joulebook.core.energy.readings import InstanceUse, ProcessUse, Reading
+from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import Method
 
 ASLEEP = ProcessUse(1, 5, sm_time_ns=0)

@@ -14,10 +14,8 @@ from joulebook.core.energy.meter import (
     MeterState,
     MeterUpdate,
     begin,
-    drawn_mw,
     lose,
     resume,
-    ripe,
     take,
 )
 from joulebook.core.energy.readings import (
@@ -28,6 +26,7 @@ from joulebook.core.energy.readings import (
     ProcessUse,
     Reading,
 )
+from joulebook.core.energy.ripe import drawn_mw, ripe
 from joulebook.core.evidence import Gap
 
 J = 1_000_000

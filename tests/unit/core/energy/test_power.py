@@ -9,9 +9,10 @@ from tests.unit.core.audit import laws
 from tests.unit.core.world import S, gpu
 
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.meter import FALLBACK_NS, MeterState, begin, resume, ripe, take
+from joulebook.core.energy.meter import FALLBACK_NS, MeterState, begin, resume, take
 from joulebook.core.energy.power import NODE_MAX_POWER_MW
 from joulebook.core.energy.readings import Break, Component, Meter, PowerSample, Reading
+from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import Method
 
 J = 1_000_000

@@ -24,6 +24,7 @@ from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, markdown
 from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, by_experiment, by_run
 from joulebook.lab.leaderboard.model_card import read_card
+from joulebook.lab.leaderboard.plot import draw
 from joulebook.lab.leaderboard.results import Result, exact, read_csv
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
@@ -99,6 +100,14 @@ def test_a_run_that_was_read_for_half_of_its_time_does_not_lead() -> None:
     (shown,) = as_json(Leaderboard((found,)))["boards"]
     assert [r["on_front"] for r in shown["results"]] == [True, True, False]
     assert "a lower bound" in as_csv(Leaderboard((found,)))
+
+
+def test_a_board_of_nothing_that_compares_is_written_and_not_drawn() -> None:
+    half = job("1")
+    found = ranked([result("1", "0.9")], books((half, consumed(half, 10, held_h=0.5))))
+    assert names(found) == ([], [], ["1"])
+    assert "not compared" in markdown(Leaderboard((found,)))
+    assert not draw([found]).shapes
 
 
 def test_a_run_that_is_cut_does_not_lead() -> None:

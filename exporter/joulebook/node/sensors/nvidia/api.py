@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pynvml
 
@@ -23,75 +23,34 @@ from joulebook.node.sensors.nvidia.errors import (
     FUNCTION_NOT_FOUND,
     INSUFFICIENT_SIZE,
     NOT_FOUND,
-    UNKNOWN,
     ask,
     error,
     implausible,
     maybe,
 )
-
-MAX_DEVICES = 256
-"""No machine of 2026 has more GPUs than some tens."""
-
-MAX_ENERGY_MJ = 1 << 53
-"""1 kW for 285 years; in microjoules it fits into the 63 bits of the ledger."""
-
-MAX_UPTIME_S = 1 << 31
-MAX_THROTTLE_NS = 1 << 62
-MAX_MEMORY_BYTES = 1 << 50
-MAX_POWER_MW = 10_000_000
-"""No GPU of 2026 draws 10 kW, whatever limit it tells."""
-
-DEFAULT_POWER_MW = 3_000_000
-PLAUSIBLE_FACTOR = 2
-"""Transients may exceed the highest power limit that can be set; by this factor they do not."""
-
-MAX_TEMPERATURE_C = 255
-MAX_CLOCK_MHZ = 100_000
-
-_ONLY_32_BITS = 1
-"""The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half means nothing."""
+from joulebook.node.sensors.nvidia.fields import (
+    ANSWERS,
+    FIELDS,
+    ONLY_32_BITS,
+    POWERS,
+    QUESTIONS,
+    REASONS,
+)
+from joulebook.node.sensors.nvidia.limits import (
+    DEFAULT_POWER_MW,
+    MAX_CLOCK_MHZ,
+    MAX_DEVICES,
+    MAX_ENERGY_MJ,
+    MAX_MEMORY_BYTES,
+    MAX_POWER_MW,
+    MAX_TEMPERATURE_C,
+    MAX_THROTTLE_NS,
+    MAX_UPTIME_S,
+    PLAUSIBLE_FACTOR,
+)
 
 Call = Callable[[], int]
 """A function of the library with its arguments bound; returns an NVML code."""
-
-POWER_AVERAGE, POWER_INSTANT = 185, 186
-GPU_SCOPE, MODULE_SCOPE = 0, 1
-"""Whose power: the GPU's, or that of the module around it, its CPU included (superchips)."""
-
-THROTTLE_FIELDS: Final = {
-    74: "power",
-    75: "thermal",
-    76: "sync_boost",
-    77: "board_limit",
-    78: "low_utilization",
-    79: "reliability",
-    80: "app_clocks",
-    81: "base_clocks",
-    269: "sw_thermal",
-    270: "hw_thermal",
-    271: "hw_power_brake",
-}
-"""Field ids of the cumulative clock-event counters (ns), and the label value of each."""
-
-_FIELDS = (
-    *(
-        (field, scope)
-        for scope in (GPU_SCOPE, MODULE_SCOPE)
-        for field in (POWER_AVERAGE, POWER_INSTANT)
-    ),
-    *((field, GPU_SCOPE) for field in THROTTLE_FIELDS),
-)
-_POWERS = 4
-_REASONS = tuple(THROTTLE_FIELDS.values())
-# nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
-_FIELD = struct.Struct("=IIqqIiQ")
-_FIELD_ANSWERS = struct.Struct("=" + "24xIiQ" * len(_FIELDS))
-# Written over the array before every call: a value the driver does not touch is then an error,
-# never the one of the call before.
-_FIELD_QUESTIONS = b"".join(
-    _FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in _FIELDS
-)
 
 _SAMPLE = struct.Struct("=QQ")  # nvmlSample_t: unix us, value
 _TOTAL_POWER_SAMPLES = 0
@@ -216,9 +175,9 @@ class NvmlDevice:
             session.prepare(("nvmlDeviceGetClockInfo",), handle, clock, u32)
             for clock in (_CLOCK_SM, _CLOCK_MEMORY)
         )
-        self._field_values = (ctypes.c_char * len(_FIELD_QUESTIONS))()
+        self._field_values = (ctypes.c_char * len(QUESTIONS))()
         self._fields = session.prepare(
-            ("nvmlDeviceGetFieldValues",), handle, len(_FIELDS), self._field_values
+            ("nvmlDeviceGetFieldValues",), handle, len(FIELDS), self._field_values
         )
         self._memory = (ctypes.c_char * _MEMORY_V2.size)()
         # The older call counts what the driver keeps for itself as used.
@@ -279,21 +238,21 @@ class NvmlDevice:
 
     def fields(self) -> Fields:
         """All field values in one call, each checked by its own return code."""
-        ctypes.memmove(self._field_values, _FIELD_QUESTIONS, len(_FIELD_QUESTIONS))
+        ctypes.memmove(self._field_values, QUESTIONS, len(QUESTIONS))
         if self._fields():
             return Fields()
-        answers = _FIELD_ANSWERS.unpack_from(self._field_values)
+        answers = ANSWERS.unpack_from(self._field_values)
         values = [
-            None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
+            None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
             for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
         ]
         average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
-            for mw in values[:_POWERS]
+            for mw in values[:POWERS]
         )
         throttle_ns = {
             reason: ns
-            for reason, value in zip(_REASONS, values[_POWERS:], strict=True)
+            for reason, value in zip(REASONS, values[POWERS:], strict=True)
             if value is not None
             and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
         }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.node.sensors.nvidia.api import MAX_MEMORY_BYTES, NvmlDevice, Session
+from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     ABSENT,
     INSUFFICIENT_SIZE,
@@ -22,6 +22,7 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     implausible,
 )
+from joulebook.node.sensors.nvidia.limits import MAX_MEMORY_BYTES
 from joulebook.node.workloads.host.procfs import is_gone, stat_of
 from joulebook.units import NS_PER_US
 

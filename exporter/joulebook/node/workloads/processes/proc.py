@@ -9,6 +9,7 @@ import os
 import re
 import selectors
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from joulebook.node.workloads.host.procfs import (
     uid_of,
 )
 from joulebook.node.workloads.processes.owners import FIRST_USER, Facts, Run, place_of
+from joulebook.units import NS_PER_S
 
 Key = tuple[int, int]
 """A process: its pid and when it started (node time)."""
@@ -100,6 +102,7 @@ class Exits:
 _COMM_CHARS = 15
 _MOST_LAUNCHERS = 16
 _MOST_PARENTS = 64
+_LOADED_S = 0.05
 
 _SERVES_SESSIONS = re.compile(
     r"sshd(-session)?|login|su|sudo|cron|CRON|crond|atd|systemd|\(sd-pam\)|tmux.*|screen|SCREEN"
@@ -181,13 +184,16 @@ def names_of(
     """
     wanted = {name.encode() for name in names}
     own = stat_of(pid, proc)
-    found: dict[bytes, bytes] | None = None
+    found = read_environ(proc / str(pid), wanted)
+    if not found and own is not None and _is_new(own):
+        # While a program is being loaded its environment is empty.
+        time.sleep(_LOADED_S)
+        found = read_environ(proc / str(pid), wanted)
     at = own
     for _ in range(_MOST_PARENTS):
         if at is None:
             break
-        there = read_environ(proc / str(at.pid), wanted)
-        found = there if found is None else found or there
+        found = found or read_environ(proc / str(at.pid), wanted) or found
         if found or at.pid == until or at.parent <= 1 or not until:
             break
         at = stat_of(at.parent, proc)
@@ -198,6 +204,11 @@ def names_of(
         name.decode(): text for name, value in found.items()
         if (text := clean_label(value.decode("utf-8", "replace")))
     }  # fmt: skip
+
+
+def _is_new(stat: Stat) -> bool:
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - stat.started_boottime_ns
+    return age_ns < NS_PER_S
 
 
 def is_infrastructure(

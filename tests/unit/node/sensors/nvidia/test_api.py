@@ -10,8 +10,9 @@ from tests.fakes.nvml.scenario import FUNCTIONS, Gpu, Scenario
 from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, START_NS, MakeBench
 
 from joulebook.errors import SensorLost, SensorMissing, SensorRetry, SensorUnsupported
-from joulebook.node.sensors.nvidia import api, processes
-from joulebook.node.sensors.nvidia.api import THROTTLE_FIELDS, Fields, NvmlDevice, Session
+from joulebook.node.sensors.nvidia import api, fields, processes
+from joulebook.node.sensors.nvidia.api import Fields, NvmlDevice, Session
+from joulebook.node.sensors.nvidia.fields import THROTTLE_FIELDS
 
 NO_COUNTER = Gpu(name="Tesla P40", has_energy_counter=False)
 
@@ -24,7 +25,7 @@ def opened(make: MakeBench, gpu: Gpu | None = None) -> tuple[Scenario, Session, 
 
 def test_layouts_are_those_of_the_binding() -> None:
     sizes = {
-        pynvml.c_nvmlFieldValue_t: api._FIELD.size,
+        pynvml.c_nvmlFieldValue_t: fields._FIELD.size,
         pynvml.c_nvmlSample_t: api._SAMPLE.size,
         pynvml.c_nvmlMemory_v2_t: api._MEMORY_V2.size,
         pynvml.c_nvmlMemory_t: api._MEMORY_V1.size,
@@ -42,8 +43,8 @@ def test_field_ids_are_those_of_the_binding() -> None:
         if name.startswith(("NVML_FI_DEV_PERF_POLICY_", "NVML_FI_DEV_CLOCKS_EVENT_REASON_"))
     }
     assert set(THROTTLE_FIELDS) == set(names)
-    assert pynvml.NVML_FI_DEV_POWER_AVERAGE == api.POWER_AVERAGE
-    assert pynvml.NVML_FI_DEV_POWER_INSTANT == api.POWER_INSTANT
+    assert pynvml.NVML_FI_DEV_POWER_AVERAGE == fields.POWER_AVERAGE
+    assert pynvml.NVML_FI_DEV_POWER_INSTANT == fields.POWER_INSTANT
 
 
 def test_who_a_gpu_is(bench: MakeBench) -> None:

@@ -152,6 +152,7 @@ def test_a_pod_made_anew_under_its_name_is_another(world: World) -> None:
 
 
 def test_a_name_and_a_uid_that_are_left_over_belong_together(world: World) -> None:
+    world.until(lambda found: found.complete == HELD)
     uid = world.start("alone", {GPU: ["GPU-0"]}, logs=False)
     found = world.until(lambda found: found.claims)
     assert found.claims[0].workload == workload("alone", uid)

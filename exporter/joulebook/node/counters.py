@@ -1,0 +1,45 @@
+"""What the log says of energy counters that stand still or run at a wrong rate."""
+
+from __future__ import annotations
+
+import logging
+
+from joulebook.core.energy.audit import Verdict
+from joulebook.core.ledger.state import Books
+
+log = logging.getLogger(__name__)
+
+
+def say_audits(before: Books, after: Books) -> None:
+    """Say once which counter runs at another rate than its power says, and when it is right."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
+        is_wrong = state.audit.verdict is Verdict.WRONG
+        name = f"{meter.component} {meter.name}"
+        if is_wrong and not was_wrong:
+            log.warning(
+                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
+                "are off by as much (joulebook_counter_power_ratio). See the known "
+                "faults of its driver and firmware",
+                name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif was_wrong and not is_wrong:
+            log.info("the energy counter of %s agrees with its power again", name)
+
+
+def say_stalls(before: Books, after: Books) -> None:
+    """Say once when a counter is given up, and when it is believed again."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        if state.stalled == (known is not None and known.stalled):
+            continue
+        name = f"{meter.component} {meter.name}"
+        if state.stalled:
+            log.warning(
+                "the energy counter of %s stands still, or all but, while power is drawn: its "
+                "energy is booked by power (method integrated) until the counter moves again",
+                name,
+            )
+        else:
+            log.info("the energy counter of %s moves again and is read again", name)

@@ -1,0 +1,47 @@
+"""The field values that are asked for in one call, and how the driver lays them out."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from joulebook.node.sensors.nvidia.errors import UNKNOWN
+
+ONLY_32_BITS = 1
+"""The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half means nothing."""
+
+POWER_AVERAGE, POWER_INSTANT = 185, 186
+GPU_SCOPE, MODULE_SCOPE = 0, 1
+"""Whose power: the GPU's, or that of the module around it, its CPU included (superchips)."""
+
+THROTTLE_FIELDS: Final = {
+    74: "power",
+    75: "thermal",
+    76: "sync_boost",
+    77: "board_limit",
+    78: "low_utilization",
+    79: "reliability",
+    80: "app_clocks",
+    81: "base_clocks",
+    269: "sw_thermal",
+    270: "hw_thermal",
+    271: "hw_power_brake",
+}
+"""Field ids of the cumulative clock-event counters (ns), and the label value of each."""
+
+FIELDS = (
+    *(
+        (field, scope)
+        for scope in (GPU_SCOPE, MODULE_SCOPE)
+        for field in (POWER_AVERAGE, POWER_INSTANT)
+    ),
+    *((field, GPU_SCOPE) for field in THROTTLE_FIELDS),
+)
+POWERS = 4
+REASONS = tuple(THROTTLE_FIELDS.values())
+# nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
+_FIELD = struct.Struct("=IIqqIiQ")
+ANSWERS = struct.Struct("=" + "24xIiQ" * len(FIELDS))
+# Written over the array before every call: a value the driver does not touch is then an error,
+# never the one of the call before.
+QUESTIONS = b"".join(_FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in FIELDS)
