@@ -101,16 +101,7 @@ def admit(
             best[claim.workload] = claim.evidence
     wanted = sorted(
         (c for c in claims if c.evidence == best[c.workload]),
-        # That somebody held it says less than who did.
-        key=lambda c: (
-            c.evidence,
-            c.workload is None,
-            -c.t0_ns,
-            c.workload or (),
-            c.instance,
-            c.parts,
-            c.of,
-        ),
+        key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.instance, c.parts, c.of),
     )
     # Parts as whole numbers of the same size: this is done for every interval.
     known = {} if instances is None else instances

@@ -43,11 +43,6 @@ def test_within_a_rank_the_latest_goes_first() -> None:
     assert who(admit([claim(A, 1), claim(B, 2), claim(C, 0)])) == {B: 1}
 
 
-def test_within_a_rank_a_known_holder_goes_before_an_unknown_one() -> None:
-    assert who(admit([claim(None, 9), claim(A, 1)])) == {A: 1}
-    assert who(admit([claim(None, 9, evidence=PROLOG), claim(A, 1, evidence=GUESS)])) == {None: 1}
-
-
 def test_a_workload_counts_once_by_its_best_evidence() -> None:
     (holder,) = admit([claim(A, evidence=GUESS), claim(A, evidence=PODS), claim(A, 3)])
     assert holder == Holder(A, PROLOG, 1, 1)
