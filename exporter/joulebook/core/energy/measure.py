@@ -92,11 +92,9 @@ def measure(
     seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
     states, taken = _taken_in(meters, seen)
     node = _node_meters(meters.node, states, seen)
-    taken_out = {
-        name: ripe(state, *due(state)) for name, state in states.items() if name not in node
-    }
-    booked = {name: state for name, (state, _) in taken_out.items()}
-    intervals = [each for _, found in taken_out.values() for each in found]
+    due_of = {name: ripe(state, *due(state)) for name, state in states.items() if name not in node}
+    booked = {name: state for name, (state, _) in due_of.items()}
+    intervals = [each for _, found in due_of.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
     # Modules first: their GPUs are inside what measures the whole node.
     for name, each in sorted(node.items(), key=lambda item: not item[1].parts):

@@ -1,4 +1,4 @@
-"""The table of docs/evidence-processes.md: any answer may be late, missing, empty or false.
+"""The table of docs/evidence.md: any answer may be late, missing, empty or false.
 
 Programs of two users start, end, leave zombies and hand on their pids, in a /proc of files and in
 virtual time; the driver's lists leave some out, name the dead, or do not come; environments cannot
