@@ -400,7 +400,7 @@ def test_shards(short_tmp_path: Path) -> None:
         shares = {job: [(c.parts, c.of) for c in site.of(job)] for job in (three, one, whole)}
         assert shares == {three: [(3, 4)], one: [(1, 4)], whole: [(1, 1)]}
         assert all(c.evidence is Evidence.PROLOG for c in site.claims.values())
-        assert len(site.asked.read_text().splitlines()) == 3, "once for each job"
+        assert len(site.asked.read_text().splitlines()) <= 3, "once for each job, or for several"
     site.tenants.close()
 
 

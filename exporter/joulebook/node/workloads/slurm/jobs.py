@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from joulebook.core.attribution.claims import Evidence
+from joulebook.core.energy.readings import Meter
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.slurm.before import Kept, KeptJobs
@@ -255,6 +256,19 @@ class JobTable:
         for name, value in labels.items():
             if not name.startswith("SLURM_"):
                 job.source(f"env:{name}", value)
+
+    def taken(self, grant: JobGrant) -> set[Meter]:
+        """The devices that others are known to have held, whole, at any time of a grant."""
+        return {
+            claim.meter
+            for job in self
+            for other in job.grants.values()
+            for claim in other.claims or ()
+            if claim.workload is not None
+            and claim.parts == claim.of
+            and (grant.t1_ns is None or claim.t0_ns < grant.t1_ns)
+            and (other.t1_ns is None or other.t1_ns > grant.t0_ns)
+        }
 
     def job_of(self, stem: str) -> Job | None:
         """The job of an event file."""

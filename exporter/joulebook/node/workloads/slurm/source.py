@@ -34,7 +34,7 @@ from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
-from joulebook.node.workloads.slurm.gres import GresMap
+from joulebook.node.workloads.slurm.gres import UNCOUNTED, GresMap
 from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf
 from joulebook.node.workloads.slurm.gres_maps import GresMaps
 from joulebook.node.workloads.slurm.hostlist import expand
@@ -169,7 +169,12 @@ class SlurmWorkloads:
             for job in self._table:
                 closed = []
                 for key, grant in job.grants.items():
-                    found = claims_of(job, grant, devices, self._gres_of, self._unmapped)
+                    there = devices
+                    if any(gpu.startswith(UNCOUNTED) for gpu in grant.gpus):
+                        # It was one of those that nobody else is known to have held.
+                        taken = self._table.taken(grant)
+                        there = [device for device in devices if device.meter not in taken]
+                    found = claims_of(job, grant, there, self._gres_of, self._unmapped)
                     if found is None:
                         complete.discard(grant.evidence)
                     else:
