@@ -28,7 +28,7 @@ TOTALS = (
         Query(used("co2e_grams")), empty="no intensity"),
     _stat("GPU-hours", f"Hours for which it held GPUs. {LONG}", Basis.HELD, "locale",
         Query(f"({used('gpu_seconds')}) / 3600"), decimals=1),
-    _stat("Idle while held", f"Share of GPU energy consumed while its GPUs did nothing. {LONG}",
+    _stat("Allocated but idle", f"Share of GPU energy consumed while its GPUs did nothing. {LONG}",
         Basis.METERED, "percentunit",
         Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
         decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red"))),

@@ -73,7 +73,7 @@ TOTALS = (
         decimals=0,
     ),
     Panel(
-        "Idle while held",
+        "Allocated but idle",
         f"Share of GPU energy consumed while the GPUs that experiments held did nothing. {LONG}",
         Basis.METERED,
         "percentunit",
@@ -85,7 +85,7 @@ TOTALS = (
         thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")),
     ),
     Panel(
-        "Nobody's share",
+        "Unattributed",
         "Share of all energy that no experiment held: unallocated GPUs, the system itself, and "
         f"what could not be attributed. Whatever accounts are chosen, all of it counts. {LONG}",
         Basis.METERED,

@@ -43,12 +43,12 @@ def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: 
 
 
 TOTALS = (
-    _stat("Idle while held", f"{_IDLE} {LONG}", Basis.METERED, "kwatth",
+    _stat("Allocated but idle", f"{_IDLE} {LONG}", Basis.METERED, "kwatth",
         Query(kwh(used("idle_energy_joules")))),
-    _stat("What idling cost", f"{_MONEY} {LONG}", Basis.MODELLED, "none",
+    _stat("Cost of idle allocations", f"{_MONEY} {LONG}", Basis.MODELLED, "none",
         Query(_idle_money("currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="no price"),
-    _stat("Held by nobody", f"Energy of devices that no workload held. {LONG}", Basis.METERED,
+    _stat("Unallocated", f"Energy of devices that no workload held. {LONG}", Basis.METERED,
         "kwatth", Query(kwh(unused("energy_joules", "", UNALLOCATED)))),
     _stat("What unheld devices cost", f"Electricity of devices that no workload held. {LONG}",
         Basis.RATED, "none", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
@@ -155,7 +155,7 @@ LOW = Panel(
 
 WHERE_NOBODY = (
     Panel(
-        "Held by nobody, by node",
+        "Unallocated, by node",
         f"Energy of devices that no workload held: the ten largest. {LONG}",
         Basis.METERED,
         "kwatth",
@@ -180,7 +180,7 @@ WHERE_NOBODY = (
 DASHBOARD = Board(
     "joulebook-waste",
     "Waste",
-    "GPUs that were held and idle, or held by nobody: whose, where, and in money.",
+    "GPUs that were allocated but idle, or unallocated: whose, where, and in money.",
     (*OWNERS, *CHOICE),
     (
         Row("", TOTALS),

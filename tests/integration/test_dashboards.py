@@ -192,7 +192,7 @@ def test_the_books_balance(server: Server, span_s: int) -> None:
         assert max(abs(float(value)) for _, value in row["values"]) < 100
     lab = shown(server, "joulebook-lab", span_s)
     (used,) = named(lab["Energy", "A"]).values()
-    (nobody,) = named(lab["Nobody's share", "A"]).values()
+    (nobody,) = named(lab["Unattributed", "A"]).values()
     meters = true_window("joulebook-lab", "", span_s).kwh("meter")[""]
     assert used / (1 - nobody) == pytest.approx(meters, rel=min(ERROR[span_s], 0.005))
 

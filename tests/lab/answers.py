@@ -146,14 +146,14 @@ LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Cost": lambda w: w.net("experiment", currency),
     "CO2e": lambda w: w.by("experiment_co2e_grams", _one),
     "GPU-hours": lambda w: w.by("experiment_gpu_seconds", _one, 3600),
-    "Idle while held": _idle_share,
+    "Allocated but idle": _idle_share,
 }
 """Figures that the lab and the experiment (with all chosen) have in common."""
 
 PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     **{("joulebook-lab", title): answer for title, answer in LAB.items()},
     **{("joulebook-experiment", title): answer for title, answer in LAB.items()},
-    ("joulebook-lab", "Nobody's share"): _nobody,
+    ("joulebook-lab", "Unattributed"): _nobody,
     ("joulebook-lab", "Energy by account"): lambda w: w.by(
         "experiment_energy_joules", account, J_PER_KWH
     ),
@@ -162,9 +162,9 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
         "experiment_energy_joules", lambda key: key.node, J_PER_KWH
     ),
     ("joulebook-node", "Energy"): lambda w: w.kwh("meter"),
-    ("joulebook-waste", "Idle while held"): lambda w: w.kwh("experiment_idle"),
-    ("joulebook-waste", "Held by nobody"): lambda w: w.kwh("remainder", _unallocated),
-    ("joulebook-waste", "What idling cost"): _idle_cost,
+    ("joulebook-waste", "Allocated but idle"): lambda w: w.kwh("experiment_idle"),
+    ("joulebook-waste", "Unallocated"): lambda w: w.kwh("remainder", _unallocated),
+    ("joulebook-waste", "Cost of idle allocations"): _idle_cost,
     ("joulebook-waste", "What unheld devices cost"): _unallocated_cost,
     ("joulebook-waste", "Nobody's, by reason"): lambda w: w.by(
         "remainder_energy_joules", lambda key: key.labels[-1], J_PER_KWH

@@ -79,7 +79,7 @@ def _what(statement: Statement) -> Iterator[str]:
     yield (
         f"{named} took {_runs(counts.total)}{said}"
         + (f" on {gpus}" if gpus else "")
-        + f"{where}{when}, which held GPUs for {held} GPU-hours in all."
+        + f"{where}{when}, using {held} GPU-hours."
     )
 
 

@@ -94,5 +94,5 @@ def sentence(text: str) -> str:
 
 def span(statement: Statement) -> str:
     """The stretch of time that was asked for."""
-    since = statement.since_utc or "the begin of the books"
+    since = statement.since_utc or "the start of the ledger"
     return f"From {since} to {statement.until_utc or 'now'}"

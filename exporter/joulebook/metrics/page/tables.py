@@ -83,7 +83,7 @@ def _holders(scene: Derived, meter: Meter) -> str:
             name, whose = "somebody", "not known who"
         said.append(f"<div>{name}{part}<small>{whose}</small></div>")
     if unsettled:
-        said.append('<div class="dim">one that has just begun</div>')
+        said.append('<div class="dim">(starting)</div>')
     return "".join(said) or '<span class="dim">nobody</span>'
 
 

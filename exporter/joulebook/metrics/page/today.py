@@ -16,7 +16,7 @@ from joulebook.metrics.snapshot import Snapshot
 _MOST = 6
 
 _REMAINDERS = {
-    Remainder.UNALLOCATED: "held by nobody",
+    Remainder.UNALLOCATED: "unallocated",
     Remainder.SYSTEM: "the system itself",
     Remainder.DAEMON_DOWN: "while Joulebook was down",
     Remainder.UNKNOWN_HOLDER: "held, not known by whom",
