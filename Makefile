@@ -65,7 +65,7 @@ promtool:
 
 unit: dev ## unit and property tests: no root, no network, no GPU (ARGS="-k name")
 	$(call heading,unit tests)
-	@$(PYTEST) tests/unit $(ARGS)
+	@$(PYTEST) tests/unit $(or $(ARGS),--cov=joulebook --cov-report= --cov-fail-under=90)
 
 integration: dev ## the daemon's parts on real programs (ARGS="-k name")
 	$(call heading,integration tests)

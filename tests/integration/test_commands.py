@@ -93,7 +93,7 @@ def test_the_statement_of_a_job(ledger: Sample) -> None:
 
 def test_a_job_that_runs_and_one_whose_end_nobody_saw(ledger: Sample) -> None:
     running = run("job", "102", ledger=ledger.path).stdout
-    assert "(still running: so far)" in running.splitlines()[0]
+    assert "(so far: running, or its end is being booked)" in running.splitlines()[0]
     assert "100 % (held, and not used)" in running
     unseen = run("job", "600", ledger=ledger.path).stdout
     assert "End         not known" in unseen

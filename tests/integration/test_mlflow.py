@@ -62,6 +62,12 @@ def metrics(uri: str, run_id: str) -> dict[str, float]:
         return dict(store.get_run(run_id).data.metrics)
 
 
+def shown(uri: str, run_id: str) -> str:
+    """A run of the experiment `bert` as people are shown it: by its name."""
+    with client(uri) as store:
+        return f"bert / {store.get_run(run_id).info.run_name} ({run_id[:6]})"
+
+
 def said(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     assert main([*args, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -81,13 +87,13 @@ def test_a_leaderboard_of_tracked_runs_and_their_figures_written_back(
     )
     (board,) = found["boards"]
     by_name = {each["name"]: each for each in board["results"]}
-    first = by_name[f"bert / {bert}"]
+    first = by_name[shown(sqlite, bert)]
     assert first["energy_kwh"] == pytest.approx(0.05, rel=0.001), "600 s at 300 W"
     assert first["joined_by"] == "tag" and first["flops"] == 1e18
     # Both runs of the requeued job count: 2 x 60 s at 300 W.
-    assert by_name[f"bert / {again}"]["energy_kwh"] == pytest.approx(0.01, rel=0.001)
-    assert by_name[f"bert / {again}"]["runs"] == 2
-    assert [each["result"] for each in found["without_energy"]] == [f"bert / {lost}"]
+    assert by_name[shown(sqlite, again)]["energy_kwh"] == pytest.approx(0.01, rel=0.001)
+    assert by_name[shown(sqlite, again)]["runs"] == 2
+    assert [each["result"] for each in found["without_energy"]] == [shown(sqlite, lost)]
     assert board["metric"]["unit"] == "ratio"
 
     dry = said(capsys, "mlflow", sqlite, "--dry-run")

@@ -61,7 +61,7 @@ def test_a_job_holds_an_amd_card(tmp_path: Path) -> None:
     tables = [
         machine.root / f"sys/devices/{pci}/gpu_metrics" for pci in ("0000:05:00.0", "0000:26:00.0")
     ]
-    gres = "Name=gpu Type=mi300x File=/dev/dri/renderD130\nName=gpu File=/dev/dri/renderD129\n"
+    gres = "Name=gpu File=/dev/dri/renderD130\nName=gpu File=/dev/dri/renderD129\n"
     with daemon_of(tmp_path, machine, gres) as daemon:
         assert set(info(daemon).values()) == {"amd"} and len(info(daemon)) == 2
         count = 1 << 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from joulebook.clock import NodeClock
-from joulebook.commands.doctor import gpu, slurm
+from joulebook.commands.doctor import gpu, kubernetes, slurm
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
 from joulebook.config.base import Enabled
@@ -93,8 +93,9 @@ def model(site: Site) -> Iterator[Finding]:
 
 def names(site: Site) -> Iterator[Finding]:
     """Whether people can name what their programs do, on a machine without a scheduler."""
-    off = site.config.tenants.processes.enabled is False or slurm.is_here(site)
-    if off or not gpu.wanted(site):
+    scheduled = slurm.is_here(site) or kubernetes.is_here(site)
+    off = site.config.tenants.processes.enabled is False
+    if off or scheduled or not gpu.wanted(site):
         return
     pid = site.daemon or "self"
     if reads_environments(pid, site.proc):

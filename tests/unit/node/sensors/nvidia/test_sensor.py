@@ -309,21 +309,6 @@ def test_without_a_driver_the_error_says_what_to_do(tmp_path: Path) -> None:
     assert done.stdout.startswith("SensorMissing library_not_found Install the NVIDIA driver")
 
 
-def test_eight_gpus_cost_little(bench: MakeBench) -> None:
-    """Target: well under 300 us a look; the bound here leaves room for a slow machine."""
-    sensor = bench([Gpu()] * 8).sensor()
-    sensor.look(processes=True)
-    best = min(_cpu_us(sensor) for _ in range(5))
-    assert best < 600
-
-
-def _cpu_us(sensor: NvmlSensor) -> float:
-    began = time.thread_time_ns()
-    for _ in range(50):
-        sensor.look(processes=False)
-    return (time.thread_time_ns() - began) / 50 / 1000
-
-
 def test_bench_times_are_far_apart(bench: MakeBench) -> None:
     """Node time, CLOCK_BOOTTIME and unix time differ here, so that no test can confuse them."""
     place: Bench = bench()
