@@ -85,6 +85,16 @@ def wake(scenario: Scenario) -> None:
         scenario.set_power(slot, IDLE_MW)
 
 
+MOMENT_UJ = 60_000_000
+"""What a card draws in a fifth of a second."""
+
+
+def assert_nobodys(remainders: dict[str, int]) -> None:
+    """What no workload got was nobody's, but for moments before a holder was known."""
+    assert set(remainders) <= {"unallocated", "unknown_holder"}
+    assert remainders.get("unknown_holder", 0) <= MOMENT_UJ
+
+
 def at_rest(daemon: Daemon) -> dict[str, int]:
     """Turn all power off and wait until everything is booked; the counters in uJ."""
     counters = rest(daemon.scenario)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.machine import memory
-from tests.e2e.books import remainder_uj
+from tests.e2e.books import assert_nobodys, remainder_uj
 from tests.e2e.lab import Daemon, until
 from tests.e2e.pod_lab import IDLE_MW, NODE, Pod, PodLab, pod_uj
 from tests.fakes.nvml.scenario import Architecture, Gpu, Instance
@@ -70,7 +70,7 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     assert known[retries[1].workload][1] == "train"
     assert known[init.workload][1] == "vit"
     assert known[long.workload][:2] == ["team-b", "long"]
-    assert remainder_uj(daemon).keys() == {"unallocated"}
+    assert_nobodys(remainder_uj(daemon))
     # One list and one watch were all that the API server saw.
     assert lab.api.calls == {"list pods": 1, "watch pods": 1}
 
@@ -112,7 +112,7 @@ def test_a_kubelet_restart_claims_of_dra_and_uninvited_guests(lab: PodLab, tmp_p
     assert booked[claimed.workload] > alone_uj
     assert 0 < booked[twin.workload] < 0.3 * together_uj
     assert monitor.workload not in booked, "infrastructure is no workload"
-    assert left.keys() == {"unallocated"}
+    assert_nobodys(left)
     how = main_evidence(daemon)
     assert how[guest.workload] == ("counter", "processes")
     assert how[held.workload] == ("counter", "pod-resources")
@@ -308,7 +308,7 @@ def test_slurm_in_a_pod_beside_a_pod(lab: PodLab, tmp_path: Path) -> None:
         "101": near(job_uj),
         pod.workload: near(lab.true_uj(pod, 2)),
     }
-    assert remainder_uj(daemon).keys() == {"unallocated"}
+    assert_nobodys(remainder_uj(daemon))
 
 
 def test_the_footprint_of_a_node(short_tmp_path: Path, tmp_path: Path) -> None:

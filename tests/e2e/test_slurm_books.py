@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.books import (
     assert_balanced,
+    assert_nobodys,
     at_rest,
     errors,
     in_prometheus,
@@ -74,7 +75,7 @@ def test_an_array_of_200_and_a_mix_are_booked_exactly(lab: Lab, home: Path) -> N
 
         # What the cards counted is what is booked, to the microjoule; and by whom.
         jobs, remainders = job_uj(daemon), remainder_uj(daemon)
-        assert set(remainders) == {"unallocated"}
+        assert_nobodys(remainders)
 
         # Conservation in Prometheus, within one quantum of each series.
         metrics = daemon.metrics()

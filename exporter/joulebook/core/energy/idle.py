@@ -23,6 +23,10 @@ LEARN_NS = NS_PER_S // 2
 LEARNING = 16
 """Each idle interval moves the floor by one part in this many of the difference."""
 
+YOUNG_NS = 5 * NS_PER_S
+"""So long the floor is the mean of all that it was learnt from: the first interval may lack a step
+of the counter or two, and be far too low."""
+
 FAR_PER_CENT = 25
 FAR_MW = 10 * MW_PER_W
 """More than this above the floor, in percent or in power, is far above it."""
@@ -50,7 +54,15 @@ class Stretch(Protocol):
 
 
 class Floor(NamedTuple):
-    """The idle floor of a device (`None`: not learnt), and the steady rest above it, so far."""
+    """The idle floor of a device, and how it is being learnt.
+
+    Attributes:
+        idle_mw: The floor (`None`: not learnt).
+        rest_mw: The power of a steady rest above the floor.
+        rest_ns: For how long it rests like that; below 0: the floor is young, and was learnt from
+            so much time.
+
+    """
 
     idle_mw: int | None = None
     rest_mw: int = 0
@@ -92,12 +104,17 @@ def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
     """
     for stretch in stretches:
         if not stretch.idle:
-            floor = floor._replace(rest_ns=0)
+            floor = floor._replace(rest_ns=min(floor.rest_ns, 0))
             continue
         if stretch.duration_ns < LEARN_NS:
             continue
         mean_mw = _mean_mw(stretch)
         known_mw = mean_mw if floor.idle_mw is None else floor.idle_mw
+        if floor.idle_mw is None or floor.rest_ns < 0:
+            age_ns = stretch.duration_ns - floor.rest_ns
+            young_mw = known_mw + (mean_mw - known_mw) * stretch.duration_ns // age_ns
+            floor = Floor(young_mw, rest_ns=-age_ns if age_ns < YOUNG_NS else 0)
+            continue
         if mean_mw * 100 <= known_mw * (100 + STEADY_PER_CENT):
             floor = Floor(known_mw + (mean_mw - known_mw) // LEARNING)
             continue

@@ -254,7 +254,21 @@ def test_the_idle_floor_is_learnt_from_idle_intervals_of_some_length() -> None:
         reading(4.2, 205, busy=False),
     )
     done, _ = ripe(state, at(9))
+    assert done.idle_mw == 57_500, "young: the mean of 60 W and 55 W"
+
+
+def test_an_idle_floor_that_is_known_moves_slowly() -> None:
+    idle = (reading(second, 60 * second, busy=False) for second in range(7))
+    state, _, _ = fed(*idle, reading(7, 415, busy=False))
+    done, _ = ripe(state, at(12))
     assert done.idle_mw == 60_000 - 313, "a sixteenth of the way from 60 W to 55 W"
+
+
+def test_a_first_interval_that_lacks_steps_of_the_counter_is_no_floor() -> None:
+    idle = (reading(second + 0.5, 28 + 70 * second, busy=False) for second in range(6))
+    state, _, _ = fed(reading(0, 14, busy=False), *idle)
+    done, _ = ripe(state, at(12))
+    assert done.idle_mw is not None and done.idle_mw > 65_000
 
 
 def test_power_now_is_the_mean_of_what_is_not_booked_yet() -> None:
