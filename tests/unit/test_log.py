@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from joulebook import log
+from joulebook.config.load import redact
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,17 @@ def test_failures_told_apart_are_bounded() -> None:
         log.once(logger, f"key{n}", "x")
     assert len(log._failures) <= log._MAX_FAILURES
     assert log.once(logger, "key4999", "x") == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:pw@db/lab", "postgresql://***@db/lab"),
+        ("postgresql://db/lab?user=ada&password=pw", "postgresql://db/lab?user=ada&password=***"),
+        ("postgresql:///lab?sslpassword=pw&host=db", "postgresql:///lab?sslpassword=***&host=db"),
+        ("https://feed/api?Token=pw is down", "https://feed/api?Token=*** is down"),
+        ("https://feed/api?zone=DE", "https://feed/api?zone=DE"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(url: str, shown: str) -> None:
+    assert redact(url) == shown

@@ -28,6 +28,7 @@ _CONVERTING = threading.Lock()
 """Types are met here first, and msgspec must not meet one in several threads (see `decoding`)."""
 
 _USERINFO = re.compile(r"://[^/@\s]*@")
+_SECRET = re.compile(r"([?&](?:ssl)?(?:password|token|key|secret)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class EnvValue(NamedTuple):
@@ -65,8 +66,8 @@ class SettingKey(NamedTuple):
 
 
 def redact(text: str) -> str:
-    """The text without the user and password of any URL in it."""
-    return _USERINFO.sub("://***@", text)
+    """The text without the user, password and other secrets of any URL in it."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub("://***@", text))
 
 
 @functools.cache
