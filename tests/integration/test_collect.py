@@ -76,7 +76,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
             if collector.process:
                 collector.kill()
         assert "nodes keep what is not collected" in collector.log
-        assert "can be written again" in collector.log
+        # Whether it also says that it can write again is chance: it may have been killed before.
 
 
 def test_two_collectors_on_one_ledger_count_nothing_twice(
