@@ -1,6 +1,6 @@
-"""The key of the configuration file for experiments that programs name themselves.
+"""Keys of `[marks]`: experiments that programs name in code.
 
-See `config.node` for how keys are documented, and docs/in-code.md for what marks are.
+See docs/in-code.md for what marks are.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Marks(Section, frozen=True):
     enabled: Annotated[
         Enabled,
         doc(
-            '"auto": where the directory is there, or where this node has no SLURM; true: the '
-            "directory is made; false: not used."
+            '"auto": used where the directory exists, or where this node has no SLURM; true: the '
+            "directory is created; false: off."
         ),
     ] = "auto"
     dir: Annotated[
         str,
-        doc("Directory of the mark files. All users write into it (mode 1777, like /tmp)."),
+        doc("Directory of the mark files. All users write to it (mode 1777, like /tmp)."),
     ] = DIRECTORY
