@@ -1,4 +1,4 @@
-"""Bills as text, CSV and JSON. Amounts are exact inside and rounded to nothing finer than 1e-9."""
+"""Bills as text, CSV and JSON. Amounts are exact inside and shown to at most 1e-9."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def show_bill(bill: MonthBill, screen: Screen) -> None:
-    """The bill as a table, with what came late and what was corrected named below it."""
+    """Print the bill as a table, with late entries and corrections below it."""
     state = (
         f"closed on {moment(bill.closed_s)} by {shown(bill.closed_by)}" if bill.closed_s else "open"
     )
@@ -44,8 +44,8 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
         lines = list(of_account)
         rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
         if account and 1 < len(lines) < len(bill.lines):
-            rows.append((f"{shown(account, 60)}, in all", "", lines))
-    rows.append(("in all", "", bill.lines))
+            rows.append((f"{shown(account, 60)}, total", "", lines))
+    rows.append(("total", "", bill.lines))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
     if bill.corrections:
@@ -62,7 +62,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
 def _table(
     titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
 ) -> list[str]:
-    """Names, what the line is, and figures; without the second column where it says nothing."""
+    """Return the columns: names, kind of entry (if any), and figures."""
     columns = figures([bills.total(lines) for _, _, lines in rows])
     names = [Column(titles[0], least=12)]
     cells = [[name for name, _, _ in rows]]
@@ -77,7 +77,7 @@ def _table(
 
 
 def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
-    """All months, and what each comes to so far."""
+    """Print all months with their totals so far."""
     rows = [
         (
             rollup.shown(period.month),
@@ -94,14 +94,14 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
 
 
 def entry(line: BillLine) -> str:
-    """Why it stands there: nothing to say, late for a month, or a correction."""
+    """Describe why a line is there: empty, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
     return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
 
 
 def as_csv(bill: MonthBill) -> str:
-    """A line for each owner, entry and currency; figures as decimals, exact to 1e-9."""
+    """Return the bill as CSV: a line per owner, entry and currency; decimals exact to 1e-9."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -110,7 +110,7 @@ def as_csv(bill: MonthBill) -> str:
         currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
         for currency in currencies:
             row = _fields(bill, line)
-            # Money is in each row's currency, the rest stands once.
+            # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
                 "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
@@ -129,7 +129,7 @@ def as_csv(bill: MonthBill) -> str:
 
 
 def as_json(bill: MonthBill) -> str:
-    """The same as one JSON object; integers in the ledger's units beside the decimals."""
+    """Return the bill as a JSON object, with the ledger's integers next to the decimals."""
     return json.dumps(
         {
             "version": 1,
@@ -204,14 +204,14 @@ def _money(amount: Exact | None) -> str:
 
 
 def _decimal(value: int, per: int) -> str:
-    """`value / per` to nine digits, floored, without going through floating point."""
+    """Return `value / per` to nine digits, floored, without floating point."""
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, per)
     return f"{sign}{whole}.{rest * NANO // per:09}"
 
 
 def _no_formula(value: object) -> object:
-    # A spreadsheet runs what begins so; names are the users'.
+    # Spreadsheets would run such text as a formula; names come from users.
     if isinstance(value, str) and value[:1] in set("=+@\t\r") | {"-"} and not _is_number(value):
         return f"'{value}"
     return value

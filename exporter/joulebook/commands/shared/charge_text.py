@@ -1,4 +1,4 @@
-"""What was charged, in words and for programs: the same in every view of a job or an experiment."""
+"""Charges as text and as JSON, the same in every view of a job or an experiment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_RATES = "not known: no rates are set"
 
 
 def came_to(bill: Charges) -> str:
-    """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
+    """Format money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
     ]
@@ -36,7 +36,7 @@ class Figures(NamedTuple):
 
 
 def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
-    """Energy, GPU-hours, cost and CO2e of some rows, a column each."""
+    """Return energy, GPU-hours, cost and CO2e of some rows, one column each."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     held = [amount.held_ns or None for amount, _ in rows]
     _, hours = in_column(held, ((NS_PER_HOUR, ""),), decimals=2)
@@ -48,14 +48,14 @@ def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
 
 
 def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
-    """Cost by currency, and CO2e, a column each; `suffix` goes into their titles."""
+    """Return cost by currency and CO2e, one column each; `suffix` goes into their titles."""
     costs = [net(bill) for bill in rows]
     emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
     return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
 
 
 def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "") -> list[Figures]:
-    """Money, a column for each currency."""
+    """Return money, one column per currency."""
     currencies = sorted({currency for row in rows for currency in row})
     if not currencies:
         return [Figures(title, ["-"] * len(rows))]
@@ -69,14 +69,14 @@ def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "
 
 
 def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures:
-    """CO2e, all in one unit."""
+    """Return CO2e, all in one unit."""
     unit, cells = in_column(ug, units_text.CO2E, sign=sign)
     known = any(value is not None for value in ug)
     return Figures(f"{title} ({unit})" if known else title, cells)
 
 
 def as_object(bill: Charges) -> dict[str, Any]:
-    """Cost by currency, also by kind, what of it was idle, and CO2e in g (`null`: none charged)."""
+    """Return cost by currency and kind, its idle part, and CO2e in g (`null`: none charged)."""
     idle = set(IDLE_PARTS.values())
 
     def money(items: Callable[[Item], bool]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The books of a replay, as text."""
+"""The result of a replay, as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulebook.node.sensors.trace.format import Trace
 
 @dataclass
 class Outcome:
-    """What came of a replay: the books at its end, and all that was posted on the way."""
+    """The result of a replay: the books at its end, and all postings."""
 
     name: str
     trace: Trace
@@ -29,14 +29,14 @@ class Outcome:
 
     @property
     def balanced(self) -> bool:
-        """Whether what each meter says was booked is what was posted, to the microjoule."""
+        """Return whether each meter's booked energy equals its postings, to the microjoule."""
         return all(
             state.booked_uj == self.posted(meter).energy_uj
             for meter, state in self.books.meters.items()
         )
 
     def posted(self, meter: Meter) -> Amount:
-        """The sum of the postings of one meter."""
+        """Return the sum of the postings of one meter."""
         return _sum(amount for key, amount in self.postings.items() if key.meter == meter)
 
 
@@ -60,7 +60,7 @@ _SUBJECTS = (
 
 
 def lines(outcome: Outcome, screen: Screen) -> list[str]:
-    """All of it."""
+    """Return all lines."""
     width, books = screen.width, outcome.books
     read_uj = sum(state.read_uj for state in books.meters.values())
     booked_uj = sum(state.booked_uj for state in books.meters.values())
