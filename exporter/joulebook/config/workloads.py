@@ -1,10 +1,11 @@
-"""Keys for Kubernetes and processes."""
+"""Keys for Kubernetes, processes and marks (docs/in-code.md)."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 from joulebook.config.base import AUTO, Enabled, Section, doc
+from joulebook.experiment_span import DIRECTORY
 
 INFRASTRUCTURE = (
     "Xorg",
@@ -142,3 +143,19 @@ class Workloads(Section, frozen=True):
         "namespace:kai-resource-reservation",
         "namespace:runai-reservation",
     )
+
+
+class Marks(Section, frozen=True):
+    """`with joulebook.experiment(...)` and `python -m joulebook.mark`."""
+
+    enabled: Annotated[
+        Enabled,
+        doc(
+            '"auto": used where the directory exists, or where this node has no SLURM; true: the '
+            "directory is created; false: off."
+        ),
+    ] = "auto"
+    dir: Annotated[
+        str,
+        doc("Directory of the mark files. All users write to it (mode 1777, like /tmp)."),
+    ] = DIRECTORY
