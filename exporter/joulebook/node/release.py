@@ -75,9 +75,9 @@ class ReleaseHandler:
             return False
         except OSError as e:
             # What was asked for still holds until its time is over.
-            once(log, "look", "cannot look for requests at %s: %s", self._path, e.strerror)
+            once(log, "look", "cannot check for requests at %s: %s", self._path, e.strerror)
             return _holds(self._request)
-        recovered(log, "look", "%s can be looked at again", self._path)
+        recovered(log, "look", "%s can be checked again", self._path)
         seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if seen != self._seen:
             self._seen = seen
@@ -97,7 +97,7 @@ class ReleaseHandler:
         try:
             _write(self._path, granted)
         except OSError as e:
-            once(log, "grant", "cannot write to %s that it is granted: %s", self._path, e.strerror)
+            once(log, "grant", "cannot confirm the release in %s: %s", self._path, e.strerror)
             return
         recovered(log, "grant", "%s can be written again", self._path)
         self._request = granted
@@ -112,7 +112,7 @@ class ReleaseHandler:
         except OSError as e:
             once(log, "remove", "cannot remove %s: %s", self._path, e.strerror)
         else:
-            recovered(log, "remove", "%s could be removed", self._path)
+            recovered(log, "remove", "%s was removed", self._path)
 
 
 def _holds(request: Request | None) -> bool:

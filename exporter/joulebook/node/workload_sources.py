@@ -171,9 +171,9 @@ class WorkloadSources:
             self._faults[source.name] += 1
             once(
                 log, key,
-                "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
-                "report it",
+                "%s failed (%s): existing claims stay. This is a bug in Joulebook: please report "
+                "it",
                 source.name, asked, level=logging.ERROR, exc_info=fault,
             )  # fmt: skip
         else:
-            recovered(log, key, "%s answers again (%s)", source.name, asked)
+            recovered(log, key, "%s works again (%s)", source.name, asked)

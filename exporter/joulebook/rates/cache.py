@@ -56,7 +56,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
-            log.once(logger, f"read {quantity}", "%s is not used: %s", path, error)
+            log.once(logger, f"read {quantity}", "ignoring %s: %s", path, error)
             return None
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None
 
@@ -81,9 +81,9 @@ class Cache:
                     Path(name).unlink()
                 raise
         except OSError as error:
-            log.once(logger, key, "%s cannot be kept: %s", path, error.strerror)
+            log.once(logger, key, "cannot cache %s: %s", path, error.strerror)
         else:
-            log.recovered(logger, key, "%s is kept again", path)
+            log.recovered(logger, key, "%s is cached again", path)
 
     @staticmethod
     def _path(folder: Path, quantity: Quantity) -> Path:

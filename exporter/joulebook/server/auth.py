@@ -60,7 +60,9 @@ class Tokens:
             log.recovered(logger, "token_file", "server.token_file: in use again")
         except ConfigError as error:
             self._seen, self._digests = None, ()
-            log.once(logger, "token_file", "nobody can collect: %s", error, level=logging.ERROR)
+            log.once(
+                logger, "token_file", "collection is not possible: %s", error, level=logging.ERROR
+            )
         shown = hashlib.blake2b(token).digest()
         fits = False
         for digest in self._digests:

@@ -175,10 +175,10 @@ class Listener:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors, most likely: there is no use in asking at once.
-                log.once(logger, "accept", "no connection can be accepted: %s", error)
+                log.once(logger, "accept", "cannot accept connections: %s", error)
                 await asyncio.sleep(0.2)
                 continue
-            log.recovered(logger, "accept", "connections are accepted again")
+            log.recovered(logger, "accept", "accepting connections again")
             self._make_room()
             task = loop.create_task(self._begin(client))
             self._starting[task] = loop.time()
@@ -248,9 +248,9 @@ class Listener:
                 try:
                     changed = await desk.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
-                    log.once(logger, "watch", "server.web_config: not looked at: %s", busy)
+                    log.once(logger, "watch", "server.web_config: check failed: %s", busy)
                     continue
-                log.recovered(logger, "watch", "server.web_config: looked at again")
+                log.recovered(logger, "watch", "server.web_config: checked again")
                 if changed and (before or web.current.tls):
                     # A client certificate that is no longer good must not live on.
                     for connection in self._connections():

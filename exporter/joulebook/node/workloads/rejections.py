@@ -37,8 +37,8 @@ class Rejections:
                 reported.add(str(error))
             last = len(reported) == TOLD_MAX
         if new:
-            more = f"all further ones for the reason {error.reason}" if last else "the same again"
-            _LOG.warning("refused: %s (%s: only counted)", error, more)
+            more = f"further ones for reason {error.reason}" if last else "the same again"
+            _LOG.warning("rejected: %s (%s: only counted)", error, more)
 
     def count(self, reason: str) -> None:
         """Count what is logged elsewhere."""
@@ -56,7 +56,7 @@ class Rejections:
             new = key not in self._faults
             self._faults.add(key)
         if new:
-            _LOG.exception("%s (please report this; the same again: only counted)", what)
+            _LOG.exception("%s (please report this; repetitions are only counted)", what)
 
     def counts(self) -> dict[str, int]:
         """How many of each reason since the start."""

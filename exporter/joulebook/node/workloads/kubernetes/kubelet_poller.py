@@ -108,7 +108,7 @@ class KubeletPoller(threading.Thread):
             self._silent(error, t_ns)
             return
         if self._said:
-            log.info("kubelet: it answers again")
+            log.info("kubelet: responds again")
             self._said = ""
         self._heard(pods, t_ns)
 
