@@ -16,7 +16,7 @@ from operator import add
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
-from joulebook.core.attribution.presence import there
+from joulebook.core.attribution.spans import there
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import (
     Component,
+    DeviceStatus,
+    Instance,
     InstanceUse,
     Meter,
     PowerSample,

@@ -25,7 +25,7 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     implausible,
 )
-from joulebook.node.sensors.nvidia.limits import MAX_MEMORY_BYTES
+from joulebook.node.sensors.nvidia.fields import MAX_MEMORY_BYTES
 from joulebook.node.workloads.host.procfs import is_gone, stat_of
 from joulebook.units import NS_PER_US
 
