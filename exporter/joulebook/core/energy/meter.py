@@ -15,6 +15,7 @@ from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.intervals import (
     between,
     confirm,
+    counted_uj,
     energy_uj,
     has_restarted,
     judge,
@@ -270,7 +271,8 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     elif reading.after_outage:
         lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
-    parts = between(state.last, reading)
+    counted = counted_uj(state.last, reading)
+    parts = between(state.last, reading) if counted is None else ()
     audited = auditing.interrupted(state.audit)
     if reading.breaks is Break.NONE and not reading.after_outage:
         audited = auditing.heard(state.audit, reading)
@@ -284,7 +286,7 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
             state,
             pending=(*state.pending, reading),
             suspect=None,
-            read_uj=state.read_uj + energy_uj(parts),
+            read_uj=state.read_uj + (counted or energy_uj(parts)),
             gap_to_ns=watched_ns,
             gap_from_ns=0,
             gap_reason="",
