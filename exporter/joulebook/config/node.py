@@ -88,6 +88,14 @@ class ServerSection(Section, frozen=True):
             "basic auth). Empty: plain HTTP for all who can reach `listen`."
         ),
     ] = ""
+    hosts: Annotated[
+        tuple[str, ...],
+        doc(
+            "Further names under which this port is asked, where it speaks plain HTTP without "
+            "passwords. Addresses, this machine's names and its domains are known; other names "
+            "are refused, for a web page may make its own name point here (DNS rebinding)."
+        ),
+    ] = ()
     token_file: Annotated[
         str, doc("File with the token that guards /v1/postings. Empty: that page is off.")
     ] = ""
