@@ -28,6 +28,7 @@ from urllib3.util import Timeout, make_headers
 from joulebook import __version__
 from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
 from joulebook.log import LogOnce, clean
+from joulebook.untrusted_files import read_secret, shown_path
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -62,9 +63,9 @@ class ApiKey:
 
     def read(self) -> str:
         """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
-        where = str(self._file or self._variable)
+        where = shown_path(self._file) if self._file else self._variable
         try:
-            text = self._file.read_text() if self._file else self._found
+            text = read_secret(self._file).decode() if self._file else self._found
         except (OSError, UnicodeDecodeError) as error:
             why = (isinstance(error, OSError) and error.strerror) or "not text"
             raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.backoff import pause_s
+from joulebook.backoff import LastingThread, pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
 from joulebook.log import LogOnce
@@ -136,7 +136,7 @@ class Poller:
 
     def start(self) -> None:
         """Ask feeds from now on, in a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="rates", daemon=True)
+        self._thread = LastingThread("rates", self._run)
         self._thread.start()
 
     def stop(self) -> None:

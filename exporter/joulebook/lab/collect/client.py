@@ -13,6 +13,7 @@ from joulebook.core.ledger.export import PATH, PostingsPage
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
 from joulebook.reloaded_file import Note, ReloadedFile
+from joulebook.untrusted_files import read_secret, shown_path
 
 MAX_BYTES = 16 * 2**20
 """A page of 5,000 rows is below 1 MiB."""
@@ -99,10 +100,9 @@ class NodeClient:
 def secret(key: str, path: str) -> str:
     """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
-        with Path(path).open("rb") as file:
-            words = file.read(_MAX_SECRET).split()
+        words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:
-        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{key}: {shown_path(path)}: cannot be read: {error.strerror}") from None
     if not words or not words[0].isascii():
         raise ConfigError(f"{key}: {path}: there is nothing in it that could be shown to a node")
     return words[0].decode()
