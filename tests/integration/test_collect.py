@@ -177,11 +177,7 @@ def test_killed_while_a_node_is_renamed_it_goes_on_as_one_node(
     assert collected(url) == truth(nodes)
     balanced(collector())
     with opened(url) as database:
-        assert database.rows("SELECT node FROM ledgers ORDER BY node") == [
-            ("n1",),
-            ("n2",),
-            ("n8",),
-        ]
+        names = database.rows("SELECT node FROM ledgers ORDER BY node")
         found = [(each.node, each.new_node) for each in renames.known(database)]
     assert names == [("n1",), ("n2",), ("n8",)]
     assert found in ([("n0", "n7"), ("n7", "n8")], [("n0", "n8")])
