@@ -23,6 +23,7 @@ from tests.integration.collect_lab import (
 )
 from tests.integration.test_server import MUTUAL, TLS, renew, users, web
 
+from joulebook.lab.collected import renames
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 
@@ -149,6 +150,37 @@ def test_killed_at_any_point_it_goes_on_from_there(nodes: list[LiveNode], tmp_pa
     assert done.returncode == 0, done.stderr
     assert collected(url) == truth(nodes)
     balanced(collector)
+
+
+def test_killed_while_a_node_is_renamed_it_goes_on_as_one_node(
+    nodes: list[LiveNode], tmp_path: Path
+) -> None:
+    chance = random.Random(11)
+    url = f"sqlite://{tmp_path}/collected.db"
+
+    def collector() -> CollectorProcess:
+        return CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+
+    assert collector().run("collect", "--once").returncode == 0
+    for name in ("n7", "n8"):
+        for _ in range(40):
+            nodes[0].tick()
+        nodes[0].rename(name)
+        for _ in range(4):
+            killed = collector()
+            killed.start("--once")
+            time.sleep(chance.uniform(0.2, 1.2))
+            killed.kill()
+            nodes[0].tick()
+    done = collector().run("collect", "--once")
+    assert done.returncode == 0, done.stderr
+    assert collected(url) == truth(nodes)
+    balanced(collector())
+    with opened(url) as database:
+        names = database.rows("SELECT node FROM ledgers ORDER BY node")
+        found = [(each.node, each.new_node) for each in renames.known(database)]
+    assert names == [("n1",), ("n2",), ("n8",)]
+    assert found in ([("n0", "n7"), ("n7", "n8")], [("n0", "n8")])
 
 
 def test_a_ledger_that_began_anew_is_another_one_of_the_node_and_age_takes_nothing_away(
