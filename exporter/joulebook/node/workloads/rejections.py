@@ -27,7 +27,7 @@ class Rejections:
     def __call__(self, error: InputError) -> None:
         """Count it, and log it unless the same was logged (its message names file or job)."""
         self.count(error.reason)
-        said = "refused: %s (%s; the same again: only counted)"
+        said = "rejected: %s (%s; the same again: only counted)"
         self._once.failed(error.reason, said, error, error.reason, reason=str(error))
 
     def count(self, reason: str) -> None:
