@@ -94,8 +94,8 @@ class Daemon:
         self.tick(last=True)
         if self._books is not self._committed:
             log.error(
-                "ends with %.1f s that are not in the ledger: at the next start what the counters "
-                "know of that time is booked, mostly to daemon_down",
+                "stopping with %.1f s not in the ledger: the next start books the counters' "
+                "energy of that time, mostly to daemon_down",
                 s_from_ns(self._books.last_ns - (self._committed.last_ns or begun_ns)),
             )
         self._witnesses.close()
@@ -172,7 +172,7 @@ class Daemon:
         counters.say_audits(before, self._books)
         for fault in entry.faults:
             _once.failed(
-                fault, "booked to unknown_holder, since it cannot be shared out: %s", fault
+                fault, "booked to unknown_holder, since it cannot be attributed: %s", fault
             )
         self._say_clock_step(tick.utc_offset_ns)
 
@@ -184,8 +184,8 @@ class Daemon:
                 continue
             sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
             log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
+                "the meter of the whole node (%s) reports less than the %s meters: it appears to "
+                "leave out the %s. If so, set sensors.%s.includes_gpus = false",
                 meter.name, each.omits, each.omits, sensor,
             )  # fmt: skip
 
@@ -195,8 +195,8 @@ class Daemon:
         self._utc_offset_ns = utc_offset_ns
         if abs(step_ns) >= CLOCK_STEP_NS:
             log.warning(
-                "the wall clock was set by %+.1f s: no energy is lost or made, but it is booked "
-                "to the quarter hours that the clock now says",
+                "the wall clock was set by %+.1f s: no energy is lost or added, but it is booked "
+                "to quarter hours by the new time",
                 s_from_ns(step_ns),
             )
 

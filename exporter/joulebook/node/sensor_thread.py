@@ -64,7 +64,7 @@ class SensorThread:
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._took_s: float | None = None
-        self._reason, self.problem = "starting", "has not answered yet"
+        self._reason, self.problem = "starting", "no reading yet"
         self._once = LogOnce(log)
         self._gave = False  # the last look gave a reading, or all devices sleep
         self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
@@ -246,7 +246,7 @@ class SensorThread:
             self._say(failing)
             self.problem = "; ".join(f"{name}: {why}" for name, why in failing.items())
         if not (look.readings or failures or error):
-            self.problem = "it shows no device"
+            self.problem = "it has no device"
         if look.readings:
             self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
             self.problem = ""
@@ -345,5 +345,7 @@ class SensorThread:
 def _fault(fault: Exception) -> SensorError:
     """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
     return SensorError(
-        f"unexpected {fault!r}", reason="fault", remedy="This is a bug of joulebook: report it."
+        f"unexpected {fault!r}",
+        reason="fault",
+        remedy="This is a bug in Joulebook: please report it.",
     )

@@ -171,9 +171,9 @@ class WorkloadSources:
         except Exception as fault:
             self._faults[source.name] += 1
             _once.failed(key,
-                "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
-                "report it",
+                "%s failed (%s): existing claims stay. This is a bug in Joulebook: please report "
+                "it",
                 source.name, asked, level=logging.ERROR, exc_info=fault,
             )  # fmt: skip
         else:
-            _once.recovered(key, "%s answers again (%s)", source.name, asked)
+            _once.recovered(key, "%s works again (%s)", source.name, asked)

@@ -192,10 +192,10 @@ class Listener:
                 client, peer = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors, most likely: there is no use in asking at once.
-                _once.failed("accept", "no connection can be accepted: %s", error)
+                _once.failed("accept", "cannot accept connections: %s", error)
                 await asyncio.sleep(0.2)
                 continue
-            _once.recovered("accept", "connections are accepted again")
+            _once.recovered("accept", "accepting connections again")
             self._make_room()
             task = loop.create_task(self._begin(client, peer[0]))
             self._starting[task] = loop.time()
@@ -267,9 +267,9 @@ class Listener:
                 try:
                     changed = await desk.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
-                    _once.failed("watch", "server.web_config: not looked at: %s", busy)
+                    _once.failed("watch", "server.web_config: check failed: %s", busy)
                     continue
-                _once.recovered("watch", "server.web_config: looked at again")
+                _once.recovered("watch", "server.web_config: checked again")
                 if changed and (before or web.current.tls):
                     # A client certificate that is no longer good must not live on.
                     for connection in self._connections():

@@ -94,7 +94,7 @@ class ProcessWorkloads:
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
         self._lookups = Lookups(
-            lambda: self._refuse.fault("looking up whose a process is failed; it has no name")
+            lambda: self._refuse.fault("looking up the owner of a process failed; it has no name")
         )
 
     # -- WorkloadSource
