@@ -25,11 +25,13 @@ import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSLError, TimeoutError
 from urllib3.util import Timeout, make_headers
 
-from joulebook import __version__, log
+from joulebook import __version__
 from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
+from joulebook.log import LogOnce, clean
 from joulebook.untrusted_files import read_secret, shown_path
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 T = TypeVar("T")
 
@@ -121,7 +123,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            log.once(logger, f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key goes there unencrypted", where)
         asked = f"{url}?{urlencode(params)}" if params else url
         sent = {
             "User-Agent": f"joulebook/{__version__}",
@@ -252,7 +254,7 @@ def _shown(url: str) -> str:
     except ValueError:
         return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
-    return log.clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
+    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
 
 
 def basic(user_and_password: str) -> dict[str, str]:
@@ -265,5 +267,5 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = log.clean(str(error))[:200]
+        why = clean(str(error))[:200]
         raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None
