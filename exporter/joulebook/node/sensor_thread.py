@@ -67,7 +67,8 @@ class SensorThread:
         self._reason, self.problem = "starting", "no reading yet"
         self._once = LogOnce(log)
         self._gave = False  # the last look gave a reading, or all devices sleep
-        self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
+        self._paced = sensor if isinstance(sensor, Paced) else None  # asked once: it is slow
+        self._pace = Pace() if self._paced is None else self._paced.pace
         self._looked_at = float("-inf")
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class SensorThread:
     @property
     def is_open(self) -> bool:
         """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
-        return self._open and not isinstance(self.sensor, Paced)
+        return self._open and self._paced is None
 
     def stuck_s(self) -> float:
         """For how many seconds the call in flight has been going on; 0 if there is none."""
@@ -229,8 +230,8 @@ class SensorThread:
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
         self._took_s = self._looked_at - began
-        if isinstance(self.sensor, Paced):
-            self._pace = self.sensor.pace
+        if self._paced is not None:
+            self._pace = self._paced.pace
         if error is not None:
             self._reason = error.reason
         silent = "missing" if self._open and error is None else self._reason
@@ -263,7 +264,7 @@ class SensorThread:
     def _called(self, *, processes: bool) -> tuple[PollResult, SensorError | None]:
         """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
         try:
-            if self._released and not isinstance(self.sensor, Paced):
+            if self._released and self._paced is None:
                 self._close()
                 return PollResult(), SensorError("the driver was released", reason="released")
             if self._open_if_due():

@@ -36,8 +36,8 @@ from joulebook.node.sensors.nvidia.errors import (
     meaning,
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
-from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.node.sensors.sysfs import text_or
+from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)

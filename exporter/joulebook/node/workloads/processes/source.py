@@ -165,8 +165,8 @@ class ProcessWorkloads:
 
     def lived(self, reading: Reading) -> Reading:
         """The reading, each process with its life, and those that ended since the list before."""
-        if reading.processes is not None:
-            uses = tuple(self._serving(use) for use in reading.processes)
+        if any(use.graphics for use in reading.processes or ()):
+            uses = tuple(self._serving(use) for use in reading.processes or ())
             reading = msgspec.structs.replace(reading, processes=uses)
         with self._lock:
             reading = self._table.lived(reading, self._lives)
