@@ -1,4 +1,4 @@
-"""Jobs run on while everything around them fails; the books balance to the microjoule after it."""
+"""Jobs run on while everything around them fails; the ledger balances to the microjoule."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         hung = lab.scenario.hang(ENERGY, count=1)
         until(
             "/readyz to say it",
-            lambda: "sensor nvml hangs in a call since" in get(f"{daemon.url}/readyz")[1],
+            lambda: "sensor nvml has been hanging in a call for" in get(f"{daemon.url}/readyz")[1],
         )
         assert get(f"{daemon.url}/metrics")[0] == 200, "a hung driver does not hold up a scrape"
         lab.scenario.clear(hung)

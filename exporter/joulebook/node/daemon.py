@@ -27,7 +27,7 @@ from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.core.ledger.advance import Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
-from joulebook.log import once
+from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
 from joulebook.node import counters
 from joulebook.node.day_totals import DayTotals
@@ -37,6 +37,7 @@ from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
 from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
@@ -93,8 +94,8 @@ class Daemon:
         self.tick(last=True)
         if self._books is not self._committed:
             log.error(
-                "ends with %.1f s that are not in the ledger: at the next start what the counters "
-                "know of that time is booked, mostly to daemon_down",
+                "stopping with %.1f s not in the ledger: the next start books the counters' "
+                "energy of that time, mostly to daemon_down",
                 s_from_ns(self._books.last_ns - (self._committed.last_ns or begun_ns)),
             )
         self._witnesses.close()
@@ -168,7 +169,9 @@ class Daemon:
         counters.say_stalls(before, self._books)
         counters.say_audits(before, self._books)
         for fault in entry.faults:
-            once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
+            _once.failed(
+                fault, "booked to unknown_holder, since it cannot be attributed: %s", fault
+            )
         self._say_clock_step(tick.utc_offset_ns)
 
     def _say_omissions(self, before: Books) -> None:
@@ -179,8 +182,8 @@ class Daemon:
                 continue
             sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
             log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
+                "the meter of the whole node (%s) reports less than the %s meters: it appears to "
+                "leave out the %s. If so, set sensors.%s.includes_gpus = false",
                 meter.name, each.omits, each.omits, sensor,
             )  # fmt: skip
 
@@ -190,8 +193,8 @@ class Daemon:
         self._utc_offset_ns = utc_offset_ns
         if abs(step_ns) >= CLOCK_STEP_NS:
             log.warning(
-                "the wall clock was set by %+.1f s: no energy is lost or made, but it is booked "
-                "to the quarter hours that the clock now says",
+                "the wall clock was set by %+.1f s: no energy is lost or added, but it is booked "
+                "to quarter hours by the new time",
                 s_from_ns(step_ns),
             )
 

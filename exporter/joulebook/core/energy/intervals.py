@@ -130,6 +130,12 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
 
 
+def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
+    """A gap as time in which the device was held, or was nobody's: that is charged all the same."""
+    interval = _interval(before, now, gap.t0_ns, gap.t1_ns, 0, Method.INTEGRATED)
+    return msgspec.structs.replace(interval, idle=False, unread=True)
+
+
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:
     """The energy that is known of what `between` gave."""
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))

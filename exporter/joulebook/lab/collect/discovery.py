@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from joulebook import log
 from joulebook.config.lab import Collect
 from joulebook.decoding import converter
 from joulebook.errors import ConfigError, FeedError, InputError
@@ -28,8 +27,10 @@ from joulebook.http_client import Web
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.kubernetes_api.watch import Collection, Decoders, Watch
 from joulebook.lab.collect.client import address
+from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 MAX_TARGETS = 20_000
 _MAX_FILE = 16 * 2**20
@@ -98,7 +99,9 @@ class FileSd:
             try:
                 groups = _as_groups(yaml.safe_load(body) or [])
             except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
-                raise InputError(f"{path}: no list of targets: {error}", reason="garbage") from None
+                raise InputError(
+                    f"{path}: not a list of targets: {error}", reason="garbage"
+                ) from None
             return urls(groups, self._scheme, str(path))
         return urls(_groups(body, str(path)), self._scheme, str(path))
 
@@ -124,7 +127,7 @@ def _groups(body: bytes, where: str) -> list[TargetGroup]:
     try:
         return _GROUPS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: no list of targets: {error}", reason="garbage") from None
+        raise InputError(f"{where}: not a list of targets: {error}", reason="garbage") from None
 
 
 def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
@@ -154,13 +157,13 @@ class Targets:
             try:
                 self._last[source.name] = frozenset(source.targets())
                 self.failing.pop(source.name, None)
-                log.recovered(logger, source.name, "%s is read again", source.name)
+                _once.recovered(source.name, "%s is read again", source.name)
             except (InputError, ConfigError) as error:
                 self.failing[source.name] = str(error)
-                log.once(logger, source.name, "targets: %s; what it said last counts", error)
+                _once.failed(source.name, "targets: %s; using its last good list", error)
         found = frozenset[str]().union(*self._last.values())
         if len(found) > MAX_TARGETS:
-            log.once(logger, "many", "%d targets: only %d are asked", len(found), MAX_TARGETS)
+            _once.failed("many", "%d targets: only %d are used", len(found), MAX_TARGETS)
             found = frozenset(sorted(found)[:MAX_TARGETS])
         return found
 
@@ -275,7 +278,7 @@ def namespace_of_this_pod() -> str:
         return (_ACCOUNT / "namespace").read_text().strip()
     except OSError:
         raise InputError(
-            "collect.kubernetes_namespace: not in a pod, so the namespace must be named",
+            "collect.kubernetes_namespace: not in a pod, so set the namespace",
             reason="file",
         ) from None
 

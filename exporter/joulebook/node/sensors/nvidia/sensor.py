@@ -22,7 +22,7 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
 from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
 from joulebook.node.sensors.hwmon import sockets as superchip_sockets
@@ -41,6 +41,7 @@ from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 _UNINITIALIZED = meaning(UNINITIALIZED).reason
 _GONE = meaning(28).reason
@@ -116,7 +117,7 @@ class NvmlSensor:
         if self._session is None:
             raise error(UNINITIALIZED, "look")
         if (self._some_lost or not self._cards) and self._may_reopen():
-            self._reopen("a GPU was lost" if self._cards else "it shows no GPU")
+            self._reopen("a GPU was lost" if self._cards else "it has no GPU")
         look = self._look(processes=processes)
         failed = {failure.reason for failure in look.failures}
         if failed & _RELOADED and self._may_reopen():
@@ -164,7 +165,7 @@ class NvmlSensor:
                 except Exception as fault:
                     # An answer that nobody foresaw is this GPU's; the others go on.
                     reason = "fault"
-                    once(log, meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
+                    _once.failed(meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
                 else:
                     readings.append(reading)
                     statuses.append(status)
@@ -204,7 +205,7 @@ class NvmlSensor:
         return True
 
     def _reopen(self, why: str) -> None:
-        log.warning("NVML is initialised again: %s", why)
+        log.warning("NVML is reinitialized: %s", why)
         self.open()
 
     def _enumerate(self, session: Session) -> None:
@@ -217,13 +218,15 @@ class NvmlSensor:
                 earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
                 card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
-                once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
+                _once.failed(
+                    f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR
+                )
                 silent[index] = e.reason
                 continue
             if card.meter in found:
-                once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
+                _once.failed(device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
-            recovered(log, f"GPU {index}", "GPU %d answers", index)
+            _once.recovered(f"GPU {index}", "GPU %d responds again", index)
             found[card.meter] = card
         gone = [meter for meter in self._cards if meter not in found]
         reasons = list(silent.values())
@@ -239,9 +242,9 @@ class NvmlSensor:
         self._some_lost = bool(self._absent)
         self._pair_sockets()
         if not self._cards:
-            once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
+            _once.failed(self.name, "NVML shows no GPU (driver %s); retrying", session.driver)
         else:
-            recovered(log, self.name, "NVML shows GPUs now")
+            _once.recovered(self.name, "NVML shows GPUs now")
             log.info("NVML: %d GPUs, driver %s", len(found), session.driver)
 
 
