@@ -196,15 +196,22 @@ def has_restarted(before: Reading, now: Reading) -> bool:
         return True
     if now.uptime_ns is None:
         return False
-    if before.uptime_ns is not None and now.uptime_ns < before.uptime_ns:
-        return True
-    return now.t_ns - now.uptime_ns > before.t_ns + UPTIME_SLACK_NS
+    born_ns, before_ns = now.t_ns - now.uptime_ns, before.t_ns
+    if before.uptime_ns is None:
+        return born_ns > before_ns + UPTIME_SLACK_NS
+    # Begun since, and later than it had begun: a suspend that uptime leaves out is not the latter.
+    is_later = born_ns - (before_ns - before.uptime_ns) > UPTIME_SLACK_NS
+    return now.uptime_ns < before.uptime_ns or (is_later and born_ns >= before_ns)
 
 
 def _lifetime_ns(before: Reading, now: Reading) -> int:
     """The longest time for which a counter that began again after `before` can have counted."""
     longest = now.t_ns - before.t_ns
-    return longest if now.uptime_ns is None else min(longest, now.uptime_ns + UPTIME_SLACK_NS)
+    if now.uptime_ns is None:
+        return longest
+    alive = now.uptime_ns + UPTIME_SLACK_NS
+    # Node time is short where the clock was wrong at boot; what the driver says is not.
+    return alive if before.epoch != now.epoch else min(longest, alive)
 
 
 def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
