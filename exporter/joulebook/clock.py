@@ -27,7 +27,7 @@ class Clock(Protocol):
         """Node time."""
 
     def utc_offset_ns(self) -> int:
-        """What to add to node time for nanoseconds since the Unix epoch, now."""
+        """Return what to add to node time for nanoseconds since the Unix epoch, now."""
 
     def boottime_ns(self, t_ns: int) -> int:
         """CLOCK_BOOTTIME of an instant of node time (start times of processes are in it)."""
@@ -107,5 +107,5 @@ class NodeClock:
         return t_ns - self._shift_ns
 
     def anchor(self, last_ns: int) -> Anchor:
-        """What the ledger must keep so that node time goes on after a restart."""
+        """Return what the ledger must keep so that node time goes on after a restart."""
         return Anchor(self._epoch, self._shift_ns, last_ns, self.utc_offset_ns())

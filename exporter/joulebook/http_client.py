@@ -62,7 +62,7 @@ class ApiKey:
         return self._file is not None or bool(self._found)
 
     def read(self) -> str:
-        """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
+        """Return the key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
         where = shown_path(self._file) if self._file else self._variable
         try:
             text = read_secret(self._file).decode() if self._file else self._found
@@ -117,7 +117,7 @@ class Web:
         *,
         secret: bool = False,
     ) -> bytes:
-        """The body of the answer. Raises `FeedError`.
+        """Return the body of the answer. Raises `FeedError`.
 
         `secret`: a key is in it, so a plain connection to another machine is said aloud, once.
         """
@@ -250,7 +250,7 @@ def retry_after_s(header: str, now_s: float) -> float:
 
 
 def _shown(url: str) -> str:
-    """An address as messages show it: no user, no password, no query."""
+    """Return an address as messages show it: no user, no password, no query."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -260,7 +260,7 @@ def _shown(url: str) -> str:
 
 
 def basic(user_and_password: str) -> dict[str, str]:
-    """The header of basic authentication for `user:password`."""
+    """Return the header of basic authentication for `user:password`."""
     return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}
 
 

@@ -77,7 +77,7 @@ class Amount(NamedTuple):
     calibration_uj: int = 0
 
     def plus(self, other: Amount) -> Amount:
-        """The sum, field by field."""
+        """Return the sum, field by field."""
         return Amount(
             self.energy_uj + other.energy_uj,
             self.idle_uj + other.idle_uj,

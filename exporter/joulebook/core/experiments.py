@@ -80,7 +80,7 @@ _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
 
 
 def is_rule(name: str) -> bool:
-    """Whether `name` may stand in `[experiments] rules`."""
+    """Return whether `name` may stand in `[experiments] rules`."""
     kind, colon, key = name.partition(":")
     return name in _SIMPLE or (bool(colon) and bool(key) and kind in {"annotation", "label", "env"})
 
@@ -98,7 +98,7 @@ class Choice(NamedTuple):
 
 
 def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> Choice:
-    """The experiment by the first of `rules` that `sources` answer."""
+    """Return the experiment by the first of `rules` that `sources` answer."""
     for rule in rules:
         name = _named(rule, sources.get(rule, ""))
         if name:
@@ -107,7 +107,7 @@ def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> Choice:
 
 
 def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
-    """The name alone of what is `chosen`."""
+    """Return the name alone of what is `chosen`."""
     return chosen(rules, sources).name
 
 

@@ -36,7 +36,7 @@ class Requirement(NamedTuple):
     wanted: bool
 
     def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels fulfil it. A label that is not there is among no values."""
+        """Return whether labels fulfil it. A label that is not there is among no values."""
         there = self.key in labels
         if self.values is not None:
             there = there and labels[self.key] in self.values
@@ -50,7 +50,7 @@ class Selector(NamedTuple):
     requirements: tuple[Requirement, ...]
 
     def matches(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
-        """Whether a pod is meant; `labels` is `None` while they are not known."""
+        """Return whether a pod is meant; `labels` is `None` while they are not known."""
         if self.namespace and namespace != self.namespace:
             return False
         if labels is None:
@@ -65,7 +65,7 @@ class Selector(NamedTuple):
 
 
 def parse(text: str) -> Selector:
-    """The selector that `text` says. Raises `ValueError` naming what is wrong."""
+    """Return the selector that `text` says. Raises `ValueError` naming what is wrong."""
     parts = [part.strip() for part in _COMMA.split(text)]
     namespaces = [p.removeprefix(_NAMESPACE).strip() for p in parts if p.startswith(_NAMESPACE)]
     for name in namespaces:

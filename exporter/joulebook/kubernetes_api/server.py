@@ -156,12 +156,12 @@ _REASONS = {401: "unauthorized", 403: "forbidden", 404: "absent", 410: "gone"}
 
 
 def unreachable(path: str, error: Exception) -> ApiError:
-    """The connection could not be made, or broke."""
+    """Return the connection could not be made, or broke."""
     return ApiError(f"GET {path}: {clean_label(repr(error), 200)}", reason="unreachable")
 
 
 def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:
-    """The whole body, bounded. Raises `ApiError`."""
+    """Return the whole body, bounded. Raises `ApiError`."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -178,7 +178,7 @@ def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:
 
 
 def lines(path: str, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """The lines of a stream as they come, until it ends. Raises `ApiError`."""
+    """Yield the lines of a stream as they come, until it ends. Raises `ApiError`."""
     rest = b""
     try:
         for part in answer.stream(_CHUNK, decode_content=True):

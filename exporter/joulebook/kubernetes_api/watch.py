@@ -221,7 +221,7 @@ class Watch(LastingThread, Generic[Item]):
         self.problem = ""
 
     def _after(self, error: ApiError) -> float:
-        """What follows from an error; for how many seconds to wait."""
+        """Return what follows from an error; for how many seconds to wait."""
         if self._stopping.is_set():
             return 0.0
         if error.reason in {"gone", "garbled", "too_large"}:

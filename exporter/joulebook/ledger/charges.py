@@ -105,7 +105,7 @@ def write(
 def by_owner(
     conn: sqlite3.Connection, since_s: int, until_s: int
 ) -> dict[Labels | Remainder, Charges]:
-    """What was charged in the quarter hours of [since, until), by whose it is."""
+    """Return what was charged in the quarter hours of [since, until), by whose it is."""
     found: dict[Labels | Remainder, Charges] = {}
     for remainder, *rest in conn.execute(_BY_OWNER, (since_s, until_s)):
         if remainder == EXPIRED:
@@ -137,7 +137,7 @@ def rows(
 
 
 def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]:
-    """All that was charged to the workload with that row number."""
+    """Return all that was charged to the workload with that row number."""
     return {
         _charge(item, currency): _exact(sums)
         for item, currency, *sums in conn.execute(_OF_WORKLOAD, (number,))
@@ -145,7 +145,7 @@ def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]
 
 
 def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
-    """All that was ever charged; what expired is in it."""
+    """Return all that was ever charged; what expired is in it."""
     return {
         _charge(item, currency): _exact(sums) for item, currency, *sums in conn.execute(_TOTALS)
     }
@@ -154,7 +154,7 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
 def rates(
     conn: sqlite3.Connection, since_s: int, until_s: int, node: str = ""
 ) -> Iterator[UsedRate]:
-    """The rates that were used on the node in the quarter hours of [since, until)."""
+    """Yield the rates that were used on the node in the quarter hours of [since, until)."""
     for row in conn.execute(_RATES, (since_s, until_s)):
         quarter_s, quantity, value, unit, source, quality, energy_uj, held_ns = row
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))

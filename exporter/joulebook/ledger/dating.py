@@ -71,7 +71,7 @@ class Dating(msgspec.Struct, frozen=True):
     handed_quarter_s: int = 0
 
     def is_steady(self, now_ns: int) -> bool:
-        """Whether it has not been set for long."""
+        """Return whether it has not been set for long."""
         return now_ns - self.from_ns >= STEADY_NS
 
 
@@ -80,7 +80,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def read(conn: sqlite3.Connection) -> Dating | None:
-    """What was known at the last commit. Raises `sqlite3.Error`, `msgspec.MsgspecError`."""
+    """Return what was known at the last commit. Raises `sqlite3.Error`, `msgspec.MsgspecError`."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_KIND,)).fetchone()
     return None if found is None else _decode(found[0])
 

@@ -123,7 +123,7 @@ def _refuse_volatile(path: Path) -> None:
 
 
 def filesystem(path: Path) -> str:
-    """The type of the file system that holds (or would hold) `path`; `path` is absolute.
+    """Return the type of the file system that holds (or would hold) `path`; `path` is absolute.
 
     Raises `OSError` where the kernel does not tell (`/proc` is not mounted).
     """

@@ -152,7 +152,7 @@ class LedgerReader:
         return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
 
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
-        """What was booked to the workloads with that identity, id or displayed name.
+        """Return what was booked to the workloads with that identity, id or displayed name.
 
         Empty if there is none; several if a name came again, or another scheduler uses it too.
         """
@@ -173,7 +173,7 @@ class LedgerReader:
         return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
 
     def balance_check(self) -> tuple[MeterBalance, ...]:
-        """Each meter's books against the sum of its postings; reads all of the ledger."""
+        """Return each meter's books against the sum of its postings; reads all of the ledger."""
         with self._view() as conn:
             rows = conn.execute(_BALANCES).fetchall()
             booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
@@ -199,14 +199,14 @@ class LedgerReader:
             }
 
     def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Charges]:
-        """What was charged since `since_s`, like `since_by_owner`."""
+        """Return what was charged since `since_s`, like `since_by_owner`."""
         with self._view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
 
     def account(
         self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
     ) -> ReportData:
-        """All that a report needs of the quarter hours in [since, until), in one view.
+        """Return all that a report needs of the quarter hours in [since, until), in one view.
 
         A ledger does not know its node's name: postings carry the one that is given.
         """
@@ -215,18 +215,18 @@ class LedgerReader:
             return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
 
     def workloads(self, wanted: Selection) -> tuple[ReportWorkload, ...]:
-        """The workloads that are selected, also those that nothing was booked to."""
+        """Return the workloads that are selected, also those that nothing was booked to."""
         with self._view() as conn:
             return report_query.workloads(conn, wanted)
 
     def ledger_id(self) -> str:
-        """What tells this ledger, and each copy of it, from all others."""
+        """Return what tells this ledger, and each copy of it, from all others."""
         with self._view() as conn:
             ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
             return str(found)
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
-        """What the books say was charged against what is on record; the two are the same."""
+        """Return what the books say was charged against what is on record; the two are the same."""
         with self._view() as conn:
             booked, rows = state.read_charges(conn), charges.totals(conn)
         return tuple(
@@ -237,22 +237,22 @@ class LedgerReader:
     def page(
         self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
     ) -> PostingsPage:
-        """The rows numbered after `since`, for a collector; see `core/handover`."""
+        """Return the rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
 
     def meters(self) -> tuple[MeterState, ...]:
-        """All meters as they are booked."""
+        """Return all meters as they are booked."""
         with self._view() as conn:
             return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
-        """The meters of the whole node, and what became of them."""
+        """Return the meters of the whole node, and what became of them."""
         with self._view() as conn:
             return state.read_node_meters(conn)
 
     def models(self) -> dict[Meter, str]:
-        """The model of each device, as far as one was heard."""
+        """Return the model of each device, as far as one was heard."""
         with self._view() as conn:
             return state.read_models(conn)
 

@@ -33,7 +33,7 @@ _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def corrupt(path: Path, detail: str) -> LedgerCorrupt:
-    """The error for a damaged file; `detail` says what is wrong with it."""
+    """Return the error for a damaged file; `detail` says what is wrong with it."""
     return LedgerCorrupt(
         f"ledger {path} is damaged ({detail}): stop joulebook, keep a copy of {path.name} with "
         "its -wal and -shm files, then restore a backup or save what can be read with `sqlite3 "
@@ -72,7 +72,7 @@ class Store(Protocol):
     """Keeps the books of one node. Raises only `joulebook.errors.LedgerError` and its children."""
 
     def load(self) -> tuple[Books, Anchor | None]:
-        """The books as last committed (empty books and no anchor: a fresh ledger)."""
+        """Return the books as last committed (empty books and no anchor: a fresh ledger)."""
 
     def commit(self, before: Books, after: Books, entry: Entry, anchor: Anchor) -> None:
         """Make one tick durable, whole or not at all.

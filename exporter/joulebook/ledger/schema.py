@@ -74,12 +74,12 @@ def roll_back(conn: sqlite3.Connection) -> None:
 
 
 def steps(directory: Path) -> list[Path]:
-    """The migrations in their order; the first is number 1."""
+    """Return the migrations in their order; the first is number 1."""
     return sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def version(conn: sqlite3.Connection, path: Path) -> int:
-    """The schema of the file, 0 if it is empty.
+    """Return the schema of the file, 0 if it is empty.
 
     Raises `LedgerTooNew`; `LedgerError` if it is a file of something else; `sqlite3.Error`.
     """

@@ -65,7 +65,7 @@ class SqliteStore:
         self._handed_seq = 0
 
     def load(self) -> tuple[Books, Anchor | None]:
-        """The books as last committed (empty books and no anchor: a fresh ledger).
+        """Return the books as last committed (empty books and no anchor: a fresh ledger).
 
         Raises `LedgerCorrupt` if they cannot be made out, else as `commit` does.
         """

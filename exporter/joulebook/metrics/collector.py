@@ -333,7 +333,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
 def collect(
     view: Snapshot, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
 ) -> Collected:
-    """The families of `view`. `errors` says how often each family failed before now."""
+    """Return the families of `view`. `errors` says how often each family failed before now."""
     counts = dict(errors or {})
     scene = Derived(view, process, counts)
     families: list[Family] = []

@@ -103,7 +103,7 @@ class Derived:
         self._kept: dict[Callable[[Derived], object], object] = {}
 
     def once(self, work_out: Callable[[Derived], T]) -> T:
-        """What `work_out` makes of this; worked out when it is first wanted."""
+        """Return what `work_out` makes of this; worked out when it is first wanted."""
         if work_out not in self._kept:
             self._kept[work_out] = work_out(self)
         return cast(T, self._kept[work_out])
@@ -203,7 +203,7 @@ class Derived:
         return self._labelled(shares)
 
     def unsettled(self, meter: Meter) -> int:
-        """How many workloads on a meter are not named yet."""
+        """Return how many workloads on a meter are not named yet."""
         there = {holder.workload for holder in self.view.holders.get(meter, ())}
         return sum(self._identity(workload) is None for workload in there)
 

@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 def number(value: float) -> str:
-    """A value, in the shortest form that reads back as the same."""
+    """Return a value, in the shortest form that reads back as the same."""
     if isinstance(value, int):
         return str(int(value))
     if math.isfinite(value):
@@ -51,7 +51,7 @@ def number(value: float) -> str:
 
 
 def escape(value: str) -> str:
-    """A label value, cleaned and escaped, without its quotes."""
+    """Return a label value, cleaned and escaped, without its quotes."""
     value = clean(value)
     return value.translate(_ESCAPES) if "\\" in value or '"' in value or "\n" in value else value
 
@@ -69,7 +69,7 @@ class Renderer:
         self._prefixes: dict[str, dict[tuple[str, ...], str]] = {}
 
     def block(self, family: Family) -> Block:
-        """The sample lines of a family.
+        """Return the sample lines of a family.
 
         Labels that differed only in what had to be cleaned or cut are one series: counters and
         other quantities that add up are summed, of the rest the last one stands.
@@ -99,7 +99,7 @@ class Renderer:
 
 
 def body(blocks: Iterable[Block], style: Format) -> bytes:
-    """A whole exposition; metrics without samples are left out."""
+    """Return a whole exposition; metrics without samples are left out."""
     openmetrics = style is Format.OPENMETRICS
     parts: list[str] = []
     for metric, lines in blocks:
@@ -186,7 +186,7 @@ class Exposition:
         self._make = make
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
-        """The body of `/metrics` for an `Accept` header, and its media type.
+        """Return the body of `/metrics` for an `Accept` header, and its media type.
 
         The same bytes object for the same view, so that the server can keep what it makes of it.
         """
@@ -202,7 +202,7 @@ class Exposition:
             return self._bodies[style], style.value
 
     def index(self) -> bytes:
-        """The page `/` for people."""
+        """Return the page `/` for people."""
         ready, message = self.ready()
         with self._lock:
             view = self._view()
@@ -213,7 +213,7 @@ class Exposition:
         return page[3]
 
     def _view(self) -> Snapshot:
-        """The newest view. The lock must be held."""
+        """Return the newest view. The lock must be held."""
         make = self._make
         if self._made is None or self._made[0] is not make:
             self._made = (make, make())

@@ -44,7 +44,7 @@ class Burst:
         return kept
 
     def is_over(self, now_ns: int) -> bool:
-        """Whether every counter has stepped twice, or the time is up."""
+        """Return whether every counter has stepped twice, or the time is up."""
         return now_ns >= self._until_ns or all(
             counter.steps >= STEPS for counter in self._counters.values()
         )

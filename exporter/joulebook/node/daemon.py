@@ -124,7 +124,7 @@ class Daemon:
         self._parts.health.ticked(read, [worker.problem for worker in self._workers])
 
     def _is_due(self, now: float) -> bool:
-        """Whether it is time to book: something happened, or nothing did for long."""
+        """Return whether it is time to book: something happened, or nothing did for long."""
         since_s, slack_s = now - self._booked_at, self._slack_s
         if self._books is not self._committed:
             return True
@@ -241,7 +241,7 @@ class Daemon:
         return bool(readings)
 
     def _on_module(self, claim: Claim) -> Claim:
-        """A claim on a die as one on its part of the module, which is the meter."""
+        """Return a claim on a die as one on its part of the module, which is the meter."""
         status = self._devices.get(claim.meter)
         if status is None or status.module is None or claim.instance:
             return claim
@@ -258,7 +258,7 @@ class Daemon:
         return reading if reading.processes is None else self._parts.marked(reading)
 
     def _commit(self, now_ns: int) -> bool:
-        """Whether the books are durable."""
+        """Return whether the books are durable."""
         try:
             anchor = self._clock.anchor(now_ns)
             self._parts.store.commit(self._committed, self._books, self._backlog, anchor)
@@ -311,7 +311,7 @@ def _shown(
     history: tuple[tuple[float, float], ...],
     today: DayTotals,
 ) -> Snapshot:
-    """A view with what is worked out only when somebody asks."""
+    """Return a view with what is worked out only when somebody asks."""
     shared = sharing(books, devices, view.now_ns)
     energy_uj, bills = today.totals()
     return msgspec.structs.replace(

@@ -35,7 +35,7 @@ class Charging:
         return self._poller.current if self._poller else RateSet()
 
     def feeds(self) -> tuple[RateFeed, ...]:
-        """How each source fares."""
+        """Return how each source fares."""
         return tuple(
             RateFeed(str(row.quantity), row.source, row.up, row.fetched_utc_s, row.errors)
             for row in (self._poller.health() if self._poller else ())

@@ -65,7 +65,7 @@ class Health:
         self._ledger_problem = problem
 
     def ready(self) -> tuple[bool, str]:
-        """Whether a tick succeeded lately, and what is wrong if not."""
+        """Return whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
         wrong = [
             f"sensor {name} has been hanging in a call for {stuck_s:.0f} s"
@@ -91,7 +91,7 @@ class Health:
         return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
     def _hanging(self) -> dict[str, float]:
-        """The sensors whose call hangs, and for how long (s)."""
+        """Return the sensors whose call hangs, and for how long (s)."""
         return {
             worker.sensor.name: stuck_s
             for worker in self._workers
@@ -108,7 +108,7 @@ class Health:
         self._hung = hung
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether a restart would not help."""
+        """Return whether a restart would not help."""
         stuck = max((worker.stuck_s() for worker in self._workers), default=0.0)
         silent = time.monotonic() - self._ticked
         if stuck > HANG_S:

@@ -31,7 +31,7 @@ REQUEST = msgspec.json.Decoder(Request)
 
 
 def request_path(ledger: Path) -> Path:
-    """Where the request for the daemon of this ledger lies."""
+    """Return where the request for the daemon of this ledger lies."""
     return ledger.with_name(ledger.name + ".release")
 
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> Request | None:
 
 
 def _load(path: Path) -> Request | None:
-    """The request, if there is one that can be understood. Raises `OSError`."""
+    """Return the request, if there is one that can be understood. Raises `OSError`."""
     try:
         return REQUEST.decode(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError, RecursionError):

@@ -146,7 +146,7 @@ class SensorThread:
         return PollResult(tuple(readings), tuple(failures), statuses)
 
     def health(self) -> SensorHealth:
-        """How the sensor fares, for the exposition."""
+        """Return how the sensor fares, for the exposition."""
         answered = self._answered.is_set() or self._slow
         up = self._open and answered and (self._gave or not self._meters)
         return SensorHealth(
@@ -218,7 +218,7 @@ class SensorThread:
         return self._pace.least_s > 0
 
     def _due_in_s(self) -> float | None:
-        """When the sensor must be looked at though nobody asks; `None`: never."""
+        """Return when the sensor must be looked at though nobody asks; `None`: never."""
         if self._pace.most_s is None or not self._open:
             return None
         return max(self._looked_at + self._pace.most_s - time.monotonic(), 0.0)

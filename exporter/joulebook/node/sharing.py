@@ -38,7 +38,7 @@ class _Seats(NamedTuple):
 def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
-    """Every device that anybody holds or uses now."""
+    """Return every device that anybody holds or uses now."""
     return {
         each.meter: Sharing(each.holders, _draws(each, books, devices.get(each.meter)))
         for each in _seats(books, devices, now_ns)
@@ -62,7 +62,7 @@ def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> 
 def _last_told(
     state: MeterState | None,
 ) -> tuple[tuple[ProcessUse, ...], tuple[InstanceUse, ...]]:
-    """The processes and instances of the last look that asked for them."""
+    """Return the processes and instances of the last look that asked for them."""
     readings = (*reversed(state.pending), state.base) if state is not None else ()
     processes = next((r.processes for r in readings if r.processes is not None), ())
     instances = next((r.instances for r in readings if r.instances is not None), ())
@@ -72,7 +72,7 @@ def _last_told(
 def _draws(
     shared: _Seats, books: Books, status: DeviceStatus | None
 ) -> dict[WorkloadId | None, float]:
-    """The power shared out as if it were the energy of a second."""
+    """Return the power shared out as if it were the energy of a second."""
     watts = 0.0 if status is None else status.values.get("power_watts", 0.0)
     second_uj = round(watts * MW_PER_W) * UJ_PER_MJ
     if not second_uj:

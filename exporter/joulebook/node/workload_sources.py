@@ -62,7 +62,7 @@ class ProcessOwners:
             self._seen = set()
 
     def identified(self, reading: Reading) -> Reading:
-        """The reading, with the owner of each process."""
+        """Return the reading, with the owner of each process."""
         if reading.processes is None:
             return reading
         now = self._now_s()
@@ -124,7 +124,7 @@ class WorkloadSources:
                 source.settled()
 
     def heard(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """What all of them know now; `devices` maps indexes, minors and UUIDs to meters."""
+        """Return what all of them know now; `devices` maps indexes, minors and UUIDs to meters."""
         claims: list[Claim] = []
         complete: set[Evidence] = set()
         facts: list[WorkloadFacts] = []
@@ -138,7 +138,7 @@ class WorkloadSources:
         return Holdings(tuple(claims), frozenset(complete), tuple(facts))
 
     def groups(self) -> list[UsageGroup]:
-        """Where the kernel counts what workloads use of the host, of all that know it."""
+        """Return where the kernel counts what workloads use of the host, of all that know it."""
         groups: list[UsageGroup] = []
         for source in self._sources:
             if isinstance(source, CountsHostUsage):

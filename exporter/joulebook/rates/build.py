@@ -53,7 +53,7 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
 
 
 def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[Point, ...]]:
-    """All that is known after each answer of a feed."""
+    """Yield all that is known after each answer of a feed."""
     step_s = max(t1_s - t0_s, 1) if feed.source.plan.local else _MOST_S
     points: tuple[Point, ...] = ()
     for start_s in range(t0_s, t1_s, step_s):
@@ -67,18 +67,18 @@ def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[P
 
 
 def cache_dir(config: Config) -> Path:
-    """Where the last good answers are kept."""
+    """Return where the last good answers are kept."""
     return Path(config.rates.cache_dir or Path(config.ledger.path).parent / "rates")
 
 
 def make_poller(config: Config, environ: Mapping[str, str], *, read_only: bool = False) -> Poller:
-    """The poller that the configuration asks for; not started. Raises `ConfigError`."""
+    """Return the poller that the configuration asks for; not started. Raises `ConfigError`."""
     cache = Cache(cache_dir(config), read_only=read_only)
     return Poller(feeds(config.rates, environ), basis(config.rates), cache)
 
 
 def charges(rates: Rates) -> frozenset[Charge]:
-    """What is charged once its rates are known: that for which every setting is made."""
+    """Return what is charged once its rates are known: that for which every setting is made."""
     found = set()
     if rates.pue is not None:
         if rates.price.kind != "none":

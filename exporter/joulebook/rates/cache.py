@@ -45,7 +45,7 @@ class Cache:
         self._read_only = read_only
 
     def load(self, quantity: Quantity, identity: str) -> CachedRates | None:
-        """What was kept of that source; `None` if nothing was, or of another one."""
+        """Return what was kept of that source; `None` if nothing was, or of another one."""
         if self._folder is None:
             return None
         path = self._path(self._folder, quantity)

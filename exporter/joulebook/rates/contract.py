@@ -67,7 +67,7 @@ class RateSource(Protocol):
         """How it wants to be asked."""
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """All it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
+        """Return all it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
 
         What is not known is left out, never 0. Raises `FeedError`.
         """
@@ -97,7 +97,7 @@ _PER_KWH = {"kWh": Decimal(1), "MWh": Decimal(1000), "Wh": Decimal("0.001")}
 
 
 def price_nano(value: float | Decimal | str, unit: str, currency: str, where: str) -> int:
-    """A price in a unit like `EUR / MWh` as nano-currency per kWh.
+    """Return a price in a unit like `EUR / MWh` as nano-currency per kWh.
 
     Raises `FeedWrong` (`unit`, `currency`, `garbage`) if it is none, or in another currency.
     """
@@ -118,12 +118,12 @@ def grams_ug(value: float | Decimal | str, where: str) -> int:
 
 
 def unit_of(quantity: Quantity, currency: str) -> str:
-    """The unit that points of a quantity are in."""
+    """Return the unit that points of a quantity are in."""
     return UG_PER_KWH if quantity is Quantity.CARBON else nano_per_kwh(currency)
 
 
 def fault(point: Point, quantity: Quantity, currency: str) -> str:
-    """The reason word for a point that cannot be believed; empty if it can."""
+    """Return the reason word for a point that cannot be believed; empty if it can."""
     if point.unit != unit_of(quantity, currency):
         return "unit"
     if quantity is Quantity.CARBON:
@@ -137,7 +137,7 @@ def fault(point: Point, quantity: Quantity, currency: str) -> str:
 def sift(
     points: Iterable[Point], quantity: Quantity, currency: str
 ) -> tuple[tuple[Point, ...], Counter[str]]:
-    """The points that can be believed, in order of time, and how many cannot, by reason.
+    """Return the points that can be believed, in order of time, and how many cannot, by reason.
 
     Of several that start together the last counts.
     """

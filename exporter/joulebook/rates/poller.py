@@ -121,7 +121,7 @@ class Poller:
         return self._current
 
     def health(self) -> tuple[FeedHealth, ...]:
-        """How each source did when it was last looked at."""
+        """Return how each source did when it was last looked at."""
         return self._health
 
     @property
@@ -285,7 +285,7 @@ class Poller:
 
 
 def _merged(old: tuple[Point, ...], new: tuple[Point, ...], now_s: int) -> tuple[Point, ...]:
-    """What was known, under what is said now."""
+    """Return what was known, under what is said now."""
     # A figure without end (of a rates service whose settings were changed) ends with the next.
     if old and old[-1].end_utc_s is None:
         *rest, last = old

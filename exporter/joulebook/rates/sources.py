@@ -49,7 +49,7 @@ class FeedContext(NamedTuple):
     key: ApiKey
 
     def zone(self, section: Price | CarbonSection) -> str:
-        """The section's zone, else that of all."""
+        """Return the section's zone, else that of all."""
         return section.zone or self.rates.zone
 
 
@@ -133,7 +133,7 @@ class Feed(NamedTuple):
 
 
 def feeds(rates: Rates, environ: Mapping[str, str], web: Web | None = None) -> list[Feed]:
-    """The sources that a (valid) configuration asks for. Raises `ConfigError`."""
+    """Return the sources that a (valid) configuration asks for. Raises `ConfigError`."""
     web = Web() if web is None else web
     found = []
     price, carbon = rates.price, rates.carbon
@@ -158,7 +158,7 @@ def _key(file: str, variable: str, environ: Mapping[str, str]) -> ApiKey:
 
 
 def basis(rates: Rates) -> RateSet:
-    """What of the rates is known without asking anybody: currency, zone, PUE, hardware."""
+    """Return what of the rates is known without asking anybody: currency, zone, PUE, hardware."""
     pue = StepCurve()
     if rates.pue is not None:
         source = rates.pue_source or "rates.pue"
@@ -189,7 +189,7 @@ class Missing(NamedTuple):
 
 
 def missing(rates: Rates) -> tuple[Missing, ...]:
-    """The settings that are not made, and what is therefore not known."""
+    """Return the settings that are not made, and what is therefore not known."""
     found = []
     if rates.price.kind == "none":
         found.append(Missing("rates.price.kind", "cost of electricity"))

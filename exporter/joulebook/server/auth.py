@@ -57,7 +57,7 @@ class Tokens:
         self._digests = ReloadedFile(self._load)
 
     def fits(self, token: bytes) -> bool:
-        """Whether it is one of them; takes as long for a wrong as for a right one."""
+        """Return whether it is one of them; takes as long for a wrong as for a right one."""
         digests: tuple[bytes, ...] = ()
         try:
             if self._digests.refresh():
@@ -110,7 +110,7 @@ class HostNames:
         self._names.add(_plain(socket.getfqdn()))
 
     def has(self, header: bytes | None) -> bool:
-        """Whether a `Host` header may be answered; HTTP/1.0 has none."""
+        """Return whether a `Host` header may be answered; HTTP/1.0 has none."""
         name = _plain((header or b"").decode("latin-1"))
         host, colon, port = name.rpartition(":")
         name = host if colon and port.isdecimal() else name
@@ -135,7 +135,7 @@ class PostingsPages:
         self._tokens = tokens
 
     def allows(self, headers: Mapping[bytes, bytes]) -> bool | None:
-        """Whether a token that fits is shown; `None`: no token is."""
+        """Return whether a token that fits is shown; `None`: no token is."""
         scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
         shown = token.strip() if scheme.lower() == b"bearer" else headers.get(HEADER, b"")
         return self._tokens.fits(shown) if shown else None

@@ -96,11 +96,11 @@ class _Connection(H11Protocol):
         self._enter("answer" if self._answering() else "idle")
 
     def rests(self) -> bool:
-        """Whether it waits for the next request, and owes nothing."""
+        """Return whether it waits for the next request, and owes nothing."""
         return self.phase == "idle" and not self._unread()
 
     def overdue(self, now: float, limits: Limits) -> bool:
-        """Whether the client has taken longer than it may."""
+        """Return whether the client has taken longer than it may."""
         if self.phase == "answer" or self._unread():
             if self._owing_since is None:
                 self._owing_since = now

@@ -49,13 +49,13 @@ class Pages(Protocol):
         """
 
     def ready(self) -> tuple[bool, str]:
-        """Whether a tick succeeded lately, and in words."""
+        """Return whether a tick succeeded lately, and in words."""
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether no supervisor need restart the daemon, and in words."""
+        """Return whether no supervisor need restart the daemon, and in words."""
 
     def index(self) -> bytes:
-        """The page for people, HTML in UTF-8."""
+        """Return the page for people, HTML in UTF-8."""
 
 
 class App:
@@ -215,7 +215,7 @@ class App:
         return PlainTextResponse(text + "\n", 200 if good else 503, {"Cache-Control": "no-store"})
 
     async def _ask(self, desk: WorkerPool, name: str, question: Callable[[], T]) -> T | Response:
-        """The answer, or the response that says why there is none."""
+        """Return the answer, or the response that says why there is none."""
         try:
             answer = await desk.ask(question)
         except Busy as busy:

@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def ok(found: str) -> Finding:
-    """All is well."""
+    """Return all is well."""
     return Finding(Status.OK, found)
 
 

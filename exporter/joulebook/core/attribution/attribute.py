@@ -52,15 +52,15 @@ class Known(NamedTuple):
     usage: host.Usage
 
     def on(self, meter: Meter) -> list[Claim]:
-        """The claims on one meter."""
+        """Return the claims on one meter."""
         return self.claims.get(meter, [])
 
     def tenures(self, interval: Interval, meter: Meter) -> tuple[Tenure, ...]:
-        """Who held a meter in an interval."""
+        """Return who held a meter in an interval."""
         return outages.tenures(interval, self.on(meter), self.affirmed_ns)
 
     def tenures_of(self, intervals: Iterable[Interval]) -> Iterator[tuple[Interval, Tenure]]:
-        """Who held a meter in intervals of its own, settled once for those in a row."""
+        """Yield who held a meter in intervals of its own, settled once for those in a row."""
         for outage, row in groupby(intervals, key=lambda each: each.outage or each.instances):
             together = list(row)
             if outage is True:
@@ -85,7 +85,7 @@ class Known(NamedTuple):
         return Due(horizon_ns, edges)
 
     def _is_proven(self, meter: Meter, t0_ns: int, t1_ns: int) -> bool:
-        """Whether all is known of who held or used a meter in an outage."""
+        """Return whether all is known of who held or used a meter in an outage."""
         if meter.component in host.COMPONENTS and not self.usage.heard_again(t0_ns, t1_ns):
             return False
         return outages.proof_is_in(self.on(meter), t1_ns, self.affirmed_ns)
@@ -183,7 +183,7 @@ def _by_use(
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
-    """The bookings of a GPU whose energy is what is left of its module."""
+    """Yield the bookings of a GPU whose energy is what is left of its module."""
     for booking in shared:
         yield booking._replace(
             shares=[
@@ -202,7 +202,7 @@ class _Piece(NamedTuple):
     users: tuple[WorkloadId | None, ...]
 
     def goes_on(self, before: _Piece) -> bool:
-        """Whether it goes on from another, and neither is out of the ordinary."""
+        """Return whether it goes on from another, and neither is out of the ordinary."""
         (t0_ns, t1_ns), others = (before.interval.t0_ns, before.interval.t1_ns), before[1:]
         return (
             t1_ns == self.interval.t0_ns > t0_ns

@@ -86,7 +86,7 @@ class Tenure(msgspec.Struct, frozen=True, gc=False):
 def admit(
     claims: Sequence[Claim], instances: Mapping[str, Fraction] | None = None
 ) -> tuple[Holder, ...]:
-    """The holders at one instant, out of all the claims that cover it.
+    """Return the holders at one instant, out of all the claims that cover it.
 
     A workload counts once, by its best evidence (several parts under the same evidence add up,
     those of different MIG instances stay apart). Claims that no longer fit on the device, or on
@@ -129,7 +129,7 @@ def _holder(claim: Claim) -> Holder:
 
 
 def _together(held: Holder, claim: Claim) -> Holder:
-    """A holder of more parts than one claim gave it."""
+    """Return a holder of more parts than one claim gave it."""
     whole = Fraction(held.parts, held.of) + Fraction(claim.parts, claim.of)
     of = max(held.of, claim.of, whole.denominator)
     if of % whole.denominator:
@@ -206,7 +206,7 @@ def merge(
 
 
 def _aligned(known: Iterable[Claim], reported: Iterable[Claim]) -> Iterable[Claim]:
-    """The reports, each claim that is open on record with the beginning it has there."""
+    """Yield the reports, each claim that is open on record with the beginning it has there."""
     begun: dict[tuple[object, ...], int] = {}
     for claim in known:
         if claim.t1_ns is None:

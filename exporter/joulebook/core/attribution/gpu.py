@@ -41,7 +41,7 @@ class Share(NamedTuple):
     evidence: str
 
     def plus(self, more: Amount) -> Share:
-        """The same with more of it."""
+        """Return the same with more of it."""
         return self._replace(amount=self.amount.plus(more))
 
 
@@ -161,7 +161,7 @@ def seats(
 
 
 def _there(interval: Interval) -> list[ProcessUse]:
-    """The processes that were on the device in that interval.
+    """Return the processes that were on the device in that interval.
 
     A list speaks for the time before it: who came later is left out, and so is who is gone, since
     it may have gone before.
@@ -212,7 +212,7 @@ def _sole(interval: Interval, holder: Holder) -> Share:
 def _amount(
     interval: Interval, workload: WorkloadId | None, energy_uj: int, held_ns: int
 ) -> Amount:
-    """What a share comes to; only what a workload holds can be held idle."""
+    """Return what a share comes to; only what a workload holds can be held idle."""
     if not interval.idle or workload is None:
         return Amount(energy_uj, held_ns=held_ns)
     return Amount(energy_uj, energy_uj, held_ns, held_ns)
@@ -312,7 +312,7 @@ def _by_activity(
 
 
 def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[int] | None:
-    """The time for which the processes of each holder kept the multiprocessors busy."""
+    """Return the time for which the processes of each holder kept the multiprocessors busy."""
     busy = dict.fromkeys((holder.workload for holder in holders), 0)
     for process in interval.processes:
         who, time_ns = process.workload, process.sm_time_ns

@@ -34,14 +34,14 @@ EVIDENCE = "cgroup"
 
 
 def watched(reading: Reading, busy: bool | None) -> Reading:
-    """A reading of CPU or DRAM with what the snapshot says of the node (`None`: nothing)."""
+    """Return a reading of CPU or DRAM with what the snapshot says of the node (`None`: nothing)."""
     if reading.meter.component not in COMPONENTS or reading.busy is not None:
         return reading
     return msgspec.structs.replace(reading, busy=busy)
 
 
 def present(snapshots: Sequence[HostSnapshot]) -> frozenset[WorkloadId]:
-    """The workloads that use the host now, whether or not they use any CPU time."""
+    """Return the workloads that use the host now, whether or not they use any CPU time."""
     return frozenset(use.workload for use in snapshots[-1].uses) if snapshots else frozenset()
 
 
@@ -116,7 +116,7 @@ class UsageCurve:
             self._values.append(last)
 
     def at(self, t_ns: int) -> int:
-        """The value at an instant (0 if nothing is known)."""
+        """Return the value at an instant (0 if nothing is known)."""
         i = bisect_right(self._times, t_ns)
         if i == 0 or i == len(self._times):
             return self._values[min(i, len(self._times)) - 1 if i else 0] if self._values else 0
@@ -209,7 +209,7 @@ def _node_curves(snapshots: Sequence[HostSnapshot]) -> _Curves:
 
 
 def _area(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sum of a quantity over time, by trapezoids."""
+    """Return the sum of a quantity over time, by trapezoids."""
     area, total = [], 0
     for i, (t_ns, value) in enumerate(points):
         if i:

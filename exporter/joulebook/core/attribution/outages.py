@@ -27,7 +27,7 @@ NODE_WAIT_NS = 900 * NS_PER_S
 
 
 def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
-    """The claims on each meter, in their order."""
+    """Return the claims on each meter, in their order."""
     found: dict[Meter, list[Claim]] = {}
     for claim in claims:
         found.setdefault(claim.meter, []).append(claim)
@@ -35,7 +35,7 @@ def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
 
 
 def edges(claims: Iterable[Claim]) -> list[int]:
-    """The instants (ns of node time) at which one of them begins or ends."""
+    """Return the instants (ns of node time) at which one of them begins or ends."""
     return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
 
 

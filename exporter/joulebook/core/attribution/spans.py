@@ -28,7 +28,7 @@ START_GRAIN_NS = 10 * NS_PER_MS
 
 
 def edges(readings: Iterable[Reading]) -> list[int]:
-    """The instants at which a mark of any process in these readings begins or ends."""
+    """Return the instants at which a mark of any process in these readings begins or ends."""
     return [
         t_ns
         for reading in readings
@@ -76,7 +76,7 @@ def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
 
 
 def covering(marks: Iterable[Span], t0_ns: int, t1_ns: int) -> Span | None:
-    """The mark in force over `[t0, t1)`; of several the first, which is the innermost."""
+    """Return the mark in force over `[t0, t1)`; of several the first, which is the innermost."""
     return next(
         (
             span

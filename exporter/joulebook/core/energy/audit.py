@@ -91,12 +91,12 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 def interrupted(audit: Audit) -> Audit:
-    """The counter was not right, or not read: a new block begins with the next reading."""
+    """Return the counter was not right, or not read: a new block begins with the next reading."""
     return audit if audit.since is None else msgspec.structs.replace(audit, since=None, blocks=())
 
 
 def heard(audit: Audit, reading: Reading) -> Audit:
-    """The audit after one more reading of a counter that counts on."""
+    """Return the audit after one more reading of a counter that counts on."""
     now = reading.by_power
     if now is None or reading.energy_uj is None or reading.power_mw is None:
         return audit

@@ -160,7 +160,7 @@ def _placed(
 
 
 def _on_grid(points: Sequence[Knot], i: int, tick_ns: int) -> int:
-    """When the value of point `i` was new, by the nearest of the steps that were seen."""
+    """Return when the value of point `i` was new, by the nearest of the steps that were seen."""
     t_ns = points[i].reading.t_ns
     if i + 1 < len(points) and points[i + 1].sharp:
         return points[i + 1].reading.t_ns - tick_ns

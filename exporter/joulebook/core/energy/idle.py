@@ -75,7 +75,7 @@ class Floor(NamedTuple):
 
 
 def is_at_rest(before: Reading, now: Reading) -> bool:
-    """Whether the device did no work between two readings, as far as it tells."""
+    """Return whether the device did no work between two readings, as far as it tells."""
     worked = any(process.sm_time_ns for process in _users(now))
     return _rests(before) and _rests(now) and not worked
 
@@ -89,12 +89,12 @@ def _rests(reading: Reading) -> bool:
 
 
 def _users(reading: Reading) -> Iterator[ProcessUse]:
-    """The processes on a device that do not serve everybody."""
+    """Return the processes on a device that do not serve everybody."""
     return (each for each in reading.processes or () if each.workload != INFRASTRUCTURE)
 
 
 def is_idle(stretch: Stretch, floor: Floor) -> bool:
-    """Whether a stretch at rest is idle: its energy is not far above the floor."""
+    """Return whether a stretch at rest is idle: its energy is not far above the floor."""
     if not stretch.idle or floor.idle_mw is None:
         return stretch.idle
     most_mw = floor.idle_mw + max(floor.idle_mw * FAR_PER_CENT // 100, FAR_MW)
@@ -103,7 +103,7 @@ def is_idle(stretch: Stretch, floor: Floor) -> bool:
 
 
 def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
-    """The floor after these stretches: a slow mean over those that are near it, or below.
+    """Return the floor after these stretches: a slow mean over those that are near it, or below.
 
     Not the lowest: a counter that steps only ten times a second makes single intervals look up to
     a tenth too low, and once would be for ever. Nor a mean by time, in which the last moment before

@@ -68,7 +68,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         return self.energy_uj * (t_ns - self.t0_ns) // (self.t1_ns - self.t0_ns)
 
     def cut(self, t0_ns: int, t1_ns: int) -> Interval:
-        """The part in `[t0, t1)`, which must lie inside the interval."""
+        """Return the part in `[t0, t1)`, which must lie inside the interval."""
         if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
             return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
@@ -98,7 +98,7 @@ def judge(before: Reading, now: Reading) -> Break | None:
 
 
 def confirm(before: Reading, suspect: Reading) -> Break:
-    """What a fall or a jump was, once the reading after it has agreed with it."""
+    """Return what a fall or a jump was, once the reading after it has agreed with it."""
     assert before.energy_uj is not None and suspect.energy_uj is not None
     fell = suspect.energy_uj < before.energy_uj or before.epoch != suspect.epoch
     if fell and _plausible(suspect.energy_uj, _lifetime_ns(before, suspect), suspect):
@@ -107,7 +107,7 @@ def confirm(before: Reading, suspect: Reading) -> Break:
 
 
 def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
-    """What a meter did between two readings, in order and without overlap.
+    """Return what a meter did between two readings, in order and without overlap.
 
     `now.breaks` must have been judged. Gaps and intervals together span `[before, now)`, but
     for energy of unknown time after a reset, which stands beside its gap.
@@ -137,14 +137,14 @@ def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
 
 
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:
-    """The energy that is known of what `between` gave."""
+    """Return the energy that is known of what `between` gave."""
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))
 
 
 def known_instances(
     before: tuple[InstanceUse, ...] | None, now: tuple[InstanceUse, ...] | None
 ) -> tuple[InstanceUse, ...] | None:
-    """The instances of two looks: those of the later, and those that were gone by then.
+    """Return the instances of two looks: those of the later, and those that were gone by then.
 
     How busy an instance was before it was destroyed, nobody can say any more.
     """

@@ -120,7 +120,7 @@ def measure(
 def _taken_in(
     meters: Meters, looks: Iterable[Reading | Failure]
 ) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
-    """All meters with what was seen of them, and what each look did to its meter."""
+    """Return all meters with what was seen of them, and what each look did to its meter."""
     states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
     taken = []
     for look in looks:
@@ -132,7 +132,7 @@ def _taken_in(
 
 
 def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
-    """A meter after one look; `None`: one that was never read, and still is not."""
+    """Return a meter after one look; `None`: one that was never read, and still is not."""
     if isinstance(look, Failure):
         if state is not None:
             return metering.lose(state, look)
@@ -148,7 +148,7 @@ def _node_meters(
     states: Mapping[Meter, MeterState],
     looks: Iterable[Reading | Failure],
 ) -> dict[Meter, NodeMeter]:
-    """The meters that measure others, as they are known and as they say by now."""
+    """Return the meters that measure others, as they are known and as they say by now."""
     found = dict(known)
     for look in looks:
         if isinstance(look, Reading) and (look.covers or look.parts) and look.meter in states:

@@ -114,7 +114,7 @@ def begin(reading: Reading) -> MeterState:
 
 
 def begin_unread(failure: Failure) -> MeterState:
-    """A device that is there and could not be read from the start."""
+    """Return a device that is there and could not be read from the start."""
     nothing = Reading(failure.meter, failure.t_ns)
     return MeterState(
         failure.meter,
@@ -126,7 +126,7 @@ def begin_unread(failure: Failure) -> MeterState:
 
 
 def resume(state: MeterState) -> MeterState:
-    """The daemon was down: nobody watched from the last reading to the next."""
+    """Return the daemon was down: nobody watched from the last reading to the next."""
     return msgspec.structs.replace(state, resumed=True)
 
 
@@ -179,7 +179,7 @@ def _give_up(state: MeterState) -> MeterUpdate:
 
 
 def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
-    """The counter moves again, or power is not known any more.
+    """Return the counter moves again, or power is not known any more.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
     second). Else it lost what was consumed meanwhile, and power tells that.

@@ -85,7 +85,7 @@ def heard(known: NodeMeter | None, reading: Reading, state: MeterState) -> NodeM
 
 
 def as_meter(node: NodeMeter) -> MeterState:
-    """The rest of the node as a meter: what is read of it is what is booked."""
+    """Return the rest of the node as a meter: what is read of it is what is booked."""
     state = node.state
     if node.parts:
         return msgspec.structs.replace(
@@ -106,7 +106,7 @@ def noted(
     nodes: Iterable[NodeMeter],
     horizon_ns: int,
 ) -> Mapping[ChildSecond, int]:
-    """The energy of children by second, with the intervals that were just booked.
+    """Return the energy of children by second, with the intervals that were just booked.
 
     What was consumed before a node meter was first read is not in it.
     """
@@ -179,7 +179,7 @@ def reconcile(
 def _taken(
     children_uj: Mapping[ChildSecond, int], node: NodeMeter, t1_ns: int
 ) -> tuple[Mapping[Component, int], Mapping[ChildSecond, int]]:
-    """The energy of the children up to `t1_ns`, and what is left; a second is cut by time.
+    """Return the energy of the children up to `t1_ns`, and what is left; a second is cut by time.
 
     Energy of before `node.edge_ns` came late (a child that was silent): it is taken now.
     """
@@ -198,7 +198,7 @@ def _taken(
 
 
 def _until_uj(child: ChildSecond, energy_uj: int, edge_ns: int, t1_ns: int) -> int:
-    """The part of what a child consumed in its second, from `edge_ns` on, up to `t1_ns`."""
+    """Return the part of what a child consumed in its second, from `edge_ns` on, up to `t1_ns`."""
     begin_ns, end_ns = child.second * NS_PER_S, (child.second + 1) * NS_PER_S
     if begin_ns >= t1_ns:
         return 0
@@ -211,7 +211,7 @@ def _until_uj(child: ChildSecond, energy_uj: int, edge_ns: int, t1_ns: int) -> i
 def _less(
     node: NodeMeter, interval: Interval, taken: Mapping[Component, int]
 ) -> tuple[NodeMeter, Interval]:
-    """What is left of an interval of the node meter, once its children are taken off."""
+    """Return what is left of an interval of the node meter, once its children are taken off."""
     children_uj = sum(taken.values())
     left_uj = interval.energy_uj - children_uj - node.deficit_uj
     deficit_uj = max(-left_uj, 0)

@@ -47,7 +47,7 @@ _63_BITS = (1 << 63) - 1
 
 
 def max_power_mw(reading: Reading) -> int:
-    """What the meter's device can draw at most, for a moment."""
+    """Return what the meter's device can draw at most, for a moment."""
     if reading.max_power_mw is not None:
         return reading.max_power_mw
     is_node = reading.meter.component is Component.OTHER
@@ -55,7 +55,7 @@ def max_power_mw(reading: Reading) -> int:
 
 
 def is_believable(reading: Reading) -> bool:
-    """Whether a reading can be true at all, whatever came before it."""
+    """Return whether a reading can be true at all, whatever came before it."""
     figures = (reading.energy_uj, reading.uptime_ns, reading.max_power_mw, reading.wrap_uj)
     if not all(figure is None or 0 <= figure <= _63_BITS for figure in figures):
         return False
@@ -64,7 +64,7 @@ def is_believable(reading: Reading) -> bool:
 
 
 def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
-    """The sum of power carried on to `reading` by the samples in it; again after a hole."""
+    """Return the sum of power carried on to `reading` by the samples in it; again after a hole."""
     samples = reading.samples
     if not samples and reading.power_mw is not None:
         samples = (PowerSample(reading.t_ns, reading.power_mw),)
@@ -82,7 +82,7 @@ def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
 
 
 def summed(last: Reading, reading: Reading, *, anew: bool = False) -> Reading:
-    """A reading of a counter with the sum of power up to it, in the place of samples."""
+    """Return a reading of a counter with the sum of power up to it, in the place of samples."""
     total = last.by_power if last.epoch == reading.epoch and not anew else None
     if last.energy_uj is None and reading.energy_uj is None and last.by_power is None:
         return reading
@@ -110,7 +110,7 @@ def counted_uj(before: Reading, now: Reading) -> int | None:
 
 
 def is_doubted(before: Reading, now: Reading) -> bool:
-    """Whether the counter stood still, or all but, while power was drawn; or fell silent."""
+    """Return whether the counter stood still, or all but, while power was drawn; or fell silent."""
     counted = counted_uj(before, now)
     if counted is None:
         return before.energy_uj is not None and now.power_mw is not None
@@ -131,7 +131,7 @@ def is_off(before: Reading, now: Reading) -> bool:
 
 
 def is_sound(before: Reading, now: Reading) -> bool:
-    """Whether a counter that was given up moves as power says that it should."""
+    """Return whether a counter that was given up moves as power says that it should."""
     counted, drawn = counted_uj(before, now), drawn_uj(before, now)
     if not counted or drawn is None or is_doubted(before, now):
         return False

@@ -248,7 +248,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
         return {each.uuid: Fraction(each.slices, of) for each in self.instances if each.slices > 0}
 
     def instance(self, name: str) -> Instance | None:
-        """The MIG instance of this card that a device plugin or a scheduler calls `name`.
+        """Return the MIG instance of this card that a device plugin or a scheduler calls `name`.
 
         That is its UUID, or the name that drivers before R470 gave it, whatever this one says:
         `MIG-GPU-<uuid of the card>/<gi>/<ci>`.

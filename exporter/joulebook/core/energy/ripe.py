@@ -118,7 +118,7 @@ def _judged(
 
 
 def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
-    """Who was on the device at the last look up to `t_ns` that asked."""
+    """Return who was on the device at the last look up to `t_ns` that asked."""
     return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
 
 
@@ -133,7 +133,7 @@ def drawn_mw(state: MeterState) -> int | None:
 
 
 def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
-    """How many of the points to book.
+    """Return how many of the points to book.
 
     Not up to a burst of steps that were seen, nor into one: the step that holds its boundary is
     split by the rates before and after it.

@@ -95,7 +95,7 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
 
 
 def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
-    """The books after a tick, and what it adds to the record."""
+    """Return the books after a tick, and what it adds to the record."""
     measured, bookings, postings = work
     workloads, foreign = books.workloads, foreign_ns(bookings)
     bills = accrual.bills(postings.charges)
@@ -130,7 +130,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
 
 
 def _informed(books: Books, tick: Tick) -> Books:
-    """The books with what was reported: claims, models, and who used the host."""
+    """Return the books with what was reported: claims, models, and who used the host."""
     affirmed = dict.fromkeys(tick.complete, tick.now_ns)
     news = {m: model for m, model in tick.models.items() if model and books.models.get(m) != model}
     return msgspec.structs.replace(
@@ -143,7 +143,7 @@ def _informed(books: Books, tick: Tick) -> Books:
 
 
 def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
-    """What sensors saw; whether CPU and DRAM were busy, the use of the host says."""
+    """Return what sensors saw; whether CPU and DRAM were busy, the use of the host says."""
     busy = is_busy(books.snapshots, tick.snapshots)
     return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]
 
@@ -159,7 +159,7 @@ def _booked(
     postings: Postings,
     bills: Mapping[Subject, Mapping[Charge, Exact]],
 ) -> Books:
-    """The books with what was measured, posted and charged in a tick."""
+    """Return the books with what was measured, posted and charged in a tick."""
     amounts = postings.amounts.items()
     return msgspec.structs.replace(
         books,
@@ -187,7 +187,7 @@ def _booked(
 def _unowned(
     amounts: Mapping[PostingKey, Amount],
 ) -> Iterator[tuple[tuple[Component, Remainder], int]]:
-    """The energy that is nobody's."""
+    """Yield the energy that is nobody's."""
     for key, amount in amounts.items():
         if isinstance(key.subject, Remainder):
             yield (key.meter.component, key.subject), amount.energy_uj
@@ -201,7 +201,7 @@ def _unheld_ns(amounts: Mapping[PostingKey, Amount]) -> Iterator[tuple[Remainder
 
 
 def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Component, Amount]]:
-    """What each workload got, by component."""
+    """Return what each workload got, by component."""
     earned: dict[WorkloadId, dict[Component, Amount]] = {}
     for key, amount in amounts.items():
         if isinstance(key.subject, WorkloadId):
@@ -212,7 +212,7 @@ def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Compo
 
 
 def _booked_to_ns(books: Books) -> int:
-    """The instant up to which all energy of CPU and DRAM is booked."""
+    """Return the instant up to which all energy of CPU and DRAM is booked."""
     return min(
         (s.base.t_ns for m, s in books.meters.items() if m.component in host.COMPONENTS),
         default=books.last_ns,
@@ -222,7 +222,7 @@ def _booked_to_ns(books: Books) -> int:
 def _of_exposed(
     foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those who have series, by name.
+    """Return the use of those who have series, by name.
 
     Of two that have a name one after the other, the use is one counter. That of those whose series
     are gone is gone with them: in a sum under another name it would count a second time.

@@ -26,7 +26,7 @@ OVERFLOW = "(overflow)"
 
 
 def pool_id(labels: Labels) -> WorkloadId:
-    """The series that workloads of an owner share once the budget of series is spent."""
+    """Return the series that workloads of an owner share once the budget of series is spent."""
     return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
@@ -249,7 +249,7 @@ class _Air:
         return max(ends, default=self._now_ns)
 
     def _budgeted(self, workload: WorkloadState) -> Labels:
-        """The labels a workload gets, or those of the overflow of its owner.
+        """Return the labels a workload gets, or those of the overflow of its owner.
 
         Names that people gave have a budget of their own, and the last of the node's: nobody who
         names an experiment shares a series because derived names were many.
@@ -298,7 +298,7 @@ class _Air:
 
 
 def _own_names(facts: WorkloadFacts) -> WorkloadFacts:
-    """The facts without a name that is one of ours, by whatever way it came."""
+    """Return the facts without a name that is one of ours, by whatever way it came."""
     labels = Labels(*("" if is_reserved(name) else name for name in facts.labels))
     if labels == facts.labels:
         return facts
@@ -307,7 +307,7 @@ def _own_names(facts: WorkloadFacts) -> WorkloadFacts:
 
 
 def _identity(state: WorkloadState) -> tuple[str, ...]:
-    """What is on the series of a workload with settled labels."""
+    """Return what is on the series of a workload with settled labels."""
     return (state.facts.id.scheduler, state.shown, *(state.labels or ()))
 
 

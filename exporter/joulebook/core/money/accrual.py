@@ -84,7 +84,7 @@ class Tariff:
         self._quarters: dict[int, list[Stretch]] = {}
 
     def pieces(self, interval: Interval) -> Iterator[Interval]:
-        """The interval, cut at every quarter hour of UTC and every step of a rate."""
+        """Yield the interval, cut at every quarter hour of UTC and every step of a rate."""
         t0_ns, t1_ns = interval.t0_ns + self._offset_ns, interval.t1_ns + self._offset_ns
         for quarter in range(t0_ns // QUARTER_NS, (t1_ns - 1) // QUARTER_NS + 1):
             for stretch in self._stretches(quarter):
@@ -95,13 +95,13 @@ class Tariff:
                     yield interval.cut(from_ns - self._offset_ns, to_ns - self._offset_ns)
 
     def at(self, t_ns: int) -> Stretch:
-        """The stretch that an instant of node time is in."""
+        """Return the stretch that an instant of node time is in."""
         utc_ns = t_ns + self._offset_ns
         stretches = self._stretches(utc_ns // QUARTER_NS)
         return next(stretch for stretch in stretches if utc_ns < stretch.t1_ns)
 
     def hardware(self, meter: Meter) -> HardwareRate | None:
-        """What an hour of a device costs; `None`: nothing, or its model is not known."""
+        """Return what an hour of a device costs; `None`: nothing, or its model is not known."""
         model = self._models.get(meter)
         return None if model is None else self._rates.hardware_for(model)
 
@@ -182,7 +182,7 @@ def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
-    """What each share of the energy is charged."""
+    """Yield what each share of the energy is charged."""
     for booking, stretch in timed:
         for item, rate in stretch.per_kwh:
             for share in booking.shares:
@@ -191,7 +191,7 @@ def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
 
 
 def _total_atoms(timed: _Timed) -> Iterator[tuple[Charge, int]]:
-    """What the energy comes to before it is shared out."""
+    """Yield what the energy comes to before it is shared out."""
     for booking, stretch in timed:
         for item, rate in stretch.per_kwh:
             yield item, booking.interval.energy_uj * rate
@@ -200,7 +200,7 @@ def _total_atoms(timed: _Timed) -> Iterator[tuple[Charge, int]]:
 def _held(
     timed: _Timed, tariff: Tariff
 ) -> Iterator[tuple[ChargeKey, int, tuple[RateUsed, Amount]]]:
-    """What held time is charged, and at which rate."""
+    """Yield what held time is charged, and at which rate."""
     item, unit = Charge(Item.HARDWARE, tariff.currency), f"n{tariff.currency}/{PER_GPU_HOUR}"
     for booking, stretch in timed:
         rate = tariff.hardware(booking.interval.meter)
@@ -236,7 +236,7 @@ def _idle_atoms(timed: _Timed, tariff: Tariff) -> Iterator[tuple[ChargeKey, int]
 
 
 def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
-    """The energy at each rate per kWh."""
+    """Yield the energy at each rate per kWh."""
     for booking, stretch in timed:
         amount = Amount(booking.interval.energy_uj)
         for quantity, point in zip(InForce._fields, stretch.rates, strict=True):
@@ -246,7 +246,7 @@ def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
 
 
 def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]]:
-    """The energy for which a rate is wanted and not known."""
+    """Yield the energy for which a rate is wanted and not known."""
     for item in wanted:
         for booking, stretch in timed:
             rate = stretch.rates.co2e if item is Item.CO2E else stretch.rates.electricity
@@ -270,7 +270,7 @@ def carry_on(
     served_ns: int,
     hold_ns: int,
 ) -> Mapping[Charge, ChargeState]:
-    """The state of every charge after a tick.
+    """Return the state of every charge after a tick.
 
     A charge that is new has its series held at zero first, so that Prometheus sees where they
     start: also those of workloads that have long been exposed.

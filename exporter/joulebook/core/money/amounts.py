@@ -96,7 +96,7 @@ class Exact(NamedTuple):
         return self.whole * NANO + self.nano
 
     def plus(self, other: Exact) -> Exact:
-        """The sum, exact."""
+        """Return the sum, exact."""
         carry, rest = divmod(self.rest + other.rest, PER_KWH)
         carry, nano = divmod(self.nano + other.nano + carry, NANO)
         return Exact(self.whole + other.whole + carry, nano, rest)
@@ -109,10 +109,10 @@ Charges = Mapping[Charge, Exact]
 
 
 def add(bill: Charges, more: Charges) -> Charges:
-    """The sum of two bills; `bill` itself if there is nothing to add."""
+    """Return the sum of two bills; `bill` itself if there is nothing to add."""
     return summed(more.items(), bill)
 
 
 def total(bills: Iterable[Charges]) -> Charges:
-    """The sum of bills."""
+    """Return the sum of bills."""
     return summed(item for bill in bills for item in bill.items())

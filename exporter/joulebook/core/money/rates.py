@@ -48,7 +48,7 @@ RATIO_PPM = "ppm"
 
 
 def nano_per_kwh(currency: str) -> str:
-    """The unit of a price: `nEUR/kWh`."""
+    """Return the unit of a price: `nEUR/kWh`."""
     return f"n{currency}/kWh"
 
 
@@ -97,7 +97,7 @@ class StepCurve:
         object.__setattr__(self, "_starts", starts)
 
     def at(self, t_s: int) -> Point | None:
-        """The step that holds at an instant; `None`: not known."""
+        """Return the step that holds at an instant; `None`: not known."""
         index = bisect_right(self._starts, t_s) - 1
         if index < 0:
             return None
@@ -170,7 +170,7 @@ def carried(points: Iterable[Point], keep_s: int) -> tuple[Point, ...]:
 
 
 def _closed(points: Iterable[Point]) -> Iterator[Point]:
-    """The points, each with an end where the next one begins."""
+    """Yield the points, each with an end where the next one begins."""
     previous: Point | None = None
     for point in points:
         if previous is not None:
@@ -229,11 +229,11 @@ class RateSet:
     hardware: tuple[HardwareRate, ...] = ()
 
     def at(self, t_s: int) -> InForce:
-        """The rates at an instant."""
+        """Return the rates at an instant."""
         return InForce(self.price.at(t_s), self.carbon.at(t_s), self.pue.at(t_s))
 
     def steps_ns(self, t0_ns: int, t1_ns: int) -> list[int]:
-        """The instants (ns UTC) within (t0, t1) at which any rate per kWh changes.
+        """Return the instants (ns UTC) within (t0, t1) at which any rate per kWh changes.
 
         Between two of them, the rates are those `at` the second that the first one is in.
         """
@@ -242,7 +242,7 @@ class RateSet:
         return [s * NS_PER_S for s in sorted(steps) if t0_ns < s * NS_PER_S < t1_ns]
 
     def hardware_for(self, model: str) -> HardwareRate | None:
-        """The rate of a GPU model; of several patterns that fit, the most specific.
+        """Return the rate of a GPU model; of several patterns that fit, the most specific.
 
         Not the first: templates that write the file (Helm's `toToml`) sort its keys.
         """
@@ -251,7 +251,7 @@ class RateSet:
 
 
 def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:
-    """A price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
+    """Return a price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
     return None if value is None or pue_ppm is None else value * pue_ppm
 
 
@@ -283,7 +283,7 @@ def _nearest(numerator: int, denominator: int) -> int:
 
 
 def whole(value: Decimal | float | str, per: int = 1) -> int:
-    """A figure from outside in integer units, `per` of them to one of its own; half to even.
+    """Return a figure from outside in integer units, `per` of them to one of its own; half to even.
 
     A float counts as the shortest decimal that reads back as it, which is what was written.
     Raises `ValueError` for what is no number, infinite, or beyond all reason.

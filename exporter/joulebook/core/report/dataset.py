@@ -43,7 +43,7 @@ class Selection(msgspec.Struct, frozen=True):
         return self == Selection()
 
     def takes(self, workload: ReportWorkload) -> bool:
-        """Whether a workload is asked for."""
+        """Return whether a workload is asked for."""
         user, account, experiment = workload.labels
         return (
             (not self.experiments or experiment in self.experiments)
@@ -111,7 +111,7 @@ class ReportWorkload(msgspec.Struct, frozen=True):
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
     def and_of(self, other: ReportWorkload) -> ReportWorkload:
-        """What two nodes know of it together: its first start and its last end.
+        """Return what two nodes know of it together: its first start and its last end.
 
         A job ends on all of its nodes: one that was restarted, or is collected late, knows no end.
         """

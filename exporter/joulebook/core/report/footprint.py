@@ -91,7 +91,7 @@ units ("tensor cores"), which is what training uses."""
 
 @functools.cache
 def peaks_of(model: str) -> tuple[Peak, ...]:
-    """The peaks of a GPU model by the name its driver gives it; none, if it is not known."""
+    """Return the peaks of a GPU model by the name its driver gives it; none, if it is not known."""
     for known in _MODELS:
         if any(fnmatchcase(model, pattern) for pattern in known.patterns):
             return known.peaks()
@@ -134,7 +134,7 @@ EMBODIED = (
 
 
 def embodied_of(model: str, table: tuple[Embodied, ...] = EMBODIED) -> Embodied | None:
-    """The row of a GPU model; of several that fit, the most specific (`*` is anything)."""
+    """Return the row of a GPU model; of several that fit, the most specific (`*` is anything)."""
     fits = [row for row in table if fnmatchcase(model, row.pattern)]
     return max(fits, key=lambda row: (len(row.pattern.replace("*", "")), row.pattern), default=None)
 
@@ -173,7 +173,7 @@ def hours(held_ns: int) -> float:
 
 
 def uncertainty_percent(sensor: float, reading: float) -> float:
-    """The half-width of what is known, in percent: both bounds added, not their squares.
+    """Return the half-width of what is known, in percent: both bounds added, not their squares.
 
     A card that reads 3 % high does so in every run, so nothing averages out over runs; and what
     is lost between ledger and source is bounded, not random.

@@ -40,7 +40,7 @@ class ComparedMetric(msgspec.Struct, frozen=True):
     unit: Unit = Unit.PLAIN
 
     def better(self, value: Fraction, than: Fraction) -> bool:
-        """Whether one value is strictly better."""
+        """Return whether one value is strictly better."""
         return value > than if self.higher else value < than
 
     def gained(self, before: Fraction, after: Fraction) -> Fraction:
@@ -148,7 +148,7 @@ class Board(msgspec.Struct, frozen=True):
 
 
 def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> list[Board]:
-    """A board for each GPU model, by its name; hardware that is not known comes last."""
+    """Return a board for each GPU model, by its name; hardware that is not known comes last."""
     groups: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         groups.setdefault(entrant.gpu, []).append(entrant)

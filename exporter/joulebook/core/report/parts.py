@@ -61,7 +61,7 @@ def put_together(parts: Mapping[_Key, Part]) -> dict[_Key, ReportWorkload]:
 
 
 def _is_of(part: Part, run: list[Part]) -> bool:
-    """Whether a part is of the run that others are parts of."""
+    """Return whether a part is of the run that others are parts of."""
     workload = part.workload
     if workload.id.scheduler not in _SPANS_NODES:
         return False
@@ -76,7 +76,7 @@ def _is_of(part: Part, run: list[Part]) -> bool:
 
 
 def _agree(one: ReportWorkload, other: ReportWorkload) -> bool:
-    """Whether what two nodes say of the owner can be true of one run."""
+    """Return whether what two nodes say of the owner can be true of one run."""
     if any(a and b and a != b for a, b in zip(one.labels[:2], other.labels[:2], strict=True)):
         return False
     a, b = one.labels.experiment, other.labels.experiment
@@ -85,7 +85,7 @@ def _agree(one: ReportWorkload, other: ReportWorkload) -> bool:
 
 
 def _overlap(one: ReportWorkload, other: ReportWorkload) -> bool:
-    """Whether two stretches of time meet; what is not known may be any time."""
+    """Return whether two stretches of time meet; what is not known may be any time."""
     for a, b in ((one, other), (other, one)):
         if (
             a.ended_utc_ns is not None
@@ -146,7 +146,7 @@ _Row = TypeVar("_Row", Posting, Charged)
 
 
 def _of_run(row: _Row, number: int, runs: Mapping[tuple[int, WorkloadId], ReportWorkload]) -> _Row:
-    """The row of one of several accounts, under the run that its workload is a part of."""
+    """Return the row of one of several accounts, under the run that its workload is a part of."""
     if isinstance(row.subject, Remainder):
         return row
     run = runs.get((number, row.subject))

@@ -64,7 +64,7 @@ class Level(StrEnum):
     LAB = "lab"
 
     def of(self, labels: Labels) -> Labels:
-        """What is left of an owner at this level."""
+        """Return what is left of an owner at this level."""
         user, account, _ = labels
         if self is Level.EXPERIMENT:
             return labels
@@ -72,7 +72,7 @@ class Level(StrEnum):
 
 
 def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
-    """What was consumed, by whose it is: an owner's, or nobody's."""
+    """Return what was consumed, by whose it is: an owner's, or nobody's."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
         key = owner(account, row.subject, level)
@@ -81,7 +81,7 @@ def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner
 
 
 def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
-    """What was charged, by whose it is."""
+    """Return what was charged, by whose it is."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
         bill = bills.setdefault(owner(account, row.subject, level), {})
@@ -168,7 +168,7 @@ def _own_hardware(
 
 
 def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
-    """The account charged again, with the rates that were used for it.
+    """Return the account charged again, with the rates that were used for it.
 
     `wanted` is what the new rates are meant to charge.
     """
@@ -197,7 +197,7 @@ def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) ->
 
 
 def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
-    """A posting as it would be booked now: evenly over its quarter hour."""
+    """Yield a posting as it would be booked now: evenly over its quarter hour."""
     t0_ns, held = row.quarter_s * NS_PER_S, (row.amount.held_ns, row.amount.idle_ns)
     whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, row.amount.energy_uj, Method.COUNTER)
     idle = msgspec.structs.replace(whole, energy_uj=row.amount.idle_uj)
@@ -212,7 +212,7 @@ def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
 def lines(
     account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
 ) -> list[ReportLine]:
-    """A line for each owner: by energy, the largest first, then remainders.
+    """Return a line for each owner: by energy, the largest first, then remainders.
 
     `again` is the same account at other rates.
     """
@@ -247,7 +247,7 @@ def net(bill: Charges) -> dict[str, Exact]:
 
 
 def whole(statement: Iterable[ReportLine]) -> ReportLine:
-    """All lines as one; its owner is empty."""
+    """Return all lines as one; its owner is empty."""
     every = list(statement)
     amount = ZERO
     for line in every:

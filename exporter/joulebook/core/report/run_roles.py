@@ -59,12 +59,12 @@ class RunRoles(msgspec.Struct, frozen=True):
     states: Mapping[WorkloadId, State]
 
     def state(self, run: Run) -> State:
-        """What became of a run."""
+        """Return what became of a run."""
         reported = self.states.get(run.workload.id)
         return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
     def of(self, state: State) -> list[Run]:
-        """The runs that ended so, less those excluded."""
+        """Return the runs that ended so, less those excluded."""
         return [
             run
             for run in self.project

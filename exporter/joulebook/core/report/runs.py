@@ -88,7 +88,7 @@ def _owner(workload: ReportWorkload) -> str:
 
 
 def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
-    """Whether a component ran while the others of a run did, none of which it is."""
+    """Return whether a component ran while the others of a run did, none of which it is."""
     if any(each.id.workload == part.id.workload for each in run):
         return False
     ends_ns = [each.ended_utc_ns for each in run]
@@ -157,7 +157,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def runs(account: ReportData) -> tuple[Run, ...]:
-    """The runs, in the order in which they started."""
+    """Return the runs, in the order in which they started."""
     postings: dict[Subject, list[Posting]] = defaultdict(list)
     for row in account.postings:
         postings[row.subject].append(row)
@@ -189,7 +189,7 @@ def runs(account: ReportData) -> tuple[Run, ...]:
 
 
 def remainders(account: ReportData) -> dict[Remainder, Tally]:
-    """What belongs to no run, by name."""
+    """Return what belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if isinstance(row.subject, Remainder):

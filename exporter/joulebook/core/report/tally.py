@@ -31,7 +31,7 @@ class Held(msgspec.Struct, frozen=True):
     held_ns: int = 0
 
     def plus(self, other: Held) -> Held:
-        """The sum."""
+        """Return the sum."""
         return Held(self.count + other.count, self.held_ns + other.held_ns)
 
 
@@ -99,7 +99,7 @@ NOTHING = Tally()
 
 
 def added(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
+    """Return the sum of tallies."""
     every = list(tallies)
     walls = [each.wall_ns for each in every]
     return Tally(

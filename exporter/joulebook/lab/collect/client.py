@@ -44,7 +44,7 @@ class NodeClient:
         self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
-        """The page after `since` of that ledger (`""`: whichever it has).
+        """Return the page after `since` of that ledger (`""`: whichever it has).
 
         Raises `Unanswered`, and `ConfigError` if the token cannot be read.
         """
@@ -98,7 +98,7 @@ class NodeClient:
 
 
 def secret(key: str, path: str) -> str:
-    """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
+    """Return the first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
         words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:

@@ -55,7 +55,7 @@ class Discovery(Protocol):
         """What people are shown."""
 
     def targets(self) -> Iterable[str]:
-        """The URLs of nodes. Raises `InputError` or `ConfigError`."""
+        """Return the URLs of nodes. Raises `InputError` or `ConfigError`."""
 
 
 class Static:
@@ -67,7 +67,7 @@ class Static:
         self._urls = [address(target, settings.scheme) for target in settings.targets]
 
     def targets(self) -> Iterable[str]:
-        """The list."""
+        """Return the list."""
         return self._urls
 
 
@@ -115,7 +115,7 @@ class HttpSd:
         self._web = web
 
     def targets(self) -> Iterable[str]:
-        """What it says now."""
+        """Return what it says now."""
         try:
             body = self._web.get(self.name, headers={"Accept": "application/json"})
         except FeedError as error:
@@ -131,7 +131,7 @@ def _groups(body: bytes, where: str) -> list[TargetGroup]:
 
 
 def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
-    """The targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
+    """Return the targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
     found = []
     for group in groups:
         for target in group.targets:
@@ -152,7 +152,7 @@ class Targets:
         """Why a source failed the last time, by its name."""
 
     def look(self) -> frozenset[str]:
-        """The URLs of all nodes, each once."""
+        """Return the URLs of all nodes, each once."""
         for source in self._sources:
             try:
                 self._last[source.name] = frozenset(source.targets())
@@ -234,7 +234,7 @@ class EndpointSlices:
         )
 
     def targets(self) -> Iterable[str]:
-        """What the API server has said. Raises `InputError` while it does not answer."""
+        """Return what the API server has said. Raises `InputError` while it does not answer."""
         if self._watch.ident is None:
             self._watch.start()
             self._listed.wait(_PATIENCE_S)
@@ -273,7 +273,7 @@ class EndpointSlices:
 
 
 def namespace_of_this_pod() -> str:
-    """The namespace that the collector runs in. Raises `InputError` outside of a cluster."""
+    """Return the namespace that the collector runs in. Raises `InputError` outside of a cluster."""
     try:
         return (_ACCOUNT / "namespace").read_text().strip()
     except OSError:

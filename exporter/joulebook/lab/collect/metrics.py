@@ -89,7 +89,7 @@ class CollectorPages:
         self._renderer = Renderer("")
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """How targets and the database stand."""
+        """Return how targets and the database stand."""
         style = negotiate(accept)
         values = dict(self._values())
         blocks = [
@@ -141,14 +141,14 @@ class CollectorPages:
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the loop turns."""
+        """Return whether the loop turns."""
         silent_s = time.monotonic() - self._collector.turned
         if silent_s > _HANG_S:
             return False, f"the collector has been silent for {silent_s:.0f} s"
         return True, "healthy"
 
     def index(self) -> bytes:
-        """The targets and how they stand."""
+        """Return the targets and how they stand."""
         rows = "".join(
             f"<tr><td>{html.escape(url)}<td>{html.escape(standing.node[1])}"
             f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{html.escape(standing.problem)}"

@@ -24,18 +24,18 @@ _HALF = 1_000_000_000
 
 
 def halves(*columns: str) -> str:
-    """The sums of columns, each in two halves (SQL)."""
+    """Return the sums of columns, each in two halves (SQL)."""
     return ", ".join(f"sum({c} / {_HALF}), sum({c} % {_HALF})" for c in columns)
 
 
 def wholes(parts: Sequence[object]) -> list[int]:
-    """The numbers of which those are the halves."""
+    """Return the numbers of which those are the halves."""
     numbers = [int(str(part)) for part in parts]
     return [high * _HALF + low for high, low in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def exact(parts: Sequence[object]) -> Exact:
-    """The sum of exact amounts, from the halves of its three parts."""
+    """Return the sum of exact amounts, from the halves of its three parts."""
     whole, nano, rest = wholes(parts)
     return Exact.of((whole * NANO + nano) * PER_KWH + rest)
 
@@ -107,7 +107,7 @@ class Period(NamedTuple):
 
 
 def bill(database: Database, month: int, account: str = "") -> MonthBill:
-    """The bill of a month, in one view."""
+    """Return the bill of a month, in one view."""
     with database.transaction(writes=False):
         return _bill(database, month, account)
 
@@ -152,7 +152,7 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
 
 
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
-    """What lines come to together, all components in one."""
+    """Return what lines come to together, all components in one."""
     amount = ZERO
     paid: Charges = {}
     for line in lines:
@@ -163,7 +163,7 @@ def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
 
 
 def periods(database: Database) -> list[Period]:
-    """All months in which anything is billed, or that were closed."""
+    """Return all months in which anything is billed, or that were closed."""
     closed = {
         row[0]: row for row in database.rows("SELECT month, closed_s, closed_by FROM periods")
     }
@@ -192,7 +192,7 @@ def owners(database: Database) -> list[tuple[str, str, str]]:
 
 
 def currencies(database: Database) -> list[str]:
-    """The currencies that anything was charged in."""
+    """Return the currencies that anything was charged in."""
     rows = database.rows("SELECT DISTINCT currency FROM kinds WHERE currency <> '' ORDER BY 1")
     return [str(currency) for (currency,) in rows]
 
@@ -209,7 +209,7 @@ def reported(database: Database) -> list[tuple[str, int]]:
 
 
 def behind(database: Database, month: int) -> list[tuple[str, int]]:
-    """The nodes that have not reported all of a month yet, and up to when each has."""
+    """Return the nodes that have not reported all of a month yet, and up to when each has."""
     end_s = begin_s(after(month))
     return [(node, told_s) for node, told_s in reported(database) if told_s < end_s]
 

@@ -113,7 +113,7 @@ def _charges(database: Database) -> list[tuple[int, str, int, int, int]]:
 
 
 def _bills(database: Database) -> list[str]:
-    """Each ledger's bills against its rows, and all corrections against nothing."""
+    """Return each ledger's bills against its rows, and all corrections against nothing."""
     found = []
     used = _by_key(database, f"SELECT ledger, component, {_ENERGY} FROM used GROUP BY 1, 2")  # noqa: S608
     posted = _by_key(

@@ -166,7 +166,7 @@ def standing(database: Database, workload: int, owner: int, up_to: int) -> list[
 
 
 def open_month(database: Database, now_s: int) -> int:
-    """The month in which something said now counts; holds the lock on bills."""
+    """Return the month in which something said now counts; holds the lock on bills."""
     closed = closed_to(database)
     return max(after(closed) if closed else 0, month_of(now_s))
 

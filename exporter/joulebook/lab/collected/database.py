@@ -125,7 +125,7 @@ class Sqlite(_Closing):
             raise self._explained(error) from error
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
+        """Return what a question finds."""
         try:
             return self._conn.execute(sql, values).fetchall()
         except (sqlite3.Error, OverflowError, UnicodeError) as error:

@@ -60,7 +60,7 @@ def places(database: Database) -> dict[tuple[str, str], list[Progress]]:
 
 
 def targets(database: Database) -> dict[str, str]:
-    """Which ledger was found last at each target."""
+    """Return which ledger was found last at each target."""
     return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
 
 
@@ -101,7 +101,7 @@ def take(
 
 
 def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
-    """The quarter hours that the node's clock said and that cannot be when it was."""
+    """Return the quarter hours that the node's clock said and that cannot be when it was."""
     quarters = {row.quarter_s for row in page.postings} | {row.quarter_s for row in page.charges}
     return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
 

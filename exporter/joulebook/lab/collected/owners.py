@@ -170,7 +170,7 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
 
 
 def _summed(rows: Sequence[Row], kind: Callable[..., A], columns: int) -> dict[Row, A]:
-    """The sums of what the last columns are, by all others."""
+    """Return the sums of what the last columns are, by all others."""
     sums: dict[Row, A] = {}
     for row in rows:
         key, amount = row[:-columns], kind(*row[-columns:])

@@ -76,7 +76,7 @@ def follow(
 
 
 def known(database: Database) -> list[Rename]:
-    """All renames that nobody has undone, the oldest first."""
+    """Return all renames that nobody has undone, the oldest first."""
     return [
         Rename(*row)
         for row in database.rows(

@@ -102,7 +102,7 @@ class CollectedSource:
         return "collected ledger"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
             return _account(database, self.name, since_s, until_s, selection)
 
@@ -174,7 +174,7 @@ def _account(
 
 
 def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
-    """The workloads that are asked for, under the labels that they have now."""
+    """Return the workloads that are asked for, under the labels that they have now."""
     parts: list[str] = []
     values: list[object] = []
     for column, names in (
@@ -232,7 +232,7 @@ _TOLD = (
 
 
 def _reported(facts: Sequence[object]) -> dict[str, Any]:
-    """What a row of facts says, by the fields of a workload."""
+    """Return what a row of facts says, by the fields of a workload."""
     values = dict(zip(_TOLD, facts, strict=True))
     return {**values, "extra": _EXTRA.decode(str(values["extra"])), "named": bool(values["named"])}
 
@@ -279,7 +279,7 @@ def _corrections(
     span: Sequence[int],
     wanted: Selection,
 ) -> Iterator[str]:
-    """What was corrected of what is reported, in words."""
+    """Yield what was corrected of what is reported, in words."""
     said = 0
     # A month is as fine as a bill knows when an amount was moved that is of no workload.
     first, last = month_of(span[0]), month_of(span[1])
@@ -301,7 +301,7 @@ def _corrections(
 
 
 def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
-    """Whether an owner is among those that are asked for."""
+    """Return whether an owner is among those that are asked for."""
     return wanted.everything or wanted.takes(
         ReportWorkload(
             WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment)
@@ -310,7 +310,7 @@ def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
 
 
 def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> Iterator[str]:
-    """Which nodes that are in the report have not been collected to its end."""
+    """Yield which nodes that are in the report have not been collected to its end."""
     named = {row.node for row in postings}
     end_s = min(until_s, max((told_s for _, told_s in nodes), default=0))
     late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]

@@ -17,13 +17,13 @@ DAY_S = 86_400
 
 
 def month_of(utc_s: int) -> int:
-    """The month of an instant."""
+    """Return the month of an instant."""
     when = datetime.fromtimestamp(utc_s, UTC)
     return when.year * 100 + when.month
 
 
 def after(month: int) -> int:
-    """The next month."""
+    """Return the next month."""
     return month + 1 if month % 100 < 12 else month + 89
 
 
@@ -33,7 +33,7 @@ def before(month: int) -> int:
 
 
 def begin_s(month: int) -> int:
-    """The UTC second at which a month begins."""
+    """Return the UTC second at which a month begins."""
     return int(datetime(month // 100, month % 100, 1, tzinfo=UTC).timestamp())
 
 
@@ -51,7 +51,7 @@ def parsed(text: str) -> int:
 
 
 def closed_to(database: Database) -> int:
-    """The last month that is closed (0: none), locked until the caller's transaction ends.
+    """Return the last month that is closed (0: none), locked until the caller's transaction ends.
 
     All that writes to bills begins with this, so that no month closes under anybody's hands, and
     writers come one after the other.
@@ -145,7 +145,7 @@ class Rollup:
         )
 
     def _place(self, when_s: int, workload: int) -> tuple[int, int]:
-        """The day of an instant, and the month in which it is billed."""
+        """Return the day of an instant, and the month in which it is billed."""
         day_s = when_s // DAY_S * DAY_S
         month = month_of(day_s)
         if month > self._closed_to:

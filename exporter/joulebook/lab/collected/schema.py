@@ -27,7 +27,7 @@ class Database(Protocol):
     """Follows a SELECT whose rows are to stay as they are until the transaction ends."""
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
+        """Return what a question finds."""
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each row."""
@@ -58,7 +58,7 @@ class Migration(NamedTuple):
 
 
 def steps(engine: str) -> list[Migration]:
-    """All of them for `sqlite` or `postgresql`, in order."""
+    """Return all of them for `sqlite` or `postgresql`, in order."""
     found = []
     for path in sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql")):
         number, kind = int(path.name[:4]), path.name.split(".")[1]
@@ -165,7 +165,7 @@ Table = tuple[str, tuple[str, ...]]
 def known(
     database: Database, table: Table, wanted: Iterable[tuple[object, ...]]
 ) -> dict[tuple[object, ...], int]:
-    """The numbers of those that there are."""
+    """Return the numbers of those that there are."""
     name, columns = table
     rows = sorted(set(wanted), key=repr)
     found: dict[tuple[object, ...], int] = {}

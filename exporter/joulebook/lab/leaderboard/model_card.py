@@ -18,7 +18,7 @@ MOST = 1000
 
 
 def read_card(path: Path) -> list[Result]:
-    """The results in a model card (`README.md`), or in YAML with a `model-index` in it.
+    """Return the results in a model card (`README.md`), or in YAML with a `model-index` in it.
 
     A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
     """

@@ -188,7 +188,7 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
 
 
 def finite(text: str | float, where: str) -> tuple[Fraction, str]:
-    """A number as `exact` reads it, or 0 and why it is none: blank, or not finite.
+    """Return a number as `exact` reads it, or 0 and why it is none: blank, or not finite.
 
     What is no number at all is a mistake in the file. Raises `ConfigError` for that.
     """
@@ -213,7 +213,7 @@ def _instant(text: str, where: str) -> int | None:
 
 
 def pick(results: Sequence[Result], metric: str) -> list[Result]:
-    """The results of one metric; with no name given, of the only one that there is.
+    """Return the results of one metric; with no name given, of the only one that there is.
 
     Raises `ConfigError` that names those that there are, or a run with two values.
     """
@@ -246,7 +246,7 @@ def _few(names: Sequence[str]) -> list[str]:
 def metric_of(
     name: str, values: Iterable[Fraction], better: str = "", unit: str = ""
 ) -> tuple[ComparedMetric, tuple[str, ...]]:
-    """What a metric is taken to be, and what was taken for granted, in words.
+    """Return what a metric is taken to be, and what was taken for granted, in words.
 
     `better` is `higher` or `lower` and `unit` one of `Unit`, where they are reported. Raises
     `ConfigError` where neither the name nor the values say it.
@@ -282,7 +282,7 @@ def metric_of(
 
 
 def _known(name: str) -> str:
-    """A metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
+    """Return a metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
     reported = name.lower().partition(" on ")[0]
     words = [
         word

@@ -53,7 +53,7 @@ class WorkloadEnergy(msgspec.Struct, frozen=True):
 
 
 def spent(account: ReportData) -> list[WorkloadEnergy]:
-    """What each run of an account took."""
+    """Return what each run of an account took."""
     return [_spent(run) for run in runs(account)]
 
 
@@ -89,7 +89,7 @@ _MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED})
 
 
 def mean(parts: Iterable[tuple[float, int]]) -> float:
-    """The mean of shares, by time."""
+    """Return the mean of shares, by time."""
     every = list(parts)
     whole = sum(weight for _, weight in every)
     if not whole:

@@ -57,7 +57,7 @@ def make(
 
 
 def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
-    """The account at other rates, as far as their feeds answer. Raises `ConfigError`."""
+    """Return the account at other rates, as far as their feeds answer. Raises `ConfigError`."""
     if why := account.unknown.get(Unknowable.QUARTERS):
         raise ConfigError(
             f"--rates: {Unknowable.QUARTERS} is not known from {account.source}: {why}"

@@ -32,7 +32,7 @@ _UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
 
 
 def rates(used: Sequence[UsedRate]) -> list[Rate]:
-    """The rates that were used, by quantity, source and quality.
+    """Return the rates that were used, by quantity, source and quality.
 
     What is charged on the energy of the facility weighs by that, so that a mean here is what the
     cost or CO2e comes to for each kWh of it.
@@ -103,7 +103,7 @@ def _kinds(bill: Charges) -> Mapping[tuple[str, str], Exact]:
 
 
 def cost(project: Tally) -> list[CostFigure]:
-    """What it cost, by kind; a kind that has no rate says so."""
+    """Return what it cost, by kind; a kind that has no rate says so."""
     found = [
         CostFigure(kind, Figure(amount.floor / NANO, currency))
         for (kind, currency), amount in _kinds(project.bill).items()

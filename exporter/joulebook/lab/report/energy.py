@@ -95,7 +95,7 @@ def _facility(tally: Tally) -> Figure:
 
 
 def quality(account: ReportData, project: Tally, settings: ReportSection) -> EnergyQuality:
-    """How well the energy is known."""
+    """Return how well the energy is known."""
     calibrated = settings.sensor_percent is not None
     sensor = (
         footprint.SENSOR_PERCENT if settings.sensor_percent is None else settings.sensor_percent

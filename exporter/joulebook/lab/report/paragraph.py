@@ -13,7 +13,7 @@ from joulebook.lab.report.wording import number, percent, quantity, sentence
 
 
 def sentences(statement: Statement) -> tuple[str, ...]:
-    """The sentences of the paragraph, in order."""
+    """Return the sentences of the paragraph, in order."""
     return tuple(
         text
         for part in (_warned, _what, _energy, _roles, _carbon, _cost, _how)

@@ -268,7 +268,7 @@ class _Asked:
             yield Posting(node, subject, meter, self._since_s, amount, None, None)
 
     def remainder_charges(self) -> Iterator[Charged]:
-        """What it cost."""
+        """Yield what it cost."""
         by = ("cluster", "node", "reason")
         for sample in self.grown(f"{_R}cost_total", (*by, "kind", "currency"), Selection()):
             yield self._money(
@@ -290,7 +290,7 @@ class _Asked:
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
     def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
-        """The gauges of rates: their mean by time, and their least and greatest beside it.
+        """Yield the gauges of rates: their mean by time, and their least and greatest beside it.
 
         Least and greatest have no weight; a mean weighs what its node consumed.
         """
@@ -317,7 +317,7 @@ class _Asked:
                     yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
-        """What floors and ends of the range may hide, to the energy in all."""
+        """Return what floors and ends of the range may hide, to the energy in all."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
         consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}

@@ -41,7 +41,7 @@ BEFORE_S = 900
 
 
 def quoted(text: str) -> str:
-    """A string of PromQL: what a name holds cannot end it."""
+    """Return a string of PromQL: what a name holds cannot end it."""
     # JSON's escapes are Go's; a lone surrogate has no place in either.
     safe = text.encode("utf-8", "replace").decode()
     return json.dumps(safe, ensure_ascii=False).replace("\x7f", "\\x7f")
@@ -193,7 +193,7 @@ class PrometheusApi:
         self.warnings: dict[str, None] = {}
 
     def instant(self, query: str, at_s: int) -> list[Sample]:
-        """The instant vector of a query. Raises `SourceError`; warnings are kept aside."""
+        """Return the instant vector of a query. Raises `SourceError`; warnings are kept aside."""
         fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
         status, body = self._post(f"{self.where}/api/v1/query", urlencode(fields))
         try:

@@ -100,7 +100,7 @@ class Nodes:
         )
 
     def warnings(self) -> Iterator[str]:
-        """What the storage cannot know of these nodes, in words."""
+        """Yield what the storage cannot know of these nodes, in words."""
         late = sorted({node for _, node in self._first_s})
         if late:
             first = datetime.fromtimestamp(min(self._first_s.values()), UTC)

@@ -213,7 +213,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
 
 
 def _guarded(row: Row) -> dict[str, str]:
-    """The cells that a spreadsheet would take for a formula, and those that look guarded."""
+    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
     cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
     return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
 

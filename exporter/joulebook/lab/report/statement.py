@@ -71,7 +71,7 @@ def make(
     reported: StatementContext,
     anew: Recharge | None = None,
 ) -> Statement:
-    """The statement; with `again`, at its rates, and what was booked beside it.
+    """Return the statement; with `again`, at its rates, and what was booked beside it.
 
     Raises `ConfigError` for a run that was named and is none.
     """

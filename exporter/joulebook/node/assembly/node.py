@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 
 
 def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
-    """Whether any sensor would run here."""
+    """Return whether any sensor would run here."""
     return bool(chosen(config, pci))
 
 
@@ -211,7 +211,7 @@ def assemble(config: Config) -> Node:
 
 
 def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
-    """What collectors get of the ledger; `None` without a token to ask them for."""
+    """Return what collectors get of the ledger; `None` without a token to ask them for."""
     if not config.server.token_file:
         return None
 
@@ -228,7 +228,7 @@ def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | 
 def _workers(
     config: Config, clock: Clock, books: Books, choices: Mapping[str, Registration]
 ) -> list[SensorThread]:
-    """A worker for each sensor that is wanted; it answers for its meters on record too."""
+    """Return a worker for each sensor that is wanted; it answers for its meters on record too."""
     sensors = [choice.make(config, clock) for choice in choices.values()]
     return [
         SensorThread(
@@ -242,7 +242,7 @@ def _workers(
 
 
 def _host(config: Config, clock: Clock, workers: Sequence[SensorThread]) -> HostUsageReader | None:
-    """Who uses the host is asked for only where something measures it."""
+    """Return who uses the host is asked for only where something measures it."""
     if not any(host.COMPONENTS & worker.sensor.components for worker in workers):
         return None
     return HostUsageReader(clock, proc=Path(config.host.proc))
@@ -253,7 +253,7 @@ def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
 
 
 def _money(config: Config, exits: ExitStack) -> Charging:
-    """The rates, asked for in a thread of their own until `exits` are taken."""
+    """Return the rates, asked for in a thread of their own until `exits` are taken."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
     lacking += unnamed(config)
     if config.rates == Rates():

@@ -27,7 +27,7 @@ IPMI_DEVICES = (Path("/dev/ipmi0"), Path("/dev/ipmi/0"), Path("/dev/ipmidev/0"))
 
 
 def enabled(value: object, is_here: Callable[[], bool]) -> bool:
-    """Whether a thing is wanted: `"auto"` is where it is."""
+    """Return whether a thing is wanted: `"auto"` is where it is."""
     return is_here() if value == "auto" else bool(value)
 
 
@@ -39,7 +39,7 @@ def proc_of_driver(config: Config) -> Path | None:
 
 
 def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
-    """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
+    """Return whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
 
     The library alone counts too: where a GPU is passed through, the bus may not show it.
     """
@@ -170,7 +170,7 @@ class Registration(NamedTuple):
     make: Callable[[Config, Clock], Sensor]
 
     def wanted(self, config: Config, pci: Path = PCI_DEVICES) -> bool:
-        """Whether it runs here.
+        """Return whether it runs here.
 
         What is found by itself does not run beside a replay, which stands in for the machine.
         """
@@ -196,7 +196,7 @@ SENSORS = {
 
 
 def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Registration]:
-    """The sensors that run here."""
+    """Return the sensors that run here."""
     return {name: each for name, each in SENSORS.items() if each.wanted(config, pci)}
 
 

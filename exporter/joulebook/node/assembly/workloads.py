@@ -29,7 +29,7 @@ from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
 def slurm_is_here(config: Config) -> bool:
-    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
+    """Return whether this machine runs SLURM jobs: slurmd's configuration, or event files.
 
     Who sets where event files are expects them, also where that place comes after this daemon.
     """
@@ -41,7 +41,7 @@ def slurm_is_here(config: Config) -> bool:
 
 
 def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
-    """The SLURM jobs of this host."""
+    """Return the SLURM jobs of this host."""
     slurm = config.tenants.slurm
     return SlurmWorkloads(
         clock,
@@ -77,22 +77,22 @@ def marks_wanted(config: Config) -> bool:
 
 
 def kubernetes_is_here(config: Config) -> bool:
-    """Whether this machine runs pods: a kubelet keeps a folder for its sockets."""
+    """Return whether this machine runs pods: a kubelet keeps a folder for its sockets."""
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
 def node_label(config: Config) -> str:
-    """The value of the label `node`."""
+    """Return the value of the label `node`."""
     return config.node.name or socket.gethostname().partition(".")[0]
 
 
 def node_name(config: Config) -> str:
-    """What the cluster calls this node: set, or its name here."""
+    """Return what the cluster calls this node: set, or its name here."""
     return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
 
 
 def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
-    """The pods of this node."""
+    """Return the pods of this node."""
     kubernetes = config.tenants.kubernetes
     infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
@@ -114,7 +114,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
 
 
 def _own_pods(config: Config) -> list[str]:
-    """The pods of this release, if this is one of them."""
+    """Return the pods of this release, if this is one of them."""
     try:
         namespace = Path(config.tenants.kubernetes.service_account, "namespace").read_text()
     except (OSError, UnicodeDecodeError):
@@ -136,7 +136,7 @@ def driver_pids_are_own(config: Config) -> bool:
 
 
 def unseen(config: Config) -> str:
-    """What to say if no /proc here has the pids that the driver tells; else empty."""
+    """Return what to say if no /proc here has the pids that the driver tells; else empty."""
     if proc_of_driver(config) is not None or "nvml" not in chosen(config):
         return ""
     return (
@@ -166,7 +166,7 @@ def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def processes_wanted(config: Config) -> bool:
-    """Whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
+    """Return whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
     wanted = config.tenants.processes.enabled
     if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(

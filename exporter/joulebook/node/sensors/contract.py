@@ -70,7 +70,7 @@ class Sensor(Protocol):
     """What its meters may be part of."""
 
     def owns(self, meter: Meter) -> bool:
-        """Whether a meter on record is read by this sensor, also when it is silent."""
+        """Return whether a meter on record is read by this sensor, also when it is silent."""
 
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""

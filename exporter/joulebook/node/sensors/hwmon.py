@@ -73,7 +73,7 @@ class HwmonFiles(msgspec.Struct, frozen=True):
     rails: tuple[tuple[Path, Path], ...] = ()
 
     def value(self) -> int:
-        """What its files come to. Raises `SensorError`."""
+        """Return what its files come to. Raises `SensorError`."""
         rails = sum(read_int(v, REMEDY) * read_int(i, REMEDY) for v, i in self.rails)
         return rails + sum(read_int(file, REMEDY) for file in self.files)
 
@@ -86,12 +86,12 @@ class HwmonFiles(msgspec.Struct, frozen=True):
 
 
 def sockets(root: Path) -> list[HwmonFiles]:
-    """The CPU sockets of superchips, in the order of their numbers."""
+    """Return the CPU sockets of superchips, in the order of their numbers."""
     return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
 
 
 def jetson_gpu(root: Path) -> HwmonFiles | None:
-    """The rail of a Jetson's GPU."""
+    """Return the rail of a Jetson's GPU."""
     found = {each.meter: each for each in _jetson(root)}
     return found.get(JETSON_GPU)
 
@@ -116,7 +116,7 @@ def _jetson(root: Path) -> Iterator[HwmonFiles]:
 def sources(
     root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = True
 ) -> list[HwmonFiles]:
-    """The meters below `root`.
+    """Return the meters below `root`.
 
     Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
     node or module from outside (a BMC is asked instead), without `gpu` a GPU (NVML names it).
@@ -246,5 +246,5 @@ class HwmonSensor:
 
 
 def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:
-    """The files that cannot be read now (for `joulebook doctor`)."""
+    """Return the files that cannot be read now (for `joulebook doctor`)."""
     return [file for source in found for file in source.files if int_or_none(file) is None]

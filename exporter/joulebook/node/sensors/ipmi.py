@@ -74,7 +74,7 @@ class IpmiSensor:
         return Pace(most_s=self._every_s, least_s=self._every_s)
 
     def owns(self, meter: Meter) -> bool:
-        """The node, as IPMI tells it."""
+        """Return the node, as IPMI tells it."""
         return meter == METER
 
     def open(self) -> None:

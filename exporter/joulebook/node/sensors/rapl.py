@@ -67,7 +67,7 @@ class Zone(msgspec.Struct, frozen=True):
 
 
 def zones(root: Path) -> list[Zone]:
-    """The counters below `root` that are booked, each once."""
+    """Return the counters below `root` that are booked, each once."""
     try:
         names = sorted(entry.name for entry in root.iterdir())
     except OSError:
@@ -90,7 +90,7 @@ def zones(root: Path) -> list[Zone]:
 
 
 def _meter(root: Path, name: str, match: re.Match[str]) -> Meter | None:
-    """What a zone is booked as; `None` if it is a part of another, or holds others."""
+    """Return what a zone is booked as; `None` if it is a part of another, or holds others."""
     label = text_or(root / name / "name")
     if match["part"] is None:
         return Meter(Component.CPU, label) if _PACKAGE.fullmatch(label) else None
@@ -195,7 +195,7 @@ class RaplSensor:
         return PollResult(tuple(readings), tuple(failures))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The same, without a word about what fails."""
+        """Return the same, without a word about what fails."""
         wanted, readings = set(meters), []
         for zone in self._zones:
             if zone.meter in wanted:

@@ -74,7 +74,7 @@ class RedfishSensor:
         return Pace(most_s=self._every_s, least_s=self._every_s)
 
     def owns(self, meter: Meter) -> bool:
-        """The node, as Redfish tells it."""
+        """Return the node, as Redfish tells it."""
         return meter == METER
 
     def open(self) -> None:
@@ -114,7 +114,7 @@ class RedfishSensor:
         return ()
 
     def _find(self) -> str:
-        """The resource that tells the power of the node."""
+        """Return the resource that tells the power of the node."""
         if self._chassis:
             chassis = [f"/redfish/v1/Chassis/{self._chassis}"]
         else:
@@ -223,7 +223,7 @@ class RedfishSensor:
 
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
-    """The power that a resource tells; `None` if it tells none that can be."""
+    """Return the power that a resource tells; `None` if it tells none that can be."""
     reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
         reported = metrics.get("Reading")
@@ -239,5 +239,5 @@ def _power_w(resource: Mapping[str, Any]) -> float | None:
 
 
 def is_encrypted(url: str) -> bool:
-    """Whether a password that is sent there can be read on the way: only not by https."""
+    """Return whether a password that is sent there can be read on the way: only not by https."""
     return urlsplit(url).scheme == "https"

@@ -116,7 +116,7 @@ class WorkloadSource(Protocol):
         """Scan what is there and begin to watch; `before` is what the ledger held."""
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands; `devices` maps indexes, minors and UUIDs to meters."""
+        """Return the view as it stands; `devices` maps indexes, minors and UUIDs to meters."""
 
     def settled(self) -> None:
         """What the last `holdings` handed over is durable: event files may be deleted."""

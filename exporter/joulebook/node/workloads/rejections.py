@@ -47,6 +47,6 @@ class Rejections:
         self._once.failed(what, said, what, reason=kind, level=logging.ERROR, exc_info=error)
 
     def counts(self) -> dict[str, int]:
-        """How many of each reason since the start."""
+        """Return how many of each reason since the start."""
         with self._lock:
             return dict(self._counts)

@@ -76,7 +76,7 @@ class CsvFile:
             raise self._wrong("no rows: expected at least one below the header")
 
     def _check(self, header: list[str]) -> str:
-        """The column of figures."""
+        """Return the column of figures."""
         figures = _FIGURES[self._quantity]
         found = [name for name in header if name in figures]
         if "start" not in header or len(found) != 1 or len(set(header)) != len(header):

@@ -49,7 +49,7 @@ class EnergyChartsPrice:
         self._url = url or URL
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """A point for each hour or quarter hour that has a price."""
+        """Return a point for each hour or quarter hour that has a price."""
         asked: dict[str, str | int] = {"bzn": self._zone, "start": t0_s, "end": t1_s}
         body = self._web.get(f"{self._url}/price", asked)
         said = decoded(body, _PRICES, self.name)

@@ -63,7 +63,7 @@ class RatesServiceFeed:
         self._key = key
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """What the service knows since t0."""
+        """Return what the service knows since t0."""
         headers = basic(self._key.read()) if self._key.is_set else {}
         asked = {"since": t0_s}
         body = self._web.get(f"{self._url}{PATH}", asked, headers, secret=bool(headers))

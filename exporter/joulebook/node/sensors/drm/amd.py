@@ -124,7 +124,7 @@ class AmdCard:
 
 
 def readable(place: CardNumbers) -> bool:
-    """Whether the card tells energy or power at all (for `joulebook doctor`)."""
+    """Return whether the card tells energy or power at all (for `joulebook doctor`)."""
     try:
         read_int(place.device / "gpu_busy_percent", REMEDY)
     except SensorError:
@@ -148,7 +148,7 @@ class AmdSmi:
         }
 
     def energy_uj(self, pci: str) -> int | None:
-        """The energy counter of a card; `None` if it does not tell."""
+        """Return the energy counter of a card; `None` if it does not tell."""
         handle = self._handles.get(pci.lower())
         if handle is None:
             return None
@@ -163,7 +163,7 @@ class AmdSmi:
 
 
 def load(rocm: Path = ROCM) -> AmdSmi | None:
-    """The library, where ROCm is; `None` elsewhere, and where it does not work."""
+    """Return the library, where ROCm is; `None` elsewhere, and where it does not work."""
     if not rocm.exists():
         return None
     try:

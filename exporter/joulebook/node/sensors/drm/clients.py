@@ -48,7 +48,7 @@ Users = Mapping[str, Mapping[tuple[int, int], ClientUsage]]
 
 
 def parse(text: str) -> Client | None:
-    """What an fdinfo file says of a card; `None` if it is not one's."""
+    """Return what an fdinfo file says of a card; `None` if it is not one's."""
     lines = dict(
         line.split(":", 1) for line in text.splitlines() if line.startswith("drm-") and ":" in line
     )
@@ -105,7 +105,7 @@ class Clients:
         return users
 
     def reported(self, reading: Reading, pci: str, users: Users | None) -> Reading:
-        """A reading with the processes on its card, if they were asked for."""
+        """Return a reading with the processes on its card, if they were asked for."""
         if users is None:
             return reading
         found = users.get(pci, {})
@@ -120,7 +120,7 @@ class Clients:
         return msgspec.structs.replace(reading, processes=processes)
 
     def memory(self, status: DeviceStatus, pci: str) -> DeviceStatus:
-        """A status with the memory that processes use, where the driver does not tell it."""
+        """Return a status with the memory that processes use, where the driver does not tell it."""
         if "memory_used_bytes" in status.values or pci not in self._memory:
             return status
         values = {**status.values, "memory_used_bytes": float(self._memory[pci])}
@@ -148,7 +148,7 @@ class Clients:
                 yield client
 
     def _started_ns(self, pid: int) -> int:
-        """When a process began, in node time; 0 if it is gone."""
+        """Return when a process began, in node time; 0 if it is gone."""
         try:
             stat = Path(f"{self._proc}/{pid}/stat").read_text(errors="replace")
             ticks = int(stat.rpartition(")")[2].split()[19])

@@ -107,7 +107,7 @@ class IntelCard:
 
 
 def _input(hwmon: Path | None, kind: str) -> Path | None:
-    """The counter of the board, else of the package, else the only one."""
+    """Return the counter of the board, else of the package, else the only one."""
     if hwmon is None:
         return None
     found = {text_or(hwmon / f"{kind}{n}_label"): path
@@ -120,7 +120,7 @@ def _first(directory: Path, pattern: str) -> Path | None:
 
 
 def _residencies(place: CardNumbers) -> list[Path]:
-    """Where the time is counted for which the engines slept, in ms."""
+    """Return where the time is counted for which the engines slept, in ms."""
     xe = [
         gt / "gtidle/idle_residency_ms"
         for _, tile in numbered(place.device, r"tile(\d+)")

@@ -42,7 +42,7 @@ LOOK_S = 60.0
 
 
 def metered(root: Path) -> list[CardNumbers]:
-    """The cards below `root` that have a meter of their own."""
+    """Return the cards below `root` that have a meter of their own."""
     found = []
     for place in places(root):
         names = (
@@ -127,7 +127,7 @@ class DrmSensor:
         )
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The counters of `meters` alone."""
+        """Return the counters of `meters` alone."""
         wanted, readings = set(meters), []
         for _, card in self._cards:
             if card.meter in wanted:
@@ -146,7 +146,7 @@ class DrmSensor:
 
 
 def _inner(module_of: Mapping[Meter, Meter]) -> set[Meter]:
-    """The dies that tell no energy of their own."""
+    """Return the dies that tell no energy of their own."""
     return {die for die, module in module_of.items() if die != module}
 
 
@@ -157,7 +157,7 @@ PPM_PER_PERCENT = 10_000
 
 
 def dies(readings: Sequence[tuple[str, Reading]]) -> dict[Meter, Meter]:
-    """The module of each die, by its meter; `readings` are of all cards, with their product.
+    """Return the module of each die, by its meter; `readings` are of all cards, with their product.
 
     Cards without any power of their own belong to the last one before them that has some.
     """
@@ -173,7 +173,7 @@ def dies(readings: Sequence[tuple[str, Reading]]) -> dict[Meter, Meter]:
 
 
 def joined(readings: Sequence[Reading], module_of: Mapping[Meter, Meter]) -> list[Reading]:
-    """The readings, those of dies as one of their module."""
+    """Return the readings, those of dies as one of their module."""
     parts: dict[Meter, list[Reading]] = {}
     for reading in readings:
         parts.setdefault(module_of.get(reading.meter, reading.meter), []).append(reading)
@@ -214,7 +214,7 @@ def _module(meter: Meter, found: Sequence[Reading]) -> Reading:
 def reported(
     statuses: Sequence[DeviceStatus], module_of: Mapping[Meter, Meter]
 ) -> list[DeviceStatus]:
-    """The statuses; each die says what it is a part of, and no power that is not its own."""
+    """Return the statuses; each die says what it is a part of, and no power that is not its own."""
     return [
         _die(status, [m.name for m, of in module_of.items() if of == module_of[status.meter]],
              module_of[status.meter])

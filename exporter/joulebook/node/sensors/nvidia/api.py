@@ -94,7 +94,7 @@ class Session:
         self.driver = str(maybe(pynvml.nvmlSystemGetDriverVersion) or "")
 
     def function(self, *names: str) -> Callable[..., int] | None:
-        """The first of these functions that the driver has."""
+        """Return the first of these functions that the driver has."""
         for name in names:
             try:
                 # By item, not attribute: a function object of our own, so that whatever the
@@ -111,7 +111,7 @@ class Session:
         return _absent if function is None else partial(function, *arguments)
 
     def device_count(self) -> int:
-        """How many GPUs there are. Raises `SensorError`, also where that cannot be true."""
+        """Return how many GPUs there are. Raises `SensorError`, also where that cannot be true."""
         count = int(ask(pynvml.nvmlDeviceGetCount))
         if not 0 <= count <= MAX_DEVICES:
             raise implausible("nvmlDeviceGetCount", "device_count", count)
@@ -188,7 +188,7 @@ class NvmlDevice:
         self._get_samples = session.function("nvmlDeviceGetSamples")
 
     def energy_mj(self) -> int:
-        """The cumulative energy counter. Raises `SensorError`."""
+        """Return the cumulative energy counter. Raises `SensorError`."""
         code = self._energy()
         if code:
             raise error(code, "nvmlDeviceGetTotalEnergyConsumption")
@@ -225,18 +225,18 @@ class NvmlDevice:
         return PLAUSIBLE_FACTOR * limit_mw if limit_mw else DEFAULT_POWER_MW
 
     def _within(self, what: str, value: int, most: int) -> int | None:
-        """A figure of the driver; `None`, and counted, where it cannot be true."""
+        """Return a figure of the driver; `None`, and counted, where it cannot be true."""
         if value <= most:
             return value
         self.rejected[f"{what}_implausible"] += 1
         return None
 
     def mig(self) -> bool:
-        """Whether the GPU is partitioned now."""
+        """Return whether the GPU is partitioned now."""
         return not self._mig() and self._u32.value == 1
 
     def fields(self) -> Fields:
-        """All field values in one call, each checked by its own return code."""
+        """Return all field values in one call, each checked by its own return code."""
         ctypes.memmove(self._field_values, QUESTIONS, len(QUESTIONS))
         if self._fields():
             return Fields()
@@ -257,7 +257,7 @@ class NvmlDevice:
         return Fields(average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns)
 
     def telemetry(self, known: Telemetry | None = None) -> Telemetry:
-        """All gauges; what the driver does not answer is `None`.
+        """Return all gauges; what the driver does not answer is `None`.
 
         Of one whose gauges are `known` only that is asked which tells whether it is at work.
         """
@@ -284,7 +284,7 @@ class NvmlDevice:
         )
 
     def _told(self, call: Call, what: str, most: int) -> int | None:
-        """What a call that fills `_u32` says."""
+        """Return what a call that fills `_u32` says."""
         return None if call() else self._within(what, self._u32.value, most)
 
     def _percent(self, value: int | None) -> int | None:

@@ -72,7 +72,7 @@ QUESTIONS = b"".join(_FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, s
 
 
 def values(answers: Sequence[int]) -> list[int | None]:
-    """What some of `ANSWERS` say, each by its own return code (`None`: not supported)."""
+    """Return what some of `ANSWERS` say, each by its own return code (`None`: not supported)."""
     return [
         None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
         for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)

@@ -102,7 +102,7 @@ class OpenGpu:
         self._mig.close()
 
     def refused(self) -> Counter[str]:
-        """How many figures of the driver were not believed, by reason."""
+        """Return how many figures of the driver were not believed, by reason."""
         refused = self._mig.refused + self.device.rejected
         refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
         return refused
@@ -117,7 +117,7 @@ class OpenGpu:
             return False
 
     def poll_energy(self) -> Reading:
-        """The energy counter alone. Raises `SensorError`."""
+        """Return the energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
         energy_uj = self.device.energy_mj() * UJ_PER_MJ
@@ -186,7 +186,7 @@ class OpenGpu:
     def status(
         self, t_ns: int, values: Mapping[str, float], throttle_ns: Mapping[str, int]
     ) -> DeviceStatus:
-        """Who this GPU is; with empty `values` while it does not answer."""
+        """Return who this GPU is; with empty `values` while it does not answer."""
         device = self.device
         return DeviceStatus(
             self.meter,
@@ -205,7 +205,7 @@ class OpenGpu:
         )
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
-        """The MIG instances and their work; `None` if the driver fails to say."""
+        """Return the MIG instances and their work; `None` if the driver fails to say."""
         self._is_cut = self.device.mig()
         try:
             instances = self._mig.instances() if self._is_cut else ()
@@ -218,7 +218,7 @@ class OpenGpu:
         return self._mig.used(instances, t_ns)
 
     def _without_socket(self, module_mw: int) -> int | None:
-        """The GPU's own power, where the socket's is reported; else the module's."""
+        """Return the GPU's own power, where the socket's is reported; else the module's."""
         if self.socket is None:
             return module_mw
         socket_mw = self.socket.power_mw()
@@ -234,7 +234,7 @@ class OpenGpu:
             return power_mw
 
     def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
-        """The driver's buffered power since the last time, in node time, up to `t_ns`."""
+        """Return the driver's buffered power since the last time, in node time, up to `t_ns`."""
         offset_ns = self._clock.utc_offset_ns()
         if abs(offset_ns - self._utc_offset_ns) > WALL_STEP_NS:
             self._sampled_us = (self._sampled_ns + offset_ns) // NS_PER_US
@@ -253,7 +253,7 @@ class OpenGpu:
         return tuple(samples)
 
     def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
-        """Who is on the GPU; `None` if the driver fails to say, or cannot."""
+        """Return who is on the GPU; `None` if the driver fails to say, or cannot."""
         try:
             listed = self._reader.listed()
         except SensorError:
@@ -313,7 +313,7 @@ def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bo
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
-    """The file that tells whether the GPU sleeps; `None` if the system never lets it."""
+    """Return the file that tells whether the GPU sleeps; `None` if the system never lets it."""
     domain, _, rest = pci.lower().partition(":")
     try:
         power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"

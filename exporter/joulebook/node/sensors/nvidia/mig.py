@@ -93,7 +93,7 @@ class Mig:
         self.refused: Counter[str] = Counter()
 
     def instances(self) -> tuple[Instance, ...]:
-        """What the card is cut into now, asked again each time: instances come and go.
+        """Return what the card is cut into now, asked again each time: instances come and go.
 
         Raises `SensorError` if the driver fails as a whole.
         """
@@ -124,7 +124,7 @@ class Mig:
         )
 
     def used(self, instances: Iterable[Instance], now_ns: int) -> tuple[InstanceUse, ...]:
-        """How busy each instance was since the last time, as far as the driver says.
+        """Return how busy each instance was since the last time, as far as the driver says.
 
         The driver tells it of a GPU instance. Where that has slices of no compute instance, all
         of its work was done on the others.

@@ -208,7 +208,7 @@ class ProcessReader:
 
 
 def entry_size(buffer: bytes, count: int, usual: int) -> int:
-    """The size of one of `count` entries that the driver wrote into a buffer of 0xA5 bytes.
+    """Return the size of one of `count` entries that the driver wrote into a buffer of 0xA5 bytes.
 
     It is what was written, divided by the count; `usual` where that is no known size (a driver
     that clears the rest of the buffer).

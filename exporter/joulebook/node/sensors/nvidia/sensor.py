@@ -133,7 +133,7 @@ class NvmlSensor:
         return look
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The energy counters alone; GPUs that have none, sleep or fail are left out."""
+        """Return the energy counters alone; GPUs that have none, sleep or fail are left out."""
         readings: list[Reading] = []
         if self._session is None:
             return readings
@@ -261,7 +261,7 @@ class KernelGpu(msgspec.Struct, frozen=True):
 
 
 def kernel_gpus(proc: Path) -> list[KernelGpu]:
-    """The cards below `proc`, by PCI address."""
+    """Return the cards below `proc`, by PCI address."""
     try:
         folders = sorted((proc / "driver/nvidia/gpus").iterdir())
     except OSError:
@@ -279,7 +279,7 @@ def kernel_gpus(proc: Path) -> list[KernelGpu]:
 def unread(
     indexes: Sequence[int], known: Collection[str], cards: Iterable[KernelGpu]
 ) -> list[DeviceStatus]:
-    """Who the cards are that NVML counts at `indexes` and does not open.
+    """Return who the cards are that NVML counts at `indexes` and does not open.
 
     They are those that nobody `known` (by UUID) is; both come in the order of the bus.
     """

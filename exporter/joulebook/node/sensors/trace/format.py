@@ -132,7 +132,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
 
 
 def _problem(earlier: list[TraceRecord], record: TraceRecord) -> str:
-    """What is wrong with a record that follows `earlier`; empty if nothing."""
+    """Return what is wrong with a record that follows `earlier`; empty if nothing."""
     if earlier and record.t_ns <= earlier[-1].t_ns:
         return f"t_ns {record.t_ns} is not after {earlier[-1].t_ns}"
     if record.failed:

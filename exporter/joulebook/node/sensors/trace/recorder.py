@@ -109,7 +109,7 @@ class _Device:
         self._shift_uj = 0
 
     def read(self, reading: Reading, status: DeviceStatus | None) -> Iterator[TraceRecord]:
-        """The lines of one reading: its buffered power, then itself."""
+        """Yield the lines of one reading: its buffered power, then itself."""
         if not self.has_counter:
             for sample in reading.samples:
                 if self._is_next(sample.t_ns):
@@ -128,12 +128,12 @@ class _Device:
         )
 
     def failed(self, failure: Failure) -> Iterator[TraceRecord]:
-        """The line of one failure."""
+        """Yield the line of one failure."""
         if self._is_next(failure.t_ns):
             yield TraceRecord(self._at(failure.t_ns), self._index, failed=failure.reason)
 
     def _is_next(self, t_ns: int) -> bool:
-        """Whether `t_ns` is later than all that was written; lines go forward in time."""
+        """Return whether `t_ns` is later than all that was written; lines go forward in time."""
         return t_ns > self._last_ns
 
     def _at(self, t_ns: int) -> int:
@@ -141,7 +141,7 @@ class _Device:
         return t_ns - self._begun_ns
 
     def _risen(self, energy_uj: int | None) -> int | None:
-        """The counter; where it began again it is written on from where it was."""
+        """Return the counter; where it began again it is written on from where it was."""
         if energy_uj is None:
             return None
         self._shift_uj = max(self._shift_uj, self._last_uj - energy_uj)

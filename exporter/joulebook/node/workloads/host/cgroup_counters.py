@@ -85,7 +85,7 @@ def cores_milli(directory: Path, machine_cores: int) -> int | None:
 
 
 def pids(directory: Path) -> Iterator[int]:
-    """The processes in a cgroup and below it."""
+    """Yield the processes in a cgroup and below it."""
     try:
         below = sorted(path for path in directory.rglob("cgroup.procs"))[:_MOST_DIRECTORIES]
     except OSError:
@@ -122,7 +122,7 @@ def processes_memory_bytes(numbers: set[int]) -> int:
 
 
 def cpus(text: str) -> int:
-    """How many CPUs a list like `0-3,8` names."""
+    """Return how many CPUs a list like `0-3,8` names."""
     count = 0
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -175,6 +175,6 @@ def _read(path: str) -> str:
 
 
 def _number(text: str, name: str) -> int:
-    """The value in the line `name value`. Raises `ValueError`."""
+    """Return the value in the line `name value`. Raises `ValueError`."""
     begin = 0 if text.startswith(f"{name} ") else text.index(f"\n{name} ") + 1
     return int(text[begin + len(name) : text.find("\n", begin) if "\n" in text[begin:] else None])

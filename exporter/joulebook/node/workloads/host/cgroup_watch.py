@@ -52,7 +52,7 @@ class CgroupTree(ABC, Generic[Spot]):
 
     @abstractmethod
     def base(self, path: Path) -> Spot:
-        """The root of a hierarchy."""
+        """Return the root of a hierarchy."""
 
     @abstractmethod
     def child(self, spot: Spot, name: str) -> Spot | None:

@@ -74,7 +74,7 @@ class Inotify:
             self._inotify.rm_watch(number)
 
     def read(self) -> list[Event]:
-        """All events that wait now; empty if there are none."""
+        """Return all events that wait now; empty if there are none."""
         try:
             found = self._inotify.read(timeout=0)
         except BlockingIOError:

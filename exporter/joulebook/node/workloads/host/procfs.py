@@ -50,7 +50,7 @@ def in_pid_namespace_of_host(proc: Path = Path("/proc")) -> bool:
 
 
 def shows_pids_of_host(proc: Path = Path("/proc")) -> bool:
-    """Whether the numbers below `proc` are those that the driver tells.
+    """Return whether the numbers below `proc` are those that the driver tells.
 
     They are if this process runs in the first pid namespace, and also if pid 2 is the kernel's own
     kthreadd: then the host's /proc is mounted here, whichever namespace this process is in.
@@ -134,7 +134,7 @@ def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 
 def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> bool:
-    """Whether a process may read the environment of those of other users."""
+    """Return whether a process may read the environment of those of other users."""
     try:
         for line in (proc / str(pid) / "status").read_text().splitlines():
             if line.startswith("CapEff:"):
@@ -239,14 +239,14 @@ class ProcessStarts:
         return self._known.get(pid, 0)
 
     def lives(self, pid: int) -> bool:
-        """Whether a process that the driver lists is still one, as far as that can be seen.
+        """Return whether a process that the driver lists is still one, as far as that can be seen.
 
         Drivers list some that have ended, and zombies: they do no work any more.
         """
         return pid in self.living((pid,))
 
     def living(self, pids: Iterable[int]) -> set[int]:
-        """Those of `pids` that live."""
+        """Return those of `pids` that live."""
         for fd, _ in self._ends.poll(0):
             self._let_go(self._pids[fd])
         watched = self._watched
@@ -284,7 +284,7 @@ class ProcessStarts:
 
 
 def _pidfd(pid: int, proc: Path) -> int | None:
-    """A pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
+    """Return a pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
     try:
         fd = os.pidfd_open(pid)
     except (OSError, AttributeError):

@@ -46,7 +46,7 @@ class _Tally:
         return self.closed_ns + self.processes_ns + sum(self.counted_ns.values())
 
     def here(self, path: Path) -> Counters | None:
-        """What a directory counts; `None` if it is not there. A name may be given again."""
+        """Return what a directory counts; `None` if it is not there. A name may be given again."""
         try:
             inode = os.stat(path).st_ino  # noqa: PTH116 (in every tick, for every cgroup)
         except OSError:
@@ -69,7 +69,7 @@ class HostUsageReader:
         self._pools: dict[Path, int] = {}
 
     def snapshot(self, groups: Iterable[UsageGroup]) -> HostSnapshot | None:
-        """Who has used what up to now; `None` if /proc cannot be read."""
+        """Return who has used what up to now; `None` if /proc cannot be read."""
         with self._lock:
             try:
                 times, ram = cpu_times(self._proc), memory(self._proc)

@@ -57,7 +57,7 @@ class PodCgroup:
             self.gone_ns = t_ns
 
     def left_ns(self, own: frozenset[str]) -> int | None:
-        """When the last of its containers ended; `None` while one lives, or none was seen.
+        """Return when the last of its containers ended; `None` while one lives, or none was seen.
 
         `own` are the ids that the API server knows: without them nobody can tell a container
         from the sandbox, which ends a little later, and all must have ended.
@@ -71,7 +71,7 @@ class PodCgroup:
         return max(ends) if ends and not alive else None
 
     def lives(self, own: frozenset[str], *, done: bool = False) -> bool:
-        """Whether any process of it is left; `own` are the ids that the API server knows.
+        """Return whether any process of it is left; `own` are the ids that the API server knows.
 
         `done`: it is said that all have ended, so that a sandbox which is left does not count.
         """
@@ -80,7 +80,7 @@ class PodCgroup:
         return any(has_processes(path) for each in ours for path in self.containers[each])
 
     def ended_ns(self, own: frozenset[str]) -> int | None:
-        """When it ended, once all its directories are gone."""
+        """Return when it ended, once all its directories are gone."""
         if self.gone_ns is None:
             return None
         left_ns = self.left_ns(own)

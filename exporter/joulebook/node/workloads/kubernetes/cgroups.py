@@ -57,7 +57,7 @@ class LogFolders:
 
 
 def log_folders(path: Path | None) -> list[LogFolder]:
-    """All folders of pods, the oldest first; none where it cannot be read."""
+    """Return all folders of pods, the oldest first; none where it cannot be read."""
     if path is None:
         return []
     found = []

@@ -81,7 +81,7 @@ def find_parts(
 
 
 def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be reported yet.
+    """Return the claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
     """
@@ -113,7 +113,7 @@ def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[C
 def facts_of(
     resident: PodAllocation, rules: Sequence[str], *, awaited: bool
 ) -> WorkloadFacts | None:
-    """What is known of a pod, for labels; `None` while its identity is not."""
+    """Return what is known of a pod, for labels; `None` while its identity is not."""
     workload = resident.id
     if workload is None or resident.unseen:
         return None
@@ -154,7 +154,7 @@ def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
 def _candidates(
     device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
 ) -> tuple[DevicePart, ...]:
-    """The cards of which a device may be one: those that no pod holds by name."""
+    """Return the cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
         for resident in residents

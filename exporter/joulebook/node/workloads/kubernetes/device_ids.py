@@ -83,12 +83,12 @@ def shared_card(device_id: str) -> str:
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is one that plugins of AMD or Intel give."""
+    """Return whether a name is one that plugins of AMD or Intel give."""
     return bool(_PCI.fullmatch(name) or _CARD.fullmatch(name))
 
 
 def find_card(name: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
-    """The card that a plugin means; `None` if it is not metered here."""
+    """Return the card that a plugin means; `None` if it is not metered here."""
     if _CARD.fullmatch(name):
         return next((card for card in cards if f"dri/{name}" in card.files), None)
     return _by_pci(name, cards)
@@ -153,11 +153,11 @@ class AllocatableDevices(NamedTuple):
 
     @classmethod
     def of(cls, advertised: Iterable[KubeletDevice]) -> AllocatableDevices:
-        """What a kubelet says of its plugins."""
+        """Return what a kubelet says of its plugins."""
         return cls(frozenset(device.id for device in advertised))
 
     def replicas(self, names: frozenset[str]) -> Mapping[str, int]:
-        """How many replicas there are of what, on a node whose cards have these names."""
+        """Return how many replicas there are of what, on a node whose cards have these names."""
         return _counted(self.ids, names)
 
 
@@ -167,7 +167,7 @@ def _counted(ids: frozenset[str], names: frozenset[str]) -> Mapping[str, int]:
 
 
 def card_names(cards: Iterable[DeviceStatus]) -> frozenset[str]:
-    """The UUIDs of cards."""
+    """Return the UUIDs of cards."""
     return frozenset(card.meter.name for card in cards)
 
 
@@ -177,12 +177,12 @@ def is_gpu_id(device_id: str) -> bool:
 
 
 def is_replica(device_id: str, names: frozenset[str] = frozenset()) -> bool:
-    """Whether others may hold the same device at the same time."""
+    """Return whether others may hold the same device at the same time."""
     return base(device_id, names) != device_id
 
 
 def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
-    """The device of which a replica is one; `names` are those of this node's cards."""
+    """Return the device of which a replica is one; `names` are those of this node's cards."""
     numbered = _NUMBERED.fullmatch(device_id)
     if numbered is not None and device_id not in names:
         card = numbered["card"]
@@ -212,7 +212,7 @@ class Offers:
         self._awaited = set()
 
     def ask(self, held: Iterable[KubeletDevice]) -> bool:
-        """Whether to ask again: a replica is held that was not advertised, nor asked for."""
+        """Return whether to ask again: a replica is held that was not advertised, nor asked for."""
         unknown = {d.id for d in held if not d.is_dra and is_replica(d.id, self.names)}
         unknown -= self.last.ids
         new, self._unknown = unknown - self._unknown, unknown
@@ -220,7 +220,7 @@ class Offers:
         return bool(new)
 
     def is_pending(self, device_id: str) -> bool:
-        """Whether an answer may soon tell how many replicas of a device there are."""
+        """Return whether an answer may soon tell how many replicas of a device there are."""
         return is_replica(device_id, self.names) and (
             self._last is None or device_id in self._awaited
         )
@@ -233,7 +233,7 @@ def find_part(
     described: Mapping[str, Described],
     held: Mapping[str, int] = {},
 ) -> DevicePart:
-    """The part of a card that a device is. Raises `UnknownDevice`.
+    """Return the part of a card that a device is. Raises `UnknownDevice`.
 
     `held` says how many replicas of a device are held, where that may be more than are offered.
     """

@@ -38,7 +38,7 @@ class Circumstances(NamedTuple):
 def end_ns(
     resident: PodAllocation, body: PodCgroup | None, now: Circumstances, *, lives: bool
 ) -> int | None:
-    """When a pod ended, if that is certain; `lives`: processes of it are left.
+    """Return when a pod ended, if that is certain; `lives`: processes of it are left.
 
     One that is missing from the kubelet's list is noted as living while it does.
     """
@@ -65,7 +65,7 @@ def end_ns(
 
 
 def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
-    """When a pod ended of which the API server alone says that it did."""
+    """Return when a pod ended of which the API server alone says that it did."""
     finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
     if not finished_utc_ns:
         return told_ns

@@ -77,7 +77,7 @@ _SLICES = Decoders(ResourceSlice)
 
 
 def slices_of(node: str) -> Collection[ResourceSlice]:
-    """The slices of a node, in whatever version the API server has them."""
+    """Return the slices of a node, in whatever version the API server has them."""
     return Collection(
         "resourceslices",
         tuple(f"/apis/resource.k8s.io/{v}/resourceslices" for v in ("v1", "v1beta2", "v1beta1")),
@@ -158,7 +158,7 @@ _SLICES_WAIT_S = 10.0
 
 
 def pods_of(node: str) -> Collection[PodObject]:
-    """The pods of one node, whatever the cluster has beside them."""
+    """Return the pods of one node, whatever the cluster has beside them."""
     query = {"fieldSelector": f"spec.nodeName={node}"}
     return Collection("pods", ("/api/v1/pods",), query, _PODS)
 
@@ -249,7 +249,7 @@ class Cluster:
         return self._slices.described
 
     def is_pending(self, dra_id: str) -> bool:
-        """Whether a slice that describes this device may soon come."""
+        """Return whether a slice that describes this device may soon come."""
         if self._server is None or dra_id in self.described:
             return False
         return not self._slices_since or time.monotonic() - self._slices_since < _SLICES_WAIT_S

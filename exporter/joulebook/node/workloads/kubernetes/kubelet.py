@@ -49,7 +49,7 @@ class Kubelet:
         self._channel: grpc.Channel | None = None
 
     def pods(self) -> tuple[ListedPod, ...]:
-        """All pods on this node, those without devices too. Raises `KubeletError`."""
+        """Return all pods on this node, those without devices too. Raises `KubeletError`."""
         parse = messages.ListPodResourcesResponse.FromString
         answer = self._call(LIST, messages.ListPodResourcesRequest(), parse)
         return tuple(_listed(pod) for pod in answer.pod_resources)

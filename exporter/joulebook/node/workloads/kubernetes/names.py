@@ -63,7 +63,7 @@ class PodNames:
         bound(self._over)
 
     def was_here(self, namespace: str, name: str) -> bool:
-        """Whether a pod of that name is known to be over."""
+        """Return whether a pod of that name is known to be over."""
         return (namespace, name) in self._over.values()
 
     def api_uid(self, uid: str) -> str:
@@ -88,7 +88,7 @@ class PodNames:
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
 
     def knows(self, uid: str) -> bool:
-        """Whether the API server has reported of a pod."""
+        """Return whether the API server has reported of a pod."""
         return uid in self._told
 
     def uid(self, namespace: str, name: str, but: str = "") -> str:

@@ -151,7 +151,7 @@ class Reader(msgspec.Struct, frozen=True):
         return any(each.matches(namespace, labels) for each in self.infrastructure)
 
     def is_stand_in(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
-        """Whether a pod holds GPUs for others; without labels its namespace alone tells."""
+        """Return whether a pod holds GPUs for others; without labels its namespace alone tells."""
         return any(
             each.namespace == namespace and (labels is None or each.matches(namespace, labels))
             for each in self.infrastructure
@@ -159,7 +159,7 @@ class Reader(msgspec.Struct, frozen=True):
         )
 
     def info(self, pod: PodObject) -> PodInfo:
-        """What is kept of a pod."""
+        """Return what is kept of a pod."""
         meta, spec, status = pod.metadata, pod.spec, pod.status
         labels, annotations = meta.labels or {}, meta.annotations or {}
         containers = spec.containers or []
@@ -190,12 +190,12 @@ class Reader(msgspec.Struct, frozen=True):
 
 
 def workload_id(name: str, uid: str) -> WorkloadId:
-    """The identity of a pod."""
+    """Return the identity of a pod."""
     return WorkloadId("kubernetes", f"{name}.{uid[:8]}")
 
 
 def _environment(containers: Iterable[Container]) -> dict[str, str]:
-    """The literal values of variables on the allow-list; the first container's stands."""
+    """Return the literal values of variables on the allow-list; the first container's stands."""
     found: dict[str, str] = {}
     for container in containers:
         for variable in container.env or []:
@@ -205,7 +205,7 @@ def _environment(containers: Iterable[Container]) -> dict[str, str]:
 
 
 def _static_uid(meta: Meta, annotations: Mapping[str, str]) -> str:
-    """The uid that the kubelet gave a static pod, of which this is the mirror.
+    """Return the uid that the kubelet gave a static pod, of which this is the mirror.
 
     Users can write the annotations too, but never such a uid of another pod: those of pods that
     the API server made have dashes.

@@ -91,11 +91,11 @@ class PodTable:
                     bound(self._strays)
 
     def body(self, uid: str) -> PodCgroup | None:
-        """The cgroups of a pod."""
+        """Return the cgroups of a pod."""
         return self._bodies.get(self._names.cgroup_uid(uid)) if uid else None
 
     def body_like(self, start: str) -> PodCgroup | None:
-        """The cgroups of a pod whose uid begins like that, if there is just one."""
+        """Return the cgroups of a pod whose uid begins like that, if there is just one."""
         found = [body for uid, body in self._bodies.items() if uid.startswith(start)]
         return found[0] if len(found) == 1 else None
 
@@ -107,7 +107,7 @@ class PodTable:
     # -- the kubelet
 
     def listed(self, pods: Sequence[ListedPod], t_ns: int) -> bool:
-        """The kubelet's answer to a question asked at `t_ns`; whether it is believed.
+        """Return the kubelet's answer to a question asked at `t_ns`; whether it is believed.
 
         One that has just started says for a moment that there are no pods. That is not believed
         while containers run.
@@ -206,12 +206,12 @@ class PodTable:
         self._sweep()
 
     def here(self, namespace: str, name: str) -> PodAllocation | None:
-        """The pod that the kubelet lists under a name."""
+        """Return the pod that the kubelet lists under a name."""
         resident = self._here.get((namespace, name))
         return resident if resident is not None and resident.missing_ns is None else None
 
     def of_uid(self, uid: str) -> PodAllocation | None:
-        """The pod of a uid in a cgroup's path."""
+        """Return the pod of a uid in a cgroup's path."""
         uid = self._names.api_uid(uid)
         return next((r for r in self if r.uid == uid), None)
 
@@ -222,7 +222,7 @@ class PodTable:
         return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
-        """What the API server reported of a pod, by the uid in a cgroup's path."""
+        """Return what the API server reported of a pod, by the uid in a cgroup's path."""
         return self._names.info(self._names.api_uid(uid))
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
@@ -255,7 +255,7 @@ class PodTable:
             resident.begin(self._node_ns(info.started_utc_ns))
 
     def _spare(self) -> list[str]:
-        """The uids of pods that live, and of which nobody has reported the name."""
+        """Return the uids of pods that live, and of which nobody has reported the name."""
         known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
         return [
             uid

@@ -127,7 +127,7 @@ class KubernetesWorkloads:
         self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands."""
+        """Return the view as it stands."""
         claims: list[Claim] = []
         facts: list[WorkloadFacts] = []
         with self._lock:
@@ -191,7 +191,7 @@ class KubernetesWorkloads:
         return workload_id(name, place.uid)
 
     def groups(self) -> Sequence[UsageGroup]:
-        """The cgroups of all pods that run now."""
+        """Return the cgroups of all pods that run now."""
         with self._lock:
             found = []
             for resident in self._table:
@@ -312,7 +312,7 @@ class KubernetesWorkloads:
     # -- helpers
 
     def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
-        """Whether labels may yet come in time for a pod's series."""
+        """Return whether labels may yet come in time for a pod's series."""
         if self._server is None:
             return False
         if resident.ended_ns is None:
@@ -320,7 +320,7 @@ class KubernetesWorkloads:
         return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
 
     def _is_pending(self, device: KubeletDevice) -> bool:
-        """Whether what a device is may soon be known that is not known now."""
+        """Return whether what a device is may soon be known that is not known now."""
         if device.is_dra:
             return self._cluster.is_pending(device.id)
         return self._offers.is_pending(device.id)

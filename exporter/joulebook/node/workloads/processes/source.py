@@ -110,7 +110,7 @@ class ProcessWorkloads:
         self._exits.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The workloads of which anything is new."""
+        """Return the workloads of which anything is new."""
         models = {device.meter: device.model for device in devices}
         now_ns = self._clock.now_ns()
         with self._lock:
@@ -130,7 +130,7 @@ class ProcessWorkloads:
             self._table.settled()
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """The workload of any process that is no scheduler's."""
+        """Return the workload of any process that is no scheduler's."""
         facts = proc.facts_of(pid, self._proc)
         if facts is None or any(self._is_others(path) for path in facts.paths):
             return None
@@ -152,7 +152,7 @@ class ProcessWorkloads:
     # -- Accounted
 
     def groups(self) -> Sequence[UsageGroup]:
-        """The processes on devices, by workload."""
+        """Return the processes on devices, by workload."""
         if not self._own_pids:
             return ()
         with self._lock:
@@ -177,7 +177,7 @@ class ProcessWorkloads:
         return reading
 
     def _lives(self, key: Key) -> bool:
-        """Whether the pid is still that of the process which started then, and it runs."""
+        """Return whether the pid is still that of the process which started then, and it runs."""
         stat = stat_of(key[0], self._proc)
         if stat is None:
             return not is_gone(key[0], self._proc)
@@ -192,7 +192,7 @@ class ProcessWorkloads:
         self._boundary(now_ns)
 
     def _serving(self, use: ProcessUse) -> ProcessUse:
-        """A display server that a user's login started serves everybody who sits there.
+        """Return a display server that a user's login started serves everybody who sits there.
 
         That is believed of one which only draws: what computes is billed, whatever it is called.
         """
@@ -217,7 +217,7 @@ class ProcessWorkloads:
         return run
 
     def _run_place(self, run: Run, uid: int, started_ns: int) -> Place:
-        """The place of a process in a run; one that gave up root's rights goes on as root's.
+        """Return the place of a process in a run; one that gave up root's rights goes on as root's.
 
         So it does while the daemon runs, which asks once in a process's life; after a restart the
         ledger says that it was root's, and nobody else of the run is left who can have been that.
@@ -231,7 +231,7 @@ class ProcessWorkloads:
         return place
 
     def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
-        """The experiment that a process was started for; empty where nobody named one.
+        """Return the experiment that a process was started for; empty where nobody named one.
 
         An answer that comes too late counts from then on. Where none can be had, the process is
         taken for one of those that run under a name in its place already, if that is only one.
@@ -320,5 +320,5 @@ class ProcessWorkloads:
         return leader is None or leader.is_over
 
     def _is_gone(self, group: int, run: Run) -> bool:
-        """Whether a process group has no process any more."""
+        """Return whether a process group has no process any more."""
         return proc.group_is_gone(group, run.ticks if run.pid == group else 0, self._proc)

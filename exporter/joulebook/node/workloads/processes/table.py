@@ -180,7 +180,7 @@ class ProcessTable:
                 known.ended_ns, known.reported = now_ns, False
 
     def living(self, meter: Meter) -> list[Key]:
-        """The processes on a device that have not ended, as far as is known."""
+        """Return the processes on a device that have not ended, as far as is known."""
         return [k for (m, k, _), each in self._members.items() if m == meter and not each.ended_ns]
 
     def look_after(self, lives: Callable[[Key], bool], now_ns: int) -> None:
@@ -237,7 +237,7 @@ class ProcessTable:
         self._handed = []
 
     def pids(self) -> dict[WorkloadId, set[int]]:
-        """The processes on devices that live now, by workload."""
+        """Return the processes on devices that live now, by workload."""
         found: dict[WorkloadId, set[int]] = {}
         for (_, (pid, _), _), member in self._members.items():
             if member.ended_ns is None:
@@ -295,12 +295,12 @@ def _went_on(use: ProcessUse, first_ns: int, second_ns: int, third_ns: int) -> i
 
 
 def _with(use: ProcessUse, life: Span) -> ProcessUse:
-    """The process with its life as the outermost of its marks."""
+    """Return the process with its life as the outermost of its marks."""
     marks = tuple(mark for mark in use.marks if mark.workload != life.workload)
     return msgspec.structs.replace(use, marks=(*marks, life))
 
 
 def _is_covered(use: ProcessUse, since_ns: int, until_ns: int) -> bool:
-    """Whether one span held all of a process's time on the device since the list before."""
+    """Return whether one span held all of a process's time on the device since the list before."""
     since_ns = max(use.started_ns + START_GRAIN_NS, since_ns)
     return any(s.t0_ns <= since_ns and (s.t1_ns is None or s.t1_ns >= until_ns) for s in use.marks)

@@ -50,7 +50,7 @@ class Kept(NamedTuple):
                 yield evidence, tuple(claims)
 
     def ended(self, t_ns: int, because: str) -> tuple[WorkloadFacts, tuple[Claim, ...]]:
-        """What is to be said of it where it ended unseen."""
+        """Return what is to be said of it where it ended unseen."""
         claims = tuple(msgspec.structs.replace(claim, t1_ns=t_ns) for claim in self.claims)
         extra = {**self.facts.extra, "ended": because} if because else self.facts.extra
         facts = msgspec.structs.replace(self.facts, ended_ns=t_ns, complete=True, extra=extra)
@@ -107,7 +107,7 @@ class KeptJobs:
 
 
 def _kept_jobs(before: Before) -> list[Kept]:
-    """The runs of SLURM's jobs that were open."""
+    """Return the runs of SLURM's jobs that were open."""
     claims: dict[WorkloadId, list[Claim]] = {}
     for claim in before.claims:
         if claim.workload is not None and claim.workload.scheduler == "slurm":

@@ -167,7 +167,7 @@ class JobProcesses:
         self._proc = proc
 
     def live(self, directories: Iterable[Path]) -> bool:
-        """Whether any process runs in them."""
+        """Return whether any process runs in them."""
         return any(holds_processes(directory) for directory in directories)
 
     def begun_boottime_ns(self, directory: Path) -> int | None:
@@ -181,12 +181,12 @@ class JobProcesses:
 
 
 def holds_processes(directory: Path) -> bool:
-    """Whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
+    """Return whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
     return next(pids_below(directory), None) is not None
 
 
 def pids_below(directory: Path) -> Iterator[int]:
-    """The processes in a cgroup and below it."""
+    """Yield the processes in a cgroup and below it."""
     for parent, _, files in os.walk(directory):
         if "cgroup.procs" in files:
             try:

@@ -36,7 +36,7 @@ def claims_of(
     gres_of: GresOf,
     unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
-    """The claims of one grant; `None` while it cannot be reported yet.
+    """Return the claims of one grant; `None` while it cannot be reported yet.
 
     Once reported they are kept: neither a device that drops out nor an edited gres.conf changes
     what a running job was given. So are the models of the devices, which `facts_of` tells for good.
@@ -69,7 +69,7 @@ def _resolve(
     devices: Sequence[DeviceStatus],
     gres: GresMap | None,
 ) -> tuple[list[Claim], list[str]]:
-    """The claims, and the GPUs of which only somebody's could be made."""
+    """Return the claims, and the GPUs of which only somebody's could be made."""
 
     def claim(who: WorkloadId | None, part: GresPart, evidence: Evidence) -> Claim:
         return Claim(
@@ -124,7 +124,7 @@ def _shared(job: Job, grant: JobGrant, gpu: str, part: GresPart, gres: GresMap |
 
 
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
-    """What is known of a job, for labels; `None` while its identity is not.
+    """Return what is known of a job, for labels; `None` while its identity is not.
 
     It is complete once nothing that may still be heard could change its labels, or when they must
     be settled. That it is a task of an array, which changes the name that is shown, is known from

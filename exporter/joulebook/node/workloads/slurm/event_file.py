@@ -111,7 +111,7 @@ def event_stem(name: str) -> tuple[str, bool] | None:
 
 
 def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[JobEvent, int]:
-    """An event, cleaned, and the wall-clock ns of the file's last change of name or content.
+    """Return an event, cleaned, and the wall-clock ns of the file's last change of name or content.
 
     Raises `InputError` for what cannot be trusted, `FileNotFoundError` for a file just removed.
     """
@@ -125,7 +125,7 @@ def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[Jo
 
 
 def decode_event(raw: bytes, name: str = "event") -> JobEvent:
-    """The typed content of the event file `name`, its texts fit for labels.
+    """Return the typed content of the event file `name`, its texts fit for labels.
 
     Raises `InputError`, which says what is wrong with which key, and what would be right.
     """
@@ -150,7 +150,7 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
 
 
 def _wrong(raw: bytes, complaint: str) -> str:
-    """What msgspec complains of, with the key and value that it means, and an example."""
+    """Return what msgspec complains of, with the key and value that it means, and an example."""
     found = _AT.search(complaint)
     if found is None:
         return f"{complaint}; expected an object such as {EXAMPLE}"
@@ -202,7 +202,7 @@ class WallTime:
         self.boot_id = _BOOT_ID.read_text().strip()
 
     def earlier_boot(self, same_boot: bool | None, t0_ns: int) -> bool:
-        """Whether an event is of an earlier boot, also where it does not say of which."""
+        """Return whether an event is of an earlier boot, also where it does not say of which."""
         return not same_boot if same_boot is not None else self._clock.boottime_ns(t0_ns) < 0
 
     def node_ns(self, wall_ns: int, uptime_ms: int | None) -> int:
@@ -217,5 +217,5 @@ class WallTime:
         return min(node_ns, self._clock.now_ns())
 
     def utc_s(self, t_ns: int) -> int:
-        """The UTC second of an instant of node time."""
+        """Return the UTC second of an instant of node time."""
         return (t_ns + self._clock.utc_offset_ns()) // NS_PER_S

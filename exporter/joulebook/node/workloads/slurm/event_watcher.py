@@ -32,7 +32,7 @@ class EventListener(Protocol):
         """The file of a running job is gone."""
 
     def open_stems(self) -> frozenset[str]:
-        """The files of which the end is not known yet."""
+        """Return the files of which the end is not known yet."""
 
 
 class EventDirectory(FollowedDirectory):

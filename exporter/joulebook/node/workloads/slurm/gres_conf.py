@@ -29,7 +29,7 @@ _DEFAULT_CONFS = (
 
 
 def find_slurm_conf() -> Path:
-    """Where slurm.conf is by SLURM's own rules (the file need not exist: configless)."""
+    """Return where slurm.conf is by SLURM's own rules (the file need not exist: configless)."""
     named = os.environ.get("SLURM_CONF")
     if named:
         return Path(named)
@@ -65,7 +65,7 @@ class _Line(NamedTuple):
 def parse_gres_conf(
     text: str, node: str, promised: Sequence[Promise] | None = None
 ) -> GresMap | None:
-    """The GPUs of `node` as gres.conf lists them, in the order in which slurmd counts them.
+    """Return the GPUs of `node` as gres.conf lists them, in the order in which slurmd counts them.
 
     That is type by type as slurm.conf promises them; what it does not promise is not counted.
     `None` where the two files do not tell: AutoDetect, an Include, GPUs without a File, several

@@ -92,7 +92,7 @@ class GresMaps:
         return True
 
     def of(self, node: str) -> tuple[bool, GresMap | None]:
-        """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
+        """Return whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
         now = self._stamps()
         with self._lock:
             known = self._known.get(node)
@@ -135,12 +135,12 @@ class GresMaps:
 
 
 def _changed_ns(stamps: Iterable[Stamp]) -> int:
-    """When the files became what they are."""
+    """Return when the files became what they are."""
     return max(each.changed_ns for each in stamps)
 
 
 def is_only_asked(proc: Path = Path("/proc")) -> bool:
-    """Whether somebody runs `slurmd -G` or `slurmd -C`, which reads the files too."""
+    """Return whether somebody runs `slurmd -G` or `slurmd -C`, which reads the files too."""
     for process in proc.iterdir():
         if process.name.isdecimal():
             try:

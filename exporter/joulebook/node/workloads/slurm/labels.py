@@ -69,7 +69,7 @@ class LabelReader:
             return {}
 
     def environment(self, paths: set[Path], *, thorough: bool) -> JobEnvironment | None:
-        """What the processes in any of a job's cgroup directories tell."""
+        """Return what the processes in any of a job's cgroup directories tell."""
         for path in sorted(paths):
             found = read_environment(path, processes=64 if thorough else 1)
             if found is not None:
@@ -106,7 +106,7 @@ class JobEnvironment(NamedTuple):
 def read_environment(
     job_directory: Path, *, processes: int = 64, proc: Path = Path("/proc")
 ) -> JobEnvironment | None:
-    """The first answers found among the job's own processes below a cgroup directory.
+    """Return the first answers found among the job's own processes below a cgroup directory.
 
     At most `processes` of them are read. `None` while no process of the job itself runs there
     (slurmstepd comes first), or if this daemon may not read it.

@@ -146,7 +146,7 @@ class Asker(LastingThread):
         return private is None or "jobs" in re.split(r"[,\s]+", private[1].lower())
 
     def _show(self, *arguments: str, program: str = "") -> tuple[int | None, str, str]:
-        """The exit status (`None`: no answer), and what was printed."""
+        """Return the exit status (`None`: no answer), and what was printed."""
         path = self._scontrol
         if program:
             beside = Path(self._scontrol).with_name(program)

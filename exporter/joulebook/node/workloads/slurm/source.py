@@ -153,7 +153,7 @@ class SlurmWorkloads:
         self._thread.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands."""
+        """Return the view as it stands."""
         claims: list[Claim] = []
         facts: list[WorkloadFacts] = []
         with self._lock:

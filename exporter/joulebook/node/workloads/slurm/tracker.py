@@ -140,7 +140,7 @@ class JobTracker:
             self.lost.append((facts if over else None, claims))
 
     def open_stems(self) -> frozenset[str]:
-        """The event files of which the end is not known yet."""
+        """Return the event files of which the end is not known yet."""
         return self._table.stems()
 
     # -- cgroups
@@ -344,5 +344,5 @@ class JobTracker:
 
 
 def _pause_s(count: int) -> float:
-    """The pause before the same question is asked again."""
+    """Return the pause before the same question is asked again."""
     return min(_PAUSE_MAX_S, 2.0 ** min(count, 16))

@@ -50,13 +50,13 @@ _MARK = msgspec.json.Decoder(SpanFile)
 
 
 def process_of(name: str) -> Process | None:
-    """The process that a file's name speaks of; `None` for what is no mark file."""
+    """Return the process that a file's name speaks of; `None` for what is no mark file."""
     found = _NAME.fullmatch(name)
     return None if found is None else Process(int(found[1]), int(found[2]))
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether that is a mark file which was not yet renamed to its name."""
+    """Return whether that is a mark file which was not yet renamed to its name."""
     return _UNFINISHED.fullmatch(name) is not None
 
 
@@ -71,7 +71,7 @@ def make_directory(path: Path) -> None:
 
 
 def read(directory_fd: int, name: str, uid: int) -> SpanFile:
-    """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
+    """Return the mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.
     """
@@ -89,13 +89,13 @@ def read(directory_fd: int, name: str, uid: int) -> SpanFile:
 
 
 def owner_of(process: Process) -> int | None:
-    """The real uid of a process; `None` if it is gone, or another one has its pid now."""
+    """Return the real uid of a process; `None` if it is gone, or another one has its pid now."""
     stat = stat_of(process.pid)
     return uid_of(process.pid) if stat is not None and stat.ticks == process.ticks else None
 
 
 def is_in_job(pid: int) -> bool:
-    """Whether its cgroup is that of a SLURM job or a pod, known to anybody or not."""
+    """Return whether its cgroup is that of a SLURM job or a pod, known to anybody or not."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     except OSError:
@@ -104,7 +104,7 @@ def is_in_job(pid: int) -> bool:
 
 
 def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:
-    """A process and those that it descends from, the nearest first."""
+    """Return a process and those that it descends from, the nearest first."""
     found: list[Process] = []
     while pid > 0 and len(found) < most:
         stat = stat_of(pid)

@@ -123,7 +123,7 @@ class SpanWorkloads:
         self._table.sweep()
 
     def _within_quota(self, fd: int) -> list[str]:
-        """The names of span files that count: of each user as many as he may have there.
+        """Return the names of span files that count: of each user as many as he may have there.
 
         The rest is removed, so that it does not fill a file system that others need. What has no
         name of ours is left alone in a directory that may be somebody's for other things.

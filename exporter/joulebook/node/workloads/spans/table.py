@@ -89,7 +89,7 @@ class SpanTable:
                     )  # fmt: skip
 
     def uid_of(self, name: str) -> int | None:
-        """The user of a known mark."""
+        """Return the user of a known mark."""
         with self._lock:
             known = self._marks.get(name)
             return None if known is None else known.uid
@@ -130,7 +130,7 @@ class SpanTable:
         return True
 
     def is_known(self, name: str) -> bool:
-        """Whether a file was taken in, and is remembered."""
+        """Return whether a file was taken in, and is remembered."""
         with self._lock:
             return name in self._marks
 
