@@ -88,7 +88,7 @@ class NodeClock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._shift_ns
 
     def utc_offset_ns(self) -> int:
-        """Wall clock less node time; it follows a step of the wall clock once that has stayed.
+        """Return wall clock minus node time, following a step of the wall clock once it has lasted.
 
         A clock that is wrong for a second thus dates nothing.
         """

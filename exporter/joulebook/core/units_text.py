@@ -1,4 +1,4 @@
-"""Figures as people read them, on the page."""
+"""Human-readable figures for the status page."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def in_column(
     decimals: int = 0,
     sign: str = "",
 ) -> tuple[str, list[str]]:
-    """Return the unit that suits the greatest of some values, and all of them in that unit.
+    """Return the unit that suits the greatest of some values, and all values in that unit.
 
-    In a column figures are compared by their look: the same unit and as many decimals for all, at
-    least `decimals`. What would be shown as 0 and is not is `<` the least that can be shown. With
-    the sign `+` all have one.
+    Figures in a column are compared visually, so all have the same unit and the same number of
+    decimals, at least `decimals`. A non-zero value that would show as 0 is `<` the least that can
+    be shown. With the sign `+`, all have one.
     """
     known = [abs(value) for value in values if value]
     most = max(known, default=0)

@@ -171,7 +171,7 @@ def _there(interval: Interval) -> list[ProcessUse]:
 
 
 def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
-    """Whose processes they are, in a stable order."""
+    """Return the owners of the processes, in a stable order."""
     return sorted({p.workload for p in processes}, key=lambda w: w or ("", ""))
 
 

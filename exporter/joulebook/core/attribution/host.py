@@ -34,7 +34,7 @@ EVIDENCE = "cgroup"
 
 
 def watched(reading: Reading, busy: bool | None) -> Reading:
-    """Return a reading of CPU or DRAM with what the snapshot says of the node (`None`: nothing)."""
+    """Return a reading of CPU or DRAM with the snapshot's data on the node (`None`: no data)."""
     if reading.meter.component not in COMPONENTS or reading.busy is not None:
         return reading
     return msgspec.structs.replace(reading, busy=busy)
@@ -127,7 +127,7 @@ class UsageCurve:
         return v0 + (v1 - v0) * (t_ns - t0) // (t1 - t0)
 
     def between(self, t0_ns: int, t1_ns: int) -> int:
-        """By how much it grew; the parts of a stretch add up to it."""
+        """Return by how much it grew; the parts of a time range add up to it."""
         return self.at(t1_ns) - self.at(t0_ns)
 
 

@@ -75,7 +75,7 @@ def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
 
 
 def covering(marks: Iterable[Span], t0_ns: int, t1_ns: int) -> Span | None:
-    """Return the mark in force over `[t0, t1)`; of several the first, which is the innermost."""
+    """Return the mark active over `[t0, t1)`; of several the first, which is the innermost."""
     return next(
         (
             span

@@ -88,7 +88,7 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 def interrupted(audit: Audit) -> Audit:
-    """Return the counter was not right, or not read: a new block begins with the next reading."""
+    """Return the audit after a faulty or missing reading: the next one starts a new block."""
     return audit if audit.since is None else msgspec.structs.replace(audit, since=None, blocks=())
 
 

@@ -118,7 +118,7 @@ def begin(reading: Reading) -> MeterState:
 
 
 def begin_unread(failure: Failure) -> MeterState:
-    """Return a device that is there and could not be read from the start."""
+    """Start the meter of a device that is present but could not be read so far."""
     nothing = Reading(failure.meter, failure.t_ns)
     return MeterState(
         failure.meter,
@@ -130,7 +130,7 @@ def begin_unread(failure: Failure) -> MeterState:
 
 
 def resume(state: MeterState) -> MeterState:
-    """Return the daemon was down: nobody watched from the last reading to the next."""
+    """Resume a meter after the daemon was down."""
     return msgspec.structs.replace(state, resumed=True)
 
 
@@ -183,7 +183,7 @@ def _give_up(state: MeterState) -> MeterUpdate:
 
 
 def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Return the counter moves again, or power is not known any more.
+    """Trust the counter again: it advances, or power is no longer known.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
     second). Otherwise it lost what was consumed meanwhile, and power gives that.

@@ -49,7 +49,7 @@ _63_BITS = (1 << 63) - 1
 
 
 def max_power_mw(reading: Reading) -> int:
-    """Return what the meter's device can draw at most, for a moment."""
+    """Return the most that the meter's device can draw for a moment."""
     if reading.max_power_mw is not None:
         return reading.max_power_mw
     is_node = reading.meter.component is Component.OTHER
@@ -84,7 +84,7 @@ def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
 
 
 def summed(last: Reading, reading: Reading, *, anew: bool = False) -> Reading:
-    """Return a reading of a counter with the sum of power up to it, in the place of samples."""
+    """Return a reading of a counter with the sum of power instead of samples."""
     total = last.by_power if last.epoch == reading.epoch and not anew else None
     if last.energy_uj is None and reading.energy_uj is None and last.by_power is None:
         return reading

@@ -71,7 +71,7 @@ def groups(data: ReportData) -> list[Group]:
 
 
 def _common(workload: ReportWorkload) -> object:
-    """What the parts of a run have in common; names of Kubernetes are unique in a namespace."""
+    """Return what the parts of a run have in common; Kubernetes names are unique in a namespace."""
     cluster, scheduler = workload.of_cluster, workload.id.scheduler
     if owner := _owner(workload):
         return cluster, scheduler, workload.labels.account, owner
@@ -81,7 +81,7 @@ def _common(workload: ReportWorkload) -> object:
 
 
 def _owner(workload: ReportWorkload) -> str:
-    """The controller of a pod whose pods are one run, those that replace a failed one too."""
+    """Return the controller whose pods are one run, including replacements of failed ones."""
     owner = workload.extra.get("owner", "")
     is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
     return owner if is_job else ""
@@ -238,7 +238,7 @@ def _by_model(
     on_gpus: Iterable[Posting],
     walls: Mapping[_OnMeter, int] | None,
 ) -> Mapping[str, Amount]:
-    """What came to each model; held is the time for which it was held, as far as that is known."""
+    """Return totals by model, with the time held as far as known."""
     reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:

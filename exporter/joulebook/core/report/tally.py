@@ -1,4 +1,4 @@
-"""What runs come to: energy, held time, charges and how they are known, added up exactly."""
+"""Exact totals of runs: energy, held time, charges, and how they are known."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from joulebook.core.report.dataset import Posting, UsedRate
 K = TypeVar("K", Component, str)
 
 UNKNOWN = ""
-"""The method or evidence of energy of which the source does not know it."""
+"""The method or evidence of energy if the source does not know it."""
 
 
 HOST = "host"
-"""What is measured of a host beside its GPUs, taken together."""
+"""All components of a host other than GPUs."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -36,15 +36,12 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What was consumed, held and charged in all; every mapping adds up to `energy_uj`.
+    """Total consumption, held time and charges; every mapping adds up to `energy_uj`.
 
-    Attributes:
-        wall_ns: GPU time that there was to cover; `None`: not known.
-        facility: Energy of the facility as far as a PUE was known, in uJ x 10^-6.
-        no_pue_uj: Energy for which no PUE was known.
-        parts: All parts.
-        parts_with: The parts to which energy of a host component was booked, by component; under
-            `HOST` those to which that of any was.
+    Attributes: wall_ns: Held GPU time to be covered; `None`: unknown. facility: Energy of the
+    facility as far as a PUE was known, in uJ x 10^-6. no_pue_uj: Energy without a known PUE. parts:
+    All parts. parts_with: The parts with energy of a host component, by component; under `HOST`, of
+    any.
 
     """
 
@@ -72,17 +69,17 @@ class Tally(msgspec.Struct, frozen=True):
 
     @property
     def facility_uj(self) -> int | None:
-        """Energy of the facility; `None` where a PUE was not known for all of it."""
+        """Return the facility energy; `None` if a PUE was not known for all of it."""
         return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
 
     @property
     def gpu_ns(self) -> int:
-        """GPU time that was held: from begin to end where those are known, else what was booked."""
+        """Return the GPU time held: from start to end if known, else what was booked."""
         return self.held_ns if self.wall_ns is None else max(self.wall_ns, self.held_ns)
 
     @property
     def coverage(self) -> float | None:
-        """Share of the held time that is measured; `None`: not known, or nothing was held."""
+        """Return the measured share of the held time; `None`: unknown, or nothing was held."""
         if not self.wall_ns:
             return None
         return min(self.held_ns / self.wall_ns, 1.0)
@@ -150,7 +147,7 @@ def booked(
     pue: Mapping[tuple[str, int], int],
     wall_ns: int | None,
 ) -> Tally:
-    """Return what postings and their bill come to, with PUE by node and quarter hour."""
+    """Return the totals of postings and charges, with PUE by node and quarter hour."""
     components: dict[Component, int] = {}
     methods: dict[str, int] = {}
     evidence: dict[str, int] = {}
