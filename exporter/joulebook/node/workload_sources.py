@@ -61,7 +61,7 @@ class ProcessOwners:
 
     def identified(self, reading: Reading) -> Reading:
         """The reading, with the owner of each process."""
-        if reading.processes is None:
+        if not reading.processes:
             return reading
         owned = (
             msgspec.structs.replace(process, workload=self._owner(process))
