@@ -62,8 +62,8 @@ class ProcessOwners:
             self._seen = set()
 
     def identified(self, reading: Reading) -> Reading:
-        """Return the reading, with the owner of each process."""
-        if reading.processes is None:
+        """The reading, with the owner of each process."""
+        if not reading.processes:
             return reading
         now = self._now_s()
         owned = [
