@@ -16,8 +16,7 @@ from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.devices import DeviceStatus, Instance
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Instance, Meter
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.selectors import parse
 from joulebook.core.workloads import WorkloadFacts, merged
@@ -26,8 +25,8 @@ from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.kubernetes import allocation
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodTree
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
     ContainerStatus,
@@ -39,7 +38,7 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     State,
     Terminated,
 )
-from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
+from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.units import NS_PER_S
 
 GPU = "nvidia.com/gpu"
@@ -87,14 +86,18 @@ class World:
         self.boundaries: list[int] = []
         self.source = KubernetesWorkloads(
             self.clock,
-            node="n1",
-            reader=Reader(DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))),
-            socket=self.kubelet.socket,
-            server=server,
-            resources=(GPU, "nvidia.com/gpu.shared", "nvidia.com/mig-*", "example.org/card"),
-            cgroup_root=self.root,
-            pod_logs=self.logs,
-            poll_interval_s=0.5,
+            KubernetesSite(
+                node="n1",
+                reader=Reader(
+                    DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))
+                ),
+                socket=self.kubelet.socket,
+                server=server,
+                resources=(GPU, "nvidia.com/gpu.shared", "nvidia.com/mig-*", "example.org/card"),
+                cgroup_root=self.root,
+                pod_logs=self.logs,
+                poll_interval_s=0.5,
+            ),
         )
 
     def open(self) -> World:
@@ -210,12 +213,12 @@ class Still:
         self.before = before
         self.populated: set[Path] = set()
         self.cards: Sequence[DeviceStatus] = CARDS
-        self.source = KubernetesWorkloads(
-            self.clock,
+        site = KubernetesSite(
             node="n1", reader=Reader(DEFAULT_RULES, tuple(map(parse, selectors))),
             socket=folder / "kubelet.sock", server=ApiServer(folder) if api else None,
             cgroup_root=folder, pod_logs=folder / "logs",
         )  # fmt: skip
+        self.source = KubernetesWorkloads(self.clock, site)
         monkeypatch.setattr(PodTree, "scan", lambda tree: self._scan(tree, running))
         self.source.open(lambda _: None, before)
         self.open_claims: tuple[Claim, ...] = ()
