@@ -14,9 +14,9 @@ import msgspec
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import (
     Component,
+    DeviceStatus,
     Failure,
     InstanceUse,
     Meter,
