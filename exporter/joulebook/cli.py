@@ -53,6 +53,7 @@ GROUPS = {
     },
     "traces": {
         "record": Entry("trace.record:record", "Write what sensors say into a trace."),
+        "calibrate": Entry("trace.calibrate:calibrate", "Fit a GPU's readings to a power meter."),
         "replay": Entry("trace.replay:replay", "Play a trace through the same pipeline."),
     },
 }

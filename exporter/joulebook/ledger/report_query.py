@@ -94,6 +94,7 @@ def read(
         known_until_s={node: state.read_booked_to_s(conn)},
         warnings=replay_warning(source, replayed & {posting.meter for posting in postings}),
         replayed=frozenset((node, meter) for meter in replayed),
+        audits={(node, each.meter): each.shown_audit for each in state.read_meters(conn)},
     )
 
 

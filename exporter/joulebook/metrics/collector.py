@@ -84,7 +84,7 @@ def _throttle(scene: Derived) -> Iterator[Sample]:
 
 def _meters(scene: Derived) -> Iterator[Sample]:
     for meter, state in scene.books.meters.items():
-        yield (meter.component, meter.name), joules(state.read_uj)
+        yield (meter.component, meter.name), joules(state.exposed_uj)
 
 
 def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:

@@ -106,7 +106,7 @@ def collect_dcgm(view: Snapshot) -> list[Family]:
         if {"memory_total_bytes", "memory_used_bytes"} <= status.values.keys()
     ]
     energy: list[tuple[tuple[str, ...], float]] = [
-        (labels, view.books.meters[status.meter].read_uj // UJ_PER_MJ)
+        (labels, view.books.meters[status.meter].exposed_uj // UJ_PER_MJ)
         for labels, status in gpus
         if status.meter in view.books.meters
     ]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from joulebook.core.attribution import gpu, host, other, outages, presence, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure
 from joulebook.core.attribution.gpu import Share
+from joulebook.core.energy.calibration import power_mw
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
@@ -105,15 +106,33 @@ def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Book
         bookings = list(shared)
         given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
         if given_uj == interval.energy_uj:
-            return bookings
+            return [_with_calibration(each) for each in bookings]
         fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
     except Exception as raised:
         fault = repr(raised)
     fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
     return [
-        Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
+        _with_calibration(
+            Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
+        )
         for piece in cut(interval)
     ]
+
+
+def _with_calibration(booking: Booking) -> Booking:
+    """The booking with what calibration added in each share, by its energy."""
+    added_uj = booking.interval.calibration_uj
+    if not added_uj:
+        return booking
+    weights = [share.amount.energy_uj for share in booking.shares]
+    weights = weights if any(weights) else [1] * len(weights)
+    parts = gpu.apportion(added_uj, weights, booking.interval.t0_ns)
+    return booking._replace(
+        shares=[
+            share._replace(amount=share.amount._replace(calibration_uj=part))
+            for share, part in zip(booking.shares, parts, strict=True)
+        ]
+    )
 
 
 def _by_holders_of(
@@ -142,10 +161,13 @@ def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) ->
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):
+                floor_mw = state.idle_mw
+                if floor_mw is not None:
+                    floor_mw = power_mw(piece.calibration, floor_mw)
                 if piece.meter.component in host.COMPONENTS:
-                    shares = host.share_out(piece, state.idle_mw, known.usage)
+                    shares = host.share_out(piece, floor_mw, known.usage)
                 else:
-                    shares = gpu.share_out(piece, tenure, state.idle_mw, around)
+                    shares = gpu.share_out(piece, tenure, floor_mw, around)
                 yield Booking(piece, shares, held=bool(tenure.holders))
 
 

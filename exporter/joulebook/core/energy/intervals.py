@@ -31,6 +31,18 @@ UPTIME_SLACK_NS = 2 * NS_PER_S
 """Drivers tell their uptime in whole seconds."""
 
 
+class Calibration(msgspec.Struct, frozen=True):
+    """How what a meter reads is put right: `gain` (in millionths) x power + `offset`.
+
+    `uncertainty_ppm` is the error that is left, in millionths; `source` says who measured it.
+    """
+
+    gain_ppm: int = 1_000_000
+    offset_mw: int = 0
+    uncertainty_ppm: int = 50_000
+    source: str = ""
+
+
 class Interval(msgspec.Struct, frozen=True, gc=False):
     """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
 
@@ -57,6 +69,9 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """Its held time was charged already, while it could not be read."""
     before: tuple[ProcessUse, ...] = ()
     """The processes of the last list before it (`processes` are those of the next)."""
+    calibration_uj: int = 0
+    """The part of the energy that calibration added to what was read (may be below zero)."""
+    calibration: Calibration | None = None
 
     @property
     def duration_ns(self) -> int:
@@ -70,7 +85,13 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     def cut(self, t0_ns: int, t1_ns: int) -> Interval:
         """The part in `[t0, t1)`, which must lie inside the interval."""
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
-        return msgspec.structs.replace(self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj)
+        whole_ns, added_uj = self.t1_ns - self.t0_ns, self.calibration_uj
+        if added_uj:
+            until_uj = added_uj * (t1_ns - self.t0_ns) // whole_ns
+            added_uj = until_uj - added_uj * (t0_ns - self.t0_ns) // whole_ns
+        return msgspec.structs.replace(
+            self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj, calibration_uj=added_uj
+        )
 
 
 def judge(before: Reading, now: Reading) -> Break | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from joulebook.config.lab import ReportSection
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item, RateUsed
+from joulebook.core.money.amounts import CALIBRATION, Charge, Charges, Exact, Item, RateUsed
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable, UsedRate
@@ -41,6 +41,8 @@ def rates(used: Sequence[UsedRate]) -> list[Rate]:
     groups: dict[tuple[str, str, str, str], list[tuple[RateUsed, int]]] = {}
     for row in used:
         rate = row.used
+        if rate.quantity.startswith(CALIBRATION):
+            continue
         weight = row.energy_uj or row.held_ns
         if rate.quantity in _ON_FACILITY:
             weight *= pue.get((row.node, rate.quarter_s), PPM)
