@@ -41,7 +41,7 @@ from joulebook.config.sensors import (
     calibration_conflicts,
 )
 from joulebook.config.sensors import conflicts as sensor_conflicts
-from joulebook.config.spans import Marks
+from joulebook.config.workloads import Marks
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError
