@@ -155,8 +155,12 @@ class ExpositionSection(Section, frozen=True):
         int, doc("Workloads with series of their own; more share `(overflow)`.", ge=1, le=100_000)
     ] = 500
     compat: Annotated[
-        tuple[Literal["dcgm"], ...],
-        doc('Metric names of other exporters to show as well: "dcgm" (dcgm-exporter).'),
+        tuple[Literal["dcgm", "dcgm-hostname"], ...],
+        doc(
+            'Metric names of other exporters to show as well: "dcgm" (default counters of '
+            'dcgm-exporter 4.8), or "dcgm-hostname" (the same with its newer label `hostname` for '
+            "`Hostname`)."
+        ),
     ] = ()
 
     def zero_hold(self) -> float:

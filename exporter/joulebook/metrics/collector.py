@@ -16,6 +16,7 @@ from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
     CATALOGUE,
+    DEVICE_COUNTERS,
     DEVICE_GAUGES,
     GAP_REASONS,
     GPU_GAP_REASONS,
@@ -51,6 +52,13 @@ def _device(key: str, scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         if (value := status.values.get(key)) is not None:
             yield labels, value
+
+
+def _device_counts(name: str, scene: Derived) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for (counted, which), number in status.counts.items():
+            if counted == name:
+                yield (*labels, which) if which else labels, number
 
 
 def _gpu_info(scene: Derived) -> Iterator[Sample]:
@@ -261,6 +269,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_gpu_held_ratio": _held_ratio,
     "joulebook_gpu_peak_flops": _peaks,
     **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
+    **{metric.name: partial(_device_counts, key) for key, metric in DEVICE_COUNTERS.items()},
     "joulebook_gpu_throttle_seconds_total": _throttle,
     "joulebook_meter_energy_joules_total": _meters,
     "joulebook_meter_idle_watts": node_meters.idle_power,

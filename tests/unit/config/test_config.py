@@ -366,7 +366,7 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ),
         (
             "[exposition]\ncompat = ['node']",
-            "exposition.compat = ['node']: expected a list, each one of \"dcgm\"",
+            "exposition.compat = ['node']: expected a list, each one of \"dcgm\", \"dcgm-hostname\"",
         ),
         (
             "[ledger]\nretention_days = 1.5",

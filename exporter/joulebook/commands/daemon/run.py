@@ -127,7 +127,7 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
 @option(
     "--compat",
     multiple=True,
-    type=click.Choice(["dcgm"]),
+    type=click.Choice(["dcgm", "dcgm-hostname"]),
     help="Show the metric names of another exporter as well.",
 )
 def run(options: Options) -> int:

@@ -29,7 +29,6 @@ from joulebook.node.sensors.nvidia.errors import (
     maybe,
 )
 from joulebook.node.sensors.nvidia.fields import (
-    ANSWERS,
     DEFAULT_POWER_MW,
     FIELDS,
     MAX_CLOCK_MHZ,
@@ -40,11 +39,10 @@ from joulebook.node.sensors.nvidia.fields import (
     MAX_TEMPERATURE_C,
     MAX_THROTTLE_NS,
     MAX_UPTIME_S,
-    ONLY_32_BITS,
     PLAUSIBLE_FACTOR,
     POWERS,
-    QUESTIONS,
     REASONS,
+    FieldValues,
 )
 
 Call = Callable[[], int]
@@ -173,9 +171,8 @@ class NvmlDevice:
             session.prepare(("nvmlDeviceGetClockInfo",), handle, clock, u32)
             for clock in (_CLOCK_SM, _CLOCK_MEMORY)
         )
-        self._field_values = (ctypes.c_char * len(QUESTIONS))()
-        self._fields = session.prepare(
-            ("nvmlDeviceGetFieldValues",), handle, len(FIELDS), self._field_values
+        self.field_values = FieldValues(
+            session.function("nvmlDeviceGetFieldValues"), handle, FIELDS
         )
         self._memory = (ctypes.c_char * _MEMORY_V2.size)()
         # The older call counts what the driver keeps for itself as used.
@@ -236,14 +233,7 @@ class NvmlDevice:
 
     def fields(self) -> Fields:
         """All field values in one call, each checked by its own return code."""
-        ctypes.memmove(self._field_values, QUESTIONS, len(QUESTIONS))
-        if self._fields():
-            return Fields()
-        answers = ANSWERS.unpack_from(self._field_values)
-        values = [
-            None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
-            for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        ]
+        values = self.field_values.ask()
         average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
             for mw in values[:POWERS]
