@@ -25,10 +25,13 @@ import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSLError, TimeoutError
 from urllib3.util import Timeout, make_headers
 
-from joulebook import __version__, log
+from joulebook import __version__
 from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
+from joulebook.log import LogOnce, clean
+from joulebook.untrusted_files import read_secret, shown_path
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 T = TypeVar("T")
 
@@ -60,9 +63,9 @@ class ApiKey:
 
     def read(self) -> str:
         """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
-        where = str(self._file or self._variable)
+        where = shown_path(self._file) if self._file else self._variable
         try:
-            text = self._file.read_text() if self._file else self._found
+            text = read_secret(self._file).decode() if self._file else self._found
         except (OSError, UnicodeDecodeError) as error:
             why = (isinstance(error, OSError) and error.strerror) or "not text"
             raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
@@ -120,7 +123,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            log.once(logger, f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key goes there unencrypted", where)
         asked = f"{url}?{urlencode(params)}" if params else url
         sent = {
             "User-Agent": f"joulebook/{__version__}",
@@ -251,7 +254,7 @@ def _shown(url: str) -> str:
     except ValueError:
         return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
-    return log.clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
+    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
 
 
 def basic(user_and_password: str) -> dict[str, str]:
@@ -264,5 +267,5 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = log.clean(str(error))[:200]
+        why = clean(str(error))[:200]
         raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None

@@ -88,6 +88,29 @@ def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]
     raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
 
 
+def read_secret(path: Path, limit: int = 65_536) -> bytes:
+    """Read up to `limit` bytes of a file with a password, token or key.
+
+    Raises `OSError` with a `strerror` that says what is wrong, also where everybody on this
+    machine may read the file: then it guards nothing.
+    """
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        raw = file.read(limit)
+    if mode & stat.S_IROTH and all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents
+    ):
+        text = "everybody on this machine may read it: chmod 640 (or 600)"
+        raise PermissionError(errno.EPERM, text, str(path))
+    return raw
+
+
+def shown_path(path: str | Path) -> str:
+    """Return the path of a secret as messages show it: not what may be the secret itself."""
+    text = str(path)
+    return text if "/" in text else "the value (expected the path of a file)"
+
+
 def open_to_append(path: str, owner: int) -> int:
     """Open `owner`'s own regular file to append to it; nothing is created. Raises `InputError`.
 

@@ -113,7 +113,7 @@ def under_fire(mode: str, folder: Path, library: Path) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("mode", ["kill-fresh", "kill", "kill-statement"])
+@pytest.mark.parametrize("mode", ["kill-fresh", "kill", "kill-statement", "kill-clock"])
 def test_kill_leaves_the_books_before_or_after(
     tmp_path: Path, disk_faults: Path, mode: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -51,6 +52,23 @@ def test_wheel_holds_each_kind_of_file(wheel: zipfile.ZipFile, suffix: str) -> N
         assert not [name for name in wheel.namelist() if name.endswith(suffix)]
     else:
         assert [name for name in wheel.namelist() if name.endswith(suffix)]
+
+
+def test_what_is_shipped_under_copyleft_is_named() -> None:
+    locked = {
+        name.lower().replace("_", "-")
+        for lock in ("requirements.lock", "requirements-postgresql.lock")
+        for name in re.findall(r"^([\w.-]+)(?:\[.*\])?==", (ROOT / lock).read_text(), re.MULTILINE)
+    }
+    notice = (ROOT / "NOTICE").read_text()
+    copyleft = []
+    for each in importlib.metadata.distributions():
+        name = each.metadata["Name"].lower().replace("_", "-")
+        fields = (each.metadata.get_all(key) or [] for key in ("License-Expression", "Classifier"))
+        if name in locked and re.search(r"[GM]PL|EPL|CDDL|EUPL", str([*fields])):
+            copyleft.append(name)
+    assert {"psycopg", "certifi"} <= {*copyleft}
+    assert [name for name in copyleft if not re.search(rf"\b{name}\b", notice)] == []
 
 
 def test_wheel_installs_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:

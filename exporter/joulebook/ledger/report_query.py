@@ -32,7 +32,7 @@ FROM workloads
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
-       idle_ns, calibration_uj, method, evidence
+       idle_ns, calibration_uj, tensor_ns, tensor_known_ns, method, evidence
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE quarter_s >= ? AND quarter_s < ? AND
 """

@@ -106,6 +106,13 @@ def _workload_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iter
             yield shown.identity, seconds(time_ns(amount))
 
 
+def _workload_tensor_time(scene: Derived) -> Iterator[Sample]:
+    for shown in scene.workloads.values():
+        amount = shown.balance.get(Component.GPU)
+        if amount is not None and amount.tensor_known_ns:
+            yield shown.identity, seconds(amount.tensor_ns)
+
+
 def _workload_power(scene: Derived) -> Iterator[Sample]:
     power_mw: dict[tuple[str, ...], float] = {}
     for status in scene.view.devices:
@@ -282,6 +289,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_power_watts": _workload_power,
     "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
     "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
+    "joulebook_workload_tensor_seconds_total": _workload_tensor_time,
     "joulebook_workload_info": _workload_info,
     "joulebook_pending_energy_joules": partial(_by_component, pending_uj),
     "joulebook_unexposed_energy_joules": partial(_by_component, unexposed_uj),

@@ -1,10 +1,10 @@
-"""The metrics of dcgm-exporter under its names and labels, for dashboards that know only those.
+"""The metrics of dcgm-exporter, by its names and labels, for dashboards that need those.
 
-Names, units and help (but that of the energy) are those of `default-counters.csv` of dcgm-exporter
+Names, units and help (except for the energy) are those of `default-counters.csv` of dcgm-exporter
 4.8, labels those of its template (`Hostname`; with `dcgm-hostname` the newer `hostname` instead):
 https://github.com/NVIDIA/dcgm-exporter. Left out are FB_RESERVED (in its newest files alone),
 NVLINK_BANDWIDTH_TOTAL, whose unit depends on the version of DCGM, VGPU_LICENSE_STATUS, and, before
-Hopper, PROF fields: NVML does not tell them. Nothing of this is for accounting.
+Hopper, PROF fields: NVML does not tell them. None of this is for accounting.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ _ENERGY = _metric(
 METRICS = (
     *(gauge.metric for gauge in _GAUGES), *_COUNTS.values(), _XID, _FB_FREE, _ENERGY
 )  # fmt: skip
-"""All that this module emits, in order."""
+"""All metrics of this module, in order."""
 
 
 def collect_dcgm(view: Snapshot, *, newer_hostname: bool = False) -> list[Family]:
-    """The compatible families of a view, with the label `Hostname`, or the newer `hostname`.
+    """Return the compatible families of a snapshot, with label `Hostname`, or newer `hostname`.
 
-    `TOTAL_ENERGY_CONSUMPTION` counts since the ledger began, not since boot: unlike the driver's
-    own counter it does not fall when the driver is loaded again.
+    `TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that, unlike the driver's own
+    counter, it does not reset when the driver is reloaded.
     """
     gpus = [
         (_labels(view, status), status)
@@ -198,7 +198,7 @@ def _labels(view: Snapshot, status: DeviceStatus) -> tuple[str, ...]:
         for holder in view.holders.get(status.meter, ())
         if holder.workload is not None and holder.workload.scheduler == "slurm"
     }
-    # dcgm-exporter knows the plain SLURM_JOB_ID, without the mark of a requeue.
+    # dcgm-exporter has the plain SLURM_JOB_ID, without the requeue suffix.
     job = jobs.pop().partition(".")[0] if len(jobs) == 1 else ""
     minor = status.index if status.minor is None else status.minor
     return (

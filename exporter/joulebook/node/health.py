@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from joulebook.backoff import LastingThread
 from joulebook.node.sensor_thread import SensorThread
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ class Health:
             f"the thread of sensor {worker.sensor.name} died {died_s:.0f} s ago"
             for worker in self._workers
             if (died_s := worker.died_s()) <= self._lately_s
+        ]
+        wrong += [
+            f"thread {name} died {died_s:.0f} s ago"
+            for name, died_s in LastingThread.died_within(self._lately_s).items()
         ]
         if self._ledger_problem and now - self._failing_since > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")

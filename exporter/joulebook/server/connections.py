@@ -24,12 +24,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from joulebook import log
+from joulebook.log import LogOnce
 from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.routes import App
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 
 class Limits(NamedTuple):
@@ -48,6 +49,22 @@ class Limits(NamedTuple):
     head_bytes: int = 16384
     sweep_s: float = 1.0
     """How often clocks and the web configuration file are looked at."""
+
+
+_told: set[str] = set()
+_TOLD_MAX = 32
+"""So many clients are named: there may be any number of them."""
+
+
+def _say_plain(peer: str) -> None:
+    """Log, once for each client, that it does not speak TLS where it must."""
+    if peer not in _told and len(_told) < _TOLD_MAX:
+        _told.add(peer)
+        logger.warning(
+            "%s asks by plain http, but this port speaks TLS: it must use https:// (in Prometheus "
+            "`scheme: https`)",
+            peer,
+        )
 
 
 class _Connection(H11Protocol):
@@ -172,21 +189,21 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, peer = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors, most likely: there is no use in asking at once.
-                log.once(logger, "accept", "no connection can be accepted: %s", error)
+                _once.failed("accept", "no connection can be accepted: %s", error)
                 await asyncio.sleep(0.2)
                 continue
-            log.recovered(logger, "accept", "connections are accepted again")
+            _once.recovered("accept", "connections are accepted again")
             self._make_room()
-            task = loop.create_task(self._begin(client))
+            task = loop.create_task(self._begin(client, peer[0]))
             self._starting[task] = loop.time()
             task.add_done_callback(functools.partial(self._begun, client))
             # A ready `sock_accept` does not let go of the loop, and a flood is always ready.
             await asyncio.sleep(0)
 
-    async def _begin(self, client: socket.socket) -> None:
+    async def _begin(self, client: socket.socket, peer: str) -> None:
         tls = self._current().tls
         try:
             # asyncio would, but does not know a socket of `create_server` for TCP (proto is 0).
@@ -198,9 +215,11 @@ class Listener:
                 ssl_handshake_timeout=self._limits.handshake_s if tls else None,
                 ssl_shutdown_timeout=2.0 if tls else None,
             )
-        except OSError:
+        except OSError as error:
             # A scanner, a client without certificate, one that stalls: its own affair.
             self._rejected["handshake"] += 1
+            if getattr(error, "reason", "") == "HTTP_REQUEST":
+                _say_plain(peer)
 
     def _begun(self, client: socket.socket, task: asyncio.Task[None]) -> None:
         self._starting.pop(task, None)
@@ -248,9 +267,9 @@ class Listener:
                 try:
                     changed = await desk.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
-                    log.once(logger, "watch", "server.web_config: not looked at: %s", busy)
+                    _once.failed("watch", "server.web_config: not looked at: %s", busy)
                     continue
-                log.recovered(logger, "watch", "server.web_config: looked at again")
+                _once.recovered("watch", "server.web_config: looked at again")
                 if changed and (before or web.current.tls):
                     # A client certificate that is no longer good must not live on.
                     for connection in self._connections():

@@ -155,7 +155,10 @@ def meter_state(meter: Meter, booked_uj: int, read_uj: int) -> MeterState:
 
 def small_books() -> Books:
     """Books that balance: a held, a running, an unsettled and an ended workload."""
-    running = Amount(1_234_567_891_234, 34_000_000_001, 3_600 * NS_PER_S)
+    running = Amount(
+        1_234_567_891_234, 34_000_000_001, 3_600 * NS_PER_S,
+        tensor_ns=1_332 * NS_PER_S, tensor_known_ns=3_600 * NS_PER_S,
+    )  # fmt: skip
     sharing = Amount(900_015_625, 15_624, 300 * NS_PER_S + 1)
     fresh = Amount(77_000_001, 0, 2 * NS_PER_S)
     unsettled = Amount(5_000_007)

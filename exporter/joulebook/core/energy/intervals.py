@@ -72,6 +72,9 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     calibration_uj: int = 0
     """The part of the energy that calibration added to what was read (may be below zero)."""
     calibration: Calibration | None = None
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
+    """Time x activity of the tensor cores, and the time for which that is known."""
 
     @property
     def duration_ns(self) -> int:
@@ -84,13 +87,21 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
 
     def cut(self, t0_ns: int, t1_ns: int) -> Interval:
         """The part in `[t0, t1)`, which must lie inside the interval."""
+        if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
+            return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
         whole_ns, added_uj = self.t1_ns - self.t0_ns, self.calibration_uj
         if added_uj:
             until_uj = added_uj * (t1_ns - self.t0_ns) // whole_ns
             added_uj = until_uj - added_uj * (t0_ns - self.t0_ns) // whole_ns
         return msgspec.structs.replace(
-            self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj, calibration_uj=added_uj
+            self,
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            energy_uj=energy_uj,
+            calibration_uj=added_uj,
+            tensor_ns=self.tensor_ns * (t1_ns - t0_ns) // whole_ns,
+            tensor_known_ns=self.tensor_known_ns * (t1_ns - t0_ns) // whole_ns,
         )
 
 
@@ -138,10 +149,8 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
     if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
         return (Gap(meter, t0, t1, now.breaks.value),)
-    if now.breaks is Break.NONE:
-        delta_uj = now.energy_uj - before.energy_uj
-        if delta_uj < 0:
-            delta_uj += now.wrap_uj or 0
+    delta_uj = counted_uj(before, now)
+    if delta_uj is not None:
         return (_counted(before, now, t0, delta_uj),)
     reason = now.breaks.value
     if now.uptime_ns is not None:
@@ -150,6 +159,20 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     since = _counted(before, now, t0, now.energy_uj)
     remainder = Remainder.DAEMON_DOWN if now.after_outage else Remainder.COUNTER_RESET
     return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
+
+
+def counted_uj(before: Reading, now: Reading) -> int | None:
+    """What one interval between two readings of a counter comes to; `None`: `between` knows."""
+    if now.breaks is not Break.NONE or now.energy_uj is None or before.energy_uj is None:
+        return None
+    delta_uj = now.energy_uj - before.energy_uj
+    return delta_uj if delta_uj >= 0 else delta_uj + (now.wrap_uj or 0)
+
+
+def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
+    """A gap as time in which the device was held, or was nobody's: that is charged all the same."""
+    interval = _interval(before, now, gap.t0_ns, gap.t1_ns, 0, Method.INTEGRATED)
+    return msgspec.structs.replace(interval, idle=False, unread=True)
 
 
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:
@@ -185,6 +208,7 @@ def _by_power(before: Reading, now: Reading) -> Interval | Gap:
 def _interval(
     before: Reading, now: Reading, t0_ns: int, t1_ns: int, energy_uj: int, method: Method
 ) -> Interval:
+    duration_ns, ppm = t1_ns - t0_ns, now.tensor_ppm
     return Interval(
         now.meter,
         t0_ns,
@@ -195,6 +219,8 @@ def _interval(
         outage=now.after_outage,
         processes=now.processes or (),
         instances=known_instances(before.instances, now.instances),
+        tensor_ns=duration_ns * (ppm or 0) // 1_000_000,
+        tensor_known_ns=0 if ppm is None else duration_ns,
     )
 
 

@@ -14,6 +14,7 @@ from joulebook.core.energy.intervals import (
     between,
     energy_uj,
     known_instances,
+    unread,
 )
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, ProcessUse, Reading
@@ -55,10 +56,15 @@ def ripe(
             busy=reported[knot.index].busy,
             processes=reported[knot.index].processes,
             instances=reported[knot.index].instances,
+            tensor_ppm=reported[knot.index].tensor_ppm,
         )
         before = _last_listed(lists, base.t_ns)
-        parts = (p for p in between(base, reading) if isinstance(p, Interval))
-        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
+        parts = [
+            unread(base, reading, part) if isinstance(part, Gap) else part
+            for part in between(base, reading)
+            if isinstance(part, Interval) or state.meter.component is Component.GPU
+        ]
+        intervals.extend(msgspec.structs.replace(part, before=before) for part in parts)
         base = reading
     state = msgspec.structs.replace(
         state,
@@ -85,14 +91,12 @@ def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Inter
 def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Interval]:
     """The intervals; of what was charged while the device could not be read, that is noted."""
     for each in intervals:
-        if each.t1_ns <= state.unread_ns:
-            yield msgspec.structs.replace(each, charged=True)
-        elif each.t0_ns < state.unread_ns:
-            before = each.cut(each.t0_ns, state.unread_ns)
+        charged_ns = min(max(each.t0_ns, state.unread_ns), each.t1_ns)
+        if each.t0_ns < charged_ns and not each.unread:
+            before = each.cut(each.t0_ns, charged_ns)
             yield msgspec.structs.replace(before, charged=True)
-            yield each.cut(state.unread_ns, each.t1_ns)
-        else:
-            yield each
+        if charged_ns < each.t1_ns:
+            yield each.cut(charged_ns, each.t1_ns)
 
 
 def _judged(
@@ -106,7 +110,7 @@ def _judged(
         else each
         for each in intervals
     )
-    known = (each for each in intervals if each.remainder is None)
+    known = (each for each in intervals if each.remainder is None and not each.unread)
     floor = idle.learnt(floor, known)
     state = msgspec.structs.replace(
         state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns
@@ -151,17 +155,19 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     between two looks are counted as there until the second.
     """
     reported: list[Reading] = []
-    busy, processes, instances = None, None, None
+    busy, processes, instances, tensor_ppm = None, None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
         instances = instances if reading.instances is None else reading.instances
+        tensor_ppm = tensor_ppm if reading.tensor_ppm is None else reading.tensor_ppm
         reported.append(
             msgspec.structs.replace(
                 reading,
                 busy=base.busy if busy is None else busy,
                 processes=processes,
                 instances=instances,
+                tensor_ppm=tensor_ppm,
             )
         )
     reported.reverse()

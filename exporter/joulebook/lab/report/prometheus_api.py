@@ -34,6 +34,7 @@ from urllib3.util import Timeout
 from joulebook import __version__, log
 from joulebook.core.report.dataset import Selection
 from joulebook.errors import ConfigError, SourceError
+from joulebook.untrusted_files import read_secret, shown_path
 
 BEFORE_S = 900
 """How far back the value at the start of the range may lie: outages up to this are no error."""
@@ -270,10 +271,10 @@ def _authorization(file: Path | None) -> dict[str, str]:
     if file is None:
         return {}
     try:
-        token = file.read_text(encoding="ascii").strip()
+        token = read_secret(file).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not ASCII text"
-        raise ConfigError(f"--token-file {file}: cannot be read: {why}") from None
+        raise ConfigError(f"--token-file {shown_path(file)}: cannot be read: {why}") from None
     # It goes into a header: a line break in it would be another header.
     if not token or len(token) > _MOST_TOKEN or not token.isprintable():
         raise ConfigError(f"--token-file {file}: expected a token or user:password, one line")

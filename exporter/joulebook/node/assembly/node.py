@@ -15,6 +15,7 @@ from typing import Self
 
 import msgspec
 
+from joulebook.backoff import LastingThread
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
@@ -170,7 +171,11 @@ def assemble(config: Config) -> Node:
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
         server = Server(
-            config.server.listen, exposition, web_config, handover=_handover(config, name, store)
+            config.server.listen,
+            exposition,
+            web_config,
+            handover=_handover(config, name, store),
+            hosts=(name, *config.server.hosts),
         )
         parts = Parts(
             settings=Settings(
@@ -194,7 +199,7 @@ def assemble(config: Config) -> Node:
             health=health,
             publish=exposition.publish,
             masked=masked,
-            rejected=lambda: {"server": server.rejected},
+            rejected=lambda: {"server": server.rejected, "threads": LastingThread.deaths},
             money=money,
             marked=marked(tenants),
             host=_host(config, clock, workers),

@@ -23,6 +23,7 @@ from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRet
 from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.node.sensors.ipmi import HOLES
 from joulebook.units import MW_PER_W, ns_from_s
+from joulebook.untrusted_files import read_secret, shown_path
 
 METER = Meter(Component.OTHER, "redfish")
 
@@ -153,10 +154,10 @@ class RedfishSensor:
             return {}
         remedy = "sensors.redfish.credentials names a file of two lines, user and password"
         try:
-            lines = self._credentials.read_text().splitlines()
+            lines = read_secret(self._credentials).decode("utf-8", "replace").splitlines()
         except OSError as error:
             raise SensorDenied(
-                f"{self._credentials} cannot be read: {error.strerror}",
+                f"{shown_path(self._credentials)} cannot be read: {error.strerror}",
                 reason="denied",
                 remedy=remedy,
             ) from None

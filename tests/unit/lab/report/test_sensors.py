@@ -17,6 +17,7 @@ from joulebook.core.report.dataset import ReportData, ReportWorkload, UsedRate
 from joulebook.core.report.runs import runs
 from joulebook.core.report.tally import added
 from joulebook.lab.report import cost_carbon
+from joulebook.lab.report.about import About
 from joulebook.lab.report.energy import quality
 from joulebook.lab.report.model import EnergyQuality
 from joulebook.units import UJ_PER_KWH, kwh_from_uj
@@ -98,3 +99,31 @@ def test_counters_stand_against_power(
     found = told(msgspec.structs.replace(account(), audits=known)).counters
     assert found.value == (None if value is None else pytest.approx(value))
     assert (found.note or found.unknown).startswith(said)
+
+
+def tensored(share: float, known: float = 1.0) -> ReportData:
+    rows = []
+    for row in account().postings:
+        held_ns = row.amount.held_ns
+        known_ns = round(held_ns * known)
+        amount = row.amount._replace(tensor_ns=round(known_ns * share), tensor_known_ns=known_ns)
+        rows.append(row._replace(amount=amount))
+    workloads = {id_: ReportWorkload(id_) for id_ in TRIALS}
+    return msgspec.structs.replace(account(), postings=tuple(rows), workloads=workloads)
+
+
+def test_compute_is_at_most_what_was_measured() -> None:
+    data = tensored(0.25)
+    found = cost_carbon.compute(data, runs(data), About(precision="bf16"))
+    assert found.utilization.value == pytest.approx(25)
+    assert not found.utilization.default and "GPM" in found.utilization.source
+    assert found.utilization.note.startswith("at most")
+    # 40 GPU-hours of 989.5 TFLOP/s.
+    assert found.pflops_days.value == pytest.approx(40 / 24 * 0.9895 * 0.25)
+    assert found.pflops_days.note == "dense bf16 peak; at most" and not found.pflops_days.default
+    said = cost_carbon.compute(data, runs(data), About(utilization=0.4)).utilization
+    assert (said.value, said.source) == (40, "said by the researcher")
+    # What is known of a part of the time says nothing of the whole.
+    partly = tensored(0.25, known=0.5)
+    assumed = cost_carbon.compute(partly, runs(partly), About()).utilization
+    assert assumed.value == 33 and assumed.default
