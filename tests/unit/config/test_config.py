@@ -406,7 +406,7 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ),
         (
             "[workloads]\ninfrastructure_selectors = ['a=b', 'in (']",
-            "workloads.infrastructure_selectors: 'in (': 'in (' is no label selector; expected "
+            "workloads.infrastructure_selectors: 'in (': 'in (' is not a label selector; expected "
             "key=value, key!=value, key in (a, b), key notin (a, b), key, !key, or namespace:NAME",
         ),
         (

@@ -83,7 +83,7 @@ def test_the_country_table_keeps_source_and_year(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("zone", "hint"),
     [
-        ("DE-LU", "for Germany write 'DE'"),
+        ("DE-LU", "for Germany, use 'DE'"),
         ("germany", "did you mean 'DE'?"),
         ("??", "two letters, like 'DE'"),
     ],

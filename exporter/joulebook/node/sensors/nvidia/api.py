@@ -43,6 +43,7 @@ from joulebook.node.sensors.nvidia.fields import (
     POWERS,
     REASONS,
     FieldValues,
+    values,
 )
 
 Call = Callable[[], int]
@@ -171,6 +172,7 @@ class NvmlDevice:
             session.prepare(("nvmlDeviceGetClockInfo",), handle, clock, u32)
             for clock in (_CLOCK_SM, _CLOCK_MEMORY)
         )
+        self._throttled: tuple[tuple[int, ...], Mapping[str, int]] = ((), {})
         self.field_values = FieldValues(
             session.function("nvmlDeviceGetFieldValues"), handle, FIELDS
         )
@@ -233,29 +235,43 @@ class NvmlDevice:
 
     def fields(self) -> Fields:
         """All field values in one call, each checked by its own return code."""
-        values = self.field_values.ask()
+        answers = self.field_values.answers()
+        if not answers:
+            return Fields()
         average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
-            for mw in values[:POWERS]
+            for mw in values(answers[: 3 * POWERS])
         )
-        throttle_ns = {
-            reason: ns
-            for reason, value in zip(REASONS, values[POWERS:], strict=True)
-            if value is not None
-            and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
-        }
+        throttled, (known, throttle_ns) = answers[3 * POWERS :], self._throttled
+        if throttled != known:
+            throttle_ns = {
+                reason: ns
+                for reason, value in zip(REASONS, values(throttled), strict=True)
+                if value is not None
+                and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
+            }
+            self._throttled = throttled, throttle_ns
         return Fields(average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns)
 
-    def telemetry(self) -> Telemetry:
-        """All gauges; what the driver does not answer is `None`."""
+    def telemetry(self, known: Telemetry | None = None) -> Telemetry:
+        """All gauges; what the driver does not answer is `None`.
+
+        Of one whose gauges are `known` only that is asked which tells whether it is at work.
+        """
         gpu, memory = (None, None) if self._rates() else self._two
+        gpu_pct, memory_pct, reported = self._percent(gpu), self._percent(memory), self._told
+        if known is not None and gpu_pct:
+            return known._replace(gpu_pct=gpu_pct, memory_pct=memory_pct)
+        encoder_pct = reported(self._encoder, "utilization", 100)
+        decoder_pct = reported(self._decoder, "utilization", 100)
+        if known is not None:
+            return Telemetry(gpu_pct, memory_pct, encoder_pct, decoder_pct, *known[4:])
         total, used = self._memory_bytes()
-        reported = self._told
         return Telemetry(
-            self._percent(gpu),
-            self._percent(memory),
-            reported(self._encoder, "utilization", 100),
-            reported(self._decoder, "utilization", 100),
+            gpu_pct,
+            memory_pct,
+            encoder_pct,
+            decoder_pct,
             used,
             total,
             reported(self._temperature, "temperature", MAX_TEMPERATURE_C),

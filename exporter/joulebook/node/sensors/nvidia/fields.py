@@ -89,13 +89,21 @@ class FieldValues:
             None if function is None else partial(function, handle, len(fields), self.buffer)
         )
 
-    def ask(self) -> list[int | None]:
-        """Return the values, in order; `None` for what the GPU does not tell."""
+    def answers(self) -> tuple[int, ...]:
+        """Return value type, return code and value of each field; nothing if the call failed."""
         ctypes.memmove(self.buffer, self._questions, len(self._questions))
         if self._call is None or self._call():
-            return [None] * (len(self._questions) // _FIELD.size)
-        answers = self._answers.unpack_from(self.buffer)
-        return [
-            None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
-            for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        ]
+            return ()
+        return self._answers.unpack_from(self.buffer)
+
+    def ask(self) -> list[int | None]:
+        """Return the values, in order; `None` for what the GPU does not tell."""
+        return values(self.answers()) or [None] * (len(self._questions) // _FIELD.size)
+
+
+def values(answers: Sequence[int]) -> list[int | None]:
+    """What some answers say, each by its own return code (`None`: not supported)."""
+    return [
+        None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
+        for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+    ]

@@ -1,7 +1,8 @@
 """What a GPU tells of its health, and how much of its silicon was at work: on the slow beat.
 
-One call for all field values, three for link and state, two for GPM; Xids come as events and cost
-nothing while none happens. What a GPU does not tell is left out, never 0.
+One call for all field values and three for link and state every five seconds, two for GPM with
+each list of processes; Xids come as events, and cost nothing while none happens. What a GPU does not tell
+is left out, never 0.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ _TRAFFIC: Final[Mapping[int, Count]] = {
 _MOST_COUNT = 1 << 62
 _MIB = 1 << 20
 
+SELDOM_NS = 5 * NS_PER_S
+"""Errors, links and states are asked for no more often."""
+
 _MOST_STATE, _MOST_GENERATION, _MOST_LANES = 15, 9, 64
 
 
@@ -99,9 +103,18 @@ class HealthReader:
             metrics = (*_RATIOS, *_TRAFFIC)
             self._gpm = Gpm(session, metrics, partial(sample_get, handle), refused)
         self._moved: Counter[Count] = Counter()
+        self._told = Health()
+        self._told_ns: int | None = None
 
     def look(self, now_ns: int) -> Health:
-        """Ask for all of it."""
+        """Ask what was at work, and every `SELDOM_NS` for the rest."""
+        if self._told_ns is None or now_ns - self._told_ns >= SELDOM_NS:
+            self._told, self._told_ns = self._asked(), now_ns
+        values = dict(self._told.values)
+        tensor_ppm = self._measured(now_ns, values)
+        return Health(values, {**self._told.counts, **self._moved}, tensor_ppm)
+
+    def _asked(self) -> Health:
         values: dict[str, float] = {}
         counts: dict[Count, int] = {}
         *told, celsius = self._fields.ask()
@@ -119,8 +132,7 @@ class HealthReader:
             # 32 is the driver's word for a state that is not known.
             if not call() and self._u32.value <= most:
                 values[name] = self._u32.value
-        tensor_ppm = self._measured(now_ns, values)
-        return Health(values, {**counts, **self._moved}, tensor_ppm)
+        return Health(values, counts)
 
     def _measured(self, now_ns: int, values: dict[str, float]) -> int | None:
         """Add what GPM tells, as far as it does; return the tensor activity."""

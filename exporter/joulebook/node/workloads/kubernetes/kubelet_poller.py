@@ -107,7 +107,7 @@ class KubeletPoller(LastingThread):
             self._offer_due = 0.0
             self._silent(error, t_ns)
             return
-        self._once.recovered("kubelet", "kubelet: it answers again")
+        self._once.recovered("kubelet", "kubelet: responds again")
         self._heard(pods, t_ns)
 
     def _offer(self, kubelet: Kubelet) -> Iterable[KubeletDevice] | None:

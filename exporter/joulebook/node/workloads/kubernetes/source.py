@@ -246,7 +246,7 @@ class KubernetesWorkloads:
             except Exception:
                 # Not at once: what made it fail may well be there still.
                 self._rescan_at = now + _RETRY_S
-                self._refuse.fault("following pods' cgroups failed; they are all looked at again")
+                self._refuse.fault("following pod cgroups failed; rescanning all of them")
         self._tell()
 
     def _wait_s(self) -> float | None:
@@ -287,7 +287,7 @@ class KubernetesWorkloads:
 
     def _faulty(self) -> None:
         # What the kubelet said is lost, so nothing is known to be complete.
-        self._refuse.fault("asking the kubelet failed; it is asked again")
+        self._refuse.fault("polling the kubelet failed; retrying")
         with self._lock:
             self._answered = False
 
