@@ -59,9 +59,9 @@ _CODES = (
 """gRPC's status codes, by number."""
 
 _REASONS = {
-    "UNAVAILABLE": ("unavailable", "See whether the kubelet runs; it is asked again."),
-    "DEADLINE_EXCEEDED": ("timeout", "See what keeps the kubelet busy; it is asked again."),
-    "RESOURCE_EXHAUSTED": ("too_large", "Report this: no node should have so many devices."),
+    "UNAVAILABLE": ("unavailable", "Check that the kubelet is running; it is retried."),
+    "DEADLINE_EXCEEDED": ("timeout", "Check what keeps the kubelet busy; it is retried."),
+    "RESOURCE_EXHAUSTED": ("too_large", "Please report this: no node should have so many devices."),
     "UNIMPLEMENTED": ("unimplemented", "This needs a kubelet of 1.23 or newer."),
 }
 
@@ -111,16 +111,16 @@ class Kubelet:
             raise KubeletError(
                 f"{self._socket} is closed to uid {os.geteuid()}",
                 reason="denied",
-                remedy="Run the daemon as uid 0 (it needs no capability): the kubelet keeps its "
-                "folder closed to others.",
+                remedy="Run the daemon as uid 0 (it needs no capability): the kubelet's "
+                "directory is closed to others.",
             ) from None
         except FileNotFoundError:
             self.close()
             raise KubeletError(
-                f"there is no socket {self._socket}",
+                f"no socket {self._socket}",
                 reason="missing",
-                remedy="Start the kubelet, mount its folder (not the socket) into the daemon's "
-                "pod, or set tenants.kubernetes.pod_resources.",
+                remedy="Start the kubelet, mount its directory (not the socket) into the "
+                "daemon's pod, or set tenants.kubernetes.pod_resources.",
             ) from None
         except OSError:
             code = "UNAVAILABLE"

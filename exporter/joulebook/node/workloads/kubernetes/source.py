@@ -255,7 +255,7 @@ class KubernetesWorkloads:
             # Not at once: what made it fail may well be there still.
             self._rescan_at = now + _RETRY_S
             self._refuse.fault(
-                "following pods' cgroups failed: ends may be seen late; all are looked at again"
+                "following pod cgroups failed: ends may be seen late; rescanning all of them"
             )
 
     def _wait_s(self) -> float | None:
@@ -296,7 +296,7 @@ class KubernetesWorkloads:
 
     def _faulty(self) -> None:
         # What the kubelet said is lost, so nothing is known to be complete.
-        self._refuse.fault("asking the kubelet failed; it is asked again")
+        self._refuse.fault("polling the kubelet failed; retrying")
         with self._lock:
             self._answered = False
 

@@ -262,7 +262,7 @@ class SlurmWorkloads:
             with self._lock:
                 self._faulty = True
                 self._agenda.once("rescan", _RETRY_S, self._rescan)
-            self._refuse.fault("watching SLURM failed; everything is looked at again")
+            self._refuse.fault("watching SLURM failed; rescanning everything")
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()

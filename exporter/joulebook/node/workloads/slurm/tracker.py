@@ -41,8 +41,8 @@ _PAUSE_MAX_S = 300.0
 _GIVE_UP_NS = 600 * NS_PER_S
 """For so long after a job's end the controller is asked for it; it forgets jobs after 300 s."""
 _SILENT = (
-    "the controller does not answer (scontrol show job): jobs without an event file are booked to "
-    "nobody until it does"
+    "the controller does not respond (scontrol show job): jobs without an event file are "
+    "unattributed until it does"
 )
 
 

@@ -1,4 +1,4 @@
-"""The kubelet's log folders: names and uids, read again only when one comes or goes."""
+"""The kubelet's log directories: names and uids, read again only when one comes or goes."""
 
 from __future__ import annotations
 
