@@ -43,8 +43,9 @@ class ReloadedFile(Generic[T]):
     `load` calls its argument with every file that it reads, so that a change during the read is
     detected at the next check. If it fails, the last good value stays, and every check retries.
 
-    Attributes: value: The last value loaded without a failure. failures: How often changed files
-    could not be loaded, not counting retries.
+    Attributes:
+        value: The last value loaded without a failure.
+        failures: How often changed files could not be loaded, not counting retries.
 
     """
 

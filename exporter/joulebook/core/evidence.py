@@ -60,11 +60,15 @@ class PostingKey(NamedTuple):
 class Amount(NamedTuple):
     """The amount of a posting. The fields are the columns of postings, in order.
 
-    Attributes: energy_uj: Energy as booked, calibrated, including the idle part. idle_uj: The part
-    of it consumed while the device did no work. held_ns: Held fraction x time: half a GPU held for
-    2 s is 1 s. For a remainder, the GPU time without a known holder. idle_ns: The part of the held
-    time in which the device did no work. calibration_uj: What calibration added to the energy read
-    (may be negative).
+    Attributes:
+        energy_uj: Energy as booked, calibrated, including the idle part.
+        idle_uj: The part of it consumed while the device did no work.
+        held_ns: Held fraction x time: half a GPU held for 2 s is 1 s. For a remainder, the GPU time
+            without a known holder.
+        idle_ns: The part of the held time in which the device did no work.
+        calibration_uj: What calibration added to the energy read (may be negative).
+        tensor_ns: Held time x activity of the tensor cores, as far as that is known.
+        tensor_known_ns: The held time for which it is.
 
     """
 
@@ -73,6 +77,8 @@ class Amount(NamedTuple):
     held_ns: int = 0
     idle_ns: int = 0
     calibration_uj: int = 0
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
 
     def plus(self, other: Amount) -> Amount:
         """Return the sum, field by field."""
@@ -82,6 +88,8 @@ class Amount(NamedTuple):
             self.held_ns + other.held_ns,
             self.idle_ns + other.idle_ns,
             self.calibration_uj + other.calibration_uj,
+            self.tensor_ns + other.tensor_ns,
+            self.tensor_known_ns + other.tensor_known_ns,
         )
 
 

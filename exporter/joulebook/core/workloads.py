@@ -24,10 +24,13 @@ class WorkloadId(NamedTuple):
 
     The displayed name is `WorkloadFacts.shown`, which has no start.
 
-    Attributes: scheduler: `slurm`, `kubernetes` or `process`. workload: The SLURM job id with `.rN`
-    after the N-th requeue, `name.<first 8 of uid>` of a pod, the cgroup of a bare process. start:
-    UTC seconds of its start as first known to this node, which distinguishes reused names (such as
-    SLURM's job ids). It never changes afterwards; 0 if the name alone is unique for all time.
+    Attributes:
+        scheduler: `slurm`, `kubernetes` or `process`.
+        workload: The SLURM job id with `.rN` after the N-th requeue, `name.<first 8 of uid>` of a
+            pod, the cgroup of a bare process.
+        start: UTC seconds of its start as first known to this node, which distinguishes reused
+            names (such as SLURM's job ids). It never changes afterwards; 0 if the name alone is
+            unique for all time.
 
     """
 
@@ -65,10 +68,12 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     `joulebook_workload_info` and the ledger: `partition`, `image`, `array`, `qos`, `node_count`,
     ... (names and values already cleaned).
 
-    Attributes: scheduler_start_s: The scheduler's start time (UTC seconds), the same on every node
-    of a job, which joins the parts of a job on several nodes; 0: unknown. named: Whether a person
-    named the experiment; else the name was derived. stage: The purpose of the run (`train`, `eval`,
-    ...), if stated. outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
+    Attributes:
+        scheduler_start_s: The scheduler's start time (UTC seconds), the same on every node of a
+            job, which joins the parts of a job on several nodes; 0: unknown.
+        named: Whether a person named the experiment; else the name was derived.
+        stage: The purpose of the run (`train`, `eval`, ...), if stated.
+        outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
 
     """
 

@@ -72,10 +72,13 @@ class Learnt(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The audit of one counter.
 
-    Attributes: since: The reading at which the current block began. load: The load of the current
-    blocks. blocks: Energy by the counter and by power of the last blocks, in microjoules. learnt:
-    What is known for each load. verdict: The current verdict. ratio: The ratio of the last window
-    judged (0: none).
+    Attributes:
+        since: The reading at which the current block began.
+        load: The load of the current blocks.
+        blocks: Energy by the counter and by power of the last blocks, in microjoules.
+        learnt: What is known for each load.
+        verdict: The current verdict.
+        ratio: The ratio of the last window judged (0: none).
 
     """
 
@@ -85,6 +88,15 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     learnt: Mapping[str, Learnt] = {}
     verdict: Verdict = Verdict.NONE
     ratio: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """What people are told of it: how the counter stands to power, and whether it is right."""
+        if self.verdict is Verdict.NONE:
+            return "cannot tell: not yet compared under one load for half a minute"
+        if self.verdict is Verdict.CANNOT_TELL:
+            return f"cannot tell: {self.ratio:.1%} of power, within the noise of its sensors"
+        return f"{self.verdict}: {self.ratio:.1%} of power"
 
 
 def interrupted(audit: Audit) -> Audit:

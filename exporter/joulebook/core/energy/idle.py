@@ -64,9 +64,12 @@ class Stretch(Protocol):
 class Floor(NamedTuple):
     """The idle floor of a device, and the state of learning it.
 
-    Attributes: idle_mw: The floor (`None`: not learned yet). rest_mw: The power of a steady rest
-    above the floor; while the floor is young, what it was before the last stretch. rest_ns: How
-    long it has rested like that; below 0: the floor is young, and was learned from this much time.
+    Attributes:
+        idle_mw: The floor (`None`: not learned yet).
+        rest_mw: The power of a steady rest above the floor; while the floor is young, what it was
+            before the last stretch.
+        rest_ns: How long it has rested like that; below 0: the floor is young, and was learned from
+            this much time.
 
     """
 

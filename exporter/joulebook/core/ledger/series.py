@@ -51,11 +51,16 @@ class SeriesPolicy(msgspec.Struct, frozen=True):
 class Step(NamedTuple):
     """What one tick brings to the series.
 
-    Attributes: now_ns: The end of the tick. served_ns: How long the series could be scraped since
-    the last tick. resumed: Whether this is the first tick of a daemon. earned: What each workload
-    got. bills: What each is charged for it. claims: Who holds or held devices. facts: What sources
-    report. present: The workloads that use the host now, held devices or not. foreign: Those that
-    used what others hold; they get a series, if only to be named.
+    Attributes:
+        now_ns: The end of the tick.
+        served_ns: How long the series could be scraped since the last tick.
+        resumed: Whether this is the first tick of a daemon.
+        earned: What each workload got.
+        bills: What each is charged for it.
+        claims: Who holds or held devices.
+        facts: What sources report.
+        present: The workloads that use the host now, held devices or not.
+        foreign_users: Those that used what others hold; they get a series, if only to be named.
 
     """
 

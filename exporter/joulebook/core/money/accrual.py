@@ -27,6 +27,7 @@ from joulebook.core.money.amounts import (
     Exact,
     Item,
     RateUsed,
+    calibration_of,
 )
 from joulebook.core.money.rates import HardwareRate, InForce, Quality, RateSet
 from joulebook.units import NS_PER_S, QUARTER_NS
@@ -50,9 +51,12 @@ PER_GPU_HOUR = "GPU-hour"
 class Stretch(NamedTuple):
     """A part of one quarter hour in which no rate changes.
 
-    Attributes: t0_ns: Its start, ns UTC. t1_ns: Its end, ns UTC. quarter_s: The UTC start of its
-    quarter hour. rates: The rates in force. per_kwh: What is charged for energy: each charge, and
-    its rate per kWh of IT energy.
+    Attributes:
+        t0_ns: Its start, ns UTC.
+        t1_ns: Its end, ns UTC.
+        quarter_s: The UTC start of its quarter hour.
+        rates: The rates in force.
+        per_kwh: What is charged for energy: each charge, and its rate per kWh of IT energy.
 
     """
 
@@ -132,10 +136,12 @@ class Tariff:
 class Postings(NamedTuple):
     """What is posted to whom, and what it costs.
 
-    Attributes: amounts: Energy and held time. charges: Money and CO2e, by recipient, quarter hour
-    and kind. totals: What the charges must add up to, by kind; not summed from them. used: The
-    energy (for hardware: the held time) that was charged at each rate. unpriced_uj: The energy for
-    which a wanted rate is unknown, by `Item`.
+    Attributes:
+        amounts: Energy and held time.
+        charges: Money and CO2e, by recipient, quarter hour and kind.
+        totals: What the charges must add up to, by kind; not summed from them.
+        used: The energy (for hardware: the held time) that was charged at each rate.
+        unpriced_uj: The energy for which a wanted rate is unknown, by `Item`.
 
     """
 
@@ -231,13 +237,17 @@ def _idle_atoms(timed: _Timed, tariff: Tariff) -> Iterator[tuple[ChargeKey, int]
 
 
 def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
-    """Yield the energy at each rate per kWh."""
+    """The energy at each rate per kWh, and by each calibration."""
     for booking, stretch in timed:
         amount = Amount(booking.interval.energy_uj)
         for quantity, point in zip(InForce._fields, stretch.rates, strict=True):
             if point is not None:
                 rate = (point.value, point.unit, point.source, point.quality)
                 yield RateUsed(stretch.quarter_s, quantity, *rate), amount
+        if (known := booking.interval.calibration) is not None:
+            quantity = calibration_of(booking.interval.meter.name)
+            rate = (known.uncertainty_ppm, "ppm", known.source, Quality.MEASURED)
+            yield RateUsed(stretch.quarter_s, quantity, *rate), amount
 
 
 def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Amount, Method, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
@@ -201,12 +202,17 @@ class Unknowable(StrEnum):
 class ReportData(msgspec.Struct, frozen=True):
     """The data of a source for a report on the quarter hours in [since, until), UTC seconds.
 
-    Attributes: source: Its displayed name ("ledger of n1"). known_until_s: Up to when each node has
-    booked its readings, which is where a running run ends for now. unknown: What it cannot know,
-    and why. error_ratio: Bound of the relative error added by the source; 0: figures are exactly as
-    booked. warnings: Its own warnings, such as a partial response. replayed: Meters that replayed a
-    recorded trace. cut: Workloads known to reach beyond [since, until) although their times are
-    unknown.
+    Attributes:
+        source: Its displayed name ("ledger of n1").
+        known_until_s: Up to when each node has booked its readings, which is where a running run
+            ends for now.
+        unknown: What it cannot know, and why.
+        error_ratio: Bound of the relative error added by the source;
+        0: figures are exactly as booked.
+        warnings: Its own warnings, such as a partial response.
+        replayed: Meters that replayed a recorded trace.
+        cut: Workloads known to reach beyond [since, until) although their times are unknown.
+        audits: What is known of each counter against power, now.
 
     """
 
@@ -225,6 +231,7 @@ class ReportData(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     replayed: frozenset[tuple[str, Meter]] = frozenset()
     cut: frozenset[WorkloadId] = frozenset()
+    audits: Mapping[tuple[str, Meter], Audit] = {}
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -61,11 +61,14 @@ class Join(StrEnum):
 class Entrant(msgspec.Struct, frozen=True):
     """One result with its energy in uJ and money in nano-units by currency.
 
-    Attributes: runs: Number of runs that the energy is from, including failed ones. flops: The
-    author's statement on the computation. hedge: Caveats for the reader. gpu_uj: The part of the
-    energy that is from GPUs; `None`: unknown. host: Share of the time for which hosts were
-    measured, too; `None`: unknown. partial: Why the energy is incomplete; empty: it is complete.
-    own_uj: The energy with a job's split among its results; `None`: all of it.
+    Attributes:
+        runs: Number of runs that the energy is from, including failed ones.
+        flops: The author's statement on the computation.
+        hedge: Caveats for the reader.
+        gpu_uj: The part of the energy that is from GPUs; `None`: unknown.
+        host: Share of the time for which hosts were measured, too; `None`: unknown.
+        partial: Why the energy is incomplete; empty: it is complete.
+        own_uj: The energy with a job's split among its results; `None`: all of it.
 
     """
 

@@ -15,10 +15,12 @@ from joulebook.units import NS_PER_S, QUARTER_NS
 class WorkloadTotals(msgspec.Struct, frozen=True):
     """Everything booked to one workload; each mapping of amounts adds up to `total`.
 
-    Attributes: first_s: UTC start of the first quarter hour with a posting; `None`: nothing was
-    booked. last_s: UTC end of the last one. replayed: Whether one of its meters replayed a recorded
-    trace. nodes: Nodes that it was booked on. wall_ns: GPU time that it held, from start to end;
-    `None`: unknown.
+    Attributes:
+        first_s: UTC start of the first quarter hour with a posting; `None`: nothing was booked.
+        last_s: UTC end of the last one.
+        replayed: Whether one of its meters replayed a recorded trace.
+        nodes: Nodes that it was booked on.
+        wall_ns: GPU time that it held, from start to end; `None`: unknown.
 
     """
 
