@@ -1,4 +1,4 @@
-"""The rates service: one asks the feeds, a lab's worth of nodes asks it.
+"""The rates service: it queries the feeds, and the nodes query it.
 
 `GET /v1/rates?since=SECONDS` answers the `RatesDocument` of `feeds/server.py`, `/` a page for
 people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
@@ -80,7 +80,7 @@ class RatesPages:
         return not lacking, f"not known: {', '.join(lacking)}" if lacking else "ready"
 
     def healthy(self) -> tuple[bool, str]:
-        """Return whether the thread that asks the feeds is alive."""
+        """Return whether the thread that queries the feeds is alive."""
         return self._poller.alive, "ok" if self._poller.alive else "the poller has ended"
 
     def index(self) -> bytes:
@@ -98,7 +98,7 @@ class RatesPages:
 
 
 class RatesServer(Server):
-    """The daemon's HTTP server with `/v1/rates`. Rates are no secret: anybody may read them."""
+    """The daemon's HTTP server with `/v1/rates`. Rates are public."""
 
     reveals = ""
 

@@ -1,4 +1,4 @@
-"""The ledger as people ask about it: read-only, also while the daemon writes."""
+"""Read-only queries of the ledger, also while the daemon writes."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class MeterBalance(msgspec.Struct, frozen=True):
 
     @property
     def difference_uj(self) -> int:
-        """What the books say beyond the postings: 0, or the ledger is wrong."""
+        """Return the total minus the postings: 0, or the ledger is wrong."""
         return self.booked_uj - self.postings_uj - self.expired_uj
 
 
 class ChargeBalance(NamedTuple):
-    """What the books say was charged of one kind in all, and what its rows come to."""
+    """The total of one kind of charge, and the sum of its rows."""
 
     charge: Charge
     booked: Exact
@@ -132,7 +132,7 @@ class LedgerReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._conn.close()
 
     def jobs(self, pattern: str, limit: int = 1_000) -> tuple[ReportWorkload, ...]:
@@ -153,9 +153,9 @@ class LedgerReader:
         return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
 
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
-        """Return what was booked to the workloads with that identity, id or displayed name.
+        """Return the totals of the workloads with that identity, id or displayed name.
 
-        Empty if there is none; several if a name came again, or another scheduler uses it too.
+        Empty if there is none; several if a name was reused, or another scheduler uses it, too.
         """
         with self._view() as conn:
             if isinstance(name, WorkloadId):
@@ -188,7 +188,7 @@ class LedgerReader:
         )
 
     def since_by_owner(self, since_s: int) -> dict[Labels | Remainder, int]:
-        """Microjoules booked since `since_s` (UTC; a full quarter hour), by whose they are.
+        """Return microjoules booked since `since_s` (UTC; a full quarter hour), by owner.
 
         Workloads go by the labels that the ledger knows now. Every time zone's midnight lies on
         a quarter hour.
@@ -221,13 +221,13 @@ class LedgerReader:
             return report_query.workloads(conn, wanted)
 
     def ledger_id(self) -> str:
-        """Return what tells this ledger, and each copy of it, from all others."""
+        """Return the id of this ledger and its copies."""
         with self._view() as conn:
             ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
             return str(found)
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
-        """Return what the books say was charged against what is on record; the two are the same."""
+        """Return the totals of charges against the rows on record, which must be equal."""
         with self._view() as conn:
             booked, rows = state.read_charges(conn), charges.totals(conn)
         return tuple(
@@ -253,7 +253,7 @@ class LedgerReader:
             return state.read_node_meters(conn)
 
     def models(self) -> dict[Meter, str]:
-        """Return the model of each device, as far as one was heard."""
+        """Return the model of each device, if known."""
         with self._view() as conn:
             return state.read_models(conn)
 

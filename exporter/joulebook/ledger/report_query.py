@@ -1,4 +1,4 @@
-"""The ledger as reports ask for it: postings, charges, facts and gaps of a stretch of time."""
+"""Queries of reports: postings, charges, facts and gaps of a time range."""
 
 from __future__ import annotations
 

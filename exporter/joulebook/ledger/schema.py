@@ -20,7 +20,7 @@ APPLICATION_ID = 0x4A4C424B
 """`JLBK`, at offset 68 of the file, for `file(1)` and for us."""
 
 _BUSY_S = 0.25
-"""How long a lock of another program is waited for; a tick has a second in all."""
+"""How long to wait for another program's lock; a tick has a second in total."""
 
 _WAL_PAGES = 1_000
 """Pages of the write-ahead log after which it is copied into the ledger: 4 MB."""

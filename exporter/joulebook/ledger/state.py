@@ -126,7 +126,7 @@ class StoredState(NamedTuple):
 
 
 def read(conn: sqlite3.Connection) -> StoredState:
-    """Return the books as they stand in the table.
+    """Return the books in the table.
 
     Raises `sqlite3.Error`, and `msgspec.MsgspecError` if a value does not have its type.
     """
@@ -148,7 +148,7 @@ def read(conn: sqlite3.Connection) -> StoredState:
 
 
 def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
-    """The clock as it stood at the last commit; `None` in a fresh ledger. Raises as `read` does."""
+    """Return the clock at the last commit; `None` in a new ledger. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = ?", (_ANCHOR,)).fetchall()
     return _anchor.decode(rows[0][0]) if rows else None
 
@@ -160,7 +160,7 @@ def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
 
 
 def read_booked_to_s(conn: sqlite3.Connection) -> int:
-    """The UTC second up to which what was read is booked (0: nothing is). Raises as `read` does.
+    """Return the UTC second up to which readings are booked (0: none). Raises as `read` does.
 
     That of the meter which is furthest: one that is not read does not hold up the books.
     """
@@ -170,7 +170,7 @@ def read_booked_to_s(conn: sqlite3.Connection) -> int:
 
 
 def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
-    """Return what was charged in all. Raises as `read` does."""
+    """Return the total charges. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
     return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
 

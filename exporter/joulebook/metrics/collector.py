@@ -1,4 +1,4 @@
-"""A view in, the families of the catalogue out. One that fails is left out; the rest go on."""
+"""Turn a snapshot into the families of the catalogue. A failing one is left out."""
 
 from __future__ import annotations
 

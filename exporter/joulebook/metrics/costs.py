@@ -27,7 +27,7 @@ def grams(amount: Exact) -> float:
 
 
 def _live(scene: Derived) -> set[Charge]:
-    """Return what everybody is charged for, now or soon; hardware depends on what is held."""
+    """Return what everyone is charged for, now or soon; hardware depends on what is held."""
     books = scene.books.charges
     live = {charge for charge in scene.view.charges if charge.item is not Item.HARDWARE}
     for item, currency in list(live):
@@ -102,7 +102,7 @@ def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
 
 
 def remainder_bills(scene: Derived) -> Mapping[Remainder, dict[Charge, Exact]]:
-    """Return the same for what belongs to nobody; every reason is there from the start, at zero."""
+    """Return the same for remainders; every reason is there from the start, at zero."""
     live = _live(scene) | _hourly(scene, scene.books.meters)
     bills: dict[Remainder, dict[Charge, Exact]] = {reason: {} for reason in Remainder}
     for (charge, reason), amount in scene.books.remainder_bills.items():
@@ -126,7 +126,7 @@ def of_experiments(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charg
 
 
 def of_remainders(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
-    """Bills by the reason why energy is nobody's."""
+    """Charges by reason of the remainder."""
     for reason, bill in scene.once(remainder_bills).items():
         yield (reason,), bill
 
@@ -165,7 +165,7 @@ def co2e(bills: Bills, scene: Derived) -> Iterator[Sample]:
 
 
 def unpriced(scene: Derived) -> Iterator[Sample]:
-    """Energy whose rate is configured and was not known."""
+    """Yield energy without a charge because a configured rate was unknown."""
     for item in sorted({c.item for c in _live(scene)} - {Item.CREDIT}):
         yield (item,), joules(scene.books.unpriced_uj.get(item, 0))
 
@@ -204,7 +204,7 @@ def feed_age(scene: Derived) -> Iterator[Sample]:
 
 
 def feed_errors(scene: Derived) -> Iterator[Sample]:
-    """Yield what was wrong with each source, by reason."""
+    """Yield the failures of each source, by reason."""
     for feed in scene.view.feeds:
         for reason, count in feed.errors.items():
             yield (feed.quantity, feed.source, reason), count

@@ -66,7 +66,7 @@ def unexposed_uj(books: Books) -> Mapping[Component, int]:
 
 
 UNKNOWN = ("", "(unknown)", "", "", "")
-"""The labels of a holder when it is certain that there is one, but not who."""
+"""The labels of a holder that certainly exists but is unknown."""
 
 
 def joules(energy_uj: int) -> float:
@@ -91,7 +91,7 @@ class ShownWorkload(NamedTuple):
 
 
 class Derived:
-    """A view, and what is worked out of it: lazily, so that a failure is that of one metric."""
+    """A snapshot with lazily derived values, so that a failure affects one metric only."""
 
     def __init__(
         self, view: Snapshot, process: ProcessStats | None, errors: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What the server serves: made when somebody asks, once per view, however many ask.
+"""The exposition served: rendered on request, once per snapshot.
 
 Families become Prometheus text 0.0.4 or OpenMetrics 1.0. prometheus-client renders 1,000 series in
 11 ms, this in under 1 ms: the part of a line before its value, `name{labels} `, is kept from one
@@ -142,7 +142,7 @@ def negotiate(accept: str) -> Format:
 
 
 Check = Callable[[], tuple[bool, str]]
-"""Whether all is well, and if not, what is wrong, in words for a person."""
+"""Whether everything works, and a message if not."""
 
 DCGM, DCGM_HOSTNAME = "dcgm", "dcgm-hostname"
 """The names in `exposition.compat` that add the metrics of dcgm-exporter; the second with the label
@@ -183,7 +183,7 @@ class Exposition:
     def publish(self, make: Callable[[], Snapshot]) -> None:
         """Show this view from now on; `node` and `cluster` must stay the same.
 
-        It is made when it is first asked for, by the thread that asks.
+        It is made on the first request, by the requesting thread.
         """
         self._make = make
 

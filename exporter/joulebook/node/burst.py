@@ -28,7 +28,7 @@ class Burst:
         self._counters: dict[Meter, _Counter] = {}
 
     def take(self, readings: Iterable[Reading]) -> list[Reading]:
-        """One glance in, what is to be kept of it and of the one before out."""
+        """Decide which of two consecutive burst readings to keep."""
         kept: list[Reading] = []
         for reading in readings:
             counter = self._counters.get(reading.meter)

@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True):
     commit_s: float = 10.0
     process_interval_s: float = 2.0
     patience_s: float = 0.5
-    """For how long a tick waits for its sensors before it goes on without them."""
+    """How long a tick waits for its sensors before it continues without them."""
     sees_pids: bool = True
     """Whether pids mean here what they mean to the driver."""
     budgets: tuple[Allowance, ...] = ()

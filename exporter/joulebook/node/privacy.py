@@ -1,4 +1,4 @@
-"""What is left of a user's name (`[privacy] users`), before anything is written or shown."""
+"""Mask users' names (`[privacy] users`) before anything is written or exposed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a node for a page: TLS, token, time-outs, and no more bytes than a page has."""
+"""A client for a node's pages: TLS, token, time-outs, and a size limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Unanswered(InputError):
 
 
 class NodeClient:
-    """Asks nodes, several at a time. Secrets and certificates are read again when they change."""
+    """A client for several nodes at a time. Secrets and certificates are re-read when they
+    change.
+    """
 
     def __init__(self, settings: Collect) -> None:
         """Raises `ConfigError` for files that cannot be used at the start."""
@@ -40,7 +42,7 @@ class NodeClient:
         self._headers()
 
     def refresh(self) -> None:
-        """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
+        """Reload changed certificates. Raises `ConfigError`; the old ones then stay."""
         self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:

@@ -1,6 +1,6 @@
 """Where the nodes are: a list, files and addresses that Prometheus reads too, and Kubernetes.
 
-A source that fails keeps what it said last, and says so once.
+A source that fails keeps its last list, and logs that once.
 https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config
 
 In Kubernetes the EndpointSlices of the daemons' Service are listed once and watched. Rights: `list`
@@ -79,9 +79,7 @@ class FileSd:
         self._scheme = scheme
 
     def targets(self) -> Iterable[str]:
-        """What the files say now. A pattern that finds none is no target, a file that is named
-        and missing an error.
-        """
+        """Read the files. A pattern may match nothing, but a named file must exist."""
         path = Path(self.name)
         files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
         return [url for file in files for url in self._read(file)]
@@ -143,7 +141,7 @@ def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
 
 
 class Targets:
-    """All sources together; a failing one counts with what it said last."""
+    """All sources; a failing one counts with its last list."""
 
     def __init__(self, sources: Sequence[Discovery]) -> None:
         self._sources = sources
@@ -206,8 +204,8 @@ _SLICES = Decoders(_Slice)
 
 
 class EndpointSlices:
-    """The addresses behind one port of a Service. Those that are not ready are asked too: a daemon
-    whose sensor fails still has its ledger.
+    """The addresses behind one port of a Service. Endpoints that are not ready are included: a
+    daemon whose sensor fails still has its ledger.
     """
 
     def __init__(
@@ -234,7 +232,7 @@ class EndpointSlices:
         )
 
     def targets(self) -> Iterable[str]:
-        """Return what the API server has said. Raises `InputError` while it does not answer."""
+        """Return the current endpoints. Raises `InputError` while it does not answer."""
         if self._watch.ident is None:
             self._watch.start()
             self._listed.wait(_PATIENCE_S)

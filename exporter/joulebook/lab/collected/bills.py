@@ -1,4 +1,4 @@
-"""Bills: what a month comes to by account, and the closing of months.
+"""Bills: the totals of a month by account, and the closing of months.
 
 Sums over many rows leave 64 bits, so the database adds up the halves of numbers, which cannot,
 and they are put together here.
@@ -63,10 +63,10 @@ GROUP BY {_BY_OWNER}, late_s, item, currency
 
 
 class BillLine(msgspec.Struct, frozen=True):
-    """What one owner comes to in a month, by the reason why it stands there.
+    """One owner's total in a month, by the kind of entry.
 
-    `late_for` is the month in which it was consumed, if that was closed before it came (0: it is of
-    the month of the bill); `correction` the number of the correction that it is an entry of.
+    `late_for` is the month in which it was consumed, if that was already closed (0: the month of
+    the bill); `correction` is the number of its correction.
     """
 
     owner: BilledOwner
@@ -152,7 +152,7 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
 
 
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
-    """Return what lines come to together, all components in one."""
+    """Return the total of lines, over all components."""
     amount = ZERO
     paid: Charges = {}
     for line in lines:
@@ -198,7 +198,7 @@ def currencies(database: Database) -> list[str]:
 
 
 def reported(database: Database) -> list[tuple[str, int]]:
-    """The nodes, and up to when each has reported all (UTC seconds; 0: there is more to tell)."""
+    """Return the nodes, and up to when each is complete (UTC seconds; 0: incomplete)."""
     found: dict[tuple[str, str], int] = {}
     for cluster, node, booked_to_s, position, last_seq in database.rows(
         "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
@@ -215,7 +215,9 @@ def behind(database: Database, month: int) -> list[tuple[str, int]]:
 
 
 def close(database: Database, month: int, who: str, now_s: int) -> None:
-    """Close a month for ever. Raises `InputError` if it is not over, or an earlier one is open."""
+    """Close a month permanently. Raises `InputError` if it is not over, or an earlier one is
+    open.
+    """
     if not who.strip():
         raise InputError("a month is closed by somebody", reason="unsigned")
     if month >= month_of(now_s):

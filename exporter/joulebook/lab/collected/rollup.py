@@ -43,7 +43,7 @@ def shown(month: int) -> str:
 
 
 def parsed(text: str) -> int:
-    """`2026-11` as a number. Raises `ValueError` saying what would be right."""
+    """Parse a month like `2026-11`. Raises `ValueError` with what is expected."""
     match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text, re.ASCII)
     if match is None or int(match[1]) < 1970:
         raise ValueError(f"{text!r}: expected a month like 2026-11")
@@ -53,8 +53,8 @@ def parsed(text: str) -> int:
 def closed_to(database: Database) -> int:
     """Return the last month that is closed (0: none), locked until the caller's transaction ends.
 
-    All that writes to bills begins with this, so that no month closes under anybody's hands, and
-    writers come one after the other.
+    Every write to bills starts with this, so that no month closes in between, and writers are
+    serialized.
     """
     ((month,),) = database.rows(f"SELECT closed_to FROM closing{database.lock}")  # noqa: S608
     return int(month)
@@ -82,7 +82,7 @@ WRITE_BILLED = (
 
 
 class Rollup:
-    """What is to be added to the bills of one ledger, in the caller's transaction."""
+    """Amounts to add to the bills of one ledger, in the caller's transaction."""
 
     def __init__(self, database: Database, ledger: int, closed_to: int) -> None:
         self._database = database
@@ -94,7 +94,7 @@ class Rollup:
 
     @property
     def late(self) -> int:
-        """For how many workloads and days something came after the month was closed."""
+        """Return the number of workloads and days that arrived after their month was closed."""
         return len(self._late)
 
     def use(self, when_s: int, workload: int, owner: int, component: str, more: Amount) -> None:
@@ -114,7 +114,7 @@ class Rollup:
             self._billed[key] = self._billed.get(key, NOTHING).plus(more)
 
     def write(self) -> None:
-        """Add it to what is there."""
+        """Add the amounts to the bills."""
         days = sorted({key[0] for key in self._used})
         for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
             self._database,

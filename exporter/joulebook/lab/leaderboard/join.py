@@ -1,7 +1,7 @@
 """Results joined to the energy they took: by run id, by tag, or by time and host.
 
-Nothing is joined on a guess that could be two things: a result for which there are several
-candidates, or none, is handed back with the reason.
+Nothing is joined ambiguously: a result with several candidates, or none, is returned with the
+reason.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ _ENOUGH = 0.99
 
 
 def _partial(found: Sequence[WorkloadEnergy]) -> str:
-    """Why the energy is less than what was consumed; empty: as far as is known it is not."""
+    """Return why the energy is incomplete; empty: complete as far as known."""
     if any(not each.whole for each in found):
         return "cut off by the requested time range"
     if any(each.running for each in found):

@@ -198,7 +198,7 @@ ENERGY = "energy_kwh"
 
 
 def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
-    """Return what workloads took together, by metric name; what is not known is left out.
+    """Return the totals of workloads by metric name, without unknown ones.
 
     `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
     measured, not apportioned or modelled), `energy_coverage_ratio` (measured time to time held:
@@ -237,7 +237,7 @@ class Written(NamedTuple):
 def write_back(
     uri: str, account: ReportData, experiments: Sequence[str] = (), *, dry: bool = False
 ) -> tuple[list[Written], list[WithoutEnergy]]:
-    """Write the figures of every run of a store that has energy; `dry`: only say what they are.
+    """Write the figures of every run with energy; `dry`: only return them.
 
     A figure that the run has already is not written again, so this may be repeated. A job that made
     several runs cannot be divided among them: those are left out, with the reason. Raises

@@ -1,7 +1,7 @@
 """The plot of a leaderboard as shapes, which `svg` and `png` draw alike.
 
 A panel for each board: energy on a logarithmic axis, the value upwards as far as it is better, the
-front as steps (what can be had for so much), what is dominated behind it in grey.
+front as steps, dominated results in gray behind it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each run took in all, on all nodes: energy, money, and how well it is known."""
+"""The totals of each run over all nodes: energy, money, and their quality."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
 class WorkloadEnergy(msgspec.Struct, frozen=True):
-    """What one run took in all, on all nodes.
+    """The totals of one run over all nodes.
 
     Attributes:
         names: All that it may be called; a run after a requeue is the job's as well.

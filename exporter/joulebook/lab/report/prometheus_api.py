@@ -1,8 +1,8 @@
-"""Asking what speaks Prometheus's query API, bounded in time and size.
+"""A client for Prometheus's query API, bounded in time and size.
 
-https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir
-answer the same, and each says in its own way that an answer is not whole: `warnings`, `infos`,
-`isPartial`. None of that is lost. Redirects are not followed, so a token goes nowhere else.
+https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir are
+compatible, and each marks a partial response in its own way: `warnings`, `infos`, `isPartial`. None
+of these is lost. Redirects are not followed, so a token is sent nowhere else.
 
 The queries are exact over any range: last(M) over the range, less what M was when it began.
 `increase()` is some percent wrong for series that come and go.
@@ -124,7 +124,7 @@ def over_time(function: str, series: str, span_s: int) -> str:
 
 
 MOST_BYTES = 256 << 20
-"""630,000 series are 200 MB of JSON: a lab that has more asks for less at a time."""
+"""630,000 series are 200 MB of JSON: larger labs must narrow the selection."""
 
 _CHUNK = 1 << 16
 _CONNECT_S = 10.0

@@ -1,4 +1,4 @@
-"""How SLURM's jobs ended, asked of `sacct` where it is there: bounded in time, jobs and output."""
+"""Get how SLURM jobs ended from `sacct`, bounded in time, jobs and output."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Row(NamedTuple):
 def ask(
     workloads: Iterable[ReportWorkload], setting: str, environ: Mapping[str, str] = os.environ
 ) -> tuple[dict[WorkloadId, State], str]:
-    """Return the states of those that are SLURM's, and who says so or why nobody does.
+    """Return the states of SLURM workloads, and their source or why there is none.
 
     `setting` is `report.sacct`. What sacct does not answer is left out: its state is not known.
     """
@@ -116,7 +116,7 @@ def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row |
 def _asked(
     program: str, jobs: list[str], until: float, environ: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Return what sacct prints, and what was wrong."""
+    """Return the output of sacct, and what was wrong."""
     command = [program, "-n", "-P", "-X", "-D", f"--format={_FIELDS}", "-j", ",".join(jobs)]
     # All of accounting: the default is today.
     command += ["-S", "1970-01-02", "-E", "now"]

@@ -32,14 +32,14 @@ class ReportSource(Protocol):
         """What people are shown: `not known from NAME`."""
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """Return what was booked in the quarter hours of [since, until), UTC seconds.
+        """Return the data of the quarter hours in [since, until), UTC seconds.
 
-        Raises a `JoulebookError` that says what to do.
+        Raises a `JoulebookError`.
         """
 
 
 class NodeLedger(NamedTuple):
-    """A ledger, and the node and cluster that it is of: the file itself does not say."""
+    """A ledger, and its node and cluster, which the file itself does not contain."""
 
     node: str
     path: Path

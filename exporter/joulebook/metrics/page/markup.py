@@ -13,11 +13,11 @@ from joulebook.core.sanitize import one_line
 _WIDTH = 300
 _HEIGHT = 60
 _BREAK_S = 15.0
-"""Points farther apart than this are not joined: what was not read is not drawn."""
+"""Points farther apart than this are not joined: gaps are not drawn."""
 
 
 def bar(share: float, *, style: str = "") -> str:
-    """A horizontal bar filled to `share` (0 to 1; cut there). The figure stands beside it."""
+    """Return a horizontal bar filled to `share` (0 to 1, clamped). The figure is next to it."""
     filled = 100 * min(max(share, 0.0), 1.0)
     classes = f"bar {style}".strip()
     return (
@@ -44,7 +44,7 @@ def parts(amounts: Sequence[tuple[str, int]]) -> str:
 
 
 def key(style: str) -> str:
-    """Return the square that says which colour is meant."""
+    """Return the colored square of a legend."""
     return (
         '<svg class="key" viewBox="0 0 10 10" aria-hidden="true">'
         f'<rect class="{style}" width="10" height="10"/></svg>'

@@ -21,7 +21,7 @@ from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S
 
 _STALE_NS = 10 * NS_PER_S
-"""A device read longer ago than this says so."""
+"""A device read longer ago than this is marked."""
 
 _MOST_WORKLOADS = 40
 _GIB = 1 << 30
@@ -173,7 +173,7 @@ _CO2E = Charge(Item.CO2E)
 
 
 def today(view: Snapshot) -> str:
-    """Return what was booked since 00:00 UTC."""
+    """Return the bookings since 00:00 UTC."""
     named = sorted(
         ((uj, who) for who, uj in view.today.items() if isinstance(who, Labels)), reverse=True
     )

@@ -1,4 +1,4 @@
-"""Which sensor stands behind each name of the configuration, when it runs, and what it measures.
+"""The sensors by name in the configuration: when each runs, and what it measures.
 
 A new sensor is one file in `sensors/`, a section in `config/sensors.py`, and one line in `SENSORS`.
 """
@@ -59,7 +59,9 @@ def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
 
 
 def traces(names: str) -> list[Path]:
-    """The traces of `sensors.replay.trace`: paths or names of shipped ones, comma-separated."""
+    """Return the traces of `sensors.replay.trace`: paths or names of shipped ones,
+    comma-separated.
+    """
     return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
 
 
@@ -172,7 +174,7 @@ class Registration(NamedTuple):
     def wanted(self, config: Config, pci: Path = PCI_DEVICES) -> bool:
         """Return whether it runs here.
 
-        What is found by itself does not run beside a replay, which stands in for the machine.
+        Sensors on "auto" do not run with a replay, which replaces the machine.
         """
         value = getattr(config.sensors, self.name).enabled
         return enabled(
@@ -211,6 +213,6 @@ def conflict(names: Collection[str]) -> str:
 
 
 def reader_of(meter: Meter) -> str:
-    """The name of the sensor that measures a whole node as `meter` (its section in the file)."""
+    """Return the name of the sensor that measures a whole node as `meter` (its section)."""
     names = {ipmi.METER: "ipmi", Meter(Component.OTHER, "redfish"): "redfish"}
     return names.get(meter, "hwmon")

@@ -1,7 +1,7 @@
-"""Which sources of tenants there are, and how each is made from the configuration.
+"""The workload sources, and how each is built from the configuration.
 
 A new one is one package or file in `node/workloads/`, and one line in `TENANTS`. Their order is
-that in which they are asked whose a process is.
+that in which they are asked for the owner of a process.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def driver_pids_are_own(config: Config) -> bool:
 
 
 def unseen(config: Config) -> str:
-    """Return what to say if no /proc here has the pids that the driver tells; else empty."""
+    """Return a message if no /proc here has the driver's PIDs; else empty."""
     if proc_of_driver(config) is not None or "nvml" not in chosen(config):
         return ""
     return (
@@ -149,7 +149,7 @@ def unseen(config: Config) -> str:
 
 
 def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
-    """What is missing so that programs outside any scheduler can name what they do: and for what.
+    """Yield what is missing for programs outside any scheduler to name experiments.
 
     In the manner of rates that are not set; empty where no such programs are booked.
     """
@@ -180,7 +180,7 @@ def processes_wanted(config: Config) -> bool:
 
 
 def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
-    """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
+    """Return the source of processes outside any scheduler that is watched."""
     return ProcessWorkloads(
         clock,
         node=node_label(config),
@@ -193,7 +193,7 @@ def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
 
 
 def marked(tenants: Sequence[WorkloadSource]) -> Callable[[Reading], Reading]:
-    """What is said of the processes in a reading beside whose they are: marks, then lives."""
+    """Return what annotates the processes in a reading: marks, then lives."""
     marks = [each.marked for each in tenants if isinstance(each, SpanWorkloads)]
     lives = [each.lived for each in tenants if isinstance(each, ProcessWorkloads)]
 
