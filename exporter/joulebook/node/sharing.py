@@ -38,7 +38,7 @@ class _Seats(NamedTuple):
 def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
-    """Return every device that anybody holds or uses now."""
+    """Return every device that is held or used now."""
     return {
         each.meter: Sharing(each.holders, _draws(each, books, devices.get(each.meter)))
         for each in _seats(books, devices, now_ns)
@@ -62,7 +62,7 @@ def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> 
 def _last_told(
     state: MeterState | None,
 ) -> tuple[tuple[ProcessUse, ...], tuple[InstanceUse, ...]]:
-    """Return the processes and instances of the last look that asked for them."""
+    """Return the processes and instances of the last poll with process lists."""
     readings = (*reversed(state.pending), state.base) if state is not None else ()
     processes = next((r.processes for r in readings if r.processes is not None), ())
     instances = next((r.instances for r in readings if r.instances is not None), ())

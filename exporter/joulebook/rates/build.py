@@ -1,4 +1,4 @@
-"""Make the poller that a configuration asks for, and read rates of the past."""
+"""Build the poller of a configuration, and read past rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds
 
 _MOST_S = 7 * DAY_S
-"""What a feed is asked for at once."""
+"""The time range requested from a feed at once."""
 
 
 class KnownRates(NamedTuple):
@@ -28,7 +28,7 @@ class KnownRates(NamedTuple):
 
 
 def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> KnownRates:
-    """The rates in [t0, t1) UTC. Holes stay holes, and a feed that fails is one. `ConfigError`."""
+    """Return the rates in [t0, t1) UTC; a failing feed is a hole. Raises `ConfigError`."""
     curves: dict[Quantity, StepCurve] = {}
     problems: dict[str, str] = {}
     for feed in feeds(rates, environ):
@@ -75,13 +75,13 @@ def cache_dir(config: Config) -> Path:
 
 
 def make_poller(config: Config, environ: Mapping[str, str], *, read_only: bool = False) -> Poller:
-    """Return the poller that the configuration asks for; not started. Raises `ConfigError`."""
+    """Return the configured poller, not started. Raises `ConfigError`."""
     cache = Cache(cache_dir(config), read_only=read_only)
     return Poller(feeds(config.rates, environ), basis(config.rates), cache)
 
 
 def charges(rates: Rates) -> frozenset[Charge]:
-    """Return what is charged once its rates are known: that for which every setting is made."""
+    """Return the items to charge: those with all their settings."""
     found = set()
     if rates.pue is not None:
         if rates.price.kind != "none":

@@ -1,4 +1,4 @@
-"""Which source stands behind each `kind` of the configuration.
+"""The rate sources by `kind` in the configuration.
 
 A new feed is one file, one line in `PRICES` or `CARBON`, and its kind in `config.rates`.
 """
@@ -42,7 +42,7 @@ CARBON_TOKEN = "JOULEBOOK_RATES_CARBON_TOKEN"  # noqa: S105
 
 
 class FeedContext(NamedTuple):
-    """What factories are given beside their own section."""
+    """What factories get in addition to their section."""
 
     rates: Rates
     web: Web
@@ -123,7 +123,7 @@ CARBON: dict[str, Callable[[CarbonSection, FeedContext], RateSource]] = {
 
 
 class Feed(NamedTuple):
-    """A source, and what the configuration says of its use."""
+    """A source, and its configuration."""
 
     quantity: Quantity
     source: RateSource
@@ -133,7 +133,7 @@ class Feed(NamedTuple):
 
 
 def feeds(rates: Rates, environ: Mapping[str, str], web: Web | None = None) -> list[Feed]:
-    """Return the sources that a (valid) configuration asks for. Raises `ConfigError`."""
+    """Return the sources of a (valid) configuration. Raises `ConfigError`."""
     web = Web() if web is None else web
     found = []
     price, carbon = rates.price, rates.carbon
@@ -158,7 +158,7 @@ def _key(file: str, variable: str, environ: Mapping[str, str]) -> ApiKey:
 
 
 def basis(rates: Rates) -> RateSet:
-    """Return what of the rates is known without asking anybody: currency, zone, PUE, hardware."""
+    """Return the rates known without a query: currency, zone, PUE, hardware."""
     pue = StepCurve()
     if rates.pue is not None:
         source = rates.pue_source or "rates.pue"
@@ -185,11 +185,11 @@ class Missing(NamedTuple):
 
     key: str
     without: str
-    """What is not shown for the lack of it."""
+    """What is missing without it."""
 
 
 def missing(rates: Rates) -> tuple[Missing, ...]:
-    """Return the settings that are not made, and what is therefore not known."""
+    """Return the missing settings, and what is unknown without them."""
     found = []
     if rates.price.kind == "none":
         found.append(Missing("rates.price.kind", "cost of electricity"))

@@ -64,7 +64,7 @@ class ModelSensor:
         """Nothing is held open."""
 
     def look(self, *, processes: bool) -> PollResult:
-        """Reckon the power since the look before. Raises `SensorRetry`."""
+        """Estimate the power since the last poll. Raises `SensorRetry`."""
         try:
             times = cpu_times(self._proc)
             installed_bytes = memory(self._proc).installed_bytes

@@ -1,4 +1,4 @@
-"""Small files of sysfs: a value, or the error that says what can be done about it."""
+"""Read small files of sysfs: a value, or an error with its remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _MOST = 65_536
 
 
 def read_bytes(path: Path, remedy: str = "") -> bytes:
-    """Return what is in a file, at most 64 KiB. `remedy` is what to do where it may not be read.
+    """Return the content of a file, at most 64 KiB. `remedy` is what to do if permission is
+    missing.
 
     Raises `SensorMissing`, `SensorDenied`, `SensorRetry`.
     """

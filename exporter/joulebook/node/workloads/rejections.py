@@ -1,4 +1,4 @@
-"""What was refused of all that is said from outside: counted by reason, and reported to the log."""
+"""Rejected outside input: counted by reason, and logged."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Rejections:
         self._once.failed(error.reason, said, error, error.reason, reason=str(error))
 
     def count(self, reason: str) -> None:
-        """Count what is logged elsewhere."""
+        """Count an input that is logged elsewhere."""
         with self._lock:
             self._counts[reason] += 1
 
     def fault(self, what: str) -> None:
         """An exception that is a fault of ours, and being handled: count it as `fault`.
 
-        `what` says what failed and what follows. Where it came from is logged once.
+        `what` is what failed and its consequence. The traceback is logged once.
         """
         self.count(FAULT)
         error = sys.exception()

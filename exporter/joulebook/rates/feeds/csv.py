@@ -25,7 +25,7 @@ _OTHERS = ("start", "end", "quality", "source")
 
 
 class CsvFile:
-    """One file of one quantity. It is read again when it is asked again, so it may be edited."""
+    """One file of one quantity. It is re-read for each query, so it may be edited."""
 
     def __init__(
         self, path: Path, quantity: Quantity, currency: str, every_s: float = 60.0
@@ -37,7 +37,9 @@ class CsvFile:
         self._currency = currency
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """All of the file. Raises `FeedWrong` with file, line, column and what would be right."""
+        """Return the whole file. Raises `FeedWrong` with file, line, column and what is
+        expected.
+        """
         try:
             if self._path.stat().st_size > MAX_BYTES:
                 raise self._wrong(f"larger than {MAX_BYTES // 2**20} MiB")

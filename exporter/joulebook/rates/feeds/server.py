@@ -1,4 +1,4 @@
-"""Rates from another Joulebook: one asks the feeds, a lab's worth of nodes asks it.
+"""Rates from another Joulebook, which queries the feeds for all nodes.
 
 `RatesDocument` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the
 units of `core.money.rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.

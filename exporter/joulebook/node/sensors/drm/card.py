@@ -1,4 +1,4 @@
-"""What a graphics card's directory in sysfs says, whoever made it."""
+"""Read a graphics card's directory in sysfs, of any vendor."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ MEANINGS: Mapping[int, Meaning] = {
 }
 
 ABSENT = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, 25, 26})
-"""Codes by which a driver says for good that it cannot answer."""
+"""Codes of queries that a driver will never support."""
 
 
 def meaning(code: int) -> Meaning:

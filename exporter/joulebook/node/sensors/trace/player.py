@@ -1,9 +1,9 @@
 """A recorded trace in the place of hardware, in real time or faster.
 
-A joule of the trace is a joule of the replay: played at ten times the speed, the counter rises
-ten times as fast, and power is ten times what it was. In a loop the counter goes on rising, and
-where the trace stands depends on node time alone: like hardware it is not stopped, and forgets
-nothing, while the daemon is down.
+A joule of the trace is a joule of the replay: played at ten times the speed, the counter rises ten
+times as fast, and power is ten times what it was. In a loop the counter keeps increasing, and the
+position in the trace depends on node time alone: like hardware, it continues while the daemon is
+down.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ReplaySensor:
         self._is_open = False
 
     def owns(self, meter: Meter) -> bool:
-        """Return every GPU: a trace stands in for them."""
+        """Return every GPU of the trace."""
         return meter.component is Component.GPU
 
     def open(self) -> None:
@@ -88,7 +88,7 @@ class ReplaySensor:
         self._is_open = True
 
     def look(self, *, processes: bool) -> PollResult:
-        """Return what the trace says now. It knows of no processes."""
+        """Return the current values of the trace. It has no processes."""
         readings: list[Reading] = []
         failures: list[Failure] = []
         statuses: list[DeviceStatus] = []
@@ -112,7 +112,7 @@ class ReplaySensor:
         return readings
 
     def close(self) -> None:
-        """Look no longer; the trace plays on."""
+        """Stop polling; the trace plays on."""
         self._is_open = False
 
     def _places(self, meters: Iterable[Meter]) -> Iterable[tuple[_Player, int, int]]:

@@ -1,4 +1,4 @@
-"""Writes what sensors say into a trace, for `joulebook record` and to be played by `replay`."""
+"""Write sensor readings to a trace, for `joulebook record` and `replay`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from joulebook.node.sensors.trace.format import (
 
 
 class TraceWriter:
-    """Appends looks to a new trace file; a context manager.
+    """Appends polls to a new trace file; a context manager.
 
-    The devices of a trace are those that its first look read; one that comes later, or never
-    answers, is left out and counted in `left_out`. Raises `ConfigError` if the file exists or
-    cannot be written.
+    The devices of a trace are those of its first poll; one that comes later, or never responds, is
+    left out and counted in `left_out`. Raises `ConfigError` if the file exists or cannot be
+    written.
     """
 
     def __init__(self, path: Path, *, source: str = "", licence: str = "") -> None:
@@ -50,7 +50,7 @@ class TraceWriter:
         self.close()
 
     def append(self, look: PollResult) -> None:
-        """Write one look. A look without any reading before the first is ignored."""
+        """Write one poll. Polls without any reading before the first are ignored."""
         try:
             if not self._devices and not self._begin(look):
                 return
@@ -98,7 +98,7 @@ class TraceWriter:
 
 
 class _Device:
-    """What was written of one device."""
+    """The state of writing one device."""
 
     def __init__(self, index: int, has_counter: bool, begun_ns: int) -> None:
         self.has_counter = has_counter

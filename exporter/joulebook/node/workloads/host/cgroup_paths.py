@@ -1,4 +1,4 @@
-"""Whose process is it? Read from the path of its cgroup.
+"""Find the owner of a process from the path of its cgroup.
 
     v1   /slurm[_node]/uid_U/job_J/step_S[/task_T]             (once for each hierarchy)
     v2   /system.slice/[node_]slurmstepd.scope/job_J/step_S/user/task_T
@@ -7,9 +7,10 @@
     systemd    /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/RT-ID.scope
     cgroupfs   /kubepods/burstable/podUID/ID          (burstable, besteffort, or neither)
 
-Users make cgroups of any name where systemd hands them a part of the tree: below their own slice
-and in services of theirs. A name counts only where root alone can have given it (`given_by_root`),
-and of nested ones the outermost does. Inside a pod or container the tree of SLURM may begin again.
+Users can create cgroups with any name where systemd delegates a part of the tree: below their own
+slice and in their services. A name only counts where root alone can have given it
+(`given_by_root`), and of nested ones the outermost does. Inside a pod or container there may be
+another SLURM tree.
 
 A daemon in a cgroup namespace of its own sees the paths of others from there, as
 `/../../podUID/ID`: only the parts from the pod on are relied on.
@@ -55,7 +56,7 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 def from_namespace(path: str) -> str:
     """Return a path without the way up from this process's own cgroup namespace.
 
-    What it is seen from is an ancestor of this daemon's own cgroup, and so made by root.
+    The path is relative to an ancestor of this daemon's own cgroup, which root made.
     """
     return _ABOVE.sub("", path)
 

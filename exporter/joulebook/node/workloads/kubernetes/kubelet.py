@@ -180,7 +180,7 @@ class _Connection:
         self._socket.close()
 
     def call(self, method: str, body: bytes, deadline: float) -> bytes:
-        """Ask, and return the message that comes back."""
+        """Send a request, and return the response message."""
         stream = self._http.get_next_available_stream_id()
         left_ms = max(int((deadline - time.monotonic()) * 1000), 1)
         headers = [

@@ -1,4 +1,4 @@
-"""Which pod a uid is, and which uid a pod has: what the API server and the log folders tell."""
+"""Map pods to UIDs and back, from the API server and the log directories."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from joulebook.node.workloads.kubernetes.cgroups import LogFolder
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 
 MAX_PODS = 4096
-"""So many pods are remembered of those that ended, or that the API server reported of and that
-never
-came: the newest."""
+"""The most pods remembered of those that ended, or were reported and never came: the newest."""
 
 Known = TypeVar("Known")
 

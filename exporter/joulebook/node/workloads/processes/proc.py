@@ -1,6 +1,6 @@
-"""What `/proc` says of one process: whose it is, which launcher started it, how it names its work.
+"""Read a process from `/proc`: its owner, its launcher, and its experiment.
 
-`Exits` tells when processes end, to the millisecond.
+`Exits` reports the end of processes, to the millisecond.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Exits(LastingThread):
     def watch(self, key: Key, lives: Callable[[Key], bool]) -> bool:
         """Watch a process; `False` if it is gone by now.
 
-        `lives` says, once its pidfd is open, whether the pid is still that of the process meant.
+        `lives` returns, once its pidfd is open, whether the PID is still that process's.
         """
         with self._lock:
             if key in self._watched or len(self._watched) >= MOST or self._stopping.is_set():
@@ -110,7 +110,7 @@ _SERVES_SESSIONS = re.compile(
 
 
 def facts_of(pid: int, proc: Path = Path("/proc")) -> Facts | None:
-    """Read whose a process is; `None` if it is gone or cannot be seen."""
+    """Read the owner of a process; `None` if it is gone or hidden."""
     uid = uid_of(pid, proc)
     try:
         paths = cgroup_paths((proc / str(pid) / "cgroup").read_text(errors="replace"))
@@ -211,7 +211,7 @@ def _is_new(stat: Stat) -> bool:
 def is_infrastructure(
     pid: int, names: Collection[str], facts: Facts, proc: Path = Path("/proc")
 ) -> bool:
-    """Return whether a process serves everybody: this daemon, or a program of one of the names.
+    """Return whether a process serves everyone: this daemon, or a program with one of the names.
 
     What counts is who runs it and where: a user of the system outside of containers, or a program
     of such a user that is one of them (root's MPS daemon starts its server as the client's user).

@@ -1,9 +1,9 @@
-"""Processes outside any scheduler as a source of workloads: who uses a device that nobody allots.
+"""The workload source for processes outside any scheduler.
 
-No claims come from here: who runs on a device does not hold it. What a process consumes goes to its
-user's part of a container or service, or to the run that it is a part of; and of these to the part
-that runs under the experiment which it was started for. That is asked once in a process's life,
-and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.
+It makes no claims: a process that runs on a device does not hold it. What a process consumes goes
+to its user's part of a container or service, or to the run that it is a part of; and of these to
+the part that runs under the experiment which it was started for. That is asked once in a process's
+life, and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
 
 GRAIN_NS = 20 * NS_PER_MS
-"""Linux tells the start of a process in hundredths of a second."""
+"""Linux reports the start of a process in hundredths of a second."""
 
 _RUN = re.compile(r"run-(\d+)-(\d+)")
 _OWNER = re.compile(r"(.+?)(?:\.u(\d+))?(?:\.[0-9a-f]{8})?", re.DOTALL)
@@ -100,7 +100,7 @@ class ProcessWorkloads:
     # -- WorkloadSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Begin to wait for the ends of processes; go on with what the ledger held."""
+        """Start watching the ends of processes; continue from the ledger."""
         self._boundary = boundary
         self._opened_ns, self._before_ns = self._clock.now_ns(), before.last_ns
         with self._lock:
@@ -125,7 +125,7 @@ class ProcessWorkloads:
         return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
-        """What was handed over last need not be said again."""
+        """Confirm that the last holdings are durable."""
         with self._lock:
             self._table.settled()
 
@@ -146,7 +146,7 @@ class ProcessWorkloads:
         return self._meet(place, given, clean_label(stat.comm))
 
     def close(self) -> None:
-        """Stop waiting; a look-up that hangs is left behind."""
+        """Stop watching; a hanging lookup is abandoned."""
         self._exits.stop()
 
     # -- Accounted
@@ -192,9 +192,9 @@ class ProcessWorkloads:
         self._boundary(now_ns)
 
     def _serving(self, use: ProcessUse) -> ProcessUse:
-        """Return a display server that a user's login started serves everybody who sits there.
+        """Return whether it is a display server of a user's login, which serves everyone there.
 
-        That is believed of one which only draws: what computes is billed, whatever it is called.
+        Only if it just draws: a process that computes is charged, whatever its name.
         """
         if not use.graphics or use.workload is None or use.workload.scheduler != SCHEDULER:
             return use
@@ -209,7 +209,7 @@ class ProcessWorkloads:
         return "kubernetes" in self._others and pod_place(path) is not None
 
     def _run_of(self, pid: int, group: int, uid: int) -> Run | None:
-        """The run of a process group stays what it was first known to be, while any of it lives."""
+        """Return the run of a process group, which is fixed while any of it is alive."""
         run = self._runs.get(group) or proc.run_of(pid, uid, self._runs.get, self._proc)
         if run is not None:
             with self._lock:
@@ -231,7 +231,7 @@ class ProcessWorkloads:
         return place
 
     def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
-        """Return the experiment that a process was started for; empty where nobody named one.
+        """Return the experiment that a process was started for; empty if unnamed.
 
         An answer that comes too late counts from then on. Where none can be had, the process is
         taken for one of those that run under a name in its place already, if that is only one.
@@ -309,12 +309,14 @@ class ProcessWorkloads:
         return None if found is None else Run(int(found[1]), int(found[2]))
 
     def _is_over(self, place: Place) -> bool:
-        """Whether nothing can be started in it any more; of containers and units nobody knows."""
+        """Return whether nothing can be started in it any more; unknown for containers and
+        units.
+        """
         run = self._run_in(place)
         return run is None or self._is_gone(run.pid, run)
 
     def _is_left(self, place: Place) -> bool:
-        """Whether nothing is known to live in it: no leader of a run, of others nobody knows."""
+        """Return whether nothing is known to be alive in it."""
         run = self._run_in(place)
         leader = None if run is None else stat_of(run.pid, self._proc)
         return leader is None or leader.is_over

@@ -69,7 +69,7 @@ class Known(msgspec.Struct):
 
 
 class ProcessTable:
-    """What is known, by workload and by process."""
+    """The table of workloads and processes."""
 
     def __init__(self) -> None:
         self._workloads: dict[WorkloadId, Known] = {}
@@ -97,7 +97,7 @@ class ProcessTable:
         self._workloads[known.id] = known
 
     def rename(self, process: Key, workload: WorkloadId) -> None:
-        """Let a process count for another workload from now on: its name came late."""
+        """Move a process to another workload from now on, since its name came late."""
         if len(self._renamed) >= MOST:
             self._renamed.clear()
         self._renamed[process] = workload
@@ -196,7 +196,7 @@ class ProcessTable:
                 del self._workloads[workload]
 
     def restore(self, facts: WorkloadFacts, place: Place) -> None:
-        """Go on from what the ledger held of a workload that may live on."""
+        """Resume a workload from the ledger that may still be alive."""
         given = facts.labels.experiment if facts.named else ""
         self._workloads[facts.id] = Known(
             facts.id, place, facts.name, given, facts.labels.user or None, facts.started_ns,
@@ -208,7 +208,7 @@ class ProcessTable:
         return [k for k in self._workloads.values() if k.before is not None and k.ended_ns is None]
 
     def end_unseen(self, known: Known, ended_ns: int) -> None:
-        """A workload of before ended while nobody looked."""
+        """End a workload from the ledger that ended unseen."""
         known.ended_ns, known.reported = max(ended_ns, known.started_ns), False
 
     def news(

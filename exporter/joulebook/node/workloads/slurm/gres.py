@@ -95,7 +95,7 @@ class Position(NamedTuple):
 
 
 class GresPart(NamedTuple):
-    """What an id of SLURM's came to: a meter, and the part of it that one such id is."""
+    """The device of a SLURM id: a meter, and the part of it."""
 
     meter: Meter
     parts: int = 1
@@ -142,8 +142,8 @@ def find_part(
 ) -> GresPart | None:
     """Return the meter that one GPU id of a job means; `None` if that device cannot be metered.
 
-    `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one whatever it says.
-    Raises `Unmappable` where only somebody can be booked (`unknown_holder`).
+    `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one in any case. Raises
+    `Unmappable` if the device is unknown (`unknown_holder`).
     """
     if gpu.startswith(UNCOUNTED):
         raise Unmappable(gpu)

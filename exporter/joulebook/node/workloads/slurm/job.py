@@ -1,4 +1,4 @@
-"""One run of a SLURM job on this host, and what says that it holds GPUs."""
+"""One run of a SLURM job on this host, and the evidence that it holds GPUs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class JobGrant:
     claims: tuple[Claim, ...] | None = None
     """Once it is clear which meters these are: that does not change while a job runs."""
     told_ns: int = 0
-    """The start (wall clock) that the event file gives, which tells it from any later one."""
+    """The start (wall clock) in the event file, which distinguishes it from later ones."""
     by_processes: bool = False
-    """Nothing but its processes will tell the end: the file was swept away, or never was."""
+    """Only its processes will show its end: the file was removed, or never existed."""
 
     def close(self, t_ns: int) -> None:
         """It ended, at `t_ns` unless an earlier end is known."""
@@ -114,7 +114,7 @@ class Job:
 
     @property
     def filed(self) -> bool:
-        """Whether a file says that it holds GPUs, and will say when it no longer does."""
+        """Return whether a file reports that it holds GPUs, and will report the end."""
         return any(
             g.t1_ns is None and g.evidence is not Evidence.SCONTROL and not g.by_processes
             for g in self.grants.values()
@@ -127,14 +127,14 @@ class Job:
         self.changed += 1
 
     def was_given(self, models: Iterable[str]) -> None:
-        """Note the models of its devices (empty: one that does not tell)."""
+        """Record the models of its devices (empty: unknown)."""
         new = {model for model in models if model} - self.models
         if new:
             self.models |= new
             self.changed += 1
 
     def learn(self, **facts: str) -> None:
-        """Take what is not known yet; what came first (from the better source) stays."""
+        """Add unknown facts; earlier ones (from a better source) stay."""
         self.correct(**{name: value for name, value in facts.items() if name not in self.facts})
 
     def correct(self, **facts: str) -> None:
@@ -158,13 +158,13 @@ class Job:
         self.changed += 1
 
     def presume_over(self, t_ns: int, now_ns: int) -> None:
-        """It is thought over at `t_ns`, though nothing on this host said so."""
+        """Assume that it ended at `t_ns`, although nothing on this host reported it."""
         self.lost = {k: replace(g) for k, g in self.grants.items() if g.t1_ns is None}
         self.presumed_ns = now_ns
         self.end(t_ns)
 
     def revive(self, t_ns: int) -> None:
-        """It was not over: it holds again what it held, until its processes are gone."""
+        """Revive it: it holds again what it held, until its processes are gone."""
         self.ended_ns = self.presumed_ns = None
         for key, grant in self.lost.items():
             claims = grant.claims and tuple(

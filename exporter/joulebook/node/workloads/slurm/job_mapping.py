@@ -42,13 +42,13 @@ class Mapped(NamedTuple):
     file: str
     uid: int | None = None
     since_ns: int = 0
-    """When the file became what it is: wall clock, later node time."""
+    """The file's last change: wall clock, later node time."""
 
 
 def read_mapping(
     directory: Path, evidence: Evidence, owners: frozenset[int]
 ) -> tuple[frozenset[Mapped], list[InputError]]:
-    """Return all that a mapping directory says now, and what of it was refused.
+    """Return the current mappings in a directory, and rejected ones.
 
     Raises `OSError` where there is no such directory, `InputError` where it cannot be trusted.
     """
@@ -94,7 +94,7 @@ class MappingDirectory(FollowedDirectory):
         self.dirty = True
 
     def read(self) -> frozenset[Mapped] | None:
-        """Return what it says now; `None` while it cannot be read."""
+        """Return its current mappings; `None` while it cannot be read."""
         self.dirty = False
         try:
             self.follow()

@@ -1,8 +1,8 @@
-"""The jobs of one host as all sources of evidence together tell them. No I/O, no clock, no locks.
+"""The jobs of one host, combined from all sources of evidence. No I/O, no clock, no locks.
 
-A `Job` is one run of a job (after a requeue there is another, and numbers come again). What says
+A `Job` is one run of a job (after a requeue there is another, and numbers come again). The evidence
 that it holds GPUs is a `JobGrant`: an event file, an answer of the controller, a job-mapping file.
-Which of them is believed when is the table of `docs/evidence.md`.
+`docs/evidence.md` has their precedence.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class JobTable:
     # -- event files
 
     def event(self, stem: str, event: JobEvent, t0_ns: int, t1_ns: int | None) -> Job:
-        """Return an event file as it stands now."""
+        """Return the current content of an event file."""
         job = self._by_stem.get(stem)
         known = job.grants.get(stem) if job is not None else None
         if job is None or (known is not None and known.told_ns != event.start_ns):
@@ -144,8 +144,8 @@ class JobTable:
     def event_removed(self, stem: str, t_ns: int, lives: Callable[[Job], bool]) -> Job | None:
         """Return an event file is gone; returns the job if that ended it just now.
 
-        An Epilog runs when the processes of a job are gone. So where it still `lives`, the file was
-        swept away, and its processes tell the end.
+        An Epilog runs when the processes of a job are gone. So if it is still alive (`lives`), the
+        file was removed, and its processes will show the end.
         """
         job = self._by_stem.get(stem)
         grant = job.grants.get(stem) if job is not None else None
@@ -170,12 +170,12 @@ class JobTable:
             job.end(t_ns)
 
     def knows(self, stem: str) -> JobGrant | None:
-        """Return what an event file said before."""
+        """Return the previous content of an event file."""
         job = self._by_stem.get(stem)
         return None if job is None else job.grants.get(stem)
 
     def stems(self) -> frozenset[str]:
-        """Return the event files whose end is not known."""
+        """Return the event files without an end."""
         return frozenset(
             stem for stem, job in self._by_stem.items()
             if stem in job.grants
@@ -279,7 +279,7 @@ class JobTable:
         return tuple(self._jobs.get(job_id, ()))
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int, start_s: int) -> bool:
-        """Return all that a job-mapping directory says now; whether anything changed."""
+        """Return whether the content of a job-mapping directory changed."""
         wanted = {(m.job_id, f"{evidence.label}:{m.file}:{m.parts}/{m.of}"): m for m in now}
         changed = False
         for job in list(self):
@@ -318,7 +318,7 @@ class JobTable:
                 del self._by_stem[key]
 
     def sweep(self, now_ns: int) -> list[Job]:
-        """Forget, and return, the jobs of which nothing is left to say."""
+        """Drop and return the jobs with nothing left to report."""
         done = [
             job for job in self
             if job.ended_ns is not None and job.sent >= job.changed and job.heard

@@ -1,4 +1,4 @@
-"""Mark files (`experiment_span`), read with suspicion: anybody may write into their directory.
+"""Read mark files (`experiment_span`), which are untrusted: anyone may write to their directory.
 
 What a file may do is to name an experiment for its own process. So it counts only if it belongs
 to the user that the process runs as, and if the process in its name is still the one that it was
@@ -38,7 +38,7 @@ class Process(NamedTuple):
 
 
 class SpanFile(msgspec.Struct, frozen=True):
-    """What a mark file says; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
+    """The content of a mark file; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
 
     v: Literal[1]
     experiment: str
@@ -50,7 +50,7 @@ _MARK = msgspec.json.Decoder(SpanFile)
 
 
 def process_of(name: str) -> Process | None:
-    """Return the process that a file's name speaks of; `None` for what is no mark file."""
+    """Return the process in a file's name; `None` if it is not a mark file."""
     found = _NAME.fullmatch(name)
     return None if found is None else Process(int(found[1]), int(found[2]))
 
@@ -61,7 +61,7 @@ def is_unfinished(name: str) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory as /tmp is: all may write, and each may remove only what is his.
+    """Create the directory like /tmp: all may write, but remove only their own files.
 
     Raises `OSError`.
     """
@@ -95,7 +95,7 @@ def owner_of(process: Process) -> int | None:
 
 
 def is_in_job(pid: int) -> bool:
-    """Return whether its cgroup is that of a SLURM job or a pod, known to anybody or not."""
+    """Return whether its cgroup is that of a SLURM job or a pod, known or not."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     except OSError:
