@@ -67,8 +67,8 @@ class Amount(NamedTuple):
             without a known holder.
         idle_ns: The part of the held time in which the device did no work.
         calibration_uj: What calibration added to the energy read (may be negative).
-        tensor_ns: Held time x activity of the tensor cores, as far as that is known.
-        tensor_known_ns: The held time for which it is.
+        tensor_ns: Held time x activity of the tensor cores, as far as known.
+        tensor_known_ns: The held time for which it is known.
 
     """
 

@@ -91,7 +91,7 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def said(self) -> str:
-        """What people are told of it: how the counter stands to power, and whether it is right."""
+        """The displayed result: the ratio of counter to power, and the verdict."""
         if self.verdict is Verdict.NONE:
             return "cannot tell: not yet compared under one load for half a minute"
         if self.verdict is Verdict.CANNOT_TELL:

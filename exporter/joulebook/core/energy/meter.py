@@ -39,14 +39,19 @@ from joulebook.units import NS_PER_S
 class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One meter: the booked edge, and what was read after it.
 
-    `base` is the reading up to which all energy is booked; `pending` the readings after it, in
-    order. `booked_uj` counts, calibrated, since the ledger began, `read_uj` is that plus what is
-    pending.
-    `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
-    the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
-    still open (`""`: none is). `tick_ns` is the learnt period of the counter
-    (0: not yet), `idle_mw` its mean power while idle. `resumed` is set from a restart of the
-    daemon until the meter has been read again.
+    Attributes:
+        base: The reading up to which all energy is booked.
+        pending: The readings after it, in order.
+        booked_uj: Energy booked since the ledger began, calibrated.
+        read_uj: That plus what is pending.
+        suspect: An implausible reading that the next one will confirm or refute.
+        gap_to_ns: The instant up to which lost time is counted.
+        gap_from_ns: Start of the open gap.
+        gap_reason: Its reason (`""`: no gap is open).
+        tick_ns: The learned period of the counter (0: not yet).
+        idle_mw: Mean power while idle.
+        resumed: Set from a restart of the daemon until the meter is read again.
+
     """
 
     meter: Meter
@@ -75,9 +80,9 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     listed: tuple[ProcessUse, ...] | None = None
     """The processes of readings that did not count, reported with the next one that does."""
     calibration_uj: int = 0
-    """What calibration added to what is booked; what is pending is as it was read."""
+    """What calibration added to the booked energy; pending energy is as read."""
     shown_uj: int = 0
-    """The most that was ever shown of it, where calibration took off something."""
+    """The most ever exposed, if calibration reduced it."""
 
     @property
     def last(self) -> Reading:
@@ -96,7 +101,7 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def shown_audit(self) -> Audit:
-        """The audit as people are told of it: a counter that was given up is wrong."""
+        """Return the audit for display: a counter that was given up is wrong."""
         return Audit(verdict=Verdict.WRONG) if self.stalled else self.audit
 
 

@@ -199,7 +199,9 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     utilization_pct: int | None = None
     """How much of the time the device was at work, if reported."""
     tensor_ppm: int | None = None
-    """How busy its tensor cores were since the look before that told it, in parts per million."""
+    """How busy its tensor cores were since the last reading with this value, in parts per
+    million.
+    """
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
@@ -264,9 +266,9 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     module: Meter | None = None
     """The meter that it shares with others, as a die of a module of `slices` dies."""
     counts: Mapping[tuple[str, str], int] = {}
-    """Counters of its health by name (`joulebook_gpu_NAME_total`) and the value of their label."""
+    """Health counters by name (`joulebook_gpu_NAME_total`) and label value."""
     last_xid: int | None = None
-    """The last Xid (0: none yet; `None`: they cannot be asked for)."""
+    """The last Xid (0: none yet; `None`: not available)."""
 
     @property
     def rooms(self) -> dict[str, Fraction]:

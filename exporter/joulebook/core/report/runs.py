@@ -43,7 +43,7 @@ class Group(msgspec.Struct, frozen=True):
     def names(self) -> frozenset[str]:
         """All that it may be asked for by, its parts' names among them.
 
-        With its begin (`500@1767225620`, UTC seconds) it is told from another of its number.
+        Its start (`500@1767225620`, UTC seconds) distinguishes it from another run with its number.
         """
         began_s = _begin_ns(self.whole) // NS_PER_S
         exact = {f"{self.whole.shown}@{began_s}"} if began_s else set()

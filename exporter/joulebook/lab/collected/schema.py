@@ -40,7 +40,7 @@ class Database(Protocol):
         """All within, or nothing; a view of one instant."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -14,7 +14,7 @@ from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite
 
 MAX_BYTES = 1024 * 1024
 MOST = 1000
-"""Models, results of one and metrics of one that are looked at."""
+"""The most models, results per model and metrics per result that are read."""
 
 
 def read_card(path: Path) -> list[Result]:

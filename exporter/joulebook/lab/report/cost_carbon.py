@@ -23,7 +23,7 @@ KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
 G_PER_KG = 1000
 
 _NEARLY_ALL = 0.95
-"""What is known of less of the time held says nothing of the whole."""
+"""If known for less of the held time, a value is not used for the whole."""
 
 _CO2E = Charge(Item.CO2E)
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")

@@ -1,4 +1,4 @@
-"""The rows that a statement rests on, as a CSV file: with it anybody can work the statement out.
+"""The rows of a statement as a CSV file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that

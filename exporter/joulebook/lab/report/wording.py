@@ -93,6 +93,6 @@ def sentence(text: str) -> str:
 
 
 def span(statement: Statement) -> str:
-    """Return the stretch of time that was asked for."""
+    """Return the requested time range."""
     since = statement.since_utc or "the start of the ledger"
     return f"From {since} to {statement.until_utc or 'now'}"

@@ -1,9 +1,9 @@
 """One Intel GPU, by sysfs of the i915 and xe drivers.
 
-Energy is that of hwmon, in microjoules: `card` where the driver tells the board from the package
-(`pkg`), else the only one. Both drivers keep a 32-bit register that they add up when they are
-asked, so a card must be looked at before it wraps (Documentation/ABI/testing/
-sysfs-driver-intel-i915-hwmon and sysfs-driver-intel-xe-hwmon of the kernel).
+Energy is that of hwmon, in microjoules: `card` where the driver distinguishes the board from the
+package (`pkg`), else the only one. Both drivers accumulate a 32-bit register when it is read, so a
+card must be polled before it wraps (Documentation/ABI/testing/ sysfs-driver-intel-i915-hwmon and
+sysfs-driver-intel-xe-hwmon of the kernel).
 """
 
 from __future__ import annotations

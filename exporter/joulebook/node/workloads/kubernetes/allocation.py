@@ -23,7 +23,7 @@ class PodCgroup:
 
     uid: str
     began_ns: int | None = None
-    """When its first directory was made; `None` if it was there before we looked."""
+    """When its first directory was created; `None` if before we started."""
     paths: set[Path] = field(default_factory=set)
     containers: dict[str, set[Path]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
@@ -113,15 +113,15 @@ class DeviceGrant:
     sharers: int = 1
     nameless: bool = False
     part: DevicePart | None = None
-    """Once it is clear what it is: that does not change while it is held."""
+    """Set once known, and unchanged while it is held."""
     somebody: tuple[DevicePart, ...] = ()
     """Where that is not clear: the cards of which it may be one."""
     refused: bool = False
-    """It was said that nobody can tell which device that is."""
+    """Whether it was reported as unknown."""
     claimed: bool = False
-    """A claim was handed over: from then on it only ends."""
+    """Whether its claim was reported: from then on it only ends."""
     over: bool = False
-    """Its end was handed over too."""
+    """Whether its end was reported."""
 
     def close(self, t_ns: int) -> None:
         """It ended, at `t_ns` unless an earlier end is known."""
@@ -134,18 +134,18 @@ class PodAllocation:
     """A pod that the kubelet lists or listed.
 
     Attributes:
-        since_ns: From when on we know it to be here.
-        begun_ns: When it began, where that was before we knew it (0: it was not).
-        was_here: It was there before we looked for the first time.
-        maybe: Uids, one of which may be its own.
-        not_uid: A uid that it has not: that of its predecessor under the same name.
+        since_ns: Since when it is known to be here.
+        begun_ns: When it began, if before that (0: it did not).
+        was_here: Whether it was there before the first scan.
+        maybe: UIDs, one of which may be its own.
+        not_uid: A UID that is not its own but its predecessor's under the same name.
         listed_ns: When the kubelet last listed it.
-        missing_ns: Since when the kubelet has not listed it any more.
-        lived_ns: When it was last seen to live though the kubelet does not list it.
-        done_ns: Since when the API server says that all of its containers have ended.
-        unseen: It was over before we looked, so that nothing is to be said of it.
+        missing_ns: Since when the kubelet no longer lists it.
+        lived_ns: When it was last seen alive although the kubelet does not list it.
+        done_ns: Since when all its containers have ended according to the API server.
+        unseen: Whether it ended before we started, so that nothing is reported of it.
         held: All devices that it ever held.
-        reported: What was last made durable of its facts.
+        reported: Its facts last made durable.
 
     """
 
@@ -208,7 +208,7 @@ class PodAllocation:
         self.held.update(devices)
 
     def found(self, grant: DeviceGrant, part: DevicePart, t_ns: int) -> None:
-        """It is clear now what a grant is; if it was somebody's till now, from `t_ns` on."""
+        """Resolve a grant; if it was `unknown_holder` until now, from `t_ns` on."""
         if grant.claimed and grant.t1_ns is None:
             grant.close(t_ns)
             grant = DeviceGrant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
@@ -264,7 +264,7 @@ class PodAllocation:
             self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
     def settle(self, reported: WorkloadFacts | None) -> None:
-        """What was handed over is durable: these facts, and every end that was claimed."""
+        """Confirm that these facts and all reported ends are durable."""
         self.reported = reported or self.reported
         self.grants = [grant for grant in self.grants if not grant.over]
 

@@ -1,9 +1,9 @@
-"""The kubelet's pod-resources service: which pod of this node was given which device.
+"""The kubelet's PodResources API: which pod of this node was given which device.
 
-One connection to a UNIX socket, kept open; after a restart of the kubelet it is made anew. A call
-of gRPC is a few frames of HTTP/2: h2 speaks it in one megabyte of memory, grpcio in fourteen. The
-stubs are of messages only (`podresources.proto`). Import this module late: a node without a kubelet
-need not carry these libraries.
+One connection to a UNIX socket, kept open, and reopened after a restart of the kubelet. A gRPC call
+is a few frames of HTTP/2: h2 needs one megabyte of memory, grpcio fourteen. The stubs are of
+messages only (`podresources.proto`). Import this module late: a node without a kubelet need not
+carry these libraries.
 
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """

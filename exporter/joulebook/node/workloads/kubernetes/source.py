@@ -61,13 +61,13 @@ class KubernetesSite:
     """The settings for Kubernetes on this node.
 
     Attributes:
-        node: What the cluster calls this node.
-        socket: The kubelet's pod-resources service.
-        server: The API server; `None`: it is not to be asked.
-        resources: Resources of device plugins whose devices are GPUs; `*` stands for anything.
+        node: This node's name in the cluster.
+        socket: The kubelet's PodResources socket.
+        server: The API server; `None`: not used.
+        resources: Device plugin resources that are GPUs; `*` matches anything.
         drivers: DRA drivers whose devices are GPUs.
-        pod_logs: Where the kubelet keeps the log folders of pods; `None`: they are not looked at.
-        poll_interval_s: How often the kubelet is asked though nothing happened.
+        pod_logs: The kubelet's log directories of pods; `None`: not used.
+        poll_interval_s: Time between polls of the kubelet while nothing happens.
 
     """
 

@@ -77,15 +77,14 @@ class Facts(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a process belongs to on this machine.
+    """The place that a process belongs to on this machine.
 
     Attributes:
         kind: `container`, `unit` or `run`.
-        name: What it is called; one for all time only if `unique`, else while the machine is up.
-        uid: Whose it is; `None` where nobody can say: root's containers are started by a service
-            for whomever.
+        name: Its name; unique for all time only if `unique`, else while the machine is up.
+        uid: Its user; `None` if unknown: root's containers are started by a service for anyone.
         unique: See `name`.
-        experiment: What it counts for if nobody names an experiment.
+        experiment: Its experiment if none is named.
 
     """
 

@@ -54,13 +54,12 @@ _OWNER = re.compile(r"(.+?)(?:\.u(\d+))?(?:\.[0-9a-f]{8})?", re.DOTALL)
 
 
 class ProcessWorkloads:
-    """What runs on the GPUs of `node` by itself.
+    """Watch processes on the GPUs of `node`.
 
-    `infrastructure` are names of programs that serve everybody. Cgroups of the schedulers in
-    `others` (`slurm`, `kubernetes`) are left to them, also while they do not know them yet. Pids
-    are those of `proc_root`; unless they are also `own_pids` (those of this process's own
-    namespace), ends are known from process lists alone, and CPU time of single processes is
-    nobody's.
+    `infrastructure` are names of programs that serve everyone. Cgroups of the schedulers in
+    `others` (`slurm`, `kubernetes`) are left to them, even while they do not know them yet. PIDs
+    are those of `proc_root`; unless they are also `own_pids` (of this process's own namespace),
+    ends are known from process lists alone, and CPU time of single processes is unattributed.
     """
 
     name = "processes"

@@ -45,12 +45,12 @@ class Known(msgspec.Struct):
     """One workload.
 
     Attributes:
-        given: The experiment that somebody named for it; it never changes.
-        user: Whose it is; `None` until that is looked up.
-        before: What the ledger held of it when the daemon started; `None` once it is seen.
-        again_ns: When it began again after its end; 0 if it never did.
-        used: Whether energy may go to it: a process of it ran that was under no span.
-        reported: Whether the ledger knows all that is known here.
+        given: The named experiment; it never changes.
+        user: Its user; `None` until looked up.
+        before: Its state in the ledger when the daemon started; `None` once it is seen.
+        again_ns: When it was revived after its end; 0: never.
+        used: Whether energy may be booked to it: it had a process without a span.
+        reported: Whether the ledger has everything known here.
 
     """
 

@@ -43,29 +43,30 @@ class Job:
     """One run of one job on this host.
 
     Attributes:
-        start_s: UTC second at which this node first knew it to have begun; part of its identity.
-        restart: How often it was requeued; `None` while nobody who knows has said.
-        held: Nodes and GPUs by evidence, of grants settled long ago too.
-        models: Of the devices that it was given, of grants settled long ago too.
+        start_s: UTC second of its start as first known to this node; part of its identity.
+        restart: How often it was requeued; `None` while unknown.
+        held: Nodes and GPUs by evidence, including settled grants.
+        models: Models of its devices, including settled grants.
         past: Directories of it that are gone.
         seen_ns: When its first process was seen, or that of its last step.
         nodes: Names of this host's nodes on which its cgroups were seen.
-        hooked: An event file speaks of it: then nothing else says who owns it or what it holds.
+        hooked: Whether an event file exists: then it alone gives its owner and devices.
         facts: user, account, partition, qos, name, array_job_id, array_task_id, cluster, ...
-        sources: What experiment rules go by.
-        asking: A question about it is with the controller.
-        asked: How often the controller was asked, and failed to answer or did.
-        heard: The controller has said all that it will.
-        gone: How often in a row it did not know the job.
-        answered: It gave a credible answer.
-        looks: Counts the series of looks at its processes; only the last one goes on.
-        watch: Counts the series of questions whether it is over; only the last one goes on.
-        unproven: Found at the start without processes: what the file says is yet to be confirmed.
-        extern: SLURM's own step was seen, which lives as long as the job holds this node.
+        sources: The input of experiment rules.
+        asking: Whether a query to the controller is pending.
+        asked: How often the controller was queried.
+        heard: Whether the controller has nothing more to report.
+        gone: How often in a row the controller did not know the job.
+        answered: Whether the controller gave a credible answer.
+        looks: Counts series of polls of its processes; only the last one continues.
+        watch: Counts series of queries whether it is over; only the last one continues.
+        unproven: Whether it was found at the start without processes, so that its file is to be
+            confirmed.
+        extern: Whether SLURM's own step was seen, which lives as long as the job holds this node.
         vanished_ns: When the last of its processes was gone.
-        alive_ns: The last instant at which it is known to have lived.
-        presumed_ns: When it was thought over though no Epilog said so, nor SLURM's own step.
-        lost: What it held then.
+        alive_ns: The last instant at which it is known to have been alive.
+        presumed_ns: When it was assumed over without an Epilog or the end of SLURM's own step.
+        lost: What it held at that time.
 
     """
 
