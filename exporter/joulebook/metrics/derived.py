@@ -114,7 +114,8 @@ class Derived:
         held: dict[WorkloadId, set[Meter]] = {}
         for claim in self.books.claims:
             if claim.workload is not None:
-                held.setdefault(claim.workload, set()).add(claim.meter)
+                workload = self.books.booked_to(claim.workload)
+                held.setdefault(workload, set()).add(claim.meter)
         for meter, holders in self.view.holders.items():
             for holder in holders:
                 if holder.workload is not None:
@@ -122,7 +123,7 @@ class Derived:
         shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
-            held.setdefault(use.workload, set()).update(shared)
+            held.setdefault(self.books.booked_to(use.workload), set()).update(shared)
         return held
 
     @cached_property

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from joulebook.core.attribution.claims import Holder, Tenure, admit
 from joulebook.core.attribution.gpu import seats, share_out
 from joulebook.core.attribution.outages import by_meter
@@ -45,8 +47,24 @@ def sharing(
         holders = seats(held, processes, instances)
         if holders:
             draws = _draws(meter, holders, processes, instances, books, status)
-            found[meter] = Sharing(holders, draws)
+            found[meter] = _as_booked(Sharing(holders, draws), books)
     return found
+
+
+def _as_booked(shared: Sharing, books: Books) -> Sharing:
+    """Name holders as they are booked to now."""
+    if not books.renamed:
+        return shared
+    who = {each: None if each is None else books.booked_to(each) for each in shared.draws}
+    return Sharing(
+        tuple(
+            holder
+            if holder.workload is None
+            else msgspec.structs.replace(holder, workload=books.booked_to(holder.workload))
+            for holder in shared.holders
+        ),
+        {who[each]: part for each, part in shared.draws.items()},
+    )
 
 
 def _last_told(
