@@ -73,6 +73,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
         named: Whether a person gave the experiment its name; else it was derived.
         stage: What the run was for (`train`, `eval`, ...), where somebody said so.
         outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
+        named_ns: Since when (node time) the experiment is what its owner says; 0: it is a name for
+            want of his. A later change is his, and counts from then on.
 
     """
 
@@ -90,6 +92,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     named: bool = False
     stage: str = ""
     outcome: str = ""
+    named_ns: int = 0
 
     @property
     def shown(self) -> str:
@@ -147,6 +150,7 @@ def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
         named=reported.named if renamed else known.named,
         stage=reported.stage or known.stage,
         outcome=reported.outcome or known.outcome,
+        named_ns=max(reported.named_ns, known.named_ns),
     )
 
 
