@@ -42,7 +42,7 @@ def pending_uj(books: Books) -> Mapping[Component, int]:
         pending[component] = pending.get(component, 0) + energy_uj
 
     for meter, state in books.meters.items():
-        add(meter.component, state.read_uj - state.booked_uj)
+        add(meter.component, state.exposed_uj - state.booked_uj)
     for workload in books.workloads.values():
         if workload.labels is None:
             for component, amount in workload.balance.items():
@@ -137,6 +137,9 @@ class Derived:
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
             held.setdefault(use.workload, set()).update(shared)
+        # Whatever the next one of an overflow holds: its series must be seen at zero before.
+        overflows = (key for key in self.books.workloads if key.scheduler == OVERFLOW)
+        held.update((key, set(self.books.meters)) for key in overflows)
         return held
 
     @cached_property

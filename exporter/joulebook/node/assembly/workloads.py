@@ -38,11 +38,10 @@ def slurm_is_here(config: Config) -> bool:
 
 def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The SLURM jobs of this host."""
-    from joulebook.node.workloads.slurm.source import SlurmWorkloads  # noqa: PLC0415
+    from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads  # noqa: PLC0415
 
     slurm = config.tenants.slurm
-    return SlurmWorkloads(
-        clock,
+    site = SlurmSite(
         events_dir=Path(slurm.events_dir),
         cgroup_root=Path(slurm.cgroup_root),
         hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
@@ -55,6 +54,7 @@ def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
         proc=Path(config.host.proc),
     )
+    return SlurmWorkloads(clock, site)
 
 
 def marks_wanted(config: Config) -> bool:
@@ -94,15 +94,17 @@ def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
     # With an HTTP client of their own.
     from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
     from joulebook.node.workloads.kubernetes.pod_object import Reader  # noqa: PLC0415
-    from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.source import (  # noqa: PLC0415
+        KubernetesSite,
+        KubernetesWorkloads,
+    )
 
     kubernetes = config.tenants.kubernetes
     infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
-    return KubernetesWorkloads(
-        clock,
+    site = KubernetesSite(
         node=node_name(config),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
@@ -114,6 +116,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
         poll_interval_s=kubernetes.poll_interval_s,
         proc=Path(config.host.proc),
     )
+    return KubernetesWorkloads(clock, site)
 
 
 def _own_pods(config: Config) -> list[str]:
