@@ -26,12 +26,12 @@ from joulebook.commands.shared.text import (
     table,
 )
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Point
 from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.build import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
-from joulebook.rates.sources import missing
 
 logger = logging.getLogger(__name__)
 

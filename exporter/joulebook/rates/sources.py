@@ -178,25 +178,3 @@ def _hardware(pattern: str, gpu: Hardware) -> HardwareRate:
         Decimal(str(gpu.utilisation)),
     )
     return HardwareRate(pattern, nano, f"{where}.price")
-
-
-class Missing(NamedTuple):
-    """A setting without which a figure cannot be shown."""
-
-    key: str
-    without: str
-    """What is not shown for the lack of it."""
-
-
-def missing(rates: Rates) -> tuple[Missing, ...]:
-    """The settings that are not made, and what is therefore not known."""
-    found = []
-    if rates.price.kind == "none":
-        found.append(Missing("rates.price.kind", "cost of electricity"))
-    if rates.carbon.kind == "none":
-        found.append(Missing("rates.carbon.kind", "CO2e"))
-    if rates.pue is None:
-        found.append(Missing("rates.pue", "cost of electricity, CO2e, energy of the facility"))
-    if not rates.hardware:
-        found.append(Missing("rates.hardware", "cost of hardware"))
-    return tuple(found)

@@ -44,6 +44,7 @@ from joulebook.commands.shared.text import (
     wrap,
 )
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
@@ -57,7 +58,6 @@ from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
-from joulebook.rates.sources import missing
 from joulebook.units import kwh_from_uj
 
 

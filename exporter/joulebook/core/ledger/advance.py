@@ -86,7 +86,7 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     looks = _looks(books, tick)
-    books = _informed(books, tick)
+    claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
     known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
@@ -104,7 +104,10 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     postings = charge(renames.as_booked(bookings, renamed), tariff)
 
     books = msgspec.structs.replace(books, renamed=renamed)
-    return _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    after, entry = _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    if after.claims == claims:  # the same by identity are not written again
+        after = msgspec.structs.replace(after, claims=claims)
+    return after, entry
 
 
 def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:

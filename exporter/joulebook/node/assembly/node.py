@@ -19,7 +19,7 @@ from joulebook.backoff import LastingThread
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.attribution import host
 from joulebook.core.attribution.attribute import OtherSplit
 from joulebook.core.ledger import series
@@ -55,8 +55,6 @@ from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.usage import HostUsageReader
-from joulebook.rates.build import charges, make_poller
-from joulebook.rates.sources import missing
 from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S, ns_from_s
@@ -264,6 +262,9 @@ def _money(config: Config, exits: ExitStack) -> Charging:
     lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
+    # With all feeds and their HTTP client: only for who has rates.
+    from joulebook.rates.build import charges, make_poller  # noqa: PLC0415
+
     poller = make_poller(config, os.environ)
     poller.start()
     exits.callback(poller.stop)

@@ -17,14 +17,10 @@ from joulebook.config.node import Slurm
 from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
-from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
-from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
-from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
@@ -40,8 +36,10 @@ def slurm_is_here(config: Config) -> bool:
     return any(place and Path(place).exists() for place in places)
 
 
-def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
+def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The SLURM jobs of this host."""
+    from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads  # noqa: PLC0415
+
     slurm = config.tenants.slurm
     site = SlurmSite(
         events_dir=Path(slurm.events_dir),
@@ -91,8 +89,16 @@ def node_name(config: Config) -> str:
     return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
 
 
-def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
+def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The pods of this node."""
+    # With an HTTP client of their own.
+    from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.pod_object import Reader  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.source import (  # noqa: PLC0415
+        KubernetesSite,
+        KubernetesWorkloads,
+    )
+
     kubernetes = config.tenants.kubernetes
     infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None

@@ -113,9 +113,10 @@ class OpenGpu:
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused = self._mig.refused + self.device.rejected
-        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
-        return refused
+        refused, utilization = self.device.rejected, self._sm_times.refused
+        if not (self._mig.refused or utilization):
+            return refused
+        return self._mig.refused + refused + Counter({UTILIZATION_IMPLAUSIBLE: utilization})
 
     def asleep(self) -> bool:
         """Whether the system has powered the GPU down; any question to it would wake it up."""
