@@ -21,6 +21,7 @@ class Server:
     def __init__(self, name: str, port: int, command: Sequence[str], log: Path) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("wb")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
 

@@ -64,7 +64,8 @@ class Query:
 class Column:
     """A figure of a table: its heading, query and unit; or how a label is shown.
 
-    `link` is where a click leads (`links.py`). `share` draws it as a bar from 0 to 1.
+    `link` is where a click leads (`links.py`). `share` draws it as a bar from 0 to 1. `total`: its
+    sum stands below.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Column:
     link: Mapping[str, str] | None = None
     share: bool = False
     width: int | None = None
+    total: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Panel:
     """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`.
 
     `below_zero`: what it shows may be less than nothing, as a cost is while the price is negative.
+    `texts` are shown instead of values.
     `points` is how many a line has at most: a month is read much faster by six hours than by one.
     """
 
@@ -105,6 +108,7 @@ class Panel:
     below_zero: bool = False
     points: int | None = None
     empty: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
     datasource: str = "prometheus"
 
     @property
@@ -137,6 +141,11 @@ class Panel:
             panel.max_data_points(self.points)
         if self.empty:
             panel.no_value(self.empty)
+        if self.texts:
+            shown = {
+                value: models.ValueMappingResult(text=text) for value, text in self.texts.items()
+            }
+            panel.mappings([models.ValueMap(options=shown)])
         if self.link:
             panel.data_links([_DataLink(self.link)])  # type: ignore[list-item]
         panel.color_scheme(sdk.FieldColor().mode(models.FieldColorModeId(_COLOURS[self.kind])))
@@ -179,13 +188,12 @@ class Panel:
                 },
             )
         )
+        options = dict(_OPTIONS["table"])
         if self.sort:
-            panel.options(
-                {
-                    **_OPTIONS["table"],
-                    "sortBy": [{"displayName": self.sort, "desc": not self.ascending}],
-                }
-            )
+            options["sortBy"] = [{"displayName": self.sort, "desc": not self.ascending}]
+        if totals := [column.name for column in self.columns if column.total]:
+            options["footer"] = {"show": True, "reducer": ["sum"], "fields": totals}
+        panel.options(options)
 
 
 def _properties(column: Column) -> list[models.DynamicConfigValue]:
