@@ -25,10 +25,13 @@ import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSLError, TimeoutError
 from urllib3.util import Timeout, make_headers
 
-from joulebook import __version__, log
+from joulebook import __version__
 from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
+from joulebook.log import LogOnce, clean
+from joulebook.untrusted_files import read_secret, shown_path
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 T = TypeVar("T")
 
@@ -60,19 +63,19 @@ class ApiKey:
 
     def read(self) -> str:
         """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
-        where = str(self._file or self._variable)
+        where = shown_path(self._file) if self._file else self._variable
         try:
-            text = self._file.read_text() if self._file else self._found
+            text = read_secret(self._file).decode() if self._file else self._found
         except (OSError, UnicodeDecodeError) as error:
             why = (isinstance(error, OSError) and error.strerror) or "not text"
             raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
         key = text.strip()
         if not key:
-            hint = "" if self._file else " (or name a file with token_file)"
-            raise FeedDenied(f"there is no key in {where}{hint}", reason="no_key")
+            hint = "" if self._file else " (or set token_file)"
+            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
         # It goes into a header: a line break in it would be another header.
         if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
-            raise FeedDenied(f"what is in {where} is no key", reason="no_key")
+            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
         return key
 
 
@@ -120,7 +123,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            log.once(logger, f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key is sent unencrypted", where)
         asked = f"{url}?{urlencode(params)}" if params else url
         sent = {
             "User-Agent": f"joulebook/{__version__}",
@@ -150,7 +153,7 @@ class Web:
         except NewConnectionError:  # Which is a time-out, too, by its class.
             raise FeedDown(f"{where}: cannot be reached", reason="down") from None
         except TimeoutError:
-            raise FeedDown(f"{where}: no answer in time", reason="timeout") from None
+            raise FeedDown(f"{where}: timed out", reason="timeout") from None
         except SSLError as error:
             why = getattr(error.args[0], "verify_message", "") if error.args else ""
             raise FeedDown(f"{where}: TLS failed {why}".rstrip(), reason="down") from None
@@ -161,7 +164,7 @@ class Web:
         except (HTTPError, OSError) as error:
             raise FeedDown(f"{where}: {type(error).__name__}", reason="down") from None
         except ValueError:
-            raise FeedWrong(f"{where}: an address that cannot be used", reason="refused") from None
+            raise FeedWrong(f"{where}: invalid URL", reason="refused") from None
 
     def close(self) -> None:
         """Close the connections that are kept open."""
@@ -178,7 +181,9 @@ class Web:
             if size > self._max_bytes:
                 raise FeedWrong(f"{where}: more than {self._max_bytes} bytes", reason="too_large")
             if time.monotonic() > until:
-                raise FeedDown(f"{where}: not done after {self._deadline_s:g} s", reason="timeout")
+                raise FeedDown(
+                    f"{where}: not finished after {self._deadline_s:g} s", reason="timeout"
+                )
         promised = response.headers.get("Content-Length", "")
         if promised.isdecimal() and int(promised) != size:
             raise FeedDown(f"{where}: {size} of {promised} bytes", reason="truncated")
@@ -216,21 +221,21 @@ def _check(response: urllib3.BaseHTTPResponse, where: str) -> None:
     if status == 200:
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
-            raise FeedWrong(f"{where}: packed, though not asked for", reason="garbage")
+            raise FeedWrong(f"{where}: compressed, though not requested", reason="garbage")
         return
     if status == 429:
         wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time())
-        raise FeedLimited(f"{where}: too many questions (429)", retry_after_s=wait_s)
+        raise FeedLimited(f"{where}: too many requests (429)", retry_after_s=wait_s)
     if 300 <= status < 400:
         target = _shown(response.headers.get("Location", "elsewhere"))
-        raise FeedWrong(f"{where}: has moved to {target}; not followed", reason="redirect")
+        raise FeedWrong(f"{where}: redirects to {target}; not followed", reason="redirect")
     if status in {401, 403}:
-        raise FeedDenied(f"{where}: the key is refused ({status})", reason="denied")
+        raise FeedDenied(f"{where}: the key was rejected ({status})", reason="denied")
     if status == 503 and (wait_s := retry_after_s(response.headers.get("Retry-After", ""), 0)):
         raise FeedLimited(f"{where}: busy (503)", retry_after_s=wait_s)
     if status >= 500:
-        raise FeedDown(f"{where}: answers {status}", reason="http_5xx")
-    raise FeedWrong(f"{where}: answers {status}", reason="http_4xx")
+        raise FeedDown(f"{where}: status {status}", reason="http_5xx")
+    raise FeedWrong(f"{where}: status {status}", reason="http_4xx")
 
 
 def retry_after_s(header: str, now_s: float) -> float:
@@ -249,9 +254,9 @@ def _shown(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "an address that is none"
+        return "invalid URL"
     host = parts.netloc.rpartition("@")[2]
-    return log.clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
+    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
 
 
 def basic(user_and_password: str) -> dict[str, str]:
@@ -264,5 +269,5 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = log.clean(str(error))[:200]
-        raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None
+        why = clean(str(error))[:200]
+        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None

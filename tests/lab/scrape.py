@@ -38,7 +38,7 @@ from tests.lab.world import (
 from joulebook.core.report.footprint import peaks_of
 from joulebook.metrics.catalogue import BY_NAME, Metric, Quantum
 from joulebook.metrics.collector import Family
-from joulebook.metrics.render import Renderer
+from joulebook.metrics.exposition import Renderer
 
 
 def hold_s(t_s: int) -> int:

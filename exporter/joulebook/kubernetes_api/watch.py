@@ -17,8 +17,9 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 import urllib3
 
-from joulebook.backoff import pause_s
+from joulebook.backoff import LastingThread, pause_s
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
+from joulebook.log import LogOnce
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Decoders(Generic[Item]):
         )
 
 
-class Watch(threading.Thread, Generic[Item]):
+class Watch(LastingThread, Generic[Item]):
     """Keeps a listener up to date for as long as it runs, whatever the API server does."""
 
     def __init__(
@@ -111,7 +112,7 @@ class Watch(threading.Thread, Generic[Item]):
 
         `remedies` are what can be done, by the reason of an `ApiError`.
         """
-        super().__init__(name=f"watch-{collection.name}", daemon=True)
+        super().__init__(f"watch-{collection.name}", self._serve)
         self._server = server
         self._collection = collection
         self._listener = listener
@@ -122,22 +123,21 @@ class Watch(threading.Thread, Generic[Item]):
         self._stopping = threading.Event()
         self._answer: urllib3.BaseHTTPResponse | None = None
         self._failures = 0
-        self._said: set[str] = set()
+        self._once = LogOnce(log)
         self.problem = "has not answered yet"
         """Why nothing is heard from it now; empty while it is well."""
 
     @property
     def starting(self) -> bool:
         """Whether it has not been asked yet."""
-        return self._version is None and not self._said
+        return self._version is None and not self._once.failing()
 
     @property
     def synced(self) -> bool:
         """Whether all that there is has been heard of, and what changes will be."""
         return not self.problem
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
                 if self._version is None:
@@ -216,9 +216,8 @@ class Watch(threading.Thread, Generic[Item]):
         self._failures = 0
 
     def _well(self) -> None:
-        if self._said:
-            log.info("API server: %s are heard again", self._collection.name)
-            self._said = set()
+        name = self._collection.name
+        self._once.recovered(name, "API server: %s are heard again", name)
         self.problem = ""
 
     def _after(self, error: ApiError) -> float:
@@ -238,9 +237,9 @@ class Watch(threading.Thread, Generic[Item]):
             self._server.sign_in_again()
         was_well, self.problem = self.synced, str(error)
         # Connections break, and are made again; where that fails it is worth a word.
-        if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
-            self._said.add(error.reason)
-            log.warning("API server: %s. %s", error, self._remedies.get(error.reason, ""))
+        if not (was_well and error.reason == "unreachable"):
+            said = ("API server: %s. %s", error, self._remedies.get(error.reason, ""))
+            self._once.failed(self._collection.name, *said, reason=error.reason)
         if error.reason == "forbidden":
             return FORBIDDEN_S * (1 + random.random() / 5)  # noqa: S311
         return self._backoff()

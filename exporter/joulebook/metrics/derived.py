@@ -1,20 +1,69 @@
-"""A view with what several metrics need of it, worked out once; and how values are shown."""
+"""A view with what several metrics need of it, worked out once; and how values are shown.
+
+Energy that was read and is in no counter yet is pending, so that a node's counters always add up:
+
+meters = experiments + unexposed + remainders + pending      (integers, before quantising)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Balance
 from joulebook.core.ledger.series import OVERFLOW, pool_id
+from joulebook.core.ledger.state import Books, ExperimentState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.pending import shown_balance
 from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S, UJ_PER_J
+
+T = TypeVar("T")
+
+
+def shown_balance(experiment: ExperimentState) -> Balance:
+    """Return what an experiment's counters show: its baseline while held, else its balance."""
+    return experiment.baseline if experiment.hold_left_ns > 0 else experiment.balance
+
+
+def pending_uj(books: Books) -> Mapping[Component, int]:
+    """Return the energy (uJ) read that no experiment or remainder shows yet, by component.
+
+    It waits to be booked (for late evidence), belongs to a workload whose labels are not settled,
+    or to an experiment whose series is held at its baseline so that Prometheus sees it start there.
+    The result has every component that has a meter.
+    """
+    pending: dict[Component, int] = {}
+
+    def add(component: Component, energy_uj: int) -> None:
+        pending[component] = pending.get(component, 0) + energy_uj
+
+    for meter, state in books.meters.items():
+        add(meter.component, state.read_uj - state.booked_uj)
+    for workload in books.workloads.values():
+        if workload.labels is None:
+            for component, amount in workload.balance.items():
+                add(component, amount.energy_uj)
+    for experiment in books.experiments.values():
+        if experiment.hold_left_ns > 0 and experiment.exposed:
+            for component, amount in experiment.balance.items():
+                shown = experiment.baseline.get(component, ZERO)
+                add(component, amount.energy_uj - shown.energy_uj)
+    return pending
+
+
+def unexposed_uj(books: Books) -> Mapping[Component, int]:
+    """Return the energy (uJ) of experiments that no longer have series, by component."""
+    unexposed = {meter.component: 0 for meter in books.meters}
+    for experiment in books.experiments.values():
+        if not experiment.exposed:
+            for component, amount in experiment.balance.items():
+                unexposed[component] = unexposed.get(component, 0) + amount.energy_uj
+    return unexposed
+
 
 UNKNOWN = ("", "(unknown)", "", "", "")
 """The labels of a holder when it is certain that there is one, but not who."""
@@ -51,6 +100,18 @@ class Derived:
         self.books = view.books
         self.process = process
         self.errors = errors
+        self._kept: dict[Callable[[Derived], object], object] = {}
+
+    def once(self, work_out: Callable[[Derived], T]) -> T:
+        """What `work_out` makes of this; worked out when it is first wanted."""
+        if work_out not in self._kept:
+            self._kept[work_out] = work_out(self)
+        return cast(T, self._kept[work_out])
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether anything is, was or will be charged."""
+        return bool(self.view.charges or self.view.rates.hardware or self.books.charges)
 
     @cached_property
     def gpus(self) -> list[tuple[tuple[str, str], DeviceStatus]]:
@@ -76,6 +137,9 @@ class Derived:
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
             held.setdefault(use.workload, set()).update(shared)
+        # Whatever the next one of an overflow holds: its series must be seen at zero before.
+        overflows = (key for key in self.books.workloads if key.scheduler == OVERFLOW)
+        held.update((key, set(self.books.meters)) for key in overflows)
         return held
 
     @cached_property

@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.log import once
+from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import SensorHealth
 from joulebook.node.burst import PAUSE_NS, Burst
 from joulebook.node.sensors.contract import SUSPENDED, Pace, Paced, PollResult, Sensor
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
+_faults = LogOnce(log)
 
 REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
 
@@ -64,10 +64,11 @@ class SensorThread:
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._took_s: float | None = None
-        self._reason, self.problem = "starting", "has not answered yet"
-        self._failing: Mapping[str, str] = {}  # what was last said of whom
+        self._reason, self.problem = "starting", "no reading yet"
+        self._once = LogOnce(log)
         self._gave = False  # the last look gave a reading, or all devices sleep
-        self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
+        self._paced = sensor if isinstance(sensor, Paced) else None  # asked once: it is slow
+        self._pace = Pace() if self._paced is None else self._paced.pace
         self._looked_at = float("-inf")
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class SensorThread:
     @property
     def is_open(self) -> bool:
         """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
-        return self._open and not isinstance(self.sensor, Paced)
+        return self._open and self._paced is None
 
     def stuck_s(self) -> float:
         """For how many seconds the call in flight has been going on; 0 if there is none."""
@@ -172,7 +173,7 @@ class SensorThread:
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread to give just now
-            once(log, self.sensor.name, "sensor %s: no thread: %s", self.sensor.name, error)
+            _faults.failed(self.sensor.name, "sensor %s: no thread: %s", self.sensor.name, error)
             return
         self._thread = thread
 
@@ -184,7 +185,10 @@ class SensorThread:
             self._in_call_since = None
             self._errors[THREAD_DIED] += 1
             self._reason, self.problem = THREAD_DIED, f"its thread died: {fault!r}"
-            log.critical("sensor %s: %s", self.sensor.name, self.problem, exc_info=fault)
+            said = ("sensor %s: %s", self.sensor.name, self.problem)
+            self._once.failed(
+                _ITSELF, *said, reason=self.problem, level=logging.CRITICAL, exc_info=fault
+            )
 
     def _serve(self) -> None:
         while True:
@@ -226,8 +230,8 @@ class SensorThread:
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
         self._took_s = self._looked_at - began
-        if isinstance(self.sensor, Paced):
-            self._pace = self.sensor.pace
+        if self._paced is not None:
+            self._pace = self._paced.pace
         if error is not None:
             self._reason = error.reason
         silent = "missing" if self._open and error is None else self._reason
@@ -239,10 +243,11 @@ class SensorThread:
         asleep = {failure.reason for failure in failures} == {SUSPENDED}
         self._gave = bool(look.readings) or asleep
         if self._open and error is None:
-            self._say({f"{f.meter.component} {f.meter.name}": f.reason for f in failures})
-            self.problem = "; ".join(f"{name}: {why}" for name, why in self._failing.items())
+            failing = {f"{f.meter.component} {f.meter.name}": f.reason for f in failures}
+            self._say(failing)
+            self.problem = "; ".join(f"{name}: {why}" for name, why in failing.items())
         if not (look.readings or failures or error):
-            self.problem = "it shows no device"
+            self.problem = "it has no device"
         if look.readings:
             self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
             self.problem = ""
@@ -259,7 +264,7 @@ class SensorThread:
     def _called(self, *, processes: bool) -> tuple[PollResult, SensorError | None]:
         """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
         try:
-            if self._released and not isinstance(self.sensor, Paced):
+            if self._released and self._paced is None:
                 self._close()
                 return PollResult(), SensorError("the driver was released", reason="released")
             if self._open_if_due():
@@ -285,20 +290,19 @@ class SensorThread:
 
     def _say(self, failing: Mapping[str, str]) -> None:
         """Log what began to fail, or for another reason, and what is read again."""
-        for name, reason in failing.items():
-            if self._failing.get(name) != reason:
-                level = logging.INFO if reason == SUSPENDED else logging.WARNING
-                log.log(level, "sensor %s: %s is not read: %s", self.sensor.name, name, reason)
-        for name in sorted(self._failing.keys() - failing.keys()):
-            log.info("sensor %s: %s is read again", self.sensor.name, name)
-        self._failing = failing
+        sensor = self.sensor.name
+        for name, why in failing.items():
+            level = logging.INFO if why == SUSPENDED else logging.WARNING
+            said = ("sensor %s: %s is not read: %s", sensor, name, why)
+            self._once.failed(name, *said, reason=why, level=level)
+        for name in sorted(set(self._once.failing()) - failing.keys()):
+            self._once.recovered(name, "sensor %s: %s is read again", sensor, name)
 
     def _note(self, error: SensorError, fault: Exception | None = None) -> None:
         """A sensor that failed as a whole is closed and opened again, ever less often."""
         self.problem = str(error)
-        if self._failing.get(_ITSELF) != self.problem:
-            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy, exc_info=fault)
-        self._failing = {**self._failing, _ITSELF: self.problem}
+        said = ("sensor %s: %s. %s", self.sensor.name, error, error.remedy)
+        self._once.failed(_ITSELF, *said, reason=str(error), level=logging.ERROR, exc_info=fault)
         self._errors[error.reason] += 1
         self._close()
         self._reopen_at = time.monotonic() + self._reopen_s
@@ -325,7 +329,9 @@ class SensorThread:
         except SensorError:
             pass  # the next look says why
         except Exception as fault:
-            once(log, self.sensor.name, "%s", _fault(fault), level=logging.ERROR, exc_info=fault)
+            unforeseen = _fault(fault)
+            self._errors[unforeseen.reason] += 1
+            _faults.failed(self.sensor.name, "%s", unforeseen, level=logging.ERROR, exc_info=fault)
         finally:
             self._in_call_since = None
         kept = burst.take(readings)
@@ -340,5 +346,7 @@ class SensorThread:
 def _fault(fault: Exception) -> SensorError:
     """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
     return SensorError(
-        f"unexpected {fault!r}", reason="fault", remedy="This is a bug of joulebook: report it."
+        f"unexpected {fault!r}",
+        reason="fault",
+        remedy="This is a bug in Joulebook: please report it.",
     )

@@ -17,11 +17,10 @@ from contextlib import contextmanager
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
     Before,
@@ -57,23 +56,25 @@ class ProcessOwners:
     def look(self) -> None:
         """New process lists come: forget those that were in none of the last ones."""
         if self._seen:
-            self._known = {key: known for key, known in self._known.items() if key in self._seen}
+            if not self._known.keys() <= self._seen:
+                known = self._known.items()
+                self._known = {key: owner for key, owner in known if key in self._seen}
             self._seen = set()
 
     def identified(self, reading: Reading) -> Reading:
         """The reading, with the owner of each process."""
         if reading.processes is None:
             return reading
-        owned = (
-            msgspec.structs.replace(process, workload=self._owner(process))
+        now = self._now_s()
+        owned = [
+            msgspec.structs.replace(process, workload=self._owner(process, now))
             for process in reading.processes
-        )
+        ]
         return msgspec.structs.replace(reading, processes=tuple(owned))
 
-    def _owner(self, process: ProcessUse) -> WorkloadId | None:
+    def _owner(self, process: ProcessUse, now: float) -> WorkloadId | None:
         key = (process.pid, process.started_ns)
         self._seen.add(key)
-        now = self._now_s()
         owner, asked_s = self._known.get(key, (None, now - ASK_AGAIN_S))
         if owner is None and now - asked_s >= ASK_AGAIN_S:
             if len(self._known) >= MAX_OWNERS:
@@ -85,6 +86,7 @@ class ProcessOwners:
 
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 
 class WorkloadSources:
@@ -170,11 +172,10 @@ class WorkloadSources:
             yield
         except Exception as fault:
             self._faults[source.name] += 1
-            once(
-                log, key,
-                "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
-                "report it",
+            _once.failed(key,
+                "%s failed (%s): existing claims stay. This is a bug in Joulebook: please report "
+                "it",
                 source.name, asked, level=logging.ERROR, exc_info=fault,
             )  # fmt: skip
         else:
-            recovered(log, key, "%s answers again (%s)", source.name, asked)
+            _once.recovered(key, "%s works again (%s)", source.name, asked)

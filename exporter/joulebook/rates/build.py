@@ -12,8 +12,7 @@ from joulebook.core.money.amounts import Charge, Item
 from joulebook.core.money.rates import Point, RateSet, StepCurve, overlay
 from joulebook.errors import FeedEmpty, FeedError
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import DAY_S, Quantity
-from joulebook.rates.plausible import sift
+from joulebook.rates.contract import DAY_S, Quantity, sift
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds
 
@@ -38,7 +37,7 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
             for more in _points(feed, rates.currency, t0_s, t1_s):
                 points = list(more)
         except FeedError as error:
-            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time"
+            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time range"
             problems[what] = str(error)
         curves[feed.quantity] = StepCurve(tuple(points))
     known = basis(rates)

@@ -19,17 +19,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook import log
-from joulebook.backoff import pause_s
+from joulebook.backoff import LastingThread, pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
+from joulebook.log import LogOnce
 from joulebook.rates.cache import Cache, CachedRates
-from joulebook.rates.contract import DAY_S, Quantity
+from joulebook.rates.contract import DAY_S, Quantity, sift
 from joulebook.rates.feeds.server import QuantityRates
-from joulebook.rates.plausible import sift
 from joulebook.rates.sources import Feed
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 HISTORY_S = 40 * DAY_S
 """How long values are kept: energy of an outage is booked at the rates of its time."""
@@ -136,7 +136,7 @@ class Poller:
 
     def start(self) -> None:
         """Ask feeds from now on, in a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="rates", daemon=True)
+        self._thread = LastingThread("rates", self._run)
         self._thread.start()
 
     def stop(self) -> None:
@@ -197,14 +197,14 @@ class Poller:
             good, refused = self._sifted(feed, said, now_s)
         except FeedError as error:
             self._failed(slot, error)
-            log.once(logger, key, "rates.%s: %s", feed.quantity, error)
+            _once.failed(key, "rates.%s: %s", feed.quantity, error)
             return
         except Exception as fault:
             # A fault of ours in reading one feed must not end the thread that asks all others.
             name = type(fault).__name__
             self._failed(slot, FeedWrong(f"{feed.source.name}: {name}", reason="fault"))
-            what = "rates.%s: a fault in reading %s"
-            log.once(logger, key, what, feed.quantity, feed.source.name, exc_info=fault)
+            what = "rates.%s: reading %s failed"
+            _once.failed(key, what, feed.quantity, feed.source.name, exc_info=fault)
             return
         slot.errors.update(refused)
         slot.failures = 0
@@ -213,9 +213,9 @@ class Poller:
         slot.points = good if plan.local else _merged(slot.points, good, now_s)
         self._judge(slot, refused, now_s)
         if slot.state == "ok":
-            log.recovered(logger, key, "rates.%s: %s is good again", feed.quantity, slot.message)
+            _once.recovered(key, "rates.%s: %s works again", feed.quantity, slot.message)
         else:
-            log.once(logger, key, "rates.%s: %s", feed.quantity, slot.message)
+            _once.failed(key, "rates.%s: %s", feed.quantity, slot.message)
         if not plan.local:
             self._cache.store(feed.quantity, CachedRates(feed.identity, now_s, slot.points))
 
@@ -243,7 +243,7 @@ class Poller:
         end = slot.points[-1].end_utc_s if slot.points else now_s
         if refused:
             slot.state = max(refused, key=lambda reason: refused[reason])
-            slot.message = f"{name}: {sum(refused.values())} values refused: {', '.join(refused)}"
+            slot.message = f"{name}: {sum(refused.values())} values rejected: {', '.join(refused)}"
         elif end is not None and end + plan.late_s <= now_s:
             slot.state = "late"
             slot.errors["late"] += 1

@@ -22,8 +22,7 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import ConfigError
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan
-from joulebook.rates.plausible import grams_ug
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, grams_ug
 
 TABLE = Path(__file__).parents[1] / "data" / "grid_carbon_intensity.csv"
 
@@ -65,7 +64,7 @@ def _source(row: dict[str, str]) -> str:
 def _hint(zone: str, rows: dict[str, dict[str, str]]) -> str:
     country = zone.partition("-")[0].upper()  # Of a bidding zone, DE-LU.
     if country in rows:
-        return f"; for {rows[country]['country']} write {country!r}"
+        return f"; for {rows[country]['country']}, use {country!r}"
     names = {row["country"].lower(): code for code, row in rows.items()}
     close = difflib.get_close_matches(zone.lower(), names, 1)
     return f"; did you mean {names[close[0]]!r}?" if close else ": two letters, like 'DE'"

@@ -68,7 +68,7 @@ def test_text(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert "energy (kWh)" in head and "cost (EUR)" in head
     assert rows[0].split() == ["nlp/ada/bert", "3.00", "6.00", "0.60", "-"]
     assert "(unallocated)" in text
-    assert rows[-1].split() == ["in", "all", "6.00", "10.00", "1.20", "-"]
+    assert rows[-1].split() == ["total", "6.00", "10.00", "1.20", "-"]
 
 
 def test_no_figure_of_a_bill_is_cut_at_80_columns(
@@ -86,7 +86,7 @@ def test_no_figure_of_a_bill_is_cut_at_80_columns(
     (row,) = [line for line in lines if "0.0003" in line]
     assert row.split()[-4:] == ["1.00", "4.00", "12,345.60", "33.3"]
     # The account has more than one line, so it has a sum.
-    assert any(line.startswith("nlp, in all") for line in lines)
+    assert any(line.startswith("nlp, total") for line in lines)
 
 
 def test_the_month_before(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_a_correction_counts_in_the_month_that_is_named(
     assert run("bill", "close", "2026-10") == 0
     assert run("bill", "correct", "2026-10", *MOVE) == 2
     said = capsys.readouterr().err
-    assert "2026-10 is closed for ever" in said and "2026-11" in said
+    assert "2026-10 is closed permanently" in said and "2026-11" in said
     assert run("bill", "correct", "2026-12", *MOVE) == 2
     assert "2026-12 has not begun" in capsys.readouterr().err
     assert run("bill", "correct", *MOVE) == 0
@@ -145,12 +145,12 @@ def test_a_correction_counts_in_the_month_that_is_named(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; there is nlp"),
-        ("--to", "nlp/ada/bret", "nothing was ever booked to it; there is nlp/ada/bert"),
+        ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; known: nlp"),
+        ("--to", "nlp/ada/bret", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--currency", "XXX", "--currency XXX: EUR is billed"),
         ("--cost", "1e400", "expected an amount like 12.50"),
         ("--kwh", "1e400", "expected an amount like 12.50"),
-        ("--gpu-hours", "999999999999999", "expected less"),
+        ("--gpu-hours", "999999999999999", "too large for one correction"),
     ],
 )
 def test_what_nobody_ever_booked_to_is_asked_for(
@@ -170,9 +170,7 @@ def test_a_new_owner_is_taken_where_that_is_said(
 
 def test_a_bill_of_nobody_is_refused(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bill", "show", "2026-10", "--account", "nope") == 2
-    assert "--account nope: nothing was ever booked to it; there is nlp" in (
-        capsys.readouterr().err
-    )
+    assert "--account nope: nothing was ever booked to it; known: nlp" in (capsys.readouterr().err)
     assert run("relabel", "101", "--account", "nope", "--why", "x") == 2
     assert "--account nope" in capsys.readouterr().err
     assert run("relabel", "101", "--account", "nope", "--why", "x", "--anyway") == 0
@@ -205,7 +203,7 @@ def test_a_closed_month_and_what_comes_late(
     assert run("bill", "show", "2026-11") == 0
     assert "late, of 2026-10" in capsys.readouterr().out
     assert run("bill", "close", "2026-10") == 2
-    assert "2026-10 is closed already" in capsys.readouterr().err
+    assert "2026-10 is already closed" in capsys.readouterr().err
     for action in ("list", "open"):
         assert run("bill", action) == 0
     assert "closed 2026-11-16" in capsys.readouterr().out
@@ -266,7 +264,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     nlp = bill(capsys, "2026-11", "--account", "nlp")
     assert ("bert", 7 * KWH) in [(line["experiment"], line["energy_uj"]) for line in nlp["lines"]]
     assert run("relabel", "102", "--experiment", "bert", "--why", "again") == 2
-    assert "is of nlp/grace/bert already" in capsys.readouterr().err
+    assert "already belongs to nlp/grace/bert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -278,11 +276,11 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         ),
         (
             (*NLP_VISION, "--cost", "1"),
-            "says who makes it",
+            "needs an author",
         ),
         (
             ("bill", "correct", "--from=nlp", "--to=nlp", "--cost", "1", "--why", "x"),
-            "another",
+            "two different owners",
         ),
         (
             (*NLP_VISION, "--cost", "-1", "--why", "x"),
@@ -292,8 +290,19 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
             ("bill", "correct", "--from", "", "--to", "nlp", "--cost", "1", "--why", "x"),
             "ACCOUNT",
         ),
+        (
+            (*NLP_VISION, "--cost", "1", "--why", "x", "--from", "(nobody)"),
+            "'(nobody)': expected one of (unallocated), (system), (daemon_down)",
+        ),
+        (("bill", "correct", "2025-01", *MOVE), "2025-01: nothing was billed in it; --anyway"),
+        (("bill", "list", "2026-10"), "2026-10: not of `joulebook bill list`"),
+        (("bill", "open", "--last"), "--last: not of"),
+        (("bill", "list", "--account", "nlp"), "--account: not of"),
+        (("bill", "close", "2026-10", "--account", "nlp"), "--account: not of"),
+        (("bill", "show", "--kwh", "5"), "--kwh: not of `joulebook bill show`"),
+        (("bill", "close", "2026-10", *MOVE), "--from: not of `joulebook bill close`"),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
-        (("bill", "close"), "which month?"),
+        (("bill", "close"), "give the month"),
         (("relabel", "999", "--experiment", "x", "--why", "y"), "no workload '999'"),
         (("relabel", "101", "--why", "y"), "give --experiment, --account or both"),
     ],
@@ -330,11 +339,11 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
         assert ingest.take(database, played, "t", int(time.time()))
     for form in ("text", "csv", "json"):
         assert run("bill", "show", "2026-10", "--format", form) == 0
-        assert "Warning: n1: a recorded trace is played there" in capsys.readouterr().err
+        assert "Warning: n1: data from a recorded trace" in capsys.readouterr().err
     assert run("report", "--collected") == 0
-    assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
+    assert "Warning: collected ledger has data from a recorded trace" in capsys.readouterr().out
     assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recorded_trace"] is True
     assert run("job", "101", "--collected") == 0
-    assert "played from a recorded trace" in " ".join(capsys.readouterr().out.split())
+    assert "from a recorded trace" in " ".join(capsys.readouterr().out.split())

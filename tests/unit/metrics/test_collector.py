@@ -163,6 +163,16 @@ def test_folded_workload_counts_in_the_overflow_of_its_owner() -> None:
     assert values(view, "gpu_held_ratio")["1", GPU1.name, *identity] == 0.25
 
 
+def test_an_overflow_is_seen_at_zero_before_anybody_in_it_holds_anything() -> None:
+    pool, labels = pool_id(SWEEP), SWEEP._replace(experiment=OVERFLOW)
+    state = WorkloadState(WorkloadFacts(pool), {}, 0, labels, OVERFLOW)
+    view = with_books(workloads={pool: state}, claims=())
+    identity = (OVERFLOW, OVERFLOW, *labels)
+    assert values(view, "workload_energy_joules_total")[*identity, "gpu"] == 0
+    hardware = (*identity, "hardware", "EUR")
+    assert values(view, "workload_cost_total").get(hardware) == 0
+
+
 def test_power_is_that_of_the_devices_times_the_share_held() -> None:
     second = Meter(Component.GPU, "GPU-third")
     view = small_view()

@@ -1,4 +1,6 @@
-"""`joulebook report`: a list of experiments with energy, cost and CO2e, or one statement."""
+"""Implement `joulebook report`: a list of experiments with energy, cost and CO2e, or a
+statement.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from joulebook.commands.report.options import from_where, which_runs
 from joulebook.commands.report.options import statement as statement_options
@@ -48,11 +51,10 @@ from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import ConfigError
-from joulebook.lab.report import sacct, statement
+from joulebook.lab.report import rows, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
 from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
-from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.rates.sources import missing
@@ -60,19 +62,32 @@ from joulebook.units import kwh_from_uj
 
 
 def write_statement(args: Options, config: Config) -> int:
-    """Write the statement that the options ask for."""
+    """Write the statement selected by the options, and what a reviewer needs to check it."""
+    if args.sign is not None and args.output is None:
+        raise ConfigError("--sign: give --output FILE too; the signature is written to FILE.sig")
+    if args.rows is not None and args.rates is not None:
+        raise ConfigError("--rows: not with --rates, which recomputes what the rows say")
     render = renderer(args.format or "text")
-    text = render(make_statement(args, config))
+    basis, anew = _gather(args, config)
+    made = statement.make(*basis, anew)
+    if args.rows is not None or args.sign is not None:
+        made = msgspec.structs.replace(made, rows_sha256=rows.digest(basis))
+    text = render(made)
+    signed = "" if args.sign is None else signature.sign(text, args.sign)
     if args.output is None:
         for line in text.splitlines():
             Screen().say(line)
-        return 0
-    _save(args.output, text)
+    else:
+        _save("--output", args.output, text)
+    if args.rows is not None:
+        _save("--rows", args.rows, rows.write(basis))
+    if signed:
+        _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
 
 
-def make_statement(args: Options, config: Config) -> Statement:
-    """The statement that the options ask for. Raises a `JoulebookError`."""
+def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Recharge | None]:
+    """Return what the statement is made of. Raises a `JoulebookError`."""
     about = read_about(args.about)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
@@ -86,12 +101,12 @@ def make_statement(args: Options, config: Config) -> Statement:
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     if said.startswith(sacct.NOBODY_SAYS):
-        # Not for a paper: what a program on this machine answered.
+        # Messages of a program on this machine do not belong in a paper.
         Screen(sys.stderr).say(said)
         said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    reported = statement.StatementContext(time.time(), known, said, config.report, zone)
-    return statement.make(account, about, _choice(args, about), reported, anew)
+    context = statement.StatementContext(time.time(), known, said, config.report, zone)
+    return rows.Basis(account, about, _choice(args, about), context), anew
 
 
 def _choice(args: Options, about: About) -> RoleChoice:
@@ -104,26 +119,26 @@ def _choice(args: Options, about: About) -> RoleChoice:
     return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
 
 
-def _save(path: Path, text: str) -> None:
-    """Whole or not at all: what stood there stays until the new text is written."""
+def _save(option_name: str, path: Path, text: str) -> None:
+    """Replace the file in one step, or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8", newline="")
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
     Screen(sys.stderr).say(f"joulebook report: wrote {path}")
 
 
 LIMITS = (
-    "What the meters of these nodes measure. Embodied CO2e, coverage and runs are in a statement: "
-    "--experiment NAME, --format ..."
+    "Covers what the meters of these nodes measure. For embodied CO2e, coverage and single runs, "
+    "write a statement: --experiment NAME, --format ..."
 )
 
 
 def main(args: Options) -> int:
-    """Write a statement, or list the experiments."""
+    """Write a statement, or list experiments."""
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
@@ -157,7 +172,7 @@ _NEEDED_FOR: dict[str, set[Item]] = {
     "rates.pue": {Item.ELECTRICITY, Item.CREDIT, Item.CO2E},
     "rates.hardware": {Item.HARDWARE},
 }
-"""What a setting gives: where that was charged, it was set when it was booked."""
+"""The item that each setting gives: if it was charged, the setting was set at the time."""
 
 
 def _newest(line: ReportLine) -> Charges:
@@ -167,7 +182,7 @@ def _newest(line: ReportLine) -> Charges:
 def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
-         args.runs, args.exclude, args.about, args.output)
+         args.runs, args.exclude, args.about, args.output, args.rows, args.sign)
     )  # fmt: skip
 
 
@@ -193,7 +208,7 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
-        screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
+        screen.say(f"The new rates have no {item} for {energy(energy_uj)}: not charged")
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
         for line in wrap(shown(text, 1_000), screen.width):
             screen.say(line)
@@ -209,7 +224,7 @@ def _name(line: ReportLine) -> str:
 
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
-    """The difference in money; none where the new rates leave out what was booked."""
+    """Return the difference in money; none if the new rates leave out what was booked."""
     paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
@@ -238,7 +253,7 @@ def _grams(new: Charges, old: Charges) -> float | None:
 
 
 def _shares(report: OwnerReport) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
-    """By quantity, source and quality: energy and time charged, least and greatest value."""
+    """Return energy and time charged, and the range of values, by quantity, source and quality."""
     found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
     for used, energy_uj, held_ns, _ in report.used:
         key = (used.quantity, used.source, str(used.quality))
@@ -300,8 +315,8 @@ def _line(line: ReportLine) -> dict[str, Any]:
 
 
 @command(
-    epilog="Without --format, --experiment and the like it lists all experiments. With them it "
-    "writes a statement: the energy, cost and CO2e of what is selected, and how they are known.",
+    epilog="Without options that select or format, all experiments are listed. With them, a "
+    "statement is written: energy, cost and CO2e of the selection, and how each is known.",
     several=["--runs"],
 )
 @from_where()
@@ -312,9 +327,9 @@ def _line(line: ReportLine) -> dict[str, Any]:
     heading="The list",
     type=click.Choice(["experiment", "user", "account", "lab"]),
     default="experiment",
-    help="What a line is: an experiment (default), or all of a user, an account, the lab.",
+    help="Group the list by this (default: experiment).",
 )
-@option("--json", heading="The list", is_flag=True, help="The list as one JSON object.")
+@option("--json", heading="The list", is_flag=True, help="Print the list as one JSON object.")
 def report(options: Options) -> int:
-    """Say what experiments consumed, cost and emitted: a list, or a statement."""
+    """Report the energy, cost and CO2e of experiments, as a list or a statement."""
     return main(options)

@@ -1,17 +1,25 @@
-"""What was charged, in words and for programs: the same in every view of a job or an experiment."""
+"""Charges as text and as JSON, the same in every view of a job or an experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
+from joulebook.commands.shared.text import Column, Screen, moment, shown, table, wrap
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.units import NS_PER_HOUR
+from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected.bills import BillLine, MonthBill, Period
+from joulebook.lab.collected.database import Database
+from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 CO2E = Charge(Item.CO2E)
 
@@ -19,7 +27,7 @@ NO_RATES = "not known: no rates are set"
 
 
 def came_to(bill: Charges) -> str:
-    """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
+    """Format money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
     ]
@@ -36,7 +44,7 @@ class Figures(NamedTuple):
 
 
 def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
-    """Energy, GPU-hours, cost and CO2e of some rows, a column each."""
+    """Return energy, GPU-hours, cost and CO2e of some rows, one column each."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     held = [amount.held_ns or None for amount, _ in rows]
     _, hours = in_column(held, ((NS_PER_HOUR, ""),), decimals=2)
@@ -48,14 +56,14 @@ def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
 
 
 def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
-    """Cost by currency, and CO2e, a column each; `suffix` goes into their titles."""
+    """Return cost by currency and CO2e, one column each; `suffix` goes into their titles."""
     costs = [net(bill) for bill in rows]
     emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
     return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
 
 
 def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "") -> list[Figures]:
-    """Money, a column for each currency."""
+    """Return money, one column per currency."""
     currencies = sorted({currency for row in rows for currency in row})
     if not currencies:
         return [Figures(title, ["-"] * len(rows))]
@@ -69,14 +77,14 @@ def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "
 
 
 def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures:
-    """CO2e, all in one unit."""
+    """Return CO2e, all in one unit."""
     unit, cells = in_column(ug, units_text.CO2E, sign=sign)
     known = any(value is not None for value in ug)
     return Figures(f"{title} ({unit})" if known else title, cells)
 
 
 def as_object(bill: Charges) -> dict[str, Any]:
-    """Cost by currency, also by kind, what of it was idle, and CO2e in g (`null`: none charged)."""
+    """Return cost by currency and kind, its idle part, and CO2e in g (`null`: none charged)."""
     idle = set(IDLE_PARTS.values())
 
     def money(items: Callable[[Item], bool]) -> dict[str, float]:
@@ -92,3 +100,205 @@ def as_object(bill: Charges) -> dict[str, Any]:
         "idle_by_kind": money(lambda item: item in idle),
         "co2e_grams": bill[CO2E].floor / UG_PER_G if CO2E in bill else None,
     }
+
+
+_CO2E = Charge(Item.CO2E)
+
+COLUMNS = (
+    "month", "account", "user", "experiment", "remainder", "entry", "late_for", "correction",
+    "energy_kwh", "idle_kwh", "gpu_hours", "currency", "electricity", "credit", "hardware", "cost",
+    "co2e_kg",
+)  # fmt: skip
+
+
+def show_bill(bill: MonthBill, screen: Screen) -> None:
+    """Print the bill as a table, with late entries and corrections below it."""
+    state = (
+        f"closed on {moment(bill.closed_s)} by {shown(bill.closed_by)}" if bill.closed_s else "open"
+    )
+    whose = f", account {shown(bill.account)}" if bill.account else ""
+    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say()
+    if not bill.lines:
+        screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
+        return
+    rows: list[tuple[str, str, Sequence[BillLine]]] = []
+    for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
+        lines = list(of_account)
+        rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
+        if account and 1 < len(lines) < len(bill.lines):
+            rows.append((f"{shown(account, 60)}, total", "", lines))
+    rows.append(("total", "", bill.lines))
+    for text in _table(("account / user / experiment", "entry"), rows, screen):
+        screen.say(text)
+    if bill.corrections:
+        screen.say()
+    for each in bill.corrections:
+        said = (
+            f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
+            f"{shown(each.who)}: {shown(each.why, 200)}"
+        )
+        for text in wrap(said, screen.width):
+            screen.say(text)
+
+
+def _table(
+    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
+) -> list[str]:
+    """Return the columns: names, kind of entry (if any), and figures."""
+    columns = figures([bills.total(lines) for _, _, lines in rows])
+    names = [Column(titles[0], least=12)]
+    cells = [[name for name, _, _ in rows]]
+    if any(what for _, what, _ in rows):
+        names.append(Column(titles[1], least=10))
+        cells.append([what for _, what, _ in rows])
+    return table(
+        [*names, *(Column(each.title, right=True) for each in columns)],
+        list(zip(*cells, *(each.cells for each in columns), strict=True)),
+        screen.table_width,
+    )
+
+
+def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
+    """Print all months with their totals so far."""
+    rows = [
+        (
+            rollup.shown(period.month),
+            "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
+            bills.bill(database, period.month).lines,
+        )
+        for period in periods
+    ]
+    if not rows:
+        screen.say("Nothing was billed yet.")
+        return
+    for text in _table(("month", "state"), rows, screen):
+        screen.say(text)
+
+
+def entry(line: BillLine) -> str:
+    """Describe why a line is there: empty, late for a month, or a correction."""
+    if line.correction:
+        return f"correction {line.correction}"
+    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+
+
+def as_csv(bill: MonthBill) -> str:
+    """Return the bill as CSV: a line per owner, entry and currency; decimals exact to 1e-9."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in bill.lines:
+        amount, _ = bills.total([line])
+        currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
+        for currency in currencies:
+            row = _fields(bill, line)
+            # Each row has the money of its currency; only the first has the rest.
+            first = currency == currencies[0]
+            row |= {
+                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "currency": currency,
+                **{
+                    item.value: _money(line.billed.get(Charge(item, currency)))
+                    for item in (Item.ELECTRICITY, Item.CREDIT, Item.HARDWARE)
+                },
+                "cost": _money(net(line.billed).get(currency)),
+                "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
+            }
+            writer.writerow({key: _no_formula(value) for key, value in row.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def as_json(bill: MonthBill) -> str:
+    """Return the bill as a JSON object, with the ledger's integers next to the decimals."""
+    return json.dumps(
+        {
+            "version": 1,
+            "month": rollup.shown(bill.month),
+            "account": bill.account or None,
+            "closed_utc_s": bill.closed_s,
+            "closed_by": bill.closed_by or None,
+            "lines": [{**_fields(bill, line), **_figures([line])} for line in bill.lines],
+            "accounts": {
+                account: _figures(list(lines))
+                for account, lines in groupby(bill.lines, key=lambda line: line.owner.account)
+                if account
+            },
+            "total": _figures(bill.lines),
+            "corrections": [
+                {"correction": c.number, "made_utc_s": c.made_s, "kind": c.kind, "who": c.who,
+                 "why": c.why}
+                for c in bill.corrections
+            ],
+        },
+        indent=2,
+    )  # fmt: skip
+
+
+def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
+    return {
+        "month": rollup.shown(bill.month),
+        "account": line.owner.account,
+        "user": line.owner.person,
+        "experiment": line.owner.experiment,
+        "remainder": line.owner.remainder,
+        "entry": "correction" if line.correction else "late" if line.late_for else "usage",
+        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "correction": line.correction or "",
+    }
+
+
+def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
+    amount, paid = bills.total(lines)
+    components: dict[str, int] = {}
+    for line in lines:
+        for component, more in line.used.items():
+            components[component] = components.get(component, 0) + more.energy_uj
+    return {
+        "energy_uj": amount.energy_uj,
+        "energy_uj_by_component": components,
+        "idle_uj": amount.idle_uj,
+        "held_ns": amount.held_ns,
+        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
+        "billed": [
+            {
+                "item": item.value,
+                "currency": currency,
+                "amount": _money(value),
+                "atoms": value.atoms,
+            }
+            for (item, currency), value in sorted(paid.items())
+            if item not in IDLE_PARTS.values()
+        ],
+        "idle_cost": {
+            f"{item}_{currency}": _money(value)
+            for (item, currency), value in sorted(paid.items())
+            if item in IDLE_PARTS.values()
+        },
+        "co2e_kg": _money(paid.get(_CO2E)) or None,
+    }
+
+
+def _money(amount: Exact | None) -> str:
+    return "" if amount is None else _decimal(amount.floor, NANO)
+
+
+def _decimal(value: int, per: int) -> str:
+    """Return `value / per` to nine digits, floored, without floating point."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    whole, rest = divmod(value, per)
+    return f"{sign}{whole}.{rest * NANO // per:09}"
+
+
+def _no_formula(value: object) -> object:
+    # Spreadsheets would run such text as a formula; names come from users.
+    if isinstance(value, str) and value[:1] in set("=+@\t\r") | {"-"} and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdigit()

@@ -1,8 +1,7 @@
-"""What commands print: figures as people read them, tables that fit, and no tricks of others.
+"""Text output of commands: human-readable figures, tables that fit, safe text.
 
-Names of jobs and users come from outside. Whatever of them reaches a terminal goes through
-`shown`: an escape sequence in a job name must not move the cursor, retitle a window or paint
-another man's figures.
+Names of jobs and users come from outside and go through `shown` before they reach a terminal: an
+escape sequence in a job name must not move the cursor, retitle a window or alter other figures.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from joulebook.units import (
 UNKNOWN = "not known"
 NOTHING = "-"
 REPLAYED = (
-    "Warning: this energy was played from a recorded trace (a demo or a replay): none of it was "
-    "measured on this machine, and the jobs may be simulated."
+    "Warning: this energy is from a recorded trace (demo or replay): it was not measured on this "
+    "machine, and the jobs may be simulated."
 )
 
 _CUT = "…"
 _UNFIT = "\ufffd"
 _LEAST_WIDTH = 40
-"""No table fits in less; a narrower terminal wraps."""
+"""The least width of a table; a narrower terminal wraps it."""
 
 _NO_LIMIT = 10_000
 
@@ -48,13 +47,13 @@ _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", 
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """Text from outside on one line, without control, format and unassigned characters."""
+    """Return text from outside on one line, without control, format and unassigned characters."""
     joined = " ".join(text[: 4 * limit].split())
     return cut("".join(_UNFIT if unicodedata.category(c)[0] == "C" else c for c in joined), limit)
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Return the number of terminal columns that the text takes."""
     if text.isascii():
         return len(text)
     return sum(
@@ -66,14 +65,14 @@ def columns(text: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """The text in at most `width` columns; what was cut off is an ellipsis."""
+    """Cut the text to at most `width` columns, with an ellipsis if it was longer."""
     if columns(text) <= width:
         return text
     return _head(text, width - 1).rstrip() + _CUT if width > 0 else ""
 
 
 def _head(text: str, width: int) -> str:
-    """As much of the beginning of a text as fits."""
+    """Return as much of the start of a text as fits."""
     used = 0
     for at, c in enumerate(text):
         used += columns(c)
@@ -83,15 +82,15 @@ def _head(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """The text filled up with spaces to `width` columns, on the left if it is to stand right."""
+    """Pad the text with spaces to `width` columns, on the left if `right`."""
     fill = " " * (width - columns(text))
     return fill + text if right else text + fill
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` columns, broken between words; at least one line.
+    """Wrap the text to lines of at most `width` columns; return at least one line.
 
-    Nothing is lost: a word that is too long, such as a path, goes on in the next line.
+    A word that is too long, such as a path, continues on the next line.
     """
     lines, line = [], ""
     for word in text.split(" "):
@@ -107,29 +106,29 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def energy(energy_uj: int) -> str:
-    """Energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
+    """Format energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
     return _spaced(units_text.energy(energy_uj))
 
 
 def exact_energy(energy_uj: int) -> str:
-    """Energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
+    """Format energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
     kwh = kwh_from_uj(energy_uj)
     digits = 4 if abs(energy_uj) >= 36_000 * UJ_PER_J else 7
     return f"{_spaced(units_text.exact(energy_uj))} = {kwh:,.{digits}f} kWh"
 
 
 def power(power_w: float) -> str:
-    """Power: `87 W`, `2,431 W`."""
+    """Format power: `87 W`, `2,431 W`."""
     return _spaced(units_text.watts(power_w))
 
 
 def mean_power_w(energy_uj: int, held_ns: int) -> float | None:
-    """Mean power of an energy over a time; `None` where there was no time."""
+    """Return the mean power of an energy over a time; `None` for no time."""
     return energy_uj * PJ_PER_UJ / held_ns / MW_PER_W if held_ns else None
 
 
 def gpu_hours(held_ns: int) -> str:
-    """Held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
+    """Format held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
     hours = held_ns / NS_PER_HOUR
     if hours >= 1:
         return f"{hours:,.2f} GPU-hours"
@@ -137,7 +136,9 @@ def gpu_hours(held_ns: int) -> str:
 
 
 def lasted(duration_ns: int) -> str:
-    """A duration to the second, to the millisecond below a minute: `2 h 05 min 09 s`, `0.300 s`."""
+    """Format a duration to the second, or to the millisecond below a minute: `2 h 05 min 09 s`,
+    `0.300 s`.
+    """
     whole_s, rest_ns = divmod(max(duration_ns, 0), NS_PER_S)
     minutes, s = divmod(whole_s, 60)
     hours, minutes = divmod(minutes, 60)
@@ -147,33 +148,33 @@ def lasted(duration_ns: int) -> str:
 
 
 def duration(duration_ns: int) -> str:
-    """A duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
+    """Format a duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
     return _spaced(units_text.duration(duration_ns))
 
 
 def seconds(duration_s: float) -> str:
-    """The same for seconds."""
+    """Format a duration in seconds likewise."""
     return duration(round(duration_s * NS_PER_S))
 
 
 def percent(part: int, whole: int) -> str:
-    """A share: `0 %`, `0.4 %`, `37 %`; never 0 or 100 unless it is exactly that."""
+    """Format a share: `0 %`, `0.4 %`, `37 %`; 0 and 100 only if exact."""
     return _spaced(units_text.percent(part / whole)) if whole else NOTHING
 
 
 def size(count: float) -> str:
-    """A number of bytes: `812 B`, `3.4 GiB`."""
+    """Format a number of bytes: `812 B`, `3.4 GiB`."""
     number, unit = _scaled(count, count)
     return f"{number} {unit}"
 
 
 def size_of(part: float, whole: float) -> str:
-    """A part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
+    """Format a part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
     return f"{_scaled(part, whole)[0]}/{size(whole)}"
 
 
 def _scaled(count: float, like: float) -> tuple[str, str]:
-    """A count in the unit that suits another, and that unit."""
+    """Return a count in the unit that suits another, and that unit."""
     power = 0
     while abs(like) >= 1024 and power < len(_UNITS) - 1:
         like, count, power = like / 1024, count / 1024, power + 1
@@ -181,7 +182,7 @@ def _scaled(count: float, like: float) -> tuple[str, str]:
 
 
 def moment(utc_s: float) -> str:
-    """An instant: `2026-01-31 13:05:09 UTC`."""
+    """Format an instant: `2026-01-31 13:05:09 UTC`."""
     try:
         return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):
@@ -189,24 +190,21 @@ def moment(utc_s: float) -> str:
 
 
 def several(count: int, one: str, many: str = "") -> str:
-    """A number and its noun: `1 job`, `1,200 jobs`."""
+    """Format a number and its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _spaced(figure: str) -> str:
-    # The narrow space of the page is a hole or a question mark on many terminals.
+    # Many terminals show the narrow space of the status page as a gap or a question mark.
     return figure.replace("\u202f", " ")
 
 
 class Column(NamedTuple):
     """A column of a table.
 
-    Attributes:
-        title: What stands over it.
-        right: Whether it holds figures, which stand right.
-        least: The width down to which its cells may be shortened; 0: never.
-        spare: Above 0 for a column that is left out where there is no room, the one with the
-            highest number first.
+    Attributes: title: Its heading. right: Whether it is right-aligned, as figures are. least: The
+    least width that its cells may be shortened to; 0: never. spare: If above 0, the column is left
+    out if there is no room, highest number first.
 
     """
 
@@ -217,14 +215,14 @@ class Column(NamedTuple):
 
 
 _LEGIBLE = 24
-"""Names are shortened to so much before a column is left out, and further only then."""
+"""The width that names are shortened to before a column is left out."""
 
 
 def table(cols: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Return the titles and the rows as lines of at most `width` columns.
 
-    Figures are never cut: where there is no room, names are shortened and spare columns left out,
-    and where that is not enough the lines are wider.
+    Figures are never cut: names are shortened and spare columns left out instead, and if that is
+    not enough the lines are wider.
     """
     natural = [
         max([columns(col.title), *(columns(row[i]) for row in rows)]) for i, col in enumerate(cols)
@@ -258,7 +256,9 @@ def table(cols: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> 
 
 
 def shorten(text: str, width: int) -> str:
-    """The text in at most `width` columns, less of its middle: names of a sweep end differently."""
+    """Shorten the text to `width` columns in its middle, since names of a sweep differ at the
+    end.
+    """
     if columns(text) <= width:
         return text
     tail_columns = width // 3
@@ -270,7 +270,7 @@ def shorten(text: str, width: int) -> str:
 
 
 class Screen:
-    """Where a command prints: how wide it is, and whether it takes colour."""
+    """The output of a command: its width, and whether it supports color."""
 
     def __init__(
         self, stream: TextIO | None = None, environ: Mapping[str, str] | None = None
@@ -287,7 +287,7 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns, now: a window may be resized. What is no terminal is as wide as is asked for."""
+        """Return the current number of columns; without a terminal, the requested one."""
         if not self.is_terminal:
             reported = self._environ.get("COLUMNS", "")
             return (
@@ -297,18 +297,18 @@ class Screen:
 
     @property
     def table_width(self) -> int:
-        """Columns that a table may take: all that it needs where a program reads it."""
+        """Return the columns that a table may take: unlimited if not on a terminal."""
         if self.is_terminal or self._environ.get("COLUMNS"):
             return self.width
         return _NO_LIMIT
 
     @property
     def height(self) -> int:
-        """Lines, now."""
+        """Return the current number of lines."""
         return max(self._size().lines, 4)
 
     def _size(self) -> os.terminal_size:
-        # The terminal itself, not COLUMNS and LINES: those stay as they were when it is resized.
+        # Ask the terminal: COLUMNS and LINES do not change when it is resized.
         try:
             size = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
@@ -317,11 +317,11 @@ class Screen:
         return size if size.columns and size.lines else _USUAL_SIZE
 
     def paint(self, text: str, style: str) -> str:
-        """The text in a style (`bold`, `dim`, `red`, ...), if colour is wanted here."""
+        """Return the text in a style (`bold`, `dim`, `red`, ...), if color is enabled."""
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and text else text
 
     def say(self, text: str = "") -> None:
-        """Print a line. What this terminal's character set lacks becomes a question mark."""
+        """Print a line. Characters that the terminal cannot show become question marks."""
         try:
             self.stream.write(f"{text}\n")
         except UnicodeEncodeError:

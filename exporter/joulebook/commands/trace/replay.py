@@ -1,23 +1,24 @@
-"""`joulebook replay`: a recorded trace through the same pipeline, on virtual time, and its books.
+"""Implement `joulebook replay`: run a recorded trace through the pipeline on virtual time.
 
-Nothing is stored. Readings come from the sensor that plays traces, the books from
-`ledger.advance`, tick by tick as the daemon does it, only that nobody waits between two ticks.
+Nothing is stored. Readings come from the sensor that plays traces, and `ledger.advance` books them
+tick by tick as in the daemon, but without waiting between ticks.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from joulebook.commands.shared import text
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Screen
+from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
 from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
-from joulebook.commands.trace.replay_text import Outcome, lines
 from joulebook.config import load
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Failure, Meter, Reading
-from joulebook.core.evidence import ZERO
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder
 from joulebook.core.ledger import advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -26,16 +27,151 @@ from joulebook.node.sensors.trace.format import Trace, read_trace
 from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
 from joulebook.units import NS_PER_S, ns_from_s
 
+
+@dataclass
+class Outcome:
+    """The result of a replay: the books at its end, and all postings."""
+
+    name: str
+    trace: Trace
+    span_ns: int
+    jobs: Sequence[TraceJob]
+    books: Books = field(default_factory=Books)
+    postings: dict[PostingKey, Amount] = field(default_factory=dict)
+    readings: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether each meter's booked energy equals its postings, to the microjoule."""
+        return all(
+            state.booked_uj == self.posted(meter).energy_uj
+            for meter, state in self.books.meters.items()
+        )
+
+    def posted(self, meter: Meter) -> Amount:
+        """Return the sum of the postings of one meter."""
+        return _sum(amount for key, amount in self.postings.items() if key.meter == meter)
+
+
+_METERS = (
+    Column("GPU", least=10),
+    Column("MODEL", least=8, spare=2),
+    Column("READ", right=True),
+    Column("BOOKED", right=True),
+    Column("PENDING", right=True, spare=1),
+    Column("GAPS", right=True),
+)
+_SUBJECTS = (
+    Column("JOB", least=13),
+    Column("USER", least=6, spare=2),
+    Column("ACCOUNT", least=7, spare=3),
+    Column("EXPERIMENT", least=8),
+    Column("GPU TIME", right=True, spare=1),
+    Column("ENERGY", right=True),
+    Column("SHARE", right=True),
+)
+
+
+def lines(outcome: Outcome, screen: Screen) -> list[str]:
+    """Return all lines."""
+    width, books = screen.width, outcome.books
+    read_uj = sum(state.read_uj for state in books.meters.values())
+    booked_uj = sum(state.booked_uj for state in books.meters.values())
+    posted_uj = sum(amount.energy_uj for amount in outcome.postings.values())
+    title = (
+        f"{shown(outcome.name)}: {text.several(len(books.meters), 'GPU')}, "
+        f"{text.duration(outcome.span_ns)}, {text.several(outcome.readings, 'reading')}"
+    )
+    meters = table(_METERS, list(_meter_rows(outcome)), width)
+    subjects = table(_SUBJECTS, list(_subject_rows(outcome, posted_uj)), width)
+    methods = ", ".join(
+        f"{text.percent(uj, posted_uj)} {method.value}"
+        for method, uj in books.method_uj.items()
+        if uj
+    )
+    gaps = ", ".join(
+        f"{text.duration(lost_ns)} {shown(reason)}" for reason, lost_ns in _gaps(books).items()
+    )
+    if outcome.balanced:
+        verdict = screen.paint("balanced to the microjoule", "green")
+    else:
+        verdict = screen.paint(f"OFF BY {booked_uj - posted_uj:,} uJ", "red")
+    return [
+        screen.paint(text.cut(title, width), "bold"),
+        "",
+        screen.paint(meters[0], "dim"),
+        *meters[1:],
+        "",
+        screen.paint(subjects[0], "dim"),
+        *subjects[1:],
+        "",
+        f"Read       {text.exact_energy(read_uj)}",
+        f"Posted     {text.exact_energy(posted_uj)}",
+        f"Pending    {text.exact_energy(read_uj - booked_uj)}",
+        f"Methods    {methods or NOTHING}",
+        f"Gaps       {gaps or 'none'}",
+        f"Books      {verdict}",
+    ]
+
+
+def _meter_rows(outcome: Outcome) -> Iterable[list[str]]:
+    models = {device.name: device.model for device in outcome.trace.header.devices}
+    for meter, state in outcome.books.meters.items():
+        lost_ns = sum(ns for (where, _), ns in outcome.books.gaps_ns.items() if where == meter)
+        yield [
+            shown(meter.name),
+            shown(models.get(meter.name, "")).removeprefix("NVIDIA ") or NOTHING,
+            text.energy(state.read_uj),
+            text.energy(state.booked_uj),
+            text.energy(state.read_uj - state.booked_uj),
+            text.duration(lost_ns) if lost_ns else NOTHING,
+        ]
+
+
+def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
+    jobs = {job.id: job for job in outcome.jobs}
+    sums: dict[WorkloadId | Remainder, Amount] = {}
+    for key, amount in outcome.postings.items():
+        sums[key.subject] = sums.get(key.subject, ZERO).plus(amount)
+    for subject, amount in sorted(sums.items(), key=lambda item: -item[1].energy_uj):
+        if isinstance(subject, Remainder):
+            who = [f"({subject.value})", NOTHING, NOTHING, NOTHING]
+        else:
+            job = jobs[subject.workload]
+            names = (job.user, job.account, job.experiment)
+            who = [shown(subject.workload), *(shown(name) or NOTHING for name in names)]
+        yield [
+            *who,
+            text.duration(amount.held_ns) if amount.held_ns else NOTHING,
+            text.energy(amount.energy_uj),
+            text.percent(amount.energy_uj, posted_uj),
+        ]
+
+
+def _gaps(books: Books) -> dict[str, int]:
+    gaps: dict[str, int] = {}
+    for (_, reason), lost_ns in books.gaps_ns.items():
+        gaps[reason] = gaps.get(reason, 0) + lost_ns
+    return gaps
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    total = ZERO
+    for amount in amounts:
+        total = total.plus(amount)
+    return total
+
+
 FAILED = 1
 
 BEGIN_NS = 1_767_225_600 * NS_PER_S
-"""Where virtual time begins: 2026-01-01 00:00 UTC, on a quarter hour."""
+"""Start of virtual time: 2026-01-01 00:00 UTC, on a quarter hour."""
 
 _TOLD_NS = 60 * NS_PER_S
 
 
 class VirtualClock:
-    """A clock that stands where it is put; UTC and node time are the same."""
+    """A clock that is set by hand; UTC and node time are the same."""
 
     epoch = "replay"
 
@@ -51,12 +187,12 @@ class VirtualClock:
         return 0
 
     def boottime_ns(self, t_ns: int) -> int:
-        """As if the machine had been booted when time began."""
+        """Return node time, as if the machine had booted at time 0."""
         return t_ns - BEGIN_NS
 
 
 def main(args: Options) -> int:
-    """Play the trace to its end and print the books; 1 if they do not balance."""
+    """Replay the trace to its end and print the ledger; return 1 if it does not balance."""
     config = load(args.config, os.environ)
     path = find_trace(str(args.trace))
     trace = read_trace(path)
@@ -76,7 +212,7 @@ def play(
     policy: advance.BookingPolicy,
     interval_ns: int,
 ) -> Outcome:
-    """Everything the daemon would book of this trace, and of these jobs on it."""
+    """Return everything the daemon would book for this trace with these jobs."""
     clock = VirtualClock()
     sensor = ReplaySensor(clock, path, loop=False)
     sensor.open()
@@ -105,7 +241,7 @@ def play(
 
 
 def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
-    """Instants since the start at which something is read, and whether it is a tick."""
+    """Yield the instants at which something is read, and whether each is a tick."""
     ticks = {*range(0, span_ns, interval_ns), span_ns}
     bursts = {
         edge + step
@@ -126,7 +262,7 @@ def _advance(
     failures: Sequence[Failure],
     outcome: Outcome,
 ) -> Books:
-    # An ended job is reported of until it is booked, and no longer.
+    # An ended job is only reported until it is booked.
     now_ns = clock.t_ns - BEGIN_NS
     told_ns = policy.settle_ns + _TOLD_NS
     known = [job for job in jobs if job.start_ns <= now_ns <= job.end_ns + told_ns]
@@ -172,13 +308,13 @@ def _facts(jobs: Iterable[TraceJob]) -> Iterator[WorkloadFacts]:
 
 
 @command()
-@argument("trace", type=FILE, help="A trace file, or a shipped trace: a100, v100.")
+@argument("trace", type=FILE, help="Trace file, or a shipped trace: a100, v100.")
 @option(
     "--jobs",
     type=FILE,
     metavar="FILE",
-    help="Who held what: CSV with job,user,account,experiment,gpu,start_s,end_s.",
+    help="Which job held which GPU: CSV with job,user,account,experiment,gpu,start_s,end_s.",
 )
 def replay(options: Options) -> int:
-    """Play a recorded trace through the same pipeline, and show the books."""
+    """Replay a recorded trace through the daemon's pipeline, and show what is booked."""
     return main(options)

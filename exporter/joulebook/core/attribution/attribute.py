@@ -1,20 +1,36 @@
-"""From energy in time to who gets it: the second of the three steps of a tick."""
+"""From energy in time to who gets it: the second of the three steps of a tick.
+
+GPUs and hosts have modules of their own; what a node consumed beside its measured parts is shared
+out here (`[host] other`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from enum import StrEnum
+from functools import partial
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other, outages, presence, spans
-from joulebook.core.attribution.claims import Claim, Evidence, Tenure
-from joulebook.core.attribution.gpu import Share
+import msgspec
+
+from joulebook.core.attribution import gpu, host, outages, spans
+from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
+from joulebook.core.attribution.gpu import Share, apportion
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Remainder
-from joulebook.core.sums import counted
+from joulebook.core.evidence import (
+    DERIVED,
+    NO_EVIDENCE,
+    Amount,
+    Method,
+    Remainder,
+    Subject,
+    counted,
+)
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
 Cut = Callable[[Interval], Iterable[Interval]]
@@ -42,6 +58,21 @@ class Known(NamedTuple):
     def tenures(self, interval: Interval, meter: Meter) -> tuple[Tenure, ...]:
         """Who held a meter in an interval."""
         return outages.tenures(interval, self.on(meter), self.affirmed_ns)
+
+    def tenures_of(self, intervals: Iterable[Interval]) -> Iterator[tuple[Interval, Tenure]]:
+        """Who held a meter in intervals of its own, settled once for those in a row."""
+        for outage, row in groupby(intervals, key=lambda each: each.outage or each.instances):
+            together = list(row)
+            if outage is True:
+                for each in together:
+                    yield from ((each, tenure) for tenure in self.tenures(each, each.meter))
+                continue
+            whole = msgspec.structs.replace(together[0], t1_ns=max(e.t1_ns for e in together))
+            settled = self.tenures(whole, whole.meter)
+            for each in together:
+                for tenure in settled:
+                    if tenure.t0_ns < each.t1_ns and tenure.t1_ns > each.t0_ns:
+                        yield each, tenure
 
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
         """What of a meter is due: what has settled, and of an outage what is proven or given up."""
@@ -77,38 +108,50 @@ class Booking(NamedTuple):
     fault: str = ""
 
 
-def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
+def attribute(measured: Measured, known: Known, cut: Cut, split: OtherSplit) -> list[Booking]:
     """Share out all intervals by who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
     # The rest of a superchip's module is its GPU, and is held as such.
     modules = {meter for meter, each in node.items() if each.parts}
     node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
+
+    def shared(intervals: Sequence[Interval]) -> Iterable[Booking]:
+        meter = intervals[0].meter
+        if meter in node:
+            return _by_holders_of(gpus, intervals, known, cut, split)
+        if meter.component in host.COMPONENTS:
+            return _by_use(intervals, booked[meter], known, cut)
+        bookings = _by_holder(intervals, booked[meter], known, cut)
+        return _derived(bookings) if meter in modules else bookings
+
     bookings: list[Booking] = []
-    for interval in measured.intervals:
-        if interval.meter in node:
-            shared = _by_holders_of(gpus, interval, known, cut, split)
-        else:
-            shared = _by_holder(interval, booked[interval.meter], known, cut)
-            if interval.meter in modules:
-                shared = _derived(shared)
-        bookings += _whole(interval, shared, cut)
+    for _, intervals in groupby(measured.intervals, key=attrgetter("meter")):
+        bookings += _whole(list(intervals), shared, cut)
     return bookings
 
 
-def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
-    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
+def _whole(
+    intervals: Sequence[Interval],
+    shared: Callable[[Sequence[Interval]], Iterable[Booking]],
+    cut: Cut,
+) -> list[Booking]:
+    """All bookings of some intervals; one to `unknown_holder` where one cannot be shared out.
 
     Its readings and claims are committed: a fault here would meet them at every start again.
     """
+    energy_uj = sum(interval.energy_uj for interval in intervals)
     try:
-        bookings = list(shared)
+        bookings = list(shared(intervals))
         given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
-        if given_uj == interval.energy_uj:
+        if given_uj == energy_uj:
             return bookings
-        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+        fault = f"{given_uj} of {energy_uj} uJ were shared out"
     except Exception as raised:
         fault = repr(raised)
+    if len(intervals) > 1:
+        return [each for interval in intervals for each in _whole([interval], shared, cut)]
+    interval = intervals[0]
     fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
     return [
         Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
@@ -117,12 +160,26 @@ def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Book
 
 
 def _by_holders_of(
-    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
+    gpus: Sequence[Meter],
+    intervals: Iterable[Interval],
+    known: Known,
+    cut: Cut,
+    split: OtherSplit,
 ) -> Iterator[Booking]:
     """Share out what a node's own meter counted beside the meters in it."""
-    held = [known.tenures(interval, each) for each in gpus]
-    for piece in cut(interval):
-        yield Booking(piece, other.share_out(piece, held, split))
+    for interval in intervals:
+        held = [known.tenures(interval, each) for each in gpus]
+        for piece in cut(interval):
+            yield Booking(piece, share_out(piece, held, split))
+
+
+def _by_use(
+    intervals: Iterable[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[Booking]:
+    """Share out what a meter of CPU or memory counted, by who used them."""
+    for interval in intervals:
+        for piece in cut(interval):
+            yield Booking(piece, host.share_out(piece, state.idle_mw, known.usage))
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
@@ -136,17 +193,69 @@ def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
         )
 
 
-def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
-    """Share out what one meter consumed, tenure by tenure."""
-    around = presence.around(interval, (*state.pending, *state.held), known.on(interval.meter))
-    for tenure in known.tenures(interval, interval.meter):
-        for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
+class _Piece(NamedTuple):
+    """A part of an interval whose sharers did not change, and what is booked with it as one."""
+
+    interval: Interval
+    holders: tuple[Holder, ...]
+    is_held: bool
+    users: tuple[WorkloadId | None, ...]
+
+    def goes_on(self, before: _Piece) -> bool:
+        """Whether it goes on from another, and neither is out of the ordinary."""
+        (t0_ns, t1_ns), others = (before.interval.t0_ns, before.interval.t1_ns), before[1:]
+        return (
+            t1_ns == self.interval.t0_ns > t0_ns
+            and others == self[1:]
+            and not any(
+                each.outage or each.unread or each.charged or each.remainder
+                for each in (before.interval, self.interval)
+            )
+        )
+
+
+def _by_holder(
+    intervals: Sequence[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[Booking]:
+    """Share out what one meter consumed: each interval by itself, booked as far as it is alike."""
+    alike: list[_Piece] = []
+    for piece in _pieces(intervals, state, known, cut):
+        if alike and not piece.goes_on(alike[-1]):
+            yield from _together(alike, state, cut)
+            alike = []
+        alike.append(piece)
+    if alike:
+        yield from _together(alike, state, cut)
+
+
+def _together(alike: Sequence[_Piece], state: MeterState, cut: Cut) -> Iterator[Booking]:
+    """One booking of pieces that are alike, if they lie between the same cuts."""
+    _, holders, is_held, _ = alike[0]
+    intervals = [piece.interval for piece in alike]
+    whole = msgspec.structs.replace(
+        intervals[0],
+        t1_ns=intervals[-1].t1_ns,
+        energy_uj=sum(interval.energy_uj for interval in intervals),
+    )
+    runs = [intervals] if len(list(cut(whole))) == 1 else [[each] for each in intervals]
+    for run in runs:
+        shares = gpu.share_among(run, holders, state.idle_mw)
+        yield Booking(whole if run is intervals else run[0], shares, held=is_held)
+
+
+def _pieces(
+    intervals: Sequence[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[_Piece]:
+    """Cut intervals by tenure, span, quarter hour and rate."""
+    claims = known.on(state.meter)
+    for interval, tenure in known.tenures_of(intervals):
+        ask = partial(spans.around, interval, (*state.pending, *state.held), claims)
+        t0_ns, t1_ns = max(interval.t0_ns, tenure.t0_ns), min(interval.t1_ns, tenure.t1_ns)
+        for part in spans.pieces(interval.cut(t0_ns, t1_ns)):
             for piece in cut(part):
-                if piece.meter.component in host.COMPONENTS:
-                    shares = host.share_out(piece, state.idle_mw, known.usage)
-                else:
-                    shares = gpu.share_out(piece, tenure, state.idle_mw, around)
-                yield Booking(piece, shares, held=bool(tenure.holders))
+                holders = gpu.sharers(piece, tenure, ask)
+                users = tuple(process.workload for process in piece.processes)
+                yield _Piece(piece, holders, bool(tenure.holders), users)
 
 
 def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:
@@ -164,3 +273,47 @@ def _foreign(booking: Booking) -> set[WorkloadId]:
     holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}
+
+
+EVIDENCE = "held-gpus"
+"""How it is known who gets a part of `other` (label `evidence`)."""
+
+
+class OtherSplit(StrEnum):
+    """Who gets the energy of `other` (`[host] other`)."""
+
+    NONE = "none"
+    HELD_GPUS = "held-gpus"
+
+
+def share_out(
+    interval: Interval, gpus: Sequence[Sequence[Tenure]], split: OtherSplit
+) -> list[Share]:
+    """Share out an interval of `other`. `gpus` are the tenures in it of each GPU of the node."""
+    if interval.remainder is not None:
+        return [Share(interval.remainder, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
+    if split is OtherSplit.NONE or not gpus:
+        rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
+        return [Share(rest, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
+    held: dict[Subject, int] = {}
+    for tenure in (tenure for tenures in gpus for tenure in tenures):
+        for holder in tenure.holders:
+            who = Remainder.UNKNOWN_HOLDER if holder.workload is None else holder.workload
+            time_ns = (tenure.t1_ns - tenure.t0_ns) * holder.parts // holder.of
+            held[who] = held.get(who, 0) + time_ns
+    whole_ns = sum(tenure.t1_ns - tenure.t0_ns for tenures in gpus for tenure in tenures)
+    nobody = Remainder.DAEMON_DOWN if interval.outage else Remainder.UNALLOCATED
+    owners = [*held, nobody]
+    weights = [*held.values(), max(whole_ns - sum(held.values()), 0)]
+    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
+    method = interval.method if interval.method is Method.MODELLED else Method.APPORTIONED
+    return [
+        Share(
+            who,
+            Amount(energy_uj),
+            method if held else interval.method,
+            EVIDENCE if who is not nobody else NO_EVIDENCE,
+        )
+        for who, energy_uj in zip(owners, energies, strict=True)
+        if energy_uj
+    ]

@@ -12,6 +12,8 @@ from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PATH, PostingsPage
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
+from joulebook.reloaded_file import Note, ReloadedFile
+from joulebook.untrusted_files import read_secret, shown_path
 
 MAX_BYTES = 16 * 2**20
 """A page of 5,000 rows is below 1 MiB."""
@@ -34,16 +36,12 @@ class NodeClient:
         self._files = [
             Path(name) for name in (settings.ca_file, settings.cert_file, settings.key_file) if name
         ]
-        self._seen = self._stamps()
-        self._web = self._made()
+        self._web = ReloadedFile(self._made)
         self._headers()
 
     def refresh(self) -> None:
         """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
-        seen = self._stamps()
-        if seen != self._seen:
-            self._web = self._made()
-            self._seen = seen
+        self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
         """The page after `since` of that ledger (`""`: whichever it has).
@@ -54,11 +52,11 @@ class NodeClient:
         if ledger_id:
             asked["ledger"] = ledger_id
         try:
-            body = self._web.get(f"{target}{PATH}", asked, self._headers(), secret=True)
+            body = self._web.value.get(f"{target}{PATH}", asked, self._headers(), secret=True)
         except FeedError as error:
             hint = ""
             if isinstance(error, FeedWrong) and str(error).endswith(" 404"):
-                hint = ": server.token_file is not set there, or it is no joulebook"
+                hint = ": server.token_file is not set there, or it is not Joulebook"
             raise Unanswered(f"{error}{hint}", reason=error.reason) from None
         try:
             return _PAGE.decode(body)
@@ -76,18 +74,10 @@ class NodeClient:
             return {**basic(f"{settings.user}:{password}"), **own}
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _stamps(self) -> list[tuple[int, int] | None]:
-        found: list[tuple[int, int] | None] = []
-        for file in self._files:
-            try:
-                status = file.stat()
-                found.append((status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append(None)
-        return found
-
-    def _made(self) -> Web:
+    def _made(self, note: Note) -> Web:
         settings = self._settings
+        for file in self._files:
+            note(file)
         try:
             tls = ssl.create_default_context(cafile=settings.ca_file or None)
             if settings.cert_file:
@@ -110,12 +100,11 @@ class NodeClient:
 def secret(key: str, path: str) -> str:
     """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
-        with Path(path).open("rb") as file:
-            words = file.read(_MAX_SECRET).split()
+        words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:
-        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{key}: {shown_path(path)}: cannot be read: {error.strerror}") from None
     if not words or not words[0].isascii():
-        raise ConfigError(f"{key}: {path}: there is nothing in it that could be shown to a node")
+        raise ConfigError(f"{key}: {path}: it has no token or password")
     return words[0].decode()
 
 

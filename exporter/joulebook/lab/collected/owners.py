@@ -16,8 +16,8 @@ from joulebook.core.ledger.export import PostingsPage, WorkloadRow
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
-from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.rollup import WRITE_BILLED, WRITE_USED
+from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 A = TypeVar("A", Amount, Exact)
 
@@ -82,7 +82,7 @@ def learn(
             continue
         _hand_over(database, number, old, new, closed_to)
         reason = corrections.Reason(
-            "late labels", f"node {page.node}", "labels became known late", now_s
+            "late labels", f"node {page.node}", "labels arrived late", now_s
         )
         corrections.hand_over(database, number, old, new, reason, up_to=closed_to)
         found[local] = KnownWorkload(number, new)

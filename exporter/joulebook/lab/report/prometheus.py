@@ -42,8 +42,7 @@ from joulebook.lab.report.prometheus_api import (
     over_time,
     selector,
 )
-from joulebook.lab.report.prometheus_names import Names, NodesName, shown_name
-from joulebook.lab.report.prometheus_nodes import Nodes
+from joulebook.lab.report.prometheus_names import Names, Nodes, NodesName, shown_name
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J
@@ -112,7 +111,7 @@ class PrometheusSource:
         warnings = [*self._api.warnings, *asked.nodes.warnings()]
         if folded:
             warnings.append(
-                "some runs stand under the name (overflow), since a budget of series was spent: "
+                "some runs are under the name (overflow), since a limit of series was reached: "
                 "their experiment is only in the ledgers"
             )
         return ReportData(

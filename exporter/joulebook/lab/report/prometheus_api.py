@@ -34,6 +34,7 @@ from urllib3.util import Timeout
 from joulebook import __version__, log
 from joulebook.core.report.dataset import Selection
 from joulebook.errors import ConfigError, SourceError
+from joulebook.untrusted_files import read_secret, shown_path
 
 BEFORE_S = 900
 """How far back the value at the start of the range may lie: outages up to this are no error."""
@@ -198,7 +199,7 @@ class PrometheusApi:
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"it answers {status}" if status != 200 else log.clean(str(error))[:200]
+            hint = f"it returned status {status}" if status != 200 else log.clean(str(error))[:200]
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
         if status != 200 or answer.status != "success":
             said = log.clean(answer.error)[:500] or f"status {status}"
@@ -215,7 +216,9 @@ class PrometheusApi:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(f"{self.where}: {log.clean(text)[:50]!r} is no value of a counter")
+            raise SourceError(
+                f"{self.where}: {log.clean(text)[:50]!r} is not the value of a counter"
+            )
         return value
 
     def _post(self, url: str, form: str) -> tuple[int, bytes]:
@@ -244,13 +247,13 @@ class PrometheusApi:
             why = getattr(error.args[0], "verify_message", "") if error.args else ""
             raise SourceError(f"{self.where}: TLS failed {why}".rstrip()) from None
         except TimeoutError:
-            raise SourceError(f"{self.where}: no answer in {limit_s:g} s (--timeout)") from None
+            raise SourceError(f"{self.where}: timed out after {limit_s:g} s (--timeout)") from None
         except (HTTPError, OSError) as error:
-            raise SourceError(f"{self.where}: cannot be asked ({type(error).__name__})") from None
+            raise SourceError(f"{self.where}: request failed ({type(error).__name__})") from None
 
     def _body(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
         if 300 <= response.status < 400:
-            raise SourceError(f"{self.where}: has moved; not followed, give its new address")
+            raise SourceError(f"{self.where}: redirects; not followed, give the new URL")
         parts: list[bytes] = []
         size = 0
         while part := response.read1(_CHUNK, decode_content=False):
@@ -258,11 +261,11 @@ class PrometheusApi:
             size += len(part)
             if size > MOST_BYTES:
                 raise SourceError(
-                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; ask for less: "
+                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; narrow it with "
                     "--experiment, --since, --until"
                 )
             if time.monotonic() > until:
-                raise SourceError(f"{self.where}: not done after {self._access.timeout_s:g} s")
+                raise SourceError(f"{self.where}: not finished after {self._access.timeout_s:g} s")
         return b"".join(parts)
 
 
@@ -270,10 +273,10 @@ def _authorization(file: Path | None) -> dict[str, str]:
     if file is None:
         return {}
     try:
-        token = file.read_text(encoding="ascii").strip()
+        token = read_secret(file).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not ASCII text"
-        raise ConfigError(f"--token-file {file}: cannot be read: {why}") from None
+        raise ConfigError(f"--token-file {shown_path(file)}: cannot be read: {why}") from None
     # It goes into a header: a line break in it would be another header.
     if not token or len(token) > _MOST_TOKEN or not token.isprintable():
         raise ConfigError(f"--token-file {file}: expected a token or user:password, one line")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
 
-_LOG = logging.getLogger(__name__)
 _MOST = 65_536
 
 
@@ -22,9 +20,9 @@ def read_bytes(path: Path, remedy: str = "") -> bytes:
         with path.open("rb", buffering=0) as file:
             return file.read(_MOST) or b""
     except FileNotFoundError:
-        raise SensorMissing(f"{path} is not there", reason="missing") from None
+        raise SensorMissing(f"{path} does not exist", reason="missing") from None
     except PermissionError:
-        raise SensorDenied(f"{path} may not be read", reason="denied", remedy=remedy) from None
+        raise SensorDenied(f"{path} is not readable", reason="denied", remedy=remedy) from None
     except OSError as error:
         raise SensorRetry(
             f"{path} cannot be read: {error.strerror}", reason="unreadable", remedy=remedy
@@ -42,7 +40,9 @@ def read_int(path: Path, remedy: str = "") -> int:
     try:
         return int(text)
     except ValueError:
-        raise SensorRetry(f"{path} holds {text[:40]!r}, no number", reason="unreadable") from None
+        raise SensorRetry(
+            f"{path} contains {text[:40]!r}, not a number", reason="unreadable"
+        ) from None
 
 
 def text_or(path: Path, default: str = "") -> str:
@@ -70,22 +70,3 @@ def numbered(directory: Path, pattern: str) -> Iterator[tuple[int, Path]]:
         return
     found = [(int(m[1]), directory / name) for name in names if (m := matcher.fullmatch(name))]
     yield from sorted(found)
-
-
-class LogOnce:
-    """Says what is wrong with each thing once, and once more when it is well again."""
-
-    def __init__(self, sensor: str) -> None:
-        self._sensor = sensor
-        self._known: dict[str, str] = {}
-
-    def bad(self, thing: str, error: SensorError) -> None:
-        """It cannot be read."""
-        if self._known.get(thing) != error.reason:
-            _LOG.error("sensor %s: %s: %s. %s", self._sensor, thing, error, error.remedy)
-        self._known[thing] = error.reason
-
-    def good(self, thing: str) -> None:
-        """It can."""
-        if self._known.pop(thing, None) is not None:
-            _LOG.info("sensor %s: %s can be read again", self._sensor, thing)

@@ -11,8 +11,7 @@ import msgspec
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
 from joulebook.http_client import ApiKey, Web, decoded
-from joulebook.rates.contract import HOUR_S, Plan, utc_s
-from joulebook.rates.plausible import grams_ug
+from joulebook.rates.contract import HOUR_S, Plan, grams_ug, utc_s
 
 URL = "https://api.electricitymaps.com"
 
@@ -74,7 +73,7 @@ class ElectricityMaps:
 
     def _same_zone(self, zone: str) -> None:
         if zone != self._zone:
-            raise FeedWrong(f"{self.name}: answers for zone {zone!r:.40}", reason="garbage")
+            raise FeedWrong(f"{self.name}: returned zone {zone!r:.40}", reason="garbage")
 
     def _points(self, entries: list[_Entry]) -> list[Point]:
         points = []

@@ -18,8 +18,7 @@ from joulebook import log
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedWrong
 from joulebook.http_client import ApiKey, Web
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan, utc_s
-from joulebook.rates.plausible import price_nano
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, price_nano, utc_s
 
 URL = "https://web-api.tp.entsoe.eu"
 
@@ -168,7 +167,7 @@ class Entsoe:
             )
 
     def _garbage(self, what: str) -> FeedWrong:
-        return FeedWrong(f"{self.name}: not the XML it should be: {what}", reason="garbage")
+        return FeedWrong(f"{self.name}: unexpected XML: {what}", reason="garbage")
 
 
 def _stamp(t_s: int) -> str:

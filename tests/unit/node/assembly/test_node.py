@@ -11,8 +11,7 @@ import pytest
 from joulebook.config import Config
 from joulebook.config.node import Slurm, Tenants
 from joulebook.config.sensors import Host, Nvml, Sensors
-from joulebook.config.spans import Marks
-from joulebook.config.workloads import Processes
+from joulebook.config.workloads import Marks, Processes
 from joulebook.errors import ConfigError
 from joulebook.node.assembly import sensors, workloads
 from joulebook.node.workloads.host import procfs
@@ -66,7 +65,7 @@ def test_pids_of_the_driver_are_looked_up_only_where_they_mean_the_same(
     # A system call with such a pid, or a pid that a program wrote down, would be another process's.
     assert not workloads.driver_pids_are_own(seeing)
     assert not workloads.marks_wanted(seeing)
-    with pytest.raises(ConfigError, match="pid namespace of its own"):
+    with pytest.raises(ConfigError, match="its own PID namespace"):
         workloads.marks_wanted(msgspec.structs.replace(seeing, marks=Marks(enabled=True)))
     said = Config(tenants=Tenants(processes=Processes(pid_namespace="host")))
     assert sensors.proc_of_driver(said) == Path("/proc")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import (
     Component,
+    DeviceStatus,
+    Instance,
     InstanceUse,
     Meter,
     PowerSample,
@@ -25,15 +26,18 @@ from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
     ProcessReader,
-    ProcessStarts,
     SmTimes,
 )
+from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
 
 HERTZ_PER_MHZ = 1_000_000
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
+
+GAUGES_NS = 1500 * NS_PER_MS
+"""Memory, clocks, temperature and limit are asked for no more often: six calls of eleven."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
@@ -72,6 +76,8 @@ class OpenGpu:
         self.has_counter: bool | None = None
         self._sampled_us, self._sampled_ns = now_us, now_ns
         self._sm_times = SmTimes(now_us)
+        self._gauges: Telemetry | None = None
+        self._gauged_ns = 0
         if earlier is not None:
             self._go_on_from(earlier)
         if self.has_counter is None:
@@ -150,7 +156,10 @@ class OpenGpu:
         if energy_uj is None or not is_mean:
             # Single instants are too rough to integrate, or to audit a counter by.
             samples = self._samples(t_ns)
-        gauges = device.telemetry()
+        known = self._gauges if t_ns - self._gauged_ns < GAUGES_NS else None
+        gauges = self._gauges = device.telemetry(known)
+        if known is None:
+            self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
         uptime_s = device.uptime_s()
@@ -251,18 +260,19 @@ class OpenGpu:
             return None
         if listed is None:
             return None
-        pids = {place.pid for place in listed}
-        running = {pid for pid in pids if self._starts.lives(pid)}
-        listed = {place: memory for place, memory in listed.items() if place.pid in running}
+        running = self._starts.living({place.pid for place in listed})
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
+        places = [place for place in listed if place.pid in running]
         # A process that has ended since may still have used the GPU before.
         gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
-        places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
+        places += [place for place in gone if self._starts.started_ns(place.pid)]
         names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
+        now_ns = self._clock.now_ns()
+        shift_ns, started_ns = now_ns - self._clock.boottime_ns(now_ns), self._starts.started_ns
         return tuple(
             ProcessUse(
                 place.pid,
-                self._started_ns(place.pid),
+                since_ns + shift_ns if (since_ns := started_ns(place.pid)) else 0,
                 times.get(place.pid, otherwise),
                 listed.get(place),
                 ended=place.pid not in running,
@@ -271,12 +281,6 @@ class OpenGpu:
             )
             for place in places
         )
-
-    def _started_ns(self, pid: int) -> int:
-        """The start of a process in node time; 0 if it is not known."""
-        boottime_ns = self._starts.started_ns(pid)
-        now_ns = self._clock.now_ns()
-        return boottime_ns and boottime_ns + now_ns - self._clock.boottime_ns(now_ns)
 
     def _sm_times_by_pid(
         self, running: Collection[int], gpu_pct: int | None

@@ -4,22 +4,25 @@ The session is opened once, and again only after the driver said UNINITIALIZED o
 invalid (it was reloaded), where a GPU was lost, or where there is none at all: ever less often, for
 every initialisation costs file descriptors (all-smi issue 118). A GPU that fails, or that answers
 what cannot be true, gives a `Failure`, and the others go on.
+
+NVML gives no handle of a card that is lost from the start, so not even its UUID; the kernel
+module's own files in /proc/driver/nvidia/gpus do. Without them a card is known by its index alone.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
 from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
 from joulebook.node.sensors.hwmon import sockets as superchip_sockets
@@ -33,11 +36,12 @@ from joulebook.node.sensors.nvidia.errors import (
     meaning,
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
-from joulebook.node.sensors.nvidia.processes import ProcessStarts
-from joulebook.node.sensors.nvidia.unread import kernel_gpus, unread
+from joulebook.node.sensors.sysfs import text_or
+from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 _UNINITIALIZED = meaning(UNINITIALIZED).reason
 _GONE = meaning(28).reason
@@ -113,7 +117,7 @@ class NvmlSensor:
         if self._session is None:
             raise error(UNINITIALIZED, "look")
         if (self._some_lost or not self._cards) and self._may_reopen():
-            self._reopen("a GPU was lost" if self._cards else "it shows no GPU")
+            self._reopen("a GPU was lost" if self._cards else "it has no GPU")
         look = self._look(processes=processes)
         failed = {failure.reason for failure in look.failures}
         if failed & _RELOADED and self._may_reopen():
@@ -161,7 +165,7 @@ class NvmlSensor:
                 except Exception as fault:
                     # An answer that nobody foresaw is this GPU's; the others go on.
                     reason = "fault"
-                    once(log, meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
+                    _once.failed(meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
                 else:
                     readings.append(reading)
                     statuses.append(status)
@@ -201,7 +205,7 @@ class NvmlSensor:
         return True
 
     def _reopen(self, why: str) -> None:
-        log.warning("NVML is initialised again: %s", why)
+        log.warning("NVML is reinitialized: %s", why)
         self.open()
 
     def _enumerate(self, session: Session) -> None:
@@ -214,13 +218,15 @@ class NvmlSensor:
                 earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
                 card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
-                once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
+                _once.failed(
+                    f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR
+                )
                 silent[index] = e.reason
                 continue
             if card.meter in found:
-                once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
+                _once.failed(device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
-            recovered(log, f"GPU {index}", "GPU %d answers", index)
+            _once.recovered(f"GPU {index}", "GPU %d responds again", index)
             found[card.meter] = card
         gone = [meter for meter in self._cards if meter not in found]
         reasons = list(silent.values())
@@ -236,7 +242,60 @@ class NvmlSensor:
         self._some_lost = bool(self._absent)
         self._pair_sockets()
         if not self._cards:
-            once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
+            _once.failed(self.name, "NVML shows no GPU (driver %s); retrying", session.driver)
         else:
-            recovered(log, self.name, "NVML shows GPUs now")
+            _once.recovered(self.name, "NVML shows GPUs now")
             log.info("NVML: %d GPUs, driver %s", len(found), session.driver)
+
+
+_LINE = re.compile(r"^([^:\n]+):[ \t]*(\S.*?)\s*$", re.MULTILINE)
+
+
+class KernelGpu(msgspec.Struct, frozen=True):
+    """One card as the kernel module knows it."""
+
+    uuid: str
+    model: str = ""
+    pci: str = ""
+    minor: int | None = None
+
+
+def kernel_gpus(proc: Path) -> list[KernelGpu]:
+    """The cards below `proc`, by PCI address."""
+    try:
+        folders = sorted((proc / "driver/nvidia/gpus").iterdir())
+    except OSError:
+        return []
+    found = []
+    for folder in folders:
+        told = dict(_LINE.findall(text_or(folder / "information")))
+        uuid, minor = told.get("GPU UUID", ""), told.get("Device Minor", "")
+        if uuid and "?" not in uuid:
+            number = int(minor) if minor.isdecimal() and len(minor) < 6 else None
+            found.append(KernelGpu(uuid, told.get("Model", ""), folder.name, number))
+    return found
+
+
+def unread(
+    indexes: Sequence[int], known: Collection[str], cards: Iterable[KernelGpu]
+) -> list[DeviceStatus]:
+    """Who the cards are that NVML counts at `indexes` and does not open.
+
+    They are those that nobody `known` (by UUID) is; both come in the order of the bus.
+    """
+    left = [card for card in cards if card.uuid not in known]
+    if len(left) != len(indexes):
+        left = [KernelGpu(f"GPU-unread-{index}", minor=index) for index in indexes]
+    return [
+        DeviceStatus(
+            Meter(Component.GPU, card.uuid),
+            index,
+            0,
+            "nvidia",
+            card.model,
+            "",
+            card.pci,
+            card.minor,
+        )
+        for index, card in zip(indexes, left, strict=True)
+    ]

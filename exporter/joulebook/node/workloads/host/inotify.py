@@ -11,12 +11,15 @@ import contextlib
 import os
 import selectors
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import inotify_simple
 from inotify_simple import flags
+
+from joulebook.backoff import LastingThread
 
 IN_CLOSE_WRITE = int(flags.CLOSE_WRITE)
 IN_MOVED_FROM = int(flags.MOVED_FROM)
@@ -29,6 +32,9 @@ IN_Q_OVERFLOW = int(flags.Q_OVERFLOW)
 IN_IGNORED = int(flags.IGNORED)
 IN_ONLYDIR = int(flags.ONLYDIR)
 IN_ISDIR = int(flags.ISDIR)
+
+_FILES = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE
+_GONE = IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class Event(NamedTuple):
@@ -80,7 +86,44 @@ class Inotify:
         self._inotify.close()
 
 
-class InotifyThread(threading.Thread):
+class FollowedDirectory(ABC):
+    """One directory whose files are followed as they come, change and go."""
+
+    def __init__(self, path: Path, inotify: Inotify) -> None:
+        self._path = path
+        self._inotify = inotify
+        self._watch: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that it holds is known now, and will be as it changes."""
+        return self._watch is not None
+
+    def follow(self) -> None:
+        """Begin to watch; list it after that. Raises `OSError`."""
+        self._watch = self._inotify.watch(self._path, _FILES | _GONE)
+
+    def handle(self, event: Event) -> bool:
+        """Take one event; `False` if it is not of this directory."""
+        if event.watch != self._watch:
+            return False
+        if event.mask & (_GONE | IN_IGNORED):
+            self.close()
+        self.changed(event)
+        return True
+
+    @abstractmethod
+    def changed(self, event: Event) -> None:
+        """A file of that name came, changed or went, or the directory went as a whole."""
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._inotify.unwatch(self._watch)
+            self._watch = None
+
+
+class InotifyThread(LastingThread):
     """Hands events over as they come, and calls when a moment set by `wait_s` is there.
 
     `wait_s` says in how many seconds `on_events` shall be called at the latest, with no events
@@ -94,15 +137,14 @@ class InotifyThread(threading.Thread):
         on_events: Callable[[Sequence[Event]], None],
         wait_s: Callable[[], float | None],
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name, self._serve)
         self._inotify = inotify
         self._on_events = on_events
         self._wait_s = wait_s
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = threading.Event()
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._inotify, selectors.EVENT_READ)
             selector.register(self._wake_fd, selectors.EVENT_READ)

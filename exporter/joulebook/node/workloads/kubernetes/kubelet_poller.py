@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from joulebook.backoff import LastingThread
 from joulebook.clock import Clock
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
+from joulebook.log import LogOnce
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 
 if TYPE_CHECKING:
     from joulebook.node.workloads.kubernetes.kubelet import Kubelet
@@ -27,7 +29,7 @@ OFFER_S = 60.0
 """What plugins offer is asked for so often, and when a replica shows up that was not offered."""
 
 
-class KubeletPoller(threading.Thread):
+class KubeletPoller(LastingThread):
     """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
 
     def __init__(
@@ -46,7 +48,7 @@ class KubeletPoller(threading.Thread):
 
         `faulty` is called while an exception that nobody thought of is handled.
         """
-        super().__init__(name="kubelet", daemon=True)
+        super().__init__("kubelet", self._serve)
         self._socket = socket
         self._clock = clock
         self._interval_s = interval_s
@@ -57,7 +59,7 @@ class KubeletPoller(threading.Thread):
         self._rested = 0.0
         self._offer_due = 0.0
         self._stopping = False
-        self._said = ""
+        self._once = LogOnce(log)
 
     def soon(self) -> None:
         """Something happened: look at once, and again a few times."""
@@ -79,8 +81,7 @@ class KubeletPoller(threading.Thread):
         if self.is_alive():
             self.join(patience_s)
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def _serve(self) -> None:
         # Ten megabytes that only nodes with a kubelet should pay.
         from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
 
@@ -101,15 +102,12 @@ class KubeletPoller(threading.Thread):
                 self._offer_due = time.monotonic() + OFFER_S
                 self._offered(self._offer(kubelet))
         except KubeletError as error:
-            if self._said != error.reason:
-                self._said = error.reason
-                log.warning("kubelet: %s. %s", error, error.remedy)
+            said = ("kubelet: %s. %s", error, error.remedy)
+            self._once.failed("kubelet", *said, reason=error.reason)
             self._offer_due = 0.0
             self._silent(error, t_ns)
             return
-        if self._said:
-            log.info("kubelet: it answers again")
-            self._said = ""
+        self._once.recovered("kubelet", "kubelet: responds again")
         self._heard(pods, t_ns)
 
     def _offer(self, kubelet: Kubelet) -> Iterable[KubeletDevice] | None:

@@ -12,7 +12,7 @@ from tests.scale import scaled
 from tests.unit.node.workloads.slurm.slurm_world import World
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.energy.devices import Instance
+from joulebook.core.energy.readings import Instance
 from joulebook.units import NS_PER_S
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
@@ -610,4 +610,4 @@ def test_a_fault_of_ours_is_said_and_survived(
     world.until(lambda: world.look().complete == frozenset())
     world.until(lambda: "101" in world.claims() and world.look().complete)
     assert world.look().rejected == {"fault": 1}
-    assert "looked at again" in caplog.text
+    assert "rescanning" in caplog.text
