@@ -47,7 +47,7 @@ def test_hostile_names_have_no_faults(name: str) -> None:
 def test_panels_can_be_asked_of_any_name(tmp_path: Path) -> None:
     """Prometheus' own parser takes every question, whatever is chosen: quotes end no text."""
     odd = 'a "quoted" name\'s \\d+ (v1.0) {x}/[y]|$^*?'
-    rules = []
+    rules: list[object] = []
     for board in dashboards().values():
         for _, target in targets(board):
             names = [v["name"] for v in board["templating"]["list"]]

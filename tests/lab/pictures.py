@@ -55,7 +55,7 @@ def payload(
     for name, expression in choices(board).items():
         (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
         values[name] = found["metric"][name]
-    values |= {"currency": ("EUR",)} | chosen
+    values = values | {"currency": ("EUR",)} | {name: (text,) for name, text in chosen.items()}
     ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
     answers = []
     for ask in asks(board, values, END_S, span_s, SCRAPE_S):

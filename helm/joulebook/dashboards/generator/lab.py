@@ -24,7 +24,7 @@ from dashboards.generator.figures import (
     used,
     used_before,
 )
-from dashboards.generator.panel import BARS, STACKED, Basis, Column, Panel, Query
+from dashboards.generator.panel import BARS_AHEAD, STACKED, Basis, Column, Panel, Query
 from dashboards.generator.promql import chosen, ratio
 from dashboards.generator.recording import SPENT
 
@@ -42,7 +42,7 @@ TOTALS = (
         "stat",
         4,
         4,
-        empty="no GPU was held",
+        empty="none was held",
     ),
     Panel(
         "Cost",
@@ -288,7 +288,7 @@ DAYS = (
         Basis.METERED,
         "kwatth",
         _days("energy_joules", " / 3600000"),
-        custom=BARS,
+        custom=BARS_AHEAD,
     ),
     Panel(
         "Cost by day",
@@ -296,7 +296,7 @@ DAYS = (
         Basis.RATED,
         "locale",
         _days("cost"),
-        custom=BARS,
+        custom=BARS_AHEAD,
         decimals=2,
         below_zero=True,
         empty="set rates.price",

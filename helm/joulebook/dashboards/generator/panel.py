@@ -191,7 +191,9 @@ class Panel:
         options = dict(_OPTIONS["table"])
         if self.sort:
             options["sortBy"] = [{"displayName": self.sort, "desc": not self.ascending}]
-        if totals := [column.name for column in self.columns if column.total]:
+        summed = {column.name for column in self.columns if column.total}
+        if summed:  # by the names that fields have before they are renamed
+            totals = [field for field, name in renamed.items() if name in summed]
             options["footer"] = {"show": True, "reducer": ["sum"], "fields": totals}
         panel.options(options)
 
@@ -303,6 +305,9 @@ BARS: Mapping[str, Any] = {
     "stacking": {"group": "A", "mode": "normal"},
 }
 """Bars of parts that add up; each stands for the time before its instant."""
+
+BARS_AHEAD: Mapping[str, Any] = {**BARS, "barAlignment": 1}
+"""The same, each of the time after its instant."""
 
 
 def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

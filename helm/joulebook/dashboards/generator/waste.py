@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
@@ -29,10 +31,15 @@ _BOTH = "electricity and the hours of the hardware"
 _NO_PRICE = "set rates.price"
 
 
-def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
-    return Panel(  # type: ignore[arg-type]
-        title, f"{about} {LONG}", basis, unit, (query,), "stat", 4, 4, **how
-    )
+def _stat(
+    title: str,
+    about: str,
+    basis: Basis,
+    unit: str,
+    query: Query,
+    **how: Any,  # noqa: ANN401 - further fields of a panel
+) -> Panel:
+    return Panel(title, f"{about} {LONG}", basis, unit, (query,), "stat", 4, 4, **how)
 
 
 _MONEY = {"decimals": 0, "options": {"textMode": "value_and_name"}, "empty": _NO_PRICE}
