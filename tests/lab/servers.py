@@ -35,6 +35,9 @@ class Server:
                 if self._process.poll() is not None:
                     break
                 time.sleep(0.2)
+            except BaseException:
+                self.__exit__()
+                raise
         self.__exit__()
         said = Path(self._log.name).read_text()[-2000:]
         raise AssertionError(f"{self.name} did not come up: {said}")
