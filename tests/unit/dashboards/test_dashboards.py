@@ -47,18 +47,19 @@ UIDS = {
     "joulebook-experiment",
     "joulebook-workload",
     "joulebook-node",
+    "joulebook-health",
     "joulebook-waste",
     "joulebook-compute",
     "joulebook-books",
 }
 UNITS = {
     "kwatth", "watt", "joule", "suffix: kg", "locale", "percentunit", "s", "bytes", "celsius",
-    "hertz", "none",
+    "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
-FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"}
+FOREIGN = {"kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"}
 
 
 def plain(expression: str, board: dict[str, Any], use: str) -> str:

@@ -99,6 +99,12 @@ class Node:
         """Whether there is nothing to measure, and that was to be waited for."""
         self._exits = exits
 
+    def healthy(self) -> tuple[bool, str]:
+        """Whether a restart would not help, and why it would: for who cannot ask by HTTP."""
+        if not self.server.alive:
+            return False, "the HTTP server has ended: nothing is served"
+        return self.health.healthy()
+
     def __enter__(self) -> Self:
         return self
 
@@ -269,6 +275,7 @@ def _policy(config: Config) -> BookingPolicy:
     return BookingPolicy(
         settle_ns=ns_from_s(config.daemon.settle_s),
         other=OtherSplit(config.host.other),
+        calibrations={name: each.values() for name, each in config.calibration.items()},
         series=series.SeriesPolicy(
             zero_hold_ns=ns_from_s(shown.zero_hold()),
             linger_ns=ns_from_s(shown.linger_s),

@@ -4,8 +4,9 @@ runbook.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from dashboards.generator.gpu_alerts import OF_GPUS, Alert
 from dashboards.generator.promql import (
     BRIDGED,
     TARGET,
@@ -39,17 +40,6 @@ def unbooked(where: str = "") -> str:
 _NODE = "cluster, node"
 _WORKLOAD = "cluster, scheduler, workload, user, account, experiment"
 _GPU_RESOURCES = 'resource=~"nvidia_com_(gpu(_shared)?|mig_.+)|amd_com_gpu"'
-
-
-class Alert(NamedTuple):
-    """One alert. `summary` says what is the matter and what to do, in a line."""
-
-    name: str
-    expression: str
-    wait: str
-    severity: str
-    summary: str
-    description: str
 
 
 def _rise(counter: str, span: str) -> str:
@@ -105,7 +95,7 @@ def _hours(what: str) -> str:
 _LOST = 'reason=~"unknown_holder|daemon_down|counter_reset"'
 _METERS = "joulebook_meter_energy_joules_total"
 
-ALERTS = (
+_OF_BOOKS = (
     Alert(
         "JoulebookBooksDoNotBalance",
         f"abs(\n{unbooked()}\n)\n> 0.005 * {by(_NODE, f'increase({_METERS}[1h])')}",
@@ -267,6 +257,8 @@ ALERTS = (
         "true names: `joulebook report` shows them.",
     ),
 )
+
+ALERTS = (*_OF_BOOKS, *OF_GPUS)
 
 
 def groups() -> list[dict[str, Any]]:
