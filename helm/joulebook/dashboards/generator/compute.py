@@ -143,7 +143,6 @@ BETTER = (
         ),
         width=24,
         points=60,
-        at_most=1,
         empty="Not yet 30 days of recording rules",
     ),
 )

@@ -156,7 +156,11 @@ def kwh(joules: str) -> str:
 
 def _power(level: str, what: str, labels: str, legend: str, matchers: str) -> Query:
     counter, rule = _read(level, what, matchers)
-    recorded = f"{by(labels, whole(rule, '$__interval'))} / ($__interval_ms / 1000)"
+    covered = f"max({whole(COVERED.removesuffix('increase') + '$use', '$__interval')}) < 1e8"
+    recorded = (
+        f"{by(labels, whole(rule, '$__interval'))}\n"
+        f"/ on () group_left () ({covered} or vector($__interval_ms / 1000))"
+    )
     return Query(
         f"{by(labels, rate(counter))}\nor\n{recorded}",
         legend,
@@ -165,7 +169,9 @@ def _power(level: str, what: str, labels: str, legend: str, matchers: str) -> Qu
 
 
 def power(labels: str, legend: str, what: str = "energy_joules") -> Query:
-    """Mean power of experiments over time, or of a part of their energy."""
+    """Mean power of experiments over time, or of a part of their energy; after an outage, of all of
+    it.
+    """
     return _power("experiment", what, labels, legend, WHO)
 
 

@@ -318,6 +318,7 @@ def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: s
             ),
         ),
         width=8,
+        below_zero=True,
         empty=f"set rates.{title.rsplit(maxsplit=1)[-1].lower()}",
     )
 
@@ -336,8 +337,7 @@ RATES = (
 DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
-    "What the lab's GPUs consumed, what that cost, whose experiments it was for, and how "
-    "much of it was for nothing.",
+    "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
     (*OWNERS, CURRENCY, *CHOICE),
     (
         Row("", TOTALS + BEFORE),

@@ -165,7 +165,7 @@ class Panel:
         """Rows that share their labels become one; the figures get their headings and units."""
         figures = [column for column in self.columns if column.query]
         for column in self.columns:
-            if properties := _properties(column):
+            if properties := _properties(column, blank="-" if self.empty else ""):
                 panel.override_by_name(column.name, properties)
         if not figures:  # one question, whose columns stand as they are
             return
@@ -198,8 +198,11 @@ class Panel:
         panel.options(options)
 
 
-def _properties(column: Column) -> list[models.DynamicConfigValue]:
-    given: dict[str, Any] = {}
+def _properties(column: Column, blank: str) -> list[models.DynamicConfigValue]:
+    """How a column is shown; `blank` stands in its empty cells, which else say what the panel says
+    when it is empty.
+    """
+    given: dict[str, Any] = {"noValue": blank} if blank else {}
     if column.unit:
         given["unit"] = column.unit
     if column.decimals is not None:
@@ -213,7 +216,8 @@ def _properties(column: Column) -> list[models.DynamicConfigValue]:
             "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
             "color": {"mode": "continuous-BlYlRd"},
         }
-    if width := column.width or (FIGURE_PX if column.unit and not column.share else None):
+    figure_px = max(FIGURE_PX, 9 * len(column.name) + 20)
+    if width := column.width or (figure_px if column.unit and not column.share else None):
         given["custom.width"] = width
     return [models.DynamicConfigValue(id_val=key, value=value) for key, value in given.items()]
 
@@ -229,7 +233,7 @@ class _DataLink:
 
 
 FIGURE_PX = 110
-"""Width of a column of figures; the names share the rest."""
+"""Least width of a column of figures; the names share the rest."""
 
 SLACK = "\N{NO-BREAK SPACE}" * 4
 """Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
