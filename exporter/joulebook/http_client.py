@@ -1,4 +1,4 @@
-"""Asking a feed on the web: bounded in time and size, and without showing anybody the key.
+"""An HTTP client for feeds and nodes: bounded in time and size, and never exposing the key.
 
 - No redirect is followed: the answer says where to, and a person sets the new address. A key
   therefore never goes anywhere but to the address it was set for.
@@ -46,7 +46,7 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 
 class ApiKey:
-    """The key of a feed: in a file, else in an environment variable. It is never shown."""
+    """The key of a feed, from a file or an environment variable. It is never shown."""
 
     def __init__(self, file: Path | None, variable: str, environ: Mapping[str, str]) -> None:
         self._file = file
@@ -58,11 +58,11 @@ class ApiKey:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is one to read."""
+        """Return whether there is a key to read."""
         return self._file is not None or bool(self._found)
 
     def read(self) -> str:
-        """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
+        """Return the key, read from the file now. Raises `FeedDenied` (`no_key`)."""
         where = shown_path(self._file) if self._file else self._variable
         try:
             text = read_secret(self._file).decode() if self._file else self._found
@@ -73,14 +73,14 @@ class ApiKey:
         if not key:
             hint = "" if self._file else " (or set token_file)"
             raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
-        # It goes into a header: a line break in it would be another header.
+        # It goes in a header, where a line break would start another header.
         if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
             raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
         return key
 
 
 class Web:
-    """HTTP for feeds and nodes, asked by as many threads at a time as there are `hosts`."""
+    """An HTTP client for up to `hosts` concurrent threads."""
 
     def __init__(
         self,
@@ -93,12 +93,12 @@ class Web:
         hosts: int = 4,
         server_name: str = "",
     ) -> None:
-        """`timeout_s` is for the connection and each wait, `deadline_s` for the whole answer.
+        """Limit the connection and each wait to `timeout_s`, and the whole response to
+        `deadline_s`.
 
-        `tls` are authorities and a certificate of one's own in the place of the system's;
-        without `proxied` the proxies of the environment are not used. Connections to so many
-        `hosts` are kept open. Certificates must be for `server_name`, if one is given, instead of
-        for the host that is asked.
+        `tls` replaces the system's CA certificates and may add a client certificate; without
+        `proxied`, proxies from the environment are ignored. Connections to this many `hosts` are
+        kept open. If given, certificates must be for `server_name` instead of the host.
         """
         self._timeout = Timeout(connect=timeout_s, read=timeout_s)
         self._deadline_s = deadline_s
@@ -117,9 +117,9 @@ class Web:
         *,
         secret: bool = False,
     ) -> bytes:
-        """The body of the answer. Raises `FeedError`.
+        """Return the body of the answer. Raises `FeedError`.
 
-        `secret`: a key is in it, so a plain connection to another machine is said aloud, once.
+        `secret`: it contains a key, so an unencrypted connection to another machine is logged once.
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
@@ -127,7 +127,7 @@ class Web:
         asked = f"{url}?{urlencode(params)}" if params else url
         sent = {
             "User-Agent": f"joulebook/{__version__}",
-            # Not packed: a few kilobytes could unpack to any size.
+            # Not compressed: a few kilobytes could expand to any size.
             "Accept-Encoding": "identity",
             **(headers or {}),
         }
@@ -147,7 +147,7 @@ class Web:
                 _check(response, where)
                 return self._body(response, where, until)
             finally:
-                # An answer that was not read to its end leaves the connection of no use.
+                # A response that was not read to its end makes the connection unusable.
                 response.close()
         # `from None`: urllib3's own messages hold the whole address.
         except NewConnectionError:  # Which is a time-out, too, by its class.
@@ -174,7 +174,7 @@ class Web:
     def _body(self, response: urllib3.BaseHTTPResponse, where: str, until: float) -> bytes:
         parts: list[bytes] = []
         size = 0
-        # One `recv` at a time: a server that drips must not outlast the deadline.
+        # One `recv` at a time: a slow server must not outlast the deadline.
         while part := response.read1(_CHUNK, decode_content=False):
             parts.append(part)
             size += len(part)
@@ -250,7 +250,7 @@ def retry_after_s(header: str, now_s: float) -> float:
 
 
 def _shown(url: str) -> str:
-    """An address as messages show it: no user, no password, no query."""
+    """Return a URL for messages: without user, password and query."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -260,7 +260,7 @@ def _shown(url: str) -> str:
 
 
 def basic(user_and_password: str) -> dict[str, str]:
-    """The header of basic authentication for `user:password`."""
+    """Return the header of basic authentication for `user:password`."""
     return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}
 
 

@@ -1,6 +1,6 @@
-"""Make strings from outside fit to be shown: valid Unicode, no control characters, bounded.
+"""Make untrusted strings safe to display: valid Unicode, no control characters, bounded.
 
-Hostile names must break neither a page nor a label, nor a query.
+Hostile names must not break a page, a label or a query.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ LABEL_CHARS = 128
 def clean_label(text: str, limit: int = LABEL_CHARS) -> str:
     """`text` without control, format, surrogate and replacement characters, at most `limit` long.
 
-    Runs of white space (newlines among them) become one space. What comes out is valid UTF-8 and
-    prints in one line, left to right as written.
+    Runs of white space (including newlines) become one space. The result is valid UTF-8 and prints
+    on one line, left to right as written.
     """
-    # Sixteen times the limit is enough to fill it with what is left after cleaning; the rest of
-    # 64 KiB need not be looked at.
+    # Sixteen times the limit is enough to fill it after cleaning; the rest of 64 KiB need not be
+    # read.
     kept = "".join(
         " " if c.isspace() or c < " " else c
         for c in text[: 16 * limit]
@@ -31,7 +31,7 @@ MAX_CHARS = 1024
 """A label value is cut here: Prometheus keeps every one of them in memory for hours."""
 
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-# Bidirectional overrides can make a page read as something that it does not say.
+# Bidirectional overrides can make text read as something else.
 _MISLEADING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -1,8 +1,8 @@
-"""The API server, asked by raw paths.
+"""Requests to the API server, by raw paths.
 
-Answers are decoded by msgspec into the few fields that are read: the typed models of the
-`kubernetes` package cost tens of megabytes, and importing it fifteen. So in a pod the service
-account's files say how to sign in, and that package is imported where a kubeconfig is given only.
+Responses are decoded by msgspec into the few fields needed: the typed models of the `kubernetes`
+package cost tens of megabytes, and importing it fifteen. So a pod authenticates with its service
+account's files, and the package is only imported for a kubeconfig.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from joulebook.errors import JoulebookError
 
 CONNECT_S = 5.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Of a list; the pods of one node come to a megabyte or two."""
+"""The most bytes of a list; the pods of one node take a megabyte or two."""
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Of one event; etcd takes no object above 1.5 MiB."""
@@ -30,7 +30,7 @@ _CHUNK = 64 * 1024
 
 
 class ApiError(JoulebookError):
-    """The API server did not do what it was asked. `reason` is a short stable word."""
+    """Raised if a request to the API server failed. `reason` is a short stable word."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class ApiError(JoulebookError):
 
 
 class SignIn(NamedTuple):
-    """Where the API server is, how it is reached, and what proves who is asking."""
+    """The address of the API server, and how to connect and authenticate."""
 
     host: str
     pool: urllib3.PoolManager
@@ -61,7 +61,7 @@ class ApiServer:
     def get(
         self, path: str, query: Mapping[str, str], *, read_s: float
     ) -> urllib3.BaseHTTPResponse:
-        """Ask; the body is still to be read, `read_s` at most from one part of it to the next.
+        """Send a request; the body is still to be read, at most `read_s` between parts.
 
         Raises `ApiError`.
         """
@@ -133,7 +133,7 @@ def _bearer(file: Path) -> Mapping[str, str]:
 
 
 def _of_kubeconfig(file: Path) -> SignIn:
-    """Sign in as a kubeconfig says. Raises `ApiError`."""
+    """Authenticate with a kubeconfig. Raises `ApiError`."""
     from kubernetes import client, config  # noqa: PLC0415 - late: 15 MiB
 
     settings = client.Configuration()
@@ -156,12 +156,12 @@ _REASONS = {401: "unauthorized", 403: "forbidden", 404: "absent", 410: "gone"}
 
 
 def unreachable(path: str, error: Exception) -> ApiError:
-    """The connection could not be made, or broke."""
+    """Return the connection could not be made, or broke."""
     return ApiError(f"GET {path}: {clean_label(repr(error), 200)}", reason="unreachable")
 
 
 def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:
-    """The whole body, bounded. Raises `ApiError`."""
+    """Return the whole body, bounded. Raises `ApiError`."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -178,7 +178,7 @@ def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:
 
 
 def lines(path: str, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """The lines of a stream as they come, until it ends. Raises `ApiError`."""
+    """Yield the lines of a stream as they come, until it ends. Raises `ApiError`."""
     rest = b""
     try:
         for part in answer.stream(_CHUNK, decode_content=True):

@@ -202,9 +202,11 @@ def _spaced(figure: str) -> str:
 class Column(NamedTuple):
     """A column of a table.
 
-    Attributes: title: Its heading. right: Whether it is right-aligned, as figures are. least: The
-    least width that its cells may be shortened to; 0: never. spare: If above 0, the column is left
-    out if there is no room, highest number first.
+    Attributes:
+        title: Its heading.
+        right: Whether it is right-aligned, as figures are.
+        least: The least width that its cells may be shortened to; 0: never.
+        spare: If above 0, the column is left out if there is no room, highest number first.
 
     """
 

@@ -1,4 +1,4 @@
-"""The rows that a statement rests on, as a CSV file: with it anybody can work the statement out.
+"""The rows of a statement as a CSV file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
@@ -213,7 +213,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
 
 
 def _guarded(row: Row) -> dict[str, str]:
-    """The cells that a spreadsheet would take for a formula, and those that look guarded."""
+    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
     cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
     return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
 

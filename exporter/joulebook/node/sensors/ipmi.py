@@ -20,7 +20,7 @@ from joulebook.units import MW_PER_W, ns_from_s
 METER = Meter(Component.OTHER, "ipmi")
 
 HOLES = 3
-"""So many looks may fail in a row before the power between is not known."""
+"""The most polls that may fail in a row before power in between is unknown."""
 
 _NOW = re.compile(r"^\s*Instantaneous power reading:\s*(\d{1,6}) Watts\s*$", re.MULTILINE)
 _ACTIVE = re.compile(r"^\s*Power reading state is:\s*(\S+)", re.MULTILINE)
@@ -47,7 +47,7 @@ def parse(text: str) -> int:
 
 
 class IpmiSensor:
-    """The power that the BMC of this machine tells, asked each `every_s`."""
+    """The power reported by this machine's BMC, polled every `every_s`."""
 
     name = "ipmi"
     kind = "power"
@@ -74,7 +74,7 @@ class IpmiSensor:
         return Pace(most_s=self._every_s, least_s=self._every_s)
 
     def owns(self, meter: Meter) -> bool:
-        """The node, as IPMI tells it."""
+        """Return the node's status from IPMI."""
         return meter == METER
 
     def open(self) -> None:
@@ -84,7 +84,7 @@ class IpmiSensor:
         """Nothing is held open."""
 
     def look(self, *, processes: bool) -> PollResult:
-        """Ask once. Raises `SensorError`."""
+        """Query the BMC once. Raises `SensorError`."""
         asked_ns = self._clock.now_ns()
         power_mw = parse(self._answer())
         # It spoke some time between the question and the answer.

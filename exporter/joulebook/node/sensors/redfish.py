@@ -3,7 +3,7 @@
     /redfish/v1/Chassis/{id}/EnvironmentMetrics   PowerWatts.Reading, EnergykWh.Reading
     /redfish/v1/Chassis/{id}/Power                PowerControl[0].PowerConsumedWatts (older)
 
-as DMTF's DSP0268 says. Only the power is taken: the energy counter has steps of 1 kWh on many.
+as in DMTF's DSP0268. Only the power is used: the energy counter has steps of 1 kWh on many.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MOST_W = 200_000.0
 
 
 class RedfishSensor:
-    """The power that the BMC at `url` tells of this machine.
+    """The power of this machine reported by the BMC at `url`.
 
-    `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
-    file of two lines, user and password, read again at each `open`; `ca_file` holds the certificate
-    that signed the BMC's.
+    `chassis` is the id of the chassis (empty: the only one that reports power). `credentials` is a
+    file of two lines, user and password, re-read at each `open`; `ca_file` has the CA certificate
+    of the BMC's.
     """
 
     name = "redfish"
@@ -74,7 +74,7 @@ class RedfishSensor:
         return Pace(most_s=self._every_s, least_s=self._every_s)
 
     def owns(self, meter: Meter) -> bool:
-        """The node, as Redfish tells it."""
+        """Return the node's status from Redfish."""
         return meter == METER
 
     def open(self) -> None:
@@ -97,7 +97,7 @@ class RedfishSensor:
             pool.clear()
 
     def look(self, *, processes: bool) -> PollResult:
-        """Ask once. Raises `SensorError`."""
+        """Query the BMC once. Raises `SensorError`."""
         asked_ns = self._clock.now_ns()
         power_w = _power_w(self._get(self._resource))
         if power_w is None:
@@ -114,7 +114,7 @@ class RedfishSensor:
         return ()
 
     def _find(self) -> str:
-        """The resource that tells the power of the node."""
+        """Return the resource that reports the power of the node."""
         if self._chassis:
             chassis = [f"/redfish/v1/Chassis/{self._chassis}"]
         else:
@@ -223,7 +223,7 @@ class RedfishSensor:
 
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
-    """The power that a resource tells; `None` if it tells none that can be."""
+    """Return the power of a resource; `None` if it reports none that is plausible."""
     reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
         reported = metrics.get("Reading")
@@ -239,5 +239,5 @@ def _power_w(resource: Mapping[str, Any]) -> float | None:
 
 
 def is_encrypted(url: str) -> bool:
-    """Whether a password that is sent there can be read on the way: only not by https."""
+    """Return whether a password that is sent there can be read on the way: only not by https."""
     return urlsplit(url).scheme == "https"

@@ -24,7 +24,7 @@ _BARS = 20
 
 
 def render(statement: Statement) -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join(_page(statement, document(statement))) + "\n"
 
 
@@ -35,7 +35,7 @@ def escape(text: str, most: int = 1_000) -> str:
 
 
 def _plain(text: str) -> str:
-    """The same where no markup may be, in the title of the page."""
+    """Return the same where no markup may be, in the title of the page."""
     return escape_html(one_line(text, 200))
 
 

@@ -19,13 +19,13 @@ _FULL, _IDLE = "#", "."
 
 
 def render(statement: Statement) -> str:
-    """The statement for a terminal."""
+    """Return the statement for a terminal."""
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _LEAST), _MOST)
     return "\n".join(_lines(document(statement), width)) + "\n"
 
 
 def clean(text: str, most: int = 400) -> str:
-    """What is printed: on one line, without control and direction characters."""
+    """Return what is printed: on one line, without control and direction characters."""
     return one_line(text, most)
 
 

@@ -1,4 +1,4 @@
-"""What a graphics card's directory in sysfs says, whoever made it."""
+"""Read a graphics card's directory in sysfs, of any vendor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MeteredCard(Protocol):
 
 
 def places(root: Path) -> list[CardNumbers]:
-    """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
+    """Return the cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
     found = []
     for number, path in numbered(root, r"card(\d+)"):
         device = path / "device"
@@ -84,16 +84,16 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def ratio(percent: int | None) -> float | None:
-    """A percentage as the metrics want it; `None` where it is no percentage."""
+    """Return a percentage as the metrics want it; `None` where it is no percentage."""
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
 
 
 def reported(values: Mapping[str, float | None]) -> dict[str, float]:
-    """The values that are known."""
+    """Return the values that are known."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def scaled(path: Path | None, per_unit: int) -> float | None:
-    """A number out of a file that may be absent, in base units."""
+    """Return a number out of a file that may be absent, in base units."""
     value = int_or_none(path) if path is not None else None
     return None if value is None else value / per_unit

@@ -1,6 +1,6 @@
 """A tree of cgroup directories, followed by inotify as they come and go.
 
-What a directory is, and who is reported of it, is the business of subclasses: SLURM's jobs, pods.
+Subclasses decide what a directory is, and who is notified: SLURM's jobs, pods.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class CgroupTree(ABC, Generic[Spot]):
         self._refuse = refuse
         self._watches: dict[int, Spot] = {}
         self._there: dict[Path, Spot] = {}
-        """What was reported of, and is not gone yet."""
+        """Directories reported and not gone yet."""
         self._found: set[Path] = set()
 
     @abstractmethod
     def base(self, path: Path) -> Spot:
-        """The root of a hierarchy."""
+        """Return the root of a hierarchy."""
 
     @abstractmethod
     def child(self, spot: Spot, name: str) -> Spot | None:
@@ -60,14 +60,14 @@ class CgroupTree(ABC, Generic[Spot]):
 
     @abstractmethod
     def came(self, spot: Spot, *, live: bool) -> bool:
-        """A directory is there: made just now (`live`), or found. Whether to look below it."""
+        """Report a directory, just made (`live`) or found; return whether to descend."""
 
     @abstractmethod
     def gone(self, path: Path) -> None:
         """A directory is no more, and so is all below it."""
 
     def scan(self) -> set[Path]:
-        """Look at everything: at the start, and when events were lost. All that is there."""
+        """Scan everything, at the start and when events were lost; return what exists."""
         self._watches, self._found = {}, set()
         for path in hierarchies(self._root):
             self._enter(self.base(path), live=False)
