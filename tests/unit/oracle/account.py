@@ -38,6 +38,10 @@ class Fault(AssertionError):
     """What joulebook says cannot be true."""
 
 
+class Undecided(Exception):
+    """Whether a counter may have wrapped twice hangs on a second: there is no one truth."""
+
+
 class Seen(NamedTuple):
     """One reading that the daemon got. `life` is the counter's, `outage`: the first after one."""
 
@@ -305,8 +309,12 @@ def _step(before: Seen, now: Seen) -> Step:
             a_ns = max(a_ns, b.t_ns - b.uptime_ns)
     elif b.wrap_uj is None:
         energy_uj = b.energy_uj - a.energy_uj
-    elif (b.max_power_mw or 0) * (b.t_ns - a.t_ns) // 1_000_000 < b.wrap_uj:
-        energy_uj = (b.energy_uj - a.energy_uj) % b.wrap_uj
+    else:
+        wraps_ns = b.wrap_uj * 1_000_000 // (b.max_power_mw or 1)
+        if abs(b.t_ns - a.t_ns - wraps_ns) < S:
+            raise Undecided
+        if b.t_ns - a.t_ns < wraps_ns:
+            energy_uj = (b.energy_uj - a.energy_uj) % b.wrap_uj
     return Step(a_ns, b.t_ns, energy_uj, now.outage, unknown)
 
 
