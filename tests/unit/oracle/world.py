@@ -182,7 +182,7 @@ class World(threading.Event):
 
     def do_reload(self, card: int) -> None:
         each = self.card(card)
-        # Uptime is told in seconds: a life of less may be overtaken by the next. Without it, any is.
+        # Uptime is told in seconds: a short life may be overtaken by the next; without it, any.
         is_told = each.uptime and self.now.true_ns - each.born_ns > 5 * S
         if each.wrap_uj is None and (is_told or each.lifetime_uj):
             each.reload(self.now.true_ns)
