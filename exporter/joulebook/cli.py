@@ -56,6 +56,9 @@ GROUPS = {
         "report": Entry(
             "report.report:report", "List experiments, or write a statement for a paper."
         ),
+        "verify": Entry(
+            "verify:verify", "Check a published statement, and recompute it from its rows."
+        ),
         "leaderboard": Entry("leaderboard:leaderboard", "Rank results by accuracy and energy."),
         "mlflow": Entry("leaderboard:mlflow", "Write measured energy to MLflow runs."),
     },
@@ -66,6 +69,9 @@ GROUPS = {
     },
     "traces": {
         "record": Entry("trace.record:record", "Record sensor readings to a trace."),
+        "calibrate": Entry(
+            "trace.calibrate:calibrate", "Fit GPU readings to those of a power meter."
+        ),
         "replay": Entry("trace.replay:replay", "Replay a trace and show what is booked."),
     },
 }

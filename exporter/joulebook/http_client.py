@@ -71,11 +71,11 @@ class ApiKey:
             raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
         key = text.strip()
         if not key:
-            hint = "" if self._file else " (or name a file with token_file)"
-            raise FeedDenied(f"there is no key in {where}{hint}", reason="no_key")
+            hint = "" if self._file else " (or set token_file)"
+            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
         # It goes into a header: a line break in it would be another header.
         if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
-            raise FeedDenied(f"what is in {where} is no key", reason="no_key")
+            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
         return key
 
 
@@ -123,7 +123,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            _once.failed(f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key is sent unencrypted", where)
         asked = f"{url}?{urlencode(params)}" if params else url
         sent = {
             "User-Agent": f"joulebook/{__version__}",
@@ -153,7 +153,7 @@ class Web:
         except NewConnectionError:  # Which is a time-out, too, by its class.
             raise FeedDown(f"{where}: cannot be reached", reason="down") from None
         except TimeoutError:
-            raise FeedDown(f"{where}: no answer in time", reason="timeout") from None
+            raise FeedDown(f"{where}: timed out", reason="timeout") from None
         except SSLError as error:
             why = getattr(error.args[0], "verify_message", "") if error.args else ""
             raise FeedDown(f"{where}: TLS failed {why}".rstrip(), reason="down") from None
@@ -164,7 +164,7 @@ class Web:
         except (HTTPError, OSError) as error:
             raise FeedDown(f"{where}: {type(error).__name__}", reason="down") from None
         except ValueError:
-            raise FeedWrong(f"{where}: an address that cannot be used", reason="refused") from None
+            raise FeedWrong(f"{where}: invalid URL", reason="refused") from None
 
     def close(self) -> None:
         """Close the connections that are kept open."""
@@ -181,7 +181,9 @@ class Web:
             if size > self._max_bytes:
                 raise FeedWrong(f"{where}: more than {self._max_bytes} bytes", reason="too_large")
             if time.monotonic() > until:
-                raise FeedDown(f"{where}: not done after {self._deadline_s:g} s", reason="timeout")
+                raise FeedDown(
+                    f"{where}: not finished after {self._deadline_s:g} s", reason="timeout"
+                )
         promised = response.headers.get("Content-Length", "")
         if promised.isdecimal() and int(promised) != size:
             raise FeedDown(f"{where}: {size} of {promised} bytes", reason="truncated")
@@ -219,21 +221,21 @@ def _check(response: urllib3.BaseHTTPResponse, where: str) -> None:
     if status == 200:
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
-            raise FeedWrong(f"{where}: packed, though not asked for", reason="garbage")
+            raise FeedWrong(f"{where}: compressed, though not requested", reason="garbage")
         return
     if status == 429:
         wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time())
-        raise FeedLimited(f"{where}: too many questions (429)", retry_after_s=wait_s)
+        raise FeedLimited(f"{where}: too many requests (429)", retry_after_s=wait_s)
     if 300 <= status < 400:
         target = _shown(response.headers.get("Location", "elsewhere"))
-        raise FeedWrong(f"{where}: has moved to {target}; not followed", reason="redirect")
+        raise FeedWrong(f"{where}: redirects to {target}; not followed", reason="redirect")
     if status in {401, 403}:
-        raise FeedDenied(f"{where}: the key is refused ({status})", reason="denied")
+        raise FeedDenied(f"{where}: the key was rejected ({status})", reason="denied")
     if status == 503 and (wait_s := retry_after_s(response.headers.get("Retry-After", ""), 0)):
         raise FeedLimited(f"{where}: busy (503)", retry_after_s=wait_s)
     if status >= 500:
-        raise FeedDown(f"{where}: answers {status}", reason="http_5xx")
-    raise FeedWrong(f"{where}: answers {status}", reason="http_4xx")
+        raise FeedDown(f"{where}: status {status}", reason="http_5xx")
+    raise FeedWrong(f"{where}: status {status}", reason="http_4xx")
 
 
 def retry_after_s(header: str, now_s: float) -> float:
@@ -252,7 +254,7 @@ def _shown(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "an address that is none"
+        return "invalid URL"
     host = parts.netloc.rpartition("@")[2]
     return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
 
@@ -268,4 +270,4 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = clean(str(error))[:200]
-        raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None
+        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None

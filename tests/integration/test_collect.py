@@ -72,7 +72,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
                 said = len(collector.log)
                 collector.start()
                 server.stop()
-                until("an outage", lambda: "nodes keep what is not" in collector.log[said:])
+                until("an outage", lambda: "nodes keep what was not" in collector.log[said:])
                 server.start()
                 until("its end", lambda: "can be written again" in collector.log[said:])
                 nodes[0].down()
@@ -84,7 +84,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
         finally:
             if collector.process:
                 collector.kill()
-        assert "nodes keep what is not collected" in collector.log
+        assert "nodes keep what was not collected" in collector.log
         assert "can be written again" in collector.log
 
 
@@ -249,7 +249,7 @@ def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
         (tmp_path / "nodes/token").write_text("a-new-token-0123456789")
         node.tick()
         collector.start()
-        until("the refusal", lambda: "the key is refused (401)" in collector.log)
+        until("the refusal", lambda: "the key was rejected (401)" in collector.log)
         (tmp_path / "c/collector-token").write_text("a-new-token-0123456789")
         until("the rest", lambda: collected(url) == truth([node]))
         assert collector.stop() == 0
@@ -297,6 +297,6 @@ def test_a_password_and_the_token_beside_it(tmp_path: Path) -> None:
         (tmp_path / "c/collector-token").write_text("another-token-0123456789")
         said = collector.run("collect", "--once")
         assert said.returncode == 1
-        assert "the key is refused (401)" in said.stderr
+        assert "the key was rejected (401)" in said.stderr
     finally:
         node.close()

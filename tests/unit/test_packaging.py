@@ -82,7 +82,7 @@ def test_wheel_has_command_and_licence(wheel: zipfile.ZipFile) -> None:
     info = f"joulebook-{VERSION[1]}.dist-info"
     entry_points = ConfigParser()
     entry_points.read_string(wheel.read(f"{info}/entry_points.txt").decode())
-    assert dict(entry_points["console_scripts"]) == {"joulebook": "joulebook.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"joulebook": "joulebook.__main__:main"}
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert f"{info}/licenses/NOTICE" in wheel.namelist()
     assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()

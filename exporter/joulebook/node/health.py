@@ -54,21 +54,21 @@ class Health:
         """A tick reached the disk."""
         self._saved = time.monotonic()
         if self._ledger_problem:
-            log.info("the ledger can be written again; nothing was lost in between")
+            log.info("the ledger is writable again; nothing was lost")
         self._ledger_problem = ""
 
     def commit_failed(self, problem: str) -> None:
         """A tick did not reach the disk, and will be written with the next one."""
         if not self._ledger_problem:
             self._failing_since = time.monotonic()
-            log.error("%s; figures are kept in memory until the ledger can be written", problem)
+            log.error("%s; figures are kept in memory until the ledger is writable", problem)
         self._ledger_problem = problem
 
     def ready(self) -> tuple[bool, str]:
         """Whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
         wrong = [
-            f"sensor {name} hangs in a call since {stuck_s:.0f} s"
+            f"sensor {name} has been hanging in a call for {stuck_s:.0f} s"
             for name, stuck_s in self._hanging().items()
         ]
         wrong += [
@@ -86,7 +86,7 @@ class Health:
             wrong.append(f"no tick for {now - self._ticked:.0f} s")
         elif not self._idle and (not self._started or now - self._read > self._lately_s):
             problems = [problem for problem in self._sensor_problems if problem]
-            silence = f"no sensor has been read for {now - self._read:.0f} s"
+            silence = f"no sensor was read for {now - self._read:.0f} s"
             wrong.append(f"{silence}: {'; '.join(problems)}" if problems else silence)
         return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
@@ -102,9 +102,9 @@ class Health:
         """Log a hang when it begins to count as one, and its end."""
         hung = set(self._hanging())
         for name in sorted(hung - self._hung):
-            log.error("sensor %s hangs in a call: its meters have gaps until it answers", name)
+            log.error("sensor %s hangs in a call: its meters have gaps until it returns", name)
         for name in sorted(self._hung - hung):
-            log.info("sensor %s answers again", name)
+            log.info("sensor %s responds again", name)
         self._hung = hung
 
     def healthy(self) -> tuple[bool, str]:

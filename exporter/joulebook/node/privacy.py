@@ -35,8 +35,8 @@ def mask(users: str, key_file: str) -> Mask:
         ) from e
     if len(key) < SHORTEST_KEY_BYTES:
         raise ConfigError(
-            f"privacy.key_file = {key_file!r}: {len(key)} bytes; at least {SHORTEST_KEY_BYTES} "
-            "random bytes are needed, the same on every node"
+            f"privacy.key_file = {key_file!r}: {len(key)} bytes; expected at least "
+            f"{SHORTEST_KEY_BYTES} random bytes, the same on every node"
         )
 
     def hashed(user: str) -> str:

@@ -106,7 +106,7 @@ def price_nano(value: float | Decimal | str, unit: str, currency: str, where: st
         raise FeedWrong(f"{where}: the unit is {unit!r}, not {currency}/MWh", reason="unit")
     if match[1].upper() != currency:
         raise FeedWrong(
-            f"{where}: prices are in {match[1].upper()}, and rates.currency is {currency}",
+            f"{where}: prices are in {match[1].upper()}, but rates.currency is {currency}",
             reason="currency",
         )
     return _whole(value, Decimal(NANO) / _PER_KWH[match[2]], where)

@@ -65,7 +65,7 @@ class Tokens:
             _once.recovered("token_file", "server.token_file: in use again")
             digests = self._digests.value
         except ConfigError as error:
-            _once.failed("token_file", "nobody can collect: %s", error, level=logging.ERROR)
+            _once.failed("token_file", "collection is not possible: %s", error, level=logging.ERROR)
         shown = hashlib.blake2b(token).digest()
         fits = False
         for digest in digests:

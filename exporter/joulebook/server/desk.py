@@ -61,7 +61,7 @@ class WorkerPool:
             async with asyncio.timeout(self._timeout_s):
                 return await answer
         except TimeoutError:
-            raise Busy(f"{self._name}: no answer in {self._timeout_s:g} s") from None
+            raise Busy(f"{self._name}: timed out after {self._timeout_s:g} s") from None
         finally:
             self._awaited.discard(answer)
 

@@ -160,11 +160,11 @@ class App:
             return None
         if allowed is None and web.users and await self._refusal(scope, web) is None:
             self._rejected("forbidden")
-            return PlainTextResponse("Forbidden: a password does not do, show the token\n", 403)
+            return PlainTextResponse("Forbidden: use the token instead of a password\n", 403)
         self._rejected("unauthorized")
         error = "" if allowed is None else ', error="invalid_token"'
         challenge = {"WWW-Authenticate": f'Bearer realm="joulebook"{error}'}
-        return PlainTextResponse("Unauthorized: show the token\n", 401, challenge)
+        return PlainTextResponse("Unauthorized: token required\n", 401, challenge)
 
     async def _postings(self, request: Request) -> Response:
         handover = self._handover
@@ -220,12 +220,12 @@ class App:
             answer = await desk.ask(question)
         except Busy as busy:
             self._rejected("busy")
-            _once.failed(name, "/%s is not answered: %s", name, busy)
+            _once.failed(name, "/%s was not answered: %s", name, busy)
             return _busy(f"{busy}\n")
         except Exception as error:
             _once.failed(name, "/%s failed: %s", name, error, level=logging.ERROR, exc_info=error)
-            return PlainTextResponse("this page failed; the log says why\n", 500)
-        _once.recovered(name, "/%s is answered again", name)
+            return PlainTextResponse("this page failed; see the log\n", 500)
+        _once.recovered(name, "/%s works again", name)
         return answer
 
     def _render(self, accept: str, packed: bool) -> tuple[bytes, str]:

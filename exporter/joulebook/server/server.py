@@ -108,8 +108,8 @@ class Server:
         local = self._address.host in {"127.0.0.1", "::1", "localhost"}
         if self.reveals and not local and self._web is None:
             logger.warning(
-                "server.listen: whoever reaches port %d can read %s: "
-                "set server.web_config, or close the port to others",
+                "server.listen: anyone who can reach port %d can read %s: set server.web_config, "
+                "or close the port to others",
                 self.port,
                 self.reveals,
             )

@@ -135,7 +135,7 @@ def test_a_correction_counts_in_the_month_that_is_named(
     assert run("bill", "close", "2026-10") == 0
     assert run("bill", "correct", "2026-10", *MOVE) == 2
     said = capsys.readouterr().err
-    assert "2026-10 is closed for ever" in said and "2026-11" in said
+    assert "2026-10 is closed permanently" in said and "2026-11" in said
     assert run("bill", "correct", "2026-12", *MOVE) == 2
     assert "2026-12 has not begun" in capsys.readouterr().err
     assert run("bill", "correct", *MOVE) == 0
@@ -203,7 +203,7 @@ def test_a_closed_month_and_what_comes_late(
     assert run("bill", "show", "2026-11") == 0
     assert "late, of 2026-10" in capsys.readouterr().out
     assert run("bill", "close", "2026-10") == 2
-    assert "2026-10 is closed already" in capsys.readouterr().err
+    assert "2026-10 is already closed" in capsys.readouterr().err
     for action in ("list", "open"):
         assert run("bill", action) == 0
     assert "closed 2026-11-16" in capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     nlp = bill(capsys, "2026-11", "--account", "nlp")
     assert ("bert", 7 * KWH) in [(line["experiment"], line["energy_uj"]) for line in nlp["lines"]]
     assert run("relabel", "102", "--experiment", "bert", "--why", "again") == 2
-    assert "is of nlp/grace/bert already" in capsys.readouterr().err
+    assert "already belongs to nlp/grace/bert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         ),
         (
             (*NLP_VISION, "--cost", "1"),
-            "says who makes it",
+            "needs an author",
         ),
         (
             ("bill", "correct", "--from=nlp", "--to=nlp", "--cost", "1", "--why", "x"),
-            "another",
+            "two different owners",
         ),
         (
             (*NLP_VISION, "--cost", "-1", "--why", "x"),
@@ -341,7 +341,7 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
         assert run("bill", "show", "2026-10", "--format", form) == 0
         assert "Warning: n1: data from a recorded trace" in capsys.readouterr().err
     assert run("report", "--collected") == 0
-    assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
+    assert "Warning: collected ledger has data from a recorded trace" in capsys.readouterr().out
     assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recorded_trace"] is True

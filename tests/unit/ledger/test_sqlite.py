@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.scale import scaled
 from tests.unit.ledger.samples import (
@@ -72,7 +72,7 @@ def test_closed_ledger_is_one_plain_file(open_store: Open, path: Path) -> None:
     assert open_store().load() == (books, anchor(books))
 
 
-@settings(max_examples=scaled(60))
+@settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.data_too_large])
 @given(st.lists(BOOKS, min_size=1, max_size=3), st.data())
 def test_random_books_come_back(states: list[Books], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +224,9 @@ def test_refused_workload_does_not_keep_its_row_number(open_store: Open, path: P
 
 def test_second_daemon_is_refused_until_the_first_is_gone(open_store: Open, path: Path) -> None:
     store = open_store()
-    with pytest.raises(LedgerBusy, match=rf"in use by another joulebook, pid {os.getpid()}\b"):
+    with pytest.raises(
+        LedgerBusy, match=rf"in use by another Joulebook daemon, pid {os.getpid()}\b"
+    ):
         open_store()
     store.close()
     open_store()
@@ -254,7 +256,7 @@ def test_a_lock_file_deleted_by_hand_does_not_let_two_daemons_book(
 ) -> None:
     store = open_store()
     path.with_name("ledger.db.lock").unlink()
-    with pytest.raises(LedgerBusy, match="in use by another joulebook"):
+    with pytest.raises(LedgerBusy, match="in use by another Joulebook daemon"):
         open_store()
     run(store, 2)
     store.close()

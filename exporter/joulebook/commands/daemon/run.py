@@ -79,7 +79,7 @@ def main(args: Options) -> int:
             logger.info("serving http://%s/ and /metrics", node.address)
             if jobs:
                 jobs.start()
-            with ServiceManager(os.environ).reported(node.health.healthy):
+            with ServiceManager(os.environ).reported(node.healthy):
                 node.daemon.run(_until_measurable(config, stop) if node.idle else stop)
             if jobs:
                 jobs.stop()
@@ -130,7 +130,7 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
 @option(
     "--compat",
     multiple=True,
-    type=click.Choice(["dcgm"]),
+    type=click.Choice(["dcgm", "dcgm-hostname"]),
     help="Expose the metrics of another exporter, too.",
 )
 def run(options: Options) -> int:

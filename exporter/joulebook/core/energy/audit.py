@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from statistics import fmean, stdev
+from math import dist
+from statistics import fmean
 
 import msgspec
 
@@ -88,6 +89,15 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     verdict: Verdict = Verdict.NONE
     ratio: float = 0.0
 
+    @property
+    def said(self) -> str:
+        """What people are told of it: how the counter stands to power, and whether it is right."""
+        if self.verdict is Verdict.NONE:
+            return "cannot tell: not yet compared under one load for half a minute"
+        if self.verdict is Verdict.CANNOT_TELL:
+            return f"cannot tell: {self.ratio:.1%} of power, within the noise of its sensors"
+        return f"{self.verdict}: {self.ratio:.1%} of power"
+
 
 def interrupted(audit: Audit) -> Audit:
     """The counter was not right, or not read: a new block begins with the next reading."""
@@ -127,7 +137,9 @@ def _judged(audit: Audit) -> Audit:
         return audit
     ratio = sum(counted for counted, _ in blocks) / sum(drawn for _, drawn in blocks)
     ratios = [counted / drawn for counted, drawn in blocks]
-    error = max(stdev(ratios) / len(ratios) ** 0.5, LEAST_ERROR)
+    # Of the mean; `statistics.stdev` does it in fractions, at fifty times the cost.
+    spread = dist(ratios, [fmean(ratios)] * len(ratios))
+    error = max(spread / (len(ratios) * (len(ratios) - 1)) ** 0.5, LEAST_ERROR)
     known = audit.learnt.get(audit.load, Learnt())
     drift = abs(ratio - known.ratio) - DRIFT if known.windows >= SETTLED else 0.0
     excess = max(abs(ratio - 1) - BOUND, drift)

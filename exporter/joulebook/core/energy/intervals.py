@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from joulebook.core.energy.idle import is_at_rest
-from joulebook.core.energy.power import MAX_HOLE_NS, drawn_uj, max_power_mw
+from joulebook.core.energy.power import MAX_HOLE_NS, counted_uj, drawn_uj, max_power_mw
 from joulebook.core.energy.readings import (
     Break,
     InstanceUse,
@@ -29,6 +29,18 @@ PLAUSIBLE_LAG_NS = 500 * NS_PER_MS
 
 UPTIME_SLACK_NS = 2 * NS_PER_S
 """Drivers tell their uptime in whole seconds."""
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """How what a meter reads is put right: `gain` (in millionths) x power + `offset`.
+
+    `uncertainty_ppm` is the error that is left, in millionths; `source` says who measured it.
+    """
+
+    gain_ppm: int = 1_000_000
+    offset_mw: int = 0
+    uncertainty_ppm: int = 50_000
+    source: str = ""
 
 
 class Interval(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +69,12 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """Its held time was charged already, while it could not be read."""
     before: tuple[ProcessUse, ...] = ()
     """The processes of the last list before it (`processes` are those of the next)."""
+    calibration_uj: int = 0
+    """The part of the energy that calibration added to what was read (may be below zero)."""
+    calibration: Calibration | None = None
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
+    """Time x activity of the tensor cores, and the time for which that is known."""
 
     @property
     def duration_ns(self) -> int:
@@ -72,7 +90,19 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
             return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
-        return msgspec.structs.replace(self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj)
+        whole_ns, added_uj = self.t1_ns - self.t0_ns, self.calibration_uj
+        if added_uj:
+            until_uj = added_uj * (t1_ns - self.t0_ns) // whole_ns
+            added_uj = until_uj - added_uj * (t0_ns - self.t0_ns) // whole_ns
+        return msgspec.structs.replace(
+            self,
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            energy_uj=energy_uj,
+            calibration_uj=added_uj,
+            tensor_ns=self.tensor_ns * (t1_ns - t0_ns) // whole_ns,
+            tensor_known_ns=self.tensor_known_ns * (t1_ns - t0_ns) // whole_ns,
+        )
 
 
 def judge(before: Reading, now: Reading) -> Break | None:
@@ -119,9 +149,8 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
     if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
         return (Gap(meter, t0, t1, now.breaks.value),)
-    delta_uj = counted_uj(before, now)
-    if delta_uj is not None:
-        return (_counted(before, now, t0, delta_uj),)
+    if now.breaks is Break.NONE:
+        return (_counted(before, now, t0, counted_uj(before, now) or 0),)
     reason = now.breaks.value
     if now.uptime_ns is not None:
         born = min(max(t1 - now.uptime_ns, t0 + 1), t1 - 1)
@@ -129,14 +158,6 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     since = _counted(before, now, t0, now.energy_uj)
     remainder = Remainder.DAEMON_DOWN if now.after_outage else Remainder.COUNTER_RESET
     return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
-
-
-def counted_uj(before: Reading, now: Reading) -> int | None:
-    """What one interval between two readings of a counter comes to; `None`: `between` knows."""
-    if now.breaks is not Break.NONE or now.energy_uj is None or before.energy_uj is None:
-        return None
-    delta_uj = now.energy_uj - before.energy_uj
-    return delta_uj if delta_uj >= 0 else delta_uj + (now.wrap_uj or 0)
 
 
 def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
@@ -178,6 +199,7 @@ def _by_power(before: Reading, now: Reading) -> Interval | Gap:
 def _interval(
     before: Reading, now: Reading, t0_ns: int, t1_ns: int, energy_uj: int, method: Method
 ) -> Interval:
+    duration_ns, ppm = t1_ns - t0_ns, now.tensor_ppm
     return Interval(
         now.meter,
         t0_ns,
@@ -188,6 +210,8 @@ def _interval(
         outage=now.after_outage,
         processes=now.processes or (),
         instances=known_instances(before.instances, now.instances),
+        tensor_ns=duration_ns * (ppm or 0) // 1_000_000,
+        tensor_known_ns=0 if ppm is None else duration_ns,
     )
 
 
@@ -205,15 +229,22 @@ def has_restarted(before: Reading, now: Reading) -> bool:
         return True
     if now.uptime_ns is None:
         return False
-    if before.uptime_ns is not None and now.uptime_ns < before.uptime_ns:
-        return True
-    return now.t_ns - now.uptime_ns > before.t_ns + UPTIME_SLACK_NS
+    born_ns, before_ns = now.t_ns - now.uptime_ns, before.t_ns
+    if before.uptime_ns is None:
+        return born_ns > before_ns + UPTIME_SLACK_NS
+    # Begun since, and later than it had begun: a suspend that uptime leaves out is not the latter.
+    is_later = born_ns - (before_ns - before.uptime_ns) > UPTIME_SLACK_NS
+    return now.uptime_ns < before.uptime_ns or (is_later and born_ns >= before_ns)
 
 
 def _lifetime_ns(before: Reading, now: Reading) -> int:
     """The longest time for which a counter that began again after `before` can have counted."""
     longest = now.t_ns - before.t_ns
-    return longest if now.uptime_ns is None else min(longest, now.uptime_ns + UPTIME_SLACK_NS)
+    if now.uptime_ns is None:
+        return longest
+    alive = now.uptime_ns + UPTIME_SLACK_NS
+    # Node time is short where the clock was wrong at boot; what the driver says is not.
+    return alive if before.epoch != now.epoch else min(longest, alive)
 
 
 def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Amount, Method, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
@@ -211,6 +212,7 @@ class ReportData(msgspec.Struct, frozen=True):
         replayed: Meters that were played from a recorded trace.
         cut: Workloads that it knows to reach beyond [since, until), where it does not know their
             times.
+        audits: What is known of each counter against power, now.
 
     """
 
@@ -229,6 +231,7 @@ class ReportData(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     replayed: frozenset[tuple[str, Meter]] = frozenset()
     cut: frozenset[WorkloadId] = frozenset()
+    audits: Mapping[tuple[str, Meter], Audit] = {}
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -242,6 +245,6 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
+        f"{source} has data from a recorded trace (demo or replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
     )

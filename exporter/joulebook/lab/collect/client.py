@@ -56,7 +56,7 @@ class NodeClient:
         except FeedError as error:
             hint = ""
             if isinstance(error, FeedWrong) and str(error).endswith(" 404"):
-                hint = ": server.token_file is not set there, or it is no joulebook"
+                hint = ": server.token_file is not set there, or it is not Joulebook"
             raise Unanswered(f"{error}{hint}", reason=error.reason) from None
         try:
             return _PAGE.decode(body)
@@ -104,7 +104,7 @@ def secret(key: str, path: str) -> str:
     except OSError as error:
         raise ConfigError(f"{key}: {shown_path(path)}: cannot be read: {error.strerror}") from None
     if not words or not words[0].isascii():
-        raise ConfigError(f"{key}: {path}: there is nothing in it that could be shown to a node")
+        raise ConfigError(f"{key}: {path}: it has no token or password")
     return words[0].decode()
 
 

@@ -54,7 +54,8 @@ FROM facts WHERE workload IN (*) ORDER BY workload, ledger
 
 _POSTINGS = """
 SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
-       p.held_ns, p.idle_ns, p.calibration_uj, h.method, h.evidence
+       p.held_ns, p.idle_ns, p.calibration_uj, p.tensor_ns, p.tensor_known_ns,
+       h.method, h.evidence
 FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
 JOIN hows h ON h.id = p.how
 WHERE p.undated = 0 AND p.quarter_s >= ? AND p.quarter_s < ?
@@ -163,7 +164,7 @@ def _account(
             )
         },
         known_until_s=dict(nodes),
-        unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
+        unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
             *replay_warning(source, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
@@ -288,14 +289,14 @@ def _corrections(
     ):
         giver, taker = BilledOwner(*owners[:4]), BilledOwner(*owners[4:])
         if not workload and (_concerns(giver, wanted) or _concerns(taker, wanted)):
-            what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
+            what = f"an amount was moved from {giver} to {taker}: it is in the bill, but not here"
         elif workload in known and known[workload].id in there:
             what = f"{known[workload].shown} is counted under {taker}, was {giver}"
         else:
             continue
         said += 1
         if said > _CORRECTIONS:
-            yield "more corrections than these: joulebook bill shows all"
+            yield "more corrections: joulebook bill shows all"
             return
         yield f"correction {number} ({kind}; {who}: {why}): {what}"
 
@@ -316,6 +317,6 @@ def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> It
     late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]
     if late:
         yield (
-            f"{len(late)} nodes were collected up to more than an hour before the end: "
+            f"data of {len(late)} nodes ends more than an hour before the end: "
             f"{', '.join(late[:10])}{' ...' if len(late) > 10 else ''}"
         )

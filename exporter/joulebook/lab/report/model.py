@@ -142,7 +142,8 @@ class EnergyQuality(Struct, frozen=True):
     are lower bounds, and at 0 % energy is that of GPUs alone. `uncertainty` is the
     half-width of the measured part: `sensor` and `reading` (what the way from ledger to report
     adds) added up. `attribution` is apart from it: the part of the energy that was shared out
-    among several holders, or comes from a model.
+    among several holders, or comes from a model. `counters` is what the energy counters of GPUs
+    show of the energy that their power comes to, and whether that is right.
     """
 
     coverage: Figure
@@ -154,6 +155,7 @@ class EnergyQuality(Struct, frozen=True):
     uncertainty: Figure
     attribution: Figure
     how_combined: str
+    counters: Figure
 
 
 class Rate(Struct, frozen=True):
@@ -239,7 +241,9 @@ class Statement(Struct, frozen=True):
     """The energy, cost and CO2e of an experiment, and how they are known.
 
     `recorded_trace` says that energy of a trace is in it (a demo or a replay), which was not
-    measured here; `named_in_code` that the researcher's code named the experiment.
+    measured here; `named_in_code` that the researcher's code named the experiment. `rows_sha256` is
+    the digest of the rows that it rests on, where they were written beside it (`--rows`) or it was
+    signed: `joulebook verify` recomputes every figure from them.
     """
 
     version: Literal[1]
@@ -266,3 +270,4 @@ class Statement(Struct, frozen=True):
     restated: Restated | None
     runs: list[RunRow]
     limits: list[str]
+    rows_sha256: str | None = None

@@ -199,7 +199,7 @@ class PrometheusApi:
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"it answers {status}" if status != 200 else log.clean(str(error))[:200]
+            hint = f"it returned status {status}" if status != 200 else log.clean(str(error))[:200]
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
         if status != 200 or answer.status != "success":
             said = log.clean(answer.error)[:500] or f"status {status}"
@@ -216,7 +216,9 @@ class PrometheusApi:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(f"{self.where}: {log.clean(text)[:50]!r} is no value of a counter")
+            raise SourceError(
+                f"{self.where}: {log.clean(text)[:50]!r} is not the value of a counter"
+            )
         return value
 
     def _post(self, url: str, form: str) -> tuple[int, bytes]:
@@ -245,13 +247,13 @@ class PrometheusApi:
             why = getattr(error.args[0], "verify_message", "") if error.args else ""
             raise SourceError(f"{self.where}: TLS failed {why}".rstrip()) from None
         except TimeoutError:
-            raise SourceError(f"{self.where}: no answer in {limit_s:g} s (--timeout)") from None
+            raise SourceError(f"{self.where}: timed out after {limit_s:g} s (--timeout)") from None
         except (HTTPError, OSError) as error:
-            raise SourceError(f"{self.where}: cannot be asked ({type(error).__name__})") from None
+            raise SourceError(f"{self.where}: request failed ({type(error).__name__})") from None
 
     def _body(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
         if 300 <= response.status < 400:
-            raise SourceError(f"{self.where}: has moved; not followed, give its new address")
+            raise SourceError(f"{self.where}: redirects; not followed, give the new URL")
         parts: list[bytes] = []
         size = 0
         while part := response.read1(_CHUNK, decode_content=False):
@@ -259,11 +261,11 @@ class PrometheusApi:
             size += len(part)
             if size > MOST_BYTES:
                 raise SourceError(
-                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; ask for less: "
+                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; narrow it with "
                     "--experiment, --since, --until"
                 )
             if time.monotonic() > until:
-                raise SourceError(f"{self.where}: not done after {self._access.timeout_s:g} s")
+                raise SourceError(f"{self.where}: not finished after {self._access.timeout_s:g} s")
         return b"".join(parts)
 
 

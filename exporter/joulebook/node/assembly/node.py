@@ -72,8 +72,8 @@ def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
 
 
 NOTHING = (
-    "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library here, no AMD "
-    "or Intel GPU, no RAPL and no power meter in sysfs, and no other sensor is enabled"
+    "nothing to measure: no NVIDIA GPU on the PCI bus and no driver library, no AMD or Intel "
+    "GPU, no RAPL, no power meter in sysfs, and no other sensor enabled"
 )
 """What is said where no sensor would run."""
 
@@ -99,6 +99,12 @@ class Node:
         """Whether there is nothing to measure, and that was to be waited for."""
         self._exits = exits
 
+    def healthy(self) -> tuple[bool, str]:
+        """Whether a restart would not help, and why it would: for who cannot ask by HTTP."""
+        if not self.server.alive:
+            return False, "the HTTP server has ended: nothing is served"
+        return self.health.healthy()
+
     def __enter__(self) -> Self:
         return self
 
@@ -121,7 +127,7 @@ def assemble(config: Config) -> Node:
         choices = chosen(config)
         if not choices and not config.daemon.wait_for_sensors:
             raise ConfigError(
-                f"{NOTHING}; `joulebook doctor` says more, `joulebook run --demo` plays a recorded "
+                f"{NOTHING}; see `joulebook doctor`; `joulebook run --demo` replays a recorded "
                 "trace"
             )
         if problem := conflict(choices):
@@ -129,7 +135,7 @@ def assemble(config: Config) -> Node:
         if warning := unseen(config):
             log.warning("%s", warning)
         for missing_, names in unnamed(config):
-            log.warning("%s is missing: %s are not seen (joulebook doctor)", missing_, names)
+            log.warning("%s is missing: no %s (see joulebook doctor)", missing_, names)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -269,6 +275,7 @@ def _policy(config: Config) -> BookingPolicy:
     return BookingPolicy(
         settle_ns=ns_from_s(config.daemon.settle_s),
         other=OtherSplit(config.host.other),
+        calibrations={name: each.values() for name, each in config.calibration.items()},
         series=series.SeriesPolicy(
             zero_hold_ns=ns_from_s(shown.zero_hold()),
             linger_ns=ns_from_s(shown.linger_s),

@@ -101,7 +101,7 @@ class RedfishSensor:
         asked_ns = self._clock.now_ns()
         power_w = _power_w(self._get(self._resource))
         if power_w is None:
-            raise SensorRetry(f"{self._resource} tells no power now", reason="unreadable")
+            raise SensorRetry(f"{self._resource} reports no power now", reason="unreadable")
         t_ns = (asked_ns + self._clock.now_ns()) // 2
         hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
         power_mw = round(power_w * MW_PER_W)
@@ -136,23 +136,23 @@ class RedfishSensor:
                     break
         if not found:
             raise SensorMissing(
-                f"no chassis of {self._url} tells power",
+                f"no chassis of {self._url} reports power",
                 reason="missing",
-                remedy="Set sensors.redfish.chassis, or switch power metering on in the BMC",
+                remedy="Set sensors.redfish.chassis, or turn on power metering in the BMC",
             )
         if len(found) > 1:
             names = ", ".join(each.split("/")[4] for each in found)
             raise SensorError(
-                f"several chassis of {self._url} tell power: {names}",
+                f"several chassis of {self._url} report power: {names}",
                 reason="ambiguous",
-                remedy="Name the one that is the whole node in sensors.redfish.chassis",
+                remedy="Set sensors.redfish.chassis to the one that is the whole node",
             )
         return found[0]
 
     def _authorization(self) -> Mapping[str, str]:
         if self._credentials is None:
             return {}
-        remedy = "sensors.redfish.credentials names a file of two lines, user and password"
+        remedy = "sensors.redfish.credentials must be a file with two lines, user and password"
         try:
             lines = read_secret(self._credentials).decode("utf-8", "replace").splitlines()
         except OSError as error:
@@ -163,7 +163,7 @@ class RedfishSensor:
             ) from None
         if len(lines) < 2 or not lines[0] or ":" in lines[0]:
             raise SensorError(
-                f"{self._credentials} does not hold a user and a password",
+                f"{self._credentials} does not contain a user and a password",
                 reason="denied",
                 remedy=remedy,
             )
@@ -193,7 +193,7 @@ class RedfishSensor:
             raise SensorError(
                 f"{self._url}: TLS failed: {error}",
                 reason="tls",
-                remedy="sensors.redfish.ca_file must hold the certificate that signed the BMC's",
+                remedy="sensors.redfish.ca_file must contain the CA certificate of the BMC",
             ) from None
         except urllib3.exceptions.NewConnectionError as error:  # itself a kind of time-out there
             raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
@@ -210,7 +210,7 @@ class RedfishSensor:
                 remedy="Check the user and password in sensors.redfish.credentials",
             )
         if status == 404:
-            raise SensorMissing(f"{self._url}{path} is not there", reason="missing")
+            raise SensorMissing(f"{self._url}{path} does not exist", reason="missing")
         if status != 200 or len(body) > _MOST_BYTES:
             raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
         try:
@@ -218,7 +218,7 @@ class RedfishSensor:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise SensorRetry(f"{self._url}{path} is no JSON object", reason="unreadable")
+            raise SensorRetry(f"{self._url}{path} is not a JSON object", reason="unreadable")
         return found
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import re
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,20 @@ from joulebook.units import UW_PER_MW
 _PER_MILLI, _PER_MICRO = 1_000, 1_000_000
 HEADROOM = 2
 """A card may draw so many times its cap for a moment."""
+
+
+_RAS = re.compile(r"^(ue|ce): *(\d{1,18})$", re.MULTILINE)
+_RAS_KINDS = {"ce": "corrected", "ue": "uncorrected"}
+
+
+def _ras(folder: Path) -> dict[tuple[str, str], int]:
+    """Errors of all blocks of a card (`*_err_count`); none where the kernel counts none."""
+    counts: dict[tuple[str, str], int] = {}
+    for path in sorted(folder.glob("*_err_count")):
+        for kind, number in _RAS.findall(text_or(path)):
+            key = ("ecc_errors", _RAS_KINDS[kind])
+            counts[key] = counts.get(key, 0) + int(number)
+    return counts
 
 
 class AmdCard:
@@ -52,7 +67,7 @@ class AmdCard:
             energy_uj = self._smi.energy_uj(self._place.pci)
         if energy_uj is None and power_mw is None:
             raise SensorError(
-                f"{self._place.device} tells neither energy nor power",
+                f"{self._place.device} reports neither energy nor power",
                 reason="energy_unread",
                 remedy=REMEDY,
             )
@@ -97,6 +112,7 @@ class AmdCard:
             pci=place.pci,
             values=reported(values),
             files=place.files,
+            counts=_ras(device / "ras"),
         )
 
     def _table(self) -> Metrics | None:
@@ -171,7 +187,7 @@ def load(rocm: Path = ROCM) -> AmdSmi | None:
         library.amdsmi_init()
         return AmdSmi(library)
     except Exception as error:
-        _LOG.info("ROCm is here, but amdsmi cannot be used: %r", error)
+        _LOG.info("ROCm is installed, but amdsmi does not work: %r", error)
         return None
 
 

@@ -94,7 +94,7 @@ class ProcessWorkloads:
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
         self._lookups = Lookups(
-            lambda: self._refuse.fault("looking up whose a process is failed; it has no name")
+            lambda: self._refuse.fault("looking up the owner of a process failed; it has no name")
         )
 
     # -- WorkloadSource
@@ -165,8 +165,8 @@ class ProcessWorkloads:
 
     def lived(self, reading: Reading) -> Reading:
         """The reading, each process with its life, and those that ended since the list before."""
-        if reading.processes is not None:
-            uses = tuple(self._serving(use) for use in reading.processes)
+        if any(use.graphics for use in reading.processes or ()):
+            uses = tuple(self._serving(use) for use in reading.processes or ())
             reading = msgspec.structs.replace(reading, processes=uses)
         with self._lock:
             reading = self._table.lived(reading, self._lives)

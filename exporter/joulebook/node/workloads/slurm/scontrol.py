@@ -101,12 +101,12 @@ class Asker(LastingThread):
             try:
                 answers = self._answers({job_id for job_id, _ in questions})
             except Exception:
-                self._fault("reading what the controller answered failed; it is asked again")
+                self._fault("reading the controller's answer failed; retrying")
             for job_id, answered in questions:
                 try:
                     answered(answers.get(job_id))
                 except Exception:
-                    self._fault("taking what the controller answered failed")
+                    self._fault("processing the controller's answer failed")
 
     def _answers(self, jobs: Collection[str]) -> dict[str, JobAnswer | None]:
         if len(jobs) == 1:
