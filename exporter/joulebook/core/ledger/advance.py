@@ -93,7 +93,9 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     looks = _looks(books, tick)
     claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
-    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
+    renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
+    claims = outages.by_meter(books.claims)
+    known = Known(claims, books.affirmed_ns, usage, renames.edges(renamed))
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 
@@ -104,8 +106,8 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
         due,
         lambda meter: calibration.of(policy.calibrations, meter, books.models.get(meter, "")),
     )
-    bookings = attribute(measured, known, tariff.pieces, policy.other)
-    renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
+    cut = renames.cut(renamed, tariff.pieces)
+    bookings = attribute(measured, known, cut, policy.other)
     postings = charge(renames.as_booked(bookings, renamed), tariff)
 
     books = msgspec.structs.replace(books, renamed=renamed)

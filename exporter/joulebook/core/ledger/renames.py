@@ -6,12 +6,14 @@ workload by the identity that it knows; here it becomes the one that is booked t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
-from joulebook.core.attribution.attribute import Booking
+from joulebook.core.attribution.attribute import Booking, Cut
 from joulebook.core.attribution.claims import Claim
+from joulebook.core.energy.intervals import Interval
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.state import Books, Renamed
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
@@ -53,6 +55,26 @@ def _is_another(known: WorkloadFacts, fact: WorkloadFacts) -> bool:
     was, now = known.labels.experiment, fact.labels.experiment
     later = 0 < known.named_ns < fact.named_ns
     return later and fact.ended_ns is None and bool(now) and now != was
+
+
+def cut(renamed: Renames, pieces: Cut) -> Cut:
+    """Return `pieces`, which cuts intervals, so that it also cuts them where a name changed."""
+    edges_ns = edges(renamed)
+    if not edges_ns:
+        return pieces
+
+    def finer(interval: Interval) -> Iterator[Interval]:
+        for piece in pieces(interval):
+            inside = [t_ns for t_ns in edges_ns if piece.t0_ns < t_ns < piece.t1_ns]
+            for t0_ns, t1_ns in pairwise([piece.t0_ns, *inside, piece.t1_ns]):
+                yield piece.cut(t0_ns, t1_ns) if inside else piece
+
+    return finer
+
+
+def edges(renamed: Renames) -> list[int]:
+    """Return when names changed (node time), in order."""
+    return sorted({each.from_ns for each in renamed.values()})
 
 
 def as_booked(bookings: Sequence[Booking], renamed: Renames) -> Sequence[Booking]:

@@ -102,6 +102,12 @@ def test_it_counts_from_when_it_was_said_and_not_from_when_that_was_heard_of() -
     node.run(30, facts("gpt", 20))
     assert node.joules()["bert", 0] == node.experiments()["bert"] == 2_000
     assert node.record()[POD].ended_ns == (T0_S + 20) * NS_PER_S
+    # In the middle of a second, too.
+    between = Node()
+    between.run(22, facts("bert"))
+    half = msgspec.structs.replace(facts("gpt"), named_ns=(T0_S + 20) * NS_PER_S + NS_PER_S // 4)
+    between.run(30, half)
+    assert between.joules()["bert", 0] == between.experiments()["bert"] == 2_025
     # What is booked is booked.
     node.run(30, facts("llama", 21))
     begun = {fact.labels.experiment: fact.started_ns for fact in node.record().values()}
