@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSL
 from urllib3.util import Timeout, make_headers
 
 from joulebook import __version__, log
+from joulebook.core.sanitize import one_line
 from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ def _shown(url: str) -> str:
     except ValueError:
         return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
-    return log.clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
+    return one_line(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself", 500)
 
 
 def basic(user_and_password: str) -> dict[str, str]:
@@ -264,5 +265,5 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = log.clean(str(error))[:200]
+        why = one_line(str(error))
         raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -16,11 +15,10 @@ from collections.abc import Mapping
 from typing import Literal, TextIO
 
 from joulebook.config.load import redact
+from joulebook.core.sanitize import escaped
 
 _MAX_FAILURES = 1024
 """Failures reported apart at a time; beyond it the oldest is forgotten, and may be said again."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _SYSLOG = {
     logging.DEBUG: 7,
@@ -95,7 +93,7 @@ def recovered(logger: logging.Logger, key: str, message: str, *args: object) -> 
 
 def clean(text: str) -> str:
     """The text on one line, without passwords in URLs: nothing in it can look like a record."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
+    return escaped(redact(text))
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

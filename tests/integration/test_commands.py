@@ -379,7 +379,7 @@ def test_the_doctor_and_a_hung_driver(
         "import os, sys; from pathlib import Path\n"
         "from joulebook.commands.doctor import doctor\n"
         "from joulebook.commands.doctor.checks import Site\n"
-        "from joulebook.commands.shared.text import Screen\n"
+        "from joulebook.terminal import Screen\n"
         "from joulebook.config import load\n"
         "site = Site(load(None, os.environ), Path('none'), patience_s=1)\n"
         "sys.exit(doctor.show(site, Screen()))\n"

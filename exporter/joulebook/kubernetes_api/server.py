@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import urllib3
 
-from joulebook.core.sanitize import clean_label
+from joulebook.core.sanitize import one_line
 from joulebook.errors import JoulebookError
 
 CONNECT_S = 5.0
@@ -88,7 +88,7 @@ class ApiServer:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise unreachable(path, error) from None
         if answer.status != 200:
-            said = clean_label(_head(answer), 200)
+            said = one_line(_head(answer))
             answer.close()
             raise ApiError(
                 f"GET {path}: {answer.status} {said}", reason=_REASONS.get(answer.status, "busy")
@@ -142,7 +142,7 @@ def _of_kubeconfig(file: Path) -> SignIn:
             config_file=str(file), client_configuration=settings
         )
     except (config.ConfigException, OSError, ValueError) as error:
-        raise ApiError(f"{file}: {clean_label(str(error), 200)}", reason="no_account") from None
+        raise ApiError(f"{file}: {one_line(str(error))}", reason="no_account") from None
 
     def headers() -> Mapping[str, str]:
         proofs: Iterable[dict[str, str]] = settings.auth_settings().values()  # type: ignore[assignment]
@@ -157,7 +157,7 @@ _REASONS = {401: "unauthorized", 403: "forbidden", 404: "absent", 410: "gone"}
 
 def unreachable(path: str, error: Exception) -> ApiError:
     """The connection could not be made, or broke."""
-    return ApiError(f"GET {path}: {clean_label(repr(error), 200)}", reason="unreachable")
+    return ApiError(f"GET {path}: {one_line(repr(error))}", reason="unreachable")
 
 
 def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:

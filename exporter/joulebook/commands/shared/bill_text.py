@@ -10,13 +10,16 @@ from itertools import groupby
 from typing import Any
 
 from joulebook.commands.shared.charge_text import figures
-from joulebook.commands.shared.text import Column, Screen, moment, shown, table, wrap
+from joulebook.commands.shared.text import moment
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
+from joulebook.core.sanitize import one_line
 from joulebook.lab.collected import bills, rollup
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
+from joulebook.lab.report.formats.runs_csv import cell
+from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 _CO2E = Charge(Item.CO2E)
@@ -31,9 +34,11 @@ COLUMNS = (
 def show_bill(bill: MonthBill, screen: Screen) -> None:
     """The bill as a table, with what came late and what was corrected named below it."""
     state = (
-        f"closed on {moment(bill.closed_s)} by {shown(bill.closed_by)}" if bill.closed_s else "open"
+        f"closed on {moment(bill.closed_s)} by {one_line(bill.closed_by)}"
+        if bill.closed_s
+        else "open"
     )
-    whose = f", account {shown(bill.account)}" if bill.account else ""
+    whose = f", account {one_line(bill.account)}" if bill.account else ""
     screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
     screen.say()
     if not bill.lines:
@@ -42,9 +47,9 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     rows: list[tuple[str, str, Sequence[BillLine]]] = []
     for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
         lines = list(of_account)
-        rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
+        rows += [(one_line(str(line.owner), 80), entry(line), [line]) for line in lines]
         if account and 1 < len(lines) < len(bill.lines):
-            rows.append((f"{shown(account, 60)}, in all", "", lines))
+            rows.append((f"{one_line(account, 60)}, in all", "", lines))
     rows.append(("in all", "", bill.lines))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
@@ -53,7 +58,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     for each in bill.corrections:
         said = (
             f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
-            f"{shown(each.who)}: {shown(each.why, 200)}"
+            f"{one_line(each.who)}: {one_line(each.why, 200)}"
         )
         for text in wrap(said, screen.width):
             screen.say(text)
@@ -64,15 +69,14 @@ def _table(
 ) -> list[str]:
     """Names, what the line is, and figures; without the second column where it says nothing."""
     columns = figures([bills.total(lines) for _, _, lines in rows])
-    names = [Column(titles[0], least=12)]
+    names = [Column(titles[0], name=True)]
     cells = [[name for name, _, _ in rows]]
     if any(what for _, what, _ in rows):
-        names.append(Column(titles[1], least=10))
+        names.append(Column(titles[1], name=True))
         cells.append([what for _, what, _ in rows])
-    return table(
+    return screen.table(
         [*names, *(Column(each.title, right=True) for each in columns)],
         list(zip(*cells, *(each.cells for each in columns), strict=True)),
-        screen.table_width,
     )
 
 
@@ -109,7 +113,10 @@ def as_csv(bill: MonthBill) -> str:
         amount, _ = bills.total([line])
         currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
         for currency in currencies:
-            row = _fields(bill, line)
+            row = {
+                key: cell(value) if isinstance(value, str) else value
+                for key, value in _fields(bill, line).items()
+            }
             # Money is in each row's currency, the rest stands once.
             first = currency == currencies[0]
             row |= {
@@ -124,7 +131,7 @@ def as_csv(bill: MonthBill) -> str:
                 "cost": _money(net(line.billed).get(currency)),
                 "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
             }
-            writer.writerow({key: _no_formula(value) for key, value in row.items()})
+            writer.writerow(row)
     return out.getvalue().rstrip("\n")
 
 
@@ -208,14 +215,3 @@ def _decimal(value: int, per: int) -> str:
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, per)
     return f"{sign}{whole}.{rest * NANO // per:09}"
-
-
-def _no_formula(value: object) -> object:
-    # A spreadsheet runs what begins so; names are the users'.
-    if isinstance(value, str) and value[:1] in set("=+@\t\r") | {"-"} and not _is_number(value):
-        return f"'{value}"
-    return value
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdigit()

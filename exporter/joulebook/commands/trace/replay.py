@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Screen
 from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
 from joulebook.commands.trace.replay_text import Outcome, lines
 from joulebook.config import load
@@ -24,6 +23,7 @@ from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node import burst
 from joulebook.node.sensors.trace.format import Trace, read_trace
 from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
+from joulebook.terminal import Screen
 from joulebook.units import NS_PER_S, ns_from_s
 
 FAILED = 1

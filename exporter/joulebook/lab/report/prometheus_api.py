@@ -33,6 +33,7 @@ from urllib3.util import Timeout
 
 from joulebook import __version__, log
 from joulebook.core.report.dataset import Selection
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, SourceError
 
 BEFORE_S = 900
@@ -198,13 +199,13 @@ class PrometheusApi:
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"it answers {status}" if status != 200 else log.clean(str(error))[:200]
+            hint = f"it answers {status}" if status != 200 else one_line(str(error))
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
         if status != 200 or answer.status != "success":
-            said = log.clean(answer.error)[:500] or f"status {status}"
+            said = one_line(answer.error, 500) or f"status {status}"
             raise SourceError(f"{self.where}: {said}")
         for text in [*(answer.warnings or ()), *(answer.infos or ())]:
-            self.warnings[log.clean(text)[:500]] = None
+            self.warnings[one_line(text, 500)] = None
         if answer.is_partial:
             self.warnings["the answer is partial: a part of the storage did not reply"] = None
         return [Sample(row.metric, self._number(row.value[1])) for row in answer.data.result]
@@ -215,7 +216,7 @@ class PrometheusApi:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(f"{self.where}: {log.clean(text)[:50]!r} is no value of a counter")
+            raise SourceError(f"{self.where}: {one_line(text, 50)!r} is no value of a counter")
         return value
 
     def _post(self, url: str, form: str) -> tuple[int, bytes]:

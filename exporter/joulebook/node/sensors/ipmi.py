@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.sanitize import one_line
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
 from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.units import MW_PER_W, ns_from_s
@@ -130,7 +131,7 @@ class IpmiSensor:
             ) from None
         text = done.stdout[:65_536].decode("utf-8", "replace")
         if done.returncode != 0:
-            said = " ".join(done.stderr[:200].decode("utf-8", "replace").split())
+            said = one_line(done.stderr.decode("utf-8", "replace"))
             raise SensorRetry(
                 f"{self._program} failed ({done.returncode}): {said}",
                 reason="unreadable",

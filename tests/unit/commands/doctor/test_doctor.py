@@ -21,13 +21,13 @@ from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
 from joulebook.commands.doctor.doctor import SECTIONS, CheckGroup, show
 from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
-from joulebook.commands.shared.text import Screen, columns
 from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.config.workloads import Kubernetes
 from joulebook.ledger.location import LedgerLock
 from joulebook.node.release import ask
+from joulebook.terminal import Screen, columns
 
 NO_DRIVER = Survey(
     problem=Answer("", "nvmlInit: library not found", "library_not_found", "Get it.")
