@@ -17,6 +17,7 @@ from joulebook.core.report.leaderboard import Board, Entrant, Expected, FrontSte
 from joulebook.lab.leaderboard.join import WithoutEnergy
 from joulebook.lab.leaderboard.tables import Sheet, kwh, sheets, units
 from joulebook.lab.report.formats.markdown import escape as escape_markdown
+from joulebook.lab.report.formats.markdown import table as markdown_table
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.metrics.page.markup import text
 
@@ -42,14 +43,7 @@ def markdown(found: Leaderboard) -> str:
     for board in found.boards:
         for sheet in found.sheets(board):
             made += [f"### {escape_markdown(sheet.title)}", ""]
-            made.append("| " + " | ".join(escape_markdown(name) for name in sheet.columns) + " |")
-            made.append(
-                "|" + "|".join("---:" if i in sheet.right else "---" for i in _all(sheet)) + "|"
-            )
-            made += [
-                "| " + " | ".join(escape_markdown(cell) for cell in row) + " |"
-                for row in sheet.rows
-            ]
+            made += markdown_table(sheet.columns, sheet.rows, sheet.right)
             made += ["", *(f"- {escape_markdown(note)}" for note in sheet.notes)]
             made += [""] if sheet.notes else []
     made += [f"- {escape_markdown(note)}" for note in closing(found)]
@@ -66,10 +60,6 @@ def closing(found: Leaderboard) -> list[str]:
 
 
 MOST_LEFT = 20
-
-
-def _all(sheet: Sheet) -> range:
-    return range(len(sheet.columns))
 
 
 def html(found: Leaderboard, svg: str) -> str:
