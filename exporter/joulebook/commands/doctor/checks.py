@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from joulebook.commands.daemon.running import daemon_pid
 from joulebook.commands.doctor.nvml_survey import Survey, survey
-from joulebook.config import Config
+from joulebook.config import Config, host_name
 
 
 class Status(StrEnum):
@@ -65,7 +64,7 @@ class Site:
     """Where /etc, /run and configured paths outside of /proc and /sys are looked up."""
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
-    hostname: str = field(default_factory=lambda: socket.gethostname().partition(".")[0])
+    hostname: str = field(default_factory=host_name)
     patience_s: float = 20.0
 
     def at(self, path: str | Path) -> Path:

@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -147,7 +146,7 @@ def _append(args: Options, config: Config, wanted: JobId) -> int:
         return FAILED
     if args.node and output.batch_host and args.node != output.batch_host:
         return 0  # one of its nodes is enough, and that one has the script
-    node = config.node.name or socket.gethostname().partition(".")[0]
+    node = config.node_name()
     with LedgerReader(config.ledger.path) as ledger:
         workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
         found = wait(lambda: find(ledger, latest_run(ledger, workload)), args.wait)

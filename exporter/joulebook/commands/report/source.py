@@ -21,7 +21,14 @@ from joulebook.errors import ConfigError
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
+from joulebook.lab.report.sources import (
+    FOREVER_S,
+    LedgerSource,
+    NodeLedger,
+    ReportSource,
+    named,
+    own,
+)
 from joulebook.lab.report.wording import nearest
 from joulebook.terminal import Screen
 from joulebook.units import NS_PER_S, QUARTER_NS
@@ -139,8 +146,8 @@ def ledgers(args: Options, config: Config) -> ReportSource:
                 "or the collected one with --collected URL"
             )
         Screen(sys.stderr).say(f"no ledger at {path}: this is the demo's, --ledger demo={demo}")
-        return LedgerSource([own(str(demo), "demo")])
-    return LedgerSource([own(config.ledger.path, config.node.name)])
+        return LedgerSource([NodeLedger("demo", demo)])
+    return LedgerSource([own(config)])
 
 
 def _prometheus(url: str, args: Options) -> ReportSource:

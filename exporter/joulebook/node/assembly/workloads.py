@@ -7,7 +7,6 @@ that in which they are asked whose a process is.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -81,16 +80,6 @@ def kubernetes_is_here(config: Config) -> bool:
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
-def node_label(config: Config) -> str:
-    """The value of the label `node`."""
-    return config.node.name or socket.gethostname().partition(".")[0]
-
-
-def node_name(config: Config) -> str:
-    """What the cluster calls this node: set, or its name here."""
-    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
-
-
 def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     """The pods of this node."""
     kubernetes = config.tenants.kubernetes
@@ -100,7 +89,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     return KubernetesWorkloads(
         clock,
-        node=node_name(config),
+        node=config.kubernetes_node(),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
@@ -183,7 +172,7 @@ def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
     """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
     return ProcessWorkloads(
         clock,
-        node=node_label(config),
+        node=config.node_name(),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
         proc_root=Path(config.host.proc),

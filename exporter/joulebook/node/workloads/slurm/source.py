@@ -8,13 +8,13 @@ messages are moved, and wall-clock times become node time.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.config import host_name
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
@@ -95,7 +95,7 @@ class SlurmWorkloads:
         self._gpu_ids = gpu_ids
         self._only = frozenset(expand(only))
         alone = only if len(self._only) == 1 else ""
-        self._node = node or alone or socket.gethostname().split(".")[0]
+        self._node = node or alone or host_name()
         self._scontrol = find_program("scontrol") if scontrol is None else scontrol
         self._conf = conf
         self._ask_timeout_s = ask_timeout_s
