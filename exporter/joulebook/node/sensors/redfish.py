@@ -13,19 +13,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import urllib3
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
+from joulebook.errors import (
+    ConfigError,
+    HttpFailure,
+    SensorDenied,
+    SensorError,
+    SensorMissing,
+    SensorRetry,
+)
+from joulebook.http_client import Web, basic, trusting
 from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.node.sensors.ipmi import HOLES
 from joulebook.units import MW_PER_W, ns_from_s
 
 METER = Meter(Component.OTHER, "redfish")
 
+_CA = "sensors.redfish.ca_file must hold the certificate that signed the BMC's"
 _MOST_BYTES = 1 << 20
 _MOST_MEMBERS = 64
 _MOST_W = 200_000.0
@@ -63,7 +69,7 @@ class RedfishSensor:
         self._every_s = every_s
         self._timeout_s = timeout_s
         self._covers = covers
-        self._pool: urllib3.PoolManager | None = None
+        self._web: Web | None = None
         self._headers: dict[str, str] = {}
         self._resource = ""
 
@@ -79,21 +85,25 @@ class RedfishSensor:
     def open(self) -> None:
         """Find where power is reported. Raises `SensorError`."""
         self._headers = {"Accept": "application/json", **self._authorization()}
-        self._pool = urllib3.PoolManager(
-            num_pools=1,
-            maxsize=1,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=str(self._ca_file) if self._ca_file is not None else None,
-            timeout=urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
-            retries=False,
+        try:
+            tls = trusting(self._ca_file, "sensors.redfish.ca_file")
+        except ConfigError as error:
+            raise SensorError(str(error), reason="tls", remedy=_CA) from None
+        self._web = Web(
+            timeout_s=self._timeout_s,
+            deadline_s=2 * self._timeout_s,
+            max_bytes=_MOST_BYTES,
+            tls=tls,
+            proxied=False,
+            hosts=1,
         )
         self._resource = self._find()
 
     def close(self) -> None:
         """End the connection."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.clear()
+        web, self._web = self._web, None
+        if web is not None:
+            web.close()
 
     def look(self, *, processes: bool) -> PollResult:
         """Ask once. Raises `SensorError`."""
@@ -166,42 +176,23 @@ class RedfishSensor:
                 reason="denied",
                 remedy=remedy,
             )
-        headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{lines[0]}:{lines[1]}")
-        return headers
+        return basic(f"{lines[0]}:{lines[1]}")
 
     def _get(self, path: str) -> dict[str, Any]:
-        if self._pool is None:
+        if self._web is None:
             raise SensorRetry("the connection is not open", reason="uninitialized")
         try:
-            # A redirect could carry the password to another host: none is followed.
-            answer = self._pool.request(
-                "GET",
-                self._url + path,
-                headers=self._headers,
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                status, body = answer.status, answer.read(_MOST_BYTES + 1)
-            except BaseException:
-                answer.close()
-                raise
-            # What is longer than it may be is not read to its end, which may never come.
-            answer.release_conn() if len(body) <= _MOST_BYTES else answer.close()
-        except urllib3.exceptions.SSLError as error:
-            raise SensorError(
-                f"{self._url}: TLS failed: {error}",
-                reason="tls",
-                remedy="sensors.redfish.ca_file must hold the certificate that signed the BMC's",
-            ) from None
-        except urllib3.exceptions.NewConnectionError as error:  # itself a kind of time-out there
-            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
-        except urllib3.exceptions.TimeoutError:
-            raise SensorRetry(
-                f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"
-            ) from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
+            status, body = self._web.ask(self._url + path, headers=self._headers)
+        except HttpFailure as error:
+            if error.reason in {"certificate", "tls"}:
+                raise SensorError(f"{self._url}: {error}", reason="tls", remedy=_CA) from None
+            if error.reason == "timeout":
+                raise SensorRetry(
+                    f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"
+                ) from None
+            told = error.reason in {"too_large", "truncated", "packed"}
+            reason = "unreadable" if told else "unreachable"
+            raise SensorRetry(f"{self._url}: {error}", reason=reason) from None
         if status in {401, 403}:
             raise SensorDenied(
                 f"{self._url}{path}: status {status}",
@@ -210,7 +201,7 @@ class RedfishSensor:
             )
         if status == 404:
             raise SensorMissing(f"{self._url}{path} is not there", reason="missing")
-        if status != 200 or len(body) > _MOST_BYTES:
+        if status != 200:
             raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
         try:
             found = json.loads(body)
@@ -235,8 +226,3 @@ def _power_w(resource: Mapping[str, Any]) -> float | None:
     ):
         return None
     return float(reported) if 0 < reported < _MOST_W else None
-
-
-def is_encrypted(url: str) -> bool:
-    """Whether a password that is sent there can be read on the way: only not by https."""
-    return urlsplit(url).scheme == "https"

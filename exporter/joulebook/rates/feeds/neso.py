@@ -12,8 +12,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Web, decoded
-from joulebook.rates.contract import DAY_S, Plan, utc_s
+from joulebook.http_client import Web
+from joulebook.rates.contract import DAY_S, Plan, decoded, utc_s
 from joulebook.rates.plausible import grams_ug
 
 URL = "https://api.carbonintensity.org.uk"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook.commands.daemon.client import DaemonUrl, HttpAnswer, Unreachable
+from joulebook.commands.daemon.client import DaemonUrl, Unreachable
 from joulebook.commands.doctor import checks, daemon, host, ledger, node
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
@@ -25,6 +25,7 @@ from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.config.workloads import Kubernetes
+from joulebook.http_client import HttpAnswer
 from joulebook.ledger.location import LedgerLock
 from joulebook.node.release import ask
 from joulebook.terminal import Screen, columns
@@ -182,7 +183,7 @@ def nobody_answers(_daemon: object, path: str) -> HttpAnswer:
 
 def test_a_daemon_with_another_ledger_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a demo is below the folder it was started in."""
-    monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, "ok"))
+    monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, b"ok"))
     one(site, daemon.process, Status.OK, r"a daemon answers at http://127.0.0.1:9816, with another")
 
 
