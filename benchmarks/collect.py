@@ -33,8 +33,8 @@ from joulebook.core.ledger.export import (
 from joulebook.core.report.dataset import Selection
 from joulebook.lab.collected import bills, check, ingest
 from joulebook.lab.collected.database import Database, connect
-from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 LAB_NODES = 1_000
 LAB_JOBS = 20_000

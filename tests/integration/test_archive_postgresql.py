@@ -83,7 +83,7 @@ def test_the_database_refuses(url: str, statement: str, why: str) -> None:
     from joulebook.core.money.amounts import Exact
     from joulebook.errors import LedgerError
     from joulebook.lab.collected import bills, corrections, ingest
-    from joulebook.lab.collected.dimensions import BilledOwner
+    from joulebook.lab.collected.schema import BilledOwner
 
     now_s = OCTOBER_S + 61 * 86_400 + 1
     database = connect(url, create=True)

@@ -17,7 +17,7 @@ from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import bills, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import opened
-from joulebook.lab.collected.dimensions import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 (BOARD,) = dashboards("grafana-postgresql-datasource").values()

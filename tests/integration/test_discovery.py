@@ -14,7 +14,7 @@ from tests.integration.feed_stub import Stub, status
 from joulebook.errors import InputError
 from joulebook.http_client import Web
 from joulebook.kubernetes_api.server import ApiServer
-from joulebook.lab.collect import kubernetes
+from joulebook.lab.collect import discovery
 from joulebook.lab.collect.discovery import FileSd, HttpSd, Targets
 
 
@@ -117,7 +117,7 @@ def put(
         "endpointslices",
         {
             "metadata": {
-                "name": name, "uid": name, "labels": {"kubernetes.io/service-name": service}
+                "name": name, "uid": name, "labels": {"discovery.io/service-name": service}
             },
             "addressType": "IPv4",
             "endpoints": [
@@ -143,7 +143,7 @@ def test_endpoint_slices_are_listed_once_and_watched(
         put(api, "empty")
         put(api, "others", "10.9.9.9", service="grafana")
         server = ApiServer(api.service_account)
-        found = kubernetes.EndpointSlices(server, "joulebook", "monitoring", "http", "http")
+        found = discovery.EndpointSlices(server, "joulebook", "monitoring", "http", "http")
         first = {"http://10.0.0.1:9816", "http://10.0.0.2:9816", "http://[fd00::1]:9816"}
         assert set(found.targets()) == first
         put(api, "joulebook-4", "10.0.0.3")
@@ -163,13 +163,13 @@ def test_endpoint_slices_are_listed_once_and_watched(
 def test_endpoint_slices_that_may_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_PATIENCE_S", 2.0)
+    monkeypatch.setattr(discovery, "_PATIENCE_S", 2.0)
     with FakeApi(tmp_path / "account") as api:
         for name, value in api.environment().items():
             monkeypatch.setenv(name, value)
         api.forbidden.add("endpointslices")
         server = ApiServer(api.service_account)
-        found = kubernetes.EndpointSlices(server, "joulebook", "a/b", "http", "http")
+        found = discovery.EndpointSlices(server, "joulebook", "a/b", "http", "http")
         with pytest.raises(InputError, match=r"endpoints of a/b/joulebook: .*403"):
             found.targets()
         assert "list and watch on endpointslices" in caplog.text
@@ -192,7 +192,7 @@ def test_an_api_server_by_its_kubeconfig(
     )  # fmt: skip
     monkeypatch.setenv("KUBECONFIG", str(config))
     stub.json("/api/v1/pods", {"items": []})
-    answer = kubernetes.api_server().get("/api/v1/pods", {"limit": "1"}, read_s=10)
+    answer = discovery.api_server().get("/api/v1/pods", {"limit": "1"}, read_s=10)
     assert json.loads(answer.whole(1000)) == {"items": []}
     asked, headers = stub.requests[0]
     assert asked.endswith("?limit=1")
@@ -201,4 +201,4 @@ def test_an_api_server_by_its_kubeconfig(
 
 def test_outside_of_a_pod_the_namespace_must_be_named() -> None:
     with pytest.raises(InputError, match="kubernetes_namespace"):
-        kubernetes.namespace_of_this_pod()
+        discovery.namespace_of_this_pod()

@@ -9,7 +9,7 @@ from tests.unit.metrics.hostile import NAMES, hostile_view
 from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 
 from joulebook.metrics.collector import collect
-from joulebook.metrics.render import Format, Renderer, body
+from joulebook.metrics.exposition import Format, Renderer, body
 from joulebook.metrics.snapshot import Snapshot
 
 _RATIO_OF_A_COUNTER = "joulebook_counter_power_ratio metric name should not include type 'counter'"

@@ -15,8 +15,7 @@ from tests.integration.slurm_cluster import SlurmCluster
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.contract import Holdings
 from joulebook.node.workloads.slurm.gres_conf import load_gres, parse_slurmd_g

@@ -26,7 +26,7 @@ from tests.lab.servers import Server, prometheus
 from tests.lab.truth import truth
 from tests.lab.world import DAY_S, END_S, HOUR_S, NODES, START_S
 
-from joulebook.metrics.render import number
+from joulebook.metrics.exposition import number
 
 BLOCK_S = 162 * HOUR_S
 """Blocks of Prometheus are this long here: 2 h times a power of 3."""

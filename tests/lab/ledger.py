@@ -16,7 +16,7 @@ from joulebook.core.money.rates import NANO
 from joulebook.lab.collected import bills, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
-from joulebook.lab.collected.dimensions import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner
 from joulebook.units import NS_PER_S, UJ_PER_J, UJ_PER_KWH
 
 CLOSED, MONTH = 202501, 202502

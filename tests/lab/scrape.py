@@ -36,7 +36,7 @@ from tests.lab.world import (
 from joulebook.core.report.footprint import peaks_of
 from joulebook.metrics.catalogue import BY_NAME, Metric, Quantum
 from joulebook.metrics.collector import Family
-from joulebook.metrics.render import Renderer
+from joulebook.metrics.exposition import Renderer
 
 HOLD_S = 150
 """2.5 scrapes, for which a new series shows where it begins."""

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 
-from joulebook.commands.shared.bill_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
 from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import moment
 from joulebook.config import load
@@ -23,7 +23,7 @@ from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
-from joulebook.lab.collected.dimensions import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed, nearest
 from joulebook.terminal import Screen
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH

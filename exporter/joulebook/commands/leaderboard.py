@@ -27,13 +27,12 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
+from joulebook.lab.leaderboard.images import png, svg
 from joulebook.lab.leaderboard.join import Joined, by_experiment, by_run
 from joulebook.lab.leaderboard.mlflow import ENERGY, read_runs, write_back
 from joulebook.lab.leaderboard.model_card import read_card
 from joulebook.lab.leaderboard.plot import draw
-from joulebook.lab.leaderboard.png import png
 from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
-from joulebook.lab.leaderboard.svg import svg
 from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest

@@ -37,7 +37,7 @@ from joulebook.config.rates import Privacy, Rates
 from joulebook.config.rates import conflicts as rate_conflicts
 from joulebook.config.sensors import Host, Sensors
 from joulebook.config.sensors import conflicts as sensor_conflicts
-from joulebook.config.spans import Marks
+from joulebook.config.workloads import Marks
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError

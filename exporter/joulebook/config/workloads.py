@@ -1,10 +1,14 @@
-"""Keys of the configuration file about Kubernetes and processes; see `config.node`."""
+"""Keys of the configuration file about Kubernetes, processes and marks; see `config.node`.
+
+What marks are is in docs/in-code.md.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 from joulebook.config.base import AUTO, Enabled, Section, doc
+from joulebook.experiment_span import DIRECTORY
 
 INFRASTRUCTURE = (
     "Xorg",
@@ -141,3 +145,19 @@ class Workloads(Section, frozen=True):
         "namespace:kai-resource-reservation",
         "namespace:runai-reservation",
     )
+
+
+class Marks(Section, frozen=True):
+    """`with joulebook.experiment(...)` and `python -m joulebook.mark`."""
+
+    enabled: Annotated[
+        Enabled,
+        doc(
+            '"auto": where the directory is there, or where this node has no SLURM; true: the '
+            "directory is made; false: not used."
+        ),
+    ] = "auto"
+    dir: Annotated[
+        str,
+        doc("Directory of the mark files. All users write into it (mode 1777, like /tmp)."),
+    ] = DIRECTORY

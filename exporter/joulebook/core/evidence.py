@@ -1,10 +1,14 @@
-"""What is booked to whom, and how it is known: the vocabulary of postings."""
+"""What is booked to whom, and how it is known: the vocabulary of postings, and their sums.
+
+Sums are new values: the totals handed in are never changed, and come back themselves if there is
+nothing to add, so that whoever compares by identity sees that nothing changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -108,3 +112,36 @@ class ChildSecond(NamedTuple):
     component: Component
     second: int
     name: str = ""
+
+
+class _Amount(Protocol):
+    def plus(self: _A, other: _A, /) -> _A: ...
+
+
+_A = TypeVar("_A", bound=_Amount)
+_K = TypeVar("_K", bound=Hashable)
+
+
+def counted(
+    more: Iterable[tuple[_K, int]], totals: Mapping[_K, int] | None = None
+) -> Mapping[_K, int]:
+    """`totals` (default: none) with integers added to them."""
+    known: Mapping[_K, int] = {} if totals is None else totals
+    sums: dict[_K, int] | None = None
+    for key, number in more:
+        if sums is None:
+            sums = dict(known)
+        sums[key] = sums.get(key, 0) + number
+    return known if sums is None else sums
+
+
+def summed(more: Iterable[tuple[_K, _A]], totals: Mapping[_K, _A] | None = None) -> Mapping[_K, _A]:
+    """`totals` (default: none) with amounts added to them."""
+    known: Mapping[_K, _A] = {} if totals is None else totals
+    sums: dict[_K, _A] | None = None
+    for key, amount in more:
+        if sums is None:
+            sums = dict(known)
+        before = sums.get(key)
+        sums[key] = amount if before is None else before.plus(amount)
+    return known if sums is None else sums

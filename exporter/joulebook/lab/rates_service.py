@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from joulebook.metrics.exposition import escape
 from joulebook.metrics.page.markup import text
-from joulebook.metrics.render import escape
 from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller

@@ -14,8 +14,7 @@ import msgspec
 from joulebook import __version__
 from joulebook.core.attribution.claims import Holder
 from joulebook.core.attribution.host import COMPONENTS
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.energy.ripe import drawn_mw
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.state import Books

@@ -22,9 +22,8 @@ from functools import partial
 import msgspec
 
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.host_usage import HostSnapshot
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.core.ledger.advance import Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from joulebook.core.evidence import Remainder, Subject
+from joulebook.core.evidence import Remainder, Subject, counted, summed
 from joulebook.core.ledger import series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
-from joulebook.core.sums import counted, summed
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import RateFeed
 from joulebook.rates.poller import Poller

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once
 from joulebook.metrics.snapshot import SensorHealth

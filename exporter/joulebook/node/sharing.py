@@ -11,11 +11,10 @@ from typing import NamedTuple
 from joulebook.core.attribution.claims import Holder, Tenure, admit
 from joulebook.core.attribution.gpu import seats, share_out
 from joulebook.core.attribution.outages import by_meter
-from joulebook.core.attribution.presence import there
-from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.attribution.spans import there
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import InstanceUse, Meter, ProcessUse
+from joulebook.core.energy.readings import DeviceStatus, InstanceUse, Meter, ProcessUse
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId

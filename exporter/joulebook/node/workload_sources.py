@@ -17,8 +17,7 @@ from contextlib import contextmanager
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.log import once, recovered

@@ -12,8 +12,7 @@ from joulebook.core.money.amounts import Charge, Item
 from joulebook.core.money.rates import Point, RateSet, StepCurve, overlay
 from joulebook.errors import FeedEmpty, FeedError
 from joulebook.rates.cache import Cache
-from joulebook.rates.contract import DAY_S, Quantity
-from joulebook.rates.plausible import sift
+from joulebook.rates.contract import DAY_S, Quantity, sift
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds
 

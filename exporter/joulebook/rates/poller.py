@@ -24,9 +24,8 @@ from joulebook.backoff import pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
 from joulebook.rates.cache import Cache, CachedRates
-from joulebook.rates.contract import DAY_S, Quantity
+from joulebook.rates.contract import DAY_S, Quantity, sift
 from joulebook.rates.feeds.server import QuantityRates
-from joulebook.rates.plausible import sift
 from joulebook.rates.sources import Feed
 
 logger = logging.getLogger(__name__)

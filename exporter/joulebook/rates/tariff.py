@@ -22,8 +22,7 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import ConfigError
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan
-from joulebook.rates.plausible import grams_ug
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, grams_ug
 
 TABLE = Path(__file__).parents[1] / "data" / "grid_carbon_intensity.csv"
 

@@ -67,6 +67,15 @@ static const char *append(uint32_t card, long long delta_mw, int64_t *t_ns)
     return NULL;
 }
 
+/* The card is as busy as its processes make it. */
+static void work(struct gpu *g)
+{
+    uint32_t pct = 0;
+    for (int i = 0; i < MAX_PROCESSES; i++)
+        pct += g->processes[i].pid ? g->processes[i].sm_pct : 0;
+    g->gpu_pct = pct < 100 ? pct : 100;
+}
+
 /* Changes power and, where `entry` is given, the process list at the same instant. */
 static int64_t change(uint32_t card, long long delta_mw, const struct process *entry, int enters)
 {
@@ -84,6 +93,8 @@ static int64_t change(uint32_t card, long long delta_mw, const struct process *e
             break;
         }
     }
+    if (entry && !wrong)
+        work(&S->gpus[card]);
     scenario_unlock(S, lock);
     if (wrong)
         fail(wrong);

@@ -17,9 +17,8 @@ from joulebook.kubernetes_api import watch as watching
 from joulebook.kubernetes_api.server import ApiError, ApiServer, in_cluster
 from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.kubernetes.device_ids import Described
-from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
+from joulebook.node.workloads.kubernetes.informer import REMEDIES, SliceTable, pods_of, slices_of
 from joulebook.node.workloads.kubernetes.pod_object import PodObject
-from joulebook.node.workloads.kubernetes.resource_slices import SliceTable, slices_of
 from joulebook.node.workloads.rejections import Rejections
 
 

@@ -6,8 +6,7 @@ import msgspec
 from tests.unit.metrics.sample import NOW_NS, meter_state, small_view
 
 from joulebook.core.attribution.claims import Evidence, Holder
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.ledger.state import ExperimentState, WorkloadState
 from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.money.rates import Point, Quality, RateSet, StepCurve

@@ -8,10 +8,9 @@ import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
 from joulebook.core.energy.audit import Audit
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
-from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
 from joulebook.core.money.accrual import ChargeState

@@ -7,7 +7,7 @@ from tests.unit.metrics.sample import GPU0, GPU1, RUNNING, SHARING, device, smal
 from joulebook.core.attribution.claims import Evidence, Holder
 from joulebook.core.workloads import WorkloadId
 from joulebook.metrics.dcgm import LABELS, METRICS, collect_dcgm
-from joulebook.metrics.render import Renderer
+from joulebook.metrics.exposition import Renderer
 from joulebook.metrics.snapshot import Snapshot
 
 

@@ -12,8 +12,7 @@ from joulebook.metrics import collector
 from joulebook.metrics import exposition as exposition_module
 from joulebook.metrics.collector import Collected, Family, Sample, collect
 from joulebook.metrics.derived import Derived
-from joulebook.metrics.exposition import Exposition
-from joulebook.metrics.render import Format
+from joulebook.metrics.exposition import Exposition, Format
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.server.routes import Pages
 

@@ -12,7 +12,7 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Remainder
 from joulebook.core.ledger.state import Books, ExperimentState, WorkloadState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.pending import pending_uj, shown_balance
+from joulebook.metrics.derived import pending_uj, shown_balance
 
 energies = st.integers(0, 10**18)
 components = st.sampled_from([Component.GPU, Component.CPU])

@@ -16,7 +16,7 @@ from joulebook.core.sanitize import clean
 from joulebook.metrics.catalogue import CATALOGUE, Kind, Metric
 from joulebook.metrics.collector import Family, collect
 from joulebook.metrics.dcgm import collect_dcgm
-from joulebook.metrics.render import Block, Format, Renderer, body, negotiate, number
+from joulebook.metrics.exposition import Block, Format, Renderer, body, negotiate, number
 from joulebook.metrics.snapshot import Snapshot
 
 GOLDEN = Path(__file__).with_name("golden.prom")

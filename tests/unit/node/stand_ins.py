@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from joulebook.clock import Anchor, NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerUnavailable, SensorError

@@ -16,9 +16,8 @@ from tests.unit.node.stand_ins import JOB, METER, OTHER, Cards, Jobs, Shelf, unt
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.audit import Audit, Verdict
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from tests.unit.node.stand_ins import JOB, METER, Jobs
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.node.workload_sources import ASK_AGAIN_S, ProcessOwners
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
-from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import Component, InstanceUse, Meter, ProcessUse, Reading
+from joulebook.core.energy.readings import (
+    Component,
+    DeviceStatus,
+    Instance,
+    InstanceUse,
+    Meter,
+    ProcessUse,
+    Reading,
+)
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadId
 from joulebook.node.sharing import sharing

@@ -19,7 +19,7 @@ from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.rates import CarbonSection, Hardware, Price, Rates
 from joulebook.config.sensors import Nvml, Replay, Sensors
-from joulebook.config.spans import Marks
+from joulebook.config.workloads import Marks
 
 
 class DemoJob(NamedTuple):

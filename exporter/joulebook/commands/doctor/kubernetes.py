@@ -11,8 +11,8 @@ from joulebook.core.selectors import parse
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body
 from joulebook.kubernetes_api.watch import LIST_READ_S
 from joulebook.node.workloads.kubernetes.cgroups import log_folders
+from joulebook.node.workloads.kubernetes.device_ids import KubeletError
 from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
-from joulebook.node.workloads.kubernetes.listing import KubeletError
 
 _NODE = "JOULEBOOK_NODE_NAME"
 

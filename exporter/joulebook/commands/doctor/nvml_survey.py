@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from joulebook.commands.shared.text import several
-from joulebook.core.energy.devices import Instance
+from joulebook.core.energy.readings import Instance
 from joulebook.errors import SensorError
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.mig import Mig

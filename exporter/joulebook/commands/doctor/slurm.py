@@ -11,8 +11,7 @@ from pathlib import Path
 from joulebook.commands.daemon.slurm_conf import SlurmConf, hook_files, is_ours, read_slurm_conf
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.errors import InputError
 from joulebook.node.workloads.slurm.event_file import event_stem
 from joulebook.node.workloads.slurm.gres import GresMap, Unmappable, find_part

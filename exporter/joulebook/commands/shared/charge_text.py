@@ -1,17 +1,31 @@
-"""What was charged, in words and for programs: the same in every view of a job or an experiment."""
+"""What was charged, in words and for programs: the same in every view of a job or an experiment.
+
+Bills are text, CSV and JSON: amounts are exact inside and rounded to nothing finer than 1e-9.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
+from joulebook.commands.shared.text import moment
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
+from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.units import NS_PER_HOUR
+from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected.bills import BillLine, MonthBill, Period
+from joulebook.lab.collected.database import Database
+from joulebook.lab.report.formats.runs_csv import cell
+from joulebook.terminal import Column, Screen, wrap
+from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 CO2E = Charge(Item.CO2E)
 
@@ -92,3 +106,198 @@ def as_object(bill: Charges) -> dict[str, Any]:
         "idle_by_kind": money(lambda item: item in idle),
         "co2e_grams": bill[CO2E].floor / UG_PER_G if CO2E in bill else None,
     }
+
+
+_CO2E = Charge(Item.CO2E)
+
+COLUMNS = (
+    "month", "account", "user", "experiment", "remainder", "entry", "late_for", "correction",
+    "energy_kwh", "idle_kwh", "gpu_hours", "currency", "electricity", "credit", "hardware", "cost",
+    "co2e_kg",
+)  # fmt: skip
+
+
+def show_bill(bill: MonthBill, screen: Screen) -> None:
+    """The bill as a table, with what came late and what was corrected named below it."""
+    state = (
+        f"closed on {moment(bill.closed_s)} by {one_line(bill.closed_by)}"
+        if bill.closed_s
+        else "open"
+    )
+    whose = f", account {one_line(bill.account)}" if bill.account else ""
+    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say()
+    if not bill.lines:
+        screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
+        return
+    rows: list[tuple[str, str, Sequence[BillLine]]] = []
+    for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
+        lines = list(of_account)
+        rows += [(one_line(str(line.owner), 80), entry(line), [line]) for line in lines]
+        if account and 1 < len(lines) < len(bill.lines):
+            rows.append((f"{one_line(account, 60)}, in all", "", lines))
+    rows.append(("in all", "", bill.lines))
+    for text in _table(("account / user / experiment", "entry"), rows, screen):
+        screen.say(text)
+    if bill.corrections:
+        screen.say()
+    for each in bill.corrections:
+        said = (
+            f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
+            f"{one_line(each.who)}: {one_line(each.why, 200)}"
+        )
+        for text in wrap(said, screen.width):
+            screen.say(text)
+
+
+def _table(
+    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
+) -> list[str]:
+    """Names, what the line is, and figures; without the second column where it says nothing."""
+    columns = figures([bills.total(lines) for _, _, lines in rows])
+    names = [Column(titles[0], name=True)]
+    cells = [[name for name, _, _ in rows]]
+    if any(what for _, what, _ in rows):
+        names.append(Column(titles[1], name=True))
+        cells.append([what for _, what, _ in rows])
+    return screen.table(
+        [*names, *(Column(each.title, right=True) for each in columns)],
+        list(zip(*cells, *(each.cells for each in columns), strict=True)),
+    )
+
+
+def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
+    """All months, and what each comes to so far."""
+    rows = [
+        (
+            rollup.shown(period.month),
+            "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
+            bills.bill(database, period.month).lines,
+        )
+        for period in periods
+    ]
+    if not rows:
+        screen.say("Nothing was billed yet.")
+        return
+    for text in _table(("month", "state"), rows, screen):
+        screen.say(text)
+
+
+def entry(line: BillLine) -> str:
+    """Why it stands there: nothing to say, late for a month, or a correction."""
+    if line.correction:
+        return f"correction {line.correction}"
+    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+
+
+def as_csv(bill: MonthBill) -> str:
+    """A line for each owner, entry and currency; figures as decimals, exact to 1e-9."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in bill.lines:
+        amount, _ = bills.total([line])
+        currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
+        for currency in currencies:
+            row = {
+                key: cell(value) if isinstance(value, str) else value
+                for key, value in _fields(bill, line).items()
+            }
+            # Money is in each row's currency, the rest stands once.
+            first = currency == currencies[0]
+            row |= {
+                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "currency": currency,
+                **{
+                    item.value: _money(line.billed.get(Charge(item, currency)))
+                    for item in (Item.ELECTRICITY, Item.CREDIT, Item.HARDWARE)
+                },
+                "cost": _money(net(line.billed).get(currency)),
+                "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
+            }
+            writer.writerow(row)
+    return out.getvalue().rstrip("\n")
+
+
+def as_json(bill: MonthBill) -> str:
+    """The same as one JSON object; integers in the ledger's units beside the decimals."""
+    return json.dumps(
+        {
+            "version": 1,
+            "month": rollup.shown(bill.month),
+            "account": bill.account or None,
+            "closed_utc_s": bill.closed_s,
+            "closed_by": bill.closed_by or None,
+            "lines": [{**_fields(bill, line), **_figures([line])} for line in bill.lines],
+            "accounts": {
+                account: _figures(list(lines))
+                for account, lines in groupby(bill.lines, key=lambda line: line.owner.account)
+                if account
+            },
+            "total": _figures(bill.lines),
+            "corrections": [
+                {"correction": c.number, "made_utc_s": c.made_s, "kind": c.kind, "who": c.who,
+                 "why": c.why}
+                for c in bill.corrections
+            ],
+        },
+        indent=2,
+    )  # fmt: skip
+
+
+def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
+    return {
+        "month": rollup.shown(bill.month),
+        "account": line.owner.account,
+        "user": line.owner.person,
+        "experiment": line.owner.experiment,
+        "remainder": line.owner.remainder,
+        "entry": "correction" if line.correction else "late" if line.late_for else "usage",
+        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "correction": line.correction or "",
+    }
+
+
+def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
+    amount, paid = bills.total(lines)
+    components: dict[str, int] = {}
+    for line in lines:
+        for component, more in line.used.items():
+            components[component] = components.get(component, 0) + more.energy_uj
+    return {
+        "energy_uj": amount.energy_uj,
+        "energy_uj_by_component": components,
+        "idle_uj": amount.idle_uj,
+        "held_ns": amount.held_ns,
+        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
+        "billed": [
+            {
+                "item": item.value,
+                "currency": currency,
+                "amount": _money(value),
+                "atoms": value.atoms,
+            }
+            for (item, currency), value in sorted(paid.items())
+            if item not in IDLE_PARTS.values()
+        ],
+        "idle_cost": {
+            f"{item}_{currency}": _money(value)
+            for (item, currency), value in sorted(paid.items())
+            if item in IDLE_PARTS.values()
+        },
+        "co2e_kg": _money(paid.get(_CO2E)) or None,
+    }
+
+
+def _money(amount: Exact | None) -> str:
+    return "" if amount is None else _decimal(amount.floor, NANO)
+
+
+def _decimal(value: int, per: int) -> str:
+    """`value / per` to nine digits, floored, without going through floating point."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    whole, rest = divmod(value, per)
+    return f"{sign}{whole}.{rest * NANO // per:09}"

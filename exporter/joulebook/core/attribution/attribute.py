@@ -1,20 +1,32 @@
-"""From energy in time to who gets it: the second of the three steps of a tick."""
+"""From energy in time to who gets it: the second of the three steps of a tick.
+
+GPUs and hosts have modules of their own; what a node consumed beside its measured parts is shared
+out here (`[host] other`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other, outages, presence, spans
+from joulebook.core.attribution import gpu, host, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure
-from joulebook.core.attribution.gpu import Share
+from joulebook.core.attribution.gpu import Share, apportion
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import DERIVED, NO_EVIDENCE, Remainder
-from joulebook.core.sums import counted
+from joulebook.core.evidence import (
+    DERIVED,
+    NO_EVIDENCE,
+    Amount,
+    Method,
+    Remainder,
+    Subject,
+    counted,
+)
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
 Cut = Callable[[Interval], Iterable[Interval]]
@@ -77,7 +89,7 @@ class Booking(NamedTuple):
     fault: str = ""
 
 
-def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
+def attribute(measured: Measured, known: Known, cut: Cut, split: OtherSplit) -> list[Booking]:
     """Share out all intervals by who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
     # The rest of a superchip's module is its GPU, and is held as such.
@@ -117,12 +129,12 @@ def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Book
 
 
 def _by_holders_of(
-    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: other.OtherSplit
+    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: OtherSplit
 ) -> Iterator[Booking]:
     """Share out what a node's own meter counted beside the meters in it."""
     held = [known.tenures(interval, each) for each in gpus]
     for piece in cut(interval):
-        yield Booking(piece, other.share_out(piece, held, split))
+        yield Booking(piece, share_out(piece, held, split))
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
@@ -138,7 +150,7 @@ def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
 
 def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
     """Share out what one meter consumed, tenure by tenure."""
-    around = presence.around(interval, (*state.pending, *state.held), known.on(interval.meter))
+    around = spans.around(interval, (*state.pending, *state.held), known.on(interval.meter))
     for tenure in known.tenures(interval, interval.meter):
         for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
             for piece in cut(part):
@@ -164,3 +176,47 @@ def _foreign(booking: Booking) -> set[WorkloadId]:
     holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}
+
+
+EVIDENCE = "held-gpus"
+"""How it is known who gets a part of `other` (label `evidence`)."""
+
+
+class OtherSplit(StrEnum):
+    """Who gets the energy of `other` (`[host] other`)."""
+
+    NONE = "none"
+    HELD_GPUS = "held-gpus"
+
+
+def share_out(
+    interval: Interval, gpus: Sequence[Sequence[Tenure]], split: OtherSplit
+) -> list[Share]:
+    """Share out an interval of `other`. `gpus` are the tenures in it of each GPU of the node."""
+    if interval.remainder is not None:
+        return [Share(interval.remainder, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
+    if split is OtherSplit.NONE or not gpus:
+        rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
+        return [Share(rest, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
+    held: dict[Subject, int] = {}
+    for tenure in (tenure for tenures in gpus for tenure in tenures):
+        for holder in tenure.holders:
+            who = Remainder.UNKNOWN_HOLDER if holder.workload is None else holder.workload
+            time_ns = (tenure.t1_ns - tenure.t0_ns) * holder.parts // holder.of
+            held[who] = held.get(who, 0) + time_ns
+    whole_ns = sum(tenure.t1_ns - tenure.t0_ns for tenures in gpus for tenure in tenures)
+    nobody = Remainder.DAEMON_DOWN if interval.outage else Remainder.UNALLOCATED
+    owners = [*held, nobody]
+    weights = [*held.values(), max(whole_ns - sum(held.values()), 0)]
+    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
+    method = interval.method if interval.method is Method.MODELLED else Method.APPORTIONED
+    return [
+        Share(
+            who,
+            Amount(energy_uj),
+            method if held else interval.method,
+            EVIDENCE if who is not nobody else NO_EVIDENCE,
+        )
+        for who, energy_uj in zip(owners, energies, strict=True)
+        if energy_uj
+    ]

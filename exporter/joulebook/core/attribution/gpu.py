@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
-from joulebook.core.attribution.presence import there
+from joulebook.core.attribution.spans import there
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Component, InstanceUse, ProcessUse
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder, Subject

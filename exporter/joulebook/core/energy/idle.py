@@ -18,14 +18,18 @@ from joulebook.core.workloads import INFRASTRUCTURE
 from joulebook.units import MW_PER_W, NS_PER_S, PJ_PER_UJ
 
 LEARN_NS = NS_PER_S // 2
-"""An interval must last this long to be held against the idle floor, or to teach it."""
+"""An interval must last this long to teach the idle floor."""
+
+STEPS_NS = NS_PER_S // 5
+"""A shorter interval may hold the energy of two counter steps more than its time accounts for."""
 
 LEARNING = 16
 """Each idle interval moves the floor by one part in this many of the difference."""
 
 YOUNG_NS = 5 * NS_PER_S
 """So long the floor is the mean of all that it was learnt from: the first interval may lack a step
-of the counter or two, and be far too low."""
+of the counter or two, and be far too low. The last moment before work is left out of it: it may
+hold the beginning of that work, which utilization reports late."""
 
 FAR_PER_CENT = 25
 FAR_MW = 10 * MW_PER_W
@@ -58,7 +62,8 @@ class Floor(NamedTuple):
 
     Attributes:
         idle_mw: The floor (`None`: not learnt).
-        rest_mw: The power of a steady rest above the floor.
+        rest_mw: The power of a steady rest above the floor; while the floor is young, what it was
+            before the last stretch.
         rest_ns: For how long it rests like that; below 0: the floor is young, and was learnt from
             so much time.
 
@@ -90,9 +95,11 @@ def _users(reading: Reading) -> Iterator[ProcessUse]:
 
 def is_idle(stretch: Stretch, floor: Floor) -> bool:
     """Whether a stretch at rest is idle: its energy is not far above the floor."""
-    if not stretch.idle or floor.idle_mw is None or stretch.duration_ns < LEARN_NS:
+    if not stretch.idle or floor.idle_mw is None:
         return stretch.idle
-    return _mean_mw(stretch) <= floor.idle_mw + max(floor.idle_mw * FAR_PER_CENT // 100, FAR_MW)
+    most_mw = floor.idle_mw + max(floor.idle_mw * FAR_PER_CENT // 100, FAR_MW)
+    slack_ns = STEPS_NS if stretch.duration_ns < LEARN_NS else 0
+    return stretch.energy_uj * PJ_PER_UJ <= most_mw * (stretch.duration_ns + slack_ns)
 
 
 def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
@@ -104,7 +111,8 @@ def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
     """
     for stretch in stretches:
         if not stretch.idle:
-            floor = floor._replace(rest_ns=min(floor.rest_ns, 0))
+            before_mw = floor.rest_mw if floor.rest_ns < 0 else 0
+            floor = Floor(before_mw or floor.idle_mw, rest_ns=min(floor.rest_ns, 0))
             continue
         if stretch.duration_ns < LEARN_NS:
             continue
@@ -113,7 +121,9 @@ def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
         if floor.idle_mw is None or floor.rest_ns < 0:
             age_ns = stretch.duration_ns - floor.rest_ns
             young_mw = known_mw + (mean_mw - known_mw) * stretch.duration_ns // age_ns
-            floor = Floor(young_mw, rest_ns=-age_ns if age_ns < YOUNG_NS else 0)
+            is_young = age_ns < YOUNG_NS
+            before_mw = floor.idle_mw or 0
+            floor = Floor(young_mw, before_mw, -age_ns) if is_young else Floor(young_mw)
             continue
         if mean_mw * 100 <= known_mw * (100 + STEADY_PER_CENT):
             floor = Floor(known_mw + (mean_mw - known_mw) // LEARNING)

@@ -19,8 +19,7 @@ from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.energy.ripe import ripe
-from joulebook.core.evidence import ChildSecond, Gap
-from joulebook.core.sums import counted
+from joulebook.core.evidence import ChildSecond, Gap, counted
 
 
 class Meters(NamedTuple):

@@ -24,8 +24,7 @@ from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.energy.ripe import ripe
-from joulebook.core.evidence import ChildSecond, Method
-from joulebook.core.sums import counted
+from joulebook.core.evidence import ChildSecond, Method, counted
 from joulebook.units import NS_PER_S
 
 

@@ -18,20 +18,18 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.attribution import host, outages
-from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
+from joulebook.core.attribution.attribute import Booking, Known, OtherSplit, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
-from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
 from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
-from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject, counted, summed
 from joulebook.core.ledger import series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money import accrual
 from joulebook.core.money.accrual import Postings, Tariff, charge
 from joulebook.core.money.amounts import Charge, Exact
 from joulebook.core.money.rates import RateSet
-from joulebook.core.sums import counted, summed
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_S
 

@@ -10,10 +10,9 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from joulebook.core.evidence import Balance
+from joulebook.core.evidence import Balance, summed
 from joulebook.core.ledger.state import ExperimentState
 from joulebook.core.money.amounts import Charges, add
-from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels
 
 EXPIRED = "(expired)"

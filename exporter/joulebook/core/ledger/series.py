@@ -15,11 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.evidence import Balance
+from joulebook.core.evidence import Balance, summed
 from joulebook.core.ledger.experiment_series import ExperimentSeries
 from joulebook.core.ledger.state import Books, WorkloadState
 from joulebook.core.money.amounts import Charges, add
-from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId, is_reserved, merged
 from joulebook.units import NS_PER_S
 

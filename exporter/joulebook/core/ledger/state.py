@@ -29,10 +29,10 @@ from joulebook.core.evidence import (
     Method,
     PostingKey,
     Remainder,
+    summed,
 )
 from joulebook.core.money.accrual import ChargeState
 from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, RateUsed
-from joulebook.core.sums import summed
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 

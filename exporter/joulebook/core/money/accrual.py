@@ -16,7 +16,7 @@ import msgspec
 from joulebook.core.attribution.attribute import Booking
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import ZERO, Amount, PostingKey, Subject
+from joulebook.core.evidence import ZERO, Amount, PostingKey, Subject, counted, summed
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
     IDLE_PARTS,
@@ -29,7 +29,6 @@ from joulebook.core.money.amounts import (
     RateUsed,
 )
 from joulebook.core.money.rates import HardwareRate, InForce, Quality, RateSet
-from joulebook.core.sums import counted, summed
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from joulebook.core.evidence import Subject
+from joulebook.core.evidence import Subject, summed
 from joulebook.core.money.rates import NANO, PER_HOUR, PER_KWH, Quality
-from joulebook.core.sums import summed
 
 
 class ChargeKey(NamedTuple):

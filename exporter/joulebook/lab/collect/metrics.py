@@ -11,12 +11,21 @@ from joulebook.errors import ConfigError
 from joulebook.http_client import Web
 from joulebook.lab.collect.client import NodeClient
 from joulebook.lab.collect.collector import Collector
-from joulebook.lab.collect.discovery import Discovery, FileSd, HttpSd, Static, Targets
+from joulebook.lab.collect.discovery import (
+    Discovery,
+    EndpointSlices,
+    FileSd,
+    HttpSd,
+    Static,
+    Targets,
+    api_server,
+    namespace_of_this_pod,
+)
 from joulebook.lab.collected.database import connect
 from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.collector import Family
+from joulebook.metrics.exposition import Renderer, body, negotiate
 from joulebook.metrics.page.markup import text
-from joulebook.metrics.render import Renderer, body, negotiate
 
 
 def make_collector(settings: Collect) -> Collector:
@@ -53,14 +62,11 @@ def _sources(settings: Collect) -> list[Discovery]:
         web = Web(timeout_s=settings.timeout_s, proxied=False)
         sources.append(HttpSd(settings.http_sd, settings.scheme, web))
     if settings.kubernetes:
-        # Late: who does not run there should not pay for it.
-        from joulebook.lab.collect import kubernetes  # noqa: PLC0415
-
         sources.append(
-            kubernetes.EndpointSlices(
-                kubernetes.api_server(),
+            EndpointSlices(
+                api_server(),
                 settings.kubernetes_service,
-                settings.kubernetes_namespace or kubernetes.namespace_of_this_pod(),
+                settings.kubernetes_namespace or namespace_of_this_pod(),
                 settings.kubernetes_port_name,
                 settings.scheme,
             )

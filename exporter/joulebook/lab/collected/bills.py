@@ -17,8 +17,8 @@ from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
 from joulebook.lab.collected import rollup
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, begin_s, closed_to, month_of
+from joulebook.lab.collected.schema import BilledOwner
 
 _HALF = 1_000_000_000
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from joulebook.config.load import redact
 from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
 from joulebook.lab.collected import schema
-from joulebook.lab.collected.contract import Database, Row
+from joulebook.lab.collected.schema import Database, Row
 
 if TYPE_CHECKING:
     import psycopg

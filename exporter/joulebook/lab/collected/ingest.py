@@ -17,8 +17,8 @@ from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
 from joulebook.lab.collected import owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
-from joulebook.lab.collected.dimensions import HOW, KIND, OWNER, RATE, BilledOwner, numbered
 from joulebook.lab.collected.rollup import Rollup, closed_to
+from joulebook.lab.collected.schema import HOW, KIND, OWNER, RATE, BilledOwner, numbered
 
 
 class Progress(NamedTuple):

@@ -16,8 +16,8 @@ from joulebook.core.ledger.export import PostingsPage, WorkloadRow
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
-from joulebook.lab.collected.dimensions import OWNER, BilledOwner, numbered
 from joulebook.lab.collected.rollup import WRITE_BILLED, WRITE_USED
+from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 A = TypeVar("A", Amount, Exact)
 

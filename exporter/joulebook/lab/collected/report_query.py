@@ -31,8 +31,8 @@ from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.collected.bills import halves, replayed_meters, wholes
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
-from joulebook.lab.collected.dimensions import BilledOwner
 from joulebook.lab.collected.rollup import after, month_of
+from joulebook.lab.collected.schema import BilledOwner
 from joulebook.units import NS_PER_S
 
 _EXTRA = msgspec.json.Decoder(dict[str, str])

@@ -1,12 +1,47 @@
-"""The tables of the collected ledger: made and brought up to date by numbered steps."""
+"""The tables of the collected ledger, and the database under it, whichever it is.
+
+Tables are made and brought up to date by numbered steps. What many rows have in common has a
+number: looked up, and made where it is new.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from joulebook.errors import LedgerError, LedgerTooNew
-from joulebook.lab.collected.contract import Database
+
+Row = tuple[Any, ...]
+
+
+class Database(Protocol):
+    """One connection. Raises `LedgerUnavailable` where the same may work later (the database is
+    down, locked, full), else `LedgerError`.
+    """
+
+    name: str
+    """What people are shown: the URL without a password."""
+    lock: str
+    """Follows a SELECT whose rows are to stay as they are until the transaction ends."""
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """What a question finds."""
+
+    def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run a statement for each row."""
+
+    def script(self, statements: Sequence[str]) -> None:
+        """Run statements without values."""
+
+    @contextmanager
+    def transaction(self, *, writes: bool = True) -> Iterator[None]:
+        """All within, or nothing; a view of one instant."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 """`NNNN_name.sql` for both engines, `NNNN_name.ENGINE.sql` where they differ."""
@@ -100,3 +135,73 @@ def _has(database: Database, table: str) -> bool:
     if database.lock:
         return database.rows("SELECT to_regclass(?)", [table])[0][0] is not None
     return bool(database.rows("SELECT 1 FROM sqlite_master WHERE name = ?", [table]))
+
+
+_AT_ONCE = 50
+
+
+class BilledOwner(NamedTuple):
+    """Whom an amount is billed to: somebody's experiment, or a remainder (`""`: none)."""
+
+    remainder: str = ""
+    account: str = ""
+    person: str = ""
+    experiment: str = ""
+
+    def __str__(self) -> str:
+        if self.remainder:
+            return f"({self.remainder})"
+        return "/".join((self.account or "(none)", self.person, self.experiment))
+
+
+HOW = ("hows", ("remainder", "method", "evidence"))
+KIND = ("kinds", ("remainder", "item", "currency"))
+RATE = ("rates", ("quantity", "value", "unit", "source", "quality"))
+OWNER = ("owners", BilledOwner._fields)
+
+Table = tuple[str, tuple[str, ...]]
+
+
+def known(
+    database: Database, table: Table, wanted: Iterable[tuple[object, ...]]
+) -> dict[tuple[object, ...], int]:
+    """The numbers of those that there are."""
+    name, columns = table
+    rows = sorted(set(wanted), key=repr)
+    found: dict[tuple[object, ...], int] = {}
+    one = f"({', '.join('?' * len(columns))})"
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        matching = database.rows(
+            f"SELECT id, {', '.join(columns)} FROM {name} WHERE ({', '.join(columns)}) IN "  # noqa: S608
+            f"(VALUES {', '.join([one] * len(some))})",
+            [value for row in some for value in row],
+        )
+        found |= {tuple(values): number for number, *values in matching}
+    return found
+
+
+def numbered(
+    database: Database,
+    table: Table,
+    wanted: Iterable[tuple[object, ...]],
+    more: tuple[tuple[str, ...], dict[tuple[object, ...], tuple[object, ...]]] = ((), {}),
+) -> dict[tuple[object, ...], int]:
+    """The numbers of all of them; in the caller's transaction, which holds the lock on `closing`.
+
+    `more` are further columns, and their values for those that are new.
+    """
+    rows = set(wanted)
+    found = known(database, table, rows)
+    new = sorted(rows - found.keys(), key=repr)
+    if new:
+        name, columns = table
+        extra, values = more
+        every = ("id", *columns, *extra)
+        ((last,),) = database.rows(f"SELECT coalesce(max(id), 0) FROM {name}")  # noqa: S608
+        database.many(
+            f"INSERT INTO {name} ({', '.join(every)}) VALUES ({', '.join('?' * len(every))})",  # noqa: S608
+            [(last + i, *row, *values.get(row, ())) for i, row in enumerate(new, start=1)],
+        )
+        found |= {row: last + i for i, row in enumerate(new, start=1)}
+    return found

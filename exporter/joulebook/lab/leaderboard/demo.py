@@ -17,8 +17,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from joulebook.core.report.leaderboard import Board, ComparedMetric, Entrant, Unit, board
+from joulebook.lab.leaderboard.images import svg
 from joulebook.lab.leaderboard.plot import draw
-from joulebook.lab.leaderboard.svg import svg
 from joulebook.units import UJ_PER_J
 
 GPUS = {"v100": "NVIDIA V100", "a40": "NVIDIA A40"}

@@ -42,8 +42,7 @@ from joulebook.lab.report.prometheus_api import (
     over_time,
     selector,
 )
-from joulebook.lab.report.prometheus_names import Names, NodesName, shown_name
-from joulebook.lab.report.prometheus_nodes import Nodes
+from joulebook.lab.report.prometheus_names import Names, Nodes, NodesName, shown_name
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.rates.tariff import defaults
 from joulebook.units import NS_PER_S, UJ_PER_J

@@ -15,12 +15,10 @@ from joulebook.core import units_text
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
 from joulebook.core.ledger.state import Books
-from joulebook.metrics.derived import Derived
+from joulebook.metrics.derived import Derived, pending_uj, shown_balance
 from joulebook.metrics.page import markup
 from joulebook.metrics.page.markup import lines, section, table, text
-from joulebook.metrics.page.tables import gpus, workloads
-from joulebook.metrics.page.today import in_force, today
-from joulebook.metrics.pending import pending_uj, shown_balance
+from joulebook.metrics.page.tables import gpus, in_force, today, workloads
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import NS_PER_S
 

@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 
 
 class PollResult(msgspec.Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from joulebook.core.money.rates import Point, Quality
 from joulebook.errors import FeedWrong
-from joulebook.rates.contract import Plan, Quantity, utc_s
-from joulebook.rates.plausible import fault, grams_ug, price_nano, unit_of
+from joulebook.rates.contract import Plan, Quantity, fault, grams_ug, price_nano, unit_of, utc_s
 
 MAX_BYTES = 16 * 2**20
 

@@ -11,8 +11,7 @@ import msgspec
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
 from joulebook.http_client import Web
-from joulebook.rates.contract import HOUR_S, ApiKey, Plan, decoded, utc_s
-from joulebook.rates.plausible import grams_ug
+from joulebook.rates.contract import HOUR_S, ApiKey, Plan, decoded, grams_ug, utc_s
 
 URL = "https://api.electricitymaps.com"
 

@@ -18,8 +18,7 @@ from joulebook.core.money.rates import Point, Quality, nano_per_kwh, overlay
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedEmpty, FeedWrong
 from joulebook.http_client import Web
-from joulebook.rates.contract import DAY_S, HOUR_S, ApiKey, Plan, utc_s
-from joulebook.rates.plausible import price_nano
+from joulebook.rates.contract import DAY_S, HOUR_S, ApiKey, Plan, price_nano, utc_s
 
 URL = "https://web-api.tp.entsoe.eu"
 

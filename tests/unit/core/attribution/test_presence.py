@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from joulebook.core.attribution.claims import Claim, Evidence, Tenure
 from joulebook.core.attribution.gpu import share_out
-from joulebook.core.attribution.presence import around
+from joulebook.core.attribution.spans import around
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import (
     Component,

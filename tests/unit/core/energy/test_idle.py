@@ -62,6 +62,23 @@ def test_far_above_the_floor_is_not_idle(mean_w: int, floor_w: int | None, is_id
     assert idle.is_idle(msgspec.structs.replace(at_rest(mean_w), idle=False), floor) is False
 
 
+def test_a_short_stretch_has_two_steps_of_the_counter_more_and_no_work() -> None:
+    floor = Floor(60_000)
+    assert idle.is_idle(at_rest(60, 0.1), floor)
+    assert idle.is_idle(at_rest(120, 0.1), floor), "a step more"
+    assert not idle.is_idle(at_rest(170, 0.4), floor), "a job that began"
+    assert not idle.is_idle(at_rest(300, 0.2), floor)
+
+
+def test_the_last_moment_before_work_does_not_teach_a_young_floor() -> None:
+    work = msgspec.structs.replace(at_rest(220), idle=False)
+    floor = idle.learnt(Floor(), [at_rest(60), at_rest(61), at_rest(170), work])
+    assert floor.idle_mw == 60_500
+    floor = idle.learnt(floor, [work, at_rest(62), at_rest(60)])
+    assert 60_000 < (floor.idle_mw or 0) < 61_500
+    assert idle.learnt(Floor(), [at_rest(170), work]).idle_mw == 170_000, "better than none"
+
+
 def test_short_work_never_raises_the_floor() -> None:
     floor = idle.learnt(Floor(), [at_rest(60)] * 50)
     for _ in range(100):

@@ -14,7 +14,7 @@ from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected import bills, check, corrections, ingest
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.dimensions import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner
 
 NOW_S = DECEMBER_S + 40 * DAY_S
 WHEN = st.integers(OCTOBER_S, DECEMBER_S + 30 * DAY_S)

@@ -11,8 +11,7 @@ import pytest
 from joulebook.config import Config
 from joulebook.config.node import Slurm, Tenants
 from joulebook.config.sensors import Host, Nvml, Sensors
-from joulebook.config.spans import Marks
-from joulebook.config.workloads import Processes
+from joulebook.config.workloads import Marks, Processes
 from joulebook.errors import ConfigError
 from joulebook.node.assembly import sensors, workloads
 from joulebook.node.workloads.host import procfs

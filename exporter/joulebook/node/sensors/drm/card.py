@@ -9,8 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Meter, Reading
+from joulebook.core.energy.readings import DeviceStatus, Meter, Reading
 from joulebook.node.sensors.sysfs import int_or_none, numbered, text_or
 
 AMD, INTEL = "0x1002", "0x8086"

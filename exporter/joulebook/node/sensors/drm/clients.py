@@ -15,8 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.units import NS_PER_S
 
 _RECHECK_S = 10.0

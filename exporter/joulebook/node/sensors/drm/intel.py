@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorMissing
 from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, reported, scaled
 from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or

@@ -30,14 +30,8 @@ from joulebook.node.sensors.nvidia.errors import (
 )
 from joulebook.node.sensors.nvidia.fields import (
     ANSWERS,
-    FIELDS,
-    ONLY_32_BITS,
-    POWERS,
-    QUESTIONS,
-    REASONS,
-)
-from joulebook.node.sensors.nvidia.limits import (
     DEFAULT_POWER_MW,
+    FIELDS,
     MAX_CLOCK_MHZ,
     MAX_DEVICES,
     MAX_ENERGY_MJ,
@@ -46,7 +40,11 @@ from joulebook.node.sensors.nvidia.limits import (
     MAX_TEMPERATURE_C,
     MAX_THROTTLE_NS,
     MAX_UPTIME_S,
+    ONLY_32_BITS,
     PLAUSIBLE_FACTOR,
+    POWERS,
+    QUESTIONS,
+    REASONS,
 )
 
 Call = Callable[[], int]

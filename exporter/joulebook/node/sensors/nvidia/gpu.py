@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus, Instance
 from joulebook.core.energy.readings import (
     Component,
+    DeviceStatus,
+    Instance,
     InstanceUse,
     Meter,
     PowerSample,
@@ -251,18 +252,19 @@ class OpenGpu:
             return None
         if listed is None:
             return None
-        pids = {place.pid for place in listed}
-        running = {pid for pid in pids if self._starts.lives(pid)}
-        listed = {place: memory for place, memory in listed.items() if place.pid in running}
+        running = self._starts.living({place.pid for place in listed})
         times, otherwise = self._sm_times_by_pid(running, gpu_pct)
+        places = [place for place in listed if place.pid in running]
         # A process that has ended since may still have used the GPU before.
         gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
-        places = [*listed, *(place for place in gone if self._starts.started_ns(place.pid))]
+        places += [place for place in gone if self._starts.started_ns(place.pid)]
         names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
+        now_ns = self._clock.now_ns()
+        shift_ns, started_ns = now_ns - self._clock.boottime_ns(now_ns), self._starts.started_ns
         return tuple(
             ProcessUse(
                 place.pid,
-                self._started_ns(place.pid),
+                since_ns + shift_ns if (since_ns := started_ns(place.pid)) else 0,
                 times.get(place.pid, otherwise),
                 listed.get(place),
                 ended=place.pid not in running,
@@ -271,12 +273,6 @@ class OpenGpu:
             )
             for place in places
         )
-
-    def _started_ns(self, pid: int) -> int:
-        """The start of a process in node time; 0 if it is not known."""
-        boottime_ns = self._starts.started_ns(pid)
-        now_ns = self._clock.now_ns()
-        return boottime_ns and boottime_ns + now_ns - self._clock.boottime_ns(now_ns)
 
     def _sm_times_by_pid(
         self, running: Collection[int], gpu_pct: int | None

@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import pynvml
 
-from joulebook.core.energy.devices import Instance
-from joulebook.core.energy.readings import InstanceUse
+from joulebook.core.energy.readings import Instance, InstanceUse
 from joulebook.errors import SensorError
 from joulebook.node.sensors.nvidia.api import Session
 from joulebook.node.sensors.nvidia.errors import (

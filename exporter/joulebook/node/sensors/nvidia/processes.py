@@ -9,8 +9,11 @@ differ from process to process (go-nvml issue 51).
 from __future__ import annotations
 
 import ctypes
+import os
+import select
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +25,7 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     implausible,
 )
-from joulebook.node.sensors.nvidia.limits import MAX_MEMORY_BYTES
+from joulebook.node.sensors.nvidia.fields import MAX_MEMORY_BYTES
 from joulebook.node.workloads.host.procfs import is_gone, stat_of
 from joulebook.units import NS_PER_US
 
@@ -51,6 +54,9 @@ PROBE_US = 30_000_000
 CLOCK_SLACK_US = 1_000_000
 
 
+MOST_WATCHED = 512
+"""So many processes are watched by a file descriptor each; a daemon may commonly open 1024."""
+
 NO_INSTANCE = 0xFFFF_FFFF
 """The id of the GPU and compute instance of a process on a card that is not cut up."""
 
@@ -61,6 +67,10 @@ class ProcessOnCard(NamedTuple):
     pid: int
     gi: int = NO_INSTANCE
     ci: int = NO_INSTANCE
+
+
+_Entries = Mapping[ProcessOnCard, int | None]
+_NOBODY: _Entries = {}
 
 
 class SmSample(NamedTuple):
@@ -77,11 +87,10 @@ class ProcessReader:
     def __init__(self, session: Session, device: NvmlDevice) -> None:
         self._handle = device.handle
         # v2 has the 24-byte entry, v1 has not.
-        functions = {
-            name: session.function(f"{name}_v3", f"{name}_v2") for name in (*_LISTS, _GRAPHICS)
-        }
         self._lists = {
-            name: function for name, function in functions.items() if function is not None
+            name: function
+            for name in (*_LISTS, _GRAPHICS)
+            if (function := session.function(f"{name}_v3", f"{name}_v2")) is not None
         }
         self.graphics: frozenset[int] = frozenset()
         """The pids of the last look that are in the list of graphics contexts alone."""
@@ -91,47 +100,62 @@ class ProcessReader:
             and session.function("nvmlDeviceGetRunningProcessDetailList") is None
         )
         self._usual_size = 32 if early_r535 else 24
-        self._room = _FIRST_ROOM
+        self._count = ctypes.c_uint()
+        self._grow(_FIRST_ROOM)
+        self._kept: dict[str, tuple[int, bytes, _Entries]] = {}
+        self._lists_merged: list[tuple[str, _Entries]] = []
+        self._merged: _Entries = {}
         self.rejected = device.rejected
 
-    def listed(self) -> dict[ProcessOnCard, int | None] | None:
+    def listed(self) -> Mapping[ProcessOnCard, int | None] | None:
         """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
 
         `None` if the driver has no such lists for this GPU. Raises `SensorError`.
         """
+        lists = [
+            (name, entries)
+            for name, function in self._lists.items()
+            if (entries := self._list(name, function)) is not None
+        ]
+        if lists != self._lists_merged:
+            self._lists_merged, self._merged = lists, self._together(lists)
+        return self._merged if lists else None
+
+    def _together(self, lists: Iterable[tuple[str, _Entries]]) -> _Entries:
         merged: dict[ProcessOnCard, int | None] = {}
-        answered = False
-        drawing: set[int] = set()
-        for name, function in self._lists.items():
-            buffer, count, code = self._filled(
-                lambda room, out, function=function: function(self._handle, room, out),
-                max(ENTRY_SIZES),
-                _UNTOUCHED,
-            )
-            if code in ABSENT:
-                continue
-            if code:
-                raise error(code, "nvmlDeviceGetRunningProcesses")
-            if count > len(buffer) // max(ENTRY_SIZES):
-                self.rejected[PROCESSES_IMPLAUSIBLE] += 1
-                raise implausible("nvmlDeviceGetRunningProcesses", "processes", count)
-            answered = True
-            entries = self._entries(buffer, count)
+        self.graphics = frozenset()
+        for name, entries in lists:
             if name == _GRAPHICS:
-                drawing = {place.pid for place in entries} - {place.pid for place in merged}
+                computing = {place.pid for place in merged}
+                self.graphics = frozenset({place.pid for place in entries} - computing)
             for place, memory in entries.items():
                 merged[place] = max((memory, merged.get(place)), key=lambda bytes_: bytes_ or -1)
-        self.graphics = frozenset(drawing)
-        return merged if answered else None
+        return merged
 
-    def _entries(
-        self, buffer: ctypes.Array[ctypes.c_char], count: int
-    ) -> dict[ProcessOnCard, int | None]:
+    def _list(self, name: str, function: Callable[..., int]) -> _Entries | None:
+        """One list, which is read anew only if the driver wrote another one than last time."""
+        code = self._fill(partial(function, self._handle), _UNTOUCHED)
+        count = self._count.value
+        if code in ABSENT:
+            return None
+        if code:
+            raise error(code, "nvmlDeviceGetRunningProcesses")
+        if count > len(self._buffer) // max(ENTRY_SIZES):
+            self.rejected[PROCESSES_IMPLAUSIBLE] += 1
+            raise implausible("nvmlDeviceGetRunningProcesses", "processes", count)
+        if not count:
+            return _NOBODY
+        written, kept = bytes(self._buffer), self._kept.get(name)
+        if kept is None or kept[:2] != (count, written):
+            kept = self._kept[name] = count, written, self._entries(written, count)
+        return kept[2]
+
+    def _entries(self, written: bytes, count: int) -> _Entries:
         """One list. A process on several MIG instances stands in it several times."""
-        size = entry_size(bytes(buffer), count, self._usual_size)
+        size = entry_size(written, count, self._usual_size)
         entries: dict[ProcessOnCard, int | None] = {}
         for i in range(count):
-            pid, memory, gi, ci = _ENTRY.unpack_from(buffer, i * size)
+            pid, memory, gi, ci = _ENTRY.unpack_from(written, i * size)
             if pid > MAX_PID:
                 # An entry that was never written, or is read wrongly: none can be believed.
                 self.rejected[PROCESSES_IMPLAUSIBLE] += 1
@@ -147,7 +171,7 @@ class ProcessReader:
                 entries[place] = known
             else:
                 entries[place] = memory + (known or 0)
-        if count and not entries:
+        if not entries:
             self.rejected[PROCESSES_IMPLAUSIBLE] += 1
             raise implausible("nvmlDeviceGetRunningProcesses", "processes", 0)
         return entries
@@ -160,36 +184,34 @@ class ProcessReader:
         function, since = self._utilisation, ctypes.c_ulonglong(after_us)
         if function is None:
             return None
-        buffer, count, code = self._filled(
-            lambda room, out: function(self._handle, out, room, since), _SAMPLE.size, 0
-        )
+        code = self._fill(lambda room, out: function(self._handle, out, room, since), 0)
         if code == NOT_FOUND:
             return []
         if code in ABSENT:
             return None
         if code:
             raise error(code, "nvmlDeviceGetProcessUtilization")
-        filled = memoryview(buffer)[: count * _SAMPLE.size]
+        filled = memoryview(self._buffer)[: self._count.value * _SAMPLE.size]
         return [
             SmSample(pid, t_us, sm_pct) for pid, t_us, sm_pct, *_ in _SAMPLE.iter_unpack(filled)
         ]
 
-    def _filled(
-        self, call: Callable[..., int], size: int, fill: int
-    ) -> tuple[ctypes.Array[ctypes.c_char], int, int]:
-        """Call with a buffer that is large enough, or soon will be: buffer, entries, code."""
-        code, count = INSUFFICIENT_SIZE, ctypes.c_uint()
-        buffer = (ctypes.c_char * 0)()
+    def _fill(self, call: Callable[..., int], fill: int) -> int:
+        """Call with a buffer that is large enough, or soon will be; returns the code."""
+        code = INSUFFICIENT_SIZE
         for _ in range(_TRIES):
-            buffer = (ctypes.c_char * (size * self._room))()
-            ctypes.memset(buffer, fill, len(buffer))
-            count.value = self._room
-            code = call(ctypes.byref(count), buffer)
+            ctypes.memset(self._buffer, fill, len(self._buffer))
+            self._count.value = self._room
+            code = call(ctypes.byref(self._count), self._buffer)
             if code != INSUFFICIENT_SIZE:
                 break
             # The list may grow again until the next call: leave room.
-            self._room = max(2 * self._room, 2 * min(count.value, 1 << 16))
-        return buffer, count.value, code
+            self._grow(max(2 * self._room, 2 * min(self._count.value, 1 << 16)))
+        return code
+
+    def _grow(self, room: int) -> None:
+        self._room = room
+        self._buffer = (ctypes.c_char * (max(*ENTRY_SIZES, _SAMPLE.size) * room))()
 
 
 def entry_size(buffer: bytes, count: int, usual: int) -> int:
@@ -262,7 +284,11 @@ class SmTimes:
 
 
 class ProcessStarts:
-    """When processes started, from `/proc/<pid>/stat`, remembered while they are asked for.
+    """When processes started, and whether they live: `/proc` is asked once about each.
+
+    After that the kernel says when one has ended, by its pidfd: a number that is another's by now
+    is never taken for the process that was. Where there is no pidfd (an old kernel, more than
+    `MOST_WATCHED`, the /proc of other pids), `/proc/<pid>/stat` is read at each look.
 
     `proc` is the /proc with the pids of the driver; `None` if there is none, then nothing is known.
     """
@@ -270,6 +296,9 @@ class ProcessStarts:
     def __init__(self, proc: Path | None = Path("/proc")) -> None:
         self._proc = proc
         self._known: dict[int, int] = {}
+        self._watched: dict[int, int] = {}  # the pidfd of each
+        self._pids: dict[int, int] = {}  # and the other way round
+        self._ends = select.epoll()
 
     def started_ns(self, pid: int) -> int:
         """CLOCK_BOOTTIME of the start of `pid` in ns; 0 if there is no such process to be seen."""
@@ -282,14 +311,57 @@ class ProcessStarts:
 
         Drivers list some that have ended, and zombies: they do no work any more.
         """
+        return pid in self.living((pid,))
+
+    def living(self, pids: Iterable[int]) -> set[int]:
+        """Those of `pids` that live."""
+        for fd, _ in self._ends.poll(0):
+            self._let_go(self._pids[fd])
+        watched = self._watched
+        return {pid for pid in pids if pid in watched or self._is_seen(pid)}
+
+    def _is_seen(self, pid: int) -> bool:
+        """Ask /proc, and from now on the kernel."""
         if self._proc is None:
             return True
+        # Opened first: whoever has this number afterwards, it is of the one that `stat` is of, or
+        # it has ended already.
+        fd = _pidfd(pid, self._proc) if len(self._watched) < MOST_WATCHED else None
         stat = stat_of(pid, self._proc)
-        if stat is None:
-            return not is_gone(pid, self._proc)
-        self._known[pid] = stat.started_boottime_ns
-        return not stat.is_over
+        if stat is not None:
+            self._known[pid] = stat.started_boottime_ns
+        lives = not is_gone(pid, self._proc) if stat is None else not stat.is_over
+        if fd is not None and lives and stat is not None:
+            self._watched[pid], self._pids[fd] = fd, pid
+            self._ends.register(fd, select.EPOLLIN)
+        elif fd is not None:
+            os.close(fd)
+        return lives
+
+    def _let_go(self, pid: int) -> None:
+        fd = self._watched.pop(pid)
+        del self._pids[fd]
+        self._ends.unregister(fd)
+        os.close(fd)
 
     def keep(self, pids: Collection[int]) -> None:
         """Forget all but these: a pid that comes back may be another process."""
         self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
+        for pid in [pid for pid in self._watched if pid not in pids]:
+            self._let_go(pid)
+
+
+def _pidfd(pid: int, proc: Path) -> int | None:
+    """A pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+    try:
+        # The kernel tells whose it is by the numbers of this /proc, which may not be ours.
+        if f"\nPid:\t{pid}\n" in (proc / f"self/fdinfo/{fd}").read_text():
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None

@@ -4,20 +4,23 @@ The session is opened once, and again only after the driver said UNINITIALIZED o
 invalid (it was reloaded), where a GPU was lost, or where there is none at all: ever less often, for
 every initialisation costs file descriptors (all-smi issue 118). A GPU that fails, or that answers
 what cannot be true, gives a `Failure`, and the others go on.
+
+NVML gives no handle of a card that is lost from the start, so not even its UUID; the kernel
+module's own files in /proc/driver/nvidia/gpus do. Without them a card is known by its index alone.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Failure, Meter, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import once, recovered
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
@@ -34,7 +37,7 @@ from joulebook.node.sensors.nvidia.errors import (
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
 from joulebook.node.sensors.nvidia.processes import ProcessStarts
-from joulebook.node.sensors.nvidia.unread import kernel_gpus, unread
+from joulebook.node.sensors.sysfs import text_or
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -240,3 +243,56 @@ class NvmlSensor:
         else:
             recovered(log, self.name, "NVML shows GPUs now")
             log.info("NVML: %d GPUs, driver %s", len(found), session.driver)
+
+
+_LINE = re.compile(r"^([^:\n]+):[ \t]*(\S.*?)\s*$", re.MULTILINE)
+
+
+class KernelGpu(msgspec.Struct, frozen=True):
+    """One card as the kernel module knows it."""
+
+    uuid: str
+    model: str = ""
+    pci: str = ""
+    minor: int | None = None
+
+
+def kernel_gpus(proc: Path) -> list[KernelGpu]:
+    """The cards below `proc`, by PCI address."""
+    try:
+        folders = sorted((proc / "driver/nvidia/gpus").iterdir())
+    except OSError:
+        return []
+    found = []
+    for folder in folders:
+        told = dict(_LINE.findall(text_or(folder / "information")))
+        uuid, minor = told.get("GPU UUID", ""), told.get("Device Minor", "")
+        if uuid and "?" not in uuid:
+            number = int(minor) if minor.isdecimal() and len(minor) < 6 else None
+            found.append(KernelGpu(uuid, told.get("Model", ""), folder.name, number))
+    return found
+
+
+def unread(
+    indexes: Sequence[int], known: Collection[str], cards: Iterable[KernelGpu]
+) -> list[DeviceStatus]:
+    """Who the cards are that NVML counts at `indexes` and does not open.
+
+    They are those that nobody `known` (by UUID) is; both come in the order of the bus.
+    """
+    left = [card for card in cards if card.uuid not in known]
+    if len(left) != len(indexes):
+        left = [KernelGpu(f"GPU-unread-{index}", minor=index) for index in indexes]
+    return [
+        DeviceStatus(
+            Meter(Component.GPU, card.uuid),
+            index,
+            0,
+            "nvidia",
+            card.model,
+            "",
+            card.pci,
+            card.minor,
+        )
+        for index, card in zip(indexes, left, strict=True)
+    ]

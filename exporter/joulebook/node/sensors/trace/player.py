@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.readings import (
     REPLAYED,
     Component,
+    DeviceStatus,
     Failure,
     Meter,
     PowerSample,

@@ -8,8 +8,7 @@ from typing import IO
 
 import msgspec
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Failure, Meter, Reading
+from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.trace.format import (

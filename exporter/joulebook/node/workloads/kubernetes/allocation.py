@@ -10,8 +10,7 @@ from pathlib import Path
 
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
-from joulebook.node.workloads.kubernetes.device_ids import DevicePart
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice
+from joulebook.node.workloads.kubernetes.device_ids import DevicePart, KubeletDevice
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 
 MAX_LEFT = 256

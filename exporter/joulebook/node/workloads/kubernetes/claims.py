@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from joulebook.core import experiments
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Meter
+from joulebook.core.energy.readings import DeviceStatus, Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
@@ -18,11 +17,11 @@ from joulebook.node.workloads.kubernetes.device_ids import (
     AllocatableDevices,
     Described,
     DevicePart,
+    KubeletDevice,
     UnknownDevice,
     base,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 from joulebook.units import NS_PER_S
 
 NAME_WAIT_NS = 2 * NS_PER_S

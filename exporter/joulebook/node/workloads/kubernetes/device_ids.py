@@ -1,4 +1,6 @@
-"""Which part of which card a device is, from what plugins and DRA drivers call it.
+"""What the kubelet says of devices, and which part of which card each is.
+
+Plugins and DRA drivers call them:
 
     GPU-UUID            a card                          (NVIDIA's device plugin)
     MIG-UUID            a MIG instance
@@ -27,9 +29,42 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from joulebook.core.energy.devices import DeviceStatus, Instance
-from joulebook.core.energy.readings import Meter
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice
+from joulebook.core.energy.readings import DeviceStatus, Instance, Meter
+from joulebook.errors import JoulebookError
+
+
+class KubeletDevice(NamedTuple):
+    """One device under the name that the kubelet knows it by.
+
+    `resource` is that of a device plugin (`nvidia.com/gpu`) and `id` what the plugin calls the
+    device; a device of a DRA claim has no resource, and `id` is `driver/pool/name`.
+    """
+
+    resource: str
+    id: str
+
+    @property
+    def is_dra(self) -> bool:
+        """Whether it was given by a claim and not by a device plugin."""
+        return not self.resource
+
+
+class ListedPod(NamedTuple):
+    """A pod that the kubelet has admitted, and all devices of its containers, each once."""
+
+    namespace: str
+    name: str
+    devices: tuple[KubeletDevice, ...] = ()
+
+
+class KubeletError(JoulebookError):
+    """No answer. `reason` is a short stable word; `remedy` says what a person can do."""
+
+    def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.remedy = remedy
+
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 _INTEL_REPLICA = re.compile(r"(?P<card>card\d+)-\d+")

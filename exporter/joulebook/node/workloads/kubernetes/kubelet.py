@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 
 LIST = "/v1.PodResourcesLister/List"
 ALLOCATABLE = "/v1.PodResourcesLister/GetAllocatableResources"

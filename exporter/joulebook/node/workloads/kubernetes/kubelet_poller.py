@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from joulebook.clock import Clock
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 
 if TYPE_CHECKING:
     from joulebook.node.workloads.kubernetes.kubelet import Kubelet

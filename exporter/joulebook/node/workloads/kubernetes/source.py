@@ -15,7 +15,7 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.workloads.contract import (
@@ -31,10 +31,16 @@ from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation
 from joulebook.node.workloads.kubernetes.cgroups import LogFolders, PodDirectory, PodTree
 from joulebook.node.workloads.kubernetes.claims import DeviceView, claims_of, facts_of, find_parts
-from joulebook.node.workloads.kubernetes.device_ids import Offers, card_names, is_gpu_id
+from joulebook.node.workloads.kubernetes.device_ids import (
+    KubeletDevice,
+    KubeletError,
+    ListedPod,
+    Offers,
+    card_names,
+    is_gpu_id,
+)
 from joulebook.node.workloads.kubernetes.informer import Cluster, PodTracker
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resume import Resumption

@@ -17,8 +17,7 @@ import msgspec
 
 from joulebook.clock import Clock
 from joulebook.core import experiments
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import ProcessUse, Reading
+from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId

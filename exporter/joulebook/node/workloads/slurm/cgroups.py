@@ -1,13 +1,15 @@
 """The tree of SLURM's cgroup directories, followed by inotify as jobs and steps come and go.
 
 Watched are the levels above a job (v1: `slurm[_node]`, `uid_U` in every hierarchy; v2:
-`system.slice`, `[node_]slurmstepd.scope`) and the job's own directory, where steps appear.
+`system.slice`, `[node_]slurmstepd.scope`) and the job's own directory, where steps appear. The
+processes in it prove that the job lives, and since when.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,7 +18,7 @@ from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.host.cgroup_watch import CgroupTree
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.slurm.processes import holds_processes
+from joulebook.node.workloads.host.procfs import stat_of
 
 _V1_NODE = re.compile(r"^slurm(?:_(.+))?$")
 _SCOPE = re.compile(r"^(?:(.+)_)?slurmstepd\.scope$")
@@ -153,3 +155,42 @@ class SlurmTree(CgroupTree[JobDirectory]):
         self._there[spot.path] = spot
         self._leftover.discard(spot.path)
         self._listener.job_seen(SlurmPlace(spot.job, spot.node, spot.uid), spot.path, live)
+
+
+_EXTERN = "step_extern"
+
+
+class JobProcesses:
+    """Looks at the cgroup directories of jobs, and at the processes of `proc` in them."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+
+    def live(self, directories: Iterable[Path]) -> bool:
+        """Whether any process runs in them."""
+        return any(holds_processes(directory) for directory in directories)
+
+    def begun_boottime_ns(self, directory: Path) -> int | None:
+        """CLOCK_BOOTTIME at which the oldest process there began; `None` if there is none."""
+        seen = (stat_of(pid, self._proc) for pid in pids_below(directory))
+        return min((each.started_boottime_ns for each in seen if each), default=None)
+
+    def has_extern(self, directory: Path) -> bool:
+        """Whether SLURM's own step is there (`PrologFlags=Contain`), which ends with the job."""
+        return (directory / _EXTERN).is_dir()
+
+
+def holds_processes(directory: Path) -> bool:
+    """Whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
+    return next(pids_below(directory), None) is not None
+
+
+def pids_below(directory: Path) -> Iterator[int]:
+    """The processes in a cgroup and below it."""
+    for parent, _, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            try:
+                text = Path(parent, "cgroup.procs").read_text()
+            except OSError:
+                continue
+            yield from (int(pid) for pid in text.split() if pid != "0")

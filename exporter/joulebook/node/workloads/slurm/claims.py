@@ -1,4 +1,4 @@
-"""What SLURM's jobs come to: claims on meters, and facts of workloads."""
+"""What SLURM's jobs come to: claims on meters, facts of workloads, and what cannot be mapped."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import msgspec
 
 from joulebook.core import experiments
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Meter
+from joulebook.core.energy.readings import DeviceStatus, Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
+from joulebook.errors import InputError
 from joulebook.node.workloads.contract import UsageGroup
 from joulebook.node.workloads.slurm.gres import UNCOUNTED, GresMap, GresPart, Unmappable, find_part
 from joulebook.node.workloads.slurm.job import Job, JobGrant
@@ -182,3 +182,29 @@ def group_of(job: Job) -> UsageGroup:
     under_user = any(path.parent.name.startswith("uid_") for path in directories)
     levels = 2 if under_user else 1
     return UsageGroup(job.id, directories, outlived_by=levels, since_ns=job.started_ns)
+
+
+def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: str) -> InputError:
+    """That nobody can be booked for GPUs of a job, see `docs/adr/0005-unknown-positions.md`.
+
+    `places` is where the order of GPUs was looked for in vain; empty where it is known.
+    """
+    if places:
+        # Without the job: it is one fault of the node, and the same for all of its jobs.
+        text = (
+            f"neither {places} says which devices the positions of node {node} are: GPUs that "
+            "jobs hold are booked as unknown_holder; set tenants.slurm.gres_conf or slurm_conf, "
+            "or let the Prolog write UUIDs"
+        )
+        return InputError(text, reason="gres_unknown")
+    if gpus[0].startswith(UNCOUNTED):
+        text = (
+            f"job {job.job_id} had ended when the controller answered: it held GPUs of node "
+            f"{node}, and it is no longer known which: booked as unknown_holder"
+        )
+        return InputError(text, reason="gpu_unknown")
+    text = (
+        f"job {job.job_id} holds GPUs {', '.join(gpus)} ({grant.gpu_ids}) of node {node}, and it "
+        "is not known which devices these are: booked as unknown_holder"
+    )
+    return InputError(text, reason="gpu_unknown")

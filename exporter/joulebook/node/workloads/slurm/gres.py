@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.energy.devices import DeviceStatus, Instance
-from joulebook.core.energy.readings import Meter
+from joulebook.core.energy.readings import DeviceStatus, Instance, Meter
 
 MIG_MINORS = Path("/proc/driver/nvidia-caps/mig-minors")
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.procfs import read_environ
+from joulebook.node.workloads.slurm.cgroups import pids_below
 from joulebook.node.workloads.slurm.event_file import LABEL_NAMES, read_labels
 from joulebook.node.workloads.slurm.job import Job
-from joulebook.node.workloads.slurm.processes import pids_below
 
 FAST_S = (0.0, 0.005, 0.010, 0.020, *(0.020 * n for n in range(2, 26)))
 SLOW_S = (1.0, 3.0, 8.0)

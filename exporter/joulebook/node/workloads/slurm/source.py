@@ -16,7 +16,7 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.config import host_name
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.devices import DeviceStatus
+from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import (
@@ -31,8 +31,8 @@ from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.rejections import Rejections
-from joulebook.node.workloads.slurm.cgroups import SlurmTree
-from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of
+from joulebook.node.workloads.slurm.cgroups import JobProcesses, SlurmTree
+from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of, unmapped
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
 from joulebook.node.workloads.slurm.gres import UNCOUNTED, GresMap
 from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf
@@ -42,8 +42,6 @@ from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.node.workloads.slurm.job_mapping import MappingDirectory
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import LabelReader
-from joulebook.node.workloads.slurm.processes import JobProcesses
-from joulebook.node.workloads.slurm.rejections import unmapped
 from joulebook.node.workloads.slurm.scontrol import Asker
 from joulebook.node.workloads.slurm.tracker import JobTracker
 

@@ -15,17 +15,15 @@ from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.host.timers import Timers
-from joulebook.node.workloads.slurm.answers import is_over, take, unheard
+from joulebook.node.workloads.slurm.cgroups import JobProcesses
 from joulebook.node.workloads.slurm.claims import GresOf
-from joulebook.node.workloads.slurm.event_file import JobEvent
+from joulebook.node.workloads.slurm.event_file import JobEvent, WallTime
 from joulebook.node.workloads.slurm.job import Job
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_look_s
-from joulebook.node.workloads.slurm.processes import JobProcesses
-from joulebook.node.workloads.slurm.scontrol import Questions
-from joulebook.node.workloads.slurm.wall_time import WallTime
+from joulebook.node.workloads.slurm.scontrol import Questions, is_over, take, unheard
 from joulebook.units import NS_PER_S
 
 _HOOK_GRACE_S = 0.2

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from joulebook.clock import Clock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Reading
+from joulebook.core.energy.readings import DeviceStatus, Reading
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError

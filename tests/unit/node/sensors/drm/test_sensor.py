@@ -13,8 +13,8 @@ from tests.unit.node.sensors.still_clock import StillClock
 
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.drm import amd_metrics
-from joulebook.node.sensors.drm.amd_metrics import WRAP_32_UJ, parse
+from joulebook.node.sensors.drm import amd
+from joulebook.node.sensors.drm.amd import WRAP_32_UJ, parse
 from joulebook.node.sensors.drm.intel import REGISTER_UJ
 from joulebook.node.sensors.drm.sensor import DrmSensor, metered
 
@@ -169,11 +169,11 @@ def test_amdsmi_is_only_imported_where_rocm_is(
         raise KeyError("ROCM_PATH")  # as the real one does
 
     monkeypatch.setitem(sys.modules, "amdsmi", None)
-    assert amd_metrics.load(tmp_path / "rocm") is None
+    assert amd.load(tmp_path / "rocm") is None
     library = types.ModuleType("amdsmi")
     library.amdsmi_init = loaded  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "amdsmi", library)
-    assert amd_metrics.load(tmp_path) is None, "it is there, and does not work"
+    assert amd.load(tmp_path) is None, "it is there, and does not work"
     library.amdsmi_init = lambda: None  # type: ignore[attr-defined]
     library.amdsmi_get_processor_handles = lambda: ["a handle"]  # type: ignore[attr-defined]
     library.amdsmi_get_gpu_device_bdf = lambda _: PCI.upper()  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ def test_amdsmi_is_only_imported_where_rocm_is(
         "energy_accumulator": 1 << 20,
         "counter_resolution": 15.2587890625,
     }
-    smi = amd_metrics.load(tmp_path)
+    smi = amd.load(tmp_path)
     assert smi is not None
     assert smi.energy_uj(PCI) == 16_000_000
     assert smi.energy_uj("0000:ff:00.0") is None

@@ -11,9 +11,8 @@ from tests.fakes.nvml.build import Layout
 from tests.fakes.nvml.scenario import Gpu, Kind, Process
 from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, SHIFT_NS, START_NS, MakeBench
 
-from joulebook.core.energy.devices import DeviceStatus
 from joulebook.core.energy.intervals import Interval, between
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.evidence import Method
 from joulebook.node.sensors.contract import PollResult, Sensor
 from joulebook.node.sensors.nvidia.processes import SmSample

@@ -11,7 +11,7 @@ from tests.fakes.nvml.scenario import Architecture, Gpu, Instance, Process, Scen
 from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBench
 
 from joulebook.commands.doctor.nvml_survey import survey
-from joulebook.core.energy import devices
+from joulebook.core.energy import readings
 from joulebook.core.energy.idle import is_at_rest
 from joulebook.core.energy.readings import InstanceUse, Reading
 from joulebook.node.sensors.nvidia import mig
@@ -71,8 +71,8 @@ def test_a_card_says_what_it_is_cut_into(bench: MakeBench) -> None:
     assert status.mig is True
     assert status.slices == 7
     assert status.instances == (
-        devices.Instance("MIG-large", 1, 0, 3, "3g.40gb"),
-        devices.Instance("MIG-small", 7, 0, 1, "1g.10gb"),
+        readings.Instance("MIG-large", 1, 0, 3, "3g.40gb"),
+        readings.Instance("MIG-small", 7, 0, 1, "1g.10gb"),
     )
     assert status.rooms == {"MIG-large": pytest.approx(3 / 7), "MIG-small": pytest.approx(1 / 7)}
     assert sensor.look(processes=False).readings[0].instances is None, "only the slow look asks"

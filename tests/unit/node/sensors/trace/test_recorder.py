@@ -10,8 +10,14 @@ from tests.fakes.nvml.scenario import Gpu
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, MakeBench
 from tests.unit.node.sensors.trace.test_player import HandClock
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Failure, Meter, PowerSample, Reading
+from joulebook.core.energy.readings import (
+    Component,
+    DeviceStatus,
+    Failure,
+    Meter,
+    PowerSample,
+    Reading,
+)
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.contract import PollResult
 from joulebook.node.sensors.trace.format import TraceRecord, read_trace

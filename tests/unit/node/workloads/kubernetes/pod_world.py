@@ -16,8 +16,7 @@ from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.devices import DeviceStatus, Instance
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Instance, Meter
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.selectors import parse
 from joulebook.core.workloads import WorkloadFacts, merged
@@ -26,8 +25,8 @@ from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.kubernetes import allocation
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodTree
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
     ContainerStatus,

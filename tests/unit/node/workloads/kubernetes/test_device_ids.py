@@ -10,10 +10,10 @@ from joulebook.node.workloads.kubernetes.device_ids import (
     AllocatableDevices,
     Described,
     DevicePart,
+    KubeletDevice,
     UnknownDevice,
     find_part,
 )
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
 OFFER = AllocatableDevices.of(
     KubeletDevice("nvidia.com/gpu.shared", each)

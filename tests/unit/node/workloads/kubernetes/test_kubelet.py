@@ -14,8 +14,8 @@ import pytest
 from tests.fakes.kubelet.kubelet import RECORDED, FakeKubelet
 
 from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.kubelet import Kubelet
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, KubeletError, ListedPod
 
 U = [f"GPU-0000000{i}-1111-2222-3333-44444444444{i}" for i in range(4)]
 

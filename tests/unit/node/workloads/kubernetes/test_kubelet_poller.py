@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
+from joulebook.node.workloads.kubernetes.device_ids import ListedPod
 from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, PAUSE_S, KubeletPoller
-from joulebook.node.workloads.kubernetes.listing import ListedPod
 
 
 def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Path) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 
 from joulebook.config import Config
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.node.workloads.kubernetes.device_ids import (
     AllocatableDevices,
     Described,
     DevicePart,
+    KubeletDevice,
     UnknownDevice,
     base,
     find_part,
     is_replica,
 )
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice
 
 
 def card(name: str, pci: str, *files: str) -> DeviceStatus:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, PodCgroup
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
-from joulebook.node.workloads.kubernetes.listing import KubeletDevice, ListedPod
+from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.units import NS_PER_S

@@ -12,8 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from joulebook.clock import NodeClock
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter, ProcessUse, Reading, Span
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId, merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.procfs import stat_of

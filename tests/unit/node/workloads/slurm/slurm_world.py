@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
 from joulebook.node.workloads.slurm.source import SlurmWorkloads

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulebook.core.attribution.claims import Claim, Evidence, merge, settle
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace

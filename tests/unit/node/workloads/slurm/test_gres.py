@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.core.energy.devices import DeviceStatus
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.node.workloads.slurm.gres import (
     GresMap,
     GresPart,

@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from joulebook.core.energy.devices import DeviceStatus, Instance
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import Component, DeviceStatus, Instance, Meter
 from joulebook.node.workloads.slurm.gres import (
     GresMap,
     GresPart,

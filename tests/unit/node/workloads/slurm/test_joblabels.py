@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.errors import InputError
+from joulebook.node.workloads.slurm.cgroups import holds_processes
 from joulebook.node.workloads.slurm.job import Job
 from joulebook.node.workloads.slurm.labels import (
     FAST_S,
@@ -17,7 +18,6 @@ from joulebook.node.workloads.slurm.labels import (
     next_look_s,
     read_environment,
 )
-from joulebook.node.workloads.slurm.processes import holds_processes
 
 
 def test_looks_are_fast_until_there_is_a_name_and_then_ever_slower() -> None:

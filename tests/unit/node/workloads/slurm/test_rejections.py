@@ -5,8 +5,8 @@ import pytest
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
 from joulebook.node.workloads.rejections import TOLD_MAX, Rejections
+from joulebook.node.workloads.slurm.claims import unmapped
 from joulebook.node.workloads.slurm.job import Job, JobGrant
-from joulebook.node.workloads.slurm.rejections import unmapped
 
 
 def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from tests.scale import scaled
 from tests.unit.node.workloads.slurm.slurm_world import World
 
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.energy.devices import Instance
+from joulebook.core.energy.readings import Instance
 from joulebook.units import NS_PER_S
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")

@@ -6,8 +6,7 @@ import pytest
 
 from joulebook.core.money.rates import NANO, UG_PER_G, Point, Quality
 from joulebook.errors import FeedWrong
-from joulebook.rates.contract import Quantity, utc_s
-from joulebook.rates.plausible import fault, grams_ug, price_nano, sift
+from joulebook.rates.contract import Quantity, fault, grams_ug, price_nano, sift, utc_s
 
 
 def price(value: int, unit: str = "nEUR/kWh", start: int = 0, end: int | None = None) -> Point:
