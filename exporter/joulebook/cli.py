@@ -1,4 +1,4 @@
-"""The command line: what can be asked for, and which module of `commands` answers."""
+"""The command line: the commands, and the module of `commands` that implements each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Entry(NamedTuple):
-    """A command: the name of its value in its module of `commands`, and one line of help."""
+    """A command: its module and name below `commands`, and one line of help."""
 
     place: str
     summary: str
@@ -28,32 +28,45 @@ class Entry(NamedTuple):
 
 GROUPS = {
     "the daemon of a node": {
-        "run": Entry("daemon.run:run", "Read the GPUs, book to jobs, serve /metrics."),
-        "doctor": Entry("doctor.doctor:doctor", "Say what this node can read, and what to do."),
-        "config": Entry("daemon.control:config", "Print the configuration in force, explained."),
-        "hooks": Entry("daemon.hooks:hooks", "Put SLURM's Prolog and Epilog beside a site's."),
-        "release": Entry("daemon.control:let_go", "Let go of the driver (MIG change, upgrade)."),
-        "health": Entry("health:health", "Say whether the daemon of this node is alive."),
+        "run": Entry(
+            "daemon.run:run", "Run the daemon: read the GPUs, book energy to jobs, serve /metrics."
+        ),
+        "doctor": Entry(
+            "doctor.doctor:doctor",
+            "Check what this node can measure, and how to fix what it cannot.",
+        ),
+        "config": Entry(
+            "daemon.control:config", "Print the effective configuration with comments."
+        ),
+        "hooks": Entry("daemon.hooks:hooks", "Install or remove SLURM Prolog and Epilog hooks."),
+        "release": Entry(
+            "daemon.control:let_go", "Release the GPU driver for a while (MIG change, upgrade)."
+        ),
+        "health": Entry("health:health", "Check whether this node's daemon is alive."),
     },
     "energy and what it costs": {
-        "top": Entry("top.top:top", "Show what draws power on this node now."),
-        "job": Entry("job.job:job", "Say what one job cost."),
-        "mark": Entry("", "Run a command, booked to an experiment: mark NAME -- COMMAND."),
-        "rates": Entry("rates:rates", "Say what a kWh costs and emits now, and by whose word."),
+        "top": Entry("top.top:top", "Show what is drawing power on this node."),
+        "job": Entry("job.job:job", "Show the energy and cost of a job."),
+        "mark": Entry("", "Run a command and book its energy to an experiment."),
+        "rates": Entry(
+            "rates:rates", "Show the current price and carbon intensity, with their sources."
+        ),
     },
     "publish": {
-        "report": Entry("report.report:report", "List experiments, or write a statement."),
+        "report": Entry(
+            "report.report:report", "List experiments, or write a statement for a paper."
+        ),
         "leaderboard": Entry("leaderboard:leaderboard", "Rank results by accuracy and energy."),
-        "mlflow": Entry("leaderboard:mlflow", "Write measured figures to runs of MLflow."),
+        "mlflow": Entry("leaderboard:mlflow", "Write measured energy to MLflow runs."),
     },
     "the lab, from many nodes": {
-        "collect": Entry("lab:collect", "Bring many nodes' ledgers into one."),
-        "bill": Entry("lab:bill", "Say what a month comes to by account."),
-        "relabel": Entry("lab:relabel", "Give a workload to another experiment."),
+        "collect": Entry("lab:collect", "Collect the ledgers of many nodes into one."),
+        "bill": Entry("lab:bill", "Show, close or correct the bill of a month."),
+        "relabel": Entry("lab:relabel", "Move a workload to another experiment or account."),
     },
     "traces": {
-        "record": Entry("trace.record:record", "Write what sensors say into a trace."),
-        "replay": Entry("trace.replay:replay", "Play a trace through the same pipeline."),
+        "record": Entry("trace.record:record", "Record sensor readings to a trace."),
+        "replay": Entry("trace.replay:replay", "Replay a trace and show what is booked."),
     },
 }
 """Every command, under its heading in `joulebook --help`."""
@@ -67,11 +80,11 @@ _MARKED: list[click.Parameter] = [
         ["words"], metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED
     ),
 ]
-"""What `joulebook mark` takes, for its help; it is parsed by `mark`, for it needs none of this."""
+"""The arguments of `joulebook mark`, for the help; `mark` itself parses them."""
 
 
 class _Lazy(click.Group):
-    """Loads the module of a command when it is asked for."""
+    """A group that imports a command's module when it is first used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -95,8 +108,8 @@ class _Lazy(click.Group):
 
 @click.group(
     cls=_Lazy,
-    epilog="joulebook COMMAND --help says more. To begin: `joulebook doctor` on a node with GPUs, "
-    "`joulebook run --demo` and `joulebook leaderboard --demo` anywhere.",
+    epilog="Run `joulebook COMMAND --help` for details. To get started, run `joulebook doctor` on "
+    "a node with GPUs, or `joulebook run --demo` anywhere.",
 )
 @click.version_option(__version__, message="joulebook %(version)s")
 @click.option("--config", type=FILE, metavar="FILE", help=CONFIG_HELP)
@@ -105,10 +118,12 @@ def top(config: Path | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 failed, 2 wrong use or setting)."""
+    """Run one command and return its exit status (0 done, 1 failed, 2 usage or configuration
+    error).
+    """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] == "mark":
-        return mark.main(words[1:])  # all that follows is somebody's command
+        return mark.main(words[1:])  # everything after it is the user's command
     for text in misspelt(os.environ):
         print(f"joulebook: {text}", file=sys.stderr)
     try:

@@ -1,11 +1,11 @@
-"""`with joulebook.experiment("name"):` books what this process and its children consume to `name`.
+"""`with joulebook.experiment("name"):` books the energy of this process and its children to `name`.
 
-For machines without a scheduler. Entering writes a small file that the node's daemon reads,
-leaving completes it; docs/in-code.md says what is booked. The file says nothing of who you are:
-the daemon takes that from the process itself, and believes only the owner of the process.
+For machines without a scheduler. Entering writes a small file that the node's daemon reads, leaving
+completes it; docs/in-code.md explains what is booked. The file does not state the user: the daemon
+takes that from the process itself, and accepts files from the owner of the process only.
 
-This is loaded into other people's programs: it imports next to nothing, and no trouble with the
-file (no daemon, no directory, a full disk) ever reaches the program. It is tried again.
+This module is loaded into users' programs: it imports next to nothing, and no problem with the file
+(no daemon, no directory, a full disk) ever reaches the program. Writing is retried.
 """
 
 from __future__ import annotations
@@ -22,29 +22,27 @@ from pathlib import Path
 
 DIRECTORY = "/run/joulebook/marks"
 VARIABLE = "JOULEBOOK_MARKS_DIR"
-"""Names another directory, for the daemon and for the programs that it looks at alike."""
+"""Overrides the directory, for the daemon and for programs alike."""
 
 MAX_NAME_CHARS = 128
 
 MOST_LEFT = 256
-"""Files of this process that may lie where no daemon collects them."""
+"""The most files of this process to leave where no daemon collects them."""
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 _numbers = itertools.count(1)
 _unwritten: dict[Span, None] = {}
-"""Spans in force that could not be written yet, as before the daemon's first start."""
+"""Active spans that could not be written yet, such as before the daemon's first start."""
 _left: deque[Path] = deque()
 _retry: threading.Thread | None = None
 
 
 class Span:
-    """One entry of a block: a run of its own.
+    """One entry of a block, which is a run of its own.
 
-    Attributes:
-        id: The name of its workload, for `joulebook job`, for reports, and to log with results.
-            Empty where this is no Linux.
-        experiment: The experiment that it counts for.
+    Attributes: id: The name of its workload, for `joulebook job`, for reports, and to log with
+    results. Empty if this is not Linux. experiment: The experiment that it is booked to.
 
     """
 
@@ -62,13 +60,13 @@ class Span:
             self.id = span_id(stem, boot)
 
     def enter(self) -> None:
-        """Write that it began; where that cannot be, it is tried again while it is in force."""
+        """Write the start; if that fails, it is retried while the span is active."""
         if self.id and not self._write({}):
             _unwritten[self] = None
             _start_retry()
 
     def leave(self) -> None:
-        """Write that it ended. A forked child that runs out of the block does not end it."""
+        """Write the end. A forked child that leaves the block does not end it."""
         if self.id and self._pid == os.getpid():
             with self._lock:
                 _unwritten.pop(self, None)
@@ -79,13 +77,13 @@ class Span:
                         _left.popleft().unlink()
 
     def try_again(self) -> None:
-        """Write that it began, unless it was left meanwhile."""
+        """Write the start, unless the span has ended."""
         with self._lock:
             if self in _unwritten and self._write({}):
                 _unwritten.pop(self, None)
 
     def _write(self, more: dict[str, int]) -> bool:
-        """Write the file whole or not at all; one that a daemon saw is replaced in one step."""
+        """Write the file in one step or not at all."""
         said = {"v": 1, "experiment": self.experiment, "entered_boottime_ns": self._entered_ns}
         new = self._path.with_name(f".{self._path.stem}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -106,9 +104,9 @@ class Span:
 def experiment(name: str) -> Iterator[Span]:
     """Book the energy of the GPUs that this process and its children use to experiment `name`.
 
-    From entry to exit, all threads included; the innermost of nested blocks counts. Each entry is
-    a run; `as run` gives its `run.id`. Also a decorator. Inside a SLURM job or a Kubernetes pod it
-    changes nothing: there the scheduler says who pays. Raises nothing of its own.
+    From entry to exit, all threads included; of nested blocks, the innermost counts. Each entry is
+    a run; `as run` gives its `run.id`. Also a decorator. It has no effect inside a SLURM job or a
+    Kubernetes pod, where the scheduler decides. Raises nothing of its own.
     """
     span = Span(name)
     span.enter()
@@ -124,9 +122,9 @@ def span_id(stem: str, boot: str) -> str:
 
 
 def started_ticks(process: int | str) -> int:
-    """When a process started, in clock ticks since boot (field 22 of proc_pid_stat(5))."""
+    """Return when a process started, in clock ticks since boot (field 22 of proc_pid_stat(5))."""
     text = Path(f"/proc/{process}/stat").read_bytes()
-    # Counted after the command's name, which may hold blanks and brackets.
+    # Counted after the command's name, which may contain blanks and parentheses.
     return int(text.rpartition(b")")[2].split()[19])
 
 

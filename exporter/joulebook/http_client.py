@@ -33,11 +33,13 @@ import urllib3
 from urllib3 import exceptions
 from urllib3.util import Timeout, make_headers
 
-from joulebook import __version__, log
+from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedDenied, FeedDown, FeedLimited, FeedWrong, HttpFailure
+from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 Fields = Mapping[str, str | int] | None
 Headers = Mapping[str, str] | None
@@ -184,7 +186,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            log.once(logger, f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key goes there unencrypted", where)
         try:
             with contextlib.closing(self.open(url, fields, headers)) as stream:
                 _check(stream, where)
@@ -265,7 +267,7 @@ def trusting(ca: Path | str | None, key: str, *, insecure: bool = False) -> ssl.
     try:
         context = ssl.create_default_context(cafile=ca and os.fspath(ca))
     except OSError as error:  # ssl.SSLError is one.
-        raise ConfigError(f"{key} {ca}: not a file of certificates: {error}") from None
+        raise ConfigError(f"{key} {ca}: not a certificate file: {error}") from None
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

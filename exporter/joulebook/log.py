@@ -1,6 +1,6 @@
 """Logging to standard error, in text for people and the journal or in JSON for collectors.
 
-A failure that repeats is said once, counted, and said again when it is over: `once`, `recovered`.
+A failure that repeats is said once, counted, and said again when it is over: `LogOnce`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from joulebook.core.sanitize import escaped
 _MAX_FAILURES = 1024
 """Failures reported apart at a time; beyond it the oldest is forgotten, and may be said again."""
 
+MAX_REASONS = 16
+"""Reasons for which one thing is said to fail: users can make up any number."""
+
 _SYSLOG = {
     logging.DEBUG: 7,
     logging.INFO: 6,
@@ -27,9 +30,6 @@ _SYSLOG = {
     logging.ERROR: 3,
     logging.CRITICAL: 2,
 }
-
-_failures: dict[tuple[str, str], int] = {}
-_lock = threading.Lock()
 
 
 def setup(
@@ -57,38 +57,71 @@ def setup(
     root.setLevel(level.upper())
 
 
-def once(
-    logger: logging.Logger,
-    key: str,
-    message: str,
-    *args: object,
-    level: int = logging.WARNING,
-    exc_info: BaseException | None = None,
-) -> int:
-    """Log a failure unless `key` is failing already; returns how often it has failed in a row.
+class LogOnce:
+    """Say what fails once; again for another reason, or after it was well in between.
 
-    A repeat goes to DEBUG only.
+    What repeats is counted, and goes to DEBUG. Any thread may call.
     """
-    name = (logger.name, key)
-    with _lock:
-        count = _failures.pop(name, 0) + 1
-        _failures[name] = count
-        if len(_failures) > _MAX_FAILURES:
-            del _failures[next(iter(_failures))]
-    if count == 1:
-        logger.log(level, message, *args, exc_info=exc_info)
-    else:
-        logger.debug("again (%d): " + message, count, *args)
-    return count
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._failing: dict[str, _Failing] = {}
+
+    def failed(
+        self,
+        key: str,
+        message: str,
+        *args: object,
+        reason: str = "",
+        level: int = logging.WARNING,
+        exc_info: BaseException | None = None,
+    ) -> int:
+        """Log that `key` fails, unless it has failed for that `reason` since it was well.
+
+        Returns how often it has failed in a row. Of one key so many reasons are logged at most.
+        """
+        with self._lock:
+            failing = self._failing.pop(key, None) or _Failing()
+            self._failing[key] = failing
+            if len(self._failing) > _MAX_FAILURES:
+                del self._failing[next(iter(self._failing))]
+            failing.count += 1
+            count = failing.count
+            new = reason not in failing.reasons and len(failing.reasons) < MAX_REASONS
+            if new:
+                failing.reasons.add(reason)
+            last = new and len(failing.reasons) == MAX_REASONS
+        if new:
+            more = "; further ones of this kind are only counted" if last else ""
+            self._logger.log(level, message + more, *args, exc_info=exc_info, stacklevel=2)
+        else:
+            self._logger.debug("again (%d): " + message, count, *args, stacklevel=2)
+        return count
+
+    def recovered(self, key: str, message: str, *args: object) -> int:
+        """Say that `key` works again, if it was failing; returns how often it had failed."""
+        with self._lock:
+            failing = self._failing.pop(key, None)
+        if failing is None:
+            return 0
+        count = failing.count
+        after = " (after %d failure%s)"
+        self._logger.info(message + after, *args, count, "s" * (count > 1), stacklevel=2)
+        return count
+
+    def failing(self) -> list[str]:
+        """Return the keys that are failing."""
+        with self._lock:
+            return list(self._failing)
 
 
-def recovered(logger: logging.Logger, key: str, message: str, *args: object) -> int:
-    """Say that `key` works again, if it was failing; returns how often it had failed."""
-    with _lock:
-        count = _failures.pop((logger.name, key), 0)
-    if count:
-        logger.info(message + " (after %d failure%s)", *args, count, "" if count == 1 else "s")
-    return count
+class _Failing:
+    """One key: how often it has failed in a row, and for which reasons."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reasons: set[str] = set()
 
 
 def clean(text: str) -> str:

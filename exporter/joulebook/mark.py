@@ -1,7 +1,7 @@
-"""`python -m joulebook.mark NAME -- COMMAND ...`: books what a command consumes to an experiment.
+"""`python -m joulebook.mark NAME -- COMMAND ...`: book a command's energy to an experiment.
 
-The command runs as it would without: same input and output, same exit status (128 + N where
-signal N ended it), and signals sent to this process reach it.
+The command runs as without it: same input and output, same exit status (128 + N if signal N ended
+it), and signals sent to this process are forwarded to it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command under a mark; its exit status."""
+    """Run the command under a mark; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="joulebook mark",
-        description="Run a command, and book the energy of the GPUs that it and its children use "
-        "to an experiment, from its begin to its end. For machines without a scheduler.",
+        description="Run a command and book the energy of the GPUs that it and its children use to "
+        "an experiment. For machines without a scheduler.",
     )
-    parser.add_argument("name", metavar="NAME", help="the experiment")
+    parser.add_argument("name", metavar="NAME", help="name of the experiment")
     parser.add_argument(
-        "command", metavar="COMMAND", nargs="+", help="what to run; put -- before it"
+        "command", metavar="COMMAND", nargs="+", help="command to run; put -- before it"
     )
     args = parser.parse_args(argv)
     with experiment(args.name):
@@ -48,7 +48,7 @@ def _run(command: Sequence[str]) -> int:
 
     for number in _FORWARDED:
         signal.signal(number, forward)
-    # Ctrl-C goes to the whole group: the command decides, and we wait for it.
+    # Ctrl-C goes to the whole process group: the command decides, and we wait for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     status = child.wait()

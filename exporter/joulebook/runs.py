@@ -1,12 +1,12 @@
-"""Measured figures of a run, for the program that made it or for the one who keeps the tracker.
+"""Measured figures of a run, for the program itself or for its experiment tracker.
 
     import wandb, joulebook.runs
     wandb.summary.update(joulebook.runs.figures(job="1234"))
 
     joulebook.runs.log_energy(run_id, job="1234", tracking_uri="sqlite:///mlflow.db")
 
-Energy is booked a few seconds after it was consumed: ask when the run is over, or what comes is of
-up to then. docs/in-code.md says more; `joulebook mlflow URI` does it for all runs of a store.
+Energy is booked a few seconds after it was consumed, so call this when the run is over. See
+docs/in-code.md; `joulebook mlflow URI` does it for all runs of a store.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def figures(
     ledger: str | Path = "",
     source: ReportSource | None = None,
 ) -> dict[str, float]:
-    """What a job, or all of an experiment, took: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
+    """Return the figures of a job or experiment: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
 
-    Without either it is the SLURM job that this process runs in. `user` and `account` say whose
-    experiment is meant, where several have one of that name. `ledger` is a node's ledger (default:
-    this node's), `source` any other source of reports.
+    The default is the SLURM job of this process. `user` and `account` select among experiments of
+    the same name. `ledger` is a node's ledger (default: this node's), `source` any other source of
+    reports.
 
-    Never raises, since it stands in the last lines of a training: what is not there, may not be
-    read, or could be two things is `{}`, and a warning says why. What is a part only is marked by
-    `energy_coverage_ratio` (measured time to time held) and `energy_nodes_ratio`, below 1.
+    Never raises, since it is called at the end of a training: whatever is missing, unreadable or
+    ambiguous gives `{}` and a warning. Partial figures have an `energy_coverage_ratio` (measured
+    time / time held) or `energy_nodes_ratio` below 1.
     """
     try:
         found = _spent(job, Selection(
@@ -59,7 +59,7 @@ def figures(
     made = figures_of(found)
     if (ratio := _nodes_ratio(job, experiment, found)) < 1:
         made["energy_nodes_ratio"] = ratio
-        warnings.warn("joulebook: figures of a part of the job's nodes", stacklevel=2)
+        warnings.warn("joulebook: figures cover only part of the job's nodes", stacklevel=2)
     return made
 
 
@@ -70,11 +70,11 @@ def _own_job() -> str:
 def _spent(
     job: str, selection: Selection, ledger: str | Path, source: ReportSource | None
 ) -> list[WorkloadEnergy]:
-    """The runs that are meant. Raises `ConfigError` if that is not known."""
+    """Return the selected runs. Raises `ConfigError` if they are ambiguous."""
     if not selection.experiments:
         job = job or _own_job()
         if not job:
-            raise ConfigError("whose? Give job= or experiment=; there is no SLURM_JOB_ID here")
+            raise ConfigError("no SLURM_JOB_ID here: give job= or experiment=")
     if source is None:
         config = load(None, os.environ)
         ledgers = [named(str(ledger)) if ledger else own(config)]
@@ -85,11 +85,11 @@ def _spent(
         owners = {each.account or each.user for each in labels} - {""}
         if len(owners) > 1 and not (selection.users or selection.accounts):
             raise ConfigError(
-                f"{', '.join(sorted(owners))} have an experiment of that name each: give account= "
-                "or user="
+                f"{', '.join(sorted(owners))} each have an experiment of that name: give "
+                "account= or user="
             )
         return found
-    # A requeued job has several workloads; of two jobs of one number the later one is meant.
+    # A requeued job has several workloads; of two jobs with one number, the later one is meant.
     latest: dict[str, WorkloadEnergy] = {}
     for each in sorted(found, key=lambda each: each.workload.started_utc_ns or 0):
         if job in each.names:
@@ -98,7 +98,7 @@ def _spent(
 
 
 def _nodes_ratio(job: str, experiment: str, found: Sequence[WorkloadEnergy]) -> float:
-    """The share of a job's nodes that figures are of, as far as that is known."""
+    """Return the share of a job's nodes that the figures cover, if known."""
     known = {node for each in found for node in each.nodes}
     count = os.environ.get("SLURM_JOB_NUM_NODES", "")
     is_own = not experiment and job in {"", _own_job()}
@@ -115,7 +115,7 @@ def log_energy(
     tracking_uri: str = "",
     ledger: str | Path = "",
 ) -> dict[str, float]:
-    """Write the figures of a job or experiment as metrics of an MLflow run; returns them.
+    """Write the figures of a job or experiment to an MLflow run as metrics, and return them.
 
     `tracking_uri` is MLFLOW_TRACKING_URI unless given. Needs the extra `mlflow`. Raises
     `ConfigError` and `LedgerError`.

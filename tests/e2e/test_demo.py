@@ -36,7 +36,8 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs(tmp_path: Path) -> None:
         first = (tmp_path / "log").read_text().splitlines()[0]
         assert "DEMO: no GPU is read here" in first
         assert (
-            "SIGHUP: the configuration is read at the start only" in (tmp_path / "log").read_text()
+            "SIGHUP ignored: the configuration is only read at startup"
+            in (tmp_path / "log").read_text()
         )
         status, page = get(url)
         assert status == 200

@@ -1,4 +1,4 @@
-"""Jobs run on while everything around them fails; the books balance to the microjoule after it."""
+"""Jobs run on while everything around them fails; the ledger balances to the microjoule."""
 
 from __future__ import annotations
 

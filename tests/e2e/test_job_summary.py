@@ -132,7 +132,7 @@ def test_three_lines_at_the_end_of_the_output_and_nowhere_else(lab: Lab, home: P
         shown_j = float(found[1].replace(",", "")) * (3600 if found[2] == "Wh" else 1)
         assert shown_j == pytest.approx(job_uj(daemon)[plain] / 1e6, rel=0.006), "to three digits"
         assert lines[3].endswith("experiment bert") and "no rates are set" in lines[3]
-        assert lines[4] == "joulebook: all of it, 100 % measured"
+        assert lines[4] == "joulebook: complete, 100 % measured"
         assert Path(name).stat().st_uid == user.pw_uid
 
         for task in (1, 2):
@@ -140,7 +140,7 @@ def test_three_lines_at_the_end_of_the_output_and_nowhere_else(lab: Lab, home: P
             assert text.startswith("begun\n") and text.count("joulebook: ") == 3
         text = (out / "both.out").read_text()
         assert text.count("joulebook: ") == 3, "one of its nodes is enough"
-        assert "PARTIAL: this is the part of node " in text and "one of 2 nodes" in text
+        assert "PARTIAL: covers node " in text and "one of 2 nodes" in text
         # The words of a user can at most choose among the user's own files.
         reported = (out / "forged.out").read_text() + (out / "elsewhere").read_text()
         assert reported.count("joulebook: ") == 3

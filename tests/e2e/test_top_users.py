@@ -87,8 +87,8 @@ def test_by_user_on_the_node_and_in_the_lab(tmp_path: Path) -> None:
             for name, number, unit in rows:
                 shown_j = float(number.replace(",", "")) * (3600 if unit == "Wh" else 1)
                 assert shown_j == pytest.approx(energy[name] / 1e6, rel=0.006)
-            assert "of it nobody's" in text
-        assert "Ledgers know no power" in ledger
+            assert "of it unattributed" in text
+        assert "Ledgers have no power" in ledger
         # Results of these jobs have the same energy from the ledger and from Prometheus.
         (results := tmp_path / "results.csv").write_text(
             "experiment,run,metric,value\nx,1,accuracy,90\nx,2,accuracy,80\n"

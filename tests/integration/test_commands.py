@@ -86,7 +86,7 @@ def test_the_statement_of_a_job(ledger: Sample) -> None:
     assert fields["GPUs"] == f"1 NVIDIA A100 ({GPUS[0].name})"
     assert fields["GPU time"] == "0.1667 GPU-hours (600.0 GPU-seconds)"
     assert fields["Energy"] == "180,000.000000 J = 0.0500 kWh"
-    assert fields["Mean power"] == "300 W for each GPU while it was held"
+    assert fields["Mean power"] == "300 W per GPU while held"
     assert fields["Method"] == "100 % measured by the energy counter"
     assert fields["Evidence"] == "100 % SLURM's Prolog"
 
@@ -94,7 +94,7 @@ def test_the_statement_of_a_job(ledger: Sample) -> None:
 def test_a_job_that_runs_and_one_whose_end_nobody_saw(ledger: Sample) -> None:
     running = run("job", "102", ledger=ledger.path).stdout
     assert "(so far: running, or its end is being booked)" in running.splitlines()[0]
-    assert "100 % (held, and not used)" in running
+    assert "100 % (allocated but idle)" in running
     unseen = run("job", "600", ledger=ledger.path).stdout
     assert "End         not known" in unseen
     assert "Nothing was booked to it." in unseen
@@ -143,7 +143,7 @@ def test_a_job_that_is_not_there(ledger: Sample) -> None:
     done = run("job", "103", ledger=ledger.path)
     assert done.returncode == 1
     assert f"job 103 is not in this node's ledger ({ledger.path})" in done.stderr
-    assert re.search(r"\d+ jobs searched; the nearest: 102, 101,", done.stderr)
+    assert re.search(r"\d+ jobs searched; most similar: 102, 101,", done.stderr)
 
 
 def test_a_statement_in_a_narrow_terminal(ledger: Sample) -> None:
@@ -366,8 +366,8 @@ def test_the_doctor_on_a_node_with_gpus(
     assert "NVML opens, driver 550.54.15" in flat
     assert "energy counter (1,388.889 kWh since the driver was loaded), 50 W now" in flat
     assert "no energy counter (older than Volta?), 50 W now" in flat
-    assert "the books balance to the microjoule" in flat
-    assert f"no daemon runs on {ledger.path}" in flat
+    assert "the ledger balances to the microjoule" in flat
+    assert f"no daemon is running on {ledger.path}" in flat
 
 
 def test_the_doctor_and_a_hung_driver(

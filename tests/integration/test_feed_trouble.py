@@ -26,7 +26,7 @@ from tests.integration.feed_stub import (
 )
 from tests.ports import free_port
 
-from joulebook import log
+from joulebook import http_client
 from joulebook.config.rates import CarbonSection, Price, Rates
 from joulebook.core.money.rates import Quality
 from joulebook.errors import FeedDenied, FeedDown, FeedError, FeedLimited, FeedWrong
@@ -186,9 +186,7 @@ def test_a_key_that_goes_out_unencrypted_is_said_aloud(
             web.get(f"http://feed.example:{port}/api", {"securityToken": KEY}, secret=True)
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said == [f"http://feed.example:{port}/api: the key goes there unencrypted"]
-    log.recovered(
-        logging.getLogger("joulebook.http_client"), f"plain http://feed.example:{port}/api", ""
-    )
+    http_client._once.recovered(f"plain http://feed.example:{port}/api", "")
 
 
 # All together: from the feed to the rates in force

@@ -248,7 +248,7 @@ def test_serve_as_a_process_until_sigterm(stub: Stub, tmp_path: Path, repository
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=15)
         assert process.returncode == 0
-        assert "rates.carbon.kind is not set: nodes get no CO2e" in said
+        assert "rates.carbon.kind is not set: no CO2e for the nodes" in said
         assert f"serving rates on port {port}" in said
         assert (tmp_path / "cache" / "price.json").exists()
     finally:

@@ -39,7 +39,7 @@ def page() -> Callable[[], object]:
     """Collect a page."""
     meter = MeterRow(1, "gpu", "a", "b", 1, 1)
     client = NodeClient(Collect())
-    client._web = cast(
+    client._web.value = cast(
         Web, Answers(msgspec.json.encode(PostingsPage(1, "n", "c", "l", 1, 0, 1, 1, 1, (meter,))))
     )
     return lambda: client.page("http://127.0.0.1:1", 0, "")

@@ -113,14 +113,15 @@ def test_set_up_again_replaces() -> None:
 def test_a_repeated_failure_is_said_once_then_when_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    logger = logging.getLogger("joulebook.test_once")
+    once = log.LogOnce(logging.getLogger("joulebook.test_once"))
     caplog.set_level(logging.INFO)
-    assert [log.once(logger, "nvml", "NVML: %s", "lost") for _ in range(3)] == [1, 2, 3]
-    assert log.once(logger, "ledger", "full", level=logging.ERROR) == 1
-    assert log.recovered(logger, "nvml", "NVML is back") == 3
-    assert log.recovered(logger, "nvml", "NVML is back") == 0
-    assert log.once(logger, "nvml", "NVML: %s", "lost") == 1
-    assert log.recovered(logger, "nvml", "%s is back", "NVML") == 1
+    assert [once.failed("nvml", "NVML: %s", "lost") for _ in range(3)] == [1, 2, 3]
+    assert once.failed("ledger", "full", level=logging.ERROR) == 1
+    assert once.failing() == ["nvml", "ledger"]
+    assert once.recovered("nvml", "NVML is back") == 3
+    assert once.recovered("nvml", "NVML is back") == 0
+    assert once.failed("nvml", "NVML: %s", "lost") == 1
+    assert once.recovered("nvml", "%s is back", "NVML") == 1
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "NVML: lost"),
         ("ERROR", "full"),
@@ -130,21 +131,36 @@ def test_a_repeated_failure_is_said_once_then_when_it_is_over(
     ]
 
 
+def test_each_reason_is_said_once_and_so_many_at_most(caplog: pytest.LogCaptureFixture) -> None:
+    once = log.LogOnce(logging.getLogger("joulebook.test_reasons"))
+    for why in ("lost", "busy", "lost", "busy"):
+        once.failed("nvml", "NVML: %s", why, reason=why)
+    assert [r.getMessage() for r in caplog.records] == ["NVML: lost", "NVML: busy"]
+    for n in range(100):
+        once.failed("nvml", "NVML: %s", n, reason=str(n))
+    assert len(caplog.records) == log.MAX_REASONS
+    assert caplog.records[-1].getMessage().endswith("further ones of this kind are only counted")
+    assert once.recovered("nvml", "NVML is back") == 104
+    assert once.failed("nvml", "NVML: lost", reason="lost") == 1
+    assert caplog.records[-1].getMessage() == "NVML: lost"
+
+
 def test_repeats_are_said_at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("joulebook.test_debug")
+    once = log.LogOnce(logging.getLogger("joulebook.test_debug"))
     caplog.set_level(logging.DEBUG)
     for _ in range(2):
-        log.once(logger, "k", "no %s", "luck")
+        once.failed("k", "no %s", "luck")
     assert [r.getMessage() for r in caplog.records] == ["no luck", "again (2): no luck"]
 
 
 def test_failures_told_apart_are_bounded() -> None:
     logger = logging.getLogger("joulebook.test_bound")
     logger.setLevel(logging.CRITICAL)
+    once = log.LogOnce(logger)
     for n in range(5000):
-        log.once(logger, f"key{n}", "x")
-    assert len(log._failures) <= log._MAX_FAILURES
-    assert log.once(logger, "key4999", "x") == 2
+        once.failed(f"key{n}", "x")
+    assert len(once.failing()) <= log._MAX_FAILURES
+    assert once.failed("key4999", "x") == 2
 
 
 @pytest.mark.parametrize(

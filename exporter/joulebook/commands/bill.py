@@ -1,6 +1,6 @@
-"""`joulebook bill` and `relabel`: a month by account, closing it, correcting it by entries.
+"""Implement `joulebook bill` and `relabel`: show, close and correct a month.
 
-A correction (of an experiment's name, too) is an entry of its own, never an edit.
+A correction is a separate entry, never an edit; so is a change of an experiment's name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from joulebook.terminal import Screen
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 _MOST = 1 << 62
-"""What one correction can move at most, in uJ or ns: the ledger's integers have 64 bits."""
+"""The most that one correction can move, in uJ or ns: the ledger's integers have 64 bits."""
 
 
 def main_relabel(args: Options) -> int:
@@ -40,7 +40,9 @@ def main_relabel(args: Options) -> int:
 
 
 def main(args: Options) -> int:
-    """Show, open, close or correct; 1 if a month is not closed for want of nodes."""
+    """Show, list, close or correct; return 1 if a month cannot be closed because nodes are
+    missing.
+    """
     config = load(args.config, os.environ)
     with opened(config.collect.url) as database:
         try:
@@ -56,8 +58,8 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     bill = bills.bill(database, month, args.account)
     if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
         Screen(sys.stderr).say(
-            f"Warning: {listed(nodes)}: a recorded trace is played there (a demo or a replay): "
-            "what it comes to was not measured, and its jobs may be simulated."
+            f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
+            "measured there, and its jobs may be simulated."
         )
     if args.format == "json":
         screen.say(as_json(bill))
@@ -69,7 +71,7 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
 
 
 def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
-    """Raise `ConfigError` for an owner that nothing was ever booked to, with who is like it."""
+    """Raise `ConfigError` for an owner that nothing was booked to, suggesting similar ones."""
     asked = (who.account, who.person, who.experiment)
     there = bills.owners(database)
     if who.remainder or any(
@@ -80,7 +82,7 @@ def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
     has = nearest("/".join(asked).rstrip("/"), of_account or {each[0] for each in there})
     raise ConfigError(
         f"{option} {one_line('/'.join(asked).rstrip('/'), 80)}: nothing was ever booked to it; "
-        f"there is {has or 'nobody yet'}"
+        f"known: {has or 'nobody yet'}"
     )
 
 
@@ -94,15 +96,15 @@ def _close(database: Database, args: Options, screen: Screen) -> int:
     late = bills.behind(database, month)
     if late and not args.anyway:
         for node, told_s in late:
-            reported = "not all of it" if not told_s else f"up to {moment(told_s)}"
+            reported = "incomplete" if not told_s else f"up to {moment(told_s)}"
             screen.say(f"{node}: collected {reported}")
         screen.say(
-            f"{rollup.shown(month)} is not closed: what these nodes still have to tell would "
-            "become late entries of the next month; collect them first, or close it --anyway"
+            f"{rollup.shown(month)} is not closed: anything these nodes have yet to report would "
+            "become late entries of the next month. Collect them first, or close with --anyway"
         )
         return 1
     bills.close(database, month, _who(args), int(time.time()))
-    screen.say(f"{rollup.shown(month)} is closed for ever, by {_who(args)}")
+    screen.say(f"{rollup.shown(month)} is closed permanently, by {_who(args)}")
     return 0
 
 
@@ -136,26 +138,27 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
 
 
 def _units(text: str, per: int) -> int:
-    """So many kWh or hours in the ledger's integers. Raises `ValueError`."""
+    """Convert kWh or hours to the ledger's integers. Raises `ValueError`."""
     number = corrections.money(text)
     units = number.floor * per // NANO
     if units > _MOST:
-        raise ValueError(f"{text}: expected less, as any one correction is")
+        raise ValueError(f"{text}: too large for one correction")
     return units
 
 
 def _currency(database: Database, args: Options) -> str:
-    """The currency that money is corrected in. Raises `ConfigError` for one that is not billed."""
+    """Return the currency of a correction. Raises `ConfigError` for one that is not billed."""
     billed = bills.currencies(database)
     if not args.currency:
         if len(billed) != 1:
             have = f"; {' and '.join(billed)} are billed" if billed else ""
-            raise ConfigError(f"--cost {args.cost}: in which --currency?{have}")
+            raise ConfigError(f"--cost {args.cost}: give --currency, too{have}")
         return billed[0]
     if args.currency not in billed and not args.anyway:
         have = " and ".join(billed) or "nothing"
         raise ConfigError(
-            f"--currency {one_line(args.currency, 20)}: {have} is billed; --anyway takes a new one"
+            f"--currency {one_line(args.currency, 20)}: {have} is billed; use --anyway "
+            "for a new one"
         )
     if not re.fullmatch("[A-Z]{3}", args.currency):
         raise ConfigError(f"--currency {one_line(args.currency, 20)}: expected a code like EUR")
@@ -163,7 +166,7 @@ def _currency(database: Database, args: Options) -> str:
 
 
 def owner(text: str) -> BilledOwner:
-    """`ACCOUNT`, `ACCOUNT/USER/EXPERIMENT` or `(unallocated)` as an owner. Raises `ValueError`."""
+    """Parse `ACCOUNT`, `ACCOUNT/USER/EXPERIMENT` or `(unallocated)`. Raises `ValueError`."""
     if text.startswith("(") and text.endswith(")"):
         return BilledOwner(Remainder(text[1:-1]).value)
     account, _, rest = text.partition("/")
@@ -175,12 +178,12 @@ def owner(text: str) -> BilledOwner:
 
 def _month(args: Options, *, needed: bool = False) -> int:
     if args.month is not None and args.last:
-        raise ConfigError(f"--last and {args.month}: expected one of them")
+        raise ConfigError(f"--last and {args.month}: use only one of them")
     if args.last:
         return rollup.before(rollup.month_of(int(time.time())))
     if args.month is None:
         if needed:
-            raise ConfigError("which month? joulebook bill close 2026-10")
+            raise ConfigError("give the month, as in: joulebook bill close 2026-10")
         return rollup.month_of(int(time.time()))
     return rollup.parsed(args.month)
 
@@ -194,7 +197,7 @@ def _reason(args: Options, kind: str) -> Reason:
 
 
 def relabel(database: Database, args: Options, screen: Screen) -> int:
-    """`joulebook relabel`: whose a workload is."""
+    """Move one workload to another experiment or account."""
     if args.experiment is None and args.account is None:
         raise InputError("give --experiment, --account or both", reason="nothing")
     if args.account and not args.anyway:
@@ -206,7 +209,7 @@ def relabel(database: Database, args: Options, screen: Screen) -> int:
         _reason(args, "relabel"),
         args.cluster,
     )
-    what = f"correction {number}" if number else "nothing stood to its name yet"
+    what = f"correction {number}" if number else "nothing was billed to it yet"
     screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {args.why}")
     return 0
 

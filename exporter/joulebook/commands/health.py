@@ -1,4 +1,4 @@
-"""`joulebook health`: whether the daemon here lives, for the health checks of engines."""
+"""Implement `joulebook health`, for the health checks of container engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from joulebook.config import load
 
 
 def main(args: Options) -> int:
-    """Print what /healthz answers; 0 if it is well."""
+    """Print the response of /healthz; return 0 if it is healthy."""
     try:
         answer = daemon_here(load(args.config, os.environ)).get("/healthz")
     except Unreachable as error:
@@ -24,5 +24,5 @@ def main(args: Options) -> int:
 
 @command()
 def health(options: Options) -> int:
-    """Say whether the daemon of this node is alive: what its /healthz answers."""
+    """Check whether this node's daemon is alive, by its /healthz."""
     return main(options)

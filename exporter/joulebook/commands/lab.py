@@ -1,4 +1,4 @@
-"""`joulebook collect`: many nodes' ledgers into one, as a service, once, or checked.
+"""Implement `joulebook collect`: copy many nodes' ledgers into one, as a service or once.
 
 Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(args: Options) -> int:
-    """Collect; 1 if something could not be collected (`--once`) or does not balance (`--check`)."""
+    """Collect; return 1 if a node fails (`--once`) or something does not balance (`--check`)."""
     config = load(args.config, os.environ)
     if args.undo_rename:
         with opened(config.collect.url) as database:
@@ -46,8 +46,8 @@ def main(args: Options) -> int:
             Screen().say(
                 f"rename {each.number}, ledger {each.ledger_id[:8]}: {one_line(each.new_node)} "
                 f"(cluster {one_line(each.new_cluster) or 'none'}) was {one_line(each.node)} "
-                f"(cluster {one_line(each.cluster) or 'none'}); --undo-rename {each.number} if "
-                "it is another"
+                f"(cluster {one_line(each.cluster) or 'none'}); --undo-rename {each.number} if it "
+                "is another node"
             )
         return 0 if found.good else 1
     log.setup(config.log.level, config.log.format)
@@ -83,7 +83,7 @@ def _serve(config: Config, collector: Collector) -> int:
 
 
 class CollectorServer(Server):
-    """The daemon's server: what it shows here are addresses of nodes."""
+    """The daemon's HTTP server, which here exposes addresses of nodes."""
 
     reveals = "addresses of nodes"
 
@@ -95,40 +95,40 @@ def _show(found: Checked, screen: Screen) -> None:
         if not each.holds:
             screen.say(
                 f"{one_line(each.node)}, ledger {each.ledger_id[:8]}, {one_line(each.what)}: its "
-                f"books say {each.booked}, here are {each.here}, difference {each.missed}"
+                f"ledger has {each.booked}, collected {each.here}, difference {each.missed}"
             )
         elif each.missed:
             screen.say(
                 f"{one_line(each.node)}, ledger {each.ledger_id[:8]}, {one_line(each.what)}: "
-                f"{each.missed} had left the node for its age before it was asked"
+                f"{each.missed} expired on the node before it was collected"
             )
     for text in found.bills:
         screen.say(one_line(text, 300))
     held = sum(each.holds for each in found.balances)
-    screen.say(f"{held} of {len(found.balances)} balances hold, to the last unit")
+    screen.say(f"{held} of {len(found.balances)} balances are exact")
 
 
-_BY = option("--by", metavar="NAME", help="Who does it (default: you).")
+_BY = option("--by", metavar="NAME", help="Name to record as the author (default: yours).")
 
 
 @command()
-@option("--once", is_flag=True, help="Each node once, then end (for cron).")
+@option("--once", is_flag=True, help="Collect from each node once, then exit (for cron).")
 @option(
     "--check",
     is_flag=True,
-    help="Compare what is collected with what the nodes' books say, and bills with both.",
+    help="Compare the collected ledger and the bills with the nodes' own totals.",
 )
 @option(
     "--undo-rename",
     type=int,
     default=0,
     metavar="NUMBER",
-    help="Say that a node that was taken for a renamed one (see --check) is another one.",
+    help="Treat a node that was taken for a renamed one (see --check) as a separate node.",
 )
 def collect(options: Options) -> int:
-    """Bring many nodes' ledgers into one: sqlite or PostgreSQL."""
+    """Collect the ledgers of many nodes into one SQLite or PostgreSQL database."""
     if options.once and options.check:
-        raise click.UsageError("--once and --check: expected one of them")
+        raise click.UsageError("--once and --check: use only one of them")
     return main(options)
 
 
@@ -138,58 +138,72 @@ def collect(options: Options) -> int:
     type=click.Choice(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
-    help="Show a month (default); list the months (also: open); close one for ever; correct: take "
-    "an amount from one owner and give it to another.",
+    help="show: print a month (default). list (or open): list the months. close: close a month "
+    "permanently. correct: move an amount from one owner to another.",
 )
 @argument(
     "month",
     required=False,
     metavar="[MONTH]",
-    help="2026-11 (default: this month; of a correction: the one that is open).",
+    help="Month, as in 2026-11. Default: this month; for a correction, the open month.",
 )
-@option("--last", is_flag=True, help="The month before this one.")
-@option("--account", metavar="NAME", default="", help="Only this one.")
+@option("--last", is_flag=True, help="Use last month.")
+@option("--account", metavar="NAME", default="", help="Show only this account.")
 @option("--format", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
 @option(
     "--anyway",
     is_flag=True,
-    help="close: though nodes have not reported all of the month; correct: though the owner or "
-    "the currency is a new one.",
+    help="close: even if nodes have not reported the whole month. correct: even if the owner or "
+    "currency is new.",
 )
 @option(
     "--from",
     "giver",
     default="",
     metavar="OWNER",
-    help="correct: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder: '(unallocated)'.",
+    help="correct: owner to take from: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder such as "
+    "'(unallocated)'.",
 )
-@option("--to", "taker", default="", metavar="OWNER", help="correct: the same.")
-@option("--cost", metavar="AMOUNT", help="correct: money, like 12.50.")
-@option("--currency", metavar="CODE", default="", help="Default: the one that is billed.")
+@option(
+    "--to",
+    "taker",
+    default="",
+    metavar="OWNER",
+    help="correct: owner to give to, in the same form.",
+)
+@option("--cost", metavar="AMOUNT", help="correct: amount of money, such as 12.50.")
+@option(
+    "--currency",
+    metavar="CODE",
+    default="",
+    help="correct: currency of --cost (default: the one billed).",
+)
 @option(
     "--item",
     type=click.Choice(["electricity", "hardware"]),
     default="electricity",
-    help="Of the money.",
+    help="correct: kind of cost.",
 )
-@option("--kwh", metavar="KWH", help="correct: energy.")
-@option("--gpu-hours", metavar="HOURS", help="correct: held time.")
-@option("--co2e-kg", metavar="KG", help="correct: CO2e.")
+@option("--kwh", metavar="KWH", help="correct: amount of energy.")
+@option("--gpu-hours", metavar="HOURS", help="correct: amount of GPU time held.")
+@option("--co2e-kg", metavar="KG", help="correct: amount of CO2e.")
 @_BY
-@option("--why", metavar="TEXT", help="correct: the reason, kept for ever.")
+@option("--why", metavar="TEXT", help="correct: reason, recorded permanently.")
 def bill(options: Options) -> int:
-    """Say what a month comes to by account, from the collected ledger."""
+    """Show, close or correct the bill of a month, from the collected ledger."""
     return bill_main(options)
 
 
 @command()
-@argument("workload", metavar="ID", help="Job id or displayed name.")
-@option("--experiment", metavar="NAME", help="The experiment that it is of.")
-@option("--account", metavar="NAME", help="The account that pays for it.")
-@option("--anyway", is_flag=True, help="Though the account is a new one.")
-@option("--cluster", metavar="NAME", default="", help="Where ids are not unique.")
+@argument("workload", metavar="ID", help="Job id or display name.")
+@option("--experiment", metavar="NAME", help="New experiment.")
+@option("--account", metavar="NAME", help="New account.")
+@option("--anyway", is_flag=True, help="Allow an account that nothing was booked to.")
+@option(
+    "--cluster", metavar="NAME", default="", help="Cluster of the workload, if ids are not unique."
+)
 @_BY
-@option("--why", metavar="TEXT", required=True, help="The reason, kept for ever.")
+@option("--why", metavar="TEXT", required=True, help="Reason, recorded permanently.")
 def relabel(options: Options) -> int:
-    """Give a workload to another experiment, as an entry of the bill."""
+    """Move a workload to another experiment or account, as an entry of the bill."""
     return main_relabel(options)

@@ -1,4 +1,4 @@
-"""`joulebook leaderboard` and `mlflow`: what results cost, and figures written back to MLflow."""
+"""Implement `joulebook leaderboard` and `joulebook mlflow`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from joulebook.terminal import Column, Screen, wrap
 
 
 def main_mlflow(args: Options) -> int:
-    """Write, and say what was written."""
+    """Write the figures, and print what was written."""
     config = load(args.config, os.environ)
     account = source(args, config).account(*stretch(args), Selection())
     written, left = write_back(args.uri, account, args.experiment, dry=args.dry_run)
@@ -78,7 +78,7 @@ FORMATS = ("text", "markdown", "csv", "html", "json")
 
 
 def main(args: Options) -> int:
-    """Print the boards, and write the plot."""
+    """Print the leaderboards, and write the plot."""
     if args.demo:
         found = Leaderboard(tuple(demo.boards(args.gpu or "")), notes=demo.NOTES, source="demo")
     else:
@@ -107,7 +107,7 @@ def _joined(args: Options, config: Config) -> Leaderboard:
         for name in sorted(set(args.experiment) - there):
             has = nearest(name, there) or "none at all"
             raise ConfigError(
-                f"--experiment {one_line(name, 60)}: no result is of it; there is {has}"
+                f"--experiment {one_line(name, 60)}: no result belongs to it; known: {has}"
             )
         results = [r for r in results if r.experiment in args.experiment]
     results = pick(results, args.metric)
@@ -126,7 +126,7 @@ def _joined(args: Options, config: Config) -> Leaderboard:
     said = [f"{metric.name}: {note}" for note in notes]
     if len(made) > 1:
         said.append(SAME_HARDWARE)
-    said += [f"not known from {account.source}: {m.value}" for m in account.unknown]
+    said += [f"unknown from {account.source}: {m.value}" for m in account.unknown]
     return Leaderboard(
         tuple(made),
         _expected(metric, runs),
@@ -137,13 +137,13 @@ def _joined(args: Options, config: Config) -> Leaderboard:
 
 
 def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
-    """Whose figures the energies are."""
+    """Return the lines that name the sources of the energies."""
     given = sum(each.join is Join.GIVEN for each in entrants)
     if given < len(entrants) or not entrants:
         yield f"Energy: {account.source}"
     if given:
         yield (
-            f"Energy of {several(given, 'result')}: as it stands in the authors' files, not "
+            f"Energy of {several(given, 'result')}: as stated in the authors' files, not "
             "measured here"
         )
 
@@ -157,12 +157,12 @@ def _results(args: Options) -> list[Result]:
     if args.mlflow:
         found += read_runs(args.mlflow, args.experiment)
     if not found:
-        raise ConfigError("no results: name a file (CSV or a model card), or --mlflow; or --demo")
+        raise ConfigError("no results: give a file (CSV or a model card), --mlflow or --demo")
     return found
 
 
 def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
-    """By GPU model and experiment, from the runs that have all of their energy."""
+    """Return expected energies by GPU model and experiment, from the runs with complete energy."""
     found: dict[str, dict[str, list[Expected]]] = {}
     for gpu in {entrant.gpu for entrant in runs.entrants}:
         groups: dict[str, list[Entrant]] = {}
@@ -181,14 +181,14 @@ def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[
 
 def _plot(found: Leaderboard, path: Path) -> None:
     if not found.boards:
-        raise ConfigError("--plot: no result has energy, there is nothing to draw")
+        raise ConfigError("--plot: no result has energy, nothing to plot")
     picture = draw(found.boards)
     if path.suffix.lower() == ".svg":
         content = svg(picture).encode()
     elif path.suffix.lower() == ".png":
         content = png(picture)
     else:
-        raise ConfigError(f"--plot {path}: expected a name that ends in .svg or .png")
+        raise ConfigError(f"--plot {path}: expected a name ending in .svg or .png")
     try:
         path.write_bytes(content)
     except OSError as error:
@@ -220,11 +220,11 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
 
 
 _EXPERIMENT = option(
-    "--experiment", metavar="NAME", multiple=True, help="Only this one; may be repeated."
+    "--experiment", metavar="NAME", multiple=True, help="Only this experiment. Repeatable."
 )
 
 
-@command(epilog="docs/leaderboard.md says how results are joined to energy, and what is ranked.")
+@command(epilog="See docs/leaderboard.md for how results are joined to energy, and what is ranked.")
 @argument(
     "results",
     nargs=-1,
@@ -237,19 +237,19 @@ _EXPERIMENT = option(
     heading="Results",
     metavar="URI",
     default="",
-    help="An MLflow tracking store, such as sqlite:///mlflow.db.",
+    help="MLflow tracking store, such as sqlite:///mlflow.db.",
 )
 @option(
     "--demo",
     heading="Results",
     is_flag=True,
-    help="Six real training tasks that are shipped with it.",
+    help="Use six real training tasks that are shipped with Joulebook.",
 )
 @option(
     "--gpu",
     heading="Results",
     type=click.Choice(["v100", "a40"]),
-    help="Only this GPU of the demo.",
+    help="With --demo: only this GPU.",
 )
 @_EXPERIMENT
 @option(
@@ -257,57 +257,56 @@ _EXPERIMENT = option(
     heading="Results",
     metavar="NAME",
     default="",
-    help="Which metric, where there are several.",
+    help="Metric to rank by, if there are several.",
 )
 @option(
     "--better",
     heading="Results",
     type=click.Choice(["higher", "lower"]),
-    help="Where its name does not say it.",
+    help="Whether higher or lower values are better, if the metric's name does not imply it.",
 )
 @option(
     "--unit",
     heading="Results",
     type=click.Choice(["percent", "ratio", "plain"]),
-    help="What its values are: a point is 1 percent, 0.01, or 1.",
+    help="Unit of the values: a point is 1 (percent), 0.01 (ratio) or 1 (plain).",
 )
 @option(
     "--by",
     heading="Results",
     type=click.Choice(["run", "experiment"]),
-    help="Rank runs by their own energy, or the best of each experiment by all that it took.",
+    help="Rank runs by their own energy, or the best run of each experiment by the energy of all "
+    "its runs.",
 )
 @option(
     "--format",
-    heading="How it is written",
+    heading="Output",
     type=click.Choice(FORMATS),
     default="text",
-    help="text (default), markdown, csv, html (one page that loads nothing), json.",
+    help="Output format: text (default), markdown, csv, html (one self-contained page), json.",
 )
-@option("--json", heading="How it is written", is_flag=True, help="The same as --format json.")
+@option("--json", heading="Output", is_flag=True, help="Same as --format json.")
 @option(
     "--plot",
-    heading="How it is written",
+    heading="Output",
     type=FILE,
     metavar="FILE",
-    help="Draw it: FILE.svg or FILE.png.",
+    help="Plot the leaderboard to FILE.svg or FILE.png.",
 )
 @from_where()
-@stretch_of_time("Of which time")
+@stretch_of_time("Time range")
 def leaderboard(options: Options) -> int:
-    """Say what results cost: accuracy against measured energy."""
+    """Rank results by accuracy and measured energy."""
     return main(options)
 
 
 @command()
-@argument(
-    "uri", metavar="URI", help="The tracking store: sqlite:///mlflow.db, ./mlruns, https://..."
-)
+@argument("uri", metavar="URI", help="Tracking store: sqlite:///mlflow.db, ./mlruns, https://...")
 @_EXPERIMENT
-@option("--dry-run", is_flag=True, help="Write nothing, only say it.")
-@option("--json", is_flag=True, help="One JSON object instead of text.")
+@option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@option("--json", is_flag=True, help="Print one JSON object instead of text.")
 @from_where()
-@stretch_of_time("Of which time")
+@stretch_of_time("Time range")
 def mlflow(options: Options) -> int:
-    """Write measured figures back to the runs of an MLflow store."""
+    """Write measured energy to the runs of an MLflow store."""
     return main_mlflow(options)

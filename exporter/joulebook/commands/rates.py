@@ -1,4 +1,4 @@
-"""`joulebook rates`: the rates in force, where each is from, and which setting is missing."""
+"""Implement `joulebook rates`: the rates in force, their sources, and missing settings."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def main(args: Options) -> int:
     config = load(args.config, os.environ)
     if args.action == "serve":
         return _serve(config, args.listen)
-    log.setup("error")  # What a feed said is shown below.
-    # Read only: what root kept here, the daemon could not replace.
+    log.setup("error")  # The errors of feeds are shown below.
+    # Read-only: the daemon could not replace files that root wrote.
     poller = make_poller(config, os.environ, read_only=True)
-    # The daemon's cache tells what it uses. A feed is asked only where nothing is known of it:
-    # this command may be run on every node of a cluster at once.
+    # The daemon's cache shows what it uses. Feeds are only queried if nothing is cached: this
+    # command may run on every node of a cluster at once.
     now = poller.current.at(int(time.time()))
     known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
     if args.ask or any(known[row.quantity] is None for row in poller.health()):
@@ -58,7 +58,7 @@ def _serve(config: Config, listen: str) -> int:
     server = RatesServer(listen, RatesPages(poller), web_config)
     for lacking in missing(config.rates):
         if lacking.key in {"rates.price.kind", "rates.carbon.kind"}:
-            logger.warning("%s is not set: nodes get no %s", lacking.key, lacking.without)
+            logger.warning("%s is not set: no %s for the nodes", lacking.key, lacking.without)
     poller.start()
     server.start()
     logger.info("serving rates on port %d", server.port)
@@ -69,7 +69,7 @@ def _serve(config: Config, listen: str) -> int:
 
 
 def _figures(config: Config, poller: Poller) -> Iterator[tuple[str, Point | None, int, str]]:
-    """Each rate: its name, the point in force, integer units in one of what is shown, and that."""
+    """Yield each rate: name, point in force, integer units per displayed unit, and that unit."""
     now = poller.current.at(int(time.time()))
     yield "price", now.price, NANO, f"{config.rates.currency}/kWh"
     yield "carbon", now.carbon, UG_PER_G, "g CO2e/kWh"
@@ -160,17 +160,17 @@ def _age(row: FeedHealth | None) -> str:
     "action",
     type=click.Choice(["show", "serve"]),
     default="show",
-    help="Show them (default), or serve them to other nodes (their rates.*.kind is 'server').",
+    help='Show the rates (default), or serve them to nodes with rates.*.kind = "server".',
 )
-@option("--ask", is_flag=True, help="Ask the sources now, not the cache.")
-@option("--json", is_flag=True, help="One JSON object instead of text.")
+@option("--ask", is_flag=True, help="Query the sources now instead of the cache.")
+@option("--json", is_flag=True, help="Print one JSON object instead of text.")
 @option(
     "--listen",
     metavar="HOST:PORT",
     default="127.0.0.1:9817",
     show_default=True,
-    help="Where to serve.",
+    help="Address to serve on.",
 )
 def rates(options: Options) -> int:
-    """Say what a kWh costs and emits now, and where each figure is from."""
+    """Show the current price and carbon intensity of a kWh, with their sources."""
     return main(options)

@@ -1,8 +1,8 @@
-"""The configuration: one TOML file, and `JOULEBOOK_<SECTION>_<KEY>` in the environment over it.
+"""The configuration: one TOML file, overridden by `JOULEBOOK_<SECTION>_<KEY>` in the environment.
 
-The keys are in `config.node`, reading and its messages in `config.load`. Of the environment
-only the exact names of known keys are read: Kubernetes sets `JOULEBOOK_PORT` and the like for a
-Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
+Keys are declared in `config.node` and its siblings; `config.load` reads them and words the errors.
+Only the exact names of known keys are read from the environment: Kubernetes sets `JOULEBOOK_PORT`
+and the like for a Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/joulebook/joulebook.toml")
-"""Read if it exists and no other file is named."""
+"""Read if it exists and no other file is given."""
 
 PREFIX = "JOULEBOOK_"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """Joulebook's configuration. Every key may be left out."""
+    """Joulebook's configuration. Every key is optional."""
 
     node: NodeSection = NodeSection()
     daemon: DaemonSection = DaemonSection()
@@ -66,9 +66,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     budgets: Annotated[
         dict[str, Budget],
         doc(
-            "What may be used in all, since the ledgers began: "
-            '"account/experiment" = { kwh = 500 } or { cost = 1000 }, or "account" = ... for '
-            "the whole account. Give every node the same."
+            'Budgets, counted since the ledgers began: "account/experiment" = { kwh = 500 } or '
+            '{ cost = 1000 }; "account" alone covers the whole account. Use the same budgets on '
+            "every node."
         ),
     ] = {}
     privacy: Privacy = Privacy()
@@ -77,7 +77,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     report: ReportSection = ReportSection()
 
     def describe(self) -> str:
-        """This configuration as a commented TOML file (passwords in URLs left out)."""
+        """Return this configuration as a commented TOML file, with secrets in URLs redacted."""
         return toml(self)
 
     def node_name(self) -> str:
@@ -95,7 +95,7 @@ def host_name() -> str:
 
 
 def env_names() -> dict[str, tuple[str, ...]]:
-    """The environment variables that are read, and the path of the key each one sets."""
+    """Return the environment variables that are read, each with the path of the key it sets."""
     return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}
 
 
@@ -103,19 +103,19 @@ _OTHERS = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD"),
-        # What the hooks of SLURM set.
+        # Set by the SLURM hooks.
         *("EVENTS_DIR", "COMMAND", "LABELS", "SUMMARY"),
         *("RATES_PRICE_TOKEN", "RATES_CARBON_TOKEN"),
     )
 )
-"""Variables with our prefix that are no setting: a researcher's, those of hooks, and secrets."""
+"""Variables with our prefix that are not settings: a researcher's, the hooks', and secrets."""
 
 _OF_A_SERVICE = re.compile(r"_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_\w+)$", re.ASCII)
-"""What Kubernetes injects for each Service of the namespace, ours among them."""
+"""Variables that Kubernetes injects for each Service of the namespace, ours included."""
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
-    """Variables that look like a setting and are none, each with the one that may be meant."""
+    """Return variables that look like settings but are not, each with the closest match."""
     names = env_names()
     found = []
     for name, value in sorted(environ.items()):
@@ -134,9 +134,8 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read the configuration.
 
-    `path` names the file, which must then exist; `None` stands for `DEFAULT_PATH` if there is
-    one. Raises `ConfigError` with a line for each problem: file or variable, key, value, and
-    what would be right.
+    `path` must exist if given; `None` means `DEFAULT_PATH`, if that exists. Raises `ConfigError`
+    with one line per problem: file or variable, key, value, and what is expected.
     """
     data: dict[str, Any] = {}
     source = str(DEFAULT_PATH)
@@ -147,7 +146,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         if variable in environ:
             _overlay(data, key, EnvValue(variable, environ[variable]))
     if PREFIX + "LEDGER_PATH" in environ and environ[PREFIX + "LEDGER_PATH"]:
-        # Of the one who calls, unlike the file's: it may be relative to where he is.
+        # Unlike a path in the file, this one may be relative to the caller's working directory.
         path_ = Path(environ[PREFIX + "LEDGER_PATH"]).absolute()
         _overlay(data, ("ledger", "path"), EnvValue(PREFIX + "LEDGER_PATH", str(path_)))
     config = read(Config, data, source)
@@ -160,14 +159,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 class Address(NamedTuple):
-    """Where to listen. An empty host is every address of the machine."""
+    """An address to listen on. An empty host means every address of the machine."""
 
     host: str
     port: int
 
 
 def parse_listen(text: str) -> Address:
-    """`host:port`, `[v6]:port` or `:port`. Raises `ValueError` saying what would be right."""
+    """Parse `host:port`, `[v6]:port` or `:port`. Raises `ValueError` with what is expected."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([\w.-]*)):(\d{1,5})", text, re.ASCII)
     if match is None or int(match[3]) > 65535:
         raise ValueError(f'{text!r} is not host:port, like "127.0.0.1:9816" or "[::]:9816"')
@@ -194,7 +193,7 @@ def _overlay(data: dict[str, Any], key: tuple[str, ...], value: EnvValue) -> Non
     for name in key[:-1]:
         inner = data.setdefault(name, {})
         if not isinstance(inner, dict):
-            return  # The file is wrong there, and `read` says so.
+            return  # The file is invalid there; `read` reports it.
         data = inner
     data[key[-1]] = value
 
@@ -205,7 +204,7 @@ def _source_of(key: str, environ: Mapping[str, str], source: str) -> str:
 
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
-    """What the type of each key alone cannot tell."""
+    """Check what the types of single keys cannot."""
     try:
         parse_listen(config.server.listen)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a table of the configuration file is made of; the tables are in `config.node`."""
+"""The building blocks of a table of the configuration file; `config.node` has the tables."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from msgspec import Meta, Struct
 
 
 def doc(text: str, **bounds: float) -> Meta:
-    """What a key means (with its unit), and the least and greatest value that it may have."""
+    """Document a key: its meaning, with the unit, and the bounds of its value."""
     fields: dict[str, Any] = {"description": text, **bounds}
     return Meta(**fields)
 
 
 Enabled = Literal["auto"] | bool
-"""Whether a part of Joulebook is used; `AUTO` says what the values mean."""
+"""Whether a part of Joulebook is used; `AUTO` explains the values."""
 
-AUTO = '"auto": must work where this machine has such a thing; true: must work; false: not used.'
+AUTO = '"auto": used where this machine has it; true: required; false: off.'
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True):

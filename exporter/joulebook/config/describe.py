@@ -1,4 +1,4 @@
-"""A configuration as a TOML file, each key under a comment with its meaning and bounds."""
+"""Write a configuration as a TOML file, each key below a comment with its meaning and bounds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from joulebook.config.load import dotted, expected, keys, redact
 
 _WIDTH = 96
 _PLAIN = ("text", "true or false", "a number", "a list, each text")
-"""What the default itself shows as well."""
+"""Types that the default value already shows."""
 
 
 def toml(config: Struct) -> str:
-    """The whole configuration; it loads to an equal one, but for passwords in URLs."""
+    """Return the whole configuration as TOML, which loads to an equal one (but for secrets)."""
     return "\n".join([*_comment(inspect.getdoc(config)), *_table(config, ())]) + "\n"
 
 
@@ -56,7 +56,7 @@ def _inline(value: object) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return f"[{', '.join(_inline(item) for item in value)}]"
-    # By the names in the file: a key may be a word that is none in Python (`from`).
+    # Use the names in the file: a key may be a reserved word in Python (`from`).
     table = {
         field.encode_name: getattr(value, field.name)
         for field in (msgspec.structs.fields(value) if isinstance(value, Struct) else ())
@@ -66,5 +66,5 @@ def _inline(value: object) -> str:
 
 
 def _text(value: str) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    # A JSON string is a TOML basic string, except for DEL, which TOML requires escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,7 +1,7 @@
-"""Keys of the configuration file for the lab: `[collect]`, `[report]` and `[budgets]`.
+"""Keys for the lab: `[collect]`, `[report]` and `[budgets]`.
 
-See `config.node` for how keys are documented. A budget changes nothing that is booked; it is shown
-as `joulebook_budget`, and alerts compare it with the counters.
+A budget does not change what is booked; it is exposed as `joulebook_budget`, and alerts compare it
+with the counters.
 """
 
 from __future__ import annotations
@@ -17,60 +17,67 @@ from joulebook.core.workloads import Allowance
 
 
 class EmbodiedSection(Section, frozen=True):
-    """Embodied CO2e of one GPU of a model, as a range."""
+    """Embodied CO2e of one GPU of this model, as a range."""
 
-    low_kg: Annotated[float, doc("Kilograms of CO2e, the least.", ge=0)]
-    high_kg: Annotated[float, doc("Kilograms of CO2e, the most.", ge=0)]
-    source: Annotated[str, doc("Who says so.")]
+    low_kg: Annotated[float, doc("Lower bound, in kg of CO2e.", ge=0)]
+    high_kg: Annotated[float, doc("Upper bound, in kg of CO2e.", ge=0)]
+    source: Annotated[str, doc("Source of these numbers.")]
 
 
 class ReportSection(Section, frozen=True):
-    """What reports need beyond the ledger. What is not set is not known, or a marked default."""
+    """What reports need beyond the ledger. Whatever is not set is unknown or a marked default."""
 
     region: Annotated[
-        str, doc('Where the machines are, as a paper names it: "Frankfurt, Germany".')
+        str, doc('Location of the machines, as a paper would state it: "Frankfurt, Germany".')
     ] = ""
     prometheus: Annotated[
         str,
-        doc("Address of Prometheus, VictoriaMetrics, Thanos or Mimir, for reports from there."),
+        doc("URL of Prometheus, VictoriaMetrics, Thanos or Mimir, for reports from its data."),
     ] = ""
     sacct: Annotated[
         str,
-        doc('SLURM\'s sacct, asked how runs ended: "auto" looks in PATH, empty: not asked.'),
+        doc(
+            'Path of SLURM\'s sacct, which tells how runs ended. "auto": the first on PATH. '
+            "Empty: not called."
+        ),
     ] = "auto"
     sensor_percent: (
         Annotated[
             float,
             doc(
-                "Error of the meters in percent, from a calibration. Not set: "
-                f"{footprint.SENSOR_PERCENT:g}, and marked as a default.",
+                "Measurement error of the meters in percent, from a calibration. Not set: "
+                f"{footprint.SENSOR_PERCENT:g}, marked as a default.",
                 ge=0,
                 le=100,
             ),
         ]
         | None
     ) = None
-    sensor_source: Annotated[str, doc("Which calibration that is; shown beside it.")] = ""
+    sensor_source: Annotated[str, doc("Source of that calibration; shown next to it.")] = ""
     market_grams_per_kwh: (
         Annotated[
             float,
             doc(
-                "Grams of CO2e per kWh by your contract or certificates, for the market-based "
-                "figure beside the location-based one. Not set: it is not known.",
+                "Grams of CO2e per kWh by contract or certificates, for the market-based figure "
+                "next to the location-based one. Not set: unknown.",
                 ge=0,
             ),
         ]
         | None
     ) = None
     market_source: Annotated[
-        str, doc("Which contract, certificate or residual mix that is, and its year; needed.")
+        str,
+        doc(
+            "The contract, certificate or residual mix behind it, and its year. Required with "
+            "`market_grams_per_kwh`."
+        ),
     ] = ""
     server_kg: (
         Annotated[
             float,
             doc(
                 "Embodied CO2e of a server without its GPUs, in kilograms. Not set: "
-                f"{footprint.SERVER_KG:g} ({footprint.SERVER_SOURCE}), and marked as a default.",
+                f"{footprint.SERVER_KG:g} ({footprint.SERVER_SOURCE}), marked as a default.",
                 ge=0,
             ),
         ]
@@ -80,7 +87,7 @@ class ReportSection(Section, frozen=True):
         Annotated[
             int,
             doc(
-                f"GPUs in a server. Not set: {footprint.SERVER_GPUS}, and marked as a default.",
+                f"GPUs per server. Not set: {footprint.SERVER_GPUS}, marked as a default.",
                 ge=1,
             ),
         ]
@@ -90,8 +97,8 @@ class ReportSection(Section, frozen=True):
         Annotated[
             float,
             doc(
-                "Years that a server serves. Not set: "
-                f"{footprint.LIFE_YEARS:g}, and marked as a default.",
+                f"Service life of a server in years. Not set: {footprint.LIFE_YEARS:g}, marked "
+                "as a default.",
                 gt=0,
             ),
         ]
@@ -100,25 +107,23 @@ class ReportSection(Section, frozen=True):
     embodied: Annotated[
         dict[str, EmbodiedSection],
         doc(
-            "Embodied CO2e by GPU model, over what is published (`*` stands for anything): "
+            "Embodied CO2e by GPU model, overriding published values (`*` matches anything): "
             '"NVIDIA H200*" = { low_kg = 170, high_kg = 600, source = "our LCA" }'
         ),
     ] = {}
 
 
 class Budget(Section, frozen=True):
-    """What an experiment may use; `kwh` or `cost`."""
+    """What an experiment or account may use: either `kwh` or `cost`."""
 
-    kwh: Annotated[float, doc("Kilowatt-hours, as the meters read them (no PUE).", gt=0)] | None = (
-        None
-    )
+    kwh: Annotated[float, doc("Kilowatt-hours, as metered (without PUE).", gt=0)] | None = None
     cost: Annotated[float, doc("Money, in `rates.currency`.", gt=0)] | None = None
 
 
 def split(name: str) -> tuple[str, str]:
-    """`account/experiment` or `account`, in its parts; an experiment may have slashes of its own.
+    """Split `account/experiment` or `account`; the experiment may contain slashes.
 
-    Raises `ValueError` saying what would be right.
+    Raises `ValueError` with what is expected.
     """
     account, slash, experiment = name.partition("/")
     if not account or (slash and not experiment):
@@ -127,7 +132,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def budget_conflicts(budgets: Mapping[str, Budget]) -> Iterator[tuple[str, str]]:
-    """What the type of each key alone cannot tell: the key, and what is wrong with it."""
+    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
     for name, budget in budgets.items():
         try:
             split(name)
@@ -138,7 +143,7 @@ def budget_conflicts(budgets: Mapping[str, Budget]) -> Iterator[tuple[str, str]]
 
 
 def allowances(budgets: Mapping[str, Budget], currency: str) -> tuple[Allowance, ...]:
-    """The budgets as they are shown."""
+    """Return the budgets as exposed."""
     return tuple(
         Allowance(*split(name), "kwh", budget.kwh)
         if budget.kwh is not None
@@ -148,67 +153,73 @@ def allowances(budgets: Mapping[str, Budget], currency: str) -> tuple[Allowance,
 
 
 class Collect(Section, frozen=True):
-    """Many nodes' ledgers into one."""
+    """The collector, which copies the ledgers of many nodes into one."""
 
     targets: Annotated[
         tuple[str, ...],
-        doc("The daemons to collect from: host:port, or http(s)://host:port."),
+        doc("Daemons to collect from: host:port, or http(s)://host:port."),
     ] = ()
     file_sd: Annotated[
         tuple[str, ...],
-        doc("Files of targets as Prometheus reads them, JSON or YAML; `*` in the file name."),
+        doc(
+            "Files of targets in Prometheus' format (file_sd), JSON or YAML; the file name may "
+            "contain `*`."
+        ),
     ] = ()
-    http_sd: Annotated[str, doc("URL of a list of targets, as Prometheus reads it.")] = ""
+    http_sd: Annotated[str, doc("URL of a list of targets in Prometheus' format (http_sd).")] = ""
     kubernetes: Annotated[
-        bool, doc("Find the daemons through the API server: EndpointSlices of a Service.")
+        bool, doc("Find the daemons through the API server, as EndpointSlices of a Service.")
     ] = False
-    kubernetes_service: Annotated[str, doc("Name of that Service.")] = "joulebook"
-    kubernetes_namespace: Annotated[str, doc("Its namespace. Empty: the collector's own.")] = ""
-    kubernetes_port_name: Annotated[str, doc("Name of its port.")] = "http"
-    scheme: Annotated[
-        Literal["http", "https"], doc("How targets that do not say so are spoken to.")
-    ] = "http"
+    kubernetes_service: Annotated[str, doc("Name of the Service.")] = "joulebook"
+    kubernetes_namespace: Annotated[
+        str, doc("Namespace of the Service. Empty: the collector's own.")
+    ] = ""
+    kubernetes_port_name: Annotated[str, doc("Name of the Service's port.")] = "http"
+    scheme: Annotated[Literal["http", "https"], doc("Scheme of targets that do not state one.")] = (
+        "http"
+    )
     token_file: Annotated[
-        str, doc("File with the token shown to the daemons, their `server.token_file`.")
+        str, doc("File with the bearer token for the daemons (their `server.token_file`).")
     ] = ""
-    user: Annotated[str, doc("Name for basic auth, where a proxy asks for it.")] = ""
-    password_file: Annotated[str, doc("File with its password.")] = ""
-    ca_file: Annotated[
-        str, doc("Certificates (PEM) of the authorities to trust. Empty: those of the system.")
-    ] = ""
+    user: Annotated[str, doc("User for basic auth, if a proxy requires it.")] = ""
+    password_file: Annotated[str, doc("File with the password for basic auth.")] = ""
+    ca_file: Annotated[str, doc("CA certificates (PEM) to trust. Empty: the system's.")] = ""
     server_name: Annotated[
         str,
         doc(
-            "Name that the daemons' certificates must be for, where targets are addresses. Empty: "
-            "the host of each target."
+            "Host name expected in the daemons' certificates, if targets are IP addresses. "
+            "Empty: the host of each target."
         ),
     ] = ""
-    cert_file: Annotated[str, doc("Certificate (PEM) shown to daemons that ask for one.")] = ""
-    key_file: Annotated[str, doc("Its key (PEM).")] = ""
+    cert_file: Annotated[str, doc("Client certificate (PEM) for daemons that require one.")] = ""
+    key_file: Annotated[str, doc("Key (PEM) of the client certificate.")] = ""
     url: Annotated[
         str,
         doc(
-            "The common ledger: sqlite:///var/lib/joulebook/collected.db (an absolute path) or "
-            "postgresql://user@host:5432/joulebook. A password belongs into PGPASSFILE."
+            "The collected ledger: sqlite:///var/lib/joulebook/collected.db (an absolute path) "
+            "or postgresql://user@host:5432/joulebook. Put the password in PGPASSFILE."
         ),
     ] = ""
-    every_s: Annotated[
-        float, doc("Seconds from one look at a node to the next.", ge=1, le=86_400)
-    ] = 300.0
+    every_s: Annotated[float, doc("Seconds between requests to a node.", ge=1, le=86_400)] = 300.0
     timeout_s: Annotated[
-        float, doc("Seconds for a connection and for each wait for a node.", gt=0, le=300)
+        float,
+        doc(
+            "Timeout of connecting to a node and of each wait for its response, in seconds.",
+            gt=0,
+            le=300,
+        ),
     ] = 10.0
-    parallel: Annotated[int, doc("Nodes asked at a time.", ge=1, le=256)] = 16
+    parallel: Annotated[int, doc("Number of nodes to query at a time.", ge=1, le=256)] = 16
     refresh_s: Annotated[
-        float, doc("Seconds from one look for targets to the next.", ge=1, le=86_400)
+        float, doc("Seconds between refreshes of the targets.", ge=1, le=86_400)
     ] = 30.0
     listen: Annotated[
-        str, doc("host:port of the collector's own /metrics, /healthz and /readyz.")
+        str, doc("host:port for the collector's own /metrics, /healthz and /readyz.")
     ] = "127.0.0.1:9818"
 
 
 def collect_conflicts(collect: Collect) -> Iterator[tuple[str, str]]:
-    """What the type of each key alone cannot tell: the key, and what is wrong with it."""
+    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
     for target in collect.targets:
         if not is_target(target):
             yield "collect.targets", f"{target!r}: expected host:port or http(s)://host:port"
@@ -225,7 +236,7 @@ def collect_conflicts(collect: Collect) -> Iterator[tuple[str, str]]:
 
 
 def is_target(text: str) -> bool:
-    """Whether that is an address of a daemon."""
+    """Return whether `text` is the address of a daemon."""
     scheme, mark, rest = text.rpartition("://")
     if mark and scheme not in {"http", "https"}:
         return False

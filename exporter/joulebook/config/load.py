@@ -1,7 +1,6 @@
-"""Values from outside (TOML, YAML, environment) into documented structs.
+"""Convert values from outside (TOML, YAML, environment) into documented structs.
 
-Every problem is reported, not only the first, each with its source, the path of the key, the
-value found and what would be right.
+Every problem is reported, not only the first, with its source, key, value, and what is expected.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from joulebook.errors import ConfigError
 StructT = TypeVar("StructT", bound=Struct)
 
 _CONVERTING = threading.Lock()
-"""Types are met here first, and msgspec must not meet one in several threads (see `decoding`)."""
+"""Serializes conversions: msgspec must not see a new type in several threads (see `decoding`)."""
 
 _USERINFO = re.compile(r"://[^/@\s]*@")
 _SECRET = re.compile(r"([?&](?:ssl)?(?:password|token|key|secret)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class EnvValue(NamedTuple):
-    """A value that an environment variable gives to a key."""
+    """A value given to a key by an environment variable."""
 
     variable: str
     text: str
 
 
 class SettingKey(NamedTuple):
-    """One key of a section, as its annotation says."""
+    """One key of a section, from its annotation."""
 
     name: str
-    """As it is written in the file."""
+    """As written in the file."""
     attribute: str
     type: Any
     """With its `Meta`, for conversion."""
@@ -53,12 +52,12 @@ class SettingKey(NamedTuple):
 
     @property
     def section(self) -> type[Struct] | None:
-        """The struct, where the key is a table of known names."""
+        """The struct, if the key is a table of known names."""
         return self.bare if isinstance(self.bare, type) and issubclass(self.bare, Struct) else None
 
     @property
     def members(self) -> type[Struct] | None:
-        """The struct of each member, where the key is a table of free names."""
+        """The struct of each member, if the key is a table of free names."""
         if get_origin(self.bare) is not dict:
             return None
         member = get_args(self.bare)[1]
@@ -66,13 +65,13 @@ class SettingKey(NamedTuple):
 
 
 def redact(text: str) -> str:
-    """The text without the user, password and other secrets of any URL in it."""
+    """Return the text without the user, password and other secrets of any URL in it."""
     return _SECRET.sub(r"\1***", _USERINFO.sub("://***@", text))
 
 
 @functools.cache
 def keys(cls: type[Struct]) -> dict[str, SettingKey]:
-    """The keys of a section by the name in the file, in their order."""
+    """Return the keys of a section by their name in the file, in order."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for field in msgspec.structs.fields(cls):
@@ -85,7 +84,7 @@ def keys(cls: type[Struct]) -> dict[str, SettingKey]:
 
 
 def leaves(cls: type[Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all keys but tables of free names."""
+    """Yield the paths of all keys except tables of free names."""
     for name, key in keys(cls).items():
         if key.section is not None:
             yield from leaves(key.section, (*path, name))
@@ -96,8 +95,8 @@ def leaves(cls: type[Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 def read(cls: type[StructT], data: object, source: str, *, show: bool = True) -> StructT:
     """Build a `cls` from `data`, which came from `source` (a file, for messages).
 
-    Raises `ConfigError` that names every problem, a line for each; without the values where
-    `show` is off (there may be secrets among them).
+    Raises `ConfigError` with one line per problem, without the values if `show` is off (they may be
+    secrets).
     """
     reader = _Reader(cls, source, show)
     with _CONVERTING:
@@ -120,7 +119,7 @@ def _stripped(hint: object) -> tuple[object, Meta | None]:
 
 
 def expected(bare: object, meta: Meta | None = None) -> str:
-    """What a key accepts, in words."""
+    """Describe what a key accepts."""
     origin, args = get_origin(bare), get_args(bare)
     if origin is Literal:
         return "one of " + ", ".join(f'"{value}"' for value in args)
@@ -147,7 +146,7 @@ def expected(bare: object, meta: Meta | None = None) -> str:
 
 
 class _Reader:
-    """One pass over the data; `problems` grows on the way."""
+    """One pass over the data, which collects `problems`."""
 
     def __init__(self, root: type[Struct], source: str, show: bool) -> None:
         self.root = root
@@ -191,7 +190,7 @@ class _Reader:
         except (ValueError, RecursionError):  # of msgspec, tomllib and Unicode
             self._wrong(path, value, right)
             return None
-        # No bound stops these everywhere, and no path or number of ours can be one.
+        # Not every key has bounds that rule these out, and none of ours may be one.
         if (isinstance(found, float) and not math.isfinite(found)) or (
             isinstance(found, str) and "\0" in found
         ):
@@ -230,12 +229,12 @@ class _Reader:
 
 
 def dotted(path: tuple[str, ...]) -> str:
-    """The path of a key as TOML writes it; the top itself is `(top)`."""
+    """Return the path of a key as TOML writes it; the top level is `(top)`."""
     return ".".join(p if re.fullmatch(r"[\w-]+", p) else f'"{p}"' for p in path) or "(top)"
 
 
 def _from_text(text: str, key: SettingKey) -> object:
-    text.encode()  # The environment may hold bytes that are no text.
+    text.encode()  # The environment may hold bytes that are not text.
     if get_origin(key.bare) in {tuple, list}:
         listed = text.strip()
         if listed.startswith("["):
@@ -245,6 +244,6 @@ def _from_text(text: str, key: SettingKey) -> object:
         return msgspec.convert(value, key.type)
     if key.bare is str:
         return msgspec.convert(text, key.type)
-    # msgspec knows "true" and "false" (and 1, 0) but not beside "auto" in every letter case.
+    # msgspec converts "true" and "false" (and 1, 0), but not in any letter case beside "auto".
     words = {"true": True, "false": False}
     return msgspec.convert(words.get(text.strip().lower(), text.strip()), key.type, strict=False)

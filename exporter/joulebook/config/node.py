@@ -1,8 +1,7 @@
 """Every key of the configuration file: its type, default, bounds and meaning.
 
-Each class is one table of the file (`[daemon]`, `[sensors.nvml]`, ...). What `doc` says of a key
-is what `joulebook config` prints and what the documentation shows, so it is written for the
-administrator. A key without a value in the file has the default that stands here.
+Each class is one table of the file (`[daemon]`, `[sensors.nvml]`, ...). The `doc` text of a key
+appears in `joulebook config` and in the documentation, so write it for administrators.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from joulebook.core.experiments import DEFAULT_RULES
 
 
 class NodeSection(Section, frozen=True):
-    """Who this machine is."""
+    """The identity of this machine."""
 
     name: Annotated[
         str, doc("Value of the label `node`. Empty: the host name up to its first dot.")
@@ -29,30 +28,28 @@ class NodeSection(Section, frozen=True):
 
 
 class DaemonSection(Section, frozen=True):
-    """How often the daemon looks and books, and how long it waits."""
+    """The daemon's intervals and timeouts."""
 
-    interval_s: Annotated[
-        float, doc("Seconds from one look at the sensors to the next.", ge=0.1, le=60)
-    ] = 1.0
+    interval_s: Annotated[float, doc("Seconds between polls of the sensors.", ge=0.1, le=60)] = 1.0
     commit_s: Annotated[
         float,
         doc(
-            "Seconds from one commit to the ledger to the next while no workload begins or ends "
-            "(then one follows at once). Counters move as often; a crash loses no energy, but "
-            "on shared devices how it was shared in this time.",
+            "Seconds between commits to the ledger; a workload that starts or ends triggers one "
+            "at once. Counters advance with each commit. A crash loses no energy, only how "
+            "shared devices were shared since the last commit.",
             ge=0.1,
             le=60,
         ),
     ] = 10.0
     settle_s: Annotated[
         float,
-        doc("Seconds an interval is held back for claims that come late.", ge=0, le=600),
+        doc("Seconds to hold energy back for late evidence before booking it.", ge=0, le=600),
     ] = 3.0
     process_interval_s: Annotated[
         float,
         doc(
-            "Seconds from one reading of the process lists (the slow call) to the next; more "
-            "than `settle_s`, and use without an allocation is not seen in time.",
+            "Seconds between reads of the process lists (the slow call). If longer than "
+            "`settle_s`, the use of a GPU without an allocation is detected too late.",
             ge=0.1,
             le=3600,
         ),
@@ -60,7 +57,7 @@ class DaemonSection(Section, frozen=True):
     hang_s: Annotated[
         float,
         doc(
-            "Seconds after which a call to a sensor that has not come back makes /readyz fail.",
+            "Seconds after which a sensor call that has not returned makes /readyz fail.",
             gt=0,
             le=300,
         ),
@@ -68,66 +65,68 @@ class DaemonSection(Section, frozen=True):
     wait_for_sensors: Annotated[
         bool,
         doc(
-            "Where there is nothing to measure: true: stay up, say so, and look again every "
-            "minute; false: refuse to start."
+            "If there is nothing to measure: true: keep running, log it, and retry every minute; "
+            "false: refuse to start."
         ),
     ] = False
 
 
 class ServerSection(Section, frozen=True):
-    """Where /metrics, /readyz, /healthz and the page are served."""
+    """The HTTP server: /metrics, /readyz, /healthz and the status page."""
 
     listen: Annotated[
         str,
-        doc('host:port. "[::]:9816" or ":9816" is every address of the machine.'),
+        doc('host:port. "[::]:9816" or ":9816" listens on every address of the machine.'),
     ] = "127.0.0.1:9816"
     web_config: Annotated[
         str,
         doc(
-            "Path of an exporter-toolkit web configuration file (TLS, client certificates, "
-            "basic auth). Empty: plain HTTP for all who can reach `listen`."
+            "Path of an exporter-toolkit web configuration file (TLS, client certificates, basic "
+            "auth). Empty: plain HTTP, for anyone who can reach `listen`."
         ),
     ] = ""
     token_file: Annotated[
-        str, doc("File with the token that guards /v1/postings. Empty: that page is off.")
+        str, doc("File with the bearer token for /v1/postings. Empty: /v1/postings is off.")
     ] = ""
 
 
 class Log(Section, frozen=True):
-    """What goes to standard error."""
+    """Logging, to standard error."""
 
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], doc("The least level that is written.")
-    ] = "info"
-    format: Annotated[Literal["text", "json"], doc("One line of text or one JSON object.")] = "text"
+    level: Annotated[Literal["debug", "info", "warning", "error"], doc("Lowest level to log.")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["text", "json"], doc("One line of text or one JSON object per message.")
+    ] = "text"
 
 
 class Ledger(Section, frozen=True):
-    """The books of this node."""
+    """The ledger of this node."""
 
     path: Annotated[
         str,
-        doc("Absolute path of the sqlite file, on a local disk that survives a reboot."),
+        doc("Absolute path of the SQLite file, on a local disk that survives a reboot."),
     ] = "/var/lib/joulebook/ledger.db"
     retention_days: Annotated[
-        int, doc("Days for which postings are kept; counters are kept for ever.", ge=1, le=36500)
+        int, doc("Days to keep postings. Counters are kept for ever.", ge=1, le=36500)
     ] = 400
     allow_volatile: Annotated[
-        bool, doc("Accept a tmpfs or network file system under `path`, and what it may lose.")
+        bool, doc("Allow `path` on a tmpfs or network file system, which may lose data.")
     ] = False
 
 
 class ExpositionSection(Section, frozen=True):
-    """How the books are shown to Prometheus."""
+    """What Prometheus sees."""
 
     scrape_interval_s: Annotated[
-        float, doc("Seconds between two scrapes, as Prometheus is set.", gt=0, le=3600)
+        float, doc("Scrape interval of Prometheus, in seconds.", gt=0, le=3600)
     ] = 15.0
     zero_hold_s: (
         Annotated[
             float,
             doc(
-                "Seconds for which a new series shows 0, so that Prometheus sees where it began. "
+                "Seconds for which a new series shows 0, so that Prometheus sees it start there. "
                 "Not set: 2.5 x `scrape_interval_s`.",
                 ge=0,
                 le=86400,
@@ -137,30 +136,40 @@ class ExpositionSection(Section, frozen=True):
     ) = None
     linger_s: Annotated[
         float,
-        doc("Seconds for which a workload's series stay after its end.", ge=0, le=86400),
+        doc("Seconds to keep exposing a workload's series after it ends.", ge=0, le=86400),
     ] = 900.0
     max_experiments: Annotated[
-        int, doc("Experiments with series of their own; more share `(overflow)`.", ge=1, le=100_000)
+        int,
+        doc(
+            "Maximum number of experiments with their own series; the rest share `(overflow)`.",
+            ge=1,
+            le=100_000,
+        ),
     ] = 1000
     max_experiments_per_owner: Annotated[
         int,
         doc(
-            "Experiments with series of their own for each user and account: so many whose name "
-            "a person gave, and as many with a derived name.",
+            "Maximum number of experiments with their own series per user and account, counted "
+            "separately for names that a person gave and for derived names.",
             ge=1,
             le=100_000,
         ),
     ] = 50
     max_workloads: Annotated[
-        int, doc("Workloads with series of their own; more share `(overflow)`.", ge=1, le=100_000)
+        int,
+        doc(
+            "Maximum number of workloads with their own series; the rest share `(overflow)`.",
+            ge=1,
+            le=100_000,
+        ),
     ] = 500
     compat: Annotated[
         tuple[Literal["dcgm"], ...],
-        doc('Metric names of other exporters to show as well: "dcgm" (dcgm-exporter).'),
+        doc('Expose the metrics of other exporters, too: "dcgm" (dcgm-exporter).'),
     ] = ()
 
     def zero_hold(self) -> float:
-        """Seconds for which a new series shows 0."""
+        """Return the seconds for which a new series shows 0."""
         return 2.5 * self.scrape_interval_s if self.zero_hold_s is None else self.zero_hold_s
 
 
@@ -169,45 +178,55 @@ class Slurm(Section, frozen=True):
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
     events_dir: Annotated[
-        str, doc("Where Prolog and Epilog leave their event files; root's, closed to others.")
+        str,
+        doc(
+            "Directory of the event files written by Prolog and Epilog; owned by root, closed to "
+            "others."
+        ),
     ] = "/run/joulebook/jobs"
-    cgroup_root: Annotated[str, doc("Where the cgroup file systems are mounted.")] = (
-        "/sys/fs/cgroup"
-    )
+    cgroup_root: Annotated[str, doc("Mount point of the cgroup file systems.")] = "/sys/fs/cgroup"
     hpc_job_mapping_dir: Annotated[
-        str, doc("Job-mapping files of dcgm-exporter, taken as evidence. Empty: none.")
+        str, doc("Directory of dcgm-exporter's job-mapping files, used as evidence. Empty: none.")
     ] = ""
     gpustat_dir: Annotated[
-        str, doc("Job-mapping files of Jobstats (/run/gpustat), taken as evidence. Empty: none.")
+        str,
+        doc(
+            "Directory of Jobstats' job-mapping files (/run/gpustat), used as evidence. Empty: "
+            "none."
+        ),
     ] = ""
     slurm_conf: Annotated[
-        str, doc("Path of slurm.conf. Empty: SLURM_CONF, else where slurmd keeps it.")
+        str, doc("Path of slurm.conf. Empty: SLURM_CONF, else slurmd's default.")
     ] = ""
     gres_conf: Annotated[
-        str, doc("Path of gres.conf, which maps positions to devices. Empty: beside slurm.conf.")
+        str,
+        doc("Path of gres.conf, which maps GRES indices to devices. Empty: next to slurm.conf."),
     ] = ""
     node_name: Annotated[
         str,
         doc(
-            "NodeName of the one slurmd whose jobs count, where several run on this host. "
-            "Empty: all of them."
+            "If several slurmd run on this host, the NodeName of the one whose jobs count. "
+            "Empty: all."
         ),
     ] = ""
     scontrol: Annotated[
         str,
         doc(
-            'Path of scontrol, asked once per job that no file explains. "auto": the first on '
-            "PATH. Empty: never asked."
+            'Path of scontrol, called once per job that no file describes. "auto": the first on '
+            "PATH. Empty: never called."
         ),
     ] = "auto"
     gpu_ids: Annotated[
         Literal["gres", "minor", "uuid"],
-        doc("What the numbers in event files are that do not say it: SLURM's own are positions."),
+        doc(
+            "Meaning of GPU numbers in event files that do not state it; SLURM's own are GRES "
+            'indices ("gres").'
+        ),
     ] = "gres"
 
 
 class Tenants(Section, frozen=True):
-    """Who holds and uses the devices."""
+    """Who holds and uses the devices: the workload sources."""
 
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
@@ -215,9 +234,9 @@ class Tenants(Section, frozen=True):
 
 
 class Experiments(Section, frozen=True):
-    """What a lab adds workloads up by."""
+    """Experiments, by which a lab totals its workloads."""
 
     rules: Annotated[
         tuple[str, ...],
-        doc("Where the name of the experiment is looked for; the first that gives one wins."),
+        doc("Where to look for the experiment's name, in order; the first match wins."),
     ] = DEFAULT_RULES

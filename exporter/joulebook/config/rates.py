@@ -1,8 +1,7 @@
-"""Keys of the configuration file that turn energy into money and CO2e.
+"""Keys that turn energy into money and CO2e.
 
-See `config.node` for how they are documented. Nothing about money and carbon has a default
-that is used in silence: without a price, an intensity or a PUE there is no figure, and
-`joulebook rates` says which key is missing.
+No value for money or carbon is assumed: without a price, an intensity or a PUE there is no figure,
+and `joulebook rates` names the missing key.
 """
 
 from __future__ import annotations
@@ -20,32 +19,33 @@ from joulebook.config.node import Section, doc
 
 
 class Privacy(Section, frozen=True):
-    """What is shown of people."""
+    """What is exposed about users."""
 
     users: Annotated[
         Literal["plain", "hmac", "none"],
-        doc("The label `user`: as it is, a keyed hash of it (one key for the site), or empty."),
+        doc(
+            "The label `user`: the plain name, a keyed hash of it (use one key for the whole "
+            "site), or empty."
+        ),
     ] = "plain"
-    key_file: Annotated[str, doc("File with the key of the hash.")] = ""
+    key_file: Annotated[str, doc("File with the key for the hash.")] = ""
 
 
-_File = Annotated[str, doc("Absolute path of the file of kind csv.")]
-_Zone = Annotated[str, doc("Zone as the source names it. Empty: `rates.zone`.")]
-_Url = Annotated[
-    str, doc("Base address: of kind server, or of a feed that is not at its usual one.")
-]
-_Source = Annotated[str, doc("Where a constant is from, e.g. a contract; shown beside it.")]
+_File = Annotated[str, doc("Absolute path of the file (kind csv).")]
+_Zone = Annotated[str, doc("Zone, as the source names it. Empty: `rates.zone`.")]
+_Url = Annotated[str, doc("Base URL (kind server, or to override a feed's default).")]
+_Source = Annotated[str, doc("Source of a constant, such as a contract; shown next to it.")]
 _Keep = Annotated[
     float,
     doc(
-        "Seconds for which the last good value is used, as an estimate, once nothing newer is to "
-        "be had. After that the rate is not known.",
+        "Seconds to keep using the last good value, as an estimate, if the source has nothing "
+        "newer. After that, the rate is unknown.",
         ge=0,
         le=2_592_000,
     ),
 ]
 _Every = Annotated[
-    float, doc("Seconds from one question to the next. Not set: as suits the source.", ge=60)
+    float, doc("Seconds between requests. Not set: a suitable value for the source.", ge=60)
 ]
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -53,16 +53,14 @@ DAY_MINUTES = 24 * 60
 
 
 class PriceWindow(Section, frozen=True):
-    """Hours of the week with a price of their own, by the clock on the wall.
+    """Hours of the week with their own price, in local time.
 
-    A window whose `to` is not after its `from` ends on the next day.
+    If `to` is not after `from`, the window ends on the next day.
     """
 
-    days: Annotated[str, doc('Days on which it begins: "mon-fri", "sat,sun".')] = "mon-sun"
-    from_: Annotated[str, doc('When it begins: "08:00".')] = msgspec.field(
-        default="00:00", name="from"
-    )
-    to: Annotated[str, doc('When it ends: "20:00"; "24:00" is the end of the day.')] = "24:00"
+    days: Annotated[str, doc('Days on which the window starts: "mon-fri", "sat,sun".')] = "mon-sun"
+    from_: Annotated[str, doc('Start: "08:00".')] = msgspec.field(default="00:00", name="from")
+    to: Annotated[str, doc('End: "20:00"; "24:00" is the end of the day.')] = "24:00"
     per_kwh: Annotated[float, doc("Money per kilowatt-hour.")] | None = None
 
 
@@ -71,19 +69,20 @@ class Price(Section, frozen=True):
 
     kind: Annotated[
         Literal["none", "constant", "schedule", "csv", "energy-charts", "entsoe", "server"],
-        doc("Where prices come from; with none, no cost of electricity is shown."),
+        doc('Source of prices. With "none", no electricity cost is shown.'),
     ] = "none"
-    per_kwh: Annotated[float, doc("Money per kilowatt-hour, of kind constant.")] | None = None
+    per_kwh: Annotated[float, doc("Price per kWh (kind constant).")] | None = None
     source: _Source = ""
-    timezone: Annotated[str, doc('Time zone of kind schedule: "Europe/Berlin".')] = ""
-    default: (
-        Annotated[float, doc("Money per kilowatt-hour in hours of no window, of kind schedule.")]
-        | None
-    ) = None
+    timezone: Annotated[str, doc('Time zone of the schedule: "Europe/Berlin" (kind schedule).')] = (
+        ""
+    )
+    default: Annotated[float, doc("Price per kWh outside all windows (kind schedule).")] | None = (
+        None
+    )
     windows: Annotated[
         tuple[PriceWindow, ...],
         doc(
-            "Of kind schedule, the first that fits counts: "
+            "Kind schedule; the first match wins: "
             '[{ days = "mon-fri", from = "08:00", to = "20:00", per_kwh = 0.30 }]'
         ),
     ] = ()
@@ -93,8 +92,8 @@ class Price(Section, frozen=True):
     token_file: Annotated[
         str,
         doc(
-            "File with the key of kind entsoe, or `user:password` of kind server. "
-            "Empty: JOULEBOOK_RATES_PRICE_TOKEN in the environment."
+            "File with the API key (kind entsoe) or `user:password` (kind server). Empty: "
+            "JOULEBOOK_RATES_PRICE_TOKEN from the environment."
         ),
     ] = ""
     keep_s: _Keep = 86_400.0
@@ -102,7 +101,7 @@ class Price(Section, frozen=True):
 
 
 class CarbonSection(Section, frozen=True):
-    """Carbon intensity of electricity: location-based, average."""
+    """Carbon intensity of electricity (location-based, average)."""
 
     kind: Annotated[
         Literal[
@@ -115,11 +114,10 @@ class CarbonSection(Section, frozen=True):
             "energy-charts",
             "server",
         ],
-        doc("Where intensities come from; with none, no CO2e is shown."),
+        doc('Source of intensities. With "none", no CO2e is shown.'),
     ] = "none"
     grams_per_kwh: (
-        Annotated[float, doc("Grams of CO2e per kilowatt-hour, of kind constant.", ge=0, le=3000)]
-        | None
+        Annotated[float, doc("Grams of CO2e per kWh (kind constant).", ge=0, le=3000)] | None
     ) = None
     source: _Source = ""
     file: _File = ""
@@ -128,8 +126,8 @@ class CarbonSection(Section, frozen=True):
     token_file: Annotated[
         str,
         doc(
-            "File with the key of kind electricity-maps, or `user:password` of kind server. "
-            "Empty: JOULEBOOK_RATES_CARBON_TOKEN in the environment."
+            "File with the API key (kind electricity-maps) or `user:password` (kind server). "
+            "Empty: JOULEBOOK_RATES_CARBON_TOKEN from the environment."
         ),
     ] = ""
     keep_s: _Keep = 86_400.0
@@ -137,47 +135,52 @@ class CarbonSection(Section, frozen=True):
 
 
 class Hardware(Section, frozen=True):
-    """Hourly cost of one GPU model: `per_gpu_hour`, or what it is reckoned from."""
+    """Hourly cost of one GPU model: either `per_gpu_hour`, or `price` and `life_years`."""
 
-    per_gpu_hour: Annotated[float, doc("Money per GPU and hour held.", ge=0)] | None = None
-    price: Annotated[float, doc("Money paid for one GPU.", ge=0)] | None = None
-    residual: Annotated[float, doc("Money it is worth at the end of its life.", ge=0)] = 0.0
-    life_years: Annotated[float, doc("Years of its life.", gt=0)] | None = None
-    utilisation: Annotated[float, doc("Share of its life in which it is held.", gt=0, le=1)] = 1.0
+    per_gpu_hour: Annotated[float, doc("Cost per GPU-hour held.", ge=0)] | None = None
+    price: Annotated[float, doc("Purchase price of one GPU.", ge=0)] | None = None
+    residual: Annotated[float, doc("Value of one GPU at the end of its life.", ge=0)] = 0.0
+    life_years: Annotated[float, doc("Service life in years.", gt=0)] | None = None
+    utilisation: Annotated[float, doc("Share of its life for which it is held.", gt=0, le=1)] = 1.0
 
 
 class Rates(Section, frozen=True):
     """What a joule costs, in money and CO2e. Nothing is assumed: no rate, no figure."""
 
     currency: Annotated[
-        str, Meta(description="Currency of all money here (ISO 4217).", pattern="^[A-Z]{3}$")
+        str, Meta(description="Currency of all amounts (ISO 4217).", pattern="^[A-Z]{3}$")
     ] = "EUR"
     zone: Annotated[
-        str, doc("Grid: a country (DE) or a bidding zone (DE-LU), where no section has its own.")
+        str,
+        doc(
+            "Electricity grid: a country (DE) or a bidding zone (DE-LU). The default for `price` "
+            "and `carbon`."
+        ),
     ] = ""
     pue: (
         Annotated[
             float,
             doc(
-                "Facility energy per IT energy; 1.0 is a machine without cooling or losses of its "
-                "own. Not set: not known, and then neither are electricity cost and CO2e.",
+                "Power usage effectiveness: facility energy / IT energy; 1.0 means no cooling "
+                "and no losses. Not set: unknown, and so are electricity cost and CO2e.",
                 ge=1,
                 le=10,
             ),
         ]
         | None
     ) = None
-    pue_source: Annotated[str, doc("Where the PUE is from; shown beside it.")] = ""
+    pue_source: Annotated[str, doc("Source of the PUE; shown next to it.")] = ""
     cache_dir: Annotated[
-        str, doc("Folder for the last good answers of feeds. Empty: `rates` beside the ledger.")
+        str,
+        doc("Directory for the last good responses of feeds. Empty: `rates` next to the ledger."),
     ] = ""
     price: Price = Price()
     carbon: CarbonSection = CarbonSection()
     hardware: Annotated[
         dict[str, Hardware],
         doc(
-            "By GPU model, the most specific that fits (`*` stands for anything): "
-            '"NVIDIA H100*" = { per_gpu_hour = 1.25 } or { price = 35040, life_years = 4 }'
+            'Cost by GPU model; the most specific match wins (`*` matches anything): "NVIDIA '
+            'H100*" = { per_gpu_hour = 1.25 } or { price = 35040, life_years = 4 }'
         ),
     ] = {}
 
@@ -217,7 +220,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
 
 
 def conflicts(rates: Rates) -> Iterator[tuple[str, str]]:
-    """What the type of each key alone cannot tell: the key, and what is wrong with it."""
+    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
     for name, section in (("price", rates.price), ("carbon", rates.carbon)):
         for key, what in _misfits(section, _NEEDS[name], rates.zone):
             yield f"rates.{name}.{key}", what
@@ -249,7 +252,7 @@ def _misfits(
             yield key, f'{right}, since kind = "{kind}"'
         elif given and key not in ("kind", *needs[kind], *_TAKES.get(kind, ())):
             takers = [k for k in needs if key in (*needs[k], *_TAKES.get(k, ()))]
-            yield key, f'kind = "{kind}" does not use it; it is of kind {" or ".join(takers)}'
+            yield key, f'kind = "{kind}" does not use it; it belongs to kind {" or ".join(takers)}'
     if section.file and not section.file.startswith("/"):
         yield "file", f"{section.file!r}: expected an absolute path"
     if section.url and (problem := _url_problem(section.url)):
@@ -261,11 +264,11 @@ def _url_problem(url: str) -> str:
         parts = urlsplit(url)
         fits = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1)
     except ValueError:
-        return "expected an address like https://host:port/path"
+        return "expected a URL like https://host:port/path"
     if not fits or parts.query or parts.fragment:
-        return "expected an address like https://host:port/path"
+        return "expected a URL like https://host:port/path"
     if "@" in parts.netloc:
-        return "expected no user and password in it: they belong into token_file"
+        return "expected a URL without user and password: put them in token_file"
     return ""
 
 
@@ -294,11 +297,11 @@ def _schedule(price: Price) -> Iterator[tuple[str, str]]:
             except ValueError as error:
                 yield f"{where}.{key}", str(error)
         if window.per_kwh is None:
-            yield f"{where}.per_kwh", "expected money per kilowatt-hour"
+            yield f"{where}.per_kwh", "expected a price per kWh"
 
 
 def days_of(text: str) -> frozenset[int]:
-    """`mon-fri,sun` as days, Monday 0. Raises `ValueError` saying what would be right."""
+    """Parse `mon-fri,sun` into days, Monday being 0. Raises `ValueError` with what is expected."""
     days: set[int] = set()
     for part in text.lower().split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
@@ -311,7 +314,7 @@ def days_of(text: str) -> frozenset[int]:
 
 
 def minutes_of(text: str, last: int = DAY_MINUTES) -> int:
-    """`08:30` as minutes after midnight. Raises `ValueError` saying what would be right."""
+    """Parse `08:30` into minutes after midnight. Raises `ValueError` with what is expected."""
     match = re.fullmatch(r"(\d{2}):(\d{2})", text, re.ASCII)
     minutes = int(match[1]) * 60 + int(match[2]) if match and int(match[2]) < 60 else last + 1
     if minutes > last:

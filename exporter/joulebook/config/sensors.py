@@ -1,4 +1,6 @@
-"""The keys of `[sensors.*]` and `[host]`: what is measured, and what is made of the whole node."""
+"""The keys of `[sensors.*]` and `[host]`: what is measured, and who is charged for the rest of the
+node.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +17,46 @@ class Nvml(Section, frozen=True):
 
 
 class Drm(Section, frozen=True):
-    """AMD's and Intel's GPUs, from the kernel's own files."""
+    """AMD and Intel GPUs, read from the kernel's files."""
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    root: Annotated[str, doc("Where the kernel lists graphics cards.")] = "/sys/class/drm"
+    root: Annotated[str, doc("Directory where the kernel lists graphics cards.")] = "/sys/class/drm"
 
 
 class Rapl(Section, frozen=True):
-    """Energy of CPU packages and DRAM, from powercap."""
+    """Energy of CPU packages and DRAM, from powercap (RAPL)."""
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    root: Annotated[str, doc("Where powercap is mounted.")] = "/sys/class/powercap"
+    root: Annotated[str, doc("Directory of powercap.")] = "/sys/class/powercap"
 
 
 class Hwmon(Section, frozen=True):
-    """Energy and power of boards, sockets and supplies, from hwmon."""
+    """Energy and power of boards, sockets and power supplies, from hwmon."""
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    root: Annotated[str, doc("Where hwmon is mounted.")] = "/sys/class/hwmon"
+    root: Annotated[str, doc("Directory of hwmon.")] = "/sys/class/hwmon"
     includes_gpus: Annotated[
         bool,
         doc(
-            "Whether a board's meter of the whole node, or of its modules, includes the GPUs. "
-            "Where it leaves them out, joulebook_node_meter_omits says so, and this must be false."
+            "Whether a board's meter of the whole node or of its modules includes the GPUs. If "
+            "joulebook_node_meter_omits reports that it does not, set this to false."
         ),
     ] = True
 
 
-_EVERY = "Seconds from one question to the BMC to the next; they are slow, and serve others too."
-_TIMEOUT = "Seconds after which an answer of the BMC is no longer waited for."
+_EVERY = "Seconds between queries of the BMC. BMCs are slow and serve others, too."
+_TIMEOUT = "Timeout of a query of the BMC, in seconds."
 _GPUS = (
-    "Whether the BMC's power includes the GPUs. Some leave them out: then "
-    "joulebook_node_meter_omits says so, and this must be false."
+    "Whether the BMC's power reading includes the GPUs. Some leave them out: if "
+    "joulebook_node_meter_omits reports that, set this to false."
 )
 
 
 class Ipmi(Section, frozen=True):
-    """Power of the whole node, from its BMC by IPMI DCMI (ipmitool)."""
+    """Power of the whole node, from its BMC over IPMI DCMI (ipmitool)."""
 
     enabled: Annotated[
-        Enabled, doc('"auto": where there is a /dev/ipmi0; true: must work; false: not used.')
+        Enabled, doc('"auto": used where /dev/ipmi0 exists; true: required; false: off.')
     ] = False
     program: Annotated[str, doc("Path or name of ipmitool.")] = "ipmitool"
     every_s: Annotated[float, doc(_EVERY, ge=1, le=300)] = 10.0
@@ -63,21 +65,22 @@ class Ipmi(Section, frozen=True):
 
 
 class Redfish(Section, frozen=True):
-    """Power of the whole node, from its BMC by Redfish (HTTPS)."""
+    """Power of the whole node, from its BMC over Redfish (HTTPS)."""
 
     enabled: Annotated[
-        Enabled, doc('"auto": if `url` is set; true: must work; false: not used.')
+        Enabled, doc('"auto": used if `url` is set; true: required; false: off.')
     ] = False
-    url: Annotated[str, doc("Address of the BMC of this node: https://HOST[:PORT].")] = ""
+    url: Annotated[str, doc("URL of this node's BMC: https://HOST[:PORT].")] = ""
     credentials: Annotated[
         str,
-        doc("Path of a file of two lines, user and password; readable by the daemon alone."),
+        doc("Path of a file with two lines, user and password, readable only by the daemon."),
     ] = ""
     ca_file: Annotated[
-        str, doc("Path of the certificates that the BMC's must be signed by. Empty: the system's.")
+        str, doc("Path of the CA certificates that sign the BMC's. Empty: the system's.")
     ] = ""
     chassis: Annotated[
-        str, doc("Id of the chassis that is the whole node. Empty: the only one that tells power.")
+        str,
+        doc("Id of the chassis that is the whole node. Empty: the only one that reports power."),
     ] = ""
     every_s: Annotated[float, doc(_EVERY, ge=1, le=300)] = 10.0
     timeout_s: Annotated[float, doc(_TIMEOUT, gt=0, le=60)] = 5.0
@@ -85,33 +88,34 @@ class Redfish(Section, frozen=True):
 
 
 class Model(Section, frozen=True):
-    """Power reckoned from utilization, where nothing measures it; stays marked `modelled`."""
+    """Power estimated from utilization where nothing measures it; marked `modelled` everywhere."""
 
-    enabled: Annotated[bool, doc("Reckon CPU and DRAM. Never by itself: a model is a choice.")] = (
-        False
-    )
+    enabled: Annotated[
+        bool, doc("Estimate CPU and DRAM. Off unless you turn it on: a model is a choice.")
+    ] = False
     cpu_idle_w: Annotated[
-        float, doc("Watts of all CPUs of this machine while idle.", ge=0, le=10_000)
+        float, doc("Watts drawn by all CPUs of this machine when idle.", ge=0, le=10_000)
     ] = 0.0
     cpu_tdp_w: Annotated[
-        float, doc("Watts of all CPUs of this machine at full load.", ge=0, le=10_000)
+        float, doc("Watts drawn by all CPUs of this machine at full load.", ge=0, le=10_000)
     ] = 0.0
     dram_w_per_gib: Annotated[
-        float, doc("Watts per GiB of installed memory. 0: no DRAM.", ge=0, le=10)
+        float, doc("Watts per GiB of installed memory. 0: DRAM is not estimated.", ge=0, le=10)
     ] = 0.0
     source: Annotated[
-        str, doc("Where these numbers are from: a data sheet, a paper. Must be given.")
+        str, doc("Source of these numbers, such as a data sheet or a paper. Required.")
     ] = ""
 
 
 class Replay(Section, frozen=True):
-    """A recorded trace in the place of hardware."""
+    """Replay of a recorded trace instead of hardware."""
 
     enabled: Annotated[bool, doc("Play `trace` instead of reading GPUs.")] = False
     trace: Annotated[
         str,
         doc(
-            'Path of a trace, or "a100", "v100" (shipped); several, comma-separated, side by side.'
+            'Path of a trace, or "a100" or "v100" (shipped). Several, separated by commas, play '
+            "side by side."
         ),
     ] = ""
 
@@ -130,35 +134,35 @@ class Sensors(Section, frozen=True):
 
 
 class Host(Section, frozen=True):
-    """The host around the GPUs."""
+    """The host that the GPUs are in."""
 
     other: Annotated[
         Literal["none", "held-gpus"],
         doc(
-            "Who gets what the node consumes beside CPU, DRAM and GPUs (it needs a meter of "
-            "the whole "
-            "node): nobody (remainder `system`), or who holds GPUs, by the share held."
+            "Who is charged for the node's consumption beyond CPU, DRAM and GPUs (needs a meter "
+            'of the whole node). "none": nobody (remainder `system`); "held-gpus": those who '
+            "hold GPUs, by share."
         ),
     ] = "none"
     proc: Annotated[
         str,
         doc(
-            "Where the host's /proc is mounted. A daemon in a pid namespace of its own (a "
-            "container without hostPID) looks pids of the driver up there, and nowhere if that "
-            "shows other pids."
+            "Mount point of the host's /proc. A daemon in its own PID namespace (a container "
+            "without hostPID) looks up the driver's PIDs there, and nowhere if that shows other "
+            "PIDs."
         ),
     ] = "/proc"
 
 
 def conflicts(sensors: Sensors) -> Iterator[tuple[str, str]]:
-    """What the type of each key alone cannot tell."""
+    """Check what the types of single keys cannot."""
     redfish, model = sensors.redfish, sensors.model
     if redfish.enabled is True and not redfish.url:
-        yield "sensors.redfish.url", "expected the address of the BMC, since redfish is enabled"
+        yield "sensors.redfish.url", "expected the URL of the BMC, since redfish is enabled"
     if redfish.url and not redfish.url.startswith("https://"):
         yield (
             "sensors.redfish.url",
-            f"{redfish.url!r}: expected https://HOST (a password would go over the wire unhidden)",
+            f"{redfish.url!r}: expected https://HOST (the password would be sent unencrypted)",
         )
     if redfish.enabled and sensors.ipmi.enabled:
         yield "sensors.ipmi.enabled", "expected false, since redfish already measures the node"
@@ -171,5 +175,5 @@ def conflicts(sensors: Sensors) -> Iterator[tuple[str, str]]:
         if not model.source.strip():
             yield (
                 "sensors.model.source",
-                "expected where the model's numbers are from, since it is enabled",
+                "expected the source of the model's numbers, since it is enabled",
             )

@@ -1,7 +1,4 @@
-"""Keys of the configuration file about Kubernetes, processes and marks; see `config.node`.
-
-What marks are is in docs/in-code.md.
-"""
+"""Keys for Kubernetes, processes and marks (docs/in-code.md)."""
 
 from __future__ import annotations
 
@@ -27,33 +24,33 @@ INFRASTRUCTURE = (
     "dcgm-exporter",
     "dcgmproftester",
 )
-"""Programs that serve everybody on a machine."""
+"""Programs that serve everyone on a machine."""
 
 
 class Processes(Section, frozen=True):
-    """Processes outside any scheduler: containers, services, people's sessions."""
+    """Processes outside any scheduler: containers, services, login sessions."""
 
     enabled: Annotated[
         Enabled,
         doc(
-            '"auto": where GPUs are read and the pids that the driver tells are those seen here; '
-            "true: must work; false: such processes are nobody's (`unknown_holder`)."
+            '"auto": used where GPUs are read and the driver\'s PIDs are those visible here; '
+            "true: required; false: such processes are booked to `unknown_holder`."
         ),
     ] = "auto"
     infrastructure: Annotated[
         tuple[str, ...],
         doc(
-            "Programs that are never workloads: display servers, daemons of the driver, monitors. "
-            "One counts as such if a user of the system runs it outside of containers, or if it "
-            "only draws (the driver lists it for graphics alone)."
+            "Programs that are never workloads: display servers, driver daemons, monitoring. A "
+            "program counts as one if a system user runs it outside containers, or if the driver "
+            "lists it for graphics only."
         ),
     ] = INFRASTRUCTURE
     pid_namespace: Annotated[
         Literal["auto", "host"],
         doc(
-            '"auto": where `host.proc` does not show the host\'s processes (a container without '
-            "hostPID and without the host's /proc) the daemon asks no source whose a process is, "
-            'for pids mean others there; "host": they mean the same.'
+            '"auto": if `host.proc` does not show the host\'s processes (a container without '
+            "hostPID and without the host's /proc), the daemon does not look up the owners of "
+            'processes, since PIDs differ there; "host": treat PIDs as the host\'s.'
         ),
     ] = "auto"
 
@@ -62,28 +59,28 @@ class Kubernetes(Section, frozen=True):
     """Kubernetes pods."""
 
     enabled: Annotated[Enabled, doc(AUTO)] = "auto"
-    pod_resources: Annotated[str, doc("Socket of the kubelet's pod-resources service.")] = (
+    pod_resources: Annotated[str, doc("Socket of the kubelet's PodResources API.")] = (
         "/var/lib/kubelet/pod-resources/kubelet.sock"
     )
-    api: Annotated[bool, doc("Ask the API server for labels of the pods of this node.")] = True
+    api: Annotated[bool, doc("Get the labels of this node's pods from the API server.")] = True
     service_account: Annotated[
         str,
-        doc("Folder with `token` and `ca.crt` to sign in with, read again as they are renewed."),
+        doc("Directory with `token` and `ca.crt` for the API server, re-read when renewed."),
     ] = "/var/run/secrets/kubernetes.io/serviceaccount"
     kubeconfig: Annotated[
         str,
-        doc("Path of a kubeconfig to sign in with instead (some 15 MiB of memory). Empty: none."),
+        doc("Path of a kubeconfig to use instead (costs about 15 MiB of memory). Empty: none."),
     ] = ""
     node_name: Annotated[
         str,
         doc(
-            "Name of this node in the cluster (`spec.nodeName`). Empty: `node.name`, "
-            "else the host name."
+            "This node's name in the cluster (`spec.nodeName`). Empty: `node.name`, else the "
+            "host name."
         ),
     ] = ""
     resources: Annotated[
         tuple[str, ...],
-        doc("Resources of device plugins whose devices are GPUs; * stands for anything."),
+        doc("Device plugin resources that are GPUs; * matches anything."),
     ] = (
         "nvidia.com/gpu",
         "nvidia.com/gpu.shared",
@@ -93,46 +90,47 @@ class Kubernetes(Section, frozen=True):
         "gpu.intel.com/xe",
     )
     drivers: Annotated[
-        tuple[str, ...], doc("DRA drivers whose devices are GPUs; * stands for anything.")
+        tuple[str, ...], doc("DRA drivers whose devices are GPUs; * matches anything.")
     ] = ("gpu.nvidia.com", "gpu.amd.com", "gpu.intel.com")
     user_key: Annotated[
         str,
         doc(
-            "Where the user's name is that the cluster itself vouches for: annotation:KEY or "
-            "label:KEY, set by an admission controller. Empty: pods have no user."
+            "Where pods carry a trusted user name: annotation:KEY or label:KEY, set by an "
+            "admission controller. Empty: pods have no user."
         ),
     ] = ""
     poll_interval_s: Annotated[
         float,
         doc(
-            "Seconds from one question to the kubelet to the next, where nothing happens "
-            "(a pod's cgroup that comes or goes is a reason to ask at once).",
+            "Seconds between polls of the kubelet while nothing happens; a pod cgroup that "
+            "appears or disappears triggers one at once.",
             ge=0.5,
             le=60,
         ),
     ] = 5.0
-    cgroup_root: Annotated[str, doc("Where the node's cgroup file systems are mounted.")] = (
+    cgroup_root: Annotated[str, doc("Mount point of the node's cgroup file systems.")] = (
         "/sys/fs/cgroup"
     )
     pod_logs: Annotated[
         str,
         doc(
-            "The kubelet's folder of pods' logs, whose names tell the uid of a pod that the API "
-            "server has not reported yet. Empty: not looked at."
+            "The kubelet's directory of pod logs; its entries name the UID of a pod that the API "
+            "server has not reported yet. Empty: not used."
         ),
     ] = "/var/log/pods"
 
 
 class Workloads(Section, frozen=True):
-    """What is a workload."""
+    """What counts as a workload."""
 
     infrastructure_selectors: Annotated[
         tuple[str, ...],
         doc(
-            "Pods that are part of the cluster itself: namespace:NAME, label selectors as kubectl "
-            "takes them, or both joined by commas (a label alone is its user's word). A pod that "
-            "was given a GPU is a workload nevertheless, unless it holds it for others: slurmd, "
-            "and the reservation pods of KAI and Run:ai, selected with their namespace."
+            "Pods that belong to the cluster itself: namespace:NAME, a label selector in "
+            "kubectl's syntax, or both joined by commas (a label alone can be set by any user). "
+            "A pod with an allocated GPU is still a workload, unless it holds the GPU for "
+            "others: slurmd and the reservation pods of KAI and Run:ai, selected with their "
+            "namespace."
         ),
     ] = (
         "namespace:kube-system",
@@ -153,11 +151,11 @@ class Marks(Section, frozen=True):
     enabled: Annotated[
         Enabled,
         doc(
-            '"auto": where the directory is there, or where this node has no SLURM; true: the '
-            "directory is made; false: not used."
+            '"auto": used where the directory exists, or where this node has no SLURM; true: the '
+            "directory is created; false: off."
         ),
     ] = "auto"
     dir: Annotated[
         str,
-        doc("Directory of the mark files. All users write into it (mode 1777, like /tmp)."),
+        doc("Directory of the mark files. All users write to it (mode 1777, like /tmp)."),
     ] = DIRECTORY

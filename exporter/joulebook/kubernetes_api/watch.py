@@ -18,6 +18,7 @@ import msgspec
 from joulebook.backoff import pause_s
 from joulebook.http_client import HttpStream
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
+from joulebook.log import LogOnce
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +122,14 @@ class Watch(threading.Thread, Generic[Item]):
         self._stopping = threading.Event()
         self._answer: HttpStream | None = None
         self._failures = 0
-        self._said: set[str] = set()
+        self._once = LogOnce(log)
         self.problem = "has not answered yet"
         """Why nothing is heard from it now; empty while it is well."""
 
     @property
     def starting(self) -> bool:
         """Whether it has not been asked yet."""
-        return self._version is None and not self._said
+        return self._version is None and not self._once.failing()
 
     @property
     def synced(self) -> bool:
@@ -213,9 +214,8 @@ class Watch(threading.Thread, Generic[Item]):
         self._failures = 0
 
     def _well(self) -> None:
-        if self._said:
-            log.info("API server: %s are heard again", self._collection.name)
-            self._said = set()
+        name = self._collection.name
+        self._once.recovered(name, "API server: %s are heard again", name)
         self.problem = ""
 
     def _after(self, error: ApiError) -> float:
@@ -235,9 +235,9 @@ class Watch(threading.Thread, Generic[Item]):
             self._server.sign_in_again()
         was_well, self.problem = self.synced, str(error)
         # Connections break, and are made again; where that fails it is worth a word.
-        if error.reason not in self._said and not (was_well and error.reason == "unreachable"):
-            self._said.add(error.reason)
-            log.warning("API server: %s. %s", error, self._remedies.get(error.reason, ""))
+        if not (was_well and error.reason == "unreachable"):
+            said = ("API server: %s. %s", error, self._remedies.get(error.reason, ""))
+            self._once.failed(self._collection.name, *said, reason=error.reason)
         if error.reason == "forbidden":
             return FORBIDDEN_S * (1 + random.random() / 5)  # noqa: S311
         return self._backoff()

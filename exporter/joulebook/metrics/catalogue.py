@@ -1,7 +1,7 @@
-"""The metrics of Joulebook as data: the collector fills it, `docs/metrics.md` is made of it.
+"""The catalogue of metrics: the collector fills it in, and `docs/metrics.md` is made from it.
 
-Every metric also carries `node`, and `cluster` where `node.cluster` is set. No label is ever
-named `job`, `instance`, `pod` or `namespace`: they collide with those of a scrape target.
+Every metric also carries `node`, and `cluster` if `node.cluster` is set. No label is named `job`,
+`instance`, `pod` or `namespace`: those would collide with the labels of a scrape target.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ class Kind(StrEnum):
 
 
 class Stability(StrEnum):
-    """What may change: a stable metric only with a major version, a beta one with a minor."""
+    """When a metric may change: with a major version if stable, with a minor one if beta."""
 
     STABLE = "stable"
     BETA = "beta"
 
 
 class Quantum(StrEnum):
-    """How a value is floored on its way out (coarse values cost a third of the storage)."""
+    """The step that a value is floored to when exposed (coarse values cost a third of the
+    storage).
+    """
 
     NONE = "exact"
     JOULES = "2^-6 below 1000 J, to 1 J above"
@@ -36,11 +38,16 @@ class Quantum(StrEnum):
 
 
 class Metric(msgspec.Struct, frozen=True, gc=False):
-    """One metric: `name` as a sample carries it, `unit` in base units, labels beside `node`.
+    """One metric.
 
-    `adds` says that samples with the same labels are one quantity in parts, to be summed.
-    `sparse` leaves empty labels out, and `bare` leaves `node` and `cluster` out: both are for
-    compatibility with the names of other exporters.
+    Attributes:
+        name: As in a sample.
+        unit: A base unit.
+        labels: Other than `node` and `cluster`.
+        adds: Whether samples with the same labels are parts of one value, to be summed.
+        sparse: Whether to leave out empty labels, as other exporters do.
+        bare: Whether to leave out `node` and `cluster`.
+
     """
 
     name: str
@@ -97,7 +104,7 @@ GAP_REASONS = (
     "daemon_down", "hung", "missing", "released", "energy_unread", "implausible",
     "counter_reset", "counter_stalled", "reboot",
 )  # fmt: skip
-"""Exposed at 0 for every meter from the start, so that `increase()` sees the first gap too."""
+"""Exposed at 0 for every meter from the start, so that `increase()` sees the first gap."""
 
 GPU_GAP_REASONS = ("gpu_is_lost", "uninitialized")
 """The same, for GPUs."""
@@ -115,32 +122,42 @@ SENSOR_ERROR_REASONS = {
 DEVICE_GAUGES = {
     metric.name.removeprefix("joulebook_gpu_"): metric
     for metric in (
-        _gauge("gpu_power_watts", "Power the GPU draws now.", "watts", GPU),
-        _gauge("gpu_power_limit_watts", "Power limit in force.", "watts", GPU),
-        _gauge("gpu_utilization_ratio", "Share of time a kernel was running.", "ratio", GPU),
-        _gauge("gpu_memory_utilization_ratio", "Share of time memory was busy.", "ratio", GPU),
-        _gauge("gpu_encoder_utilization_ratio", "Use of the video encoder.", "ratio", GPU),
-        _gauge("gpu_decoder_utilization_ratio", "Use of the video decoder.", "ratio", GPU),
-        _gauge("gpu_memory_used_bytes", "Memory in use on the GPU.", "bytes", GPU),
-        _gauge("gpu_memory_total_bytes", "Memory of the GPU.", "bytes", GPU),
+        _gauge("gpu_power_watts", "Current power draw of the GPU.", "watts", GPU),
+        _gauge("gpu_power_limit_watts", "Current power limit of the GPU.", "watts", GPU),
+        _gauge(
+            "gpu_utilization_ratio",
+            "Fraction of time for which a kernel was running.",
+            "ratio",
+            GPU,
+        ),
+        _gauge(
+            "gpu_memory_utilization_ratio",
+            "Fraction of time for which memory was being accessed.",
+            "ratio",
+            GPU,
+        ),
+        _gauge("gpu_encoder_utilization_ratio", "Utilization of the video encoder.", "ratio", GPU),
+        _gauge("gpu_decoder_utilization_ratio", "Utilization of the video decoder.", "ratio", GPU),
+        _gauge("gpu_memory_used_bytes", "GPU memory in use.", "bytes", GPU),
+        _gauge("gpu_memory_total_bytes", "Total GPU memory.", "bytes", GPU),
         _gauge("gpu_temperature_celsius", "Temperature of the GPU.", "celsius", GPU),
-        _gauge("gpu_sm_clock_hertz", "Clock of the multiprocessors.", "hertz", GPU),
-        _gauge("gpu_memory_clock_hertz", "Clock of the memory.", "hertz", GPU),
+        _gauge("gpu_sm_clock_hertz", "SM clock frequency.", "hertz", GPU),
+        _gauge("gpu_memory_clock_hertz", "Memory clock frequency.", "hertz", GPU),
     )
 }
-"""The gauges of a device, by their key in `DeviceStatus.values`."""
+"""The gauges of a device, by key in `DeviceStatus.values`."""
 
 _OF_GPU = (
-    _gauge("gpu_info", "A GPU of this node.", labels=(
+    _gauge("gpu_info", "Information about a GPU of this node.", labels=(
         *GPU, "vendor", "model", "driver", "pci", "mig")),
     _gauge("gpu_held_ratio",
-        "Share of the GPU that the workload holds now; where nobody does, uses.", "ratio",
+        "Share of the GPU that the workload holds, or uses if nobody holds it.", "ratio",
         (*GPU, *WORKLOAD), adds=True),
     _gauge("gpu_peak_flops",
-        "Peak of the GPU's model by precision, dense, in FLOP/s; a datasheet's figure, not a "
-        "measurement.", labels=(*GPU, "precision", "source")),
+        "Peak dense FLOP/s of the GPU model by precision, from its data sheet (not measured).",
+        labels=(*GPU, "precision", "source")),
     *DEVICE_GAUGES.values(),
-    _counter("gpu_throttle_seconds", "Time for which the GPU was slowed down, by reason.",
+    _counter("gpu_throttle_seconds", "Time for which the GPU was throttled, by reason.",
         "seconds", (*GPU, "reason")),
 )  # fmt: skip
 
@@ -148,63 +165,65 @@ _OF_ENERGY = (
     _counter("meter_energy_joules", "Energy read from a meter since the ledger began.",
         "joules", METER),
     _gauge("meter_idle_watts",
-        "What a meter's device draws while idle, as learnt: the floor that is shared out apart.",
+        "Learned idle power of the meter's device, which is shared out separately from active "
+        "power.",
         "watts", METER, stability=Stability.BETA),
     _counter("workload_energy_joules", "Energy booked to a workload on this node, idle included.",
         "joules", (*WORKLOAD, "component")),
     _counter("workload_idle_energy_joules",
-        "The part of a workload's energy consumed while it held an idle device.",
+        "Energy booked to a workload while its allocated devices were idle (included in its "
+        "energy).",
         "joules", (*WORKLOAD, "component")),
     _gauge("workload_power_watts",
-        "Power that a workload draws of its devices, shared out as their energy is.",
+        "Power drawn by a workload; the power of shared devices is split as their energy is.",
         "watts", (*WORKLOAD, "component"), adds=True),
-    _counter("workload_gpu_seconds", "Time for which a workload held GPUs (held share x time).",
+    _counter("workload_gpu_seconds", "GPU time held by a workload (share held x time).",
         "seconds", WORKLOAD),
     _counter("workload_idle_gpu_seconds",
-        "The part of that time in which the GPUs did no work.", "seconds", WORKLOAD),
-    _gauge("workload_info", "What is known of a workload; join it on scheduler and workload.",
+        "GPU time held by a workload while the GPUs were idle.", "seconds", WORKLOAD),
+    _gauge("workload_info", "Information about a workload; join on scheduler and workload.",
         labels=("scheduler", "workload", "name", "partition", "image", "array", "gpu_count",
         "gpu_model", "evidence"), stability=Stability.BETA),
     _gauge("pending_energy_joules",
-        "Energy that was read and that no experiment or remainder shows yet.",
+        "Energy read from meters but not yet shown by any experiment or remainder.",
         "joules", ("component",), Quantum.JOULES),
     _gauge("unexposed_energy_joules",
-        "Energy of experiments that were not used for a day and have no series: meters = "
+        "Energy of experiments whose series were dropped after a day without use: meters = "
         "experiments + unexposed + remainders + pending.",
         "joules", ("component",), Quantum.JOULES),
     _counter("experiment_energy_joules", "Energy booked to an experiment on this node.",
         "joules", (*OWNER, "component")),
     _counter("experiment_idle_energy_joules",
-        "The part of an experiment's energy consumed while it held an idle device.",
+        "Energy booked to an experiment while its allocated devices were idle (included in its "
+        "energy).",
         "joules", (*OWNER, "component")),
-    _counter("experiment_gpu_seconds", "Time for which an experiment held GPUs.",
+    _counter("experiment_gpu_seconds", "GPU time held by an experiment (share held x time).",
         "seconds", OWNER),
     _counter("experiment_idle_gpu_seconds",
-        "The part of that time in which the GPUs did no work.", "seconds", OWNER),
+        "GPU time held by an experiment while the GPUs were idle.", "seconds", OWNER),
     _counter("remainder_gpu_seconds",
-        "GPU time that no workload held, by reason. With the time that workloads held GPUs and "
-        "the time of gaps it is the capacity.", "seconds", ("reason",)),
-    _counter("remainder_energy_joules", "Energy that belongs to no workload, by reason.",
+        "GPU time not held by any workload, by reason. Held time + remainders + gaps = capacity.",
+        "seconds", ("reason",)),
+    _counter("remainder_energy_joules", "Energy not attributed to any workload, by reason.",
         "joules", ("component", "reason")),
-    _counter("evidence_energy_joules", "Energy booked, by how its holder is known.",
+    _counter("evidence_energy_joules", "Energy booked, by the evidence for its holder.",
         "joules", ("evidence",)),
-    _counter("method_energy_joules", "Energy booked, by how its amount is known.",
+    _counter("method_energy_joules", "Energy booked, by how it was measured or estimated.",
         "joules", ("method",)),
 )  # fmt: skip
 
 _OF_NODE = (
     _counter("node_energy_joules",
-        "Energy by a meter of the whole node, as far as it is reconciled: what the meters inside "
-        "came to, and the rest, which is booked as component other.",
+        "Reconciled energy of a meter of the whole node: its child meters plus the rest, which "
+        "is booked as component other.",
         "joules", ("meter",), Stability.BETA),
     _counter("node_covered_energy_joules",
-        "Energy of the meters inside (CPU, DRAM, GPUs) in the same time.",
+        "Energy of its child meters (CPU, DRAM, GPUs) over the same time.",
         "joules", ("meter",), Stability.BETA),
     _gauge("node_deficit_joules",
-        "By how much the meters inside exceed the node's; later differences fill it first.",
+        "Energy by which the child meters exceed the node meter; later differences fill it first.",
         "joules", ("meter",), Quantum.JOULES, Stability.BETA),
-    _gauge("node_meter_omits",
-        "1 where the meter of the whole node seems to leave a component out.",
+    _gauge("node_meter_omits", "1 if the meter of the whole node appears to leave out a component.",
         labels=("meter", "component"), stability=Stability.BETA),
 )  # fmt: skip
 
@@ -212,90 +231,97 @@ _MONEY = Quantum.MONEY
 
 _OF_MONEY = (
     _counter("workload_cost",
-        "What a workload cost on this node, at the rates in force when its energy was consumed.",
+        "Cost of a workload on this node, at the rates in force when the energy was consumed.",
         labels=(*WORKLOAD, "kind", "currency"), quantum=_MONEY),
-    _counter("workload_idle_cost",
-        "The part of a workload's cost that was spent on GPUs which it held idle.",
+    _counter("workload_idle_cost", "Cost of a workload's idle allocations (included in its cost).",
         labels=(*WORKLOAD, "kind", "currency"), quantum=_MONEY),
     _counter("workload_credit",
-        "What a workload earned while the price was below zero; to be taken off its cost.",
+        "Credit to a workload for energy at negative prices; subtract it from its cost.",
         labels=(*WORKLOAD, "currency"), quantum=_MONEY),
     _counter("workload_co2e_grams",
-        "CO2e of a workload's energy, at the intensity in force when it was consumed.",
+        "CO2e of a workload on this node, at the carbon intensity in force when the energy was "
+        "consumed.",
         "grams", WORKLOAD),
-    _counter("experiment_cost", "What an experiment cost on this node.",
+    _counter("experiment_cost", "Cost of an experiment on this node.",
         labels=(*OWNER, "kind", "currency"), quantum=_MONEY),
     _counter("experiment_idle_cost",
-        "The part of an experiment's cost that was spent on GPUs which it held idle.",
+        "Cost of an experiment's idle allocations (included in its cost).",
         labels=(*OWNER, "kind", "currency"), quantum=_MONEY),
-    _counter("experiment_credit", "What an experiment earned while the price was below zero.",
+    _counter("experiment_credit",
+        "Credit to an experiment for energy at negative prices; subtract it from its cost.",
         labels=(*OWNER, "currency"), quantum=_MONEY),
-    _counter("experiment_co2e_grams", "CO2e of an experiment's energy on this node.",
+    _counter("experiment_co2e_grams", "CO2e of an experiment on this node.",
         "grams", OWNER),
-    _counter("remainder_cost", "What energy and GPU time of no workload cost, by reason.",
+    _counter("remainder_cost",
+        "Cost of energy and GPU time not attributed to any workload, by reason.",
         labels=("reason", "kind", "currency"), quantum=_MONEY),
-    _counter("remainder_credit", "What it earned while the price was below zero.",
+    _counter("remainder_credit",
+        "Credit for unattributed energy at negative prices, by reason; subtract it from its cost.",
         labels=("reason", "currency"), quantum=_MONEY),
-    _counter("remainder_co2e_grams", "CO2e of energy that belongs to no workload, by reason.",
+    _counter("remainder_co2e_grams", "CO2e of energy not attributed to any workload, by reason.",
         "grams", ("reason",)),
     _counter("unpriced_energy_joules",
-        "Energy that was charged nothing, since a rate that is configured was not known.",
+        "Energy without a charge because a configured rate was unknown.",
         "joules", ("kind",)),
     _gauge("budget",
-        "What an experiment, or (where that is empty) the whole account, may use in all; of the "
-        "unit kwh, or money of a currency.", labels=("account", "experiment", "unit")),
-    _gauge("electricity_price_per_kwh", "Price of a kWh in force now, without PUE.",
+        "Budget of an experiment, or of the whole account if the label experiment is empty. The "
+        "unit is kwh or a currency.", labels=("account", "experiment", "unit")),
+    _gauge("electricity_price_per_kwh", "Current price per kWh, without PUE.",
         labels=("currency", "source")),
-    _gauge("carbon_intensity_grams_per_kwh", "Carbon intensity in force now, without PUE.",
+    _gauge("carbon_intensity_grams_per_kwh", "Current carbon intensity per kWh, without PUE.",
         labels=("zone", "source")),
-    _gauge("pue_ratio", "PUE in force now: energy of the facility to that of the machines.",
+    _gauge("pue_ratio", "Current PUE: facility energy / IT energy.",
         "ratio", ("source",)),
-    _gauge("feed_up", "Whether the last answer of a source of rates was good.",
+    _gauge("feed_up", "1 if the last response of a rate source was usable, else 0.",
         labels=("quantity", "source")),
-    _gauge("feed_age_seconds", "Time since the last good answer of a source of rates.",
+    _gauge("feed_age_seconds", "Time since the last usable response of a rate source.",
         "seconds", ("quantity", "source")),
-    _counter("feed_errors", "Answers of a source of rates that could not be used, by reason.",
+    _counter("feed_errors", "Unusable responses of a rate source, by reason.",
         labels=("quantity", "source", "reason")),
 )  # fmt: skip
 
 _OF_QUALITY = (
     _counter("gap_seconds",
-        "Seconds in which the meter was not read (or not believed), by reason; a counter's energy "
-        "of that time is booked once it is read again. From the start, at 0: "
-        f"{', '.join(GAP_REASONS)}, of GPUs also {', '.join(GPU_GAP_REASONS)}.",
+        "Time for which a meter was not read or its reading was rejected, by reason. A "
+        "counter's energy of that time is booked once it is read again. Initialized to 0: "
+        f"{', '.join(GAP_REASONS)}; for GPUs also {', '.join(GPU_GAP_REASONS)}.",
         "seconds", (*METER, "reason")),
     _counter("foreign_use_seconds",
-        "Time for which processes of others than its holder used a held device.",
+        "Time for which a device was used by processes of others than its holder.",
         "seconds", (*METER, "scheduler", "workload"), Stability.BETA),
     _gauge("counter_power_ratio",
-        "A minute's energy by a GPU's counter to that by its power: near 1, but where a load is "
-        "in step with the sensor.", "ratio", (*GPU, "scope"), stability=Stability.BETA),
-    _counter("overflow", "Series folded into (overflow), by the budget that was full.",
+        "Energy of one minute by a GPU's counter, divided by that from its power readings. About "
+        "1, unless the load is in step with the sensor.",
+        "ratio", (*GPU, "scope"), stability=Stability.BETA),
+    _counter("overflow", "Series folded into (overflow), by the limit that was reached.",
         labels=("source", "reason")),
-    _counter("rejected_inputs", "Inputs from outside that were refused, by reason.",
+    _counter("rejected_inputs", "External inputs that were rejected, by reason.",
         labels=("source", "reason")),
-    _counter("exposition_errors", "Renderings of a metric that failed; it was left out.",
+    _counter("exposition_errors", "Metrics left out of a scrape because rendering them failed.",
         labels=("family",)),
 )  # fmt: skip
 
 _OF_DAEMON = (
-    _gauge("sensor_up", "Whether the last look at a sensor gave readings.",
+    _gauge("sensor_up", "1 if the last poll of a sensor returned readings, else 0.",
         labels=("sensor", "kind")),
     _counter("sensor_errors",
-        "Failed looks at a sensor or a device, by reason. From the start, at 0: "
+        "Failed polls of a sensor or a device, by reason. Initialized to 0: "
         + "; ".join(f"{s}: {', '.join(found)}" for s, found in SENSOR_ERROR_REASONS.items()) + ".",
         labels=("sensor", "kind", "reason")),
-    _gauge("sensor_last_success_timestamp_seconds", "When a sensor last gave readings (UTC).",
+    _gauge("sensor_last_success_timestamp_seconds", "Unix time of a sensor's last readings.",
         "seconds", ("sensor", "kind")),
-    _gauge("sensor_duration_seconds", "How long the last look at a sensor took.", "seconds",
+    _gauge("sensor_duration_seconds", "Duration of the last poll of a sensor.", "seconds",
         ("sensor", "kind")),
-    _gauge("tick_duration_seconds", "How long the last tick took.", "seconds"),
-    _gauge("build_info", "What is running here.", labels=("version", "revision", "python")),
-    Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU time of Joulebook itself.", "seconds"),
+    _gauge("tick_duration_seconds", "Duration of the last tick.", "seconds"),
+    _gauge("build_info",
+        "Version of the daemon.", labels=("version", "revision", "python")),
+    Metric("process_cpu_seconds_total", Kind.COUNTER,
+        "CPU time of Joulebook itself.", "seconds"),
     Metric("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of Joulebook.", "bytes"),
     Metric("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory of Joulebook.", "bytes"),
     Metric("process_open_fds", Kind.GAUGE, "Open file descriptors of Joulebook."),
-    Metric("process_start_time_seconds", Kind.GAUGE, "When Joulebook started (UTC).", "seconds"),
+    Metric("process_start_time_seconds", Kind.GAUGE,
+        "Unix time of Joulebook's start.", "seconds"),
 )  # fmt: skip
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -306,6 +332,6 @@ CATALOGUE: tuple[Metric, ...] = (
     *_OF_QUALITY,
     *_OF_DAEMON,
 )
-"""Every metric that is exposed, in the order of exposition."""
+"""Every metric, in the order of exposition."""
 
 BY_NAME = {metric.name: metric for metric in CATALOGUE}

@@ -1,4 +1,4 @@
-"""The metrics of `joulebook collect`, which is of no node: no label `node`."""
+"""The metrics of `joulebook collect`, which have no label `node`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ def _metric(
 _G, _C = Kind.GAUGE, Kind.COUNTER
 
 COLLECTOR: tuple[Metric, ...] = (
-    _metric(_G, "targets", "Nodes that are asked."),
-    _metric(_G, "target_up", "Whether a node's last page is in the ledger.", "", ("target",)),
+    _metric(_G, "targets", "Number of nodes to collect from."),
+    _metric(
+        _G,
+        "target_up",
+        "1 if the last page of a node was written to the ledger, else 0.",
+        "",
+        ("target",),
+    ),
     _metric(
         _G,
         "target_last_success_timestamp_seconds",
-        "When a page of a node was last taken in (UTC).",
+        "Unix time at which a page of a node was last written to the ledger.",
         "seconds",
         ("target",),
     ),
-    _metric(_G, "target_behind", "Changes on a node that are not collected.", "", ("target",)),
+    _metric(_G, "target_behind", "Changes on a node that are not collected yet.", "", ("target",)),
     _metric(
         _C,
         "errors_total",
-        "Answers of a node that could not be used, by reason.",
+        "Unusable responses of a node, by reason.",
         "",
         ("target", "reason"),
     ),
-    _metric(_C, "pages_total", "Pages taken in."),
-    _metric(_C, "rows_total", "Rows in them."),
-    _metric(_C, "late_total", "Workloads and days that came late for a month that was closed."),
-    _metric(_G, "database_up", "Whether the collected ledger can be written."),
-    _metric(_G, "discovery_up", "Whether every source of targets was read."),
+    _metric(_C, "pages_total", "Pages written to the ledger."),
+    _metric(_C, "rows_total", "Rows written to the ledger."),
+    _metric(_C, "late_total", "Workloads and days that arrived after their month was closed."),
+    _metric(_G, "database_up", "1 if the collected ledger is writable, else 0."),
+    _metric(_G, "discovery_up", "1 if every source of targets was read, else 0."),
 )
 """Every metric of the collector, in the order of exposition."""

@@ -1,7 +1,7 @@
-"""The metrics of dcgm-exporter under its names and labels, for dashboards that know only those.
+"""The metrics of dcgm-exporter, by its names and labels, for dashboards that need those.
 
-Names, units and help (but that of the energy) are those of its `default-counters.csv`, labels those
-of its template: https://github.com/NVIDIA/dcgm-exporter. Nothing of this is for accounting.
+Names, units and help (except for the energy) are from its `default-counters.csv`, labels from its
+template: https://github.com/NVIDIA/dcgm-exporter. None of this is for accounting.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ _ENERGY = _metric(
 )
 
 METRICS = (*(gauge.metric for gauge in _GAUGES), _FB_FREE, _ENERGY)
-"""All that this module emits, in order."""
+"""All metrics of this module, in order."""
 
 
 def collect_dcgm(view: Snapshot) -> list[Family]:
-    """The compatible families of a view.
+    """Return the compatible families of a snapshot.
 
-    `TOTAL_ENERGY_CONSUMPTION` counts since the ledger began, not since boot: unlike the driver's
-    own counter it does not fall when the driver is loaded again.
+    `TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that, unlike the driver's own
+    counter, it does not reset when the driver is reloaded.
     """
     gpus = [
         (_labels(view, status), status)
@@ -119,7 +119,7 @@ def _labels(view: Snapshot, status: DeviceStatus) -> tuple[str, ...]:
         for holder in view.holders.get(status.meter, ())
         if holder.workload is not None and holder.workload.scheduler == "slurm"
     }
-    # dcgm-exporter knows the plain SLURM_JOB_ID, without the mark of a requeue.
+    # dcgm-exporter has the plain SLURM_JOB_ID, without the requeue suffix.
     job = jobs.pop().partition(".")[0] if len(jobs) == 1 else ""
     minor = status.index if status.minor is None else status.minor
     return (

@@ -23,16 +23,16 @@ from joulebook.units import NS_PER_S, UJ_PER_J
 
 
 def shown_balance(experiment: ExperimentState) -> Balance:
-    """What an experiment's counters show: its baseline while it is held, else the truth."""
+    """Return what an experiment's counters show: its baseline while held, else its balance."""
     return experiment.baseline if experiment.hold_left_ns > 0 else experiment.balance
 
 
 def pending_uj(books: Books) -> Mapping[Component, int]:
-    """Read energy (uJ) that neither an experiment nor a remainder shows yet, by component.
+    """Return the energy (uJ) read that no experiment or remainder shows yet, by component.
 
-    It is waiting to be booked (late evidence may come), belongs to a workload whose labels are
-    not settled, or to an experiment whose series is held at its baseline so that Prometheus
-    sees where it starts. Every component that has a meter is in the answer.
+    It waits to be booked (for late evidence), belongs to a workload whose labels are not settled,
+    or to an experiment whose series is held at its baseline so that Prometheus sees it start there.
+    The result has every component that has a meter.
     """
     pending: dict[Component, int] = {}
 
@@ -54,7 +54,7 @@ def pending_uj(books: Books) -> Mapping[Component, int]:
 
 
 def unexposed_uj(books: Books) -> Mapping[Component, int]:
-    """Energy (uJ) of experiments that have no series any more, by component."""
+    """Return the energy (uJ) of experiments that no longer have series, by component."""
     unexposed = {meter.component: 0 for meter in books.meters}
     for experiment in books.experiments.values():
         if not experiment.exposed:

@@ -1,4 +1,4 @@
-"""Makes `docs/metrics.md` from the catalogue: `python -m joulebook.metrics.docs PATH`."""
+"""Generate `docs/metrics.md` from the catalogue: `python -m joulebook.metrics.docs PATH`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from joulebook.metrics.catalogue import CATALOGUE, Metric, Quantum
 from joulebook.metrics.catalogue_collector import COLLECTOR
 
 _HEAD = """\
-<!-- Made from exporter/joulebook/metrics/catalogue.py by `make docs`; do not edit. -->
+<!-- Generated from exporter/joulebook/metrics/catalogue.py by `make docs`; do not edit. -->
 
 # Metrics
 
-Served at `/metrics` in the Prometheus text format 0.0.4 or OpenMetrics 1.0, as the scraper asks.
-Every `joulebook_` and `process_` metric carries the label `node`, and `cluster` where
+Served at `/metrics` in the Prometheus text format 0.0.4 or in OpenMetrics 1.0, as the scraper
+requests. Every `joulebook_` and `process_` metric has the label `node`, and `cluster` if
 `node.cluster` is set. Scrape with `honor_labels: true`. No metric has a label named `job`,
 `instance`, `pod` or `namespace`.
 
-- All figures are those of the last *committed* tick: scraping changes nothing, and no counter
-  falls when the daemon is restarted or killed.
-- A workload's counters appear once its labels are settled, show 0 for
-  `exposition.zero_hold_s`, then the truth, and stay for `exposition.linger_s` after its end.
-  Its labels never change. An experiment's counters hold still for as long when they (re)appear.
-- The sum of `joulebook_meter_energy_joules_total` is the sum of
-  `joulebook_experiment_energy_joules_total`, `joulebook_remainder_energy_joules_total` and
-  `joulebook_pending_energy_joules`, save for what flooring takes from each series.
-- What a device does not say is absent, never 0. A metric that cannot be rendered is left out and
-  counted in `joulebook_exposition_errors_total`; the rest of the scrape goes on.
-- Stable metrics change only with a major version, beta ones with a minor one.
+- All values are as of the last committed tick. Scraping changes nothing, and no counter
+  decreases when the daemon is restarted or killed.
+- A workload's counters appear once its labels are settled. They show 0 for
+  `exposition.zero_hold_s`, then the true value, and stay for `exposition.linger_s` after the
+  workload ends. Its labels never change. When an experiment's counters (re)appear, they stay
+  constant for `exposition.zero_hold_s` first.
+- The sum of `joulebook_meter_energy_joules_total` equals the sum of
+  `joulebook_experiment_energy_joules_total`, `joulebook_remainder_energy_joules_total`,
+  `joulebook_unexposed_energy_joules` and `joulebook_pending_energy_joules`, except for the
+  flooring of each series.
+- A value that a device does not report is absent, never 0. A metric that cannot be rendered is
+  left out and counted in `joulebook_exposition_errors_total`; the rest of the scrape goes on.
+- Stable metrics change only with a major version, beta ones with a minor version.
 """
 
 _DCGM = """
@@ -39,9 +41,10 @@ _DCGM = """
 The names and labels of dcgm-exporter, without `node` and `cluster`:
 LABELS.
 
-`hpc_job` is there where exactly one SLURM job holds the GPU.
-`DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION` counts since the ledger began, so that it does not fall when
-the driver is loaded again; in OpenMetrics its type is `unknown`, since its name lacks `_total`.
+`hpc_job` is set if exactly one SLURM job holds the GPU.
+`DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that it does not
+reset when the driver is reloaded. In OpenMetrics its type is `unknown`, since its name does not
+end in `_total`.
 """
 
 _COLLECT = """
@@ -52,7 +55,7 @@ Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.
 
 
 def markdown() -> str:
-    """The text of `docs/metrics.md`."""
+    """Return the text of `docs/metrics.md`."""
     owned = ", ".join(f"`{label}`" for label in dcgm.LABELS)
     return (
         f"{_HEAD}\n{_table(CATALOGUE)}"
@@ -62,9 +65,9 @@ def markdown() -> str:
 
 
 def _table(metrics: Iterable[Metric], *, labels: bool = True) -> str:
-    heads = ["Metric", "Type", "Labels", "Value", "Stability, since", "What it says"]
+    heads = ["Metric", "Type", "Labels", "Value", "Stability, since", "Description"]
     if not labels:
-        heads = ["Metric", "Type", "What it says"]
+        heads = ["Metric", "Type", "Description"]
     rows = [heads, ["---"] * len(heads)]
     for metric in metrics:
         row = [f"`{metric.name}`", str(metric.kind)]

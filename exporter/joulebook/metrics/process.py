@@ -1,4 +1,4 @@
-"""What Joulebook itself costs the node, from `/proc/self` (60 us; `process_*` metrics).
+"""The resource use of Joulebook itself, from `/proc/self` (60 us; `process_*` metrics).
 
 prometheus-client has a collector of the same, but importing it costs 9.6 MiB of a daemon whose
 aim is 50.
@@ -16,7 +16,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class ProcessStats(msgspec.Struct, frozen=True, gc=False):
-    """This process: CPU seconds since its start, bytes, open files; its start in UTC seconds."""
+    """Resource use of this process; `start_s` is its start in UTC seconds."""
 
     cpu_s: float
     resident_bytes: int
@@ -26,9 +26,9 @@ class ProcessStats(msgspec.Struct, frozen=True, gc=False):
 
 
 def process_stats(proc: Path = Path("/proc")) -> ProcessStats | None:
-    """Read them (proc(5)); `None` where there is no such `proc`."""
+    """Read the statistics (proc(5)); `None` if `proc` does not have them."""
     try:
-        # The name of the command, in parentheses, may hold spaces and parentheses itself.
+        # The command name, in parentheses, may itself contain spaces and parentheses.
         fields = (proc / "self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
         boot = next(
             line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime ")

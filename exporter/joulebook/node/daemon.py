@@ -27,7 +27,7 @@ from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.core.ledger.advance import Tick, advance
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
-from joulebook.log import once
+from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
 from joulebook.node import counters
 from joulebook.node.day_totals import DayTotals
@@ -37,6 +37,7 @@ from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
 from joulebook.units import NS_PER_S, s_from_ns
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 CLOCK_STEP_NS = NS_PER_S
 """An NTP daemon slews what is less; a step of so much is worth a line in the log."""
@@ -170,7 +171,9 @@ class Daemon:
         counters.say_stalls(before, self._books)
         counters.say_audits(before, self._books)
         for fault in entry.faults:
-            once(log, fault, "booked to unknown_holder, since it cannot be shared out: %s", fault)
+            _once.failed(
+                fault, "booked to unknown_holder, since it cannot be shared out: %s", fault
+            )
         self._say_clock_step(tick.utc_offset_ns)
 
     def _say_omissions(self, before: Books) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 
 from joulebook.errors import ConfigError
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
+from joulebook.reloaded_file import Note, ReloadedFile
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -63,56 +65,50 @@ class ReleaseHandler:
 
     def __init__(self, ledger: Path) -> None:
         self._path = request_path(ledger)
-        self._seen: tuple[int, int, int] | None = None
-        self._request: Request | None = None
+        self._file = ReloadedFile(self._load, first=None)
 
     def wanted(self) -> bool:
         """Whether the driver is to be let go of now. A request whose time is over is removed."""
         try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            self._request = self._seen = None
-            return False
+            self._file.refresh()
         except OSError as e:
             # What was asked for still holds until its time is over.
-            once(log, "look", "cannot look for requests at %s: %s", self._path, e.strerror)
-            return _holds(self._request)
-        recovered(log, "look", "%s can be looked at again", self._path)
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if seen != self._seen:
-            self._seen = seen
-            self._request = _read(self._path)
-        if _holds(self._request):
+            _once.failed("look", "cannot look for requests at %s: %s", self._path, e.strerror)
+            return _holds(self._file.value)
+        _once.recovered("look", "%s can be looked at again", self._path)
+        if _holds(self._file.value):
             return True
-        self._remove()
+        if self._path.exists():
+            self._remove()
         return False
 
     def grant(self) -> None:
         """Say that the driver was let go of."""
-        if self._request is None or self._request.granted:
-            return
-        if _read(self._path) != self._request:
+        request = self._file.value
+        if request is None or request.granted or _read(self._path) != request:
             return  # Asked again meanwhile, or withdrawn: the next tick sees it.
-        granted = msgspec.structs.replace(self._request, granted=True)
         try:
-            _write(self._path, granted)
+            _write(self._path, msgspec.structs.replace(request, granted=True))
         except OSError as e:
-            once(log, "grant", "cannot write to %s that it is granted: %s", self._path, e.strerror)
+            _once.failed(
+                "grant", "cannot write to %s that it is granted: %s", self._path, e.strerror
+            )
             return
-        recovered(log, "grant", "%s can be written again", self._path)
-        self._request = granted
+        _once.recovered("grant", "%s can be written again", self._path)
+
+    def _load(self, note: Note) -> Request | None:
+        path = note(self._path)
+        return _load(path)
 
     def _remove(self) -> None:
-        if _holds(newer := _read(self._path)):
-            self._request = newer  # Asked again since it was read: the next tick grants it.
-            self._seen = None
-            return
+        if _holds(_read(self._path)):
+            return  # Asked again since it was read: the next tick grants it.
         try:
             self._path.unlink(missing_ok=True)
         except OSError as e:
-            once(log, "remove", "cannot remove %s: %s", self._path, e.strerror)
+            _once.failed("remove", "cannot remove %s: %s", self._path, e.strerror)
         else:
-            recovered(log, "remove", "%s could be removed", self._path)
+            _once.recovered("remove", "%s could be removed", self._path)
 
 
 def _holds(request: Request | None) -> bool:
@@ -121,8 +117,16 @@ def _holds(request: Request | None) -> bool:
 
 def _read(path: Path) -> Request | None:
     try:
+        return _load(path)
+    except OSError:
+        return None
+
+
+def _load(path: Path) -> Request | None:
+    """The request, if there is one that can be understood. Raises `OSError`."""
+    try:
         return REQUEST.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.log import once
+from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import SensorHealth
 from joulebook.node.burst import PAUSE_NS, Burst
 from joulebook.node.sensors.contract import SUSPENDED, Pace, Paced, PollResult, Sensor
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
+_faults = LogOnce(log)
 
 REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
 
@@ -64,7 +65,7 @@ class SensorThread:
         self._last_success_s: float | None = None
         self._took_s: float | None = None
         self._reason, self.problem = "starting", "has not answered yet"
-        self._failing: Mapping[str, str] = {}  # what was last said of whom
+        self._once = LogOnce(log)
         self._gave = False  # the last look gave a reading, or all devices sleep
         self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
         self._looked_at = float("-inf")
@@ -171,7 +172,7 @@ class SensorThread:
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread to give just now
-            once(log, self.sensor.name, "sensor %s: no thread: %s", self.sensor.name, error)
+            _faults.failed(self.sensor.name, "sensor %s: no thread: %s", self.sensor.name, error)
             return
         self._thread = thread
 
@@ -183,7 +184,10 @@ class SensorThread:
             self._in_call_since = None
             self._errors[THREAD_DIED] += 1
             self._reason, self.problem = THREAD_DIED, f"its thread died: {fault!r}"
-            log.critical("sensor %s: %s", self.sensor.name, self.problem, exc_info=fault)
+            said = ("sensor %s: %s", self.sensor.name, self.problem)
+            self._once.failed(
+                _ITSELF, *said, reason=self.problem, level=logging.CRITICAL, exc_info=fault
+            )
 
     def _serve(self) -> None:
         while True:
@@ -238,8 +242,9 @@ class SensorThread:
         asleep = {failure.reason for failure in failures} == {SUSPENDED}
         self._gave = bool(look.readings) or asleep
         if self._open and error is None:
-            self._say({f"{f.meter.component} {f.meter.name}": f.reason for f in failures})
-            self.problem = "; ".join(f"{name}: {why}" for name, why in self._failing.items())
+            failing = {f"{f.meter.component} {f.meter.name}": f.reason for f in failures}
+            self._say(failing)
+            self.problem = "; ".join(f"{name}: {why}" for name, why in failing.items())
         if not (look.readings or failures or error):
             self.problem = "it shows no device"
         if look.readings:
@@ -284,20 +289,19 @@ class SensorThread:
 
     def _say(self, failing: Mapping[str, str]) -> None:
         """Log what began to fail, or for another reason, and what is read again."""
-        for name, reason in failing.items():
-            if self._failing.get(name) != reason:
-                level = logging.INFO if reason == SUSPENDED else logging.WARNING
-                log.log(level, "sensor %s: %s is not read: %s", self.sensor.name, name, reason)
-        for name in sorted(self._failing.keys() - failing.keys()):
-            log.info("sensor %s: %s is read again", self.sensor.name, name)
-        self._failing = failing
+        sensor = self.sensor.name
+        for name, why in failing.items():
+            level = logging.INFO if why == SUSPENDED else logging.WARNING
+            said = ("sensor %s: %s is not read: %s", sensor, name, why)
+            self._once.failed(name, *said, reason=why, level=level)
+        for name in sorted(set(self._once.failing()) - failing.keys()):
+            self._once.recovered(name, "sensor %s: %s is read again", sensor, name)
 
     def _note(self, error: SensorError, fault: Exception | None = None) -> None:
         """A sensor that failed as a whole is closed and opened again, ever less often."""
         self.problem = str(error)
-        if self._failing.get(_ITSELF) != self.problem:
-            log.error("sensor %s: %s. %s", self.sensor.name, error, error.remedy, exc_info=fault)
-        self._failing = {**self._failing, _ITSELF: self.problem}
+        said = ("sensor %s: %s. %s", self.sensor.name, error, error.remedy)
+        self._once.failed(_ITSELF, *said, reason=str(error), level=logging.ERROR, exc_info=fault)
         self._errors[error.reason] += 1
         self._close()
         self._reopen_at = time.monotonic() + self._reopen_s
@@ -324,7 +328,9 @@ class SensorThread:
         except SensorError:
             pass  # the next look says why
         except Exception as fault:
-            once(log, self.sensor.name, "%s", _fault(fault), level=logging.ERROR, exc_info=fault)
+            unforeseen = _fault(fault)
+            self._errors[unforeseen.reason] += 1
+            _faults.failed(self.sensor.name, "%s", unforeseen, level=logging.ERROR, exc_info=fault)
         finally:
             self._in_call_since = None
         kept = burst.take(readings)

@@ -20,7 +20,7 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
     Before,
@@ -84,6 +84,7 @@ class ProcessOwners:
 
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 
 class WorkloadSources:
@@ -169,11 +170,10 @@ class WorkloadSources:
             yield
         except Exception as fault:
             self._faults[source.name] += 1
-            once(
-                log, key,
+            _once.failed(key,
                 "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
                 "report it",
                 source.name, asked, level=logging.ERROR, exc_info=fault,
             )  # fmt: skip
         else:
-            recovered(log, key, "%s answers again (%s)", source.name, asked)
+            _once.recovered(key, "%s answers again (%s)", source.name, asked)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from joulebook import log
 from joulebook.core.money.rates import Point, StepCurve
+from joulebook.log import LogOnce
 from joulebook.rates.contract import Quantity
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 VERSION = 1
 _MAX_BYTES = 16 * 2**20
@@ -56,7 +57,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
-            log.once(logger, f"read {quantity}", "%s is not used: %s", path, error)
+            _once.failed(f"read {quantity}", "%s is not used: %s", path, error)
             return None
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None
 
@@ -81,9 +82,9 @@ class Cache:
                     Path(name).unlink()
                 raise
         except OSError as error:
-            log.once(logger, key, "%s cannot be kept: %s", path, error.strerror)
+            _once.failed(key, "%s cannot be kept: %s", path, error.strerror)
         else:
-            log.recovered(logger, key, "%s is kept again", path)
+            _once.recovered(key, "%s is kept again", path)
 
     @staticmethod
     def _path(folder: Path, quantity: Quantity) -> Path:

@@ -19,16 +19,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook import log
 from joulebook.backoff import pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
+from joulebook.log import LogOnce
 from joulebook.rates.cache import Cache, CachedRates
 from joulebook.rates.contract import DAY_S, Quantity, sift
 from joulebook.rates.feeds.server import QuantityRates
 from joulebook.rates.sources import Feed
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 HISTORY_S = 40 * DAY_S
 """How long values are kept: energy of an outage is booked at the rates of its time."""
@@ -196,14 +197,14 @@ class Poller:
             good, refused = self._sifted(feed, said, now_s)
         except FeedError as error:
             self._failed(slot, error)
-            log.once(logger, key, "rates.%s: %s", feed.quantity, error)
+            _once.failed(key, "rates.%s: %s", feed.quantity, error)
             return
         except Exception as fault:
             # A fault of ours in reading one feed must not end the thread that asks all others.
             name = type(fault).__name__
             self._failed(slot, FeedWrong(f"{feed.source.name}: {name}", reason="fault"))
             what = "rates.%s: a fault in reading %s"
-            log.once(logger, key, what, feed.quantity, feed.source.name, exc_info=fault)
+            _once.failed(key, what, feed.quantity, feed.source.name, exc_info=fault)
             return
         slot.errors.update(refused)
         slot.failures = 0
@@ -212,9 +213,9 @@ class Poller:
         slot.points = good if plan.local else _merged(slot.points, good, now_s)
         self._judge(slot, refused, now_s)
         if slot.state == "ok":
-            log.recovered(logger, key, "rates.%s: %s is good again", feed.quantity, slot.message)
+            _once.recovered(key, "rates.%s: %s is good again", feed.quantity, slot.message)
         else:
-            log.once(logger, key, "rates.%s: %s", feed.quantity, slot.message)
+            _once.failed(key, "rates.%s: %s", feed.quantity, slot.message)
         if not plan.local:
             self._cache.store(feed.quantity, CachedRates(feed.identity, now_s, slot.points))
 

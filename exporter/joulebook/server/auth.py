@@ -19,12 +19,14 @@ from pathlib import Path
 
 import bcrypt
 
-from joulebook import log
 from joulebook.core.ledger.export import PATH
 from joulebook.errors import ConfigError
+from joulebook.log import LogOnce
+from joulebook.reloaded_file import Note, ReloadedFile
 from joulebook.server.desk import WorkerPool
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 HEADER = b"x-joulebook-token"
 
@@ -47,38 +49,27 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         """Raises `ConfigError`: at the start, a file that cannot be used is fatal."""
         self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._digests: tuple[bytes, ...] = ()
-        self._read(self._stamp())
+        self._digests = ReloadedFile(self._load)
 
     def fits(self, token: bytes) -> bool:
         """Whether it is one of them; takes as long for a wrong as for a right one."""
+        digests: tuple[bytes, ...] = ()
         try:
-            if (seen := self._stamp()) != self._seen:
-                self._read(seen)
+            if self._digests.refresh():
                 logger.info("server.token_file: %s has changed and is in use", self._path)
-            log.recovered(logger, "token_file", "server.token_file: in use again")
+            _once.recovered("token_file", "server.token_file: in use again")
+            digests = self._digests.value
         except ConfigError as error:
-            self._seen, self._digests = None, ()
-            log.once(logger, "token_file", "nobody can collect: %s", error, level=logging.ERROR)
+            _once.failed("token_file", "nobody can collect: %s", error, level=logging.ERROR)
         shown = hashlib.blake2b(token).digest()
         fits = False
-        for digest in self._digests:
+        for digest in digests:
             fits |= hmac.compare_digest(digest, shown)
         return fits
 
-    def _stamp(self) -> tuple[int, int, int]:
+    def _load(self, note: Note) -> tuple[bytes, ...]:
         try:
-            status = self._path.stat()
-        except OSError as error:
-            raise ConfigError(
-                f"server.token_file: {self._path}: cannot be read: {error.strerror}"
-            ) from None
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _read(self, seen: tuple[int, int, int]) -> None:
-        try:
-            with self._path.open("rb") as file:
+            with note(self._path).open("rb") as file:
                 lines = file.read(_MAX_FILE).split()
         except OSError as error:
             raise ConfigError(
@@ -89,8 +80,7 @@ class Tokens:
                 f"server.token_file: {self._path}: expected tokens of {_LEAST} or more ASCII "
                 "characters, one a line (openssl rand -hex 32)"
             )
-        self._digests = tuple(hashlib.blake2b(line).digest() for line in lines)
-        self._seen = seen
+        return tuple(hashlib.blake2b(line).digest() for line in lines)
 
 
 class PostingsPages:

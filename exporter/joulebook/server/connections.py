@@ -24,12 +24,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from joulebook import log
+from joulebook.log import LogOnce
 from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.routes import App
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 
 class Limits(NamedTuple):
@@ -175,10 +176,10 @@ class Listener:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors, most likely: there is no use in asking at once.
-                log.once(logger, "accept", "no connection can be accepted: %s", error)
+                _once.failed("accept", "no connection can be accepted: %s", error)
                 await asyncio.sleep(0.2)
                 continue
-            log.recovered(logger, "accept", "connections are accepted again")
+            _once.recovered("accept", "connections are accepted again")
             self._make_room()
             task = loop.create_task(self._begin(client))
             self._starting[task] = loop.time()
@@ -248,9 +249,9 @@ class Listener:
                 try:
                     changed = await desk.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
-                    log.once(logger, "watch", "server.web_config: not looked at: %s", busy)
+                    _once.failed("watch", "server.web_config: not looked at: %s", busy)
                     continue
-                log.recovered(logger, "watch", "server.web_config: looked at again")
+                _once.recovered("watch", "server.web_config: looked at again")
                 if changed and (before or web.current.tls):
                     # A client certificate that is no longer good must not live on.
                     for connection in self._connections():

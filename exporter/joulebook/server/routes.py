@@ -12,12 +12,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from joulebook import log
+from joulebook.log import LogOnce
 from joulebook.server.auth import PATH, Passwords, PostingsPages, PostingsQuery
 from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 T = TypeVar("T")
 
@@ -197,14 +198,12 @@ class App:
             answer = await desk.ask(question)
         except Busy as busy:
             self._rejected("busy")
-            log.once(logger, name, "/%s is not answered: %s", name, busy)
+            _once.failed(name, "/%s is not answered: %s", name, busy)
             return _busy(f"{busy}\n")
         except Exception as error:
-            log.once(
-                logger, name, "/%s failed: %s", name, error, level=logging.ERROR, exc_info=error
-            )
+            _once.failed(name, "/%s failed: %s", name, error, level=logging.ERROR, exc_info=error)
             return PlainTextResponse("this page failed; the log says why\n", 500)
-        log.recovered(logger, name, "/%s is answered again", name)
+        _once.recovered(name, "/%s is answered again", name)
         return answer
 
     def _render(self, accept: str, packed: bool) -> tuple[bytes, str]:

@@ -22,11 +22,13 @@ from typing import Literal, NoReturn
 
 from msgspec import Struct
 
-from joulebook import log
 from joulebook.config.load import read
 from joulebook.errors import ConfigError
+from joulebook.log import LogOnce
+from joulebook.reloaded_file import Note, ReloadedFile
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 _BCRYPT = re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{53}")
 
@@ -59,8 +61,6 @@ _CIPHERS = {
 }
 """Go's names of the suites that Go offers, and OpenSSL's."""
 
-Stamp = tuple[int, int, int] | None
-"""Inode, time of change and size of a file; `None` if it cannot be looked at."""
 
 _CIPHERS_13 = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
 """Always on, in Go and here."""
@@ -106,31 +106,27 @@ class WebConfig:
     """bcrypt hashes by user name; empty: no password is asked for."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Sent with every answer, in the place of those that it has by itself (lower case)."""
-    files: tuple[Path, ...] = ()
-    """All files that this was read from."""
-    seen: tuple[Stamp, ...] = field(default=(), compare=False)
-    """What each of them looked like just before it was read."""
 
 
-def read_web_config(path: Path) -> WebConfig:
-    """Read the file and what it names. Raises `ConfigError`; no message holds a value of it."""
-    seen = _stamps((path,))
-    parsed = read(_File, _yaml(path), str(path), show=False)
+def read_web_config(path: Path, note: Note = lambda path: path) -> WebConfig:
+    """Read the file and what it names, and `note` each of them before.
+
+    Raises `ConfigError`; no message holds a value of the file.
+    """
+    parsed = read(_File, _yaml(note(path)), str(path), show=False)
     problems = list(_problems(parsed))
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     tls = parsed.tls_server_config
     named = (tls.cert_file, tls.key_file, tls.client_ca_file)
-    # `/` keeps an absolute path as it is.
-    files = tuple(path.parent / name for name in named if name)
-    seen += _stamps(files)
+    for name in named:
+        if name:
+            note(path.parent / name)  # `/` keeps an absolute path as it is.
     headers = parsed.http_server_config.headers
     return WebConfig(
         tls=None if tls == _Tls() else _context(path, tls),
         users={user: digest.encode() for user, digest in parsed.basic_auth_users.items()},
         headers=tuple((k.lower().encode(), v.encode()) for k, v in headers.items() if v),
-        files=(path, *files),
-        seen=seen,
     )
 
 
@@ -144,47 +140,35 @@ class WebConfigFile:
     def __init__(self, path: Path) -> None:
         """Raises `ConfigError`: at the start, a file that cannot be used is fatal."""
         self._path = path
-        self.current = read_web_config(path)
-        self._broken: tuple[Stamp, ...] | None = None
-        self.failures = 0
+        self._file = ReloadedFile(lambda note: read_web_config(path, note))
+
+    @property
+    def current(self) -> WebConfig:
+        """The configuration that is in force."""
+        return self._file.value
+
+    @property
+    def failures(self) -> int:
         """How often a changed file could not be used."""
+        return self._file.failures
 
     def refresh(self) -> bool:
         """Look whether a file has changed; true if there is a new configuration. May block."""
-        seen = _stamps(self.current.files)
-        if seen == self.current.seen and self._broken is None:
-            return False
         try:
-            self.current = read_web_config(self._path)
+            if not self._file.refresh():
+                return False
         except ConfigError as error:
-            # Files of a set are replaced one by one: half of a new pair is the usual cause. A
-            # file that is new in the set is not among those looked at, hence a try each time.
-            if seen != self._broken:
-                self.failures += 1
-            self._broken = seen
-            log.once(
-                logger,
+            # Files of a set are replaced one by one: half of a new pair is the usual cause.
+            _once.failed(
                 "web_config",
                 "server.web_config: the changed file is not used, the last good one stays: %s",
                 error,
                 level=logging.ERROR,
             )
             return False
-        self._broken = None
-        if not log.recovered(logger, "web_config", "server.web_config: in use again"):
+        if not _once.recovered("web_config", "server.web_config: in use again"):
             logger.info("server.web_config: %s has changed and is in use", self._path)
         return True
-
-
-def _stamps(files: tuple[Path, ...]) -> tuple[Stamp, ...]:
-    found: list[Stamp] = []
-    for file in files:
-        try:
-            status = file.stat()
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 def _yaml(path: Path) -> object:

@@ -68,7 +68,7 @@ def test_text(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert "energy (kWh)" in head and "cost (EUR)" in head
     assert rows[0].split() == ["nlp/ada/bert", "3.00", "6.00", "0.60", "-"]
     assert "(unallocated)" in text
-    assert rows[-1].split() == ["in", "all", "6.00", "10.00", "1.20", "-"]
+    assert rows[-1].split() == ["total", "6.00", "10.00", "1.20", "-"]
 
 
 def test_no_figure_of_a_bill_is_cut_at_80_columns(
@@ -87,7 +87,7 @@ def test_no_figure_of_a_bill_is_cut_at_80_columns(
     (row,) = [line for line in lines if "12,345.60" in line and "a-user" in line]
     assert row.split()[-4:] == ["1.00", "4.00", "12,345.60", "33.3"]
     # The account has more than one line, so it has a sum.
-    assert any(line.startswith("nlp, in all") for line in lines)
+    assert any(line.startswith("nlp, total") for line in lines)
 
 
 def test_the_month_before(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,12 +146,12 @@ def test_a_correction_counts_in_the_month_that_is_named(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; there is nlp"),
-        ("--to", "nlp/ada/bret", "nothing was ever booked to it; there is nlp/ada/bert"),
+        ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; known: nlp"),
+        ("--to", "nlp/ada/bret", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--currency", "XXX", "--currency XXX: EUR is billed"),
         ("--cost", "1e400", "expected an amount like 12.50"),
         ("--kwh", "1e400", "expected an amount like 12.50"),
-        ("--gpu-hours", "999999999999999", "expected less"),
+        ("--gpu-hours", "999999999999999", "too large for one correction"),
     ],
 )
 def test_what_nobody_ever_booked_to_is_asked_for(
@@ -171,9 +171,7 @@ def test_a_new_owner_is_taken_where_that_is_said(
 
 def test_a_bill_of_nobody_is_refused(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bill", "show", "2026-10", "--account", "nope") == 2
-    assert "--account nope: nothing was ever booked to it; there is nlp" in (
-        capsys.readouterr().err
-    )
+    assert "--account nope: nothing was ever booked to it; known: nlp" in (capsys.readouterr().err)
     assert run("relabel", "101", "--account", "nope", "--why", "x") == 2
     assert "--account nope" in capsys.readouterr().err
     assert run("relabel", "101", "--account", "nope", "--why", "x", "--anyway") == 0
@@ -294,7 +292,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
             "ACCOUNT",
         ),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
-        (("bill", "close"), "which month?"),
+        (("bill", "close"), "give the month"),
         (("relabel", "999", "--experiment", "x", "--why", "y"), "no workload '999'"),
         (("relabel", "101", "--why", "y"), "give --experiment, --account or both"),
     ],
@@ -331,11 +329,11 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
         assert ingest.take(database, played, "t", int(time.time()))
     for form in ("text", "csv", "json"):
         assert run("bill", "show", "2026-10", "--format", form) == 0
-        assert "Warning: n1: a recorded trace is played there" in capsys.readouterr().err
+        assert "Warning: n1: data from a recorded trace" in capsys.readouterr().err
     assert run("report", "--collected") == 0
     assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
     assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recorded_trace"] is True
     assert run("job", "101", "--collected") == 0
-    assert "played from a recorded trace" in " ".join(capsys.readouterr().out.split())
+    assert "from a recorded trace" in " ".join(capsys.readouterr().out.split())

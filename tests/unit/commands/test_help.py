@@ -12,13 +12,13 @@ from tests.command_line import parsed
 from joulebook import cli
 
 LINES = {
-    "release": ["--for TIME", "0 takes hold again"],
+    "release": ["--for TIME", "0 ends a release"],
     "top": ["--once", "--url URL", "--user NAME", "JOULEBOOK_PASSWORD", "--ca FILE", "--insecure"],
     "job": ["ID", "1234_7", "--json"],
-    "doctor": ["Say what this node can read, what it cannot, why, and what to do"],
+    "doctor": ["what this node can and cannot measure, why, and what to do"],
     "record": ["TRACE", "--for TIME", "--every TIME", "default: 0.1s"],
     "replay": ["TRACE", "--jobs FILE", "job,user,account,experiment,gpu,start_s,end_s"],
-    "config": ["configuration in force"],
+    "config": ["effective configuration"],
 }
 
 
@@ -105,7 +105,7 @@ def test_record_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixtu
     trace = tmp_path / "t.jsonl"
     trace.write_text("precious")
     assert cli.main(["record", str(trace)]) == 2
-    assert "no trace is overwritten" in capsys.readouterr().err
+    assert "will not be overwritten" in capsys.readouterr().err
     assert trace.read_text() == "precious"
 
 

@@ -73,7 +73,7 @@ def anchor(books: Books, offset_ns: int = 0) -> Anchor:
 def tick(
     before: Books, n: int, *, uj: int = 1_000_003, meters: tuple[Meter, ...] = (GPU0, GPU1)
 ) -> tuple[Books, Entry]:
-    """The books a second after `before`, with `uj` on each meter, a part of it nobody's."""
+    """The books a second after `before`, with `uj` on each meter, a part of it unattributed."""
     now_ns = T0_NS + n * NS_PER_S
     quarter_s = now_ns // NS_PER_S // 900 * 900
     postings: dict[PostingKey, Amount] = {}

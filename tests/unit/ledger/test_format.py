@@ -15,7 +15,7 @@ ORDER = {
     "Anchor": "epoch shift_ns last_ns utc_offset_ns",
     "Meter": "component name",
     "MeterState": "meter base pending suspect booked_uj read_uj gap_to_ns gap_from_ns gap_reason "
-    "tick_ns idle_mw resumed held stalled rest_mw rest_ns audit unread_ns",
+    "tick_ns idle_mw resumed held stalled rest_mw rest_ns audit unread_ns listed",
     "Claim": "workload meter t0_ns t1_ns evidence parts of instance",
     "WorkloadId": "scheduler workload start",
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "

@@ -66,6 +66,7 @@ def test_what_cannot_be_looked_at_holds_until_its_time_is_over(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(Path, "stat", broken)
+    monkeypatch.setattr(Path, "read_bytes", broken)
     assert desk.wanted() and desk.wanted()
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 61)
@@ -84,15 +85,15 @@ def test_an_expired_request_takes_no_newer_one_with_it(
     def overtaken(path: Path) -> object:
         seen = stat(path)
         monkeypatch.setattr(Path, "stat", stat)
-        once_read = release._read
+        once_read = release._load
 
         def read_then_asked(path: Path) -> Request | None:
             seen = once_read(path)
-            monkeypatch.setattr(release, "_read", once_read)
+            monkeypatch.setattr(release, "_load", once_read)
             ask(ledger, LATER_S)
             return seen
 
-        monkeypatch.setattr(release, "_read", read_then_asked)
+        monkeypatch.setattr(release, "_load", read_then_asked)
         return seen
 
     monkeypatch.setattr(Path, "stat", overtaken)

@@ -223,8 +223,8 @@ def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
     assert [record.getMessage() for record in caplog.records] == [
         "sensor cards: gpu GPU-b is not read: gpu_is_lost",
         "sensor cards: gpu GPU-a is not read: driver_not_loaded",
-        "sensor cards: gpu GPU-a is read again",
-        "sensor cards: gpu GPU-b is read again",
+        "sensor cards: gpu GPU-a is read again (after 3 failures)",
+        "sensor cards: gpu GPU-b is read again (after 4 failures)",
     ]
 
 

@@ -144,11 +144,11 @@ def test_each_kind_can_be_made(tmp_path: Path) -> None:
         ('price.kind = "constant"', 'rates.price.per_kwh: expected one, since kind = "constant"'),
         (
             "price.per_kwh = 0.2",
-            'rates.price.per_kwh: kind = "none" does not use it; it is of kind constant',
+            'rates.price.per_kwh: kind = "none" does not use it; it belongs to kind constant',
         ),
         (
             'price = { kind = "csv", file = "/a.csv", url = "http://x" }',
-            'rates.price.url: kind = "csv" does not use it; it is of kind energy-charts or '
+            'rates.price.url: kind = "csv" does not use it; it belongs to kind energy-charts or '
             "entsoe or server",
         ),
         ('price.kind = "csv"', 'rates.price.file: expected one, since kind = "csv"'),
@@ -159,15 +159,15 @@ def test_each_kind_can_be_made(tmp_path: Path) -> None:
         ),
         (
             'price = { kind = "server", url = "rates:9817" }',
-            "rates.price.url: expected an address like https://host:port/path",
+            "rates.price.url: expected a URL like https://host:port/path",
         ),
         (
             'price = { kind = "server", url = "https://me:pw@rates" }',
-            "rates.price.url: expected no user and password in it: they belong into token_file",
+            "rates.price.url: expected a URL without user and password: put them in token_file",
         ),
         (
             'carbon = { kind = "server", url = "http://rates:x" }',
-            "rates.carbon.url: expected an address like https://host:port/path",
+            "rates.carbon.url: expected a URL like https://host:port/path",
         ),
         (
             'price = { kind = "schedule", timezone = "Berlin", default = 1 }',
@@ -212,7 +212,7 @@ def test_all_that_is_wrong_with_a_window_is_said(tmp_path: Path) -> None:
         'days: \'\': expected days like "mon-fri" or "sat,sun"',
         "from: '24:00': expected a time from 00:00 to 23:59",
         "to: '08:60': expected a time from 00:00 to 24:00",
-        "per_kwh: expected money per kilowatt-hour",
+        "per_kwh: expected a price per kWh",
     ]
 
 

@@ -46,15 +46,21 @@ TLS = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 @pytest.mark.parametrize("text", ["", "{}", "tls_server_config: {}", "basic_auth_users: {}"])
 def test_a_file_that_asks_for_nothing(folder: Path, text: str) -> None:
     path = written(folder, text)
-    assert read_web_config(path) == WebConfig(files=(path,))
+    assert read_web_config(path) == WebConfig()
 
 
 def test_tls_with_paths_relative_to_the_file(folder: Path) -> None:
-    web = read_web_config(written(folder, TLS))
+    noted: list[Path] = []
+
+    def note(path: Path) -> Path:
+        noted.append(path)
+        return path
+
+    web = read_web_config(written(folder, TLS), note)
     assert web.tls is not None
     assert web.tls.minimum_version == ssl.TLSVersion.TLSv1_2
     assert web.tls.verify_mode == ssl.CERT_NONE
-    assert web.files == (folder / "web.yml", folder / "cert.pem", folder / "key.pem")
+    assert noted == [folder / "web.yml", folder / "cert.pem", folder / "key.pem"]
 
 
 def test_absolute_paths(folder: Path) -> None:
@@ -90,7 +96,6 @@ http_server_config:
         "ECDHE-RSA-AES256-GCM-SHA384"
     }
     assert web.headers == ((b"x-frame-options", b"deny"),)
-    assert folder / "ca.pem" in web.files
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,9 @@ def test_a_file_named_by_a_broken_change_may_come_later(folder: Path) -> None:
     assert not web.refresh()
     (folder / "new.pem").write_bytes((folder / "cert.pem").read_bytes())
     assert web.refresh()
-    assert folder / "new.pem" in web.current.files
+    assert not web.refresh()
+    touch_later(folder / "new.pem", (folder / "cert.pem").read_text())
+    assert web.refresh()
 
 
 def test_a_file_that_vanishes(folder: Path) -> None:

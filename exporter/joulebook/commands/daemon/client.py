@@ -1,4 +1,4 @@
-"""Asking a daemon over HTTP, as a client on the same node or elsewhere."""
+"""A client of the daemon's HTTP server, on the same node or elsewhere."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 class Unreachable(JoulebookError):
-    """Nobody answers there, or not as a daemon would; the message says what to do."""
+    """Raised if no daemon answers, or not as expected; the message says what to do."""
 
 
 class DaemonUrl:
-    """A daemon at `base` (`https://host:port`). Proxies of the environment are not used."""
+    """A daemon at `base` (`https://host:port`). Ignores proxies in the environment."""
 
     def __init__(
         self, base: str, *, user: str = "", password: str = "", tls: ssl.SSLContext | None = None
@@ -35,39 +35,39 @@ class DaemonUrl:
         self._web = Web(timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES, tls=tls, proxied=False, hosts=1)
 
     def get(self, path: str) -> HttpAnswer:
-        """Ask for a page. Raises `Unreachable`."""
+        """Get a path. Raises `Unreachable`."""
         try:
             return self._web.ask(self.base + path, headers=self._headers)
         except HttpFailure as error:
             raise Unreachable(self._why(error)) from None
 
     def metrics(self) -> str:
-        """The text of `/metrics`. Raises `Unreachable`."""
+        """Return the text of `/metrics`. Raises `Unreachable`."""
         answer = self.get("/metrics")
         if answer.status == 401:
             raise Unreachable(
-                f"{self.base} asks for a name and a password: give --user NAME, and the "
-                f"password in {PASSWORD} or when asked"
+                f"{self.base} requires basic auth: use --user NAME, and give the password in "
+                f"{PASSWORD} or when prompted"
             )
         if answer.status != 200:
-            raise Unreachable(f"{self.base}/metrics answers with status {answer.status}")
+            raise Unreachable(f"{self.base}/metrics returned status {answer.status}")
         return answer.text
 
     def _why(self, error: HttpFailure) -> str:
         if error.reason == "certificate":
             return (
-                f"the certificate of {self.base} is not accepted ({error}): name its authority "
-                "with --ca FILE, the host it is for with --url, or use --insecure"
+                f"the certificate of {self.base} was rejected ({error}): give its CA with --ca "
+                "FILE, its host name with --url, or use --insecure"
             )
         if error.reason == "tls":
-            return f"{self.base}: {error}; is it http:// there?"
+            return f"{self.base}: {error}; is it http://?"
         if error.reason == "broken":
-            return f"{self.base} hangs up; does it speak https://?"
+            return f"{self.base} closed the connection; is it https://?"
         return f"no daemon answers at {self.base}: {error}"
 
 
 def url_of(config: Config) -> str:
-    """Where a client on this node finds the daemon. An address that means all is the loopback."""
+    """Return the daemon's URL for clients on this node; a wildcard address becomes loopback."""
     host, port = parse_listen(config.server.listen)
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     if host == "::1" and not _has_v6_loopback():
@@ -77,9 +77,9 @@ def url_of(config: Config) -> str:
 
 
 def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> DaemonUrl:
-    """The daemon that `--url`, `--user`, `--ca` and `--insecure` name.
+    """Return the daemon given by `--url`, `--user`, `--ca` and `--insecure`.
 
-    Raises `ConfigError` for what cannot be an address or a file of certificates.
+    Raises `ConfigError` for an invalid URL or certificate file.
     """
     base = args.url or url_of(config)
     if "://" not in base:
@@ -90,7 +90,7 @@ def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> Daem
     except ValueError:
         valid = False
     if not valid or parts.username is not None:
-        raise ConfigError("--url: expected http(s)://host:port, without a name or password in it")
+        raise ConfigError("--url: expected http(s)://host:port, without user and password")
     password = ""
     if args.user:
         password = environ.get(PASSWORD) or _asked(args.user)
@@ -105,7 +105,7 @@ def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> Daem
 
 def _asked(user: str) -> str:
     if not sys.stdin.isatty():
-        raise ConfigError(f"--user {user}: no terminal to ask for the password; set {PASSWORD}")
+        raise ConfigError(f"--user {user}: no terminal to prompt for the password; set {PASSWORD}")
     return getpass.getpass(f"Password of {user}: ")
 
 
@@ -115,7 +115,7 @@ def _speaks_tls(config: Config) -> bool:
     try:
         return read_web_config(Path(config.server.web_config)).tls is not None
     except ConfigError:
-        # Not ours to read: who guards the page with such a file mostly does it with TLS.
+        # Not readable for us. A server with a web configuration mostly uses TLS.
         return True
 
 

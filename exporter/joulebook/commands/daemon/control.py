@@ -1,4 +1,4 @@
-"""`joulebook release` and `config`: let go of the driver for a while; print the configuration."""
+"""Implement `joulebook release` and `joulebook config`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from joulebook.terminal import Screen
 
 
 def main_config(args: Options) -> int:
-    """Print it as a TOML file."""
+    """Print the configuration as a TOML file."""
     Screen().say(load(args.config, os.environ).describe().rstrip("\n"))
     return 0
 
 
 PATIENCE_S = 5.0
-"""On top of one tick of the daemon, which looks for requests once in each."""
+"""Seconds to wait beyond one tick of the daemon, which checks for requests once per tick."""
 
 FAILED = 1
 
 
 def main(args: Options) -> int:
-    """Ask, wait for the answer, and say what came of it."""
+    """Request the release, wait for the daemon's answer, and print it."""
     config = load(args.config, os.environ)
     ledger = Path(config.ledger.path)
     patience_s = PATIENCE_S + (config.daemon.interval_s if config.daemon.interval_s > 1 else 0)
@@ -49,21 +49,21 @@ def main(args: Options) -> int:
         raise
     if not granted:
         _withdraw(ledger)
-        return _no_answer(ledger, patience_s, "nothing was let go of, the request is withdrawn")
+        return _no_answer(ledger, patience_s, "nothing was released, and the request was withdrawn")
     screen.say(
-        f"The daemon has let go of the driver until {moment(until_s)} ({seconds(args.duration)})."
+        f"The daemon has released the driver until {moment(until_s)} ({seconds(args.duration)})."
     )
     screen.say(
-        "Until then no GPU is read: a gap 'released'. If the driver stays loaded, its counters "
-        "bring the energy in afterwards."
+        "Meanwhile no GPU is read (gap 'released'). If the driver stays loaded, its counters "
+        "make up for the energy afterwards."
     )
-    screen.say("`joulebook release --for 0` takes hold again at once.")
+    screen.say("To end the release at once: joulebook release --for 0")
     return 0
 
 
 def _missing(ledger: Path) -> str:
-    """Why no daemon can be reading here; empty if one may be."""
-    named = "name its ledger with --config FILE or JOULEBOOK_LEDGER_PATH if it has another"
+    """Return why no daemon can be running here; empty if one may be."""
+    named = "if it uses another ledger, give --config FILE or set JOULEBOOK_LEDGER_PATH"
     lock = lock_path(ledger)
     try:
         ledger.stat()
@@ -71,41 +71,40 @@ def _missing(ledger: Path) -> str:
     except (FileNotFoundError, NotADirectoryError) as e:
         what = "ledger" if e.filename == str(ledger) else "lock of a daemon"
         return (
-            f"no daemon runs here: there is no {what} at {e.filename}; nothing was asked for; "
-            f"{named}"
+            f"no daemon is running here: no {what} at {e.filename}; nothing was requested; {named}"
         )
     except OSError as e:
         raise ConfigError(
-            f"cannot look at {e.filename}: {e.strerror}; run this as the daemon's user"
+            f"cannot read {e.filename}: {e.strerror}; run this as the daemon's user"
         ) from e
     return ""
 
 
 def _take_hold(ledger: Path, patience_s: float, screen: Screen) -> int:
     if not release.request_path(ledger).exists():
-        screen.say("Nothing was let go of: there is no release to end.")
+        screen.say("Nothing was released: there is no release to end.")
         return 0
     release.ask(ledger, 0.0)
     if not release.granted(ledger, patience_s):
         _withdraw(ledger)
-        return _no_answer(ledger, patience_s, "the release is withdrawn all the same")
-    screen.say("The release is over: the daemon takes hold of the driver again.")
+        return _no_answer(ledger, patience_s, "the release was withdrawn all the same")
+    screen.say("The release has ended: the daemon reads the GPUs again.")
     return 0
 
 
 def _withdraw(ledger: Path) -> None:
-    # A daemon that starts later must not stay off the GPUs for a request nobody remembers.
+    # A daemon that starts later must not release the GPUs for a forgotten request.
     release.request_path(ledger).unlink(missing_ok=True)
 
 
 def _no_answer(ledger: Path, patience_s: float, so: str) -> int:
     pid = daemon_pid(ledger)
     if pid is None:
-        why = f"no daemon runs on ledger {ledger}: nobody holds {lock_path(ledger)}"
+        why = f"no daemon is running on ledger {ledger}: nobody holds {lock_path(ledger)}"
     else:
         why = (
             f"the daemon, {one_line(described(pid))}, has not answered within {patience_s:.0f} s; "
-            "a call to the driver may hang: see /readyz and its log"
+            "a driver call may be hanging: see /readyz and its log"
         )
     Screen(sys.stderr).say(f"joulebook release: {why}; {so}")
     return FAILED
@@ -113,7 +112,7 @@ def _no_answer(ledger: Path, patience_s: float, so: str) -> int:
 
 @command()
 def config(options: Options) -> int:
-    """Print the configuration in force, every key explained."""
+    """Print the effective configuration, with a comment on every key."""
     return main_config(options)
 
 
@@ -124,8 +123,8 @@ def config(options: Options) -> int:
     type=Duration(),
     default=600.0,
     metavar="TIME",
-    help="For how long, e.g. 10m (default); 0 takes hold again.",
+    help="How long to release it (default: 10m). 0 ends a release.",
 )
 def let_go(options: Options) -> int:
-    """Ask the daemon to let go of the driver (MIG change, upgrade)."""
+    """Ask the daemon to release the GPU driver for a while (MIG change, driver upgrade)."""
     return main(options)

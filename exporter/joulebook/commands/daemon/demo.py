@@ -1,7 +1,7 @@
 """Simulated jobs for `joulebook run --demo`: event files like those of the SLURM hooks.
 
-Only the jobs are simulated. The power is a recorded card's, and everything from the event file to
-the page is what runs on a real node.
+Only the jobs are simulated. The power is a recorded card's, and everything from the event files to
+the status page is the code of a real node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from joulebook.config.workloads import Marks
 
 
 class DemoJob(NamedTuple):
-    """One line of the timetable: who, on which GPUs, from when to when (s into the cycle)."""
+    """One line of the timetable: owner, GPUs, start and end (seconds into the cycle)."""
 
     user: str
     account: str
@@ -47,7 +47,7 @@ TIMETABLE = (
     DemoJob("katherine", "physics", "notebook", (1,), 68, 114),
     DemoJob("edsger", "theory", "two-gpu-run", (0,), 90, 116),
 )
-"""Runs, a sweep, tests of a third of a second, a notebook: what a lab's morning looks like."""
+"""A lab's morning: runs, a sweep, tests of a third of a second, a notebook."""
 
 
 RATES = Rates(
@@ -58,13 +58,13 @@ RATES = Rates(
     carbon=CarbonSection(kind="country"),
     hardware={"*A100*": Hardware(per_gpu_hour=1.25), "*V100*": Hardware(per_gpu_hour=0.40)},
 )
-"""So that a demo shows what energy comes to; a site's own are kept where it has set any."""
+"""Rates that let the demo show cost and CO2e, unless the site has set its own."""
 
 
 def demo_config(config: Config, directory: Path) -> Config:
-    """The configuration of a demo below `directory`: two traces, and jobs by event files alone.
+    """Return the configuration of a demo below `directory`: two traces, jobs from event files only.
 
-    A ledger path, address, interval or rates that the user has set are kept.
+    A ledger path, address, interval or rates set by the user are kept.
     """
     place = directory / ".build" / "demo"
     ledger = config.ledger
@@ -73,7 +73,7 @@ def demo_config(config: Config, directory: Path) -> Config:
     return replace(
         config,
         ledger=replace(ledger, allow_volatile=True),
-        # Nothing but these two: the demo must not mix its jobs with real ones.
+        # Only these two: the demo must not mix its jobs with real ones.
         sensors=Sensors(nvml=Nvml(enabled=False), replay=Replay(enabled=True, trace="a100,v100")),
         tenants=Tenants(
             slurm=Slurm(
@@ -90,27 +90,27 @@ def demo_config(config: Config, directory: Path) -> Config:
 
 
 class DemoJobs:
-    """Plays the timetable into `events_dir`, over and over."""
+    """Plays the timetable into `events_dir` in a loop."""
 
     def __init__(self, events_dir: Path, gpus: Sequence[str]) -> None:
-        """`gpus` are the UUIDs that the timetable's numbers stand for (taken modulo)."""
+        """Take the UUIDs that the timetable's numbers index (modulo their count)."""
         self._dir = events_dir
         self._gpus = gpus
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo-jobs", daemon=True)
-        # Job ids must never come again, also not after a restart of the demo.
+        # Job ids must never repeat, even after a restart of the demo.
         self._next_id = int(time.time()) - 1_700_000_000
 
     def start(self) -> None:
-        """Begin the first cycle."""
+        """Start the first cycle."""
         self._dir.mkdir(parents=True, exist_ok=True)
         self._dir.chmod(0o755)
-        for left in self._dir.glob("*.json"):  # of a demo that was killed
+        for left in self._dir.glob("*.json"):  # left by a demo that was killed
             left.unlink()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the timetable; running jobs are ended with it."""
+        """Stop the timetable and end its running jobs."""
         self._stop.set()
         self._thread.join(2)
 

@@ -1,7 +1,7 @@
-"""`joulebook hooks`: puts Prolog and Epilog beside those that a site has.
+"""Implement `joulebook hooks`: install Prolog and Epilog next to the site's own.
 
-slurm.conf itself is left alone: it is one file for the whole cluster, usually not kept on a node.
-What has to be written there is printed.
+slurm.conf itself is not changed: it is one file for the whole cluster, usually not kept on a node.
+The lines it needs are printed.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class HookStep(NamedTuple):
 
 
 def main(args: Options) -> int:
-    """Install or remove; prints what was done, and what remains to be done."""
+    """Install or remove the hooks; print what was done and what is left to do."""
     config = load(args.config, os.environ)
     path = args.slurm_conf or Path(config.tenants.slurm.slurm_conf or find_slurm_conf())
     try:
         conf = read_slurm_conf(path)
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; name it with --slurm-conf (a configless node keeps it in "
-            "/run/slurm/conf)"
+            f"{path}: {error.strerror}; give its path with --slurm-conf (configless nodes keep "
+            "it in /run/slurm/conf)"
         ) from None
     act = install if args.action == "install" else remove
     steps = [step for key in SCRIPTS for step in act(conf, key, scripts())]
@@ -76,16 +76,16 @@ def main(args: Options) -> int:
 
 
 def scripts() -> Path:
-    """Where our hooks lie: the package's place, else inside the Python package."""
+    """Return the directory of our hooks: the package's, else the one in the Python package."""
     return PACKAGED if PACKAGED.is_dir() else Path(joulebook.__file__).parent / "hooks"
 
 
 def install(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
-    """Put one hook where SLURM runs it too. Raises `ConfigError` where that cannot be written."""
+    """Install one hook where SLURM runs it, too. Raises `ConfigError` if that cannot be written."""
     script = source / SCRIPTS[key]
     there = hook_files(conf, key)
     if ours := [file for file in there if is_ours(file) and file.exists()]:
-        yield HookStep(f"{key}: {ours[0]} is Joulebook's already")
+        yield HookStep(f"{key}: {ours[0]} is already Joulebook's")
         return
     patterns = [
         Path(conf.path.parent, each.strip())
@@ -97,11 +97,11 @@ def install(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
         for name in _NAMES:
             if fnmatch.fnmatch(name, pattern.name):
                 _put(script, pattern.parent / name)
-                yield HookStep(f"{key}: {pattern.parent / name} runs with what is there already")
+                yield HookStep(f"{key}: {pattern.parent / name} runs along with the existing ones")
                 return
     directory = conf.path.parent / f"{key.lower()}.d"
     for file in there:
-        # As it is, under its own name: what a site has keeps working, and stays the site's.
+        # Linked under its own name: the site's hook keeps working and stays the site's.
         if file.exists() and file.parent != directory:
             _link(file, directory / file.name)
             yield HookStep(f"{key}: {directory / file.name} -> {file}")
@@ -110,7 +110,7 @@ def install(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
 
 
 def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
-    """Take our hook out of the directories that SLURM runs; the site's own stay."""
+    """Remove our hook from the directories that SLURM runs; the site's own stay."""
     directories = {file.parent for file in hook_files(conf, key)}
     directories.add(conf.path.parent / f"{key.lower()}.d")
     found = [
@@ -121,7 +121,7 @@ def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
     ]
     values = conf.values.get(key.lower(), ())
     for file in found:
-        # SLURM drains the node where nothing matches a pattern, or a file is not there.
+        # SLURM drains a node if nothing matches a pattern, or if a file is missing.
         alone = [
             value
             for value in values
@@ -131,19 +131,19 @@ def remove(conf: SlurmConf, key: str, source: Path) -> Iterator[HookStep]:
         ]  # fmt: skip
         if alone:
             _retire(file)
-            yield HookStep(f"{key}: {file} does nothing now", f"{key}={alone[0]}")
+            yield HookStep(f"{key}: {file} now does nothing", f"{key}={alone[0]}")
         else:
             file.unlink()
             yield HookStep(f"{key}: {file} removed")
     named = [value for value in values if str(source / SCRIPTS[key]) in value]
     if named:
-        yield HookStep(f"{key}: {conf.path} names it still", f"{key}={shlex.join(named)}")
+        yield HookStep(f"{key}: still named in {conf.path}", f"{key}={shlex.join(named)}")
     elif not found:
         yield HookStep(f"{key}: nothing of Joulebook's")
 
 
 def _retire(place: Path) -> None:
-    """Leave a script that does nothing until slurm.conf no longer names its directory."""
+    """Leave a script that does nothing as long as slurm.conf names its directory."""
     temporary = place.with_name(f".{place.name}.new")
     try:
         temporary.write_text(f"#!/bin/sh\n# {RETIRED}\nexit 0\n")
@@ -154,7 +154,7 @@ def _retire(place: Path) -> None:
 
 
 def _put(script: Path, place: Path) -> None:
-    """A link, so that an upgrade reaches it; a copy where the original cannot be run."""
+    """Link the hook, so that upgrades reach it; copy it if the original is not executable."""
     if os.access(script, os.X_OK):
         _link(script, place)
         return
@@ -183,8 +183,8 @@ def _link(target: Path, place: Path) -> None:
     "--slurm-conf",
     type=FILE,
     metavar="FILE",
-    help="slurm.conf, which is read and never written (default: where SLURM keeps it).",
+    help="Path of slurm.conf, which is only read (default: SLURM's own).",
 )
 def hooks(options: Options) -> int:
-    """Put SLURM's Prolog and Epilog beside those that a site has, or take them away."""
+    """Install Joulebook's Prolog and Epilog next to the site's own, or remove them."""
     return main(options)

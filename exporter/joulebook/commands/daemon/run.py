@@ -1,4 +1,4 @@
-"""`joulebook run`: the daemon of a node, until a signal asks it to end."""
+"""Implement `joulebook run`: the daemon of a node, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger_stopping = logging.getLogger(__name__)
 
 
 def stop_asked() -> threading.Event:
-    """What SIGTERM and SIGINT set; call it from the main thread.
+    """Return an event that SIGTERM and SIGINT set; call it from the main thread.
 
-    SIGHUP sets it only where a terminal can hang up. Sent to a service it means "read your
-    configuration again", which none of ours does: it says so and goes on, since ending would be
-    for good (systemd takes an end by SIGHUP for a clean one).
+    SIGHUP sets it only if a terminal can hang up. Sent to a service it means "reload", which we do
+    not support: we log that and go on, since systemd treats an exit by SIGHUP as clean and would
+    not restart the service.
     """
     stop = threading.Event()
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -38,11 +38,14 @@ def stop_asked() -> threading.Event:
         stop.set()
 
     def go_on(_signal: int, _frame: FrameType | None) -> None:
-        # From a thread: the handler may have interrupted another line of the log.
+        # In a thread, since the handler may have interrupted a log call.
         threading.Thread(
             target=logger_stopping.warning,
             args=(
-                "SIGHUP: the configuration is read at the start only; restart to apply a change",
+                (
+                    "SIGHUP ignored: the configuration is only read at startup; restart to apply "
+                    "changes"
+                ),
             ),
             name="sighup",
         ).start()
@@ -57,7 +60,7 @@ def stop_asked() -> threading.Event:
 logger = logging.getLogger(__name__)
 
 LOOK_S = 60.0
-"""How often a daemon with nothing to measure looks whether there is something by now."""
+"""Seconds between retries of a daemon that has nothing to measure."""
 
 
 def main(args: Options) -> int:
@@ -84,14 +87,14 @@ def main(args: Options) -> int:
 
 
 def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
-    """Set with `stop`, or as soon as there is something to measure where there was nothing."""
-    logger.warning("%s; looking again every %g s", assembly.NOTHING, LOOK_S)
+    """Return an event that is set with `stop`, or once there is something to measure."""
+    logger.warning("%s; retrying every %g s", assembly.NOTHING, LOOK_S)
     ended = threading.Event()
 
     def look() -> None:
         while not stop.wait(LOOK_S):
             if assembly.can_measure(config):
-                logger.info("there is something to measure now: starting again")
+                logger.info("found something to measure: restarting")
                 break
         ended.set()
 
@@ -100,7 +103,7 @@ def _until_measurable(config: Config, stop: threading.Event) -> threading.Event:
 
 
 def _demo(config: Config) -> tuple[Config, DemoJobs]:
-    """The embedded default of a machine without GPU; its first line of output says so."""
+    """Return the demo for a machine without a GPU; its first line of output says that it is one."""
     config = demo_config(config, Path.cwd())
     cards = [
         device
@@ -108,8 +111,8 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
         for device in read_trace(path).header.devices
     ]
     logger.warning(
-        "DEMO: no GPU is read here. Recorded power of %s is played, with simulated jobs on it; "
-        "no figure is of this machine",
+        "DEMO: no GPU is read. Replaying the recorded power of %s, with simulated jobs; no "
+        "figure is measured on this machine",
         " and ".join(f"{card.model} ({card.note.rpartition('; ')[2]})" for card in cards),
     )
     return config, DemoJobs(Path(config.tenants.slurm.events_dir), [card.name for card in cards])
@@ -121,15 +124,15 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
     is_flag=False,
     flag_value="auto",
     type=click.Choice(["auto", "always"]),
-    help="Without a GPU ('always': with one too) play a recorded trace with simulated jobs, the "
-    "ledger under ./.build/demo.",
+    help="Replay a recorded trace with simulated jobs if there is no GPU ('always': even if there "
+    "is one). The ledger is in ./.build/demo.",
 )
 @option(
     "--compat",
     multiple=True,
     type=click.Choice(["dcgm"]),
-    help="Show the metric names of another exporter as well.",
+    help="Expose the metrics of another exporter, too.",
 )
 def run(options: Options) -> int:
-    """Run the daemon of a node: read the GPUs, book to jobs, serve /metrics."""
+    """Run the daemon of a node: read the GPUs, book energy to jobs, serve /metrics."""
     return main(options)

@@ -1,4 +1,4 @@
-"""Is there a daemon on this ledger, and which process is it? Found without touching its lock."""
+"""Find the daemon of a ledger without touching its lock."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import psutil
 
 
 def lock_path(ledger: Path) -> Path:
-    """The file that the daemon of this ledger holds locked."""
+    """Return the lock file of the daemon of this ledger."""
     return ledger.with_name(ledger.name + ".lock")
 
 
 def daemon_pid(ledger: Path, proc: Path = Path("/proc")) -> int | None:
-    """The process that holds the ledger's lock; `None` if nobody does, as far as can be seen.
+    """Return the PID of the process that holds the ledger's lock; `None` if none is visible.
 
-    Read from the kernel's list of locks (proc_locks(5)) and not tried: even a lock taken for an
-    instant would turn away a daemon that starts in it.
+    Reads the kernel's list of locks (proc_locks(5)) instead of trying the lock: holding it even for
+    an instant would turn away a daemon that is starting.
     """
     try:
         inode = lock_path(ledger).stat().st_ino
@@ -35,12 +35,12 @@ def daemon_pid(ledger: Path, proc: Path = Path("/proc")) -> int | None:
 
 
 def described(pid: int) -> str:
-    """`pid 4711 (joulebook run)`: a process, with its command line where that can be seen.
+    """Describe a process as `pid 4711 (joulebook run)`, with its command line if readable.
 
-    The command line is whatever its starter wrote there: clean it before it is shown.
+    The command line is untrusted text: clean it before showing it.
     """
     try:
         words = psutil.Process(pid).cmdline()
-    except (psutil.Error, OSError, ValueError):  # ended, hidden by hidepid, or -1: no process's
+    except (psutil.Error, OSError, ValueError):  # ended, hidden by hidepid, or -1 (no process)
         words = []
     return f"pid {pid} ({shlex.join(words)})" if words else f"pid {pid}"

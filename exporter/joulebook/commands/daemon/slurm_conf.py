@@ -1,6 +1,6 @@
-"""What of slurm.conf matters to Joulebook: hooks, nodes, how jobs are tracked.
+"""Read what matters of slurm.conf: hooks, nodes, how jobs are tracked.
 
-Format: slurm.conf(5). Keys are taken whatever their case; `Include` is followed.
+Format: slurm.conf(5). Keys are case-insensitive; `Include` is followed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _DEEPEST = 4
 _HEAD_BYTES = 4096
 _OURS = "joulebook"
 RETIRED = "Removed: does nothing until slurm.conf no longer names this directory."
-"""In the script that stands where a hook of ours was."""
+"""The comment in the script that replaces a removed hook."""
 
 
 class SlurmConf(msgspec.Struct, frozen=True):
-    """The settings by lower-case key (a key that stands twice has two values), and the nodes."""
+    """The settings by lower-case key (a repeated key has several values), and the nodes."""
 
     path: Path
     values: dict[str, tuple[str, ...]]
     nodes: dict[str, str]
-    """Node name to the host it runs on."""
+    """Node names, each with the host it runs on."""
 
     def first(self, key: str) -> str:
-        """The value of a key, empty if it is not set."""
+        """Return the value of a key, empty if it is not set."""
         return self.values.get(key.lower(), ("",))[0]
 
     def nodes_of(self, host: str) -> list[str]:
-        """The nodes that run on a host."""
+        """Return the nodes that run on a host."""
         return [node for node, on in self.nodes.items() if host in {node, on.partition(".")[0]}]
 
 
@@ -51,7 +51,7 @@ def read_slurm_conf(path: Path) -> SlurmConf:
             hosts = hosts if len(hosts) == len(names) else hosts[:1] * len(names)
             nodes.update(zip(names, hosts, strict=True))
         else:
-            # Values may hold blanks and equal signs: hooks with arguments, quoted names.
+            # Values may contain blanks and equal signs: hooks with arguments, quoted names.
             name, _, rest = line.partition("=")
             values.setdefault(name.strip().lower(), []).append(rest.strip().strip('"'))
     return SlurmConf(path, {key: tuple(found) for key, found in values.items()}, nodes)
@@ -63,14 +63,16 @@ def _lines(path: Path, depth: int) -> Iterator[str]:
         line = raw.partition("#")[0].strip()
         word, _, rest = line.partition(" ")
         if word.lower() == "include" and depth < _DEEPEST:
-            # `/` keeps an absolute name as it is.
+            # `/` keeps an absolute path as it is.
             yield from _lines(path.parent / rest.strip(), depth + 1)
         elif "=" in line:
             yield line
 
 
 def hook_files(conf: SlurmConf, key: str) -> list[Path]:
-    """The programs that a hook (`Prolog`, `Epilog`, `TaskProlog`) runs; values may be patterns."""
+    """Return the programs run by a hook (`Prolog`, `Epilog`, `TaskProlog`); values may be
+    patterns.
+    """
     found: list[Path] = []
     for value in conf.values.get(key.lower(), ()):
         for pattern in value.split(","):
@@ -79,7 +81,7 @@ def hook_files(conf: SlurmConf, key: str) -> list[Path]:
 
 
 def hook_pattern(conf: SlurmConf, pattern: str) -> list[Path]:
-    """The programs that one pattern means; itself where it means none."""
+    """Expand one pattern; return itself if it matches nothing."""
     if not pattern.strip():
         return []
     place = str(conf.path.parent / pattern.strip())
@@ -89,7 +91,7 @@ def hook_pattern(conf: SlurmConf, pattern: str) -> list[Path]:
 
 
 def is_ours(hook: Path) -> bool:
-    """Whether a hook is Joulebook's, a link to it, or a script that calls it."""
+    """Return whether a hook is Joulebook's, a link to it, or a script that calls it."""
     try:
         if RETIRED.encode() in hook.read_bytes()[:_HEAD_BYTES]:
             return False

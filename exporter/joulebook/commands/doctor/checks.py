@@ -1,4 +1,4 @@
-"""What a check of `joulebook doctor` is, and what it may look at."""
+"""The checks of `joulebook doctor`: their result, and the node they look at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joulebook.config import Config, host_name
 
 
 class Status(StrEnum):
-    """What a check came to; `NONE`: there is nothing of the kind here."""
+    """The result of a check; `NONE` means that it does not apply here."""
 
     OK = "OK"
     WARN = "WARN"
@@ -25,7 +25,7 @@ class Status(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One line of the doctor: what was found, and, where it is not well, what to do."""
+    """One line of output: what was found and, if there is a problem, what to do."""
 
     status: Status
     found: str
@@ -38,52 +38,52 @@ def ok(found: str) -> Finding:
 
 
 def warn(found: str, todo: str = "") -> Finding:
-    """It works, but not as well as it could, or as was perhaps meant."""
+    """It works, but not as well as it could, or not as may have been intended."""
     return Finding(Status.WARN, found, todo)
 
 
 def fail(found: str, todo: str = "") -> Finding:
-    """Energy is not measured, or not booked to whom it belongs."""
+    """Energy is not measured, or not booked to its owner."""
     return Finding(Status.FAIL, found, todo)
 
 
 def nothing(found: str) -> Finding:
-    """There is nothing of the kind here, and need not be."""
+    """It does not apply here, and need not."""
     return Finding(Status.NONE, found)
 
 
 @dataclass(frozen=True)
 class Site:
-    """The node, as checks see it. Tests put other roots in."""
+    """The node, as checks see it. Tests use other roots."""
 
     config: Config
     config_file: Path
     config_problem: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     root: Path = Path("/")
-    """Where /etc, /run and configured paths outside of /proc and /sys are looked up."""
+    """The root for /etc, /run and configured paths outside /proc and /sys."""
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
     hostname: str = field(default_factory=host_name)
     patience_s: float = 20.0
 
     def at(self, path: str | Path) -> Path:
-        """A path of the node."""
+        """Return a path of the node."""
         return self.root / str(path).lstrip("/") if self.root != Path("/") else Path(path)
 
     @property
     def ledger(self) -> Path:
-        """The ledger's path."""
+        """Return the ledger's path."""
         return self.at(self.config.ledger.path)
 
     @cached_property
     def survey(self) -> Survey:
-        """What NVML says, asked once."""
+        """Return what NVML reports; queried once."""
         return survey(self.patience_s)
 
     @cached_property
     def daemon(self) -> int | None:
-        """The pid of the daemon that holds the ledger."""
+        """Return the PID of the daemon that holds the ledger."""
         return daemon_pid(self.ledger, self.proc)
 
 

@@ -1,4 +1,6 @@
-"""Checks of collection: the page of this node, and the ledger that this machine collects into."""
+"""Checks of collection: this node's /v1/postings, and the ledger that this machine collects
+into.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +21,28 @@ _SHOWN = 10
 
 
 def page(site: Site) -> Iterator[Finding]:
-    """Whether this node hands its ledger on."""
+    """Check that collectors can read this node's ledger."""
     if not site.config.server.token_file:
         yield nothing("server.token_file is not set: nobody can collect from this node")
         return
     try:
         Tokens(site.at(site.config.server.token_file))
     except ConfigError as error:
-        yield fail(str(error), "openssl rand -hex 32 makes a token.")
+        yield fail(str(error), "Create a token with: openssl rand -hex 32")
         return
     local = site.config.server.listen.startswith(("127.", "localhost", "[::1]"))
     if local:
         yield warn(
-            f"/v1/postings is on, but server.listen = {site.config.server.listen} can be reached "
+            f"/v1/postings is on, but server.listen = {site.config.server.listen} is reachable "
             "from this machine only",
             'Set server.listen = ":9816", or run the collector here.',
         )
     else:
-        yield ok("/v1/postings is on, for collectors that show the token")
+        yield ok("/v1/postings is on, for collectors with the token")
 
 
 def collector(site: Site) -> Iterator[Finding]:
-    """Whether the collected ledger can be used, and all nodes are in it up to now."""
+    """Check that the collected ledger is usable and has recent data of every node."""
     settings = site.config.collect
     if settings == Collect():
         return
@@ -61,11 +63,13 @@ def collector(site: Site) -> Iterator[Finding]:
     late = [(node, told_s) for node, told_s in nodes if now_s - told_s > _LATE_S]
     for node, told_s in late[:_SHOWN]:
         ago = (
-            "nothing whole yet" if not told_s else f"collected up to {seconds(now_s - told_s)} ago"
+            "nothing complete yet"
+            if not told_s
+            else f"collected up to {seconds(now_s - told_s)} ago"
         )
-        yield warn(f"node {node}: {ago}", "/metrics and the log of the collector say why.")
+        yield warn(f"node {node}: {ago}", "See /metrics and the log of the collector.")
     if len(late) > _SHOWN:
-        yield warn(f"and {len(late) - _SHOWN} more nodes like these")
+        yield warn(f"and {len(late) - _SHOWN} more such nodes")
 
 
 CHECKS: tuple[Check, ...] = (page, collector)

@@ -1,4 +1,4 @@
-"""Checks of the daemon that runs here, asked as anybody may ask it: over HTTP."""
+"""Checks of the daemon on this node, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ _UNAUTHORIZED = 401
 
 
 def process(site: Site) -> Iterator[Finding]:
-    """Whether a daemon holds the ledger, and if not, whether one could."""
+    """Check that a daemon holds the ledger; if not, whether one could."""
     if site.daemon is not None:
         yield ok(f"{described(site.daemon)} holds the ledger")
     elif base := _elsewhere(site.config):
-        yield ok(f"a daemon answers at {base}, with another ledger than {site.ledger}: a demo?")
+        yield ok(f"the daemon at {base} uses a ledger other than {site.ledger}: a demo?")
     elif site.config_problem or can_measure(site.config, site.sysfs / "bus/pci/devices"):
         yield warn(
-            f"no daemon runs on {site.ledger}: nothing is measured",
+            f"no daemon is running on {site.ledger}: nothing is measured",
             f"Start it: {_how_to_start(site)}.",
         )
     else:
         yield fail(
-            "no daemon runs, and `joulebook run` refuses here: nothing to measure (no NVIDIA GPU, "
-            "no driver library, no other sensor enabled)",
-            "Install the driver if there is a GPU; `joulebook run --demo` plays a recorded trace.",
+            "no daemon is running, and `joulebook run` would not start: nothing to measure (no "
+            "NVIDIA GPU, no driver library, no other sensor enabled)",
+            "Install the driver if there is a GPU; `joulebook run --demo` replays a recorded "
+            "trace.",
         )
 
 
 def _elsewhere(config: Config) -> str:
-    """Where a daemon answers that keeps another ledger; empty: nowhere."""
+    """Return the URL of a daemon with another ledger; empty if there is none."""
     daemon = daemon_here(config)
     try:
         return daemon.base if daemon.get("/healthz").status == 200 else ""
@@ -57,23 +58,23 @@ def _how_to_start(site: Site) -> str:
 
 
 def reach(site: Site) -> Iterator[Finding]:
-    """Whether a Prometheus on another machine can come in, and what guards the names it reads."""
+    """Check who can scrape the daemon, and what protects the user names it exposes."""
     server = site.config.server
     host = parse_listen(server.listen).host
     if host == "localhost" or host.startswith("127.") or host == "::1":
         yield nothing(
-            f"server.listen = {server.listen!r}: only this machine can scrape it; "
-            'for others: listen = ":9816"'
+            f"server.listen = {server.listen!r}: only this machine can scrape it; to allow "
+            'others, set listen = ":9816"'
         )
     elif not server.web_config and site.config.privacy.users == "plain":
         yield warn(
-            f"server.listen = {server.listen!r}: whoever reaches it reads names of users",
-            "Guard it: server.web_config (TLS, passwords), a firewall, or [privacy].",
+            f"server.listen = {server.listen!r}: anyone who can reach it can read user names",
+            "Protect it with server.web_config (TLS, passwords), a firewall, or [privacy].",
         )
 
 
 def ready(site: Site) -> Iterator[Finding]:
-    """What /readyz answers."""
+    """Check /readyz."""
     daemon = daemon_here(site.config)
     try:
         answer = daemon.get("/readyz")
@@ -86,28 +87,30 @@ def ready(site: Site) -> Iterator[Finding]:
     said = answer.text.strip()
     if answer.status == 200 and said == "ready":
         yield ok(f"{daemon.base}/readyz: ready")
-    elif answer.status == 200:  # it was reported to wait for a sensor
-        yield warn(f"{daemon.base}/readyz: {said}", "Nothing, if this node has no meter at all.")
+    elif answer.status == 200:  # it is configured to wait for sensors
+        yield warn(
+            f"{daemon.base}/readyz: {said}", "Nothing to do if this node has no meter at all."
+        )
     else:
         for line in said.splitlines() or [f"status {answer.status}"]:
             yield fail(f"{daemon.base}/readyz: {line}", "See its log.")
 
 
 def measuring(site: Site) -> Iterator[Finding]:
-    """What /metrics says of sensors, gaps and the books."""
+    """Check sensors, gaps and balances in /metrics."""
     try:
         answer = daemon_here(site.config).get("/metrics")
         if answer.status == _UNAUTHORIZED:
-            yield nothing("/metrics asks for a password: sensors are not looked at")
+            yield nothing("/metrics requires a password: sensors are not checked")
             return
         if answer.status != 200:
-            yield fail(f"/metrics answers with status {answer.status}", "See the daemon's log.")
+            yield fail(f"/metrics returned status {answer.status}", "See the daemon's log.")
             return
         board = read_board(answer.text)
     except Unreachable:
-        return  # said by `ready`
+        return  # reported by `ready`
     except InputError as error:
-        yield fail(f"{url_of(site.config)}: {error}", "Another program has this port.")
+        yield fail(f"{url_of(site.config)}: {error}", "Another program is using this port.")
         return
     yield from _told(board, waiting=site.config.daemon.wait_for_sensors)
 
@@ -132,17 +135,17 @@ def _told(board: NodeScrape, *, waiting: bool) -> Iterator[Finding]:
             "ledger began (joulebook_gap_seconds_total has the reasons)"
         )
     if board.sums.balanced:
-        yield ok("what is exposed balances")
+        yield ok("exposed metrics balance")
     else:
         yield fail(
-            f"what is exposed is off by {board.sums.difference_j:,.2f} J",
+            f"exposed metrics are off by {board.sums.difference_j:,.2f} J",
             "Report this as a bug, with the text of /metrics.",
         )
 
 
 def daemon_here(config: Config) -> DaemonUrl:
-    """The daemon of this node, as its configuration says where it serves."""
-    # It is this node's own loopback, no secret is sent, and a certificate is for another name.
+    """Return this node's daemon, at the address in its configuration."""
+    # On loopback, no secret is sent, and the certificate is for another name.
     anything = ssl.create_default_context()
     anything.check_hostname = False
     anything.verify_mode = ssl.CERT_NONE

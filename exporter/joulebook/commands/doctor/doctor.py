@@ -1,4 +1,4 @@
-"""`joulebook doctor`: what this node can read, what it cannot, why, and what to do."""
+"""Implement `joulebook doctor`: what this node can and cannot measure, why, and what to do."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from joulebook.commands.doctor import (
 )
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail
 from joulebook.commands.shared.options import Options, command
+from joulebook.commands.shared.text import several
 from joulebook.config import DEFAULT_PATH, Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, JoulebookError
@@ -52,7 +53,7 @@ SECTIONS = (
 
 
 def main(args: Options) -> int:
-    """Run every check and print what was found; 1 if anything failed."""
+    """Run every check and print the findings; return 1 if any failed."""
     file = args.config or DEFAULT_PATH
     try:
         site = Site(load(args.config, os.environ), file)
@@ -62,7 +63,7 @@ def main(args: Options) -> int:
 
 
 def show(site: Site, screen: Screen, sections: Sequence[CheckGroup] = SECTIONS) -> int:
-    """Check a site and print it as it comes; the exit status."""
+    """Check a site, print the findings as they come, and return the exit status."""
     counts: Counter[Status] = Counter()
     for section in sections:
         screen.say(screen.paint(section.title, "bold"))
@@ -79,11 +80,11 @@ def show(site: Site, screen: Screen, sections: Sequence[CheckGroup] = SECTIONS) 
 def _verdict(counts: Mapping[Status, int]) -> str:
     if counts[Status.FAIL]:
         return (
-            f"{counts[Status.FAIL]} failed, {counts[Status.WARN]} to look at: "
-            "what failed keeps energy from being measured or booked rightly."
+            f"{counts[Status.FAIL]} failed, {several(counts[Status.WARN], 'warning')}. Failures "
+            "keep energy from being measured or booked correctly."
         )
     if counts[Status.WARN]:
-        return f"Nothing failed, {counts[Status.WARN]} to look at."
+        return f"Nothing failed, {several(counts[Status.WARN], 'warning')}."
     return "All is well."
 
 
@@ -94,7 +95,7 @@ def _findings(site: Site, checks: Sequence[Check]) -> Iterator[Finding]:
         except (JoulebookError, OSError) as error:
             yield fail(f"{check.__name__}: {error}")
         except Exception as error:
-            # One broken check must not hide what the others would say.
+            # One broken check must not hide the others.
             yield fail(f"{check.__name__} itself failed: {error!r}", "Report this as a bug.")
 
 
@@ -109,5 +110,5 @@ def _lines(finding: Finding, screen: Screen) -> Iterator[str]:
 
 @command()
 def doctor(options: Options) -> int:
-    """Say what this node can read, what it cannot, why, and what to do."""
+    """Check what this node can and cannot measure, why, and what to do about it."""
     return main(options)

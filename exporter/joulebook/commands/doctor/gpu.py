@@ -1,4 +1,4 @@
-"""Checks of the NVIDIA GPUs: cards on the bus, driver, library, and what each GPU answers."""
+"""Checks of NVIDIA GPUs: cards on the bus, driver, library, and what each GPU reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PciCard(NamedTuple):
 
 
 def pci_cards(site: Site) -> list[PciCard]:
-    """The NVIDIA cards that sysfs shows."""
+    """Return the NVIDIA cards in sysfs."""
     cards = []
     for device in sorted((site.sysfs / "bus/pci/devices").glob("*")):
         try:
@@ -42,13 +42,13 @@ def pci_cards(site: Site) -> list[PciCard]:
 
 
 def wanted(site: Site) -> bool:
-    """Whether NVIDIA GPUs are to be read here: configured, or there."""
+    """Return whether NVIDIA GPUs should be read here: configured, or present."""
     enabled = site.config.sensors.nvml.enabled
     return enabled is True or (enabled == "auto" and bool(pci_cards(site) or site.survey.gpus))
 
 
 def cards(site: Site) -> Iterator[Finding]:
-    """What is on the PCI bus, and which kernel driver has it."""
+    """Check the cards on the PCI bus and their kernel drivers."""
     if site.config.sensors.nvml.enabled is False:
         yield nothing("NVIDIA GPUs are not read: sensors.nvml.enabled = false")
         return
@@ -63,7 +63,7 @@ def cards(site: Site) -> Iterator[Finding]:
     for card in others:
         if card.driver.startswith("vfio"):
             yield warn(
-                f"card {card.address} is given to a virtual machine ({card.driver})",
+                f"card {card.address} is passed through to a virtual machine ({card.driver})",
                 "Its energy can only be read in that machine.",
             )
         else:
@@ -76,7 +76,7 @@ def cards(site: Site) -> Iterator[Finding]:
 
 
 def driver(site: Site) -> Iterator[Finding]:
-    """Whether NVML opens, and kernel module and library are of one version."""
+    """Check that NVML opens, and that kernel module and library have the same version."""
     if site.config.sensors.nvml.enabled is False:
         return
     known = site.survey
@@ -94,7 +94,7 @@ def driver(site: Site) -> Iterator[Finding]:
     if module and known.driver and module != known.driver:
         yield fail(
             f"kernel module {module}, library {known.driver}",
-            "Reload the module or reboot, as after every upgrade of the driver.",
+            "Reload the module or reboot, as after every driver upgrade.",
         )
     else:
         yield ok(f"NVML opens, driver {known.driver or 'of unknown version'}")
@@ -114,7 +114,7 @@ def _absent(found: str, _todo: str = "") -> Finding:
 
 
 def gpus(site: Site) -> Iterator[Finding]:
-    """What each GPU answers."""
+    """Check what each GPU reports."""
     if site.config.sensors.nvml.enabled is False:
         return
     for gpu in site.survey.gpus:
@@ -129,20 +129,20 @@ def gpus(site: Site) -> Iterator[Finding]:
 
 
 def pids(site: Site) -> Iterator[Finding]:
-    """Whether the pids that drivers tell can be looked up: of a container's own they are not."""
+    """Check that the drivers' PIDs can be looked up (not in a container's own PID namespace)."""
     if not wanted(site) and not sensor.metered(site.at(site.config.sensors.drm.root)):
         return
     proc = Path(site.config.host.proc)
     said = site.config.tenants.processes.pid_namespace == "host"
     if said or shows_pids_of_host(site.proc if proc == Path("/proc") else proc):
-        yield ok(f"processes: {proc} has those that drivers tell of")
+        yield ok(f"processes: {proc} has the PIDs that drivers report")
         return
     yield warn(
-        f"processes: {proc} does not have those of this machine, as in a container: workloads that "
-        "share a GPU pay by what they hold and not by what they use, and who uses one without "
-        "holding it is not known",
-        "Run the daemon with the host's pids (docker run --pid=host, hostPID: true), or mount the "
-        "host's /proc (read-only) and set host.proc to where it is, as the Helm chart does with "
+        f"processes: {proc} does not have the PIDs of this machine, as in a container: shared "
+        "GPUs are split by held share instead of use, and use without an allocation is not "
+        "detected",
+        "Run the daemon with the host's PIDs (docker run --pid=host, hostPID: true), or mount "
+        "the host's /proc (read-only) and set host.proc to its path, as the Helm chart does with "
         "hostProc.enabled.",
     )
 
@@ -155,11 +155,11 @@ def _energy(gpu: GpuSurvey) -> Iterator[Finding]:
     elif counter.reason not in {"not_supported", "function_not_found"}:
         yield fail(f"energy counter: {counter.problem}", counter.remedy)
     elif power.text:
-        buffered = "the driver's power samples" if gpu.samples.text else "power at each look"
+        buffered = "the driver's power samples" if gpu.samples.text else "power at each poll"
         yield warn(
             f"no energy counter (older than Volta?){draws}",
-            f"Energy is integrated from {buffered} (method 'integrated'); time in which the "
-            "daemon is down is a gap.",
+            f"Energy is integrated from {buffered} (method 'integrated'); time while the daemon "
+            "is down is a gap.",
         )
     else:
         yield fail(f"neither energy nor power: {power.problem}", power.remedy)
@@ -182,13 +182,13 @@ def _processes(gpu: GpuSurvey) -> Iterator[Finding]:
 def _extras(gpu: GpuSurvey) -> Iterator[Finding]:
     fields = f"field values: {', '.join(gpu.fields) or 'none'}"
     if gpu.uptime_s is None:
-        # A reset is then reported by the counter's fall and by the boot id.
+        # A reset then shows by the counter's drop and by the boot id.
         yield ok(f"{fields}; no uptime")
     else:
         yield ok(f"{fields}; uptime {seconds(gpu.uptime_s)}")
     if gpu.mig:
         yield warn(
-            "MIG is on: energy is that of the whole card, and is split over its slices",
+            "MIG is on: the energy of the whole card is split over its slices",
             "Nothing to do: such shares are marked 'apportioned'.",
         )
 
@@ -203,28 +203,32 @@ def _module_version(site: Site) -> str:
 
 
 def counters(site: Site) -> Iterator[Finding]:
-    """What the daemon found of the energy counters, against power."""
+    """Check the energy counters against power, as audited by the daemon."""
     try:
         with LedgerReader(site.ledger) as reader:
             meters = reader.meters()
-    except Exception:  # no ledger yet, or not readable: the ledger's own checks say so
+    except Exception:  # no ledger yet, or unreadable: reported by the checks of the ledger
         return
     for state in meters:
         name, audit = f"{state.meter.component} {state.meter.name}", state.audit
         if state.stalled:
             yield warn(
-                f"{name}: its energy counter stands still while power is drawn",
-                "Its energy is booked by power (method 'integrated'). See the known faults of its "
-                "driver and firmware; a reboot may bring the counter back.",
+                f"{name}: its energy counter does not advance while power is drawn",
+                "Its energy is integrated from power instead (method 'integrated'). See the "
+                "known issues of its driver and firmware; a reboot may help.",
             )
         elif audit.verdict is Verdict.WRONG:
             yield warn(
-                f"{name}: its energy counter shows {audit.ratio:.0%} of what its power comes to",
-                "Its figures are off by as much. See the known faults of its driver and firmware, "
-                "and joulebook_counter_power_ratio.",
+                f"{name}: its energy counter shows {audit.ratio:.0%} of the energy integrated "
+                "from power",
+                "Its figures are off by as much. See the known issues of its driver and "
+                "firmware, and joulebook_counter_power_ratio.",
             )
         elif audit.ratio:
-            yield ok(f"{name}: its energy counter shows {audit.ratio:.1%} of its power's energy")
+            yield ok(
+                f"{name}: its energy counter shows {audit.ratio:.1%} of the energy integrated "
+                "from power"
+            )
 
 
 CHECKS: tuple[Check, ...] = (cards, driver, gpus, pids, counters)

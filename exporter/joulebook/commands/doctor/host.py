@@ -1,4 +1,4 @@
-"""Checks of what measures the host, and of other makers' GPUs: each meter, read once."""
+"""Checks of host meters and of GPUs other than NVIDIA's: each meter is read once."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from joulebook.units import MW_PER_W
 
 
 def packages(site: Site) -> Iterator[Finding]:
-    """CPU packages and DRAM by RAPL."""
+    """Check RAPL: CPU packages and DRAM."""
     asked = site.config.sensors.rapl
     root = site.at(asked.root)
     if asked.enabled is False:
         yield nothing("CPU and DRAM are not read by RAPL: sensors.rapl.enabled = false")
         return
-    absent = f"no RAPL below {asked.root}: no energy of CPU and DRAM from there"
+    absent = f"no RAPL below {asked.root}: no CPU and DRAM energy from there"
     sensor = rapl.RaplSensor(NodeClock(), root)
     yield from _meters(asked.enabled, rapl.zones(root), sensor, absent, rapl.REMEDY)
     skipped = [path.name for path in sorted(root.glob("*")) if text_or(path / "name") == "psys"]
     if skipped:
-        yield nothing(f"{', '.join(skipped)} is psys, the whole platform: never added to packages")
+        yield nothing(
+            f"{', '.join(skipped)} is psys (the whole platform) and never added to packages"
+        )
 
 
 def boards(site: Site) -> Iterator[Finding]:
-    """Sockets, modules and supplies by hwmon."""
+    """Check hwmon: sockets, modules and power supplies."""
     asked = site.config.sensors.hwmon
     root = site.at(asked.root)
     absent = f"no power meter of boards or sockets below {asked.root}"
@@ -46,10 +48,10 @@ def boards(site: Site) -> Iterator[Finding]:
 
 
 def cards(site: Site) -> Iterator[Finding]:
-    """GPUs of AMD and Intel."""
+    """Check AMD and Intel GPUs."""
     asked = site.config.sensors.drm
     root = site.at(asked.root)
-    absent = f"no GPU of AMD or Intel with a meter below {asked.root}"
+    absent = f"no AMD or Intel GPU with a meter below {asked.root}"
     sensor = drm.DrmSensor(NodeClock(), root, proc=site.proc)
     yield from _meters(asked.enabled, drm.metered(root), sensor, absent, drm.REMEDY)
 
@@ -57,7 +59,7 @@ def cards(site: Site) -> Iterator[Finding]:
 def _meters(
     enabled: Enabled, found: Sequence[object], sensor: Sensor, absent: str, remedy: str
 ) -> Iterator[Finding]:
-    """What a sensor reads, if it is not switched off; that there is nothing may be well."""
+    """Check what a sensor reads, unless it is off; finding nothing may be fine."""
     if enabled is False:
         return
     if found:
@@ -69,7 +71,7 @@ def _meters(
 
 
 def whole_node(site: Site) -> Iterator[Finding]:
-    """The BMC, asked once; and whether it was seen to leave something out."""
+    """Check the BMC with one query, and whether it was seen to leave something out."""
     for name in ("ipmi", "redfish"):
         if getattr(site.config.sensors, name).enabled is False:
             continue
@@ -80,11 +82,11 @@ def whole_node(site: Site) -> Iterator[Finding]:
 
 
 def model(site: Site) -> Iterator[Finding]:
-    """Whether figures are a model's."""
+    """Check whether figures come from a model."""
     asked = site.config.sensors.model
     if asked.enabled:
         yield warn(
-            f"CPU and DRAM are reckoned, not measured: {asked.cpu_idle_w:g} W idle, "
+            f"CPU and DRAM are estimated, not measured: {asked.cpu_idle_w:g} W idle, "
             f"{asked.cpu_tdp_w:g} W at full load, {asked.dram_w_per_gib:g} W per GiB "
             f"({asked.source})",
             "Nothing to do: such energy is marked 'modelled' everywhere.",
@@ -92,18 +94,18 @@ def model(site: Site) -> Iterator[Finding]:
 
 
 def names(site: Site) -> Iterator[Finding]:
-    """Whether people can name what their programs do, on a machine without a scheduler."""
+    """Check that users can name experiments on a machine without a scheduler."""
     scheduled = slurm.is_here(site) or kubernetes.is_here(site)
     off = site.config.tenants.processes.enabled is False
     if off or scheduled or not gpu.wanted(site):
         return
     pid = site.daemon or "self"
     if reads_environments(pid, site.proc):
-        yield ok("names: experiments in the environment of programs can be read")
+        yield ok("names: experiments in the environment of processes can be read")
     else:
         yield warn(
-            "names: the environment of other users' programs cannot be read: what they run counts "
-            "for 'sessions' and 'containers', unless they use joulebook mark",
+            "names: the environment of other users' processes cannot be read: they are booked to "
+            "'sessions' and 'containers', unless users run joulebook mark",
             "Give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (the package's unit has them; "
             "docker run --user 0 --cap-add SYS_PTRACE --cap-add DAC_READ_SEARCH).",
         )
@@ -115,7 +117,7 @@ def names(site: Site) -> Iterator[Finding]:
         yield ok(f"names: programs may name experiments in {marks.dir}")
     else:
         yield warn(
-            f"names: {marks.dir} is not there, or not with mode 1777: no `joulebook mark`, no "
+            f"names: {marks.dir} does not exist or lacks mode 1777: no `joulebook mark`, no "
             "`with joulebook.experiment(...)`",
             f"install -d -m 1777 {marks.dir}; in a container mount it from the host "
             f"(-v {marks.dir}:{marks.dir}).",
@@ -131,10 +133,10 @@ def _omissions(site: Site) -> Iterator[Finding]:
     for meter, found in node_meters.items():
         if found.omits:
             yield warn(
-                f"the meter of the whole node ({meter.name}) tells less than {found.omits} alone: "
-                f"it seems to leave the {found.omits} out",
-                f"Set sensors.{reader_of(meter)}.includes_gpus = false, if it is the GPUs that are "
-                "left out; until then nothing is booked as 'other'.",
+                f"the meter of the whole node ({meter.name}) reports less than the {found.omits} "
+                f"meters: it appears to leave out the {found.omits}",
+                f"Set sensors.{reader_of(meter)}.includes_gpus = false, if it leaves out the "
+                "GPUs. Until then, nothing is booked as 'other'.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Checks of Kubernetes: whether pods can be booked by what they hold, and under which names."""
+"""Checks of Kubernetes: whether pods' devices and names are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NODE = "JOULEBOOK_NODE_NAME"
 
 
 def is_here(site: Site) -> bool:
-    """Whether pods are to be booked here: configured, or there is a kubelet."""
+    """Return whether pods should be booked here: configured, or there is a kubelet."""
     kubernetes = site.config.tenants.kubernetes
     if kubernetes.enabled != "auto":
         return bool(kubernetes.enabled)
@@ -26,10 +26,10 @@ def is_here(site: Site) -> bool:
 
 
 def kubelet(site: Site) -> Iterator[Finding]:
-    """Whether the kubelet says which pod holds which device."""
+    """Check that the kubelet reports which pod holds which device."""
     kubernetes = site.config.tenants.kubernetes
     if not is_here(site):
-        yield nothing("no Kubernetes here (no folder of pod-resources)")
+        yield nothing("no Kubernetes here (no pod-resources directory)")
         return
     # Ten megabytes that only nodes with a kubelet should pay.
     from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
@@ -44,7 +44,7 @@ def kubelet(site: Site) -> Iterator[Finding]:
         )
         offered = client.advertised()
     except KubeletError as error:
-        yield fail(f"kubelet: {error}: it is not known which pod holds which GPU", error.remedy)
+        yield fail(f"kubelet: {error}: unknown which pod holds which GPU", error.remedy)
         return
     finally:
         client.close()
@@ -54,12 +54,12 @@ def kubelet(site: Site) -> Iterator[Finding]:
     else:
         yield warn(
             "no device plugin offers anything on this node",
-            "Install NVIDIA's device plugin or DRA driver, if pods are to be given GPUs.",
+            "If pods should get GPUs, install NVIDIA's device plugin or DRA driver.",
         )
 
 
 def cgroups(site: Site) -> Iterator[Finding]:
-    """Whether the directories of pods are to be seen, where begin and end show at once."""
+    """Check that pod cgroups are visible, which show starts and ends at once."""
     if not is_here(site):
         return
     root = site.at(site.config.tenants.kubernetes.cgroup_root)
@@ -69,35 +69,35 @@ def cgroups(site: Site) -> Iterator[Finding]:
         yield ok(f"cgroups of pods: {found[0]}")
     else:
         yield warn(
-            f"cgroups of pods: no kubepods below {root}: begin and end of pods are only known to "
-            f"{site.config.tenants.kubernetes.poll_interval_s:g} s, and no process can be reported "
-            "to be a pod's",
+            f"cgroups of pods: no kubepods below {root}: starts and ends of pods are only known "
+            f"to within {site.config.tenants.kubernetes.poll_interval_s:g} s, and processes "
+            "cannot be matched to pods",
             "Mount the node's /sys/fs/cgroup into the daemon's pod (read-only), or set "
             "tenants.kubernetes.cgroup_root.",
         )
 
 
 def names(site: Site) -> Iterator[Finding]:
-    """Whether pods get their names and labels."""
+    """Check that pods get their names and labels."""
     kubernetes = site.config.tenants.kubernetes
     if not is_here(site):
         return
     node = site.config.kubernetes_node()
     if not kubernetes.node_name and not site.config.node.name:
         yield warn(
-            f"node name: {_NODE} is not set, the host name {node} is taken for it",
+            f"node name: {_NODE} is not set; using the host name {node}",
             f"Set {_NODE} from spec.nodeName (downward API), as the Helm chart does.",
         )
     folders = log_folders(site.at(kubernetes.pod_logs)) if kubernetes.pod_logs else []
     if folders:
-        yield ok(f"log folders: {several(len(folders), 'pod')} named in {kubernetes.pod_logs}")
+        yield ok(f"log directories: {several(len(folders), 'pod')} named in {kubernetes.pod_logs}")
     if not kubernetes.api:
-        said = "API server: not asked, by configuration: experiments are the pods' own names"
+        said = "API server: off by configuration: experiments are the pods' own names"
         if folders:
             yield nothing(said)
         else:
             yield fail(
-                f"{said}, and nothing tells their uids",
+                f"{said}, and nothing gives their UIDs",
                 f"Mount {kubernetes.pod_logs or '/var/log/pods'} into the daemon's pod "
                 "(read-only).",
             )
@@ -106,15 +106,15 @@ def names(site: Site) -> Iterator[Finding]:
 
 
 def selectors(site: Site) -> Iterator[Finding]:
-    """Whether what is infrastructure is told by more than a label, which anybody may write."""
+    """Check that infrastructure is not selected by labels alone, which any user can set."""
     if not is_here(site):
         return
     for text in site.config.workloads.infrastructure_selectors:
         if not parse(text).namespace:
             yield warn(
-                f"workloads.infrastructure_selectors: {text!r} names no namespace: who writes that "
-                "label into a pod of their own takes its host energy off the books",
-                f"Write namespace:NAME,{text}, once for each namespace.",
+                f"workloads.infrastructure_selectors: {text!r} names no namespace: any user can "
+                "hide a pod's host energy by setting that label",
+                f"Use namespace:NAME,{text}, once per namespace.",
             )
 
 

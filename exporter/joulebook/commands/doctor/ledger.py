@@ -1,4 +1,4 @@
-"""Checks of the ledger: where it lies, whether it can be read, whether it balances."""
+"""Checks of the ledger: location, readability, balance."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _TIGHT_BYTES, _FULL_BYTES = 512 * _MIB, 32 * _MIB
 
 
 def place(site: Site) -> Iterator[Finding]:
-    """The file system under the ledger."""
+    """Check the file system of the ledger."""
     path = site.ledger
     try:
         kind = filesystem(path.resolve())
     except OSError as error:
-        yield warn(f"file system under {path}: {error.strerror}")
+        yield warn(f"file system of {path}: {error.strerror}")
         return
     if kind in _VOLATILE | _REMOTE or kind.startswith("fuse."):
-        why = "does not outlive a reboot" if kind in _VOLATILE else "cannot keep a ledger safe"
+        why = "does not survive a reboot" if kind in _VOLATILE else "cannot keep a ledger safe"
         say = warn if site.config.ledger.allow_volatile else fail
         yield say(
             f"{path} is on {kind}, which {why}",
@@ -43,7 +43,7 @@ def place(site: Site) -> Iterator[Finding]:
 
 
 def owner(site: Site) -> Iterator[Finding]:
-    """Whether the service can write it: a run by hand as root leaves files that are root's."""
+    """Check that the service can write it: a manual run as root leaves files owned by root."""
     directory = site.ledger.parent
     if not directory.is_dir():
         return
@@ -55,35 +55,37 @@ def owner(site: Site) -> Iterator[Finding]:
     )
     if strange:
         yield fail(
-            f"{directory} belongs to uid {wanted}, but {', '.join(strange)} to others: the "
-            "service cannot write there",
+            f"{directory} belongs to uid {wanted}, but {', '.join(strange)} do not: the service "
+            "cannot write there",
             f"chown --reference={directory} {directory}/{site.ledger.name}*",
         )
 
 
 def space(site: Site) -> Iterator[Finding]:
-    """Room for it: a ledger that cannot be written keeps the figures in memory only."""
+    """Check for free space: without it, the daemon keeps its figures in memory only."""
     directory = next(parent for parent in site.ledger.parents if parent.exists())
     free = shutil.disk_usage(directory).free
     if free < _FULL_BYTES:
-        yield fail(f"only {size(free)} free under {directory}", "Make room: nothing can be booked.")
+        yield fail(
+            f"only {size(free)} free under {directory}", "Free up space: nothing can be booked."
+        )
     elif free < _TIGHT_BYTES:
-        yield warn(f"only {size(free)} free under {directory}", "Make room before it is full.")
+        yield warn(f"only {size(free)} free under {directory}", "Free up space before it is full.")
     else:
         yield ok(f"{size(free)} free under {directory}")
 
 
 def contents(site: Site) -> Iterator[Finding]:
-    """Whether it can be read, and law 1: books and postings agree for every meter."""
+    """Check that it is readable, and that totals and postings agree for every meter (law 1)."""
     path = site.ledger
     if not path.exists():
         if site.daemon:
             yield fail(
-                f"{path} is gone, and a daemon runs on it: nothing is booked",
-                "Put it back with its -wal file, or restart the daemon to begin a new one.",
+                f"{path} is gone while a daemon is using it: nothing is booked",
+                "Restore it with its -wal file, or restart the daemon to start a new one.",
             )
         else:
-            yield nothing(f"no ledger at {path} yet: the daemon makes it at its first start")
+            yield nothing(f"no ledger at {path} yet: the daemon creates it at its first start")
         return
     try:
         with LedgerReader(path) as ledger:
@@ -98,13 +100,13 @@ def contents(site: Site) -> Iterator[Finding]:
     wrong = [balance for balance in balances if balance.difference_uj]
     for balance in wrong:
         yield fail(
-            f"meter {balance.meter.name}: its books and its postings differ by "
+            f"meter {balance.meter.name}: its total and its postings differ by "
             f"{balance.difference_uj:,} uJ",
             "Keep a copy of the file and report this as a bug.",
         )
     if not wrong:
         booked = energy(sum(balance.booked_uj for balance in balances))
-        yield ok(f"the books balance to the microjoule: {booked} read and booked")
+        yield ok(f"the ledger balances to the microjoule: {booked} read and booked")
 
 
 def _bytes(path: Path) -> int:
@@ -113,7 +115,7 @@ def _bytes(path: Path) -> int:
 
 
 def released(site: Site) -> Iterator[Finding]:
-    """Whether somebody has asked the daemon to let go of the driver."""
+    """Check whether the daemon was asked to release the driver."""
     try:
         request = REQUEST.decode(request_path(site.ledger).read_bytes())
     except FileNotFoundError:
@@ -124,7 +126,7 @@ def released(site: Site) -> Iterator[Finding]:
     if request.until_s > time.time():
         yield warn(
             f"the driver is released until {moment(request.until_s)}: no GPU is read",
-            "`joulebook release --for 0` ends that.",
+            "To end that: `joulebook release --for 0`.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of the node itself: configuration, rights, clock."""
+"""Checks of the node itself: configuration, privileges, clock."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _LOOSE_S = 0.5
 
 
 def configuration(site: Site) -> Iterator[Finding]:
-    """Whether the configuration can be used, and what of it this version cannot do."""
+    """Check that the configuration is valid."""
     if site.config_problem:
         for line in site.config_problem.splitlines():
             yield fail(
-                f"configuration: {line}", "The daemon does not start with it. Defaults here."
+                f"configuration: {line}",
+                "The daemon will not start with it. The checks use defaults.",
             )
         return
     there = site.config_file.exists()
@@ -32,13 +33,13 @@ def configuration(site: Site) -> Iterator[Finding]:
 
 
 def rights(site: Site) -> Iterator[Finding]:
-    """Whether the daemon may read the environment of jobs, by its own process if it runs."""
+    """Check that the daemon may read the environment of jobs."""
     pid = site.daemon
     who = f"the daemon (pid {pid})" if pid else "this user"
     try:
         status = (site.proc / (str(pid) if pid else "self") / "status").read_text()
     except OSError as error:
-        yield warn(f"rights of {who} cannot be read: {error.strerror}")
+        yield warn(f"privileges of {who} cannot be read: {error.strerror}")
         return
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     uid = fields.get("Uid", "?").split()[1:2]
@@ -46,42 +47,43 @@ def rights(site: Site) -> Iterator[Finding]:
     missing = [name for bit, name in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing and kubernetes.is_here(site) and not slurm.is_here(site):
         yield ok(
-            f"rights: {who} (uid {''.join(uid)}) needs no capability: what pods are named comes "
+            f"privileges: {who} (uid {''.join(uid)}) needs no capability: names of pods come "
             "from the API server"
         )
     elif missing:
         yield warn(
-            f"rights: {who} (uid {''.join(uid)}) lacks {' and '.join(missing)}: the environment "
-            "of jobs cannot be read, so experiments named there (WANDB_PROJECT, ...) are not known",
-            "Run the daemon as root or give it both capabilities, or let SLURM's TaskProlog leave "
-            "a label file (hooks/task_prolog.sh). Energy is not affected.",
+            f"privileges: {who} (uid {''.join(uid)}) lacks {' and '.join(missing)}: the "
+            "environment of jobs cannot be read, so experiments named there (WANDB_PROJECT, "
+            "...) are unknown",
+            "Run the daemon as root with both capabilities, or let SLURM's TaskProlog write a "
+            "label file (hooks/task_prolog.sh). Energy is not affected.",
         )
     else:
-        yield ok(f"rights: {who} (uid {''.join(uid)}) may read the environment of jobs")
+        yield ok(f"privileges: {who} (uid {''.join(uid)}) may read the environment of jobs")
 
 
 def clock(_site: Site) -> Iterator[Finding]:
-    """Whether the wall clock is right; energy does not depend on it, quarter hours do."""
+    """Check the wall clock; energy does not depend on it, but quarter hours do."""
     state = _kernel_clock()
     if state is None:
         yield warn(
-            "clock: the kernel does not say whether it is synchronised",
-            "Check that chrony or ntpd runs, where the node's clock is kept (not in a container).",
+            "clock: the kernel does not report whether it is synchronized",
+            "Check that chrony or ntpd is running on the host (not in a container).",
         )
     elif not state.synchronised:
         yield warn(
-            "clock: not synchronised, its offset is not known; energies are exact nevertheless, "
-            "their quarter hours and times of jobs may be off",
+            "clock: not synchronized, offset unknown; energies are exact nevertheless, but their "
+            "quarter hours and the times of jobs may be off",
             "Start chrony, systemd-timesyncd or ntpd.",
         )
     elif state.max_error_s > _LOOSE_S:
-        yield warn(f"clock: synchronised, but only to within {state.max_error_s:.1f} s")
+        yield warn(f"clock: synchronized, but only to within {state.max_error_s:.1f} s")
     else:
-        yield ok(f"clock: synchronised, to within {state.max_error_s * 1000:.0f} ms")
+        yield ok(f"clock: synchronized to within {state.max_error_s * 1000:.0f} ms")
 
 
 class KernelClock(NamedTuple):
-    """What adjtimex(2) says; the error is the kernel's own upper bound."""
+    """The result of adjtimex(2); the error is the kernel's own upper bound."""
 
     synchronised: bool
     max_error_s: float
@@ -99,7 +101,7 @@ class _Timex(ctypes.Structure):
 
 
 def _kernel_clock() -> KernelClock | None:
-    timex = _Timex()  # modes 0: ask, change nothing
+    timex = _Timex()  # modes 0: query only
     libc = ctypes.CDLL(None, use_errno=True)
     adjtimex = getattr(libc, "adjtimex", None)
     state = -1 if adjtimex is None else adjtimex(ctypes.byref(timex))
@@ -109,10 +111,10 @@ def _kernel_clock() -> KernelClock | None:
 
 
 def user(_site: Site) -> Iterator[Finding]:
-    """Who asks: much of what follows is only to be seen by root."""
+    """Check who is running the doctor: much is visible to root only."""
     if os.geteuid() != 0:
         yield warn(
-            f"doctor runs as uid {os.geteuid()}: some of what follows may only look wrong",
+            f"running as uid {os.geteuid()}: some findings may be wrong",
             "Run it as root.",
         )
 

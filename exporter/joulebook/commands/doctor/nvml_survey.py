@@ -1,4 +1,4 @@
-"""What NVML can tell on this node, asked once, from a thread that may hang without us."""
+"""Survey what NVML reports on this node, once, in a thread that may hang without us."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer in words, or the reason and remedy of there being none."""
+    """An answer in words, or why there is none and what to do."""
 
     text: str = ""
     problem: str = ""
@@ -28,7 +28,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class GpuSurvey(msgspec.Struct, frozen=True):
-    """What one GPU answers; `None` is what it does not have."""
+    """What one GPU reports; `None` for what it does not have."""
 
     index: int
     uuid: str
@@ -41,26 +41,26 @@ class GpuSurvey(msgspec.Struct, frozen=True):
     processes: Answer
     samples: Answer
     fields: tuple[str, ...]
-    """Of `average power`, `instant power`, `throttle times`: those that it has."""
+    """Which of `average power`, `instant power`, `throttle times` it has."""
     uptime_s: int | None
     instances: tuple[Instance, ...] = ()
-    """What it is cut into (MIG)."""
+    """Its MIG instances."""
     slices: int = 0
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """All GPUs, or why NVML as a whole gives nothing; `hung` if it did not answer at all."""
+    """All GPUs, or why NVML as a whole fails; `hung` if it did not answer at all."""
 
     driver: str = ""
     gpus: tuple[GpuSurvey, ...] = ()
     failed: tuple[Answer, ...] = ()
-    """GPUs that cannot even be opened."""
+    """GPUs that cannot be opened."""
     problem: Answer | None = None
     hung: bool = False
 
 
 def survey(patience_s: float) -> Survey:
-    """Open NVML, ask every GPU everything once, and close it."""
+    """Open NVML, query every GPU once, and close it."""
     found: list[Survey] = []
     crashed: list[BaseException] = []
 

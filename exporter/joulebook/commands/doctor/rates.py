@@ -1,4 +1,4 @@
-"""Checks of money and carbon: which setting is missing, and whether what is set gives rates."""
+"""Checks of money and carbon: missing settings, and whether the rest yields rates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from joulebook.rates.sources import missing
 
 
 def settings(site: Site) -> Iterator[Finding]:
-    """Which figures are not shown for the lack of a setting."""
+    """Check which figures are missing for lack of a setting."""
     for lacking in missing(site.config.rates):
         found = f"{lacking.key} is not set: no {lacking.without}"
-        # Whoever has set something wants to know what else it takes.
+        # If something is set, the rest is probably wanted, too.
         begun = site.config.rates != Rates()
         yield warn(found, "See `joulebook rates`.") if begun else nothing(found)
 
 
 def in_force(site: Site) -> Iterator[Finding]:
-    """Whether each rate that is configured is known now; asks nobody, reads what is kept."""
+    """Check that each configured rate is known now, from the cache alone."""
     rates = site.config.rates
     if not charges(rates):
         return
@@ -36,8 +36,8 @@ def in_force(site: Site) -> Iterator[Finding]:
     for row in poller.health():
         if getattr(now, row.quantity) is None:
             yield warn(
-                f"{row.quantity}: nothing is kept of {row.source} that holds now",
-                "`joulebook rates --ask` asks it and says what is wrong.",
+                f"{row.quantity}: no current value of {row.source} is cached",
+                "`joulebook rates --ask` queries it and shows what is wrong.",
             )
     if site.ledger.exists() and rates.hardware:
         yield from _models(site, poller.current)
@@ -49,28 +49,28 @@ def _models(site: Site, rates: RateSet) -> Iterator[Finding]:
     for model in sorted(set(models.values())):
         if rates.hardware_for(model) is None:
             yield warn(
-                f"no pattern in rates.hardware fits {model}: no cost of hardware for it",
+                f"no pattern in rates.hardware matches {model}: no hardware cost for it",
                 f'Add [rates.hardware."{model}"].',
             )
 
 
 def balance(site: Site) -> Iterator[Finding]:
-    """Law 1 for money: what the books say was charged is what is on record."""
+    """Check law 1 for money: total charges equal the charges on record."""
     if not site.ledger.exists():
         return
     try:
         with LedgerReader(site.ledger) as ledger:
             checks = ledger.charge_check()
     except LedgerError:
-        return  # said by the checks of the ledger
+        return  # reported by the checks of the ledger
     wrong = [check for check in checks if check.booked != check.rows]
     for check in wrong:
         yield fail(
-            f"{check.charge.item}: the books and the record of charges differ",
+            f"{check.charge.item}: the total and the record of charges differ",
             "Keep a copy of the file and report this as a bug.",
         )
     if checks and not wrong:
-        yield ok("what was charged balances, in money and CO2e")
+        yield ok("charges balance, in money and CO2e")
 
 
 CHECKS: tuple[Check, ...] = (settings, in_force, balance)

@@ -1,4 +1,4 @@
-"""Checks of SLURM: who holds which GPU can only be known with one of its kinds of evidence."""
+"""Checks of SLURM: without evidence, the holders of GPUs are unknown."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _OLD_S = 3600.0
 
 
 def conf_path(site: Site) -> Path:
-    """Where slurm.conf is, or would be."""
+    """Return the path of slurm.conf."""
     return site.at(site.config.tenants.slurm.slurm_conf or find_slurm_conf())
 
 
 def is_here(site: Site) -> bool:
-    """Whether SLURM jobs are to be booked here: configured, or there."""
+    """Return whether SLURM jobs should be booked here: configured, or present."""
     slurm = site.config.tenants.slurm
     if slurm.enabled != "auto":
         return bool(slurm.enabled)
@@ -38,7 +38,7 @@ def is_here(site: Site) -> bool:
 
 
 def read_conf(site: Site) -> SlurmConf | None:
-    """slurm.conf, or `None` where it cannot be read."""
+    """Return slurm.conf, or `None` if it cannot be read."""
     try:
         return read_slurm_conf(conf_path(site))
     except OSError:
@@ -46,7 +46,7 @@ def read_conf(site: Site) -> SlurmConf | None:
 
 
 def node_names(site: Site) -> list[str]:
-    """The SLURM nodes of this host that are booked here."""
+    """Return the SLURM nodes of this host that are booked here."""
     only = site.config.tenants.slurm.node_name
     conf = read_conf(site)
     if only:
@@ -55,7 +55,7 @@ def node_names(site: Site) -> list[str]:
 
 
 def configuration(site: Site) -> Iterator[Finding]:
-    """slurm.conf, and which of its nodes this is."""
+    """Check slurm.conf, and which of its nodes this is."""
     if not is_here(site):
         yield nothing("no SLURM here (no slurm.conf, no events_dir)")
         return
@@ -63,7 +63,7 @@ def configuration(site: Site) -> Iterator[Finding]:
     if conf is None:
         yield warn(
             f"{conf_path(site)} cannot be read (configless, or elsewhere?)",
-            "Set tenants.slurm.slurm_conf; without it gres positions are asked of `slurmd -G`.",
+            "Set tenants.slurm.slurm_conf; without it, GRES indices come from `slurmd -G`.",
         )
         return
     yield ok(f"slurm.conf: {conf.path}")
@@ -79,7 +79,7 @@ def configuration(site: Site) -> Iterator[Finding]:
 
 
 def hooks(site: Site) -> Iterator[Finding]:
-    """Whether Prolog and Epilog leave event files, the best evidence there is."""
+    """Check that Prolog and Epilog write event files, the best evidence."""
     conf = read_conf(site) if is_here(site) else None
     if conf is None:
         return
@@ -91,22 +91,23 @@ def hooks(site: Site) -> Iterator[Finding]:
             also = f" (it runs {', '.join(str(file) for file in files)})" if files else ""
             yield warn(
                 f"{key} in {conf.path} is not Joulebook's{also}",
-                f"`joulebook hooks install`, or set {key}={_WHERE}/{script}; without event files "
-                "jobs are found by their cgroups, and the controller is asked once for each.",
+                f"`joulebook hooks install`, or set {key}={_WHERE}/{script}; without event "
+                "files, jobs are found by their cgroups, and the controller is queried once per "
+                "job.",
             )
             continue
         yield from _runnable(key, ours)
     flags = conf.first("PrologFlags").lower()
     if "contain" not in flags and "x11" not in flags and not hooked:
         yield fail(
-            "PrologFlags has no Contain, and the Prolog is not ours: a job without a step, as "
-            "salloc waits, is not seen, and what its GPUs consume is nobody's",
+            "PrologFlags has no Contain, and the Prolog is not ours: a job without a step, such "
+            "as a waiting salloc, is not detected, and the energy of its GPUs is unattributed",
             "`joulebook hooks install`, or set PrologFlags=Contain.",
         )
     elif "alloc" not in flags and "contain" not in flags and "x11" not in flags:
         yield warn(
-            "PrologFlags has no Alloc: the Prolog runs with a job's first step, and what its GPUs "
-            "consume before that is nobody's",
+            "PrologFlags has no Alloc: the Prolog runs with a job's first step, and the energy "
+            "of its GPUs before that is unattributed",
             "Set PrologFlags=Alloc (Contain implies it).",
         )
 
@@ -125,7 +126,7 @@ def _runnable(key: str, files: list[Path]) -> Iterator[Finding]:
 
 
 def events(site: Site) -> Iterator[Finding]:
-    """The directory of event files: there, root's, and closed to others."""
+    """Check the directory of event files: owned by root, closed to others."""
     if not is_here(site):
         return
     path = site.at(site.config.tenants.slurm.events_dir)
@@ -134,13 +135,15 @@ def events(site: Site) -> Iterator[Finding]:
         names = sorted(entry.name for entry in path.iterdir())
     except InputError as error:
         yield fail(
-            f"events_dir: {error}: what lies there is refused",
+            f"events_dir: {error}: its files are rejected",
             f"chown root:root {path}; chmod 755 {path}",
         )
         return
     except FileNotFoundError:
         say = warn if site.daemon else nothing
-        yield say(f"events_dir: {path} is not there yet: the first Prolog, or the daemon, makes it")
+        yield say(
+            f"events_dir: {path} does not exist yet: the first Prolog or the daemon creates it"
+        )
         return
     except OSError as error:
         yield warn(f"events_dir: {path}: {error.strerror}", "Run the doctor as root.")
@@ -152,12 +155,12 @@ def events(site: Site) -> Iterator[Finding]:
     if old:
         yield warn(
             f"events_dir: {several(len(old), 'ended job')} not booked for over an hour ({old[0]})",
-            "Start the daemon, or see its log for what it refuses.",
+            "Start the daemon, or see its log for what it rejects.",
         )
 
 
 def _daemon_users(site: Site) -> frozenset[int]:
-    """Whom the daemon runs as: the owner of the ledger's directory, which need not be us."""
+    """Return the daemon's user: the owner of the ledger's directory, which need not be us."""
     try:
         return frozenset({site.ledger.parent.stat().st_uid})
     except OSError:
@@ -172,7 +175,7 @@ def _age_s(path: Path) -> float:
 
 
 def gpu_order(site: Site) -> Iterator[Finding]:
-    """Which card each of SLURM's GPU numbers means."""
+    """Check which card each of SLURM's GPU numbers means."""
     slurm = site.config.tenants.slurm
     if not is_here(site):
         return
@@ -197,10 +200,10 @@ def gpu_order(site: Site) -> Iterator[Finding]:
         if gres is None:
             say = fail if devices else warn
             yield say(
-                f"gres of {node}: neither gres.conf nor `slurmd -G` says which device file each "
-                "GPU has",
+                f"gres of {node}: neither gres.conf nor `slurmd -G` gives the device file of "
+                "each GPU",
                 "Give File= in gres.conf, or let the doctor and the daemon run slurmd (as root); "
-                "until then holders of some GPUs are not known.",
+                "until then, the holders of some GPUs are unknown.",
             )
         elif not gres.positions:
             say_none = _unshared if devices else nothing
@@ -211,22 +214,22 @@ def gpu_order(site: Site) -> Iterator[Finding]:
 
 def _unshared(found: str) -> Finding:
     return warn(
-        f"{found}, but NVML shows some: SLURM gives none of them to jobs",
+        f"{found}, but NVML shows some: SLURM does not allocate them to jobs",
         "Add them to gres.conf and to Gres= in slurm.conf, or set tenants.slurm.node_name.",
     )
 
 
 def _positions(node: str, gres: GresMap, devices: list[DeviceStatus]) -> Iterator[Finding]:
     for at, position in enumerate(gres.positions):
-        name = f"gres of {node}: position {at} is {position.file}"
+        name = f"gres of {node}: index {at} is {position.file}"
         try:
             part = find_part(str(at), "gres", gres, devices)
         except Unmappable as error:
             part = None
             if error.meter is not None:
                 yield warn(
-                    f"{name}, an instance of {error.meter.name}, and it is not known which: who "
-                    "holds one is booked as unknown_holder",
+                    f"{name}, an instance of {error.meter.name}, but unknown which: its energy "
+                    "is booked to unknown_holder",
                     "Give MultipleFiles= with the instance's capability files in gres.conf, and "
                     "let the daemon read /proc/driver/nvidia-caps/mig-minors.",
                 )
@@ -236,15 +239,15 @@ def _positions(node: str, gres: GresMap, devices: list[DeviceStatus]) -> Iterato
             yield ok(f"{name}, {part.meter.name}{share}")
         elif devices:
             yield fail(
-                f"{name}, and NVML shows no such GPU: jobs on it are not booked",
-                "Correct gres.conf, or see whether the card is still there.",
+                f"{name}, but NVML shows no such GPU: jobs on it are not booked",
+                "Correct gres.conf, or check that the card is still there.",
             )
         else:
-            yield warn(f"{name}; which card that is cannot be said without NVML")
+            yield warn(f"{name}; without NVML it is unknown which card that is")
 
 
 def cgroups(site: Site) -> Iterator[Finding]:
-    """Whether the directories of jobs are to be seen, where their begin and end shows at once."""
+    """Check that job cgroups are visible, which show starts and ends at once."""
     if not is_here(site):
         return
     root = site.at(site.config.tenants.slurm.cgroup_root)
@@ -255,7 +258,8 @@ def cgroups(site: Site) -> Iterator[Finding]:
     tracking = conf.first("ProctrackType") if conf else ""
     if tracking and "cgroup" not in tracking:
         yield warn(
-            f"ProctrackType={tracking}: SLURM makes no cgroups, so only event files tell of jobs",
+            f"ProctrackType={tracking}: SLURM makes no cgroups, so jobs are only known from "
+            "event files",
             "Set ProctrackType=proctrack/cgroup.",
         )
     elif not root.is_dir():
@@ -264,30 +268,30 @@ def cgroups(site: Site) -> Iterator[Finding]:
         yield ok(f"cgroup v{2 if v2 else 1} at {root}: {', '.join(seen)}")
     else:
         yield nothing(
-            f"cgroup v{2 if v2 else 1} at {root}: nothing of SLURM's before the first job"
+            f"cgroup v{2 if v2 else 1} at {root}: nothing of SLURM's before its first job"
         )
 
 
 def controller(site: Site) -> Iterator[Finding]:
-    """Whether scontrol can be asked, where no file explains a job."""
+    """Check that scontrol works, for jobs that no file describes."""
     slurm = site.config.tenants.slurm
     if not is_here(site):
         return
     conf = read_conf(site)
     path = find_program("scontrol") if slurm.scontrol == "auto" else slurm.scontrol
     if path and os.access(path, os.X_OK):
-        yield ok(f"scontrol: {path}, asked for each job until it answers")
+        yield ok(f"scontrol: {path}, called for each job until it answers")
         private = conf.first("PrivateData").lower() if conf is not None else ""
         if "jobs" in private.split(","):
             yield warn(
-                "PrivateData=jobs: the controller hides jobs of others from users without rights",
+                "PrivateData=jobs: the controller hides other users' jobs from unprivileged users",
                 "Let the daemon's user see them: SlurmUser, or an operator (sacctmgr add user "
-                "joulebook account=ACCOUNT adminlevel=operator); else names, arrays and requeues "
-                "stay unknown, and without our hooks so do the holders of GPUs.",
+                "joulebook account=ACCOUNT adminlevel=operator); otherwise names, arrays and "
+                "requeues stay unknown, and without our hooks so do the holders of GPUs.",
             )
         return
     hooked = conf is not None and any(is_ours(file) for file in hook_files(conf, "Prolog"))
-    missing = "never asked (tenants.slurm.scontrol is empty)" if not path else f"{path} cannot run"
+    missing = "never called (tenants.slurm.scontrol is empty)" if not path else f"{path} cannot run"
     if path == "" and slurm.scontrol == "auto":
         missing = "not found"
     say = warn if hooked else fail

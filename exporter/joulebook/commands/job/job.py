@@ -1,4 +1,4 @@
-"""`joulebook job`: what one job cost, from this node's ledger or the collected one."""
+"""Implement `joulebook job`: the energy and cost of a job, from this node's ledger or others."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ from joulebook.terminal import Screen
 FAILED, USAGE = 1, 2
 
 MOST = 10_000
-"""Tasks of one array that are listed; SLURM's own limit is a thousand unless raised."""
+"""The most tasks of an array that are listed; SLURM's own limit is a thousand unless raised."""
 _COMPARED = 5_000
 _NEAREST = 3
 
 _SLURM = r"\d{1,12}(?:[_+]\d{1,10})?(?:\.r\d{1,6})?"
 _POD = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?\.[0-9a-f]{8}"
-# Of what no scheduler runs: `span-...`, `run-...`, `session-...`, `docker-...`, `train.service@...`
+# Workloads without a scheduler: `span-...`, `run-...`, `session-...`, `docker-...`,
+# `train.service@...`
 _PROCESS = r"[A-Za-z][\w.:+]{0,254}(?:[-@]|\.service)[\w.:@+-]{0,255}|mark\.\w{1,64}"
 _ID = re.compile(
     rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?"
@@ -56,14 +57,16 @@ _ID = re.compile(
 
 
 class JobId(NamedTuple):
-    """What was asked for; `scheduler` is empty unless it was named: that is one workload only."""
+    """The requested job; if `scheduler` is given, it is exactly one workload."""
 
     scheduler: str
     name: str
 
 
 def parse_id(text: str) -> JobId | None:
-    """`1234`, `1234_7`, `1234.r1`, `pod.1a2b3c4d`, `slurm/1234`; `None` for what is no job id."""
+    """Parse `1234`, `1234_7`, `1234.r1`, `pod.1a2b3c4d` or `slurm/1234`; `None` if it is no job
+    id.
+    """
     found = _ID.fullmatch(text)
     if found is None:
         return None
@@ -71,13 +74,16 @@ def parse_id(text: str) -> JobId | None:
 
 
 def main(args: Options) -> int:
-    """Print the statement of one job, or the list of an array or of the runs of a requeued one."""
+    """Print the statement of a job, or a list of the tasks of an array or the runs of a requeued
+    job.
+    """
     wanted = parse_id(args.id)
     if wanted is None:
         _complain(
             f"{one_line(args.id, 60)!r} is not a job id: expected 1234, 1234_7 (a task of an "
             "array), 1234+1 (a component), 1234.r1 (its run after a requeue), the name of a pod "
-            "with the first 8 of its uid, or a name as `joulebook top` shows it (span-..., run-...)"
+            "with the first 8 characters of its UID, or a name as shown by `joulebook top` "
+            "(span-..., run-...)"
         )
         return USAGE
     config = load(args.config, os.environ)
@@ -105,14 +111,14 @@ def main(args: Options) -> int:
         for line in as_list(args.id, found, where, screen, now_s):
             screen.say(line)
         if len(found) == MOST:
-            _complain(f"only the latest {MOST:,} are listed and added up")
+            _complain(f"only the latest {MOST:,} are listed and totaled")
     return 0
 
 
 def _summary(
     totals: WorkloadTotals, config: Config, nodes: Sequence[str], *, own: bool
 ) -> list[str]:
-    """The three lines; of this node's own ledger with whether all is booked yet."""
+    """Print the summary; from this node's own ledger with whether all is booked yet."""
     if not own:
         booked = totals.workload.ended_utc_ns is not None
         return lines(Found(totals, booked), ", ".join(totals.nodes), len(totals.nodes) or 1)
@@ -121,7 +127,7 @@ def _summary(
 
 
 def _totals(origin: ReportSource, wanted: JobId) -> list[WorkloadTotals]:
-    """What came to it, the latest `MOST`; to what nothing was booked yet, too."""
+    """Return the totals of the latest `MOST` workloads, even if nothing was booked to them yet."""
     selection = (
         Selection(workloads=frozenset({"/".join(wanted)}))
         if wanted.scheduler
@@ -136,22 +142,22 @@ def _totals(origin: ReportSource, wanted: JobId) -> list[WorkloadTotals]:
 def _append(args: Options, config: Config, wanted: JobId) -> int:
     """Wait until the job is booked, and append the summary to its output as its user."""
     if args.uid is None:
-        _complain("--append needs --uid UID, the user of the job, as the Epilog knows it")
+        _complain("--append needs --uid UID, the job's user, as known in the Epilog")
         return USAGE
     scontrol = config.tenants.slurm.scontrol
     program = find_program("scontrol") if scontrol == "auto" else scontrol
     output = job_output.ask(program, wanted.name)
     if output is None:
-        _complain(f"scontrol does not say where the output of job {wanted.name} is")
+        _complain(f"scontrol does not report the output path of job {wanted.name}")
         return FAILED
     if args.node and output.batch_host and args.node != output.batch_host:
-        return 0  # one of its nodes is enough, and that one has the script
+        return 0  # one node is enough: the one that ran the script
     node = config.node_name()
     with LedgerReader(config.ledger.path) as ledger:
         workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
         found = wait(lambda: find(ledger, latest_run(ledger, workload)), args.wait)
     if found is None or not found.totals.total.energy_uj:
-        return 0  # it had no GPU here: there is nothing to say
+        return 0  # it had no GPU here
     content = as_text(lines(found, node, output.nodes))
     try:
         job_output.become(args.uid)
@@ -171,19 +177,19 @@ def _not_found(args: Options, config: Config, origin: ReportSource, wanted: JobI
         known = [job.shown for job in ledger.jobs("*", _COMPARED)]
     _complain(f"job {named} is not in this node's ledger ({config.ledger.path})")
     if not known:
-        _complain("the ledger holds no job yet")
+        _complain("the ledger has no job yet")
         return FAILED
     _complain(
         f"{several(len(known), 'job')} searched"
         + (" (the latest)" if len(known) == _COMPARED else "")
-        + f"; the nearest: {', '.join(one_line(name, 60) for name in nearest(wanted.name, known))}"
+        + f"; most similar: {', '.join(one_line(name, 60) for name in nearest(wanted.name, known))}"
     )
-    _complain("a job that ran on other nodes is in their ledgers, and in the collected one")
+    _complain("jobs of other nodes are in their ledgers and in the collected one")
     return FAILED
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three known names that are most like `name`: by number where both are numbers."""
+    """Return up to three known names most similar to `name`, by number if both are numbers."""
     if name.partition("_")[0].partition(".")[0].isdecimal():
         numbered = [each for each in known if each[:1].isdecimal()]
         if numbered:
@@ -207,27 +213,33 @@ def _complain(text: str) -> None:
 @argument(
     "id",
     metavar="ID",
-    help="Job id as the scheduler shows it: 1234, 1234_7, 1234+1, 1234.r1; the id of an array "
+    help="Job id as shown by the scheduler: 1234, 1234_7, 1234+1, 1234.r1. The id of an array "
     "lists its tasks.",
 )
 @ledger_options()
-@option("--json", is_flag=True, help="One JSON object instead of text.")
-@option("--summary", is_flag=True, help="The three lines of the job's own output.")
+@option("--json", is_flag=True, help="Print one JSON object instead of text.")
+@option(
+    "--summary", is_flag=True, help="Print the three-line summary that jobs get in their output."
+)
 @option(
     "--append",
     is_flag=True,
-    help="Wait until the job is booked, and append the summary to its output, as its user; "
-    "hooks/job_summary.sh does this at its end.",
+    help="Wait until the job is booked, then append the summary to its output file, as its user. "
+    "For hooks/job_summary.sh.",
 )
-@option("--uid", type=int, metavar="UID", help="With --append: the user of the job.")
-@option("--node", metavar="NAME", help="With --append: only if the job's script ran on this node.")
+@option("--uid", type=int, metavar="UID", help="With --append: the job's user.")
+@option(
+    "--node",
+    metavar="NAME",
+    help="With --append: this node; do nothing unless the job's script ran here.",
+)
 @option(
     "--wait",
     type=Duration(),
     default=60.0,
     metavar="TIME",
-    help="With --append: for how long to wait for the last energy (default: 60s).",
+    help="With --append: how long to wait for the last energy (default: 60s).",
 )
 def job(options: Options) -> int:
-    """Say what one job cost, from this node's ledger or the collected one."""
+    """Show the energy and cost of a job, from this node's ledger or the collected one."""
     return main(options)

@@ -1,9 +1,9 @@
-"""Appending to a job's own output file, as the job's user and with nothing but that user's rights.
+"""Append to a job's output file with the privileges of the job's user only.
 
-The path is of the user's choosing, and others may be able to write beside it. So all rights but the
-user's are given up for good before the path is touched, links are not followed, nothing is ever
-created, and only a regular file counts that belongs to the user and has no second name.
-docs/adr/0011-job-summary.md says why each of these.
+The user chooses the path, and others may be able to write next to it. So all other privileges are
+dropped for good before the path is touched, links are not followed, nothing is created, and only a
+regular file with one link that belongs to the user is accepted. docs/adr/0011-job-summary.md has
+the reasons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"^JobId=(\d+)\b", re.MULTILINE)
 
 
 class Output(NamedTuple):
-    """What the controller knows of a job's output; `nodes` 0: not known."""
+    """The output of a job, as known to the controller; `nodes` is 0 if unknown."""
 
     path: str
     nodes: int = 0
@@ -31,10 +31,10 @@ class Output(NamedTuple):
 
 
 def ask(scontrol: str, job_id: str) -> Output | None:
-    """Ask the controller once, for at most `SCONTROL_S`; `None` if it does not say.
+    """Query the controller once, for at most `SCONTROL_S`; `None` if it does not know.
 
-    The answer holds the user's own words. It is not relied on for anything but the path, and what
-    the path leads to is checked with the user's rights alone.
+    The answer contains text of the user. Only the path is used, and what it leads to is checked
+    with the user's privileges only.
     """
     try:
         done = subprocess.run(
@@ -51,9 +51,9 @@ def ask(scontrol: str, job_id: str) -> Output | None:
 
 
 def parse(answer: str, job_id: str) -> Output | None:
-    """What `scontrol show job` says of one job; of the first task of an array others follow.
+    """Parse the output of `scontrol show job` for one job (the first, if it is an array).
 
-    Names and comments may hold lines that look like those of SLURM. Its own come after them: the
+    Names and comments may contain lines that look like SLURM's. Its own come after them, so the
     last one counts.
     """
     starts = [(m.start(), m[1]) for m in _BLOCK.finditer(answer)] or [(0, "")]
@@ -75,31 +75,31 @@ def parse(answer: str, job_id: str) -> Output | None:
 
 
 def become(uid: int) -> None:
-    """Give up all rights but those of `uid`, for good.
+    """Drop all privileges except those of `uid`, for good.
 
-    Raises `InputError` for root and for a user that is not known here: their files are not ours
-    to write in; `OSError` if we may not.
+    Raises `InputError` for root and for unknown users, whose files we must not write; `OSError` if
+    this process may not change its user.
     """
     if uid == 0:
-        raise InputError("the job is root's: nothing is appended to files of root", reason="root")
+        raise InputError("the job is root's: files of root are not written to", reason="root")
     try:
         user = pwd.getpwuid(uid)
     except KeyError:
-        raise InputError(f"uid {uid} is not known on this node", reason="unknown_user") from None
+        raise InputError(f"uid {uid} is unknown on this node", reason="unknown_user") from None
     if os.geteuid() == 0:
         groups = os.getgrouplist(user.pw_name, user.pw_gid)
         os.setgroups(groups)
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid, uid, uid):
-        raise InputError(f"this process may not become uid {uid}", reason="not_permitted")
+        raise InputError(f"this process may not switch to uid {uid}", reason="not_permitted")
     os.chdir("/")
 
 
 def append(path: str, content: bytes, uid: int) -> None:
-    """Append to the file, which must be `uid`'s own. Raises `InputError` with the reason.
+    """Append to the file, which `uid` must own. Raises `InputError` with the reason.
 
-    Call `become` first: this opens with the rights that the process has.
+    Call `become` first: this opens the file with the privileges of the process.
     """
     if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InputError(f"{path[:80]!r}: not an absolute path", reason="bad_path")

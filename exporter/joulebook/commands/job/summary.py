@@ -1,4 +1,4 @@
-"""The three lines that a job's own output gets at its end, and `joulebook job --summary` prints."""
+"""The three-line summary in a job's output, also printed by `joulebook job --summary`."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ from joulebook.units import NS_PER_HOUR, NS_PER_MS
 POLL_S = 1.0
 _NAME_CHARS = 60
 ENOUGH = 0.995
-"""Of less than this share of the time that GPUs were held, energy is said to be a lower bound."""
+"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 _SLACK_NS = 5 * NS_PER_MS
-"""By so much the wall clock may drift from node time between the end and the look."""
+"""How far the wall clock may drift from node time between the end and the query."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A workload on this node: what was booked and charged, and whether that is all of it."""
+    """A workload on this node: what was booked and charged, and whether that is final."""
 
     totals: WorkloadTotals
     booked: bool
 
 
 def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
-    """The workload itself; of a SLURM job the latest run with its number. Raises `LedgerError`.
+    """Return the workload, or the latest run of a SLURM job. Raises `LedgerError`.
 
-    The Epilog of a run that is requeued is reported the number of the next one: the job is asked
-    for.
+    The Epilog of a requeued run gets the number of the next one, so search by job.
     """
     runs = ledger.jobs(wanted.workload) if wanted.scheduler == "slurm" else ()
     ids = [each.id for each in runs if each.id.workload.partition(".r")[0] == wanted.workload]
-    # A number that came again began later, and so did a requeue.
+    # A reused number started later, and so did a requeue.
     latest = max(
         ids, key=lambda who: (who.start, int(who.workload.partition(".r")[2] or 0)), default=None
     )
@@ -51,15 +50,15 @@ def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
 
 
 def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:
-    """The workload as the ledger has it now. Raises `LedgerError`."""
+    """Return the workload as it is in the ledger now. Raises `LedgerError`."""
     several = ledger.workload_totals(wanted)
-    # Of two jobs of one number the later one is meant.
+    # Of two jobs with one number, the later one is meant.
     latest = max(several, key=lambda each: each.workload.started_utc_ns or 0, default=None)
     return None if latest is None else look(ledger, latest)
 
 
 def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
-    """Whether that is all of it. Raises `LedgerError`."""
+    """Return whether everything is booked. Raises `LedgerError`."""
     ended_ns = totals.workload.ended_utc_ns
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
     if totals.wall_ns is None:
@@ -76,9 +75,9 @@ def wait(
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Found | None:
-    """What is on record once all of it is booked, or after `wait_s` whatever there is then.
+    """Wait until everything is booked, or for `wait_s`, and return what is on record.
 
-    Of a job that nothing was ever booked to nothing comes: it is given up after a third of that.
+    A job without any booking is given up after a third of that.
     """
     began = now_s()
     while True:
@@ -92,9 +91,9 @@ def wait(
 
 
 def lines(found: Found, node: str, nodes: int = 0) -> list[str]:
-    """Three lines: energy, what it came to, and what these figures are of.
+    """Return three lines: energy, cost, and what these figures cover.
 
-    `nodes` is of how many nodes the job was (0: not known).
+    `nodes` is the job's number of nodes (0: unknown).
     """
     said = (_energy(found.totals), _came_to(found), _of(found, node, nodes))
     return [f"joulebook: {line}" for line in said]
@@ -108,9 +107,9 @@ def _energy(totals: WorkloadTotals) -> str:
         said += f" in {text.lasted(job.ended_utc_ns - job.started_utc_ns)}"
     mean_w = text.mean_power_w(gpu.energy_uj, gpu.held_ns)
     if mean_w is not None:
-        said += f", {text.power(mean_w)} for each GPU"
+        said += f", {text.power(mean_w)} per GPU"
     if gpu.energy_uj:
-        said += f", {text.percent(gpu.idle_uj, gpu.energy_uj)} of the energy while it was idle"
+        said += f", {text.percent(gpu.idle_uj, gpu.energy_uj)} of the energy while idle"
     return said
 
 
@@ -135,18 +134,18 @@ def _came_to(found: Found) -> str:
 def _of(found: Found, node: str, nodes: int) -> str:
     partial = []
     if found.totals.workload.ended_utc_ns is None:
-        partial.append("its end is not on record yet")
+        partial.append("its end is not recorded yet")
     elif not found.booked:
         partial.append("its last seconds are not booked yet")
     elif (found.totals.coverage or 1.0) < ENOUGH:
         share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
-        partial.append(f"only {share} of the time that it held GPUs is measured")
+        partial.append(f"only {share} of its GPU time is measured")
     if nodes > 1:
-        partial.append(f"this is the part of node {one_line(node)}, one of {nodes:,} nodes")
+        partial.append(f"covers node {one_line(node)} only, one of {nodes:,} nodes")
     how = _measured(found.totals)
     if partial:
         return f"PARTIAL: {'; '.join(partial)} ({how})"
-    whose = "all of it" if nodes == 1 else f"all of it on node {one_line(node)}"
+    whose = "complete" if nodes == 1 else f"complete, on node {one_line(node)}"
     return f"{whose}, {how}"
 
 
@@ -154,7 +153,7 @@ def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
-    how = "of a recorded trace" if totals.replayed else "measured"
+    how = "from a recorded trace" if totals.replayed else "measured"
     parts = [f"{text.percent(measured, energy_uj)} {how}"]
     for method, word in ((Method.APPORTIONED, "apportioned"), (Method.MODELLED, "modelled")):
         if by.get(method, ZERO).energy_uj:
@@ -163,5 +162,5 @@ def _measured(totals: WorkloadTotals) -> str:
 
 
 def as_text(several: Sequence[str]) -> bytes:
-    """The lines as they are appended: valid UTF-8 whatever the names."""
+    """Return the lines as they are appended: valid UTF-8 whatever the names."""
     return ("\n".join(several) + "\n").encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What one job cost, as text and as JSON; figures that are not known say so."""
+"""The statement of a job, as text and as JSON; unknown figures are marked."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _METHODS = {
     Method.COUNTER: "measured by the energy counter",
     Method.INTEGRATED: "integrated from measured power",
     Method.MODELLED: "modelled, not measured",
-    Method.APPORTIONED: "apportioned among those that shared the device",
+    Method.APPORTIONED: "apportioned among the workloads that shared the device",
 }
 
 _EVIDENCE = {
     "prolog": "SLURM's Prolog",
     "pod-resources": "the kubelet",
     "job-mapping": "a job-mapping file",
-    "gpustat": "a file of Jobstats",
+    "gpustat": "a Jobstats file",
     "scontrol": "SLURM's controller",
     "processes": "processes on the GPU",
-    "derived": "its module's counter less the CPU socket in it",
+    "derived": "its module's counter minus the CPU socket",
 }
 
 _THIS_NODE = (
-    "Energy of this node's meters only: a job on several nodes has a part in each node's ledger."
+    "Covers this node's meters only: a job on several nodes has a part in each node's ledger."
 )
 
 _LIST_COLUMNS = (
@@ -58,22 +58,22 @@ _LIST_COLUMNS = (
 
 
 def is_running(totals: WorkloadTotals, now_s: float) -> bool:
-    """Whether the job seems to go on: no end is on record, and it was booked to lately.
+    """Return whether the job seems to be running: no end on record, and booked to lately.
 
-    A job whose end nobody saw (the power failed) has no end on record either.
+    A job whose end was missed (power failure) has no end on record either.
     """
     if totals.workload.ended_utc_ns is not None:
         return False
     began_ns = totals.workload.started_utc_ns
     last_s = totals.last_s if totals.last_s is not None else (began_ns or 0) // NS_PER_S
-    # A quarter hour ends in the future while it is being booked to; the next may not have begun.
+    # A quarter hour ends in the future while it is being booked to.
     return last_s >= now_s - _QUARTER_S
 
 
 def as_statement(
     totals: WorkloadTotals, where: str, screen: Screen, now_s: float, *, alone: bool = True
 ) -> list[str]:
-    """The statement of one job; `alone`: from one node's ledger, which knows of no other node."""
+    """Return the statement of a job; `alone`: from one node's ledger, which knows no other node."""
     job = totals.workload
     running = is_running(totals, now_s)
     title = f"{_kind(job)} {one_line(job.display or job.id.workload)} on {where}"
@@ -97,7 +97,7 @@ def as_statement(
     if not totals.total.energy_uj:
         made += [
             "",
-            "Nothing has been booked to it yet." if running else "Nothing was booked to it.",
+            "Nothing booked yet." if running else "Nothing was booked to it.",
         ]
     if totals.replayed:
         made += ["", *wrap(text.REPLAYED, screen.width)]
@@ -109,7 +109,7 @@ def as_statement(
 def as_list(
     asked: str, found: Sequence[WorkloadTotals], where: str, screen: Screen, now_s: float
 ) -> list[str]:
-    """The tasks of an array, or the runs of a requeued job, a line each, and their total."""
+    """Return the tasks of an array or the runs of a requeued job, one per line, and their total."""
     running = sum(is_running(each, now_s) for each in found)
     title = f"{text.several(len(found), 'workload')} of {one_line(asked, 80)} on {where}"
     if running:
@@ -131,12 +131,12 @@ def as_list(
 
 
 def _figures(found: Sequence[WorkloadTotals]) -> list[tuple[str, str]]:
-    """The figures of one workload, or of several together."""
+    """Return the figures of one workload, or of several together."""
     total = _sum(each.total for each in found)
     gpu = _sum(_of_gpus(each) for each in found)
     idle = (
         f"of it idle: {text.energy(total.idle_uj)}, "
-        f"{text.percent(total.idle_uj, total.energy_uj)} (held, and not used)"
+        f"{text.percent(total.idle_uj, total.energy_uj)} (allocated but idle)"
     )
     methods = _merged(each.by_method for each in found)
     evidence = _merged(each.by_evidence for each in found)
@@ -156,7 +156,7 @@ def _held_ns(totals: WorkloadTotals) -> int:
 
 
 def _gpu_time(found: Sequence[WorkloadTotals]) -> str:
-    """For how long GPUs were held, and for how much of it energy is booked."""
+    """Return the GPU time held, and for how much of it energy is booked."""
     held_ns = sum(map(_held_ns, found))
     booked_ns = sum(each.gpu.held_ns for each in found)
     said = text.gpu_hours(held_ns)
@@ -168,7 +168,9 @@ def _gpu_time(found: Sequence[WorkloadTotals]) -> str:
 def as_json(
     asked: str, node: str | None, found: Sequence[WorkloadTotals], now_s: float
 ) -> dict[str, Any]:
-    """The same for programs. Energies in uJ are exact integers; `null` is what is not known."""
+    """Return the statement as JSON. Energies in uJ are exact integers; unknown values are
+    `null`.
+    """
     return {
         "query": asked,
         "node": node,
@@ -260,10 +262,10 @@ def _end(totals: WorkloadTotals, running: bool) -> str:
         lasted = _lasted(job)
         return _instant(job.ended_utc_ns) + (f", after {lasted}" if lasted else "")
     if running:
-        return "not yet: no end is on record"
+        return "not yet: no end on record"
     if totals.last_s is None:
         return UNKNOWN
-    return f"{UNKNOWN}; nothing is booked to it after {text.moment(totals.last_s)}"
+    return f"{UNKNOWN}; nothing booked after {text.moment(totals.last_s)}"
 
 
 def _lasted(job: ReportWorkload) -> str:
@@ -276,7 +278,7 @@ def _gpus(totals: WorkloadTotals) -> str:
     names = [meter.name for meter in totals.by_meter if meter.component is Component.GPU]
     count = max(totals.workload.gpu_count, len(names))
     if not count:
-        # Energy of its host was booked to it, so it was looked at: it held none.
+        # Host energy was booked to it, so it is known to have held none.
         return "none" if totals.total.energy_uj else UNKNOWN
     model = one_line(totals.workload.extra.get("gpu_model", ""))
     return f"{count} {model}".rstrip() + (
@@ -286,7 +288,7 @@ def _gpus(totals: WorkloadTotals) -> str:
 
 def _mean_power(gpu: Amount) -> str:
     mean_w = text.mean_power_w(gpu.energy_uj, gpu.held_ns)
-    return UNKNOWN if mean_w is None else f"{text.power(mean_w)} for each GPU while it was held"
+    return UNKNOWN if mean_w is None else f"{text.power(mean_w)} per GPU while held"
 
 
 def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amount) -> str:

@@ -1,4 +1,4 @@
-"""The options of reports: where the figures are from, which of them, and how they are written."""
+"""The options of reports: where the data is from, which runs, and how they are written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ F = TypeVar("F", bound=Callable[..., object])
 FORMATS = ("text", "markdown", "latex", "json", "csv", "hf", "boamps", "html")
 
 
-def ledgers(heading: str = "Where from (default: this node's ledger)") -> Callable[[F], F]:
-    """Which ledgers figures are from."""
+def ledgers(heading: str = "Data source (default: this node's ledger)") -> Callable[[F], F]:
+    """Add the options that choose ledgers."""
     return all_of(
         option(
             "--ledger",
             heading=heading,
             metavar="[[CLUSTER/]NODE=]FILE",
             multiple=True,
-            help="A copy of a node's ledger; may be repeated, one for each node.",
+            help="Copy of a node's ledger. Repeatable, once per node.",
         ),
         option(
             "--collected",
@@ -30,79 +30,96 @@ def ledgers(heading: str = "Where from (default: this node's ledger)") -> Callab
             metavar="[URL]",
             is_flag=False,
             flag_value="",
-            help="The collected ledger of many nodes: sqlite:///... or postgresql://...; without "
-            "URL, and where the node has no ledger, that of collect.url.",
+            help="Collected ledger of many nodes: sqlite:///... or postgresql://... Without URL: "
+            "collect.url, which is also the default if this node has no ledger.",
         ),
     )
 
 
 def places(heading: str) -> Callable[[F], F]:
-    """Where figures are from."""
+    """Add the options that choose a data source."""
     return all_of(
         ledgers(heading),
         option(
             "--prometheus",
             heading=heading,
             metavar="URL",
-            help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since); the default is "
-            "report.prometheus, where the node has no ledger.",
+            help="Prometheus, VictoriaMetrics, Thanos or Mimir (needs --since). Default, if this "
+            "node has no ledger: report.prometheus.",
         ),
         option(
             "--header",
             heading=heading,
             metavar="'NAME: VALUE'",
             multiple=True,
-            help="A header for it, such as 'X-Scope-OrgID: lab'; may be repeated.",
+            help="HTTP header for Prometheus, such as 'X-Scope-OrgID: lab'. Repeatable.",
         ),
         option(
             "--token-file",
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="Its bearer token, or user:password.",
+            help="File with a bearer token or user:password for Prometheus.",
         ),
     )
 
 
 def from_where() -> Callable[[F], F]:
-    """Where the figures are from; this node's ledger if nothing is said."""
-    heading = "Where from (default: this node's ledger)"
+    """Add the options that choose a data source, and how to connect to it."""
+    heading = "Data source (default: this node's ledger)"
     return all_of(
         places(heading),
         option(
-            "--ca", heading=heading, type=FILE, metavar="FILE", help="Authorities to trust (PEM)."
+            "--ca",
+            heading=heading,
+            type=FILE,
+            metavar="FILE",
+            help="CA certificates to trust (PEM).",
         ),
-        option("--insecure", heading=heading, is_flag=True, help="Accept any certificate of it."),
+        option(
+            "--insecure",
+            heading=heading,
+            is_flag=True,
+            help="Do not verify the server's certificate.",
+        ),
         option(
             "--timeout",
             heading=heading,
             type=float,
             default=60.0,
             metavar="S",
-            help="Seconds for each of its answers.",
+            help="Timeout of each request, in seconds.",
         ),
     )
 
 
 def stretch_of_time(heading: str) -> Callable[[F], F]:
-    """From when to when."""
+    """Add --since and --until."""
     return all_of(
-        option("--since", heading=heading, metavar="TIME", help="ISO 8601; a date is 00:00 UTC."),
         option(
-            "--until", heading=heading, metavar="TIME", help="The same; the end is not included."
+            "--since",
+            heading=heading,
+            metavar="TIME",
+            help="Start, ISO 8601. A date means 00:00 UTC.",
+        ),
+        option(
+            "--until",
+            heading=heading,
+            metavar="TIME",
+            help="End (exclusive), ISO 8601. A date means 00:00 UTC.",
         ),
     )
 
 
 def which_runs() -> Callable[[F], F]:
-    """Which runs. Each option may be given several times."""
+    """Add the options that select runs; each may be repeated."""
     heading = "Which runs"
     names = (
-        ("experiment", "of this experiment"),
-        ("user", "of this user"),
-        ("account", "of this account or namespace"),
-        ("workload", "this job or pod: 1234, 1234_7, 1234.r1"),
-        ("cluster", "of this cluster, where the source has several"),
+        ("experiment", "Only this experiment"),
+        ("user", "Only this user"),
+        ("account", "Only this account or namespace"),
+        ("workload", "Only this job or pod: 1234, 1234_7, 1234.r1"),
+        ("cluster", "Only this cluster, if the source has several"),
     )
     return all_of(
         stretch_of_time(heading),
@@ -112,7 +129,7 @@ def which_runs() -> Callable[[F], F]:
                 heading=heading,
                 metavar="NAME",
                 multiple=True,
-                help=f"Only {what}; may be repeated.",
+                help=f"{what}. Repeatable.",
             )
             for name, what in names
         ),
@@ -120,50 +137,58 @@ def which_runs() -> Callable[[F], F]:
 
 
 def statement() -> Callable[[F], F]:
-    """How a statement is written, and which run is which."""
+    """Add the options of a statement: its format, and the roles of runs."""
     heading = "The statement"
     return all_of(
         option(
             "--format",
             heading=heading,
             type=click.Choice(FORMATS),
-            help="text (default), markdown, latex, json (docs/schema), csv (a line for each run), "
-            "hf (model card metadata), boamps, html (one page that loads nothing).",
+            help="Output format: text (default), markdown, latex, json (see docs/schema), csv "
+            "(one line per run), hf (model card metadata), boamps, html (one self-contained "
+            "page).",
         ),
-        option("--output", heading=heading, type=FILE, metavar="FILE", help="Write it there."),
+        option(
+            "--output",
+            heading=heading,
+            type=FILE,
+            metavar="FILE",
+            help="Write to FILE instead of standard output.",
+        ),
         option(
             "--best",
             heading=heading,
             metavar="RUN",
             default="",
-            help="The run whose result is reported (E_best).",
+            help="Run whose result is reported (E_best).",
         ),
         option(
             "--runs",
             heading=heading,
             metavar="RUN...",
             multiple=True,
-            help="The runs it was chosen from (E_sweep; `*` is anything; default: all).",
+            help="Runs it was chosen from (E_sweep). `*` matches anything. Default: all.",
         ),
         option(
             "--exclude",
             heading=heading,
             metavar="RUN=WHY",
             multiple=True,
-            help="A run that is no part of the sweep; it is counted in E_project, and named.",
+            help="Run that is not part of the sweep, and the reason. It still counts in E_project.",
         ),
         option(
             "--about",
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="TOML with what no meter measures: title, region, params, flops, metric, ...",
+            help="TOML file with what meters cannot know: title, region, params, flops, metric, "
+            "...",
         ),
         option(
             "--rates",
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="Charge the energy again at the [rates] of this file, and show the difference.",
+            help="Recompute cost and CO2e with the [rates] of this file, and show the difference.",
         ),
     )

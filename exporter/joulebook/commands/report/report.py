@@ -1,4 +1,6 @@
-"""`joulebook report`: a list of experiments with energy, cost and CO2e, or one statement."""
+"""Implement `joulebook report`: a list of experiments with energy, cost and CO2e, or a
+statement.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ from joulebook.units import kwh_from_uj
 
 
 def write_statement(args: Options, config: Config) -> int:
-    """Write the statement that the options ask for."""
+    """Write the statement selected by the options."""
     render = renderer(args.format or "text")
     text = render(make_statement(args, config))
     if args.output is None:
@@ -65,7 +67,7 @@ def write_statement(args: Options, config: Config) -> int:
 
 
 def make_statement(args: Options, config: Config) -> Statement:
-    """The statement that the options ask for. Raises a `JoulebookError`."""
+    """Return the statement selected by the options. Raises a `JoulebookError`."""
     about = read_about(args.about)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
@@ -79,7 +81,7 @@ def make_statement(args: Options, config: Config) -> Statement:
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     if said.startswith(sacct.NOBODY_SAYS):
-        # Not for a paper: what a program on this machine answered.
+        # Messages of a program on this machine do not belong in a paper.
         Screen(sys.stderr).say(said)
         said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
@@ -98,7 +100,7 @@ def _choice(args: Options, about: About) -> RoleChoice:
 
 
 def _save(path: Path, text: str) -> None:
-    """Whole or not at all: what stood there stays until the new text is written."""
+    """Replace the file in one step, or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8", newline="")
@@ -110,13 +112,13 @@ def _save(path: Path, text: str) -> None:
 
 
 LIMITS = (
-    "What the meters of these nodes measure. Embodied CO2e, coverage and runs are in a statement: "
-    "--experiment NAME, --format ..."
+    "Covers what the meters of these nodes measure. For embodied CO2e, coverage and single runs, "
+    "write a statement: --experiment NAME, --format ..."
 )
 
 
 def main(args: Options) -> int:
-    """Write a statement, or list the experiments."""
+    """Write a statement, or list experiments."""
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
@@ -150,7 +152,7 @@ _NEEDED_FOR: dict[str, set[Item]] = {
     "rates.pue": {Item.ELECTRICITY, Item.CREDIT, Item.CO2E},
     "rates.hardware": {Item.HARDWARE},
 }
-"""What a setting gives: where that was charged, it was set when it was booked."""
+"""The item that each setting gives: if it was charged, the setting was set at the time."""
 
 
 def _newest(line: ReportLine) -> Charges:
@@ -186,7 +188,7 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
-        screen.say(f"The new rates say nothing of {item} for {energy(energy_uj)}: not charged")
+        screen.say(f"The new rates have no {item} for {energy(energy_uj)}: not charged")
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
         for line in wrap(one_line(text, 1_000), screen.width):
             screen.say(line)
@@ -202,7 +204,7 @@ def _name(line: ReportLine) -> str:
 
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
-    """The difference in money; none where the new rates leave out what was booked."""
+    """Return the difference in money; none if the new rates leave out what was booked."""
     paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
@@ -231,7 +233,7 @@ def _grams(new: Charges, old: Charges) -> float | None:
 
 
 def _shares(report: OwnerReport) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
-    """By quantity, source and quality: energy and time charged, least and greatest value."""
+    """Return energy and time charged, and the range of values, by quantity, source and quality."""
     found: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
     for used, energy_uj, held_ns, _ in report.used:
         key = (used.quantity, used.source, str(used.quality))
@@ -293,8 +295,8 @@ def _line(line: ReportLine) -> dict[str, Any]:
 
 
 @command(
-    epilog="Without --format, --experiment and the like it lists all experiments. With them it "
-    "writes a statement: the energy, cost and CO2e of what is selected, and how they are known.",
+    epilog="Without options that select or format, all experiments are listed. With them, a "
+    "statement is written: energy, cost and CO2e of the selection, and how each is known.",
     several=["--runs"],
 )
 @from_where()
@@ -305,9 +307,9 @@ def _line(line: ReportLine) -> dict[str, Any]:
     heading="The list",
     type=click.Choice(["experiment", "user", "account", "lab"]),
     default="experiment",
-    help="What a line is: an experiment (default), or all of a user, an account, the lab.",
+    help="Group the list by this (default: experiment).",
 )
-@option("--json", heading="The list", is_flag=True, help="The list as one JSON object.")
+@option("--json", heading="The list", is_flag=True, help="Print the list as one JSON object.")
 def report(options: Options) -> int:
-    """Say what experiments consumed, cost and emitted: a list, or a statement."""
+    """Report the energy, cost and CO2e of experiments, as a list or a statement."""
     return main(options)

@@ -1,7 +1,7 @@
 """Turn the options of a report into a source, a selection and a stretch of time.
 
-A name that nothing was booked to is refused: a slip of the pen would otherwise give a statement
-of 0 kWh, which a script takes for a result.
+A name that nothing was booked to is an error: a typo would otherwise give a statement of 0 kWh,
+which a script would take for a result.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _NAMED = 10
 def refuse_unknown(
     source: ReportSource, span: tuple[int, int], wanted: Selection, got: ReportData
 ) -> None:
-    """Raise `ConfigError` for a name that nothing of `got` bears, with what there is.
+    """Raise `ConfigError` for a name that is not in `got`, suggesting similar ones.
 
-    The source is asked once more only then.
+    Only then is the source queried again.
     """
     borne = _borne(got.workloads.values())
-    # A workload goes by several names, by any of which it may be asked for.
+    # A workload has several names, and any of them may be given.
     borne["workload"] |= {name for each in got.workloads.values() for name in _names(each)}
     lacking = [(option, name) for option, name in _asked(wanted) if name not in borne[option]]
     if not lacking:
@@ -60,10 +60,10 @@ def refuse_unknown(
 
 
 def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
-    """Raise `ConfigError` for an experiment's name that several have, if not all are asked for.
+    """Raise `ConfigError` for an experiment's name that is ambiguous.
 
-    An experiment is of a cluster and an account, and where there are no accounts of a user: two
-    groups may both have a `train`, and neither may add to the figures of the other.
+    An experiment belongs to a cluster and an account, or to a user where there are no accounts. Two
+    groups may both have a `train`, and their figures must not be mixed.
     """
     for name in sorted(wanted.experiments):
         mine = [each for each in got.workloads.values() if each.labels.experiment == name]
@@ -75,9 +75,9 @@ def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
             several = sorted(whose - {""})
             if len(several) > 1 and not asked >= set(several):
                 raise ConfigError(
-                    f"--experiment {one_line(name, _CHARS)} is the name of one in each {option} of "
-                    f"{', '.join(one_line(each, _CHARS) for each in several[:_NAMED])}: choose by "
-                    f"--{option} NAME, or name each of them to have them together"
+                    f"--experiment {one_line(name, _CHARS)} exists in several {option}s: "
+                    f"{', '.join(one_line(each, _CHARS) for each in several[:_NAMED])}; select "
+                    f"one with --{option} NAME, or name each to combine them"
                 )
 
 
@@ -94,7 +94,7 @@ def _asked(wanted: Selection) -> Iterator[tuple[str, str]]:
 
 
 def _names(workload: ReportWorkload) -> frozenset[str]:
-    # Of several clusters in one ledger the number alone is a name, too.
+    # If a ledger has several clusters, the plain number is a name, too.
     scheduler, name = workload.id.scheduler, workload.id.workload.rpartition(":")[2]
     return workload.names | {name, f"{scheduler}/{name}"}
 
@@ -115,9 +115,9 @@ _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 
 def source(args: Options, config: Config) -> ReportSource:
-    """Where a report is from. Raises `ConfigError`."""
+    """Return the source of a report. Raises `ConfigError`."""
     if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
-        raise ConfigError("--prometheus, --ledger and --collected: expected one of them")
+        raise ConfigError("--prometheus, --ledger and --collected: use only one of them")
     url = args.prometheus
     if args.ledger or args.collected is not None:
         return ledgers(args, config)
@@ -127,9 +127,9 @@ def source(args: Options, config: Config) -> ReportSource:
 
 
 def ledgers(args: Options, config: Config) -> ReportSource:
-    """The ledgers that are named, this node's, or the collected one. Raises `ConfigError`."""
+    """Return the named ledgers, this node's, or the collected one. Raises `ConfigError`."""
     if args.ledger and args.collected is not None:
-        raise ConfigError("--ledger and --collected: expected one of them")
+        raise ConfigError("--ledger and --collected: use only one of them")
     if args.collected is not None:
         return CollectedSource(args.collected or config.collect.url)
     if args.ledger:
@@ -142,10 +142,10 @@ def ledgers(args: Options, config: Config) -> ReportSource:
         demo = Path(".build", "demo", "ledger.db")
         if not demo.exists():
             raise ConfigError(
-                f"no ledger at {path}: has the daemon run here? Name another with --ledger FILE, "
-                "or the collected one with --collected URL"
+                f"no ledger at {path}: has the daemon run here? Use --ledger FILE for another, "
+                "or --collected URL"
             )
-        Screen(sys.stderr).say(f"no ledger at {path}: this is the demo's, --ledger demo={demo}")
+        Screen(sys.stderr).say(f"no ledger at {path}; for the demo's, use --ledger demo={demo}")
         return LedgerSource([NodeLedger("demo", demo)])
     return LedgerSource([own(config)])
 
@@ -166,7 +166,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def selection(args: Options) -> Selection:
-    """Which runs are asked for."""
+    """Return the selection of runs."""
     return Selection(
         frozenset(args.experiment),
         frozenset(args.user),
@@ -177,7 +177,7 @@ def selection(args: Options) -> Selection:
 
 
 def stretch(args: Options) -> tuple[int, int]:
-    """From when to when, UTC seconds. Raises `ConfigError`."""
+    """Return start and end in UTC seconds. Raises `ConfigError`."""
     since_s = 0 if args.since is None else quarter(args.since)
     until_s = FOREVER_S if args.until is None else quarter(args.until)
     if until_s <= since_s:
@@ -186,7 +186,7 @@ def stretch(args: Options) -> tuple[int, int]:
 
 
 def quarter(text: str) -> int:
-    """UTC seconds of an instant on a quarter hour. Raises `ConfigError`."""
+    """Parse an instant on a quarter hour into UTC seconds. Raises `ConfigError`."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -196,5 +196,7 @@ def quarter(text: str) -> int:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     if when.timestamp() % _QUARTER_S:
-        raise ConfigError(f"{text!r}: the ledger keeps quarter hours, give a time on one of them")
+        raise ConfigError(
+            f"{text!r}: expected a time on a quarter hour, the resolution of the ledger"
+        )
     return int(when.timestamp())

@@ -1,7 +1,4 @@
-"""What was charged, in words and for programs: the same in every view of a job or an experiment.
-
-Bills are text, CSV and JSON: amounts are exact inside and rounded to nothing finer than 1e-9.
-"""
+"""Charges as text and as JSON, the same in every view of a job or an experiment."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ NO_RATES = "not known: no rates are set"
 
 
 def came_to(bill: Charges) -> str:
-    """Money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
+    """Format money and CO2e: `9.27 EUR, 14.9 kg CO2e`; empty if neither was charged."""
     said = [
         units_text.money(amount.floor, currency) for currency, amount in sorted(net(bill).items())
     ]
@@ -50,7 +47,7 @@ class Figures(NamedTuple):
 
 
 def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
-    """Energy, GPU-hours, cost and CO2e of some rows, a column each."""
+    """Return energy, GPU-hours, cost and CO2e of some rows, one column each."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     held = [amount.held_ns or None for amount, _ in rows]
     _, hours = in_column(held, ((NS_PER_HOUR, ""),), decimals=2)
@@ -62,14 +59,14 @@ def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
 
 
 def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
-    """Cost by currency, and CO2e, a column each; `suffix` goes into their titles."""
+    """Return cost by currency and CO2e, one column each; `suffix` goes into their titles."""
     costs = [net(bill) for bill in rows]
     emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
     return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
 
 
 def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "") -> list[Figures]:
-    """Money, a column for each currency."""
+    """Return money, one column per currency."""
     currencies = sorted({currency for row in rows for currency in row})
     if not currencies:
         return [Figures(title, ["-"] * len(rows))]
@@ -83,14 +80,14 @@ def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "
 
 
 def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures:
-    """CO2e, all in one unit."""
+    """Return CO2e, all in one unit."""
     unit, cells = in_column(ug, units_text.CO2E, sign=sign)
     known = any(value is not None for value in ug)
     return Figures(f"{title} ({unit})" if known else title, cells)
 
 
 def as_object(bill: Charges) -> dict[str, Any]:
-    """Cost by currency, also by kind, what of it was idle, and CO2e in g (`null`: none charged)."""
+    """Return cost by currency and kind, its idle part, and CO2e in g (`null`: none charged)."""
     idle = set(IDLE_PARTS.values())
 
     def money(items: Callable[[Item], bool]) -> dict[str, float]:
@@ -118,7 +115,7 @@ COLUMNS = (
 
 
 def show_bill(bill: MonthBill, screen: Screen) -> None:
-    """The bill as a table, with what came late and what was corrected named below it."""
+    """Print the bill as a table, with late entries and corrections below it."""
     state = (
         f"closed on {moment(bill.closed_s)} by {one_line(bill.closed_by)}"
         if bill.closed_s
@@ -135,8 +132,8 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
         lines = list(of_account)
         rows += [(one_line(str(line.owner), 80), entry(line), [line]) for line in lines]
         if account and 1 < len(lines) < len(bill.lines):
-            rows.append((f"{one_line(account, 60)}, in all", "", lines))
-    rows.append(("in all", "", bill.lines))
+            rows.append((f"{one_line(account, 60)}, total", "", lines))
+    rows.append(("total", "", bill.lines))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
     if bill.corrections:
@@ -153,7 +150,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
 def _table(
     titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
 ) -> list[str]:
-    """Names, what the line is, and figures; without the second column where it says nothing."""
+    """Return the columns: names, kind of entry (if any), and figures."""
     columns = figures([bills.total(lines) for _, _, lines in rows])
     names = [Column(titles[0], name=True)]
     cells = [[name for name, _, _ in rows]]
@@ -167,7 +164,7 @@ def _table(
 
 
 def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
-    """All months, and what each comes to so far."""
+    """Print all months with their totals so far."""
     rows = [
         (
             rollup.shown(period.month),
@@ -184,14 +181,14 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
 
 
 def entry(line: BillLine) -> str:
-    """Why it stands there: nothing to say, late for a month, or a correction."""
+    """Describe why a line is there: empty, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
     return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
 
 
 def as_csv(bill: MonthBill) -> str:
-    """A line for each owner, entry and currency; figures as decimals, exact to 1e-9."""
+    """Return the bill as CSV: a line per owner, entry and currency; decimals exact to 1e-9."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -203,7 +200,7 @@ def as_csv(bill: MonthBill) -> str:
                 key: cell(value) if isinstance(value, str) else value
                 for key, value in _fields(bill, line).items()
             }
-            # Money is in each row's currency, the rest stands once.
+            # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
                 "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
@@ -222,7 +219,7 @@ def as_csv(bill: MonthBill) -> str:
 
 
 def as_json(bill: MonthBill) -> str:
-    """The same as one JSON object; integers in the ledger's units beside the decimals."""
+    """Return the bill as a JSON object, with the ledger's integers next to the decimals."""
     return json.dumps(
         {
             "version": 1,
@@ -297,7 +294,7 @@ def _money(amount: Exact | None) -> str:
 
 
 def _decimal(value: int, per: int) -> str:
-    """`value / per` to nine digits, floored, without going through floating point."""
+    """Return `value / per` to nine digits, floored, without floating point."""
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, per)
     return f"{sign}{whole}.{rest * NANO // per:09}"

@@ -1,4 +1,4 @@
-"""What commands share of the command line: options, their types, and how help lists them."""
+"""The options that commands share, their types, and how help lists them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Options(SimpleNamespace):
-    """What a command was asked for, by the names of its options."""
+    """The values of a command's options, by name."""
 
 
 class Duration(click.ParamType[float, str]):
-    """`90`, `90s`, `10m`, `2h` or `1d`, as seconds."""
+    """A duration such as `90`, `90s`, `10m`, `2h` or `1d`, in seconds."""
 
     name = "TIME"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Read a duration."""
+        """Parse a duration."""
         text = str(value)
         unit = text[-1:] if text[-1:] in _DURATIONS else "s"
         try:
@@ -44,7 +44,7 @@ class Duration(click.ParamType[float, str]):
 
 
 class Option(click.Option):
-    """An option that stands under a heading in the help."""
+    """An option that is listed under a heading in the help."""
 
     def __init__(self, *args: Any, heading: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,15 +52,15 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help lists options under their headings.
+    """A command whose help groups options under headings.
 
-    `--NAME A B C` is `--NAME A --NAME B --NAME C` for options of `several`.
+    For options in `several`, `--NAME A B C` means `--NAME A --NAME B --NAME C`.
     """
 
     several: tuple[str, ...] = ()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, with the options of `several` spelled out."""
+        """Parse the arguments, expanding the options in `several`."""
         spelled: list[str] = []
         current = ""
         for word in args:
@@ -72,7 +72,7 @@ class Command(click.Command):
         return super().parse_args(ctx, spelled)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under their headings; arguments are written by `click`."""
+        """Write the options under their headings; `click` writes the arguments."""
         listed: dict[str, list[tuple[str, str]]] = {}
         for each in self.get_params(ctx):
             record = each.get_help_record(ctx)
@@ -86,7 +86,7 @@ class Command(click.Command):
 def command(
     epilog: str = "", several: Sequence[str] = ()
 ) -> Callable[[Callable[[Options], int]], Command]:
-    """Make a command of a function whose docstring is its help; `--config` comes with it."""
+    """Turn a function into a command with `--config`; its docstring is the help."""
 
     def made(function: Callable[[Options], int]) -> Command:
         @functools.wraps(function)
@@ -101,7 +101,7 @@ def command(
 
 
 def option(*names: str, heading: str = "Options", **given: Any) -> Callable[[F], F]:
-    """`click.option` under a heading."""
+    """Return `click.option` under a heading."""
     return click.option(*names, cls=Option, heading=heading, **given)
 
 
@@ -109,7 +109,7 @@ argument = click.argument
 
 
 def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one, in their order."""
+    """Combine several options into one decorator."""
 
     def added(function: F) -> F:
         for each in reversed(options):
@@ -123,7 +123,7 @@ CONFIG_HELP = f"Configuration file (default: {DEFAULT_PATH}, if it exists)."
 
 
 def _config(function: F) -> F:
-    """`--config` behind the command; what stands before the command holds where it does not."""
+    """Add `--config` to a command; one given before the command is the default."""
 
     def chosen(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         return value if value is not None else ctx.find_root().params.get("config")

@@ -1,8 +1,8 @@
 """Figures as commands print them.
 
-Names of jobs and users come from outside. Whatever of them reaches a terminal goes through
-`sanitize.one_line`: an escape sequence in a job name must not move the cursor, retitle a window or
-paint another man's figures.
+Names of jobs and users come from outside and go through `sanitize.one_line` before they reach a
+terminal: an escape sequence in a job name must not move the cursor, retitle a window or alter other
+figures.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from joulebook.units import (
 UNKNOWN = "not known"
 NOTHING = "-"
 REPLAYED = (
-    "Warning: this energy was played from a recorded trace (a demo or a replay): none of it was "
-    "measured on this machine, and the jobs may be simulated."
+    "Warning: this energy is from a recorded trace (demo or replay): it was not measured on this "
+    "machine, and the jobs may be simulated."
 )
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def energy(energy_uj: int) -> str:
-    """Energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
+    """Format energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
     return _spaced(units_text.energy(energy_uj))
 
 
 def exact_energy(energy_uj: int) -> str:
-    """Energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
+    """Format energy to the microjoule, and in kWh: `4,320,000.000001 J = 1.2000 kWh`."""
     kwh = kwh_from_uj(energy_uj)
     digits = 4 if abs(energy_uj) >= 36_000 * UJ_PER_J else 7
     return f"{_spaced(units_text.exact(energy_uj))} = {kwh:,.{digits}f} kWh"
 
 
 def power(power_w: float) -> str:
-    """Power: `87 W`, `2,431 W`."""
+    """Format power: `87 W`, `2,431 W`."""
     return _spaced(units_text.watts(power_w))
 
 
 def mean_power_w(energy_uj: int, held_ns: int) -> float | None:
-    """Mean power of an energy over a time; `None` where there was no time."""
+    """Return the mean power of an energy over a time; `None` for no time."""
     return energy_uj * PJ_PER_UJ / held_ns / MW_PER_W if held_ns else None
 
 
 def gpu_hours(held_ns: int) -> str:
-    """Held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
+    """Format held time: `12.50 GPU-hours`, `0.0083 GPU-hours (30.0 GPU-seconds)`."""
     hours = held_ns / NS_PER_HOUR
     if hours >= 1:
         return f"{hours:,.2f} GPU-hours"
@@ -62,7 +62,9 @@ def gpu_hours(held_ns: int) -> str:
 
 
 def lasted(duration_ns: int) -> str:
-    """A duration to the second, to the millisecond below a minute: `2 h 05 min 09 s`, `0.300 s`."""
+    """Format a duration to the second, or to the millisecond below a minute: `2 h 05 min 09 s`,
+    `0.300 s`.
+    """
     whole_s, rest_ns = divmod(max(duration_ns, 0), NS_PER_S)
     minutes, s = divmod(whole_s, 60)
     hours, minutes = divmod(minutes, 60)
@@ -72,33 +74,33 @@ def lasted(duration_ns: int) -> str:
 
 
 def duration(duration_ns: int) -> str:
-    """A duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
+    """Format a duration in one unit: `0.3 s`, `42 s`, `12 min`, `3.27 h`."""
     return _spaced(units_text.duration(duration_ns))
 
 
 def seconds(duration_s: float) -> str:
-    """The same for seconds."""
+    """Format a duration in seconds likewise."""
     return duration(round(duration_s * NS_PER_S))
 
 
 def percent(part: int, whole: int) -> str:
-    """A share: `0 %`, `0.4 %`, `37 %`; never 0 or 100 unless it is exactly that."""
+    """Format a share: `0 %`, `0.4 %`, `37 %`; 0 and 100 only if exact."""
     return _spaced(units_text.percent(part / whole)) if whole else NOTHING
 
 
 def size(count: float) -> str:
-    """A number of bytes: `812 B`, `3.4 GiB`."""
+    """Format a number of bytes: `812 B`, `3.4 GiB`."""
     number, unit = _scaled(count, count)
     return f"{number} {unit}"
 
 
 def size_of(part: float, whole: float) -> str:
-    """A part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
+    """Format a part of a number of bytes, in its unit: `3.4/80.0 GiB`."""
     return f"{_scaled(part, whole)[0]}/{size(whole)}"
 
 
 def _scaled(count: float, like: float) -> tuple[str, str]:
-    """A count in the unit that suits another, and that unit."""
+    """Return a count in the unit that suits another, and that unit."""
     power = 0
     while abs(like) >= 1024 and power < len(_UNITS) - 1:
         like, count, power = like / 1024, count / 1024, power + 1
@@ -106,7 +108,7 @@ def _scaled(count: float, like: float) -> tuple[str, str]:
 
 
 def moment(utc_s: float) -> str:
-    """An instant: `2026-01-31 13:05:09 UTC`."""
+    """Format an instant: `2026-01-31 13:05:09 UTC`."""
     try:
         return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):
@@ -114,10 +116,10 @@ def moment(utc_s: float) -> str:
 
 
 def several(count: int, one: str, many: str = "") -> str:
-    """A number and its noun: `1 job`, `1,200 jobs`."""
+    """Format a number and its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _spaced(figure: str) -> str:
-    # The narrow space of the page is a hole or a question mark on many terminals.
+    # Many terminals show the narrow space of the status page as a gap or a question mark.
     return figure.replace("\u202f", " ")

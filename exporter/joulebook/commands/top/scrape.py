@@ -1,4 +1,4 @@
-"""What `joulebook top` shows, read from the text of /metrics."""
+"""Read what `joulebook top` shows from the text of /metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Labels = Mapping[str, str]
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One GPU; `values` as in `DeviceStatus`, `holders` with the share that each holds."""
+    """One GPU; `values` as in `DeviceStatus`, `holders` with their shares."""
 
     index: str
     uuid: str
@@ -36,7 +36,7 @@ class ScrapedWorkload(msgspec.Struct, frozen=True):
 
 
 class Sums(NamedTuple):
-    """The two sides of the books, in joules, and by how much rounding may part them."""
+    """The two sides of the balance in joules, and the most that rounding may make them differ."""
 
     read_j: float
     experiments_j: float
@@ -46,12 +46,12 @@ class Sums(NamedTuple):
 
     @property
     def difference_j(self) -> float:
-        """What the meters say beyond all that it was booked to."""
+        """Return what the meters show beyond what was booked."""
         return self.read_j - self.experiments_j - self.remainders_j - self.pending_j
 
     @property
     def balanced(self) -> bool:
-        """Whether the two sides differ by no more than the rounding of what is exposed."""
+        """Return whether the two sides differ by no more than the rounding of exposed values."""
         return abs(self.difference_j) <= self.slack_j
 
 
@@ -69,17 +69,17 @@ class NodeScrape(msgspec.Struct, frozen=True):
 
     @property
     def power_w(self) -> float | None:
-        """Power of all GPUs; `None` if none says."""
+        """Return the power of all GPUs; `None` if none reports it."""
         known = [g.values["power_watts"] for g in self.gpus if "power_watts" in g.values]
         return sum(known) if known else None
 
 
 def read_board(text: str) -> NodeScrape:
-    """Make a board of an exposition. Raises `InputError` if it is none of joulebook's."""
+    """Parse an exposition. Raises `InputError` if it is not Joulebook's."""
     samples = _samples(text)
     build = samples.get("build_info", [])
     if not build:
-        raise InputError("what answers there is no joulebook", reason="exposition")
+        raise InputError("the server there is not Joulebook", reason="exposition")
     labels = build[0][0]
     return NodeScrape(
         labels.get("node", ""),
@@ -105,7 +105,7 @@ def _samples(text: str) -> Samples:
                     samples[sample.name.removeprefix(P)].append((sample.labels, sample.value))
     except (ValueError, KeyError, IndexError) as error:
         raise InputError(
-            f"what answers there is no exposition: {error}", reason="exposition"
+            f"the response is not an exposition: {error}", reason="exposition"
         ) from None
     return samples
 
@@ -177,7 +177,7 @@ def _sums(samples: Samples) -> Sums:
     experiments, some = both("experiment_energy_joules_total")
     remainders, more = both("remainder_energy_joules_total")
     pending, rest = both("pending_energy_joules")
-    # Every series is floored to a joule or less: each may hide that much.
+    # Every series is floored to a joule or less, so each may hide that much.
     slack = float(max(meters, some + more + rest))
     return Sums(read, experiments, remainders, pending, slack)
 

@@ -1,4 +1,4 @@
-"""The board of `joulebook top` as lines of a terminal."""
+"""The table of `joulebook top` as lines of text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WORKLOAD_COLUMNS = (
 def lines(
     board: NodeScrape, screen: Screen, width: int, height: int = 0, note: str = ""
 ) -> list[str]:
-    """The board in at most `height` lines (0: as many as it takes), `note` under its title."""
+    """Return the table in at most `height` lines (0: unlimited), with `note` below its title."""
     head = [_title(board, screen, width)]
     if note:
         head.append(screen.paint(cut(note, width), "yellow"))
@@ -46,12 +46,12 @@ def lines(
     workloads = screen.table(_WORKLOAD_COLUMNS, rows, width=width, fold=False)
     foot = ["", *_books(board, screen, width)]
     if height:
-        # A title, a blank line and one row of each table at the least.
+        # At least a title, a blank line and one row of each table.
         room = height - len(head) - len(foot) - 1
         gpus = _short(gpus, max(room - min(len(workloads), 4), 3), "GPU", width)
         workloads = _short(workloads, max(room - len(gpus), 2), "job", width)
-    no_gpu = screen.paint("No GPU has been read.", "dim")
-    no_job = screen.paint("No job has been booked lately.", "dim")
+    no_gpu = screen.paint("No GPU was read.", "dim")
+    no_job = screen.paint("No job was booked lately.", "dim")
     body = [*(gpus if board.gpus else [no_gpu]), "", *(workloads if board.workloads else [no_job])]
     made = [*head, *body, *foot]
     return made[:height] if height else made
@@ -131,7 +131,7 @@ def _books(board: NodeScrape, screen: Screen, width: int) -> list[str]:
         text.energy(round(j * UJ_PER_J))
         for j in (sums.read_j, sums.experiments_j, sums.remainders_j, sums.pending_j)
     )
-    whole = f"Books: {read} read = {jobs} jobs + {nobody} nobody's + {waiting} to be booked"
+    whole = f"Ledger: {read} read = {jobs} jobs + {nobody} unattributed + {waiting} pending"
     verdict = "balanced" if sums.balanced else f"OFF BY {sums.difference_j:,.2f} J"
     made = wrap(f"{whole}: {verdict}", width)
     if not sums.balanced:

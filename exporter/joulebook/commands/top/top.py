@@ -1,4 +1,4 @@
-"""`joulebook top`: what consumes power on a node now, as a live table or once."""
+"""Implement `joulebook top`: what is drawing power on a node, as a live table or once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from joulebook.terminal import Screen
 FAILED = 1
 LEAST_INTERVAL_S = 0.2
 
-# An alternate screen keeps what the user had on his terminal.
+# The alternate screen keeps the user's terminal content.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -49,8 +49,8 @@ def main(args: Options) -> int:
         errors = Screen(sys.stderr)
         errors.say(f"joulebook top: {error}")
         errors.say(
-            "Start the daemon (`joulebook run`), or name another with --url; `joulebook doctor` "
-            "says what is wrong on this node."
+            "Start the daemon (`joulebook run`), or give another with --url. Run `joulebook "
+            "doctor` to find what is wrong on this node."
         )
         return FAILED
     if args.once or not screen.is_terminal:
@@ -63,7 +63,7 @@ def main(args: Options) -> int:
 
 
 def _users(args: Options, config: Config) -> int:
-    """Print who consumes what, once: it is asked of ledgers, not of the daemon's memory."""
+    """Print the users' consumption once, from ledgers, not from the daemon's memory."""
     screen = Screen()
     source_ = source(args, config)
     now_s = int(time.time())
@@ -73,7 +73,7 @@ def _users(args: Options, config: Config) -> int:
     if isinstance(source_, PrometheusSource):
         power_w = users.power_of(source_.api, now_s)
     elif args.ledger or isinstance(source_, CollectedSource):
-        note = "Ledgers know no power: it is shown with --prometheus, or on the node itself."
+        note = "Ledgers have no power: use --prometheus, or run this on the node itself."
     else:
         try:
             board = read_board(daemon_at(args, config, os.environ).metrics())
@@ -88,7 +88,7 @@ def _users(args: Options, config: Config) -> int:
 def _watch(
     daemon: DaemonUrl, board: NodeScrape, screen: Screen, interval_s: float, resized: int
 ) -> None:
-    """Draw and scrape until reported to end."""
+    """Draw and scrape until the user quits."""
     note = ""
     due = time.monotonic() + interval_s
     while True:
@@ -101,7 +101,7 @@ def _watch(
         try:
             board, note = read_board(daemon.metrics()), ""
         except (Unreachable, InputError) as error:
-            note = f"What is shown is old: {error}"
+            note = f"Showing old data: {error}"
 
 
 def _draw(screen: Screen, made: list[str]) -> None:
@@ -113,7 +113,7 @@ def _draw(screen: Screen, made: list[str]) -> None:
 
 
 def _told_to_end(patience_s: float, resized: int) -> bool:
-    """Wait for a key, a new size or the time to pass; whether it was the key `q`."""
+    """Wait for a key, a resize or the interval; return whether to quit."""
     inputs = [resized, *([sys.stdin.fileno()] if sys.stdin.isatty() else [])]
     ready, _, _ = select.select(inputs, [], [], patience_s)
     if resized in ready:
@@ -126,13 +126,13 @@ def _told_to_end(patience_s: float, resized: int) -> bool:
 
 @contextlib.contextmanager
 def _full_screen(screen: Screen) -> Iterator[int]:
-    """Take the terminal, and give it back as it was, whatever ends us.
+    """Take over the terminal, and restore it however we end.
 
-    Gives a descriptor that becomes readable when the window is resized.
+    Yields a descriptor that becomes readable when the window is resized.
     """
 
     def wake(_signal: int, _frame: FrameType | None) -> None:
-        """The wakeup descriptor does all there is to do."""
+        """Do nothing: the wakeup descriptor does it all."""
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -168,30 +168,31 @@ def _full_screen(screen: Screen) -> Iterator[int]:
 
 
 @command()
-@option("--url", metavar="URL", help="The daemon's address (default: from server.listen).")
-@option("--once", is_flag=True, help="Print the table once and end.")
+@option("--url", metavar="URL", help="URL of the daemon (default: from server.listen).")
+@option("--once", is_flag=True, help="Print the table once and exit.")
 @option(
     "--interval",
     type=Duration(),
     default=2.0,
     metavar="TIME",
-    help="From one refresh to the next (default: 2s).",
+    help="Time between refreshes (default: 2s).",
 )
 @option(
     "--user",
     metavar="NAME",
-    help="Name for basic auth; the password is JOULEBOOK_PASSWORD, or is asked for.",
+    help="User for basic auth. The password is JOULEBOOK_PASSWORD, or prompted for.",
 )
-@option("--ca", type=FILE, metavar="FILE", help="Certificates of the authorities to trust (PEM).")
-@option("--insecure", is_flag=True, help="Accept any certificate of the daemon.")
+@option("--ca", type=FILE, metavar="FILE", help="CA certificates to trust (PEM).")
+@option("--insecure", is_flag=True, help="Do not verify the daemon's certificate.")
 @option(
     "--users",
     is_flag=True,
-    help="By user: power now, energy since midnight (UTC) and how much of it while idle.",
+    help="List users instead: current power, energy since midnight (UTC), and how much of it "
+    "while idle.",
 )
-@places("With --users, of the whole lab")
+@places("With --users, for the whole lab")
 def top(options: Options) -> int:
-    """Show what draws power on this node now."""
-    # What a person waits for before his eyes.
+    """Show what is drawing power on this node."""
+    # An interactive user is waiting.
     options.timeout = 20.0
     return main(options)

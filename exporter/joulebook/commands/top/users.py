@@ -1,4 +1,4 @@
-"""`joulebook top --users`: who consumes what, on this node or in the whole lab."""
+"""Implement `joulebook top --users`: consumption by user, on this node or in the whole lab."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLUMNS = (
 
 
 class User(msgspec.Struct, frozen=True):
-    """What one user consumes now, and has consumed since midnight; `gpu_ns` is held GPU time."""
+    """One user's current power, and consumption since midnight; `gpu_ns` is held GPU time."""
 
     name: str
     power_w: float | None
@@ -42,12 +42,12 @@ class User(msgspec.Struct, frozen=True):
 
 
 def midnight(now_s: int) -> int:
-    """The last midnight of UTC, in UTC seconds."""
+    """Return the last midnight of UTC, in UTC seconds."""
     return now_s - now_s % DAY_S
 
 
 def power_on(board: NodeScrape) -> dict[str, float]:
-    """Power by user on one node, from what its daemon exposes."""
+    """Return power by user on one node, from its daemon's metrics."""
     found: dict[str, float] = {}
     for workload in board.workloads:
         if workload.power_w is not None:
@@ -57,12 +57,12 @@ def power_on(board: NodeScrape) -> dict[str, float]:
 
 
 def power_of(api: PrometheusApi, now_s: int) -> dict[str, float]:
-    """The same in the whole lab. Raises `SourceError`."""
+    """Return power by user in the whole lab. Raises `SourceError`."""
     return {row.labels.get("user", ""): row.value for row in api.instant(POWER, now_s)}
 
 
 def users(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
-    """Everybody who consumes or has consumed anything, the most first."""
+    """Return all users with power or energy, the largest first."""
     amounts: dict[str, Amount] = {}
     held: dict[str, int] = {}
     jobs: dict[str, set[WorkloadId]] = {}
@@ -89,7 +89,7 @@ def users(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
 
 
 def lines(everybody: Sequence[User], account: ReportData, screen: Screen, note: str) -> list[str]:
-    """The table, and what belongs to nobody."""
+    """Return the table, and what is unattributed."""
     nobody = sum(
         p.amount.energy_uj for p in account.postings if not isinstance(p.subject, WorkloadId)
     )
@@ -103,11 +103,11 @@ def lines(everybody: Sequence[User], account: ReportData, screen: Screen, note: 
     if rows:
         made += screen.table(_COLUMNS, rows, width=screen.width)
     else:
-        made.append("Nobody has consumed anything since midnight (UTC).")
+        made.append("No energy was consumed since midnight (UTC).")
     made.append("")
-    said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)} in all"
+    said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)}"
     if total:
-        said += f", {text.energy(nobody)} of it nobody's ({text.percent(nobody, total)})"
+        said += f", {text.energy(nobody)} of it unattributed ({text.percent(nobody, total)})"
     made += wrap(said, screen.width)
     for each in (note, *account.warnings):
         if each:

@@ -1,11 +1,11 @@
-"""The timetable of `joulebook replay --jobs`: who held which GPU of a trace, from when to when.
+"""The timetable of `joulebook replay --jobs`: which job held which GPU of a trace, and when.
 
     job,user,account,experiment,gpu,start_s,end_s
     101,ada,nlp,bert-base,0,2,55
     102,grace,vision,resnet50,1,4,22.5
 
-`gpu` is a place in the trace's list of devices, or a device's name; a job on several GPUs has a
-line for each. `start_s` and `end_s` count from the start of the trace.
+`gpu` is an index into the trace's list of devices, or a device's name; a job on several GPUs has
+one line per GPU. `start_s` and `end_s` count from the start of the trace.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TraceJob(msgspec.Struct, frozen=True):
 def read_jobs(path: Path, devices: Sequence[str]) -> tuple[TraceJob, ...]:
     """Read a timetable for a trace with these devices.
 
-    Raises `ConfigError` that names file and line.
+    Raises `ConfigError` with file and line.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -88,7 +88,9 @@ def _seconds(text: str, name: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < _MOST_S:
-        raise ConfigError(f"{where}: {name} = {text!r}: expected seconds since the trace began")
+        raise ConfigError(
+            f"{where}: {name} = {text!r}: expected seconds since the start of the trace"
+        )
     return value
 
 

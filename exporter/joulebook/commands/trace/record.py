@@ -1,4 +1,4 @@
-"""`joulebook record`: what the sensors of this node say, written into a trace."""
+"""Implement `joulebook record`: write the sensors' readings to a trace."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PROGRESS_S = 0.5
 
 
 def main(args: Options) -> int:
-    """Record until the time is over or Ctrl-C; what was written up to then is a whole trace."""
+    """Record until the time is over or Ctrl-C; the trace is complete in either case."""
     if args.trace.exists():
-        raise ConfigError(f"{args.trace} exists, and no trace is overwritten: name another file")
+        raise ConfigError(f"{args.trace} exists and will not be overwritten: give another file")
     errors = Screen(sys.stderr)
     sensor = NvmlSensor(NodeClock())
     try:
@@ -36,7 +36,7 @@ def main(args: Options) -> int:
         if not first.readings:
             reasons = sorted({failure.reason for failure in first.failures})
             why = f" ({', '.join(reasons)})" if reasons else ""
-            errors.say(f"joulebook record: no GPU gave a reading{why}; see `joulebook doctor`")
+            errors.say(f"joulebook record: no GPU returned a reading{why}; see `joulebook doctor`")
             return FAILED
         return _record(sensor, first, args, errors)
     finally:
@@ -58,13 +58,13 @@ def _record(sensor: Sensor, first: PollResult, args: Options, errors: Screen) ->
         late = len(trace.left_out)
     Screen().say(
         f"{args.trace}: {several(lines, 'line')} of {several(len(first.readings), 'GPU')} in "
-        f"{seconds(time.monotonic() - began)}, {size(_size(args.trace))}. "
-        f"`joulebook replay {args.trace}` plays it."
+        f"{seconds(time.monotonic() - began)}, {size(_size(args.trace))}. Replay it with "
+        f"`joulebook replay {args.trace}`."
     )
     if late:
         errors.say(
-            f"joulebook record: {several(late, 'GPU')} left out: no answer at the first look, "
-            "or another way of measuring later on"
+            f"joulebook record: {several(late, 'GPU')} left out: no reading at first, or a "
+            "change of the way of measuring"
         )
     if lost:
         errors.say(f"joulebook record: ended early: {lost}")
@@ -79,7 +79,7 @@ def _looks(
     args: Options,
     errors: Screen,
 ) -> str:
-    """Look and write, at even distances; gives why it ended before its time, if it did."""
+    """Poll and write at even intervals; return why it ended early, if it did."""
     due, reported = began, began
     every_s = max(args.every, LEAST_EVERY_S)
     while True:
@@ -108,22 +108,22 @@ def _size(path: Path) -> int:
 
 
 @command()
-@argument("trace", type=FILE, help="The file to write, packed if it ends in .gz.")
+@argument("trace", type=FILE, help="File to write, compressed if it ends in .gz.")
 @option(
     "--for",
     "duration",
     type=Duration(),
     default=60.0,
     metavar="TIME",
-    help="For how long (default: 60s).",
+    help="How long to record (default: 60s).",
 )
 @option(
     "--every",
     type=Duration(),
     default=0.1,
     metavar="TIME",
-    help="From one reading to the next (default: 0.1s).",
+    help="Time between readings (default: 0.1s).",
 )
 def record(options: Options) -> int:
-    """Write what the sensors of this node say into a trace."""
+    """Record this node's sensor readings to a trace."""
     return main(options)

@@ -1,8 +1,7 @@
-"""`joulebook replay`: a recorded trace through the same pipeline, on virtual time, and its books.
+"""Implement `joulebook replay`: run a recorded trace through the pipeline on virtual time.
 
-Nothing is stored. Readings come from the sensor that plays traces, the books from
-`ledger.advance`, tick by tick as the daemon does it, only that nobody waits between two ticks. The
-books are printed as text.
+Nothing is stored. Readings come from the sensor that plays traces, and `ledger.advance` books them
+tick by tick as in the daemon, but without waiting between ticks.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from joulebook.units import NS_PER_S, ns_from_s
 
 @dataclass
 class Outcome:
-    """What came of a replay: the books at its end, and all that was posted on the way."""
+    """The result of a replay: the books at its end, and all postings."""
 
     name: str
     trace: Trace
@@ -45,14 +44,14 @@ class Outcome:
 
     @property
     def balanced(self) -> bool:
-        """Whether what each meter says was booked is what was posted, to the microjoule."""
+        """Return whether each meter's booked energy equals its postings, to the microjoule."""
         return all(
             state.booked_uj == self.posted(meter).energy_uj
             for meter, state in self.books.meters.items()
         )
 
     def posted(self, meter: Meter) -> Amount:
-        """The sum of the postings of one meter."""
+        """Return the sum of the postings of one meter."""
         return _sum(amount for key, amount in self.postings.items() if key.meter == meter)
 
 
@@ -76,7 +75,7 @@ _SUBJECTS = (
 
 
 def lines(outcome: Outcome, screen: Screen) -> list[str]:
-    """All of it."""
+    """Return all lines."""
     width, books = screen.width, outcome.books
     read_uj = sum(state.read_uj for state in books.meters.values())
     booked_uj = sum(state.booked_uj for state in books.meters.values())
@@ -164,13 +163,13 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
 FAILED = 1
 
 BEGIN_NS = 1_767_225_600 * NS_PER_S
-"""Where virtual time begins: 2026-01-01 00:00 UTC, on a quarter hour."""
+"""Start of virtual time: 2026-01-01 00:00 UTC, on a quarter hour."""
 
 _TOLD_NS = 60 * NS_PER_S
 
 
 class VirtualClock:
-    """A clock that stands where it is put; UTC and node time are the same."""
+    """A clock that is set by hand; UTC and node time are the same."""
 
     epoch = "replay"
 
@@ -186,12 +185,12 @@ class VirtualClock:
         return 0
 
     def boottime_ns(self, t_ns: int) -> int:
-        """As if the machine had been booted when time began."""
+        """Return node time, as if the machine had booted at time 0."""
         return t_ns - BEGIN_NS
 
 
 def main(args: Options) -> int:
-    """Play the trace to its end and print the books; 1 if they do not balance."""
+    """Replay the trace to its end and print the ledger; return 1 if it does not balance."""
     config = load(args.config, os.environ)
     path = find_trace(str(args.trace))
     trace = read_trace(path)
@@ -211,7 +210,7 @@ def play(
     policy: advance.BookingPolicy,
     interval_ns: int,
 ) -> Outcome:
-    """Everything the daemon would book of this trace, and of these jobs on it."""
+    """Return everything the daemon would book for this trace with these jobs."""
     clock = VirtualClock()
     sensor = ReplaySensor(clock, path, loop=False)
     sensor.open()
@@ -240,7 +239,7 @@ def play(
 
 
 def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
-    """Instants since the start at which something is read, and whether it is a tick."""
+    """Yield the instants at which something is read, and whether each is a tick."""
     ticks = {*range(0, span_ns, interval_ns), span_ns}
     bursts = {
         edge + step
@@ -261,7 +260,7 @@ def _advance(
     failures: Sequence[Failure],
     outcome: Outcome,
 ) -> Books:
-    # An ended job is reported of until it is booked, and no longer.
+    # An ended job is only reported until it is booked.
     now_ns = clock.t_ns - BEGIN_NS
     told_ns = policy.settle_ns + _TOLD_NS
     known = [job for job in jobs if job.start_ns <= now_ns <= job.end_ns + told_ns]
@@ -307,13 +306,13 @@ def _facts(jobs: Iterable[TraceJob]) -> Iterator[WorkloadFacts]:
 
 
 @command()
-@argument("trace", type=FILE, help="A trace file, or a shipped trace: a100, v100.")
+@argument("trace", type=FILE, help="Trace file, or a shipped trace: a100, v100.")
 @option(
     "--jobs",
     type=FILE,
     metavar="FILE",
-    help="Who held what: CSV with job,user,account,experiment,gpu,start_s,end_s.",
+    help="Which job held which GPU: CSV with job,user,account,experiment,gpu,start_s,end_s.",
 )
 def replay(options: Options) -> int:
-    """Play a recorded trace through the same pipeline, and show the books."""
+    """Replay a recorded trace through the daemon's pipeline, and show what is booked."""
     return main(options)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
+import msgspec
+
 from joulebook.core.attribution import gpu, host, outages, spans
-from joulebook.core.attribution.claims import Claim, Evidence, Tenure
+from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
 from joulebook.core.attribution.gpu import Share, apportion
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
@@ -55,6 +59,21 @@ class Known(NamedTuple):
         """Who held a meter in an interval."""
         return outages.tenures(interval, self.on(meter), self.affirmed_ns)
 
+    def tenures_of(self, intervals: Iterable[Interval]) -> Iterator[tuple[Interval, Tenure]]:
+        """Who held a meter in intervals of its own, settled once for those in a row."""
+        for outage, row in groupby(intervals, key=lambda each: each.outage or each.instances):
+            together = list(row)
+            if outage is True:
+                for each in together:
+                    yield from ((each, tenure) for tenure in self.tenures(each, each.meter))
+                continue
+            whole = msgspec.structs.replace(together[0], t1_ns=max(e.t1_ns for e in together))
+            settled = self.tenures(whole, whole.meter)
+            for each in together:
+                for tenure in settled:
+                    if tenure.t0_ns < each.t1_ns and tenure.t1_ns > each.t0_ns:
+                        yield each, tenure
+
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
         """What of a meter is due: what has settled, and of an outage what is proven or given up."""
         edges = [*outages.edges(self.on(state.meter)), *spans.edges((*state.pending, *state.held))]
@@ -96,31 +115,43 @@ def attribute(measured: Measured, known: Known, cut: Cut, split: OtherSplit) -> 
     modules = {meter for meter, each in node.items() if each.parts}
     node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
+
+    def shared(intervals: Sequence[Interval]) -> Iterable[Booking]:
+        meter = intervals[0].meter
+        if meter in node:
+            return _by_holders_of(gpus, intervals, known, cut, split)
+        if meter.component in host.COMPONENTS:
+            return _by_use(intervals, booked[meter], known, cut)
+        bookings = _by_holder(intervals, booked[meter], known, cut)
+        return _derived(bookings) if meter in modules else bookings
+
     bookings: list[Booking] = []
-    for interval in measured.intervals:
-        if interval.meter in node:
-            shared = _by_holders_of(gpus, interval, known, cut, split)
-        else:
-            shared = _by_holder(interval, booked[interval.meter], known, cut)
-            if interval.meter in modules:
-                shared = _derived(shared)
-        bookings += _whole(interval, shared, cut)
+    for _, intervals in groupby(measured.intervals, key=attrgetter("meter")):
+        bookings += _whole(list(intervals), shared, cut)
     return bookings
 
 
-def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Booking]:
-    """All bookings of an interval; one to `unknown_holder` where it cannot be shared out.
+def _whole(
+    intervals: Sequence[Interval],
+    shared: Callable[[Sequence[Interval]], Iterable[Booking]],
+    cut: Cut,
+) -> list[Booking]:
+    """All bookings of some intervals; one to `unknown_holder` where one cannot be shared out.
 
     Its readings and claims are committed: a fault here would meet them at every start again.
     """
+    energy_uj = sum(interval.energy_uj for interval in intervals)
     try:
-        bookings = list(shared)
+        bookings = list(shared(intervals))
         given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
-        if given_uj == interval.energy_uj:
+        if given_uj == energy_uj:
             return bookings
-        fault = f"{given_uj} of {interval.energy_uj} uJ were shared out"
+        fault = f"{given_uj} of {energy_uj} uJ were shared out"
     except Exception as raised:
         fault = repr(raised)
+    if len(intervals) > 1:
+        return [each for interval in intervals for each in _whole([interval], shared, cut)]
+    interval = intervals[0]
     fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
     return [
         Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
@@ -129,12 +160,26 @@ def _whole(interval: Interval, shared: Iterator[Booking], cut: Cut) -> list[Book
 
 
 def _by_holders_of(
-    gpus: Sequence[Meter], interval: Interval, known: Known, cut: Cut, split: OtherSplit
+    gpus: Sequence[Meter],
+    intervals: Iterable[Interval],
+    known: Known,
+    cut: Cut,
+    split: OtherSplit,
 ) -> Iterator[Booking]:
     """Share out what a node's own meter counted beside the meters in it."""
-    held = [known.tenures(interval, each) for each in gpus]
-    for piece in cut(interval):
-        yield Booking(piece, share_out(piece, held, split))
+    for interval in intervals:
+        held = [known.tenures(interval, each) for each in gpus]
+        for piece in cut(interval):
+            yield Booking(piece, share_out(piece, held, split))
+
+
+def _by_use(
+    intervals: Iterable[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[Booking]:
+    """Share out what a meter of CPU or memory counted, by who used them."""
+    for interval in intervals:
+        for piece in cut(interval):
+            yield Booking(piece, host.share_out(piece, state.idle_mw, known.usage))
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
@@ -148,17 +193,69 @@ def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
         )
 
 
-def _by_holder(interval: Interval, state: MeterState, known: Known, cut: Cut) -> Iterator[Booking]:
-    """Share out what one meter consumed, tenure by tenure."""
-    around = spans.around(interval, (*state.pending, *state.held), known.on(interval.meter))
-    for tenure in known.tenures(interval, interval.meter):
-        for part in spans.pieces(interval.cut(tenure.t0_ns, tenure.t1_ns)):
+class _Piece(NamedTuple):
+    """A part of an interval whose sharers did not change, and what is booked with it as one."""
+
+    interval: Interval
+    holders: tuple[Holder, ...]
+    is_held: bool
+    users: tuple[WorkloadId | None, ...]
+
+    def goes_on(self, before: _Piece) -> bool:
+        """Whether it goes on from another, and neither is out of the ordinary."""
+        (t0_ns, t1_ns), others = (before.interval.t0_ns, before.interval.t1_ns), before[1:]
+        return (
+            t1_ns == self.interval.t0_ns > t0_ns
+            and others == self[1:]
+            and not any(
+                each.outage or each.unread or each.charged or each.remainder
+                for each in (before.interval, self.interval)
+            )
+        )
+
+
+def _by_holder(
+    intervals: Sequence[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[Booking]:
+    """Share out what one meter consumed: each interval by itself, booked as far as it is alike."""
+    alike: list[_Piece] = []
+    for piece in _pieces(intervals, state, known, cut):
+        if alike and not piece.goes_on(alike[-1]):
+            yield from _together(alike, state, cut)
+            alike = []
+        alike.append(piece)
+    if alike:
+        yield from _together(alike, state, cut)
+
+
+def _together(alike: Sequence[_Piece], state: MeterState, cut: Cut) -> Iterator[Booking]:
+    """One booking of pieces that are alike, if they lie between the same cuts."""
+    _, holders, is_held, _ = alike[0]
+    intervals = [piece.interval for piece in alike]
+    whole = msgspec.structs.replace(
+        intervals[0],
+        t1_ns=intervals[-1].t1_ns,
+        energy_uj=sum(interval.energy_uj for interval in intervals),
+    )
+    runs = [intervals] if len(list(cut(whole))) == 1 else [[each] for each in intervals]
+    for run in runs:
+        shares = gpu.share_among(run, holders, state.idle_mw)
+        yield Booking(whole if run is intervals else run[0], shares, held=is_held)
+
+
+def _pieces(
+    intervals: Sequence[Interval], state: MeterState, known: Known, cut: Cut
+) -> Iterator[_Piece]:
+    """Cut intervals by tenure, span, quarter hour and rate."""
+    claims = known.on(state.meter)
+    for interval, tenure in known.tenures_of(intervals):
+        ask = partial(spans.around, interval, (*state.pending, *state.held), claims)
+        t0_ns, t1_ns = max(interval.t0_ns, tenure.t0_ns), min(interval.t1_ns, tenure.t1_ns)
+        for part in spans.pieces(interval.cut(t0_ns, t1_ns)):
             for piece in cut(part):
-                if piece.meter.component in host.COMPONENTS:
-                    shares = host.share_out(piece, state.idle_mw, known.usage)
-                else:
-                    shares = gpu.share_out(piece, tenure, state.idle_mw, around)
-                yield Booking(piece, shares, held=bool(tenure.holders))
+                holders = gpu.sharers(piece, tenure, ask)
+                users = tuple(process.workload for process in piece.processes)
+                yield _Piece(piece, holders, bool(tenure.holders), users)
 
 
 def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:

@@ -188,7 +188,10 @@ def merge(
     """
     known = [claim for claim in known if claim.parts > 0 and claim.of > 0]
     reported = [claim for claim in reported if claim.parts > 0 and claim.of > 0]
-    now = {c.key: c for c in sorted(_aligned(known, reported), key=_finality)}
+    aligned = list(_aligned(known, reported))
+    now = {claim.key: claim for claim in aligned}
+    if len(now) < len(aligned):
+        now = {claim.key: claim for claim in sorted(aligned, key=_finality)}
     merged: dict[ClaimKey, Claim] = {}
     for claim in known:
         if claim.key in now:

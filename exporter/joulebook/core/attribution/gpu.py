@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from operator import add
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
@@ -37,6 +38,10 @@ class Share(NamedTuple):
     method: Method
     evidence: str
 
+    def plus(self, more: Amount) -> Share:
+        """The same with more of it."""
+        return self._replace(amount=self.amount.plus(more))
+
 
 def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
     """Split `total` in proportion to `weights`, in integers that add up to it exactly.
@@ -51,10 +56,11 @@ def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
     parts = [total * weight // whole for weight in weights]
     left = total - sum(parts)
     if left:
-        ranked = sorted(
-            range(len(weights)),
-            key=lambda i: (-(total * weights[i] % whole), _lot(salt, i)),
-        )
+        rests = [total * weight % whole for weight in weights]
+        ranked = sorted(range(len(rests)), key=rests.__getitem__, reverse=True)
+        last = rests[ranked[left - 1]]
+        if last == rests[ranked[left]]:
+            ranked.sort(key=lambda i: (-rests[i], _lot(salt, i)))
         for i in ranked[:left]:
             parts[i] += 1
     return parts
@@ -76,20 +82,47 @@ def share_out(
     `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. `around` is
     who was on it alone before and after. The energies of the shares add up to that of the interval.
     """
+    return share_among([interval], sharers(interval, tenure, lambda: around), idle_mw)
+
+
+def sharers(
+    interval: Interval, tenure: Tenure, around: Callable[[], WorkloadId | None]
+) -> tuple[Holder, ...]:
+    """Those among whom an interval of one tenure is shared out; `around` is asked at need."""
+    holders = tenure.holders
+    if not interval.outage and all(holder.instance for holder in holders):
+        holders = seats(holders, _there(interval), interval.instances or ())
+    if not holders and (interval.outage or not interval.idle):
+        who = around()
+        holders = () if who is None else (Holder(who, Evidence.PROCESSES, 1, 1),)
+    return holders
+
+
+def share_among(
+    intervals: Sequence[Interval], holders: Sequence[Holder], idle_mw: int | None
+) -> list[Share]:
+    """Share out intervals, each by itself, of which the same are the sharers; then add up."""
+    is_one = len(holders) < 2 and all(holder.parts >= holder.of for holder in holders)
+    if intervals[0].remainder is None and not is_one:
+        return _shared(intervals, holders, idle_mw)
+    found: dict[tuple[Subject, Method, str], Share] = {}
+    for interval in intervals:
+        for share in _unshared(interval, holders, idle_mw):
+            key = share.subject, share.method, share.evidence
+            known = found.get(key)
+            found[key] = share if known is None else known.plus(share.amount)
+    return list(found.values())
+
+
+def _unshared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
+    """Share out an interval that is one holder's or nobody's."""
     if interval.remainder is not None:
         return [unowned(interval, interval.remainder)]
-    holders = tenure.holders
-    if not interval.outage:
-        holders = seats(holders, _there(interval), interval.instances or ())
-    if not holders and around is not None and (interval.outage or not interval.idle):
-        holders = (Holder(around, Evidence.PROCESSES, 1, 1),)
-    if not holders and interval.outage:
-        return [unowned(interval, Remainder.DAEMON_DOWN)]
-    if not holders:
-        return _unheld(interval, idle_mw)
-    if len(holders) == 1 and holders[0].parts >= holders[0].of:
+    if holders:
         return [_sole(interval, holders[0])]
-    return _shared(interval, holders, idle_mw)
+    if interval.outage:
+        return [unowned(interval, Remainder.DAEMON_DOWN)]
+    return _unheld(interval, idle_mw)
 
 
 def seats(
@@ -183,35 +216,45 @@ def _amount(
     return Amount(energy_uj, energy_uj, held_ns, held_ns)
 
 
-def _shared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
+def _shared(
+    intervals: Sequence[Interval], holders: Sequence[Holder], idle_mw: int | None
+) -> list[Share]:
     """Floor over all advertised parts, the rest by work done, else by held parts."""
-    duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
     whole = math.lcm(*(holder.of for holder in holders))
     parts = [holder.parts * (whole // holder.of) for holder in holders]
-    unheld = whole - sum(parts)
-    if interval.idle:
+    held = [*parts, whole - sum(parts)]
+    energy, idle_energy, time, idle_time = ([0] * len(held) for _ in range(4))
+    unseen = False
+    for interval in intervals:
+        duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
         floor_uj = interval.energy_uj
-    else:
-        floor_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
-    *floors, spare_uj = apportion(floor_uj, [*parts, unheld], salt)
-    work = _work(interval, holders, parts)
-    unseen = interval.outage and not interval.idle and work is None
-    work = [*parts, 0] if work is None else work
-    *actives, strays_uj = apportion(interval.energy_uj - floor_uj, work, salt + 1)
-    *times, unheld_ns = apportion(duration_ns, [*parts, unheld], salt)
+        if not interval.idle:
+            floor_uj = min(floor_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
+        work = _work(interval, holders, parts)
+        unseen |= interval.outage and not interval.idle and work is None
+        active_uj = interval.energy_uj - floor_uj
+        shared_uj = map(
+            add,
+            apportion(floor_uj, held, salt),
+            apportion(active_uj, work or [*parts, 0], salt + 1),
+        )
+        energies, times = [*shared_uj], apportion(duration_ns, held, salt)
+        energy, time = [*map(add, energy, energies)], [*map(add, time, times)]
+        if interval.idle:
+            idle_energy = [*map(add, idle_energy, energies)]
+            idle_time = [*map(add, idle_time, times)]
+    *amounts, left = map(Amount, energy, idle_energy, time, idle_time)
     shares = [
         Share(
             _subject(holder.workload),
-            _amount(interval, holder.workload, floor_uj + active_uj, held_ns),
+            amount if holder.workload is not None else Amount(amount.energy_uj, 0, amount.held_ns),
             Method.APPORTIONED,
             HELD_SHARE if unseen else holder.evidence.label,
         )
-        for holder, floor_uj, active_uj, held_ns in zip(
-            holders, floors, actives, times, strict=True
-        )
+        for holder, amount in zip(holders, amounts, strict=True)
     ]
-    if spare_uj or strays_uj or unheld:
-        nobodys = Amount(spare_uj + strays_uj, held_ns=unheld_ns)
+    if left.energy_uj or held[-1]:
+        nobodys = Amount(left.energy_uj, held_ns=left.held_ns)
         shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
     return shares
 
@@ -251,13 +294,13 @@ def _by_activity(
 
 def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[int] | None:
     """The time for which the processes of each holder kept the multiprocessors busy."""
-    busy: Counter[WorkloadId | None] = Counter()
-    holding = {holder.workload for holder in holders}
+    busy = dict.fromkeys((holder.workload for holder in holders), 0)
     for process in interval.processes:
-        if process.workload not in holding:
+        who, time_ns = process.workload, process.sm_time_ns
+        if who not in busy:
             continue
-        if process.sm_time_ns is not None:
-            busy[process.workload] += process.sm_time_ns
+        if time_ns is not None:
+            busy[who] += time_ns
         elif not process.ended:
             return None
     return [*(busy[holder.workload] for holder in holders), 0]

@@ -69,6 +69,8 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
 
     def cut(self, t0_ns: int, t1_ns: int) -> Interval:
         """The part in `[t0, t1)`, which must lie inside the interval."""
+        if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
+            return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
         return msgspec.structs.replace(self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj)
 
@@ -117,10 +119,8 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
     if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
         return (Gap(meter, t0, t1, now.breaks.value),)
-    if now.breaks is Break.NONE:
-        delta_uj = now.energy_uj - before.energy_uj
-        if delta_uj < 0:
-            delta_uj += now.wrap_uj or 0
+    delta_uj = counted_uj(before, now)
+    if delta_uj is not None:
         return (_counted(before, now, t0, delta_uj),)
     reason = now.breaks.value
     if now.uptime_ns is not None:
@@ -129,6 +129,14 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     since = _counted(before, now, t0, now.energy_uj)
     remainder = Remainder.DAEMON_DOWN if now.after_outage else Remainder.COUNTER_RESET
     return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
+
+
+def counted_uj(before: Reading, now: Reading) -> int | None:
+    """What one interval between two readings of a counter comes to; `None`: `between` knows."""
+    if now.breaks is not Break.NONE or now.energy_uj is None or before.energy_uj is None:
+        return None
+    delta_uj = now.energy_uj - before.energy_uj
+    return delta_uj if delta_uj >= 0 else delta_uj + (now.wrap_uj or 0)
 
 
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:

@@ -15,6 +15,7 @@ from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.intervals import (
     between,
     confirm,
+    counted_uj,
     energy_uj,
     has_restarted,
     judge,
@@ -29,7 +30,7 @@ from joulebook.core.energy.power import (
     is_sound,
     summed,
 )
-from joulebook.core.energy.readings import Break, Failure, Meter, Reading
+from joulebook.core.energy.readings import Break, Failure, Meter, ProcessUse, Reading, joined
 from joulebook.core.evidence import Gap
 from joulebook.units import NS_PER_S
 
@@ -70,6 +71,8 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Its counter against its power."""
     unread_ns: int = 0
     """Up to when held time was charged though the device cannot be read (0: it was never)."""
+    listed: tuple[ProcessUse, ...] | None = None
+    """The processes of readings that did not count: the next one that does tells of them."""
 
     @property
     def last(self) -> Reading:
@@ -131,6 +134,18 @@ def take(state: MeterState, reading: Reading) -> MeterUpdate:
     """Take in one reading. One that is not newer than what is known changes nothing."""
     if reading.t_ns <= state.newest.t_ns:
         return MeterUpdate(state)
+    taken = _take(state, reading)
+    if taken.state.newest.t_ns < reading.t_ns:
+        return taken._replace(state=_note(taken.state, reading))
+    return taken
+
+
+def _note(state: MeterState, reading: Reading) -> MeterState:
+    """Keep the processes of a reading that does not count."""
+    return msgspec.structs.replace(state, listed=joined(state.listed, reading.processes))
+
+
+def _take(state: MeterState, reading: Reading) -> MeterUpdate:
     if not is_believable(reading):
         return lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
     reading = summed(state.newest, reading, anew=state.resumed)
@@ -182,6 +197,8 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     for each in (*held, reading):
         if each is reading or each.energy_uj not in {None, taken.state.last.energy_uj}:
             taken = taken.then(_count, each)
+        else:
+            taken = taken._replace(state=_note(taken.state, each))
     return taken
 
 
@@ -208,7 +225,8 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
         return _append(state, msgspec.structs.replace(reading, breaks=verdict))
     if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
         failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
-        return failed._replace(state=msgspec.structs.replace(failed.state, suspect=reading))
+        suspect = msgspec.structs.replace(reading, processes=None)
+        return failed._replace(state=msgspec.structs.replace(failed.state, suspect=suspect))
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
     return _append(state, jump).then(take, reading)
 
@@ -238,7 +256,11 @@ def _is_unread(last: Reading, reading: Reading) -> bool:
 
 def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
-    reading = msgspec.structs.replace(reading, after_outage=state.resumed)
+    reading = msgspec.structs.replace(
+        reading,
+        after_outage=state.resumed,
+        processes=joined(state.listed, reading.processes),
+    )
     lost: list[tuple[str, int]] = []
     gaps: list[Gap] = []
     # A hung call may end with a reading made before the hang was noticed.
@@ -249,7 +271,8 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     elif reading.after_outage:
         lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
-    parts = between(state.last, reading)
+    counted = counted_uj(state.last, reading)
+    parts = between(state.last, reading) if counted is None else ()
     audited = auditing.interrupted(state.audit)
     if reading.breaks is Break.NONE and not reading.after_outage:
         audited = auditing.heard(state.audit, reading)
@@ -263,12 +286,13 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
             state,
             pending=(*state.pending, reading),
             suspect=None,
-            read_uj=state.read_uj + energy_uj(parts),
+            read_uj=state.read_uj + (counted or energy_uj(parts)),
             gap_to_ns=watched_ns,
             gap_from_ns=0,
             gap_reason="",
             resumed=False,
             audit=audited,
+            listed=None,
         ),
         tuple(gaps),
         tuple(lost),

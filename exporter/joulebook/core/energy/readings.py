@@ -91,6 +91,27 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Whether it has graphics contexts alone, as display servers have."""
 
 
+def joined(
+    earlier: tuple[ProcessUse, ...] | None, later: tuple[ProcessUse, ...] | None
+) -> tuple[ProcessUse, ...] | None:
+    """One list that tells what two did: busy times add up, and who is not in the later has ended.
+
+    Either may be `None` (nobody asked), which is nothing to add.
+    """
+    if earlier is None or later is None:
+        return later if earlier is None else earlier
+    known = {(use.pid, use.started_ns, use.instance): use for use in earlier}
+    uses: list[ProcessUse] = []
+    for use in later:
+        before = known.pop((use.pid, use.started_ns, use.instance), None)
+        if before is None or before.sm_time_ns is None or use.sm_time_ns is None:
+            uses.append(use)
+        else:
+            busy_ns = before.sm_time_ns + use.sm_time_ns
+            uses.append(msgspec.structs.replace(use, sm_time_ns=busy_ns))
+    return (*uses, *(msgspec.structs.replace(use, ended=True) for use in known.values()))
+
+
 class InstanceUse(NamedTuple):
     """One MIG instance at a look: `slices` of the card's `of`, and how busy they were.
 

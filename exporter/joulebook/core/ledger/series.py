@@ -143,6 +143,8 @@ class _Air:
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
+            if known is not None and known.held and id_ not in reported:
+                continue
             fact = _own_names(merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_))))
             if known is not None:
                 fact = merged(known.facts, fact)

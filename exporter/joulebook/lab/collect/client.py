@@ -13,6 +13,7 @@ from joulebook.core.ledger.export import PATH, PostingsPage
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
+from joulebook.reloaded_file import Note, ReloadedFile
 
 MAX_BYTES = 16 * 2**20
 """A page of 5,000 rows is below 1 MiB."""
@@ -35,16 +36,12 @@ class NodeClient:
         self._files = [
             Path(name) for name in (settings.ca_file, settings.cert_file, settings.key_file) if name
         ]
-        self._seen = self._stamps()
-        self._web = self._made()
+        self._web = ReloadedFile(self._made)
         self._headers()
 
     def refresh(self) -> None:
         """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
-        seen = self._stamps()
-        if seen != self._seen:
-            self._web = self._made()
-            self._seen = seen
+        self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
         """The page after `since` of that ledger (`""`: whichever it has).
@@ -55,7 +52,7 @@ class NodeClient:
         if ledger_id:
             asked["ledger"] = ledger_id
         try:
-            body = self._web.get(f"{target}{PATH}", asked, self._headers(), secret=True)
+            body = self._web.value.get(f"{target}{PATH}", asked, self._headers(), secret=True)
         except FeedError as error:
             hint = ""
             if isinstance(error, FeedWrong) and str(error).endswith(" 404"):
@@ -79,18 +76,10 @@ class NodeClient:
             return {**basic(f"{settings.user}:{password}"), **own}
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _stamps(self) -> list[tuple[int, int] | None]:
-        found: list[tuple[int, int] | None] = []
-        for file in self._files:
-            try:
-                status = file.stat()
-                found.append((status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append(None)
-        return found
-
-    def _made(self) -> Web:
+    def _made(self, note: Note) -> Web:
         settings = self._settings
+        for file in self._files:
+            note(file)
         try:
             tls = ssl.create_default_context(cafile=settings.ca_file or None)
             if settings.cert_file:

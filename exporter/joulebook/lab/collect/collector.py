@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from joulebook import log
 from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PostingsPage
 from joulebook.errors import ConfigError, InputError, LedgerError, LedgerUnavailable
@@ -25,8 +24,10 @@ from joulebook.lab.collect.discovery import Targets
 from joulebook.lab.collect.targets import TargetList
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import Database
+from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 _TURN_S = 0.2
 """How often it is looked who is due."""
@@ -134,9 +135,9 @@ class Collector:
         self.roll.renew(self.sources.look(), now, spread_s if self.roll.targets else 0.0)
         try:
             self._client.refresh()
-            log.recovered(logger, "certificates", "certificates are in use again")
+            _once.recovered("certificates", "certificates are in use again")
         except ConfigError as error:
-            log.once(logger, "certificates", "%s; the last good ones stay in use", error)
+            _once.failed("certificates", "%s; the last good ones stay in use", error)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
         asked = sum(standing.asked for standing in self.roll.targets.values())
@@ -218,13 +219,13 @@ class Collector:
         if target in self.roll.targets:
             standing = self.roll.targets[target]
             standing.node, standing.ledger_id = node, page.ledger_id
-        log.recovered(logger, target, "%s: collected again", target)
+        _once.recovered(target, "%s: collected again", target)
         self.roll.went_well(
             target, time.monotonic(), now_s, self.settings.every_s, page.last - page.next
         )
 
     def _refused(self, target: str, reason: str, message: str) -> None:
-        log.once(logger, target, "%s", message)
+        _once.failed(target, "%s", message)
         self.roll.failed(target, time.monotonic(), self.settings.every_s, reason, message)
 
     def _again(self, target: str) -> None:
@@ -242,7 +243,7 @@ class Collector:
         self._read_positions(database)
         if self.database_problem:
             self.database_problem = ""
-        log.recovered(logger, "database", "%s can be written again", database.name)
+        _once.recovered("database", "%s can be written again", database.name)
         return database
 
     def _read_positions(self, database: Database) -> None:
@@ -253,7 +254,7 @@ class Collector:
 
     def _lost(self, error: LedgerError) -> None:
         self.database_problem = str(error)
-        log.once(logger, "database", "%s; nodes keep what is not collected", error)
+        _once.failed("database", "%s; nodes keep what is not collected", error)
         self._let_go()
         self._next_try = time.monotonic() + _DATABASE_S
 

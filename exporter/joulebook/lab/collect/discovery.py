@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from joulebook import log
 from joulebook.config.lab import Collect
 from joulebook.decoding import converter
 from joulebook.errors import ConfigError, FeedError, InputError
@@ -28,8 +27,10 @@ from joulebook.http_client import Web
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.kubernetes_api.watch import Collection, Decoders, Watch
 from joulebook.lab.collect.client import address
+from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
+_once = LogOnce(logger)
 
 MAX_TARGETS = 20_000
 _MAX_FILE = 16 * 2**20
@@ -154,13 +155,13 @@ class Targets:
             try:
                 self._last[source.name] = frozenset(source.targets())
                 self.failing.pop(source.name, None)
-                log.recovered(logger, source.name, "%s is read again", source.name)
+                _once.recovered(source.name, "%s is read again", source.name)
             except (InputError, ConfigError) as error:
                 self.failing[source.name] = str(error)
-                log.once(logger, source.name, "targets: %s; what it said last counts", error)
+                _once.failed(source.name, "targets: %s; what it said last counts", error)
         found = frozenset[str]().union(*self._last.values())
         if len(found) > MAX_TARGETS:
-            log.once(logger, "many", "%d targets: only %d are asked", len(found), MAX_TARGETS)
+            _once.failed("many", "%d targets: only %d are asked", len(found), MAX_TARGETS)
             found = frozenset(sorted(found)[:MAX_TARGETS])
         return found
 

@@ -80,11 +80,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def nearest(name: str, there: Iterable[str]) -> str:
-    """Of the names that there are those most like one that is not: `bert-base, bert, 7 in all`."""
+    """Return the existing names most similar to an unknown one: `bert-base, bert (of 7)`."""
     names = sorted(set(there))
     near = difflib.get_close_matches(name, names, _MOST_NEAR, cutoff=0.5) or names[:_MOST_NEAR]
     said = ", ".join(one_line(each, _NAME_CHARS) for each in near)
-    return said + (f", {len(names):,} in all" if len(names) > len(near) else "")
+    return said + (f" (of {len(names):,})" if len(names) > len(near) else "")
 
 
 def sentence(text: str) -> str:

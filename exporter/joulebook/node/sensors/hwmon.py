@@ -19,6 +19,7 @@ All these know power only: it is integrated. The names are those of NVIDIA's Gra
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,9 +29,12 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
-from joulebook.node.sensors.sysfs import LogOnce, int_or_none, numbered, read_int, text_or
+from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
+
+log = logging.getLogger(__name__)
 
 _GRACE = re.compile(r"(?P<part>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)")
 _SOCKET = re.compile(r"Esocket(?P<socket>\d+)")
@@ -189,7 +193,7 @@ class HwmonSensor:
         self._covers = covers
         self._parts = {"cpu": cpu, "supply": supply, "gpu": gpu}
         self._sources: list[HwmonFiles] = []
-        self._complaints = LogOnce(self.name)
+        self._once = LogOnce(log)
 
     @property
     def pace(self) -> Pace:
@@ -221,10 +225,11 @@ class HwmonSensor:
             try:
                 readings.append(self._read(source))
             except SensorError as error:
-                self._complaints.bad(source.meter.name, error)
+                name, why = source.meter.name, error.reason
+                self._once.failed(name, "%s: %s. %s", name, error, error.remedy, reason=why)
                 failures.append(Failure(source.meter, self._clock.now_ns(), error.reason))
             else:
-                self._complaints.good(source.meter.name)
+                self._once.recovered(source.meter.name, "%s is read again", source.meter.name)
         return PollResult(tuple(readings), tuple(failures))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:

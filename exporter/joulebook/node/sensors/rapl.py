@@ -27,8 +27,9 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import Pace, PollResult
-from joulebook.node.sensors.sysfs import LogOnce, int_or_none, read_int, text_or
+from joulebook.node.sensors.sysfs import int_or_none, read_int, text_or
 from joulebook.units import MW_PER_W, NS_PER_S, PJ_PER_UJ, UW_PER_MW
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class RaplSensor:
         self._zones: list[Zone] = []
         self._alike: dict[tuple[Zone, Zone], int] = {}
         """Pairs that may be one counter, with what it showed first: it has not moved yet."""
-        self._complaints = LogOnce(self.name)
+        self._once = LogOnce(log)
 
     @property
     def pace(self) -> Pace:
@@ -186,10 +187,11 @@ class RaplSensor:
             try:
                 readings.append(self._read(zone))
             except SensorError as error:
-                self._complaints.bad(zone.meter.name, error)
+                name, why = zone.meter.name, error.reason
+                self._once.failed(name, "%s: %s. %s", name, error, error.remedy, reason=why)
                 failures.append(Failure(zone.meter, self._clock.now_ns(), error.reason))
             else:
-                self._complaints.good(zone.meter.name)
+                self._once.recovered(zone.meter.name, "%s is read again", zone.meter.name)
         return PollResult(tuple(readings), tuple(failures))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
 
-_LOG = logging.getLogger(__name__)
 _MOST = 65_536
 
 
@@ -70,22 +68,3 @@ def numbered(directory: Path, pattern: str) -> Iterator[tuple[int, Path]]:
         return
     found = [(int(m[1]), directory / name) for name in names if (m := matcher.fullmatch(name))]
     yield from sorted(found)
-
-
-class LogOnce:
-    """Says what is wrong with each thing once, and once more when it is well again."""
-
-    def __init__(self, sensor: str) -> None:
-        self._sensor = sensor
-        self._known: dict[str, str] = {}
-
-    def bad(self, thing: str, error: SensorError) -> None:
-        """It cannot be read."""
-        if self._known.get(thing) != error.reason:
-            _LOG.error("sensor %s: %s: %s. %s", self._sensor, thing, error, error.remedy)
-        self._known[thing] = error.reason
-
-    def good(self, thing: str) -> None:
-        """It can."""
-        if self._known.pop(thing, None) is not None:
-            _LOG.info("sensor %s: %s can be read again", self._sensor, thing)

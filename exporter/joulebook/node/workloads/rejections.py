@@ -8,12 +8,10 @@ import threading
 from collections import Counter
 
 from joulebook.errors import InputError
+from joulebook.log import LogOnce
 
 FAULT = "fault"
 """The reason under which errors of our own are counted."""
-
-TOLD_MAX = 16
-"""So many different refusals are logged for each reason: users can make up any number."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,21 +22,13 @@ class Rejections:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._told: dict[str, set[str]] = {}
-        self._faults: set[tuple[str, str]] = set()
+        self._once = LogOnce(_LOG)
 
     def __call__(self, error: InputError) -> None:
         """Count it, and log it unless the same was logged (its message names file or job)."""
-        with self._lock:
-            self._counts[error.reason] += 1
-            reported = self._told.setdefault(error.reason, set())
-            new = str(error) not in reported and len(reported) < TOLD_MAX
-            if new:
-                reported.add(str(error))
-            last = len(reported) == TOLD_MAX
-        if new:
-            more = f"all further ones for the reason {error.reason}" if last else "the same again"
-            _LOG.warning("refused: %s (%s: only counted)", error, more)
+        self.count(error.reason)
+        said = "refused: %s (%s; the same again: only counted)"
+        self._once.failed(error.reason, said, error, error.reason, reason=str(error))
 
     def count(self, reason: str) -> None:
         """Count what is logged elsewhere."""
@@ -50,13 +40,11 @@ class Rejections:
 
         `what` says what failed and what follows. Where it came from is logged once.
         """
-        with self._lock:
-            self._counts[FAULT] += 1
-            key = (what, type(sys.exception()).__name__)
-            new = key not in self._faults
-            self._faults.add(key)
-        if new:
-            _LOG.exception("%s (please report this; the same again: only counted)", what)
+        self.count(FAULT)
+        error = sys.exception()
+        said = "%s (please report this; the same again: only counted)"
+        kind = type(error).__name__
+        self._once.failed(what, said, what, reason=kind, level=logging.ERROR, exc_info=error)
 
     def counts(self) -> dict[str, int]:
         """How many of each reason since the start."""

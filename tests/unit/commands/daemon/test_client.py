@@ -73,7 +73,7 @@ def test_a_password_must_come_from_somewhere(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "ca.pem"
     empty.write_text("")
-    with pytest.raises(ConfigError, match=r"--ca .*not a file of certificates"):
+    with pytest.raises(ConfigError, match=r"--ca .*not a certificate file"):
         daemon_at(arguments(ca=empty), Config(), {})
 
 

@@ -55,17 +55,17 @@ def test_the_daemon_lets_go_and_takes_hold(
 ) -> None:
     monkeypatch.setattr(control, "PATIENCE_S", 10.0)
     assert cli.main(["release", "--for", "10m"]) == 0
-    assert "let go of the driver until" in capsys.readouterr().out
+    assert "released the driver until" in capsys.readouterr().out
     assert daemon.wanted()
     assert cli.main(["release", "--for", "0"]) == 0
-    assert "takes hold of the driver again" in capsys.readouterr().out
+    assert "the daemon reads the GPUs again" in capsys.readouterr().out
     assert not request_path(ledger).exists()
 
 
 def test_no_daemon_answers(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["release"]) == 1
     said = capsys.readouterr().err
-    assert f"no daemon runs on ledger {ledger}: nobody holds {ledger}.lock" in said
+    assert f"no daemon is running on ledger {ledger}: nobody holds {ledger}.lock" in said
     assert "withdrawn" in said
     assert not request_path(ledger).exists()
 
@@ -98,11 +98,11 @@ def test_without_ledger_or_lock_nothing_is_asked(
     monkeypatch.setattr(control, "PATIENCE_S", 600.0)  # It would wait for ever.
     lock_path(ledger).unlink()
     assert cli.main(arguments) == 1
-    assert f"there is no lock of a daemon at {ledger}.lock" in capsys.readouterr().err
+    assert f"no lock of a daemon at {ledger}.lock" in capsys.readouterr().err
     ledger.unlink()
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
-    assert f"there is no ledger at {ledger}" in said and "--config" in said
+    assert f"no ledger at {ledger}" in said and "--config" in said
     assert not request_path(ledger).exists()
 
 

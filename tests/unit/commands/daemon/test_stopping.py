@@ -47,7 +47,7 @@ class Service:
 def test_a_service_goes_on_after_a_hangup_until_it_is_asked_to_end(how: signal.Signals) -> None:
     service = Service(subprocess.DEVNULL)
     service.process.send_signal(signal.SIGHUP)
-    assert service.line().startswith("SIGHUP: the configuration is read at the start only")
+    assert service.line().startswith("SIGHUP ignored: the configuration is only read at startup")
     service.end(how)
 
 

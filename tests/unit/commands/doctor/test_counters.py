@@ -40,5 +40,5 @@ def test_counters_that_stand_still_or_run_wrong_are_named(tmp_path: Path) -> Non
     site = replace(site, config=msgspec.structs.replace(site.config, ledger=base))
     still, wrong, fine = sorted(findings(site, counters), key=lambda f: f.found)
     assert still.status is wrong.status is Status.WARN and fine.status is Status.OK
-    assert "GPU-0" in still.found and "stands still" in still.found
-    assert "shows 90% of what its power comes to" in wrong.found
+    assert "GPU-0" in still.found and "does not advance" in still.found
+    assert "shows 90% of the energy integrated from power" in wrong.found

@@ -129,7 +129,7 @@ def test_the_exit_status_tells_whether_anything_failed(site: Site) -> None:
     status, said = reported(ok("a"), warn("b"), fail("d", "do e"))
     assert status == 1
     assert "FAIL  d\n        -> do e\n" in said
-    assert "1 failed, 1 to look at" in said
+    assert "1 failed, 1 warning." in said
 
 
 def test_a_check_that_breaks_hides_no_other(site: Site) -> None:
@@ -168,13 +168,13 @@ def test_where_run_would_be_refused_the_doctor_fails(
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     none = Sensors(rapl=Rapl(enabled=False), hwmon=Hwmon(enabled=False), drm=Drm(enabled=False))
     site = replace(site, config=msgspec.structs.replace(site.config, sensors=none))
-    refused = one(site, daemon.process, Status.FAIL, "`joulebook run` refuses here: nothing")
+    refused = one(site, daemon.process, Status.FAIL, "`joulebook run` would not start: nothing")
     assert "systemctl" not in refused.todo
     card(site, "0000:17:00.0")
-    could = one(site, daemon.process, Status.WARN, "no daemon runs on")
+    could = one(site, daemon.process, Status.WARN, "no daemon is running on")
     assert "systemctl" not in could.todo and "`joulebook run`" in could.todo
     broken = replace(site, config_problem="a.toml: node.nam: unknown key")
-    one(broken, daemon.process, Status.WARN, "no daemon runs on")
+    one(broken, daemon.process, Status.WARN, "no daemon is running on")
 
 
 def nobody_answers(_daemon: object, path: str) -> HttpAnswer:
@@ -184,7 +184,7 @@ def nobody_answers(_daemon: object, path: str) -> HttpAnswer:
 def test_a_daemon_with_another_ledger_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a demo is below the folder it was started in."""
     monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, b"ok"))
-    one(site, daemon.process, Status.OK, r"a daemon answers at http://127.0.0.1:9816, with another")
+    one(site, daemon.process, Status.OK, r"the daemon at http://127.0.0.1:9816 uses a ledger other")
 
 
 def no_library(_name: str) -> None:
@@ -209,12 +209,12 @@ def test_a_container_without_the_hosts_pids_is_told_so_whatever_runs_it(
     assert not found(site, gpu_checks.pids), "there is no GPU here, so it does not matter"
     with_gpus(monkeypatch, gpu(0))
     blind = replace(site)  # a site remembers its survey
-    said = one(blind, gpu_checks.pids, Status.WARN, "pay by what they hold")
+    said = one(blind, gpu_checks.pids, Status.WARN, "split by held share")
     for remedy in ("--pid=host", "hostPID: true", "host.proc", "hostProc.enabled"):
         assert remedy in said.todo
     (site.proc / "2").mkdir()
     (site.proc / "2/comm").write_text("kthreadd\n")
-    one(blind, gpu_checks.pids, Status.OK, "/proc has those")
+    one(blind, gpu_checks.pids, Status.OK, "/proc has the PIDs")
 
 
 # Node
@@ -252,8 +252,8 @@ def test_a_daemon_of_pods_needs_no_capability(site: Site) -> None:
 @pytest.mark.parametrize(
     ("state", "status", "pattern"),
     [
-        (None, Status.WARN, "does not say"),
-        (node.KernelClock(False, 16.0), Status.WARN, "not synchronised"),
+        (None, Status.WARN, "does not report"),
+        (node.KernelClock(False, 16.0), Status.WARN, "not synchronized"),
         (node.KernelClock(True, 2.0), Status.WARN, r"only to within 2\.0 s"),
         (node.KernelClock(True, 0.012), Status.OK, "to within 12 ms"),
     ],
@@ -397,8 +397,8 @@ def test_slurm_as_it_should_be(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> 
     assert {each.status for each in said} == {Status.OK}, said
     text = "\n".join(each.found for each in said)
     assert "this host is node n1" in text
-    assert "position 0 is /dev/nvidia1, GPU-one" in text
-    assert "position 1 is /dev/nvidia0, GPU-zero" in text
+    assert "index 0 is /dev/nvidia1, GPU-one" in text
+    assert "index 1 is /dev/nvidia0, GPU-zero" in text
     assert "1 job running, 0 to be booked" in text
     assert "cgroup v2 at" in text and "n1_slurmstepd.scope" in text
 
@@ -467,7 +467,7 @@ def test_an_events_directory_open_to_others(slurm: Site) -> None:
     for file in events.iterdir():
         file.unlink()
     events.rmdir()
-    one(slurm, slurm_checks.events, Status.NONE, "not there yet")
+    one(slurm, slurm_checks.events, Status.NONE, "does not exist yet")
     events.symlink_to("/tmp")
     one(slurm, slurm_checks.events, Status.FAIL, "symbolic link")
 
@@ -487,7 +487,7 @@ def test_whether_people_can_name_what_they_run(site: Site, monkeypatch: pytest.M
     card(site, "0000:01:00.0")
     monkeypatch.setattr(host, "reads_environments", lambda pid, proc: True)
     one(site, host.names, Status.OK, "can be read")
-    assert "-v /run/joulebook/marks" in one(site, host.names, Status.WARN, "not there").todo
+    assert "-v /run/joulebook/marks" in one(site, host.names, Status.WARN, "does not exist").todo
     marks = site.root / "run/joulebook/marks"
     marks.mkdir(parents=True)
     marks.chmod(0o1777)
@@ -505,10 +505,10 @@ def test_events_that_nobody_books(slurm: Site, monkeypatch: pytest.MonkeyPatch) 
 
 def test_positions_that_mean_nothing(slurm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, gpu(0, uuid="GPU-zero"))
-    one(slurm, slurm_checks.gpu_order, Status.FAIL, "position 0 is /dev/nvidia1, and NVML shows no")
+    one(slurm, slurm_checks.gpu_order, Status.FAIL, "index 0 is /dev/nvidia1, but NVML shows no")
     position = "Name=gpu MultipleFiles=/dev/nvidia0,/dev/nvidia-caps/nvidia-cap21\n"
     (slurm.root / "etc/slurm/gres.conf").write_text(position)
-    one(slurm, slurm_checks.gpu_order, Status.WARN, "an instance of GPU-.*, and it is not known")
+    one(slurm, slurm_checks.gpu_order, Status.WARN, "an instance of GPU-.*, but unknown")
     (slurm.root / "etc/slurm/gres.conf").write_text("NodeName=n2 Name=gpu File=/dev/nvidia0\n")
     one(slurm, slurm_checks.gpu_order, Status.WARN, "no GPUs, but NVML shows some")
     (slurm.root / "etc/slurm/gres.conf").write_text("AutoDetect=nvml\n")
@@ -535,7 +535,7 @@ def test_scontrol_matters_more_without_hooks(slurm: Site) -> None:
     (slurm.root / "etc/slurm/more.conf").write_text("")
     one(slurm, slurm_checks.controller, Status.FAIL, "so do the holders")
     never = replace(slurm, config=config(Slurm(scontrol="")))
-    one(never, slurm_checks.controller, Status.FAIL, "never asked")
+    one(never, slurm_checks.controller, Status.FAIL, "never called")
 
 
 # Ledger
@@ -545,7 +545,7 @@ def test_a_ledger_on_a_volatile_file_system(site: Site, monkeypatch: pytest.Monk
     kinds = iter(["ext4", "tmpfs", "tmpfs", "nfs4", "fuse.sshfs"])
     monkeypatch.setattr(ledger, "filesystem", lambda _path: next(kinds))
     one(site, ledger.place, Status.OK, "is on ext4")
-    one(site, ledger.place, Status.FAIL, "does not outlive a reboot")
+    one(site, ledger.place, Status.FAIL, "does not survive a reboot")
     meant = replace(site, config=config(ledger=Ledger(allow_volatile=True)))
     one(meant, ledger.place, Status.WARN, "tmpfs")
     assert "local disk" in one(site, ledger.place, Status.FAIL, "nfs4, which cannot").todo

@@ -117,7 +117,7 @@ def test_a_bmc_that_leaves_the_gpus_out_is_said_from_the_ledger(tmp_path: Path) 
     base = msgspec.structs.replace(site.config.ledger, path="/ledger.db")
     site = replace(site, config=msgspec.structs.replace(site.config, ledger=base))
     (finding,) = findings(site, host.whole_node)
-    assert finding.status is Status.WARN and "leave the gpu out" in finding.found
+    assert finding.status is Status.WARN and "leave out the gpu" in finding.found
     assert "sensors.ipmi.includes_gpus = false" in finding.todo
 
 

@@ -87,9 +87,11 @@ def test_no_service_account(tmp_path: Path, api: FakeApi) -> None:
 
 
 def test_no_api_server_by_configuration(tmp_path: Path) -> None:
-    assert "/logs" in one(found(site(tmp_path, api=False)), Status.FAIL, "not asked").todo
+    assert (
+        "/logs" in one(found(site(tmp_path, api=False)), Status.FAIL, "off by configuration").todo
+    )
     (tmp_path / "logs/a_p_0a1b2c3d-1111-2222-3333-444455556666").mkdir(parents=True)
-    assert one(found(site(tmp_path, api=False)), Status.NONE, "not asked")
+    assert one(found(site(tmp_path, api=False)), Status.NONE, "off by configuration")
 
 
 def test_a_selector_without_a_namespace_is_the_users_word(tmp_path: Path) -> None:

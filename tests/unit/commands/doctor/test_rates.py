@@ -55,7 +55,7 @@ def test_rates_in_force_are_told_with_their_source(tmp_path: Path) -> None:
 def test_a_feed_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
     text = RATES.replace('kind = "constant"\nper_kwh = 0.2', 'kind = "energy-charts"\nzone = "FR"')
     (price,) = (f for f in in_force(site(tmp_path, text)) if f.status is Status.WARN)
-    assert "nothing is kept of Energy-Charts FR" in price.found
+    assert "no current value of Energy-Charts FR is cached" in price.found
     assert not (tmp_path / "rates").exists(), "only read"
 
 

@@ -109,7 +109,7 @@ def test_a_job_of_the_collected_ledger(
     assert job["nodes"] == ["n1", "n2"]
     assert cli.main(["job", "101", "--summary", *option]) == 0
     text = capsys.readouterr().out
-    assert "PARTIAL: only 62 % of the time that it held GPUs is measured" in text
+    assert "PARTIAL: only 62 % of its GPU time is measured" in text
     assert "all of it" not in text
     assert cli.main(["job", "999", *option]) == 1
     assert "job 999 is not in the collected ledger" in capsys.readouterr().err

@@ -48,10 +48,10 @@ def test_three_lines_with_money_and_without(ledger: Path) -> None:
     assert found is not None and found.booked
     said = lines(found, "n1", 1)
     assert said == [
-        "joulebook: 50.0 Wh on 1 x NVIDIA A100 (0.1667 GPU-hours) in 10 min 00 s, 300 W for each "
-        "GPU, 0 % of the energy while it was idle",
+        "joulebook: 50.0 Wh on 1 x NVIDIA A100 (0.1667 GPU-hours) in 10 min 00 s, 300 W per "
+        "GPU, 0 % of the energy while idle",
         "joulebook: cost and CO2e not known: no rates are set; experiment bert-base, account nlp",
-        "joulebook: all of it, 100 % measured",
+        "joulebook: complete, 100 % measured",
     ]
     bill = {Charge(Item.ELECTRICITY, "EUR"): Exact(1, 500_000_000), Charge(Item.CO2E): Exact(2)}
     paid = msgspec.structs.replace(found.totals, bill=bill)
@@ -64,12 +64,12 @@ def test_what_is_partial_says_so(ledger: Path) -> None:
         done, running = find(reader, slurm("101")), find(reader, slurm("102"))
     assert done is not None and running is not None and not running.booked
     assert lines(done, "n1", 2)[2] == (
-        "joulebook: PARTIAL: this is the part of node n1, one of 2 nodes (100 % measured)"
+        "joulebook: PARTIAL: covers node n1 only, one of 2 nodes (100 % measured)"
     )
-    assert "PARTIAL: its end is not on record yet" in lines(running, "n1", 1)[2]
+    assert "PARTIAL: its end is not recorded yet" in lines(running, "n1", 1)[2]
     late = msgspec.structs.replace(done, booked=False)
     assert "PARTIAL: its last seconds are not booked yet" in lines(late, "n1", 1)[2]
-    assert lines(done, "n1")[2] == "joulebook: all of it on node n1, 100 % measured"
+    assert lines(done, "n1")[2] == "joulebook: complete, on node n1, 100 % measured"
 
 
 def test_of_a_requeued_job_the_latest_run_and_hostile_names_are_text(ledger: Path) -> None:
@@ -197,4 +197,4 @@ def test_the_command_prints_the_same_for_past_jobs(
     assert "--append needs --uid UID" in capsys.readouterr().err
     monkeypatch.setenv("JOULEBOOK_TENANTS_SLURM_SCONTROL", "/bin/false")
     assert main(["job", "101", "--append", "--uid", "1000"]) == 1
-    assert "scontrol does not say" in capsys.readouterr().err
+    assert "scontrol does not report" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_as_text(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "24.0", "3.00", "6.00", "10.5", "9.00", "12.0", "+3.00", "+1.50"
     ]  # fmt: skip
     assert "carbon as booked: test (measured) for 100 % of what was charged" in text
-    assert "coverage and runs are in a statement" in text
+    assert "coverage and single runs, write a statement" in text
 
 
 def test_a_rate_that_the_new_ones_leave_out_has_no_difference(
@@ -142,7 +142,7 @@ def test_right_after_a_demo_its_ledger_is_found(
     shutil.copy(config.with_name("ledger.db"), demo / "ledger.db")
     assert main(command) == 0
     found = capsys.readouterr()
-    assert "this is the demo's, --ledger demo=.build/demo/ledger.db" in found.err
+    assert "for the demo's, use --ledger demo=.build/demo/ledger.db" in found.err
     assert "begin{table}" in found.out
 
 

@@ -63,7 +63,7 @@ def test_books_that_do_not_balance_are_said_aloud() -> None:
     "text", ["", "<html>hello</html>", "up 1\n", "joulebook_build_info{ 1", "a{b=} 1\n"]
 )
 def test_what_is_no_exposition_of_ours_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"no joulebook|no exposition"):
+    with pytest.raises(InputError, match=r"not Joulebook|not an exposition"):
         read_board(text)
 
 
@@ -72,7 +72,7 @@ def test_the_lines(board: NodeScrape) -> None:
     assert made[0] == "joulebook  node-1 (lab)   614 W   2/2 GPUs held   SENSOR DOWN: rapl"
     row = next(line for line in made if line.startswith("  0  "))
     assert " ".join(row.split()) == ("0 H100 80GB HBM3 413 W 700 W 97 % 61.0/80.0 GiB 64 C 101 ada")
-    assert made[-1].startswith("Books: ") and made[-1].endswith("balanced")
+    assert made[-1].startswith("Ledger: ") and made[-1].endswith("balanced")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
@@ -93,8 +93,8 @@ def test_what_does_not_fit_is_counted() -> None:
 
 def test_a_node_without_anything() -> None:
     made = lines(read_board(exposed(Snapshot("bare", Books()))), SCREEN, 80)
-    assert "No GPU has been read." in made
-    assert "No job has been booked lately." in made
+    assert "No GPU was read." in made
+    assert "No job was booked lately." in made
     assert made[0] == "joulebook  bare   -   0/0 GPUs held"
 
 

@@ -368,3 +368,22 @@ def test_lists_tell_of_the_time_between_them_whatever_the_counter_does() -> None
     # A reading that is held back, since its counter is doubted, tells who was there.
     assert reported == [((one,), (two,)), ((one,), (two,)), ((two,), (one,))]
     assert state.base.processes == (two,), "the last list, not the next"
+
+
+def test_who_was_there_is_not_lost_with_a_reading_that_does_not_count() -> None:
+    gone = ProcessUse(7, 5, sm_time_ns=600, ended=True)
+    stays = ProcessUse(8, 5, sm_time_ns=100)
+    power = {"power_mw": 200_000}
+    state = begin(reading(0, 0, **power))
+    for now in (
+        reading(1, 200, processes=(ProcessUse(7, 5), stays), **power),
+        reading(2, 200, processes=(gone, stays), **power),  # the counter stood still: held back
+        reading(3, 600, processes=(stays,), **power),
+        reading(4, 10**9, processes=(stays,), **power),  # implausible
+        reading(5, 1000, **power),
+    ):
+        state = take(state, now).state
+    assert [r.processes for r in state.pending if r.t_ns > at(1)] == [
+        (ProcessUse(8, 5, sm_time_ns=200), gone),
+        (stays,),
+    ]

@@ -36,7 +36,7 @@ def test_of_a_job_that_is_not_there_nothing_comes() -> None:
 
 def test_nothing_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.warns(UserWarning, match="whose?"):
+    with pytest.warns(UserWarning, match="give job= or experiment="):
         assert runs.figures() == {}
     with pytest.warns(UserWarning, match="no ledger at"):
         assert runs.figures(job="1", ledger=tmp_path / "none.db") == {}
@@ -49,7 +49,7 @@ def test_one_node_of_two_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Books(books((FIRST, consumed(FIRST, 1))))
     monkeypatch.setenv("SLURM_JOB_ID", "500")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    with pytest.warns(UserWarning, match="a part of the job's nodes"):
+    with pytest.warns(UserWarning, match="only part of the job's nodes"):
         found = runs.figures(source=source)
     assert found["energy_nodes_ratio"] == 0.5
     assert found["energy_kwh"] == 0.001
@@ -75,5 +75,5 @@ def test_two_owners_of_an_experiment_are_not_added_up() -> None:
     other = job("7")
     other = msgspec.structs.replace(other, labels=other.labels._replace(account="vision"))
     source = Books(books((FIRST, consumed(FIRST, 1)), (other, consumed(other, 2))))
-    with pytest.warns(UserWarning, match="nlp, vision have an experiment of that name each"):
+    with pytest.warns(UserWarning, match="nlp, vision each have an experiment of that name"):
         assert runs.figures(experiment="bert", source=source) == {}

@@ -97,7 +97,7 @@ def test_the_worked_example_in_every_format(
     assert re.search(r"Result +accuracy +Energy \(kWh\) +Per point \(kWh\)", text)
     assert re.search(r"C / c +92\.5 % +130 +200 +26\.00 USD +40\.00 USD", text)
     assert re.search(r"D / d +91 % +40 +- +8\.00 USD +- +1 +dominated by B / b", text)
-    assert "as it stands in the authors' files, not measured here" in text
+    assert "as stated in the authors' files, not measured here" in text
     assert "accuracy: in percent: values are above 1" in text
     assert "| C / c | 92.5 % | 130 | 200 | 26.00 USD | 40.00 USD |" in run(
         capsys, worked, "--format", "markdown"
@@ -132,7 +132,7 @@ def test_a_metric_that_nobody_knows_is_asked_for(
     text = run(capsys, worked, "--better", "lower", "--unit", "plain")
     assert "goodness (lower is better)" in text
     assert main(["leaderboard"]) == 2
-    assert "name a file (CSV or a model card), or --mlflow; or --demo" in capsys.readouterr().err
+    assert "give a file (CSV or a model card), --mlflow or --demo" in capsys.readouterr().err
 
 
 def test_an_experiment_without_results_is_refused_with_those_that_there_are(
@@ -141,8 +141,11 @@ def test_an_experiment_without_results_is_refused_with_those_that_there_are(
     lines = [f"{name},1,accuracy,0.9,10,,,X" for name in ("bert-base", "gpt-2")]
     worked.write_text("\n".join([WORKED.splitlines()[0], *lines]))
     for names, said in (
-        (["bert-bsae"], "--experiment bert-bsae: no result is of it; there is bert-base, 2 in all"),
-        (["bert-base", "x\x1b"], "no result is of it; there is bert-base, gpt-2\n"),
+        (
+            ["bert-bsae"],
+            "--experiment bert-bsae: no result belongs to it; known: bert-base (of 2)",
+        ),
+        (["bert-base", "x\x1b"], "no result belongs to it; known: bert-base, gpt-2\n"),
     ):
         asked = [part for name in names for part in ("--experiment", name)]
         assert main(["leaderboard", str(worked), *asked]) == 2
@@ -257,7 +260,10 @@ def test_the_plot_in_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[
     width, height = struct.unpack(">II", raw[16:24])
     assert raw[:8] == b"\x89PNG\r\n\x1a\n" and (width, height) == (2400, 1200)
     assert zlib.crc32(raw[12:29]) == struct.unpack(">I", raw[29:33])[0]
-    for bad, said in (("plot.jpg", "ends in .svg or .png"), ("no/plot.svg", "No such file")):
+    for bad, said in (
+        ("plot.jpg", "expected a name ending in .svg or .png"),
+        ("no/plot.svg", "No such file"),
+    ):
         assert main(["leaderboard", "--demo", "--plot", str(tmp_path / bad)]) == 2
         assert said in capsys.readouterr().err
 

@@ -152,7 +152,7 @@ def test_energy_of_an_authors_file_says_so(
     config.write_text(f'[ledger]\npath = "{tmp_path}/none.db"\n')
     assert main(["--config", str(config), "leaderboard", str(file)]) == 0
     text = capsys.readouterr().out
-    assert "Energy of 2 results: as it stands in the authors' files, not measured here" in text
+    assert "Energy of 2 results: as stated in the authors' files, not measured here" in text
     assert "ledger" not in text
 
 

@@ -138,7 +138,7 @@ def test_tls_is_checked(serve: Serve, tmp_path: Path) -> None:
         PrometheusApi(stub.url, Access()).instant("up", 1)
     assert PrometheusApi(stub.url, Access(ca=tmp_path / "ca.pem")).instant("up", 1)
     assert PrometheusApi(stub.url, Access(insecure=True)).instant("up", 1)
-    with pytest.raises(ConfigError, match=r"--ca .*nothing\.pem: not a file of certificates"):
+    with pytest.raises(ConfigError, match=r"--ca .*nothing\.pem: not a certificate file"):
         PrometheusApi(stub.url, Access(ca=tmp_path / "nothing.pem"))
 
 

@@ -190,7 +190,7 @@ def test_settings_of_the_site_are_no_defaults(
             ["--prometheus", "http://127.0.0.1:1", "--since", "2026-01-01"],
             "http://127.0.0.1:1: cannot be reached",
         ),
-        (["--prometheus", "http://x", "--ledger", "y"], "expected one of them"),
+        (["--prometheus", "http://x", "--ledger", "y"], "use only one of them"),
         (["--output", "/nowhere/x"], "--output /nowhere/x: cannot be written"),
     ],
 )
@@ -246,7 +246,7 @@ def test_an_experiment_of_two_accounts_is_two(
     command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "one in each account of nlp, vision: choose by --account NAME" in said
+    assert "several accounts: nlp, vision; select one with --account NAME" in said
     one = reported(capsys, config, *both, "--experiment", "bert-base", "--account", "nlp")
     assert (one["counts"]["total"], one["energy"]["it"]["value"]) == (4, 24)
     accounts = ("--account", "nlp", "--account", "vision")
@@ -263,7 +263,7 @@ def test_two_users_without_accounts_have_an_experiment_each(
         conn.execute("UPDATE ledger SET ledger_id = 'another'")
     both = ("--ledger", str(tmp_path / "a.db"), "--ledger", str(tmp_path / "b.db"))
     assert main(["--config", str(config), "report", *both, "--experiment", "baseline"]) == 2
-    assert "one in each user of ada, bob" in capsys.readouterr().err
+    assert "several users: ada, bob" in capsys.readouterr().err
     one = reported(capsys, config, *both, "--experiment", "baseline", "--user", "bob")
     assert one["counts"]["total"] == 4
 
@@ -282,7 +282,7 @@ def test_two_clusters_are_told_apart(
     assert every["inventory"]["nodes"] == ["east/n1", "west/n1"]
     command = ["--config", str(config), "report", *both, "--experiment", "bert-base"]
     assert main(command) == 2
-    assert "choose by --cluster NAME" in capsys.readouterr().err
+    assert "select one with --cluster NAME" in capsys.readouterr().err
     east = reported(capsys, config, *both, "--experiment", "bert-base", "--cluster", "east")
     assert east["counts"]["total"] == 4
 

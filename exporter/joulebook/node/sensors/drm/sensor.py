@@ -10,6 +10,7 @@ first die; each die is an instance of it, as busy as it says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from joulebook.core.energy.readings import (
     Reading,
 )
 from joulebook.errors import SensorError, SensorMissing
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, POWER_LOOK_S, Pace, PollResult
 from joulebook.node.sensors.drm.amd import AmdCard, AmdSmi, load
 from joulebook.node.sensors.drm.card import AMD, REMEDY, CardNumbers, MeteredCard, places
 from joulebook.node.sensors.drm.clients import Clients
 from joulebook.node.sensors.drm.intel import IntelCard
-from joulebook.node.sensors.sysfs import LogOnce, text_or
+from joulebook.node.sensors.sysfs import text_or
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 60.0
 """An Intel card's register may wrap within four minutes."""
@@ -68,7 +72,7 @@ class DrmSensor:
         """The module of each die; `None`: not every card was read yet."""
         self._known: dict[Meter, DeviceStatus] = {}
         self._smi: AmdSmi | None = None
-        self._complaints = LogOnce(self.name)
+        self._once = LogOnce(log)
 
     @property
     def pace(self) -> Pace:
@@ -104,10 +108,11 @@ class DrmSensor:
             try:
                 reading = card.read()
             except SensorError as error:
-                self._complaints.bad(card.meter.name, error)
+                name, why = card.meter.name, error.reason
+                self._once.failed(name, "%s: %s. %s", name, error, error.remedy, reason=why)
                 failures.append(Failure(card.meter, t_ns, error.reason))
             else:
-                self._complaints.good(card.meter.name)
+                self._once.recovered(card.meter.name, "%s is read again", card.meter.name)
                 products.append(text_or(place.device / "device"))
                 readings.append(self._clients.reported(reading, place.pci, users))
             status = card.status(index, t_ns)

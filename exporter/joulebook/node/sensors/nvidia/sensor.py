@@ -22,7 +22,7 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.log import once, recovered
+from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
 from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
 from joulebook.node.sensors.hwmon import sockets as superchip_sockets
@@ -41,6 +41,7 @@ from joulebook.node.sensors.sysfs import text_or
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
+_once = LogOnce(log)
 
 _UNINITIALIZED = meaning(UNINITIALIZED).reason
 _GONE = meaning(28).reason
@@ -164,7 +165,7 @@ class NvmlSensor:
                 except Exception as fault:
                     # An answer that nobody foresaw is this GPU's; the others go on.
                     reason = "fault"
-                    once(log, meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
+                    _once.failed(meter.name, "GPU %s: %r", meter.name, fault, exc_info=fault)
                 else:
                     readings.append(reading)
                     statuses.append(status)
@@ -217,13 +218,15 @@ class NvmlSensor:
                 earlier = next((c for m, c in self._cards.items() if m.name == device.uuid), None)
                 card = OpenGpu(session, device, self._clock, self._starts, self._sysfs, earlier)
             except SensorError as e:
-                once(log, f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR)
+                _once.failed(
+                    f"GPU {index}", "GPU %d: %s. %s", index, e, e.remedy, level=logging.ERROR
+                )
                 silent[index] = e.reason
                 continue
             if card.meter in found:
-                once(log, device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
+                _once.failed(device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
-            recovered(log, f"GPU {index}", "GPU %d answers", index)
+            _once.recovered(f"GPU {index}", "GPU %d answers", index)
             found[card.meter] = card
         gone = [meter for meter in self._cards if meter not in found]
         reasons = list(silent.values())
@@ -239,9 +242,11 @@ class NvmlSensor:
         self._some_lost = bool(self._absent)
         self._pair_sockets()
         if not self._cards:
-            once(log, self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver)
+            _once.failed(
+                self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver
+            )
         else:
-            recovered(log, self.name, "NVML shows GPUs now")
+            _once.recovered(self.name, "NVML shows GPUs now")
             log.info("NVML: %d GPUs, driver %s", len(found), session.driver)
 
 

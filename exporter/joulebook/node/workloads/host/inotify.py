@@ -11,6 +11,7 @@ import contextlib
 import os
 import selectors
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,9 @@ IN_Q_OVERFLOW = int(flags.Q_OVERFLOW)
 IN_IGNORED = int(flags.IGNORED)
 IN_ONLYDIR = int(flags.ONLYDIR)
 IN_ISDIR = int(flags.ISDIR)
+
+_FILES = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE
+_GONE = IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class Event(NamedTuple):
@@ -78,6 +82,43 @@ class Inotify:
     def close(self) -> None:
         """Close the descriptor; all watches end."""
         self._inotify.close()
+
+
+class FollowedDirectory(ABC):
+    """One directory whose files are followed as they come, change and go."""
+
+    def __init__(self, path: Path, inotify: Inotify) -> None:
+        self._path = path
+        self._inotify = inotify
+        self._watch: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that it holds is known now, and will be as it changes."""
+        return self._watch is not None
+
+    def follow(self) -> None:
+        """Begin to watch; list it after that. Raises `OSError`."""
+        self._watch = self._inotify.watch(self._path, _FILES | _GONE)
+
+    def handle(self, event: Event) -> bool:
+        """Take one event; `False` if it is not of this directory."""
+        if event.watch != self._watch:
+            return False
+        if event.mask & (_GONE | IN_IGNORED):
+            self.close()
+        self.changed(event)
+        return True
+
+    @abstractmethod
+    def changed(self, event: Event) -> None:
+        """A file of that name came, changed or went, or the directory went as a whole."""
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._inotify.unwatch(self._watch)
+            self._watch = None
 
 
 class InotifyThread(threading.Thread):

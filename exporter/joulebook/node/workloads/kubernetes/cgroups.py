@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
@@ -21,6 +20,7 @@ from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import container_id, pod_uid
 from joulebook.node.workloads.host.cgroup_watch import CgroupTree
 from joulebook.node.workloads.host.inotify import Inotify
+from joulebook.reloaded_file import ReloadedFile
 from joulebook.units import NS_PER_S
 
 MAX_FOLDERS = 4096
@@ -46,23 +46,14 @@ class LogFolders:
     """Call it for all folders; they are read again only when one has come or gone."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._read_ns = 0
-        self._known: list[LogFolder] = []
+        self._folders = ReloadedFile(
+            lambda note: log_folders(path and note(path)), settle_ns=SETTLED_NS
+        )
 
     def __call__(self) -> list[LogFolder]:
         """All folders of pods, the oldest first."""
-        if self._path is None:
-            return []
-        try:
-            changed_ns = self._path.stat().st_mtime_ns
-        except OSError:
-            return []
-        # What changed in the moment of reading may have the same time.
-        if changed_ns + SETTLED_NS >= self._read_ns:
-            self._read_ns = time.time_ns()
-            self._known = log_folders(self._path)
-        return self._known
+        self._folders.refresh()
+        return self._folders.value
 
 
 def log_folders(path: Path | None) -> list[LogFolder]:

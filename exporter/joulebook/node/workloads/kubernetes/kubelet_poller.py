@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from joulebook.clock import Clock
+from joulebook.log import LogOnce
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class KubeletPoller(threading.Thread):
         self._rested = 0.0
         self._offer_due = 0.0
         self._stopping = False
-        self._said = ""
+        self._once = LogOnce(log)
 
     def soon(self) -> None:
         """Something happened: look at once, and again a few times."""
@@ -101,15 +102,12 @@ class KubeletPoller(threading.Thread):
                 self._offer_due = time.monotonic() + OFFER_S
                 self._offered(self._offer(kubelet))
         except KubeletError as error:
-            if self._said != error.reason:
-                self._said = error.reason
-                log.warning("kubelet: %s. %s", error, error.remedy)
+            said = ("kubelet: %s. %s", error, error.remedy)
+            self._once.failed("kubelet", *said, reason=error.reason)
             self._offer_due = 0.0
             self._silent(error, t_ns)
             return
-        if self._said:
-            log.info("kubelet: it answers again")
-            self._said = ""
+        self._once.recovered("kubelet", "kubelet: it answers again")
         self._heard(pods, t_ns)
 
     def _offer(self, kubelet: Kubelet) -> Iterable[KubeletDevice] | None:

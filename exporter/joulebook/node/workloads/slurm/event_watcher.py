@@ -12,18 +12,14 @@ from joulebook.errors import InputError
 from joulebook.node.workloads.host.inotify import (
     IN_CLOSE_WRITE,
     IN_DELETE,
-    IN_DELETE_SELF,
-    IN_IGNORED,
-    IN_MOVE_SELF,
     IN_MOVED_FROM,
     IN_MOVED_TO,
     Event,
+    FollowedDirectory,
     Inotify,
 )
 from joulebook.node.workloads.slurm.event_file import JobEvent, event_stem, read_event
 from joulebook.untrusted_files import open_directory, trusted_owners
-
-_MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class EventListener(Protocol):
@@ -39,7 +35,7 @@ class EventListener(Protocol):
         """The files of which the end is not known yet."""
 
 
-class EventDirectory:
+class EventDirectory(FollowedDirectory):
     """All calls but `delete` come from one thread."""
 
     def __init__(
@@ -49,19 +45,11 @@ class EventDirectory:
         listener: EventListener,
         refuse: Callable[[InputError], None],
     ) -> None:
-        self._path = path
-        self._inotify = inotify
+        super().__init__(path, inotify)
         self._listener = listener
         self._refuse = refuse
-        self._watch: int | None = None
         self._refused: dict[str, str] = {}
         self._undeletable: set[str] = set()
-        self._trouble = ""
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of its files are known now, and will be as they change."""
-        return self._watch is not None
 
     def scan(self) -> None:
         """(Re)open it and look at every file; tries again at the next call where that fails."""
@@ -70,7 +58,7 @@ class EventDirectory:
         if fd is None:
             return
         try:
-            self._watch = self._inotify.watch(self._path, _MASK)
+            self.follow()
             names = os.listdir(fd)  # noqa: PTH208 (the directory that was checked)
         except OSError:
             self.close()
@@ -87,16 +75,11 @@ class EventDirectory:
         for stem in self._listener.open_stems() - present:
             self._listener.job_untold(stem)
 
-    def handle(self, event: Event) -> bool:
-        """Take one event; `False` if it is not of this directory."""
-        if self._watch is None or event.watch != self._watch:
-            return False
-        if event.mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
-            self.close()
-            return True
+    def changed(self, event: Event) -> None:
+        """See `FollowedDirectory`."""
         parsed = event_stem(event.name)
         if parsed is None:
-            return True
+            return
         stem, is_end = parsed
         if event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO):
             self._take(event.name, live=True)
@@ -104,7 +87,6 @@ class EventDirectory:
             self._refused.pop(event.name, None)
             if not is_end:
                 self._listener.job_untold(stem)
-        return True
 
     def _take(self, name: str, *, live: bool) -> None:
         parsed = event_stem(name)
@@ -120,9 +102,7 @@ class EventDirectory:
         except FileNotFoundError:
             return
         except InputError as error:
-            if self._refused.get(name) != error.reason:
-                self._refused[name] = error.reason
-                self._refuse(error)
+            self._refuse_once(name, error)
             return
         finally:
             os.close(fd)
@@ -135,17 +115,20 @@ class EventDirectory:
         try:
             fd = open_directory(self._path, trusted_owners())
         except InputError as error:
-            # Said and counted when it begins to be so, not at every retry.
-            if self._trouble != error.reason:
-                self._trouble = error.reason
-                self._refuse(error)
+            self._refuse_once(".", error)
             self.close()
             return None
         except OSError:
             self.close()
             return None
-        self._trouble = ""
+        self._refused.pop(".", None)
         return fd
+
+    def _refuse_once(self, name: str, error: InputError) -> None:
+        """Say and count it when it begins to be so, not at every retry."""
+        if self._refused.get(name) != error.reason:
+            self._refused[name] = error.reason
+            self._refuse(error)
 
     def delete(self, stem: str) -> None:
         """Delete the files of a job that is booked; if that may not be, do not read them again."""
@@ -165,9 +148,3 @@ class EventDirectory:
             self._undeletable.add(stem)
         finally:
             os.close(fd)
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._watch is not None:
-            self._inotify.unwatch(self._watch)
-            self._watch = None

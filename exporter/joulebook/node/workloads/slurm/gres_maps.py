@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from joulebook.node.workloads.host.inotify import Event, Inotify
 from joulebook.node.workloads.slurm.gres import GresMap
 from joulebook.node.workloads.slurm.gres_conf import load_gres
+from joulebook.reloaded_file import Stamp, stamp
 from joulebook.units import NS_PER_S
 
 _LOG = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ _TOGETHER_NS = 2 * NS_PER_S
 
 
 class _Known(NamedTuple):
-    stamp: tuple[int, ...]
+    stamps: tuple[Stamp, ...]
     gres: GresMap | None
-    unread: tuple[int, ...] = ()
-    """The stamp of an edit that slurmd has not read."""
+    unread: tuple[Stamp, ...] = ()
+    """The stamps of an edit that slurmd has not read."""
 
 
 class GresMaps:
@@ -92,11 +93,11 @@ class GresMaps:
 
     def of(self, node: str) -> tuple[bool, GresMap | None]:
         """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
-        stamp = self._stamp()
+        now = self._stamps()
         with self._lock:
             known = self._known.get(node)
             if known is not None and (
-                stamp == known.stamp or (stamp == known.unread and self._read_ns < max(stamp))
+                now == known.stamps or (now == known.unread and self._read_ns < _changed_ns(now))
             ):
                 return True, known.gres
             if node in self._loading:
@@ -104,23 +105,23 @@ class GresMaps:
             self._loading.add(node)
         if self._slurmd:
             threading.Thread(
-                target=self._load, args=(node, stamp), name="slurmd-g", daemon=True
+                target=self._load, args=(node, now), name="slurmd-g", daemon=True
             ).start()
             return False, None
-        self._load(node, stamp)
+        self._load(node, now)
         return True, self._known[node].gres
 
-    def _load(self, node: str, stamp: tuple[int, ...]) -> None:
+    def _load(self, node: str, now: tuple[Stamp, ...]) -> None:
         gres = load_gres(
             node, self._conf, self._gres_conf, slurmd=self._slurmd, timeout_s=self._timeout_s
         )
         with self._lock:
             self._loaded_ns = time.time_ns()
             known = self._known.get(node)
-            if known is None or gres == known.gres or self._read_ns >= max(stamp):
-                self._known[node] = _Known(stamp, gres)
+            if known is None or gres == known.gres or self._read_ns >= _changed_ns(now):
+                self._known[node] = _Known(now, gres)
             else:
-                self._known[node] = known._replace(unread=stamp)
+                self._known[node] = known._replace(unread=now)
                 _LOG.warning(
                     "%s or %s was edited and slurmd has not read it: GPUs of node %s are counted "
                     "as before until `scontrol reconfigure` or a restart of slurmd",
@@ -129,15 +130,13 @@ class GresMaps:
             self._loading.discard(node)
         self.changed()
 
-    def _stamp(self) -> tuple[int, ...]:
-        """When the files became what they are."""
-        stamps = []
-        for path in (self._gres_conf, self._conf):
-            try:
-                stamps.append(path.stat().st_ctime_ns)
-            except OSError:
-                stamps.append(0)
-        return tuple(stamps)
+    def _stamps(self) -> tuple[Stamp, ...]:
+        return stamp(self._gres_conf), stamp(self._conf)
+
+
+def _changed_ns(stamps: Iterable[Stamp]) -> int:
+    """When the files became what they are."""
+    return max(each.changed_ns for each in stamps)
 
 
 def is_only_asked(proc: Path = Path("/proc")) -> bool:

@@ -18,17 +18,7 @@ from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
-from joulebook.node.workloads.host.inotify import (
-    IN_CLOSE_WRITE,
-    IN_DELETE,
-    IN_DELETE_SELF,
-    IN_IGNORED,
-    IN_MOVE_SELF,
-    IN_MOVED_FROM,
-    IN_MOVED_TO,
-    Event,
-    Inotify,
-)
+from joulebook.node.workloads.host.inotify import Event, FollowedDirectory, Inotify
 from joulebook.untrusted_files import open_directory, read, trusted_owners
 
 _GPU_INDEX = re.compile(r"^(\d{1,3})(?:\.(\d{1,3}))?$")
@@ -36,7 +26,6 @@ _GPU_UUID = re.compile(r"^(GPU|MIG)-[0-9A-Za-z/-]{8,72}$")
 _JOB_ID = re.compile(r"^[1-9][0-9]{0,11}$")
 _MAX_BYTES = 16 * 1024
 _MAX_JOBS = 64
-_MASK = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class Mapped(NamedTuple):
@@ -84,7 +73,7 @@ def read_mapping(
     return frozenset(found), refused
 
 
-class MappingDirectory:
+class MappingDirectory(FollowedDirectory):
     """A mapping directory, followed by inotify; read whole after each change (it is small)."""
 
     def __init__(
@@ -94,37 +83,25 @@ class MappingDirectory:
         inotify: Inotify,
         refuse: Callable[[InputError], None],
     ) -> None:
-        self._path = path
+        super().__init__(path, inotify)
         self.evidence = evidence
-        self._inotify = inotify
         self._refuse = refuse
-        self._watch: int | None = None
         self._refused: set[str] = set()
         self.dirty = True
 
-    @property
-    def whole(self) -> bool:
-        """Whether all that it says is known."""
-        return self._watch is not None
-
-    def handle(self, event: Event) -> bool:
-        """Take one event; `False` if it is not of this directory."""
-        if self._watch is None or event.watch != self._watch:
-            return False
-        if event.mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
-            self._watch = None
+    def changed(self, _event: Event) -> None:
+        """See `FollowedDirectory`."""
         self.dirty = True
-        return True
 
     def read(self) -> frozenset[Mapped] | None:
         """What it says now; `None` while it cannot be read."""
         self.dirty = False
         try:
-            self._watch = self._inotify.watch(self._path, _MASK)
+            self.follow()
             found, refused = read_mapping(self._path, self.evidence, trusted_owners())
         except (OSError, InputError) as error:
             found, refused = None, [error] if isinstance(error, InputError) else []
-            self._watch = None
+            self.close()
         for each in refused:
             if str(each) not in self._refused:
                 self._refuse(each)

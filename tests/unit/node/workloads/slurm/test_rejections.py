@@ -4,7 +4,8 @@ import pytest
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
-from joulebook.node.workloads.rejections import TOLD_MAX, Rejections
+from joulebook.log import MAX_REASONS
+from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.claims import unmapped
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 
@@ -20,10 +21,10 @@ def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptu
     ]
     for n in range(100):
         refuse(InputError(f"{n}.0.json", reason="bad_field"))
-    assert len(caplog.records) == TOLD_MAX
-    assert "all further ones for the reason bad_field" in caplog.text
+    assert len(caplog.records) == MAX_REASONS
+    assert "further ones of this kind are only counted" in caplog.text
     refuse(InputError("101.0.json", reason="symlink"))
-    assert len(caplog.records) == TOLD_MAX + 1
+    assert len(caplog.records) == MAX_REASONS + 1
     refuse.count("late")
     assert refuse.counts() == {"bad_field": 104, "symlink": 1, "late": 1}
 
