@@ -117,7 +117,7 @@ def put(
         "endpointslices",
         {
             "metadata": {
-                "name": name, "uid": name, "labels": {"discovery.io/service-name": service}
+                "name": name, "uid": name, "labels": {"kubernetes.io/service-name": service}
             },
             "addressType": "IPv4",
             "endpoints": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -219,6 +220,8 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
             screen.say(line)
 
 
+_result_option = functools.partial(option, heading="Results")
+_output_option = functools.partial(option, heading="Output")
 _EXPERIMENT = option(
     "--experiment", metavar="NAME", multiple=True, help="Only this experiment. Repeatable."
 )
@@ -232,63 +235,54 @@ _EXPERIMENT = option(
     metavar="[FILE]...",
     help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md).",
 )
-@option(
+@_result_option(
     "--mlflow",
-    heading="Results",
     metavar="URI",
     default="",
     help="MLflow tracking store, such as sqlite:///mlflow.db.",
 )
-@option(
+@_result_option(
     "--demo",
-    heading="Results",
     is_flag=True,
     help="Use six real training tasks that are shipped with Joulebook.",
 )
-@option(
+@_result_option(
     "--gpu",
-    heading="Results",
     type=click.Choice(["v100", "a40"]),
     help="With --demo: only this GPU.",
 )
 @_EXPERIMENT
-@option(
+@_result_option(
     "--metric",
-    heading="Results",
     metavar="NAME",
     default="",
     help="Metric to rank by, if there are several.",
 )
-@option(
+@_result_option(
     "--better",
-    heading="Results",
     type=click.Choice(["higher", "lower"]),
     help="Whether higher or lower values are better, if the metric's name does not imply it.",
 )
-@option(
+@_result_option(
     "--unit",
-    heading="Results",
     type=click.Choice(["percent", "ratio", "plain"]),
     help="Unit of the values: a point is 1 (percent), 0.01 (ratio) or 1 (plain).",
 )
-@option(
+@_result_option(
     "--by",
-    heading="Results",
     type=click.Choice(["run", "experiment"]),
     help="Rank runs by their own energy, or the best run of each experiment by the energy of all "
     "its runs.",
 )
-@option(
+@_output_option(
     "--format",
-    heading="Output",
     type=click.Choice(FORMATS),
     default="text",
     help="Output format: text (default), markdown, csv, html (one self-contained page), json.",
 )
-@option("--json", heading="Output", is_flag=True, help="Same as --format json.")
-@option(
+@_output_option("--json", is_flag=True, help="Same as --format json.")
+@_output_option(
     "--plot",
-    heading="Output",
     type=FILE,
     metavar="FILE",
     help="Plot the leaderboard to FILE.svg or FILE.png.",

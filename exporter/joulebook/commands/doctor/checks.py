@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from joulebook.commands.daemon.running import daemon_pid
 from joulebook.commands.doctor.nvml_survey import Survey, survey
 from joulebook.config import Config, host_name
+from joulebook.ledger.query import LedgerReader
+
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -75,6 +78,14 @@ class Site:
     def ledger(self) -> Path:
         """Return the ledger's path."""
         return self.at(self.config.ledger.path)
+
+    def from_ledger(self, read: Callable[[LedgerReader], T]) -> T | None:
+        """What the ledger says; `None` if it cannot: the checks of the ledger say why."""
+        try:
+            with LedgerReader(self.ledger) as reader:
+                return read(reader)
+        except Exception:  # There is none yet, it is not readable, or it is damaged.
+            return None
 
     @cached_property
     def survey(self) -> Survey:

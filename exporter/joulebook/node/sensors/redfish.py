@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from joulebook.clock import Clock
-from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.energy.readings import Component, Meter
 from joulebook.errors import (
     ConfigError,
     HttpFailure,
@@ -25,9 +25,8 @@ from joulebook.errors import (
     SensorRetry,
 )
 from joulebook.http_client import Web, basic, trusting
-from joulebook.node.sensors.contract import Pace, PollResult
-from joulebook.node.sensors.ipmi import HOLES
-from joulebook.units import MW_PER_W, ns_from_s
+from joulebook.node.sensors.ipmi import BmcSensor
+from joulebook.units import MW_PER_W
 
 METER = Meter(Component.OTHER, "redfish")
 
@@ -37,7 +36,8 @@ _MOST_MEMBERS = 64
 _MOST_W = 200_000.0
 
 
-class RedfishSensor:
+@dataclass(eq=False, kw_only=True)
+class RedfishSensor(BmcSensor):
     """The power that the BMC at `url` tells of this machine.
 
     `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
@@ -46,52 +46,29 @@ class RedfishSensor:
     """
 
     name = "redfish"
-    kind = "power"
-    components = frozenset({Component.OTHER})
+    meter = METER
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        url: str,
-        credentials: Path | None = None,
-        ca_file: Path | None = None,
-        chassis: str = "",
-        every_s: float = 10.0,
-        timeout_s: float = 5.0,
-        covers: tuple[Component, ...] = (Component.CPU, Component.DRAM, Component.GPU),
-    ) -> None:
-        self._clock = clock
-        self._url = url.rstrip("/")
-        self._credentials = credentials
-        self._ca_file = ca_file
-        self._chassis = chassis
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._covers = covers
-        self._web: Web | None = None
-        self._headers: dict[str, str] = {}
-        self._resource = ""
+    url: str
+    credentials: Path | None = None
+    ca_file: Path | None = None
+    chassis: str = ""
+    _web: Web | None = field(default=None, init=False)
+    _headers: dict[str, str] = field(default_factory=dict, init=False)
+    _resource: str = field(default="", init=False)
 
-    @property
-    def pace(self) -> Pace:
-        """A BMC is slow, and answers others too."""
-        return Pace(most_s=self._every_s, least_s=self._every_s)
-
-    def owns(self, meter: Meter) -> bool:
-        """The node, as Redfish tells it."""
-        return meter == METER
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
 
     def open(self) -> None:
         """Find where power is reported. Raises `SensorError`."""
         self._headers = {"Accept": "application/json", **self._authorization()}
         try:
-            tls = trusting(self._ca_file, "sensors.redfish.ca_file")
+            tls = trusting(self.ca_file, "sensors.redfish.ca_file")
         except ConfigError as error:
             raise SensorError(str(error), reason="tls", remedy=_CA) from None
         self._web = Web(
-            timeout_s=self._timeout_s,
-            deadline_s=2 * self._timeout_s,
+            timeout_s=self.timeout_s,
+            deadline_s=2 * self.timeout_s,
             max_bytes=_MOST_BYTES,
             tls=tls,
             proxied=False,
@@ -105,27 +82,16 @@ class RedfishSensor:
         if web is not None:
             web.close()
 
-    def look(self, *, processes: bool) -> PollResult:
-        """Ask once. Raises `SensorError`."""
-        asked_ns = self._clock.now_ns()
+    def _power_mw(self) -> int:
         power_w = _power_w(self._get(self._resource))
         if power_w is None:
             raise SensorRetry(f"{self._resource} tells no power now", reason="unreadable")
-        t_ns = (asked_ns + self._clock.now_ns()) // 2
-        hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
-        power_mw = round(power_w * MW_PER_W)
-        return PollResult(
-            (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
-        )
-
-    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """Too slow for a burst."""
-        return ()
+        return round(power_w * MW_PER_W)
 
     def _find(self) -> str:
         """The resource that tells the power of the node."""
-        if self._chassis:
-            chassis = [f"/redfish/v1/Chassis/{self._chassis}"]
+        if self.chassis:
+            chassis = [f"/redfish/v1/Chassis/{self.chassis}"]
         else:
             members = self._get("/redfish/v1/Chassis").get("Members")
             chassis = [
@@ -145,34 +111,34 @@ class RedfishSensor:
                     break
         if not found:
             raise SensorMissing(
-                f"no chassis of {self._url} tells power",
+                f"no chassis of {self.url} tells power",
                 reason="missing",
                 remedy="Set sensors.redfish.chassis, or switch power metering on in the BMC",
             )
         if len(found) > 1:
             names = ", ".join(each.split("/")[4] for each in found)
             raise SensorError(
-                f"several chassis of {self._url} tell power: {names}",
+                f"several chassis of {self.url} tell power: {names}",
                 reason="ambiguous",
                 remedy="Name the one that is the whole node in sensors.redfish.chassis",
             )
         return found[0]
 
     def _authorization(self) -> Mapping[str, str]:
-        if self._credentials is None:
+        if self.credentials is None:
             return {}
         remedy = "sensors.redfish.credentials names a file of two lines, user and password"
         try:
-            lines = self._credentials.read_text().splitlines()
+            lines = self.credentials.read_text().splitlines()
         except OSError as error:
             raise SensorDenied(
-                f"{self._credentials} cannot be read: {error.strerror}",
+                f"{self.credentials} cannot be read: {error.strerror}",
                 reason="denied",
                 remedy=remedy,
             ) from None
         if len(lines) < 2 or not lines[0] or ":" in lines[0]:
             raise SensorError(
-                f"{self._credentials} does not hold a user and a password",
+                f"{self.credentials} does not hold a user and a password",
                 reason="denied",
                 remedy=remedy,
             )
@@ -182,33 +148,33 @@ class RedfishSensor:
         if self._web is None:
             raise SensorRetry("the connection is not open", reason="uninitialized")
         try:
-            status, body = self._web.ask(self._url + path, headers=self._headers)
+            status, body = self._web.ask(self.url + path, headers=self._headers)
         except HttpFailure as error:
             if error.reason in {"certificate", "tls"}:
-                raise SensorError(f"{self._url}: {error}", reason="tls", remedy=_CA) from None
+                raise SensorError(f"{self.url}: {error}", reason="tls", remedy=_CA) from None
             if error.reason == "timeout":
                 raise SensorRetry(
-                    f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"
+                    f"{self.url} took more than {self.timeout_s:g} s", reason="timeout"
                 ) from None
             told = error.reason in {"too_large", "truncated", "packed"}
             reason = "unreadable" if told else "unreachable"
-            raise SensorRetry(f"{self._url}: {error}", reason=reason) from None
+            raise SensorRetry(f"{self.url}: {error}", reason=reason) from None
         if status in {401, 403}:
             raise SensorDenied(
-                f"{self._url}{path}: status {status}",
+                f"{self.url}{path}: status {status}",
                 reason="denied",
                 remedy="Check the user and password in sensors.redfish.credentials",
             )
         if status == 404:
-            raise SensorMissing(f"{self._url}{path} is not there", reason="missing")
+            raise SensorMissing(f"{self.url}{path} is not there", reason="missing")
         if status != 200:
-            raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
+            raise SensorRetry(f"{self.url}{path}: status {status}", reason="unreadable")
         try:
             found = json.loads(body)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise SensorRetry(f"{self._url}{path} is no JSON object", reason="unreadable")
+            raise SensorRetry(f"{self.url}{path} is no JSON object", reason="unreadable")
         return found
 
 
