@@ -1,9 +1,14 @@
-"""How long to wait before the next try: doubling with each failure, and never all at one time."""
+"""Tries that come again: how long to wait before the next, and threads that are begun again."""
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
 
 
 def pause_s(
@@ -15,3 +20,54 @@ def pause_s(
     many who failed at once do not come back at once.
     """
     return min(first_s * 2.0 ** min(failures - 1, 30), most_s) * (0.5 + lot())
+
+
+class LastingThread(threading.Thread):
+    """A daemon thread that calls `work` again after a fault: only its return ends it.
+
+    Deaths are counted by the name of the thread, for metrics and readiness.
+    """
+
+    deaths: Mapping[str, int] = {}
+    """How often each thread has died since the start."""
+
+    _died: Mapping[str, tuple[float, float]] = {}  # when, and when it goes on
+    _mourning = threading.Lock()
+
+    def __init__(self, name: str, work: Callable[[], None], *, first_s: float = 1.0) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self._first_s = first_s
+
+    def run(self) -> None:
+        """Serve, and go on after each fault."""
+        failures = 0
+        while True:
+            try:
+                self._work()
+            except Exception:
+                failures += 1
+                rest_s = pause_s(failures, self._first_s, 60.0)
+                self._mourn(rest_s)
+                log.critical(
+                    "thread %s died, and is begun again (please report this)",
+                    self.name,
+                    exc_info=True,
+                )
+                time.sleep(rest_s)
+            else:
+                return
+
+    def _mourn(self, rest_s: float) -> None:
+        now = time.monotonic()
+        # Both are replaced, never changed: who reads them needs no lock.
+        with LastingThread._mourning:
+            deaths, died = LastingThread.deaths, LastingThread._died
+            LastingThread.deaths = {**deaths, self.name: deaths.get(self.name, 0) + 1}
+            LastingThread._died = {**died, self.name: (now, now + rest_s)}
+
+    @classmethod
+    def died_within(cls, seconds: float) -> dict[str, float]:
+        """Return for how long threads have been dead, or were within the last `seconds`."""
+        now = time.monotonic()
+        return {name: now - at for name, (at, back) in cls._died.items() if now - back <= seconds}

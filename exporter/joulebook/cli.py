@@ -56,6 +56,9 @@ GROUPS = {
         "report": Entry(
             "report.report:report", "List experiments, or write a statement for a paper."
         ),
+        "verify": Entry(
+            "verify:verify", "Check a published statement, and recompute it from its rows."
+        ),
         "leaderboard": Entry("leaderboard:leaderboard", "Rank results by accuracy and energy."),
         "mlflow": Entry("leaderboard:mlflow", "Write measured energy to MLflow runs."),
     },

@@ -65,12 +65,13 @@ class NodeClock:
         if kept is not None and kept.epoch == self._epoch:
             self._shift_ns, self._offset_ns = kept.shift_ns, kept.utc_offset_ns
             return
-        # A new boot: begin at UTC, but never before what is already on record (a dead clock
-        # battery must not make energy flow backwards).
+        # A new boot: begin at UTC, and go on as far from it as before, so that the time that the
+        # machine was off is as long as it was; but never before what is already on record (a dead
+        # clock battery must not make energy flow backwards).
         now_ns = utc
         if kept is not None:
             utc = max(utc, kept.last_ns + kept.utc_offset_ns)
-            now_ns = max(utc, kept.last_ns + 1)
+            now_ns = max(utc - kept.utc_offset_ns, kept.last_ns + 1)
             if now_ns - kept.last_ns > _MAX_LEAP_NS:
                 now_ns = kept.last_ns + 1
         self._shift_ns = now_ns - boottime

@@ -11,14 +11,22 @@ This module is loaded into users' programs: it imports next to nothing, and no p
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
+
+TYPE_CHECKING = False  # `typing` itself is not loaded into other people's programs
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 DIRECTORY = "/run/joulebook/marks"
 VARIABLE = "JOULEBOOK_MARKS_DIR"
@@ -100,20 +108,95 @@ class Span:
         return True
 
 
-@contextlib.contextmanager
-def experiment(name: str) -> Iterator[Span]:
+class experiment:
     """Book the energy of the GPUs that this process and its children use to experiment `name`.
 
     From entry to exit, all threads included; of nested blocks, the innermost counts. Each entry is
-    a run; `as run` gives its `run.id`. Also a decorator. It has no effect inside a SLURM job or a
-    Kubernetes pod, where the scheduler decides. Raises nothing of its own.
+    a run; `as run` gives its `run.id`. Also a decorator, of coroutines and generators too: then
+    from the first step to the last. It has no effect inside a SLURM job or a Kubernetes pod, where
+    the scheduler decides. Raises nothing of its own.
     """
-    span = Span(name)
-    span.enter()
-    try:
-        yield span
-    finally:
-        span.leave()
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._spans: list[Span] = []
+
+    def __enter__(self) -> Span:
+        span = Span(self._name)
+        span.enter()
+        self._spans.append(span)
+        return span
+
+    def __exit__(self, *_: object) -> None:
+        self._spans.pop().leave()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function, each call of it in a block of its own."""
+        import inspect  # noqa: PLC0415 - only decorators pay for it
+
+        name = self._name
+        call: Callable[P, Any] = function
+
+        def called(*args: P.args, **kwargs: P.kwargs) -> object:
+            with experiment(name):
+                result = call(*args, **kwargs)
+            # What is still to run is run under a span of its own.
+            if inspect.iscoroutine(result):
+                return _awaited(name, result)
+            if inspect.isgenerator(result):
+                return _generated(name, result)
+            if inspect.isasyncgen(result):
+                return _generated_async(name, result)
+            return result
+
+        async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
+            with experiment(name):
+                return await call(*args, **kwargs)
+
+        def generated(*args: P.args, **kwargs: P.kwargs) -> Generator[object, object, object]:
+            return (yield from _generated(name, call(*args, **kwargs)))
+
+        def generated_async(*args: P.args, **kwargs: P.kwargs) -> object:
+            return _generated_async(name, call(*args, **kwargs))
+
+        wrapper: Any = called
+        if inspect.iscoroutinefunction(function):
+            wrapper = awaited
+        elif inspect.isgeneratorfunction(function):
+            wrapper = generated
+        elif inspect.isasyncgenfunction(function):
+            wrapper = generated_async
+        marked: Callable[P, R] = functools.wraps(function)(wrapper)
+        return marked
+
+
+async def _awaited(name: str, coroutine: Coroutine[object, object, object]) -> object:
+    with experiment(name):
+        return await coroutine
+
+
+def _generated(
+    name: str, generator: Generator[object, Any, object]
+) -> Generator[object, object, object]:
+    with experiment(name):
+        return (yield from generator)
+
+
+async def _generated_async(
+    name: str, generator: AsyncGenerator[object, Any]
+) -> AsyncGenerator[object, object]:
+    with experiment(name), contextlib.suppress(StopAsyncIteration):
+        value = await anext(generator)
+        while True:
+            try:
+                sent = yield value
+            except GeneratorExit:
+                await generator.aclose()
+                raise
+            except BaseException as error:
+                value = await generator.athrow(error)
+            else:
+                value = await generator.asend(sent)
 
 
 def span_id(stem: str, boot: str) -> str:

@@ -76,7 +76,7 @@ def _failures() -> Iterator[None]:
         why = getattr(error.__cause__, "strerror", None)
         raise HttpFailure(_with("cannot be reached", why), reason="unreachable") from None
     except exceptions.TimeoutError:
-        raise HttpFailure("no answer in time", reason="timeout") from None
+        raise HttpFailure("timed out", reason="timeout") from None
     except exceptions.SSLError as error:
         inner = error.args[0] if error.args else None
         reason = "certificate" if isinstance(inner, ssl.SSLCertVerificationError) else "tls"
@@ -87,7 +87,7 @@ def _failures() -> Iterator[None]:
             raise HttpFailure("cut off", reason="truncated") from None
         raise HttpFailure("connection broken", reason="broken") from None
     except ValueError:
-        raise HttpFailure("an address that cannot be used", reason="address") from None
+        raise HttpFailure("invalid URL", reason="address") from None
     except (exceptions.HTTPError, OSError) as error:
         raise HttpFailure(type(error).__name__, reason="broken") from None
 
@@ -119,7 +119,7 @@ class HttpStream:
         """All of it, within so many seconds since it was asked for."""
         coding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
-            raise HttpFailure("packed, though not asked for", reason="packed")
+            raise HttpFailure("compressed, though not requested", reason="packed")
         parts: list[bytes] = []
         size = 0
         for part in self.parts():
@@ -128,7 +128,7 @@ class HttpStream:
             if size > max_bytes:
                 raise HttpFailure(f"more than {max_bytes} bytes", reason="too_large")
             if time.monotonic() > self._began_s + deadline_s:
-                raise HttpFailure(f"not done after {deadline_s:g} s", reason="timeout")
+                raise HttpFailure(f"not finished after {deadline_s:g} s", reason="timeout")
         promised = self.headers.get("Content-Length", "")
         if promised.isdecimal() and int(promised) != size:
             raise HttpFailure(f"{size} of {promised} bytes", reason="truncated")
@@ -186,7 +186,7 @@ class Web:
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
-            _once.failed(f"plain {where}", "%s: the key goes there unencrypted", where)
+            _once.failed(f"plain {where}", "%s: the key is sent unencrypted", where)
         try:
             with contextlib.closing(self.open(url, fields, headers)) as stream:
                 _check(stream, where)
@@ -296,17 +296,17 @@ def _check(stream: HttpStream, where: str) -> None:
         return
     if status == 429:
         wait_s = retry_after_s(stream.headers.get("Retry-After", ""), time.time())
-        raise FeedLimited(f"{where}: too many questions (429)", retry_after_s=wait_s)
+        raise FeedLimited(f"{where}: too many requests (429)", retry_after_s=wait_s)
     if 300 <= status < 400:
         target = _shown(stream.headers.get("Location", "elsewhere"))
-        raise FeedWrong(f"{where}: has moved to {target}; not followed", reason="redirect")
+        raise FeedWrong(f"{where}: redirects to {target}; not followed", reason="redirect")
     if status in {401, 403}:
-        raise FeedDenied(f"{where}: the key is refused ({status})", reason="denied")
+        raise FeedDenied(f"{where}: the key was rejected ({status})", reason="denied")
     if status == 503 and (wait_s := retry_after_s(stream.headers.get("Retry-After", ""), 0)):
         raise FeedLimited(f"{where}: busy (503)", retry_after_s=wait_s)
     if status >= 500:
-        raise FeedDown(f"{where}: answers {status}", reason="http_5xx")
-    raise FeedWrong(f"{where}: answers {status}", reason="http_4xx")
+        raise FeedDown(f"{where}: status {status}", reason="http_5xx")
+    raise FeedWrong(f"{where}: status {status}", reason="http_4xx")
 
 
 def retry_after_s(header: str, now_s: float) -> float:
@@ -325,7 +325,7 @@ def _shown(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "an address that is none"
+        return "invalid URL"
     host = parts.netloc.rpartition("@")[2]
     return one_line(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself", 500)
 

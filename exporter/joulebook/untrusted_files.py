@@ -56,7 +56,7 @@ def open_directory(path: Path, owners: Container[int], *, shared: bool = False) 
         wrong = InputError(f"{path} belongs to uid {seen.st_uid}", reason="foreign_owner")
     elif seen.st_mode & _OTHERS_WRITE and not (shared and seen.st_mode & stat.S_ISVTX):
         right = "mode 1777" if shared else "mode 0755"
-        text = f"{path}: others may write into it (right is {right})"
+        text = f"{path}: others may write to it (expected {right})"
         wrong = InputError(text, reason="directory_too_open")
     if wrong is not None:
         os.close(fd)
@@ -88,6 +88,29 @@ def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]
     raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
 
 
+def read_secret(path: Path, limit: int = 65_536) -> bytes:
+    """Read up to `limit` bytes of a file with a password, token or key.
+
+    Raises `OSError` with a `strerror` that says what is wrong, also where everybody on this
+    machine may read the file: then it guards nothing.
+    """
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        raw = file.read(limit)
+    if mode & stat.S_IROTH and all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents
+    ):
+        text = "everybody on this machine may read it: chmod 640 (or 600)"
+        raise PermissionError(errno.EPERM, text, str(path))
+    return raw
+
+
+def shown_path(path: str | Path) -> str:
+    """Return the path of a secret as messages show it: not what may be the secret itself."""
+    text = str(path)
+    return text if "/" in text else "the value (expected the path of a file)"
+
+
 def open_to_append(path: str, owner: int) -> int:
     """Open `owner`'s own regular file to append to it; nothing is created. Raises `InputError`.
 
@@ -100,7 +123,7 @@ def open_to_append(path: str, owner: int) -> int:
     try:
         links = _checked(fd, path, {owner}).st_nlink
         if links != 1:
-            raise InputError(f"{path}: has {links} names", reason="linked")
+            raise InputError(f"{path}: has {links} hard links", reason="linked")
     except InputError:
         os.close(fd)
         raise
@@ -115,9 +138,9 @@ def decoded(decoder: msgspec.json.Decoder[T], raw: bytes, name: str, example: st
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise InputError(f"{name}: {error}; right is {example}", reason="bad_field") from None
+        raise InputError(f"{name}: {error}; expected {example}", reason="bad_field") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{name}: {error}; right is {example}", reason="not_json") from None
+        raise InputError(f"{name}: {error}; expected {example}", reason="not_json") from None
 
 
 def _open(directory_fd: int | None, name: str, mode: int) -> int:

@@ -34,7 +34,7 @@ def test_the_demo_says_that_it_is_one_and_shows_jobs(tmp_path: Path) -> None:
         demo.send_signal(signal.SIGHUP)  # "read your configuration again": it says no, and goes on
         until("a job with joules", lambda: "bert-base" in energies(url), 90)
         first = (tmp_path / "log").read_text().splitlines()[0]
-        assert "DEMO: no GPU is read here" in first
+        assert "DEMO: no GPU is read" in first
         assert (
             "SIGHUP ignored: the configuration is only read at startup"
             in (tmp_path / "log").read_text()

@@ -84,7 +84,7 @@ def test_a_daemon_that_is_to_wait_stays_up_says_so_and_begins_when_it_can(
 ) -> None:
     until("an answer", lambda: get(f"{node.url}/readyz")[0] == 200)
     said = get(f"{node.url}/readyz")[1]
-    assert said.startswith("nothing to measure: there is no NVIDIA GPU on the PCI bus")
+    assert said.startswith("nothing to measure: no NVIDIA GPU on the PCI bus")
     assert get(f"{node.url}/healthz") == (200, "healthy\n")
     text = get(f"{node.url}/metrics")[1]
     assert 'joulebook_build_info{node="bare"' in text

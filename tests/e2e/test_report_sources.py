@@ -389,7 +389,7 @@ def test_an_error_of_the_server_is_told(
     config.write_text("")
     command = ["--config", str(config), "report", *range_of(0, SPAN_S), "--prometheus"]
     assert main([*command, f"{place.prometheus}/nowhere"]) == 2
-    assert "not an answer of Prometheus's API: it answers 404" in capsys.readouterr().err
+    assert "not an answer of Prometheus's API: it returned status 404" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["prometheus", "victoria"])

@@ -66,7 +66,8 @@ class LiveNode:
         self._web_config = web_config
         self._begin()
 
-        self._handover = handover(self.path, name, "lab", folder / "token")
+        self._token = folder / "token"
+        self._handover = handover(self.path, name, "lab", self._token)
         self._listen = "127.0.0.1:0"
         self.up()
 
@@ -102,6 +103,13 @@ class LiveNode:
         self._books = after
         self.true_uj += sum(each.energy_uj for each in entry.postings.values())
         self.true_atoms += amount.atoms
+
+    def rename(self, name: str) -> None:
+        """Begin again under another name and at another address, with the ledger that it has."""
+        self.down()
+        self.name, self._listen = name, "127.0.0.1:0"
+        self._handover = handover(self.path, name, "lab", self._token)
+        self.up()
 
     def begin_anew(self) -> None:
         """The ledger is gone, and a new one begins, as after a new disk."""

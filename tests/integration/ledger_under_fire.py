@@ -14,12 +14,14 @@ import shutil
 import signal
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tests.unit.ledger.samples import anchor, tick
 
 from joulebook.core.ledger.state import Books, Entry
@@ -27,6 +29,7 @@ from joulebook.errors import LedgerUnavailable
 from joulebook.ledger import schema
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
+from joulebook.units import NS_PER_S
 
 TICKS: list[tuple[Books, Entry]] = [(Books(), Entry())]
 for _n in range(4):
@@ -46,9 +49,34 @@ def open_store(path: Path) -> SqliteStore:
     return SqliteStore(path, allow_volatile=True)
 
 
+WRONG_NS: dict[int, int] = {}
+"""By how much the wall clock is wrong at a tick."""
+
+
 def commit(store: SqliteStore, n: int) -> None:
     after, entry = TICKS[n]
-    store.commit(TICKS[n - 1][0], after, entry, anchor(after))
+    wrong_ns = WRONG_NS.get(n, 0)
+    moved = {
+        key._replace(quarter_s=key.quarter_s + wrong_ns // NS_PER_S): amount
+        for key, amount in entry.postings.items()
+    }
+    entry = msgspec.structs.replace(entry, postings=moved)
+    store.commit(TICKS[n - 1][0], after, entry, anchor(after, wrong_ns))
+
+
+def dated(path: Path) -> dict[int, int]:
+    """The energy of each quarter hour."""
+    with closing(sqlite3.connect(path)) as conn:
+        return dict(conn.execute("SELECT quarter_s, sum(energy_uj) FROM postings GROUP BY 1"))
+
+
+def right_dates(at: int) -> dict[int, int]:
+    """The energy of each quarter hour at a tick, by the clock of that tick."""
+    found: Counter[int] = Counter()
+    for _, entry in TICKS[: at + 1]:
+        for key, amount in entry.postings.items():
+            found[key.quarter_s + WRONG_NS.get(at, 0) // NS_PER_S] += amount.energy_uj
+    return dict(found)
 
 
 def verify(path: Path) -> int:
@@ -56,13 +84,15 @@ def verify(path: Path) -> int:
     with closing(open_store(path)) as store:
         books, last = store.load()
         at = [state for state, _ in TICKS].index(books)
-        assert last == (anchor(books) if at else None)
+        assert last == (anchor(books, WRONG_NS.get(at, 0)) if at else None)
+        assert dated(path) == right_dates(at)
         with LedgerReader(path) as reader:
             assert all(each.difference_uj == 0 for each in reader.balance_check())
             assert len(reader.jobs("*")) == (1 if at else 0)
         if at + 1 < len(TICKS):  # and it goes on
             commit(store, at + 1)
             assert store.load()[0] == TICKS[at + 1][0]
+            assert dated(path) == right_dates(at + 1)
     return at
 
 
@@ -207,6 +237,10 @@ def main(mode: str, folder: Path) -> None:
             seen = kill_everywhere(folder, template(folder), lambda point: arm(0, point))
         case "kill-statement":
             seen = kill_everywhere(folder, template(folder), at_statement)
+        case "kill-clock":  # for the second tick the clock is 400 days ahead
+            begin = template(folder)
+            WRONG_NS[2] = 400 * 86_400 * NS_PER_S
+            seen = kill_everywhere(folder, begin, at_statement)
         case _:
             seen = fail_everywhere(folder, getattr(errno, mode))
     print(json.dumps(seen))

@@ -23,6 +23,7 @@ from tests.integration.collect_lab import (
 )
 from tests.integration.test_server import MUTUAL, TLS, renew, users, web
 
+from joulebook.lab.collected import renames
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 
@@ -71,7 +72,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
                 said = len(collector.log)
                 collector.start()
                 server.stop()
-                until("an outage", lambda: "nodes keep what is not" in collector.log[said:])
+                until("an outage", lambda: "nodes keep what was not" in collector.log[said:])
                 server.start()
                 until("its end", lambda: "can be written again" in collector.log[said:])
                 nodes[0].down()
@@ -83,7 +84,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
         finally:
             if collector.process:
                 collector.kill()
-        assert "nodes keep what is not collected" in collector.log
+        assert "nodes keep what was not collected" in collector.log
         assert "can be written again" in collector.log
 
 
@@ -149,6 +150,37 @@ def test_killed_at_any_point_it_goes_on_from_there(nodes: list[LiveNode], tmp_pa
     assert done.returncode == 0, done.stderr
     assert collected(url) == truth(nodes)
     balanced(collector)
+
+
+def test_killed_while_a_node_is_renamed_it_goes_on_as_one_node(
+    nodes: list[LiveNode], tmp_path: Path
+) -> None:
+    chance = random.Random(11)
+    url = f"sqlite://{tmp_path}/collected.db"
+
+    def collector() -> CollectorProcess:
+        return CollectorProcess(tmp_path / "c", url, targets=[n.target for n in nodes])
+
+    assert collector().run("collect", "--once").returncode == 0
+    for name in ("n7", "n8"):
+        for _ in range(40):
+            nodes[0].tick()
+        nodes[0].rename(name)
+        for _ in range(4):
+            killed = collector()
+            killed.start("--once")
+            time.sleep(chance.uniform(0.2, 1.2))
+            killed.kill()
+            nodes[0].tick()
+    done = collector().run("collect", "--once")
+    assert done.returncode == 0, done.stderr
+    assert collected(url) == truth(nodes)
+    balanced(collector())
+    with opened(url) as database:
+        names = database.rows("SELECT node FROM ledgers ORDER BY node")
+        found = [(each.node, each.new_node) for each in renames.known(database)]
+    assert names == [("n1",), ("n2",), ("n8",)]
+    assert found in ([("n0", "n7"), ("n7", "n8")], [("n0", "n8")])
 
 
 def test_a_ledger_that_began_anew_is_another_one_of_the_node_and_age_takes_nothing_away(
@@ -217,7 +249,7 @@ def test_tls_client_certificate_token_and_its_rotation(tmp_path: Path) -> None:
         (tmp_path / "nodes/token").write_text("a-new-token-0123456789")
         node.tick()
         collector.start()
-        until("the refusal", lambda: "the key is refused (401)" in collector.log)
+        until("the refusal", lambda: "the key was rejected (401)" in collector.log)
         (tmp_path / "c/collector-token").write_text("a-new-token-0123456789")
         until("the rest", lambda: collected(url) == truth([node]))
         assert collector.stop() == 0
@@ -265,6 +297,6 @@ def test_a_password_and_the_token_beside_it(tmp_path: Path) -> None:
         (tmp_path / "c/collector-token").write_text("another-token-0123456789")
         said = collector.run("collect", "--once")
         assert said.returncode == 1
-        assert "the key is refused (401)" in said.stderr
+        assert "the key was rejected (401)" in said.stderr
     finally:
         node.close()

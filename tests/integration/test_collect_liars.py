@@ -50,14 +50,14 @@ def put(*path: Any) -> Change:
 
 
 LIES = {
-    "version": (put("v", 3), "speaks version 3 of pages, and this collector 1 to 2"),
+    "version": (put("v", 3), "has page version 3, this collector supports 1 to 2"),
     "ledger id": (put("ledger_id", "x'; DROP TABLE used"), "expected 16 to 64 hexadecimal digits"),
-    "other since": (put("since", 7), "answers what comes after 7, asked for 0"),
-    "goes beyond": (put("next", 10**6), "goes on at 1000000"),
+    "other since": (put("since", 7), "returned what follows 7, not 0"),
+    "goes beyond": (put("next", 10**6), "continues at 1000000"),
     "stays": (lambda page: page.update(next=0, postings=[], rates=[], workloads=[]), "stays at 0"),
     "numbers fall": (lambda page: page["postings"].reverse(), "not ascending"),
-    "no such meter": (put("postings", 0, 2, 99), "of a meter that it does not name"),
-    "no such workload": (put("postings", 0, 3, 99), "of a workload that it does not name"),
+    "no such meter": (put("postings", 0, 2, 99), "of an unknown meter"),
+    "no such workload": (put("postings", 0, 3, 99), "of an unknown workload"),
     "nobody's": (put("postings", 1, 4, ""), "of neither"),
     "below zero": (put("postings", 0, 7, -1), "a posting of -1 uJ"),
     "too large": (put("postings", 0, 7, 2**63), "a posting of 9223372036854775808 uJ"),
@@ -138,14 +138,14 @@ def test_garbage(good: LiveNode, stub: Stub, tmp_path: Path, body: bytes, what: 
 @pytest.mark.parametrize(
     ("trouble", "what"),
     [
-        (hang, "no answer in time"),
-        (drip, "not done after 3 s"),
+        (hang, "timed out"),
+        (drip, "not finished after 3 s"),
         (lambda _: truncated, "cut off"),
         (lambda _: cut, "connection broken"),
         (lambda _: endless, "more than 16777216 bytes"),
         (lambda _: status(404), "server.token_file is not set there"),
         (lambda _: status(302, Location="http://elsewhere/"), "not followed"),
-        (lambda _: status(503), "answers 503"),
+        (lambda _: status(503), "status 503"),
     ],
     ids=["hangs", "drips", "truncated", "cut", "endless", "404", "302", "503"],
 )

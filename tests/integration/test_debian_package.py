@@ -188,6 +188,26 @@ def test_installs_a_user_directories_and_a_unit_that_starts_at_boot(node: Path) 
         assert os.access(node / f"usr/lib/joulebook/hooks/{hook}.sh", os.X_OK)
 
 
+def test_any_user_names_experiments_in_code(node: Path) -> None:
+    """By the distribution's Python, and by another one that is told where to look."""
+    program = (
+        "import joulebook, sys\n"
+        "with joulebook.experiment('bert') as run: print(run.id)\n"
+        "print(joulebook.__file__, 'typing' in sys.modules, 'msgspec' in sys.modules)"
+    )
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    # -IS: as an environment of its own, which does not look into the system's.
+    told = "import sys; sys.path.append('/usr/lib/joulebook/python'); exec(sys.argv[1])"
+    for python in (["python3", "-c"], ["python3", "-IS", "-c", told]):
+        said = inside(node, *user, *python, program)
+        assert said.startswith("span-")
+        assert "/joulebook/__init__.py False" in said
+    assert inside(node, *user, "joulebook", "mark", "bert", "--", "echo", "ran") == "ran\n"
+    # The daemon's own packages stay its own.
+    found = "import importlib.util as u; print([u.find_spec(n) for n in ('msgspec', 'uvicorn')])"
+    assert inside(node, *user, "python3", "-c", found) == "[None, None]\n"
+
+
 def test_the_unit_is_sound_and_hardened(node: Path) -> None:
     assert inside(node, "systemd-analyze", "verify", "joulebook.service") == ""
     said = inside(

@@ -75,7 +75,7 @@ def test_http_sd(stub: Stub) -> None:
     assert targets.look() == {"https://n1:9816"}
     stub.trouble = status(500)
     assert targets.look() == {"https://n1:9816"}
-    assert "answers 500" in targets.failing[f"{stub.url}/targets"]
+    assert "status 500" in targets.failing[f"{stub.url}/targets"]
 
 
 def test_a_running_collector_follows_its_file(tmp_path: Path) -> None:

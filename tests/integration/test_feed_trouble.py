@@ -141,7 +141,7 @@ def test_a_redirect_is_not_followed_and_no_key_goes_along(
 ) -> None:
     with Stub().running() as elsewhere:
         stub.trouble = status(code, Location=f"{elsewhere.url}/x?securityToken={KEY}")
-        with pytest.raises(FeedWrong, match="has moved to http://127") as caught:
+        with pytest.raises(FeedWrong, match="redirects to http://127") as caught:
             make(feed).fetch(T0, T0 + HOUR)
         assert caught.value.reason == "redirect"
         assert KEY not in str(caught.value)
@@ -185,7 +185,7 @@ def test_a_key_that_goes_out_unencrypted_is_said_aloud(
         with pytest.raises(FeedWrong):
             web.get(f"http://feed.example:{port}/api", {"securityToken": KEY}, secret=True)
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert said == [f"http://feed.example:{port}/api: the key goes there unencrypted"]
+    assert said == [f"http://feed.example:{port}/api: the key is sent unencrypted"]
     http_client._once.recovered(f"plain http://feed.example:{port}/api", "")
 
 

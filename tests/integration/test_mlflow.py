@@ -132,7 +132,7 @@ def test_runs_without_an_id_are_joined_by_time_and_host_and_say_so(
     assert main(["leaderboard", *args]) == 0
     text = capsys.readouterr().out
     assert "inferred from time and host" in text
-    assert "nobody said that this energy is of these results" in text
+    assert "that this energy belongs to these results is inferred" in text
 
 
 def test_a_store_of_files_and_a_dictionary_for_wandb(
@@ -162,7 +162,7 @@ def test_a_store_of_files_and_a_dictionary_for_wandb(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("sqlite:////proc/no/such.db", "there is no file /proc/no/such.db"),
+        ("sqlite:////proc/no/such.db", "no file /proc/no/such.db"),
         ("nosuch://host/x", "MLflow at nosuch://host/x"),
         ("sqlite:////proc/self/status", "MLflow at sqlite"),
     ],

@@ -77,3 +77,30 @@ def test_a_hostile_page_does_nothing_in_a_browser(tmp_path: Path) -> None:
     assert "<img" not in done.stdout
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in done.stdout
     assert "30.00 kWh" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["", "a-name-of-many-parts_and.no-blanks/" * 3])
+def test_the_page_fits_a_phone(tmp_path: Path, name: str) -> None:
+    """390 px wide: nothing to push sideways but the table of runs, and no column of letters."""
+    (tmp_path / "page.html").write_text(html.render(made(name)), encoding="utf-8")
+    (tmp_path / "phone.html").write_text(
+        """<iframe id=phone src=page.html style="border:0;width:390px;height:800px"></iframe>
+        <pre id=seen></pre><script>phone.onload = () => {
+          const page = phone.contentDocument, root = page.documentElement
+          const cells = [...page.querySelectorAll('table.rows td')]
+          const widths = cells.filter(c => c.textContent).map(c => c.getBoundingClientRect().width)
+          seen.textContent = [root.scrollWidth <= root.clientWidth, root.scrollHeight,
+            Math.round(Math.min(...widths))].join()
+        }</script>"""
+    )
+    done = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         "--allow-file-access-from-files", f"--user-data-dir={tmp_path}/profile",
+         (tmp_path / "phone.html").as_uri()],
+        capture_output=True, timeout=100, check=True, text=True,
+    )  # fmt: skip
+    found = re.search(r"<pre id=\"seen\">(\w+),(\d+),(\d+)</pre>", done.stdout)
+    assert found is not None, done.stdout[-500:]
+    assert found[1] == "true", "wider than the phone"
+    assert int(found[2]) < 12_000
+    assert int(found[3]) > 100

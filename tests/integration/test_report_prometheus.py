@@ -153,7 +153,7 @@ def test_what_was_counted_before_the_first_sample_is_left_out_and_said(
     assert runs == {"103": pytest.approx(0.0164), "104": pytest.approx(0.001)}
     assert any("the first samples of n2 are of" in text for text in found["warnings"])
     listed = reported(url, capsys, tmp_path, "--json")
-    assert any("what was consumed before is not in this" in text for text in listed["warnings"])
+    assert any("earlier consumption is not included" in text for text in listed["warnings"])
     assert {
         line["experiment"]: line["energy_uj"] for line in listed["lines"]
     }["late"] == pytest.approx(17.4 * 3.6e9)  # fmt: skip

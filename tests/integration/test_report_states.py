@@ -66,7 +66,7 @@ def test_ends_of_real_jobs(short_tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("sleep 60", "no answer in 0.5 s"),
+        ("sleep 60", "timed out after 0.5 s"),
         ("echo 'sacct: error: slurmdbd is down' >&2; exit 1", "slurmdbd is down"),
         ("exit 7", "exit status 7"),
     ],

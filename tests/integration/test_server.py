@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from joulebook.errors import ConfigError
-from joulebook.server import auth
+from joulebook.server import auth, connections
 from joulebook.server.server import Limits, Server
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -428,6 +428,36 @@ def test_client_certificates(serve: Callable[..., Server], folder: Path) -> None
         with pytest.raises(OSError, match=r".*"):
             get(server, "/healthz", tls=trusting(folder, certificate))
     assert get(server, tls=trusting(folder, "client.pem"))[0] == 200
+
+
+def test_who_speaks_plain_http_to_tls_is_named_once(
+    serve: Callable[..., Server], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections._told.clear()
+    server = serve(web(folder, TLS))
+    for _ in range(2):
+        with pytest.raises((OSError, http.client.HTTPException)):
+            get(server)
+    assert get(server, tls=trusting(folder))[0] == 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "127.0.0.1 asks by plain http, but this port speaks TLS: it must use https:// (in "
+        "Prometheus `scheme: https`)"
+    ]
+
+
+def test_a_name_that_points_here_and_is_not_ours_reads_nothing(
+    serve: Callable[..., Server], folder: Path, pages: FakePages
+) -> None:
+    rebound = {"Host": "rebind.evil.example:9816"}
+    server = serve()
+    for path in ("/", "/metrics", "/nothing"):
+        status, _, body = get(server, path, rebound)
+        assert (status, b"joulebook_" in body) == (421, False)
+    assert server.rejected["host"] == 3
+    # Probes carry no data; with TLS or a password such a page gets nothing anyway.
+    assert get(server, "/healthz", rebound)[0] == 200
+    guarded = serve(web(folder, users("secret")))
+    assert get(guarded, "/metrics", {**rebound, **basic("ada", "secret")})[0] == 200
 
 
 def test_a_new_certificate_is_picked_up(serve: Callable[..., Server], folder: Path) -> None:

@@ -88,3 +88,12 @@ def test_a_machine_that_was_off_for_some_days_begins_at_utc(machine: Machine) ->
     clock = NodeClock(Anchor("a", 0, NOW, 0), epoch="b")
     assert clock.now_ns() == machine.utc
     assert clock.utc_offset_ns() == 0
+
+
+def test_a_boot_takes_as_long_as_it_took_though_the_clock_was_set_before(machine: Machine) -> None:
+    # Node time began two hours ahead of UTC: a hardware clock in local time.
+    kept = Anchor("a", 0, NOW + 7_200 * S, -7_200 * S)
+    machine.utc = NOW + 300 * S
+    clock = NodeClock(kept, epoch="b")
+    assert clock.now_ns() - kept.last_ns == 300 * S
+    assert utc_of(clock) == machine.utc

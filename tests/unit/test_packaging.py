@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def test_wheel_holds_each_kind_of_file(wheel: zipfile.ZipFile, suffix: str) -> N
         assert [name for name in wheel.namelist() if name.endswith(suffix)]
 
 
+def test_what_is_shipped_under_copyleft_is_named() -> None:
+    locked = {
+        name.lower().replace("_", "-")
+        for lock in ("requirements.lock", "requirements-postgresql.lock")
+        for name in re.findall(r"^([\w.-]+)(?:\[.*\])?==", (ROOT / lock).read_text(), re.MULTILINE)
+    }
+    notice = (ROOT / "NOTICE").read_text()
+    copyleft = []
+    for each in importlib.metadata.distributions():
+        name = each.metadata["Name"].lower().replace("_", "-")
+        fields = (each.metadata.get_all(key) or [] for key in ("License-Expression", "Classifier"))
+        if name in locked and re.search(r"[GM]PL|EPL|CDDL|EUPL", str([*fields])):
+            copyleft.append(name)
+    assert {"psycopg", "certifi"} <= {*copyleft}
+    assert [name for name in copyleft if not re.search(rf"\b{name}\b", notice)] == []
+
+
 def test_wheel_installs_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert VERSION is not None
@@ -64,7 +82,7 @@ def test_wheel_has_command_and_licence(wheel: zipfile.ZipFile) -> None:
     info = f"joulebook-{VERSION[1]}.dist-info"
     entry_points = ConfigParser()
     entry_points.read_string(wheel.read(f"{info}/entry_points.txt").decode())
-    assert dict(entry_points["console_scripts"]) == {"joulebook": "joulebook.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"joulebook": "joulebook.__main__:main"}
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert f"{info}/licenses/NOTICE" in wheel.namelist()
     assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()

@@ -11,7 +11,14 @@ import msgspec
 import pytest
 
 from joulebook.errors import InputError
-from joulebook.untrusted_files import decoded, open_directory, open_to_append, read
+from joulebook.untrusted_files import (
+    decoded,
+    open_directory,
+    open_to_append,
+    read,
+    read_secret,
+    shown_path,
+)
 
 ME = {os.getuid()}
 
@@ -87,3 +94,31 @@ def test_json_of_any_depth_is_only_bad_input(raw: bytes, reason: str) -> None:
     wanted: msgspec.json.Decoder[object] = msgspec.json.Decoder(dict[str, str])
     decoder = anything if reason == "not_json" else wanted
     assert refused(lambda: decoded(decoder, raw, "x.json", "{}")) == reason
+
+
+def test_a_secret_that_everybody_may_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "token"
+    secret.write_bytes(b"s" * 32)
+    link = tmp_path / "link"  # as a kubelet lays secrets out
+    link.symlink_to(secret)
+    for mode in (0o600, 0o640, 0o400, 0o440):
+        secret.chmod(mode)
+        assert read_secret(secret) == read_secret(link) == b"s" * 32
+    secret.chmod(0o644)
+    closed = tmp_path.stat().st_mode & 0o001 == 0 or any(
+        not parent.stat().st_mode & 0o001 for parent in tmp_path.parents
+    )
+    assert closed, "pytest makes its directories for one user"
+    assert read_secret(secret), "nobody else gets into its directory"
+    everywhere = os.stat_result((0o40755, *[0] * 9))
+    monkeypatch.setattr(Path, "stat", lambda _self, **_: everywhere)
+    for path in (secret, link):
+        with pytest.raises(OSError, match="everybody on this machine may read it"):
+            read_secret(path)
+
+
+def test_what_may_be_the_secret_itself_is_not_shown() -> None:
+    assert shown_path("/etc/joulebook/token") == "/etc/joulebook/token"
+    assert "5ecret" not in shown_path(Path("5ecret"))

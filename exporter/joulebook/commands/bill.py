@@ -44,11 +44,29 @@ def main(args: Options) -> int:
     missing.
     """
     config = load(args.config, os.environ)
+    _refuse_unused(args)
     with opened(config.collect.url) as database:
         try:
             return int(ACTIONS[args.action](database, args, Screen()))
         except ValueError as error:
             raise ConfigError(str(error)) from None
+
+
+_OF_CORRECT = {"--from": "giver", "--to": "taker", "--cost": "cost", "--currency": "currency",
+               "--kwh": "kwh", "--gpu-hours": "gpu_hours", "--co2e-kg": "co2e_kg",
+               "--why": "why"}  # fmt: skip
+
+
+def _refuse_unused(args: Options) -> None:
+    """Raise `ConfigError` for what was said and would be ignored."""
+    names = {} if args.action == "correct" else dict(_OF_CORRECT)
+    if args.action != "show":
+        names["--account"] = "account"
+    if args.action in {"list", "open"}:
+        names |= {"--last": "last", f"{args.month}": "month"}
+    for name, attribute in names.items():
+        if getattr(args, attribute):
+            raise ConfigError(f"{name}: not of `joulebook bill {args.action}`, see --help")
 
 
 def _show(database: Database, args: Options, screen: Screen) -> int:
@@ -128,6 +146,12 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
         _refuse_unknown(database, giver, "--from")
         _refuse_unknown(database, taker, "--to")
     month = 0 if args.month is None and not args.last else _month(args)
+    is_past = 0 < month < rollup.month_of(int(time.time()))
+    if is_past and not args.anyway and not bills.bill(database, month).lines:
+        raise ConfigError(
+            f"{rollup.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
+            "without a month it is the open one"
+        )
     reason = _reason(args, "correction")
     number, month = corrections.correct(database, giver, taker, amounts, reason, month)
     screen.say(
@@ -168,7 +192,10 @@ def _currency(database: Database, args: Options) -> str:
 def owner(text: str) -> BilledOwner:
     """Parse `ACCOUNT`, `ACCOUNT/USER/EXPERIMENT` or `(unallocated)`. Raises `ValueError`."""
     if text.startswith("(") and text.endswith(")"):
-        return BilledOwner(Remainder(text[1:-1]).value)
+        if text[1:-1] not in set(Remainder):
+            known = ", ".join(f"({each})" for each in Remainder)
+            raise ValueError(f"{text!r}: expected one of {known}, or an account")
+        return BilledOwner(text[1:-1])
     account, _, rest = text.partition("/")
     person, _, experiment = rest.partition("/")
     if not account:

@@ -72,7 +72,9 @@ def _once(collector: Collector) -> bool:
 def _serve(config: Config, collector: Collector) -> int:
     stop = stop_asked()
     web_config = Path(config.server.web_config) if config.server.web_config else None
-    server = CollectorServer(config.collect.listen, CollectorPages(collector), web_config)
+    server = CollectorServer(
+        config.collect.listen, CollectorPages(collector), web_config, hosts=config.server.hosts
+    )
     server.start()
     logger.info("collecting; /metrics on port %d", server.port)
     try:

@@ -27,6 +27,11 @@ _CONVERTING = threading.Lock()
 """Serializes conversions: msgspec must not see a new type in several threads (see `decoding`)."""
 
 _USERINFO = re.compile(r"://[^/@\s]*@")
+_NAMES_SECRET = re.compile(r"token|password|secret|credential|key(?!\w)", re.IGNORECASE)
+"""In the name of a key: what stands there by mistake may be the secret."""
+_LOOKS_SECRET = re.compile(r"[\w+=.-]{20,79}", re.ASCII)
+"""A text without a blank or a slash that is as long as keys are."""
+
 _SECRET = re.compile(r"([?&](?:ssl)?(?:password|token|key|secret)=)[^&\s'\"]+", re.IGNORECASE)
 
 
@@ -203,7 +208,8 @@ class _Reader:
             where, value = f"environment variable {value.variable}: {dotted(path)}", value.text
         else:
             where = f"{self.source}: {dotted(path)}"
-        self.problems.append(f"{where}{self._shown(value)}: expected {right}")
+        shown = "" if _may_be_secret(" ".join(path), value) else self._shown(value)
+        self.problems.append(f"{where}{shown}: expected {right}")
 
     def _unknown(
         self, path: tuple[str, ...], value: object, known: Mapping[str, SettingKey]
@@ -217,15 +223,20 @@ class _Reader:
             hint = f"did you mean {' or '.join(dotted(leaf) for leaf in elsewhere)}?"
         else:
             hint = f"known here: {', '.join(known)}"
-        self.problems.append(
-            f"{self.source}: {dotted(path)}{self._shown(value)}: unknown key; {hint}"
-        )
+        about = f"{name} {close} {value if isinstance(value, Mapping) else ''}"
+        shown = "" if _may_be_secret(about, value) else self._shown(value)
+        self.problems.append(f"{self.source}: {dotted(path)}{shown}: unknown key; {hint}")
 
     def _shown(self, value: object) -> str:
         if not self.show:
             return ""
         text = redact(repr(value))
         return f" = {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def _may_be_secret(about: str, value: object) -> bool:
+    text = value if isinstance(value, str) else ""
+    return bool(_NAMES_SECRET.search(about) or _LOOKS_SECRET.fullmatch(text))
 
 
 def dotted(path: tuple[str, ...]) -> str:

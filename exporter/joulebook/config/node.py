@@ -85,6 +85,14 @@ class ServerSection(Section, frozen=True):
             "auth). Empty: plain HTTP, for anyone who can reach `listen`."
         ),
     ] = ""
+    hosts: Annotated[
+        tuple[str, ...],
+        doc(
+            "Further names under which this port is asked, where it speaks plain HTTP without "
+            "passwords. Addresses, this machine's names and its domains are known; other names "
+            "are refused, for a web page may make its own name point here (DNS rebinding)."
+        ),
+    ] = ()
     token_file: Annotated[
         str, doc("File with the bearer token for /v1/postings. Empty: /v1/postings is off.")
     ] = ""

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import is_reserved
 
 ENVIRONMENT = (
@@ -121,7 +122,8 @@ def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset
 
 
 def _named(rule: str, value: str) -> str:
-    name = _said(rule, value)
+    # What cleaning takes out of a name must make it neither empty nor one of ours.
+    name = clean_label(_said(rule, value))
     return "" if is_reserved(name) else name
 
 

@@ -72,7 +72,7 @@ def parse(text: str) -> Selector:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{text!r}: expected the name of a namespace after {_NAMESPACE}")
     if len(namespaces) > 1:
-        raise ValueError(f"{text!r}: a pod is in one namespace only; write one line for each")
+        raise ValueError(f"{text!r}: a pod is in one namespace only; use one entry per namespace")
     labels = [part for part in parts if not part.startswith(_NAMESPACE)]
     return Selector("".join(namespaces), tuple(_requirement(label, text) for label in labels))
 
@@ -92,6 +92,6 @@ def _requirement(part: str, text: str) -> Requirement:
             return Requirement(said["key"], frozenset(values), said["among"] == "in")
         return Requirement(said["key"], None, not said["absent"])
     raise ValueError(
-        f"{text!r}: {part!r} is no label selector; expected key=value, key!=value, "
-        "key in (a, b), key notin (a, b), key, !key, or namespace:NAME"
+        f"{text!r}: {part!r} is not a label selector; expected key=value, key!=value, key in (a, "
+        "b), key notin (a, b), key, !key, or namespace:NAME"
     )

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from joulebook.backoff import pause_s
+from joulebook.backoff import LastingThread, pause_s
 from joulebook.http_client import HttpStream
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
 from joulebook.log import LogOnce
@@ -96,7 +96,7 @@ class Decoders(Generic[Item]):
         )
 
 
-class Watch(threading.Thread, Generic[Item]):
+class Watch(LastingThread, Generic[Item]):
     """Keeps a listener up to date for as long as it runs, whatever the API server does."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Watch(threading.Thread, Generic[Item]):
 
         `remedies` are what can be done, by the reason of an `ApiError`.
         """
-        super().__init__(name=f"watch-{collection.name}", daemon=True)
+        super().__init__(f"watch-{collection.name}", self._serve)
         self._server = server
         self._collection = collection
         self._listener = listener
@@ -136,8 +136,7 @@ class Watch(threading.Thread, Generic[Item]):
         """Whether all that there is has been heard of, and what changes will be."""
         return not self.problem
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
                 if self._version is None:

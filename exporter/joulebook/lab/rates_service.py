@@ -47,15 +47,18 @@ class RatesPages:
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """How the feeds do, as Prometheus text."""
         lines = [
-            "# HELP joulebook_feed_up Whether the last answer of a source of rates was good.",
+            "# HELP joulebook_feed_up 1 if the last response of a rate source was usable, else 0.",
             "# TYPE joulebook_feed_up gauge",
         ]
         ages = [
-            "# HELP joulebook_feed_age_seconds Time since the last good answer.",
+            (
+                "# HELP joulebook_feed_age_seconds Time since the last usable response of a rate "
+                "source."
+            ),
             "# TYPE joulebook_feed_age_seconds gauge",
         ]
         errors = [
-            "# HELP joulebook_feed_errors_total Answers of a source that could not be used.",
+            "# HELP joulebook_feed_errors_total Unusable responses of a rate source, by reason.",
             "# TYPE joulebook_feed_errors_total counter",
         ]
         for row in self._poller.health():

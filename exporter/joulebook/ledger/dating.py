@@ -57,6 +57,8 @@ class Dating(msgspec.Struct, frozen=True):
         from_ns: Since when (node time) the clock has not been set.
         offset_ns: What has made UTC of node time since then.
         handed_seq: The number up to which rows were handed on.
+        handed_quarter_s: The last quarter hour that had rows then. A row of it, or of one before,
+            may have been handed on though its number says that it has changed since.
 
     """
 
@@ -66,6 +68,7 @@ class Dating(msgspec.Struct, frozen=True):
     from_ns: int
     offset_ns: int
     handed_seq: int = 0
+    handed_quarter_s: int = 0
 
     def is_steady(self, now_ns: int) -> bool:
         """Whether it has not been set for long."""
@@ -95,7 +98,11 @@ def follow(
     if known is None or known.epoch != anchor.epoch:
         after = _booted(conn, anchor, seq, handed_seq)
     else:
-        after = msgspec.structs.replace(known, handed_seq=handed_seq)
+        after = known
+        if handed_seq > known.handed_seq:
+            after = msgspec.structs.replace(
+                known, handed_seq=handed_seq, handed_quarter_s=_last_quarter_s(conn)
+            )
         step_ns = anchor.utc_offset_ns - known.offset_ns
         if abs(step_ns) >= STEP_NS:
             seq = _move(conn, after, step_ns, anchor, seq)
@@ -110,13 +117,19 @@ def follow(
 
 
 def _booted(conn: sqlite3.Connection, anchor: Anchor, seq: int, handed_seq: int) -> Dating:
-    ((last_s,),) = conn.execute("SELECT coalesce(max(quarter_s), 0) FROM postings").fetchall()
+    last_s = _last_quarter_s(conn)
     return Dating(anchor.epoch, seq, last_s, anchor.last_ns, anchor.utc_offset_ns, handed_seq)
+
+
+def _last_quarter_s(conn: sqlite3.Connection) -> int:
+    ((last_s,),) = conn.execute("SELECT coalesce(max(quarter_s), 0) FROM postings").fetchall()
+    return int(last_s)
 
 
 def _move(conn: sqlite3.Connection, known: Dating, step_ns: int, anchor: Anchor, seq: int) -> int:
     """Date rows anew; gives the last number given."""
     numbers = count(seq + 1)
+    settled_s = max(known.from_quarter_s, known.handed_quarter_s)
     latest_s = (anchor.last_ns + anchor.utc_offset_ns) // NS_PER_S + _AHEAD_S
     moved = 0
     for table, (keys, sums) in _TABLES.items():
@@ -124,7 +137,7 @@ def _move(conn: sqlite3.Connection, known: Dating, step_ns: int, anchor: Anchor,
         found = conn.execute(
             f"SELECT seq, {', '.join(names)} FROM {table} WHERE quarter_s NOT BETWEEN ? AND ?"  # noqa: S608 - words of ours
             " OR (seq > ? AND quarter_s > ?)",
-            (_SOONEST_S, latest_s, max(known.from_seq, known.handed_seq), known.from_quarter_s),
+            (_SOONEST_S, latest_s, max(known.from_seq, known.handed_seq), settled_s),
         ).fetchall()
         for number, quarter_s, *rest in found:
             key, amounts = rest[: len(keys)], rest[len(keys) :]
@@ -135,7 +148,8 @@ def _move(conn: sqlite3.Connection, known: Dating, step_ns: int, anchor: Anchor,
             if to_s == quarter_s or not earliest_s <= to_s <= latest_s or not any(amounts):
                 continue
             moved += 1
-            _take_away(conn, table, (quarter_s, *key), number > known.handed_seq, numbers)
+            unseen = number > known.handed_seq and quarter_s > known.handed_quarter_s
+            _take_away(conn, table, (quarter_s, *key), unseen, numbers)
             _add(conn, table, (to_s, *key), amounts, numbers)
     offset_ns, since = anchor.utc_offset_ns, max(known.from_seq, known.handed_seq)
     conn.execute(

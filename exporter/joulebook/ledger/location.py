@@ -48,8 +48,8 @@ class LedgerLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise LedgerBusy(
-                f"ledger {self._ledger} is in use by another joulebook, pid {_pid(pid_file)}: only "
-                f"one may run on a node; stop that one, or give this one another ledger.path"
+                f"ledger {self._ledger} is in use by another Joulebook daemon, pid "
+                f"{_pid(pid_file)}: stop that one, or give this one another ledger.path"
             ) from exc
         if path != pid_file:
             self._fds.append(fd)
@@ -111,9 +111,9 @@ def prepare(path: Path, *, allow_volatile: bool) -> Path:
 def _refuse_volatile(path: Path) -> None:
     fs_type = filesystem(path)
     if fs_type in _VOLATILE:
-        why = "which does not outlive a reboot or the container"
+        why = "which does not survive a reboot or the container"
     elif fs_type in _NETWORK | _CLUSTER or fs_type.startswith("fuse."):
-        why = "on which sqlite cannot keep a ledger safe"
+        why = "on which SQLite cannot keep a ledger safe"
     else:
         return
     raise ConfigError(

@@ -102,12 +102,12 @@ class LedgerReader:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except FileNotFoundError as exc:
             raise LedgerError(
-                f"no ledger at {self._path}: is ledger.path right, and has the daemon run here?"
+                f"no ledger at {self._path}: check ledger.path; has the daemon run here?"
             ) from exc
         except OSError as exc:
             raise LedgerError(
-                f"ledger {self._path} may not be read ({exc.strerror}): run as root, or as a"
-                f" member of the group that owns it"
+                f"ledger {self._path} cannot be read ({exc.strerror}): run as root, or as a "
+                "member of its group"
             ) from exc
         try:
             self._conn = schema.connect(self._path, "ro")
@@ -261,8 +261,8 @@ class LedgerReader:
             found, known = schema.version(conn, self._path), len(schema.steps(schema.MIGRATIONS))
         if found < known:
             raise LedgerError(
-                f"ledger {self._path} has schema {found}, and this joulebook needs {known}:"
-                f" start the daemon of this version once, it brings the ledger up to date"
+                f"ledger {self._path} has schema {found}, but this version needs {known}: start "
+                "the daemon of this version once to upgrade it"
             )
 
     @contextmanager

@@ -12,7 +12,7 @@ from joulebook.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
 from joulebook.ledger import charges
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
-_LATER = "; nothing is lost: booking goes on by itself once that is put right"
+_LATER = "; nothing is lost: booking resumes by itself once that is fixed"
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_FULL: "no space left: free some on the file system of {folder}",
@@ -24,8 +24,8 @@ _UNAVAILABLE = {
     sqlite3.SQLITE_PERM: "access is denied: check the owner and mode of the file and of {folder}",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the owner and mode of the file and of"
     " {folder}, free space, and the limit on open files",
-    sqlite3.SQLITE_IOERR: "the disk would not read or write (broken, over quota, or turned"
-    " read-only): see `dmesg`, and check the file system of {folder}",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write (broken, over quota, or read-only): "
+    "see `dmesg`, and check the file system of {folder}",
     sqlite3.SQLITE_NOMEM: "out of memory",
     sqlite3.SQLITE_INTERRUPT: "interrupted",
 }
@@ -35,10 +35,10 @@ _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 def corrupt(path: Path, detail: str) -> LedgerCorrupt:
     """The error for a damaged file; `detail` says what is wrong with it."""
     return LedgerCorrupt(
-        f"ledger {path} is damaged ({detail}): stop joulebook, keep a copy of {path.name} with"
-        f" its -wal and -shm files, then restore a backup or save what can be read with"
-        f" `sqlite3 {path} .recover | sqlite3 rescued.db`; with the file moved away, joulebook"
-        f" begins a new ledger"
+        f"ledger {path} is damaged ({detail}): stop joulebook, keep a copy of {path.name} with "
+        "its -wal and -shm files, then restore a backup or save what can be read with `sqlite3 "
+        f"{path} .recover | sqlite3 rescued.db`; with the file moved away, Joulebook starts a "
+        "new ledger"
     )
 
 
@@ -63,7 +63,7 @@ def explain(exc: Exception, path: Path, *, writing: bool = True) -> LedgerError:
         return corrupt(path, detail)
     advice = _UNAVAILABLE.get(primary)
     if advice is None:
-        return LedgerError(f"ledger {path} was refused by sqlite: {detail}")
+        return LedgerError(f"ledger {path} was rejected by SQLite: {detail}")
     text = advice.format(path=path, folder=path.parent)
     return LedgerUnavailable(f"ledger {path}: {text}{_LATER if writing else ''} ({detail})")
 

@@ -89,12 +89,12 @@ def version(conn: sqlite3.Connection, path: Path) -> int:
     empty = conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
     if application_id != APPLICATION_ID and not (empty and application_id == found == 0):
         raise LedgerError(
-            f"{path} is an sqlite file, but not a ledger of joulebook: check ledger.path"
+            f"{path} is an SQLite file, but not a Joulebook ledger: check ledger.path"
         )
     if found > known:
         raise LedgerTooNew(
-            f"ledger {path} has schema {found}, and this joulebook knows schemas up to {known}:"
-            f" install the newer joulebook again, or restore a ledger from before the upgrade"
+            f"ledger {path} has schema {found}, but this version supports schemas up to {known}: "
+            "install the newer version again, or restore a ledger from before the upgrade"
         )
     return int(found)
 

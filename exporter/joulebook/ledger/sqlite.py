@@ -129,8 +129,8 @@ class SqliteStore:
             raise retention.explain(exc, self._path) from exc
         if before[0]:
             _log.warning(
-                "this ledger was that of node %r (cluster %r), and is that of node %r (cluster %r)"
-                " from now on: the collector takes it for a rename if the old name is gone",
+                "this ledger was of node %r (cluster %r), and is of node %r (cluster %r) from "
+                "now on: the collector treats this as a rename if the old name is gone",
                 *before, node, cluster,
             )  # fmt: skip
 
@@ -161,9 +161,9 @@ class SqliteStore:
         # sqlite would go on writing to a file that has been deleted, and never say so.
         if self._identity() != self._file:
             raise LedgerUnavailable(
-                f"ledger {self._path} was moved, deleted or replaced while in use: put it back"
-                f" with its -wal file, or restart joulebook to begin with what is there now;"
-                f" until then nothing is booked"
+                f"ledger {self._path} was moved, deleted or replaced while in use: restore it "
+                "with its -wal file, or restart Joulebook to start with what is there now; "
+                "until then, nothing is booked"
             )
 
     def _bound_wal(self) -> None:
@@ -179,9 +179,9 @@ class SqliteStore:
             raise retention.explain(exc, self._path) from exc
         if held:
             raise LedgerUnavailable(
-                f"ledger {self._path}: its write-ahead log has outgrown {_WAL_LIMIT >> 20} MiB,"
-                f" because another program has been reading for too long: `fuser {self._path}`"
-                f" shows which; nothing is lost: booking goes on by itself once it has ended"
+                f"ledger {self._path}: its write-ahead log has outgrown {_WAL_LIMIT >> 20} MiB, "
+                f"because another program has been reading for too long: `fuser {self._path}` "
+                "shows which; nothing is lost: booking resumes by itself once it ends"
             )
 
     def _retain(self, anchor: Anchor) -> None:
@@ -195,5 +195,5 @@ class SqliteStore:
                 retention.drop_old(self._conn, self._retention_days, now_s)
         except LedgerError as exc:
             # The tick itself is safe; if the cause stays, the next commit says so.
-            _log.warning("old rows were not deleted, next try in an hour: %s", exc)
+            _log.warning("old rows were not deleted, retrying in an hour: %s", exc)
         self._record.forget()

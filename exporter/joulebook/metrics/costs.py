@@ -71,6 +71,8 @@ def _idle_parts(charges: Iterable[Charge]) -> Iterator[Charge]:
 
 def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
     """What each workload that is shown is charged, as far as it is shown."""
+    if not scene.is_charged:
+        return {}
     live = _live(scene)
     shown = {}
     for key in scene.workloads:
@@ -82,6 +84,8 @@ def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
 
 def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
     """The same for experiments."""
+    if not scene.is_charged:
+        return {}
     live = _live(scene)
     coming: dict[Labels, set[Charge]] = {}
     for key, workload in scene.books.workloads.items():
@@ -112,18 +116,18 @@ Bills = Callable[[Derived], Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]
 
 def of_workloads(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the labels of workloads."""
-    for key, bill in workload_bills(scene).items():
+    for key, bill in scene.once(workload_bills).items():
         yield scene.workloads[key].identity, bill
 
 
 def of_experiments(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the labels of experiments."""
-    yield from experiment_bills(scene).items()
+    yield from scene.once(experiment_bills).items()
 
 
 def of_remainders(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
     """Bills by the reason why energy is nobody's."""
-    for reason, bill in remainder_bills(scene).items():
+    for reason, bill in scene.once(remainder_bills).items():
         yield (reason,), bill
 
 

@@ -7,9 +7,9 @@ meters = experiments + unexposed + remainders + pending      (integers, before q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.readings import Component, Meter
@@ -20,6 +20,8 @@ from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S, UJ_PER_J
+
+T = TypeVar("T")
 
 
 def shown_balance(experiment: ExperimentState) -> Balance:
@@ -98,6 +100,18 @@ class Derived:
         self.books = view.books
         self.process = process
         self.errors = errors
+        self._kept: dict[Callable[[Derived], object], object] = {}
+
+    def once(self, work_out: Callable[[Derived], T]) -> T:
+        """What `work_out` makes of this; worked out when it is first wanted."""
+        if work_out not in self._kept:
+            self._kept[work_out] = work_out(self)
+        return cast(T, self._kept[work_out])
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether anything is, was or will be charged."""
+        return bool(self.view.charges or self.view.rates.hardware or self.books.charges)
 
     @cached_property
     def gpus(self) -> list[tuple[tuple[str, str], DeviceStatus]]:
@@ -123,6 +137,9 @@ class Derived:
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
             held.setdefault(use.workload, set()).update(shared)
+        # Whatever the next one of an overflow holds: its series must be seen at zero before.
+        overflows = (key for key in self.books.workloads if key.scheduler == OVERFLOW)
+        held.update((key, set(self.books.meters)) for key in overflows)
         return held
 
     @cached_property

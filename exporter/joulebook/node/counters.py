@@ -19,9 +19,9 @@ def say_audits(before: Books, after: Books) -> None:
         name = f"{meter.component} {meter.name}"
         if is_wrong and not was_wrong:
             log.warning(
-                "the energy counter of %s shows %.0f %% of what its power comes to: its figures "
-                "are off by as much (joulebook_counter_power_ratio). See the known "
-                "faults of its driver and firmware",
+                "the energy counter of %s shows %.0f %% of the energy integrated from power: its "
+                "figures are off by as much (joulebook_counter_power_ratio). See the known "
+                "issues of its driver and firmware",
                 name, 100 * state.audit.ratio,
             )  # fmt: skip
         elif was_wrong and not is_wrong:
@@ -37,9 +37,9 @@ def say_stalls(before: Books, after: Books) -> None:
         name = f"{meter.component} {meter.name}"
         if state.stalled:
             log.warning(
-                "the energy counter of %s stands still, or all but, while power is drawn: its "
-                "energy is booked by power (method integrated) until the counter moves again",
+                "the energy counter of %s hardly advances while power is drawn: its energy is "
+                "integrated from power (method integrated) until the counter advances again",
                 name,
             )
         else:
-            log.info("the energy counter of %s moves again and is read again", name)
+            log.info("the energy counter of %s advances again and is used again", name)

@@ -72,9 +72,9 @@ class Daemon:
         self._snapshots: deque[HostSnapshot] = deque(maxlen=MAX_SNAPSHOTS)
         self._changed = threading.Event()  # a workload may have begun or ended
         self._booked_at = float("-inf")
+        self._slack_s = parts.settings.interval_s / 2  # what is due so soon is done now
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
-        self._is_shared = False
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
         self._processes_due = 0.0
         self._tick_s = 0.0
@@ -94,8 +94,8 @@ class Daemon:
         self.tick(last=True)
         if self._books is not self._committed:
             log.error(
-                "ends with %.1f s that are not in the ledger: at the next start what the counters "
-                "know of that time is booked, mostly to daemon_down",
+                "stopping with %.1f s not in the ledger: the next start books the counters' "
+                "energy of that time, mostly to daemon_down",
                 s_from_ns(self._books.last_ns - (self._committed.last_ns or begun_ns)),
             )
         self._witnesses.close()
@@ -113,7 +113,7 @@ class Daemon:
             self._changed.clear()
             self._booked_at = began
         self._release()
-        self._ask(began)
+        self._ask(began, processes=changed or began >= self._processes_due)
         read = self._listen()
         if due:
             self._book()
@@ -125,7 +125,7 @@ class Daemon:
 
     def _is_due(self, now: float) -> bool:
         """Whether it is time to book: something happened, or nothing did for long."""
-        since_s, slack_s = now - self._booked_at, self._settings.interval_s / 2
+        since_s, slack_s = now - self._booked_at, self._slack_s
         if self._books is not self._committed:
             return True
         if self._changed.is_set() and since_s >= AT_MOST_EVERY_S - slack_s:
@@ -155,8 +155,6 @@ class Daemon:
         before = self._books
         self._books, entry = advance(before, tick, self._parts.policy)
         self._readings, self._failures, self._resumed = [], [], False
-        shared = sharing(self._books, self._devices, now_ns).values()
-        self._is_shared = any(len(each.holders) > 1 for each in shared)
         self._say(before, entry, tick)
         self._parts.today.add(tick.utc_offset_ns + now_ns, entry, self._books)
         self._backlog = self._backlog.plus(entry)
@@ -172,7 +170,7 @@ class Daemon:
         counters.say_audits(before, self._books)
         for fault in entry.faults:
             _once.failed(
-                fault, "booked to unknown_holder, since it cannot be shared out: %s", fault
+                fault, "booked to unknown_holder, since it cannot be attributed: %s", fault
             )
         self._say_clock_step(tick.utc_offset_ns)
 
@@ -184,8 +182,8 @@ class Daemon:
                 continue
             sensor = next((w.sensor.name for w in self._workers if w.sensor.owns(meter)), "")
             log.warning(
-                "the meter of the whole node (%s) tells less than %s alone: it seems to leave the "
-                "%s out. If so, set sensors.%s.includes_gpus = false",
+                "the meter of the whole node (%s) reports less than the %s meters: it appears to "
+                "leave out the %s. If so, set sensors.%s.includes_gpus = false",
                 meter.name, each.omits, each.omits, sensor,
             )  # fmt: skip
 
@@ -195,8 +193,8 @@ class Daemon:
         self._utc_offset_ns = utc_offset_ns
         if abs(step_ns) >= CLOCK_STEP_NS:
             log.warning(
-                "the wall clock was set by %+.1f s: no energy is lost or made, but it is booked "
-                "to the quarter hours that the clock now says",
+                "the wall clock was set by %+.1f s: no energy is lost or added, but it is booked "
+                "to quarter hours by the new time",
                 s_from_ns(step_ns),
             )
 
@@ -221,11 +219,10 @@ class Daemon:
         if wanted and not any(worker.is_open for worker in self._workers):
             self._parts.release.grant()
 
-    def _ask(self, now: float) -> None:
-        """Ask for a look; for process lists on their slower beat, or where a GPU is shared."""
-        processes = self._is_shared or now >= self._processes_due
+    def _ask(self, now: float, *, processes: bool) -> None:
+        """Ask for a look, and wait for it; `processes`: for process lists, too."""
         if processes:
-            self._processes_due = now + self._settings.process_interval_s
+            self._processes_due = now + self._settings.process_interval_s - self._slack_s
         for worker in self._workers:
             worker.ask(processes=processes)
         deadline = now + self._settings.patience_s

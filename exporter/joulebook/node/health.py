@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from joulebook.backoff import LastingThread
 from joulebook.node.sensor_thread import SensorThread
 
 log = logging.getLogger(__name__)
@@ -53,21 +54,21 @@ class Health:
         """A tick reached the disk."""
         self._saved = time.monotonic()
         if self._ledger_problem:
-            log.info("the ledger can be written again; nothing was lost in between")
+            log.info("the ledger is writable again; nothing was lost")
         self._ledger_problem = ""
 
     def commit_failed(self, problem: str) -> None:
         """A tick did not reach the disk, and will be written with the next one."""
         if not self._ledger_problem:
             self._failing_since = time.monotonic()
-            log.error("%s; figures are kept in memory until the ledger can be written", problem)
+            log.error("%s; figures are kept in memory until the ledger is writable", problem)
         self._ledger_problem = problem
 
     def ready(self) -> tuple[bool, str]:
         """Whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
         wrong = [
-            f"sensor {name} hangs in a call since {stuck_s:.0f} s"
+            f"sensor {name} has been hanging in a call for {stuck_s:.0f} s"
             for name, stuck_s in self._hanging().items()
         ]
         wrong += [
@@ -75,13 +76,17 @@ class Health:
             for worker in self._workers
             if (died_s := worker.died_s()) <= self._lately_s
         ]
+        wrong += [
+            f"thread {name} died {died_s:.0f} s ago"
+            for name, died_s in LastingThread.died_within(self._lately_s).items()
+        ]
         if self._ledger_problem and now - self._failing_since > self._lately_s:
             wrong.append(f"nothing committed for {now - self._saved:.0f} s: {self._ledger_problem}")
         if now - self._ticked > self._lately_s:
             wrong.append(f"no tick for {now - self._ticked:.0f} s")
         elif not self._idle and (not self._started or now - self._read > self._lately_s):
             problems = [problem for problem in self._sensor_problems if problem]
-            silence = f"no sensor has been read for {now - self._read:.0f} s"
+            silence = f"no sensor was read for {now - self._read:.0f} s"
             wrong.append(f"{silence}: {'; '.join(problems)}" if problems else silence)
         return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
@@ -97,9 +102,9 @@ class Health:
         """Log a hang when it begins to count as one, and its end."""
         hung = set(self._hanging())
         for name in sorted(hung - self._hung):
-            log.error("sensor %s hangs in a call: its meters have gaps until it answers", name)
+            log.error("sensor %s hangs in a call: its meters have gaps until it returns", name)
         for name in sorted(self._hung - hung):
-            log.info("sensor %s answers again", name)
+            log.info("sensor %s responds again", name)
         self._hung = hung
 
     def healthy(self) -> tuple[bool, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from joulebook.errors import ConfigError
+from joulebook.untrusted_files import read_secret, shown_path
 
 Mask = Callable[[str], str]
 
@@ -26,16 +27,16 @@ def mask(users: str, key_file: str) -> Mask:
     if users == "none":
         return lambda user: ""
     try:
-        key = Path(key_file).read_bytes().strip()
+        key = read_secret(Path(key_file)).strip()
     except OSError as e:
         raise ConfigError(
-            f"privacy.key_file = {key_file!r}: cannot be read: {e.strerror}; users = "
+            f"privacy.key_file: {shown_path(key_file)}: cannot be read: {e.strerror}; users = "
             f'"{users}" needs a file with at least {SHORTEST_KEY_BYTES} random bytes'
         ) from e
     if len(key) < SHORTEST_KEY_BYTES:
         raise ConfigError(
-            f"privacy.key_file = {key_file!r}: {len(key)} bytes; at least {SHORTEST_KEY_BYTES} "
-            "random bytes are needed, the same on every node"
+            f"privacy.key_file = {key_file!r}: {len(key)} bytes; expected at least "
+            f"{SHORTEST_KEY_BYTES} random bytes, the same on every node"
         )
 
     def hashed(user: str) -> str:

@@ -73,9 +73,9 @@ class ReleaseHandler:
             self._file.refresh()
         except OSError as e:
             # What was asked for still holds until its time is over.
-            _once.failed("look", "cannot look for requests at %s: %s", self._path, e.strerror)
+            _once.failed("look", "cannot check for requests at %s: %s", self._path, e.strerror)
             return _holds(self._file.value)
-        _once.recovered("look", "%s can be looked at again", self._path)
+        _once.recovered("look", "%s can be checked again", self._path)
         if _holds(self._file.value):
             return True
         if self._path.exists():
@@ -90,9 +90,7 @@ class ReleaseHandler:
         try:
             _write(self._path, msgspec.structs.replace(request, granted=True))
         except OSError as e:
-            _once.failed(
-                "grant", "cannot write to %s that it is granted: %s", self._path, e.strerror
-            )
+            _once.failed("grant", "cannot confirm the release in %s: %s", self._path, e.strerror)
             return
         _once.recovered("grant", "%s can be written again", self._path)
 
@@ -108,7 +106,7 @@ class ReleaseHandler:
         except OSError as e:
             _once.failed("remove", "cannot remove %s: %s", self._path, e.strerror)
         else:
-            _once.recovered("remove", "%s could be removed", self._path)
+            _once.recovered("remove", "%s was removed", self._path)
 
 
 def _holds(request: Request | None) -> bool:

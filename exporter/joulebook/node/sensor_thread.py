@@ -64,10 +64,11 @@ class SensorThread:
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._took_s: float | None = None
-        self._reason, self.problem = "starting", "has not answered yet"
+        self._reason, self.problem = "starting", "no reading yet"
         self._once = LogOnce(log)
         self._gave = False  # the last look gave a reading, or all devices sleep
-        self._pace = sensor.pace if isinstance(sensor, Paced) else Pace()
+        self._paced = sensor if isinstance(sensor, Paced) else None  # asked once: it is slow
+        self._pace = Pace() if self._paced is None else self._paced.pace
         self._looked_at = float("-inf")
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class SensorThread:
     @property
     def is_open(self) -> bool:
         """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
-        return self._open and not isinstance(self.sensor, Paced)
+        return self._open and self._paced is None
 
     def stuck_s(self) -> float:
         """For how many seconds the call in flight has been going on; 0 if there is none."""
@@ -229,8 +230,8 @@ class SensorThread:
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
         self._took_s = self._looked_at - began
-        if isinstance(self.sensor, Paced):
-            self._pace = self.sensor.pace
+        if self._paced is not None:
+            self._pace = self._paced.pace
         if error is not None:
             self._reason = error.reason
         silent = "missing" if self._open and error is None else self._reason
@@ -246,7 +247,7 @@ class SensorThread:
             self._say(failing)
             self.problem = "; ".join(f"{name}: {why}" for name, why in failing.items())
         if not (look.readings or failures or error):
-            self.problem = "it shows no device"
+            self.problem = "it has no device"
         if look.readings:
             self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
             self.problem = ""
@@ -263,7 +264,7 @@ class SensorThread:
     def _called(self, *, processes: bool) -> tuple[PollResult, SensorError | None]:
         """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
         try:
-            if self._released and not isinstance(self.sensor, Paced):
+            if self._released and self._paced is None:
                 self._close()
                 return PollResult(), SensorError("the driver was released", reason="released")
             if self._open_if_due():
@@ -345,5 +346,7 @@ class SensorThread:
 def _fault(fault: Exception) -> SensorError:
     """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
     return SensorError(
-        f"unexpected {fault!r}", reason="fault", remedy="This is a bug of joulebook: report it."
+        f"unexpected {fault!r}",
+        reason="fault",
+        remedy="This is a bug in Joulebook: please report it.",
     )

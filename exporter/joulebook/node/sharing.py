@@ -5,7 +5,7 @@ By the same rules as energy is booked by, so that the gauges agree with the coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from joulebook.core.attribution.claims import Holder, Tenure, admit
@@ -28,25 +28,35 @@ class Sharing(NamedTuple):
     draws: Mapping[WorkloadId | None, float]
 
 
+class _Seats(NamedTuple):
+    meter: Meter
+    holders: tuple[Holder, ...]
+    processes: tuple[ProcessUse, ...]
+    instances: tuple[InstanceUse, ...]
+
+
 def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
     """Every device that anybody holds or uses now."""
+    return {
+        each.meter: Sharing(each.holders, _draws(each, books, devices.get(each.meter)))
+        for each in _seats(books, devices, now_ns)
+    }
+
+
+def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> Iterator[_Seats]:
     claims = by_meter(
         claim
         for claim in books.claims
         if claim.t0_ns <= now_ns and (claim.t1_ns is None or claim.t1_ns > now_ns)
     )
-    found: dict[Meter, Sharing] = {}
     for meter in sorted({*claims, *books.meters}):
         status = devices.get(meter)
         held = admit(claims.get(meter, ()), None if status is None else status.rooms)
         processes, instances = _last_told(books.meters.get(meter))
-        holders = seats(held, processes, instances)
-        if holders:
-            draws = _draws(meter, holders, processes, instances, books, status)
-            found[meter] = Sharing(holders, draws)
-    return found
+        if holders := seats(held, processes, instances):
+            yield _Seats(meter, holders, processes, instances)
 
 
 def _last_told(
@@ -60,31 +70,26 @@ def _last_told(
 
 
 def _draws(
-    meter: Meter,
-    holders: tuple[Holder, ...],
-    processes: tuple[ProcessUse, ...],
-    instances: tuple[InstanceUse, ...],
-    books: Books,
-    status: DeviceStatus | None,
+    shared: _Seats, books: Books, status: DeviceStatus | None
 ) -> dict[WorkloadId | None, float]:
     """The power shared out as if it were the energy of a second."""
     watts = 0.0 if status is None else status.values.get("power_watts", 0.0)
     second_uj = round(watts * MW_PER_W) * UJ_PER_MJ
     if not second_uj:
         return {}
-    state = books.meters.get(meter)
+    state = books.meters.get(shared.meter)
     piece = Interval(
-        meter,
+        shared.meter,
         0,
         NS_PER_S,
         second_uj,
         Method.COUNTER,
-        processes=processes,
-        instances=instances,
+        processes=shared.processes,
+        instances=shared.instances,
     )
     draws: dict[WorkloadId | None, float] = {}
     idle_mw = None if state is None else state.idle_mw
-    for share in share_out(piece, Tenure(0, NS_PER_S, holders), idle_mw):
+    for share in share_out(piece, Tenure(0, NS_PER_S, shared.holders), idle_mw):
         if share.subject is Remainder.UNALLOCATED:
             continue
         who = None if isinstance(share.subject, Remainder) else share.subject

@@ -41,7 +41,7 @@ class ServiceManager:
                 out.settimeout(_PATIENCE_S)
                 out.sendto(state.encode(), address)
         except OSError as error:
-            log.debug("the service manager does not hear %s: %s", state, error)
+            log.debug("cannot notify the service manager of %s: %s", state, error)
             return False
         return True
 
@@ -56,7 +56,7 @@ class ServiceManager:
                 if well:
                     self.say("WATCHDOG=1")
                 else:
-                    log.error("no sign of life for the service manager: %s", why)
+                    log.error("watchdog not notified: %s", why)
 
         pulse = threading.Thread(target=beat, name="watchdog", daemon=True)
         if self.every_s:

@@ -56,23 +56,25 @@ class ProcessOwners:
     def look(self) -> None:
         """New process lists come: forget those that were in none of the last ones."""
         if self._seen:
-            self._known = {key: known for key, known in self._known.items() if key in self._seen}
+            if not self._known.keys() <= self._seen:
+                known = self._known.items()
+                self._known = {key: owner for key, owner in known if key in self._seen}
             self._seen = set()
 
     def identified(self, reading: Reading) -> Reading:
         """The reading, with the owner of each process."""
-        if reading.processes is None:
+        if not reading.processes:
             return reading
-        owned = (
-            msgspec.structs.replace(process, workload=self._owner(process))
+        now = self._now_s()
+        owned = [
+            msgspec.structs.replace(process, workload=self._owner(process, now))
             for process in reading.processes
-        )
+        ]
         return msgspec.structs.replace(reading, processes=tuple(owned))
 
-    def _owner(self, process: ProcessUse) -> WorkloadId | None:
+    def _owner(self, process: ProcessUse, now: float) -> WorkloadId | None:
         key = (process.pid, process.started_ns)
         self._seen.add(key)
-        now = self._now_s()
         owner, asked_s = self._known.get(key, (None, now - ASK_AGAIN_S))
         if owner is None and now - asked_s >= ASK_AGAIN_S:
             if len(self._known) >= MAX_OWNERS:
@@ -171,9 +173,9 @@ class WorkloadSources:
         except Exception as fault:
             self._faults[source.name] += 1
             _once.failed(key,
-                "%s failed to answer (%s): claims on record stand. This is a bug of joulebook: "
-                "report it",
+                "%s failed (%s): existing claims stay. This is a bug in Joulebook: please report "
+                "it",
                 source.name, asked, level=logging.ERROR, exc_info=fault,
             )  # fmt: skip
         else:
-            _once.recovered(key, "%s answers again (%s)", source.name, asked)
+            _once.recovered(key, "%s works again (%s)", source.name, asked)

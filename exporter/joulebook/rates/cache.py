@@ -57,7 +57,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
-            _once.failed(f"read {quantity}", "%s is not used: %s", path, error)
+            _once.failed(f"read {quantity}", "ignoring %s: %s", path, error)
             return None
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None
 
@@ -82,9 +82,9 @@ class Cache:
                     Path(name).unlink()
                 raise
         except OSError as error:
-            _once.failed(key, "%s cannot be kept: %s", path, error.strerror)
+            _once.failed(key, "cannot cache %s: %s", path, error.strerror)
         else:
-            _once.recovered(key, "%s is kept again", path)
+            _once.recovered(key, "%s is cached again", path)
 
     @staticmethod
     def _path(folder: Path, quantity: Quantity) -> Path:

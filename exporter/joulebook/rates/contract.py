@@ -32,6 +32,7 @@ import msgspec
 from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
 from joulebook.core.sanitize import one_line
 from joulebook.errors import FeedDenied, FeedWrong
+from joulebook.untrusted_files import read_secret, shown_path
 
 T = TypeVar("T")
 
@@ -110,19 +111,19 @@ class ApiKey:
 
     def read(self) -> str:
         """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
-        where = str(self._file or self._variable)
+        where = shown_path(self._file) if self._file else self._variable
         try:
-            text = self._file.read_text() if self._file else self._found
+            text = read_secret(self._file).decode() if self._file else self._found
         except (OSError, UnicodeDecodeError) as error:
             why = (isinstance(error, OSError) and error.strerror) or "not text"
             raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
         key = text.strip()
         if not key:
-            hint = "" if self._file else " (or name a file with token_file)"
-            raise FeedDenied(f"there is no key in {where}{hint}", reason="no_key")
+            hint = "" if self._file else " (or set token_file)"
+            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
         # It goes into a header: a line break in it would be another header.
         if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
-            raise FeedDenied(f"what is in {where} is no key", reason="no_key")
+            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
         return key
 
 
@@ -132,7 +133,7 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = one_line(str(error))
-        raise FeedWrong(f"{where}: not the JSON it should be: {why}", reason="garbage") from None
+        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None
 
 
 G_PER_KWH_MAX = 3_000
@@ -157,7 +158,7 @@ def price_nano(value: float | Decimal | str, unit: str, currency: str, where: st
         raise FeedWrong(f"{where}: the unit is {unit!r}, not {currency}/MWh", reason="unit")
     if match[1].upper() != currency:
         raise FeedWrong(
-            f"{where}: prices are in {match[1].upper()}, and rates.currency is {currency}",
+            f"{where}: prices are in {match[1].upper()}, but rates.currency is {currency}",
             reason="currency",
         )
     return _whole(value, Decimal(NANO) / _PER_KWH[match[2]], where)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.backoff import pause_s
+from joulebook.backoff import LastingThread, pause_s
 from joulebook.core.money.rates import Point, RateSet, StepCurve, carried, overlay
 from joulebook.errors import ConfigError, FeedEmpty, FeedError, FeedLimited, FeedWrong
 from joulebook.log import LogOnce
@@ -136,7 +136,7 @@ class Poller:
 
     def start(self) -> None:
         """Ask feeds from now on, in a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="rates", daemon=True)
+        self._thread = LastingThread("rates", self._run)
         self._thread.start()
 
     def stop(self) -> None:
@@ -203,7 +203,7 @@ class Poller:
             # A fault of ours in reading one feed must not end the thread that asks all others.
             name = type(fault).__name__
             self._failed(slot, FeedWrong(f"{feed.source.name}: {name}", reason="fault"))
-            what = "rates.%s: a fault in reading %s"
+            what = "rates.%s: reading %s failed"
             _once.failed(key, what, feed.quantity, feed.source.name, exc_info=fault)
             return
         slot.errors.update(refused)
@@ -213,7 +213,7 @@ class Poller:
         slot.points = good if plan.local else _merged(slot.points, good, now_s)
         self._judge(slot, refused, now_s)
         if slot.state == "ok":
-            _once.recovered(key, "rates.%s: %s is good again", feed.quantity, slot.message)
+            _once.recovered(key, "rates.%s: %s works again", feed.quantity, slot.message)
         else:
             _once.failed(key, "rates.%s: %s", feed.quantity, slot.message)
         if not plan.local:
@@ -243,7 +243,7 @@ class Poller:
         end = slot.points[-1].end_utc_s if slot.points else now_s
         if refused:
             slot.state = max(refused, key=lambda reason: refused[reason])
-            slot.message = f"{name}: {sum(refused.values())} values refused: {', '.join(refused)}"
+            slot.message = f"{name}: {sum(refused.values())} values rejected: {', '.join(refused)}"
         elif end is not None and end + plan.late_s <= now_s:
             slot.state = "late"
             slot.errors["late"] += 1

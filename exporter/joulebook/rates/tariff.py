@@ -64,7 +64,7 @@ def _source(row: dict[str, str]) -> str:
 def _hint(zone: str, rows: dict[str, dict[str, str]]) -> str:
     country = zone.partition("-")[0].upper()  # Of a bidding zone, DE-LU.
     if country in rows:
-        return f"; for {rows[country]['country']} write {country!r}"
+        return f"; for {rows[country]['country']}, use {country!r}"
     names = {row["country"].lower(): code for code, row in rows.items()}
     close = difflib.get_close_matches(zone.lower(), names, 1)
     return f"; did you mean {names[close[0]]!r}?" if close else ": two letters, like 'DE'"

@@ -15,7 +15,9 @@ import functools
 import logging
 import socket
 import termios
+import time
 from collections import Counter
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Literal, NamedTuple
 
@@ -51,17 +53,38 @@ class Limits(NamedTuple):
     """How often clocks and the web configuration file are looked at."""
 
 
+_told: set[str] = set()
+_TOLD_MAX = 32
+"""So many clients are named: there may be any number of them."""
+
+
+def _say_plain(peer: str) -> None:
+    """Log, once for each client, that it does not speak TLS where it must."""
+    if peer not in _told and len(_told) < _TOLD_MAX:
+        _told.add(peer)
+        logger.warning(
+            "%s asks by plain http, but this port speaks TLS: it must use https:// (in Prometheus "
+            "`scheme: https`)",
+            peer,
+        )
+
+
 class _Connection(H11Protocol):
     """One client, with the clock that it is under."""
 
     phase: Literal["head", "answer", "idle"] = "head"
 
+    stir: Callable[[], None]
+    """Told of whatever a clock may have to be looked at for."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.since = self.loop.time()
         self._owing_since: float | None = None
+        self.stir()
 
     def data_received(self, data: bytes) -> None:
+        self.stir()
         if self.phase == "idle":
             self._enter("head")
         super().data_received(data)
@@ -71,6 +94,10 @@ class _Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()  # May begin with the next request, if it is here.
         self._enter("answer" if self._answering() else "idle")
+
+    def rests(self) -> bool:
+        """Whether it waits for the next request, and owes nothing."""
+        return self.phase == "idle" and not self._unread()
 
     def overdue(self, now: float, limits: Limits) -> bool:
         """Whether the client has taken longer than it may."""
@@ -129,6 +156,8 @@ class Listener:
         self._rejected = rejected
         self._state = ServerState()
         self._starting: dict[asyncio.Task[None], float] = {}
+        self._stirred = asyncio.Event()
+        self._stamped_s = 0
         self._config = Config(
             app=app,
             interface="asgi3",
@@ -152,7 +181,6 @@ class Listener:
 
         Raises what ends one of its parts, none of which should ever end.
         """
-        self._stamp()
         tasks = [asyncio.create_task(self._accept(listener)) for listener in self._listeners]
         tasks.append(asyncio.create_task(self._sweep()))
         if self._web is not None:
@@ -173,21 +201,21 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, peer = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors, most likely: there is no use in asking at once.
-                _once.failed("accept", "no connection can be accepted: %s", error)
+                _once.failed("accept", "cannot accept connections: %s", error)
                 await asyncio.sleep(0.2)
                 continue
-            _once.recovered("accept", "connections are accepted again")
+            _once.recovered("accept", "accepting connections again")
             self._make_room()
-            task = loop.create_task(self._begin(client))
+            task = loop.create_task(self._begin(client, peer[0]))
             self._starting[task] = loop.time()
             task.add_done_callback(functools.partial(self._begun, client))
             # A ready `sock_accept` does not let go of the loop, and a flood is always ready.
             await asyncio.sleep(0)
 
-    async def _begin(self, client: socket.socket) -> None:
+    async def _begin(self, client: socket.socket, peer: str) -> None:
         tls = self._current().tls
         try:
             # asyncio would, but does not know a socket of `create_server` for TCP (proto is 0).
@@ -199,9 +227,11 @@ class Listener:
                 ssl_handshake_timeout=self._limits.handshake_s if tls else None,
                 ssl_shutdown_timeout=2.0 if tls else None,
             )
-        except OSError:
+        except OSError as error:
             # A scanner, a client without certificate, one that stalls: its own affair.
             self._rejected["handshake"] += 1
+            if getattr(error, "reason", "") == "HTTP_REQUEST":
+                _say_plain(peer)
 
     def _begun(self, client: socket.socket, task: asyncio.Task[None]) -> None:
         self._starting.pop(task, None)
@@ -209,7 +239,9 @@ class Listener:
             client.close()  # Cut before its first step, no transport has it.
 
     def _protocol(self) -> _Connection:
-        return _Connection(config=self._config, server_state=self._state, app_state={})
+        connection = _Connection(config=self._config, server_state=self._state, app_state={})
+        connection.stir = self._stir
+        return connection
 
     def _make_room(self) -> None:
         """Cut the one that has waited longest; one whose answer is under way only if all are."""
@@ -230,15 +262,23 @@ class Listener:
             victim.cancel()
 
     async def _sweep(self) -> None:
+        """Look at the clocks every second, while a connection does anything but rest."""
         loop = asyncio.get_running_loop()
         while True:
+            await self._stirred.wait()
             await asyncio.sleep(self._limits.sweep_s)
-            self._stamp()
+            self._stirred.clear()
             now = loop.time()
             for connection in self._connections():
                 if connection.overdue(now, self._limits):
                     self._rejected[f"slow_{connection.phase}"] += 1
                     connection.transport.abort()
+                elif not connection.rests():
+                    self._stirred.set()
+
+    def _stir(self) -> None:
+        self._stirred.set()
+        self._stamp()
 
     async def _watch(self, web: WebConfigFile) -> None:
         desk = WorkerPool("web-config", threads=1, line=1, timeout_s=60)
@@ -249,9 +289,9 @@ class Listener:
                 try:
                     changed = await desk.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
-                    _once.failed("watch", "server.web_config: not looked at: %s", busy)
+                    _once.failed("watch", "server.web_config: check failed: %s", busy)
                     continue
-                _once.recovered("watch", "server.web_config: looked at again")
+                _once.recovered("watch", "server.web_config: checked again")
                 if changed and (before or web.current.tls):
                     # A client certificate that is no longer good must not live on.
                     for connection in self._connections():
@@ -280,4 +320,8 @@ class Listener:
         return WebConfig() if self._web is None else self._web.current
 
     def _stamp(self) -> None:
-        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        """Say in answers what second it is."""
+        now_s = int(time.time())
+        if now_s != self._stamped_s:
+            self._stamped_s = now_s
+            self._state.default_headers = [(b"date", formatdate(now_s, usegmt=True).encode())]

@@ -52,10 +52,8 @@ class WorkerPool:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._answered, answer, value, error)
 
+        self._man(self._open + 1)
         self._open += 1
-        if self._started < min(self._open, self._threads):
-            self._started += 1
-            threading.Thread(target=self._run, name=f"http-{self._name}", daemon=True).start()
         self._work.put(work)
         self._awaited.add(answer)
         try:
@@ -63,7 +61,7 @@ class WorkerPool:
             async with asyncio.timeout(self._timeout_s):
                 return await answer
         except TimeoutError:
-            raise Busy(f"{self._name}: no answer in {self._timeout_s:g} s") from None
+            raise Busy(f"{self._name}: timed out after {self._timeout_s:g} s") from None
         finally:
             self._awaited.discard(answer)
 
@@ -75,6 +73,19 @@ class WorkerPool:
                 answer.set_exception(Busy(f"{self._name}: closing"))
         for _ in range(self._started):
             self._work.put(None)
+
+    def _man(self, wanted: int) -> None:
+        """Start a thread more where there is work for it. Raises `Busy` if there is none at all."""
+        if self._started >= min(wanted, self._threads):
+            return
+        thread = threading.Thread(target=self._run, name=f"http-{self._name}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # The system gives no thread just now.
+            if not self._started:
+                raise Busy(f"{self._name}: {error}") from None
+        else:
+            self._started += 1
 
     def _answered(
         self, answer: asyncio.Future[Any], value: object, error: Exception | None

@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from joulebook.log import LogOnce
-from joulebook.server.auth import PATH, Passwords, PostingsPages, PostingsQuery
+from joulebook.server.auth import PATH, HostNames, Passwords, PostingsPages, PostingsQuery
 from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.web_config import WebConfig
 
@@ -67,14 +67,19 @@ class App:
         web: Callable[[], WebConfig],
         rejected: Callable[[str], None],
         handover: PostingsPages | None = None,
+        hosts: HostNames | None = None,
     ) -> None:
         """`web` gives the configuration in force; `rejected` counts a refusal by its reason.
+
+        `hosts` are the names under which pages that nothing else guards are answered; without
+        them under any.
 
         `handover` is the page for collectors; without it there is none.
         """
         self._pages = pages
         self._web = web
         self._rejected = rejected
+        self._hosts = hosts
         self._packed: dict[str, tuple[bytes, bytes]] = {}
         self._passwords = Passwords()
         self._scrapes = WorkerPool("metrics", threads=2, line=16, timeout_s=10)
@@ -102,8 +107,12 @@ class App:
         refusal = None
         if self._handover is not None and scope["path"] == PATH:
             refusal = await self._guard(scope, web, self._handover)
-        elif web.users and scope["path"] not in OPEN_PATHS:
+        elif scope["path"] in OPEN_PATHS:
+            pass
+        elif web.users:
             refusal = await self._refusal(scope, web)
+        elif web.tls is None:
+            refusal = self._misdirected(scope)
         await (refusal or self._router)(scope, receive, send)
 
     def close(self) -> None:
@@ -117,10 +126,23 @@ class App:
         ):
             desk.close()
 
+    def _misdirected(self, scope: Scope) -> Response | None:
+        host = next((v for k, v in scope["headers"] if k == b"host"), None)
+        if self._hosts is None or self._hosts.has(host):
+            return None
+        self._rejected("host")
+        name = (host or b"").decode("latin-1")[:80]
+        _once.failed(
+            "host", "asked as %r, which is no name of this machine: refused; if it is "
+            "one, add it to server.hosts", name,
+        )  # fmt: skip
+        return PlainTextResponse("Misdirected: this name is not in server.hosts\n", 421)
+
     async def _refusal(self, scope: Scope, web: WebConfig) -> Response | None:
         header = next((v for k, v in scope["headers"] if k == b"authorization"), None)
         try:
-            if await self._passwords.check(web.users, header):
+            peer = (scope.get("client") or ("",))[0]
+            if await self._passwords.check(web.users, header, peer):
                 return None
         except Busy:
             self._rejected("busy")
@@ -138,11 +160,11 @@ class App:
             return None
         if allowed is None and web.users and await self._refusal(scope, web) is None:
             self._rejected("forbidden")
-            return PlainTextResponse("Forbidden: a password does not do, show the token\n", 403)
+            return PlainTextResponse("Forbidden: use the token instead of a password\n", 403)
         self._rejected("unauthorized")
         error = "" if allowed is None else ', error="invalid_token"'
         challenge = {"WWW-Authenticate": f'Bearer realm="joulebook"{error}'}
-        return PlainTextResponse("Unauthorized: show the token\n", 401, challenge)
+        return PlainTextResponse("Unauthorized: token required\n", 401, challenge)
 
     async def _postings(self, request: Request) -> Response:
         handover = self._handover
@@ -198,12 +220,12 @@ class App:
             answer = await desk.ask(question)
         except Busy as busy:
             self._rejected("busy")
-            _once.failed(name, "/%s is not answered: %s", name, busy)
+            _once.failed(name, "/%s was not answered: %s", name, busy)
             return _busy(f"{busy}\n")
         except Exception as error:
             _once.failed(name, "/%s failed: %s", name, error, level=logging.ERROR, exc_info=error)
-            return PlainTextResponse("this page failed; the log says why\n", 500)
-        _once.recovered(name, "/%s is answered again", name)
+            return PlainTextResponse("this page failed; see the log\n", 500)
+        _once.recovered(name, "/%s works again", name)
         return answer
 
     def _render(self, accept: str, packed: bool) -> tuple[bytes, str]:

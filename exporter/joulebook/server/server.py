@@ -16,12 +16,12 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from joulebook.config import Address, parse_listen
 from joulebook.errors import ConfigError
-from joulebook.server.auth import PostingsPages
+from joulebook.server.auth import HostNames, PostingsPages
 from joulebook.server.connections import Limits, Listener
 from joulebook.server.routes import App, Pages
 from joulebook.server.web_config import WebConfig, WebConfigFile
@@ -50,10 +50,11 @@ class Server:
         web_config: Path | None = None,
         limits: Limits = _LIMITS,
         handover: PostingsPages | None = None,
+        hosts: Iterable[str] = (),
     ) -> None:
         """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
 
-        `handover` is what collectors get, if they may.
+        `handover` is what collectors get, if they may; `hosts` are further names of this machine.
         """
         try:
             self._address = parse_listen(listen)
@@ -62,6 +63,7 @@ class Server:
         self._pages = pages
         self._limits = limits
         self._handover = handover
+        self._hosts = HostNames(hosts)
         self._web = None if web_config is None else WebConfigFile(web_config)
         self._rejected: Counter[str] = Counter()
         self._listeners: list[socket.socket] = []
@@ -85,7 +87,8 @@ class Server:
 
         `handshake` (TLS failed or stalled), `slow_head`, `slow_answer`, `slow_idle` (a client
         took longer than it may; the phase it was in), `evicted` (the table was full), `busy`,
-        `unauthorized`, `forbidden`, `web_config` (a changed file could not be used).
+        `unauthorized`, `forbidden`, `host` (asked under a name that is not this machine's),
+        `web_config` (a changed file could not be used).
         """
         broken = {"web_config": self._web.failures} if self._web and self._web.failures else {}
         return {**self._rejected, **broken}
@@ -95,6 +98,8 @@ class Server:
         self._listeners = _listen(self._address)
         # What uvicorn has to say below an error is about clients, and they may be many.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        with contextlib.suppress(RuntimeError):  # Its name in full is not worth a failed start.
+            threading.Thread(target=self._hosts.resolve, name="own-name", daemon=True).start()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="http", daemon=True)
         self._thread.start()
@@ -103,8 +108,8 @@ class Server:
         local = self._address.host in {"127.0.0.1", "::1", "localhost"}
         if self.reveals and not local and self._web is None:
             logger.warning(
-                "server.listen: whoever reaches port %d can read %s: "
-                "set server.web_config, or close the port to others",
+                "server.listen: anyone who can reach port %d can read %s: set server.web_config, "
+                "or close the port to others",
                 self.port,
                 self.reveals,
             )
@@ -119,7 +124,7 @@ class Server:
         self._thread = None
 
     def _app(self) -> App:
-        return App(self._pages, self._current, self._count, self._handover)
+        return App(self._pages, self._current, self._count, self._handover, self._hosts)
 
     def _run(self, ready: threading.Event) -> None:
         try:

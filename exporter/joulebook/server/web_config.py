@@ -161,7 +161,7 @@ class WebConfigFile:
             # Files of a set are replaced one by one: half of a new pair is the usual cause.
             _once.failed(
                 "web_config",
-                "server.web_config: the changed file is not used, the last good one stays: %s",
+                "server.web_config: ignoring the changed file, the last good one stays in use: %s",
                 error,
                 level=logging.ERROR,
             )
@@ -189,7 +189,7 @@ def _yaml(path: Path) -> object:
 def _problems(parsed: _File) -> Iterator[str]:
     for user, digest in parsed.basic_auth_users.items():
         if not user or ":" in user:
-            yield f"basic_auth_users: {user!r}: a user name is not empty and has no colon"
+            yield f"basic_auth_users: {user!r}: expected a non-empty user name without a colon"
         if not _BCRYPT.fullmatch(digest):
             yield f'basic_auth_users.{user}: expected a bcrypt hash (htpasswd -nBC 10 "")'
     for name, value in parsed.http_server_config.headers.items():
@@ -215,7 +215,7 @@ def _tls_problems(tls: _Tls) -> Iterator[str]:
     if verifies and not tls.client_ca_file:
         yield f"tls_server_config.client_ca_file: needed for {tls.client_auth_type}"
     if tls.client_ca_file and not verifies:
-        yield "tls_server_config.client_auth_type: nothing is verified, in spite of client_ca_file"
+        yield "tls_server_config.client_auth_type: nothing is verified, despite client_ca_file"
     if tls.min_version > tls.max_version:
         yield "tls_server_config.max_version: below min_version"
     for suite in tls.cipher_suites:

@@ -136,7 +136,7 @@ def test_a_correction_counts_in_the_month_that_is_named(
     assert run("bill", "close", "2026-10") == 0
     assert run("bill", "correct", "2026-10", *MOVE) == 2
     said = capsys.readouterr().err
-    assert "2026-10 is closed for ever" in said and "2026-11" in said
+    assert "2026-10 is closed permanently" in said and "2026-11" in said
     assert run("bill", "correct", "2026-12", *MOVE) == 2
     assert "2026-12 has not begun" in capsys.readouterr().err
     assert run("bill", "correct", *MOVE) == 0
@@ -204,7 +204,7 @@ def test_a_closed_month_and_what_comes_late(
     assert run("bill", "show", "2026-11") == 0
     assert "late, of 2026-10" in capsys.readouterr().out
     assert run("bill", "close", "2026-10") == 2
-    assert "2026-10 is closed already" in capsys.readouterr().err
+    assert "2026-10 is already closed" in capsys.readouterr().err
     for action in ("list", "open"):
         assert run("bill", action) == 0
     assert "closed 2026-11-16" in capsys.readouterr().out
@@ -265,7 +265,7 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
     nlp = bill(capsys, "2026-11", "--account", "nlp")
     assert ("bert", 7 * KWH) in [(line["experiment"], line["energy_uj"]) for line in nlp["lines"]]
     assert run("relabel", "102", "--experiment", "bert", "--why", "again") == 2
-    assert "is of nlp/grace/bert already" in capsys.readouterr().err
+    assert "already belongs to nlp/grace/bert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -277,11 +277,11 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         ),
         (
             (*NLP_VISION, "--cost", "1"),
-            "says who makes it",
+            "needs an author",
         ),
         (
             ("bill", "correct", "--from=nlp", "--to=nlp", "--cost", "1", "--why", "x"),
-            "another",
+            "two different owners",
         ),
         (
             (*NLP_VISION, "--cost", "-1", "--why", "x"),
@@ -291,6 +291,17 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
             ("bill", "correct", "--from", "", "--to", "nlp", "--cost", "1", "--why", "x"),
             "ACCOUNT",
         ),
+        (
+            (*NLP_VISION, "--cost", "1", "--why", "x", "--from", "(nobody)"),
+            "'(nobody)': expected one of (unallocated), (system), (daemon_down)",
+        ),
+        (("bill", "correct", "2025-01", *MOVE), "2025-01: nothing was billed in it; --anyway"),
+        (("bill", "list", "2026-10"), "2026-10: not of `joulebook bill list`"),
+        (("bill", "open", "--last"), "--last: not of"),
+        (("bill", "list", "--account", "nlp"), "--account: not of"),
+        (("bill", "close", "2026-10", "--account", "nlp"), "--account: not of"),
+        (("bill", "show", "--kwh", "5"), "--kwh: not of `joulebook bill show`"),
+        (("bill", "close", "2026-10", *MOVE), "--from: not of `joulebook bill close`"),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
         (("bill", "close"), "give the month"),
         (("relabel", "999", "--experiment", "x", "--why", "y"), "no workload '999'"),
@@ -331,7 +342,7 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
         assert run("bill", "show", "2026-10", "--format", form) == 0
         assert "Warning: n1: data from a recorded trace" in capsys.readouterr().err
     assert run("report", "--collected") == 0
-    assert "Warning: collected ledger was fed by a recorded trace" in capsys.readouterr().out
+    assert "Warning: collected ledger has data from a recorded trace" in capsys.readouterr().out
     assert run("report", "--collected", "--experiment", "bert", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recorded_trace"] is True

@@ -24,7 +24,7 @@ DEFAULTS = {
         "hang_s": 2.0,
         "wait_for_sensors": False,
     },
-    "server": {"listen": "127.0.0.1:9816", "web_config": "", "token_file": ""},
+    "server": {"listen": "127.0.0.1:9816", "web_config": "", "hosts": (), "token_file": ""},
     "log": {"level": "info", "format": "text"},
     "ledger": {
         "path": "/var/lib/joulebook/ledger.db",
@@ -405,7 +405,7 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ),
         (
             "[workloads]\ninfrastructure_selectors = ['a=b', 'in (']",
-            "workloads.infrastructure_selectors: 'in (': 'in (' is no label selector; expected "
+            "workloads.infrastructure_selectors: 'in (': 'in (' is not a label selector; expected "
             "key=value, key!=value, key in (a, b), key notin (a, b), key, !key, or namespace:NAME",
         ),
         (
@@ -436,6 +436,27 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
 )
 def test_what_is_refused_and_how(tmp_path: Path, text: str, line: str) -> None:
     assert refused(tmp_path, text) == [line]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[server]\ntoken = 's3cr3t'",
+        "[server]\ntokne_file = 's3cr3t'",
+        "[collect]\nPassword = 's3cr3t'",
+        "[server.token]\nvalue = 's3cr3t'",
+        "[server]\nauth = { token = 's3cr3t' }",
+        "[server]\nbearer = 's3cr3t-0123456789abcdef'",
+        "[server]\ntoken_file = ['s3cr3t']",
+        "[rates.price]\ntoken = 's3cr3t'",
+        "[daemon]\ninterval_s = 's3cr3t-0123456789abcdef'",
+        "api_key = 's3cr3t'",
+    ],
+)
+def test_what_may_be_a_secret_is_not_echoed(tmp_path: Path, text: str) -> None:
+    lines = refused(tmp_path, text)
+    assert lines
+    assert "s3cr3t" not in "".join(lines)
 
 
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:

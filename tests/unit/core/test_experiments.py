@@ -61,7 +61,18 @@ def test_a_job_name_loses_its_index_but_never_all_of_it(job_name: str, experimen
     assert choose(["job_name"], {"job_name": job_name}) == experiment
 
 
-@pytest.mark.parametrize("name", ["(overflow)", "(expired)", "(unallocated)", " (Other) "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "(overflow)",
+        "(expired)",
+        "(unallocated)",
+        " (Other) ",
+        "\u200b(expired)",
+        "(over\u00adflow)\ufeff",
+        "\u200b",
+    ],
+)
 def test_a_name_in_brackets_is_nobodys(name: str) -> None:
     sources = {"annotation:joulebook.io/experiment": name, "env:JOULEBOOK_EXPERIMENT": name,
                "comment": f"experiment={name}", "wckey": name, "job_name": name,

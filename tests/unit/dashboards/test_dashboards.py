@@ -27,6 +27,7 @@ from tests.lab.grafana import (
 
 from joulebook import cli
 from joulebook.metrics.catalogue import CATALOGUE
+from joulebook.metrics.catalogue_collector import COLLECTOR
 
 BY_UID = dashboards()
 RULES = {
@@ -54,7 +55,7 @@ UNITS = {
     "none",
 }  # fmt: skip
 CHOICES = {"raw": "1", "rules": "0"}
-METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in CATALOGUE}
+METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}
 

@@ -77,6 +77,26 @@ def test_what_was_handed_on_with_a_date_that_can_be_never_moves(
     assert balanced(path)
 
 
+def test_what_was_handed_on_and_has_grown_since_never_moves(open_store: Open, path: Path) -> None:
+    store = open_store()
+    books = book(store, store.load()[0], 0, wrong_ns=-20 * DAY_NS)
+    with LedgerReader(path) as reader:
+        first = reader.page("n", "", 0)
+    store.handed(first.next)
+    books = book(store, books, 1, wrong_ns=-20 * DAY_NS)
+    grown = quarters(path)
+    book(store, books, 900)
+    assert quarters(path).items() >= grown.items()
+    with LedgerReader(path) as reader:
+        later = reader.page("n", "", first.next)
+    collected = {
+        msgspec.structs.astuple(row)[1:7]: row.energy_uj
+        for row in (*first.postings, *later.postings)
+    }
+    assert balanced(path)
+    assert sum(collected.values()) == sum(quarters(path).values())
+
+
 def test_what_was_handed_on_with_a_date_that_cannot_be_comes_to_nothing_there(
     open_store: Open, path: Path
 ) -> None:

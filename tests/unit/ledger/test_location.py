@@ -12,8 +12,8 @@ from joulebook.ledger.sqlite import SqliteStore
 @pytest.mark.parametrize(
     ("fs_type", "words"),
     [
-        ("tmpfs", "does not outlive"),
-        ("overlay", "does not outlive"),
+        ("tmpfs", "does not survive"),
+        ("overlay", "does not survive"),
         ("nfs4", "cannot keep"),
         ("cifs", "cannot keep"),
         ("lustre", "cannot keep"),

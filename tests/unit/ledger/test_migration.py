@@ -117,7 +117,7 @@ def test_the_version_before_is_refused_in_words(tmp_path: Path) -> None:
     path = old_ledger(tmp_path)
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("PRAGMA user_version = 99")
-    with pytest.raises(LedgerTooNew, match=r"has schema 99.*install the newer joulebook again"):
+    with pytest.raises(LedgerTooNew, match=r"has schema 99.*install the newer version again"):
         SqliteStore(path, allow_volatile=True)
 
 

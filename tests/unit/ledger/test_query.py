@@ -202,13 +202,13 @@ def test_ledger_at_rest_is_readable(open_store: Open, path: Path) -> None:
 
 
 def test_missing_and_empty_ledgers_are_named(path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"no ledger at .*ledger\.db: is ledger\.path right"):
+    with pytest.raises(LedgerError, match=r"no ledger at .*ledger\.db: check ledger\.path"):
         LedgerReader(path)
     path.parent.mkdir()
     path.touch()
     with pytest.raises(LedgerError, match="no ledger at"):
         LedgerReader(path)
-    with pytest.raises(LedgerError, match="may not be read"):
+    with pytest.raises(LedgerError, match="cannot be read"):
         LedgerReader(path / "x")
 
 

@@ -21,7 +21,9 @@ def test_newer_schema_is_refused_untouched(open_store: Open, path: Path) -> None
     with sql(path) as conn:
         conn.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(LedgerTooNew, match=r"schema 99, and this joulebook knows schemas up to \d"):
+    with pytest.raises(
+        LedgerTooNew, match=r"schema 99, but this version supports schemas up to \d"
+    ):
         open_store()
     assert path.read_bytes() == before
 
@@ -31,7 +33,7 @@ def test_file_of_something_else_is_refused_untouched(open_store: Open, path: Pat
     with sql(path) as conn:
         conn.execute("CREATE TABLE photos (id)")
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match=r"not a ledger of joulebook: check ledger\.path"):
+    with pytest.raises(LedgerError, match=r"not a Joulebook ledger: check ledger\.path"):
         open_store()
     assert path.read_bytes() == before
 

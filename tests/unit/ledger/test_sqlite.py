@@ -224,7 +224,9 @@ def test_refused_workload_does_not_keep_its_row_number(open_store: Open, path: P
 
 def test_second_daemon_is_refused_until_the_first_is_gone(open_store: Open, path: Path) -> None:
     store = open_store()
-    with pytest.raises(LedgerBusy, match=rf"in use by another joulebook, pid {os.getpid()}\b"):
+    with pytest.raises(
+        LedgerBusy, match=rf"in use by another Joulebook daemon, pid {os.getpid()}\b"
+    ):
         open_store()
     store.close()
     open_store()
@@ -254,7 +256,7 @@ def test_a_lock_file_deleted_by_hand_does_not_let_two_daemons_book(
 ) -> None:
     store = open_store()
     path.with_name("ledger.db.lock").unlink()
-    with pytest.raises(LedgerBusy, match="in use by another joulebook"):
+    with pytest.raises(LedgerBusy, match="in use by another Joulebook daemon"):
         open_store()
     run(store, 2)
     store.close()

@@ -163,6 +163,16 @@ def test_folded_workload_counts_in_the_overflow_of_its_owner() -> None:
     assert values(view, "gpu_held_ratio")["1", GPU1.name, *identity] == 0.25
 
 
+def test_an_overflow_is_seen_at_zero_before_anybody_in_it_holds_anything() -> None:
+    pool, labels = pool_id(SWEEP), SWEEP._replace(experiment=OVERFLOW)
+    state = WorkloadState(WorkloadFacts(pool), {}, 0, labels, OVERFLOW)
+    view = with_books(workloads={pool: state}, claims=())
+    identity = (OVERFLOW, OVERFLOW, *labels)
+    assert values(view, "workload_energy_joules_total")[*identity, "gpu"] == 0
+    hardware = (*identity, "hardware", "EUR")
+    assert values(view, "workload_cost_total").get(hardware) == 0
+
+
 def test_power_is_that_of_the_devices_times_the_share_held() -> None:
     second = Meter(Component.GPU, "GPU-third")
     view = small_view()
@@ -225,18 +235,13 @@ def test_remainders_methods_and_evidence_begin_at_zero() -> None:
 
 
 def test_information_of_a_workload() -> None:
+    (names,) = (metric.labels for metric in CATALOGUE if metric.name == "joulebook_workload_info")
     info = values(small_view(), "workload_info")
-    assert (
-        "slurm",
-        "101",
-        "train.sh",
-        "h100",
-        "",
-        "",
-        "1",
-        "NVIDIA H100 80GB HBM3",
-        "prolog",
-    ) in info
+    (found,) = (each for each in (dict(zip(names, key, strict=True)) for key in info)
+                if each["workload"] == "101")  # fmt: skip
+    assert (found["name"], found["partition"], found["evidence"]) == ("train.sh", "h100", "prolog")
+    assert (found["gpu_count"], found["gpu_model"]) == ("1", "NVIDIA H100 80GB HBM3")
+    assert (found["image"], found["array"]) == ("", "")
     assert set(info.values()) == {1}
 
 

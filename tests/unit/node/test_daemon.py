@@ -148,7 +148,11 @@ def test_readiness_names_what_is_wrong(node: Node) -> None:
     node.tick()
     assert node.health.ready()[0]
     node.cards.hang.clear()
-    until(lambda: node.tick() and "sensor cards hangs in a call since" in node.health.ready()[1])
+    until(
+        lambda: (
+            node.tick() and "sensor cards has been hanging in a call for" in node.health.ready()[1]
+        )
+    )
     assert node.health.healthy()[0], "a hang of seconds needs no restart"
 
 
@@ -263,7 +267,7 @@ def test_a_tenant_source_that_raises_stops_nothing(
     assert view.rejected["jobs", "fault"] == 12, "holdings and settled, six times each"
     reported = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert len(reported) == 2, "a repeated failure is logged once"
-    assert reported[0].startswith("jobs failed to answer (holdings): claims on record stand")
+    assert reported[0].startswith("jobs failed (holdings): existing claims stay")
     node.jobs.fault = None
     node.jobs.rejected = {"fault": 1, "owner": 0}
     view = node.tick()
@@ -305,7 +309,7 @@ def test_an_end_with_a_full_disk_says_what_is_not_written(
     until(lambda: node.views and node.views[-1].now_ns > begun_ns + 500_000_000)
     stop.set()
     thread.join(5)
-    (said,) = re.findall(r"ends with (\d+\.\d) s that are not in the ledger", caplog.text)
+    (said,) = re.findall(r"stopping with (\d+\.\d) s not in the ledger", caplog.text)
     assert 0 <= float(said) < 60, "since the start, where nothing was ever written"
 
 
@@ -461,4 +465,4 @@ def test_a_counter_that_is_given_up_or_wrong_is_named_once(
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
     assert all(f"gpu {METER.name}" in text for _, text in said)
-    assert "shows 90 % of what its power comes to" in said[2][1]
+    assert "shows 90 % of the energy integrated from power" in said[2][1]

@@ -29,14 +29,14 @@ def test_hang_s_alone_decides(lately_s: float, caplog: pytest.LogCaptureFixture)
         until(lambda: worker.stuck_s() > 0.31)
         health.ticked(True, [])
         ready, said = health.ready()
-        assert (ready, said) == (False, "sensor cards hangs in a call since 0 s")
+        assert (ready, said) == (False, "sensor cards has been hanging in a call for 0 s")
         cards.hang.set()
         until(lambda: worker.stuck_s() == 0)
         health.ticked(True, [])
         assert health.ready() == (True, "ready")
         assert [record.getMessage() for record in caplog.records] == [
-            "sensor cards hangs in a call: its meters have gaps until it answers",
-            "sensor cards answers again",
+            "sensor cards hangs in a call: its meters have gaps until it returns",
+            "sensor cards responds again",
         ]
     finally:
         cards.hang.set()
@@ -54,6 +54,6 @@ def test_what_is_older_than_lately_is_not_ready() -> None:
 def test_a_silence_without_a_reason_names_none() -> None:
     health = Health([], lately_s=60, hang_s=60)
     health.ticked(False, [""])
-    assert health.ready() == (False, "no sensor has been read for 0 s")
+    assert health.ready() == (False, "no sensor was read for 0 s")
     health.ticked(False, ["", "driver gone"])
-    assert health.ready() == (False, "no sensor has been read for 0 s: driver gone")
+    assert health.ready() == (False, "no sensor was read for 0 s: driver gone")

@@ -37,7 +37,7 @@ def test_a_pseudonym_is_the_keyed_hash_the_same_on_every_node(key: Path, tmp_pat
 def test_a_key_that_anybody_could_try_is_refused(tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_text("secret\n")
-    with pytest.raises(ConfigError, match=r"privacy\.key_file.*6 bytes; at least 16"):
+    with pytest.raises(ConfigError, match=r"privacy\.key_file.*6 bytes; expected at least 16"):
         mask("hmac", str(short))
     with pytest.raises(ConfigError, match=r"privacy\.key_file.*cannot be read"):
         mask("hmac", str(tmp_path / "none"))

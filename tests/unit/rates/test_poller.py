@@ -17,7 +17,7 @@ from joulebook.rates.sources import Feed
 
 HOUR = 3600
 T0 = 1_767_225_600  # 2026-01-01T00:00Z
-DOWN = FeedDown("feed: no answer in time", reason="timeout")
+DOWN = FeedDown("feed: timed out", reason="timeout")
 
 
 def hourly(start: int, *values: int) -> tuple[Point, ...]:
@@ -178,7 +178,7 @@ def test_values_that_cannot_be_are_dropped_and_the_others_used() -> None:
     world.step((*hourly(T0, 5), *hourly(T0 + HOUR, 99 * NANO), *hourly(T0 + 2 * HOUR, 7)))
     assert (world.health.state, world.health.up) == ("absurd", False)
     assert world.health.errors == {"absurd": 1}
-    assert world.health.message == "feed: 1 values refused: absurd"
+    assert world.health.message == "feed: 1 values rejected: absurd"
     world.now = T0 + HOUR
     assert world.price is not None
     assert (world.price.value, world.price.quality) == (5, Quality.ESTIMATED)
@@ -285,7 +285,7 @@ def test_a_local_source_is_asked_at_once_and_must_be_right() -> None:
     # A person edits the file: what was right stays in force, and it is looked at again soon.
     assert world.step(DOWN) == 60
     assert world.price.value == 5
-    with pytest.raises(ConfigError, match="no answer in time"):
+    with pytest.raises(ConfigError, match="timed out"):
         world.make()
 
 

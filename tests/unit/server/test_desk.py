@@ -35,7 +35,7 @@ def test_a_hung_call_is_given_up_and_keeps_its_place() -> None:
 
     async def run() -> None:
         for _ in range(2):
-            with pytest.raises(Busy, match="no answer in"):
+            with pytest.raises(Busy, match="timed out after"):
                 await desk.ask(over.wait)
         with pytest.raises(Busy, match="2 calls open"):
             await desk.ask(over.wait)
@@ -78,4 +78,26 @@ def test_an_answer_after_the_loop_is_gone_is_dropped() -> None:
 
     asyncio.run(run())
     over.set()
+    desk.close()
+
+
+def test_a_thread_that_cannot_start_costs_one_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = WorkerPool("t", threads=2, line=2, timeout_s=5)
+    start = threading.Thread.start
+
+    def no_thread(self: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(5):  # More than the line is long.
+            with pytest.raises(Busy, match="can't start new thread"):
+                await desk.ask(lambda: 1)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert await desk.ask(lambda: 1) == 1
+        # One thread is there, no second one to be had: the one does the work of both.
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        assert list(await asyncio.gather(desk.ask(lambda: 2), desk.ask(lambda: 3))) == [2, 3]
+
+    asyncio.run(run())
     desk.close()

@@ -142,7 +142,7 @@ def test_users(folder: Path) -> None:
         ),
         (
             TLS + "  client_ca_file: ca.pem",
-            "tls_server_config.client_auth_type: nothing is verified, in spite",
+            "tls_server_config.client_auth_type: nothing is verified, despite",
         ),
         (TLS + "  min_version: TLS10", 'tls_server_config.min_version: expected one of "TLS12"'),
         (
@@ -166,7 +166,10 @@ def test_users(folder: Path) -> None:
         ),
         ("basic_auth_users: {ada: hunter2}", "basic_auth_users.ada: expected a bcrypt hash"),
         ("basic_auth_users: {ada: 1}", "basic_auth_users: expected a table"),
-        (f"basic_auth_users: {{'a:b': {HASH}}}", "basic_auth_users: 'a:b': a user name"),
+        (
+            f"basic_auth_users: {{'a:b': {HASH}}}",
+            "basic_auth_users: 'a:b': expected a non-empty user name",
+        ),
         ("basic_auth_users: hunter2", "basic_auth_users: expected a table"),
         ("http_server_config: {headers: {Server: x}}", "http_server_config.headers.Server: exp"),
         (

@@ -156,6 +156,21 @@ def statement() -> Callable[[F], F]:
             help="Write to FILE instead of standard output.",
         ),
         option(
+            "--rows",
+            heading=heading,
+            type=FILE,
+            metavar="FILE",
+            help="Also write the rows it rests on, as CSV: `joulebook verify` recomputes every "
+            "figure from them. They hold the names of users and jobs.",
+        ),
+        option(
+            "--sign",
+            heading=heading,
+            type=FILE,
+            metavar="KEY",
+            help="Sign the output with this SSH key (Ed25519, say): FILE.sig beside --output FILE.",
+        ),
+        option(
             "--best",
             heading=heading,
             metavar="RUN",

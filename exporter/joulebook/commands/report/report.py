@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from joulebook.commands.report.options import from_where, which_runs
 from joulebook.commands.report.options import statement as statement_options
@@ -42,11 +43,10 @@ from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.report import sacct, statement
+from joulebook.lab.report import rows, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
 from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
-from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.rates.sources import missing
@@ -55,19 +55,32 @@ from joulebook.units import kwh_from_uj
 
 
 def write_statement(args: Options, config: Config) -> int:
-    """Write the statement selected by the options."""
+    """Write the statement selected by the options, and what a reviewer needs to check it."""
+    if args.sign is not None and args.output is None:
+        raise ConfigError("--sign: give --output FILE too; the signature is written to FILE.sig")
+    if args.rows is not None and args.rates is not None:
+        raise ConfigError("--rows: not with --rates, which recomputes what the rows say")
     render = renderer(args.format or "text")
-    text = render(make_statement(args, config))
+    basis, anew = _gather(args, config)
+    made = statement.make(*basis, anew)
+    if args.rows is not None or args.sign is not None:
+        made = msgspec.structs.replace(made, rows_sha256=rows.digest(basis))
+    text = render(made)
+    signed = "" if args.sign is None else signature.sign(text, args.sign)
     if args.output is None:
         for line in text.splitlines():
             Screen().say(line)
-        return 0
-    _save(args.output, text)
+    else:
+        _save("--output", args.output, text)
+    if args.rows is not None:
+        _save("--rows", args.rows, rows.write(basis))
+    if signed:
+        _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
 
 
-def make_statement(args: Options, config: Config) -> Statement:
-    """Return the statement selected by the options. Raises a `JoulebookError`."""
+def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Recharge | None]:
+    """Return what the statement is made of. Raises a `JoulebookError`."""
     about = read_about(args.about)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
@@ -85,8 +98,8 @@ def make_statement(args: Options, config: Config) -> Statement:
         Screen(sys.stderr).say(said)
         said = ""
     zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    reported = statement.StatementContext(time.time(), known, said, config.report, zone)
-    return statement.make(account, about, _choice(args, about), reported, anew)
+    context = statement.StatementContext(time.time(), known, said, config.report, zone)
+    return rows.Basis(account, about, _choice(args, about), context), anew
 
 
 def _choice(args: Options, about: About) -> RoleChoice:
@@ -99,7 +112,7 @@ def _choice(args: Options, about: About) -> RoleChoice:
     return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
 
 
-def _save(path: Path, text: str) -> None:
+def _save(option_name: str, path: Path, text: str) -> None:
     """Replace the file in one step, or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -107,7 +120,7 @@ def _save(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
     Screen(sys.stderr).say(f"joulebook report: wrote {path}")
 
 
@@ -162,7 +175,7 @@ def _newest(line: ReportLine) -> Charges:
 def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
-         args.runs, args.exclude, args.about, args.output)
+         args.runs, args.exclude, args.about, args.output, args.rows, args.sign)
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from fractions import Fraction
 from operator import add
 from typing import NamedTuple
 
+import msgspec
+
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
 from joulebook.core.attribution.spans import there
 from joulebook.core.energy.intervals import Interval
@@ -225,7 +227,7 @@ def _shared(
     held = [*parts, whole - sum(parts)]
     energy, idle_energy, time, idle_time = ([0] * len(held) for _ in range(4))
     unseen = False
-    for interval in intervals:
+    for interval in _joined(intervals):
         duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
         floor_uj = interval.energy_uj
         if not interval.idle:
@@ -257,6 +259,23 @@ def _shared(
         nobodys = Amount(left.energy_uj, held_ns=left.held_ns)
         shares.append(Share(Remainder.UNALLOCATED, nobodys, Method.APPORTIONED, NO_EVIDENCE))
     return shares
+
+
+def _joined(intervals: Iterable[Interval]) -> list[Interval]:
+    """Intervals in a row, those as one of which the same list of processes tells."""
+    joined: list[Interval] = []
+    for each in intervals:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and each.processes is last.processes
+            and (each.idle, each.instances) == (last.idle, last.instances)
+        ):
+            energy_uj = last.energy_uj + each.energy_uj
+            joined[-1] = msgspec.structs.replace(last, t1_ns=each.t1_ns, energy_uj=energy_uj)
+        else:
+            joined.append(each)
+    return joined
 
 
 def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int] | None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from statistics import fmean, stdev
+from math import dist
+from statistics import fmean
 
 import msgspec
 
@@ -127,7 +128,9 @@ def _judged(audit: Audit) -> Audit:
         return audit
     ratio = sum(counted for counted, _ in blocks) / sum(drawn for _, drawn in blocks)
     ratios = [counted / drawn for counted, drawn in blocks]
-    error = max(stdev(ratios) / len(ratios) ** 0.5, LEAST_ERROR)
+    # Of the mean; `statistics.stdev` does it in fractions, at fifty times the cost.
+    spread = dist(ratios, [fmean(ratios)] * len(ratios))
+    error = max(spread / (len(ratios) * (len(ratios) - 1)) ** 0.5, LEAST_ERROR)
     known = audit.learnt.get(audit.load, Learnt())
     drift = abs(ratio - known.ratio) - DRIFT if known.windows >= SETTLED else 0.0
     excess = max(abs(ratio - 1) - BOUND, drift)

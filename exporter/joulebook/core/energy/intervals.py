@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from joulebook.core.energy.idle import is_at_rest
-from joulebook.core.energy.power import MAX_HOLE_NS, drawn_uj, max_power_mw
+from joulebook.core.energy.power import MAX_HOLE_NS, counted_uj, drawn_uj, max_power_mw
 from joulebook.core.energy.readings import (
     Break,
     InstanceUse,
@@ -119,9 +119,8 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     meter, t0, t1 = now.meter, before.t_ns, now.t_ns
     if now.breaks in (Break.IMPLAUSIBLE, Break.WRAPPED):
         return (Gap(meter, t0, t1, now.breaks.value),)
-    delta_uj = counted_uj(before, now)
-    if delta_uj is not None:
-        return (_counted(before, now, t0, delta_uj),)
+    if now.breaks is Break.NONE:
+        return (_counted(before, now, t0, counted_uj(before, now) or 0),)
     reason = now.breaks.value
     if now.uptime_ns is not None:
         born = min(max(t1 - now.uptime_ns, t0 + 1), t1 - 1)
@@ -131,12 +130,10 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
     return (Gap(meter, t0, t1, reason), msgspec.structs.replace(since, remainder=remainder))
 
 
-def counted_uj(before: Reading, now: Reading) -> int | None:
-    """What one interval between two readings of a counter comes to; `None`: `between` knows."""
-    if now.breaks is not Break.NONE or now.energy_uj is None or before.energy_uj is None:
-        return None
-    delta_uj = now.energy_uj - before.energy_uj
-    return delta_uj if delta_uj >= 0 else delta_uj + (now.wrap_uj or 0)
+def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
+    """A gap as time in which the device was held, or was nobody's: that is charged all the same."""
+    interval = _interval(before, now, gap.t0_ns, gap.t1_ns, 0, Method.INTEGRATED)
+    return msgspec.structs.replace(interval, idle=False, unread=True)
 
 
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:
@@ -199,15 +196,22 @@ def has_restarted(before: Reading, now: Reading) -> bool:
         return True
     if now.uptime_ns is None:
         return False
-    if before.uptime_ns is not None and now.uptime_ns < before.uptime_ns:
-        return True
-    return now.t_ns - now.uptime_ns > before.t_ns + UPTIME_SLACK_NS
+    born_ns, before_ns = now.t_ns - now.uptime_ns, before.t_ns
+    if before.uptime_ns is None:
+        return born_ns > before_ns + UPTIME_SLACK_NS
+    # Begun since, and later than it had begun: a suspend that uptime leaves out is not the latter.
+    is_later = born_ns - (before_ns - before.uptime_ns) > UPTIME_SLACK_NS
+    return now.uptime_ns < before.uptime_ns or (is_later and born_ns >= before_ns)
 
 
 def _lifetime_ns(before: Reading, now: Reading) -> int:
     """The longest time for which a counter that began again after `before` can have counted."""
     longest = now.t_ns - before.t_ns
-    return longest if now.uptime_ns is None else min(longest, now.uptime_ns + UPTIME_SLACK_NS)
+    if now.uptime_ns is None:
+        return longest
+    alive = now.uptime_ns + UPTIME_SLACK_NS
+    # Node time is short where the clock was wrong at boot; what the driver says is not.
+    return alive if before.epoch != now.epoch else min(longest, alive)
 
 
 def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:

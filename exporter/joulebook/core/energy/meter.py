@@ -15,7 +15,6 @@ from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.intervals import (
     between,
     confirm,
-    counted_uj,
     energy_uj,
     has_restarted,
     judge,
@@ -23,6 +22,7 @@ from joulebook.core.energy.intervals import (
 from joulebook.core.energy.power import (
     MAX_HOLE_NS,
     STALL_NS,
+    counted_uj,
     drawn_uj,
     is_believable,
     is_doubted,
@@ -271,7 +271,7 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
     elif reading.after_outage:
         lost.append((DAEMON_DOWN, watched_ns - state.gap_to_ns))
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
-    counted = counted_uj(state.last, reading)
+    counted = counted_uj(state.last, reading) if reading.breaks is Break.NONE else None
     parts = between(state.last, reading) if counted is None else ()
     audited = auditing.interrupted(state.audit)
     if reading.breaks is Break.NONE and not reading.after_outage:

@@ -14,6 +14,7 @@ from joulebook.core.energy.intervals import (
     between,
     energy_uj,
     known_instances,
+    unread,
 )
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, ProcessUse, Reading
@@ -57,8 +58,12 @@ def ripe(
             instances=reported[knot.index].instances,
         )
         before = _last_listed(lists, base.t_ns)
-        parts = (p for p in between(base, reading) if isinstance(p, Interval))
-        intervals.extend(msgspec.structs.replace(p, before=before) for p in parts)
+        parts = [
+            unread(base, reading, part) if isinstance(part, Gap) else part
+            for part in between(base, reading)
+            if isinstance(part, Interval) or state.meter.component is Component.GPU
+        ]
+        intervals.extend(msgspec.structs.replace(part, before=before) for part in parts)
         base = reading
     state = msgspec.structs.replace(
         state,
@@ -85,14 +90,12 @@ def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Inter
 def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Interval]:
     """The intervals; of what was charged while the device could not be read, that is noted."""
     for each in intervals:
-        if each.t1_ns <= state.unread_ns:
-            yield msgspec.structs.replace(each, charged=True)
-        elif each.t0_ns < state.unread_ns:
-            before = each.cut(each.t0_ns, state.unread_ns)
+        charged_ns = min(max(each.t0_ns, state.unread_ns), each.t1_ns)
+        if each.t0_ns < charged_ns and not each.unread:
+            before = each.cut(each.t0_ns, charged_ns)
             yield msgspec.structs.replace(before, charged=True)
-            yield each.cut(state.unread_ns, each.t1_ns)
-        else:
-            yield each
+        if charged_ns < each.t1_ns:
+            yield each.cut(charged_ns, each.t1_ns)
 
 
 def _judged(
@@ -106,7 +109,7 @@ def _judged(
         else each
         for each in intervals
     )
-    known = (each for each in intervals if each.remainder is None)
+    known = (each for each in intervals if each.remainder is None and not each.unread)
     floor = idle.learnt(floor, known)
     state = msgspec.structs.replace(
         state, idle_mw=floor.idle_mw, rest_mw=floor.rest_mw, rest_ns=floor.rest_ns

@@ -255,7 +255,7 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"{source} was fed by a recorded trace (a demo or a replay): no figure of "
+        f"{source} has data from a recorded trace (demo or replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
     )
 

@@ -212,7 +212,7 @@ def _comparable(
     if not measured:
         return whole, aside, Boundary.GIVEN
     aside += [
-        Aside(each, "its energy is the author's own, that of others is measured")
+        Aside(each, "its energy was stated by its author, that of others was measured")
         for each in whole
         if each.join is Join.GIVEN
     ]

@@ -98,7 +98,7 @@ def sort_out(
             raise ValueError(f"{choice.best!r} is the best run and an excluded one")
         if best.cut:
             raise ValueError(
-                f"{choice.best!r} is not whole: it began before or ended after this time"
+                f"{choice.best!r} is incomplete: it started before or ended after this time range"
             )
     elif len(sweep) == 1:
         best = None if sweep[0].cut else sweep[0]
@@ -108,7 +108,7 @@ def sort_out(
 def _named(runs: Sequence[Run], pattern: str) -> list[Run]:
     found = [run for run in runs if _is(run, pattern)]
     if not found:
-        raise ValueError(f"{pattern!r} is none of the runs of this report; it has {_some(runs)}")
+        raise ValueError(f"{pattern!r} matches no run of this report; known: {_some(runs)}")
     return found
 
 

@@ -14,6 +14,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
 from joulebook.reloaded_file import Note, ReloadedFile
+from joulebook.untrusted_files import read_secret, shown_path
 
 MAX_BYTES = 16 * 2**20
 """A page of 5,000 rows is below 1 MiB."""
@@ -56,7 +57,7 @@ class NodeClient:
         except FeedError as error:
             hint = ""
             if isinstance(error, FeedWrong) and str(error).endswith(" 404"):
-                hint = ": server.token_file is not set there, or it is no joulebook"
+                hint = ": server.token_file is not set there, or it is not Joulebook"
             raise Unanswered(f"{error}{hint}", reason=error.reason) from None
         try:
             return _PAGE.decode(body)
@@ -102,12 +103,11 @@ class NodeClient:
 def secret(key: str, path: str) -> str:
     """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
-        with Path(path).open("rb") as file:
-            words = file.read(_MAX_SECRET).split()
+        words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:
-        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{key}: {shown_path(path)}: cannot be read: {error.strerror}") from None
     if not words or not words[0].isascii():
-        raise ConfigError(f"{key}: {path}: there is nothing in it that could be shown to a node")
+        raise ConfigError(f"{key}: {path}: it has no token or password")
     return words[0].decode()
 
 

@@ -137,7 +137,7 @@ class Collector:
             self._client.refresh()
             _once.recovered("certificates", "certificates are in use again")
         except ConfigError as error:
-            _once.failed("certificates", "%s; the last good ones stay in use", error)
+            _once.failed("certificates", "%s; using the last good ones", error)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
         asked = sum(standing.asked for standing in self.roll.targets.values())
@@ -158,7 +158,7 @@ class Collector:
         except ConfigError as error:
             answer = NodeAnswer(question, None, "no_token", str(error))
         except Exception as error:
-            logger.exception("%s: asking it failed", question.target)
+            logger.exception("%s: request failed", question.target)
             answer = NodeAnswer(question, None, "fault", f"{question.target}: {error!r}")
         self._answers.put(answer)
 
@@ -188,8 +188,8 @@ class Collector:
         target, node = question.target, (page.cluster, page.node)
         if twin := self.roll.twin(target, node, page.ledger_id):
             raise InputError(
-                f"{target}: says that it is node {page.node!r}, and so does {twin}, with another "
-                "ledger: set node.name so that the two differ",
+                f"{target}: is node {page.node!r}, but so is {twin}, with another ledger: set "
+                "different node.name",
                 reason="twice",
             )
         self._ledger_of[target] = page.ledger_id
@@ -212,8 +212,8 @@ class Collector:
         if taken.undated:
             said = ", ".join(f"{quarter_s}" for quarter_s in sorted(taken.undated)[:5])
             logger.warning(
-                "%s: rows of node %s are of quarter hours that cannot be when it was (%s): its "
-                "clock was wrong; they are kept apart until the node dates them anew",
+                "%s: rows of node %s have impossible quarter hours (%s): its clock was wrong; "
+                "they are kept aside until the node corrects their dates",
                 target, page.node, said,
             )  # fmt: skip
         if target in self.roll.targets:
@@ -234,7 +234,7 @@ class Collector:
             standing = self.roll.targets[target]
             standing.repeats += 1
             if standing.repeats > _REPEATS and not self.database_problem:
-                self._refused(target, "order", f"{target}: shows another ledger each time")
+                self._refused(target, "order", f"{target}: returns a different ledger each time")
                 return
             standing.asked, standing.due = False, time.monotonic()
 
@@ -243,7 +243,7 @@ class Collector:
         self._read_positions(database)
         if self.database_problem:
             self.database_problem = ""
-        _once.recovered("database", "%s can be written again", database.name)
+        _once.recovered("database", "%s is writable again", database.name)
         return database
 
     def _read_positions(self, database: Database) -> None:
@@ -254,7 +254,7 @@ class Collector:
 
     def _lost(self, error: LedgerError) -> None:
         self.database_problem = str(error)
-        _once.failed("database", "%s; nodes keep what is not collected", error)
+        _once.failed("database", "%s; nodes keep what was not collected", error)
         self._let_go()
         self._next_try = time.monotonic() + _DATABASE_S
 

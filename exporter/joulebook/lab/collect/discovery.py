@@ -99,7 +99,9 @@ class FileSd:
             try:
                 groups = _as_groups(yaml.safe_load(body) or [])
             except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
-                raise InputError(f"{path}: no list of targets: {error}", reason="garbage") from None
+                raise InputError(
+                    f"{path}: not a list of targets: {error}", reason="garbage"
+                ) from None
             return urls(groups, self._scheme, str(path))
         return urls(_groups(body, str(path)), self._scheme, str(path))
 
@@ -125,7 +127,7 @@ def _groups(body: bytes, where: str) -> list[TargetGroup]:
     try:
         return _GROUPS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: no list of targets: {error}", reason="garbage") from None
+        raise InputError(f"{where}: not a list of targets: {error}", reason="garbage") from None
 
 
 def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
@@ -158,10 +160,10 @@ class Targets:
                 _once.recovered(source.name, "%s is read again", source.name)
             except (InputError, ConfigError) as error:
                 self.failing[source.name] = str(error)
-                _once.failed(source.name, "targets: %s; what it said last counts", error)
+                _once.failed(source.name, "targets: %s; using its last good list", error)
         found = frozenset[str]().union(*self._last.values())
         if len(found) > MAX_TARGETS:
-            _once.failed("many", "%d targets: only %d are asked", len(found), MAX_TARGETS)
+            _once.failed("many", "%d targets: only %d are used", len(found), MAX_TARGETS)
             found = frozenset(sorted(found)[:MAX_TARGETS])
         return found
 
@@ -276,7 +278,7 @@ def namespace_of_this_pod() -> str:
         return (_ACCOUNT / "namespace").read_text().strip()
     except OSError:
         raise InputError(
-            "collect.kubernetes_namespace: not in a pod, so the namespace must be named",
+            "collect.kubernetes_namespace: not in a pod, so set the namespace",
             reason="file",
         ) from None
 

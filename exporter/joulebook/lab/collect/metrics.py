@@ -42,8 +42,8 @@ def make_collector(settings: Collect) -> Collector:
         )
     if not settings.token_file:
         raise ConfigError(
-            "collect.token_file is not set: expected the path of a file with the token that the "
-            "daemons have in their server.token_file"
+            "collect.token_file is not set: expected the path of a file with the token of the "
+            "daemons (their server.token_file)"
         )
     return Collector(
         settings,

@@ -35,14 +35,14 @@ _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 def check(page: PostingsPage, since: int, ledger_id: str, target: str) -> None:
     """Raises `InputError` for an answer to (`since`, `ledger_id`) that cannot be true."""
     for reason, what in _problems(page, since, ledger_id):
-        raise InputError(f"{target}: {what}; the page is refused", reason=reason)
+        raise InputError(f"{target}: {what}; the page was rejected", reason=reason)
 
 
 def _problems(page: PostingsPage, since: int, ledger_id: str) -> Iterator[tuple[str, str]]:
     if not OLDEST <= page.v <= VERSION:
         yield (
             "version",
-            f"speaks version {page.v} of pages, and this collector {OLDEST} to {VERSION}: upgrade "
+            f"has page version {page.v}, this collector supports {OLDEST} to {VERSION}: upgrade "
             f"{'the collector first' if page.v > VERSION else 'the node'}",
         )
     if not re.fullmatch(r"[0-9a-f]{16,64}", page.ledger_id):
@@ -50,17 +50,17 @@ def _problems(page: PostingsPage, since: int, ledger_id: str) -> Iterator[tuple[
     if not page.node or len(page.node) > 253 or len(page.cluster) > 253:
         yield "garbage", "names of node and cluster: expected 1 (0) to 253 characters"
     if page.since != (since if ledger_id in {"", page.ledger_id} else 0):
-        yield "order", f"answers what comes after {page.since}, asked for {since}"
+        yield "order", f"returned what follows {page.since}, not {since}"
     if page.last < page.since and ledger_id == page.ledger_id:
         yield (
             "went_back",
-            f"its ledger has gone back from number {since} to {page.last} (restored from a copy?): "
-            "move it away on the node, so that it begins a new one",
+            f"its ledger has gone back from number {since} to {page.last} (restored from a "
+            "copy?): move it away on the node to start a new one",
         )
     if not page.since <= page.next <= page.last:
-        yield "order", f"goes on at {page.next}, which is not in {page.since} to {page.last}"
+        yield "order", f"continues at {page.next}, which is not in {page.since} to {page.last}"
     if page.next == page.since and page.last > page.next:
-        yield "order", f"stays at {page.next}, though there is more up to {page.last}"
+        yield "order", f"does not advance from {page.next}, though there is more up to {page.last}"
     if page.rows > 3 * MAX_ROWS or len(page.meters) > _METERS:
         yield "too_large", f"{page.rows} rows and {len(page.meters)} meters in one page"
     yield from _numbers(page)
@@ -88,15 +88,15 @@ def _numbers(page: PostingsPage) -> Iterator[tuple[str, str]]:
     meters = {meter.id for meter in page.meters}
     workloads = {workload.id for workload in page.workloads}
     if len(meters) < len(page.meters) or len(workloads) < len(page.workloads) or 0 in workloads:
-        yield "garbage", "two meters or workloads of the same number"
+        yield "garbage", "two meters or workloads with the same number"
     named = {row.meter_id for row in page.postings} | {row.meter_id for row in page.gaps}
     if not named <= meters:
-        yield "garbage", "a posting or gap of a meter that it does not name"
+        yield "garbage", "a posting or gap of an unknown meter"
     for whose in _whose(page):
         if (whose[0] == 0) != bool(whose[1]):
-            yield "garbage", "a row that is of a workload and of a remainder, or of neither"
+            yield "garbage", "a row with both a workload and a remainder, or with neither"
         if whose[0] and whose[0] not in workloads:
-            yield "garbage", "a row of a workload that it does not name"
+            yield "garbage", "a row of an unknown workload"
 
 
 def _whose(page: PostingsPage) -> set[tuple[int, str]]:
@@ -142,7 +142,7 @@ def _unknown(what: str, kind: type[StrEnum], values: Iterable[str]) -> Iterator[
     for value in set(values) - {str(each) for each in kind}:
         yield (
             "version",
-            f"{what} {value[:40]!r} is not known here: is the node's joulebook newer than the "
+            f"{what} {value[:40]!r} is unknown here: is the node's Joulebook newer than the "
             "collector's?",
         )
 
@@ -152,7 +152,7 @@ def _values(page: PostingsPage) -> Iterator[tuple[str, str]]:
     quarters |= {row.quarter_s for row in page.charges} | {row.quarter_s for row in page.rates}
     for quarter_s in quarters:
         if quarter_s % 900 or not -_MOST <= quarter_s <= _MOST:
-            yield "absurd", f"quarter hour {quarter_s}: not one"
+            yield "absurd", f"quarter hour {quarter_s}: not on a quarter hour"
     for row in page.postings:
         if not (
             0 <= row.idle_uj <= row.energy_uj <= _MOST
@@ -164,26 +164,30 @@ def _values(page: PostingsPage) -> Iterator[tuple[str, str]]:
                 f"a posting of {row.energy_uj} uJ ({row.idle_uj} idle, {row.calibration_uj} by "
                 f"calibration), {row.held_ns} ns ({row.idle_ns} idle)",
             )
-    amounts = [(row.whole, row.nano, row.rest) for row in page.charges]
-    for charged in page.charged:
-        amounts += (charged.booked, charged.expired)
-    for whole, nano, rest in amounts:
+    booked = [(row.whole, row.nano, row.rest) for row in page.charges]
+    for whole, nano, rest in (*booked, *(a for c in page.charged for a in (c.booked, c.expired))):
         if not (0 <= whole <= _MOST and 0 <= nano < NANO and 0 <= rest < PER_KWH):
             yield "absurd", f"an amount of {whole}, {nano}, {rest}"
-    integers = [page.created_s]
-    for meter in page.meters:
-        integers += (meter.id, meter.booked_uj, meter.expired_uj)
-    for rate in page.rates:
-        integers += (abs(rate.value), rate.energy_uj, rate.held_ns)
-    for workload in page.workloads:
-        integers += (workload.gpu_count, workload.start, workload.scheduler_start_s)
-    if any(not 0 <= value <= _MOST for value in integers):
+    if any(not 0 <= value <= _MOST for value in _integers(page)):
         yield "absurd", "a number below zero, or of more than 63 bits"
     # A clock that was wrong for a moment may have said any time.
-    instants = [page.booked_to_s]
-    for gap in page.gaps:
-        instants += (gap.t0_utc_ns, gap.t1_utc_ns)
-    for workload in page.workloads:
-        instants += (workload.started_utc_ns or 0, workload.ended_utc_ns or 0)
-    if any(not -_MOST <= value <= _MOST for value in instants):
+    if any(not -_MOST <= value <= _MOST for value in _instants(page)):
         yield "absurd", "a time of more than 63 bits"
+
+
+def _integers(page: PostingsPage) -> Iterator[int]:
+    yield page.created_s
+    for meter in page.meters:
+        yield from (meter.id, meter.booked_uj, meter.expired_uj)
+    for rate in page.rates:
+        yield from (abs(rate.value), rate.energy_uj, rate.held_ns)
+    for workload in page.workloads:
+        yield from (workload.gpu_count, workload.start, workload.scheduler_start_s)
+
+
+def _instants(page: PostingsPage) -> Iterator[int]:
+    yield page.booked_to_s
+    for gap in page.gaps:
+        yield from (gap.t0_utc_ns, gap.t1_utc_ns)
+    for workload in page.workloads:
+        yield from (workload.started_utc_ns or 0, workload.ended_utc_ns or 0)

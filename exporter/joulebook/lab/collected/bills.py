@@ -224,7 +224,7 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
         closed = closed_to(database)
         if month <= closed:
             raise InputError(
-                f"{rollup.shown(month)} is closed already (closed up to {rollup.shown(closed)})",
+                f"{rollup.shown(month)} is already closed (closed up to {rollup.shown(closed)})",
                 reason="closed",
             )
         earlier = database.rows(
@@ -232,7 +232,7 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
         )
         if earlier and earlier[0][0] is not None:
             raise InputError(
-                f"{rollup.shown(earlier[0][0])} is open: months are closed in their order",
+                f"{rollup.shown(earlier[0][0])} is still open: close months in order",
                 reason="order",
             )
         database.rows("INSERT INTO periods VALUES (?, ?, ?)", [month, now_s, who])

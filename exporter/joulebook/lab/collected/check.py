@@ -135,7 +135,7 @@ def _bills(database: Database) -> list[str]:
         for key in sorted(bills.keys() | rows.keys()):
             if bills.get(key, 0) != rows.get(key, 0):
                 found.append(
-                    f"ledger {key[0]}, {key[1].strip()}: bills say {bills.get(key, 0)} {unit}, "
+                    f"ledger {key[0]}, {key[1].strip()}: bills have {bills.get(key, 0)} {unit}, "
                     f"rows {rows.get(key, 0)}"
                 )
     return found

@@ -82,8 +82,8 @@ def correct(
 def _refuse_month(month: int, closed: int, current: int) -> None:
     if month <= closed:
         raise InputError(
-            f"{shown(month)} is closed for ever: a correction of it counts in an open month, and "
-            f"says why; leave the month out for {shown(current)}",
+            f"{shown(month)} is closed permanently: correct it in an open month; leave out the "
+            f"month for {shown(current)}",
             reason="closed",
         )
     if month > current:
@@ -113,11 +113,11 @@ def relabel(
         )
         if is_reserved(new.experiment) or is_reserved(new.account):
             raise InputError(
-                f"{new}: names in brackets are Joulebook's own, expected any other",
+                f"{new}: names in parentheses are reserved for Joulebook",
                 reason="reserved_name",
             )
         if new == owner:
-            raise InputError(f"{workload} is of {owner} already", reason="nothing")
+            raise InputError(f"{workload} already belongs to {owner}", reason="nothing")
         taker = numbered(database, OWNER, {new})[new]
         database.rows(
             "UPDATE workloads SET owner = ?, relabelled = 1 WHERE id = ?", [taker, number]
@@ -181,13 +181,11 @@ def _write(
     reason: Reason,
 ) -> int:
     if giver == taker or not any(each.used != ZERO or each.billed != NOTHING for each in amounts):
-        raise InputError(
-            "a correction moves an amount from one owner to another one", reason="nothing"
-        )
+        raise InputError("a correction needs two different owners", reason="nothing")
     if min(min(*each.used, *each.billed) for each in amounts) < 0:
-        raise InputError("a correction moves an amount above zero", reason="negative")
+        raise InputError("a correction needs an amount above zero", reason="negative")
     if not reason.who.strip() or not reason.why.strip():
-        raise InputError("a correction says who makes it, and why", reason="unsigned")
+        raise InputError("a correction needs an author and a reason", reason="unsigned")
     ((number,),) = database.rows("SELECT coalesce(max(id), 0) + 1 FROM corrections")
     database.many(
         _INSERT,
@@ -217,7 +215,6 @@ def _find(database: Database, workload: str, cluster: str) -> tuple[int, int, Bi
         raise LedgerError(f"no workload {workload!r} in {database.name}")
     if len(found) > 1:
         names = ", ".join(f"{c or '(no cluster)'} {s}/{w}" for _, _, c, s, w, *_ in found)
-        raise LedgerError(f"{workload!r} is more than one workload: {names}; name one of them, or "
-                          "its --cluster")  # fmt: skip
+        raise LedgerError(f"{workload!r} is ambiguous: {names}; give one of them, or --cluster")
     number, owner, _, _, _, *labels = found[0]
     return int(number), int(owner), BilledOwner(*labels)

@@ -106,8 +106,9 @@ class Sqlite(_Closing):
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.name = f"sqlite://{path}"
         if not create and not path.exists():
-            raise LedgerError(f"no collected ledger at {path}: is collect.url right, and has "
-                              "`joulebook collect` run?")  # fmt: skip
+            raise LedgerError(
+                f"no collected ledger at {path}: check collect.url; has `joulebook "
+                "collect` run?")  # fmt: skip
         if create:
             _make(path)
         try:
@@ -176,8 +177,8 @@ def _make(path: Path) -> None:
         return
     except OSError as error:
         raise LedgerUnavailable(
-            f"collected ledger {path}: cannot be made: {error.strerror}: check collect.url and the "
-            "folder"
+            f"collected ledger {path}: cannot be created: {error.strerror}: check collect.url "
+            "and the directory"
         ) from None
 
 

@@ -144,7 +144,7 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
             raise InputError(
                 f"{page.node}: meter {meter.name} has gone back from {booked[meter.id]} to "
                 f"{meter.booked_uj} uJ (a ledger restored from a copy?): move the ledger away on "
-                "the node, so that it begins a new one",
+                "the node to start a new one",
                 reason="went_back",
             )
     database.many(
@@ -233,9 +233,9 @@ def _refuse_other_past(database: Database, ledger: int, page: PostingsPage) -> N
     ):
         if not 0 <= booked_uj - posted_uj <= expired_uj:
             raise InputError(
-                f"{page.node}: the books of meter {name} say {booked_uj} uJ, and its rows come to "
+                f"{page.node}: meter {name} has a total of {booked_uj} uJ, but rows of "
                 f"{posted_uj} uJ (a ledger restored from a copy?): move the ledger away on the "
-                "node, so that it begins a new one",
+                "node to start a new one",
                 reason="went_back",
             )
 
@@ -287,8 +287,8 @@ def _charges(
 
 def _fell(page: PostingsPage, quarter_s: int, before: str, now: str) -> InputError:
     return InputError(
-        f"{page.node}: says {now} for the quarter hour {quarter_s}, and said {before} before: "
-        "totals only rise; the page is refused",
+        f"{page.node}: reports {now} for the quarter hour {quarter_s}, after {before} before: "
+        "totals never decrease; the page was rejected",
         reason="fell",
     )
 

@@ -82,7 +82,7 @@ def learn(
             continue
         _hand_over(database, number, old, new, closed_to)
         reason = corrections.Reason(
-            "late labels", f"node {page.node}", "labels became known late", now_s
+            "late labels", f"node {page.node}", "labels arrived late", now_s
         )
         corrections.hand_over(database, number, old, new, reason, up_to=closed_to)
         found[local] = KnownWorkload(number, new)

@@ -43,14 +43,14 @@ def follow(
         "SELECT cluster, node, target FROM ledgers WHERE id = ?", [ledger]
     )
     said = (
-        f"{target}: says that it is node {page.node!r} of cluster {page.cluster!r} and shows "
-        f"ledger {page.ledger_id}, which is that of node {node!r} of cluster {cluster!r}"
+        f"{target}: is node {page.node!r} of cluster {page.cluster!r}, but has ledger "
+        f"{page.ledger_id} of node {node!r} of cluster {cluster!r}"
     )
     new = (page.cluster, page.node)
     if before != target and before in targets:
         raise InputError(
-            f"{said} at {before}, still among the targets: a copied disk (move its ledger away, so "
-            f"that it begins a new one), or a renamed node (take {before} out of the targets)",
+            f"{said} at {before}, still among the targets: a copied disk (move its ledger away "
+            f"to start a new one), or a renamed node (remove {before} from the targets)",
             reason="wrong_ledger",
         )
     if database.rows(
@@ -60,7 +60,7 @@ def follow(
     ):
         raise InputError(
             f"{said}: that rename was undone by an administrator; move the ledger away on the "
-            "node, so that it begins a new one",
+            "node to start a new one",
             reason="wrong_ledger",
         )
     ((number,),) = database.rows("SELECT coalesce(max(id), 0) + 1 FROM renames")
@@ -70,7 +70,7 @@ def follow(
     )
     database.rows("UPDATE ledgers SET cluster = ?, node = ? WHERE id = ?", [*new, ledger])
     logger.warning(
-        "%s: taken for a rename; if it is another node: joulebook collect --undo-rename %d",
+        "%s: treated as a rename; if it is another node, run: joulebook collect --undo-rename %d",
         said, number,
     )  # fmt: skip
 

@@ -157,7 +157,7 @@ def _account(
             )
         },
         known_until_s=dict(nodes),
-        unknown={} if nodes else {Unknowable.COVERAGE: "nothing was collected yet"},
+        unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
             *replay_warning(source, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
@@ -278,14 +278,14 @@ def _corrections(
     ):
         giver, taker = BilledOwner(*owners[:4]), BilledOwner(*owners[4:])
         if not workload and (_concerns(giver, wanted) or _concerns(taker, wanted)):
-            what = f"an amount went from {giver} to {taker}: it is in the bill, not in this"
+            what = f"an amount was moved from {giver} to {taker}: it is in the bill, but not here"
         elif workload in known and known[workload].id in there:
             what = f"{known[workload].shown} is counted under {taker}, was {giver}"
         else:
             continue
         said += 1
         if said > _CORRECTIONS:
-            yield "more corrections than these: joulebook bill shows all"
+            yield "more corrections: joulebook bill shows all"
             return
         yield f"correction {number} ({kind}; {who}: {why}): {what}"
 
@@ -306,6 +306,6 @@ def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> It
     late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]
     if late:
         yield (
-            f"{len(late)} nodes were collected up to more than an hour before the end: "
+            f"data of {len(late)} nodes ends more than an hour before the end: "
             f"{', '.join(late[:10])}{' ...' if len(late) > 10 else ''}"
         )

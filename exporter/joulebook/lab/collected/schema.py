@@ -95,17 +95,17 @@ def refuse_other(database: Database) -> None:
     found, known = _version(database), steps(_engine(database))[-1].number
     if found is None:
         raise LedgerError(
-            f"{database.name} holds no collected ledger: is collect.url right, and has "
-            "`joulebook collect` run?"
+            f"{database.name} is not a collected ledger: check collect.url; has `joulebook "
+            "collect` run?"
         )
     if found > known:
         raise LedgerTooNew(
-            f"collected ledger {database.name} has schema {found}, and this joulebook knows "
-            f"schemas up to {known}: install the newer joulebook"
+            f"collected ledger {database.name} has schema {found}, but this version supports "
+            f"schemas up to {known}: install the newer version"
         )
     if found < known:
         raise LedgerError(
-            f"collected ledger {database.name} has schema {found}, and this joulebook needs "
+            f"collected ledger {database.name} has schema {found}, but this version needs "
             f"{known}: run `joulebook collect` of this version once"
         )
 
@@ -126,8 +126,8 @@ def _refuse_foreign(database: Database) -> None:
     for table in ("ledger", "ledgers", "postings", "workloads"):
         if _has(database, table):
             raise LedgerError(
-                f"{database.name} has a table {table} that is not of a collected ledger: give "
-                "collect.url a file or database of its own"
+                f"{database.name} has a table {table} that is not part of a collected ledger: "
+                "use a separate file or database for collect.url"
             )
 
 

@@ -55,7 +55,7 @@ def closing(found: Leaderboard) -> list[str]:
     said = [f"{left.result.name}: left out ({left.why})" for left in found.left[:MOST_LEFT]]
     more = len(found.left) - MOST_LEFT
     if more > 0:
-        said.append(f"and {more:,} more results are left out")
+        said.append(f"{more:,} more results are left out")
     return [*said, *found.notes]
 
 

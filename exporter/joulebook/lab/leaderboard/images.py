@@ -71,12 +71,12 @@ def png(picture: Picture, *, dark: bool = False) -> bytes:
         from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - optional
     except ImportError:
         raise ConfigError(
-            "a PNG needs Pillow: pip install 'joulebook[plot]', or give a name that ends in .svg"
+            "a PNG needs Pillow: pip install 'joulebook[plot]', or use a name ending in .svg"
         ) from None
     factor = SCALE * SMOOTH
     width, height = round(picture.width * factor), round(picture.height * factor)
     if width * height > MOST_PIXELS:
-        raise ConfigError(f"a PNG of {width} x {height} pixels: give a name that ends in .svg")
+        raise ConfigError(f"a PNG of {width} x {height} pixels: use a name ending in .svg")
     colours = {name: style.dark if dark else style.light for name, style in STYLES.items()}
     image = Image.new("RGB", (width, height), colours["ground"])
     draw = ImageDraw.Draw(image)

@@ -123,7 +123,7 @@ def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: Re
         if given:
             left += [
                 WithoutEnergy(
-                    each, "others of its experiment bring their energy along, and it does not"
+                    each, "other results of its experiment have a stated energy, but it has none"
                 )
                 for each in several
                 if each.energy_uj is None
@@ -132,7 +132,7 @@ def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: Re
             continue
         found = every.get(name, [])
         if not name or not sum(each.energy_uj for each in found):
-            why = f"no workload of experiment {name[:60]!r} is on record"
+            why = f"no workload of experiment {name[:60]!r} is recorded"
             left += [WithoutEnergy(each, why) for each in several]
             continue
         own, without = _of_own_runs(several, found, account)
@@ -152,7 +152,7 @@ def _of_own_runs(
     ids = {each.workload.id for each in found}
     own = [m.result for m in made if any(each.workload.id in ids for each in m.found)]
     elsewhere = [m.result for m in made if m.result not in own]
-    left += [WithoutEnergy(each, "its job is of another experiment") for each in elsewhere]
+    left += [WithoutEnergy(each, "its job belongs to another experiment") for each in elsewhere]
     return [*own, *(each for each in results if not each.run)], left
 
 
@@ -225,7 +225,7 @@ def _one_job(
     then = [each for each in found if _both_ns(result, each) > 0]
     if then and len({each.workload.id.workload for each in then}) == len(then):
         return then, join, ""
-    return [], join, f"{len(found)} jobs have its number, and its times do not tell which it is"
+    return [], join, f"{len(found)} jobs have its id, and its times do not tell them apart"
 
 
 def _both_ns(result: Result, each: WorkloadEnergy) -> int:
@@ -245,7 +245,7 @@ def _inferred(
     began, ended = result.started_utc_ns, result.ended_utc_ns
     if not result.host or began is None or ended is None or ended <= began:
         lacks = "no host" if not result.host else "no times"
-        return [], Join.INFERRED, f"no job has its id, and it has {lacks} to be inferred by"
+        return [], Join.INFERRED, f"no job has its id, and it has {lacks} to infer it from"
     host = result.host.partition(".")[0]
     found = []
     for each in every:
@@ -261,7 +261,7 @@ def _inferred(
     if len(found) == 1:
         return found, Join.INFERRED, ""
     how = "no job ran" if not found else f"{len(found)} jobs ran"
-    return [], Join.INFERRED, f"no job has its id, and {how} on {host[:60]} then"
+    return [], Join.INFERRED, f"no job has its id, and {how} on {host[:60]} at that time"
 
 
 def _entrant(
@@ -276,14 +276,14 @@ def _entrant(
     hedges = []
     shared = max((users.get(each.workload.id, 1) for each in found), default=1)
     if shared > 1:
-        hedges.append(f"one job made {shared} results: each shows the energy of all of it")
+        hedges.append(f"one job made {shared} results: each shows the energy of the whole job")
     if any(
         e.workload.started_utc_ns and e.workload.ended_utc_ns is None and not e.running
         for e in found
     ):
-        hedges.append("no end on record")
+        hedges.append("no end recorded")
     if any(each.replayed for each in found):
-        hedges.append("played from a recorded trace, not measured")
+        hedges.append("from a recorded trace, not measured")
     gpus = {each.gpu for each in found} - {UNKNOWN_GPU}
     return Entrant(
         result.name,
@@ -312,7 +312,7 @@ _ENOUGH = 0.99
 def _partial(found: Sequence[WorkloadEnergy]) -> str:
     """Why the energy is less than what was consumed; empty: as far as is known it is not."""
     if any(not each.whole for each in found):
-        return "the time that was asked for cuts it"
+        return "cut off by the requested time range"
     if any(each.running for each in found):
         return "still running"
     if nodes := sum(each.other_nodes for each in found):
@@ -320,5 +320,5 @@ def _partial(found: Sequence[WorkloadEnergy]) -> str:
     known = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
     share = mean(known) if known else 1.0
     if share < _ENOUGH:
-        return f"measured for {percent(100 * share)} of the time that it held GPUs"
+        return f"measured for {percent(100 * share)} of its GPU time"
     return ""

@@ -53,7 +53,7 @@ def client(uri: str) -> Iterator[MlflowClient]:
     place = uri.removeprefix("sqlite:///").partition("?")[0] if uri.startswith("sqlite:") else ""
     if place and not Path(place).is_file():
         # MLflow would make it: a wrong name must not become an empty store.
-        raise ConfigError(f"MLflow at {uri}: there is no file {place}")
+        raise ConfigError(f"MLflow at {uri}: no file {place}")
     if "://" not in uri or uri.startswith("file:"):
         # MLflow reads stores of files only where it is reported that this is meant.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -125,7 +125,7 @@ def _runs(store: MlflowClient, ids: list[str], uri: str) -> Iterator[Run]:
         count += len(page)
         if count > MOST_RUNS:
             raise ConfigError(
-                f"MLflow at {_shown(uri)}: more than {MOST_RUNS:,} runs: name an experiment"
+                f"MLflow at {_shown(uri)}: more than {MOST_RUNS:,} runs: select an experiment"
             )
         yield from page
         token = page.token

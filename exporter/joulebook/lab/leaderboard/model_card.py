@@ -26,7 +26,7 @@ def read_card(path: Path) -> list[Result]:
     if path.suffix.lower() not in {".yaml", ".yml"}:
         lines = text.splitlines()
         if not lines or lines[0].strip() != "---" or "---" not in [s.strip() for s in lines[1:]]:
-            raise ConfigError(f"{path}: no YAML between two lines of --- at its head")
+            raise ConfigError(f"{path}: no YAML front matter between two lines of ---")
         end = [s.strip() for s in lines[1:]].index("---") + 1
         text = "\n".join(lines[1:end])
     found = list(_results(path, _parsed(path, text)))
@@ -57,7 +57,7 @@ def _parsed(path: Path, text: str) -> object:
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("aliases (*name) are not taken")
+                raise yaml.YAMLError("aliases (*name) are not supported")
             return super().compose_node(parent, index)
 
     try:

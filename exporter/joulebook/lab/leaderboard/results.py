@@ -131,7 +131,7 @@ def _rows(path: Path, text: str) -> Iterator[Result]:
     if missing or unknown:
         wrong = f"no column {missing[0]}" if missing else f"unknown column {unknown[0][:40]!r}"
         raise ConfigError(
-            f"{path}: {wrong}: expected {','.join(_NEEDED)} and perhaps {', '.join(_FURTHER)}"
+            f"{path}: {wrong}: expected {','.join(_NEEDED)}, optionally {', '.join(_FURTHER)}"
         )
     for row in reader:
         where = f"{path}, line {reader.line_num}"
@@ -162,7 +162,7 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
             raise ConfigError(f"{where}, kwh: {row['kwh'][:40]!r}: expected more than 0")
         energy_uj = round(kwh * UJ_PER_KWH)
         if not trouble and not energy_uj:
-            trouble = f"{where}: 0 kWh is no energy of a run"
+            trouble = f"{where}: 0 kWh: expected more than 0"
         problem = problem or trouble
     cost: dict[str, int] = {}
     if row.get("cost"):
@@ -221,7 +221,7 @@ def pick(results: Sequence[Result], metric: str) -> list[Result]:
     if not names:
         raise ConfigError("no results: nothing to rank")
     if not metric and len(names) > 1:
-        raise ConfigError(f"several metrics: say --metric {' or '.join(_few(names))}")
+        raise ConfigError(f"several metrics: choose one with --metric {' or '.join(_few(names))}")
     wanted = metric or names[0]
     found = [result for result in results if result.metric == wanted]
     if not found:
@@ -234,7 +234,7 @@ def pick(results: Sequence[Result], metric: str) -> list[Result]:
             continue
         if result.run and key in seen:
             before = seen[key].where
-            raise ConfigError(f"{result.where}: {result.name} has a value already: {before}")
+            raise ConfigError(f"{result.where}: {result.name} already has a value: {before}")
         seen[key] = result
     return found
 
@@ -260,7 +260,8 @@ def metric_of(
         notes.append(f"{'higher' if higher else 'lower'} is better, by the name of the metric")
     else:
         raise ConfigError(
-            f"metric {name[:40]!r}: say --better higher or --better lower, its name does not"
+            f"metric {name[:40]!r}: the name does not imply which is better; use --better higher "
+            "or --better lower"
         )
     if unit:
         return ComparedMetric(name, higher, Unit(unit)), tuple(notes)
@@ -273,7 +274,7 @@ def metric_of(
     if abs(low) <= 1 and len({v for v in every if abs(v) <= 1 and v}) > 0:
         raise ConfigError(
             f"metric {name[:40]!r}: {float(low):g} looks like a ratio and {float(high):g} like a "
-            "percentage: say --unit ratio or --unit percent"
+            "percentage: use --unit ratio or --unit percent"
         )
     if abs(high) > 100:
         return ComparedMetric(name, higher, Unit.PLAIN), (*notes, "a point is 1 of its unit")

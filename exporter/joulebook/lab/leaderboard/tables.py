@@ -30,7 +30,9 @@ NOTHING = "-"
 MOST_BEHIND = 10
 """So many dominated results are shown, those of the least energy first."""
 
-SAME_HARDWARE = "kWh rank models on the same hardware only, so each GPU model has its own board."
+SAME_HARDWARE = (
+    "kWh are only comparable on the same hardware, so each GPU model has its own leaderboard."
+)
 
 
 class Sheet(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ def title_of(board: Board) -> str:
 
 def gpu_of(board: Board) -> str:
     """The hardware of a board."""
-    return board.gpu or "hardware that is not known"
+    return board.gpu or "unknown hardware"
 
 
 def value_of(metric: ComparedMetric, value: Fraction) -> str:
@@ -152,7 +154,7 @@ def _ranking(board: Board) -> Sheet:
 
 
 def _notes(board: Board) -> list[str]:
-    notes = [] if board.boundary is Boundary.GIVEN else [f"Energy is that of {board.boundary}"]
+    notes = [] if board.boundary is Boundary.GIVEN else [f"Energy covers {board.boundary}"]
     notes += [f"{each.name} is not compared: {why}" for each, why in board.aside[:MOST_BEHIND]]
     if len(board.aside) > MOST_BEHIND:
         notes.append(f"{len(board.aside) - MOST_BEHIND:,} more are not compared")
@@ -163,7 +165,8 @@ def _notes(board: Board) -> list[str]:
     guessed = sum(e.inferred for e in board.entrants)
     if guessed:
         notes.append(
-            f"{guessed:,} joined by time and host: nobody said that this energy is of these results"
+            f"{guessed:,} joined by time and host: that this energy belongs to these results is "
+            "inferred"
         )
     return notes
 
@@ -176,9 +179,9 @@ def _budget(board: Board, expected: Mapping[str, Sequence[Expected]]) -> Sheet:
         for (name, each), cell in zip(every, energies, strict=True)
     ]
     return Sheet(
-        "Best result to be expected of so many runs",
+        "Best result expected from this many runs",
         ("Experiment", "Runs", f"Expected {board.metric.name}", f"Energy ({unit})"),
         tuple(rows),
         frozenset({1, 2, 3}),
-        notes=("E[V*_n] of Dodge et al. 2019, from the runs that were made",),
+        notes=("E[V*_n] of Dodge et al. 2019, from the runs made",),
     )

@@ -16,27 +16,24 @@ _MOST_BYTES = 1 << 20
 class About(Section, frozen=True):
     """The words and figures of a paper that no meter measures. Every key may be left out."""
 
-    title: Annotated[str, doc("What the statement is of.")] = ""
-    best: Annotated[str, doc("The run whose result is reported.")] = ""
-    sweep: Annotated[
-        tuple[str, ...], doc("The runs it was chosen from; `*` stands for anything.")
-    ] = ()
+    title: Annotated[str, doc("Title of the statement.")] = ""
+    best: Annotated[str, doc("Run whose result is reported.")] = ""
+    sweep: Annotated[tuple[str, ...], doc("Runs it was chosen from; `*` matches anything.")] = ()
     exclude: Annotated[
-        dict[str, str], doc('Runs that are counted, but no part of the sweep: "105" = "wrong data"')
+        dict[str, str], doc('Runs that count, but not as part of the sweep: "105" = "wrong data"')
     ] = {}
-    region: Annotated[str, doc("Where it ran; over report.region.")] = ""
-    params: Annotated[float, doc("Parameters of the model.", ge=0)] | None = None
+    region: Annotated[str, doc("Where it ran; overrides report.region.")] = ""
+    params: Annotated[float, doc("Number of parameters of the model.", ge=0)] | None = None
     flops: Annotated[float, doc("Floating point operations of the training.", ge=0)] | None = None
     metric: Annotated[str, doc("Name of the metric.")] = ""
     split: Annotated[str, doc("Split of the data it was measured on.")] = ""
     value: Annotated[float, doc("Value of the metric.")] | None = None
     precision: Annotated[str, doc("Precision of the arithmetic: fp32, tf32, bf16, fp8 ...")] = ""
-    utilization: (
-        Annotated[float, doc("Share of the peak that was reached (MFU), measured.", gt=0, le=1)]
-        | None
-    ) = None
+    utilization: Annotated[float, doc("Measured share of the peak (MFU).", gt=0, le=1)] | None = (
+        None
+    )
     unit: Annotated[str, doc("The functional unit of the SCI.")] = ""
-    units: Annotated[float, doc("How many of them there were.", gt=0)] | None = None
+    units: Annotated[float, doc("Number of functional units.", gt=0)] | None = None
     training_type: Annotated[str, doc('Of a model card: "pre-training" or "fine-tuning".')] = ""
     stage: Annotated[str, doc('Of BoAmps: "training", "finetuning", "inference" ...')] = ""
     family: Annotated[str, doc('Of BoAmps: "text classification", "image generation" ...')] = ""

@@ -239,7 +239,9 @@ class Statement(Struct, frozen=True):
     """The energy, cost and CO2e of an experiment, and how they are known.
 
     `recorded_trace` says that energy of a trace is in it (a demo or a replay), which was not
-    measured here; `named_in_code` that the researcher's code named the experiment.
+    measured here; `named_in_code` that the researcher's code named the experiment. `rows_sha256` is
+    the digest of the rows that it rests on, where they were written beside it (`--rows`) or it was
+    signed: `joulebook verify` recomputes every figure from them.
     """
 
     version: Literal[1]
@@ -266,3 +268,4 @@ class Statement(Struct, frozen=True):
     restated: Restated | None
     runs: list[RunRow]
     limits: list[str]
+    rows_sha256: str | None = None

@@ -111,7 +111,7 @@ class PrometheusSource:
         warnings = [*self._api.warnings, *asked.nodes.warnings()]
         if folded:
             warnings.append(
-                "some runs stand under the name (overflow), since a budget of series was spent: "
+                "some runs are under the name (overflow), since a limit of series was reached: "
                 "their experiment is only in the ledgers"
             )
         return ReportData(

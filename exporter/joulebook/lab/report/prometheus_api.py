@@ -24,6 +24,7 @@ from joulebook.core.report.dataset import Selection
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, HttpFailure, SourceError
 from joulebook.http_client import HttpAnswer, Web, basic, trusting
+from joulebook.untrusted_files import read_secret, shown_path
 
 BEFORE_S = 900
 """How far back the value at the start of the range may lie: outages up to this are no error."""
@@ -186,7 +187,7 @@ class PrometheusApi:
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"it answers {status}" if status != 200 else one_line(str(error))
+            hint = f"it returned status {status}" if status != 200 else one_line(str(error))
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
         if status != 200 or answer.status != "success":
             said = one_line(answer.error, 500) or f"status {status}"
@@ -203,7 +204,7 @@ class PrometheusApi:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(f"{self.where}: {one_line(text, 50)!r} is no value of a counter")
+            raise SourceError(f"{self.where}: {one_line(text, 50)!r} is not the value of a counter")
         return value
 
     def _post(self, url: str, fields: Mapping[str, str]) -> HttpAnswer:
@@ -211,12 +212,12 @@ class PrometheusApi:
             answer = self._web.ask(url, fields, self._headers, post=True)
         except HttpFailure as error:
             said = {
-                "timeout": f"no answer in {self._access.timeout_s:g} s (--timeout)",
-                "too_large": f"{error}; ask for less: --experiment, --since, --until",
+                "timeout": f"timed out after {self._access.timeout_s:g} s (--timeout)",
+                "too_large": f"{error}; narrow it with --experiment, --since, --until",
             }.get(error.reason, str(error))
             raise SourceError(f"{self.where}: {said}") from None
         if 300 <= answer.status < 400:
-            raise SourceError(f"{self.where}: has moved; not followed, give its new address")
+            raise SourceError(f"{self.where}: redirects; not followed, give the new URL")
         return answer
 
 
@@ -224,10 +225,10 @@ def _authorization(file: Path | None) -> dict[str, str]:
     if file is None:
         return {}
     try:
-        token = file.read_text(encoding="ascii").strip()
+        token = read_secret(file).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not ASCII text"
-        raise ConfigError(f"--token-file {file}: cannot be read: {why}") from None
+        raise ConfigError(f"--token-file {shown_path(file)}: cannot be read: {why}") from None
     # It goes into a header: a line break in it would be another header.
     if not token or len(token) > _MOST_TOKEN or not token.isprintable():
         raise ConfigError(f"--token-file {file}: expected a token or user:password, one line")

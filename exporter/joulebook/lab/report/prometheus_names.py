@@ -105,15 +105,15 @@ class Nodes:
         if late:
             first = datetime.fromtimestamp(min(self._first_s.values()), UTC)
             yield (
-                f"the first samples of {listed(late)} are of {first:%Y-%m-%d %H:%M} UTC or later: "
-                "what was consumed before is not in this"
+                f"the first samples of {listed(late)} are from {first:%Y-%m-%d %H:%M} UTC or "
+                "later: earlier consumption is not included"
             )
         alike = "count by (cluster, node, gpu, uuid) (joulebook_gpu_info)"
         twins = self._api.instant(f"count by ({_NODE}, gpu) ({alike}) > 1", self._at_s)
         if names := sorted({_node(sample)[1] for sample in twins}):
             yield (
-                f"more than one node is called {listed(names)}: where their series are named "
-                "alike, that of one of them counts (set node.cluster, or other names)"
+                f"more than one node is called {listed(names)}: of series with the same labels, "
+                "only one counts (set node.cluster, or different names)"
             )
 
 

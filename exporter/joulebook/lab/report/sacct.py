@@ -131,7 +131,7 @@ def _asked(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "", f"no answer in {_TIMEOUT_S:g} s"
+        return "", f"timed out after {_TIMEOUT_S:g} s"
     except OSError as error:
         return "", error.strerror or "it cannot be run"
     if done.returncode:

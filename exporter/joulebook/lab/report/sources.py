@@ -77,8 +77,8 @@ class LedgerSource:
             node = f"{each.cluster}/{each.node}" if is_twin else each.node
             if node in seen:
                 raise ConfigError(
-                    f"--ledger {each.path}: {seen[node]} is of node {node} too; "
-                    f"name the nodes apart, as in --ledger {node}2={each.path}"
+                    f"--ledger {each.path}: {seen[node]} is also of node {node}; give the nodes "
+                    f"different names, as in --ledger {node}2={each.path}"
                 )
             seen[node] = each.path
             self._ledgers.append(each._replace(node=node))
@@ -104,7 +104,7 @@ class LedgerSource:
                 if twin is not path:
                     raise ConfigError(
                         f"--ledger {path}: is the same ledger as {twin}, or another copy of it: "
-                        "give the newer one alone"
+                        "give only the newer one"
                     )
                 found = reader.account(since_s, until_s, selection, node)
             accounts.append(_of_cluster(found, cluster, selection))

@@ -15,6 +15,7 @@ from typing import Self
 
 import msgspec
 
+from joulebook.backoff import LastingThread
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
@@ -70,8 +71,8 @@ def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
 
 
 NOTHING = (
-    "nothing to measure: there is no NVIDIA GPU on the PCI bus and no driver library here, no AMD "
-    "or Intel GPU, no RAPL and no power meter in sysfs, and no other sensor is enabled"
+    "nothing to measure: no NVIDIA GPU on the PCI bus and no driver library, no AMD or Intel "
+    "GPU, no RAPL, no power meter in sysfs, and no other sensor enabled"
 )
 """What is said where no sensor would run."""
 
@@ -97,6 +98,12 @@ class Node:
         """Whether there is nothing to measure, and that was to be waited for."""
         self._exits = exits
 
+    def healthy(self) -> tuple[bool, str]:
+        """Whether a restart would not help, and why it would: for who cannot ask by HTTP."""
+        if not self.server.alive:
+            return False, "the HTTP server has ended: nothing is served"
+        return self.health.healthy()
+
     def __enter__(self) -> Self:
         return self
 
@@ -119,7 +126,7 @@ def assemble(config: Config) -> Node:
         choices = chosen(config)
         if not choices and not config.daemon.wait_for_sensors:
             raise ConfigError(
-                f"{NOTHING}; `joulebook doctor` says more, `joulebook run --demo` plays a recorded "
+                f"{NOTHING}; see `joulebook doctor`; `joulebook run --demo` replays a recorded "
                 "trace"
             )
         if problem := conflict(choices):
@@ -127,7 +134,7 @@ def assemble(config: Config) -> Node:
         if warning := unseen(config):
             log.warning("%s", warning)
         for missing_, names in unnamed(config):
-            log.warning("%s is missing: %s are not seen (joulebook doctor)", missing_, names)
+            log.warning("%s is missing: no %s (see joulebook doctor)", missing_, names)
         path = Path(config.ledger.path)
         store = SqliteStore(
             path,
@@ -169,7 +176,11 @@ def assemble(config: Config) -> Node:
         )
         web_config = Path(config.server.web_config) if config.server.web_config else None
         server = Server(
-            config.server.listen, exposition, web_config, handover=_handover(config, name, store)
+            config.server.listen,
+            exposition,
+            web_config,
+            handover=_handover(config, name, store),
+            hosts=(name, *config.server.hosts),
         )
         parts = Parts(
             settings=Settings(
@@ -193,7 +204,7 @@ def assemble(config: Config) -> Node:
             health=health,
             publish=exposition.publish,
             masked=masked,
-            rejected=lambda: {"server": server.rejected},
+            rejected=lambda: {"server": server.rejected, "threads": LastingThread.deaths},
             money=money,
             marked=marked(tenants),
             host=_host(config, clock, workers),

@@ -204,8 +204,8 @@ def conflict(names: Collection[str]) -> str:
     """Why these sensors cannot run together; empty if they can."""
     if "model" in names and "rapl" in names:
         return (
-            "sensors.model.enabled = true: RAPL measures the CPU of this machine, and a model "
-            "beside it would count it twice; set it to false"
+            "sensors.model.enabled = true: RAPL already measures the CPU of this machine, and "
+            "the model would count it twice; set it to false"
         )
     return ""
 

@@ -21,9 +21,9 @@ from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
 from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
+from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
-from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
@@ -42,8 +42,7 @@ def slurm_is_here(config: Config) -> bool:
 def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
     """The SLURM jobs of this host."""
     slurm = config.tenants.slurm
-    return SlurmWorkloads(
-        clock,
+    site = SlurmSite(
         events_dir=Path(slurm.events_dir),
         cgroup_root=Path(slurm.cgroup_root),
         hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
@@ -56,6 +55,7 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
         proc=Path(config.host.proc),
     )
+    return SlurmWorkloads(clock, site)
 
 
 def marks_wanted(config: Config) -> bool:
@@ -63,9 +63,9 @@ def marks_wanted(config: Config) -> bool:
     marks = config.marks
     if marks.enabled is True and not driver_pids_are_own(config):
         raise ConfigError(
-            "marks.enabled is true, but this daemon is in a pid namespace of its own, where it "
-            "cannot tell whose a mark is: share the host's (hostPID: true, --pid=host), or set "
-            'tenants.processes.pid_namespace = "host" if it is that already'
+            "marks.enabled is true, but this daemon has its own PID namespace, in which it "
+            "cannot find the owner of a mark: share the host's (hostPID: true, --pid=host), or "
+            'set tenants.processes.pid_namespace = "host" if it already is the host\'s'
         )
     return enabled(
         marks.enabled,
@@ -87,8 +87,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
-    return KubernetesWorkloads(
-        clock,
+    site = KubernetesSite(
         node=config.kubernetes_node(),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
@@ -100,6 +99,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
         poll_interval_s=kubernetes.poll_interval_s,
         proc=Path(config.host.proc),
     )
+    return KubernetesWorkloads(clock, site)
 
 
 def _own_pods(config: Config) -> list[str]:
@@ -129,11 +129,11 @@ def unseen(config: Config) -> str:
     if proc_of_driver(config) is not None or "nvml" not in chosen(config):
         return ""
     return (
-        "this daemon is in a pid namespace of its own, and host.proc "
-        f"({config.host.proc}) does not show the processes of the host: nobody is asked whose a "
-        "process on a GPU is, and shared GPUs are split by what is held. Mount the host's /proc "
-        "read-only and set host.proc to where it is (the Helm chart: hostProc.enabled), or share "
-        "the host's pid namespace (hostPID: true, --pid=host)"
+        f"this daemon has its own PID namespace, and host.proc ({config.host.proc}) does not "
+        "show the host's processes: owners of processes on a GPU are not looked up, and shared "
+        "GPUs are split by held share. Mount the host's /proc read-only and set host.proc to "
+        "its path (Helm chart: hostProc.enabled), or share the host's PID namespace (hostPID: "
+        "true, --pid=host)"
     )
 
 
@@ -159,11 +159,11 @@ def processes_wanted(config: Config) -> bool:
     wanted = config.tenants.processes.enabled
     if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(
-            "tenants.processes.enabled is true, but this daemon is in a pid namespace of its own "
-            f"and host.proc ({config.host.proc}) does not show the host's processes: mount the "
-            "host's /proc and set host.proc to where it is, share the host's pid namespace "
-            "(hostPID: true, --pid=host), or set "
-            'tenants.processes.pid_namespace = "host" if it is that already'
+            "tenants.processes.enabled is true, but this daemon has its own PID namespace and "
+            f"host.proc ({config.host.proc}) does not show the host's processes: mount the "
+            "host's /proc and set host.proc to its path, share the host's PID namespace "
+            '(hostPID: true, --pid=host), or set tenants.processes.pid_namespace = "host" if it '
+            "already is the host's"
         )
     return enabled(wanted, lambda: proc_of_driver(config) is not None and "nvml" in chosen(config))
 

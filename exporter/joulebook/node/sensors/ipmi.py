@@ -41,11 +41,11 @@ def parse(text: str) -> int:
         raise SensorRetry(
             f"the BMC does not measure power (state {state[1][:20]!r})",
             reason="inactive",
-            remedy="Switch power measurement on in the BMC",
+            remedy="Turn on power measurement in the BMC",
         )
     found = _NOW.search(text)
     if found is None or int(found[1]) == 0:
-        raise SensorRetry("ipmitool tells no power", reason="unreadable", remedy=REMEDY)
+        raise SensorRetry("ipmitool reports no power", reason="unreadable", remedy=REMEDY)
     return int(found[1]) * MW_PER_W
 
 
@@ -124,17 +124,17 @@ class IpmiSensor(BmcSensor):
             )
         except FileNotFoundError:
             raise SensorMissing(
-                f"{self.program} is not there", reason="missing", remedy=REMEDY
+                f"{self.program} does not exist", reason="missing", remedy=REMEDY
             ) from None
         except PermissionError:
             raise SensorDenied(
-                f"{self.program} may not be run", reason="denied", remedy=REMEDY
+                f"{self.program} is not executable", reason="denied", remedy=REMEDY
             ) from None
         except subprocess.TimeoutExpired:
             raise SensorRetry(
                 f"{self.program} took more than {self.timeout_s:g} s",
                 reason="timeout",
-                remedy="The BMC is slow or hangs: `ipmitool mc info` shows; reset it if need be",
+                remedy="The BMC is slow or hangs: check `ipmitool mc info`; reset it if necessary",
             ) from None
         except OSError as error:
             raise SensorError(

@@ -27,10 +27,11 @@ from joulebook.errors import (
 from joulebook.http_client import Web, basic, trusting
 from joulebook.node.sensors.ipmi import BmcSensor
 from joulebook.units import MW_PER_W
+from joulebook.untrusted_files import read_secret, shown_path
 
 METER = Meter(Component.OTHER, "redfish")
 
-_CA = "sensors.redfish.ca_file must hold the certificate that signed the BMC's"
+_CA = "sensors.redfish.ca_file must contain the CA certificate of the BMC"
 _MOST_BYTES = 1 << 20
 _MOST_MEMBERS = 64
 _MOST_W = 200_000.0
@@ -85,7 +86,7 @@ class RedfishSensor(BmcSensor):
     def _power_mw(self) -> int:
         power_w = _power_w(self._get(self._resource))
         if power_w is None:
-            raise SensorRetry(f"{self._resource} tells no power now", reason="unreadable")
+            raise SensorRetry(f"{self._resource} reports no power now", reason="unreadable")
         return round(power_w * MW_PER_W)
 
     def _find(self) -> str:
@@ -111,34 +112,34 @@ class RedfishSensor(BmcSensor):
                     break
         if not found:
             raise SensorMissing(
-                f"no chassis of {self.url} tells power",
+                f"no chassis of {self.url} reports power",
                 reason="missing",
-                remedy="Set sensors.redfish.chassis, or switch power metering on in the BMC",
+                remedy="Set sensors.redfish.chassis, or turn on power metering in the BMC",
             )
         if len(found) > 1:
             names = ", ".join(each.split("/")[4] for each in found)
             raise SensorError(
-                f"several chassis of {self.url} tell power: {names}",
+                f"several chassis of {self.url} report power: {names}",
                 reason="ambiguous",
-                remedy="Name the one that is the whole node in sensors.redfish.chassis",
+                remedy="Set sensors.redfish.chassis to the one that is the whole node",
             )
         return found[0]
 
     def _authorization(self) -> Mapping[str, str]:
         if self.credentials is None:
             return {}
-        remedy = "sensors.redfish.credentials names a file of two lines, user and password"
+        remedy = "sensors.redfish.credentials must be a file with two lines, user and password"
         try:
-            lines = self.credentials.read_text().splitlines()
+            lines = read_secret(self.credentials).decode("utf-8", "replace").splitlines()
         except OSError as error:
             raise SensorDenied(
-                f"{self.credentials} cannot be read: {error.strerror}",
+                f"{shown_path(self.credentials)} cannot be read: {error.strerror}",
                 reason="denied",
                 remedy=remedy,
             ) from None
         if len(lines) < 2 or not lines[0] or ":" in lines[0]:
             raise SensorError(
-                f"{self.credentials} does not hold a user and a password",
+                f"{self.credentials} does not contain a user and a password",
                 reason="denied",
                 remedy=remedy,
             )
@@ -166,7 +167,7 @@ class RedfishSensor(BmcSensor):
                 remedy="Check the user and password in sensors.redfish.credentials",
             )
         if status == 404:
-            raise SensorMissing(f"{self.url}{path} is not there", reason="missing")
+            raise SensorMissing(f"{self.url}{path} does not exist", reason="missing")
         if status != 200:
             raise SensorRetry(f"{self.url}{path}: status {status}", reason="unreadable")
         try:
@@ -174,7 +175,7 @@ class RedfishSensor(BmcSensor):
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise SensorRetry(f"{self.url}{path} is no JSON object", reason="unreadable")
+            raise SensorRetry(f"{self.url}{path} is not a JSON object", reason="unreadable")
         return found
 
 

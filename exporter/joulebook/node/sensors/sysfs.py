@@ -20,9 +20,9 @@ def read_bytes(path: Path, remedy: str = "") -> bytes:
         with path.open("rb", buffering=0) as file:
             return file.read(_MOST) or b""
     except FileNotFoundError:
-        raise SensorMissing(f"{path} is not there", reason="missing") from None
+        raise SensorMissing(f"{path} does not exist", reason="missing") from None
     except PermissionError:
-        raise SensorDenied(f"{path} may not be read", reason="denied", remedy=remedy) from None
+        raise SensorDenied(f"{path} is not readable", reason="denied", remedy=remedy) from None
     except OSError as error:
         raise SensorRetry(
             f"{path} cannot be read: {error.strerror}", reason="unreadable", remedy=remedy
@@ -40,7 +40,9 @@ def read_int(path: Path, remedy: str = "") -> int:
     try:
         return int(text)
     except ValueError:
-        raise SensorRetry(f"{path} holds {text[:40]!r}, no number", reason="unreadable") from None
+        raise SensorRetry(
+            f"{path} contains {text[:40]!r}, not a number", reason="unreadable"
+        ) from None
 
 
 def text_or(path: Path, default: str = "") -> str:

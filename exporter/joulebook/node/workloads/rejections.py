@@ -42,7 +42,7 @@ class Rejections:
         """
         self.count(FAULT)
         error = sys.exception()
-        said = "%s (please report this; the same again: only counted)"
+        said = "%s (please report this; repetitions are only counted)"
         kind = type(error).__name__
         self._once.failed(what, said, what, reason=kind, level=logging.ERROR, exc_info=error)
 

@@ -73,7 +73,7 @@ class CsvFile:
         except csv.Error as error:
             raise self._wrong(f"line {reader.line_num}: {error}") from None
         if previous is None:
-            raise self._wrong("no rows: expected at least one under the header")
+            raise self._wrong("no rows: expected at least one below the header")
 
     def _check(self, header: list[str]) -> str:
         """The column of figures."""
@@ -82,7 +82,7 @@ class CsvFile:
         if "start" not in header or len(found) != 1 or len(set(header)) != len(header):
             raise self._wrong(
                 f"line 1: {','.join(header)!r:.80}: expected the columns start and "
-                f"{' or '.join(figures)}, and if need be end, quality, source"
+                f"{' or '.join(figures)}, optionally end, quality, source"
             )
         for name in header:
             if name not in (*figures, *_OTHERS):

@@ -73,7 +73,7 @@ class ElectricityMaps:
 
     def _same_zone(self, zone: str) -> None:
         if zone != self._zone:
-            raise FeedWrong(f"{self.name}: answers for zone {zone!r:.40}", reason="garbage")
+            raise FeedWrong(f"{self.name}: returned zone {zone!r:.40}", reason="garbage")
 
     def _points(self, entries: list[_Entry]) -> list[Point]:
         points = []

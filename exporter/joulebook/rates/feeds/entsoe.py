@@ -167,7 +167,7 @@ class Entsoe:
             )
 
     def _garbage(self, what: str) -> FeedWrong:
-        return FeedWrong(f"{self.name}: not the XML it should be: {what}", reason="garbage")
+        return FeedWrong(f"{self.name}: unexpected XML: {what}", reason="garbage")
 
 
 def _stamp(t_s: int) -> str:

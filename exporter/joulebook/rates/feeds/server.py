@@ -70,19 +70,19 @@ class RatesServiceFeed:
         said = decoded(body, _DOCUMENT, self.name)
         if said.v != VERSION:
             raise FeedWrong(
-                f"{self.name}: speaks version {said.v}, this node {VERSION}", reason="garbage"
+                f"{self.name}: has version {said.v}, this node {VERSION}", reason="garbage"
             )
         offer = said.price if self._quantity is Quantity.PRICE else said.carbon
         if offer is None:
             raise FeedEmpty(f"{self.name}: has no {self._quantity} configured")
         if self._quantity is Quantity.PRICE and said.currency != self._currency:
             raise FeedWrong(
-                f"{self.name}: prices are in {said.currency!r:.10}, and rates.currency is "
+                f"{self.name}: prices are in {said.currency!r:.10}, but rates.currency is "
                 f"{self._currency}",
                 reason="currency",
             )
         if not offer.points:
-            raise FeedEmpty(f"{self.name}: knows no {self._quantity} now")
+            raise FeedEmpty(f"{self.name}: has no {self._quantity} now")
         # Sources are shown on every page: not at any length.
         return tuple(
             msgspec.structs.replace(point, source=point.source[:_MAX_TEXT])

@@ -104,6 +104,19 @@ ALERTS = (
         "been heard for a day. Its energy is in nobody's books.",
     ),
     Alert(
+        "JoulebookWrongLedger",
+        "joulebook_collect_target_up == 0\n"
+        "and on (target) sum by (target) (\n"
+        '  increase(joulebook_collect_errors_total{reason=~"wrong_ledger|twice"}[1h])\n'
+        ") > 0",
+        "10m",
+        "warning",
+        "{{ $labels.target }} shows the ledger or the name of another node; /readyz of the "
+        "collector says which, and what to do",
+        "The collector refuses it, so nothing of it reaches the lab's ledger: a copied disk, two "
+        "nodes of one name, or a node that was renamed while its old name is still a target.",
+    ),
+    Alert(
         "JoulebookUnattributedEnergy",
         "sum by (cluster, node) (increase(joulebook_remainder_energy_joules_total"
         '{reason=~"unknown_holder|daemon_down|counter_reset"}[6h]))\n'

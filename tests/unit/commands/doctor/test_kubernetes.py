@@ -74,7 +74,7 @@ def test_nothing_of_the_kind(tmp_path: Path) -> None:
 def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path, api: FakeApi) -> None:
     api.forbidden.add("pods")
     findings = found(site(tmp_path, name="", enabled=True))
-    assert "mount its folder" in one(findings, Status.FAIL, "no socket").todo
+    assert "mount its directory" in one(findings, Status.FAIL, "no socket").todo
     assert "/sys/fs/cgroup" in one(findings, Status.WARN, "no kubepods below").todo
     assert "spec.nodeName" in one(findings, Status.WARN, "JOULEBOOK_NODE_NAME").todo
     assert "ClusterRole" in one(findings, Status.FAIL, "403").todo

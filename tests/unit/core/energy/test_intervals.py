@@ -50,9 +50,15 @@ def broken(now: Reading, why: Break) -> Reading:
         (reading(0, 100, uptime_ns=90 * S), reading(60, 7e3, uptime_ns=30 * S), Break.RESET),
         (reading(0, 100), reading(60, 9e9, uptime_ns=30 * S), None),
         (reading(0, 100, uptime_ns=90 * S), reading(1, 400, uptime_ns=91 * S), Break.NONE),
+        # began again within two seconds of the last look, and has overtaken since
+        (reading(8, 486, uptime_ns=5 * S), reading(20, 1045, uptime_ns=11 * S), Break.RESET),
+        # a suspend that the driver does not count is no new beginning
+        (reading(8, 486, uptime_ns=60 * S), reading(50, 600, uptime_ns=62 * S), Break.NONE),
         # proof by the boot id
         (reading(0, 100, epoch="a"), reading(60, 7e3, epoch="b"), Break.REBOOT),
         (reading(0, 100, epoch="a"), reading(60, 9e9, epoch="b"), None),
+        # with a clock that was behind at boot, node time has hardly gone on
+        (reading(0, 9e5, epoch="a"), reading(0.1, 9e4, uptime_ns=60 * S, epoch="b"), Break.REBOOT),
         # wraps
         (reading(0, 250), reading(1, 10, wrap_uj=9000 * J), None),
         (reading(0, 8900), reading(1, 10, wrap_uj=9000 * J), Break.NONE),

@@ -78,6 +78,20 @@ def test_a_job_on_two_nodes_is_one_run(start: int | None) -> None:
     assert run.workload.ended_utc_ns == (T0_S + 61) * NS_PER_S
 
 
+@pytest.mark.parametrize("start", [None, 0])
+def test_a_job_that_a_reboot_killed_on_one_node_ends_with_the_other(start: int | None) -> None:
+    """The node that was restarted knows of no end; nor of one of the run that came after it."""
+    lost = job(5, None, start=start)
+    both = joined([ledger("n1", (job(0, 60, start=start), 1000)), ledger("n2", (lost, 500))])
+    (run,) = runs(both)
+    assert (run.tally.energy_uj, run.nodes) == (1500 * UJ_PER_J, ("n1", "n2"))
+    assert run.workload.ended_utc_ns == (T0_S + 60) * NS_PER_S
+    assert not run.running
+    again = ledger("n1", (job(0, 60), 1000), (job(200, 260), 10))
+    both = joined([again, ledger("n2", (job(5, None), 500), (job(203, None), 20))])
+    assert joules(runs(both)) == [30, 1500]
+
+
 def test_two_users_never_have_one_run_though_their_times_overlap() -> None:
     both = joined([ledger("a", (job(0, 60, start=0), 2000)),
                    ledger("b", (job(5, 65, "bob", start=0), 3004))])  # fmt: skip

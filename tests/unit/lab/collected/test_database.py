@@ -57,7 +57,7 @@ def test_it_is_made_once_and_found_again(tmp_path: Path) -> None:
         assert database.rows("SELECT closed_to FROM closing") == [(202601,)]
         assert database.name == url
     assert stat.S_IMODE((tmp_path / "c.db").stat().st_mode) & 0o007 == 0
-    with pytest.raises(LedgerUnavailable, match="cannot be made: No such file"):
+    with pytest.raises(LedgerUnavailable, match="cannot be created: No such file"):
         connect(f"sqlite://{tmp_path}/none/c.db", create=True)
 
 
@@ -65,7 +65,7 @@ def test_other_tables_are_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as conn:
         conn.execute("CREATE TABLE x (a)")
         conn.commit()
-    with pytest.raises(LedgerError, match="holds no collected ledger"):
+    with pytest.raises(LedgerError, match="is not a collected ledger"):
         connect(f"sqlite://{tmp_path}/other.db")
     (tmp_path / "text.db").write_text("not a database, but long enough to be looked at\n" * 9)
     with pytest.raises(LedgerError, match="not a database"):

@@ -107,7 +107,7 @@ def test_pages_of_both_versions_are_taken(url: str) -> None:
 def test_a_newer_schema_is_refused_in_words(url: str) -> None:
     with opened(url) as database:
         database.rows("UPDATE joulebook_schema SET version = 99")
-    with pytest.raises(LedgerTooNew, match="install the newer joulebook"):
+    with pytest.raises(LedgerTooNew, match="install the newer version"):
         connect(url)
 
 

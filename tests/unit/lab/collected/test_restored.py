@@ -48,7 +48,9 @@ def test_it_is_refused_though_all_its_numbers_have_grown(database: Database) -> 
     for n in range(20, 50):
         node.burn(OCTOBER_S + 900 * n, 2_000, "1")
     assert node.last > since
-    with pytest.raises(InputError, match=r"n1: .*GPU-0 say 70000 uJ, .* 65000 uJ .*move") as caught:
+    with pytest.raises(
+        InputError, match=r"n1: .*GPU-0 has a total of 70000 uJ, .* 65000 uJ .*move"
+    ) as caught:
         collect(database, node, since)
     assert caught.value.reason == "went_back"
     # What was here is as it was.

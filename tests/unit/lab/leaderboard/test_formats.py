@@ -120,7 +120,7 @@ def test_expected_best_of_a_sweep_is_shown(
         (2, 0.9225, 20.0),
         (4, pytest.approx(0.93234, abs=5e-6), 40.0),
     ]
-    assert "Best result to be expected of so many runs" in run(capsys, worked)
+    assert "Best result expected from this many runs" in run(capsys, worked)
 
 
 def test_a_metric_that_nobody_knows_is_asked_for(
@@ -128,7 +128,7 @@ def test_a_metric_that_nobody_knows_is_asked_for(
 ) -> None:
     worked.write_text(WORKED.replace("accuracy", "goodness"))
     assert main(["leaderboard", str(worked)]) == 2
-    assert "say --better higher or --better lower" in capsys.readouterr().err
+    assert "use --better higher or --better lower" in capsys.readouterr().err
     text = run(capsys, worked, "--better", "lower", "--unit", "plain")
     assert "goodness (lower is better)" in text
     assert main(["leaderboard"]) == 2

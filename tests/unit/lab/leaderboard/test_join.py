@@ -115,14 +115,14 @@ def test_time_and_host_are_marked_as_inferred_and_never_ambiguous() -> None:
         assert not found.entrants
         return [left.why for left in found.left]
 
-    assert why(run(2.1, 3.9)) == ["no job has its id, and no job ran on n1 then"]
-    assert why(run(0.1, 1.9, user="grace")) == ["no job has its id, and no job ran on n1 then"]
-    assert why(run(0.1, 0.3)) == ["no job has its id, and no job ran on n1 then"], "a part"
-    assert why(run(0.1, 1.9, host="")) == [
-        "no job has its id, and it has no host to be inferred by"
+    assert why(run(2.1, 3.9)) == ["no job has its id, and no job ran on n1 at that time"]
+    assert why(run(0.1, 1.9, user="grace")) == [
+        "no job has its id, and no job ran on n1 at that time"
     ]
+    assert why(run(0.1, 0.3)) == ["no job has its id, and no job ran on n1 at that time"], "a part"
+    assert why(run(0.1, 1.9, host="")) == ["no job has its id, and it has no host to infer it from"]
     beside = account((one, 10, "a", "n1"), (workload("9", "x", 0, 2), 1, "b", "n1"))
-    assert why(run(0, 2), books=beside) == ["no job has its id, and 2 jobs ran on n1 then"]
+    assert why(run(0, 2), books=beside) == ["no job has its id, and 2 jobs ran on n1 at that time"]
 
 
 def test_an_experiment_has_the_energy_of_all_its_runs_failed_ones_too() -> None:
@@ -144,9 +144,9 @@ def test_an_experiment_has_the_energy_of_all_its_runs_failed_ones_too() -> None:
         ("bert", Fraction("0.9"), 35, 3),
         ("gpt", Fraction("0.9"), 40, 1),
     ]
-    assert "no end on record" in found.entrants[0].hedge
+    assert "no end recorded" in found.entrants[0].hedge
     assert found.left == [
-        WithoutEnergy(result("t5", ""), "no workload of experiment 't5' is on record")
+        WithoutEnergy(result("t5", ""), "no workload of experiment 't5' is recorded")
     ]
 
 

@@ -90,9 +90,7 @@ def test_a_run_that_was_read_for_half_of_its_time_does_not_lead() -> None:
     )  # fmt: skip
     found = ranked([result("1", "0.9"), result("2", "0.9"), result("3", "0.92")], account)
     assert names(found) == (["2", "3"], [], ["1"])
-    assert found.aside[0].why == (
-        "a lower bound: measured for 50.0 % of the time that it held GPUs"
-    )
+    assert found.aside[0].why == ("a lower bound: measured for 50.0 % of its GPU time")
     # Nothing is marginal to what is not compared.
     assert found.front[0].uj_per_point is None
     text = markdown(Leaderboard((found,)))
@@ -209,7 +207,7 @@ def test_of_two_jobs_of_one_number_the_one_that_ran_then_is_meant() -> None:
     first, again = job("500"), job("500", begin_h=50)
     account = books((first, consumed(first, 1)), (again, consumed(again, 2)))
     unknown = by_run([result("500", "0.9")], account)
-    assert "2 jobs have its number" in unknown.left[0].why
+    assert "2 jobs have its id" in unknown.left[0].why
     then = result(
         "500", "0.9", started_utc_ns=again.started_utc_ns, ended_utc_ns=again.ended_utc_ns
     )

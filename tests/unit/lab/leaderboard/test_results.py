@@ -75,13 +75,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_which_metric_must_be_clear(tmp_path: Path) -> None:
     results = read_csv(written(tmp_path, f"{HEAD}\na,1,acc,1\na,1,loss,2\n"))
-    with pytest.raises(ConfigError, match="say --metric acc or loss"):
+    with pytest.raises(ConfigError, match="choose one with --metric acc or loss"):
         pick(results, "")
     assert [r.value for r in pick(results, "loss")] == [2]
     with pytest.raises(ConfigError, match="the results have acc, loss"):
         pick(results, "f1")
     twice = read_csv(written(tmp_path, f"{HEAD}\na,1,acc,1\na,1,acc,2\n"))
-    with pytest.raises(ConfigError, match=r"line 3: a / 1 has a value already: .*line 2"):
+    with pytest.raises(ConfigError, match=r"line 3: a / 1 already has a value: .*line 2"):
         pick(twice, "")
 
 
@@ -111,7 +111,7 @@ def test_what_is_told_is_not_guessed() -> None:
 
 
 def test_what_cannot_be_known_is_asked_for() -> None:
-    with pytest.raises(ConfigError, match="say --better higher or --better lower"):
+    with pytest.raises(ConfigError, match="use --better higher or --better lower"):
         metric_of("goodness", [Fraction(1)])
     with pytest.raises(ConfigError, match=r"0\.92 looks like a ratio and 91 like a percentage"):
         metric_of("accuracy", [Fraction("0.92"), Fraction(91)])
@@ -146,7 +146,7 @@ def test_the_model_index_of_a_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("# only text\n", "no YAML between two lines of ---"),
+        ("# only text\n", "no YAML front matter between two lines of ---"),
         ("---\na: [\n---\n", "not YAML"),
         ("---\nlicense: mit\n---\n", "no model-index"),
         ("---\nmodel-index: {}\n---\n", "model-index: expected a list"),

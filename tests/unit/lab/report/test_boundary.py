@@ -156,7 +156,7 @@ def test_a_run_that_is_cut_is_no_best_run(run: ReportWorkload, since_s: int, unt
     assert "1" in found.counts.partial_runs
     assert [row.whole for row in found.runs if row.id == "1"] == [False]
     assert "of them only in part" in document(found).paragraph[0]
-    with pytest.raises(ConfigError, match="'1' is not whole"):
+    with pytest.raises(ConfigError, match="'1' is incomplete"):
         said(cut, RoleChoice("1"))
     alone = said(msgspec.structs.replace(cut, postings=cut.postings[:1]))
     assert alone.energy.best.value is None

@@ -147,9 +147,9 @@ def test_tls_is_checked(serve: Serve, tmp_path: Path) -> None:
     [
         (answer({"status": "error", "error": "too many samples"}, 422), "too many samples"),
         (answer(b"<html>login</html>"), "not an answer of Prometheus's API"),
-        (answer(b"", 502), "it answers 502"),
+        (answer(b"", 502), "it returned status 502"),
         (answer(b"[" * 100_000), "not an answer of Prometheus's API"),
-        (answer(b"", 302, Location="http://elsewhere/"), "has moved; not followed"),
+        (answer(b"", 302, Location="http://elsewhere/"), "redirects; not followed"),
         (answer({"status": "error", "error": "\x1b[2J"}, 400), "joulebook"),
     ],
 )
@@ -163,7 +163,7 @@ def test_what_is_no_answer(serve: Serve, say: Say, message: str) -> None:
 def test_more_than_can_be_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus_api, "MOST_BYTES", 1 << 20)
     stub = serve(answer(b" " * (2 << 20)))
-    with pytest.raises(SourceError, match="more than 1048576 bytes; ask for less"):
+    with pytest.raises(SourceError, match="more than 1048576 bytes; narrow it"):
         PrometheusApi(stub.url, Access()).instant("up", 1)
 
 
@@ -171,7 +171,7 @@ def test_one_that_never_ends(serve: Serve) -> None:
     held = threading.Event()
     stub = serve(lambda _: held.wait(30) and None)
     try:
-        with pytest.raises(SourceError, match=r"no answer in 0.3 s \(--timeout\)"):
+        with pytest.raises(SourceError, match=r"timed out after 0.3 s \(--timeout\)"):
             PrometheusApi(stub.url, Access(timeout_s=0.3)).instant("up", 1)
     finally:
         held.set()
@@ -198,8 +198,8 @@ def test_names_in_queries() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"metric": {}, "value": [1, "NaN"]}, "'NaN' is no value of a counter"),
-        ({"metric": {}, "value": [1, "+Inf"]}, "'+Inf' is no value of a counter"),
+        ({"metric": {}, "value": [1, "NaN"]}, "'NaN' is not the value of a counter"),
+        ({"metric": {}, "value": [1, "+Inf"]}, "'+Inf' is not the value of a counter"),
         (
             {"metric": {"component": "warp\x1b", "node": "n"}, "value": [1, "1"]},
             "a series that joulebook did not write",

@@ -87,7 +87,7 @@ def test_a_ledger_of_a_recorded_trace_says_so(tmp_path: Path) -> None:
     write_ledger(path, epoch=REPLAYED)
     account = ask(ALL, NodeLedger("n1", path))
     (warning,) = account.warnings
-    assert "ledger of n1 was fed by a recorded trace" in warning
+    assert "ledger of n1 has data from a recorded trace" in warning
     assert all(meter.name in warning for meter in GPUS)
     statement = make(account, About(), RoleChoice(), StatementContext(0))
     assert sentences(statement)[0] == f"Warning: {warning}."
@@ -115,7 +115,7 @@ def test_two_nodes_are_the_sum_of_both(ledger: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_node_twice_is_refused(ledger: Path) -> None:
-    with pytest.raises(ConfigError, match="is of node n1 too"):
+    with pytest.raises(ConfigError, match="is also of node n1"):
         LedgerSource([named(str(ledger)), named(f"n1={ledger}")])
     account = ask(ALL, named(str(ledger)))
     with pytest.raises(ValueError, match="node n1 is in both ledger of n1 and ledger of n1"):

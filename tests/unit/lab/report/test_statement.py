@@ -177,7 +177,7 @@ def test_settings_of_the_site_are_no_defaults(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--best", "999"], "'999' is none of the runs of this report; it has 101, 102"),
+        (["--best", "999"], "'999' matches no run of this report; known: 101, 102"),
         (["--exclude", "104"], "--exclude 104: expected RUN=WHY"),
         (["--about", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
         (["--until", "2026-01-01", "--since", "2026-01-02"], "expected a time after --since"),
@@ -314,7 +314,7 @@ def test_many_ledgers(config: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert found["source"] == "ledgers of 2 nodes"
     twice = ("--ledger", f"gpu-2={tmp_path}/ledger.db", "--ledger", f"{tmp_path}/gpu-2.db")
     assert main(["--config", str(config), "report", "--format", "text", *twice]) == 2
-    assert "is of node gpu-2 too" in capsys.readouterr().err
+    assert "is also of node gpu-2" in capsys.readouterr().err
 
 
 def test_the_list_rolls_up_to_user_account_and_lab(
@@ -448,7 +448,7 @@ def test_a_feed_out_of_reach_costs_its_own_figures_only(
     found = reported(capsys, config, "--rates", str(new))
     assert {each["kind"]: each["cost"]["value"] for each in found["cost"]}["electricity"] == 36
     assert found["carbon"]["location_based"]["value"] is None
-    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time"]
+    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time range"]
     assert found["restated"]["rates_file"] == "new.toml"
     assert found["restated"]["unpriced_kwh"] == {"co2e": 24}
     for name in ("text", "latex", "html", "markdown"):

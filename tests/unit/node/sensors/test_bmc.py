@@ -88,7 +88,7 @@ def test_a_bmc_that_does_not_tell_is_an_error_with_a_remedy(
 
 
 def test_without_ipmitool(tmp_path: Path) -> None:
-    with pytest.raises(SensorMissing, match="is not there") as missing:
+    with pytest.raises(SensorMissing, match="does not exist") as missing:
         IpmiSensor(StillClock(), program=str(tmp_path / "none")).look(processes=False)
     assert "Install ipmitool" in missing.value.remedy
     (tmp_path / "none").write_text("")

@@ -60,7 +60,7 @@ ROW = "2026-01-01T00:00Z,0.3,,\n"
         ("start,per_kwh,per_mwh\n", "expected the columns start and per_kwh or per_mwh"),
         ("start,per_kwh,start\n", "expected the columns"),
         ("start,per_kwh,unit\n", "line 1: column 'unit': expected one of start, end, quality"),
-        (HEAD, "no rows: expected at least one under the header"),
+        (HEAD, "no rows: expected at least one below the header"),
         (HEAD + "2026-01-01T00:00Z,0.3\n", "line 2: 2 columns, expected 4"),
         (
             HEAD + "2026-01-01T00:00,0.3,,\n",

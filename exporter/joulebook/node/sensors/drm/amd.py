@@ -52,7 +52,7 @@ class AmdCard:
             energy_uj = self._smi.energy_uj(self._place.pci)
         if energy_uj is None and power_mw is None:
             raise SensorError(
-                f"{self._place.device} tells neither energy nor power",
+                f"{self._place.device} reports neither energy nor power",
                 reason="energy_unread",
                 remedy=REMEDY,
             )
@@ -151,7 +151,7 @@ def load(rocm: Path = ROCM) -> AmdSmi | None:
         library.amdsmi_init()
         return AmdSmi(library)
     except Exception as error:
-        _LOG.info("ROCm is here, but amdsmi cannot be used: %r", error)
+        _LOG.info("ROCm is installed, but amdsmi does not work: %r", error)
         return None
 
 

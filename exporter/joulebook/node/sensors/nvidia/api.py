@@ -40,11 +40,11 @@ from joulebook.node.sensors.nvidia.fields import (
     MAX_TEMPERATURE_C,
     MAX_THROTTLE_NS,
     MAX_UPTIME_S,
-    ONLY_32_BITS,
     PLAUSIBLE_FACTOR,
     POWERS,
     QUESTIONS,
     REASONS,
+    values,
 )
 
 Call = Callable[[], int]
@@ -174,6 +174,7 @@ class NvmlDevice:
             for clock in (_CLOCK_SM, _CLOCK_MEMORY)
         )
         self._field_values = (ctypes.c_char * len(QUESTIONS))()
+        self._throttled: tuple[tuple[int, ...], Mapping[str, int]] = ((), {})
         self._fields = session.prepare(
             ("nvmlDeviceGetFieldValues",), handle, len(FIELDS), self._field_values
         )
@@ -240,32 +241,40 @@ class NvmlDevice:
         if self._fields():
             return Fields()
         answers = ANSWERS.unpack_from(self._field_values)
-        values = [
-            None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
-            for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        ]
         average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
-            for mw in values[:POWERS]
+            for mw in values(answers[: 3 * POWERS])
         )
-        throttle_ns = {
-            reason: ns
-            for reason, value in zip(REASONS, values[POWERS:], strict=True)
-            if value is not None
-            and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
-        }
+        throttled, (known, throttle_ns) = answers[3 * POWERS :], self._throttled
+        if throttled != known:
+            throttle_ns = {
+                reason: ns
+                for reason, value in zip(REASONS, values(throttled), strict=True)
+                if value is not None
+                and (ns := self._within("throttle", value, MAX_THROTTLE_NS)) is not None
+            }
+            self._throttled = throttled, throttle_ns
         return Fields(average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns)
 
-    def telemetry(self) -> Telemetry:
-        """All gauges; what the driver does not answer is `None`."""
+    def telemetry(self, known: Telemetry | None = None) -> Telemetry:
+        """All gauges; what the driver does not answer is `None`.
+
+        Of one whose gauges are `known` only that is asked which tells whether it is at work.
+        """
         gpu, memory = (None, None) if self._rates() else self._two
+        gpu_pct, memory_pct, reported = self._percent(gpu), self._percent(memory), self._told
+        if known is not None and gpu_pct:
+            return known._replace(gpu_pct=gpu_pct, memory_pct=memory_pct)
+        encoder_pct = reported(self._encoder, "utilization", 100)
+        decoder_pct = reported(self._decoder, "utilization", 100)
+        if known is not None:
+            return Telemetry(gpu_pct, memory_pct, encoder_pct, decoder_pct, *known[4:])
         total, used = self._memory_bytes()
-        reported = self._told
         return Telemetry(
-            self._percent(gpu),
-            self._percent(memory),
-            reported(self._encoder, "utilization", 100),
-            reported(self._decoder, "utilization", 100),
+            gpu_pct,
+            memory_pct,
+            encoder_pct,
+            decoder_pct,
             used,
             total,
             reported(self._temperature, "temperature", MAX_TEMPERATURE_C),

@@ -39,19 +39,19 @@ class Meaning(NamedTuple):
     remedy: str
 
 
-_NEVER = "Nothing to do: this GPU or driver has no answer to that question."
-_OLD = "Upgrade the NVIDIA driver; until then that figure is left out."
-_AGAIN = "It is asked again at the next look; if it stays, see `dmesg` for NVRM and Xid lines."
+_NEVER = "Nothing to do: this GPU or driver does not support that query."
+_OLD = "Upgrade the NVIDIA driver; until then, that value is left out."
+_AGAIN = "It is retried at the next poll; if it persists, see `dmesg` for NVRM and Xid lines."
 _RESET = "Drain the node and reset the GPU (`nvidia-smi --gpu-reset`) or reboot; see `dmesg`."
 
 MEANINGS: Mapping[int, Meaning] = {
     UNINITIALIZED: Meaning(
-        SensorLost, "uninitialized", "The driver was reloaded; it is opened again by itself."
+        SensorLost, "uninitialized", "The driver was reloaded; it is reopened automatically."
     ),
     INVALID_ARGUMENT: Meaning(
         SensorRetry,
         "invalid_argument",
-        "The driver no longer knows the GPU by its handle; if it stays, restart Joulebook.",
+        "The driver no longer knows the GPU by its handle; if it persists, restart Joulebook.",
     ),
     NOT_SUPPORTED: Meaning(SensorUnsupported, "not_supported", _NEVER),
     4: Meaning(
@@ -92,11 +92,11 @@ MEANINGS: Mapping[int, Meaning] = {
     18: Meaning(
         SensorLost,
         "driver_mismatch",
-        "Library and kernel module are of different versions, as after an upgrade: reload the "
+        "Library and kernel module have different versions, as after an upgrade: reload the "
         "module or reboot, then restart Joulebook.",
     ),
-    19: Meaning(SensorRetry, "in_use", "Another program holds the GPU; it is asked again."),
-    20: Meaning(SensorRetry, "out_of_memory", "Free memory on the node; it is asked again."),
+    19: Meaning(SensorRetry, "in_use", "Another program holds the GPU; it is retried."),
+    20: Meaning(SensorRetry, "out_of_memory", "Free memory on the node; it is retried."),
     21: Meaning(SensorRetry, "no_data", _AGAIN),
     22: Meaning(SensorUnsupported, "vgpu_ecc_not_supported", _NEVER),
     23: Meaning(SensorRetry, "insufficient_resources", _AGAIN),
@@ -129,9 +129,9 @@ def error(code: int, call: str) -> SensorError:
 def implausible(call: str, what: str, value: object) -> SensorError:
     """The exception for an answer that cannot be true."""
     return SensorRetry(
-        f"{call}: {value!r:.80} cannot be true",
+        f"{call}: {value!r:.80} is implausible",
         reason=f"{what}_implausible",
-        remedy=f"It is not believed. {_AGAIN}",
+        remedy=f"It is ignored. {_AGAIN}",
     )
 
 

@@ -6,6 +6,7 @@ Figures beyond the limits are refused (`api`, `processes`).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from joulebook.node.sensors.nvidia.errors import UNKNOWN
@@ -68,3 +69,11 @@ ANSWERS = struct.Struct("=" + "24xIiQ" * len(FIELDS))
 # Written over the array before every call: a value the driver does not touch is then an error,
 # never the one of the call before.
 QUESTIONS = b"".join(_FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in FIELDS)
+
+
+def values(answers: Sequence[int]) -> list[int | None]:
+    """What some of `ANSWERS` say, each by its own return code (`None`: not supported)."""
+    return [
+        None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
+        for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+    ]

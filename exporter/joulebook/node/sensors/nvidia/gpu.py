@@ -26,15 +26,18 @@ from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
     ProcessReader,
-    ProcessStarts,
     SmTimes,
 )
+from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
 
 HERTZ_PER_MHZ = 1_000_000
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
+
+GAUGES_NS = 1500 * NS_PER_MS
+"""Memory, clocks, temperature and limit are asked for no more often: six calls of eleven."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """The wall clock is slewed by less than this between two looks; by more it was stepped."""
@@ -73,6 +76,8 @@ class OpenGpu:
         self.has_counter: bool | None = None
         self._sampled_us, self._sampled_ns = now_us, now_ns
         self._sm_times = SmTimes(now_us)
+        self._gauges: Telemetry | None = None
+        self._gauged_ns = 0
         if earlier is not None:
             self._go_on_from(earlier)
         if self.has_counter is None:
@@ -151,7 +156,10 @@ class OpenGpu:
         if energy_uj is None or not is_mean:
             # Single instants are too rough to integrate, or to audit a counter by.
             samples = self._samples(t_ns)
-        gauges = device.telemetry()
+        known = self._gauges if t_ns - self._gauged_ns < GAUGES_NS else None
+        gauges = self._gauges = device.telemetry(known)
+        if known is None:
+            self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
         uptime_s = device.uptime_s()

@@ -36,8 +36,8 @@ from joulebook.node.sensors.nvidia.errors import (
     meaning,
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
-from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.node.sensors.sysfs import text_or
+from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class NvmlSensor:
         if self._session is None:
             raise error(UNINITIALIZED, "look")
         if (self._some_lost or not self._cards) and self._may_reopen():
-            self._reopen("a GPU was lost" if self._cards else "it shows no GPU")
+            self._reopen("a GPU was lost" if self._cards else "it has no GPU")
         look = self._look(processes=processes)
         failed = {failure.reason for failure in look.failures}
         if failed & _RELOADED and self._may_reopen():
@@ -205,7 +205,7 @@ class NvmlSensor:
         return True
 
     def _reopen(self, why: str) -> None:
-        log.warning("NVML is initialised again: %s", why)
+        log.warning("NVML is reinitialized: %s", why)
         self.open()
 
     def _enumerate(self, session: Session) -> None:
@@ -226,7 +226,7 @@ class NvmlSensor:
             if card.meter in found:
                 _once.failed(device.uuid, "GPU %d has the UUID of another: %s", index, device.uuid)
                 continue
-            _once.recovered(f"GPU {index}", "GPU %d answers", index)
+            _once.recovered(f"GPU {index}", "GPU %d responds again", index)
             found[card.meter] = card
         gone = [meter for meter in self._cards if meter not in found]
         reasons = list(silent.values())
@@ -242,9 +242,7 @@ class NvmlSensor:
         self._some_lost = bool(self._absent)
         self._pair_sockets()
         if not self._cards:
-            _once.failed(
-                self.name, "NVML shows no GPU (driver %s); it is asked again", session.driver
-            )
+            _once.failed(self.name, "NVML shows no GPU (driver %s); retrying", session.driver)
         else:
             _once.recovered(self.name, "NVML shows GPUs now")
             log.info("NVML: %d GPUs, driver %s", len(found), session.driver)

@@ -112,7 +112,9 @@ def read_trace(path: Path) -> Trace:
         own.append(record)
     for device, own in zip(header.devices, records, strict=True):
         if len(own) < 2 or own[0].failed:
-            raise _refused(path, number, f"{device.name}: fewer than 2 lines, or it begins failed")
+            raise _refused(
+                path, number, f"{device.name}: fewer than 2 lines, or a failed first line"
+            )
     return Trace(header, tuple(map(tuple, records)))
 
 
@@ -122,7 +124,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
         _KIND.decode(line)
         header = _HEADER.decode(line)
     except (msgspec.MsgspecError, RecursionError) as e:
-        raise _refused(path, number, f"no header of a trace of version {VERSION}: {e}") from None
+        raise _refused(path, number, f"no header of a trace with version {VERSION}: {e}") from None
     names = [device.name for device in header.devices]
     if len(set(names)) < len(names):
         raise _refused(path, number, "two devices have the same name")
@@ -165,7 +167,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                         path,
                         number,
                         f"larger than a trace: more than {_MOST_LINE >> 20} MiB in a line, "
-                        f"{MOST_BYTES >> 20} MiB in all, or {_MOST_LINES:,} lines",
+                        f"{MOST_BYTES >> 20} MiB, or {_MOST_LINES:,} lines",
                     )
                 yield number, line
     except (OSError, EOFError, zlib.error) as e:

@@ -81,7 +81,7 @@ class ReplaySensor:
             try:
                 self._players = self._cast()
             except ConfigError as e:
-                remedy = "Give the path of a trace, or make one with `joulebook record`."
+                remedy = "Give the path of a trace, or record one with `joulebook record`."
                 raise SensorMissing(str(e), reason="bad_trace", remedy=remedy) from None
         if self._origin_ns is None:
             self._origin_ns = self._clock.now_ns()

@@ -115,7 +115,7 @@ class CgroupTree(ABC, Generic[Spot]):
             if error.errno != errno.ENOSPC:
                 raise
             text = (
-                "inotify has no watches left for cgroups: what comes and goes may be seen a minute "
-                "late; raise fs.inotify.max_user_watches (sysctl)"
+                "inotify has no watches left for cgroups: changes may be detected a minute late; "
+                "raise fs.inotify.max_user_watches (sysctl)"
             )
             self._refuse(InputError(text, reason="inotify_full"))

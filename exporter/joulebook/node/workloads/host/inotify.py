@@ -19,6 +19,8 @@ from typing import NamedTuple
 import inotify_simple
 from inotify_simple import flags
 
+from joulebook.backoff import LastingThread
+
 IN_CLOSE_WRITE = int(flags.CLOSE_WRITE)
 IN_MOVED_FROM = int(flags.MOVED_FROM)
 IN_MOVED_TO = int(flags.MOVED_TO)
@@ -121,7 +123,7 @@ class FollowedDirectory(ABC):
             self._watch = None
 
 
-class InotifyThread(threading.Thread):
+class InotifyThread(LastingThread):
     """Hands events over as they come, and calls when a moment set by `wait_s` is there.
 
     `wait_s` says in how many seconds `on_events` shall be called at the latest, with no events
@@ -135,15 +137,14 @@ class InotifyThread(threading.Thread):
         on_events: Callable[[Sequence[Event]], None],
         wait_s: Callable[[], float | None],
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name, self._serve)
         self._inotify = inotify
         self._on_events = on_events
         self._wait_s = wait_s
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = threading.Event()
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._inotify, selectors.EVENT_READ)
             selector.register(self._wake_fd, selectors.EVENT_READ)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Collection
+import select
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,3 +209,91 @@ def memory(proc: Path = Path("/proc")) -> Memory:
         raise ValueError("meminfo has no MemTotal")
     resident = found.get("AnonPages", 0) + found.get("Shmem", 0)
     return Memory(found["MemTotal"], resident)
+
+
+MOST_WATCHED = 512
+"""So many processes are watched by a file descriptor each; a daemon may commonly open 1024."""
+
+
+class ProcessStarts:
+    """When processes started, and whether they live: `/proc` is asked once about each.
+
+    After that the kernel says when one has ended, by its pidfd: a number that is another's by now
+    is never taken for the process that was. Where there is no pidfd (an old kernel, more than
+    `MOST_WATCHED`, the /proc of other pids), `/proc/<pid>/stat` is read at each look.
+
+    `proc` is the /proc with the pids of the driver; `None` if there is none, then nothing is known.
+    """
+
+    def __init__(self, proc: Path | None = Path("/proc")) -> None:
+        self._proc = proc
+        self._known: dict[int, int] = {}
+        self._watched: dict[int, int] = {}  # the pidfd of each
+        self._pids: dict[int, int] = {}  # and the other way round
+        self._ends = select.epoll()
+
+    def started_ns(self, pid: int) -> int:
+        """CLOCK_BOOTTIME of the start of `pid` in ns; 0 if there is no such process to be seen."""
+        if pid not in self._known:
+            self.lives(pid)
+        return self._known.get(pid, 0)
+
+    def lives(self, pid: int) -> bool:
+        """Whether a process that the driver lists is still one, as far as that can be seen.
+
+        Drivers list some that have ended, and zombies: they do no work any more.
+        """
+        return pid in self.living((pid,))
+
+    def living(self, pids: Iterable[int]) -> set[int]:
+        """Those of `pids` that live."""
+        for fd, _ in self._ends.poll(0):
+            self._let_go(self._pids[fd])
+        watched = self._watched
+        return {pid for pid in pids if pid in watched or self._is_seen(pid)}
+
+    def _is_seen(self, pid: int) -> bool:
+        """Ask /proc, and from now on the kernel."""
+        if self._proc is None:
+            return True
+        # Opened first: whoever has this number afterwards, it is of the one that `stat` is of, or
+        # it has ended already.
+        fd = _pidfd(pid, self._proc) if len(self._watched) < MOST_WATCHED else None
+        stat = stat_of(pid, self._proc)
+        if stat is not None:
+            self._known[pid] = stat.started_boottime_ns
+        lives = not is_gone(pid, self._proc) if stat is None else not stat.is_over
+        if fd is not None and lives and stat is not None:
+            self._watched[pid], self._pids[fd] = fd, pid
+            self._ends.register(fd, select.EPOLLIN)
+        elif fd is not None:
+            os.close(fd)
+        return lives
+
+    def _let_go(self, pid: int) -> None:
+        fd = self._watched.pop(pid)
+        del self._pids[fd]
+        self._ends.unregister(fd)
+        os.close(fd)
+
+    def keep(self, pids: Collection[int]) -> None:
+        """Forget all but these: a pid that comes back may be another process."""
+        self._known = {pid: ns for pid, ns in self._known.items() if pid in pids}
+        for pid in [pid for pid in self._watched if pid not in pids]:
+            self._let_go(pid)
+
+
+def _pidfd(pid: int, proc: Path) -> int | None:
+    """A pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+    try:
+        # The kernel tells whose it is by the numbers of this /proc, which may not be ours.
+        if f"\nPid:\t{pid}\n" in (proc / f"self/fdinfo/{fd}").read_text():
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None

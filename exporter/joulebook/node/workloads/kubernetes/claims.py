@@ -176,5 +176,5 @@ def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> I
     if absent:
         text = f"{pod}, which NVML does not show on this node: its energy is not measured"
         return InputError(text, reason="gpu_absent")
-    text = f"{pod}, and it is not known which device that is: booked as unknown_holder"
+    text = f"{pod}, but unknown which device that is: booked to unknown_holder"
     return InputError(text, reason="gpu_unknown")

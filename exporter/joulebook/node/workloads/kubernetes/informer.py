@@ -145,11 +145,11 @@ REMEDIES = {
     "forbidden": "Give the daemon's service account a ClusterRole with get, list and watch on pods "
     "(and on resourceslices of resource.k8s.io), as the Helm chart does, or set "
     "tenants.kubernetes.api = false.",
-    "unauthorized": "The service account's token is not accepted; it is read again.",
+    "unauthorized": "The service account's token was rejected; it is re-read.",
     "no_account": "Run the daemon in a pod with a service account, set "
     "tenants.kubernetes.kubeconfig, or set tenants.kubernetes.api = false.",
-    "unreachable": "Pods that are known are booked on; one that is new and whose uid nothing else "
-    "tells is unknown_holder until it answers, and labels wait for it.",
+    "unreachable": "Known pods are still booked; new pods without a known UID are unknown_holder "
+    "until it responds, and labels wait for it.",
 }
 """What can be done, by the reason of an `ApiError`."""
 

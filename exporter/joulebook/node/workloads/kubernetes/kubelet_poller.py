@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from joulebook.backoff import LastingThread
 from joulebook.clock import Clock
 from joulebook.log import LogOnce
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
@@ -28,7 +29,7 @@ OFFER_S = 60.0
 """What plugins offer is asked for so often, and when a replica shows up that was not offered."""
 
 
-class KubeletPoller(threading.Thread):
+class KubeletPoller(LastingThread):
     """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
 
     def __init__(
@@ -47,7 +48,7 @@ class KubeletPoller(threading.Thread):
 
         `faulty` is called while an exception that nobody thought of is handled.
         """
-        super().__init__(name="kubelet", daemon=True)
+        super().__init__("kubelet", self._serve)
         self._socket = socket
         self._clock = clock
         self._interval_s = interval_s
@@ -80,19 +81,23 @@ class KubeletPoller(threading.Thread):
         if self.is_alive():
             self.join(patience_s)
 
-    def run(self) -> None:
-        """Until `stop`."""
-        # Ten megabytes that only nodes with a kubelet should pay.
-        from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
-
-        kubelet = Kubelet(self._socket)
+    def _serve(self) -> None:
+        kubelet: Kubelet | None = None
         while self._wait():
             try:
+                kubelet = kubelet or self._connected()
                 self._look(kubelet)
             except Exception:
                 self._faulty()
             self._rested = time.monotonic() + PAUSE_S
-        kubelet.close()
+        if kubelet is not None:
+            kubelet.close()
+
+    def _connected(self) -> Kubelet:
+        # Ten megabytes that only nodes with a kubelet should pay.
+        from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
+
+        return Kubelet(self._socket)
 
     def _look(self, kubelet: Kubelet) -> None:
         t_ns = self._clock.now_ns()
@@ -107,7 +112,7 @@ class KubeletPoller(threading.Thread):
             self._offer_due = 0.0
             self._silent(error, t_ns)
             return
-        self._once.recovered("kubelet", "kubelet: it answers again")
+        self._once.recovered("kubelet", "kubelet: responds again")
         self._heard(pods, t_ns)
 
     def _offer(self, kubelet: Kubelet) -> Iterable[KubeletDevice] | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from joulebook.backoff import LastingThread
 from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.host.cgroup_paths import cgroup_paths
 from joulebook.node.workloads.host.procfs import (
@@ -33,10 +34,11 @@ MOST = 1024
 """Processes that are watched at a time; the ends of more are known from process lists only."""
 
 
-class Exits:
+class Exits(LastingThread):
     """`ended` is called from the thread, with the process that is gone."""
 
     def __init__(self, ended: Callable[[Key], None]) -> None:
+        super().__init__("process-exits", self._serve)
         self._ended = ended
         self._lock = threading.Lock()
         self._watched: dict[Key, int] = {}
@@ -44,11 +46,6 @@ class Exits:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="process-exits", daemon=True)
-
-    def start(self) -> None:
-        """Begin to wait."""
-        self._thread.start()
 
     def watch(self, key: Key, lives: Callable[[Key], bool]) -> bool:
         """Watch a process; `False` if it is gone by now.
@@ -76,8 +73,8 @@ class Exits:
         """End the thread, and close all."""
         self._stopping.set()
         os.eventfd_write(self._wake_fd, 1)
-        if self._thread.is_alive():
-            self._thread.join()
+        if self.is_alive():
+            self.join()
         with self._lock:
             for fd in self._watched.values():
                 os.close(fd)
@@ -85,7 +82,7 @@ class Exits:
             self._selector.close()
             os.close(self._wake_fd)
 
-    def _run(self) -> None:
+    def _serve(self) -> None:
         while True:
             ready = self._selector.select()
             if self._stopping.is_set():

@@ -94,7 +94,7 @@ class ProcessWorkloads:
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
         self._lookups = Lookups(
-            lambda: self._refuse.fault("looking up whose a process is failed; it has no name")
+            lambda: self._refuse.fault("looking up the owner of a process failed; it has no name")
         )
 
     # -- WorkloadSource
@@ -140,8 +140,8 @@ class ProcessWorkloads:
         run = None if stat is None else self._run_of(pid, stat.group, facts.uid)
         if stat is None or run is None:
             return None
-        place = place_of(facts) or run_place(run, facts.uid)
         started_ns = stat.started_boottime_ns - self._clock.boottime_ns(0)
+        place = place_of(facts) or self._run_place(run, facts.uid, started_ns)
         given = self._given((pid, started_ns), place, facts, run)
         return self._meet(place, given, clean_label(stat.comm))
 
@@ -165,8 +165,8 @@ class ProcessWorkloads:
 
     def lived(self, reading: Reading) -> Reading:
         """The reading, each process with its life, and those that ended since the list before."""
-        if reading.processes is not None:
-            uses = tuple(self._serving(use) for use in reading.processes)
+        if any(use.graphics for use in reading.processes or ()):
+            uses = tuple(self._serving(use) for use in reading.processes or ())
             reading = msgspec.structs.replace(reading, processes=uses)
         with self._lock:
             reading = self._table.lived(reading, self._lives)
@@ -215,6 +215,20 @@ class ProcessWorkloads:
             with self._lock:
                 self._runs[group] = run
         return run
+
+    def _run_place(self, run: Run, uid: int, started_ns: int) -> Place:
+        """The place of a process in a run; one that gave up root's rights goes on as root's.
+
+        So it does while the daemon runs, which asks once in a process's life; after a restart the
+        ledger says that it was root's, and nobody else of the run is left who can have been that.
+        """
+        place = run_place(run, uid)
+        if uid and started_ns <= self._before_ns:
+            with self._lock:
+                held = {k.place.uid for k in self._table.unseen() if k.place.name == place.name}
+            if held == {0}:
+                return place._replace(uid=0)
+        return place
 
     def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
         """The experiment that a process was started for; empty where nobody named one.

@@ -128,6 +128,8 @@ class ProcessTable:
         before = self._lists.get(reading.meter, (0, 0))
         times = (*before, reading.t_ns)
         self._lists[reading.meter] = (before[1], reading.t_ns)
+        if not self._workloads and not self._members:
+            return reading
         processes: list[ProcessUse] = []
         listed: set[tuple[Meter, Key, str]] = set()
         for use in reading.processes:

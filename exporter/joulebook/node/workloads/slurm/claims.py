@@ -192,19 +192,19 @@ def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: 
     if places:
         # Without the job: it is one fault of the node, and the same for all of its jobs.
         text = (
-            f"neither {places} says which devices the positions of node {node} are: GPUs that "
-            "jobs hold are booked as unknown_holder; set tenants.slurm.gres_conf or slurm_conf, "
+            f"neither {places} gives the devices of the GRES indices of node {node}: GPUs held "
+            "by jobs are booked to unknown_holder; set tenants.slurm.gres_conf or slurm_conf, "
             "or let the Prolog write UUIDs"
         )
         return InputError(text, reason="gres_unknown")
     if gpus[0].startswith(UNCOUNTED):
         text = (
             f"job {job.job_id} had ended when the controller answered: it held GPUs of node "
-            f"{node}, and it is no longer known which: booked as unknown_holder"
+            f"{node}, but it is no longer known which: booked to unknown_holder"
         )
         return InputError(text, reason="gpu_unknown")
     text = (
-        f"job {job.job_id} holds GPUs {', '.join(gpus)} ({grant.gpu_ids}) of node {node}, and it "
-        "is not known which devices these are: booked as unknown_holder"
+        f"job {job.job_id} holds GPUs {', '.join(gpus)} ({grant.gpu_ids}) of node {node}, but "
+        "unknown which devices these are: booked to unknown_holder"
     )
     return InputError(text, reason="gpu_unknown")

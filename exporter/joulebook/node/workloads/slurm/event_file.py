@@ -120,7 +120,7 @@ def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[Jo
     stem = f"{event.job_id}.{event.restart_count}"
     # A file under another name than its content could end somebody else's job.
     if not name.startswith((f"{stem}.json", f"{stem}.end", f"{stem}.{event.node or '/'}.")):
-        raise InputError(f"{name} speaks of job {stem}", reason="bad_name")
+        raise InputError(f"{name} is about job {stem}", reason="bad_name")
     return event, seen.st_ctime_ns
 
 
@@ -135,7 +135,7 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
         reason = "bad_job_id" if "`$.job_id`" in str(error) else "bad_field"
         raise InputError(f"{name}: {_wrong(raw, str(error))}", reason=reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        text = f"{name}: {error}; right is one JSON object, written elsewhere and renamed to here"
+        text = f"{name}: {error}; expected one JSON object, written elsewhere and renamed to here"
         raise InputError(text, reason="not_json") from None
     return msgspec.structs.replace(
         event,
@@ -153,7 +153,7 @@ def _wrong(raw: bytes, complaint: str) -> str:
     """What msgspec complains of, with the key and value that it means, and an example."""
     found = _AT.search(complaint)
     if found is None:
-        return f"{complaint}; right is an object such as {EXAMPLE}"
+        return f"{complaint}; expected an object such as {EXAMPLE}"
     key, position = found["key"] or found["missing"], found["position"]
     text = complaint
     try:
@@ -166,7 +166,7 @@ def _wrong(raw: bytes, complaint: str) -> str:
         where = key if position is None else f"{key}[{position}]"
         text = f"{where} = {shown}: {complaint[: found.start()]}"
     example = _EXAMPLES.get(key)
-    return text if example is None else f'{text}; right is for example "{key}": {example}'
+    return text if example is None else f'{text}; expected, for example, "{key}": {example}'
 
 
 def read_labels(directory: Path, job_id: str, uid: int) -> dict[str, str]:

@@ -63,7 +63,7 @@ class GresMaps:
     @property
     def places(self) -> str:
         """Where the order of GPUs is looked for, in words."""
-        asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (there is no slurmd here)"
+        asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (no slurmd here)"
         return f"{self._gres_conf} nor {asked}"
 
     def watch(self, inotify: Inotify) -> None:
@@ -123,8 +123,8 @@ class GresMaps:
             else:
                 self._known[node] = known._replace(unread=now)
                 _LOG.warning(
-                    "%s or %s was edited and slurmd has not read it: GPUs of node %s are counted "
-                    "as before until `scontrol reconfigure` or a restart of slurmd",
+                    "%s or %s was edited, but slurmd has not read it: the old GPU indices of "
+                    "node %s stay in use until `scontrol reconfigure` or a restart of slurmd",
                     self._gres_conf, self._conf, node,
                 )  # fmt: skip
             self._loading.discard(node)

@@ -124,5 +124,5 @@ def parse(name: str, text: str, evidence: Evidence) -> set[Mapped]:
 
 def _job_id(word: str) -> str:
     if not _JOB_ID.match(word):
-        raise InputError(f"job mapping: {word[:40]!r} is no job id", reason="bad_job_id")
+        raise InputError(f"job mapping: {word[:40]!r} is not a job id", reason="bad_job_id")
     return word

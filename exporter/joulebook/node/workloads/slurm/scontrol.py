@@ -12,11 +12,11 @@ import os
 import queue
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from joulebook.backoff import LastingThread
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.slurm.gres_conf import find_program
 from joulebook.node.workloads.slurm.job import Job, JobGrant
@@ -40,7 +40,7 @@ class Questions(Protocol):
         """Ask for one job; `False` if too many wait already."""
 
 
-class Asker:
+class Asker(LastingThread):
     """Runs `scontrol` in one thread of its own: for one job, or for all that wait meanwhile.
 
     `fault` is reported of errors of ours, with what follows: the thread goes on.
@@ -55,6 +55,7 @@ class Asker:
         fault: Callable[[str], None] = lambda what: None,
         privileged: bool | None = None,
     ) -> None:
+        super().__init__("slurm-ask", self._serve)
         self._scontrol = scontrol
         self._timeout_s = timeout_s
         self._fault = fault
@@ -65,17 +66,12 @@ class Asker:
             self._environment["SLURM_CONF"] = str(slurm_conf)
         self._privileged = os.geteuid() == 0 if privileged is None else privileged
         self._waiting: queue.Queue[tuple[str, Answered] | None] = queue.Queue(maxsize=_WAITING_MAX)
-        self._thread = threading.Thread(target=self._run, name="slurm-ask", daemon=True)
         self._stopping = False
 
     @property
     def able(self) -> bool:
         """Whether there is a program to ask with."""
         return bool(self._scontrol)
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
 
     def ask(self, job_id: str, answered: Answered) -> bool:
         """Ask for one job; `False` if too many wait already."""
@@ -90,10 +86,10 @@ class Asker:
         self._stopping = True
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
-        if self._thread.is_alive():
-            self._thread.join(0.5)
+        if self.is_alive():
+            self.join(0.5)
 
-    def _run(self) -> None:
+    def _serve(self) -> None:
         while True:
             waiting = [self._waiting.get()]
             while not self._waiting.empty():  # Nobody else takes any.
@@ -105,12 +101,12 @@ class Asker:
             try:
                 answers = self._answers({job_id for job_id, _ in questions})
             except Exception:
-                self._fault("reading what the controller answered failed; it is asked again")
+                self._fault("reading the controller's answer failed; retrying")
             for job_id, answered in questions:
                 try:
                     answered(answers.get(job_id))
                 except Exception:
-                    self._fault("taking what the controller answered failed")
+                    self._fault("processing the controller's answer failed")
 
     def _answers(self, jobs: Collection[str]) -> dict[str, JobAnswer | None]:
         if len(jobs) == 1:

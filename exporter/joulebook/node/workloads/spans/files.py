@@ -79,11 +79,10 @@ def read(directory_fd: int, name: str, uid: int) -> SpanFile:
     mark = untrusted_files.decoded(_MARK, raw, name, EXAMPLE)
     experiment = clean_label(mark.experiment)
     if not experiment:
-        raise InputError(f"{name}: experiment has no text in it", reason="no_name")
+        raise InputError(f"{name}: experiment is empty", reason="no_name")
     if is_reserved(experiment):
         raise InputError(
-            f"{name}: experiment = {experiment!r}: names in brackets are Joulebook's own, expected "
-            "any other",
+            f"{name}: experiment = {experiment!r}: names in parentheses are reserved for Joulebook",
             reason="reserved_name",
         )
     return msgspec.structs.replace(mark, experiment=experiment)

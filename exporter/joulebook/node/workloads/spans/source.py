@@ -104,7 +104,7 @@ class SpanWorkloads:
                 self._take(names)
         except Exception:
             # A fault of ours with one file must not end the watch over all others.
-            self._refuse.fault("watching marks failed; everything is looked at again")
+            self._refuse.fault("watching marks failed; rescanning everything")
             self._due = time.monotonic() + 1
 
     def _wait_s(self) -> float | None:
@@ -245,4 +245,4 @@ def _remove(fd: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=fd)
     except OSError as error:
-        log.debug("%s stays: %s", name, error.strerror)
+        log.debug("cannot remove %s: %s", name, error.strerror)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
-from pathlib import Path
 
 import pynvml
 import pytest
@@ -22,7 +20,6 @@ from joulebook.node.sensors.nvidia.processes import (
     LOOK_BACK_US,
     NO_INSTANCE,
     ProcessReader,
-    ProcessStarts,
     SmSample,
     SmTimes,
     entry_size,
@@ -245,56 +242,7 @@ def test_a_process_without_samples_is_looked_for_further_back_now_and_then() -> 
     assert asked.count(S_US) == 58
 
 
-# ---- starts --------------------------------------------------------------------------------------
-
-
-def test_when_this_process_started() -> None:
-    import psutil
-
-    started_ns = ProcessStarts().started_ns(os.getpid())
-    shown_s = psutil.Process().create_time() - psutil.boot_time()
-    assert started_ns / SECOND == pytest.approx(shown_s, abs=2)
-
-
-def test_names_with_brackets_and_blanks_do_not_shift_the_fields(tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
-    fields = " ".join(["S", *["0"] * 18, "250", "9"])
-    (tmp_path / "7/stat").write_text(f"7 (a) b (c) {fields}")
-    tick_ns = SECOND // os.sysconf("SC_CLK_TCK")
-    starts = ProcessStarts(tmp_path)
-    assert starts.started_ns(7) == 250 * tick_ns
-    assert starts.started_ns(8) == 0
-    (tmp_path / "7/stat").write_text("7 (a) S")
-    assert starts.started_ns(7) == 250 * tick_ns  # remembered
-    starts.keep({7})
-    assert starts.started_ns(7) == 250 * tick_ns
-    starts.keep({8})
-    assert starts.started_ns(7) == 0
-
-
-@pytest.mark.parametrize(("state", "lives"), [("Z", False), ("X", False), ("S", True)])
-def test_what_the_driver_lists_of_the_dead_is_left_out(
-    tmp_path: Path, state: str, lives: bool
-) -> None:
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7/stat").write_text(f"7 (Z) {state} 1 " + "0 " * 20)
-    starts = ProcessStarts(tmp_path)
-    assert starts.lives(7) is lives
-    assert starts.lives(8), "nothing can be seen there: it may be hidden"
-    (tmp_path / "1").mkdir()
-    assert not starts.lives(8)
-    assert ProcessStarts(None).lives(8)
-
-
-def test_a_pid_that_is_anothers_by_now_has_another_start(tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
-    starts, began = ProcessStarts(tmp_path), []
-    for ticks in (250, 300):
-        fields = " ".join(["S", *["0"] * 18, str(ticks), "9"])
-        (tmp_path / "7/stat").write_text(f"7 (a) {fields}")
-        assert starts.lives(7)
-        began.append(starts.started_ns(7))
-    assert began[0] < began[1]
+# ---- traps ---------------------------------------------------------------------------------------
 
 
 def test_the_binding_would_have_read_wrong_pids(bench: MakeBench) -> None:

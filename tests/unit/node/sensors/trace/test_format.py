@@ -74,8 +74,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("", "no header of a trace of version 1"),
-        (HEADER | {"v": 2}, "no header of a trace of version 1: Invalid enum value 2"),
+        ("", "no header of a trace with version 1"),
+        (HEADER | {"v": 2}, "no header of a trace with version 1: Invalid enum value 2"),
         (HEADER | {"kind": "other"}, "Invalid enum value 'other'"),
         (HEADER | {"devices": []}, "length >= 1"),
         (HEADER | {"devices": [{"name": ""}]}, "length >= 1"),

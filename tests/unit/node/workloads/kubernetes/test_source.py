@@ -105,7 +105,7 @@ def test_a_fault_of_ours_with_an_answer_is_counted_and_nothing_is_complete(
     with monkeypatch.context() as broken:
         broken.setattr(PodTable, "listed", lambda *_: 1 // 0)
         world.until(lambda found: found.rejected.get("fault", 0) >= 3 and not found.complete)
-    said = [record for record in caplog.records if "asking the kubelet failed" in record.message]
+    said = [record for record in caplog.records if "polling the kubelet failed" in record.message]
     assert len(said) == 1, "the same again is only counted"
     world.until(lambda found: found.complete == HELD)
 
@@ -120,7 +120,7 @@ def test_a_fault_of_ours_in_the_cgroups_is_no_storm(
         world.until(lambda found: found.rejected)
         time.sleep(0.5)
         assert world.holdings().rejected["fault"] < 5, "it is not tried again at once"
-    assert "following pods' cgroups failed" in caplog.text
+    assert "following pod cgroups failed" in caplog.text
     world.until(lambda found: found.claims)
 
 

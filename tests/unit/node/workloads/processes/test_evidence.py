@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
 from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
-from joulebook.node.sensors.nvidia.processes import ProcessStarts
 from joulebook.node.workload_sources import ProcessOwners
 from joulebook.node.workloads.contract import Before
-from joulebook.node.workloads.host.procfs import TICK_NS
+from joulebook.node.workloads.host.procfs import TICK_NS, ProcessStarts
 from joulebook.node.workloads.processes.source import ProcessWorkloads
 
 CARD = Meter(Component.GPU, "GPU-a")

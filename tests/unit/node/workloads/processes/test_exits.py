@@ -83,7 +83,7 @@ def test_stopping_closes_all(ended: queue.Queue[Key]) -> None:
     process = sleeper()
     watch.watch((process.pid, 5), alive)
     watch.stop()
-    assert not watch._thread.is_alive()
+    assert not watch.is_alive()
     assert watch.watch((process.pid, 5), alive), "nothing is watched any more"
     process.kill()
     process.wait()

@@ -218,6 +218,35 @@ def test_a_restart_changes_nothing(place: Place) -> None:
         assert now.ended_ns == (last_ns if id_ == uses[2].workload else None)
 
 
+def test_a_process_that_gave_up_roots_rights_is_one_workload_over_a_restart(place: Place) -> None:
+    dropped = place.start(uid=0)
+    place.list(place.use(dropped))
+    held = resolved(place)
+    assert held.id.workload.startswith(f"run-{dropped}-")
+    place.source.close()
+    place.source = place.made(Before((held,), (), place.clock.now_ns()))
+    place.uids[dropped] = 1000
+    # Another user's process of that run, which began after the restart, is his own.
+    time.sleep(0.05)
+    other = place.start(uid=1001, group=dropped)
+    uses = [place.use(pid) for pid in (other, dropped)]
+    assert [use.workload == held.id for use in uses] == [False, True]
+    place.list(*uses)
+    until(lambda: all(fact.complete for fact in place.facts().values()))
+    assert place.facts()[held.id].labels.user == held.labels.user
+
+
+def test_a_users_process_is_not_roots_whose_own_lives(place: Place) -> None:
+    root = place.start(uid=0)
+    place.list(place.use(root))
+    held = resolved(place)
+    ada = place.start(uid=1000, group=root)
+    place.source.close()
+    place.source = place.made(Before((held,), (), place.clock.now_ns()))
+    place.list(place.use(root))
+    assert place.use(root).workload == held.id != place.use(ada).workload
+
+
 def test_what_the_ledger_held_of_another_boot_or_an_older_version_is_over(place: Place) -> None:
     ids = ["run-1-2.u5@ws1.ffffffff", "hub.service.u5@ws1.ffffffff", "session-4.u5@ws1.0", "x"]
     before = tuple(

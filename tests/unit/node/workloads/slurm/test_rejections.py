@@ -16,8 +16,8 @@ def test_each_refusal_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptu
         refuse(InputError("101.0.json: gpus[0] = 0", reason="bad_field"))
     refuse(InputError("102.0.json: user = 7", reason="bad_field"))
     assert [r.getMessage().split(" (")[0] for r in caplog.records] == [
-        "refused: 101.0.json: gpus[0] = 0",
-        "refused: 102.0.json: user = 7",
+        "rejected: 101.0.json: gpus[0] = 0",
+        "rejected: 102.0.json: user = 7",
     ]
     for n in range(100):
         refuse(InputError(f"{n}.0.json", reason="bad_field"))

@@ -610,4 +610,4 @@ def test_a_fault_of_ours_is_said_and_survived(
     world.until(lambda: world.look().complete == frozenset())
     world.until(lambda: "101" in world.claims() and world.look().complete)
     assert world.look().rejected == {"fault": 1}
-    assert "looked at again" in caplog.text
+    assert "rescanning" in caplog.text

@@ -1,0 +1,161 @@
+"""Implement `joulebook verify`: check a published statement as a reviewer does.
+
+It needs the files alone: no daemon, no ledger, no configuration.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
+from joulebook.commands.shared.text import several
+from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError, InputError
+from joulebook.lab.report import rows, signature, statement
+from joulebook.lab.report.model import Statement
+from joulebook.terminal import Screen
+
+_STATEMENT = msgspec.json.Decoder(Statement)
+
+_NOT_COMPARED = ("made_by", "rows_sha256")
+"""Who works it out again is another; the digest is compared by itself."""
+
+_CLOSE = 1e-12
+"""Floats that leave the project are rounded; whole numbers must be equal."""
+
+_MOST_SHOWN = 20
+
+
+def main(args: Options) -> int:
+    """Check one statement; 0: nothing is wrong with it, 1: something is."""
+    screen = Screen()
+    text, published = _read(args.statement)
+    problems = [*_signature(args, text, screen), *_rows(args, published, screen)]
+    for problem in problems[:_MOST_SHOWN]:
+        Screen(sys.stderr).say(f"joulebook verify: {problem}")
+    if len(problems) > _MOST_SHOWN:
+        Screen(sys.stderr).say(f"joulebook verify: and {len(problems) - _MOST_SHOWN} more")
+    return 1 if problems else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(rows.MOST_BYTES + 1)
+        if len(raw) > rows.MOST_BYTES:
+            raise ConfigError(f"{path}: more than {rows.MOST_BYTES >> 30} GiB")
+        return raw.decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+
+
+def _read(path: Path) -> tuple[str, Statement]:
+    text = _text(path)
+    try:
+        return text, _STATEMENT.decode(text)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{path}: {error} (expected a statement by `joulebook report --format json`)"
+        ) from None
+
+
+def _signature(args: Options, text: str, screen: Screen) -> Iterator[str]:
+    """Check the signature, if there is one or a key is given."""
+    beside = args.statement.with_name(args.statement.name + signature.SUFFIX)
+    file = args.signature or beside
+    if args.signature is None and args.key is None and not beside.exists():
+        screen.say(f"Signature  none (there is no {one_line(str(beside))})")
+        return
+    try:
+        key = signature.verify(text, file, args.key)
+    except InputError as error:
+        yield str(error)
+        return
+    by = "compare this with the author's key, or give --key" if args.key is None else str(args.key)
+    screen.say(f"Signature  good, by {one_line(key)} ({one_line(by)})")
+
+
+def _rows(args: Options, published: Statement, screen: Screen) -> Iterator[str]:
+    """Work every figure out again."""
+    if args.rows is None:
+        screen.say("Figures    not recomputed: that needs --rows FILE")
+        return
+    basis = rows.read(_text(args.rows), str(args.rows))
+    if published.rows_sha256 is None:
+        screen.say("Rows       the statement carries no digest of its rows")
+    elif rows.digest(basis) == published.rows_sha256:
+        screen.say("Rows       those of the statement, by its digest")
+    else:
+        yield f"{args.rows}: not the rows of this statement: their digest differs"
+    again = dict(_leaves(msgspec.to_builtins(statement.make(*basis)), ""))
+    before = dict(_leaves(msgspec.to_builtins(published), ""))
+    differing = [
+        f"{path}: {_said(before, path)} in the statement, {_said(again, path)} from the rows"
+        for path in sorted(before.keys() | again.keys())
+        if path not in _NOT_COMPARED and not _same(before.get(path), again.get(path))
+    ]
+    if not differing:
+        screen.say(f"Figures    {several(len(again), 'value')} recomputed, all equal")
+    yield from differing
+
+
+def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{n}]")
+    else:
+        yield path, value
+
+
+def _said(values: dict[str, object], path: str) -> str:
+    return one_line(repr(values[path]), 80) if path in values else "nothing"
+
+
+def _same(before: object, again: object) -> bool:
+    if isinstance(before, float) and isinstance(again, int | float):
+        return math.isclose(before, again, rel_tol=_CLOSE)
+    return before == again
+
+
+@command(
+    epilog="Exit status: 0 nothing is wrong, 1 a signature, a digest or a figure is, 2 a file "
+    "cannot be read."
+)
+@argument(
+    "statement",
+    type=FILE,
+    metavar="STATEMENT",
+    help="Statement in JSON, from `joulebook report --format json`.",
+)
+@option(
+    "--rows",
+    type=FILE,
+    metavar="FILE",
+    help="Rows it rests on, from `joulebook report --rows`: every figure is recomputed from them.",
+)
+@option(
+    "--key",
+    type=FILE,
+    metavar="FILE",
+    help="The author's public key (id_ed25519.pub). Default: any key, and its fingerprint is "
+    "printed.",
+)
+@option(
+    "--signature",
+    type=FILE,
+    metavar="FILE",
+    help="Signature. Default: STATEMENT.sig, if it exists.",
+)
+def verify(options: Options) -> int:
+    """Check a published statement: its signature, and every figure from its rows."""
+    return main(options)

@@ -1,0 +1,346 @@
+"""The rows that a statement rests on, as a CSV file: with it anybody can work the statement out.
+
+One file holds all that `statement.make` takes, so that the same code gives the same figures from
+it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
+were used, the gaps, the GPUs, and first of all the words and settings (`statement`). A column is
+empty where a table does not have it; `facts` is JSON.
+
+The digest of the rows leaves out who somebody is: a name can be replaced, and the sums stay proved.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from joulebook.config.lab import ReportSection
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.report.dataset import (
+    Charged,
+    LostStretch,
+    Posting,
+    ReportData,
+    ReportWorkload,
+    Unknowable,
+    UsedRate,
+)
+from joulebook.core.report.run_roles import RoleChoice, State
+from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.errors import ConfigError
+from joulebook.lab.report.about import About
+from joulebook.lab.report.statement import StatementContext
+
+
+class Basis(NamedTuple):
+    """All that a statement is made of: the arguments of `statement.make`."""
+
+    account: ReportData
+    about: About
+    choice: RoleChoice
+    context: StatementContext
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What stands once in a file of rows: the words, the settings, and what is not known."""
+
+    source: str
+    since_s: int
+    until_s: int
+    known_until_s: Mapping[str, int]
+    unknown: Mapping[Unknowable, str]
+    error_ratio: float
+    warnings: tuple[str, ...]
+    replayed: list[tuple[str, Meter]]
+    cut: list[WorkloadId]
+    about: About
+    choice: RoleChoice
+    made_utc_s: float
+    states: list[tuple[WorkloadId, State]]
+    states_from: str
+    settings: ReportSection
+    zone: str
+
+
+class _Lost(msgspec.Struct, frozen=True):
+    reason: str
+    t0_utc_ns: int
+    t1_utc_ns: int
+
+
+class Row(NamedTuple):
+    """One line of the file: its columns in their order.
+
+    Attributes:
+        table: What it is: `statement`, `workload`, `posting`, `charge`, `rate`, `gap` or `model`.
+        node: The node that booked it.
+        scheduler: The scheduler of the workload; `remainder` where it is nobody's.
+        workload: The id of the workload in its scheduler, or the name of the remainder.
+        start: The start that tells it from another of its number (UTC seconds; 0: needless).
+        component: Of the meter.
+        meter: Its name.
+        quarter_s: The start of the quarter hour (UTC seconds).
+        method: How the energy is known; empty: the source does not say.
+        evidence: How the holder is known.
+        energy_uj: Energy in microjoules, and so on as in `Amount`.
+        item: What was charged for.
+        currency: Of the charge; empty for CO2e.
+        whole: Units of the currency, or kg; `nano` and `rest` as in `Exact`.
+        facts: The rest, as JSON.
+
+    """
+
+    table: str
+    node: str = ""
+    scheduler: str = ""
+    workload: str = ""
+    start: str = ""
+    component: str = ""
+    meter: str = ""
+    quarter_s: str = ""
+    method: str = ""
+    evidence: str = ""
+    energy_uj: str = ""
+    idle_uj: str = ""
+    held_ns: str = ""
+    idle_ns: str = ""
+    calibration_uj: str = ""
+    item: str = ""
+    currency: str = ""
+    whole: str = ""
+    nano: str = ""
+    rest: str = ""
+    facts: str = ""
+
+
+_REMAINDER = "remainder"
+_UNKNOWN = "?"
+"""A method or an evidence that the source cannot know, which is not the same as an empty one."""
+
+_FROM_OUTSIDE = ("node", "workload", "meter", "evidence")
+_FORMULA = "'=+-@\t\r"
+
+MOST_BYTES = 1 << 30
+csv.field_size_limit(MOST_BYTES)
+
+
+def write(basis: Basis) -> str:
+    """Return the file."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(row._replace(**_guarded(row)) for row in _rows(basis))
+    return text.getvalue()
+
+
+def digest(basis: Basis) -> str:
+    """Return the SHA-256 of the rows, in hexadecimal, names left out."""
+    account = basis.account
+    nameless = msgspec.structs.replace(
+        account,
+        source="",
+        warnings=(),
+        workloads={key: _nameless(each) for key, each in account.workloads.items()},
+    )
+    context = StatementContext(0.0, basis.context.states, settings=basis.context.settings)
+    choice = RoleChoice()
+    text = write(Basis(nameless, About(), choice, context))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _nameless(workload: ReportWorkload) -> ReportWorkload:
+    return msgspec.structs.replace(workload, display="", name="", labels=Labels(), extra={})
+
+
+def _rows(basis: Basis) -> Iterator[Row]:
+    account, context = basis.account, basis.context
+    head = _Head(
+        account.source,
+        account.since_s,
+        account.until_s,
+        account.known_until_s,
+        account.unknown,
+        account.error_ratio,
+        account.warnings,
+        sorted(account.replayed),
+        sorted(account.cut),
+        basis.about,
+        basis.choice,
+        context.made_utc_s,
+        sorted(context.states.items()),
+        context.states_from,
+        context.settings,
+        context.zone,
+    )
+    yield Row("statement", facts=_json(head))
+    for key, workload in account.workloads.items():
+        yield Row("workload", **_of(key), facts=_json(workload))
+    for (node, meter), model in account.models.items():
+        yield Row("model", node, **_on(meter), facts=_json(model))
+    for row in account.postings:
+        figures = dict(zip(Amount._fields, map(str, row.amount), strict=True))
+        yield Row(
+            "posting",
+            row.node,
+            **_of(row.subject),
+            **_on(row.meter),
+            quarter_s=str(row.quarter_s),
+            method=_UNKNOWN if row.method is None else row.method.value,
+            evidence=_UNKNOWN if row.evidence is None else row.evidence,
+            **figures,
+        )
+    for charged in account.charges:
+        yield Row(
+            "charge",
+            charged.node,
+            **_of(charged.subject),
+            quarter_s=str(charged.quarter_s),
+            item=charged.charge.item.value,
+            currency=charged.charge.currency,
+            **dict(zip(Exact._fields, map(str, charged.amount), strict=True)),
+        )
+    for used in account.rates:
+        yield Row("rate", used.node, quarter_s=str(used.used.quarter_s), facts=_json(used))
+    for gap in account.gaps:
+        lost = _Lost(gap.reason, gap.t0_utc_ns, gap.t1_utc_ns)
+        yield Row("gap", gap.node, **_on(gap.meter), facts=_json(lost))
+
+
+def _guarded(row: Row) -> dict[str, str]:
+    """The cells that a spreadsheet would take for a formula, and those that look guarded."""
+    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
+    return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
+
+
+def _unguarded(row: Row) -> Row:
+    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
+    return row._replace(**{name: cell[1:] for name, cell in cells.items() if cell.startswith("'")})
+
+
+def _of(subject: Subject) -> dict[str, str]:
+    if isinstance(subject, Remainder):
+        return {"scheduler": _REMAINDER, "workload": subject.value}
+    return dict(zip(WorkloadId._fields, map(str, subject), strict=True))
+
+
+def _on(meter: Meter) -> dict[str, str]:
+    return {"component": meter.component.value, "meter": meter.name}
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def read(text: str, name: str) -> Basis:
+    """Read a file of rows. Raises `ConfigError` that names the file and its row."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    tables: dict[str, list[Any]] = {table: [] for table in _READERS}
+    line = 0
+    try:
+        for line, values in enumerate(reader, 1):
+            if line == 1:
+                if tuple(values) != Row._fields:
+                    raise ConfigError(
+                        f"{name}: not a file of rows: expected the columns {', '.join(Row._fields)}"
+                    )
+                continue
+            if len(values) != len(Row._fields):
+                raise ConfigError(
+                    f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
+                )
+            row = _unguarded(Row(*values))
+            if row.table not in tables:
+                raise ConfigError(
+                    f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"
+                )
+            tables[row.table].append(_READERS[row.table](row))
+    except (csv.Error, ValueError, TypeError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{name}, row {line}: {error}") from None
+    if len(tables["statement"]) != 1:
+        raise ConfigError(
+            f"{name}: {len(tables['statement'])} rows of the table statement, expected one"
+        )
+    return _basis(tables)
+
+
+def _basis(tables: Mapping[str, list[Any]]) -> Basis:
+    head: _Head = tables["statement"][0]
+    account = ReportData(
+        head.source,
+        head.since_s,
+        head.until_s,
+        postings=tuple(tables["posting"]),
+        charges=tuple(tables["charge"]),
+        workloads={each.id: each for each in tables["workload"]},
+        rates=tuple(tables["rate"]),
+        gaps=tuple(tables["gap"]),
+        models=dict(tables["model"]),
+        known_until_s=head.known_until_s,
+        unknown=head.unknown,
+        error_ratio=head.error_ratio,
+        warnings=head.warnings,
+        replayed=frozenset(head.replayed),
+        cut=frozenset(head.cut),
+    )
+    context = StatementContext(
+        head.made_utc_s, dict(head.states), head.states_from, head.settings, head.zone
+    )
+    return Basis(account, head.about, head.choice, context)
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+_WORKLOAD = msgspec.json.Decoder(ReportWorkload)
+_RATE = msgspec.json.Decoder(UsedRate)
+_LOST = msgspec.json.Decoder(_Lost)
+_MODEL = msgspec.json.Decoder(str)
+
+
+def _subject(row: Row) -> Subject:
+    if row.scheduler == _REMAINDER:
+        return Remainder(row.workload)
+    return WorkloadId(row.scheduler, row.workload, int(row.start))
+
+
+def _meter(row: Row) -> Meter:
+    return Meter(Component(row.component), row.meter)
+
+
+def _posting(row: Row) -> Posting:
+    figures = (row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
+    return Posting(
+        row.node,
+        _subject(row),
+        _meter(row),
+        int(row.quarter_s),
+        Amount(*map(int, figures)),
+        None if row.method == _UNKNOWN else Method(row.method),
+        None if row.evidence == _UNKNOWN else row.evidence,
+    )
+
+
+def _charge(row: Row) -> Charged:
+    charge = Charge(Item(row.item), row.currency)
+    exact = Exact(int(row.whole), int(row.nano), int(row.rest))
+    return Charged(row.node, _subject(row), int(row.quarter_s), charge, exact)
+
+
+def _gap(row: Row) -> LostStretch:
+    lost = _LOST.decode(row.facts)
+    return LostStretch(row.node, _meter(row), lost.reason, lost.t0_utc_ns, lost.t1_utc_ns)
+
+
+_READERS: Mapping[str, Callable[[Row], Any]] = {
+    "statement": lambda row: _HEAD.decode(row.facts),
+    "workload": lambda row: _WORKLOAD.decode(row.facts),
+    "model": lambda row: ((row.node, _meter(row)), _MODEL.decode(row.facts)),
+    "posting": _posting,
+    "charge": _charge,
+    "rate": lambda row: _RATE.decode(row.facts),
+    "gap": _gap,
+}

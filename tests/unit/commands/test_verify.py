@@ -1,0 +1,117 @@
+"""`joulebook verify`: what a reviewer does with a statement, its rows and its signature."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.unit.lab.report.worked import write_worked
+
+from joulebook.cli import main
+
+
+class Published(NamedTuple):
+    """What an author puts beside a paper."""
+
+    statement: Path
+    rows: Path
+    key: Path
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
+    monkeypatch.chdir(tmp_path)
+    write_worked(tmp_path / "ledger.db")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    words = ["report", "--ledger", "ledger.db", "--experiment", "bert-base", "--format", "json"]
+    words += ["--output", "statement.json", "--rows", "rows.csv", "--sign", str(key)]
+    assert main(words) == 0
+    return Published(Path("statement.json"), Path("rows.csv"), key.with_suffix(".pub"))
+
+
+Out = pytest.CaptureFixture[str]
+
+
+def test_an_untouched_statement_is_good(published: Published, capsys: Out) -> None:
+    words = ["verify", "statement.json", "--rows", "rows.csv"]
+    capsys.readouterr()
+    assert main([*words, "--key", str(published.key)]) == 0
+    said = capsys.readouterr().out
+    assert "Signature  good, by ED25519 key SHA256:" in said
+    assert "those of the statement, by its digest" in said
+    assert "recomputed, all equal" in said
+    assert main(words) == 0
+    assert "compare this with the author's key" in capsys.readouterr().out
+    assert main(["verify", "statement.json"]) == 0
+    assert "not recomputed" in capsys.readouterr().out
+
+
+def test_anybody_can_check_the_signature_with_openssh(published: Published) -> None:
+    allowed = Path("allowed")
+    allowed.write_text(f"ada@lab {published.key.read_text()}")
+    words = ["ssh-keygen", "-Y", "verify", "-f", "allowed", "-I", "ada@lab", "-n", "joulebook"]
+    with published.statement.open() as file:
+        subprocess.run([*words, "-s", "statement.json.sig"], stdin=file, check=True)
+
+
+def test_one_microjoule_more_in_the_rows_fails(published: Published, capsys: Out) -> None:
+    lines = published.rows.read_text().splitlines(keepends=True)
+    n, line = next((n, each) for n, each in enumerate(lines) if each.startswith("posting,"))
+    cells = line.split(",")
+    cells[10] = str(int(cells[10]) + 1)
+    published.rows.write_text("".join([*lines[:n], ",".join(cells), *lines[n + 1 :]]))
+    capsys.readouterr()
+    assert main(["verify", "statement.json", "--rows", "rows.csv"]) == 1
+    said = capsys.readouterr().err
+    assert "rows.csv: not the rows of this statement: their digest differs" in said
+    assert "runs[0].energy_uj: " in said and "from the rows" in said
+
+
+def test_a_figure_changed_in_the_statement_fails(published: Published, capsys: Out) -> None:
+    changed = json.loads(published.statement.read_text())
+    changed["energy"]["gpu"]["value"] *= 0.9
+    changed["runs"][1]["energy_uj"] -= 1
+    published.statement.write_text(json.dumps(changed))
+    capsys.readouterr()
+    assert main(["verify", "statement.json", "--rows", "rows.csv"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert "statement.json.sig: no signature of this file" in said[0]
+    assert "energy.gpu.value: 18.0 in the statement, 20.0 from the rows" in said[1]
+    assert "runs[1].energy_uj: " in said[2]
+
+
+def test_another_key_is_not_the_authors(published: Published, capsys: Out) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "other"], check=True)
+    capsys.readouterr()
+    assert main(["verify", "statement.json", "--key", "other.pub"]) == 1
+    assert "no signature of this file by other.pub" in capsys.readouterr().err
+    Path("statement.json.sig").unlink()
+    assert main(["verify", "statement.json", "--key", str(published.key)]) == 1
+    assert main(["verify", "statement.json"]) == 0
+    assert "Signature  none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["verify", "none.json"], "none.json: cannot be read"),
+        (["verify", "rows.csv"], "expected a statement by `joulebook report --format json`"),
+        (["verify", "statement.json", "--rows", "statement.json"], "not a file of rows"),
+        (["report", "--ledger", "ledger.db", "--sign", "key"], "--sign: give --output FILE too"),
+        (["report", "--ledger", "ledger.db", "--sign", "no", "--output", "x"], "--sign no: "),
+        (
+            ["report", "--ledger", "ledger.db", "--rows", "x", "--rates", "y"],
+            "--rows: not with --rates",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    published: Published, capsys: Out, words: list[str], said: str
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err

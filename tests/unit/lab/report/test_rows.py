@@ -1,0 +1,107 @@
+"""The rows of a statement: all of it comes out of them again, and nothing else fits the digest."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import msgspec
+import pytest
+from tests.unit.lab.report.hostile import HOSTILE
+from tests.unit.lab.report.worked import MODEL, NODE, OWNER, RATES, TRIALS, WANTED, account, gpu
+
+from joulebook.config.lab import ReportSection
+from joulebook.core.evidence import Amount, Method, Remainder
+from joulebook.core.report.dataset import LostStretch, ReportWorkload, Unknowable
+from joulebook.core.report.rollup import recharged
+from joulebook.core.report.run_roles import RoleChoice, State
+from joulebook.core.workloads import Labels
+from joulebook.errors import ConfigError
+from joulebook.lab.report import rows, statement
+from joulebook.lab.report.about import About
+from joulebook.lab.report.rows import Basis, Row
+from joulebook.lab.report.statement import StatementContext
+
+
+def basis(name: str = "") -> Basis:
+    """The worked example with one of everything, all names replaced by `name`."""
+    whole = recharged(account(), RATES, WANTED).account
+    first = whole.postings[0]
+    nobodys = first._replace(
+        subject=Remainder.UNALLOCATED, amount=Amount(-5, 0, 7, 0, 2), method=None, evidence=None
+    )
+    labels = Labels(name, name, name) if name else OWNER
+    data = msgspec.structs.replace(
+        whole,
+        source=name or "ledger of gpu-1",
+        postings=(*whole.postings, nobodys, first._replace(node=name or NODE, evidence=name)),
+        workloads={
+            trial: ReportWorkload(trial, name=name, labels=labels, extra={"k": name}, gpu_count=2)
+            for trial in TRIALS
+        },
+        gaps=(LostStretch(NODE, gpu(0), "hung", 5, 9),),
+        models={(NODE, gpu(0)): MODEL},
+        known_until_s={NODE: whole.until_s},
+        unknown={Unknowable.GAPS: name or "not asked"},
+        warnings=(name,),
+        replayed=frozenset({(NODE, gpu(1))}),
+        cut=frozenset({TRIALS[1]}),
+    )
+    about = About(title=name or "a paper", utilization=0.4)
+    choice = RoleChoice("101", ("10*",), {"102": name or "wrong data"})
+    states = {TRIALS[0]: State.FAILED}
+    context = StatementContext(1.5, states, name, ReportSection(region=name), "DE")
+    return Basis(data, about, choice, context)
+
+
+@pytest.mark.parametrize("name", ["", *HOSTILE])
+def test_all_that_a_statement_is_made_of_comes_back(name: str) -> None:
+    before = basis(name)
+    after = rows.read(rows.write(before), "rows.csv")
+    assert after == before
+    assert statement.make(*after) == statement.make(*before)
+
+
+def test_no_cell_is_a_formula() -> None:
+    for name in HOSTILE:
+        for cells in csv.reader(io.StringIO(rows.write(basis(name)))):
+            texts = [cell for cell in cells if not cell.lstrip("-").isdecimal()]
+            assert not any(cell.startswith(tuple("=+-@\t\r")) for cell in texts)
+
+
+def test_the_digest_is_of_figures_and_not_of_names() -> None:
+    before = basis()
+    renamed = {
+        key: msgspec.structs.replace(each, labels=Labels("user-1"), name="", extra={})
+        for key, each in before.account.workloads.items()
+    }
+    data = msgspec.structs.replace(before.account, workloads=renamed)
+    assert rows.digest(before._replace(account=data)) == rows.digest(before)
+    for n, row in enumerate(before.account.postings):
+        more = row._replace(amount=row.amount._replace(energy_uj=row.amount.energy_uj + 1))
+        postings = (*before.account.postings[:n], more, *before.account.postings[n + 1 :])
+        data = msgspec.structs.replace(before.account, postings=postings)
+        assert rows.digest(before._replace(account=data)) != rows.digest(before)
+        if n > 20:
+            break
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "0 rows of the table statement, expected one"),
+        ("a,b\n", "not a file of rows: expected the columns table, node"),
+        ("{head}\nposting\n", "row 2: 1 columns, expected 21"),
+        ("{head}\n{other}\n", "row 2: table 'bill': expected one of statement"),
+        ("{head}\n{wrong}\n", "row 2: invalid literal for int"),
+        ('{head}\n"x', "row 1: unexpected end of data"),
+    ],
+)
+def test_what_is_no_file_of_rows_is_named(text: str, said: str) -> None:
+    head = ",".join(Row._fields)
+    other = ",".join(Row("bill"))
+    posting = Row("posting", NODE, "slurm", "1", "0", "gpu", "GPU-0", "0", Method.COUNTER.value)
+    wrong = ",".join(posting)
+    with pytest.raises(ConfigError, match=said) as raised:
+        rows.read(text.format(head=head, other=other, wrong=wrong), "rows.csv")
+    assert str(raised.value).startswith("rows.csv")
