@@ -27,8 +27,8 @@ from joulebook.core.money.rates import (
     nano_per_kwh,
     whole,
 )
-from joulebook.http_client import ApiKey, Web
-from joulebook.rates.contract import Quantity, RateSource
+from joulebook.http_client import Web
+from joulebook.rates.contract import ApiKey, Quantity, RateSource
 from joulebook.rates.feeds.csv import CsvFile
 from joulebook.rates.feeds.electricity_maps import ElectricityMaps
 from joulebook.rates.feeds.energy_charts import EnergyChartsCarbon, EnergyChartsPrice

@@ -42,7 +42,6 @@ from joulebook.node.assembly.sensors import (
 from joulebook.node.assembly.workloads import (
     WORKLOAD_SOURCES,
     marked,
-    node_label,
     unnamed,
     unseen,
 )
@@ -139,7 +138,7 @@ def assemble(config: Config) -> Node:
             path,
             retention_days=config.ledger.retention_days,
             allow_volatile=config.ledger.allow_volatile,
-            node=node_label(config),
+            node=config.node_name(),
             cluster=config.node.cluster,
         )
         exits.callback(store.close)
@@ -149,7 +148,7 @@ def assemble(config: Config) -> Node:
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
-        name = node_label(config)
+        name = config.node_name()
         health = Health(
             workers,
             lately_s=max(5.0, 3 * config.daemon.interval_s),

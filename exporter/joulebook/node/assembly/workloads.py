@@ -7,7 +7,6 @@ that in which they are asked for the owner of a process.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,17 +78,7 @@ def kubernetes_is_here(config: Config) -> bool:
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
-def node_label(config: Config) -> str:
-    """Return the value of the label `node`."""
-    return config.node.name or socket.gethostname().partition(".")[0]
-
-
-def node_name(config: Config) -> str:
-    """Return what the cluster calls this node: set, or its name here."""
-    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
-
-
-def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
+def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     """The pods of this node."""
     # With an HTTP client of their own.
     from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
@@ -105,7 +94,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     site = KubernetesSite(
-        node=node_name(config),
+        node=config.kubernetes_node(),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
@@ -189,7 +178,7 @@ def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
     """Return the source of processes outside any scheduler that is watched."""
     return ProcessWorkloads(
         clock,
-        node=node_label(config),
+        node=config.node_name(),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
         proc_root=Path(config.host.proc),
