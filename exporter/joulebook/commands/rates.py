@@ -24,7 +24,6 @@ from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.build import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
-from joulebook.rates.sources import missing
 from joulebook.terminal import Column, Screen
 
 logger = logging.getLogger(__name__)

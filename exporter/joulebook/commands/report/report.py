@@ -50,7 +50,6 @@ from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
-from joulebook.rates.sources import missing
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
 

@@ -94,8 +94,7 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
     renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
-    claims = outages.by_meter(books.claims)
-    known = Known(claims, books.affirmed_ns, usage, renames.edges(renamed))
+    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage, renames.edges(renamed))
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 

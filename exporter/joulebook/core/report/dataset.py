@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed

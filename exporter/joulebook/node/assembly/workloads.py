@@ -78,7 +78,7 @@ def kubernetes_is_here(config: Config) -> bool:
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
-def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
+def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The pods of this node."""
     # With an HTTP client of their own.
     from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
