@@ -19,6 +19,7 @@ JoulebookError
     FeedDenied           the key is missing, wrong or not good for this
     FeedEmpty            has nothing for this time yet
     FeedWrong            answered something that cannot be believed
+  HttpFailure          no answer that can be taken came by HTTP; who asked says what it means
   SourceError          where a report is from cannot answer; the message says why
   InputError           something read from outside is refused; `reason` is the label value
 """
@@ -99,6 +100,18 @@ class SourceError(JoulebookError):
     """Raised if a report's source (Prometheus, a collected ledger) cannot answer, with the
     reason.
     """
+
+
+class HttpFailure(JoulebookError):
+    """No answer that can be taken. The message names no address.
+
+    `reason` is `unreachable`, `timeout`, `certificate`, `tls`, `broken`, `truncated`, `too_large`,
+    `packed` or `address`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class FeedError(JoulebookError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -16,14 +15,13 @@ from collections.abc import Mapping
 from typing import Literal, TextIO
 
 from joulebook.config.load import redact
+from joulebook.core.sanitize import escaped
 
 _MAX_FAILURES = 1024
 """The most failures tracked at a time; beyond it the oldest is dropped, and may be logged again."""
 
 MAX_REASONS = 16
 """The most reasons logged for one key, since users can make up any number."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _SYSLOG = {
     logging.DEBUG: 7,
@@ -127,8 +125,8 @@ class _Failing:
 
 
 def clean(text: str) -> str:
-    """Return the text on one line, without passwords in URLs, so that it cannot forge a record."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
+    """The text on one line, without passwords in URLs: nothing in it can look like a record."""
+    return escaped(redact(text))
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

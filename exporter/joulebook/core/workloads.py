@@ -74,6 +74,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
         named: Whether a person named the experiment; else the name was derived.
         stage: The purpose of the run (`train`, `eval`, ...), if stated.
         outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
+        named_ns: Since when (node time) the experiment is what its owner says; 0: it is a name for
+            want of his. A later change is his, and counts from then on.
 
     """
 
@@ -91,6 +93,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     named: bool = False
     stage: str = ""
     outcome: str = ""
+    named_ns: int = 0
 
     @property
     def shown(self) -> str:
@@ -147,6 +150,7 @@ def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
         named=reported.named if renamed else known.named,
         stage=reported.stage or known.stage,
         outcome=reported.outcome or known.outcome,
+        named_ns=max(reported.named_ns, known.named_ns),
     )
 
 

@@ -6,7 +6,6 @@ bookmarks keep the version fresh, so that a watch that ends can be resumed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
@@ -15,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
-import urllib3
 
 from joulebook.backoff import LastingThread, pause_s
+from joulebook.http_client import HttpStream
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
 from joulebook.log import LogOnce
 
@@ -121,7 +120,7 @@ class Watch(LastingThread, Generic[Item]):
         self._paths = list(collection.paths)
         self._version: str | None = None
         self._stopping = threading.Event()
-        self._answer: urllib3.BaseHTTPResponse | None = None
+        self._answer: HttpStream | None = None
         self._failures = 0
         self._once = LogOnce(log)
         self.problem = "has not answered yet"
@@ -155,9 +154,7 @@ class Watch(LastingThread, Generic[Item]):
         self._stopping.set()
         answer = self._answer
         if answer is not None:
-            # An older urllib3 cannot; or it is closed already.
-            with contextlib.suppress(AttributeError, OSError, ValueError, RuntimeError):
-                answer.shutdown()
+            answer.stop()
         if self.is_alive():
             self.join(patience_s)
 

@@ -6,7 +6,6 @@ people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the 
 
 from __future__ import annotations
 
-import html
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from joulebook.metrics.exposition import escape
+from joulebook.metrics.page.markup import text
 from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller
@@ -61,12 +62,12 @@ class RatesPages:
             "# TYPE joulebook_feed_errors_total counter",
         ]
         for row in self._poller.health():
-            labels = f'quantity="{row.quantity}",source="{_label(row.source)}"'
+            labels = f'quantity="{row.quantity}",source="{escape(row.source)}"'
             lines.append(f"joulebook_feed_up{{{labels}}} {int(row.up)}")
             if (age_s := row.age_s(self._now_s())) is not None:
                 ages.append(f"joulebook_feed_age_seconds{{{labels}}} {age_s:.0f}")
             errors += [
-                f'joulebook_feed_errors_total{{{labels},reason="{_label(reason)}"}} {count}'
+                f'joulebook_feed_errors_total{{{labels},reason="{escape(reason)}"}} {count}'
                 for reason, count in sorted(row.errors.items())
             ]
         body = "\n".join([*lines, *ages, *errors]) + "\n"
@@ -86,8 +87,8 @@ class RatesPages:
     def index(self) -> bytes:
         """Return the sources and how they do, for people."""
         rows = "".join(
-            f"<tr><td>{row.quantity}<td>{html.escape(row.source)}<td>{html.escape(row.state)}"
-            f"<td>{_age(row.age_s(self._now_s()))}<td>{html.escape(row.message)}"
+            f"<tr><td>{row.quantity}<td>{text(row.source, 300)}<td>{text(row.state, 300)}"
+            f"<td>{_age(row.age_s(self._now_s()))}<td>{text(row.message, 300)}"
             for row in self._poller.health()
         )
         return (
@@ -144,10 +145,6 @@ def _since(offer: QuantityRates | None, since_s: int) -> QuantityRates | None:
         return None
     points = tuple(p for p in offer.points if p.end_utc_s is None or p.end_utc_s > since_s)
     return msgspec.structs.replace(offer, points=points)
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
 def _age(age_s: float | None) -> str:

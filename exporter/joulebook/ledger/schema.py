@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,11 +57,13 @@ def transaction(conn: sqlite3.Connection, path: Path, *, opening: bool = False) 
     `opening`: nothing is booked yet, so nothing can go on by itself.
     """
     try:
+        roll_back(conn)  # what a disk that failed did not let it do before
         conn.execute("BEGIN IMMEDIATE")
         yield
         conn.execute("COMMIT")
     except BaseException as exc:
-        roll_back(conn)
+        with suppress(sqlite3.Error):
+            roll_back(conn)
         if isinstance(exc, sqlite3.Error | OverflowError | UnicodeError):
             raise retention.explain(exc, path, writing=not opening) from exc
         raise

@@ -128,7 +128,8 @@ class Derived:
         held: dict[WorkloadId, set[Meter]] = {}
         for claim in self.books.claims:
             if claim.workload is not None:
-                held.setdefault(claim.workload, set()).add(claim.meter)
+                workload = self.books.booked_to(claim.workload)
+                held.setdefault(workload, set()).add(claim.meter)
         for meter, holders in self.view.holders.items():
             for holder in holders:
                 if holder.workload is not None:
@@ -136,7 +137,7 @@ class Derived:
         shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
-            held.setdefault(use.workload, set()).update(shared)
+            held.setdefault(self.books.booked_to(use.workload), set()).update(shared)
         # Whatever the next one of an overflow holds: its series must be seen at zero before.
         overflows = (key for key in self.books.workloads if key.scheduler == OVERFLOW)
         held.update((key, set(self.books.meters)) for key in overflows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from joulebook.core.evidence import Remainder, Subject, counted, summed
 from joulebook.core.ledger import series
@@ -11,8 +12,10 @@ from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import RateFeed
-from joulebook.rates.poller import Poller
 from joulebook.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from joulebook.rates.poller import Poller
 
 
 class Charging:

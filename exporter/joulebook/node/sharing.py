@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from joulebook.core.attribution.claims import Holder, Tenure, admit
 from joulebook.core.attribution.gpu import seats, share_out
 from joulebook.core.attribution.outages import by_meter
@@ -40,7 +42,9 @@ def sharing(
 ) -> dict[Meter, Sharing]:
     """Return every device that is held or used now."""
     return {
-        each.meter: Sharing(each.holders, _draws(each, books, devices.get(each.meter)))
+        each.meter: _as_booked(
+            Sharing(each.holders, _draws(each, books, devices.get(each.meter))), books
+        )
         for each in _seats(books, devices, now_ns)
     }
 
@@ -57,6 +61,22 @@ def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> 
         processes, instances = _last_told(books.meters.get(meter))
         if holders := seats(held, processes, instances):
             yield _Seats(meter, holders, processes, instances)
+
+
+def _as_booked(shared: Sharing, books: Books) -> Sharing:
+    """Name holders as they are booked to now."""
+    if not books.renamed:
+        return shared
+    who = {each: None if each is None else books.booked_to(each) for each in shared.draws}
+    return Sharing(
+        tuple(
+            holder
+            if holder.workload is None
+            else msgspec.structs.replace(holder, workload=books.booked_to(holder.workload))
+            for holder in shared.holders
+        ),
+        {who[each]: part for each, part in shared.draws.items()},
+    )
 
 
 def _last_told(

@@ -104,10 +104,12 @@ class WorkloadSources:
         """Start all sources, continuing from the books."""
         claims = tuple(claim for claim in books.claims if claim.t1_ns is None)
         held = {claim.workload for claim in claims}
+        # Sources know a workload by the name that it had first.
+        first = {renamed.now: id_ for id_, renamed in books.renamed.items()}
         facts = tuple(
-            self._unmasked(state.facts)
+            self._unmasked(msgspec.structs.replace(state.facts, id=first.get(id_, id_)))
             for id_, state in books.workloads.items()
-            if state.ended_ns is None or id_ in held
+            if (state.ended_ns is None or first.get(id_, id_) in held) and id_ not in books.renamed
         )
         for source in self._sources:
             source.open(boundary, Before(facts, claims, books.last_ns))

@@ -1,7 +1,7 @@
 """The contract of rate sources, their errors, and plausible values.
 
 A further feed is one file with a class like those in `neso.py`: a name, a `Plan`, and `fetch`,
-which asks `http.Web`, reads the answer into points and raises a `FeedError`; and one line in
+which asks `http_client.Web`, reads the answer into points and raises a `FeedError`; and one line in
 `sources.py`. Holes, cache, back-off and age are looked after elsewhere.
 
 Negative prices are real (a third of sunny Sundays), a negative intensity is not. Bounds are wide:
@@ -20,17 +20,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
-from joulebook.errors import FeedWrong
+from joulebook.core.sanitize import one_line
+from joulebook.errors import FeedDenied, FeedWrong
+from joulebook.untrusted_files import read_secret, shown_path
+
+T = TypeVar("T")
 
 HOUR_S = 3600
 DAY_S = 86_400
+
+_MAX_KEY = 1024
 
 
 class Quantity(StrEnum):
@@ -82,6 +91,49 @@ def utc_s(text: str) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no offset from UTC")
     return int(moment.timestamp())
+
+
+class ApiKey:
+    """The key of a feed: in a file, else in an environment variable. It is never shown."""
+
+    def __init__(self, file: Path | None, variable: str, environ: Mapping[str, str]) -> None:
+        self._file = file
+        self._variable = variable
+        self._found = environ.get(variable, "")
+
+    def __repr__(self) -> str:
+        return f"Key({self._file or self._variable})"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one to read."""
+        return self._file is not None or bool(self._found)
+
+    def read(self) -> str:
+        """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
+        where = shown_path(self._file) if self._file else self._variable
+        try:
+            text = read_secret(self._file).decode() if self._file else self._found
+        except (OSError, UnicodeDecodeError) as error:
+            why = (isinstance(error, OSError) and error.strerror) or "not text"
+            raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
+        key = text.strip()
+        if not key:
+            hint = "" if self._file else " (or set token_file)"
+            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
+        # It goes into a header: a line break in it would be another header.
+        if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
+            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
+        return key
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
+    """JSON as a typed value. Raises `FeedWrong` (`garbage`) saying what was expected where."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = one_line(str(error))
+        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None
 
 
 G_PER_KWH_MAX = 3_000

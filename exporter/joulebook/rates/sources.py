@@ -27,8 +27,8 @@ from joulebook.core.money.rates import (
     nano_per_kwh,
     whole,
 )
-from joulebook.http_client import ApiKey, Web
-from joulebook.rates.contract import Quantity, RateSource
+from joulebook.http_client import Web
+from joulebook.rates.contract import ApiKey, Quantity, RateSource
 from joulebook.rates.feeds.csv import CsvFile
 from joulebook.rates.feeds.electricity_maps import ElectricityMaps
 from joulebook.rates.feeds.energy_charts import EnergyChartsCarbon, EnergyChartsPrice
@@ -178,25 +178,3 @@ def _hardware(pattern: str, gpu: Hardware) -> HardwareRate:
         Decimal(str(gpu.utilisation)),
     )
     return HardwareRate(pattern, nano, f"{where}.price")
-
-
-class Missing(NamedTuple):
-    """A setting without which a figure cannot be shown."""
-
-    key: str
-    without: str
-    """What is missing without it."""
-
-
-def missing(rates: Rates) -> tuple[Missing, ...]:
-    """Return the missing settings, and what is unknown without them."""
-    found = []
-    if rates.price.kind == "none":
-        found.append(Missing("rates.price.kind", "cost of electricity"))
-    if rates.carbon.kind == "none":
-        found.append(Missing("rates.carbon.kind", "CO2e"))
-    if rates.pue is None:
-        found.append(Missing("rates.pue", "cost of electricity, CO2e, energy of the facility"))
-    if not rates.hardware:
-        found.append(Missing("rates.hardware", "cost of hardware"))
-    return tuple(found)

@@ -22,8 +22,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import bcrypt
-
 from joulebook.core.ledger.export import PATH
 from joulebook.errors import ConfigError
 from joulebook.log import LogOnce
@@ -295,6 +293,8 @@ def _parse(header: bytes) -> tuple[str, bytes] | None:
 
 
 def _matches(password: bytes, digest: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - half a MiB that only users of passwords should pay
+
     try:
         return bcrypt.checkpw(password[:_MAX_PASSWORD], digest)
     except ValueError:

@@ -23,11 +23,11 @@ from pathlib import Path
 import click
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Screen
 from joulebook.core.energy.calibration import Fit, fit
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.trace.format import Trace, TraceRecord, read_trace
 from joulebook.node.sensors.trace.player import find_trace
+from joulebook.terminal import Screen
 from joulebook.units import MW_PER_W, NS_PER_S, UJ_PER_J
 
 WINDOW_S = 10.0

@@ -45,12 +45,14 @@ class Known(NamedTuple):
         claims: The claims on each meter.
         affirmed_ns: Until when each kind of evidence is known to be complete.
         usage: The use of CPU and memory.
+        edges_ns: When else it changed who pays.
 
     """
 
     claims: Mapping[Meter, list[Claim]]
     affirmed_ns: Mapping[Evidence, int]
     usage: host.Usage
+    edges_ns: Sequence[int] = ()
 
     def on(self, meter: Meter) -> list[Claim]:
         """Return the claims on one meter."""
@@ -76,10 +78,9 @@ class Known(NamedTuple):
                         yield each, tenure
 
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
-        """Return what is due of a meter: settled time, and of an outage what is proven or given
-        up.
-        """
-        edges = [*outages.edges(self.on(state.meter)), *spans.edges((*state.pending, *state.held))]
+        """What of a meter is due: what has settled, and of an outage what is proven or given up."""
+        of_spans = spans.edges((*state.pending, *state.held))
+        edges = [*outages.edges(self.on(state.meter)), *of_spans, *self.edges_ns]
         horizon_ns = now_ns - settle_ns
         for before, reading in pairwise((state.base, *state.pending)):
             awaited = reading.after_outage and now_ns - reading.t_ns <= outages.PROOF_WAIT_NS

@@ -26,7 +26,7 @@ from joulebook.core.energy.intervals import Calibration
 from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject, counted, summed
-from joulebook.core.ledger import series
+from joulebook.core.ledger import renames, series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money import accrual
 from joulebook.core.money.accrual import Postings, Tariff, charge
@@ -78,11 +78,12 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class _Work(NamedTuple):
-    """The three values of a tick."""
+    """The three values of a tick, and what was reported of workloads."""
 
     measured: Measured
     bookings: Sequence[Booking]
     postings: Postings
+    facts: Sequence[WorkloadFacts]
 
 
 def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
@@ -90,9 +91,10 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     looks = _looks(books, tick)
-    books = _informed(books, tick)
+    claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
-    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
+    renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
+    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage, renames.edges(renamed))
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 
@@ -103,15 +105,20 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
         due,
         lambda meter: calibration.of(policy.calibrations, meter, books.models.get(meter, "")),
     )
-    bookings = attribute(measured, known, tariff.pieces, policy.other)
-    postings = charge(bookings, tariff)
+    cut = renames.cut(renamed, tariff.pieces)
+    bookings = attribute(measured, known, cut, policy.other)
+    postings = charge(renames.as_booked(bookings, renamed), tariff)
 
-    return _after(books, tick, policy, _Work(measured, bookings, postings))
+    books = msgspec.structs.replace(books, renamed=renamed)
+    after, entry = _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    if after.claims == claims:  # the same by identity are not written again
+        after = msgspec.structs.replace(after, claims=claims)
+    return after, entry
 
 
 def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
-    """Return the books after a tick, and what it adds to the record."""
-    measured, bookings, postings = work
+    """The books after a tick, and what it adds to the record."""
+    measured, bookings, postings, told = work
     workloads, foreign = books.workloads, foreign_ns(bookings)
     bills = accrual.bills(postings.charges)
     is_seen = tick.served and not tick.resumed and books.last_ns
@@ -122,10 +129,10 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         tick.resumed,
         earned=_earned(postings.amounts),
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
-        claims=books.claims,
-        facts=tick.facts,
-        present=host.present(tick.snapshots),
-        foreign_users=frozenset(user for _, user in foreign),
+        claims=renames.claimed(books.claims, books.renamed),
+        facts=told,
+        present=frozenset(map(books.booked_to, host.present(tick.snapshots))),
+        foreign_users=frozenset(books.booked_to(user) for _, user in foreign),
     )
     books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
     users_ns = counted(foreign.items(), books.foreign_ns)
@@ -137,6 +144,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         claims=outages.prune(books.claims, books.meters, books.node_meters, tick.now_ns),
         charges=accrual.carry_on(books.charges, tick.wanted, postings.totals, served_ns, hold_ns),
         foreign_ns=users_ns,
+        renamed=renames.kept(books.renamed, books),
         last_ns=tick.now_ns,
     )
     faults = tuple(booking.fault for booking in bookings if booking.fault)

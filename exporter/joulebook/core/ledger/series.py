@@ -196,7 +196,7 @@ class _Air:
                 folded=self._is_full(),
             )
             self._workloads[id_] = settled
-            self._roll_up(settled, settled.balance, settled.bill)
+            self._roll_up(settled, settled.balance, settled.bill, joins=True)
             if settled.folded:
                 self._overflow["workloads"] += 1
 
@@ -277,11 +277,13 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
-        """Credit the experiment, or the owner's overflow series if it has none."""
+    def _roll_up(
+        self, workload: WorkloadState, balance: Balance, bill: Charges, *, joins: bool = False
+    ) -> None:
+        """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
-        self.experiments.credit(labels, balance, bill, named=workload.facts.named)
+        self.experiments.credit(labels, balance, bill, named=workload.facts.named, joins=joins)
         if not workload.folded:
             return
         id_ = pool_id(labels)

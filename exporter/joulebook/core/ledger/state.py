@@ -89,6 +89,19 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Whether it has series: while it is used, and a day after."""
 
 
+# The order of its fields is the format of the ledger on disk: new ones go last.
+class Renamed(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Whom a workload is booked to since it was given to another experiment, and whom before."""
+
+    now: WorkloadId
+    before: WorkloadId
+    from_ns: int
+
+    def at(self, t_ns: int) -> WorkloadId:
+        """Whom what began at `t_ns` is booked to."""
+        return self.now if t_ns >= self.from_ns else self.before
+
+
 class Books(msgspec.Struct, frozen=True):
     """The committed state. Mappings are never mutated; a tick replaces them."""
 
@@ -124,7 +137,14 @@ class Books(msgspec.Struct, frozen=True):
     node_meters: Mapping[Meter, NodeMeter] = msgspec.field(default_factory=dict, name="supplies")
     """Meters of the whole node, of which only the difference to their children is booked."""
     children_uj: Mapping[ChildSecond, int] = msgspec.field(default_factory=dict, name="leaves_uj")
-    """Energy of child meters that is still to be subtracted from a node meter."""
+    """Energy of child meters that is still to be taken off a node meter."""
+    renamed: Mapping[WorkloadId, Renamed] = {}
+    """Workloads that were given to another experiment while they ran."""
+
+    def booked_to(self, workload: WorkloadId) -> WorkloadId:
+        """Whom a workload is booked to now."""
+        renamed = self.renamed.get(workload)
+        return workload if renamed is None else renamed.now
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -7,15 +7,15 @@ source cannot know, so that a report never takes missing data for zero.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from joulebook.core.energy.audit import Audit
-from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
 from joulebook.core.workloads import Labels, WorkloadId
 
@@ -156,6 +156,13 @@ class Posting(NamedTuple):
     method: Method | None
     evidence: str | None
 
+    @classmethod
+    def of_row(cls, node: str, subject: Subject, values: Sequence[Any]) -> Posting:
+        """A ledger's meter, quarter hour, amount, method and evidence."""
+        component, name, quarter_s, *amount, method, evidence = values
+        meter = Meter(Component(component), name)
+        return cls(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
+
 
 class Charged(NamedTuple):
     """Money or CO2e charged for one quarter hour on one node, as it was booked."""
@@ -184,6 +191,12 @@ class LostStretch(NamedTuple):
     reason: str
     t0_utc_ns: int
     t1_utc_ns: int
+
+    @classmethod
+    def of_row(cls, node: str, values: Sequence[Any]) -> LostStretch:
+        """A ledger's meter, the reason, and from when to when."""
+        component, name, *lost = values
+        return cls(node, Meter(Component(component), name), *lost)
 
 
 class Unknowable(StrEnum):
@@ -248,3 +261,10 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
         f"{source} has data from a recorded trace (demo or replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
     )
+
+
+def subject_of(number: int, remainder: str, known: Mapping[int, ReportWorkload]) -> Subject:
+    """Whose a row of a ledger is: a remainder's, else that of the workload with that number."""
+    if remainder:
+        return Remainder(remainder)
+    return known[number].id if number in known else WorkloadId("", str(number))

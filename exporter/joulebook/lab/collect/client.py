@@ -10,6 +10,7 @@ import msgspec
 
 from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PATH, PostingsPage
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
 from joulebook.reloaded_file import Note, ReloadedFile
@@ -63,7 +64,9 @@ class NodeClient:
         try:
             return _PAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unanswered(f"{target}: no page: {str(error)[:200]}", reason="garbage") from None
+            raise Unanswered(
+                f"{target}: no page: {one_line(str(error))}", reason="garbage"
+            ) from None
 
     def _headers(self) -> dict[str, str]:
         settings = self._settings

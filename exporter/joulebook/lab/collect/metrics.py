@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import time
 from collections.abc import Iterator
 
@@ -26,6 +25,7 @@ from joulebook.lab.collected.database import connect
 from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer, body, negotiate
+from joulebook.metrics.page.markup import text
 
 
 def make_collector(settings: Collect) -> Collector:
@@ -150,14 +150,14 @@ class CollectorPages:
     def index(self) -> bytes:
         """Return the targets with their state."""
         rows = "".join(
-            f"<tr><td>{html.escape(url)}<td>{html.escape(standing.node[1])}"
-            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{html.escape(standing.problem)}"
+            f"<tr><td>{text(url, 300)}<td>{text(standing.node[1], 300)}"
+            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{text(standing.problem, 300)}"
             for url, standing in sorted(self._collector.roll.targets.copy().items())
         )
         _, said = self.ready()
         return (
             '<!doctype html><html lang="en"><title>Joulebook collector</title>'
-            f"<h1>Collector</h1><p>{html.escape(said)}"
+            f"<h1>Collector</h1><p>{text(said, 300)}"
             "<table><tr><th>target<th>node<th>collected<th>behind<th>problem"
             f"{rows}</table></html>\n"
         ).encode()

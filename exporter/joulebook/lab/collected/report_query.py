@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.evidence import Subject
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
 from joulebook.core.money.rates import Quality
 from joulebook.core.report.dataset import (
@@ -26,6 +26,7 @@ from joulebook.core.report.dataset import (
     UsedRate,
     family_patterns,
     replay_warning,
+    subject_of,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
@@ -114,17 +115,12 @@ def _account(
     known = _workloads(database, wanted)
     span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
-    for row in _chosen(database, _POSTINGS, "p", span, known, wanted):
-        node, number, remainder, component, name, quarter_s, *amount, method, evidence = row
-        subject = _subject(number, remainder, known)
-        meter = Meter(Component(component), name)
-        postings.append(
-            Posting(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
-        )
+    for node, number, remainder, *row in _chosen(database, _POSTINGS, "p", span, known, wanted):
+        postings.append(Posting.of_row(node, subject_of(number, remainder, known), row))
     charged = tuple(
         Charged(
             node,
-            _subject(number, remainder, known),
+            subject_of(number, remainder, known),
             quarter_s,
             Charge(Item(item), currency),
             Exact(*parts),
@@ -151,10 +147,8 @@ def _account(
         {each.id: each for each in known.values() if each.id in there},
         tuple(_rates(database, postings)),
         tuple(
-            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
-            for node, component, name, reason, t0, t1 in database.rows(
-                _GAPS, [edge_s * NS_PER_S for edge_s in span]
-            )
+            LostStretch.of_row(node, row)
+            for node, *row in database.rows(_GAPS, [edge_s * NS_PER_S for edge_s in span])
         ),
         {
             (node, Meter(Component(component), name)): model
@@ -253,10 +247,6 @@ def _chosen(
     if wanted.everything:
         return iter(database.rows(sql, span))
     return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
-
-
-def _subject(number: int, remainder: str, known: Mapping[int, ReportWorkload]) -> Subject:
-    return Remainder(remainder) if remainder else known[number].id
 
 
 def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[UsedRate]:

@@ -136,8 +136,8 @@ class _Panel:
         board = self._board
         better = "" if board.metric.higher else ", lower is better (upwards)"
         unit = " (%)" if board.metric.unit is Unit.PERCENT else ""
-        title = one_line(board.title) or one_line(board.metric.name)
-        under = f"{one_line(board.metric.name)}{unit}{better}  ·  {one_line(gpu_of(board))}"
+        title = one_line(board.title, 60) or one_line(board.metric.name, 60)
+        under = f"{one_line(board.metric.name, 60)}{unit}{better}  ·  {one_line(gpu_of(board), 60)}"
         made: list[Shape] = [
             Text((self._x + 14, self._top - 32), _cut(title, 44), "ink", 15, bold=True),
             Text((self._x + 14, self._top - 15), _cut(under, 66), "dim", 11),

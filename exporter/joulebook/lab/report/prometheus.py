@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from joulebook import log
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
@@ -33,6 +32,7 @@ from joulebook.core.report.dataset import (
     Unknowable,
     UsedRate,
 )
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
 from joulebook.lab.report.prometheus_api import (
@@ -98,7 +98,7 @@ class PrometheusSource:
             return self._account(since_s, until_s, at_s, selection)
         except (KeyError, ValueError) as error:
             raise SourceError(
-                f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
+                f"{self._api.where}: a series that joulebook did not write: {one_line(str(error))}"
             ) from None
 
     def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:

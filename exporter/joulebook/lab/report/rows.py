@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item
@@ -58,6 +59,7 @@ class _Head(msgspec.Struct, frozen=True):
     error_ratio: float
     warnings: tuple[str, ...]
     replayed: list[tuple[str, Meter]]
+    audits: list[tuple[str, Meter, Audit]]
     cut: list[WorkloadId]
     about: About
     choice: RoleChoice
@@ -169,6 +171,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
         account.error_ratio,
         account.warnings,
         sorted(account.replayed),
+        [(*key, audit) for key, audit in account.audits.items()],
         sorted(account.cut),
         basis.about,
         basis.choice,
@@ -286,6 +289,7 @@ def _basis(tables: Mapping[str, list[Any]]) -> Basis:
         error_ratio=head.error_ratio,
         warnings=head.warnings,
         replayed=frozenset(head.replayed),
+        audits={(node, meter): audit for node, meter, audit in head.audits},
         cut=frozenset(head.cut),
     )
     context = StatementContext(

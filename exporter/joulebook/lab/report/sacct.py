@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import s_from_ns
 
@@ -135,7 +136,7 @@ def _asked(
         return "", error.strerror or "it cannot be run"
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return "", said[-1][:200] if said else f"exit status {done.returncode}"
+        return "", one_line(said[-1]) if said else f"exit status {done.returncode}"
     return done.stdout[:_MOST_BYTES].decode("utf-8", "replace"), ""
 
 

@@ -6,13 +6,13 @@ one experiment of a year reads that experiment.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from joulebook.config import Config
 from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
@@ -56,9 +56,9 @@ def named(text: str) -> NodeLedger:
     return NodeLedger(Path(text).stem, Path(text))
 
 
-def own(path: str, node: str) -> NodeLedger:
-    """Return the ledger of the machine that we run on, `node` being its configured name."""
-    return NodeLedger(node or socket.gethostname().partition(".")[0], Path(path))
+def own(config: Config) -> NodeLedger:
+    """The ledger of the machine that we run on."""
+    return NodeLedger(config.node_name(), Path(config.ledger.path))
 
 
 class LedgerSource:

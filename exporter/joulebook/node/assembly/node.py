@@ -19,7 +19,7 @@ from joulebook.backoff import LastingThread
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.attribution import host
 from joulebook.core.attribution.attribute import OtherSplit
 from joulebook.core.ledger import series
@@ -42,7 +42,6 @@ from joulebook.node.assembly.sensors import (
 from joulebook.node.assembly.workloads import (
     WORKLOAD_SOURCES,
     marked,
-    node_label,
     unnamed,
     unseen,
 )
@@ -55,8 +54,6 @@ from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.usage import HostUsageReader
-from joulebook.rates.build import charges, make_poller
-from joulebook.rates.sources import missing
 from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S, ns_from_s
@@ -141,7 +138,7 @@ def assemble(config: Config) -> Node:
             path,
             retention_days=config.ledger.retention_days,
             allow_volatile=config.ledger.allow_volatile,
-            node=node_label(config),
+            node=config.node_name(),
             cluster=config.node.cluster,
         )
         exits.callback(store.close)
@@ -151,7 +148,7 @@ def assemble(config: Config) -> Node:
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
-        name = node_label(config)
+        name = config.node_name()
         health = Health(
             workers,
             lately_s=max(5.0, 3 * config.daemon.interval_s),
@@ -264,6 +261,9 @@ def _money(config: Config, exits: ExitStack) -> Charging:
     lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
+    # With all feeds and their HTTP client: only for who has rates.
+    from joulebook.rates.build import charges, make_poller  # noqa: PLC0415
+
     poller = make_poller(config, os.environ)
     poller.start()
     exits.callback(poller.stop)

@@ -7,7 +7,6 @@ that in which they are asked for the owner of a process.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,14 +16,10 @@ from joulebook.config.node import Slurm
 from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
-from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
-from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
-from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
@@ -40,8 +35,10 @@ def slurm_is_here(config: Config) -> bool:
     return any(place and Path(place).exists() for place in places)
 
 
-def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
-    """Return the SLURM jobs of this host."""
+def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
+    """The SLURM jobs of this host."""
+    from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads  # noqa: PLC0415
+
     slurm = config.tenants.slurm
     site = SlurmSite(
         events_dir=Path(slurm.events_dir),
@@ -81,25 +78,23 @@ def kubernetes_is_here(config: Config) -> bool:
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
-def node_label(config: Config) -> str:
-    """Return the value of the label `node`."""
-    return config.node.name or socket.gethostname().partition(".")[0]
+def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
+    """The pods of this node."""
+    # With an HTTP client of their own.
+    from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.pod_object import Reader  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.source import (  # noqa: PLC0415
+        KubernetesSite,
+        KubernetesWorkloads,
+    )
 
-
-def node_name(config: Config) -> str:
-    """Return what the cluster calls this node: set, or its name here."""
-    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
-
-
-def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
-    """Return the pods of this node."""
     kubernetes = config.tenants.kubernetes
     infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     site = KubernetesSite(
-        node=node_name(config),
+        node=config.kubernetes_node(),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
@@ -183,7 +178,7 @@ def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
     """Return the source of processes outside any scheduler that is watched."""
     return ProcessWorkloads(
         clock,
-        node=node_label(config),
+        node=config.node_name(),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
         proc_root=Path(config.host.proc),

@@ -31,7 +31,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
-from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
+from joulebook.node.sensors.sysfs import numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
 log = logging.getLogger(__name__)
@@ -243,8 +243,3 @@ class HwmonSensor:
             return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)
         covers = self._covers if source.covers else ()
         return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=covers)
-
-
-def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:
-    """Return the files that cannot be read now (for `joulebook doctor`)."""
-    return [file for source in found for file in source.files if int_or_none(file) is None]

@@ -10,8 +10,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import ApiKey, Web, decoded
-from joulebook.rates.contract import HOUR_S, Plan, grams_ug, utc_s
+from joulebook.http_client import Web
+from joulebook.rates.contract import HOUR_S, ApiKey, Plan, decoded, grams_ug, utc_s
 
 URL = "https://api.electricitymaps.com"
 

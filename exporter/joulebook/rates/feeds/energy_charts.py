@@ -13,8 +13,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality, nano_per_kwh
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Web, decoded
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan, grams_ug, price_nano
+from joulebook.http_client import Web
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, decoded, grams_ug, price_nano
 
 URL = "https://api.energy-charts.info"
 

@@ -10,8 +10,8 @@ import msgspec
 
 from joulebook.core.money.rates import Point
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import ApiKey, Web, basic, decoded
-from joulebook.rates.contract import DAY_S, Plan, Quantity
+from joulebook.http_client import Web, basic
+from joulebook.rates.contract import DAY_S, ApiKey, Plan, Quantity, decoded
 
 VERSION = 1
 PATH = "/v1/rates"

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, reported, scaled
-from joulebook.node.sensors.sysfs import int_or_none, read_bytes, read_int, text_or
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, scaled
+from joulebook.node.sensors.sysfs import int_or_none, read_bytes, text_or
 from joulebook.units import UW_PER_MW
 
 _PER_MILLI, _PER_MICRO = 1_000, 1_000_000
@@ -101,19 +101,7 @@ class AmdCard:
             "sm_clock_hertz": scaled(hwmon / "freq1_input", 1),
             "memory_clock_hertz": scaled(hwmon / "freq2_input", 1),
         }
-        model = text_or(device / "product_name") or f"AMD {text_or(device / 'device')}"
-        return DeviceStatus(
-            self.meter,
-            index,
-            t_ns,
-            vendor="amd",
-            model=model,
-            driver=place.driver,
-            pci=place.pci,
-            values=reported(values),
-            files=place.files,
-            counts=_ras(device / "ras"),
-        )
+        return place.status(self.meter, index, t_ns, values)
 
     def _table(self) -> Metrics | None:
         try:
@@ -137,15 +125,6 @@ class AmdCard:
     def _busy(self) -> bool | None:
         percent = self._activity()
         return None if percent is None else percent > 0
-
-
-def readable(place: CardNumbers) -> bool:
-    """Return whether the card reports energy or power at all (for `joulebook doctor`)."""
-    try:
-        read_int(place.device / "gpu_busy_percent", REMEDY)
-    except SensorError:
-        return False
-    return True
 
 
 _LOG = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from joulebook.core.energy.readings import DeviceStatus, Meter, Reading
 from joulebook.node.sensors.sysfs import int_or_none, numbered, text_or
 
 AMD, INTEL = "0x1002", "0x8086"
+_MAKERS = {AMD: "AMD", INTEL: "Intel"}
 
 _SLOT = re.compile(r"^PCI_SLOT_NAME=(\S+)$", re.MULTILINE)
 _DRIVER = re.compile(r"^DRIVER=(\S+)$", re.MULTILINE)
@@ -33,6 +34,24 @@ class CardNumbers(msgspec.Struct, frozen=True):
     driver: str
     render: int | None
     hwmon: Path | None
+
+    def status(
+        self, meter: Meter, index: int, t_ns: int, values: Mapping[str, float | None]
+    ) -> DeviceStatus:
+        """What is shown of the card: values that are known, and what it calls itself."""
+        maker = _MAKERS[self.vendor]
+        model = text_or(self.device / "product_name")
+        return DeviceStatus(
+            meter,
+            index,
+            t_ns,
+            vendor=maker.lower(),
+            model=model or f"{maker} {text_or(self.device / 'device')}",
+            driver=self.driver,
+            pci=self.pci,
+            values={name: value for name, value in values.items() if value is not None},
+            files=self.files,
+        )
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -86,11 +105,6 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 def ratio(percent: int | None) -> float | None:
     """Return a percentage as the metrics want it; `None` where it is no percentage."""
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
-
-
-def reported(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Return the values that are known."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def scaled(path: Path | None, per_unit: int) -> float | None:

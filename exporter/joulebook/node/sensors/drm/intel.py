@@ -13,7 +13,7 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, reported, scaled
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, scaled
 from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import NS_PER_MS, UW_PER_MW
 
@@ -70,20 +70,7 @@ class IntelCard:
             "temperature_celsius": scaled(_first(hwmon, r"temp(\d+)_input"), 1_000),
             "sm_clock_hertz": _hertz(place),
         }
-        model = (
-            text_or(place.device / "product_name") or f"Intel {text_or(place.device / 'device')}"
-        )
-        return DeviceStatus(
-            self.meter,
-            index,
-            t_ns,
-            vendor="intel",
-            model=model,
-            driver=place.driver,
-            pci=place.pci,
-            values=reported(values),
-            files=place.files,
-        )
+        return place.status(self.meter, index, t_ns, values)
 
     def _max_mw(self) -> int | None:
         hwmon = self._place.hwmon

@@ -112,10 +112,11 @@ class OpenGpu:
         self._health_reader.close()
 
     def refused(self) -> Counter[str]:
-        """Return the number of implausible values of the driver, by reason."""
-        refused = self._mig.refused + self.device.rejected
-        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
-        return refused
+        """How many figures of the driver were not believed, by reason."""
+        refused, utilization = self.device.rejected, self._sm_times.refused
+        if not (self._mig.refused or utilization):
+            return refused
+        return self._mig.refused + refused + Counter({UTILIZATION_IMPLAUSIBLE: utilization})
 
     def asleep(self) -> bool:
         """Return whether the system has powered the GPU down; any query would wake it up."""

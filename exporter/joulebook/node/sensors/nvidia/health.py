@@ -1,8 +1,8 @@
 """Read a GPU's health and the activity of its units, at a slower rate.
 
-It takes one call for all field values and three for link and state every five seconds, and two for
-GPM with each list of processes. Xids come as events, and cost nothing while none happens. Values
-that a GPU does not report are left out, never 0.
+One call for all field values and three for link and state every five seconds, two for GPM with
+each list of processes; Xids come as events, and cost nothing while none happens. What a GPU does
+not tell is left out, never 0.
 """
 
 from __future__ import annotations

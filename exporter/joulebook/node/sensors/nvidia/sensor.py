@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -205,11 +205,9 @@ class NvmlSensor:
             for card, socket in zip(cards, sockets, strict=True):
                 card.socket = socket
 
-    def _refused(self) -> dict[str, int]:
-        refused: Counter[str] = Counter()
-        for card in self._cards.values():
-            refused.update(card.refused())
-        return {reason: count for reason, count in refused.items() if count}
+    def _refused(self) -> Mapping[str, int]:
+        found = [refused for card in self._cards.values() if (refused := card.refused())]
+        return sum(found, Counter[str]())
 
     def _may_reopen(self) -> bool:
         now_ns = self._clock.now_ns()

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from joulebook.units import NS_PER_S, NS_PER_US
 
 MILLI = 1000
@@ -100,6 +98,8 @@ def pids(directory: Path) -> Iterator[int]:
 def processes_cpu_ns(numbers: set[int]) -> int:
     """CPU time of live processes and of their children that ended (those they waited for)."""
     total_s = 0.0
+    import psutil  # noqa: PLC0415 - only where processes are counted one by one
+
     for pid in numbers:
         try:
             times = psutil.Process(pid).cpu_times()
@@ -111,6 +111,8 @@ def processes_cpu_ns(numbers: set[int]) -> int:
 
 def processes_memory_bytes(numbers: set[int]) -> int:
     """Resident memory of processes, without what of it is mapped from files."""
+    import psutil  # noqa: PLC0415
+
     total = 0
     for pid in numbers:
         try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import hierarchies
@@ -34,12 +35,21 @@ class WatchedDirectory(Protocol):
     def path(self) -> Path:
         """Where it is."""
 
+    @property
+    def level(self) -> Enum:
+        """What it is."""
+
 
 Spot = TypeVar("Spot", bound=WatchedDirectory)
 
 
 class CgroupTree(ABC, Generic[Spot]):
-    """Follows the tree below a cgroup root; all calls come from one thread."""
+    """Follows the tree below a cgroup root; all calls come from one thread.
+
+    `own` are the levels of directories that nobody else makes.
+    """
+
+    own: ClassVar[frozenset[Enum]]
 
     def __init__(self, root: Path, inotify: Inotify, refuse: Callable[[InputError], None]) -> None:
         self._root = root
@@ -49,6 +59,11 @@ class CgroupTree(ABC, Generic[Spot]):
         self._there: dict[Path, Spot] = {}
         """Directories reported and not gone yet."""
         self._found: set[Path] = set()
+
+    @property
+    def present(self) -> bool:
+        """Whether there are directories of its own here, with or without anything in them."""
+        return any(spot.level in self.own for spot in self._watches.values())
 
     @abstractmethod
     def base(self, path: Path) -> Spot:

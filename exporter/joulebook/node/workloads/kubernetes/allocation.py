@@ -8,10 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.device_ids import DevicePart, KubeletDevice
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
+from joulebook.units import NS_PER_S
+
+RENAME_NS = 10 * NS_PER_S
+"""A pod that was given to another experiment keeps it for so long."""
 
 MAX_LEFT = 256
 """A container that crashes again and again is another one each time: the last ones count."""
@@ -145,7 +151,10 @@ class PodAllocation:
         done_ns: Since when all its containers have ended according to the API server.
         unseen: Whether it ended before we started, so that nothing is reported of it.
         held: All devices that it ever held.
-        reported: Its facts last made durable.
+        reported: What was last made durable of its facts.
+        informed_ns: When the API server last said something new of it.
+        choice: The experiment by what it says, and since when.
+        renamed_ns: When it was last given to another one on record.
 
     """
 
@@ -169,6 +178,9 @@ class PodAllocation:
     held: set[KubeletDevice] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
     reported: WorkloadFacts | None = None
+    informed_ns: int = 0
+    choice: tuple[str, int] = ("", 0)
+    renamed_ns: int = 0
 
     @property
     def id(self) -> WorkloadId | None:
@@ -263,9 +275,36 @@ class PodAllocation:
             grant.close(t_ns)
             self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
-    def settle(self, reported: WorkloadFacts | None) -> None:
-        """Confirm that these facts and all reported ends are durable."""
-        self.reported = reported or self.reported
+    def named_ns(self, experiment: str) -> int:
+        """Since when the API server says that this is its experiment; 0: it says nothing."""
+        if self.info is None:
+            return 0
+        if not self.choice[1] or experiment != self.choice[0]:
+            self.choice = (experiment, self.informed_ns)
+        return self.choice[1]
+
+    def steady(self, fact: WorkloadFacts, now_ns: int) -> WorkloadFacts:
+        """The facts, with the experiment as it is on record if that was changed a moment ago.
+
+        Each change begins another workload in the books.
+        """
+        known, from_ns = self.reported, self.renamed_ns + RENAME_NS
+        if known is None or not self.renamed_ns:
+            return fact
+        if fact.labels == known.labels:
+            return msgspec.structs.replace(fact, named_ns=known.named_ns)
+        if now_ns >= from_ns:
+            return msgspec.structs.replace(fact, named_ns=max(fact.named_ns, from_ns))
+        return msgspec.structs.replace(
+            fact, labels=known.labels, named=known.named, named_ns=known.named_ns
+        )
+
+    def settle(self, reported: WorkloadFacts | None, now_ns: int) -> None:
+        """What was handed over is durable: these facts, and every end that was claimed."""
+        known, self.reported = self.reported, reported or self.reported
+        changed = reported and known and known.labels.experiment != reported.labels.experiment
+        if changed and known and known.named_ns:
+            self.renamed_ns = now_ns
         self.grants = [grant for grant in self.grants if not grant.over]
 
 

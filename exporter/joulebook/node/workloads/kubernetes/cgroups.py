@@ -113,6 +113,8 @@ class PodListener(Protocol):
 class PodTree(CgroupTree[PodDirectory]):
     """Follows pods and their containers."""
 
+    own = frozenset({PodLevel.ROOT})
+
     def __init__(
         self,
         root: Path,
@@ -122,11 +124,6 @@ class PodTree(CgroupTree[PodDirectory]):
     ) -> None:
         super().__init__(root, inotify, refuse)
         self._listener = listener
-
-    @property
-    def present(self) -> bool:
-        """Whether a kubelet keeps cgroups here: its own directory is there, if empty."""
-        return any(spot.level is PodLevel.ROOT for spot in self._watches.values())
 
     def base(self, path: Path) -> PodDirectory:
         """See `CgroupTree`."""

@@ -139,6 +139,7 @@ def facts_of(
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
         named=experiment.named,
+        named_ns=resident.named_ns(experiment.name),
     )
 
 

@@ -166,7 +166,7 @@ def pods_of(node: str) -> Collection[PodObject]:
 class PodTracker:
     """Writes pod events to the table, which `lock` guards.
 
-    `ended` is called when the API server reports the end of a pod.
+    `boundary` is called when the API server says that a pod is over, or is named otherwise.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class PodTracker:
         reader: Reader,
         lock: threading.RLock,
         clock: Clock,
-        ended: Callable[[int], None],
+        boundary: Callable[[int], None],
     ) -> None:
         self._table = table
         self._reader = reader
         self._lock = lock
         self._clock = clock
-        self._ended = ended
+        self._boundary = boundary
 
     def listed(self, items: list[PodObject]) -> None:
         """All pods of this node."""
@@ -196,8 +196,9 @@ class PodTracker:
             t_ns = self._clock.now_ns()
             before = self._table.info(info.uid)
             self._table.reported(info, t_ns)
-        if info.done and (before is None or not before.done):
-            self._ended(t_ns)
+        ended = info.done and (before is None or not before.done)
+        if ended or (before is not None and before.sources != info.sources):
+            self._boundary(t_ns)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""

@@ -246,7 +246,7 @@ class PodTable:
             self._inform(resident, info, now_ns)
 
     def _inform(self, resident: PodAllocation, info: PodInfo, t_ns: int) -> None:
-        resident.info = info
+        resident.info, resident.informed_ns = info, t_ns
         if info.done and resident.done_ns is None:
             resident.done_ns = t_ns
         if resident.was_here and info.started_utc_ns:

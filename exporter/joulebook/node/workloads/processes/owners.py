@@ -128,7 +128,7 @@ def _container(uid: int, path: str) -> Place | None:
     if found is None or not (slice_ is not None or given_by_root(path, found.start())):
         return None
     if found.re is _NAMED:
-        name = _clean(found["name"] or found["ctr"] or found["runc"])
+        name = _name(found["name"] or found["ctr"] or found["runc"])
         return Place("container", name, owner, experiment=name)
     runtime = found["runtime"] or ("docker" if "/docker/" in path else "container")
     name = f"{runtime.removesuffix('-payload')}-{found['id'][:12]}"
@@ -141,7 +141,7 @@ def _unit(uid: int, path: str) -> Place | None:
         services = services[1:]
     if not services or _LOGINS.match(services[0]):
         return None
-    name = _clean(services[0])
+    name = _name(services[0])
     if _TRANSIENT.match(name):
         return Place("unit", name, uid)
     # All instances of a template are one experiment.
@@ -149,5 +149,5 @@ def _unit(uid: int, path: str) -> Place | None:
     return Place("unit", name, uid, experiment=experiment or name)
 
 
-def _clean(name: str) -> str:
+def _name(name: str) -> str:
     return clean_label(name, _NAME_CHARS) or "unnamed"

@@ -67,6 +67,8 @@ class SlurmTree(CgroupTree[JobDirectory]):
     With `only`, directories that name other nodes (another slurmd on this host) are left alone.
     """
 
+    own = frozenset({JobLevel.V1_NODE, JobLevel.SCOPE})
+
     def __init__(
         self,
         root: Path,
@@ -80,13 +82,6 @@ class SlurmTree(CgroupTree[JobDirectory]):
         self._only = only
         self._leftover: set[Path] = set()
         self._scanned = False
-
-    @property
-    def present(self) -> bool:
-        """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
-        return any(
-            spot.level in {JobLevel.V1_NODE, JobLevel.SCOPE} for spot in self._watches.values()
-        )
 
     def scan(self) -> set[Path]:
         """See `CgroupTree`."""

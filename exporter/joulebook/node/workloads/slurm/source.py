@@ -8,7 +8,6 @@ converts wall-clock times to node time.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.config import host_name
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
@@ -94,7 +94,7 @@ class SlurmWorkloads:
         self._site = site
         self._only = frozenset(expand(site.only))
         alone = site.only if len(self._only) == 1 else ""
-        self._node = site.node or alone or socket.gethostname().split(".")[0]
+        self._node = site.node or alone or host_name()
         self._conf = site.slurm_conf or find_slurm_conf()
         slurmd = find_program("slurmd") if site.slurmd is None else site.slurmd
         self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
