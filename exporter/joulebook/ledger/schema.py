@@ -20,7 +20,7 @@ APPLICATION_ID = 0x4A4C424B
 """`JLBK`, at offset 68 of the file, for `file(1)` and for us."""
 
 _BUSY_S = 0.25
-"""How long a lock of another program is waited for; a tick has a second in all."""
+"""How long to wait for another program's lock; a tick has a second in total."""
 
 _WAL_PAGES = 1_000
 """Pages of the write-ahead log after which it is copied into the ledger: 4 MB."""
@@ -76,12 +76,12 @@ def roll_back(conn: sqlite3.Connection) -> None:
 
 
 def steps(directory: Path) -> list[Path]:
-    """The migrations in their order; the first is number 1."""
+    """Return the migrations in their order; the first is number 1."""
     return sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def version(conn: sqlite3.Connection, path: Path) -> int:
-    """The schema of the file, 0 if it is empty.
+    """Return the schema of the file, 0 if it is empty.
 
     Raises `LedgerTooNew`; `LedgerError` if it is a file of something else; `sqlite3.Error`.
     """

@@ -1,7 +1,7 @@
-"""The roll-ups of experiments: held at a baseline when they appear, withdrawn, expired.
+"""The series of experiments: held at a baseline when they appear, withdrawn, expired.
 
-An experiment has series while it is used and a day after; what it has is kept for weeks, and passes
-then into `(expired)` of its owner.
+An experiment has series while it is used and a day after; its totals are kept for weeks, and then
+move to `(expired)` of its owner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXPIRED = "(expired)"
 
 
 class ExperimentSeries:
-    """The experiments of a node, while one tick moves them along."""
+    """The experiments of a node during one tick."""
 
     def __init__(
         self, known: Mapping[Labels, ExperimentState], now_ns: int, zero_hold_ns: int
@@ -29,13 +29,13 @@ class ExperimentSeries:
         self._zero_hold_ns = zero_hold_ns
 
     def hold(self) -> None:
-        """After a restart every experiment reappears at what it last showed, and stays there."""
+        """Hold every experiment at its last value after a restart."""
         for labels, state in self.states.items():
             if state.exposed:
                 self.states[labels] = self._held(state)
 
     def wait(self, served_ns: int) -> None:
-        """Time passes for those that are held back."""
+        """Let time pass for experiments that are held."""
         for labels, state in self.states.items():
             if state.hold_left_ns:
                 left_ns = max(state.hold_left_ns - served_ns, 0)
@@ -73,14 +73,14 @@ class ExperimentSeries:
         )
 
     def withdraw(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
-        """Expose those no longer that nobody has used for so long; what they have is kept."""
+        """Drop the series of experiments without use for a while; keep their totals."""
         for labels in self._unused(unused_ns, in_use):
             state = self.states[labels]
             if state.exposed and not state.hold_left_ns:
                 self.states[labels] = msgspec.structs.replace(state, exposed=False)
 
     def expire(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
-        """Pass those that nobody has used for so long into `(expired)` of their owner."""
+        """Move experiments without use for a long time to `(expired)` of their owner."""
         for labels in self._unused(unused_ns, in_use):
             if labels.experiment != EXPIRED:
                 gone = self.states.pop(labels)
