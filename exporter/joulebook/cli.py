@@ -69,6 +69,9 @@ GROUPS = {
     },
     "traces": {
         "record": Entry("trace.record:record", "Record sensor readings to a trace."),
+        "calibrate": Entry(
+            "trace.calibrate:calibrate", "Fit GPU readings to those of a power meter."
+        ),
         "replay": Entry("trace.replay:replay", "Replay a trace and show what is booked."),
     },
 }

@@ -39,6 +39,7 @@ SHOTS: tuple[tuple[str, int, str, dict[str, str]], ...] = (
         {"cluster": "lab", "account": "nlp", "experiment": "llm-pretrain"}),
     ("joulebook-workload", 2 * DAY_S, "Last 2 days", {"cluster": "lab", "workload": _RUN.id}),
     ("joulebook-node", 6 * HOUR_S, "Last 6 hours", {}),
+    ("joulebook-health", DAY_S, "Last 24 hours", {}),
     ("joulebook-waste", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-compute", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-books", DAY_S, "Last 24 hours", {}),

@@ -205,6 +205,12 @@ class Lab:
         if names == _GAUGES:
             hot = [(t - FULL_S) * 0.004 for t in times]
             yield self._series("gpu_throttle_seconds", (*labels, "sw_power_cap"), times, hot)
+            for name, more, per_s in _COUNTED:
+                counted = [int((t - FULL_S) * per_s) for t in times]
+                yield self._series(f"gpu_{name}", (*labels, *more), times, counted)
+            for name, of_busy in _SILICON.items():
+                values = [of_busy(share) for share in busy]
+                yield self._series(f"gpu_{name}", labels, times, values)
 
     def _power(self, gpu: Gpu, times: Sequence[int]) -> tuple[list[float], list[float]]:
         """Watts and busy share of a card at each instant."""
@@ -276,6 +282,23 @@ _GAUGE: Mapping[str, Callable[[Gpu, float, float], float]] = {
     "memory_used_bytes": lambda gpu, watts, busy: int(gpu.memory_gib * (0.02 + 0.8 * busy)) << 30,
     "temperature_celsius": lambda gpu, watts, busy: 31 + int(watts / gpu.full_w * 42),
     "sm_clock_hertz": lambda gpu, watts, busy: 1_410_000_000 if busy > 0.3 else 345_000_000,
+}
+_COUNTED = (
+    ("xid_errors", ("79",), 1e-6),
+    ("ecc_errors", ("corrected",), 1e-4),
+    ("ecc_errors", ("uncorrected",), 1e-6),
+    ("nvlink_errors", ("replay",), 1e-4),
+    ("pcie_replays", (), 1e-4),
+    ("pcie_bytes", ("transmit",), 1e9),
+    ("nvlink_bytes", ("receive",), 1e10),
+)
+_SILICON: Mapping[str, Callable[[float], float]] = {
+    "memory_temperature_celsius": lambda busy: 40 + int(30 * busy),
+    "remapped_rows_pending": lambda busy: 0,
+    "row_remapping_failed": lambda busy: 0,
+    "tensor_active_ratio": lambda busy: 0.4 * busy,
+    "sm_active_ratio": lambda busy: 0.9 * busy,
+    "dram_active_ratio": lambda busy: 0.5 * busy,
 }
 _HEALTH = (
     ("build_info", ("0.1.0", "abc1234", "3.12.4"), 1),

@@ -35,7 +35,12 @@ from joulebook.config.node import (
 )
 from joulebook.config.rates import Privacy, Rates
 from joulebook.config.rates import conflicts as rate_conflicts
-from joulebook.config.sensors import Host, Sensors
+from joulebook.config.sensors import (
+    CalibrationSection,
+    Host,
+    Sensors,
+    calibration_conflicts,
+)
 from joulebook.config.sensors import conflicts as sensor_conflicts
 from joulebook.config.workloads import Marks
 from joulebook.core.experiments import is_rule
@@ -59,6 +64,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     exposition: ExpositionSection = ExpositionSection()
     sensors: Sensors = Sensors()
     host: Host = Host()
+    calibration: Annotated[
+        dict[str, CalibrationSection],
+        doc(
+            "What a GPU reads, put right as it is booked, by UUID or by model (`*` stands for "
+            'anything): "GPU-..." = { gain = 1.04, offset_w = -3.5, uncertainty_ratio = 0.01, '
+            'source = "PDU of rack 4, 2026" }; `joulebook calibrate` writes them.'
+        ),
+    ] = {}
     tenants: Tenants = Tenants()
     marks: Marks = Marks()
     experiments: Experiments = Experiments()
@@ -235,4 +248,5 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from budget_conflicts(config.budgets)
     yield from rate_conflicts(config.rates)
     yield from sensor_conflicts(config.sensors)
+    yield from calibration_conflicts(config.calibration)
     yield from collect_conflicts(config.collect)

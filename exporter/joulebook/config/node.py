@@ -172,8 +172,12 @@ class ExpositionSection(Section, frozen=True):
         ),
     ] = 500
     compat: Annotated[
-        tuple[Literal["dcgm"], ...],
-        doc('Expose the metrics of other exporters, too: "dcgm" (dcgm-exporter).'),
+        tuple[Literal["dcgm", "dcgm-hostname"], ...],
+        doc(
+            'Expose the metrics of other exporters, too: "dcgm" (the default counters of '
+            'dcgm-exporter 4.8), or "dcgm-hostname" (the same with its newer label `hostname` '
+            "instead of `Hostname`)."
+        ),
     ] = ()
 
     def zero_hold(self) -> float:

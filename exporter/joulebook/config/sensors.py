@@ -4,10 +4,14 @@ node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from joulebook.config.base import AUTO, Enabled, Section, doc
+from joulebook.core.energy.calibration import GAINS, MOST_OFFSET_W
+from joulebook.core.energy.intervals import Calibration
+from joulebook.core.report.footprint import SENSOR_PERCENT
+from joulebook.units import MW_PER_W
 
 
 class Nvml(Section, frozen=True):
@@ -120,6 +124,31 @@ class Replay(Section, frozen=True):
     ] = ""
 
 
+class CalibrationSection(Section, frozen=True):
+    """How what one GPU, or every one of a model, reads is put right: gain x power + offset."""
+
+    gain: Annotated[float, doc("Factor of the power that is read.", ge=GAINS[0], le=GAINS[1])] = 1.0
+    offset_w: Annotated[
+        float, doc("Watts to be added to it.", ge=-MOST_OFFSET_W, le=MOST_OFFSET_W)
+    ] = 0.0
+    uncertainty_ratio: Annotated[
+        float,
+        doc("The error that is left, as a part of the energy; statements show it.", ge=0, le=1),
+    ] = SENSOR_PERCENT / 100
+    source: Annotated[
+        str, doc("Who measured it, with what and when; needed, since statements show it.")
+    ] = ""
+
+    def values(self) -> Calibration:
+        """It as booking needs it."""
+        return Calibration(
+            round(self.gain * 1_000_000),
+            round(self.offset_w * MW_PER_W),
+            round(self.uncertainty_ratio * 1_000_000),
+            f"{self.source} (gain {self.gain:g}, offset {self.offset_w:g} W)",
+        )
+
+
 class Sensors(Section, frozen=True):
     """What is measured."""
 
@@ -152,6 +181,15 @@ class Host(Section, frozen=True):
             "PIDs."
         ),
     ] = "/proc"
+
+
+def calibration_conflicts(known: Mapping[str, CalibrationSection]) -> Iterator[tuple[str, str]]:
+    """What is not allowed in `[calibration]`, by key."""
+    for name, each in known.items():
+        if not each.source.strip():
+            yield f'calibration."{name}".source', "expected who measured it, with what and when"
+        elif not name.strip("*"):
+            yield f'calibration."{name}"', "expected the UUID of a GPU or the name of a model"
 
 
 def conflicts(sensors: Sensors) -> Iterator[tuple[str, str]]:

@@ -67,6 +67,8 @@ class Amount(NamedTuple):
             the GPU time that nobody is known to have held.
         idle_ns: The part of the held time in which the device did no work.
         calibration_uj: What calibration added to the energy as it was read (may be below zero).
+        tensor_ns: Held time x activity of the tensor cores, as far as that is known.
+        tensor_known_ns: The held time for which it is.
 
     """
 
@@ -75,6 +77,8 @@ class Amount(NamedTuple):
     held_ns: int = 0
     idle_ns: int = 0
     calibration_uj: int = 0
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
 
     def plus(self, other: Amount) -> Amount:
         """The sum, field by field."""
@@ -84,6 +88,8 @@ class Amount(NamedTuple):
             self.held_ns + other.held_ns,
             self.idle_ns + other.idle_ns,
             self.calibration_uj + other.calibration_uj,
+            self.tensor_ns + other.tensor_ns,
+            self.tensor_known_ns + other.tensor_known_ns,
         )
 
 

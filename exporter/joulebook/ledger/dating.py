@@ -37,7 +37,15 @@ _AHEAD_S = 2 * 86_400
 _TABLES = {
     "postings": (
         ("meter_id", "workload_id", "remainder", "method", "evidence"),
-        ("energy_uj", "idle_uj", "held_ns", "idle_ns", "calibration_uj"),
+        (
+            "energy_uj",
+            "idle_uj",
+            "held_ns",
+            "idle_ns",
+            "calibration_uj",
+            "tensor_ns",
+            "tensor_known_ns",
+        ),
     ),
     "charges": (("workload_id", "remainder", "item", "currency"), ("whole", "nano", "rest")),
     "rates_used": (

@@ -36,7 +36,7 @@ FROM workloads
 
 _POSTINGS = """
 SELECT seq, quarter_s, meter_id, workload_id, remainder, method, evidence, energy_uj, idle_uj,
-       held_ns, idle_ns, calibration_uj
+       held_ns, idle_ns, calibration_uj, tensor_ns, tensor_known_ns
 FROM postings WHERE seq > ? AND seq <= ? ORDER BY seq
 """
 

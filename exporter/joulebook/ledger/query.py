@@ -40,7 +40,8 @@ _IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
 # `workload_id > 0` is what makes the partial index usable.
 _SUMS = """
 SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
-       sum(idle_ns), sum(calibration_uj), min(quarter_s), max(quarter_s)
+       sum(idle_ns), sum(calibration_uj), sum(tensor_ns), sum(tensor_known_ns),
+       min(quarter_s), max(quarter_s)
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE workload_id = ? AND workload_id > 0
 GROUP BY meter_id, method, evidence

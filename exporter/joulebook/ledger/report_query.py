@@ -31,7 +31,7 @@ FROM workloads
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
-       idle_ns, calibration_uj, method, evidence
+       idle_ns, calibration_uj, tensor_ns, tensor_known_ns, method, evidence
 FROM postings JOIN meters ON meters.id = meter_id
 WHERE quarter_s >= ? AND quarter_s < ? AND
 """
@@ -87,6 +87,7 @@ def read(
         known_until_s={node: state.read_booked_to_s(conn)},
         warnings=replay_warning(source, replayed & {posting.meter for posting in postings}),
         replayed=frozenset((node, meter) for meter in replayed),
+        audits={(node, each.meter): each.shown_audit for each in state.read_meters(conn)},
     )
 
 

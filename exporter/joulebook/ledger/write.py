@@ -20,14 +20,17 @@ _REMEMBERED = 4_096
 
 _UPSERT_POSTING = """
 INSERT INTO postings (quarter_s, meter_id, workload_id, remainder, method, evidence,
-                      energy_uj, idle_uj, held_ns, idle_ns, calibration_uj, seq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      energy_uj, idle_uj, held_ns, idle_ns, calibration_uj, tensor_ns,
+                      tensor_known_ns, seq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (quarter_s, meter_id, workload_id, remainder, method, evidence) DO UPDATE SET
     energy_uj = energy_uj + excluded.energy_uj,
     idle_uj = idle_uj + excluded.idle_uj,
     held_ns = held_ns + excluded.held_ns,
     idle_ns = idle_ns + excluded.idle_ns,
     calibration_uj = calibration_uj + excluded.calibration_uj,
+    tensor_ns = tensor_ns + excluded.tensor_ns,
+    tensor_known_ns = tensor_known_ns + excluded.tensor_known_ns,
     seq = excluded.seq
 """
 

@@ -143,9 +143,74 @@ DEVICE_GAUGES = {
         _gauge("gpu_temperature_celsius", "Temperature of the GPU.", "celsius", GPU),
         _gauge("gpu_sm_clock_hertz", "SM clock frequency.", "hertz", GPU),
         _gauge("gpu_memory_clock_hertz", "Memory clock frequency.", "hertz", GPU),
+        *(
+            _gauge(f"gpu_{name}", help, unit, GPU, stability=Stability.BETA)
+            for name, unit, help in (
+                ("memory_temperature_celsius", "celsius", "Temperature of the GPU's memory."),
+                ("performance_state", "", "Performance state: 0 is the fastest, 15 the slowest."),
+                ("pcie_generation", "", "Generation that the PCIe link runs at now."),
+                ("pcie_lanes", "", "Lanes that the PCIe link uses now."),
+                (
+                    "remapped_rows_pending",
+                    "",
+                    "Whether rows of memory are remapped with the next reset.",
+                ),
+                ("row_remapping_failed", "", "Whether a row could not be remapped: replace it."),
+                (
+                    "retired_pages_pending",
+                    "",
+                    "Whether pages of memory are retired with the next reboot.",
+                ),
+                (
+                    "graphics_active_ratio",
+                    "ratio",
+                    "Share of time in which any graphics or compute engine was active.",
+                ),
+                ("sm_active_ratio", "ratio", "Share of the multiprocessors that were busy."),
+                (
+                    "sm_occupancy_ratio",
+                    "ratio",
+                    "Warps that were resident, as a share of those that fit.",
+                ),
+                ("tensor_active_ratio", "ratio", "Share of time in which tensor cores worked."),
+                (
+                    "dram_active_ratio",
+                    "ratio",
+                    "Memory bandwidth used, as a share of what there is.",
+                ),
+                ("fp64_active_ratio", "ratio", "Share of time with FP64 math, tensor cores not."),
+                ("fp32_active_ratio", "ratio", "Share of time with FP32 math, tensor cores not."),
+                ("fp16_active_ratio", "ratio", "Share of time with FP16 math, tensor cores not."),
+            )
+        ),
     )
 }
 """The gauges of a device, by key in `DeviceStatus.values`."""
+
+DEVICE_COUNTERS = {
+    metric.name.removeprefix("joulebook_gpu_").removesuffix("_total"): metric
+    for metric in (
+        _counter("gpu_xid_errors",
+            "Xid errors that the driver reported since the daemon began, by number; the series "
+            "appears with the first.", labels=(*GPU, "xid"), stability=Stability.BETA),
+        _counter("gpu_ecc_errors", "Memory errors over the life of the GPU, by kind.",
+            labels=(*GPU, "kind"), stability=Stability.BETA),
+        _counter("gpu_remapped_rows", "Rows of memory that were remapped, by kind of error.",
+            labels=(*GPU, "kind"), stability=Stability.BETA),
+        _counter("gpu_retired_pages", "Pages of memory that were retired, by kind of error.",
+            labels=(*GPU, "kind"), stability=Stability.BETA),
+        _counter("gpu_nvlink_errors", "Errors of all NVLinks, by kind.",
+            labels=(*GPU, "kind"), stability=Stability.BETA),
+        _counter("gpu_pcie_replays", "Packets that were sent again over PCIe.",
+            labels=GPU, stability=Stability.BETA),
+        _counter("gpu_pcie_bytes", "Bytes moved over PCIe since the daemon began, by direction.",
+            "bytes", (*GPU, "direction"), stability=Stability.BETA),
+        _counter("gpu_nvlink_bytes",
+            "Bytes moved over NVLink since the daemon began, by direction.",
+            "bytes", (*GPU, "direction"), stability=Stability.BETA),
+    )
+}  # fmt: skip
+"""The counters of a device's health, by their name in `DeviceStatus.counts`."""
 
 _OF_GPU = (
     _gauge("gpu_info", "Information about a GPU of this node.", labels=(
@@ -159,6 +224,7 @@ _OF_GPU = (
     *DEVICE_GAUGES.values(),
     _counter("gpu_throttle_seconds", "Time for which the GPU was throttled, by reason.",
         "seconds", (*GPU, "reason")),
+    *DEVICE_COUNTERS.values(),
 )  # fmt: skip
 
 _OF_ENERGY = (
@@ -181,6 +247,9 @@ _OF_ENERGY = (
         "seconds", WORKLOAD),
     _counter("workload_idle_gpu_seconds",
         "GPU time held by a workload while the GPUs were idle.", "seconds", WORKLOAD),
+    _counter("workload_tensor_seconds",
+        "Held GPU time weighted by the activity of the tensor cores; Hopper and newer only.",
+        "seconds", WORKLOAD, Stability.BETA),
     _gauge("workload_info", "Information about a workload; join on scheduler and workload.",
         labels=("scheduler", "workload", "name", "partition", "image", "array", "gpu_count",
         "gpu_model", "evidence"), stability=Stability.BETA),

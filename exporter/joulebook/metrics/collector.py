@@ -16,6 +16,7 @@ from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
     CATALOGUE,
+    DEVICE_COUNTERS,
     DEVICE_GAUGES,
     GAP_REASONS,
     GPU_GAP_REASONS,
@@ -53,6 +54,13 @@ def _device(key: str, scene: Derived) -> Iterator[Sample]:
             yield labels, value
 
 
+def _device_counts(name: str, scene: Derived) -> Iterator[Sample]:
+    for labels, status in scene.gpus:
+        for (counted, which), number in status.counts.items():
+            if counted == name:
+                yield (*labels, which) if which else labels, number
+
+
 def _gpu_info(scene: Derived) -> Iterator[Sample]:
     for labels, s in scene.gpus:
         yield (*labels, s.vendor, s.model, s.driver, s.pci, "true" if s.mig else "false"), 1
@@ -83,7 +91,7 @@ def _throttle(scene: Derived) -> Iterator[Sample]:
 
 def _meters(scene: Derived) -> Iterator[Sample]:
     for meter, state in scene.books.meters.items():
-        yield (meter.component, meter.name), joules(state.read_uj)
+        yield (meter.component, meter.name), joules(state.exposed_uj)
 
 
 def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
@@ -96,6 +104,13 @@ def _workload_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iter
     for shown in scene.workloads.values():
         if (amount := shown.balance.get(Component.GPU)) is not None:
             yield shown.identity, seconds(time_ns(amount))
+
+
+def _workload_tensor_time(scene: Derived) -> Iterator[Sample]:
+    for shown in scene.workloads.values():
+        amount = shown.balance.get(Component.GPU)
+        if amount is not None and amount.tensor_known_ns:
+            yield shown.identity, seconds(amount.tensor_ns)
 
 
 def _workload_power(scene: Derived) -> Iterator[Sample]:
@@ -261,6 +276,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_gpu_held_ratio": _held_ratio,
     "joulebook_gpu_peak_flops": _peaks,
     **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
+    **{metric.name: partial(_device_counts, key) for key, metric in DEVICE_COUNTERS.items()},
     "joulebook_gpu_throttle_seconds_total": _throttle,
     "joulebook_meter_energy_joules_total": _meters,
     "joulebook_meter_idle_watts": node_meters.idle_power,
@@ -273,6 +289,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_power_watts": _workload_power,
     "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
     "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
+    "joulebook_workload_tensor_seconds_total": _workload_tensor_time,
     "joulebook_workload_info": _workload_info,
     "joulebook_pending_energy_joules": partial(_by_component, pending_uj),
     "joulebook_unexposed_energy_joules": partial(_by_component, unexposed_uj),

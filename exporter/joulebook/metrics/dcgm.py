@@ -1,13 +1,18 @@
 """The metrics of dcgm-exporter, by its names and labels, for dashboards that need those.
 
-Names, units and help (except for the energy) are from its `default-counters.csv`, labels from its
-template: https://github.com/NVIDIA/dcgm-exporter. None of this is for accounting.
+Names, units and help (except for the energy) are those of `default-counters.csv` of dcgm-exporter
+4.8, labels those of its template (`Hostname`; with `dcgm-hostname` the newer `hostname` instead):
+https://github.com/NVIDIA/dcgm-exporter. Left out are FB_RESERVED (in its newest files alone),
+NVLINK_BANDWIDTH_TOTAL, whose unit depends on the version of DCGM, VGPU_LICENSE_STATUS, and, before
+Hopper, PROF fields: NVML does not tell them. None of this is for accounting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import msgspec
 
 from joulebook.core.energy.readings import Component
 from joulebook.metrics.catalogue import Kind, Metric
@@ -26,6 +31,8 @@ LABELS = (
     "hpc_job",
 )
 
+_NEWER = tuple("hostname" if name == "Hostname" else name for name in LABELS)
+
 _MIB = 1 << 20
 _HZ_PER_MHZ = 1_000_000
 
@@ -37,7 +44,7 @@ class _Gauge(NamedTuple):
 
 
 def _metric(field: str, help: str, kind: Kind = Kind.GAUGE) -> Metric:
-    name = f"DCGM_FI_DEV_{field}"
+    name = f"DCGM_FI_{field}" if field.startswith("PROF_") else f"DCGM_FI_DEV_{field}"
     return Metric(name, kind, help, labels=LABELS, sparse=True, bare=True)
 
 
@@ -65,8 +72,62 @@ _GAUGES = tuple(
         ("ENC_UTIL", "Encoder utilization (in %).", "encoder_utilization_ratio", _percent),
         ("DEC_UTIL", "Decoder utilization (in %).", "decoder_utilization_ratio", _percent),
         ("FB_USED", "Framebuffer memory used (in MiB).", "memory_used_bytes", _mib),
+        ("MEMORY_TEMP", "Memory temperature (in C).", "memory_temperature_celsius", round),
+        (
+            "ROW_REMAP_FAILURE",
+            "Whether remapping of rows has failed",
+            "row_remapping_failed",
+            round,
+        ),
+        (
+            "PROF_GR_ENGINE_ACTIVE",
+            "Ratio of time the graphics engine is active.",
+            "graphics_active_ratio",
+            float,
+        ),
+        (
+            "PROF_PIPE_TENSOR_ACTIVE",
+            "Ratio of cycles the tensor (HMMA) pipe is active.",
+            "tensor_active_ratio",
+            float,
+        ),
+        (
+            "PROF_DRAM_ACTIVE",
+            "Ratio of cycles the device memory interface is active sending or receiving data.",
+            "dram_active_ratio",
+            float,
+        ),
+        (
+            "PROF_PCIE_TX_BYTES",
+            "The rate of data transmitted over the PCIe bus - including both protocol headers and "
+            "data payloads - in bytes per second.",
+            "pcie_bytes_transmit",
+            float,
+        ),
+        (
+            "PROF_PCIE_RX_BYTES",
+            "The rate of data received over the PCIe bus - including both protocol headers and "
+            "data payloads - in bytes per second.",
+            "pcie_bytes_receive",
+            float,
+        ),
     )
 )
+
+_COUNTS = {
+    ("pcie_replays", ""): _metric(
+        "PCIE_REPLAY_COUNTER", "Total number of PCIe retries.", Kind.COUNTER
+    ),
+    ("remapped_rows", "uncorrected"): _metric(
+        "UNCORRECTABLE_REMAPPED_ROWS",
+        "Number of remapped rows for uncorrectable errors",
+        Kind.COUNTER,
+    ),
+    ("remapped_rows", "corrected"): _metric(
+        "CORRECTABLE_REMAPPED_ROWS", "Number of remapped rows for correctable errors", Kind.COUNTER
+    ),
+}
+_XID = _metric("XID_ERRORS", "Value of the last XID error encountered.")
 _FB_FREE = _metric("FB_FREE", "Framebuffer memory free (in MiB).")
 _ENERGY = _metric(
     "TOTAL_ENERGY_CONSUMPTION",
@@ -74,12 +135,14 @@ _ENERGY = _metric(
     Kind.COUNTER,
 )
 
-METRICS = (*(gauge.metric for gauge in _GAUGES), _FB_FREE, _ENERGY)
+METRICS = (
+    *(gauge.metric for gauge in _GAUGES), *_COUNTS.values(), _XID, _FB_FREE, _ENERGY
+)  # fmt: skip
 """All metrics of this module, in order."""
 
 
-def collect_dcgm(view: Snapshot) -> list[Family]:
-    """Return the compatible families of a snapshot.
+def collect_dcgm(view: Snapshot, *, newer_hostname: bool = False) -> list[Family]:
+    """Return the compatible families of a snapshot, with label `Hostname`, or newer `hostname`.
 
     `TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that, unlike the driver's own
     counter, it does not reset when the driver is reloaded.
@@ -106,11 +169,27 @@ def collect_dcgm(view: Snapshot) -> list[Family]:
         if {"memory_total_bytes", "memory_used_bytes"} <= status.values.keys()
     ]
     energy: list[tuple[tuple[str, ...], float]] = [
-        (labels, view.books.meters[status.meter].read_uj // UJ_PER_MJ)
+        (labels, view.books.meters[status.meter].exposed_uj // UJ_PER_MJ)
         for labels, status in gpus
         if status.meter in view.books.meters
     ]
-    return [*families, Family(_FB_FREE, free), Family(_ENERGY, energy)]
+    families += [
+        Family(
+            metric,
+            [(labels, status.counts[key]) for labels, status in gpus if key in status.counts],
+        )
+        for key, metric in _COUNTS.items()
+    ]
+    xids: list[tuple[tuple[str, ...], float]] = [
+        (labels, status.last_xid) for labels, status in gpus if status.last_xid is not None
+    ]
+    families += [Family(_XID, xids), Family(_FB_FREE, free), Family(_ENERGY, energy)]
+    if newer_hostname:
+        return [
+            family._replace(metric=msgspec.structs.replace(family.metric, labels=_NEWER))
+            for family in families
+        ]
+    return families
 
 
 def _labels(view: Snapshot, status: DeviceStatus) -> tuple[str, ...]:

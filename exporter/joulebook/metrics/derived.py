@@ -42,7 +42,7 @@ def pending_uj(books: Books) -> Mapping[Component, int]:
         pending[component] = pending.get(component, 0) + energy_uj
 
     for meter, state in books.meters.items():
-        add(meter.component, state.read_uj - state.booked_uj)
+        add(meter.component, state.exposed_uj - state.booked_uj)
     for workload in books.workloads.values():
         if workload.labels is None:
             for component, amount in workload.balance.items():

@@ -144,8 +144,9 @@ def negotiate(accept: str) -> Format:
 Check = Callable[[], tuple[bool, str]]
 """Whether all is well, and if not, what is wrong, in words for a person."""
 
-DCGM = "dcgm"
-"""The name in `exposition.compat` that adds the metrics of dcgm-exporter."""
+DCGM, DCGM_HOSTNAME = "dcgm", "dcgm-hostname"
+"""The names in `exposition.compat` that add the metrics of dcgm-exporter; the second with the label
+`hostname` of its newer versions for `Hostname`."""
 
 
 class Exposition:
@@ -165,7 +166,8 @@ class Exposition:
     ) -> None:
         self.ready = ready
         self.healthy = healthy
-        self._dcgm = DCGM in compat
+        self._dcgm = DCGM in compat or DCGM_HOSTNAME in compat
+        self._newer_hostname = DCGM_HOSTNAME in compat
         self._on_error = on_error
         self._lock = Lock()
         self._make: Callable[[], Snapshot] = lambda: view
@@ -225,7 +227,7 @@ class Exposition:
         families = collected.families
         if self._dcgm:
             try:
-                families = families + collect_dcgm(view)
+                families = families + collect_dcgm(view, newer_hostname=self._newer_hostname)
             except Exception as error:
                 failures[DCGM] = error
         blocks: list[Block] = []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -79,8 +80,75 @@ class Gpu:
     tick_seed: int | None = None
     sample_period_ns: int = 20_000_000
     process_period_ns: int = 100_000_000
+    pstate: int = NO_INSTANCE
+    pcie_generation: int = NO_INSTANCE
+    pcie_width: int = NO_INSTANCE
+    """These are not supported where they are not given."""
+    figures: Mapping[int, int] = field(default_factory=dict)
+    """Values of more fields, by id (`HOPPER`, `A100`)."""
     max_instances: int = 7
     """MIG instances at most; 0: the card knows no MIG."""
+
+
+A100 = Gpu(
+    name="NVIDIA A100-SXM4-80GB",
+    memory_total_bytes=80 << 30,
+    pstate=0,
+    pcie_generation=4,
+    pcie_width=16,
+    # Memory temperature, ECC by life, PCIe replays, remapped rows, NVLink errors.
+    figures={
+        82: 44,
+        5: 2,
+        6: 0,
+        94: 3,
+        142: 1,
+        143: 0,
+        144: 0,
+        145: 0,
+        38: 0,
+        45: 0,
+        52: 0,
+        59: 0,
+    },
+)
+"""What an A100 tells of its health; it knows no GPM."""
+
+HOPPER = Gpu(
+    name="NVIDIA H100 80GB HBM3",
+    architecture=Architecture.HOPPER,
+    compute_capability=(9, 0),
+    memory_total_bytes=80 << 30,
+    power_limit_mw=700_000,
+    enforced_limit_mw=700_000,
+    pstate=0,
+    pcie_generation=5,
+    pcie_width=16,
+    figures={
+        82: 51,
+        5: 7,
+        6: 1,
+        94: 0,
+        142: 0,
+        143: 2,
+        144: 1,
+        145: 0,
+        38: 4,
+        45: 0,
+        52: 5,
+        59: 0,
+    },
+)
+
+V100 = Gpu(
+    name="Tesla V100-SXM2-16GB",
+    architecture=Architecture.VOLTA,
+    compute_capability=(7, 0),
+    pstate=0,
+    figures={82: 40, 5: 1, 6: 0, 29: 2, 30: 1, 31: 0},
+    max_instances=0,
+)
+"""Retires pages, and remaps no rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +215,10 @@ class InstanceStruct(ctypes.Structure):
     ]
 
 
+class FigureStruct(ctypes.Structure):
+    _fields_ = [("field", _U32), ("is_32_bits", _U32), ("value", _U64)]
+
+
 class GpuStruct(ctypes.Structure):
     _fields_ = [
         ("uuid", ctypes.c_char * 96),
@@ -161,11 +233,14 @@ class GpuStruct(ctypes.Structure):
         *((name, _U32) for name in ("power_is_average", "has_energy_counter")),
         *((name, _U32) for name in ("max_instances", "mig_mode", "mig_pending", "failing_fills")),
         *((name, _U32) for name in ("reset_count", "step_count", "last_serial")),
+        *((name, _U32) for name in ("pstate", "pcie_generation", "pcie_width", "xid_count")),
+        ("xids", _U32 * LIMITS["MAX_XIDS"]),
         *((name, _U64) for name in ("memory_total_bytes", "memory_used_bytes", "event_reasons")),
         *((name, _I64) for name in ("tick_period_ns", "tick_jitter_ns", "tick_phase_ns")),
         *((name, _I64) for name in ("sample_period_ns", "process_period_ns")),
         ("tick_seed", _U64),
-        ("sm", MeterStruct),
+        ("gpm", MeterStruct * LIMITS["GPM_METRICS"]),
+        ("figures", FigureStruct * LIMITS["MAX_FIGURES"]),
         ("events", MeterStruct * LIMITS["EVENT_COUNTERS"]),
         ("resets", ResetStruct * LIMITS["MAX_RESETS"]),
         ("instances", InstanceStruct * LIMITS["MAX_INSTANCES"]),
@@ -211,5 +286,6 @@ COPIED = (
         "has_energy_counter",
         "tick_period_ns",
     ),
+    *("pstate", "pcie_generation", "pcie_width"),
     *("tick_jitter_ns", "tick_phase_ns", "sample_period_ns", "process_period_ns", "max_instances"),
 )

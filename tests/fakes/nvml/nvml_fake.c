@@ -63,7 +63,13 @@ typedef struct {
     unsigned int sm_count, copy, decoder, encoder, jpeg, ofa, gpu_slices, compute_slices;
     unsigned long long memory_mib;
 } attributes_t;
-typedef struct { int64_t t_ns; uint64_t busy; } gpm_sample_t;
+typedef struct { int64_t t_ns; uint64_t busy[GPM_METRICS]; } gpm_sample_t;
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long type, data;
+    unsigned int gpu_instance, compute_instance;
+} event_t;
+typedef struct { unsigned int registered[MAX_GPUS], seen[MAX_GPUS]; } event_set_t;
 typedef struct { unsigned int id; int rc; double value; const char *info[3]; } gpm_metric_t;
 typedef struct {
     unsigned int version, count;
@@ -629,6 +635,12 @@ static int field_value(const struct call *c, field_t *f)
     } else if (f->id >= 269 && f->id <= 271) {
         f->value.ull = meter_at(&g->events[f->id - 269 + 8], c->now);
     } else {
+        for (int i = 0; i < MAX_FIGURES; i++)
+            if (g->figures[i].field && g->figures[i].field == f->id) {
+                f->type = g->figures[i].is_32_bits ? TYPE_UINT : TYPE_ULL;
+                f->value.ull = g->figures[i].value;
+                return OK;
+            }
         return NOT_SUPPORTED;
     }
     return OK;
@@ -796,7 +808,11 @@ int nvmlGpmSampleGet(nvmlDevice_t device, gpm_sample_t *sample)
     DEVICE(nvmlGpmSampleGet, ANY);
     if (c.gpu.architecture < HOPPER)
         return NOT_SUPPORTED;
-    *sample = (gpm_sample_t){c.now, meter_at(c.mig ? &c.mig->sm : &c.gpu.sm, c.now)};
+    if (c.gpu.mig_mode && !c.mig)
+        return NOT_SUPPORTED;
+    sample->t_ns = c.now;
+    for (int id = 0; id < GPM_METRICS; id++)
+        sample->busy[id] = meter_at(c.mig ? &c.mig->sm : &c.gpu.gpm[id], c.now);
     return OK;
 }
 
@@ -808,7 +824,8 @@ int nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int gpu_instance, gpm_samp
     for (int slot = 0; slot < MAX_INSTANCES; slot++) {
         const struct instance *i = &c.gpu.instances[slot];
         if (i->serial && i->gpu_instance == gpu_instance) {
-            *sample = (gpm_sample_t){c.now, meter_at(&i->sm, c.now)};
+            sample->t_ns = c.now;
+            sample->busy[1] = sample->busy[2] = meter_at(&i->sm, c.now);
             return OK;
         }
     }
@@ -825,9 +842,59 @@ int nvmlGpmMetricsGet(gpm_get_t *get)
     int64_t span = get->second->t_ns - get->first->t_ns;
     for (unsigned int i = 0; i < get->count; i++) {
         gpm_metric_t *m = &get->metrics[i];
-        bool known = m->id == 1 || m->id == 2; /* graphics and SM utilisation: one meter here */
-        m->value = known ? (double)(get->second->busy - get->first->busy) / (double)span : 0.0;
+        bool known = m->id > 0 && m->id < GPM_METRICS && m->id != 4; /* 4 is not known here */
+        m->value = known ? (double)(get->second->busy[m->id] - get->first->busy[m->id]) / (double)span
+                         : 0.0;
         m->rc = !known ? NOT_SUPPORTED : span < 100000000 ? NO_DATA : OK;
     }
     return OK;
+}
+
+/* ---- health ---------------------------------------------------------------------------------- */
+
+GETTER(nvmlDeviceGetPerformanceState, unsigned int, c.gpu.pstate != UINT32_MAX, c.gpu.pstate)
+GETTER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, c.gpu.pcie_generation != UINT32_MAX,
+       c.gpu.pcie_generation)
+GETTER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu.pcie_width != UINT32_MAX,
+       c.gpu.pcie_width)
+
+enum { XID = 8, TIMEOUT = 10 };
+
+int nvmlEventSetCreate(event_set_t **out)
+{
+    SYSTEM(nvmlEventSetCreate);
+    *out = calloc(1, sizeof **out);
+    return *out ? OK : MEMORY;
+}
+
+int nvmlEventSetFree(event_set_t *set)
+{
+    SYSTEM(nvmlEventSetFree);
+    free(set);
+    return OK;
+}
+
+int nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, event_set_t *set)
+{
+    DEVICE(nvmlDeviceRegisterEvents, WHOLE);
+    if (types != XID)
+        return NOT_SUPPORTED;
+    set->registered[c.card] = 1;
+    set->seen[c.card] = c.gpu.xid_count; /* only what happens from now on */
+    return OK;
+}
+
+int nvmlEventSetWait_v2(event_set_t *set, event_t *out, unsigned int timeout_ms)
+{
+    SYSTEM(nvmlEventSetWait_v2);
+    for (int card = 0; card < (int)S->gpu_count; card++) {
+        const struct gpu *g = &S->gpus[card];
+        if (!set->registered[card] || set->seen[card] >= g->xid_count)
+            continue;
+        *out = (event_t){make_handle(card, -1, 0), XID, g->xids[set->seen[card]++ % MAX_XIDS],
+                         UINT32_MAX, UINT32_MAX};
+        return OK;
+    }
+    sleep_ms(timeout_ms);
+    return TIMEOUT;
 }

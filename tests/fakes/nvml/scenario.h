@@ -34,6 +34,9 @@
 #define MAX_FAULTS 32
 #define MAX_CALLS 96
 #define EVENT_COUNTERS 11 /* fields 74..81, then 269..271 */
+#define MAX_FIGURES 24
+#define MAX_XIDS 64
+#define GPM_METRICS 64
 
 /* Every function that is counted and can be made to fail. */
 #define FUNCTIONS(X) \
@@ -57,7 +60,9 @@
     X(nvmlDeviceIsMigDeviceHandle) X(nvmlDeviceGetGpuInstanceId) \
     X(nvmlDeviceGetComputeInstanceId) X(nvmlDeviceGetAttributes_v2) X(nvmlGpmQueryDeviceSupport) \
     X(nvmlGpmSampleAlloc) X(nvmlGpmSampleFree) X(nvmlGpmSampleGet) X(nvmlGpmMigSampleGet) \
-    X(nvmlGpmMetricsGet)
+    X(nvmlGpmMetricsGet) X(nvmlDeviceGetPerformanceState) \
+    X(nvmlDeviceGetCurrPcieLinkGeneration) X(nvmlDeviceGetCurrPcieLinkWidth) \
+    X(nvmlEventSetCreate) X(nvmlEventSetFree) X(nvmlEventSetWait_v2) X(nvmlDeviceRegisterEvents)
 
 typedef unsigned __int128 u128;
 
@@ -75,6 +80,11 @@ struct meter { /* something that grows at `rate` per ns: total + rate * (t - sin
     uint64_t rate;
     int64_t since_ns;
     uint64_t total;
+};
+
+struct figure { /* the value of one more field; field 0: free */
+    uint32_t field, is_32_bits;
+    uint64_t value;
 };
 
 struct process {
@@ -103,10 +113,13 @@ struct gpu {
     uint32_t max_instances, mig_mode, mig_pending;
     uint32_t failing_fills; /* so many filled process lists answer INSUFFICIENT_SIZE */
     uint32_t reset_count, step_count, last_serial;
+    uint32_t pstate, pcie_generation, pcie_width; /* 0xffffffff: not supported */
+    uint32_t xid_count, xids[MAX_XIDS];           /* all that ever happened, in order */
     uint64_t memory_total_bytes, memory_used_bytes, event_reasons;
     int64_t tick_period_ns, tick_jitter_ns, tick_phase_ns, sample_period_ns, process_period_ns;
     uint64_t tick_seed;
-    struct meter sm; /* rate: SM utilisation in percent */
+    struct meter gpm[GPM_METRICS]; /* by metric id; rate: percent, or MiB/s */
+    struct figure figures[MAX_FIGURES];
     struct meter events[EVENT_COUNTERS]; /* rate: 1 while the reason holds; total in ns */
     struct reset resets[MAX_RESETS];
     struct instance instances[MAX_INSTANCES];

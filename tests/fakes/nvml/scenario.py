@@ -117,6 +117,8 @@ class Scenario:
         g.minor = slot if gpu.minor is None else gpu.minor
         g.cc_major, g.cc_minor = gpu.compute_capability
         g.tick_seed = slot << 32 if gpu.tick_seed is None else gpu.tick_seed
+        for place, (field_id, value) in enumerate(gpu.figures.items()):
+            g.figures[place].field, g.figures[place].value = field_id, value
         g.reset_count, g.step_count = 1, 1
         g.resets[0] = ResetStruct(now_ns, gpu.counter_base_mj * 1000, gpu.uptime_base_s)
         self._s.steps[slot][0] = StepStruct(now_ns, gpu.idle_mw, 0, 0)
@@ -328,7 +330,8 @@ class Scenario:
             g = self._s.gpus[gpu]
             g.gpu_pct, g.memory_pct = gpu_pct, memory_pct
             g.encoder_pct, g.decoder_pct = encoder_pct, decoder_pct
-            self._set_rate(g.sm, gpu_pct)
+            for metric in (1, 2):  # graphics and SM utilisation
+                self._set_rate(g.gpm[metric], gpu_pct)
 
     def set_event_reasons(self, gpu: int, mask: int) -> None:
         """Set the bitmask of current clock-event (throttle) reasons."""
@@ -411,6 +414,30 @@ class Scenario:
         """Set the SM utilisation of a MIG device, in percent of its own SMs."""
         with self._writing():
             self._set_rate(self._s.gpus[gpu].instances[index].sm, sm_pct)
+
+    # ---- health ----------------------------------------------------------------------------------
+
+    def set_figure(self, gpu: int, field_id: int, value: int, *, is_32_bits: bool = False) -> None:
+        """Set the value of a field, new or known; 32 bits wide where the driver says so."""
+        with self._writing():
+            figures = self._s.gpus[gpu].figures
+            found = next((f for f in figures if f.field in (field_id, 0)), None)
+            if found is None:
+                raise ValueError("too many figures")
+            found.field, found.value, found.is_32_bits = field_id, value, is_32_bits
+
+    def set_gpm(self, gpu: int, **rates: int) -> None:
+        """Set GPM metrics by id (`m5=40`: tensor 40 %; of traffic MiB/s) from now on."""
+        with self._writing():
+            for name, rate in rates.items():
+                self._set_rate(self._s.gpus[gpu].gpm[int(name.removeprefix("m"))], rate)
+
+    def raise_xid(self, gpu: int, xid: int) -> None:
+        """Let an Xid happen."""
+        with self._writing():
+            g = self._s.gpus[gpu]
+            g.xids[g.xid_count % LIMITS["MAX_XIDS"]] = xid
+            g.xid_count += 1
 
     # ---- faults ----------------------------------------------------------------------------------
 

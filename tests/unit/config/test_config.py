@@ -76,6 +76,7 @@ DEFAULTS = {
         "replay": {"enabled": False, "trace": ""},
     },
     "host": {"other": "none", "proc": "/proc"},
+    "calibration": {},
     "tenants": {
         "slurm": {
             "enabled": "auto",
@@ -365,7 +366,7 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ),
         (
             "[exposition]\ncompat = ['node']",
-            "exposition.compat = ['node']: expected a list, each one of \"dcgm\"",
+            'exposition.compat = [\'node\']: expected a list, each one of "dcgm", "dcgm-hostname"',
         ),
         (
             "[ledger]\nretention_days = 1.5",
@@ -415,6 +416,18 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         (
             "[collect]\ntargets = 'postgresql://me:secret@db'",
             "collect.targets = 'postgresql://***@db': expected a list, each text",
+        ),
+        (
+            "[calibration.GPU-1]\ngain = 1.02",
+            'calibration."GPU-1".source: expected who measured it, with what and when',
+        ),
+        (
+            "[calibration.GPU-1]\ngain = 10\nsource = 'PDU'",
+            "calibration.GPU-1.gain = 10: expected a number from 0.5 to 2",
+        ),
+        (
+            "[calibration.'*']\nsource = 'PDU'",
+            'calibration."*": expected the UUID of a GPU or the name of a model',
         ),
         (
             "[collect]\ntargets = ['gpu01']",

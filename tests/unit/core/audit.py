@@ -61,6 +61,7 @@ class Auditor:
 
     def __init__(self) -> None:
         self._posted: Counter[Meter] = Counter()
+        self._added: Counter[Meter] = Counter()
         self._earned: Counter[Component] = Counter()
         self._pooled: Counter[Component] = Counter()
         self._began: dict[Meter, int] = {}
@@ -86,17 +87,19 @@ class Auditor:
                 if isinstance(key.subject, Remainder):
                     self._unheld_ns[key.subject] += amount.held_ns
             self._posted[key.meter] += amount.energy_uj
+            self._added[key.meter] += amount.calibration_uj
             if isinstance(key.subject, WorkloadId):
                 self._earned[key.meter.component] += amount.energy_uj
 
     def _check_meters(self, before: Books, after: Books) -> None:
         for meter, state in after.meters.items():
             assert self._posted[meter] == state.booked_uj
-            assert state.read_uj >= state.booked_uj
+            assert self._added[meter] == state.calibration_uj
+            assert state.exposed_uj >= state.read_uj >= state.booked_uj
             old = before.meters.get(meter)
             assert old is None or (
                 state.booked_uj >= old.booked_uj
-                and state.read_uj >= old.read_uj
+                and state.exposed_uj >= old.exposed_uj
                 and state.base.t_ns >= old.base.t_ns
             )
             times = [state.base.t_ns, *(reading.t_ns for reading in state.pending)]
@@ -168,7 +171,8 @@ def _never_fell(old: Mapping[Hashable, int], new: Mapping[Hashable, int]) -> Non
 def _no_less(old: Balance, new: Balance) -> None:
     for component, amount in old.items():
         now = new.get(component, Amount(0))
-        assert all(b >= a for a, b in zip(amount, now, strict=True)), (component, amount, now)
+        rising = zip(amount._replace(calibration_uj=0), now._replace(calibration_uj=0), strict=True)
+        assert all(b >= a for a, b in rising), (component, amount, now)
 
 
 def books_by_subject(run: Run) -> dict[WorkloadId | Remainder, int]:

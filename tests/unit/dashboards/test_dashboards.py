@@ -46,18 +46,19 @@ UIDS = {
     "joulebook-experiment",
     "joulebook-workload",
     "joulebook-node",
+    "joulebook-health",
     "joulebook-waste",
     "joulebook-compute",
     "joulebook-books",
 }
 UNITS = {
     "kwatth", "watt", "joule", "massg", "locale", "percentunit", "s", "bytes", "celsius", "hertz",
-    "none",
+    "none", "Bps",
 }  # fmt: skip
 CHOICES = {"raw": "1", "rules": "0"}
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
-FOREIGN = {"kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}
+FOREIGN = {"kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE"}
 
 
 def plain(expression: str, board: dict[str, Any] | None = None) -> str:

@@ -387,7 +387,7 @@ def test_gpm_gives_the_mean_activity_of_each_instance(start: Start) -> None:
             version=pynvml.NVML_GPM_METRICS_GET_VERSION, numMetrics=2, sample1=before, sample2=after
         )
         request.metrics[0].metricId = pynvml.NVML_GPM_METRIC_SM_UTIL
-        request.metrics[1].metricId = 3
+        request.metrics[1].metricId = pynvml.NVML_GPM_METRIC_INTEGER_UTIL
         pynvml.nvmlGpmMetricsGet(request)
         return [(m.nvmlReturn, m.value) for m in request.metrics[:2]]
 

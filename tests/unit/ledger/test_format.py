@@ -15,7 +15,8 @@ ORDER = {
     "Anchor": "epoch shift_ns last_ns utc_offset_ns",
     "Meter": "component name",
     "MeterState": "meter base pending suspect booked_uj read_uj gap_to_ns gap_from_ns gap_reason "
-    "tick_ns idle_mw resumed held stalled rest_mw rest_ns audit unread_ns listed",
+    "tick_ns idle_mw resumed held stalled rest_mw rest_ns audit unread_ns listed "
+    "calibration_uj shown_uj",
     "Claim": "workload meter t0_ns t1_ns evidence parts of instance",
     "WorkloadId": "scheduler workload start",
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
@@ -31,13 +32,13 @@ ORDER = {
     "ChildSecond": "component second name",
     "Reading": "meter t_ns energy_uj power_mw samples wrap_uj epoch uptime_ns max_power_mw busy "
     "processes after_outage breaks instances covers modelled hole_ns by_power parts "
-    "utilization_pct",
+    "utilization_pct tensor_ppm",
     "PowerSum": "since_ns t_ns power_mw energy_uj",
     "Audit": "since load blocks learnt verdict ratio",
     "Learnt": "ratio windows",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
     "extra scheduler_start_s named stage outcome",
-    "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj",
+    "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj tensor_ns tensor_known_ns",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
     "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks graphics",

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.scale import scaled
 from tests.unit.ledger.samples import (
@@ -72,7 +72,7 @@ def test_closed_ledger_is_one_plain_file(open_store: Open, path: Path) -> None:
     assert open_store().load() == (books, anchor(books))
 
 
-@settings(max_examples=scaled(60))
+@settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.data_too_large])
 @given(st.lists(BOOKS, min_size=1, max_size=3), st.data())
 def test_random_books_come_back(states: list[Books], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -85,6 +85,27 @@ PROCESS = ProcessStats(
 )
 
 
+HEALTH = {
+    "memory_temperature_celsius": 71.0,
+    "performance_state": 0.0,
+    "pcie_generation": 5.0,
+    "pcie_lanes": 16.0,
+    "remapped_rows_pending": 1.0,
+    "row_remapping_failed": 0.0,
+    "retired_pages_pending": 0.0,
+    "graphics_active_ratio": 0.99,
+    "sm_active_ratio": 0.93,
+    "sm_occupancy_ratio": 0.5,
+    "tensor_active_ratio": 0.37,
+    "dram_active_ratio": 0.62,
+    "fp64_active_ratio": 0.0,
+    "fp32_active_ratio": 0.08,
+    "fp16_active_ratio": 0.02,
+    "pcie_bytes_transmit": 1.5e9,
+    "pcie_bytes_receive": 2.5e9,
+}
+
+
 def device(meter: Meter, index: int, **values: float) -> DeviceStatus:
     return DeviceStatus(
         meter,
@@ -107,9 +128,22 @@ def device(meter: Meter, index: int, **values: float) -> DeviceStatus:
             "temperature_celsius": 64.0,
             "sm_clock_hertz": 1.98e9,
             "memory_clock_hertz": 2.619e9,
+            **HEALTH,
             **values,
         },
         throttle_ns={"sw_power_cap": 1_500_000_000, "hw_thermal": 0},
+        counts={
+            ("xid_errors", "79"): 1,
+            ("ecc_errors", "corrected"): 7,
+            ("remapped_rows", "corrected"): 1,
+            ("remapped_rows", "uncorrected"): 0,
+            ("retired_pages", "uncorrected"): 0,
+            ("nvlink_errors", "replay"): 5,
+            ("pcie_replays", ""): 3,
+            ("pcie_bytes", "transmit"): 1 << 40,
+            ("nvlink_bytes", "receive"): 1 << 41,
+        },
+        last_xid=79,
     )
 
 
@@ -121,7 +155,10 @@ def meter_state(meter: Meter, booked_uj: int, read_uj: int) -> MeterState:
 
 def small_books() -> Books:
     """Books that balance: a held, a running, an unsettled and an ended workload."""
-    running = Amount(1_234_567_891_234, 34_000_000_001, 3_600 * NS_PER_S)
+    running = Amount(
+        1_234_567_891_234, 34_000_000_001, 3_600 * NS_PER_S,
+        tensor_ns=1_332 * NS_PER_S, tensor_known_ns=3_600 * NS_PER_S,
+    )  # fmt: skip
     sharing = Amount(900_015_625, 15_624, 300 * NS_PER_S + 1)
     fresh = Amount(77_000_001, 0, 2 * NS_PER_S)
     unsettled = Amount(5_000_007)

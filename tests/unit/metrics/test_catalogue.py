@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.unit.metrics.sample import HEALTH
 
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import (
@@ -77,6 +78,7 @@ def test_device_gauges_are_named_for_their_values() -> None:
         "temperature_celsius",
         "sm_clock_hertz",
         "memory_clock_hertz",
+        *(name for name in HEALTH if not name.startswith("pcie_bytes")),
     }
     for key, metric in DEVICE_GAUGES.items():
         assert metric.name == f"joulebook_gpu_{key}"

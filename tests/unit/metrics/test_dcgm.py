@@ -75,7 +75,9 @@ def test_device_is_named_by_its_minor_number() -> None:
 
 
 def test_what_a_device_does_not_say_is_absent() -> None:
-    status = msgspec.structs.replace(device(GPU0, 0), values={"memory_used_bytes": 1.0})
+    status = msgspec.structs.replace(
+        device(GPU0, 0), values={"memory_used_bytes": 1.0}, counts={}, last_xid=None
+    )
     view = msgspec.structs.replace(
         small_view(),
         statuses=(status,),

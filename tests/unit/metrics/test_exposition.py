@@ -114,7 +114,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
     def fail(scene: Derived) -> Iterable[Sample]:
         raise RuntimeError("no")
 
-    def fail_dcgm(view: Snapshot) -> list[Family]:
+    def fail_dcgm(view: Snapshot, **_: bool) -> list[Family]:
         raise RuntimeError("nor here")
 
     whole = collector.PRODUCERS

@@ -15,7 +15,7 @@ from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 from joulebook.core.sanitize import clean
 from joulebook.metrics.catalogue import CATALOGUE, Kind, Metric
 from joulebook.metrics.collector import Family, collect
-from joulebook.metrics.dcgm import collect_dcgm
+from joulebook.metrics.dcgm import METRICS, collect_dcgm
 from joulebook.metrics.exposition import Block, Format, Renderer, body, negotiate, number
 from joulebook.metrics.snapshot import Snapshot
 
@@ -87,7 +87,7 @@ def test_types_units_and_end_of_openmetrics() -> None:
     assert (energy.type, energy.unit) == ("counter", "joules")
     assert families["joulebook_gpu_info"].type == "gauge"
     assert families["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"].type == "unknown"
-    assert len(families) == len(CATALOGUE) + 11
+    assert len(families) == len(CATALOGUE) + len(METRICS)
 
 
 @pytest.mark.parametrize("style", Format)

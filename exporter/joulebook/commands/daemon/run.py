@@ -130,7 +130,7 @@ def _demo(config: Config) -> tuple[Config, DemoJobs]:
 @option(
     "--compat",
     multiple=True,
-    type=click.Choice(["dcgm"]),
+    type=click.Choice(["dcgm", "dcgm-hostname"]),
     help="Expose the metrics of another exporter, too.",
 )
 def run(options: Options) -> int:

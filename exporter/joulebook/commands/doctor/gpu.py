@@ -219,11 +219,8 @@ def counters(site: Site) -> Iterator[Finding]:
                 "Its figures are off by as much. See the known issues of its driver and "
                 "firmware, and joulebook_counter_power_ratio.",
             )
-        elif audit.ratio:
-            yield ok(
-                f"{name}: its energy counter shows {audit.ratio:.1%} of the energy integrated "
-                "from power"
-            )
+        elif audit.ratio or (state.newest.energy_uj is not None and state.newest.by_power):
+            yield ok(f"{name}: energy counter against power: {audit.said}")
 
 
 CHECKS: tuple[Check, ...] = (cards, driver, gpus, pids, counters)

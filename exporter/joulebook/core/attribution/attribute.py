@@ -18,6 +18,7 @@ import msgspec
 from joulebook.core.attribution import gpu, host, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
 from joulebook.core.attribution.gpu import Share, apportion
+from joulebook.core.energy.calibration import power_mw
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
 from joulebook.core.energy.meter import MeterState
@@ -145,7 +146,7 @@ def _whole(
         bookings = list(shared(intervals))
         given_uj = sum(share.amount.energy_uj for each in bookings for share in each.shares)
         if given_uj == energy_uj:
-            return bookings
+            return [_complete(each) for each in bookings]
         fault = f"{given_uj} of {energy_uj} uJ were shared out"
     except Exception as raised:
         fault = repr(raised)
@@ -154,9 +155,38 @@ def _whole(
     interval = intervals[0]
     fault = f"{interval.meter.component} {interval.meter.name}: {fault}"
     return [
-        Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault)
+        _complete(Booking(piece, [gpu.unowned(piece, Remainder.UNKNOWN_HOLDER)], fault=fault))
         for piece in cut(interval)
     ]
+
+
+def _complete(booking: Booking) -> Booking:
+    """The booking with what calibration added to each share, and how tensor cores worked for it."""
+    interval, shares = booking.interval, booking.shares
+    if not interval.calibration_uj and not interval.tensor_known_ns:
+        return booking
+    weights = [share.amount.energy_uj for share in shares]
+    weights = weights if any(weights) else [1] * len(weights)
+    added = gpu.apportion(interval.calibration_uj, weights, interval.t0_ns)
+    return booking._replace(
+        shares=[
+            share._replace(
+                amount=share.amount._replace(calibration_uj=added_uj, **_tensor(interval, share))
+            )
+            for share, added_uj in zip(shares, added, strict=True)
+        ]
+    )
+
+
+def _tensor(interval: Interval, share: Share) -> dict[str, int]:
+    """How much of a share's held time tensor cores worked; of a device that is held alone, all."""
+    if not isinstance(share.subject, WorkloadId):
+        return {}
+    held_ns, duration_ns = share.amount.held_ns, interval.duration_ns
+    return {
+        "tensor_ns": held_ns * interval.tensor_ns // duration_ns,
+        "tensor_known_ns": held_ns * interval.tensor_known_ns // duration_ns,
+    }
 
 
 def _by_holders_of(
@@ -179,7 +209,12 @@ def _by_use(
     """Share out what a meter of CPU or memory counted, by who used them."""
     for interval in intervals:
         for piece in cut(interval):
-            yield Booking(piece, host.share_out(piece, state.idle_mw, known.usage))
+            yield Booking(piece, host.share_out(piece, _floor_mw(state, piece), known.usage))
+
+
+def _floor_mw(state: MeterState, interval: Interval) -> int | None:
+    """The idle floor of a meter, as its energy is booked."""
+    return None if state.idle_mw is None else power_mw(interval.calibration, state.idle_mw)
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
@@ -207,6 +242,7 @@ class _Piece(NamedTuple):
         return (
             t1_ns == self.interval.t0_ns > t0_ns
             and others == self[1:]
+            and before.interval.calibration == self.interval.calibration
             and not any(
                 each.outage or each.unread or each.charged or each.remainder
                 for each in (before.interval, self.interval)
@@ -236,10 +272,13 @@ def _together(alike: Sequence[_Piece], state: MeterState, cut: Cut) -> Iterator[
         intervals[0],
         t1_ns=intervals[-1].t1_ns,
         energy_uj=sum(interval.energy_uj for interval in intervals),
+        calibration_uj=sum(interval.calibration_uj for interval in intervals),
+        tensor_ns=sum(interval.tensor_ns for interval in intervals),
+        tensor_known_ns=sum(interval.tensor_known_ns for interval in intervals),
     )
     runs = [intervals] if len(list(cut(whole))) == 1 else [[each] for each in intervals]
     for run in runs:
-        shares = gpu.share_among(run, holders, state.idle_mw)
+        shares = gpu.share_among(run, holders, _floor_mw(state, run[0]))
         yield Booking(whole if run is intervals else run[0], shares, held=is_held)
 
 

@@ -89,6 +89,15 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     verdict: Verdict = Verdict.NONE
     ratio: float = 0.0
 
+    @property
+    def said(self) -> str:
+        """What people are told of it: how the counter stands to power, and whether it is right."""
+        if self.verdict is Verdict.NONE:
+            return "cannot tell: not yet compared under one load for half a minute"
+        if self.verdict is Verdict.CANNOT_TELL:
+            return f"cannot tell: {self.ratio:.1%} of power, within the noise of its sensors"
+        return f"{self.verdict}: {self.ratio:.1%} of power"
+
 
 def interrupted(audit: Audit) -> Audit:
     """The counter was not right, or not read: a new block begins with the next reading."""

@@ -31,6 +31,18 @@ UPTIME_SLACK_NS = 2 * NS_PER_S
 """Drivers tell their uptime in whole seconds."""
 
 
+class Calibration(msgspec.Struct, frozen=True):
+    """How what a meter reads is put right: `gain` (in millionths) x power + `offset`.
+
+    `uncertainty_ppm` is the error that is left, in millionths; `source` says who measured it.
+    """
+
+    gain_ppm: int = 1_000_000
+    offset_mw: int = 0
+    uncertainty_ppm: int = 50_000
+    source: str = ""
+
+
 class Interval(msgspec.Struct, frozen=True, gc=False):
     """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
 
@@ -57,6 +69,12 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """Its held time was charged already, while it could not be read."""
     before: tuple[ProcessUse, ...] = ()
     """The processes of the last list before it (`processes` are those of the next)."""
+    calibration_uj: int = 0
+    """The part of the energy that calibration added to what was read (may be below zero)."""
+    calibration: Calibration | None = None
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
+    """Time x activity of the tensor cores, and the time for which that is known."""
 
     @property
     def duration_ns(self) -> int:
@@ -72,7 +90,19 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
             return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
-        return msgspec.structs.replace(self, t0_ns=t0_ns, t1_ns=t1_ns, energy_uj=energy_uj)
+        whole_ns, added_uj = self.t1_ns - self.t0_ns, self.calibration_uj
+        if added_uj:
+            until_uj = added_uj * (t1_ns - self.t0_ns) // whole_ns
+            added_uj = until_uj - added_uj * (t0_ns - self.t0_ns) // whole_ns
+        return msgspec.structs.replace(
+            self,
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            energy_uj=energy_uj,
+            calibration_uj=added_uj,
+            tensor_ns=self.tensor_ns * (t1_ns - t0_ns) // whole_ns,
+            tensor_known_ns=self.tensor_known_ns * (t1_ns - t0_ns) // whole_ns,
+        )
 
 
 def judge(before: Reading, now: Reading) -> Break | None:
@@ -169,6 +199,7 @@ def _by_power(before: Reading, now: Reading) -> Interval | Gap:
 def _interval(
     before: Reading, now: Reading, t0_ns: int, t1_ns: int, energy_uj: int, method: Method
 ) -> Interval:
+    duration_ns, ppm = t1_ns - t0_ns, now.tensor_ppm
     return Interval(
         now.meter,
         t0_ns,
@@ -179,6 +210,8 @@ def _interval(
         outage=now.after_outage,
         processes=now.processes or (),
         instances=known_instances(before.instances, now.instances),
+        tensor_ns=duration_ns * (ppm or 0) // 1_000_000,
+        tensor_known_ns=0 if ppm is None else duration_ns,
     )
 
 

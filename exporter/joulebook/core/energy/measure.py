@@ -13,7 +13,8 @@ import msgspec
 
 from joulebook.core.energy import meter as metering
 from joulebook.core.energy import node_meter
-from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.calibration import applied
+from joulebook.core.energy.intervals import Calibration, Interval
 from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.power import is_believable
@@ -82,8 +83,9 @@ def measure(
     looks: Iterable[Reading | Failure],
     horizon_ns: int,
     due: Callable[[MeterState], Due],
+    calibration: Callable[[Meter], Calibration | None] = lambda _: None,
 ) -> Measured:
-    """Take in what sensors saw, and take out the energy that is due.
+    """Take in what sensors saw, and take out the energy that is due, calibrated.
 
     `due` says it of each meter that is booked by itself; what a node's own meter counted is due
     up to `horizon_ns`, as far as the meters in it are booked.
@@ -91,7 +93,11 @@ def measure(
     seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
     states, taken = _taken_in(meters, seen)
     node = _node_meters(meters.node, states, seen)
-    due_of = {name: ripe(state, *due(state)) for name, state in states.items() if name not in node}
+    due_of = {
+        name: _calibrated(*ripe(state, *due(state)), calibration(name))
+        for name, state in states.items()
+        if name not in node
+    }
     booked = {name: state for name, (state, _) in due_of.items()}
     intervals = [each for _, found in due_of.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
@@ -101,6 +107,8 @@ def measure(
         node[name], others, children_uj = node_meter.reconcile(
             each, booked, children_uj, to_ns, edges
         )
+        if each.parts:
+            node[name], others = _calibrated_rest(node[name], others, calibration(name))
         booked[name] = node_meter.as_meter(node[name])
         if each.parts:
             children_uj = node_meter.noted(children_uj, others, node.values(), horizon_ns)
@@ -115,6 +123,35 @@ def measure(
             for reason, lasted_ns in each.lost_ns
         ),
     )
+
+
+def _calibrated(
+    state: MeterState, intervals: Sequence[Interval], calibration: Calibration | None
+) -> tuple[MeterState, Sequence[Interval]]:
+    """What was taken out of a meter, put right; its books say what is booked."""
+    if calibration is None or not intervals:
+        return state, intervals
+    intervals = [applied(calibration, each) for each in intervals]
+    added_uj = sum(each.calibration_uj for each in intervals)
+    state = msgspec.structs.replace(
+        state,
+        booked_uj=state.booked_uj + added_uj,
+        read_uj=state.read_uj + added_uj,
+        calibration_uj=state.calibration_uj + added_uj,
+        shown_uj=state.exposed_uj if added_uj < 0 else state.shown_uj,
+    )
+    return state, intervals
+
+
+def _calibrated_rest(
+    node: NodeMeter, others: Sequence[Interval], calibration: Calibration | None
+) -> tuple[NodeMeter, list[Interval]]:
+    """The same of a superchip's GPU, which is what is left of its module."""
+    rest = [applied(calibration, each) for each in others]
+    added_uj = sum(each.calibration_uj for each in rest)
+    calibration_uj = node.state.calibration_uj + added_uj
+    state = msgspec.structs.replace(node.state, calibration_uj=calibration_uj)
+    return msgspec.structs.replace(node, state=state, other_uj=node.other_uj + added_uj), rest
 
 
 def _taken_in(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy import audit as auditing
-from joulebook.core.energy.audit import Audit
+from joulebook.core.energy.audit import Audit, Verdict
 from joulebook.core.energy.intervals import (
     between,
     confirm,
@@ -40,7 +40,8 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One meter: the booked edge, and what was read after it.
 
     `base` is the reading up to which all energy is booked; `pending` the readings after it, in
-    order. `booked_uj` counts since the ledger began, `read_uj` is that plus what is pending.
+    order. `booked_uj` counts, calibrated, since the ledger began, `read_uj` is that plus what is
+    pending.
     `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
     the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
     still open (`""`: none is). `tick_ns` is the learnt period of the counter
@@ -73,6 +74,10 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Up to when held time was charged though the device cannot be read (0: it was never)."""
     listed: tuple[ProcessUse, ...] | None = None
     """The processes of readings that did not count: the next one that does tells of them."""
+    calibration_uj: int = 0
+    """What calibration added to what is booked; what is pending is as it was read."""
+    shown_uj: int = 0
+    """The most that was ever shown of it, where calibration took off something."""
 
     @property
     def last(self) -> Reading:
@@ -83,6 +88,16 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def newest(self) -> Reading:
         """The newest reading."""
         return self.held[-1] if self.held else self.last
+
+    @property
+    def exposed_uj(self) -> int:
+        """Its counter as it is shown: what is read, and never less than before."""
+        return max(self.read_uj, self.shown_uj)
+
+    @property
+    def shown_audit(self) -> Audit:
+        """The audit as people are told of it: a counter that was given up is wrong."""
+        return Audit(verdict=Verdict.WRONG) if self.stalled else self.audit
 
 
 IMPLAUSIBLE = "implausible"
@@ -225,10 +240,14 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
         return _append(state, msgspec.structs.replace(reading, breaks=verdict))
     if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
         failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
-        suspect = msgspec.structs.replace(reading, processes=None)
+        suspect = msgspec.structs.replace(reading, processes=None, after_outage=state.resumed)
         return failed._replace(state=msgspec.structs.replace(failed.state, suspect=suspect))
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
-    return _append(state, jump).then(take, reading)
+    # An outage since then is one before this reading, not before the jump.
+    is_due = state.resumed and not suspect.after_outage
+    jumped = _append(msgspec.structs.replace(state, resumed=suspect.after_outage), jump)
+    state = msgspec.structs.replace(jumped.state, resumed=is_due)
+    return jumped._replace(state=state).then(take, reading)
 
 
 def lose(state: MeterState, failure: Failure) -> MeterUpdate:

@@ -185,6 +185,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The meters that are measured inside this one: of a superchip's module its CPU socket."""
     utilization_pct: int | None = None
     """How much of the time the device was at work, where it tells that."""
+    tensor_ppm: int | None = None
+    """How busy its tensor cores were since the look before that told it, in parts per million."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
@@ -240,6 +242,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     files: tuple[str, ...] = ()
     module: Meter | None = None
     """The meter that measures it together with others: a die of a module of `slices` dies."""
+    counts: Mapping[tuple[str, str], int] = {}
+    """Counters of its health by name (`joulebook_gpu_NAME_total`) and the value of their label."""
+    last_xid: int | None = None
+    """The last Xid (0: none yet; `None`: they cannot be asked for)."""
 
     @property
     def rooms(self) -> dict[str, Fraction]:

@@ -56,6 +56,7 @@ def ripe(
             busy=reported[knot.index].busy,
             processes=reported[knot.index].processes,
             instances=reported[knot.index].instances,
+            tensor_ppm=reported[knot.index].tensor_ppm,
         )
         before = _last_listed(lists, base.t_ns)
         parts = [
@@ -154,17 +155,19 @@ def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
     between two looks are counted as there until the second.
     """
     reported: list[Reading] = []
-    busy, processes, instances = None, None, None
+    busy, processes, instances, tensor_ppm = None, None, None, None
     for reading in reversed(pending):
         busy = busy if reading.busy is None else reading.busy
         processes = processes if reading.processes is None else reading.processes
         instances = instances if reading.instances is None else reading.instances
+        tensor_ppm = tensor_ppm if reading.tensor_ppm is None else reading.tensor_ppm
         reported.append(
             msgspec.structs.replace(
                 reading,
                 busy=base.busy if busy is None else busy,
                 processes=processes,
                 instances=instances,
+                tensor_ppm=tensor_ppm,
             )
         )
     reported.reverse()

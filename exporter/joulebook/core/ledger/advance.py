@@ -20,7 +20,9 @@ import msgspec
 from joulebook.core.attribution import host, outages
 from joulebook.core.attribution.attribute import Booking, Known, OtherSplit, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
+from joulebook.core.energy import calibration
 from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
+from joulebook.core.energy.intervals import Calibration
 from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject, counted, summed
@@ -40,6 +42,8 @@ class BookingPolicy(msgspec.Struct, frozen=True):
     settle_ns: int = 3 * NS_PER_S
     series: series.SeriesPolicy = series.SeriesPolicy()
     other: OtherSplit = OtherSplit.NONE
+    calibrations: Mapping[str, Calibration] = {}
+    """By UUID or by model (`*` stands for anything)."""
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -87,7 +91,13 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 
-    measured = measure(_meters(books, tick), looks, tick.now_ns - policy.settle_ns, due)
+    measured = measure(
+        _meters(books, tick),
+        looks,
+        tick.now_ns - policy.settle_ns,
+        due,
+        lambda meter: calibration.of(policy.calibrations, meter, books.models.get(meter, "")),
+    )
     bookings = attribute(measured, known, tariff.pieces, policy.other)
     postings = charge(bookings, tariff)
 

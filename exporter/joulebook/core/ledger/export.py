@@ -80,6 +80,8 @@ class PostingRow(Struct, frozen=True, gc=False, array_like=True):
     held_ns: int
     idle_ns: int = 0
     calibration_uj: int = 0
+    tensor_ns: int = 0
+    tensor_known_ns: int = 0
 
 
 class ChargeRow(Struct, frozen=True, gc=False, array_like=True):

@@ -27,6 +27,7 @@ from joulebook.core.money.amounts import (
     Exact,
     Item,
     RateUsed,
+    calibration_of,
 )
 from joulebook.core.money.rates import HardwareRate, InForce, Quality, RateSet
 from joulebook.units import NS_PER_S, QUARTER_NS
@@ -236,13 +237,17 @@ def _idle_atoms(timed: _Timed, tariff: Tariff) -> Iterator[tuple[ChargeKey, int]
 
 
 def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
-    """The energy at each rate per kWh."""
+    """The energy at each rate per kWh, and by each calibration."""
     for booking, stretch in timed:
         amount = Amount(booking.interval.energy_uj)
         for quantity, point in zip(InForce._fields, stretch.rates, strict=True):
             if point is not None:
                 rate = (point.value, point.unit, point.source, point.quality)
                 yield RateUsed(stretch.quarter_s, quantity, *rate), amount
+        if (known := booking.interval.calibration) is not None:
+            quantity = calibration_of(booking.interval.meter.name)
+            rate = (known.uncertainty_ppm, "ppm", known.source, Quality.MEASURED)
+            yield RateUsed(stretch.quarter_s, quantity, *rate), amount
 
 
 def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]]:

@@ -27,7 +27,8 @@ class ChargeKey(NamedTuple):
 class RateUsed(NamedTuple):
     """A rate that something was charged at, and the quarter hour of it; see `rates.Point`.
 
-    `quantity` is `price`, `carbon`, `pue` or `hardware`.
+    `quantity` is `price`, `carbon`, `pue` or `hardware`. It may be the calibration of a meter, too
+    (`calibration_of`): `value` is then the error that is left, in millionths.
     """
 
     quarter_s: int
@@ -36,6 +37,14 @@ class RateUsed(NamedTuple):
     unit: str
     source: str
     quality: Quality
+
+
+CALIBRATION = "calibration "
+
+
+def calibration_of(meter: str) -> str:
+    """The `quantity` of the calibration that was applied to a meter."""
+    return f"{CALIBRATION}{meter}"
 
 
 ATOMS_PER_HELD = PER_KWH // PER_HOUR

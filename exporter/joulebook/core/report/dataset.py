@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
@@ -224,6 +225,7 @@ class ReportData(msgspec.Struct, frozen=True):
         replayed: Meters that were played from a recorded trace.
         cut: Workloads that it knows to reach beyond [since, until), where it does not know their
             times.
+        audits: What is known of each counter against power, now.
 
     """
 
@@ -242,6 +244,7 @@ class ReportData(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     replayed: frozenset[tuple[str, Meter]] = frozenset()
     cut: frozenset[WorkloadId] = frozenset()
+    audits: Mapping[tuple[str, Meter], Audit] = {}
 
     @property
     def nodes(self) -> tuple[str, ...]:

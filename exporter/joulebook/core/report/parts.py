@@ -139,6 +139,7 @@ def joined(accounts: Iterable[ReportData]) -> ReportData:
         tuple(text for part in parts for text in part.warnings),
         frozenset().union(*(part.replayed for part in parts)),
         frozenset().union(*(part.cut for part in parts)),
+        {key: audit for part in parts for key, audit in part.audits.items()},
     )
 
 

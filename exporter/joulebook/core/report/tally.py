@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Subject
-from joulebook.core.money.amounts import Charges, total
+from joulebook.core.money.amounts import CALIBRATION, Charges, total
 from joulebook.core.money.rates import PPM
 from joulebook.core.report.dataset import Posting, UsedRate
 
@@ -142,6 +142,31 @@ def pue_ppm(rates: Iterable[UsedRate]) -> Mapping[tuple[str, int], int]:
             both[0] += row.energy_uj * row.used.value
             both[1] += row.energy_uj
     return {key: energy // weight for key, (energy, weight) in sums.items() if weight}
+
+
+class Calibrated(NamedTuple):
+    """What is left of the error of a meter in a quarter hour, in percent, and who says so."""
+
+    percent: float
+    sources: frozenset[str]
+
+
+def calibrations(rates: Iterable[UsedRate]) -> Mapping[tuple[str, str, int], Calibrated]:
+    """The calibrations by node, meter and quarter hour; of several in one, their mean by energy."""
+    rows: dict[tuple[str, str, int], list[UsedRate]] = {}
+    for row in rates:
+        name = row.used.quantity.removeprefix(CALIBRATION)
+        if name != row.used.quantity and row.energy_uj:
+            rows.setdefault((row.node, name, row.used.quarter_s), []).append(row)
+    return {
+        key: Calibrated(
+            100
+            * sum(r.energy_uj * r.used.value for r in found)
+            / (PPM * sum(r.energy_uj for r in found)),
+            frozenset(row.used.source for row in found),
+        )
+        for key, found in rows.items()
+    }
 
 
 def booked(

@@ -158,6 +158,7 @@ def _values(page: PostingsPage) -> Iterator[tuple[str, str]]:
             0 <= row.idle_uj <= row.energy_uj <= _MOST
             and 0 <= row.idle_ns <= row.held_ns <= _MOST
             and -_MOST <= row.calibration_uj <= _MOST
+            and 0 <= row.tensor_ns <= row.tensor_known_ns <= row.held_ns
         ):
             yield (
                 "absurd",

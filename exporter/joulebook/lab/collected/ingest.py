@@ -188,7 +188,8 @@ def _postings(
         for row in one_by_some(
             database,
             "SELECT quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns, idle_ns,"
-            " calibration_uj, undated FROM postings WHERE ledger = ? AND quarter_s IN (*)",
+            " calibration_uj, tensor_ns, tensor_known_ns, undated FROM postings"
+            " WHERE ledger = ? AND quarter_s IN (*)",
             [ledger],
             sorted({row.quarter_s for row in page.postings}),
         )
@@ -200,7 +201,8 @@ def _postings(
         meter = meters[row.meter_id]
         key = (row.quarter_s, meter, who.workload,
                hows[row.remainder, row.method, row.evidence])  # fmt: skip
-        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
+        amount = Amount(row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj,
+                        row.tensor_ns, row.tensor_known_ns)  # fmt: skip
         before, apart = new.get(key, old.get(key, (ZERO, row.quarter_s in undated)))
         new[key] = (amount, apart)
         more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
@@ -214,10 +216,13 @@ def _postings(
         [(more_uj, meter) for meter, more_uj in posted_uj.items()],
     )
     database.many(
-        "INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO postings (ledger, quarter_s, meter, workload, how, energy_uj, idle_uj,"
+        " held_ns, idle_ns, calibration_uj, tensor_ns, tensor_known_ns, undated)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
         " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
-        " idle_ns = excluded.idle_ns, calibration_uj = excluded.calibration_uj",
+        " idle_ns = excluded.idle_ns, calibration_uj = excluded.calibration_uj,"
+        " tensor_ns = excluded.tensor_ns, tensor_known_ns = excluded.tensor_known_ns",
         [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 

@@ -55,7 +55,8 @@ FROM facts WHERE workload IN (*) ORDER BY workload, ledger
 
 _POSTINGS = """
 SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
-       p.held_ns, p.idle_ns, p.calibration_uj, h.method, h.evidence
+       p.held_ns, p.idle_ns, p.calibration_uj, p.tensor_ns, p.tensor_known_ns,
+       h.method, h.evidence
 FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
 JOIN hows h ON h.id = p.how
 WHERE p.undated = 0 AND p.quarter_s >= ? AND p.quarter_s < ?

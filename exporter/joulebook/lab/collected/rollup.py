@@ -99,7 +99,8 @@ class Rollup:
 
     def use(self, when_s: int, workload: int, owner: int, component: str, more: Amount) -> None:
         """Energy and held time of an instant."""
-        used = more._replace(calibration_uj=0)  # bills are of energy as booked
+        # Bills are of energy and time as booked.
+        used = more._replace(calibration_uj=0, tensor_ns=0, tensor_known_ns=0)
         if used != ZERO:
             key = (*self._place(when_s, workload), workload, owner, component)
             self._used[key] = self._used.get(key, ZERO).plus(used)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from joulebook.config.lab import ReportSection
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item, RateUsed
+from joulebook.core.money.amounts import CALIBRATION, Charge, Charges, Exact, Item, RateUsed
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable, UsedRate
@@ -21,6 +21,9 @@ from joulebook.units import kwh_from_uj
 
 KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
 G_PER_KG = 1000
+
+_NEARLY_ALL = 0.95
+"""What is known of less of the time held says nothing of the whole."""
 
 _CO2E = Charge(Item.CO2E)
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
@@ -41,6 +44,8 @@ def rates(used: Sequence[UsedRate]) -> list[Rate]:
     groups: dict[tuple[str, str, str, str], list[tuple[RateUsed, int]]] = {}
     for row in used:
         rate = row.used
+        if rate.quantity.startswith(CALIBRATION):
+            continue
         weight = row.energy_uj or row.held_ns
         if rate.quantity in _ON_FACILITY:
             weight *= pue.get((row.node, rate.quarter_s), PPM)
@@ -221,14 +226,34 @@ def _sci(operational: Figure, embodied: Figure, count: int, about: About) -> Fig
     return Figure((low + high) / 2, unit, low, high, is_default, note=note)
 
 
-def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
-    """Compute from held time, peak and utilization."""
-    utilization = (
-        Figure(100 * footprint.UTILIZATION, "%", default=True, source=footprint.UTILIZATION_SOURCE)
-        if about.utilization is None
-        else Figure(100 * about.utilization, "%", source="said by the researcher")
+_AT_MOST = "at most"
+_MEASURED = "measured by GPM: share of the time held in which tensor cores worked"
+
+
+def _utilization(runs: Sequence[Run], about: About) -> Figure:
+    """How much of the peak was used: as was said, as was measured at most, or as is assumed."""
+    if about.utilization is not None:
+        return Figure(100 * about.utilization, "%", source="said by the researcher")
+    amounts = [amount for run in runs for amount in run.by_model.values()]
+    held_ns, known_ns, tensor_ns = (
+        sum(getattr(amount, name) for amount in amounts)
+        for name in ("held_ns", "tensor_known_ns", "tensor_ns")
     )
-    share = about.utilization or footprint.UTILIZATION
+    if not known_ns or known_ns < _NEARLY_ALL * held_ns:
+        source = footprint.UTILIZATION_SOURCE
+        return Figure(100 * footprint.UTILIZATION, "%", default=True, source=source)
+    return Figure(
+        100 * tensor_ns / known_ns,
+        "%",
+        source=_MEASURED,
+        note=f"{_AT_MOST}: a tensor core that is active need not run at its peak",
+    )
+
+
+def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
+    """Compute from held time, peak and utilization; at most, where that was measured."""
+    utilization = _utilization(runs, about)
+    share = (utilization.value or 0.0) / 100
     total = 0.0
     sources: list[str] = []
     precisions: list[str] = []
@@ -249,9 +274,10 @@ def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
     if not sources:
         return Compute(Figure(None, PFLOPS_DAYS, unknown="no GPU was held"), "", utilization, "")
     precision = ", ".join(dict.fromkeys(precisions))
-    is_default = about.utilization is None or not about.precision
+    is_default = utilization.default or not about.precision
+    note = f"dense {precision} peak" + (f"; {_AT_MOST}" if utilization.note else "")
     return Compute(
-        Figure(total, PFLOPS_DAYS, default=is_default, note=f"dense {precision} peak"),
+        Figure(total, PFLOPS_DAYS, default=is_default, note=note),
         precision,
         utilization,
         "; ".join(dict.fromkeys(sources)),

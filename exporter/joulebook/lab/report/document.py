@@ -200,6 +200,7 @@ def _quality(statement: Statement) -> Iterator[StatementRow]:
     yield StatementRow("methods", _shares(quality.methods))
     yield StatementRow("evidence of holding", _shares(quality.evidence))
     yield _row("sensor, \u00b1", quality.sensor)
+    yield _row("counter against power", quality.counters)
     yield _row("reading, \u00b1", quality.reading)
     combined = wording.figure(quality.uncertainty)
     yield StatementRow("uncertainty, \u00b1", combined, quality.how_combined)

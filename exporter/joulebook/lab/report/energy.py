@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable
+from joulebook.core.report.footprint import SENSOR_PERCENT, SENSOR_SOURCE
 from joulebook.core.report.run_roles import RunRoles
-from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added
+from joulebook.core.report.runs import Run
+from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added, calibrations
 from joulebook.lab.report.model import Energy, EnergyQuality, Figure, SharePercent
-from joulebook.lab.report.wording import percent
+from joulebook.lab.report.wording import listed, percent, quantity
 from joulebook.units import kwh_from_uj
 
 KWH, PERCENT = "kWh", "%"
@@ -94,37 +97,92 @@ def _facility(tally: Tally) -> Figure:
     return _kwh(facility_uj, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
 
-def quality(account: ReportData, project: Tally, settings: ReportSection) -> EnergyQuality:
+def quality(
+    account: ReportData, runs: Sequence[Run], project: Tally, settings: ReportSection
+) -> EnergyQuality:
     """How well the energy is known."""
-    calibrated = settings.sensor_percent is not None
-    sensor = (
-        footprint.SENSOR_PERCENT if settings.sensor_percent is None else settings.sensor_percent
-    )
-    source = settings.sensor_source or ("report.sensor_percent" if calibrated else "")
+    sensor = _sensor(account, runs, settings)
     reading = 100 * account.error_ratio
     return EnergyQuality(
         coverage=_coverage(account, project),
         methods=_shares(project.by_method, project.energy_uj),
         evidence=_shares(project.by_evidence, project.energy_uj),
         host=_host_share(project),
-        sensor=Figure(
-            sensor,
-            PERCENT,
-            default=not calibrated,
-            source=source or footprint.SENSOR_SOURCE,
-            note="" if calibrated else "the meters were not calibrated",
-        ),
+        sensor=sensor,
         reading=Figure(reading, PERCENT, source=account.source),
         uncertainty=Figure(
-            footprint.uncertainty_percent(sensor, reading), PERCENT, default=not calibrated
+            footprint.uncertainty_percent(sensor.value or 0.0, reading),
+            PERCENT,
+            default=sensor.default,
         ),
         attribution=_attribution(account, project),
+        counters=_counters(account, runs),
         how_combined=(
             "sensor and reading errors are bounds and are added, not their squares: the error of a "
             "meter is the same in every run. Attribution, coverage, PUE, prices and intensities "
             "are not in it"
         ),
     )
+
+
+def _sensor(account: ReportData, runs: Sequence[Run], settings: ReportSection) -> Figure:
+    """The error of the meters: of those that were calibrated what is left, by energy.
+
+    Errors of several meters are added like their energies: nothing is known to average out.
+    """
+    is_default = settings.sensor_percent is None
+    rest = settings.sensor_percent if settings.sensor_percent is not None else SENSOR_PERCENT
+    sources = {
+        settings.sensor_source or ("report.sensor_percent" if not is_default else SENSOR_SOURCE)
+    }
+    known = calibrations(account.rates)
+    parts = frozenset().union(*(run.parts for run in runs))
+    whole_uj = right_uj = added_uj = 0
+    left = 0.0
+    used: set[str] = set()
+    for row in account.postings:
+        if row.subject in parts:
+            whole_uj += row.amount.energy_uj
+            found = known.get((row.node, row.meter.name, row.quarter_s))
+            if found is not None:
+                right_uj += row.amount.energy_uj
+                added_uj += row.amount.calibration_uj
+                left += row.amount.energy_uj * found.percent
+                used |= found.sources
+    if not right_uj:
+        note = "the meters were not calibrated" if is_default else ""
+        return Figure(rest, PERCENT, default=is_default, source=listed(sorted(sources)), note=note)
+    note = f"calibrated for {percent(100 * right_uj / whole_uj)} of the energy"
+    read = quantity(kwh_from_uj(whole_uj - added_uj), KWH)
+    note += f"; {read} as read, {kwh_from_uj(added_uj):+.4g} kWh by calibration"
+    return Figure(
+        (left + (whole_uj - right_uj) * rest) / whole_uj,
+        PERCENT,
+        default=is_default and right_uj < whole_uj,
+        source=listed(sorted(used | (sources if right_uj < whole_uj else set()))),
+        note=note,
+    )
+
+
+_GRAVEST = (Verdict.WRONG, Verdict.CANNOT_TELL, Verdict.NONE, Verdict.SOUND)
+
+
+def _counters(account: ReportData, runs: Sequence[Run]) -> Figure:
+    """The counters of the GPUs of these runs against power, as the nodes say now."""
+    used = sorted({gpu for run in runs for gpu in run.gpus})
+    audits = {gpu: account.audits[gpu] for gpu in used if gpu in account.audits}
+    if not audits:
+        why = f"cannot tell: {account.source} knows no audit of them (joulebook doctor does)"
+        return Figure(None, PERCENT, unknown=why)
+    verdicts = {audits[gpu].verdict if gpu in audits else Verdict.NONE for gpu in used}
+    verdict = next(each for each in _GRAVEST if each in verdicts)
+    ratios = [100 * each.ratio for each in audits.values() if each.ratio]
+    wrong = [meter.name for (_, meter), each in audits.items() if each.verdict is Verdict.WRONG]
+    note = str(verdict or Verdict.CANNOT_TELL) + (f" ({listed(wrong)})" if wrong else "")
+    if not ratios:
+        return Figure(None, PERCENT, unknown=note)
+    mean = sum(ratios) / len(ratios)
+    return Figure(mean, PERCENT, min(ratios), max(ratios), note=note)
 
 
 def _coverage(account: ReportData, project: Tally) -> Figure:

@@ -142,7 +142,8 @@ class EnergyQuality(Struct, frozen=True):
     are lower bounds, and at 0 % energy is that of GPUs alone. `uncertainty` is the
     half-width of the measured part: `sensor` and `reading` (what the way from ledger to report
     adds) added up. `attribution` is apart from it: the part of the energy that was shared out
-    among several holders, or comes from a model.
+    among several holders, or comes from a model. `counters` is what the energy counters of GPUs
+    show of the energy that their power comes to, and whether that is right.
     """
 
     coverage: Figure
@@ -154,6 +155,7 @@ class EnergyQuality(Struct, frozen=True):
     uncertainty: Figure
     attribution: Figure
     how_combined: str
+    counters: Figure
 
 
 class Rate(Struct, frozen=True):

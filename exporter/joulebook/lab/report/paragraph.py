@@ -184,3 +184,13 @@ def _how(statement: Statement) -> Iterator[str]:
     if covered is not None:
         text += f"; readings cover {percent(covered)} of the time for which GPUs were held"
     yield f"{text}."
+    if "counter" in methods:
+        yield f"Counters against power: {_counters(quality.counters)}."
+
+
+def _counters(found: Figure) -> str:
+    if found.value is None:
+        return found.unknown
+    low, high = found.low or found.value, found.high or found.value
+    shown = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    return f"they show {shown} of the energy that it comes to, {found.note}"

@@ -98,7 +98,7 @@ def make(
         inventory=inventory,
         counts=_counts(effort, reported.states_from),
         energy=energy.energy(effort, project),
-        quality=energy.quality(charged, project, reported.settings),
+        quality=energy.quality(account, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),

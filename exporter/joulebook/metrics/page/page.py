@@ -137,7 +137,7 @@ def _books(books: Books) -> str:
     )
     rest_uj = sum(books.remainders.values())
     waiting_uj = sum(pending_uj(books).values())
-    meters_uj = sum(state.read_uj for state in books.meters.values())
+    meters_uj = sum(state.exposed_uj for state in books.meters.values())
     entries = (
         ("booked", "workloads", booked_uj),
         ("rest", "remainders", rest_uj),

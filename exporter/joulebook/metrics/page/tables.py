@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from joulebook.core import units_text
+from joulebook.core.energy.audit import Verdict
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.series import OVERFLOW
@@ -56,6 +57,10 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
         cut = Counter(each.profile or "instance" for each in status.instances)
         listed = ", ".join(f"{count} x {profile}" for profile, count in sorted(cut.items()))
         under.append(f"MIG: {text(listed, 80) or 'no instance'}")
+    state = scene.books.meters.get(status.meter)
+    if state is not None and (audit := state.shown_audit).verdict is not Verdict.NONE:
+        said = f"counter {text(audit.said, 80)}"
+        under.append(f"<strong>{said}</strong>" if audit.verdict is Verdict.WRONG else said)
     age_ns = scene.view.now_ns - status.t_ns
     if age_ns > _STALE_NS:
         under.append(f"read {units_text.duration(age_ns)} ago")

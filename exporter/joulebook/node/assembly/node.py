@@ -274,6 +274,7 @@ def _policy(config: Config) -> BookingPolicy:
     return BookingPolicy(
         settle_ns=ns_from_s(config.daemon.settle_s),
         other=OtherSplit(config.host.other),
+        calibrations={name: each.values() for name, each in config.calibration.items()},
         series=series.SeriesPolicy(
             zero_hold_ns=ns_from_s(shown.zero_hold()),
             linger_ns=ns_from_s(shown.linger_s),

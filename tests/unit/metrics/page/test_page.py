@@ -9,6 +9,7 @@ from tests.unit.metrics.hostile import NAMES, hostile_view
 from tests.unit.metrics.sample import GPU0, NOW_NS, busy_view, device, small_books, small_view
 
 from joulebook.core.attribution.claims import Evidence, Holder
+from joulebook.core.energy.audit import Audit, Verdict
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.core.ledger.state import Books, WorkloadState
@@ -277,3 +278,15 @@ def test_page_says_which_setting_is_missing() -> None:
     assert "Not shown: cost of electricity, because rates.price.kind is not set." in text
     assert "EUR" not in text
     assert "Charged" not in text
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SOUND, Verdict.WRONG, Verdict.CANNOT_TELL])
+def test_a_card_says_how_its_counter_stands_to_its_power(verdict: Verdict) -> None:
+    view = busy_view()
+    meters = {
+        meter: msgspec.structs.replace(state, audit=Audit(verdict=verdict, ratio=0.9))
+        for meter, state in view.books.meters.items()
+    }
+    view = msgspec.structs.replace(view, books=msgspec.structs.replace(view.books, meters=meters))
+    page = " ".join(read(view).said)
+    assert f"counter {verdict}: 90.0% of power" in page

@@ -14,11 +14,14 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import re
 import struct
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import msgspec
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
@@ -30,6 +33,20 @@ from joulebook.units import UW_PER_MW
 _PER_MILLI, _PER_MICRO = 1_000, 1_000_000
 HEADROOM = 2
 """A card may draw so many times its cap for a moment."""
+
+
+_RAS = re.compile(r"^(ue|ce): *(\d{1,18})$", re.MULTILINE)
+_RAS_KINDS = {"ce": "corrected", "ue": "uncorrected"}
+
+
+def _ras(folder: Path) -> dict[tuple[str, str], int]:
+    """Errors of all blocks of a card (`*_err_count`); none where the kernel counts none."""
+    counts: dict[tuple[str, str], int] = {}
+    for path in sorted(folder.glob("*_err_count")):
+        for kind, number in _RAS.findall(text_or(path)):
+            key = ("ecc_errors", _RAS_KINDS[kind])
+            counts[key] = counts.get(key, 0) + int(number)
+    return counts
 
 
 class AmdCard:
@@ -86,7 +103,8 @@ class AmdCard:
             "sm_clock_hertz": scaled(hwmon / "freq1_input", 1),
             "memory_clock_hertz": scaled(hwmon / "freq2_input", 1),
         }
-        return place.status(self.meter, index, t_ns, values)
+        status = place.status(self.meter, index, t_ns, values)
+        return msgspec.structs.replace(status, counts=_ras(device / "ras"))
 
     def _table(self) -> Metrics | None:
         try:

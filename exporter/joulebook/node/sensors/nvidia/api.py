@@ -29,7 +29,6 @@ from joulebook.node.sensors.nvidia.errors import (
     maybe,
 )
 from joulebook.node.sensors.nvidia.fields import (
-    ANSWERS,
     DEFAULT_POWER_MW,
     FIELDS,
     MAX_CLOCK_MHZ,
@@ -42,8 +41,8 @@ from joulebook.node.sensors.nvidia.fields import (
     MAX_UPTIME_S,
     PLAUSIBLE_FACTOR,
     POWERS,
-    QUESTIONS,
     REASONS,
+    FieldValues,
     values,
 )
 
@@ -173,10 +172,9 @@ class NvmlDevice:
             session.prepare(("nvmlDeviceGetClockInfo",), handle, clock, u32)
             for clock in (_CLOCK_SM, _CLOCK_MEMORY)
         )
-        self._field_values = (ctypes.c_char * len(QUESTIONS))()
         self._throttled: tuple[tuple[int, ...], Mapping[str, int]] = ((), {})
-        self._fields = session.prepare(
-            ("nvmlDeviceGetFieldValues",), handle, len(FIELDS), self._field_values
+        self.field_values = FieldValues(
+            session.function("nvmlDeviceGetFieldValues"), handle, FIELDS
         )
         self._memory = (ctypes.c_char * _MEMORY_V2.size)()
         # The older call counts what the driver keeps for itself as used.
@@ -237,10 +235,9 @@ class NvmlDevice:
 
     def fields(self) -> Fields:
         """All field values in one call, each checked by its own return code."""
-        ctypes.memmove(self._field_values, QUESTIONS, len(QUESTIONS))
-        if self._fields():
+        answers = self.field_values.answers()
+        if not answers:
             return Fields()
-        answers = ANSWERS.unpack_from(self._field_values)
         average_mw, instant_mw, module_mw, module_instant_mw = (
             None if mw is None else self._within("power", mw, self.max_power_mw)
             for mw in values(answers[: 3 * POWERS])

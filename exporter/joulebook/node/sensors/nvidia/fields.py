@@ -5,8 +5,10 @@ Figures beyond the limits are refused (`api`, `processes`).
 
 from __future__ import annotations
 
+import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from joulebook.node.sensors.nvidia.errors import UNKNOWN
@@ -31,7 +33,10 @@ MAX_TEMPERATURE_C = 255
 MAX_CLOCK_MHZ = 100_000
 
 
-ONLY_32_BITS = 1
+_Fields = Sequence[tuple[int, int]]
+"""Field ids, each with its scope."""
+
+_ONLY_32_BITS = 1
 """The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half means nothing."""
 
 POWER_AVERAGE, POWER_INSTANT = 185, 186
@@ -65,15 +70,40 @@ POWERS = 4
 REASONS = tuple(THROTTLE_FIELDS.values())
 # nvmlFieldValue_t: id, scope, timestamp, latency, value type, return code, value.
 _FIELD = struct.Struct("=IIqqIiQ")
-ANSWERS = struct.Struct("=" + "24xIiQ" * len(FIELDS))
-# Written over the array before every call: a value the driver does not touch is then an error,
-# never the one of the call before.
-QUESTIONS = b"".join(_FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in FIELDS)
+
+
+class FieldValues:
+    """Several fields of one GPU, asked for in one call."""
+
+    def __init__(
+        self, function: Callable[..., int] | None, handle: object, fields: _Fields
+    ) -> None:
+        # Written over the array before every call: a value the driver does not touch is then an
+        # error, never the one of the call before.
+        self._questions = b"".join(
+            _FIELD.pack(field, scope, 0, 0, 0, UNKNOWN, 0) for field, scope in fields
+        )
+        self._answers = struct.Struct("=" + "24xIiQ" * len(fields))
+        self.buffer = (ctypes.c_char * len(self._questions))()
+        self._call: Callable[[], int] | None = (
+            None if function is None else partial(function, handle, len(fields), self.buffer)
+        )
+
+    def answers(self) -> tuple[int, ...]:
+        """Return value type, return code and value of each field; nothing if the call failed."""
+        ctypes.memmove(self.buffer, self._questions, len(self._questions))
+        if self._call is None or self._call():
+            return ()
+        return self._answers.unpack_from(self.buffer)
+
+    def ask(self) -> list[int | None]:
+        """Return the values, in order; `None` for what the GPU does not tell."""
+        return values(self.answers()) or [None] * (len(self._questions) // _FIELD.size)
 
 
 def values(answers: Sequence[int]) -> list[int | None]:
-    """What some of `ANSWERS` say, each by its own return code (`None`: not supported)."""
+    """What some answers say, each by its own return code (`None`: not supported)."""
     return [
-        None if code else value & 0xFFFFFFFF if kind == ONLY_32_BITS else value
+        None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
         for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
     ]

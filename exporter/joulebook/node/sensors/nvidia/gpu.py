@@ -22,6 +22,7 @@ from joulebook.core.energy.readings import (
 from joulebook.errors import SensorError
 from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
+from joulebook.node.sensors.nvidia.health import Health, HealthReader
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
@@ -70,6 +71,12 @@ class OpenGpu:
         """What tells the power of a Jetson, of which NVML knows none."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
+        self._health_reader = HealthReader(session, device.handle, device.rejected)
+        self._health = Health()
+        self.xids: Counter[int] = Counter()
+        """How often each Xid happened."""
+        self.last_xid: int | None = None
+        """The last of them; 0: none yet, `None`: they cannot be asked for."""
         self._instances: tuple[Instance, ...] | None = None
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
@@ -90,6 +97,8 @@ class OpenGpu:
         self.has_counter = earlier.has_counter
         self.is_module, self.socket = earlier.is_module, earlier.socket
         self._instances = earlier._instances
+        self._health_reader.go_on_from(earlier._health_reader)
+        self.xids, self.last_xid = earlier.xids, earlier.last_xid
         self._mig.refused = earlier._mig.refused
         self._mig.slices = self._mig.slices or earlier._mig.slices
         self.device.rejected.update(earlier.device.rejected)
@@ -100,6 +109,7 @@ class OpenGpu:
     def close(self) -> None:
         """Give back to the driver what is its own; before its session ends."""
         self._mig.close()
+        self._health_reader.close()
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
@@ -162,6 +172,8 @@ class OpenGpu:
             self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
+        if processes:
+            self._health = self._health_reader.look(t_ns)
         uptime_s = device.uptime_s()
         reading = Reading(
             self.meter,
@@ -177,11 +189,13 @@ class OpenGpu:
             instances=instances,
             utilization_pct=gauges.gpu_pct,
             parts=(self.socket.meter,) if self.is_module and self.socket else (),
+            tensor_ppm=self._health.tensor_ppm if processes else None,
         )
         shown_mw = instant_mw if average_mw is None else average_mw
         if self.is_module and shown_mw is not None:
             shown_mw = self._without_socket(shown_mw)
-        return reading, self.status(t_ns, _values(gauges, shown_mw), throttle_ns)
+        values = {**_values(gauges, shown_mw), **self._health.values}
+        return reading, self.status(t_ns, values, throttle_ns)
 
     def status(
         self, t_ns: int, values: Mapping[str, float], throttle_ns: Mapping[str, int]
@@ -202,7 +216,13 @@ class OpenGpu:
             throttle_ns,
             self._instances or (),
             self._mig.slices if self._is_cut else 0,
+            counts=self._counts(),
+            last_xid=self.last_xid,
         )
+
+    def _counts(self) -> dict[tuple[str, str], int]:
+        xids = {("xid_errors", str(xid)): count for xid, count in self.xids.items()}
+        return {**self._health.counts, **xids}
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """The MIG instances and their work; `None` if the driver fails to say."""

@@ -1,19 +1,16 @@
 """What a card is cut into, and how busy each piece was: MIG devices and GPM.
 
 Energy and power exist for the whole card only (an exporter that repeats them on every instance
-multiplies them: dcgm-exporter issue 317). What tells the instances apart is GPM, NVIDIA's GPU
-performance monitoring, on Hopper and newer: two samples of one GPU instance, more than 100 ms
-apart, give the share of its multiprocessors that were at work between them (`nvml.h`, "GPM
-functions"). Its samples lie in buffers of the driver's, which are freed here.
+multiplies them: dcgm-exporter issue 317). What tells the instances apart is GPM (`gpm`): the share
+of the multiprocessors of each GPU instance that were at work.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from functools import partial
 
 import pynvml
 
@@ -28,68 +25,31 @@ from joulebook.node.sensors.nvidia.errors import (
     maybe,
     meaning,
 )
-from joulebook.units import NS_PER_MS
+from joulebook.node.sensors.nvidia.gpm import Gpm, has_gpm
 
 SM_UTIL = 2
 """The GPM metric "percentage of SMs that were busy" (NVML_GPM_METRIC_SM_UTIL)."""
-
-APART_NS = 100 * NS_PER_MS
-"""Samples must be further apart than this."""
 
 _GONE = frozenset({meaning(NOT_FOUND).reason, meaning(INVALID_ARGUMENT).reason})
 
 MOST_SLICES = 64
 """No card of 2026 is cut into more than seven."""
 
-IMPLAUSIBLE = "gpm_implausible"
-_HIGHEST_PERCENT = 101.0
 PPM = 1_000_000
-
-
-class GpmMetric(ctypes.Structure):
-    """`nvmlGpmMetric_t`."""
-
-    _fields_ = (
-        ("id", ctypes.c_uint),
-        ("code", ctypes.c_int),
-        ("value", ctypes.c_double),
-        ("names", ctypes.c_char_p * 3),
-    )
-
-
-class GpmMetricsGet(ctypes.Structure):
-    """`nvmlGpmMetricsGet_t` with room for one metric: the driver looks at `count` of them only."""
-
-    _fields_ = (
-        ("version", ctypes.c_uint),
-        ("count", ctypes.c_uint),
-        ("first", ctypes.c_void_p),
-        ("second", ctypes.c_void_p),
-        ("metric", GpmMetric),
-    )
-
-
-class _Sample(NamedTuple):
-    """The last GPM sample of a GPU instance, and what the two last ones came to."""
-
-    buffer: ctypes.c_void_p
-    t_ns: int
-    active_ppm: int | None
 
 
 class Mig:
     """The MIG devices of one card. `close` it before the session ends."""
 
     def __init__(self, session: Session, handle: object) -> None:
+        self._session = session
         self._handle = handle
         slices = int(maybe(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
         self.slices: int = slices if slices <= MOST_SLICES else 0
-        self.has_gpm = _has_gpm(handle)
+        self.has_gpm = has_gpm(handle)
         self._sample_get = session.function("nvmlGpmMigSampleGet")
-        self._metrics_get = session.function("nvmlGpmMetricsGet")
         self._gi_slices: dict[int, int] = {}
-        self._samples: dict[int, _Sample] = {}
-        self._spare: ctypes.c_void_p | None = None
+        self._gpms: dict[int, Gpm] = {}
         self.refused: Counter[str] = Counter()
 
     def instances(self) -> tuple[Instance, ...]:
@@ -147,56 +107,20 @@ class Mig:
         )
 
     def _active_ppm(self, gi: int, now_ns: int) -> int | None:
-        last = self._samples.get(gi)
-        if last is not None and now_ns - last.t_ns <= APART_NS:
-            return last.active_ppm
-        buffer, self._spare = self._spare or _allocated(), None
-        if buffer is None or self._sample_get is None:
-            return None
-        if self._sample_get(self._handle, ctypes.c_uint(gi), buffer):
-            self._spare = buffer
-            return None
-        active_ppm = None
-        if last is not None:
-            active_ppm = self._between(last.buffer, buffer)
-            self._spare = last.buffer
-        self._samples[gi] = _Sample(buffer, now_ns, active_ppm)
-        return active_ppm
-
-    def _between(self, first: ctypes.c_void_p, second: ctypes.c_void_p) -> int | None:
-        if self._metrics_get is None:
-            return None
-        asked = GpmMetricsGet(1, 1, first, second, GpmMetric(SM_UTIL))
-        if self._metrics_get(ctypes.byref(asked)) or asked.metric.code:
-            return None
-        percent = float(asked.metric.value)
-        if not math.isfinite(percent) or not 0 <= percent <= _HIGHEST_PERCENT:
-            self.refused[IMPLAUSIBLE] += 1
-            return None
-        return round(min(percent, 100.0) * (PPM // 100))
+        gpm = self._gpms.get(gi)
+        if gpm is None:
+            if self._sample_get is None:
+                return None
+            take = partial(self._sample_get, self._handle, ctypes.c_uint(gi))
+            gpm = self._gpms[gi] = Gpm(self._session, (SM_UTIL,), take, self.refused)
+        (percent,) = gpm.means(now_ns)
+        return None if percent is None else round(percent * (PPM // 100))
 
     def _keep(self, wanted: Iterable[int]) -> None:
         """Free the samples of GPU instances that are gone; their ids may be given again."""
-        for gi in self._samples.keys() - set(wanted):
-            _free(self._samples.pop(gi).buffer)
+        for gi in self._gpms.keys() - set(wanted):
+            self._gpms.pop(gi).close()
 
     def close(self) -> None:
         """Free all samples."""
         self._keep(())
-        if self._spare is not None:
-            _free(self._spare)
-            self._spare = None
-
-
-def _has_gpm(handle: object) -> bool:
-    support = maybe(pynvml.nvmlGpmQueryDeviceSupport, handle)
-    return support is not None and bool(support.isSupportedDevice)
-
-
-def _allocated() -> ctypes.c_void_p | None:
-    buffer = maybe(pynvml.nvmlGpmSampleAlloc)
-    return None if buffer is None else ctypes.cast(buffer, ctypes.c_void_p)
-
-
-def _free(buffer: ctypes.c_void_p) -> None:
-    maybe(pynvml.nvmlGpmSampleFree, buffer)

@@ -36,6 +36,7 @@ from joulebook.node.sensors.nvidia.errors import (
     meaning,
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu
+from joulebook.node.sensors.nvidia.health import XidEvents, address
 from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
@@ -82,6 +83,7 @@ class NvmlSensor:
         self._proc = proc or Path("/proc")
         self._starts = ProcessStarts(proc)
         self._session: Session | None = None
+        self._xids: XidEvents | None = None
         self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._unread: list[DeviceStatus] = []  # counted, but never opened
@@ -110,6 +112,8 @@ class NvmlSensor:
         if session is not None:
             for card in self._cards.values():
                 card.close()
+            if self._xids is not None:
+                self._xids.close()
             session.close()
 
     def look(self, *, processes: bool) -> PollResult:
@@ -151,6 +155,7 @@ class NvmlSensor:
         readings: list[Reading] = []
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
+        self._note_xids()
         failures = [Failure(meter, now_ns, reason) for meter, reason in self._absent.items()]
         statuses += [msgspec.structs.replace(each, t_ns=now_ns) for each in self._unread]
         for meter, card in self._cards.items():
@@ -176,6 +181,16 @@ class NvmlSensor:
         if processes:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
         return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
+
+    def _note_xids(self) -> None:
+        """Count what the driver reports of errors since the last look, and log each."""
+        happened = self._xids.happened() if self._xids is not None else ()
+        for handle, xid in happened:
+            for meter, card in self._cards.items():
+                if address(card.device.handle) == handle:
+                    card.xids[xid] += 1
+                    card.last_xid = xid
+                    log.warning("GPU %s: Xid %d (see dmesg)", meter.name, xid)
 
     def _pair_sockets(self) -> None:
         """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
@@ -228,6 +243,10 @@ class NvmlSensor:
                 continue
             _once.recovered(f"GPU {index}", "GPU %d responds again", index)
             found[card.meter] = card
+        self._xids = XidEvents(session)
+        for card in found.values():
+            if self._xids.register(card.device.handle):
+                card.last_xid = card.last_xid or 0
         gone = [meter for meter in self._cards if meter not in found]
         reasons = list(silent.values())
         self._absent = dict.fromkeys(gone, reasons[0] if reasons else _GONE)

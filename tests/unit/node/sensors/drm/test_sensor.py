@@ -185,3 +185,18 @@ def test_amdsmi_is_only_imported_where_rocm_is(
     assert smi is not None
     assert smi.energy_uj(PCI) == 16_000_000
     assert smi.energy_uj("0000:ff:00.0") is None
+
+
+def test_errors_of_all_blocks_of_an_amd_card_are_counted(tmp_path: Path) -> None:
+    machine, clock = Machine(tmp_path), StillClock()
+    device = machine.amd(0, PCI, metrics=None, watts=55)
+    sensor = opened(machine, clock)
+    assert sensor.look(processes=False).statuses[0].counts == {}, "the kernel counts none"
+    put(device / "ras/umc_err_count", "ue: 1\nce: 20\n")
+    put(device / "ras/gfx_err_count", "ue: 0\nce: 3\n")
+    put(device / "ras/sdma_err_count", "ue: x\nde: 5\n")
+    put(device / "ras/features", "feature mask: 0x1")
+    assert sensor.look(processes=False).statuses[0].counts == {
+        ("ecc_errors", "corrected"): 23,
+        ("ecc_errors", "uncorrected"): 1,
+    }

@@ -98,7 +98,7 @@ def test_all_field_values_come_in_one_call_each_with_its_own_code(bench: MakeBen
 def test_a_field_that_the_driver_leaves_alone_is_no_value(bench: MakeBench) -> None:
     _, _, device = opened(bench)
     assert device.fields().power_instant_mw == 50_000
-    device._fields = lambda: 0  # a driver that says success and writes nothing
+    device.field_values._call = lambda: 0  # a driver that says success and writes nothing
     assert device.fields() == Fields(throttle_ns={})
 
 

@@ -51,12 +51,12 @@ def bad_uptime(card: OpenGpu) -> None:
 
 def bad_fields(card: OpenGpu) -> None:
     def fields() -> int:
-        buffer = card.device._field_values
+        buffer = card.device.field_values.buffer
         for at in range(0, len(buffer), 40):
             struct.pack_into("=IiQ", buffer, at + 24, 3, 0, 18_000_000_000_000_000_000)
         return 0
 
-    card.device._fields = fields
+    card.device.field_values._call = fields
 
 
 def bad_gauges(card: OpenGpu) -> None:
@@ -159,10 +159,10 @@ def test_one_answer_of_garbage_books_nothing_and_is_a_gap(bench: MakeBench, tmp_
     place = bench([Gpu(has_energy_counter=False, enforced_limit_mw=700_000)])
     sensor = place.sensor()
     (card,) = sensor._cards.values()
-    books, real = Books(), card.device._fields
+    books, real = Books(), card.device.field_values._call
     for second in range(12):
         place.scenario.advance(SECOND)
-        card.device._fields = real
+        card.device.field_values._call = real
         if second == 5:
             bad_fields(card)
             bad_gauges(card)

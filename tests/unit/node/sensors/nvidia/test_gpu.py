@@ -79,6 +79,7 @@ def test_a_look_says_all_there_is(bench: MakeBench) -> None:
             "memory_clock_hertz": 1.215e9,
         },
         throttle_ns={**dict.fromkeys(status.throttle_ns, 0), "hw_thermal": 2 * SECOND},
+        last_xid=0,
     )
 
 

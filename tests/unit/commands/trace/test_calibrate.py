@@ -1,0 +1,108 @@
+"""A trace against a meter's CSV: the gain and offset between them, or why there is none."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from joulebook import cli
+from joulebook.config import load
+
+WATTS = [60, 300, 150, 420, 90, 380, 220, 60, 330, 270, 180, 410]
+"""What the GPU says for 20 s each."""
+
+
+def write_trace(path: Path, *, counter: bool = True) -> Path:
+    devices = [{"name": "GPU-a", "model": "NVIDIA A100"}, {"name": "GPU-b"}]
+    header = {"v": 1, "kind": "joulebook-trace", "devices": devices}
+    lines: list[dict[str, object]] = [header]
+    consumed_uj = 5_000_000
+    for tenth in range(200 * len(WATTS)):
+        watts, t_ns = WATTS[tenth // 200], tenth * 10**8
+        line: dict[str, object] = {"t_ns": t_ns, "gpu": 0, "power_mw": watts * 1000}
+        if counter:
+            line["energy_uj"] = consumed_uj
+        consumed_uj += watts * 100_000
+        lines += [line, {"t_ns": t_ns, "gpu": 1, "power_mw": 50_000}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def write_meter(
+    path: Path, *, gain: float = 1.05, offset_w: float = -4.0, late_s: float = 0
+) -> Path:
+    rows = ["t_s,watts"]
+    for tenth in range(200 * len(WATTS)):
+        watts = gain * WATTS[tenth // 200] + offset_w + (0.3 if tenth % 2 else -0.3)
+        rows.append(f"{tenth / 10 + late_s:.1f},{watts:.2f}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("counter", [True, False])
+def test_the_table_that_it_prints_is_one_that_the_daemon_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counter: bool
+) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl", counter=counter)
+    meter = write_meter(tmp_path / "meter.csv", late_s=7)
+    words = ["--gpu", "0", "--shift", "-7", "--source", 'PDU "4"', "--meter-error", "0.005"]
+    assert cli.main(["calibrate", str(trace), str(meter), *words]) == 0
+    said = capsys.readouterr().out
+    found = tomllib.loads(said)["calibration"]["GPU-a"]
+    assert found["gain"] == pytest.approx(1.05, abs=0.01)
+    assert found["offset_w"] == pytest.approx(-4, abs=2)
+    assert 0.005 <= found["uncertainty_ratio"] < 0.02
+    assert found["source"] == 'PDU "4"'
+    config = tmp_path / "joulebook.toml"
+    config.write_text(said)
+    assert load(config, {}).calibration["GPU-a"].values().gain_ppm == pytest.approx(
+        1.05e6, rel=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("meter", "words", "said"),
+    [
+        ("t_s,watts\n0,60\n", ["--gpu", "0"], "0 windows"),
+        ("time,watts\n0,60\n", ["--gpu", "0"], "no column t_s"),
+        ("t_s,watts\n0,60\n0,61\n", ["--gpu", "0"], "3: t_s 0 is not after 0"),
+        ("t_s,watts\n0,sixty\n", ["--gpu", "0"], "2: watts = 'sixty': expected"),
+        ("t_s,watts\n0,-5\n", ["--gpu", "0"], "2: watts = '-5': expected"),
+        ("t_s,watts\n0,nan\n", ["--gpu", "0"], "2: watts = 'nan': expected"),
+        ("", ["--gpu", "0"], "no column"),
+        ("t_s,watts\n0,60\n", [], "--gpu '': expected 0 to 1"),
+        ("t_s,watts\n0,60\n", ["--gpu", "7"], "--gpu '7': expected 0 to 1"),
+        ("t_s,watts\n0,60\n", ["--gpu", "0", "--shift", "nan"], "--shift nan"),
+        ("\x00\xff", ["--gpu", "0"], "not CSV in UTF-8"),
+    ],
+)
+def test_nonsense_is_refused_and_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    meter: str,
+    words: list[str],
+    said: str,
+) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl")
+    file = tmp_path / "meter.csv"
+    file.write_bytes(meter.encode("latin-1"))
+    assert cli.main(["calibrate", str(trace), str(file), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_meter_that_is_not_there_and_one_of_another_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = str(write_trace(tmp_path / "trace.jsonl"))
+    assert cli.main(["calibrate", trace, str(tmp_path / "no.csv"), "--gpu", "0"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    meter = write_meter(tmp_path / "meter.csv", gain=0.1, offset_w=500)
+    assert cli.main(["calibrate", trace, str(meter), "--gpu", "GPU-a"]) == 2
+    assert "a gain of 0.1" in capsys.readouterr().err
+    # A constant load tells no gain.
+    meter = write_meter(tmp_path / "meter.csv")
+    assert cli.main(["calibrate", trace, str(meter), "--gpu", "GPU-b"]) == 2
+    assert "a load that varies" in capsys.readouterr().err
