@@ -182,7 +182,7 @@ class Web:
     ) -> bytes:
         """The body of a good answer. Raises `FeedError`.
 
-        `secret`: a key is in it, so a plain connection to another machine is said aloud, once.
+        `secret`: it contains a key, so an unencrypted connection to another machine is logged once.
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
@@ -321,7 +321,7 @@ def retry_after_s(header: str, now_s: float) -> float:
 
 
 def _shown(url: str) -> str:
-    """An address as messages show it: no user, no password, no query."""
+    """Return a URL for messages: without user, password and query."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -331,5 +331,5 @@ def _shown(url: str) -> str:
 
 
 def basic(user_and_password: str) -> dict[str, str]:
-    """The header of basic authentication for `user:password`."""
+    """Return the header of basic authentication for `user:password`."""
     return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}

@@ -17,13 +17,13 @@ from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import Options, argument, command, option
 from joulebook.commands.shared.text import NOTHING, UNKNOWN, moment, seconds
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Point
 from joulebook.core.sanitize import one_line
 from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.build import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
-from joulebook.rates.sources import missing
 from joulebook.terminal import Column, Screen
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
-"""The API server, asked by raw paths.
+"""Requests to the API server, by raw paths.
 
-Answers are decoded by msgspec into the few fields that are read: the typed models of the
-`kubernetes` package cost tens of megabytes, and importing it fifteen. So in a pod the service
-account's files say how to sign in, and that package is imported where a kubeconfig is given only.
+Responses are decoded by msgspec into the few fields needed: the typed models of the `kubernetes`
+package cost tens of megabytes, and importing it fifteen. So a pod authenticates with its service
+account's files, and the package is only imported for a kubeconfig.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from joulebook.http_client import HttpStream, Web
 
 CONNECT_S = 5.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Of a list; the pods of one node come to a megabyte or two."""
+"""The most bytes of a list; the pods of one node take a megabyte or two."""
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Of one event; etcd takes no object above 1.5 MiB."""
 
 
 class ApiError(JoulebookError):
-    """The API server did not do what it was asked. `reason` is a short stable word."""
+    """Raised if a request to the API server failed. `reason` is a short stable word."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class ApiError(JoulebookError):
 
 
 class SignIn(NamedTuple):
-    """Where the API server is, how it is reached, and what proves who is asking."""
+    """The address of the API server, and how to connect and authenticate."""
 
     host: str
     web: Web
@@ -122,7 +122,7 @@ def _bearer(file: Path) -> Mapping[str, str]:
 
 
 def _of_kubeconfig(file: Path) -> SignIn:
-    """Sign in as a kubeconfig says. Raises `ApiError`."""
+    """Authenticate with a kubeconfig. Raises `ApiError`."""
     from kubernetes import client, config  # noqa: PLC0415 - late: 15 MiB
 
     settings = client.Configuration()

@@ -1,4 +1,4 @@
-"""The rates service: one asks the feeds, a lab's worth of nodes asks it.
+"""The rates service: it queries the feeds, and the nodes query it.
 
 `GET /v1/rates?since=SECONDS` answers the `RatesDocument` of `feeds/server.py`, `/` a page for
 people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
@@ -35,7 +35,7 @@ class RatesPages:
         self._now_s = now_s
 
     def document(self, since_s: int) -> bytes:
-        """All that is known of the time from `since_s` on, as JSON."""
+        """Return all that is known of the time from `since_s` on, as JSON."""
         rates, offers = self._poller.current, self._poller.offers
         price, carbon = (
             _since(offers.get(quantity), since_s) for quantity in (Quantity.PRICE, Quantity.CARBON)
@@ -45,7 +45,7 @@ class RatesPages:
         )
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """How the feeds do, as Prometheus text."""
+        """Return how the feeds do, as Prometheus text."""
         lines = [
             "# HELP joulebook_feed_up 1 if the last response of a rate source was usable, else 0.",
             "# TYPE joulebook_feed_up gauge",
@@ -74,18 +74,18 @@ class RatesPages:
         return body.encode(), "text/plain; version=0.0.4; charset=utf-8"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether every quantity that is configured is known now."""
+        """Return whether every quantity that is configured is known now."""
         now = self._poller.current.at(int(self._now_s()))
         known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
         lacking = [str(row.quantity) for row in self._poller.health() if not known[row.quantity]]
         return not lacking, f"not known: {', '.join(lacking)}" if lacking else "ready"
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the thread that asks the feeds is alive."""
+        """Return whether the thread that queries the feeds is alive."""
         return self._poller.alive, "ok" if self._poller.alive else "the poller has ended"
 
     def index(self) -> bytes:
-        """The sources and how they do, for people."""
+        """Return the sources and how they do, for people."""
         rows = "".join(
             f"<tr><td>{row.quantity}<td>{text(row.source, 300)}<td>{text(row.state, 300)}"
             f"<td>{_age(row.age_s(self._now_s()))}<td>{text(row.message, 300)}"
@@ -99,7 +99,7 @@ class RatesPages:
 
 
 class RatesServer(Server):
-    """The daemon's HTTP server with `/v1/rates`. Rates are no secret: anybody may read them."""
+    """The daemon's HTTP server with `/v1/rates`. Rates are public."""
 
     reveals = ""
 

@@ -1,4 +1,4 @@
-"""The ledger as reports ask for it: postings, charges, facts and gaps of a stretch of time."""
+"""Queries of reports: postings, charges, facts and gaps of a time range."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def workloads(conn: sqlite3.Connection, wanted: Selection) -> tuple[ReportWorklo
 
 
 def played(conn: sqlite3.Connection) -> frozenset[Meter]:
-    """The meters that were played from a recorded trace."""
+    """Return the meters that were played from a recorded trace."""
     return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
 
 
 def workload(row: Iterable[object]) -> ReportWorkload:
-    """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
+    """Return a row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
     scheduler_start_s, named, stage, outcome = rest
@@ -126,7 +126,7 @@ def workload(row: Iterable[object]) -> ReportWorkload:
 
 
 def _chosen(wanted: Selection) -> tuple[str, tuple[str, ...]]:
-    """The condition on `workload_id`, and its parameters. Names only ever go in as those."""
+    """Return the condition on `workload_id`, and its parameters. Names only ever go in as those."""
     if wanted.everything:
         return "1", ()
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""What a source of rates is, how it says that it has none, and what can be a rate at all.
+"""The contract of rate sources, their errors, and plausible values.
 
 A further feed is one file with a class like those in `neso.py`: a name, a `Plan`, and `fetch`,
 which asks `http_client.Web`, reads the answer into points and raises a `FeedError`; and one line in
@@ -50,7 +50,7 @@ class Quantity(StrEnum):
 
 
 class Plan(NamedTuple):
-    """How a source wants to be asked."""
+    """How a source should be queried."""
 
     every_s: float
     """From one question to the next."""
@@ -59,9 +59,9 @@ class Plan(NamedTuple):
     late_s: int = 0
     """How far behind now its newest value may end before it counts as late."""
     back_s: int = 2 * DAY_S
-    """How far back it is asked each time, since values are revised."""
+    """How far back it is queried each time, since values are revised."""
     local: bool = False
-    """Answers at once and without the network: not cached, asked before the first tick."""
+    """A local source: not cached, read before the first tick."""
 
 
 class RateSource(Protocol):
@@ -69,14 +69,14 @@ class RateSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is and for where, as people read it: `Energy-Charts DE-LU`."""
+        """Return its display name with the zone: `Energy-Charts DE-LU`."""
 
     @property
     def plan(self) -> Plan:
-        """How it wants to be asked."""
+        """Return how it should be queried."""
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """All it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
+        """Return all it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
 
         What is not known is left out, never 0. Raises `FeedError`.
         """
@@ -149,7 +149,7 @@ _PER_KWH = {"kWh": Decimal(1), "MWh": Decimal(1000), "Wh": Decimal("0.001")}
 
 
 def price_nano(value: float | Decimal | str, unit: str, currency: str, where: str) -> int:
-    """A price in a unit like `EUR / MWh` as nano-currency per kWh.
+    """Return a price in a unit like `EUR / MWh` as nano-currency per kWh.
 
     Raises `FeedWrong` (`unit`, `currency`, `garbage`) if it is none, or in another currency.
     """
@@ -170,12 +170,12 @@ def grams_ug(value: float | Decimal | str, where: str) -> int:
 
 
 def unit_of(quantity: Quantity, currency: str) -> str:
-    """The unit that points of a quantity are in."""
+    """Return the unit that points of a quantity are in."""
     return UG_PER_KWH if quantity is Quantity.CARBON else nano_per_kwh(currency)
 
 
 def fault(point: Point, quantity: Quantity, currency: str) -> str:
-    """The reason word for a point that cannot be believed; empty if it can."""
+    """Return the reason word for an implausible point; empty if plausible."""
     if point.unit != unit_of(quantity, currency):
         return "unit"
     if quantity is Quantity.CARBON:
@@ -189,7 +189,7 @@ def fault(point: Point, quantity: Quantity, currency: str) -> str:
 def sift(
     points: Iterable[Point], quantity: Quantity, currency: str
 ) -> tuple[tuple[Point, ...], Counter[str]]:
-    """The points that can be believed, in order of time, and how many cannot, by reason.
+    """Return the plausible points in order of time, and the number of others by reason.
 
     Of several that start together the last counts.
     """

@@ -36,22 +36,22 @@ class Finding(NamedTuple):
 
 
 def ok(found: str) -> Finding:
-    """All is well."""
+    """Return a finding that all is well."""
     return Finding(Status.OK, found)
 
 
 def warn(found: str, todo: str = "") -> Finding:
-    """It works, but not as well as it could, or not as may have been intended."""
+    """Return a warning: it works, but not as well as it could, or not as may have been intended."""
     return Finding(Status.WARN, found, todo)
 
 
 def fail(found: str, todo: str = "") -> Finding:
-    """Energy is not measured, or not booked to its owner."""
+    """Return a failure: energy is not measured, or not booked to its owner."""
     return Finding(Status.FAIL, found, todo)
 
 
 def nothing(found: str) -> Finding:
-    """It does not apply here, and need not."""
+    """Return a finding that the check does not apply here."""
     return Finding(Status.NONE, found)
 
 

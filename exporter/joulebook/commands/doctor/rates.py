@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.money.rates import InForce, RateSet
 from joulebook.ledger.query import LedgerReader
 from joulebook.rates.build import charges, make_poller
-from joulebook.rates.sources import missing
 
 
 def settings(site: Site) -> Iterator[Finding]:

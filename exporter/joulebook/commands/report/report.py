@@ -35,6 +35,7 @@ from joulebook.commands.shared.charge_text import (
 from joulebook.commands.shared.options import Options, command, option
 from joulebook.commands.shared.text import energy, moment, percent
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
@@ -49,7 +50,6 @@ from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
-from joulebook.rates.sources import missing
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
 

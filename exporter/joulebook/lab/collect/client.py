@@ -1,4 +1,4 @@
-"""Asking a node for a page: TLS, token, time-outs, and no more bytes than a page has."""
+"""A client for a node's pages: TLS, token, time-outs, and a size limit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Unanswered(InputError):
 
 
 class NodeClient:
-    """Asks nodes, several at a time. Secrets and certificates are read again when they change."""
+    """A client for several nodes at a time. Secrets and certificates are re-read when they
+    change.
+    """
 
     def __init__(self, settings: Collect) -> None:
         """Raises `ConfigError` for files that cannot be used at the start."""
@@ -41,11 +43,11 @@ class NodeClient:
         self._headers()
 
     def refresh(self) -> None:
-        """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
+        """Reload changed certificates. Raises `ConfigError`; the old ones then stay."""
         self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
-        """The page after `since` of that ledger (`""`: whichever it has).
+        """Return the page after `since` of that ledger (`""`: whichever it has).
 
         Raises `Unanswered`, and `ConfigError` if the token cannot be read.
         """
@@ -101,7 +103,7 @@ class NodeClient:
 
 
 def secret(key: str, path: str) -> str:
-    """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
+    """Return the first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
         words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:

@@ -75,7 +75,7 @@ def _sources(settings: Collect) -> list[Discovery]:
 
 
 _MISTAKEN = {"wrong_ledger", "twice"}
-"""Reasons why a target is not the node that it says it is: nobody but a person can tell."""
+"""Reasons of a mistaken identity of a target, which only a person can resolve."""
 
 _HANG_S = 900.0
 """Without a turn of the loop for so long, a supervisor had better restart it."""
@@ -89,7 +89,7 @@ class CollectorPages:
         self._renderer = Renderer("")
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """How targets and the database stand."""
+        """Return the state of targets and the database."""
         style = negotiate(accept)
         values = dict(self._values())
         blocks = [
@@ -131,8 +131,8 @@ class CollectorPages:
         yield "joulebook_collect_discovery_up", [((), int(not collector.sources.failing))]
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the database can be written, all sources of targets be read, and every node is
-        who it says.
+        """Return whether the database is writable, targets are readable, and identities are
+        clear.
         """
         wrong = [*filter(None, [self._collector.database_problem])]
         wrong += self._collector.sources.failing.copy().values()
@@ -141,14 +141,14 @@ class CollectorPages:
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the loop turns."""
+        """Return whether the loop turns."""
         silent_s = time.monotonic() - self._collector.turned
         if silent_s > _HANG_S:
             return False, f"the collector has been silent for {silent_s:.0f} s"
         return True, "healthy"
 
     def index(self) -> bytes:
-        """The targets and how they stand."""
+        """Return the targets with their state."""
         rows = "".join(
             f"<tr><td>{text(url, 300)}<td>{text(standing.node[1], 300)}"
             f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{text(standing.problem, 300)}"

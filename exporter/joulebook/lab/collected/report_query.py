@@ -1,7 +1,7 @@
 """The collected ledger as a source of reports: many nodes' postings, charges and facts.
 
-Corrections are applied where they can be: a workload stands under the experiment that it was given
-to last. Every correction that touches what is reported is said, with who and why.
+Corrections are applied where possible: a workload is listed under its last experiment. Every
+correction that affects the report is listed, with author and reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EXTRA = msgspec.json.Decoder(dict[str, str])
 
 _LATEST_S = 1 << 33
 _CORRECTIONS = 50
-"""Corrections that are said one by one."""
+"""The most corrections listed one by one."""
 
 _WORKLOADS = """
 SELECT w.id, w.cluster, w.scheduler, w.workload, w.start, o.person, o.account, o.experiment
@@ -104,7 +104,7 @@ class CollectedSource:
         return "collected ledger"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
             return _account(database, self.name, since_s, until_s, selection)
 
@@ -169,7 +169,7 @@ def _account(
 
 
 def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
-    """The workloads that are asked for, under the labels that they have now."""
+    """Return the selected workloads, with their current labels."""
     parts: list[str] = []
     values: list[object] = []
     for column, names in (
@@ -227,7 +227,7 @@ _TOLD = (
 
 
 def _reported(facts: Sequence[object]) -> dict[str, Any]:
-    """What a row of facts says, by the fields of a workload."""
+    """Return a row of facts as fields of a workload."""
     values = dict(zip(_TOLD, facts, strict=True))
     return {**values, "extra": _EXTRA.decode(str(values["extra"])), "named": bool(values["named"])}
 
@@ -270,7 +270,7 @@ def _corrections(
     span: Sequence[int],
     wanted: Selection,
 ) -> Iterator[str]:
-    """What was corrected of what is reported, in words."""
+    """Yield descriptions of the corrections that affect the report."""
     said = 0
     # A month is as fine as a bill knows when an amount was moved that is of no workload.
     first, last = month_of(span[0]), month_of(span[1])
@@ -292,7 +292,7 @@ def _corrections(
 
 
 def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
-    """Whether an owner is among those that are asked for."""
+    """Return whether an owner is selected."""
     return wanted.everything or wanted.takes(
         ReportWorkload(
             WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment)
@@ -301,7 +301,7 @@ def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
 
 
 def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> Iterator[str]:
-    """Which nodes that are in the report have not been collected to its end."""
+    """Yield which nodes that are in the report have not been collected to its end."""
     named = {row.node for row in postings}
     end_s = min(until_s, max((told_s for _, told_s in nodes), default=0))
     late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]

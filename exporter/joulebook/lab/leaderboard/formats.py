@@ -23,7 +23,7 @@ from joulebook.metrics.page.markup import text
 
 
 class Leaderboard(msgspec.Struct, frozen=True):
-    """All boards, what was to be expected by experiment on each, and what had no energy."""
+    """All boards, the expected results by experiment, and results without energy."""
 
     boards: tuple[Board, ...]
     expected: Mapping[str, Mapping[str, Sequence[Expected]]] = {}
@@ -33,7 +33,7 @@ class Leaderboard(msgspec.Struct, frozen=True):
     source: str = ""
 
     def sheets(self, board: Board) -> list[Sheet]:
-        """The sheets of one board."""
+        """Return the sheets of one board."""
         return sheets(board, self.expected.get(board.gpu, {}))
 
 
@@ -51,7 +51,7 @@ def markdown(found: Leaderboard) -> str:
 
 
 def closing(found: Leaderboard) -> list[str]:
-    """What is said at the end of all boards."""
+    """Return the notes below all boards."""
     said = [f"{left.result.name}: left out ({left.why})" for left in found.left[:MOST_LEFT]]
     more = len(found.left) - MOST_LEFT
     if more > 0:
@@ -124,7 +124,7 @@ _COLUMNS = (
 
 
 def as_csv(found: Leaderboard) -> str:
-    """A row for each result; money in a column for each currency."""
+    """Return a row for each result; money in a column for each currency."""
     currencies = sorted(
         {currency for b in found.boards for e in b.entrants for currency in e.cost_nano}
     )
@@ -160,7 +160,7 @@ def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | N
 
 
 def as_json(found: Leaderboard) -> dict[str, Any]:
-    """For programs. Energies in uJ are exact integers; `null` is what is not known."""
+    """Return JSON. Energies in uJ are exact integers; unknown values are `null`."""
     return {
         "version": 1,
         "source": found.source or None,

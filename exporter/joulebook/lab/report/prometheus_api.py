@@ -1,8 +1,8 @@
-"""Asking what speaks Prometheus's query API, bounded in time and size.
+"""A client for Prometheus's query API, bounded in time and size.
 
-https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir
-answer the same, and each says in its own way that an answer is not whole: `warnings`, `infos`,
-`isPartial`. None of that is lost. Redirects are not followed, so a token goes nowhere else.
+https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir are
+compatible, and each marks a partial response in its own way: `warnings`, `infos`, `isPartial`. None
+of these is lost. Redirects are not followed, so a token is sent nowhere else.
 
 The queries are exact over any range: last(M) over the range, less what M was when it began.
 `increase()` is some percent wrong for series that come and go.
@@ -31,7 +31,7 @@ BEFORE_S = 900
 
 
 def quoted(text: str) -> str:
-    """A string of PromQL: what a name holds cannot end it."""
+    """Return a string of PromQL: what a name holds cannot end it."""
     # JSON's escapes are Go's; a lone surrogate has no place in either.
     safe = text.encode("utf-8", "replace").decode()
     return json.dumps(safe, ensure_ascii=False).replace("\x7f", "\\x7f")
@@ -114,7 +114,7 @@ def over_time(function: str, series: str, span_s: int) -> str:
 
 
 MOST_BYTES = 256 << 20
-"""630,000 series are 200 MB of JSON: a lab that has more asks for less at a time."""
+"""630,000 series are 200 MB of JSON: larger labs must narrow the selection."""
 
 _MOST_TOKEN = 4096
 
@@ -181,7 +181,7 @@ class PrometheusApi:
         self.warnings: dict[str, None] = {}
 
     def instant(self, query: str, at_s: int) -> list[Sample]:
-        """The instant vector of a query. Raises `SourceError`; warnings are kept aside."""
+        """Return the instant vector of a query. Raises `SourceError`; warnings are kept aside."""
         fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
         status, body = self._post(f"{self.where}/api/v1/query", fields)
         try:

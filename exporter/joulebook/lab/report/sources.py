@@ -32,14 +32,14 @@ class ReportSource(Protocol):
         """What people are shown: `not known from NAME`."""
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What was booked in the quarter hours of [since, until), UTC seconds.
+        """Return the data of the quarter hours in [since, until), UTC seconds.
 
-        Raises a `JoulebookError` that says what to do.
+        Raises a `JoulebookError`.
         """
 
 
 class NodeLedger(NamedTuple):
-    """A ledger, and the node and cluster that it is of: the file itself does not say."""
+    """A ledger, and its node and cluster, which the file itself does not contain."""
 
     node: str
     path: Path
@@ -92,7 +92,7 @@ class LedgerSource:
         return f"ledgers of {len(nodes)} nodes"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What all of them booked.
+        """Return what all of them booked.
 
         Raises `LedgerError`, and `ConfigError` if two are one ledger: its energy would count twice.
         """
@@ -111,7 +111,7 @@ class LedgerSource:
         return replace(joined(accounts), source=self.name)
 
     def unbooked(self, selection: Selection) -> list[WorkloadTotals]:
-        """What is selected and known, and nothing was booked to. Raises `LedgerError`."""
+        """Return what is selected and known, and nothing was booked to. Raises `LedgerError`."""
         found = []
         for node, path, _ in self._ledgers:
             with LedgerReader(path) as reader:

@@ -3,7 +3,7 @@
     /redfish/v1/Chassis/{id}/EnvironmentMetrics   PowerWatts.Reading, EnergykWh.Reading
     /redfish/v1/Chassis/{id}/Power                PowerControl[0].PowerConsumedWatts (older)
 
-as DMTF's DSP0268 says. Only the power is taken: the energy counter has steps of 1 kWh on many.
+as in DMTF's DSP0268. Only the power is used: the energy counter has steps of 1 kWh on many.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _MOST_W = 200_000.0
 class RedfishSensor(BmcSensor):
     """The power that the BMC at `url` tells of this machine.
 
-    `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
-    file of two lines, user and password, read again at each `open`; `ca_file` holds the certificate
-    that signed the BMC's.
+    `chassis` is the id of the chassis (empty: the only one that reports power). `credentials` is a
+    file of two lines, user and password, re-read at each `open`; `ca_file` has the CA certificate
+    of the BMC's.
     """
 
     name = "redfish"
@@ -180,7 +180,7 @@ class RedfishSensor(BmcSensor):
 
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
-    """The power that a resource tells; `None` if it tells none that can be."""
+    """Return the power of a resource; `None` if it reports none that is plausible."""
     reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
         reported = metrics.get("Reading")

@@ -51,7 +51,7 @@ class ElectricityMaps:
         self._url = url or URL
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """The last 24 hours, and the newest hour if that is not among them."""
+        """Return the last 24 hours, and the newest hour if that is not among them."""
         history = decoded(self._get("history"), _HISTORY, self.name)
         self._same_zone(history.zone)
         points = self._points(history.history)

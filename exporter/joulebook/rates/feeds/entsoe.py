@@ -182,7 +182,7 @@ def _resolution_s(text: str) -> int:
 
 
 def _tree(body: bytes, name: str) -> Element:
-    """The document, tags without their namespace (its version is in there, and changes).
+    """Return the document, tags without their namespace (its version is in there, and changes).
 
     A document type is refused: entities that unfold without end are declared in one.
     """

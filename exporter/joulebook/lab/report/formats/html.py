@@ -23,7 +23,7 @@ _BARS = 20
 
 
 def render(statement: Statement) -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join(_page(statement, document(statement))) + "\n"
 
 

@@ -18,7 +18,7 @@ _LINK = re.compile(r"(?i)\b(https?|ftp|mailto)(?=:)|(?<![\w.])www(?=\.)")
 
 
 def render(statement: Statement) -> str:
-    """The statement in Markdown."""
+    """Return the statement in Markdown."""
     return "\n".join(_lines(document(statement))) + "\n"
 
 

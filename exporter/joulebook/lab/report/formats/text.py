@@ -23,7 +23,7 @@ _COLUMNS = tuple(Column(title, right=n > 2, name=n < 3) for n, title in enumerat
 
 
 def render(statement: Statement) -> str:
-    """The statement for a terminal."""
+    """Return the statement for a terminal."""
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _LEAST), _MOST)
     return "\n".join(_lines(document(statement), width)) + "\n"
 

@@ -1,4 +1,4 @@
-"""What a graphics card's directory in sysfs says, whoever made it."""
+"""Read a graphics card's directory in sysfs, of any vendor."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MeteredCard(Protocol):
 
 
 def places(root: Path) -> list[CardNumbers]:
-    """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
+    """Return the cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
     found = []
     for number, path in numbered(root, r"card(\d+)"):
         device = path / "device"
@@ -103,11 +103,11 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def ratio(percent: int | None) -> float | None:
-    """A percentage as the metrics want it; `None` where it is no percentage."""
+    """Return a percentage as the metrics want it; `None` where it is no percentage."""
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
 
 
 def scaled(path: Path | None, per_unit: int) -> float | None:
-    """A number out of a file that may be absent, in base units."""
+    """Return a number out of a file that may be absent, in base units."""
     value = int_or_none(path) if path is not None else None
     return None if value is None else value / per_unit
