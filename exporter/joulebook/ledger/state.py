@@ -111,7 +111,7 @@ class Changes(NamedTuple):
 
 
 def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
-    """What must be written to turn `before` into `after`: only what has another identity.
+    """Return what must be written to turn `before` into `after`: only what has another identity.
 
     Raises `OverflowError` and `UnicodeError` for values that cannot be stored.
     """
@@ -186,7 +186,7 @@ class StoredState(NamedTuple):
 
 
 def read(conn: sqlite3.Connection) -> StoredState:
-    """The books as they stand in the table.
+    """Return the books in the table.
 
     Raises `sqlite3.Error`, and `msgspec.MsgspecError` if a value does not have its type.
     """
@@ -215,19 +215,19 @@ def read(conn: sqlite3.Connection) -> StoredState:
 
 
 def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
-    """The clock as it stood at the last commit; `None` in a fresh ledger. Raises as `read` does."""
+    """Return the clock at the last commit; `None` in a new ledger. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = ?", (_ANCHOR,)).fetchall()
     return _anchor.decode(rows[0][0]) if rows else None
 
 
 def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
-    """The meters alone. Raises as `read` does."""
+    """Return the meters alone. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
     return tuple(_meter.decode(_plain(value)) for (value,) in rows)
 
 
 def read_booked_to_s(conn: sqlite3.Connection) -> int:
-    """The UTC second up to which what was read is booked (0: nothing is). Raises as `read` does.
+    """Return the UTC second up to which readings are booked (0: none). Raises as `read` does.
 
     That of the meter which is furthest: one that is not read does not hold up the books.
     """
@@ -237,24 +237,24 @@ def read_booked_to_s(conn: sqlite3.Connection) -> int:
 
 
 def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
-    """What was charged in all. Raises as `read` does."""
+    """Return the total charges. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
     return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
 
 
 def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
-    """The models of devices. Raises as `read` does."""
+    """Return the models of devices. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
     return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
 
 
 def read_seq(conn: sqlite3.Connection) -> int:
-    """The last number given. Raises as `read` does."""
+    """Return the last number given. Raises as `read` does."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
     return 0 if found is None else _seq.decode(found[0])
 
 
 def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
-    """The meters of the whole node. Raises as `read` does."""
+    """Return the meters of the whole node. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
     return {_meter_key.decode(key): _node_meter.decode(_plain(value)) for key, value in rows}

@@ -312,3 +312,19 @@ def test_a_lock_file_deleted_by_hand_does_not_let_two_daemons_book(
     run(store, 2)
     store.close()
     open_store()
+
+
+def test_a_disk_that_lets_nothing_be_rolled_back_does_not_end_the_daemon(
+    open_store: Open, path: Path
+) -> None:
+    store = open_store()
+    before, _ = store.load()
+    after, entry = tick(before, 0)
+    for steps in (*range(1, 9), 20, 50):
+        # sqlite gives up whatever it is asked, the end of the transaction too.
+        store._conn.set_progress_handler(lambda: 1, steps)
+        with pytest.raises(LedgerUnavailable):
+            store.commit(before, after, entry, anchor(after))
+    store._conn.set_progress_handler(None, 0)
+    store.commit(before, after, entry, anchor(after))
+    assert rows(path, "SELECT sum(energy_uj) FROM postings") == [(2 * 1_000_003,)]

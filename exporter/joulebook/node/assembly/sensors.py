@@ -1,4 +1,4 @@
-"""Which sensor stands behind each name of the configuration, when it runs, and what it measures.
+"""The sensors by name in the configuration: when each runs, and what it measures.
 
 A new sensor is one file in `sensors/`, a section in `config/sensors.py`, and one line in `SENSORS`.
 What a node does not have is not imported: a daemon is counted in milliseconds and megabytes.
@@ -25,7 +25,7 @@ IPMI_DEVICES = (Path("/dev/ipmi0"), Path("/dev/ipmi/0"), Path("/dev/ipmidev/0"))
 
 
 def enabled(value: object, is_here: Callable[[], bool]) -> bool:
-    """Whether a thing is wanted: `"auto"` is where it is."""
+    """Return whether a thing is wanted: `"auto"` is where it is."""
     return is_here() if value == "auto" else bool(value)
 
 
@@ -37,7 +37,7 @@ def proc_of_driver(config: Config) -> Path | None:
 
 
 def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
-    """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
+    """Return whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
 
     The library alone counts too: where a GPU is passed through, the bus may not show it.
     """
@@ -185,9 +185,9 @@ class Registration(NamedTuple):
     make: Callable[[Config, Clock], Sensor]
 
     def wanted(self, config: Config, pci: Path = PCI_DEVICES) -> bool:
-        """Whether it runs here.
+        """Return whether it runs here.
 
-        What is found by itself does not run beside a replay, which stands in for the machine.
+        Sensors on "auto" do not run with a replay, which replaces the machine.
         """
         value = getattr(config.sensors, self.name).enabled
         return enabled(
@@ -211,7 +211,7 @@ SENSORS = {
 
 
 def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Registration]:
-    """The sensors that run here."""
+    """Return the sensors that run here."""
     return {name: each for name, each in SENSORS.items() if each.wanted(config, pci)}
 
 
