@@ -157,11 +157,10 @@ class KubernetesWorkloads:
                     whole = False
                 else:
                     claims += found
-                fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
-                if fact is not None:
-                    fact = resident.steady(fact, now_ns)
-                    if fact != resident.reported:
-                        facts.append(fact)
+                awaited = self._awaited(resident, now_ns)
+                fact = facts_of(resident, self._pods.rules, now_ns, awaited=awaited)
+                if fact is not None and fact != resident.reported:
+                    facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
         complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
@@ -171,9 +170,8 @@ class KubernetesWorkloads:
         """What the last `holdings` handed over is durable."""
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
-            now_ns = self._clock.now_ns()
             for resident, fact, info in self._handed:
-                resident.settle(fact, now_ns)
+                resident.settle(fact, self._clock.now_ns())
                 if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
