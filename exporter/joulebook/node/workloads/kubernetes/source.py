@@ -148,10 +148,9 @@ class KubernetesWorkloads:
             if devices:
                 claims += self._resumption.claims()
                 facts += self._resumption.facts()
-            workloads = [r for r in self._table if not self._is_infrastructure(r)]
             synced = self._cluster.synced
             self._handed = []
-            for resident in workloads:
+            for resident in [r for r in self._table if not self._is_infrastructure(r)]:
                 found = claims_of(resident, now_ns, awaited=synced) if devices else None
                 if found is None:
                     whole = False
