@@ -1,4 +1,4 @@
-"""A view in, the families of the catalogue out. One that fails is left out; the rest go on."""
+"""Turn a snapshot into the families of the catalogue. A failing one is left out."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
 def collect(
     view: Snapshot, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
 ) -> Collected:
-    """The families of `view`. `errors` says how often each family failed before now."""
+    """Return the families of `view`. `errors` says how often each family failed before now."""
     counts = dict(errors or {})
     scene = Derived(view, process, counts)
     families: list[Family] = []

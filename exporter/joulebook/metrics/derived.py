@@ -66,7 +66,7 @@ def unexposed_uj(books: Books) -> Mapping[Component, int]:
 
 
 UNKNOWN = ("", "(unknown)", "", "", "")
-"""The labels of a holder when it is certain that there is one, but not who."""
+"""The labels of a holder that certainly exists but is unknown."""
 
 
 def joules(energy_uj: int) -> float:
@@ -91,7 +91,7 @@ class ShownWorkload(NamedTuple):
 
 
 class Derived:
-    """A view, and what is worked out of it: lazily, so that a failure is that of one metric."""
+    """A snapshot with lazily derived values, so that a failure affects one metric only."""
 
     def __init__(
         self, view: Snapshot, process: ProcessStats | None, errors: Mapping[str, int]
@@ -103,7 +103,7 @@ class Derived:
         self._kept: dict[Callable[[Derived], object], object] = {}
 
     def once(self, work_out: Callable[[Derived], T]) -> T:
-        """What `work_out` makes of this; worked out when it is first wanted."""
+        """Return what `work_out` makes of this; worked out when it is first wanted."""
         if work_out not in self._kept:
             self._kept[work_out] = work_out(self)
         return cast(T, self._kept[work_out])
@@ -204,7 +204,7 @@ class Derived:
         return self._labelled(shares)
 
     def unsettled(self, meter: Meter) -> int:
-        """How many workloads on a meter are not named yet."""
+        """Return how many workloads on a meter are not named yet."""
         there = {holder.workload for holder in self.view.holders.get(meter, ())}
         return sum(self._identity(workload) is None for workload in there)
 

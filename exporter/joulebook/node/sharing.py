@@ -40,7 +40,7 @@ class _Seats(NamedTuple):
 def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
-    """Every device that anybody holds or uses now."""
+    """Return every device that is held or used now."""
     return {
         each.meter: _as_booked(
             Sharing(each.holders, _draws(each, books, devices.get(each.meter))), books
@@ -82,7 +82,7 @@ def _as_booked(shared: Sharing, books: Books) -> Sharing:
 def _last_told(
     state: MeterState | None,
 ) -> tuple[tuple[ProcessUse, ...], tuple[InstanceUse, ...]]:
-    """The processes and instances of the last look that asked for them."""
+    """Return the processes and instances of the last poll with process lists."""
     readings = (*reversed(state.pending), state.base) if state is not None else ()
     processes = next((r.processes for r in readings if r.processes is not None), ())
     instances = next((r.instances for r in readings if r.instances is not None), ())
@@ -92,7 +92,7 @@ def _last_told(
 def _draws(
     shared: _Seats, books: Books, status: DeviceStatus | None
 ) -> dict[WorkloadId | None, float]:
-    """The power shared out as if it were the energy of a second."""
+    """Return the power shared out as if it were the energy of a second."""
     watts = 0.0 if status is None else status.values.get("power_watts", 0.0)
     second_uj = round(watts * MW_PER_W) * UJ_PER_MJ
     if not second_uj:

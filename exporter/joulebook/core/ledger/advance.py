@@ -1,6 +1,6 @@
-"""The books, one tick later: readings and claims in, postings and new balances out.
+"""Advance the books by one tick: readings and claims in, postings and new balances out.
 
-`advance` is the whole of what a daemon does, as one pure function of three steps:
+`advance` is everything that a daemon does, as one pure function of three steps:
 
     measure      what sensors saw into energy in time (`core.energy.measure`)
     attribute    who gets that energy                 (`core.attribution.attribute`)
@@ -37,7 +37,7 @@ from joulebook.units import NS_PER_S
 
 
 class BookingPolicy(msgspec.Struct, frozen=True):
-    """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
+    """The configuration of booking and of series (`[daemon]`, `[exposition]`)."""
 
     settle_ns: int = 3 * NS_PER_S
     series: series.SeriesPolicy = series.SeriesPolicy()
@@ -47,14 +47,19 @@ class BookingPolicy(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """All that came in since the last tick.
+    """Everything that came in since the last tick.
 
-    `claims` and `facts` are what tenants report; `complete` names the evidence whose report is
-    whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
-    `served` says that the books of the tick before could be scraped since (they were committed).
-    `rates` are those known now, also of the past; `wanted` is what the configuration says is to
-    be charged. `models` are the models of the devices that answered. `snapshots` says who used the
-    host: at the end of the tick, and at each boundary in it.
+    Attributes:
+        claims: Reported by workload sources, like `facts`.
+        complete: The evidence whose report is complete.
+        utc_offset_ns: Turns node time into UTC.
+        resumed: Whether this is the first tick of a daemon.
+        served: Whether the books of the last tick could be scraped (they were committed).
+        rates: Those known now, also for the past.
+        wanted: What should be charged by configuration.
+        models: The models of the devices that responded.
+        snapshots: The use of the host, at the end of the tick and at each boundary in it.
+
     """
 
     now_ns: int
@@ -82,15 +87,14 @@ class _Work(NamedTuple):
 
 
 def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
-    """One tick: measure what was consumed, attribute it, charge it, and carry the books on."""
+    """Run one tick: measure, attribute and charge, and return the new books."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     looks = _looks(books, tick)
-    books = _informed(books, tick)
+    claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
     renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
-    claims = outages.by_meter(books.claims)
-    known = Known(claims, books.affirmed_ns, usage, renames.edges(renamed))
+    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage, renames.edges(renamed))
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 
@@ -106,7 +110,10 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     postings = charge(renames.as_booked(bookings, renamed), tariff)
 
     books = msgspec.structs.replace(books, renamed=renamed)
-    return _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    after, entry = _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    if after.claims == claims:  # the same by identity are not written again
+        after = msgspec.structs.replace(after, claims=claims)
+    return after, entry
 
 
 def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
@@ -146,7 +153,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
 
 
 def _informed(books: Books, tick: Tick) -> Books:
-    """The books with what was reported: claims, models, and who used the host."""
+    """Return the books with what was reported: claims, models, and the use of the host."""
     affirmed = dict.fromkeys(tick.complete, tick.now_ns)
     news = {m: model for m, model in tick.models.items() if model and books.models.get(m) != model}
     return msgspec.structs.replace(
@@ -159,7 +166,7 @@ def _informed(books: Books, tick: Tick) -> Books:
 
 
 def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
-    """What sensors saw; whether CPU and DRAM were busy, the use of the host says."""
+    """Return the readings, with whether CPU and DRAM were busy from the use of the host."""
     busy = is_busy(books.snapshots, tick.snapshots)
     return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]
 
@@ -175,7 +182,7 @@ def _booked(
     postings: Postings,
     bills: Mapping[Subject, Mapping[Charge, Exact]],
 ) -> Books:
-    """The books with what was measured, posted and charged in a tick."""
+    """Return the books with what was measured, posted and charged in a tick."""
     amounts = postings.amounts.items()
     return msgspec.structs.replace(
         books,
@@ -203,7 +210,7 @@ def _booked(
 def _unowned(
     amounts: Mapping[PostingKey, Amount],
 ) -> Iterator[tuple[tuple[Component, Remainder], int]]:
-    """The energy that is nobody's."""
+    """Yield the unattributed energy."""
     for key, amount in amounts.items():
         if isinstance(key.subject, Remainder):
             yield (key.meter.component, key.subject), amount.energy_uj
@@ -217,7 +224,7 @@ def _unheld_ns(amounts: Mapping[PostingKey, Amount]) -> Iterator[tuple[Remainder
 
 
 def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Component, Amount]]:
-    """What each workload got, by component."""
+    """Return what each workload got, by component."""
     earned: dict[WorkloadId, dict[Component, Amount]] = {}
     for key, amount in amounts.items():
         if isinstance(key.subject, WorkloadId):
@@ -228,7 +235,7 @@ def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Compo
 
 
 def _booked_to_ns(books: Books) -> int:
-    """The instant up to which all energy of CPU and DRAM is booked."""
+    """Return the instant up to which all energy of CPU and DRAM is booked."""
     return min(
         (s.base.t_ns for m, s in books.meters.items() if m.component in host.COMPONENTS),
         default=books.last_ns,
@@ -238,10 +245,10 @@ def _booked_to_ns(books: Books) -> int:
 def _of_exposed(
     foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those who have series, by name.
+    """Return the host usage of workloads with series, by name.
 
-    Of two that have a name one after the other, the use is one counter. That of those whose series
-    are gone is gone with them: in a sum under another name it would count a second time.
+    If two have the same name one after the other, their use is one counter. The use of those whose
+    series are gone is gone, too: under another name it would count twice.
     """
     names = {id_._replace(start=0) for id_ in known}
     users = (

@@ -1,4 +1,4 @@
-"""The rows that a statement rests on, as a CSV file: with it anybody can work the statement out.
+"""The rows of a statement as a CSV file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item
@@ -58,6 +59,7 @@ class _Head(msgspec.Struct, frozen=True):
     error_ratio: float
     warnings: tuple[str, ...]
     replayed: list[tuple[str, Meter]]
+    audits: list[tuple[str, Meter, Audit]]
     cut: list[WorkloadId]
     about: About
     choice: RoleChoice
@@ -169,6 +171,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
         account.error_ratio,
         account.warnings,
         sorted(account.replayed),
+        [(*key, audit) for key, audit in account.audits.items()],
         sorted(account.cut),
         basis.about,
         basis.choice,
@@ -213,7 +216,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
 
 
 def _guarded(row: Row) -> dict[str, str]:
-    """The cells that a spreadsheet would take for a formula, and those that look guarded."""
+    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
     cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
     return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
 
@@ -286,6 +289,7 @@ def _basis(tables: Mapping[str, list[Any]]) -> Basis:
         error_ratio=head.error_ratio,
         warnings=head.warnings,
         replayed=frozenset(head.replayed),
+        audits={(node, meter): audit for node, meter, audit in head.audits},
         cut=frozenset(head.cut),
     )
     context = StatementContext(

@@ -11,6 +11,7 @@ from tests.unit.lab.report.hostile import HOSTILE
 from tests.unit.lab.report.worked import MODEL, NODE, OWNER, RATES, TRIALS, WANTED, account, gpu
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Audit, Verdict
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.report.dataset import LostStretch, ReportWorkload, Unknowable
 from joulebook.core.report.rollup import recharged
@@ -44,6 +45,7 @@ def basis(name: str = "") -> Basis:
         known_until_s={NODE: whole.until_s},
         unknown={Unknowable.GAPS: name or "not asked"},
         warnings=(name,),
+        audits={(NODE, gpu(0)): Audit(verdict=Verdict.WRONG, ratio=0.9)},
         replayed=frozenset({(NODE, gpu(1))}),
         cut=frozenset({TRIALS[1]}),
     )

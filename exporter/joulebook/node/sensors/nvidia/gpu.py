@@ -38,10 +38,10 @@ HERTZ_PER_MHZ = 1_000_000
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 1500 * NS_PER_MS
-"""Memory, clocks, temperature and limit are asked for no more often: six calls of eleven."""
+"""Seconds between reads of memory, clocks, temperature and limit: six calls of eleven."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
-"""The wall clock is slewed by less than this between two looks; by more it was stepped."""
+"""A wall clock change of more than this between two polls is a step."""
 
 
 class OpenGpu:
@@ -66,9 +66,9 @@ class OpenGpu:
         self.is_module: bool | None = None
         """Whether power, and so the counter, is that of a superchip's whole module."""
         self.socket: Socket | None = None
-        """The CPU socket of the superchip whose module the counter is of."""
+        """The CPU socket of the superchip, if the counter is its module's."""
         self.rail: Socket | None = None
-        """What tells the power of a Jetson, of which NVML knows none."""
+        """The source of a Jetson's power, which NVML does not have."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
@@ -76,7 +76,7 @@ class OpenGpu:
         self.xids: Counter[int] = Counter()
         """How often each Xid happened."""
         self.last_xid: int | None = None
-        """The last of them; 0: none yet, `None`: they cannot be asked for."""
+        """The last of them; 0: none yet, `None`: not available."""
         self._instances: tuple[Instance, ...] | None = None
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
@@ -107,18 +107,19 @@ class OpenGpu:
         self._sm_times = earlier._sm_times
 
     def close(self) -> None:
-        """Give back to the driver what is its own; before its session ends."""
+        """Free the driver's resources, before its session ends."""
         self._mig.close()
         self._health_reader.close()
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused = self._mig.refused + self.device.rejected
-        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
-        return refused
+        refused, utilization = self.device.rejected, self._sm_times.refused
+        if not (self._mig.refused or utilization):
+            return refused
+        return self._mig.refused + refused + Counter({UTILIZATION_IMPLAUSIBLE: utilization})
 
     def asleep(self) -> bool:
-        """Whether the system has powered the GPU down; any question to it would wake it up."""
+        """Return whether the system has powered the GPU down; any query would wake it up."""
         if self._runtime_status is None:
             return False
         try:
@@ -127,7 +128,7 @@ class OpenGpu:
             return False
 
     def poll_energy(self) -> Reading:
-        """The energy counter alone. Raises `SensorError`."""
+        """Return the energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
         energy_uj = self.device.energy_mj() * UJ_PER_MJ
@@ -200,7 +201,7 @@ class OpenGpu:
     def status(
         self, t_ns: int, values: Mapping[str, float], throttle_ns: Mapping[str, int]
     ) -> DeviceStatus:
-        """Who this GPU is; with empty `values` while it does not answer."""
+        """Return who this GPU is; with empty `values` while it does not answer."""
         device = self.device
         return DeviceStatus(
             self.meter,
@@ -225,7 +226,7 @@ class OpenGpu:
         return {**self._health.counts, **xids}
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
-        """The MIG instances and their work; `None` if the driver fails to say."""
+        """Return the MIG instances and their work; `None` if the query fails."""
         self._is_cut = self.device.mig()
         try:
             instances = self._mig.instances() if self._is_cut else ()
@@ -238,7 +239,7 @@ class OpenGpu:
         return self._mig.used(instances, t_ns)
 
     def _without_socket(self, module_mw: int) -> int | None:
-        """The GPU's own power, where the socket's is reported; else the module's."""
+        """Return the GPU's own power, where the socket's is reported; else the module's."""
         if self.socket is None:
             return module_mw
         socket_mw = self.socket.power_mw()
@@ -254,7 +255,7 @@ class OpenGpu:
             return power_mw
 
     def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
-        """The driver's buffered power since the last time, in node time, up to `t_ns`."""
+        """Return the driver's buffered power since the last time, in node time, up to `t_ns`."""
         offset_ns = self._clock.utc_offset_ns()
         if abs(offset_ns - self._utc_offset_ns) > WALL_STEP_NS:
             self._sampled_us = (self._sampled_ns + offset_ns) // NS_PER_US
@@ -273,7 +274,7 @@ class OpenGpu:
         return tuple(samples)
 
     def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
-        """Who is on the GPU; `None` if the driver fails to say, or cannot."""
+        """Return the processes on the GPU; `None` if the query fails or is unsupported."""
         try:
             listed = self._reader.listed()
         except SensorError:
@@ -323,7 +324,7 @@ class OpenGpu:
 
 
 def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bool | None:
-    """Whether any engine was at work; `None` where the card does not tell, or was not asked."""
+    """Return whether any engine was at work; `None` if not reported, or not queried."""
     if gauges.gpu_pct is not None:
         return bool(gauges.gpu_pct or gauges.encoder_pct or gauges.decoder_pct)
     active = [each.active_ppm for each in instances or ()]
@@ -333,7 +334,7 @@ def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bo
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
-    """The file that tells whether the GPU sleeps; `None` if the system never lets it."""
+    """Return the file with the GPU's power state; `None` if it never sleeps."""
     domain, _, rest = pci.lower().partition(":")
     try:
         power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"
@@ -344,7 +345,7 @@ def _runtime_status(sysfs: Path, pci: str) -> Path | None:
 
 
 def _values(gauges: Telemetry, power_mw: int | None) -> dict[str, float]:
-    """Gauges by metric name, in base units; what is not known is left out."""
+    """Return gauges by metric name, in base units, without unknown ones."""
     values: dict[str, float] = {}
     if power_mw is not None:
         values["power_watts"] = power_mw / MW_PER_W
