@@ -23,6 +23,7 @@ VALUES = {
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "dashboards": {"enabled": True},
     "collector": {"enabled": True, "urlSecretName": "ledger"},
+    "handover": {"tokenSecretName": "token"},
 }
 
 

@@ -151,7 +151,13 @@ def collect(options: Options) -> int:
 )
 @option("--last", is_flag=True, help="Use last month.")
 @option("--account", metavar="NAME", default="", help="Show only this account.")
-@option("--format", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
+@option(
+    "--format",
+    type=click.Choice(["text", "csv", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format.",
+)
 @option(
     "--anyway",
     is_flag=True,

@@ -79,9 +79,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     budgets: Annotated[
         dict[str, Budget],
         doc(
-            'Budgets, counted since the ledgers began: "account/experiment" = { kwh = 500 } or '
-            '{ cost = 1000 }; "account" alone covers the whole account. Use the same budgets on '
-            "every node."
+            'Monthly budgets (UTC): "account/experiment" = { kwh = 500 } or { cost = 1000 }; '
+            '"account" alone covers the whole account. Use the same budgets on every node.'
         ),
     ] = {}
     privacy: Privacy = Privacy()

@@ -236,7 +236,8 @@ def test_links_lead_to_dashboards_that_know_what_is_handed_over(board: dict[str,
         assert "${__url_time_range}" in query
     if board["uid"] in ("joulebook-lab", "joulebook-experiment", "joulebook-node"):
         assert found
-    (menu,) = board["links"]
+    menu, leaderboard = board["links"]
+    assert leaderboard["url"].endswith("/docs/leaderboard.md")
     assert menu["type"] == "dashboards"
     assert menu["tags"] == ["joulebook"]
     assert menu["keepTime"]

@@ -304,7 +304,8 @@ def _proving(seen: Iterable[Seen]) -> list[Seen]:
     found = [each for each in seen if not each.garbage]
     for i in range(len(found) - 2, 0, -1):
         before, now, later = found[i - 1 : i + 2]
-        told = now.reading.uptime_ns is not None or now.reading.epoch != before.reading.epoch
+        told = now.reading.uptime_ns is not None or now.reading.energy_uj is None
+        told = told or now.reading.epoch != before.reading.epoch
         if now.life not in {before.life, later.life} and not told:
             del found[i]
     return found

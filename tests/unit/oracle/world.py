@@ -109,7 +109,7 @@ class World(threading.Event):
         over = self.now.true_ns >= self.plan.length_ms * MS
         if over and not self.calm:
             self._be_calm()
-        self.pass_by(CALM_NS // 4 if self.calm else round((timeout or 0) * S))
+        self.pass_by(CALM_NS // 4 if self.calm else max(round((timeout or 0) * S), MS))
         if self.calm and self.now.true_ns >= self.calm_ns + CALM_NS:
             self.stopping = True
         return self.stopping

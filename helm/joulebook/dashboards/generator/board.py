@@ -14,6 +14,8 @@ from grafana_foundation_sdk.models import dashboard as models
 Variable = Builder[models.VariableModel]
 
 TAG = "joulebook"
+LEADERBOARD = "https://github.com/joulebook/joulebook/blob/main/docs/leaderboard.md"
+"""Where it is said how results are joined with their energy."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Board:
                 .as_dropdown(True)
                 .include_vars(True)
                 .keep_time(True)
+            )
+            .link(
+                sdk.DashboardLink("What a point of accuracy cost")
+                .type(models.DashboardLinkType.LINK)
+                .url(LEADERBOARD)
+                .target_blank(True)
             )
             .with_variable(
                 sdk.DatasourceVariable("datasource").label("Source").type(self.datasource)

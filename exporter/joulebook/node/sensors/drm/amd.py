@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorError
@@ -101,7 +103,8 @@ class AmdCard:
             "sm_clock_hertz": scaled(hwmon / "freq1_input", 1),
             "memory_clock_hertz": scaled(hwmon / "freq2_input", 1),
         }
-        return place.status(self.meter, index, t_ns, values)
+        status = place.status(self.meter, index, t_ns, values)
+        return msgspec.structs.replace(status, counts=_ras(device / "ras"))
 
     def _table(self) -> Metrics | None:
         try:

@@ -112,7 +112,7 @@ def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[C
 
 
 def facts_of(
-    resident: PodAllocation, rules: Sequence[str], *, awaited: bool
+    resident: PodAllocation, rules: Sequence[str], now_ns: int, *, awaited: bool
 ) -> WorkloadFacts | None:
     """Return the facts of a pod; `None` while its identity is unknown."""
     workload = resident.id
@@ -124,7 +124,7 @@ def facts_of(
     extra = dict(info.extra) if info is not None else {}
     if resident.models:
         extra["gpu_model"] = ",".join(sorted(resident.models))
-    return WorkloadFacts(
+    fact = WorkloadFacts(
         id=workload,
         name=resident.name,
         labels=Labels(
@@ -141,6 +141,7 @@ def facts_of(
         named=experiment.named,
         named_ns=resident.named_ns(experiment.name),
     )
+    return resident.steady(fact, now_ns)
 
 
 def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:

@@ -148,20 +148,18 @@ class KubernetesWorkloads:
             if devices:
                 claims += self._resumption.claims()
                 facts += self._resumption.facts()
-            workloads = [r for r in self._table if not self._is_infrastructure(r)]
             synced = self._cluster.synced
             self._handed = []
-            for resident in workloads:
+            for resident in [r for r in self._table if not self._is_infrastructure(r)]:
                 found = claims_of(resident, now_ns, awaited=synced) if devices else None
                 if found is None:
                     whole = False
                 else:
                     claims += found
-                fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
-                if fact is not None:
-                    fact = resident.steady(fact, now_ns)
-                    if fact != resident.reported:
-                        facts.append(fact)
+                awaited = self._awaited(resident, now_ns)
+                fact = facts_of(resident, self._pods.rules, now_ns, awaited=awaited)
+                if fact is not None and fact != resident.reported:
+                    facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
         complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
@@ -171,9 +169,8 @@ class KubernetesWorkloads:
         """Confirm that the last `holdings` are durable."""
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
-            now_ns = self._clock.now_ns()
             for resident, fact, info in self._handed:
-                resident.settle(fact, now_ns)
+                resident.settle(fact, self._clock.now_ns())
                 if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
@@ -335,9 +332,8 @@ class KubernetesWorkloads:
 
     def _is_pending(self, device: KubeletDevice) -> bool:
         """Return whether what a device is may soon be known that is not known now."""
-        if device.is_dra:
-            return self._cluster.is_pending(device.id)
-        return self._offers.is_pending(device.id)
+        source = self._cluster if device.is_dra else self._offers
+        return source.is_pending(device.id)
 
     def _review(self, now_ns: int) -> None:
         silent = self._site.server is not None and not self._cluster.synced
@@ -347,9 +343,5 @@ class KubernetesWorkloads:
         """Return whether it is the cluster's own; labels alone do not hide a pod with a GPU."""
         info, namespace = resident.info, resident.namespace
         if resident.held:
-            if info is not None:
-                return info.stand_in
-            return self._pods.is_stand_in(namespace, None)
-        if info is not None:
-            return info.infrastructure
-        return self._pods.is_infrastructure(namespace, None)
+            return info.stand_in if info else self._pods.is_stand_in(namespace, None)
+        return info.infrastructure if info else self._pods.is_infrastructure(namespace, None)
