@@ -1,8 +1,8 @@
 """What a GPU tells of its health, and how much of its silicon was at work: on the slow beat.
 
 One call for all field values and three for link and state every five seconds, two for GPM with
-each list of processes; Xids come as events, and cost nothing while none happens. What a GPU does not tell
-is left out, never 0.
+each list of processes; Xids come as events, and cost nothing while none happens. What a GPU does
+not tell is left out, never 0.
 """
 
 from __future__ import annotations
