@@ -92,7 +92,7 @@ nightly: bootstrap ## what takes hours, and what needs other registries (SCALE=5
 	@$(PYTEST) -m nightly tests
 	@for round in $$(seq $(ROUNDS)); do \
 		printf '\n== threads and processes: round %s of $(ROUNDS)\n' $$round; \
-		$(PYTEST) tests --ignore=tests/unit/core; \
+		$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/unit/oracle; \
 	done
 
 docs: dev ## write docs/metrics.md, the dashboards and their rules anew

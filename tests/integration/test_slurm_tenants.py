@@ -19,7 +19,7 @@ from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.contract import Holdings
 from joulebook.node.workloads.slurm.gres_conf import load_gres, parse_slurmd_g
-from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.units import NS_PER_S
 
 HOOKS = Path(__file__).parents[2] / "exporter" / "joulebook" / "hooks"
@@ -74,11 +74,13 @@ class Site:
     def new_tenants(self) -> SlurmWorkloads:
         return SlurmWorkloads(
             self.clock,
-            events_dir=self.events,
-            slurm_conf=self.cluster.directory / "slurm.conf",
-            scontrol=self.scontrol,
-            # Other tests may run clusters on this machine at the same time.
-            only=",".join(self.cluster.nodes),
+            SlurmSite(
+                events_dir=self.events,
+                slurm_conf=self.cluster.directory / "slurm.conf",
+                scontrol=self.scontrol,
+                # Other tests may run clusters on this machine at the same time.
+                only=",".join(self.cluster.nodes),
+            ),
         )
 
     def open(self) -> None:

@@ -185,7 +185,7 @@ class Rates(Section, frozen=True):
     ] = {}
 
 
-_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "price": {
         "none": (),
         "constant": ("per_kwh",),
@@ -222,7 +222,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
 def conflicts(rates: Rates) -> Iterator[tuple[str, str]]:
     """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
     for name, section in (("price", rates.price), ("carbon", rates.carbon)):
-        for key, what in _misfits(section, _NEEDS[name], rates.zone):
+        for key, what in _misfits(section, NEEDS[name], rates.zone):
             yield f"rates.{name}.{key}", what
     if rates.price.kind == "schedule":
         for key, what in _schedule(rates.price):

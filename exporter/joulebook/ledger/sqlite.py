@@ -71,6 +71,8 @@ class SqliteStore:
         """
         kept = self._read()
         self._seq = kept.seq
+        # Who was killed may have handed on what it had not noted as handed on.
+        self._handed_seq = max(self._handed_seq, kept.seq)
         return kept.books, kept.anchor
 
     def commit(self, before: Books, after: Books, entry: Entry, anchor: Anchor) -> None:

@@ -63,7 +63,7 @@ class ProcessOwners:
 
     def identified(self, reading: Reading) -> Reading:
         """The reading, with the owner of each process."""
-        if reading.processes is None:
+        if not reading.processes:
             return reading
         now = self._now_s()
         owned = [

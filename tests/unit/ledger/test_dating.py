@@ -97,6 +97,17 @@ def test_what_was_handed_on_and_has_grown_since_never_moves(open_store: Open, pa
     assert sum(collected.values()) == sum(quarters(path).values())
 
 
+def test_what_a_killed_process_may_have_handed_on_never_moves(open_store: Open, path: Path) -> None:
+    store = open_store()
+    book(store, store.load()[0], 0, wrong_ns=-20 * DAY_NS)
+    store.close()
+    before = quarters(path)
+    store = open_store()
+    book(store, store.load()[0], 900)
+    assert quarters(path).items() >= before.items()
+    assert balanced(path)
+
+
 def test_what_was_handed_on_with_a_date_that_cannot_be_comes_to_nothing_there(
     open_store: Open, path: Path
 ) -> None:

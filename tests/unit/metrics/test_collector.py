@@ -235,18 +235,13 @@ def test_remainders_methods_and_evidence_begin_at_zero() -> None:
 
 
 def test_information_of_a_workload() -> None:
+    (names,) = (metric.labels for metric in CATALOGUE if metric.name == "joulebook_workload_info")
     info = values(small_view(), "workload_info")
-    assert (
-        "slurm",
-        "101",
-        "train.sh",
-        "h100",
-        "",
-        "",
-        "1",
-        "NVIDIA H100 80GB HBM3",
-        "prolog",
-    ) in info
+    (found,) = (each for each in (dict(zip(names, key, strict=True)) for key in info)
+                if each["workload"] == "101")  # fmt: skip
+    assert (found["name"], found["partition"], found["evidence"]) == ("train.sh", "h100", "prolog")
+    assert (found["gpu_count"], found["gpu_model"]) == ("1", "NVIDIA H100 80GB HBM3")
+    assert (found["image"], found["array"]) == ("", "")
     assert set(info.values()) == {1}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.config import load
-from joulebook.config.rates import Rates, days_of, minutes_of
+from joulebook.config.rates import NEEDS, Rates, days_of, minutes_of
 from joulebook.core.money.rates import Quality
 from joulebook.errors import ConfigError
 from joulebook.rates.contract import Quantity
@@ -121,18 +121,13 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_each_kind_can_be_made(tmp_path: Path) -> None:
-    where = {
-        "csv": 'file = "/x.csv"',
-        "server": 'url = "http://rates:9817"',
-        "constant": "",
-        "schedule": "",
-        "country": 'zone = "GB"',
-        "neso": "",
-    }
+    examples = {"file": "/x.csv", "url": "http://rates:9817"}
+    zones = {Quantity.PRICE: "DE-LU", Quantity.CARBON: "GB"}
     for quantity, kinds in ((Quantity.PRICE, PRICES), (Quantity.CARBON, CARBON)):
         for kind in kinds.keys() - {"constant", "schedule"}:
-            text = f'[rates.{quantity}]\nkind = "{kind}"\n' + where.get(kind, 'zone = "DE-LU"')
-            (feed,) = made(tmp_path, text)
+            given = {"zone": zones[quantity], **examples}
+            keys = [f'{key} = "{given[key]}"' for key in NEEDS[quantity][kind]]
+            (feed,) = made(tmp_path, "\n".join([f'[rates.{quantity}]\nkind = "{kind}"', *keys]))
             assert feed.quantity is quantity
             assert feed.source.name
             assert feed.source.plan.every_s >= 60

@@ -79,7 +79,7 @@ def main(args: Options) -> int:
             logger.info("serving http://%s/ and /metrics", node.address)
             if jobs:
                 jobs.start()
-            with ServiceManager(os.environ).reported(node.health.healthy):
+            with ServiceManager(os.environ).reported(node.healthy):
                 node.daemon.run(_until_measurable(config, stop) if node.idle else stop)
             if jobs:
                 jobs.stop()

@@ -240,10 +240,14 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
         return _append(state, msgspec.structs.replace(reading, breaks=verdict))
     if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
         failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
-        suspect = msgspec.structs.replace(reading, processes=None)
+        suspect = msgspec.structs.replace(reading, processes=None, after_outage=state.resumed)
         return failed._replace(state=msgspec.structs.replace(failed.state, suspect=suspect))
     jump = msgspec.structs.replace(suspect, breaks=confirm(last, suspect))
-    return _append(state, jump).then(take, reading)
+    # An outage since then is one before this reading, not before the jump.
+    is_due = state.resumed and not suspect.after_outage
+    jumped = _append(msgspec.structs.replace(state, resumed=suspect.after_outage), jump)
+    state = msgspec.structs.replace(jumped.state, resumed=is_due)
+    return jumped._replace(state=state).then(take, reading)
 
 
 def lose(state: MeterState, failure: Failure) -> MeterUpdate:

@@ -59,6 +59,8 @@ def is_believable(reading: Reading) -> bool:
     figures = (reading.energy_uj, reading.uptime_ns, reading.max_power_mw, reading.wrap_uj)
     if not all(figure is None or 0 <= figure <= _63_BITS for figure in figures):
         return False
+    if reading.wrap_uj is not None and (reading.energy_uj or 0) > reading.wrap_uj:
+        return False
     alone = reading.energy_uj is None
     return not alone or reading.power_mw is None or 0 <= reading.power_mw <= max_power_mw(reading)
 

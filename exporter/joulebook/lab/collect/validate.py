@@ -165,26 +165,30 @@ def _values(page: PostingsPage) -> Iterator[tuple[str, str]]:
                 f"a posting of {row.energy_uj} uJ ({row.idle_uj} idle, {row.calibration_uj} by "
                 f"calibration), {row.held_ns} ns ({row.idle_ns} idle)",
             )
-    amounts = [(row.whole, row.nano, row.rest) for row in page.charges]
-    for charged in page.charged:
-        amounts += (charged.booked, charged.expired)
-    for whole, nano, rest in amounts:
+    booked = [(row.whole, row.nano, row.rest) for row in page.charges]
+    for whole, nano, rest in (*booked, *(a for c in page.charged for a in (c.booked, c.expired))):
         if not (0 <= whole <= _MOST and 0 <= nano < NANO and 0 <= rest < PER_KWH):
             yield "absurd", f"an amount of {whole}, {nano}, {rest}"
-    integers = [page.created_s]
-    for meter in page.meters:
-        integers += (meter.id, meter.booked_uj, meter.expired_uj)
-    for rate in page.rates:
-        integers += (abs(rate.value), rate.energy_uj, rate.held_ns)
-    for workload in page.workloads:
-        integers += (workload.gpu_count, workload.start, workload.scheduler_start_s)
-    if any(not 0 <= value <= _MOST for value in integers):
+    if any(not 0 <= value <= _MOST for value in _integers(page)):
         yield "absurd", "a number below zero, or of more than 63 bits"
     # A clock that was wrong for a moment may have said any time.
-    instants = [page.booked_to_s]
-    for gap in page.gaps:
-        instants += (gap.t0_utc_ns, gap.t1_utc_ns)
-    for workload in page.workloads:
-        instants += (workload.started_utc_ns or 0, workload.ended_utc_ns or 0)
-    if any(not -_MOST <= value <= _MOST for value in instants):
+    if any(not -_MOST <= value <= _MOST for value in _instants(page)):
         yield "absurd", "a time of more than 63 bits"
+
+
+def _integers(page: PostingsPage) -> Iterator[int]:
+    yield page.created_s
+    for meter in page.meters:
+        yield from (meter.id, meter.booked_uj, meter.expired_uj)
+    for rate in page.rates:
+        yield from (abs(rate.value), rate.energy_uj, rate.held_ns)
+    for workload in page.workloads:
+        yield from (workload.gpu_count, workload.start, workload.scheduler_start_s)
+
+
+def _instants(page: PostingsPage) -> Iterator[int]:
+    yield page.booked_to_s
+    for gap in page.gaps:
+        yield from (gap.t0_utc_ns, gap.t1_utc_ns)
+    for workload in page.workloads:
+        yield from (workload.started_utc_ns or 0, workload.ended_utc_ns or 0)

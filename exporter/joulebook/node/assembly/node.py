@@ -99,6 +99,12 @@ class Node:
         """Whether there is nothing to measure, and that was to be waited for."""
         self._exits = exits
 
+    def healthy(self) -> tuple[bool, str]:
+        """Whether a restart would not help, and why it would: for who cannot ask by HTTP."""
+        if not self.server.alive:
+            return False, "the HTTP server has ended: nothing is served"
+        return self.health.healthy()
+
     def __enter__(self) -> Self:
         return self
 

@@ -22,9 +22,9 @@ from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
 from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
+from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
-from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
@@ -43,8 +43,7 @@ def slurm_is_here(config: Config) -> bool:
 def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
     """The SLURM jobs of this host."""
     slurm = config.tenants.slurm
-    return SlurmWorkloads(
-        clock,
+    site = SlurmSite(
         events_dir=Path(slurm.events_dir),
         cgroup_root=Path(slurm.cgroup_root),
         hpc_job_mapping_dir=_path(slurm.hpc_job_mapping_dir),
@@ -57,6 +56,7 @@ def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
         proc=Path(config.host.proc),
     )
+    return SlurmWorkloads(clock, site)
 
 
 def marks_wanted(config: Config) -> bool:
@@ -98,8 +98,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
-    return KubernetesWorkloads(
-        clock,
+    site = KubernetesSite(
         node=node_name(config),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
@@ -111,6 +110,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
         poll_interval_s=kubernetes.poll_interval_s,
         proc=Path(config.host.proc),
     )
+    return KubernetesWorkloads(clock, site)
 
 
 def _own_pods(config: Config) -> list[str]:

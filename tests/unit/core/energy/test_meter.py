@@ -161,6 +161,27 @@ def test_garbage_right_after_an_outage_leaves_the_outage_marked() -> None:
     assert good.read_uj == 31 * J
 
 
+def test_an_outage_after_a_jump_that_waits_for_proof_is_before_the_reading_after_it() -> None:
+    state, _, _ = fed(reading(0, 5 * GJ), reading(1, 10))
+    state = take(resume(state), reading(20, 1_000)).state
+    marks = [(each.t_ns, each.breaks, each.after_outage) for each in state.pending]
+    assert marks == [(at(1), Break.RESET, False), (at(20), Break.NONE, True)]
+    assert state.read_uj == 1_000 * J
+    assert not state.resumed
+
+
+def test_a_value_that_a_counter_cannot_have_is_no_base_for_the_next() -> None:
+    wrap = {"wrap_uj": 65_000 * J, "max_power_mw": 1_000_000}
+    state, _, lost = fed(
+        reading(0, 60_000, **wrap),
+        reading(1_000, 1e8, **wrap),
+        reading(1_001, 20, **wrap),
+        reading(1_002, 120, **wrap),
+    )
+    assert state.read_uj == 100 * J
+    assert lost == {"implausible": 1_001 * S}
+
+
 def test_a_counter_that_is_not_told_once_is_made_up_for_by_the_next_look() -> None:
     state, gaps, _ = fed(
         reading(0, 10, power_mw=50_000),

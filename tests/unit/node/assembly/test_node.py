@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,6 +17,7 @@ from joulebook.config.sensors import Host, Nvml, Sensors
 from joulebook.config.workloads import Marks, Processes
 from joulebook.errors import ConfigError
 from joulebook.node.assembly import sensors, workloads
+from joulebook.node.assembly.node import Node
 from joulebook.node.workloads.host import procfs
 
 
@@ -36,7 +40,7 @@ def test_event_files_that_are_set_to_come_elsewhere_are_slurm(
 def test_a_node_without_kubernetes_does_not_carry_its_libraries(repository: Path) -> None:
     code = (
         "import sys, joulebook.node.assembly.node;"
-        "heavy = {'grpc', 'google.protobuf', 'kubernetes'} & set(sys.modules);"
+        "heavy = {'h2', 'grpc', 'google.protobuf', 'kubernetes'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     env = {**os.environ, "PYTHONPATH": str(repository / "exporter")}
@@ -70,3 +74,12 @@ def test_pids_of_the_driver_are_looked_up_only_where_they_mean_the_same(
     said = Config(tenants=Tenants(processes=Processes(pid_namespace="host")))
     assert sensors.proc_of_driver(said) == Path("/proc")
     assert workloads.driver_pids_are_own(said)
+
+
+def test_a_daemon_whose_http_server_has_ended_gives_no_sign_of_life() -> None:
+    server = SimpleNamespace(alive=True)
+    health = SimpleNamespace(healthy=lambda: (True, "healthy"))
+    node = Node(cast(Any, None), cast(Any, health), cast(Any, server), "", ExitStack(), idle=False)
+    assert node.healthy() == (True, "healthy")
+    server.alive = False
+    assert node.healthy() == (False, "the HTTP server has ended: nothing is served")

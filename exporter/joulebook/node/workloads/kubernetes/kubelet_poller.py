@@ -82,17 +82,22 @@ class KubeletPoller(LastingThread):
             self.join(patience_s)
 
     def _serve(self) -> None:
-        # Ten megabytes that only nodes with a kubelet should pay.
-        from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
-
-        kubelet = Kubelet(self._socket)
+        kubelet: Kubelet | None = None
         while self._wait():
             try:
+                kubelet = kubelet or self._connected()
                 self._look(kubelet)
             except Exception:
                 self._faulty()
             self._rested = time.monotonic() + PAUSE_S
-        kubelet.close()
+        if kubelet is not None:
+            kubelet.close()
+
+    def _connected(self) -> Kubelet:
+        # Ten megabytes that only nodes with a kubelet should pay.
+        from joulebook.node.workloads.kubernetes.kubelet import Kubelet  # noqa: PLC0415
+
+        return Kubelet(self._socket)
 
     def _look(self, kubelet: Kubelet) -> None:
         t_ns = self._clock.now_ns()

@@ -11,6 +11,7 @@ import fnmatch
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from joulebook.clock import Clock
@@ -55,39 +56,45 @@ _LATE_NS = 2 * NS_PER_S
 """So long after its end the labels of a short pod are still waited for."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSite:
+    """What is to be known of Kubernetes on this node.
+
+    Attributes:
+        node: What the cluster calls this node.
+        socket: The kubelet's pod-resources service.
+        server: The API server; `None`: it is not to be asked.
+        resources: Resources of device plugins whose devices are GPUs; `*` stands for anything.
+        drivers: DRA drivers whose devices are GPUs.
+        pod_logs: Where the kubelet keeps the log folders of pods; `None`: they are not looked at.
+        poll_interval_s: How often the kubelet is asked though nothing happened.
+
+    """
+
+    node: str
+    reader: Reader
+    socket: Path
+    server: ApiServer | None = None
+    resources: Sequence[str] = ("nvidia.com/gpu",)
+    drivers: Sequence[str] = ("gpu.nvidia.com",)
+    cgroup_root: Path = Path("/sys/fs/cgroup")
+    pod_logs: Path | None = None
+    poll_interval_s: float = 5.0
+    proc: Path = Path("/proc")
+
+
 class KubernetesWorkloads:
-    """The pods on this node. `server` is `None` where the API server is not to be asked."""
+    """The pods on this node."""
 
     name = "kubernetes"
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        node: str,
-        reader: Reader,
-        socket: Path,
-        server: ApiServer | None = None,
-        resources: Sequence[str] = ("nvidia.com/gpu",),
-        drivers: Sequence[str] = ("gpu.nvidia.com",),
-        cgroup_root: Path = Path("/sys/fs/cgroup"),
-        pod_logs: Path | None = None,
-        poll_interval_s: float = 5.0,
-        proc: Path = Path("/proc"),
-    ) -> None:
+    def __init__(self, clock: Clock, site: KubernetesSite) -> None:
         self._clock = clock
-        self._node = node
-        self._pods = reader
-        self._socket = socket
-        self._server = server
-        self._resources = tuple(resources)
-        self._drivers = tuple(drivers)
-        self._cgroup_root = cgroup_root
-        self._pod_logs = pod_logs
-        self._poll_interval_s = poll_interval_s
+        self._site = site
+        self._pods = site.reader
         self._lock = threading.RLock()
         self._refuse = Rejections()
-        self._reader = CgroupReader(proc)
+        self._reader = CgroupReader(site.proc)
         self._thread: InotifyThread | None = None
 
     # -- TenantSource
@@ -97,7 +104,7 @@ class KubernetesWorkloads:
         self._boundary = boundary
         self._table = PodTable(
             self._is_gpu,
-            LogFolders(self._pod_logs),
+            LogFolders(self._site.pod_logs),
             node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
@@ -108,16 +115,16 @@ class KubernetesWorkloads:
         self._times: list[int] = []
         news = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
         self._cluster = Cluster(
-            self._server, self._node, news, self._now_is_a_boundary, self._refuse
+            self._site.server, self._site.node, news, self._now_is_a_boundary, self._refuse
         )
         self._inotify = Inotify()
-        self._tree = PodTree(self._cgroup_root, self._inotify, self._refuse, self)
+        self._tree = PodTree(self._site.cgroup_root, self._inotify, self._refuse, self)
         with self._lock:
             self._tree.scan()
             self._resumption.review(self._table, self._clock.now_ns())
         self._rescan_at = time.monotonic() + _RETRY_S
         self._poller = KubeletPoller(
-            self._socket, self._clock, self._poll_interval_s,
+            self._site.socket, self._clock, self._site.poll_interval_s,
             heard=self._heard, silent=self._silent, offered=self._offered,
             faulty=self._faulty, restless=self._restless,
         )  # fmt: skip
@@ -168,7 +175,7 @@ class KubernetesWorkloads:
                     over.append(resident)
             self._handed = []
             self._resumption.settled()
-            self._table.put_away(over, unnamed=self._server is not None)
+            self._table.put_away(over, unnamed=self._site.server is not None)
 
     def identify(self, pid: int) -> WorkloadId | None:
         """Whose process that is, from its cgroup; `INFRASTRUCTURE` if it is the cluster's own."""
@@ -233,8 +240,8 @@ class KubernetesWorkloads:
 
     def _handle(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 for event in events:
                     if event.overflow:
                         self._rescan_at = min(self._rescan_at, now + _RESCAN_PAUSE_S)
@@ -243,11 +250,13 @@ class KubernetesWorkloads:
                 if now >= self._rescan_at:
                     self._tree.scan()
                     self._rescan_at = now + (_RESCAN_S if self._tree.present else _RETRY_S)
-            except Exception:
-                # Not at once: what made it fail may well be there still.
-                self._rescan_at = now + _RETRY_S
-                self._refuse.fault("following pod cgroups failed; rescanning all of them")
-        self._tell()
+            self._tell()
+        except Exception:
+            # Not at once: what made it fail may well be there still.
+            self._rescan_at = now + _RETRY_S
+            self._refuse.fault(
+                "following pod cgroups failed: ends may be seen late; rescanning all of them"
+            )
 
     def _wait_s(self) -> float | None:
         return max(0.0, self._rescan_at - time.monotonic())
@@ -305,15 +314,15 @@ class KubernetesWorkloads:
     def _is_gpu(self, device: KubeletDevice) -> bool:
         if device.is_dra:
             driver = device.id.split("/", 1)[0]
-            return any(fnmatch.fnmatchcase(driver, each) for each in self._drivers)
-        named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._resources)
+            return any(fnmatch.fnmatchcase(driver, each) for each in self._site.drivers)
+        named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._site.resources)
         return named or is_gpu_id(device.id)
 
     # -- helpers
 
     def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
-        if self._server is None:
+        if self._site.server is None:
             return False
         if resident.ended_ns is None:
             return True
@@ -326,7 +335,7 @@ class KubernetesWorkloads:
         return self._offers.is_pending(device.id)
 
     def _review(self, now_ns: int) -> None:
-        silent = self._server is not None and not self._cluster.synced
+        silent = self._site.server is not None and not self._cluster.synced
         self._table.review(now_ns, api_silent=silent)
 
     def _is_infrastructure(self, resident: PodAllocation) -> bool:

@@ -150,15 +150,7 @@ def find_part(
     if gpu_ids == "nvml" and gpu[:1].isdecimal():
         return _by_index(gpu, devices)
     if not gpu.isdecimal():
-        for device in devices:
-            if device.meter.name == gpu:
-                return GresPart(device.meter)
-            instance = device.instance(gpu)
-            if instance is not None:
-                return _instance(device, instance)
-        if gpu.startswith("MIG-"):
-            raise Unmappable(gpu)
-        return None
+        return _by_uuid(gpu, devices)
     if gpu_ids == "minor":
         return _by_minor(int(gpu), devices)
     if gres is None or int(gpu) >= len(gres.positions):
@@ -182,6 +174,18 @@ def _instance(device: DeviceStatus, instance: Instance) -> GresPart:
     return GresPart(
         device.meter, instance.slices, max(device.slices, instance.slices), instance.uuid
     )
+
+
+def _by_uuid(gpu: str, devices: Sequence[DeviceStatus]) -> GresPart | None:
+    for device in devices:
+        if device.meter.name == gpu:
+            return GresPart(device.meter)
+        instance = device.instance(gpu)
+        if instance is not None:
+            return _instance(device, instance)
+    if gpu.startswith("MIG-"):
+        raise Unmappable(gpu)
+    return None
 
 
 def _by_index(gpu: str, devices: Sequence[DeviceStatus]) -> GresPart | None:

@@ -71,43 +71,26 @@ def parse_gres_conf(
     `None` where the two files do not tell: AutoDetect, an Include, GPUs without a File, several
     types whose order is not known.
     """
+    lines = [_keys(line) for line in _lines(text)]
+    lines = [k for k in lines if "nodename" not in k or node in expand(k["nodename"])]
+    if any("include" in keys for keys in lines) or _detects(lines):
+        return None
     gpus: list[_Line] = []
     shard_files: dict[str, int] = {}
     shards_anywhere = 0
-    autodetect = ""
-    node_autodetect: str | None = None
-    for line in _lines(text):
-        words = line.split()
-        if words[0].lower() == "include":
-            return None
-        keys = {k.lower(): v.strip('"') for k, _, v in (w.partition("=") for w in words)}
-        if "nodename" in keys and node not in expand(keys["nodename"]):
-            continue
-        if "autodetect" in keys:
-            if "nodename" in keys:
-                node_autodetect = keys["autodetect"].lower()
-            else:
-                autodetect = keys["autodetect"].lower()
+    for keys in lines:
         name = keys.get("name", "").lower()
-        listed = expand(keys.get("file", ""))
-        needed: tuple[int, ...] = ()
-        if "multiplefiles" in keys:
-            # All AMD cards come with /dev/kfd, which is no card's own.
-            together = [f for f in expand(keys["multiplefiles"]) if f != "/dev/kfd"]
-            listed, needed = tuple(together[:1]), capabilities(together)
-        count = _count(keys.get("count", ""))
+        listed, needed = _files(keys)
         if name == "gpu":
             if not listed:
                 return None
             kind = keys.get("type", "").lower()
             gpus += [_Line(kind, file, needed or capabilities([file])) for file in listed]
-        elif name == "shard" and listed:
+        elif name == "shard":
+            count = _count(keys.get("count", ""))
+            shards_anywhere += 0 if listed else count
             for file in listed:
                 shard_files[file] = (count or len(listed)) // len(listed)
-        elif name == "shard":
-            shards_anywhere += count
-    if (autodetect if node_autodetect is None else node_autodetect) not in {"", "off"}:
-        return None
     ordered = _in_order(gpus, promised)
     if ordered is None:
         return None
@@ -118,6 +101,28 @@ def parse_gres_conf(
     return GresMap(
         tuple(Position(gpu.file, shard_files.get(gpu.file, 0), gpu.caps) for gpu in ordered)
     )
+
+
+def _keys(line: str) -> dict[str, str]:
+    """The keys of a line in lower case, and their values; a word alone is a key with none."""
+    pairs = (word.partition("=") for word in line.split())
+    return {key.lower(): value.strip('"') for key, _, value in pairs}
+
+
+def _detects(lines: Sequence[Mapping[str, str]]) -> bool:
+    """Whether slurmd looks for GPUs by itself; what is said of this node alone counts more."""
+    said = [keys for keys in lines if "autodetect" in keys]
+    own = [keys for keys in said if "nodename" in keys]
+    return any(keys["autodetect"].lower() not in {"", "off"} for keys in (own or said)[-1:])
+
+
+def _files(keys: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The device files of a line, and the capabilities that each of them needs."""
+    if "multiplefiles" not in keys:
+        return expand(keys.get("file", "")), ()
+    # All AMD cards come with /dev/kfd, which is no card's own.
+    together = [file for file in expand(keys["multiplefiles"]) if file != "/dev/kfd"]
+    return tuple(together[:1]), capabilities(together)
 
 
 def _in_order(gpus: Sequence[_Line], promised: Sequence[Promise] | None) -> list[_Line] | None:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from joulebook.clock import Clock
@@ -49,61 +50,58 @@ _RETRY_S = 1.0
 _RESCAN_PAUSE_S = 0.2
 
 
-class SlurmWorkloads:
-    """The SLURM jobs on this host: of the nodes `only` (`n1`, `n[1-2]`), or of all if it is empty.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmSite:
+    """What is to be known of SLURM on this host.
 
-    `events_dir` is where the hooks write; `node` and `gpu_ids` are meant by events without one.
-    `scontrol` and `slurmd` are paths of programs (`None`: found by themselves, empty: not used).
+    Attributes:
+        events_dir: Where the hooks write.
+        hpc_job_mapping_dir: Job-mapping files of dcgm-exporter.
+        gpustat_dir: Job-mapping files of Jobstats.
+        node: The node meant by events without one; empty: found by itself.
+        only: The nodes whose jobs count (`n1`, `n[1-2]`); empty: all of this host.
+        slurm_conf: Path of slurm.conf; `None`: found by itself.
+        gres_conf: Path of gres.conf; `None`: beside slurm.conf.
+        gpu_ids: What the numbers in events are that do not say it.
+        scontrol, slurmd: Paths of programs; `None`: found by itself, empty: not used.
+        ask_timeout_s: For how long an answer of the controller is waited for.
+
     """
+
+    events_dir: Path = Path("/run/joulebook/jobs")
+    cgroup_root: Path = Path("/sys/fs/cgroup")
+    hpc_job_mapping_dir: Path | None = None
+    gpustat_dir: Path | None = None
+    rules: Sequence[str] = DEFAULT_RULES
+    node: str = ""
+    only: str = ""
+    slurm_conf: Path | None = None
+    gres_conf: Path | None = None
+    gpu_ids: str = "gres"
+    scontrol: str | None = None
+    slurmd: str | None = None
+    ask_timeout_s: float = 5.0
+    proc: Path = Path("/proc")
+
+
+class SlurmWorkloads:
+    """The SLURM jobs on this host."""
 
     name = "slurm"
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        events_dir: Path = Path("/run/joulebook/jobs"),
-        cgroup_root: Path = Path("/sys/fs/cgroup"),
-        hpc_job_mapping_dir: Path | None = None,
-        gpustat_dir: Path | None = None,
-        rules: Sequence[str] = DEFAULT_RULES,
-        node: str = "",
-        only: str = "",
-        slurm_conf: Path | None = None,
-        gres_conf: Path | None = None,
-        gpu_ids: str = "gres",
-        scontrol: str | None = None,
-        slurmd: str | None = None,
-        ask_timeout_s: float = 5.0,
-        proc: Path = Path("/proc"),
-    ) -> None:
-        conf = find_slurm_conf() if slurm_conf is None else slurm_conf
+    def __init__(self, clock: Clock, site: SlurmSite) -> None:
         self._clock = clock
-        self._rules = tuple(rules)
-        self._events_dir = events_dir
-        self._cgroup_root = cgroup_root
-        self._mapping_paths = [
-            (path, evidence)
-            for path, evidence in (
-                (hpc_job_mapping_dir, Evidence.JOB_MAPPING),
-                (gpustat_dir, Evidence.GPUSTAT),
-            )
-            if path is not None
-        ]
-        self._gpu_ids = gpu_ids
-        self._only = frozenset(expand(only))
-        alone = only if len(self._only) == 1 else ""
-        self._node = node or alone or socket.gethostname().split(".")[0]
-        self._scontrol = find_program("scontrol") if scontrol is None else scontrol
-        self._conf = conf
-        self._ask_timeout_s = ask_timeout_s
-        slurmd = find_program("slurmd") if slurmd is None else slurmd
-        self._gres = GresMaps(conf, gres_conf, slurmd=slurmd, proc=proc)
+        self._site = site
+        self._only = frozenset(expand(site.only))
+        alone = site.only if len(self._only) == 1 else ""
+        self._node = site.node or alone or socket.gethostname().split(".")[0]
+        self._conf = site.slurm_conf or find_slurm_conf()
+        slurmd = find_program("slurmd") if site.slurmd is None else site.slurmd
+        self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
         self._lock = threading.RLock()
-        self._table = JobTable(self._node, self._gpu_ids)
+        self._table = JobTable(self._node, site.gpu_ids)
         self._refuse = Rejections()
-        self._proc = proc
-        self._reader = CgroupReader(proc)
+        self._reader = CgroupReader(site.proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
         self._handed_lost = 0
@@ -114,26 +112,33 @@ class SlurmWorkloads:
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
         """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        site = self._site
         self._boundary = boundary
         self._inotify = Inotify()
         self._agenda = Timers()
-        self._table = JobTable(self._node, self._gpu_ids, before)
+        self._table = JobTable(self._node, self._site.gpu_ids, before)
+        scontrol = find_program("scontrol") if site.scontrol is None else site.scontrol
         self._asker = Asker(
-            self._scontrol, self._conf, timeout_s=self._ask_timeout_s, fault=self._refuse.fault
+            scontrol, self._conf, timeout_s=site.ask_timeout_s, fault=self._refuse.fault
         )
-        self._labels = LabelReader(self._events_dir / "labels", self._refuse)
+        self._labels = LabelReader(site.events_dir / "labels", self._refuse)
         self._news = JobTracker(
-            self._clock, self._table, self._agenda, self._asker, self._labels,
-            JobProcesses(self._proc), self._gres_of, self._lock, self._poke, self._refuse,
-            self._only,
+            clock=self._clock, table=self._table, timers=self._agenda, asker=self._asker,
+            labels=self._labels, processes=JobProcesses(site.proc), gres_of=self._gres_of,
+            lock=self._lock, poke=self._poke, refuse=self._refuse, only=self._only,
         )  # fmt: skip
-        self._events = EventDirectory(self._events_dir, self._inotify, self._news, self._refuse)
+        self._events = EventDirectory(site.events_dir, self._inotify, self._news, self._refuse)
         self._tree = SlurmTree(
-            self._cgroup_root, self._inotify, self._refuse, self._news, self._only
+            site.cgroup_root, self._inotify, self._refuse, self._news, self._only
         )
+        mappings = {
+            Evidence.JOB_MAPPING: site.hpc_job_mapping_dir,
+            Evidence.GPUSTAT: site.gpustat_dir,
+        }
         self._mappings = [
             MappingDirectory(path, evidence, self._inotify, self._refuse)
-            for path, evidence in self._mapping_paths
+            for evidence, path in mappings.items()
+            if path is not None
         ]
         self._handlers = [
             self._events.handle, self._tree.handle, self._gres.handle,
@@ -141,7 +146,7 @@ class SlurmWorkloads:
         ]  # fmt: skip
         with contextlib.suppress(OSError):
             # Before the first job, so that its very first event is seen as it comes.
-            self._events_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            site.events_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._gres.watch(self._inotify)
         self._asker.start()
         with self._lock:
@@ -180,7 +185,7 @@ class SlurmWorkloads:
                         if grant.t1_ns is not None:
                             closed.append(key)
                 if job.sent < job.changed:
-                    fact = facts_of(job, self._rules)
+                    fact = facts_of(job, self._site.rules)
                     if fact is not None:
                         facts.append(fact)
                 self._handed.append((job, job.changed, tuple(closed)))
@@ -231,7 +236,7 @@ class SlurmWorkloads:
         with self._lock:
             self._events.close()
             self._inotify.close()
-            self._table = JobTable(self._node, self._gpu_ids)
+            self._table = JobTable(self._node, self._site.gpu_ids)
             self._handed = []
 
     # -- the watching thread

@@ -1,12 +1,13 @@
 """What to do when something is heard of a SLURM job: note it, look for labels, ask, tell the time.
 
-Every method is called with the lock of `SlurmTenants` held.
+Every method is called with `lock` held.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from joulebook.clock import Clock
@@ -45,53 +46,47 @@ _SILENT = (
 )
 
 
+@dataclass(eq=False, kw_only=True)
 class JobTracker:
     """Listener of the event directory and of the cgroup tree.
 
-    `times` collects the node times of begins and ends, to be reported once the lock is released;
-    `stale` the event files of an earlier boot, to be deleted once that is known to the ledger;
-    `lost` what is to be said of jobs that ended while nobody watched.
+    Attributes:
+        poke: Wakes the watching thread.
+        only: The nodes whose jobs count; empty: all.
+        times: Node times of begins and ends, to be reported once the lock is released.
+        stale: Event files of an earlier boot, to be deleted once that is known to the ledger.
+        lost: What is to be said of jobs that ended while nobody watched.
+
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        table: JobTable,
-        agenda: Timers,
-        asker: Questions,
-        labels: LabelReader,
-        processes: JobProcesses,
-        gres_of: GresOf,
-        lock: threading.RLock,
-        poke: Callable[[], None],
-        refuse: Callable[[InputError], None],
-        only: frozenset[str] = frozenset(),
-    ) -> None:
-        self._clock = clock
-        self._table = table
-        self._agenda = agenda
-        self._asker = asker
-        self._labels = labels
-        self._processes = processes
-        self._gres_of = gres_of
-        self._lock = lock
-        self._poke = poke
-        self._refuse = refuse
-        self._only = only
-        self._time = WallTime(clock)
-        self._hooks_seen = False
-        self.times: list[int] = []
-        self.stale: list[str] = []
-        self.lost: list[tuple[WorkloadFacts | None, tuple[Claim, ...]]] = []
+    clock: Clock
+    table: JobTable
+    timers: Timers
+    asker: Questions
+    labels: LabelReader
+    processes: JobProcesses
+    gres_of: GresOf
+    lock: threading.RLock
+    poke: Callable[[], None]
+    refuse: Callable[[InputError], None]
+    only: frozenset[str] = frozenset()
+    times: list[int] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    lost: list[tuple[WorkloadFacts | None, tuple[Claim, ...]]] = field(default_factory=list)
+    _hooks_seen: bool = field(default=False, init=False)
+    _time: WallTime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._time = WallTime(self.clock)
 
     # -- event files
 
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """An event file as it is now."""
-        if self._only and event.node and event.node not in self._only:
+        if self.only and event.node and event.node not in self.only:
             return  # Another slurmd's on this host, and another daemon's.
         self._hooks_seen = True
-        known = self._table.knows(stem)
+        known = self.table.knows(stem)
         if known is not None and known.told_ns != event.start_ns:
             known = None  # The number came again.
         same_boot = event.boot_id == self._time.boot_id if event.boot_id else None
@@ -102,10 +97,10 @@ class JobTracker:
         t1_ns = None
         if end_wall_ns is not None:
             t1_ns = self._time.node_ns(end_wall_ns, event.end_uptime_ms if same_boot else None)
-        job = self._table.event(stem, event, t0_ns, t1_ns)
+        job = self.table.event(stem, event, t0_ns, t1_ns)
         if known is None:
             self.times.append(t0_ns)
-            _, gres = self._gres_of(event.node)
+            _, gres = self.gres_of(event.node)
             if event.gpus and gres is not None and gres.sharded:
                 self._ask(job)
             if t1_ns is None:
@@ -117,8 +112,8 @@ class JobTracker:
 
     def job_untold(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
-        now_ns = self._clock.now_ns()
-        job = self._table.event_removed(stem, now_ns, self._lives)
+        now_ns = self.clock.now_ns()
+        job = self.table.event_removed(stem, now_ns, self._lives)
         if job is not None:
             self.times.append(now_ns)
             self._over(job)
@@ -126,59 +121,59 @@ class JobTracker:
     def scanned(self) -> None:
         """All that is there has been reported: what the ledger held beside it ended unseen."""
         self._give_up_lost()
-        for job in self._table:
+        for job in self.table:
             if job.filed and job.ended_ns is None and not self._lives(job):
                 job.unproven = True
                 self._watch(job, 0.0)
 
     def _give_up_lost(self) -> None:
-        until_ns = self._table.kept.last_ns
+        until_ns = self.table.kept.last_ns
         # Node time goes on over a reboot.
-        because = "node restarted" if self._clock.boottime_ns(until_ns) < 0 else ""
-        for kept, over in self._table.unclaimed():
+        because = "node restarted" if self.clock.boottime_ns(until_ns) < 0 else ""
+        for kept, over in self.table.unclaimed():
             facts, claims = kept.ended(until_ns, because)
             self.lost.append((facts if over else None, claims))
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
-        return self._table.stems()
+        return self.table.stems()
 
     # -- cgroups
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
         """A directory of a job."""
-        now_ns = self._clock.now_ns()
-        begun_ns = None if live else self._processes.begun_boottime_ns(path)
+        now_ns = self.clock.now_ns()
+        begun_ns = None if live else self.processes.begun_boottime_ns(path)
         if begun_ns is not None:
-            begun_ns = min(now_ns, begun_ns - self._clock.boottime_ns(0))
+            begun_ns = min(now_ns, begun_ns - self.clock.boottime_ns(0))
         t_ns = now_ns if begun_ns is None else begun_ns
-        job = self._table.seen(place, path, t_ns, self._time.utc_s(t_ns))
+        job = self.table.seen(place, path, t_ns, self._time.utc_s(t_ns))
         if job is None:
             self._look_at_sluid(place, path, 0)
             return
-        job.extern = job.extern or self._processes.has_extern(path)
+        job.extern = job.extern or self.processes.has_extern(path)
         if job.hooked or len(job.paths) > 1:
             return
         if live:
             self.times.append(job.started_ns)
         # A site without our hooks is asked for at once; else the file is only a little late.
-        self._agenda.at(
+        self.timers.at(
             _HOOK_GRACE_S if live and self._hooks_seen else 0.0, lambda: self._ask_unless_told(job)
         )
 
     def step_seen(self, path: Path) -> None:
         """A step began: its processes are about to be there."""
-        job = self._table.at(path)
+        job = self.table.at(path)
         if job is None:
             return
-        job.extern = job.extern or self._processes.has_extern(path)
+        job.extern = job.extern or self.processes.has_extern(path)
         if not job.labels_done and "name" not in job.facts:
             self._begin_looks(job)
 
     def job_gone(self, path: Path) -> None:
         """The directory of a job is no more."""
-        now_ns = self._clock.now_ns()
-        job = self._table.gone(path, now_ns)
+        now_ns = self.clock.now_ns()
+        job = self.table.gone(path, now_ns)
         if job is None:
             return
         if job.ended_ns == now_ns:
@@ -189,25 +184,25 @@ class JobTracker:
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped]) -> None:
         """What a job-mapping directory says now."""
-        now_ns = self._clock.now_ns()
+        now_ns = self.clock.now_ns()
         said = frozenset(m._replace(since_ns=self._time.node_ns(m.since_ns, None)) for m in now)
-        if self._table.mapped(evidence, said, now_ns, self._time.utc_s(now_ns)):
+        if self.table.mapped(evidence, said, now_ns, self._time.utc_s(now_ns)):
             self.times.append(now_ns)
-            for job in self._table:
+            for job in self.table:
                 if job.ended_ns is None:
                     self._ask_unless_told(job)
                     if job.filed and not job.watch:
                         self._watch(job, _NO_EPILOG_S)
 
     def _lives(self, job: Job) -> bool:
-        return self._processes.live(job.paths)
+        return self.processes.live(job.paths)
 
     # -- labels
 
     def _begin_looks(self, job: Job) -> None:
         job.looks += 1
-        series, start_s = job.looks, self._agenda.now_s()
-        self._agenda.at(FAST_S[0], lambda: self._look(job, series, 0, start_s))
+        series, start_s = job.looks, self.timers.now_s()
+        self.timers.at(FAST_S[0], lambda: self._look(job, series, 0, start_s))
 
     def _look(self, job: Job, series: int, count: int, start_s: float) -> None:
         if job.looks != series or job.ended_ns is not None:
@@ -217,16 +212,16 @@ class JobTracker:
         if not job.labels_done and following[1] > SETTLED_S:
             self._labels_over(job)
         count, at_s = following
-        in_s = max(0.0, start_s + at_s - self._agenda.now_s())
-        self._agenda.at(in_s, lambda: self._look(job, series, count, start_s))
+        in_s = max(0.0, start_s + at_s - self.timers.now_s())
+        self.timers.at(in_s, lambda: self._look(job, series, count, start_s))
         if at_s >= 1.0:
             self._ask(job)
 
     def _read_labels(self, job: Job, *, thorough: bool) -> None:
-        self._table.labels(job, self._labels.label_file(job))
-        found = self._labels.environment(job.paths, thorough=thorough)
+        self.table.labels(job, self.labels.label_file(job))
+        found = self.labels.environment(job.paths, thorough=thorough)
         if found is not None:
-            self._table.environment(job, found)
+            self.table.environment(job, found)
 
     def _over(self, job: Job) -> None:
         if job.ended_ns is not None:
@@ -240,15 +235,15 @@ class JobTracker:
         self._ask(job)
 
     def _look_at_sluid(self, place: SlurmPlace, path: Path, count: int) -> None:
-        found = self._labels.environment({path}, thorough=False)
-        if found is not None and self._table.name_sluid(place.job, found):
+        found = self.labels.environment({path}, thorough=False)
+        if found is not None and self.table.name_sluid(place.job, found):
             self.job_seen(place, path, True)
             self.step_seen(path)
             return
         later, at_s = next_look_s(count, named=False)
         if at_s < SETTLED_S and is_sluid(path.name) and path.exists():
             before_s = FAST_S[count] if count < len(FAST_S) else 0.0
-            self._agenda.at(
+            self.timers.at(
                 max(0.005, at_s - before_s), lambda: self._look_at_sluid(place, path, later)
             )
 
@@ -262,7 +257,7 @@ class JobTracker:
         """Ask once what the controller knows of a job, and again until it says."""
         if job.asking or job.heard:
             return
-        if not self._asker.able:
+        if not self.asker.able:
             unheard(job)
             return
         self._question(job, lambda answer: None)
@@ -271,27 +266,27 @@ class JobTracker:
         job.asking = True
 
         def answered(answer: JobAnswer | None) -> None:
-            with self._lock:
+            with self.lock:
                 if answer is not None:
-                    self._table.kept.recognise(job, answer)
-                take(job, self._table.runs(job.job_id), answer)
+                    self.table.kept.recognise(job, answer)
+                take(job, self.table.runs(job.job_id), answer)
                 self._give_up_lost()
                 if answer is None:
-                    self._refuse(InputError(_SILENT, reason="controller_silent"))
+                    self.refuse(InputError(_SILENT, reason="controller_silent"))
                 if not job.heard:
                     self._ask_again(job)
                 then(answer)
-            self._poke()
+            self.poke()
 
-        if not self._asker.ask(job.job_id, answered):
+        if not self.asker.ask(job.job_id, answered):
             answered(None)
 
     def _ask_again(self, job: Job) -> None:
-        age_ns = 0 if job.ended_ns is None else self._clock.now_ns() - job.ended_ns
+        age_ns = 0 if job.ended_ns is None else self.clock.now_ns() - job.ended_ns
         if age_ns > _GIVE_UP_NS:
             unheard(job)
         else:
-            self._agenda.at(_pause_s(job.asked - 1), lambda: self._ask(job))
+            self.timers.at(_pause_s(job.asked - 1), lambda: self._ask(job))
 
     # -- ends that no Epilog tells
 
@@ -299,7 +294,7 @@ class JobTracker:
         """See from now on whether a job that a file speaks of still lives."""
         job.watch += 1
         series = job.watch
-        self._agenda.at(in_s, lambda: self._check(job, series, 0, 0))
+        self.timers.at(in_s, lambda: self._check(job, series, 0, 0))
 
     def _check(self, job: Job, series: int, count: int, denied: int) -> None:
         """One question of a series; `denied`: so often in a row the job was said to be over."""
@@ -308,8 +303,8 @@ class JobTracker:
             return
         if self._lives(job):
             job.unproven = False
-            job.alive_ns = self._clock.now_ns()
-            self._agenda.at(_ALIVE_S, lambda: self._check(job, series, 0, 0))
+            job.alive_ns = self.clock.now_ns()
+            self.timers.at(_ALIVE_S, lambda: self._check(job, series, 0, 0))
             return
 
         def answered(answer: JobAnswer | None) -> None:
@@ -321,19 +316,19 @@ class JobTracker:
                 return
             job.unproven = over > 0
             if not over and answer is not None and answer.state in ON_NODE:
-                job.alive_ns = self._clock.now_ns()
-            self._agenda.at(
+                job.alive_ns = self.clock.now_ns()
+            self.timers.at(
                 _pause_s(0 if over else count), lambda: self._check(job, series, count + 1, over)
             )
 
-        if self._asker.able:
+        if self.asker.able:
             self._question(job, answered)
         else:
             job.unproven = False
 
     def _over_unseen(self, job: Job, answer: JobAnswer | None) -> None:
         """No Epilog reported its end: it is when its processes were gone, else the controller's."""
-        now_ns = self._clock.now_ns()
+        now_ns = self.clock.now_ns()
         end_ns = job.vanished_ns or job.alive_ns
         if job.vanished_ns is None and answer is not None and answer.end_s:
             end_ns = self._time.node_ns(answer.end_s * NS_PER_S, None)

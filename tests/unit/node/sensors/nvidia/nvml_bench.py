@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.nvml.build import Layout, build
 from tests.fakes.nvml.scenario import Gpu, Scenario
 
+from joulebook.clock import Anchor
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 
 MS = 1_000_000
@@ -38,6 +39,9 @@ class ScenarioClock:
 
     def boottime_ns(self, t_ns: int) -> int:
         return t_ns - SHIFT_NS
+
+    def anchor(self, t_ns: int) -> Anchor:
+        return Anchor(self.epoch, SHIFT_NS, t_ns, self.utc_offset_ns())
 
 
 class Bench:

@@ -38,7 +38,7 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     State,
     Terminated,
 )
-from joulebook.node.workloads.kubernetes.source import KubernetesWorkloads
+from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.units import NS_PER_S
 
 GPU = "nvidia.com/gpu"
@@ -86,14 +86,18 @@ class World:
         self.boundaries: list[int] = []
         self.source = KubernetesWorkloads(
             self.clock,
-            node="n1",
-            reader=Reader(DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))),
-            socket=self.kubelet.socket,
-            server=server,
-            resources=(GPU, "nvidia.com/gpu.shared", "nvidia.com/mig-*", "example.org/card"),
-            cgroup_root=self.root,
-            pod_logs=self.logs,
-            poll_interval_s=0.5,
+            KubernetesSite(
+                node="n1",
+                reader=Reader(
+                    DEFAULT_RULES, (parse("app=monitor"), parse("namespace:kube-system"))
+                ),
+                socket=self.kubelet.socket,
+                server=server,
+                resources=(GPU, "nvidia.com/gpu.shared", "nvidia.com/mig-*", "example.org/card"),
+                cgroup_root=self.root,
+                pod_logs=self.logs,
+                poll_interval_s=0.5,
+            ),
         )
 
     def open(self) -> World:
@@ -209,12 +213,12 @@ class Still:
         self.before = before
         self.populated: set[Path] = set()
         self.cards: Sequence[DeviceStatus] = CARDS
-        self.source = KubernetesWorkloads(
-            self.clock,
+        site = KubernetesSite(
             node="n1", reader=Reader(DEFAULT_RULES, tuple(map(parse, selectors))),
             socket=folder / "kubelet.sock", server=ApiServer(folder) if api else None,
             cgroup_root=folder, pod_logs=folder / "logs",
         )  # fmt: skip
+        self.source = KubernetesWorkloads(self.clock, site)
         monkeypatch.setattr(PodTree, "scan", lambda tree: self._scan(tree, running))
         self.source.open(lambda _: None, before)
         self.open_claims: tuple[Claim, ...] = ()

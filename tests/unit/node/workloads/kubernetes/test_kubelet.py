@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
+from h2.exceptions import H2Error
 from tests.fakes.kubelet.kubelet import RECORDED, FakeKubelet
 
 from joulebook.node.workloads.kubernetes import podresources_pb2 as messages
@@ -131,10 +138,137 @@ def test_a_kubelet_that_hangs_is_not_waited_for(fake: FakeKubelet) -> None:
     assert caught.value.reason == "timeout"
 
 
+Reply = Callable[[H2Connection, int], None]
+"""Answers one call: on which connection, and in which stream."""
+
+
+class Odd:
+    """A server that answers one call after the other as functions of its connection say."""
+
+    def __init__(self, path: Path, *answers: Reply) -> None:
+        self._answers = iter(answers)
+        self.connections = self.calls = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                self.connections += 1
+                with peer, suppress(OSError, H2Error):
+                    self._talk(peer)
+
+    def _talk(self, peer: socket.socket) -> None:
+        http = H2Connection(H2Configuration(client_side=False))
+        http.initiate_connection()
+        peer.sendall(http.data_to_send())
+        while raw := peer.recv(65_536):
+            for event in http.receive_data(raw):
+                if isinstance(event, StreamEnded):
+                    self.calls += 1
+                    next(self._answers)(http, event.stream_id)
+            for byte in http.data_to_send():  # in pieces as small as can be
+                peer.sendall(bytes([byte]))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(20)
+
+
+OK = [(":status", "200"), ("content-type", "application/grpc")]
+
+
+def reply(data: bytes, status: str = "0", headers: Sequence[tuple[str, str]] = OK) -> Reply:
+    def answer(http: H2Connection, stream: int) -> None:
+        http.send_headers(stream, headers)
+        http.send_data(stream, data)
+        http.send_headers(stream, [("grpc-status", status)], end_stream=True)
+
+    return answer
+
+
+def refuse_at_once(http: H2Connection, stream: int) -> None:
+    http.send_headers(stream, [*OK, ("grpc-status", "12")], end_stream=True)
+
+
+def go_away(http: H2Connection, _stream: int) -> None:
+    http.close_connection()
+
+
+def reset(http: H2Connection, stream: int) -> None:
+    http.reset_stream(stream)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (refuse_at_once, "unimplemented"),
+        (go_away, "unavailable"),
+        (reset, "unavailable"),
+        (reply(b"\0\0\0\0\0", status="2"), "refused"),
+        (reply(b"\0\0\0\0\0", status="99"), "refused"),
+        (reply(b"\0\0\0\0\0", status="x"), "refused"),
+        (reply(b"\0\0\0\0\0", headers=[(":status", "503")]), "refused"),
+        (reply(b""), "refused"),  # no message at all
+        (reply(b"\0\0\0\0\2x"), "refused"),  # cut short
+        (reply(b"\1\0\0\0\0"), "refused"),  # compressed
+        (reply(b"\0\0\0\0\1\xff"), "refused"),  # no such message
+    ],
+)
+def test_answers_that_are_none_are_refused_and_the_next_one_counts(
+    short_tmp_path: Path, answer: Reply, reason: str
+) -> None:
+    odd = Odd(short_tmp_path / "s", answer, reply(b"\0\0\0\0\0"))
+    kubelet = Kubelet(short_tmp_path / "s", timeout_s=20)
+    with pytest.raises(KubeletError) as caught:
+        kubelet.pods()
+    assert caught.value.reason == reason
+    assert kubelet.pods() == ()
+    kubelet.close()
+    odd.close()
+
+
+def test_a_kubelet_that_hung_up_meanwhile_is_dialled_again(short_tmp_path: Path) -> None:
+    well = reply(b"\0\0\0\0\0")
+    odd = Odd(short_tmp_path / "s", well, go_away, well)
+    kubelet = Kubelet(short_tmp_path / "s", timeout_s=20)
+    assert kubelet.pods() == kubelet.pods() == ()
+    assert (odd.connections, odd.calls) == (2, 3)
+    kubelet.close()
+    odd.close()
+
+
+def test_a_socket_that_speaks_something_else_is_refused(short_tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_tmp_path / "s"))
+        listener.listen()
+        kubelet = Kubelet(short_tmp_path / "s", timeout_s=20)
+
+        def serve() -> None:
+            with listener.accept()[0] as peer:
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                peer.recv(65_536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(KubeletError) as caught:
+            kubelet.pods()
+        thread.join(20)
+    assert caught.value.reason in {"refused", "unavailable"}
+    with pytest.raises(KubeletError) as caught:
+        kubelet.pods()  # nobody listens any more
+    assert caught.value.reason == "unavailable"
+
+
 def test_the_fake_runs_as_a_process_too(repository: Path, short_tmp_path: Path) -> None:
-    socket = short_tmp_path / "kubelet.sock"
+    path = short_tmp_path / "kubelet.sock"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.kubelet.kubelet", str(socket),
+        [sys.executable, "-m", "tests.fakes.kubelet.kubelet", str(path),
          "--list", str(RECORDED / "list_v1.36.pb")],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": "exporter"},
@@ -143,7 +277,7 @@ def test_the_fake_runs_as_a_process_too(repository: Path, short_tmp_path: Path) 
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        client = Kubelet(socket, timeout_s=20)
+        client = Kubelet(path, timeout_s=20)
         assert [pod.name for pod in client.pods()] == ["solo", "train-dpjw7"]
         assert client.advertised() == ()
         client.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from tests.fakes.kubelet.kubelet import FakeKubelet
 
 from joulebook.clock import NodeClock
@@ -75,3 +77,30 @@ def test_what_plugins_offer_is_asked_for_at_once_when_it_is_wanted(short_tmp_pat
                 time.sleep(0.02)
             poller.ask_offer()
         poller.stop()
+
+
+def test_a_kubelet_that_cannot_be_connected_is_a_fault_each_time_and_ends_no_thread(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, faults, left = threading.Event(), [0], [3]
+    connected = KubeletPoller._connected
+
+    def at_last(poller: KubeletPoller) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise ImportError("no module named grpc")
+        return connected(poller)
+
+    def faulty() -> None:
+        faults[0] += 1
+
+    monkeypatch.setattr(KubeletPoller, "_connected", at_last)
+    with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
+        poller = KubeletPoller(
+            kubelet.socket, NodeClock(), 0.05, heard=lambda *_: heard.set(),
+            silent=lambda *_: None, offered=lambda _: None, faulty=faulty, restless=lambda: False,
+        )  # fmt: skip
+        poller.start()
+        assert heard.wait(30)
+        poller.stop()
+    assert faults == [3]

@@ -16,7 +16,7 @@ from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
-from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 
 T = TypeVar("T")
 
@@ -85,12 +85,14 @@ class World:
     def _new(self) -> SlurmWorkloads:
         return SlurmWorkloads(
             self.clock,
-            events_dir=self.events,
-            cgroup_root=self.root,
-            node="n1",
-            slurm_conf=self.path / "slurm.conf",
-            slurmd="",
-            **{"scontrol": str(self.scontrol), "ask_timeout_s": 2.0, **self.options},
+            SlurmSite(
+                events_dir=self.events,
+                cgroup_root=self.root,
+                node="n1",
+                slurm_conf=self.path / "slurm.conf",
+                slurmd="",
+                **{"scontrol": str(self.scontrol), "ask_timeout_s": 2.0, **self.options},
+            ),
         )
 
     def open(self, before: Before = NOTHING_HELD) -> None:

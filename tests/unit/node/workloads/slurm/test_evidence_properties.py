@@ -29,7 +29,7 @@ from joulebook.node.workloads.slurm.gres import GresMap, Position
 from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import JobEnvironment
-from joulebook.node.workloads.slurm.source import SlurmWorkloads
+from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.slurm.tracker import JobTracker
 from joulebook.units import NS_PER_S
 
@@ -217,13 +217,14 @@ class World:
         facts = tuple(f for f in self.facts.values() if f.ended_ns is None or f.id in holders)
         before = Before(facts, held, self.last_ns) if self.last_ns else NOTHING_HELD
         self.agenda = Timers(lambda: self.now)
-        self.source = SlurmWorkloads(
-            cast(Any, self), node="n1", slurm_conf=Path("/none"), scontrol="", slurmd=""
-        )
+        site = SlurmSite(node="n1", slurm_conf=Path("/none"), scontrol="", slurmd="")
+        self.source = SlurmWorkloads(cast(Any, self), site)
         table = JobTable("n1", before=before)
         self.tracker = JobTracker(
-            cast(Any, self), table, self.agenda, cast(Any, self), cast(Any, self), cast(Any, self),
-            lambda node: (True, GRES), threading.RLock(), lambda: None, lambda error: None,
+            clock=cast(Any, self), table=table, timers=self.agenda, asker=cast(Any, self),
+            labels=cast(Any, self), processes=cast(Any, self),
+            gres_of=lambda node: (True, GRES), lock=threading.RLock(), poke=lambda: None,
+            refuse=lambda error: None,
         )  # fmt: skip
         parts: dict[str, object] = {
             "_table": table, "_news": self.tracker, "_labels": self,
