@@ -25,15 +25,10 @@ GPU_IS_LOST = 15
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 
 
-def jobs_of(lab: Lab, seconds: int) -> list[str]:
-    """A job of one card for each card, and an array of short ones behind them."""
-    long = [
-        lab.slurm.sbatch("--gres=gpu:1", script=f"{lab.burn} 200 {seconds * 1000}")
-        for _ in range(2)
-    ]
-    short = lab.slurm.sbatch(
-        f"--array=0-{2 * seconds}", "--gres=gpu:1", script=f"{lab.burn} 150 300"
-    )
+def jobs_of(lab: Lab) -> list[str]:
+    """Two jobs of one card each that go on until they are cancelled, and an array of short ones."""
+    long = [lab.slurm.sbatch("--gres=gpu:1", script=f"{lab.burn} 200 600000") for _ in range(2)]
+    short = lab.slurm.sbatch("--array=0-40", "--gres=gpu:1", script=f"{lab.burn} 150 300")
     return [*long, short]
 
 
@@ -59,7 +54,7 @@ def test_kill_9_again_and_again(lab: Lab, home: Path, commit_s: str) -> None:
         Prometheus(home / "prom", daemon.port) as prometheus,
     ):
         wake(lab.scenario)
-        jobs = jobs_of(lab, 26)  # longer than four kills and restarts take
+        jobs = jobs_of(lab)
         watch = Watch(daemon)
         # A job that begins just before a kill is not on record yet, and proves nothing.
         until("the long jobs on record", lambda: set(jobs[:2]) <= holders(daemon))
@@ -71,6 +66,7 @@ def test_kill_9_again_and_again(lab: Lab, home: Path, commit_s: str) -> None:
             time.sleep(0.4)
             daemon.start()
             watch.look()
+        lab.slurm.run("scancel", *jobs[:2])
         lab.slurm.wait_done(*jobs, timeout_s=120)
         counters = at_rest(daemon)
         watch.look()
@@ -154,7 +150,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         Prometheus(home / "prom", daemon.port) as prometheus,
     ):
         wake(lab.scenario)
-        jobs = jobs_of(lab, 14)
+        jobs = jobs_of(lab)
         watch = Watch(daemon)
         time.sleep(3)
 
@@ -174,6 +170,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         until("/readyz after the hang", lambda: get(f"{daemon.url}/readyz")[0] == 200)
         watch.look()
 
+        lab.slurm.run("scancel", *jobs[:2])
         # A reset: what card 2 had counted until then, and what it counts from zero after it.
         last = lab.scenario.counter_mj(2) * 1000
         lab.scenario.reset_counter(2)
