@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item
@@ -78,7 +79,7 @@ class Row(NamedTuple):
     """One line of the file: its columns in their order.
 
     Attributes:
-        table: What it is: `statement`, `workload`, `posting`, `charge`, `rate`, `gap` or `model`.
+        table: What it is, one of `_READERS`.
         node: The node that booked it.
         scheduler: The scheduler of the workload; `remainder` where it is nobody's.
         workload: The id of the workload in its scheduler, or the name of the remainder.
@@ -111,6 +112,8 @@ class Row(NamedTuple):
     held_ns: str = ""
     idle_ns: str = ""
     calibration_uj: str = ""
+    tensor_ns: str = ""
+    tensor_known_ns: str = ""
     item: str = ""
     currency: str = ""
     whole: str = ""
@@ -183,6 +186,8 @@ def _rows(basis: Basis) -> Iterator[Row]:
         yield Row("workload", **_of(key), facts=_json(workload))
     for (node, meter), model in account.models.items():
         yield Row("model", node, **_on(meter), facts=_json(model))
+    for (node, meter), audit in account.audits.items():
+        yield Row("audit", node, **_on(meter), facts=_json(audit))
     for row in account.postings:
         figures = dict(zip(Amount._fields, map(str, row.amount), strict=True))
         yield Row(
@@ -262,10 +267,8 @@ def read(text: str, name: str) -> Basis:
             tables[row.table].append(_READERS[row.table](row))
     except (csv.Error, ValueError, TypeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{name}, row {line}: {error}") from None
-    if len(tables["statement"]) != 1:
-        raise ConfigError(
-            f"{name}: {len(tables['statement'])} rows of the table statement, expected one"
-        )
+    if (count := len(tables["statement"])) != 1:
+        raise ConfigError(f"{name}: {count} rows of the table statement, expected one")
     return _basis(tables)
 
 
@@ -281,6 +284,7 @@ def _basis(tables: Mapping[str, list[Any]]) -> Basis:
         rates=tuple(tables["rate"]),
         gaps=tuple(tables["gap"]),
         models=dict(tables["model"]),
+        audits=dict(tables["audit"]),
         known_until_s=head.known_until_s,
         unknown=head.unknown,
         error_ratio=head.error_ratio,
@@ -299,6 +303,7 @@ _WORKLOAD = msgspec.json.Decoder(ReportWorkload)
 _RATE = msgspec.json.Decoder(UsedRate)
 _LOST = msgspec.json.Decoder(_Lost)
 _MODEL = msgspec.json.Decoder(str)
+_AUDIT = msgspec.json.Decoder(Audit)
 
 
 def _subject(row: Row) -> Subject:
@@ -312,13 +317,12 @@ def _meter(row: Row) -> Meter:
 
 
 def _posting(row: Row) -> Posting:
-    figures = (row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
     return Posting(
         row.node,
         _subject(row),
         _meter(row),
         int(row.quarter_s),
-        Amount(*map(int, figures)),
+        Amount(*(int(getattr(row, name)) for name in Amount._fields)),
         None if row.method == _UNKNOWN else Method(row.method),
         None if row.evidence == _UNKNOWN else row.evidence,
     )
@@ -339,6 +343,7 @@ _READERS: Mapping[str, Callable[[Row], Any]] = {
     "statement": lambda row: _HEAD.decode(row.facts),
     "workload": lambda row: _WORKLOAD.decode(row.facts),
     "model": lambda row: ((row.node, _meter(row)), _MODEL.decode(row.facts)),
+    "audit": lambda row: ((row.node, _meter(row)), _AUDIT.decode(row.facts)),
     "posting": _posting,
     "charge": _charge,
     "rate": lambda row: _RATE.decode(row.facts),

@@ -11,6 +11,7 @@ from tests.unit.lab.report.hostile import HOSTILE
 from tests.unit.lab.report.worked import MODEL, NODE, OWNER, RATES, TRIALS, WANTED, account, gpu
 
 from joulebook.config.lab import ReportSection
+from joulebook.core.energy.audit import Audit, Verdict
 from joulebook.core.evidence import Amount, Method, Remainder
 from joulebook.core.report.dataset import LostStretch, ReportWorkload, Unknowable
 from joulebook.core.report.rollup import recharged
@@ -46,6 +47,7 @@ def basis(name: str = "") -> Basis:
         warnings=(name,),
         replayed=frozenset({(NODE, gpu(1))}),
         cut=frozenset({TRIALS[1]}),
+        audits={(NODE, gpu(0)): Audit(verdict=Verdict.SOUND, ratio=0.998)},
     )
     about = About(title=name or "a paper", utilization=0.4)
     choice = RoleChoice("101", ("10*",), {"102": name or "wrong data"})
@@ -91,7 +93,7 @@ def test_the_digest_is_of_figures_and_not_of_names() -> None:
     [
         ("", "0 rows of the table statement, expected one"),
         ("a,b\n", "not a file of rows: expected the columns table, node"),
-        ("{head}\nposting\n", "row 2: 1 columns, expected 21"),
+        ("{head}\nposting\n", "row 2: 1 columns, expected 23"),
         ("{head}\n{other}\n", "row 2: table 'bill': expected one of statement"),
         ("{head}\n{wrong}\n", "row 2: invalid literal for int"),
         ('{head}\n"x', "row 1: unexpected end of data"),
