@@ -34,9 +34,10 @@ from tests.lab.world import (
 )
 
 from joulebook.core.report.footprint import peaks_of
-from joulebook.metrics.catalogue import BY_NAME, Metric, Quantum
+from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer
+from joulebook.metrics.metric import Metric, Quantum
 
 HOLD_S = 150
 """2.5 scrapes, for which a new series shows where it begins."""
