@@ -9,12 +9,15 @@ import signal
 import time
 
 from benchmarks.exporters import Exporter, daemon, running
-from benchmarks.machine import cpu_ns, memory, pin
+from benchmarks.machine import cpu_ns, memory, pin, written
 from benchmarks.stages import STAGES, TICK
 from benchmarks.table import Table, median
 from benchmarks.world import World
 
 GPUS, PER_GPU = 8, 8
+SIZES = ((8, 0), (8, 1), (8, 8), (8, 16), (16, 8))
+"""GPUs, and workloads with a process on each: none, whole cards, shards."""
+
 SCRAPE_EVERY_S = 15.0
 SETTLE_S = 10.0
 """The daemon has shown every job by then; what it does once in its life is over a little later."""
@@ -33,10 +36,11 @@ def run(args: argparse.Namespace) -> list[Table]:
             if world.in_cgroups
             else "no cgroups to be made here: nobody can say whose the processes are"
         )
+    sizes = _sizes(20.0 if args.quick else 60.0)
     stages, profile = _stages(args, 20 if args.quick else 60)
     if profile:
         print(profile)
-    return [table, stages]
+    return [table, sizes, stages]
 
 
 def _beside(world: World, exporters: list[Exporter], rounds: int, round_s: float) -> Table:
@@ -65,6 +69,32 @@ def _beside(world: World, exporters: list[Exporter], rounds: int, round_s: float
     table.notes.append(
         f"median of {rounds} rounds of {round_s:.0f} s, all at once on one core; a scrape of each "
         f"every {SCRAPE_EVERY_S:.0f} s; the fake driver's calls cost next to nothing"
+    )
+    return table
+
+
+def _sizes(duration_s: float) -> Table:
+    """The daemon alone, on nodes of other sizes, while nothing begins or ends."""
+    table = Table(
+        "The daemon alone, by size of the node",
+        ["GPUs", "workloads", "CPU % of a core", "RSS MiB", "written KiB/s", "GiB a day"],
+    )
+    for gpus, per_gpu in SIZES:
+        with World(gpus=gpus, per_gpu=per_gpu) as world, daemon(world) as exporter:
+            pin(exporter.pid, last=True)
+            time.sleep(SETTLE_S)
+            began = time.monotonic()
+            used_ns, bytes_ = cpu_ns(exporter.pid), written(exporter.pid)
+            _scrape_until([exporter], began + duration_s)
+            lasted_s = time.monotonic() - began
+            each_s = (written(exporter.pid) - bytes_) / lasted_s
+            table.add(
+                gpus, world.workloads, (cpu_ns(exporter.pid) - used_ns) / lasted_s / 1e7,
+                memory(exporter.pid, [world.scenario.path]).rss, each_s / 1024,
+                each_s * 86400 / 2**30,
+            )  # fmt: skip
+    table.notes.append(
+        f"{duration_s:.0f} s each; written: given to write(2), of which nearly all is the ledger's"
     )
     return table
 

@@ -49,6 +49,8 @@ def running(world: World, *, peers: bool = True, priced: bool = False) -> Iterat
 
     `priced`: a second daemon too, which charges money and CO2e.
     """
+    with daemon(world, shows_all=False):
+        pass  # byte code of all that it loads is there from now on
     with ExitStack() as exits:
         started = [exits.enter_context(daemon(world))]
         if priced:
@@ -71,15 +73,20 @@ def running(world: World, *, peers: bool = True, priced: bool = False) -> Iterat
 
 @contextmanager
 def daemon(
-    world: World, *, wrapper: Sequence[str] = (), priced: bool = False
+    world: World, *, wrapper: Sequence[str] = (), priced: bool = False, shows_all: bool = True
 ) -> Iterator[Exporter]:
-    """The daemon alone, once it shows every job. `wrapper` stands for `joulebook run` in `-m`."""
+    """The daemon alone, once it answers and (`shows_all`) shows every job.
+
+    `wrapper` stands for `joulebook run` in `-m`.
+    """
     port = free_port()
     name = PRICED if priced else JOULEBOOK
     command = [sys.executable, "-m", *(wrapper or ("joulebook", "run"))]
     with _process(command, world.daemon_environment(port, priced=priced), world, name) as pid:
         exporter = Exporter(name, pid, port)
-        _until("the daemon to show every job", lambda: _shows_all(exporter, world.workloads))
+        _until("the daemon to answer", lambda: "joulebook_build_info" in exporter.scrape())
+        if shows_all:
+            _until("the daemon to show every job", lambda: _shows_all(exporter, world.workloads))
         yield exporter
 
 

@@ -77,3 +77,9 @@ def memory(pid: int, without: Iterable[Path] = ()) -> Memory:
         elif "-" in words[0] and not words[0].endswith(":"):
             counts = not any(line.endswith(path) for path in left_out)
     return Memory(*(kib / 1024 for kib in sums.values()))
+
+
+def written(pid: int) -> int:
+    """Bytes that a process has given to write(2), the ledger's log and checkpoints included."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks import machine
 from benchmarks.table import Table, median, quantile
 from benchmarks.world import BUILD
 from joulebook.clock import Anchor
@@ -101,21 +103,15 @@ def _commits(directory: Path, workloads: int, count: int) -> tuple[Stopwatch, St
     for number in range(1, WARM_UP + count + 1):
         if number == WARM_UP + 1:
             advanced, committed = Stopwatch(), Stopwatch()
-            written = _written()
+            written = machine.written(os.getpid())
         tick = _tick(number, workloads)
         after, entry = advanced(partial(advance, books, tick, policy))
         anchor = Anchor("boot", 0, after.last_ns)
         committed(partial(store.commit, books, after, entry, anchor))
         books = after
-    written = _written() - written
+    written = machine.written(os.getpid()) - written
     store.close()
     return advanced, committed, written / 1024 / count
-
-
-def _written() -> int:
-    """Bytes that this process has given to write(2), the log's checkpoints included."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
 
 
 def _tick(number: int, workloads: int) -> Tick:

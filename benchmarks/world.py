@@ -121,8 +121,10 @@ class World:
         return build(BUILD / "fakes")
 
     def environment(self) -> dict[str, str]:
-        """What any program needs to see the cards."""
-        return {**os.environ, **self.scenario.env(self.library)}
+        """What any program needs to see the cards. Byte code is kept, as packages have it."""
+        own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        cache = {"PYTHONPYCACHEPREFIX": str(BUILD / "bench/pycache")}
+        return {**own, **cache, **self.scenario.env(self.library)}
 
     def daemon_environment(self, port: int, *, priced: bool = False) -> dict[str, str]:
         """What `joulebook run` needs to be the daemon of this node, with rates or without."""

@@ -9,7 +9,7 @@ __all__ = ["experiment"]
 
 
 def __getattr__(name: str) -> object:
-    """`experiment` is loaded when it is first used: every command and daemon imports this."""
+    """Load `experiment` on first use, since every command and daemon imports this package."""
     if name != "experiment":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from joulebook.experiment_span import experiment  # noqa: PLC0415

@@ -1,8 +1,8 @@
 """The command `joulebook`, and `python -m joulebook`.
 
-Engines ask for `joulebook health` all day, so a daemon that is well is heard here, before anything
-of this package is imported, but for the address of its configuration. What is out of the ordinary
-(no answer, another option, a configuration that is wrong) is the command's own to explain.
+Container engines run `joulebook health` all day, so a healthy daemon is queried here, before
+anything but the address in its configuration is loaded. Everything else (no answer, other options,
+a wrong configuration) is left to the command itself.
 """
 
 import os
@@ -14,7 +14,7 @@ MAX_BYTES = 65536
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return its exit status."""
     if sys.argv[1:] == ["health"]:
         try:
             print(_heard())
@@ -28,7 +28,7 @@ def main() -> int:
 
 
 def _heard() -> str:
-    """What a daemon that is well answers. Raises anything at all if there is none to be heard."""
+    """Return the answer of a healthy daemon. Raises anything at all if there is none."""
     server: dict[str, str] = {}
     if os.path.exists(CONFIG):  # noqa: PTH110 - pathlib alone costs as much as all this
         import tomllib  # noqa: PLC0415
@@ -51,11 +51,12 @@ def _names_tls(web_config: str) -> bool:
 
 
 def _asked(host: str, port: int, *, tls: bool) -> tuple[int, str]:
-    """Ask for /healthz on this machine, where a certificate is not looked at."""
+    """Get /healthz on this machine, without verifying the certificate."""
     import socket  # noqa: PLC0415
 
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    # As bytes: a text would be read as an international name, which costs more than all the rest.
+    # As bytes: a string would be treated as an international name, which costs more than all the
+    # rest.
     client = socket.create_connection((host.encode(), port), TIMEOUT_S)  # type: ignore[arg-type]
     if tls:
         import ssl  # noqa: PLC0415

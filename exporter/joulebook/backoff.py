@@ -1,4 +1,4 @@
-"""Tries that come again: how long to wait before the next, and threads that are begun again."""
+"""Retries: how long to wait before the next, and threads that restart."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def pause_s(
 ) -> float:
     """Return the seconds to wait after `failures` failures in a row (1 or more).
 
-    From `first_s` up to `most_s`, by up to half more or less as `lot` (in [0, 1)) has it, so that
-    many who failed at once do not come back at once.
+    It grows from `first_s` to `most_s`, with up to 50 % jitter by `lot` (in [0, 1)), so that
+    clients that failed together do not retry together.
     """
     return min(first_s * 2.0 ** min(failures - 1, 30), most_s) * (0.5 + lot())
 
 
 class LastingThread(threading.Thread):
-    """A daemon thread that calls `work` again after a fault: only its return ends it.
+    """A daemon thread that calls `work` again after an exception; only its return ends it.
 
-    Deaths are counted by the name of the thread, for metrics and readiness.
+    Deaths are counted by thread name, for metrics and readiness.
     """
 
     deaths: Mapping[str, int] = {}
@@ -40,7 +40,7 @@ class LastingThread(threading.Thread):
         self._first_s = first_s
 
     def run(self) -> None:
-        """Serve, and go on after each fault."""
+        """Run `work`, and run it again after each exception."""
         failures = 0
         while True:
             try:
@@ -60,7 +60,7 @@ class LastingThread(threading.Thread):
 
     def _mourn(self, rest_s: float) -> None:
         now = time.monotonic()
-        # Both are replaced, never changed: who reads them needs no lock.
+        # Both are replaced, never changed, so readers need no lock.
         with LastingThread._mourning:
             deaths, died = LastingThread.deaths, LastingThread._died
             LastingThread.deaths = {**deaths, self.name: deaths.get(self.name, 0) + 1}

@@ -1,8 +1,8 @@
-"""Node time: the only clock that energy is booked on.
+"""Node time, the only clock that energy is booked on.
 
 Node time is CLOCK_BOOTTIME plus an offset fixed once per boot, so it does not jump with the wall
-clock, does not stop in a suspend, and goes on after a restart of the daemon (`resume`) and after
-a reboot. UTC is node time plus `utc_offset_ns`, which follows the wall clock.
+clock, does not stop during suspend, and continues after a restart of the daemon (`resume`) and
+after a reboot. UTC is node time plus `utc_offset_ns`, which follows the wall clock.
 """
 
 from __future__ import annotations
@@ -17,42 +17,43 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """What sensors and workload sources need of time."""
+    """The clock that sensors and workload sources need."""
 
     @property
     def epoch(self) -> str:
-        """Names this boot of the machine."""
+        """Identifies this boot of the machine."""
 
     def now_ns(self) -> int:
         """Node time."""
 
     def utc_offset_ns(self) -> int:
-        """What to add to node time for nanoseconds since the Unix epoch, now."""
+        """Return what to add to node time for nanoseconds since the Unix epoch, now."""
 
     def boottime_ns(self, t_ns: int) -> int:
         """CLOCK_BOOTTIME of an instant of node time (start times of processes are in it)."""
 
 
 class Anchor(msgspec.Struct, frozen=True):
-    """The part of a clock that the ledger keeps: `node time = boottime + shift` in `epoch`."""
+    """The state of a clock that the ledger keeps: `node time = boottime + shift` in `epoch`."""
 
     epoch: str
     shift_ns: int
     last_ns: int
     """Node time of the last committed tick."""
     utc_offset_ns: int = 0
-    """What made UTC of node time at that tick."""
+    """The offset of UTC from node time at that tick."""
 
 
 _STEP_NS = 1_000_000_000
-"""A wall clock that differs by less is slewed, and followed at once."""
+"""A wall clock that differs by less is being slewed, and is followed at once."""
 
 _HOLD_NS = 30 * 1_000_000_000
-"""For so long a wall clock must stay where it was set before it is believed."""
+"""How long a wall clock must stay where it was set before it is followed."""
 
 _MAX_LEAP_NS = 35 * 86_400 * 1_000_000_000
-"""A machine that was off for longer, or whose clock says so, goes on as if it had not been: node
-time never goes back, and all that is kept for a while would be thrown away at once."""
+"""If a machine was off for longer, or its clock says so, node time continues as if it had not been:
+node time never goes back, and everything with a retention would be dropped at once.
+"""
 
 
 class NodeClock:
@@ -65,9 +66,9 @@ class NodeClock:
         if kept is not None and kept.epoch == self._epoch:
             self._shift_ns, self._offset_ns = kept.shift_ns, kept.utc_offset_ns
             return
-        # A new boot: begin at UTC, and go on as far from it as before, so that the time that the
-        # machine was off is as long as it was; but never before what is already on record (a dead
-        # clock battery must not make energy flow backwards).
+        # A new boot: start at UTC with the same offset as before, so that the time the machine was
+        # off has its true length; but never before what is already on record (a dead clock battery
+        # must not make time go backwards).
         now_ns = utc
         if kept is not None:
             utc = max(utc, kept.last_ns + kept.utc_offset_ns)
@@ -87,9 +88,9 @@ class NodeClock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._shift_ns
 
     def utc_offset_ns(self) -> int:
-        """Wall clock less node time; it follows a step of the wall clock once that has stayed.
+        """Return wall clock minus node time, following a step of the wall clock once it has lasted.
 
-        A clock that is wrong for a second dates nothing.
+        A clock that is wrong for a second thus dates nothing.
         """
         now_ns = self.now_ns()
         offset_ns = time.time_ns() - now_ns
@@ -107,5 +108,5 @@ class NodeClock:
         return t_ns - self._shift_ns
 
     def anchor(self, last_ns: int) -> Anchor:
-        """What the ledger must keep so that node time goes on after a restart."""
+        """Return what the ledger must keep for node time to continue after a restart."""
         return Anchor(self._epoch, self._shift_ns, last_ns, self.utc_offset_ns())

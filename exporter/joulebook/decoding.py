@@ -1,9 +1,9 @@
-"""Decoding that any thread may be the first to use.
+"""Decoders that any thread may be the first to use.
 
-msgspec builds its description of a type when it first meets that type, and other threads then see
-it half built: a segmentation fault. Therefore decoders are made where their module is imported
-(`_PAGE = msgspec.json.Decoder(Page)`), and a function of `converter` takes the place of
-`msgspec.convert`. `tests/unit/test_decoding.py` holds the code to it.
+msgspec builds its description of a type when it first sees the type, and other threads may see it
+half built: a segmentation fault. Therefore decoders are made when their module is imported (`_PAGE
+= msgspec.json.Decoder(Page)`), and `converter` replaces `msgspec.convert`.
+`tests/unit/test_decoding.py` enforces it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ JoulebookError
     FeedDenied           the key is missing, wrong or not good for this
     FeedEmpty            has nothing for this time yet
     FeedWrong            answered something that cannot be believed
+  HttpFailure          no answer that can be taken came by HTTP; who asked says what it means
   SourceError          where a report is from cannot answer; the message says why
   InputError           something read from outside is refused; `reason` is the label value
 """
@@ -31,33 +32,34 @@ class JoulebookError(Exception):
 
 
 class ConfigError(JoulebookError):
-    """A setting or a file of the user's cannot be used. The message names file, key and value."""
+    """Raised for an invalid setting or user file. The message names file, key and value."""
 
 
 class LedgerError(JoulebookError):
-    """The ledger cannot be used."""
+    """Raised if the ledger cannot be used."""
 
 
 class LedgerBusy(LedgerError):
-    """Another daemon holds the ledger."""
+    """Raised if another daemon holds the ledger."""
 
 
 class LedgerCorrupt(LedgerError):
-    """The file is damaged."""
+    """Raised if the file is damaged."""
 
 
 class LedgerTooNew(LedgerError):
-    """A newer version of Joulebook wrote the file."""
+    """Raised if a newer version of Joulebook wrote the file."""
 
 
 class LedgerUnavailable(LedgerError):
-    """The commit did not happen, and may succeed later: nothing is lost in the meantime."""
+    """Raised if a commit failed but may succeed later; nothing is lost in the meantime."""
 
 
 class SensorError(JoulebookError):
-    """A sensor gave no reading.
+    """Raised if a sensor returned no reading.
 
-    `reason` is a short stable word for the label `reason`; `remedy` says what a person can do.
+    `reason` is a short stable word for the label `reason`; `remedy` tells the administrator what to
+    do.
     """
 
     def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
@@ -67,27 +69,27 @@ class SensorError(JoulebookError):
 
 
 class SensorMissing(SensorError):
-    """There is no such hardware or library here."""
+    """Raised if there is no such hardware or library."""
 
 
 class SensorDenied(SensorError):
-    """The hardware is there, the permission is not."""
+    """Raised if permission is missing."""
 
 
 class SensorLost(SensorError):
-    """The device or the driver is gone until it is reset or opened again."""
+    """Raised if the device or driver is gone until reset or reopened."""
 
 
 class SensorRetry(SensorError):
-    """May work at the next look."""
+    """Raised for failures that may be over at the next try."""
 
 
 class SensorUnsupported(SensorError):
-    """This device will never answer that question."""
+    """Raised if this device will never support the query."""
 
 
 class InputError(JoulebookError):
-    """Something that was read from outside is refused; `reason` is for the label `reason`."""
+    """Raised for rejected outside input; `reason` is the value of the label `reason`."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -95,11 +97,25 @@ class InputError(JoulebookError):
 
 
 class SourceError(JoulebookError):
-    """Where a report is from (Prometheus, a collected ledger) cannot answer; it says why."""
+    """Raised if a report's source (Prometheus, a collected ledger) cannot answer, with the
+    reason.
+    """
+
+
+class HttpFailure(JoulebookError):
+    """No answer that can be taken. The message names no address.
+
+    `reason` is `unreachable`, `timeout`, `certificate`, `tls`, `broken`, `truncated`, `too_large`,
+    `packed` or `address`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class FeedError(JoulebookError):
-    """A source gave nothing usable. The message never holds a key, nor the query of an address."""
+    """Raised if a feed returned nothing usable. The message has neither a key nor a URL's query."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -107,11 +123,11 @@ class FeedError(JoulebookError):
 
 
 class FeedDown(FeedError):
-    """May work at the next look."""
+    """Raised for failures that may be over at the next try."""
 
 
 class FeedLimited(FeedError):
-    """We ask too often. `retry_after_s`: what the feed wants; 0 if it did not say."""
+    """Raised if requests are too frequent; `retry_after_s` is the feed's demand (0: none)."""
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message, reason="limited")
@@ -119,15 +135,15 @@ class FeedLimited(FeedError):
 
 
 class FeedDenied(FeedError):
-    """A person must act."""
+    """Raised if a person must act."""
 
 
 class FeedEmpty(FeedError):
-    """It answers, and has nothing for that time."""
+    """Raised if the feed responds but has no data for that time."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="no_data")
 
 
 class FeedWrong(FeedError):
-    """What it says cannot be used."""
+    """Raised if the response cannot be used."""

@@ -49,8 +49,10 @@ _retry: threading.Thread | None = None
 class Span:
     """One entry of a block, which is a run of its own.
 
-    Attributes: id: The name of its workload, for `joulebook job`, for reports, and to log with
-    results. Empty if this is not Linux. experiment: The experiment that it is booked to.
+    Attributes:
+        id: The name of its workload, for `joulebook job`, for reports, and to log with results.
+            Empty if this is not Linux.
+        experiment: The experiment that it is booked to.
 
     """
 

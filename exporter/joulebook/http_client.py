@@ -1,204 +1,278 @@
-"""Asking a feed on the web: bounded in time and size, and without showing anybody the key.
+"""HTTP as a client, in one place: bounded in time and size, and without showing anybody the key.
 
 - No redirect is followed: the answer says where to, and a person sets the new address. A key
   therefore never goes anywhere but to the address it was set for.
 - A message holds scheme, host and path of an address, never its query (ENTSO-E wants the key
   there). urllib3's own log lines show whole addresses and are switched off.
 - `HTTPS_PROXY` and `NO_PROXY` are honoured, since compute nodes often see the web in no other way.
+
+Feeds and nodes are asked by `Web.get`, which raises `FeedError`; who has other errors (a BMC,
+Prometheus, a daemon, the API server of Kubernetes) takes `Web.ask` or `Web.open` and maps
+`HttpFailure`. Only what researchers import (`runs`) and `joulebook health` speak HTTP without it:
+they use the standard library alone.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
+import math
+import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSLError, TimeoutError
+from urllib3 import exceptions
 from urllib3.util import Timeout, make_headers
 
 from joulebook import __version__
-from joulebook.errors import FeedDenied, FeedDown, FeedLimited, FeedWrong
-from joulebook.log import LogOnce, clean
-from joulebook.untrusted_files import read_secret, shown_path
+from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError, FeedDenied, FeedDown, FeedLimited, FeedWrong, HttpFailure
+from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
 
-T = TypeVar("T")
+Fields = Mapping[str, str | int] | None
+Headers = Mapping[str, str] | None
 
 MAX_BYTES = 8 * 2**20
 """Forty days of quarter hours are 1 MiB."""
 
 _CHUNK = 65_536
-_MAX_KEY = 1024
+_CONNECT_S = 10.0
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 
-class ApiKey:
-    """The key of a feed: in a file, else in an environment variable. It is never shown."""
+class HttpAnswer(NamedTuple):
+    """What was answered, whatever the status."""
 
-    def __init__(self, file: Path | None, variable: str, environ: Mapping[str, str]) -> None:
-        self._file = file
-        self._variable = variable
-        self._found = environ.get(variable, "")
-
-    def __repr__(self) -> str:
-        return f"Key({self._file or self._variable})"
+    status: int
+    body: bytes
 
     @property
-    def is_set(self) -> bool:
-        """Whether there is one to read."""
-        return self._file is not None or bool(self._found)
-
-    def read(self) -> str:
-        """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
-        where = shown_path(self._file) if self._file else self._variable
-        try:
-            text = read_secret(self._file).decode() if self._file else self._found
-        except (OSError, UnicodeDecodeError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or "not text"
-            raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
-        key = text.strip()
-        if not key:
-            hint = "" if self._file else " (or set token_file)"
-            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
-        # It goes into a header: a line break in it would be another header.
-        if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
-            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
-        return key
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode("utf-8", "replace")
 
 
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Raise `HttpFailure` for what urllib3 raises; its own messages hold the whole address."""
+    try:
+        yield
+    except exceptions.NewConnectionError as error:  # Which is a time-out, too, by its class.
+        why = getattr(error.__cause__, "strerror", None)
+        raise HttpFailure(_with("cannot be reached", why), reason="unreachable") from None
+    except exceptions.TimeoutError:
+        raise HttpFailure("timed out", reason="timeout") from None
+    except exceptions.SSLError as error:
+        inner = error.args[0] if error.args else None
+        reason = "certificate" if isinstance(inner, ssl.SSLCertVerificationError) else "tls"
+        why = getattr(inner, "verify_message", None) or getattr(inner, "reason", None)
+        raise HttpFailure(_with("TLS failed", why), reason=reason) from None
+    except exceptions.ProtocolError as error:
+        if "IncompleteRead" in repr(error):
+            raise HttpFailure("cut off", reason="truncated") from None
+        raise HttpFailure("connection broken", reason="broken") from None
+    except ValueError:
+        raise HttpFailure("invalid URL", reason="address") from None
+    except (exceptions.HTTPError, OSError) as error:
+        raise HttpFailure(type(error).__name__, reason="broken") from None
+
+
+def _with(message: str, why: str | None) -> str:
+    return f"{message} ({why})" if why else message
+
+
+class HttpStream:
+    """An answer whose body is still to be read; to be closed. Reading raises `HttpFailure`."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, began_s: float) -> None:
+        self._response = response
+        self._began_s = began_s
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    def parts(self) -> Iterator[bytes]:
+        """The body as it comes, until it ends."""
+        # One `recv` at a time: a server that drips must not outlast a deadline.
+        while True:
+            with _failures():
+                part = self._response.read1(_CHUNK, decode_content=False)
+            if not part:
+                return
+            yield part
+
+    def whole(self, max_bytes: int, deadline_s: float = math.inf) -> bytes:
+        """All of it, within so many seconds since it was asked for."""
+        coding = self.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in {"", "identity"}:
+            raise HttpFailure("compressed, though not requested", reason="packed")
+        parts: list[bytes] = []
+        size = 0
+        for part in self.parts():
+            parts.append(part)
+            size += len(part)
+            if size > max_bytes:
+                raise HttpFailure(f"more than {max_bytes} bytes", reason="too_large")
+            if time.monotonic() > self._began_s + deadline_s:
+                raise HttpFailure(f"not finished after {deadline_s:g} s", reason="timeout")
+        promised = self.headers.get("Content-Length", "")
+        if promised.isdecimal() and int(promised) != size:
+            raise HttpFailure(f"{size} of {promised} bytes", reason="truncated")
+        return b"".join(parts)
+
+    def head(self, max_bytes: int = 2048) -> str:
+        """Text from its beginning, empty if there is none."""
+        with contextlib.suppress(HttpFailure):
+            return next(self.parts(), b"")[:max_bytes].decode("utf-8", "replace")
+        return ""
+
+    def stop(self) -> None:
+        """End the reading of another thread."""
+        # An older urllib3 cannot; or it is closed already.
+        with contextlib.suppress(AttributeError, OSError, ValueError, RuntimeError):
+            self._response.shutdown()
+
+    def close(self) -> None:
+        """Give the connection back; one that was not read to its end is of no use."""
+        self._response.close()
+
+
+@dataclass(eq=False, kw_only=True)
 class Web:
-    """HTTP for feeds and nodes, asked by as many threads at a time as there are `hosts`."""
+    """A client, asked by as many threads at a time as there are `hosts`.
 
-    def __init__(
-        self,
-        *,
-        timeout_s: float = 10.0,
-        deadline_s: float = 60.0,
-        max_bytes: int = MAX_BYTES,
-        tls: ssl.SSLContext | None = None,
-        proxied: bool = True,
-        hosts: int = 4,
-        server_name: str = "",
-    ) -> None:
-        """`timeout_s` is for the connection and each wait, `deadline_s` for the whole answer.
+    Attributes:
+        timeout_s: For the connection, and for each wait.
+        deadline_s: For the whole answer.
+        max_bytes: Of an answer.
+        tls: Authorities and a certificate of one's own in the place of the system's.
+        proxied: Whether the proxies of the environment are used.
+        hosts: To so many connections are kept open.
+        server_name: Certificates must be for it instead of for the host that is asked.
+        pool: Somebody else's connections, used as they are.
 
-        `tls` are authorities and a certificate of one's own in the place of the system's;
-        without `proxied` the proxies of the environment are not used. Connections to so many
-        `hosts` are kept open. Certificates must be for `server_name`, if one is given, instead of
-        for the host that is asked.
-        """
-        self._timeout = Timeout(connect=timeout_s, read=timeout_s)
-        self._deadline_s = deadline_s
-        self._max_bytes = max_bytes
-        self._tls = tls
-        self._proxied = proxied
-        self._hosts = hosts
-        self._server_name = server_name
-        self._pools: dict[str, urllib3.PoolManager] = {}
+    """
+
+    timeout_s: float = 10.0
+    deadline_s: float = 60.0
+    max_bytes: int = MAX_BYTES
+    tls: ssl.SSLContext | None = None
+    proxied: bool = True
+    hosts: int = 4
+    server_name: str = ""
+    pool: urllib3.PoolManager | None = None
+    _pools: dict[str, urllib3.PoolManager] = field(default_factory=dict, init=False)
 
     def get(
-        self,
-        url: str,
-        params: Mapping[str, str | int] | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        secret: bool = False,
+        self, url: str, fields: Fields = None, headers: Headers = None, *, secret: bool = False
     ) -> bytes:
-        """The body of the answer. Raises `FeedError`.
+        """The body of a good answer. Raises `FeedError`.
 
-        `secret`: a key is in it, so a plain connection to another machine is said aloud, once.
+        `secret`: it contains a key, so an unencrypted connection to another machine is logged once.
         """
         where = _shown(url)
         if secret and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK:
             _once.failed(f"plain {where}", "%s: the key is sent unencrypted", where)
-        asked = f"{url}?{urlencode(params)}" if params else url
-        sent = {
-            "User-Agent": f"joulebook/{__version__}",
-            # Not packed: a few kilobytes could unpack to any size.
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-        }
-        until = time.monotonic() + self._deadline_s
         try:
+            with contextlib.closing(self.open(url, fields, headers)) as stream:
+                _check(stream, where)
+                return stream.whole(self.max_bytes, self.deadline_s)
+        except HttpFailure as error:
+            if error.reason in _WRONG:
+                raise FeedWrong(f"{where}: {error}", reason=_WRONG[error.reason]) from None
+            reason = error.reason if error.reason in {"timeout", "truncated"} else "down"
+            raise FeedDown(f"{where}: {error}", reason=reason) from None
+
+    def ask(
+        self, url: str, fields: Fields = None, headers: Headers = None, *, post: bool = False
+    ) -> HttpAnswer:
+        """An answer of any status. Raises `HttpFailure`."""
+        with contextlib.closing(self.open(url, fields, headers, post=post)) as stream:
+            return HttpAnswer(stream.status, stream.whole(self.max_bytes, self.deadline_s))
+
+    def open(
+        self,
+        url: str,
+        fields: Fields = None,
+        headers: Headers = None,
+        *,
+        post: bool = False,
+        read_s: float | None = None,
+    ) -> HttpStream:
+        """The same with the body still to be read, each part within `read_s`.
+
+        `fields` go into the query, or are posted as a form.
+        """
+        began_s = time.monotonic()
+        asked = urlencode(fields or {})
+        # Not packed: a few kilobytes could unpack to any size.
+        own = {"User-Agent": f"joulebook/{__version__}", "Accept-Encoding": "identity"}
+        connect_s = min(self.timeout_s, _CONNECT_S)
+        with _failures():
             response = self._pool(url).request(
-                "GET",
-                asked,
-                headers=sent,
-                timeout=self._timeout,
+                "POST" if post else "GET",
+                f"{url}?{asked}" if asked and not post else url,
+                body=asked if post else None,
+                headers={**own, **(_FORM if post else {}), **(headers or {})},
+                timeout=Timeout(connect=connect_s, read=read_s or self.timeout_s),
                 retries=False,
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
             )
-            try:
-                _check(response, where)
-                return self._body(response, where, until)
-            finally:
-                # An answer that was not read to its end leaves the connection of no use.
-                response.close()
-        # `from None`: urllib3's own messages hold the whole address.
-        except NewConnectionError:  # Which is a time-out, too, by its class.
-            raise FeedDown(f"{where}: cannot be reached", reason="down") from None
-        except TimeoutError:
-            raise FeedDown(f"{where}: timed out", reason="timeout") from None
-        except SSLError as error:
-            why = getattr(error.args[0], "verify_message", "") if error.args else ""
-            raise FeedDown(f"{where}: TLS failed {why}".rstrip(), reason="down") from None
-        except ProtocolError as error:
-            cut = "IncompleteRead" in repr(error)
-            what, reason = ("cut off", "truncated") if cut else ("connection broken", "down")
-            raise FeedDown(f"{where}: {what}", reason=reason) from None
-        except (HTTPError, OSError) as error:
-            raise FeedDown(f"{where}: {type(error).__name__}", reason="down") from None
-        except ValueError:
-            raise FeedWrong(f"{where}: invalid URL", reason="refused") from None
+        return HttpStream(response, began_s)
 
     def close(self) -> None:
         """Close the connections that are kept open."""
         for pool in self._pools.values():
             pool.clear()
 
-    def _body(self, response: urllib3.BaseHTTPResponse, where: str, until: float) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        # One `recv` at a time: a server that drips must not outlast the deadline.
-        while part := response.read1(_CHUNK, decode_content=False):
-            parts.append(part)
-            size += len(part)
-            if size > self._max_bytes:
-                raise FeedWrong(f"{where}: more than {self._max_bytes} bytes", reason="too_large")
-            if time.monotonic() > until:
-                raise FeedDown(
-                    f"{where}: not finished after {self._deadline_s:g} s", reason="timeout"
-                )
-        promised = response.headers.get("Content-Length", "")
-        if promised.isdecimal() and int(promised) != size:
-            raise FeedDown(f"{where}: {size} of {promised} bytes", reason="truncated")
-        return b"".join(parts)
-
     def _pool(self, url: str) -> urllib3.PoolManager:
+        if self.pool is not None:
+            return self.pool
         parts = urlsplit(url)
-        proxies = getproxies_environment() if self._proxied else {}
+        proxies = getproxies_environment() if self.proxied else {}
         proxy = proxies.get(parts.scheme, "")
         host = parts.netloc.rpartition("@")[2]
         if parts.hostname in _LOOPBACK or (proxy and proxy_bypass(host, proxies)):
             proxy = ""
         if proxy not in self._pools:
-            self._pools[proxy] = _made(proxy, self._tls, self._hosts, self._server_name)
+            self._pools[proxy] = _made(proxy, self.tls, self.hosts, self.server_name)
         return self._pools[proxy]
+
+
+_WRONG = {"too_large": "too_large", "packed": "garbage", "address": "refused"}
+"""The reasons of `FeedWrong` for those of failures; all others may be well again."""
+
+
+def trusting(ca: Path | str | None, key: str, *, insecure: bool = False) -> ssl.SSLContext:
+    """TLS with the authorities in a file (of setting or option `key`), else the system's.
+
+    Raises `ConfigError`. `insecure`: with whoever answers.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca and os.fspath(ca))
+    except OSError as error:  # ssl.SSLError is one.
+        raise ConfigError(f"{key} {ca}: not a certificate file: {error}") from None
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        urllib3.disable_warnings(exceptions.InsecureRequestWarning)  # who asks for it knows
+    return context
 
 
 def _made(
@@ -206,7 +280,7 @@ def _made(
 ) -> urllib3.PoolManager:
     if not proxy:
         return urllib3.PoolManager(
-            num_pools=hosts, maxsize=1, ssl_context=tls, server_hostname=server_name or None
+            num_pools=hosts, maxsize=2, ssl_context=tls, server_hostname=server_name or None
         )
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
@@ -216,22 +290,19 @@ def _made(
     return urllib3.ProxyManager(address, num_pools=4, maxsize=1, proxy_headers=headers)
 
 
-def _check(response: urllib3.BaseHTTPResponse, where: str) -> None:
-    status = response.status
+def _check(stream: HttpStream, where: str) -> None:
+    status = stream.status
     if status == 200:
-        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if coding not in {"", "identity"}:
-            raise FeedWrong(f"{where}: compressed, though not requested", reason="garbage")
         return
     if status == 429:
-        wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time())
+        wait_s = retry_after_s(stream.headers.get("Retry-After", ""), time.time())
         raise FeedLimited(f"{where}: too many requests (429)", retry_after_s=wait_s)
     if 300 <= status < 400:
-        target = _shown(response.headers.get("Location", "elsewhere"))
+        target = _shown(stream.headers.get("Location", "elsewhere"))
         raise FeedWrong(f"{where}: redirects to {target}; not followed", reason="redirect")
     if status in {401, 403}:
         raise FeedDenied(f"{where}: the key was rejected ({status})", reason="denied")
-    if status == 503 and (wait_s := retry_after_s(response.headers.get("Retry-After", ""), 0)):
+    if status == 503 and (wait_s := retry_after_s(stream.headers.get("Retry-After", ""), 0)):
         raise FeedLimited(f"{where}: busy (503)", retry_after_s=wait_s)
     if status >= 500:
         raise FeedDown(f"{where}: status {status}", reason="http_5xx")
@@ -250,24 +321,15 @@ def retry_after_s(header: str, now_s: float) -> float:
 
 
 def _shown(url: str) -> str:
-    """An address as messages show it: no user, no password, no query."""
+    """Return a URL for messages: without user, password and query."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "invalid URL"
     host = parts.netloc.rpartition("@")[2]
-    return clean(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself")
+    return one_line(f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "itself", 500)
 
 
 def basic(user_and_password: str) -> dict[str, str]:
-    """The header of basic authentication for `user:password`."""
+    """Return the header of basic authentication for `user:password`."""
     return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}
-
-
-def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
-    """JSON as a typed value. Raises `FeedWrong` (`garbage`) saying what was expected where."""
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = clean(str(error))[:200]
-        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None

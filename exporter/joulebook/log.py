@@ -1,6 +1,6 @@
 """Logging to standard error, in text for people and the journal or in JSON for collectors.
 
-A failure that repeats is said once, counted, and said again when it is over: `LogOnce`.
+Repeated failures are logged once, counted, and logged again when they end: `LogOnce`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -16,14 +15,13 @@ from collections.abc import Mapping
 from typing import Literal, TextIO
 
 from joulebook.config.load import redact
+from joulebook.core.sanitize import escaped
 
 _MAX_FAILURES = 1024
-"""Failures reported apart at a time; beyond it the oldest is forgotten, and may be said again."""
+"""The most failures tracked at a time; beyond it the oldest is dropped, and may be logged again."""
 
 MAX_REASONS = 16
-"""Reasons for which one thing is said to fail: users can make up any number."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""The most reasons logged for one key, since users can make up any number."""
 
 _SYSLOG = {
     logging.DEBUG: 7,
@@ -43,8 +41,8 @@ def setup(
 ) -> None:
     """Send every log record of `level` and above to `stream` (standard error).
 
-    Lines for the systemd journal carry its priority prefix in the place of the time, which the
-    journal adds itself.
+    Lines for the systemd journal have its priority prefix instead of the time, which the journal
+    adds.
     """
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
@@ -60,9 +58,9 @@ def setup(
 
 
 class LogOnce:
-    """Say what fails once; again for another reason, or after it was well in between.
+    """Log a failure once; again for another reason, or after a recovery.
 
-    What repeats is counted, and goes to DEBUG. Any thread may call.
+    Repetitions are counted and logged at DEBUG. Thread-safe.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -79,9 +77,9 @@ class LogOnce:
         level: int = logging.WARNING,
         exc_info: BaseException | None = None,
     ) -> int:
-        """Log that `key` fails, unless it has failed for that `reason` since it was well.
+        """Log that `key` fails, unless it failed for that `reason` since it last worked.
 
-        Returns how often it has failed in a row. Of one key so many reasons are logged at most.
+        Returns how often it has failed in a row. At most `MAX_REASONS` reasons are logged per key.
         """
         with self._lock:
             failing = self._failing.pop(key, None) or _Failing()
@@ -102,7 +100,7 @@ class LogOnce:
         return count
 
     def recovered(self, key: str, message: str, *args: object) -> int:
-        """Say that `key` works again, if it was failing; returns how often it had failed."""
+        """Log that `key` works again, if it was failing; return how often it had failed."""
         with self._lock:
             failing = self._failing.pop(key, None)
         if failing is None:
@@ -128,7 +126,7 @@ class _Failing:
 
 def clean(text: str) -> str:
     """The text on one line, without passwords in URLs: nothing in it can look like a record."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
+    return escaped(redact(text))
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

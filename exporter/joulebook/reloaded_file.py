@@ -1,7 +1,7 @@
-"""What is made of files, and made again when one of them changes: settings, keys, tokens, requests.
+"""Values loaded from files and reloaded when one changes: settings, keys, tokens, requests.
 
-A file counts as changed when it is another one or its contents or rights were set anew, which the
-kernel notes (inode, size, time of change). That costs one call of `stat` for each look.
+A file has changed if it was replaced or its content or mode was set, which the kernel records
+(inode, size, ctime). Each check costs one `stat`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import msgspec
 T = TypeVar("T")
 
 Note = Callable[[Path], Path]
-"""Called with each file just before it is read; gives the file back."""
+"""Called with each file just before it is read; returns the file."""
 
 
 class Stamp(NamedTuple):
-    """What a file looks like from outside; a file that cannot be looked at has the error alone."""
+    """The identity of a file's state; for a file without `stat`, only the error."""
 
     inode: int = 0
     size: int = 0
@@ -29,7 +29,7 @@ class Stamp(NamedTuple):
 
 
 def stamp(path: Path) -> Stamp:
-    """Return what `path`, or what it leads to, looks like now."""
+    """Return the stamp of `path`, or of what it links to."""
     try:
         seen = path.stat()
     except OSError as error:
@@ -38,14 +38,14 @@ def stamp(path: Path) -> Stamp:
 
 
 class ReloadedFile(Generic[T]):
-    """The value that `load` makes of files.
+    """The value that `load` makes from files.
 
-    `load` calls what it is given with every file that it reads: a change while it reads is seen at
-    the next look. Where it fails, the last good value stays, and every look tries again.
+    `load` calls its argument with every file that it reads, so that a change during the read is
+    detected at the next check. If it fails, the last good value stays, and every check retries.
 
     Attributes:
-        value: What was loaded last without a failure.
-        failures: How often changed files could not be loaded, however often that was tried.
+        value: The last value loaded without a failure.
+        failures: How often changed files could not be loaded, not counting retries.
 
     """
 
@@ -58,8 +58,8 @@ class ReloadedFile(Generic[T]):
     ) -> None:
         """Load it the first time, or start with `first`. Raises what `load` raises.
 
-        Files that changed less than `settle_ns` before they were read are read again at the next
-        look: what changes within one step of the file system's clock has the same time.
+        Files that changed less than `settle_ns` before they were read are re-read at the next
+        check, since changes within one step of the file system's clock have the same time.
         """
         self._load = load
         self._settle_ns = settle_ns
@@ -70,7 +70,7 @@ class ReloadedFile(Generic[T]):
         self.value: T = self._loaded() if first is msgspec.UNSET else first
 
     def refresh(self) -> bool:
-        """Look whether a file has changed, and load it then; whether there is a new value.
+        """Check whether a file has changed, and load it; return whether there is a new value.
 
         Raises what `load` raises.
         """

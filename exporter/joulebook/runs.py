@@ -77,7 +77,7 @@ def _spent(
             raise ConfigError("no SLURM_JOB_ID here: give job= or experiment=")
     if source is None:
         config = load(None, os.environ)
-        ledgers = [named(str(ledger)) if ledger else own(config.ledger.path, config.node.name)]
+        ledgers = [named(str(ledger)) if ledger else own(config)]
         source = LedgerSource(ledgers)
     found = spent(source.account(0, FOREVER_S, selection))
     if not job:

@@ -19,7 +19,7 @@ UJ_PER_KWH = 3_600_000 * UJ_PER_J
 
 MW_PER_W = 1_000
 UW_PER_MW = 1_000
-"""Microwatts in a milliwatt: sysfs tells power in microwatts."""
+"""Microwatts in a milliwatt: sysfs reports power in microwatts."""
 
 PJ_PER_UJ = 1_000_000
 """One milliwatt for one nanosecond is one picojoule, a millionth of a microjoule."""

@@ -1,10 +1,10 @@
-"""Read files that somebody else wrote, without believing more of them than can be checked.
+"""Read files written by others, trusting only what can be checked.
 
-Opened once and then checked by descriptor, so that nothing can be exchanged in between: never a
-symbolic link, never a pipe or a device, only from whom it may come, only what nobody else can
-write to, and only so many bytes. What is refused raises `InputError`; its `reason` is the value of
-a label: `symlink`, `unreadable`, `not_regular`, `foreign_owner`, `file_too_open`,
-`directory_too_open`, `too_large`, `not_json`, `bad_field`.
+Files are opened once and then checked by descriptor, so that nothing can be swapped in between: no
+symbolic links, pipes or devices, only allowed owners, not writable by others, limited size.
+Rejected files raise `InputError`; its `reason` is the value of a label: `symlink`, `unreadable`,
+`not_regular`, `foreign_owner`, `file_too_open`, `directory_too_open`, `too_large`, `not_json`,
+`bad_field`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ T = TypeVar("T")
 
 
 class File(NamedTuple):
-    """The whole of a file, and what the kernel said of it."""
+    """The content of a file, and its `stat`."""
 
     raw: bytes
     stat: os.stat_result
 
 
 def trusted_owners() -> frozenset[int]:
-    """Return the users whose word counts for everybody: root, and whom this daemon runs as."""
+    """Return the users trusted for everyone: root, and the user of this daemon."""
     return frozenset({0, os.geteuid()})
 
 
 def open_directory(path: Path, owners: Container[int], *, shared: bool = False) -> int:
-    """Open a directory that nobody but its owner can change, and return its descriptor.
+    """Open a directory that only its owner can change, and return its descriptor.
 
-    In a `shared` one all may write, but each may remove only his own files (mode 1777). Raises
-    `InputError`, and `OSError` where it cannot be opened at all.
+    In a `shared` one all may write, but remove only their own files (mode 1777). Raises
+    `InputError`, and `OSError` if it cannot be opened at all.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -67,7 +67,7 @@ def open_directory(path: Path, owners: Container[int], *, shared: bool = False) 
 def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]) -> File:
     """Read a file of at most `limit` bytes that belongs to one of `owners`.
 
-    `name` is below the open directory, or a path where there is none. Raises `InputError`, and
+    `name` is relative to the open directory, or a path if there is none. Raises `InputError`, and
     `FileNotFoundError` for a file that was just removed.
     """
     fd = _open(directory_fd, name, os.O_RDONLY)
@@ -91,8 +91,8 @@ def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]
 def read_secret(path: Path, limit: int = 65_536) -> bytes:
     """Read up to `limit` bytes of a file with a password, token or key.
 
-    Raises `OSError` with a `strerror` that says what is wrong, also where everybody on this
-    machine may read the file: then it guards nothing.
+    Raises `OSError` with a `strerror` that explains the problem, also if everyone on this machine
+    may read the file.
     """
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -106,7 +106,7 @@ def read_secret(path: Path, limit: int = 65_536) -> bytes:
 
 
 def shown_path(path: str | Path) -> str:
-    """Return the path of a secret as messages show it: not what may be the secret itself."""
+    """Return the path of a secret for messages, unless it may be the secret itself."""
     text = str(path)
     return text if "/" in text else "the value (expected the path of a file)"
 
@@ -114,7 +114,7 @@ def shown_path(path: str | Path) -> str:
 def open_to_append(path: str, owner: int) -> int:
     """Open `owner`'s own regular file to append to it; nothing is created. Raises `InputError`.
 
-    One with a second name is refused: somebody may have put another file of the owner's there.
+    A file with several hard links is rejected: someone may have linked another file of the owner.
     """
     try:
         fd = _open(None, path, os.O_WRONLY | os.O_APPEND)
@@ -131,9 +131,9 @@ def open_to_append(path: str, owner: int) -> int:
 
 
 def decoded(decoder: msgspec.json.Decoder[T], raw: bytes, name: str, example: str) -> T:
-    """Decode JSON of the file `name`. Raises `InputError` for all that it may hold instead.
+    """Decode JSON of the file `name`. Raises `InputError` for anything else.
 
-    `example` is what would be right. JSON may be nested deeper than any decoder can follow.
+    `example` shows what is expected. JSON may be nested deeper than any decoder can follow.
     """
     try:
         return decoder.decode(raw)

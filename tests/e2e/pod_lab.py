@@ -27,7 +27,7 @@ IDLE_MW = 60_000
 
 PER_POD = """
     SELECT workload, sum(energy_uj) FROM postings JOIN workloads ON workloads.id = workload_id
-    GROUP BY workload_id
+    GROUP BY workload
 """
 
 CGROUP2 = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]

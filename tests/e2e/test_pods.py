@@ -360,3 +360,57 @@ def write_event(folder: Path, job: str, gpus: list[str]) -> None:
         )
     )  # fmt: skip
     new.rename(folder / f"{job}.0.json")
+
+
+def test_a_pod_that_is_given_to_another_experiment_keeps_what_it_has(
+    lab: PodLab, tmp_path: Path
+) -> None:
+    """And over a restart of the daemon; ledger and metrics say the same."""
+    key = "joulebook.io/experiment"
+    daemon = lab.daemon(tmp_path, JOULEBOOK_EXPOSITION_ZERO_HOLD_S="0")
+    with lab.counted(daemon):
+        pod = lab.start("work", {GPU: [lab.cards[0]]}, annotations={key: "bert"})
+        lab.burn(pod, 0, 200)
+        time.sleep(3)
+        changed_ns = lab.scenario.now_ns()
+        lab._tell(pod, annotations={key: "gpt"})
+        lab.burn(pod, 0, 100)
+        until("the change to be on record", lambda: len(experiments_uj(daemon)) == 2)
+        daemon.kill()
+        daemon.start()
+        time.sleep(2)
+        lab.end(pod)
+        until("ledger and metrics to agree", lambda: shown_j(daemon) == [
+            pytest.approx(uj / 1e6, abs=1) for _, uj in sorted(experiments_uj(daemon).items())
+        ])  # fmt: skip
+    booked = experiments_uj(daemon)
+    rows = daemon.rows("SELECT experiment, started_utc_ns, ended_utc_ns FROM workloads ORDER BY 2")
+    (first, _, ended_ns), (later, began_ns, _) = rows
+    assert (first, later) == ("bert", "gpt")
+    assert abs(ended_ns - began_ns) < 10**6
+    heard_ns = began_ns - time.time_ns() + lab.scenario.now_ns()
+    assert changed_ns <= heard_ns + 10**7
+    first_uj = lab.scenario.true_energy_uj(0, pod.began_ns, heard_ns)
+    assert booked == {"bert": near(first_uj), "gpt": near(lab.true_uj(pod, 0) - first_uj)}
+
+
+def shown_j(daemon: Daemon) -> list[float]:
+    """What metrics show of each experiment, by name."""
+    return [
+        value
+        for _, value in sorted(
+            (dict(labels)["experiment"], value)
+            for (name, labels), value in daemon.metrics().items()
+            if name == "joulebook_experiment_energy_joules_total"
+        )
+    ]
+
+
+def experiments_uj(daemon: Daemon) -> dict[str, int]:
+    """Energy booked to each experiment."""
+    return dict(
+        daemon.rows(
+            "SELECT experiment, sum(energy_uj) FROM postings JOIN workloads"
+            " ON workloads.id = workload_id GROUP BY 1 HAVING sum(energy_uj) > 0"
+        )
+    )

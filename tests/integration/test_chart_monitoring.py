@@ -22,6 +22,8 @@ RULES = {
 VALUES = {
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "dashboards": {"enabled": True},
+    "collector": {"enabled": True, "urlSecretName": "ledger"},
+    "handover": {"tokenSecretName": "token"},
 }
 
 
@@ -29,7 +31,7 @@ VALUES = {
 def objects(
     request: pytest.FixtureRequest, build_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Objects:
-    """Rendered from the packaged chart: what lies behind the chart's links is in it."""
+    """Rendered from the packaged chart: what helm packs is all there is."""
     binary = helm(request.param, build_dir)
     out = tmp_path_factory.mktemp("package")
     done = run(binary, "package", str(CHART), "--destination", str(out))
@@ -50,6 +52,15 @@ def test_every_dashboard_is_there_as_it_stands(objects: Objects) -> None:
     for path in DASHBOARDS:
         assert json.loads(found[path.name]) == json.loads(path.read_text()), path.name
         assert len(found[path.name]) < 2**20, "more than a ConfigMap holds"
+
+
+def test_the_sidecar_is_told_a_folder_and_billing_needs_postgresql(build_dir: Path) -> None:
+    objects = rendered(helm("4", build_dir), values={"dashboards": {"enabled": True}})
+    boards = [each for (kind, name), each in objects.items() if "-dashboard-" in name]
+    names = {name for each in boards for name in each["data"]}
+    assert names == {path.name for path in DASHBOARDS} - {"joulebook-billing.json"}
+    for each in boards:
+        assert each["metadata"]["annotations"]["k8s-sidecar-target-directory"] == "Joulebook"
 
 
 def test_every_rule_is_there_and_promtool_accepts_it(objects: Objects, tmp_path: Path) -> None:

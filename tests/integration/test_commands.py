@@ -212,8 +212,8 @@ def test_top_through_tls_and_a_password(tmp_path: Path) -> None:
     assert trusted.returncode == 0, trusted.stderr
     assert blind.stdout == trusted.stdout
     assert stranger.returncode == 1 and "--ca FILE" in stranger.stderr
-    assert nobody.returncode == 1 and "give --user NAME" in nobody.stderr
-    assert wrong.returncode == 1 and "give --user NAME" in wrong.stderr
+    assert nobody.returncode == 1 and "use --user NAME" in nobody.stderr
+    assert wrong.returncode == 1 and "use --user NAME" in wrong.stderr
     assert plain.returncode == 1 and "https://" in plain.stderr
 
 
@@ -272,11 +272,11 @@ def test_top_lives_in_a_terminal() -> None:
         top.resize(10, 60)
         top.read_until(b"more ", timeout_s=10)
     # The daemon is gone: the last figures stay, and the line above them says so.
-    top.read_until(b"What is shown is old")
+    top.read_until(b"Showing old data")
     top.read_until(b"101 ada")
     with serving(port=port):
         frames = b"".join(top.read_until(b"\x1b[J") for _ in range(12))
-        assert b"What is shown is old" not in frames[frames.rindex(b"\x1b[H") :]
+        assert b"Showing old data" not in frames[frames.rindex(b"\x1b[H") :]
         os.write(top.fd, b"xq")
         status, last = top.end()
     assert status == 0
@@ -379,7 +379,7 @@ def test_the_doctor_and_a_hung_driver(
         "import os, sys; from pathlib import Path\n"
         "from joulebook.commands.doctor import doctor\n"
         "from joulebook.commands.doctor.checks import Site\n"
-        "from joulebook.commands.shared.text import Screen\n"
+        "from joulebook.terminal import Screen\n"
         "from joulebook.config import load\n"
         "site = Site(load(None, os.environ), Path('none'), patience_s=1)\n"
         "sys.exit(doctor.show(site, Screen()))\n"

@@ -5,40 +5,41 @@ two months of a simulated lab: none is empty, and what it shows is what was cons
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
-from tests.lab.backfill import RULES, backfill
-from tests.lab.grafana import Ask, Chosen, asks, choice, clicked, dashboards, filled, links, panels
+from tests.lab.backfill import RULES, made
+from tests.lab.grafana import Ask, Chosen, asks, choices, clicked, dashboards, filled, links, panels
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
-from tests.lab.world import CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S, cluster_of
+from tests.lab.world import AWAY, CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
 
 pytestmark = pytest.mark.timeout(600)
 
 BOARDS = dashboards()
-RANGES = {"1h": HOUR_S, "24h": DAY_S, "30d": 30 * DAY_S}
+RANGES = {"1h": HOUR_S, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S}
 RANGE = pytest.mark.parametrize("span_s", RANGES.values(), ids=RANGES)
 SERVER = pytest.mark.parametrize("server", ["prometheus", "victoria-metrics"], indirect=True)
 LAST_HOUR_S = END_S // HOUR_S * HOUR_S
 """When the rules of an hour were evaluated last."""
 
-ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 30 * DAY_S: 0.001}
+ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 7 * DAY_S: 0.001, 30 * DAY_S: 0.001}
 """How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
 whole hours, and are compared with just those."""
+
+GOOD_NEWS = {"Gaps", "Not charged", "Throttling"}
+"""What may be empty: it says that all is well."""
 
 RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Server]]:
-    home = tmp_path_factory.mktemp("lab")
-    with victoria(home) as second:
-        backfill(home, second)
-        with prometheus(home) as first:
-            yield {server.name: server for server in (first, second)}
+def lab(build_dir: Path) -> Iterator[Mapping[str, Server]]:
+    with made(build_dir) as home, victoria(home) as second, prometheus(home) as first:
+        yield {server.name: server for server in (first, second)}
 
 
 @pytest.fixture
@@ -53,10 +54,9 @@ def variables(uid: str, server: Server, span_s: int, **chosen: Chosen) -> dict[s
     values["workload"] = RUNNING.id
     if "workload" in {v["name"] for v in board["templating"]["list"]}:
         values["cluster"] = (RUNNING.cluster,)
-    for name in ("raw", "rules"):
-        if (expression := choice(board, name)) is not None:
-            (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
-            values[name] = found["metric"]["use"]
+    for name, expression in choices(board).items():
+        (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
+        values[name] = found["metric"][name]
     return values | chosen
 
 
@@ -67,23 +67,21 @@ def answered(server: Server, ask: Ask) -> list[dict[str, Any]]:
 
 
 def shown(
-    server: Server, uid: str, span_s: int, **chosen: Chosen
+    server: Server, uid: str, span_s: int, only: Container[str] = (), **chosen: Chosen
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """What the queries of a dashboard give, by panel and letter."""
+    """What the queries of a dashboard give, by panel and letter; of some panels, or of all."""
     values = variables(uid, server, span_s, **chosen)
     return {
         (ask.panel, ask.ref): answered(server, ask)
         for ask in asks(BOARDS[uid], values, END_S, span_s, SCRAPE_S)
+        if not only or ask.panel in only
     }
 
 
 def true_window(uid: str, title: str, span_s: int) -> Window:
     """The time that a panel speaks of; long ranges of what rules record end with an hour."""
-    recorded = choice(BOARDS[uid], "rules") is not None and title not in (
-        "Energy by node",
-        "Each run",
-    )
-    end_s = LAST_HOUR_S if span_s > DAY_S and recorded else END_S
+    recorded = choices(BOARDS[uid]) and title not in ("Energy by node", "Each run")
+    end_s = LAST_HOUR_S if span_s > 7 * DAY_S and recorded else END_S
     return Window(truth(), end_s - span_s, end_s)
 
 
@@ -114,14 +112,14 @@ def test_no_panel_is_empty(server: Server, uid: str, span_s: int) -> None:
     seen: dict[str, int] = {}
     for (panel, _), rows in shown(server, uid, span_s).items():
         seen[panel] = seen.get(panel, 0) + len(rows)
-    assert not [panel for panel, rows in seen.items() if not rows]
+    assert {panel for panel, rows in seen.items() if not rows} <= GOOD_NEWS
 
 
 @SERVER
 @RANGE
 @pytest.mark.parametrize("uid", sorted({uid for uid, _ in PANELS}))
 def test_figures_are_true(server: Server, uid: str, span_s: int) -> None:
-    found = shown(server, uid, span_s)
+    found = shown(server, uid, span_s, {title for board, title in PANELS if board == uid})
     for (board, title), answer in PANELS.items():
         if board == uid:
             true = answer(true_window(uid, title, span_s))
@@ -139,7 +137,7 @@ def test_figures_are_true(server: Server, uid: str, span_s: int) -> None:
 @SERVER
 @RANGE
 def test_the_table_of_experiments_is_true(server: Server, span_s: int) -> None:
-    found = shown(server, "joulebook-lab", span_s)
+    found = shown(server, "joulebook-lab", span_s, ["What each experiment cost"])
     for letter, column in zip("ABCD", ("Cost", "Energy", "CO2e", "GPU-hours"), strict=True):
         rows = found["What each experiment cost", letter]
         assert {row["metric"]["cluster"] for row in rows} == {"lab", "annex"}
@@ -155,21 +153,28 @@ def test_the_table_of_experiments_is_true(server: Server, span_s: int) -> None:
 @RANGE
 def test_the_table_of_runs_is_true(server: Server, span_s: int) -> None:
     """Jobs of a few seconds between two scrapes, and jobs that began before the range, too."""
-    found = shown(server, "joulebook-experiment", span_s)
-    for letter, column in zip("ABCD", RUN_COLUMNS, strict=True):
+    found = shown(server, "joulebook-experiment", span_s, ["Each run"])
+    for letter, column in zip("CDEF", RUN_COLUMNS, strict=True):
         true = RUN_COLUMNS[column](true_window("joulebook-experiment", "Each run", span_s))
-        same(named(found["Each run", letter], "cluster", "workload"), true, ERROR[span_s])
+        rows = named(found["Each run", letter], "cluster", "workload")
+        same(_seen_to_end(rows), _seen_to_end(true), ERROR[span_s])
     short = {f"lab/{j.id}" for j in JOBS if j.owner.experiment == "tokenizer-tests"}
-    energy = named(found["Each run", "B"], "cluster", "workload")
+    energy = named(found["Each run", "D"], "cluster", "workload")
     true = RUN_COLUMNS["Energy"](true_window("joulebook-experiment", "Each run", span_s))
     for name in short & energy.keys():
         assert energy[name] == pytest.approx(true.get(name, 0.0), rel=0.001, abs=1e-6)
 
 
+def _seen_to_end(runs: Mapping[str, float]) -> dict[str, float]:
+    """Without those that ended while Prometheus was down, as the panel says."""
+    unseen = {f"{j.cluster}/{j.id}" for j in JOBS if AWAY[0] - 900 < j.t1_s < AWAY[1]}
+    return {name: value for name, value in runs.items() if name not in unseen}
+
+
 @SERVER
 @RANGE
 def test_one_run_is_true(server: Server, span_s: int) -> None:
-    found = shown(server, "joulebook-workload", span_s)
+    found = shown(server, "joulebook-workload", span_s, ["Energy", "Cost"])
     window = Window(truth(), END_S - span_s, END_S)
     scrape = 2 * SCRAPE_S / (END_S - RUNNING.t0_s)  # it still runs: what is not yet scraped
     run = f"{RUNNING.cluster}/{RUNNING.id}"
@@ -186,11 +191,15 @@ def test_one_run_is_true(server: Server, span_s: int) -> None:
 @RANGE
 def test_the_books_balance(server: Server, span_s: int) -> None:
     """What experiments used and what nobody did is what the meters read."""
-    found = shown(server, "joulebook-books", span_s)
+    found = shown(
+        server, "joulebook-books", span_s, ["Not in the books", "Not in the books, by node"]
+    )
     assert named(found["Not in the books", "A"])[""] < 1e-5
-    for row in found["Books of each node", "A"]:
-        assert max(abs(float(value)) for _, value in row["values"]) < 100
-    lab = shown(server, "joulebook-lab", span_s)
+    for row in found["Not in the books, by node", "A"]:
+        off = sorted(abs(float(value)) for _, value in row["values"])
+        # Files of samples have no stale markers: what has left is seen for 5 minutes more.
+        assert off[len(off) * 9 // 10] < 100
+    lab = shown(server, "joulebook-lab", span_s, ["Energy", "Unattributed"])
     (used,) = named(lab["Energy", "A"]).values()
     (nobody,) = named(lab["Unattributed", "A"]).values()
     meters = true_window("joulebook-lab", "", span_s).kwh("meter")[""]
@@ -209,7 +218,8 @@ def test_the_area_under_the_power_is_the_energy(server: Server, span_s: int) -> 
                 joules += sum(float(v) for t, v in row["values"] if t > ask.start_s) * ask.step_s
                 t0_s, t1_s = ask.start_s, ask.end_s
     true = Window(truth(), t0_s, t1_s).kwh("meter")[""]
-    assert joules / J_PER_KWH == pytest.approx(true, rel=max(ERROR[span_s], 0.015))
+    # What an experiment used that has just come back is still held, and pending.
+    assert joules / J_PER_KWH == pytest.approx(true, rel=max(1.5 * ERROR[span_s], 0.015))
 
 
 @SERVER
@@ -242,10 +252,10 @@ def test_choosing_narrows_it_down(server: Server) -> None:
         ((odd, plain), energy[f"annex/robotics/{odd}"] + energy[f"lab/nlp/{plain}"]),
         (("sim2real .v2.1+dr.",), None),
     ):
-        found = shown(server, "joulebook-lab", 30 * DAY_S, experiment=chosen)["Energy", "A"]
-        figures = named(found)
+        found = shown(server, "joulebook-lab", 30 * DAY_S, ["Energy"], experiment=chosen)
+        figures = named(found["Energy", "A"])
         assert figures == ({"": pytest.approx(wanted, rel=0.001)} if wanted else {})
-    nothing = shown(server, "joulebook-lab", 30 * DAY_S, cluster=("another",))
+    nothing = shown(server, "joulebook-lab", 30 * DAY_S, ["Energy"], cluster=("another",))
     assert nothing["Energy", "A"] == []
 
 
@@ -266,15 +276,17 @@ def test_a_click_on_an_experiment_shows_what_its_row_says(server: Server, span_s
     """Also of one that is in two clusters, and of one with all sorts of characters in its name; and
     the pages of all experiments come to what the lab's page says.
     """
-    lab = shown(server, "joulebook-lab", span_s)
+    titles = ("Energy", "Cost", "CO2e", "GPU-hours")
+    lab = shown(server, "joulebook-lab", span_s, [*titles, "What each experiment cost"])
     url = link_of("joulebook-lab", "What each experiment cost", "joulebook-experiment")
-    of_pages = dict.fromkeys(("Energy", "Cost", "CO2e", "GPU-hours"), 0.0)
+    of_pages = dict.fromkeys(titles, 0.0)
     rows = lab["What each experiment cost", "B"]
     names = [(row["metric"]["cluster"], row["metric"]["experiment"]) for row in rows]
     assert {("lab", "vit-sweep"), ("annex", "vit-sweep")} <= set(names)
     assert span_s == DAY_S or ("annex", "sim2real (v2.1+dr)") in names
     for row in rows:
-        page = shown(server, "joulebook-experiment", span_s, **clicked(url, row["metric"], {}))
+        chosen = clicked(url, row["metric"], {})
+        page = shown(server, "joulebook-experiment", span_s, titles, **chosen)
         (energy,) = named(page["Energy", "A"]).values()
         assert energy == pytest.approx(float(row["value"][1]), rel=1e-9)
         for title in of_pages:
@@ -286,7 +298,7 @@ def test_a_click_on_an_experiment_shows_what_its_row_says(server: Server, span_s
 @SERVER
 def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
     """Schedulers number their jobs from 1, each of them."""
-    rows = shown(server, "joulebook-experiment", 30 * DAY_S)["Each run", "B"]
+    rows = shown(server, "joulebook-experiment", 30 * DAY_S, ["Each run"])["Each run", "D"]
     url = link_of("joulebook-experiment", "Each run", "joulebook-workload")
     energy = named(rows, "cluster", "workload")
     annex = {name.removeprefix("annex/") for name in energy if name.startswith("annex/")}
@@ -297,20 +309,22 @@ def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
         if f"{row['metric']['cluster']}/{row['metric']['workload']}" == twice[0]:
             chosen = clicked(url, row["metric"], {})
             chosen["workload"] = "".join(chosen["workload"])  # a box to type into
-            page = shown(server, "joulebook-workload", 30 * DAY_S, **chosen)
+            page = shown(server, "joulebook-workload", 30 * DAY_S, ["Energy"], **chosen)
             assert named(page["Energy", "A"])[""] == pytest.approx(energy[twice[0]], rel=1e-9)
 
 
 @SERVER
-@pytest.mark.parametrize("what", ["energy_joules", "gpu_seconds", "co2e_grams"])
-def test_rules_of_5_minutes_are_true(server: Server, what: str) -> None:
-    """No dashboard sums them up. Each is of 5 minutes up to some instant of its own."""
-    rule = f"experiment:joulebook_{what}:increase5m"
-    rows = server.instant(f"sum by (cluster) (sum_over_time({rule}[1d] offset -1ms))", END_S)
+@pytest.mark.parametrize("uid", ["joulebook-lab", "joulebook-waste"])
+def test_rules_of_5_minutes_are_true(server: Server, uid: str) -> None:
+    """What a large lab reads in short ranges: of 5 minutes up to some instant in the last 5."""
+    values = variables(uid, server, DAY_S, use="increase5m", step="5m")
     window = Window(truth(), END_S - DAY_S, END_S)
-    true = window.by(f"experiment_{what}", lambda key: cluster_of(key.node))
-    assert true.keys() == CURRENCIES.keys()
-    assert named(rows, "cluster") == {c: pytest.approx(v, rel=0.01) for c, v in true.items()}
+    for ask in asks(BOARDS[uid], values, END_S, DAY_S, SCRAPE_S):
+        answer = PANELS.get((uid, ask.panel))
+        if answer is not None and ask.ref == "A":
+            rows = answered(server, ask)
+            found = sum(float(row["value"][1]) for row in rows)
+            assert found == pytest.approx(sum(answer(window).values()), rel=0.01), ask.panel
 
 
 def test_victoria_metrics_takes_the_rules_as_they_are() -> None:
@@ -326,39 +340,43 @@ def test_victoria_metrics_takes_the_rules_as_they_are() -> None:
         assert done.returncode == 0, done.stderr
 
 
-@SERVER
-def test_long_ranges_read_rules_and_short_ones_counters(server: Server) -> None:
-    assert variables("joulebook-lab", server, DAY_S)["raw"] == "1"
-    assert variables("joulebook-lab", server, DAY_S)["rules"] == "0"
-    assert variables("joulebook-lab", server, 30 * DAY_S)["raw"] == "0"
-    assert variables("joulebook-lab", server, 30 * DAY_S)["rules"] == "1"
+def use(
+    server: Server, span_s: int, changed: Mapping[str, str] | None = None, at_s: int = END_S
+) -> str:
+    """What Lab overview reads; `changed` are other texts for parts of the question."""
+    expression = choices(BOARDS["joulebook-lab"])["use"]
+    for old, new in (changed or {}).items():
+        assert old in expression
+        expression = expression.replace(old, new)
+    (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), at_s)
+    chosen: str = found["metric"]["use"]
+    return chosen
 
 
 @SERVER
-def test_rules_that_came_late_are_not_read_where_counters_know_more(server: Server) -> None:
-    """A range that begins before the rules do: what they say would be too little."""
-    board = BOARDS["joulebook-lab"]
-    for name, wanted in (("raw", "1"), ("rules", "0")):
-        expression = choice(board, name)
-        assert expression is not None
-        late = expression.replace(
-            "meter:joulebook_energy_joules:increase1h[3h]",
-            f"(meter:joulebook_energy_joules:increase1h and on () (vector(time()) > "
-            f"{END_S - 20 * DAY_S}))[3h:]",
-        )
-        assert late != expression
-        (found,) = server.instant(filled(late, {}, 30 * DAY_S, 60, SCRAPE_S), END_S)
-        assert found["metric"]["use"] == wanted
-        (found,) = server.instant(filled(late, {}, 15 * DAY_S, 60, SCRAPE_S), END_S)
-        assert found["metric"]["use"] != wanted
+def test_what_is_much_is_read_from_rules_and_what_is_little_from_counters(server: Server) -> None:
+    assert use(server, DAY_S) == "total"
+    assert use(server, 7 * DAY_S) == "total"
+    assert use(server, 30 * DAY_S) == "increase1h"
+    large = {"> 2e7": "> 1e3"}  # a large lab
+    assert use(server, HOUR_S, large) == "increase5m"
+    assert use(server, DAY_S, large) == "increase5m"
+    assert use(server, 7 * DAY_S, large) == "increase1h"
+
+
+@SERVER
+def test_rules_with_a_hole_are_not_read(server: Server) -> None:
+    """Not evaluated for four hours, begun late, or written by two Prometheis: counters know."""
+    rule = "rules:joulebook_covered_seconds:increase1h[$__range]"
+    since = "rules:joulebook_covered_seconds:increase1h[15d]"
+    hole = {f"sum_over_time({rule})": f"(sum_over_time({rule}) - 4 * 3600)"}
+    late = {f"sum_over_time({rule})": f"sum_over_time({since})"}
+    twice = {f"count_over_time({rule})": f"(2 * count_over_time({rule}))"}
+    for changed in (hole, late, twice):
+        assert use(server, 30 * DAY_S, changed) == "total"
 
 
 @SERVER
 def test_without_rules_long_ranges_read_counters(server: Server) -> None:
     """Before the lab's first hour of rules: a fresh Prometheus that has just been set up."""
-    board = BOARDS["joulebook-lab"]
-    for name, wanted in (("raw", "1"), ("rules", "0")):
-        expression = choice(board, name)
-        assert expression is not None
-        (found,) = server.instant(filled(expression, {}, 30 * DAY_S, 60, SCRAPE_S), 1_700_000_000)
-        assert found["metric"]["use"] == wanted
+    assert use(server, 30 * DAY_S, at_s=1_700_000_000) == "total"

@@ -117,7 +117,7 @@ def put(
         "endpointslices",
         {
             "metadata": {
-                "name": name, "uid": name, "labels": {"discovery.io/service-name": service}
+                "name": name, "uid": name, "labels": {"kubernetes.io/service-name": service}
             },
             "addressType": "IPv4",
             "endpoints": [
@@ -193,7 +193,7 @@ def test_an_api_server_by_its_kubeconfig(
     monkeypatch.setenv("KUBECONFIG", str(config))
     stub.json("/api/v1/pods", {"items": []})
     answer = discovery.api_server().get("/api/v1/pods", {"limit": "1"}, read_s=10)
-    assert json.loads(answer.data) == {"items": []}
+    assert json.loads(answer.whole(1000)) == {"items": []}
     asked, headers = stub.requests[0]
     assert asked.endswith("?limit=1")
     assert headers["authorization"] == "Bearer api-token"

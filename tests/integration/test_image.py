@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,12 @@ def engine(scratch: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def base(engine: Engine, scratch: Path) -> str:
-    root = debootstrap(SUITE, ["python3", "python3-venv"], scratch / "base")
+def base(engine: Engine, build_dir: Path) -> str:
+    root = build_dir / f"base-{SUITE}"
+    if not root.exists():  # fetched once: nothing here writes into it
+        partial = Path(tempfile.mkdtemp(prefix="base-", dir=build_dir)) / "root"
+        debootstrap(SUITE, ["python3", "python3-venv"], partial).rename(root)
+        partial.parent.rmdir()
     return engine.base(root, "base")
 
 

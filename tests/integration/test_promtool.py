@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
+from tests.lab.grafana import dashboards, filled, targets
 from tests.unit.metrics.hostile import NAMES, hostile_view
 from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 
@@ -39,3 +42,25 @@ def test_exposition_has_no_faults(view: Snapshot) -> None:
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_hostile_names_have_no_faults(name: str) -> None:
     assert check(hostile_view(name)) == ""
+
+
+def test_panels_can_be_asked_of_any_name(tmp_path: Path) -> None:
+    """Prometheus' own parser takes every question, whatever is chosen: quotes end no text."""
+    odd = 'a "quoted" name\'s \\d+ (v1.0) {x}/[y]|$^*?'
+    rules: list[object] = []
+    for board in dashboards().values():
+        for _, target in targets(board):
+            names = [v["name"] for v in board["templating"]["list"]]
+            values = {name: (odd,) for name in names} | {"use": ("total",), "step": ("1m",)}
+            asked = filled(target["expr"], values, 3600, 60, 60)
+            rules.append({"record": "asked", "expr": asked, "labels": {"n": str(len(rules))}})
+    path = tmp_path / "asked.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -45,12 +45,12 @@ class Window(NamedTuple):
         }
 
     def pflops_days(self) -> float:
-        """Busy time of held cards times their peak (halves of a shared one: busy half the time)."""
+        """Time in which held cards worked, times their peak."""
         flop = 0.0
         for job in JOBS:
             for gpu in job.gpus:
                 (peak,) = (p.flops for p in peaks_of(gpu.model) if p.precision == "fp16")
-                flop += peak * 0.97 * job.share * _busy_s(job, self.t0_s, self.t1_s)
+                flop += peak * _busy_s(job, self.t0_s, self.t1_s)
         return flop / 8.64e19
 
 
@@ -113,26 +113,6 @@ def _unallocated(key: Key) -> bool:
     return "unallocated" in key.labels
 
 
-def _idle_cost(w: Window) -> Answer:
-    """The idle share of each experiment's energy times what it paid for electricity."""
-    energy = w.by("experiment_energy_joules", experiment)
-    idle = w.by("experiment_idle_energy_joules", experiment)
-    paid = w.by("experiment_cost", _paid)
-    credit = w.by("experiment_credit", _paid)
-    found: dict[str, float] = {}
-    for key, value in paid.items():
-        whose, _, who = key.partition(" ")
-        if whose:
-            share = idle.get(who, 0.0) / energy[who]
-            found[whose] = found.get(whose, 0.0) + share * (value - credit.get(key, 0.0))
-    return found
-
-
-def _paid(key: Key) -> str:
-    electric = key.what == "experiment_credit" or key.labels[3] == "electricity"
-    return f"{currency(key)} {experiment(key)}" if electric else ""
-
-
 def _unallocated_cost(w: Window) -> Answer:
     cost, credit = (
         w.by(what, lambda key: currency(key) if _unallocated(key) else "")
@@ -144,7 +124,8 @@ def _unallocated_cost(w: Window) -> Answer:
 LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Energy": lambda w: w.kwh("experiment"),
     "Cost": lambda w: w.net("experiment", currency),
-    "CO2e": lambda w: w.by("experiment_co2e_grams", _one),
+    "CO2e": lambda w: w.by("experiment_co2e_grams", _one, 1000),
+    "Cost of idle allocations": lambda w: w.by("experiment_idle_cost", currency),
     "GPU-hours": lambda w: w.by("experiment_gpu_seconds", _one, 3600),
     "Allocated but idle": _idle_share,
 }
@@ -164,9 +145,15 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     ("joulebook-node", "Energy"): lambda w: w.kwh("meter"),
     ("joulebook-waste", "Allocated but idle"): lambda w: w.kwh("experiment_idle"),
     ("joulebook-waste", "Unallocated"): lambda w: w.kwh("remainder", _unallocated),
-    ("joulebook-waste", "Cost of idle allocations"): _idle_cost,
-    ("joulebook-waste", "What unheld devices cost"): _unallocated_cost,
-    ("joulebook-waste", "Nobody's, by reason"): lambda w: w.by(
+    ("joulebook-waste", "Cost of idle allocations"): LAB["Cost of idle allocations"],
+    ("joulebook-waste", "Cost of unallocated GPUs"): _unallocated_cost,
+    ("joulebook-waste", "Idle GPU-hours"): lambda w: w.by(
+        "experiment_idle_gpu_seconds", _one, 3600
+    ),
+    ("joulebook-waste", "Unallocated GPU-hours"): lambda w: w.by(
+        "remainder_gpu_seconds", _one, 3600
+    ),
+    ("joulebook-waste", "Unattributed, by reason"): lambda w: w.by(
         "remainder_energy_joules", lambda key: key.labels[-1], J_PER_KWH
     ),
     ("joulebook-books", "Not attributed"): _unattributed,
@@ -182,7 +169,7 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
 COLUMNS: Mapping[str, Callable[[Window], Answer]] = {
     "Cost": lambda w: w.net("experiment", experiment),
     "Energy": lambda w: w.by("experiment_energy_joules", experiment, J_PER_KWH),
-    "CO2e": lambda w: w.by("experiment_co2e_grams", experiment),
+    "CO2e": lambda w: w.by("experiment_co2e_grams", experiment, 1000),
     "GPU-hours": lambda w: w.by("experiment_gpu_seconds", experiment, 3600),
 }
 """Columns of the table of the lab."""
@@ -190,7 +177,7 @@ COLUMNS: Mapping[str, Callable[[Window], Answer]] = {
 RUN_COLUMNS: Mapping[str, Callable[[Window], Answer]] = {
     "Cost": lambda w: w.net("workload", run),
     "Energy": lambda w: w.by("workload_energy_joules", run, J_PER_KWH),
-    "CO2e": lambda w: w.by("workload_co2e_grams", run),
+    "CO2e": lambda w: w.by("workload_co2e_grams", run, 1000),
     "GPU-hours": lambda w: w.by("workload_gpu_seconds", run, 3600),
 }
 """Columns of the table of runs."""

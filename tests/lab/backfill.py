@@ -7,12 +7,15 @@ only copied to VictoriaMetrics.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,9 @@ from typing import Any
 import msgspec
 import yaml
 from dashboards.generator.recording import SPENT
-from tests.lab.grafana import ROOT, dashboards, targets
+from tests.lab.grafana import ROOT
 from tests.lab.scrape import Lab, Series
-from tests.lab.servers import Server, prometheus
+from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import truth
 from tests.lab.world import DAY_S, END_S, HOUR_S, NODES, START_S
 
@@ -32,6 +35,34 @@ BLOCK_S = 162 * HOUR_S
 """Blocks of Prometheus are this long here: 2 h times a power of 3."""
 
 RULES = ROOT / "dashboards/rules/recording.rules.yaml"
+
+
+@contextmanager
+def made(build_dir: Path) -> Iterator[Path]:
+    """A home with the lab in it, for this process alone; made once for what the lab is made of."""
+    with (build_dir / "lab.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home = build_dir / f"lab-{_digest()}"
+        if not home.exists():
+            for old in build_dir.glob("lab-*"):
+                shutil.rmtree(old)
+            new = build_dir / "lab-new"
+            with victoria(new) as second:
+                backfill(new, second)
+            new.rename(home)
+        yield home
+
+
+def _digest() -> str:
+    """Of all that decides what is in the lab."""
+    package = ROOT / "exporter/joulebook"
+    lab = ("world", "truth", "curve", "scrape", "backfill")
+    files = [*(Path(__file__).with_name(f"{name}.py") for name in lab), RULES,
+        *(package / "metrics").glob("*.py")]  # fmt: skip
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def backfill(home: Path, into: Server) -> None:
@@ -113,20 +144,17 @@ def records() -> Iterator[dict[str, Any]]:
 
 
 def _parts(home: Path) -> Iterator[tuple[int, Path]]:
-    """The shipped rules as files, and since when each is evaluated: those that dashboards sum up
-    over all of the history, the others (most rules of 5 minutes) over its last two days.
+    """The shipped rules as files, and since when each is evaluated: those of an hour over all of
+    the history, those of 5 minutes and the (slow) budgets over its last two days.
     """
-    asked = " ".join(
-        target["expr"] for board in dashboards().values() for _, target in targets(board)
-    )
     groups = yaml.safe_load(RULES.read_text())["groups"]
-    for name, since_s, summed in (
-        ("summed", START_S, True),
+    for name, since_s, hourly in (
+        ("hourly", START_S, True),
         ("other", END_S - 2 * DAY_S, False),
     ):
         part = [
             {**group, "rules": [rule for rule in group["rules"]
-                if (f"{rule['record']}{{" in asked and rule["record"] != SPENT) is summed]}
+                if (group["interval"] == "1h" and rule["record"] != SPENT) is hourly]}
             for group in groups
         ]  # fmt: skip
         file = home / f"{name}.rules.yaml"
@@ -135,21 +163,20 @@ def _parts(home: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _rules(home: Path, into: Server) -> None:
-    """The series of the shipped rules, evaluated by Prometheus."""
-    made = home / "rules"
-    with prometheus(home) as server:
-        for since_s, file in _parts(home):
+    """The series of the shipped rules, evaluated by Prometheus; some read what others made."""
+    for since_s, file in _parts(home):
+        made = home / file.stem
+        with prometheus(home) as server:
             promtool(
                 "tsdb", "create-blocks-from", "rules", "--max-block-duration=1440h",
                 f"--start={since_s}", f"--end={END_S}",
                 f"--url={server.url}", f"--output-dir={made}", file,
             )  # fmt: skip
-    for block in made.iterdir():
-        if block.is_dir():
-            shutil.move(block, home / "data" / block.name)
+        for block in made.iterdir():
+            if block.is_dir():
+                shutil.move(block, home / "data" / block.name)
     with prometheus(home) as server:
-        names = sorted({rule["record"] for rule in records()})
-        for name in names:
+        for name in sorted({rule["record"] for rule in records()}):
             _copy(server, into, name)
     into.post("/internal/force_flush", b"")
 

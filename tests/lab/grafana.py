@@ -107,6 +107,14 @@ def put_in(chosen: Chosen) -> str:
     return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
 
+def as_regex(chosen: Chosen) -> str:
+    """The same by Grafana's format `regex` (`escapeRegex`): a backslash before what is special."""
+    if isinstance(chosen, str):
+        return chosen
+    escaped = [re.sub(r"[\\^$*+?.()|\[\]{}/]", r"\\\g<0>", value) for value in chosen]
+    return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
+
+
 def clicked(url: str, labels: Mapping[str, str], here: Mapping[str, Chosen]) -> dict[str, Chosen]:
     """The variables that a data link hands over from a row or bar with these labels, `here` being
     those of the dashboard it is on. A label that is not there becomes nothing; what has no format
@@ -148,7 +156,12 @@ def filled(
         "__rate_interval": f"{rate_s}s",
     }
     found = built_in | {name: put_in(chosen) for name, chosen in values.items()}
-    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: found[match[1] or match[2]], expression)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[3]
+        return as_regex(values[name]) if match[2] == "regex" else found[name]
+
+    return re.sub(r"\$(?:\{(\w+)(?::(\w+))?\}|(\w+))", value, expression)
 
 
 def asks(
@@ -161,7 +174,8 @@ def asks(
     """All queries of a dashboard for a range; `values` are those of its variables."""
     for panel, target in targets(board):
         points = panel.get("maxDataPoints") or POINTS
-        step_s = step_for(span_s, target.get("interval", ""), points)
+        least = filled(target.get("interval", ""), values, span_s, 60, scrape_s)
+        step_s = step_for(span_s, least, points)
         expression = filled(target["expr"], values, span_s, step_s, scrape_s)
         start_s, last_s = end_s - span_s, end_s
         if target.get("instant"):
@@ -196,10 +210,10 @@ def asks_of_ledger(
         yield panel, re.sub(r"\$__unixEpochFilter\(([\w.]+)\)", inside, sql)
 
 
-def choice(board: Mapping[str, Any], name: str) -> str | None:
-    """The expression of a hidden variable, if the dashboard has it."""
-    for variable in board["templating"]["list"]:
-        if variable["name"] == name:
-            text: str = variable["query"]["query"]
-            return text.removeprefix("query_result(").removesuffix(")")
-    return None
+def choices(board: Mapping[str, Any]) -> dict[str, str]:
+    """The expressions of hidden variables by their names: the label of that name is the value."""
+    return {
+        variable["name"]: variable["query"]["query"].removeprefix("query_result(")[:-1]
+        for variable in board["templating"]["list"]
+        if variable.get("hide")
+    }

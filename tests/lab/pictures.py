@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from tests.integration.postgresql import running
 from tests.lab.backfill import backfill
-from tests.lab.grafana import ROOT, asks, asks_of_ledger, choice, dashboards, filled
+from tests.lab.grafana import ROOT, Chosen, asks, asks_of_ledger, choices, dashboards, filled
 from tests.lab.ledger import MONTH, collect
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
@@ -52,11 +52,11 @@ def payload(
 ) -> dict[str, Any]:
     """All that the page needs to draw a dashboard."""
     board = dashboards()[uid]
-    values = {v["name"]: ".*" for v in board["templating"]["list"]} | chosen
-    for name in ("raw", "rules"):
-        if (expression := choice(board, name)) is not None:
-            (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
-            values[name] = found["metric"]["use"]
+    values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
+    for name, expression in choices(board).items():
+        (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
+        values[name] = found["metric"][name]
+    values = values | {"currency": ("EUR",)} | {name: (text,) for name, text in chosen.items()}
     ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
     answers = []
     for ask in asks(board, values, END_S, span_s, SCRAPE_S):

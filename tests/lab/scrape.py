@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from tests.lab.truth import Key, Truth
 from tests.lab.world import (
+    AWAY,
     CPU_NODES,
     CURRENCIES,
+    DAY_S,
     DOWN,
     END_S,
     FULL_S,
@@ -23,7 +25,6 @@ from tests.lab.world import (
     JOBS,
     NODES,
     PUE,
-    SCRAPE_S,
     START_S,
     ZONE,
     Gpu,
@@ -31,6 +32,7 @@ from tests.lab.world import (
     cluster_of,
     grams,
     price,
+    scrape_s,
 )
 
 from joulebook.core.report.footprint import peaks_of
@@ -39,9 +41,15 @@ from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer
 from joulebook.metrics.metric import Metric, Quantum
 
-HOLD_S = 150
-"""2.5 scrapes, for which a new series shows where it begins."""
+
+def hold_s(t_s: int) -> int:
+    """2.5 scrapes, for which a new series shows where it begins."""
+    return scrape_s(t_s) * 5 // 2
+
+
 LINGER_S = 900
+UNUSED_S = DAY_S
+"""After which an experiment that nobody uses has no series, until somebody does."""
 BUDGETS = (("nlp", "llm-pretrain", "kwh", 2500.0), ("vision", "", "EUR", 1600.0))
 
 
@@ -81,12 +89,12 @@ def scrapes(node: str) -> list[int]:
     """When the node was scraped: not while its daemon was down, and a few scrapes failed."""
     random = Random(node)
     down = DOWN.get(node, ())
-    first = START_S + 7 * (NODES.index(node) + 1)
-    return [
-        t_s
-        for t_s in range(first, END_S + 1, SCRAPE_S)
-        if random.random() > 0.003 and not any(a <= t_s < b for a, b in down)
-    ]
+    found, t_s = [], START_S + 7 * (NODES.index(node) + 1)
+    while t_s <= END_S:
+        if random.random() > 0.003 and not any(a <= t_s < b for a, b in (*down, AWAY)):
+            found.append(t_s)
+        t_s += scrape_s(t_s)
+    return found
 
 
 def floored(quantum: Quantum, values: Iterable[float]) -> list[float]:
@@ -117,8 +125,8 @@ class Lab:
         full = [t for t in times if t >= FULL_S]
         yield from self._books(times)
         for gpu in self._gpus:
-            yield from self._held(gpu, times)
-            yield from self._gauges(gpu, times, ("utilization_ratio",))
+            yield from self._held(gpu, full)
+            yield from self._gauges(gpu, full, ("utilization_ratio",))
             yield from self._constants(gpu, times)
             yield from self._gauges(gpu, full, _GAUGES)
         if full:
@@ -138,8 +146,11 @@ class Lab:
         return self._series(what, labels, times, [v] * len(times))
 
     def _books(self, times: Sequence[int]) -> Iterator[Series]:
-        """Counters that are never removed: experiments, remainders, meters; and what is pending."""
+        """Counters of experiments while these are used, of remainders and meters; what is pending,
+        and what those came to that are not shown.
+        """
         pending = {component: [0.0] * len(times) for component in self._components()}
+        unexposed = {component: [0.0] * len(times) for component in self._components()}
         for key, curve in self._truth.curves.items():
             if key.node != self._node or key.what.startswith("workload_"):
                 continue
@@ -147,33 +158,46 @@ class Lab:
                 if key.what in _ROLLED_UP or times[-1] >= FULL_S:
                     yield self._series(key.what, key.labels, times, curve.along(times))
                 continue
-            first = self._first(key)
-            seen = [t for t in times if t >= first]
-            if not seen:
-                continue
-            true, shown = list(curve.along(seen)), []
-            for t_s, value in zip(seen, true, strict=True):
-                shown.append(curve.at(held) if (held := self._hold(first, t_s)) else value)
-            yield self._series(key.what, key.labels, seen, shown)
-            if key.what == "experiment_energy_joules":
-                rest = pending[key.labels[-1]]
-                late = len(times) - len(seen)
-                for n, (value, least) in enumerate(zip(true, shown, strict=True)):
-                    rest[late + n] += value - least
-        for component, values in pending.items():
-            yield self._series("pending_energy_joules", (component,), times, values)
+            used = self._used(key)
+            seen: list[int] = []
+            shown: list[float] = []
+            for n, (t_s, value) in enumerate(zip(times, curve.along(times), strict=True)):
+                there = any(a <= t_s < b for a, b in used)
+                held = self._hold(used, t_s)
+                least = curve.at(held) if held else value
+                if there:
+                    seen.append(t_s)
+                    shown.append(least)
+                if key.what == "experiment_energy_joules":
+                    component = key.labels[-1]
+                    pending[component][n] += value - least
+                    unexposed[component][n] += 0 if there else least
+            if seen:
+                yield self._series(key.what, key.labels, seen, shown)
+        for component in self._components():
+            yield self._series("pending_energy_joules", (component,), times, pending[component])
+            aside = unexposed[component]
+            yield self._series("unexposed_energy_joules", (component,), times, aside)
 
     def _components(self) -> tuple[str, ...]:
         return ("gpu", "cpu") if self._node in CPU_NODES else ("gpu",)
 
-    def _first(self, key: Key) -> int:
-        """When the experiment was first there; all of its series appear together."""
-        return min(job.t0_s for job in self._jobs if (*job.owner,) == key.labels[:3])
+    def _used(self, key: Key) -> list[tuple[int, int]]:
+        """When the experiment's series are there, all of them together."""
+        spans: list[tuple[int, int]] = []
+        for job in self._jobs:  # in order of their begin
+            if (*job.owner,) == key.labels[:3]:
+                end = job.t1_s + UNUSED_S
+                if spans and job.t0_s <= spans[-1][1]:
+                    spans[-1] = (spans[-1][0], max(spans[-1][1], end))
+                else:
+                    spans.append((job.t0_s, end))
+        return spans
 
-    def _hold(self, first_s: int, t_s: int) -> int:
-        """Since when a series is held (a beginning, or a restart); 0 if it is not."""
-        for since in (first_s, *(up for up in self._ups if up > first_s)):
-            if since <= t_s < since + HOLD_S:
+    def _hold(self, used: Sequence[tuple[int, int]], t_s: int) -> int:
+        """Since when a series is held (its appearance, or a restart); 0 if it is not."""
+        for since in (*(a for a, _ in used), *self._ups):
+            if since <= t_s < since + hold_s(t_s):
                 return since
         return 0
 
@@ -240,7 +264,7 @@ class Lab:
             for key in by_job[job.id]:
                 values = list(self._truth.curves[key].along(on))
                 for n, t_s in enumerate(on):
-                    if t_s >= job.t0_s + HOLD_S:
+                    if t_s >= job.t0_s + hold_s(t_s):
                         break
                     values[n] = 0.0
                 yield self._series(key.what, key.labels, on, values)
@@ -315,8 +339,8 @@ _HEALTH = (
     ("unpriced_energy_joules", ("electricity",), 0),
     ("process_resident_memory_bytes", (), 47 << 20),
 )
-_ROLLED_UP = ("meter_energy_joules", "remainder_energy_joules", "remainder_cost",
-    "remainder_credit", "remainder_co2e_grams")  # fmt: skip
+_ROLLED_UP = ("meter_energy_joules", "remainder_energy_joules", "remainder_gpu_seconds",
+    "remainder_cost", "remainder_credit")  # fmt: skip
 
 
 def _indices(times: Sequence[int], t0_s: int, t1_s: int) -> range:

@@ -21,6 +21,7 @@ class Server:
     def __init__(self, name: str, port: int, command: Sequence[str], log: Path) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("wb")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
 
@@ -34,6 +35,9 @@ class Server:
                 if self._process.poll() is not None:
                     break
                 time.sleep(0.2)
+            except BaseException:
+                self.__exit__()
+                raise
         self.__exit__()
         said = Path(self._log.name).read_text()[-2000:]
         raise AssertionError(f"{self.name} did not come up: {said}")
@@ -66,6 +70,8 @@ class Server:
                 found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
                 return found
         except urllib.error.HTTPError as error:
+            if error.code == 503:  # it still reads what is there
+                raise
             said = error.read().decode()
             raise AssertionError(f"{self.name}: {how['query']}: {said}") from None
 

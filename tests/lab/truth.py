@@ -76,21 +76,32 @@ class Truth:
                 watts = phase.watts * job.share
                 self._burn(gpu.node, "gpu", gpu.uuid, job, phase.t0_s, phase.t1_s, watts,
                     idle=phase.idle)  # fmt: skip
-            seconds = job.share
-            self._hold(gpu, job, seconds)
+                if phase.idle:
+                    self._hold(gpu, job, phase.t0_s, phase.t1_s, "idle_")
+            self._hold(gpu, job, job.t0_s, job.t1_s)
         shares = {job.share for job in held}
         for share in shares:
             for n in range(round(1 / share)):
                 mine = [j for j in held if j.share == share and _lane(j) == n]
                 for t0, t1 in _free([(j.t0_s, j.t1_s) for j in mine]):
                     self._waste(gpu.node, "gpu", gpu.uuid, t0, t1, gpu.idle_w * share)
+                    self._unheld(gpu, t0, t1, share)
 
-    def _hold(self, gpu: Gpu, job: Job, share: float) -> None:
+    def _hold(self, gpu: Gpu, job: Job, t0: int, t1: int, part: str = "") -> None:
         for whose, who in _whose(job):
-            self._add(gpu.node, f"{whose}_gpu_seconds", who, job.t0_s, job.t1_s, share)
+            self._add(gpu.node, f"{whose}_{part}gpu_seconds", who, t0, t1, job.share)
             paid = (*who, "hardware", CURRENCIES[job.cluster])
-            rate = PER_GPU_HOUR[gpu.model] / 3600 * share
-            self._add(gpu.node, f"{whose}_cost", paid, job.t0_s, job.t1_s, rate)
+            rate = PER_GPU_HOUR[gpu.model] / 3600 * job.share
+            self._add(gpu.node, f"{whose}_{part}cost", paid, t0, t1, rate)
+
+    def _unheld(self, gpu: Gpu, t0: int, t1: int, share: float) -> None:
+        """Time that nobody held; while the daemon was down it is a gap."""
+        for a, b, why in _cut(gpu.node, t0, t1, "unallocated"):
+            if why == "unallocated":
+                self._add(gpu.node, "remainder_gpu_seconds", (why,), a, b, share)
+                paid = (why, "hardware", CURRENCIES[cluster_of(gpu.node)])
+                rate = PER_GPU_HOUR[gpu.model] / 3600 * share
+                self._add(gpu.node, "remainder_cost", paid, a, b, rate)
 
     def _cpu(self, node: str) -> None:
         meter = "package-0"
@@ -112,7 +123,7 @@ class Truth:
             self._add(node, f"{whose}_energy_joules", (*who, component), t0, t1, watts)
             if idle:
                 self._add(node, f"{whose}_idle_energy_joules", (*who, component), t0, t1, watts)
-            self._charge(node, whose, who, t0, t1, watts)
+            self._charge(node, whose, who, t0, t1, watts, idle=idle)
 
     def _waste(
         self, node: str, component: str, meter: str, t0: int, t1: int, watts: float,
@@ -125,7 +136,10 @@ class Truth:
             self._add(node, "remainder_energy_joules", (component, why), a, b, watts)
             self._charge(node, "remainder", (why,), a, b, watts)
 
-    def _charge(self, node: str, whose: str, who: Labels, t0: int, t1: int, watts: float) -> None:
+    def _charge(
+        self, node: str, whose: str, who: Labels, t0: int, t1: int, watts: float,
+        *, idle: bool = False,
+    ) -> None:  # fmt: skip
         currency = CURRENCIES[cluster_of(node)]
         for a, b in hours(t0, t1):
             hour = a // 3600 * 3600
@@ -133,6 +147,9 @@ class Truth:
             money = facility * price(hour)
             if money >= 0:
                 self._add(node, f"{whose}_cost", (*who, "electricity", currency), a, b, money)
+                if idle:
+                    paid = (*who, "electricity", currency)
+                    self._add(node, f"{whose}_idle_cost", paid, a, b, money)
             else:
                 self._add(node, f"{whose}_credit", (*who, currency), a, b, -money)
             self._add(node, f"{whose}_co2e_grams", who, a, b, facility * grams(hour))

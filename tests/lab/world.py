@@ -20,6 +20,9 @@ START_S = (END_S - DAYS * DAY_S) // HOUR_S * HOUR_S
 FULL_S = END_S - 32 * DAY_S
 """From here on everything is scraped; before, the site kept the books alone."""
 SCRAPE_S = 60
+"""How often nodes are scraped in the last three days; see `scrape_s`."""
+AWAY = (END_S - 20 * DAY_S, END_S - 20 * DAY_S + 6 * HOUR_S)
+"""When Prometheus was down."""
 
 CURRENCIES = {"lab": "EUR", "annex": "CHF"}
 """The clusters, and what they pay in. The annex has a node, ids of jobs and an experiment that are
@@ -68,6 +71,13 @@ DOWN = {
     "annex/gpu-01": ((END_S - 5 * HOUR_S, END_S - 5 * HOUR_S + 420),),
 }
 """When daemons were down (the meters count on)."""
+
+
+def scrape_s(t_s: int) -> int:
+    """How often nodes were scraped at an instant."""
+    if t_s >= END_S - 3 * DAY_S:
+        return SCRAPE_S
+    return 120 if t_s >= FULL_S else 300
 
 
 def cluster_of(node: str) -> str:

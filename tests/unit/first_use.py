@@ -19,9 +19,10 @@ from joulebook.config import Config
 from joulebook.config.lab import Collect
 from joulebook.config.load import read
 from joulebook.core.ledger.export import MeterRow, PostingsPage
-from joulebook.http_client import Web, decoded
+from joulebook.http_client import Web
 from joulebook.lab.collect.client import NodeClient
 from joulebook.ledger.export import _workload
+from joulebook.rates.contract import decoded
 from joulebook.rates.feeds.server import _DOCUMENT, QuantityRates, RatesDocument
 
 THREADS = 24

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from joulebook.errors import FeedDenied, FeedError, FeedWrong
-from joulebook.http_client import ApiKey, Web, basic, decoded, retry_after_s
+from joulebook.http_client import Web, basic, retry_after_s
+from joulebook.rates.contract import ApiKey, decoded
 
 
 def test_a_key_from_a_file_is_read_anew_each_time(tmp_path: Path) -> None:

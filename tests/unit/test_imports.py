@@ -5,9 +5,11 @@ import-linter holds the layers; within a layer it is this test.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
@@ -64,3 +66,15 @@ def test_the_check_finds_circles() -> None:
     (edges,) = between_folders(modules)
     assert set(circle(edges)) == {"p.a", "p.b"}
     assert circle({"a": {"b"}, "b": {"a"}})
+
+
+def test_http_is_asked_by_one_module(repository: Path) -> None:
+    """`joulebook health` takes the standard library: it runs every few seconds."""
+    package = repository / "exporter/joulebook"
+    speaks = re.compile(r"^\s*(?:import|from) (?:urllib3|urllib\.request|http\.client)\b", re.M)
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if speaks.search(file.read_text("utf-8"))
+    }
+    assert found - {"commands/health.py"} == {"http_client.py"}

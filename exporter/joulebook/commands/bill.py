@@ -13,17 +13,19 @@ import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import Screen, moment, shown
+from joulebook.commands.shared.text import moment
 from joulebook.config import load
 from joulebook.core.evidence import Amount, Remainder
 from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import bills, corrections, rollup
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed, nearest
+from joulebook.terminal import Screen
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 _MOST = 1 << 62
@@ -97,7 +99,7 @@ def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
     of_account = {"/".join(each) for each in there if each[0] == who.account}
     has = nearest("/".join(asked).rstrip("/"), of_account or {each[0] for each in there})
     raise ConfigError(
-        f"{option} {shown('/'.join(asked).rstrip('/'), 80)}: nothing was ever booked to it; "
+        f"{option} {one_line('/'.join(asked).rstrip('/'), 80)}: nothing was ever booked to it; "
         f"known: {has or 'nobody yet'}"
     )
 
@@ -179,10 +181,11 @@ def _currency(database: Database, args: Options) -> str:
     if args.currency not in billed and not args.anyway:
         have = " and ".join(billed) or "nothing"
         raise ConfigError(
-            f"--currency {shown(args.currency, 20)}: {have} is billed; use --anyway for a new one"
+            f"--currency {one_line(args.currency, 20)}: {have} is billed; use --anyway "
+            "for a new one"
         )
     if not re.fullmatch("[A-Z]{3}", args.currency):
-        raise ConfigError(f"--currency {shown(args.currency, 20)}: expected a code like EUR")
+        raise ConfigError(f"--currency {one_line(args.currency, 20)}: expected a code like EUR")
     return str(args.currency)
 
 

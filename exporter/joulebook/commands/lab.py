@@ -16,14 +16,15 @@ from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import Options, argument, command, option
-from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config, load
+from joulebook.core.sanitize import one_line
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
 from joulebook.server.server import Server
+from joulebook.terminal import Screen
 
 BILL_ACTIONS = ("show", "list", "open", "close", "correct")
 
@@ -43,10 +44,10 @@ def main(args: Options) -> int:
         _show(found, Screen())
         for each in renamed:
             Screen().say(
-                f"rename {each.number}, ledger {each.ledger_id[:8]}: {shown(each.new_node)} "
-                f"(cluster {shown(each.new_cluster) or 'none'}) was {shown(each.node)} (cluster "
-                f"{shown(each.cluster) or 'none'}); --undo-rename {each.number} if it is another "
-                "node"
+                f"rename {each.number}, ledger {each.ledger_id[:8]}: {one_line(each.new_node)} "
+                f"(cluster {one_line(each.new_cluster) or 'none'}) was {one_line(each.node)} "
+                f"(cluster {one_line(each.cluster) or 'none'}); --undo-rename {each.number} if it "
+                "is another node"
             )
         return 0 if found.good else 1
     log.setup(config.log.level, config.log.format)
@@ -91,20 +92,20 @@ class CollectorServer(Server):
 
 def _show(found: Checked, screen: Screen) -> None:
     for node, ledger_id, lacking in found.behind:
-        screen.say(f"{shown(node)}, ledger {ledger_id[:8]}: {lacking} changes not collected yet")
+        screen.say(f"{one_line(node)}, ledger {ledger_id[:8]}: {lacking} changes not collected yet")
     for each in found.balances:
         if not each.holds:
             screen.say(
-                f"{shown(each.node)}, ledger {each.ledger_id[:8]}, {shown(each.what)}: its "
+                f"{one_line(each.node)}, ledger {each.ledger_id[:8]}, {one_line(each.what)}: its "
                 f"ledger has {each.booked}, collected {each.here}, difference {each.missed}"
             )
         elif each.missed:
             screen.say(
-                f"{shown(each.node)}, ledger {each.ledger_id[:8]}, {shown(each.what)}: "
+                f"{one_line(each.node)}, ledger {each.ledger_id[:8]}, {one_line(each.what)}: "
                 f"{each.missed} expired on the node before it was collected"
             )
     for text in found.bills:
-        screen.say(shown(text, 300))
+        screen.say(one_line(text, 300))
     held = sum(each.holds for each in found.balances)
     screen.say(f"{held} of {len(found.balances)} balances are exact")
 
@@ -150,7 +151,13 @@ def collect(options: Options) -> int:
 )
 @option("--last", is_flag=True, help="Use last month.")
 @option("--account", metavar="NAME", default="", help="Show only this account.")
-@option("--format", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
+@option(
+    "--format",
+    type=click.Choice(["text", "csv", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format.",
+)
 @option(
     "--anyway",
     is_flag=True,

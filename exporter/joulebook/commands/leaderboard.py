@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import click
 from joulebook.commands.report.options import from_where, stretch_of_time
 from joulebook.commands.report.source import source, stretch
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Column, Screen, several, shown, table, wrap
+from joulebook.commands.shared.text import several
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.leaderboard import (
@@ -23,6 +24,7 @@ from joulebook.core.report.leaderboard import (
     against_budget,
     boards,
 )
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
@@ -35,6 +37,7 @@ from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
 from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest
+from joulebook.terminal import Column, Screen, wrap
 
 
 def main_mlflow(args: Options) -> int:
@@ -53,19 +56,19 @@ def main_mlflow(args: Options) -> int:
         screen.say(json.dumps({"runs": runs, "without_energy": none}, indent=2))
         return 0
     rows = [
-        [shown(w.result.experiment, 60), shown(w.result.title or w.result.run, 40),
+        [one_line(w.result.experiment, 60), one_line(w.result.title or w.result.run, 40),
          f"{w.figures[ENERGY]:.6g} kWh",
          w.join.value, "written" if w.new and not args.dry_run else "new" if w.new else "has it"]
         for w in written
     ]  # fmt: skip
     cols = (
-        Column("EXPERIMENT", least=10), Column("RUN", least=8), Column("ENERGY", right=True),
-        Column("JOINED BY", spare=1), Column("METRICS"),
+        Column("EXPERIMENT", name=True), Column("RUN", name=True), Column("ENERGY", right=True),
+        Column("JOINED BY", spare=2), Column("METRICS"),
     )  # fmt: skip
-    for line in table(cols, rows, screen.table_width) if rows else ["No run has energy."]:
+    for line in screen.table(cols, rows) if rows else ["No run has energy."]:
         screen.say(line)
     for each in left[:20]:
-        for line in wrap(f"{shown(each.result.name, 120)}: none ({each.why})", screen.width):
+        for line in wrap(f"{one_line(each.result.name, 120)}: none ({each.why})", screen.width):
             screen.say(line)
     if len(left) > 20:
         screen.say(f"and {several(len(left) - 20, 'more run')} without energy")
@@ -105,7 +108,7 @@ def _joined(args: Options, config: Config) -> Leaderboard:
         for name in sorted(set(args.experiment) - there):
             has = nearest(name, there) or "none at all"
             raise ConfigError(
-                f"--experiment {shown(name, 60)}: no result belongs to it; known: {has}"
+                f"--experiment {one_line(name, 60)}: no result belongs to it; known: {has}"
             )
         results = [r for r in results if r.experiment in args.experiment]
     results = pick(results, args.metric)
@@ -199,26 +202,26 @@ def _say(found: Leaderboard, screen: Screen) -> None:
             _say_sheet(sheet, screen)
             screen.say()
     for note in closing(found):
-        for line in wrap(shown(note, 500), screen.width):
+        for line in wrap(one_line(note, 500), screen.width):
             screen.say(line)
 
 
 def _say_sheet(sheet: Sheet, screen: Screen) -> None:
-    screen.say(screen.paint(shown(sheet.title, 200), "bold"))
+    screen.say(screen.paint(one_line(sheet.title, 200), "bold"))
     columns = [
-        Column(shown(name, 40), right=i in sheet.right, least=0 if i in sheet.right else 12)
+        Column(one_line(name, 40), right=i in sheet.right, name=i not in sheet.right)
         for i, name in enumerate(sheet.columns)
     ]
-    rows = [[shown(cell, 80) for cell in row] for row in sheet.rows]
-    head, *lines = table(columns, rows, screen.table_width)
-    screen.say(screen.paint(head, "dim"))
-    for n, line in enumerate(lines):
-        screen.say(screen.paint(line, "dim") if n in sheet.dim else line)
+    rows = [[one_line(cell, 80) for cell in row] for row in sheet.rows]
+    for line in screen.table(columns, rows, dim=sheet.dim):
+        screen.say(line)
     for note in sheet.notes:
-        for line in wrap(shown(note, 500), screen.width):
+        for line in wrap(one_line(note, 500), screen.width):
             screen.say(line)
 
 
+_result_option = functools.partial(option, heading="Results")
+_output_option = functools.partial(option, heading="Output")
 _EXPERIMENT = option(
     "--experiment", metavar="NAME", multiple=True, help="Only this experiment. Repeatable."
 )
@@ -232,63 +235,54 @@ _EXPERIMENT = option(
     metavar="[FILE]...",
     help="CSV with experiment,run,metric,value, or a Hugging Face model card (.md).",
 )
-@option(
+@_result_option(
     "--mlflow",
-    heading="Results",
     metavar="URI",
     default="",
     help="MLflow tracking store, such as sqlite:///mlflow.db.",
 )
-@option(
+@_result_option(
     "--demo",
-    heading="Results",
     is_flag=True,
     help="Use six real training tasks that are shipped with Joulebook.",
 )
-@option(
+@_result_option(
     "--gpu",
-    heading="Results",
     type=click.Choice(["v100", "a40"]),
     help="With --demo: only this GPU.",
 )
 @_EXPERIMENT
-@option(
+@_result_option(
     "--metric",
-    heading="Results",
     metavar="NAME",
     default="",
     help="Metric to rank by, if there are several.",
 )
-@option(
+@_result_option(
     "--better",
-    heading="Results",
     type=click.Choice(["higher", "lower"]),
     help="Whether higher or lower values are better, if the metric's name does not imply it.",
 )
-@option(
+@_result_option(
     "--unit",
-    heading="Results",
     type=click.Choice(["percent", "ratio", "plain"]),
     help="Unit of the values: a point is 1 (percent), 0.01 (ratio) or 1 (plain).",
 )
-@option(
+@_result_option(
     "--by",
-    heading="Results",
     type=click.Choice(["run", "experiment"]),
     help="Rank runs by their own energy, or the best run of each experiment by the energy of all "
     "its runs.",
 )
-@option(
+@_output_option(
     "--format",
-    heading="Output",
     type=click.Choice(FORMATS),
     default="text",
     help="Output format: text (default), markdown, csv, html (one self-contained page), json.",
 )
-@option("--json", heading="Output", is_flag=True, help="Same as --format json.")
-@option(
+@_output_option("--json", is_flag=True, help="Same as --format json.")
+@_output_option(
     "--plot",
-    heading="Output",
     type=FILE,
     metavar="FILE",
     help="Plot the leaderboard to FILE.svg or FILE.png.",

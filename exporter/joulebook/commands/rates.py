@@ -15,23 +15,16 @@ import click
 from joulebook import log
 from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import Options, argument, command, option
-from joulebook.commands.shared.text import (
-    NOTHING,
-    UNKNOWN,
-    Column,
-    Screen,
-    moment,
-    seconds,
-    shown,
-    table,
-)
+from joulebook.commands.shared.text import NOTHING, UNKNOWN, moment, seconds
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Point
+from joulebook.core.sanitize import one_line
 from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.build import make_poller
 from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
-from joulebook.rates.sources import missing
+from joulebook.terminal import Column, Screen
 
 logger = logging.getLogger(__name__)
 
@@ -89,24 +82,24 @@ def _show(config: Config, poller: Poller, screen: Screen) -> None:
     for name, point, per, unit in _figures(config, poller):
         value = UNKNOWN if point is None else f"{_figure(point.value, per)} {unit}"
         quality = NOTHING if point is None else str(point.quality)
-        source = NOTHING if point is None else shown(point.source)
+        source = NOTHING if point is None else one_line(point.source)
         rows.append([name, value, quality, _since(point), _age(health.get(name)), source])
     for gpu in poller.current.hardware:
         value = f"{_figure(gpu.nano_per_gpu_hour, NANO)} {config.rates.currency}/GPU-hour"
-        rows.append([shown(gpu.pattern), value, "measured", NOTHING, NOTHING, gpu.source])
+        rows.append([one_line(gpu.pattern), value, "measured", NOTHING, NOTHING, gpu.source])
     columns = [
         Column("rate"),
         Column("value"),
         Column("quality"),
-        Column("since", spare=1),
+        Column("since", spare=2),
         Column("asked"),
-        Column("source", least=12),
+        Column("source", name=True),
     ]
-    for line in table(columns, rows, screen.width):
+    for line in screen.table(columns, rows, width=screen.width):
         screen.say(line)
     for row in health.values():
         if row.state not in {"ok", "new"}:
-            screen.say(screen.paint(f"\n{row.quantity}: {shown(row.message)}", "yellow"))
+            screen.say(screen.paint(f"\n{row.quantity}: {one_line(row.message)}", "yellow"))
     for lacking in missing(config.rates):
         screen.say(f"\n{lacking.key} is not set: no {lacking.without}")
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import msgspec
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Screen, several, shown
+from joulebook.commands.shared.text import several
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.report import rows, signature, statement
 from joulebook.lab.report.model import Statement
+from joulebook.terminal import Screen
 
 _STATEMENT = msgspec.json.Decoder(Statement)
 
@@ -69,7 +71,7 @@ def _signature(args: Options, text: str, screen: Screen) -> Iterator[str]:
     beside = args.statement.with_name(args.statement.name + signature.SUFFIX)
     file = args.signature or beside
     if args.signature is None and args.key is None and not beside.exists():
-        screen.say(f"Signature  none (there is no {shown(str(beside))})")
+        screen.say(f"Signature  none (there is no {one_line(str(beside))})")
         return
     try:
         key = signature.verify(text, file, args.key)
@@ -77,7 +79,7 @@ def _signature(args: Options, text: str, screen: Screen) -> Iterator[str]:
         yield str(error)
         return
     by = "compare this with the author's key, or give --key" if args.key is None else str(args.key)
-    screen.say(f"Signature  good, by {shown(key)} ({shown(by)})")
+    screen.say(f"Signature  good, by {one_line(key)} ({one_line(by)})")
 
 
 def _rows(args: Options, published: Statement, screen: Screen) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 def _said(values: dict[str, object], path: str) -> str:
-    return shown(repr(values[path]), 80) if path in values else "nothing"
+    return one_line(repr(values[path]), 80) if path in values else "nothing"
 
 
 def _same(before: object, again: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,9 +79,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     budgets: Annotated[
         dict[str, Budget],
         doc(
-            'Budgets, counted since the ledgers began: "account/experiment" = { kwh = 500 } or '
-            '{ cost = 1000 }; "account" alone covers the whole account. Use the same budgets on '
-            "every node."
+            'Monthly budgets (UTC): "account/experiment" = { kwh = 500 } or { cost = 1000 }; '
+            '"account" alone covers the whole account. Use the same budgets on every node.'
         ),
     ] = {}
     privacy: Privacy = Privacy()
@@ -91,6 +91,19 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def describe(self) -> str:
         """Return this configuration as a commented TOML file, with secrets in URLs redacted."""
         return toml(self)
+
+    def node_name(self) -> str:
+        """The value of the label `node`."""
+        return self.node.name or host_name()
+
+    def kubernetes_node(self) -> str:
+        """What the cluster calls this node; it knows hosts by their whole names."""
+        return self.tenants.kubernetes.node_name or self.node.name or socket.gethostname()
+
+
+def host_name() -> str:
+    """What this machine calls itself, without its domain."""
+    return socket.gethostname().partition(".")[0]
 
 
 def env_names() -> dict[str, tuple[str, ...]]:

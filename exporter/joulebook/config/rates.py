@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -320,3 +320,25 @@ def minutes_of(text: str, last: int = DAY_MINUTES) -> int:
     if minutes > last:
         raise ValueError(f"{text!r}: expected a time from 00:00 to {last // 60}:{last % 60:02d}")
     return minutes
+
+
+class Missing(NamedTuple):
+    """A setting without which a figure cannot be shown."""
+
+    key: str
+    without: str
+    """What is not shown for the lack of it."""
+
+
+def missing(rates: Rates) -> tuple[Missing, ...]:
+    """The settings that are not made, and what is therefore not known."""
+    found = []
+    if rates.price.kind == "none":
+        found.append(Missing("rates.price.kind", "cost of electricity"))
+    if rates.carbon.kind == "none":
+        found.append(Missing("rates.carbon.kind", "CO2e"))
+    if rates.pue is None:
+        found.append(Missing("rates.pue", "cost of electricity, CO2e, energy of the facility"))
+    if not rates.hardware:
+        found.append(Missing("rates.hardware", "cost of hardware"))
+    return tuple(found)

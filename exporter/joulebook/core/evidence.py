@@ -1,7 +1,7 @@
-"""What is booked to whom, and how it is known: the vocabulary of postings, and their sums.
+"""The vocabulary of postings (what is booked to whom, and how it is known), and their sums.
 
-Sums are new values: the totals handed in are never changed, and come back themselves if there is
-nothing to add, so that whoever compares by identity sees that nothing changed.
+Sums are new values: the totals passed in are never changed, and are returned themselves if there is
+nothing to add, so that a comparison by identity shows that nothing changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Method(StrEnum):
 
 
 class Remainder(StrEnum):
-    """Energy that belongs to no workload, by name (label `reason`)."""
+    """Energy that is not attributed to a workload, by reason (label `reason`)."""
 
     UNALLOCATED = "unallocated"
     SYSTEM = "system"
@@ -36,19 +36,19 @@ class Remainder(StrEnum):
 
 
 Subject = WorkloadId | Remainder
-"""Whom energy is booked to."""
+"""The recipient of energy."""
 
 
 NO_EVIDENCE = "none"
-"""The evidence of energy that is booked to a remainder because nothing was claimed."""
+"""The evidence of energy in a remainder without any claim."""
 
 
 DERIVED = "derived"
-"""The evidence of a GPU's energy that is its module's less that of the CPU socket in it."""
+"""The evidence of a GPU's energy that is its module's minus the CPU socket's."""
 
 
 class PostingKey(NamedTuple):
-    """What makes two amounts one posting. `quarter_s` is the UTC start of its quarter hour."""
+    """The identity of a posting. `quarter_s` is the UTC start of its quarter hour."""
 
     subject: Subject
     meter: Meter
@@ -58,17 +58,17 @@ class PostingKey(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """What a posting says. The fields are the columns of postings, in their order.
+    """The amount of a posting. The fields are the columns of postings, in order.
 
     Attributes:
-        energy_uj: Energy as booked, calibrated, the idle part included.
-        idle_uj: The part of it that was burnt while the device did no work.
-        held_ns: Held fraction x time: a half of a GPU held for 2 s is 1 s. Of a remainder it is
-            the GPU time that nobody is known to have held.
+        energy_uj: Energy as booked, calibrated, including the idle part.
+        idle_uj: The part of it consumed while the device did no work.
+        held_ns: Held fraction x time: half a GPU held for 2 s is 1 s. For a remainder, the GPU time
+            without a known holder.
         idle_ns: The part of the held time in which the device did no work.
-        calibration_uj: What calibration added to the energy as it was read (may be below zero).
-        tensor_ns: Held time x activity of the tensor cores, as far as that is known.
-        tensor_known_ns: The held time for which it is.
+        calibration_uj: What calibration added to the energy read (may be negative).
+        tensor_ns: Held time x activity of the tensor cores, as far as known.
+        tensor_known_ns: The held time for which it is known.
 
     """
 
@@ -81,7 +81,7 @@ class Amount(NamedTuple):
     tensor_known_ns: int = 0
 
     def plus(self, other: Amount) -> Amount:
-        """The sum, field by field."""
+        """Return the sum, field by field."""
         return Amount(
             self.energy_uj + other.energy_uj,
             self.idle_uj + other.idle_uj,
@@ -97,11 +97,11 @@ ZERO = Amount(0)
 
 
 Balance = Mapping[Component, Amount]
-"""What has been booked to somebody in all, by component."""
+"""The total booked to someone, by component."""
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A stretch `[t0, t1)` in which a meter was not read, or its readings not believed."""
+    """A time `[t0, t1)` in which a meter was not read, or its readings were rejected."""
 
     meter: Meter
     t0_ns: int
@@ -110,9 +110,9 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChildSecond(NamedTuple):
-    """The child meters (those inside a node meter) of one component, in one second of node time.
+    """Energy of a node meter's children of one component, in one second of node time.
 
-    `name` is set where it is one meter alone (a part of a module).
+    `name` is set if it is a single meter (a part of a module).
     """
 
     component: Component

@@ -1,6 +1,6 @@
-"""Which experiment a workload belongs to: the first rule that finds a name wins.
+"""Find the experiment of a workload: the first rule that finds a name wins.
 
-A rule is the name of a source. Tenants put what they found under these names, cleaned, and leave
+A rule is the name of a source. Workload sources provide cleaned values under these names, and leave
 out what they do not know:
 
     annotation:KEY, label:KEY   an annotation or label of a pod
@@ -42,14 +42,14 @@ POD_LABELS = (
     "app.kubernetes.io/part-of",
     "app.kubernetes.io/instance",
 )
-"""Labels that training operators and packagers put on pods, the most telling first.
+"""Labels that training operators and packagers put on pods, the most specific first.
 
 A TrainJob of Kubeflow's trainer runs as a JobSet of its name.
 """
 
 FALLBACK_LABELS = ("batch.kubernetes.io/job-name", "job-name", "kueue.x-k8s.io/queue-name")
-"""Labels that tell less than the pod's owner. The queue of Kueue comes last: it is all that a lone
-pod may have, but jobs of many experiments wait in one.
+"""Labels less specific than the pod's owner. Kueue's queue comes last: it may be all that a lone
+pod has, but is shared by jobs of many experiments.
 """
 
 DEFAULT_RULES: tuple[str, ...] = (
@@ -73,32 +73,32 @@ _DATE = re.compile(
 )
 _INDEX = re.compile(r"(?:[-_.#]\d{1,12}|\[[\d,:%-]+\])+$")
 _PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}\.\d{1,4})$")
-"""`resnet-50`, `llama-3.1`: such numbers tell models apart, not the runs of one."""
+"""`resnet-50`, `llama-3.1`: such numbers distinguish models, not runs."""
 
 _GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}
 _SIMPLE = {"comment", "wckey", "job_name", "owner", "workload"}
 
 
 def is_rule(name: str) -> bool:
-    """Whether `name` may stand in `[experiments] rules`."""
+    """Return whether `name` may stand in `[experiments] rules`."""
     kind, colon, key = name.partition(":")
     return name in _SIMPLE or (bool(colon) and bool(key) and kind in {"annotation", "label", "env"})
 
 
 class Choice(NamedTuple):
-    """The name of an experiment, and the rule by which it is that; both empty if none is known."""
+    """The name of an experiment, and the rule that found it; both empty if unknown."""
 
     name: str = ""
     rule: str = ""
 
     @property
     def named(self) -> bool:
-        """Whether a person gave the name to be an experiment's; else it is derived."""
+        """Return whether a person gave the name; otherwise it is derived."""
         return self.rule in _GIVEN or self.rule.partition(":")[0] in {"annotation", "env"}
 
 
 def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> Choice:
-    """The experiment by the first of `rules` that `sources` answer."""
+    """Return the experiment by the first of `rules` with a value in `sources`."""
     for rule in rules:
         name = _named(rule, sources.get(rule, ""))
         if name:
@@ -107,12 +107,12 @@ def chosen(rules: Sequence[str], sources: Mapping[str, str]) -> Choice:
 
 
 def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
-    """The name alone of what is `chosen`."""
+    """Return the name alone of what is `chosen`."""
     return chosen(rules, sources).name
 
 
 def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:
-    """Whether no source of `pending` (rules that may still get an answer) could change `choose`."""
+    """Return whether no `pending` rule (which may still get a value) could change `choose`."""
     for rule in rules:
         if rule in pending:
             return False
@@ -122,7 +122,7 @@ def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset
 
 
 def _named(rule: str, value: str) -> str:
-    # What cleaning takes out of a name must make it neither empty nor one of ours.
+    # After cleaning, a name must be neither empty nor reserved.
     name = clean_label(_said(rule, value))
     return "" if is_reserved(name) else name
 
@@ -137,6 +137,6 @@ def _said(rule: str, value: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """The name of a job less what tells its runs apart: a date, an index; never all of it."""
+    """Return a job's name without what distinguishes its runs (a date, an index); never empty."""
     name = _DATE.sub("", name).strip() or name
     return name if _PART_OF_NAME.search(name) else _INDEX.sub("", name).strip() or name

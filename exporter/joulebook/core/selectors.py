@@ -1,10 +1,9 @@
-"""Which pods are meant: Kubernetes' label selectors, as `kubectl get -l` takes them.
+"""Kubernetes label selectors, in the syntax of `kubectl get -l`.
 
     key=value, key==value, key!=value, key in (a, b), key notin (a, b), key, !key
 
-joined by commas, all of which must hold. One of them may be `namespace:NAME`: without others it
-means all pods of a namespace, which can be reported where labels cannot be read. Grammar and
-meaning are those of
+joined by commas, all of which must hold. One of them may be `namespace:NAME`: alone it selects all
+pods of a namespace, which also works if labels cannot be read. Grammar and meaning are those of
 https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors.
 """
 
@@ -36,7 +35,7 @@ class Requirement(NamedTuple):
     wanted: bool
 
     def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels fulfil it. A label that is not there is among no values."""
+        """Return whether labels fulfil it. A missing label is among no values."""
         there = self.key in labels
         if self.values is not None:
             there = there and labels[self.key] in self.values
@@ -44,13 +43,13 @@ class Requirement(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """What a line of `infrastructure_selectors` means."""
+    """A selector from `infrastructure_selectors`."""
 
     namespace: str
     requirements: tuple[Requirement, ...]
 
     def matches(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
-        """Whether a pod is meant; `labels` is `None` while they are not known."""
+        """Return whether a pod is meant; `labels` is `None` while they are not known."""
         if self.namespace and namespace != self.namespace:
             return False
         if labels is None:
@@ -59,13 +58,13 @@ class Selector(NamedTuple):
 
     @property
     def names(self) -> frozenset[str]:
-        """What it selects by: its namespace, and the values that labels must have."""
+        """Return what it selects by: its namespace, and the required values of labels."""
         values = [each.values for each in self.requirements if each.wanted and each.values]
         return frozenset({self.namespace}).union(*values)
 
 
 def parse(text: str) -> Selector:
-    """The selector that `text` says. Raises `ValueError` naming what is wrong."""
+    """Return the selector that `text` says. Raises `ValueError` naming what is wrong."""
     parts = [part.strip() for part in _COMMA.split(text)]
     namespaces = [p.removeprefix(_NAMESPACE).strip() for p in parts if p.startswith(_NAMESPACE)]
     for name in namespaces:

@@ -1,4 +1,4 @@
-"""Figures as people read them, on the page."""
+"""Human-readable figures for the status page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NARROW = "\u202f"
 
 
 def unit(number: str, name: str) -> str:
-    """A number and its unit, which stay together."""
+    """Return a number and its unit, which stay together."""
     return f"{number}{_NARROW}{name}"
 
 
@@ -69,11 +69,11 @@ def in_column(
     decimals: int = 0,
     sign: str = "",
 ) -> tuple[str, list[str]]:
-    """Return the unit that suits the greatest of some values, and all of them in that unit.
+    """Return the unit that suits the greatest of some values, and all values in that unit.
 
-    In a column figures are compared by their look: the same unit and as many decimals for all, at
-    least `decimals`. What would be shown as 0 and is not is `<` the least that can be shown. With
-    the sign `+` all have one.
+    Figures in a column are compared visually, so all have the same unit and the same number of
+    decimals, at least `decimals`. A non-zero value that would show as 0 is `<` the least that can
+    be shown. With the sign `+`, all have one.
     """
     known = [abs(value) for value in values if value]
     most = max(known, default=0)
@@ -86,7 +86,7 @@ def in_column(
 
 
 def _ahead(number: float) -> int:
-    """The exponent of a number's first digit."""
+    """Return the exponent of a number's first digit."""
     return math.floor(math.log10(number))
 
 
@@ -99,7 +99,7 @@ def _fixed(number: float, decimals: int, sign: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share: `0 %`, `0.4 %`, `37 %`; never 0 or 100 unless it is exactly that."""
+    """Return a share: `0 %`, `0.4 %`, `37 %`; never 0 or 100 unless it is exactly that."""
     if 0 < share < 0.01:
         return unit(f"{max(share, 0.001):.1%}"[:-1], "%")
     if 0.99 < share < 1:
@@ -108,7 +108,7 @@ def percent(share: float) -> str:
 
 
 def duration(duration_ns: int) -> str:
-    """A duration: `0.3 s`, `42 s`, `12 min`, `3.27 h`, `412 h`."""
+    """Return a duration: `0.3 s`, `42 s`, `12 min`, `3.27 h`, `412 h`."""
     seconds = max(duration_ns, 0) / NS_PER_S
     if seconds < 60:
         return unit(f"{seconds:.1f}" if seconds < 9.95 else f"{int(seconds)}", "s")
@@ -117,7 +117,7 @@ def duration(duration_ns: int) -> str:
 
 
 def clock(utc_s: float) -> str:
-    """The time of day: `13:05:09 UTC`."""
+    """Return the time of day: `13:05:09 UTC`."""
     minutes, second = divmod(int(utc_s) % 86_400, 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02} UTC"
 

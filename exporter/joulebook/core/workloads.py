@@ -1,4 +1,4 @@
-"""Who consumes energy: identity of a workload, what is known about it, labels and budgets."""
+"""Workloads: their identity, facts, labels and budgets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 
 
 class Allowance(NamedTuple):
-    """An amount that an experiment may use in all; of the whole account, if that is empty.
+    """A budget of an experiment, or of the whole account if the experiment is empty.
 
-    `unit` says of what: `kwh`, as the meters read them, or the code of a currency.
+    `unit` is `kwh` (as metered) or the code of a currency.
     """
 
     account: str
@@ -22,15 +22,15 @@ class Allowance(NamedTuple):
 class WorkloadId(NamedTuple):
     """The identity under which a node books energy.
 
-    What people are shown is `WorkloadFacts.shown`, which has no start.
+    The displayed name is `WorkloadFacts.shown`, which has no start.
 
     Attributes:
         scheduler: `slurm`, `kubernetes` or `process`.
         workload: The SLURM job id with `.rN` after the N-th requeue, `name.<first 8 of uid>` of a
             pod, the cgroup of a bare process.
-        start: UTC seconds at which this node first knew it to have begun, which tells apart names
-            that come again (SLURM's job ids do). It never changes afterwards; 0 where the name
-            alone is unique for all time.
+        start: UTC seconds of its start as first known to this node, which distinguishes reused
+            names (such as SLURM's job ids). It never changes afterwards; 0 if the name alone is
+            unique for all time.
 
     """
 
@@ -43,15 +43,16 @@ class WorkloadId(NamedTuple):
 
 
 INFRASTRUCTURE = WorkloadId("infrastructure", "")
-"""Whose a process is that serves everybody (the cluster itself, a display server, an exporter): it
-holds nothing, and nothing is booked for it."""
+"""The owner of processes that serve everyone (the cluster itself, a display server, an exporter):
+it holds nothing, and nothing is booked for it.
+"""
 
 
 class Labels(NamedTuple):
-    """The owner and the experiment of a workload as they stand on its counters.
+    """The owner and the experiment of a workload, as on its counters.
 
-    `user` and `account` come from the scheduler alone; `experiment` from the experiment rules.
-    Empty means not known.
+    `user` and `account` come from the scheduler only; `experiment` from the experiment rules. Empty
+    means unknown.
     """
 
     user: str = ""
@@ -60,19 +61,21 @@ class Labels(NamedTuple):
 
 
 class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
-    """All that tenants have learnt of one workload; they send it again when they learn more.
+    """What workload sources know of one workload; they send it again when they learn more.
 
-    `started_ns`/`ended_ns` are node time (0 and `None`: not known, still running). `complete`
-    says that no more labels are expected, so that its series need not wait for them.
-    `extra` holds what goes to `joulebook_workload_info` and the ledger: `partition`, `image`,
-    `array`, `qos`, `node_count`, ... (names and values already cleaned).
+    `started_ns`/`ended_ns` are node time (0 and `None`: unknown, still running). `complete`: no
+    more labels are expected, so its series need not wait for them. `extra` goes to
+    `joulebook_workload_info` and the ledger: `partition`, `image`, `array`, `qos`, `node_count`,
+    ... (names and values already cleaned).
 
     Attributes:
-        scheduler_start_s: The scheduler's own start (UTC seconds), the same on every node of a
-            job; 0: not known. An alias by which the parts of a job on several nodes are joined.
-        named: Whether a person gave the experiment its name; else it was derived.
-        stage: What the run was for (`train`, `eval`, ...), where somebody said so.
+        scheduler_start_s: The scheduler's start time (UTC seconds), the same on every node of a
+            job, which joins the parts of a job on several nodes; 0: unknown.
+        named: Whether a person named the experiment; else the name was derived.
+        stage: The purpose of the run (`train`, `eval`, ...), if stated.
         outcome: `completed`, `failed`, `cancelled`, `preempted`, or empty: not known.
+        named_ns: Since when (node time) the experiment is what its owner says; 0: it is a name for
+            want of his. A later change is his, and counts from then on.
 
     """
 
@@ -90,6 +93,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
     named: bool = False
     stage: str = ""
     outcome: str = ""
+    named_ns: int = 0
 
     @property
     def shown(self) -> str:
@@ -98,22 +102,21 @@ class WorkloadFacts(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a name is one of ours: `(overflow)`, `(expired)`, `(unallocated)`, any in brackets.
+    """Return whether a name is reserved: `(overflow)`, `(unallocated)`, any in parentheses.
 
-    Nobody may hide among them.
+    Users must not hide behind them.
     """
     name = name.strip()
     return name.startswith("(") and name.endswith(")")
 
 
 def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
-    """Return what is known after being reported more; nothing that is known is forgotten.
+    """Merge newly reported facts; nothing known is forgotten.
 
-    A source that was restarted knows less than it did before (its controller may be silent), so
-    what is empty says nothing, the earliest begin stays and an owner once known never changes. The
-    experiment gives way to a better one only: a derived name to one that a person gave, the
-    workload's own name to both; and to an equal one until the labels are complete. No workload
-    ends before it begins.
+    A restarted source knows less than before (its controller may not respond), so empty fields mean
+    nothing, the earliest start stays, and a known owner never changes. The experiment only changes
+    to a better one: from the workload's own name to a derived one to one that a person gave; and to
+    an equal one until the labels are complete. No workload ends before it starts.
     """
     if reported == known:
         return known
@@ -127,7 +130,7 @@ def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
         and reported.ended_ns is None
         and reported.started_ns > known.ended_ns
     ):
-        ended_ns = None  # it began again
+        ended_ns = None  # it was restarted
     return WorkloadFacts(
         id=known.id,
         display=reported.display or known.display,
@@ -147,6 +150,7 @@ def merged(known: WorkloadFacts, reported: WorkloadFacts) -> WorkloadFacts:
         named=reported.named if renamed else known.named,
         stage=reported.stage or known.stage,
         outcome=reported.outcome or known.outcome,
+        named_ns=max(reported.named_ns, known.named_ns),
     )
 
 

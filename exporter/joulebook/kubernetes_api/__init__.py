@@ -1,1 +1,1 @@
-"""The Kubernetes API server: asked and watched, by the node's daemon and by the collector."""
+"""A client of the Kubernetes API server, for the node's daemon and the collector."""

@@ -1,12 +1,13 @@
-"""The API server, asked by raw paths.
+"""Requests to the API server, by raw paths.
 
-Answers are decoded by msgspec into the few fields that are read: the typed models of the
-`kubernetes` package cost tens of megabytes, and importing it fifteen. So in a pod the service
-account's files say how to sign in, and that package is imported where a kubeconfig is given only.
+Responses are decoded by msgspec into the few fields needed: the typed models of the `kubernetes`
+package cost tens of megabytes, and importing it fifteen. So a pod authenticates with its service
+account's files, and the package is only imported for a kubeconfig.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import threading
@@ -14,23 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import urllib3
-
-from joulebook.core.sanitize import clean_label
-from joulebook.errors import JoulebookError
+from joulebook.core.sanitize import one_line
+from joulebook.errors import HttpFailure, JoulebookError
+from joulebook.http_client import HttpStream, Web
 
 CONNECT_S = 5.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Of a list; the pods of one node come to a megabyte or two."""
+"""The most bytes of a list; the pods of one node take a megabyte or two."""
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Of one event; etcd takes no object above 1.5 MiB."""
 
-_CHUNK = 64 * 1024
-
 
 class ApiError(JoulebookError):
-    """The API server did not do what it was asked. `reason` is a short stable word."""
+    """Raised if a request to the API server failed. `reason` is a short stable word."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -38,10 +36,10 @@ class ApiError(JoulebookError):
 
 
 class SignIn(NamedTuple):
-    """Where the API server is, how it is reached, and what proves who is asking."""
+    """The address of the API server, and how to connect and authenticate."""
 
     host: str
-    pool: urllib3.PoolManager
+    web: Web
     headers: Callable[[], Mapping[str, str]]
 
 
@@ -58,9 +56,7 @@ class ApiServer:
         self._lock = threading.Lock()
         self._sign_in: SignIn | None = None
 
-    def get(
-        self, path: str, query: Mapping[str, str], *, read_s: float
-    ) -> urllib3.BaseHTTPResponse:
+    def get(self, path: str, query: Mapping[str, str], *, read_s: float) -> HttpStream:
         """Ask; the body is still to be read, `read_s` at most from one part of it to the next.
 
         Raises `ApiError`.
@@ -72,24 +68,17 @@ class ApiServer:
                     if self._kubeconfig is None
                     else _of_kubeconfig(self._kubeconfig)
                 )
-            host, pool, proof = self._sign_in
-        headers = {"Accept": "application/json", "User-Agent": "joulebook", **proof()}
-        try:
-            answer = pool.request(
-                "GET",
+            host, web, proof = self._sign_in
+        with _asking(path):
+            answer = web.open(
                 host.rstrip("/") + path,
-                fields=dict(query),
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
-                retries=False,
-                redirect=False,
-                preload_content=False,
+                query,
+                {"Accept": "application/json", **proof()},
+                read_s=read_s,
             )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise unreachable(path, error) from None
         if answer.status != 200:
-            said = clean_label(_head(answer), 200)
-            answer.close()
+            with contextlib.closing(answer):
+                said = one_line(answer.head())
             raise ApiError(
                 f"GET {path}: {answer.status} {said}", reason=_REASONS.get(answer.status, "busy")
             )
@@ -117,8 +106,8 @@ def in_cluster(folder: Path) -> SignIn:
     # Clusters made years ago have authorities that newer rules for certificates refuse.
     tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
     shown = f"[{host}]" if ":" in host else host
-    pool = urllib3.PoolManager(ssl_context=tls, maxsize=2)
-    return SignIn(f"https://{shown}:{port}", pool, lambda: _bearer(folder / "token"))
+    web = Web(timeout_s=CONNECT_S, tls=tls, proxied=False)
+    return SignIn(f"https://{shown}:{port}", web, lambda: _bearer(folder / "token"))
 
 
 def _bearer(file: Path) -> Mapping[str, str]:
@@ -133,7 +122,7 @@ def _bearer(file: Path) -> Mapping[str, str]:
 
 
 def _of_kubeconfig(file: Path) -> SignIn:
-    """Sign in as a kubeconfig says. Raises `ApiError`."""
+    """Authenticate with a kubeconfig. Raises `ApiError`."""
     from kubernetes import client, config  # noqa: PLC0415 - late: 15 MiB
 
     settings = client.Configuration()
@@ -142,58 +131,41 @@ def _of_kubeconfig(file: Path) -> SignIn:
             config_file=str(file), client_configuration=settings
         )
     except (config.ConfigException, OSError, ValueError) as error:
-        raise ApiError(f"{file}: {clean_label(str(error), 200)}", reason="no_account") from None
+        raise ApiError(f"{file}: {one_line(str(error))}", reason="no_account") from None
 
     def headers() -> Mapping[str, str]:
         proofs: Iterable[dict[str, str]] = settings.auth_settings().values()  # type: ignore[assignment]
         return {each["key"]: each["value"] for each in proofs if each["in"] == "header"}
 
     # Its transport alone: the methods above it differ from version to version.
-    return SignIn(settings.host, client.ApiClient(settings).rest_client.pool_manager, headers)
+    pool = client.ApiClient(settings).rest_client.pool_manager
+    return SignIn(settings.host, Web(timeout_s=CONNECT_S, pool=pool), headers)
 
 
 _REASONS = {401: "unauthorized", 403: "forbidden", 404: "absent", 410: "gone"}
 
 
-def unreachable(path: str, error: Exception) -> ApiError:
-    """The connection could not be made, or broke."""
-    return ApiError(f"GET {path}: {clean_label(repr(error), 200)}", reason="unreachable")
-
-
-def body(path: str, answer: urllib3.BaseHTTPResponse) -> bytes:
-    """The whole body, bounded. Raises `ApiError`."""
-    parts: list[bytes] = []
-    size = 0
+@contextlib.contextmanager
+def _asking(path: str) -> Iterator[None]:
     try:
-        for part in answer.stream(_CHUNK, decode_content=True):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_BODY_BYTES:
-                raise ApiError(f"GET {path}: more than {MAX_BODY_BYTES} bytes", reason="too_large")
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise unreachable(path, error) from None
-    finally:
-        answer.close()
-    return b"".join(parts)
+        yield
+    except HttpFailure as error:
+        reason = "too_large" if error.reason == "too_large" else "unreachable"
+        raise ApiError(f"GET {path}: {error}", reason=reason) from None
 
 
-def lines(path: str, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def body(path: str, answer: HttpStream) -> bytes:
+    """The whole body, bounded. Raises `ApiError`."""
+    with _asking(path), contextlib.closing(answer):
+        return answer.whole(MAX_BODY_BYTES)
+
+
+def lines(path: str, answer: HttpStream) -> Iterator[bytes]:
     """The lines of a stream as they come, until it ends. Raises `ApiError`."""
     rest = b""
-    try:
-        for part in answer.stream(_CHUNK, decode_content=True):
+    with _asking(path), contextlib.closing(answer):
+        for part in answer.parts():
             *whole, rest = (rest + part).split(b"\n")
             yield from (line for line in whole if line)
             if len(rest) > MAX_LINE_BYTES:
                 raise ApiError(f"GET {path}: a line too long", reason="too_large")
-    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise unreachable(path, error) from None
-    finally:
-        answer.close()
-
-
-def _head(answer: urllib3.BaseHTTPResponse) -> str:
-    try:
-        return answer.read(2048).decode(errors="replace")
-    except (urllib3.exceptions.HTTPError, OSError):
-        return ""

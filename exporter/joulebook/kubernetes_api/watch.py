@@ -1,12 +1,11 @@
 """One collection of the API server, listed once and then watched, in a thread of its own.
 
 A list costs the API server a reading of its cache (`resourceVersion=0`), a watch one connection;
-bookmarks keep the version fresh, so that a watch that ends goes on where it was.
+bookmarks keep the version fresh, so that a watch that ends can be resumed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
@@ -15,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
-import urllib3
 
 from joulebook.backoff import LastingThread, pause_s
+from joulebook.http_client import HttpStream
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body, lines
 from joulebook.log import LogOnce
 
@@ -37,10 +36,10 @@ FORBIDDEN_S = 300.0
 
 
 class Listener(Protocol[Item]):
-    """Who is reported. Calls come from the watching thread."""
+    """The receiver of events, called from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
-        """All objects that there are now."""
+        """Receive all current objects."""
 
     def changed(self, item: Item) -> None:
         """One is new, or is not as it was."""
@@ -108,7 +107,7 @@ class Watch(LastingThread, Generic[Item]):
         fault: Callable[[str], None],
         remedies: Mapping[str, str] = {},
     ) -> None:
-        """`fault` is reported what failed while an exception that nobody thought of is handled.
+        """`fault` is called while an unexpected exception is handled.
 
         `remedies` are what can be done, by the reason of an `ApiError`.
         """
@@ -121,20 +120,20 @@ class Watch(LastingThread, Generic[Item]):
         self._paths = list(collection.paths)
         self._version: str | None = None
         self._stopping = threading.Event()
-        self._answer: urllib3.BaseHTTPResponse | None = None
+        self._answer: HttpStream | None = None
         self._failures = 0
         self._once = LogOnce(log)
         self.problem = "has not answered yet"
-        """Why nothing is heard from it now; empty while it is well."""
+        """Return why there are no events now; empty while it works."""
 
     @property
     def starting(self) -> bool:
-        """Whether it has not been asked yet."""
+        """Return whether there was no request yet."""
         return self._version is None and not self._once.failing()
 
     @property
     def synced(self) -> bool:
-        """Whether all that there is has been heard of, and what changes will be."""
+        """Return whether all objects are known, and changes will be."""
         return not self.problem
 
     def _serve(self) -> None:
@@ -155,9 +154,7 @@ class Watch(LastingThread, Generic[Item]):
         self._stopping.set()
         answer = self._answer
         if answer is not None:
-            # An older urllib3 cannot; or it is closed already.
-            with contextlib.suppress(AttributeError, OSError, ValueError, RuntimeError):
-                answer.shutdown()
+            answer.stop()
         if self.is_alive():
             self.join(patience_s)
 
@@ -221,7 +218,7 @@ class Watch(LastingThread, Generic[Item]):
         self.problem = ""
 
     def _after(self, error: ApiError) -> float:
-        """What follows from an error; for how many seconds to wait."""
+        """Return what follows from an error; for how many seconds to wait."""
         if self._stopping.is_set():
             return 0.0
         if error.reason in {"gone", "garbled", "too_large"}:

@@ -1,4 +1,4 @@
-"""The rates service: one asks the feeds, a lab's worth of nodes asks it.
+"""The rates service: it queries the feeds, and the nodes query it.
 
 `GET /v1/rates?since=SECONDS` answers the `RatesDocument` of `feeds/server.py`, `/` a page for
 people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the daemon's own server.
@@ -6,7 +6,6 @@ people, `/healthz` and `/readyz` the probes. TLS and passwords are those of the 
 
 from __future__ import annotations
 
-import html
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from joulebook.metrics.exposition import escape
+from joulebook.metrics.page.markup import text
 from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller
@@ -34,7 +35,7 @@ class RatesPages:
         self._now_s = now_s
 
     def document(self, since_s: int) -> bytes:
-        """All that is known of the time from `since_s` on, as JSON."""
+        """Return all that is known of the time from `since_s` on, as JSON."""
         rates, offers = self._poller.current, self._poller.offers
         price, carbon = (
             _since(offers.get(quantity), since_s) for quantity in (Quantity.PRICE, Quantity.CARBON)
@@ -44,7 +45,7 @@ class RatesPages:
         )
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """How the feeds do, as Prometheus text."""
+        """Return how the feeds do, as Prometheus text."""
         lines = [
             "# HELP joulebook_feed_up 1 if the last response of a rate source was usable, else 0.",
             "# TYPE joulebook_feed_up gauge",
@@ -61,33 +62,33 @@ class RatesPages:
             "# TYPE joulebook_feed_errors_total counter",
         ]
         for row in self._poller.health():
-            labels = f'quantity="{row.quantity}",source="{_label(row.source)}"'
+            labels = f'quantity="{row.quantity}",source="{escape(row.source)}"'
             lines.append(f"joulebook_feed_up{{{labels}}} {int(row.up)}")
             if (age_s := row.age_s(self._now_s())) is not None:
                 ages.append(f"joulebook_feed_age_seconds{{{labels}}} {age_s:.0f}")
             errors += [
-                f'joulebook_feed_errors_total{{{labels},reason="{_label(reason)}"}} {count}'
+                f'joulebook_feed_errors_total{{{labels},reason="{escape(reason)}"}} {count}'
                 for reason, count in sorted(row.errors.items())
             ]
         body = "\n".join([*lines, *ages, *errors]) + "\n"
         return body.encode(), "text/plain; version=0.0.4; charset=utf-8"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether every quantity that is configured is known now."""
+        """Return whether every quantity that is configured is known now."""
         now = self._poller.current.at(int(self._now_s()))
         known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
         lacking = [str(row.quantity) for row in self._poller.health() if not known[row.quantity]]
         return not lacking, f"not known: {', '.join(lacking)}" if lacking else "ready"
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the thread that asks the feeds is alive."""
+        """Return whether the thread that queries the feeds is alive."""
         return self._poller.alive, "ok" if self._poller.alive else "the poller has ended"
 
     def index(self) -> bytes:
-        """The sources and how they do, for people."""
+        """Return the sources and how they do, for people."""
         rows = "".join(
-            f"<tr><td>{row.quantity}<td>{html.escape(row.source)}<td>{html.escape(row.state)}"
-            f"<td>{_age(row.age_s(self._now_s()))}<td>{html.escape(row.message)}"
+            f"<tr><td>{row.quantity}<td>{text(row.source, 300)}<td>{text(row.state, 300)}"
+            f"<td>{_age(row.age_s(self._now_s()))}<td>{text(row.message, 300)}"
             for row in self._poller.health()
         )
         return (
@@ -98,7 +99,7 @@ class RatesPages:
 
 
 class RatesServer(Server):
-    """The daemon's HTTP server with `/v1/rates`. Rates are no secret: anybody may read them."""
+    """The daemon's HTTP server with `/v1/rates`. Rates are public."""
 
     reveals = ""
 
@@ -144,10 +145,6 @@ def _since(offer: QuantityRates | None, since_s: int) -> QuantityRates | None:
         return None
     points = tuple(p for p in offer.points if p.end_utc_s is None or p.end_utc_s > since_s)
     return msgspec.structs.replace(offer, points=points)
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
 def _age(age_s: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What was charged and at which rates, as rows: written, read, added up and let go."""
+"""Charges and the rates used, as rows: write, read, add up and delete them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write(
 def by_owner(
     conn: sqlite3.Connection, since_s: int, until_s: int
 ) -> dict[Labels | Remainder, Charges]:
-    """What was charged in the quarter hours of [since, until), by whose it is."""
+    """Return the charges in the quarter hours of [since, until), by owner."""
     found: dict[Labels | Remainder, Charges] = {}
     for remainder, *rest in conn.execute(_BY_OWNER, (since_s, until_s)):
         if remainder == EXPIRED:
@@ -116,7 +116,7 @@ def by_owner(
 
 
 class ChargeTotal(NamedTuple):
-    """One charge as it stands: a workload's number, or (number 0) a remainder."""
+    """One charge: a workload's number, or (number 0) a remainder."""
 
     workload_id: int
     remainder: str
@@ -128,7 +128,7 @@ class ChargeTotal(NamedTuple):
 def rows(
     conn: sqlite3.Connection, clause: str, within: tuple[int | str, ...]
 ) -> Iterator[ChargeTotal]:
-    """What was charged in [since, until) to whom `clause` takes; `within` are its parameters."""
+    """Yield the charges in [since, until) selected by `clause` with its parameters `within`."""
     for number, remainder, quarter_s, item, currency, *amount in conn.execute(
         _ROWS + clause, within
     ):
@@ -137,7 +137,7 @@ def rows(
 
 
 def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]:
-    """All that was charged to the workload with that row number."""
+    """Return all that was charged to the workload with that row number."""
     return {
         _charge(item, currency): _exact(sums)
         for item, currency, *sums in conn.execute(_OF_WORKLOAD, (number,))
@@ -145,7 +145,7 @@ def of_workload(conn: sqlite3.Connection, number: object) -> dict[Charge, Exact]
 
 
 def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
-    """All that was ever charged; what expired is in it."""
+    """Return all that was ever charged; what expired is in it."""
     return {
         _charge(item, currency): _exact(sums) for item, currency, *sums in conn.execute(_TOTALS)
     }
@@ -154,7 +154,7 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
 def rates(
     conn: sqlite3.Connection, since_s: int, until_s: int, node: str = ""
 ) -> Iterator[UsedRate]:
-    """The rates that were used on the node in the quarter hours of [since, until)."""
+    """Yield the rates that were used on the node in the quarter hours of [since, until)."""
     for row in conn.execute(_RATES, (since_s, until_s)):
         quarter_s, quantity, value, unit, source, quality, energy_uj, held_ns = row
         used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
@@ -162,7 +162,7 @@ def rates(
 
 
 def drop_old(conn: sqlite3.Connection, before_s: int, batch: int) -> None:
-    """Delete one batch of what is older, whole quarter hours; the sum of charges is kept."""
+    """Delete one batch of older rows, whole quarter hours; the sum of charges is kept."""
     old = conn.execute(_OLD, (before_s - 1, batch)).fetchall()
     if old:
         last = old[-1]

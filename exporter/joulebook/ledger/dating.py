@@ -1,9 +1,9 @@
-"""Rows that a clock dated which was wrong, and dating them anew once it is set.
+"""Rows dated by a wrong clock, and correcting their dates once it is set.
 
-Node time goes on whatever the wall clock says, so it is known by how much that was set. What was
-booked since the boot is moved by as much, each time, unless it was handed on: then only what has a
-date that cannot be (a collector keeps that apart). A row that was handed on with a date that can be
-never moves, and none moves among those from before the boot.
+Node time is independent of the wall clock, so it is known by how much that was set. Rows booked
+since the boot are moved by as much, each time, unless they were exported: then only if their date
+is impossible (a collector keeps those aside). An exported row with a possible date never moves, nor
+do rows from before the boot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEP_NS = 60 * NS_PER_S
 """A clock that is set by less moves nothing: rows are of quarter hours."""
 
 STEADY_NS = 600 * NS_PER_S
-"""A clock that has not been set for so long is believed by whoever deletes what is old."""
+"""How long a clock must not have been set before old rows are deleted by it."""
 
 _KIND = "dating"
 _QUARTER_S = 900
@@ -56,7 +56,7 @@ _TABLES = {
 
 
 class Dating(msgspec.Struct, frozen=True):
-    """What is known of the wall clock.
+    """The state of the wall clock.
 
     Attributes:
         epoch: The boot.
@@ -79,7 +79,7 @@ class Dating(msgspec.Struct, frozen=True):
     handed_quarter_s: int = 0
 
     def is_steady(self, now_ns: int) -> bool:
-        """Whether it has not been set for long."""
+        """Return whether it has not been set for long."""
         return now_ns - self.from_ns >= STEADY_NS
 
 
@@ -88,7 +88,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def read(conn: sqlite3.Connection) -> Dating | None:
-    """What was known at the last commit. Raises `sqlite3.Error`, `msgspec.MsgspecError`."""
+    """Return the state at the last commit. Raises `sqlite3.Error`, `msgspec.MsgspecError`."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_KIND,)).fetchone()
     return None if found is None else _decode(found[0])
 
@@ -98,7 +98,7 @@ def follow(
 ) -> tuple[Dating, int]:
     """Take note of the clock before the rows of a commit are written, in its transaction.
 
-    `seq` is the last number given, `handed_seq` the last that was handed on. Gives `seq` anew.
+    `seq` is the last number given, `handed_seq` the last exported. Returns the new `seq`.
     """
     # Who has had a ledger for long, and did not note this, may have handed on all of it.
     handed_seq = max(handed_seq, seq if known is None else known.handed_seq)
@@ -135,7 +135,7 @@ def _last_quarter_s(conn: sqlite3.Connection) -> int:
 
 
 def _move(conn: sqlite3.Connection, known: Dating, step_ns: int, anchor: Anchor, seq: int) -> int:
-    """Date rows anew; gives the last number given."""
+    """Correct the dates of rows; return the last number given."""
     numbers = count(seq + 1)
     settled_s = max(known.from_quarter_s, known.handed_quarter_s)
     latest_s = (anchor.last_ns + anchor.utc_offset_ns) // NS_PER_S + _AHEAD_S
@@ -189,7 +189,7 @@ def _take_away(
     unseen: bool,
     numbers: Iterator[int],
 ) -> None:
-    """Whoever has the row must hear that it comes to nothing; else it was never there."""
+    """An exported row must be reported as zero; others were never there."""
     if unseen:
         conn.execute(f"DELETE FROM {table} WHERE {_where(table)}", key)  # noqa: S608
         return

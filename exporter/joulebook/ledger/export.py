@@ -107,7 +107,7 @@ def page(
 
 
 def _upto(conn: sqlite3.Connection, since: int, limit: int) -> int:
-    """The number up to which `limit` rows come after `since`; with fewer, beyond all."""
+    """Return the number up to which `limit` rows come after `since`; with fewer, beyond all."""
     numbers = [
         [seq for (seq,) in conn.execute(
             f"SELECT seq FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608

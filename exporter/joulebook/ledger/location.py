@@ -14,9 +14,9 @@ from joulebook.errors import ConfigError, LedgerBusy, LedgerUnavailable
 class LedgerLock:
     """Holds `<ledger>.lock` and the ledger until `release`, or until the process ends.
 
-    The lock file is for people (the pid in it) and for whoever asks if a daemon runs. It can be
-    deleted by hand: what keeps a second daemon off the ledger is the lock on the ledger itself.
-    Raises `LedgerBusy` when somebody else holds either, `LedgerUnavailable` when it cannot be made.
+    The lock file is for people (it has the PID) and for checks whether a daemon runs. It can be
+    deleted by hand: the lock on the ledger itself keeps a second daemon off. Raises `LedgerBusy` if
+    either is held, `LedgerUnavailable` if it cannot be created.
     """
 
     def __init__(self, ledger: Path) -> None:
@@ -56,7 +56,9 @@ class LedgerLock:
         return fd
 
     def release(self) -> None:
-        """Let go. The file stays: to delete it would let two others lock two different files."""
+        """Release the lock. The file stays: deleting it would let two others lock different
+        files.
+        """
         while self._fds:
             os.close(self._fds.pop())
 
@@ -123,9 +125,9 @@ def _refuse_volatile(path: Path) -> None:
 
 
 def filesystem(path: Path) -> str:
-    """The type of the file system that holds (or would hold) `path`; `path` is absolute.
+    """Return the type of the file system that holds (or would hold) `path`; `path` is absolute.
 
-    Raises `OSError` where the kernel does not tell (`/proc` is not mounted).
+    Raises `OSError` if unknown (`/proc` is not mounted).
     """
     holder, fs_type = "", ""
     for line in _MOUNTS.read_text(errors="surrogateescape").splitlines():

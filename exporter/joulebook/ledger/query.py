@@ -1,4 +1,4 @@
-"""The ledger as people ask about it: read-only, also while the daemon writes."""
+"""Read-only queries of the ledger, also while the daemon writes."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class MeterBalance(msgspec.Struct, frozen=True):
 
     @property
     def difference_uj(self) -> int:
-        """What the books say beyond the postings: 0, or the ledger is wrong."""
+        """Return the total minus the postings: 0, or the ledger is wrong."""
         return self.booked_uj - self.postings_uj - self.expired_uj
 
 
 class ChargeBalance(NamedTuple):
-    """What the books say was charged of one kind in all, and what its rows come to."""
+    """The total of one kind of charge, and the sum of its rows."""
 
     charge: Charge
     booked: Exact
@@ -132,7 +132,7 @@ class LedgerReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._conn.close()
 
     def jobs(self, pattern: str, limit: int = 1_000) -> tuple[ReportWorkload, ...]:
@@ -153,9 +153,9 @@ class LedgerReader:
         return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
 
     def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
-        """What was booked to the workloads with that identity, id or displayed name.
+        """Return the totals of the workloads with that identity, id or displayed name.
 
-        Empty if there is none; several if a name came again, or another scheduler uses it too.
+        Empty if there is none; several if a name was reused, or another scheduler uses it, too.
         """
         with self._view() as conn:
             if isinstance(name, WorkloadId):
@@ -174,7 +174,7 @@ class LedgerReader:
         return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
 
     def balance_check(self) -> tuple[MeterBalance, ...]:
-        """Each meter's books against the sum of its postings; reads all of the ledger."""
+        """Return each meter's books against the sum of its postings; reads all of the ledger."""
         with self._view() as conn:
             rows = conn.execute(_BALANCES).fetchall()
             booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
@@ -188,7 +188,7 @@ class LedgerReader:
         )
 
     def since_by_owner(self, since_s: int) -> dict[Labels | Remainder, int]:
-        """Microjoules booked since `since_s` (UTC; a full quarter hour), by whose they are.
+        """Return microjoules booked since `since_s` (UTC; a full quarter hour), by owner.
 
         Workloads go by the labels that the ledger knows now. Every time zone's midnight lies on
         a quarter hour.
@@ -200,14 +200,14 @@ class LedgerReader:
             }
 
     def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Charges]:
-        """What was charged since `since_s`, like `since_by_owner`."""
+        """Return what was charged since `since_s`, like `since_by_owner`."""
         with self._view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
 
     def account(
         self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
     ) -> ReportData:
-        """All that a report needs of the quarter hours in [since, until), in one view.
+        """Return all that a report needs of the quarter hours in [since, until), in one view.
 
         A ledger does not know its node's name: postings carry the one that is given.
         """
@@ -216,18 +216,18 @@ class LedgerReader:
             return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
 
     def workloads(self, wanted: Selection) -> tuple[ReportWorkload, ...]:
-        """The workloads that are selected, also those that nothing was booked to."""
+        """Return the workloads that are selected, also those that nothing was booked to."""
         with self._view() as conn:
             return report_query.workloads(conn, wanted)
 
     def ledger_id(self) -> str:
-        """What tells this ledger, and each copy of it, from all others."""
+        """Return the id of this ledger and its copies."""
         with self._view() as conn:
             ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
             return str(found)
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
-        """What the books say was charged against what is on record; the two are the same."""
+        """Return the totals of charges against the rows on record, which must be equal."""
         with self._view() as conn:
             booked, rows = state.read_charges(conn), charges.totals(conn)
         return tuple(
@@ -238,22 +238,22 @@ class LedgerReader:
     def page(
         self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
     ) -> PostingsPage:
-        """The rows numbered after `since`, for a collector; see `core/handover`."""
+        """Return the rows numbered after `since`, for a collector; see `core/handover`."""
         with self._view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
 
     def meters(self) -> tuple[MeterState, ...]:
-        """All meters as they are booked."""
+        """Return all meters as they are booked."""
         with self._view() as conn:
             return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
-        """The meters of the whole node, and what became of them."""
+        """Return the meters of the whole node, and what became of them."""
         with self._view() as conn:
             return state.read_node_meters(conn)
 
     def models(self) -> dict[Meter, str]:
-        """The model of each device, as far as one was heard."""
+        """Return the model of each device, if known."""
         with self._view() as conn:
             return state.read_models(conn)
 

@@ -1,4 +1,4 @@
-"""The ledger as reports ask for it: postings, charges, facts and gaps of a stretch of time."""
+"""Queries of reports: postings, charges, facts and gaps of a time range."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from joulebook.core.energy.readings import REPLAYED, Component, Meter
-from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.energy.readings import REPLAYED, Meter
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -18,8 +17,8 @@ from joulebook.core.report.dataset import (
     Selection,
     family_patterns,
     replay_warning,
+    subject_of,
 )
-from joulebook.core.workloads import WorkloadId
 from joulebook.decoding import converter
 from joulebook.ledger import charges, state
 from joulebook.units import NS_PER_S
@@ -63,16 +62,10 @@ def read(
     replayed = played(conn)
     for number, row in _workloads(conn, clause, chosen):
         known[number] = msgspec.structs.replace(row, cluster=cluster)
-    for number, remainder, component, name, quarter_s, *sums, method, evidence in conn.execute(
-        _POSTINGS + clause, within
-    ):
-        meter = Meter(Component(component), name)
-        subject = _subject(number, remainder, known)
-        postings.append(
-            Posting(node, subject, meter, quarter_s, Amount(*sums), Method(method), evidence)
-        )
+    for number, remainder, *row in conn.execute(_POSTINGS + clause, within):
+        postings.append(Posting.of_row(node, subject_of(number, remainder, known), row))
     charged = tuple(
-        Charged(node, _subject(number, remainder, known), quarter_s, charge, amount)
+        Charged(node, subject_of(number, remainder, known), quarter_s, charge, amount)
         for number, remainder, quarter_s, charge, amount in charges.rows(conn, clause, within)
     )
     there = {row.subject for row in postings} | {row.subject for row in charged}
@@ -85,8 +78,8 @@ def read(
         {each.id: each for each in known.values() if each.id in there},
         tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
-            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
-            for component, name, reason, t0, t1 in conn.execute(
+            LostStretch.of_row(node, row)
+            for row in conn.execute(
                 _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
             )
         ),
@@ -104,12 +97,12 @@ def workloads(conn: sqlite3.Connection, wanted: Selection) -> tuple[ReportWorklo
 
 
 def played(conn: sqlite3.Connection) -> frozenset[Meter]:
-    """The meters that were played from a recorded trace."""
+    """Return the meters that were played from a recorded trace."""
     return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
 
 
 def workload(row: Iterable[object]) -> ReportWorkload:
-    """A row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
+    """Return a row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
     _, scheduler, name, display, called, user, account, experiment, *rest = row
     started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
     scheduler_start_s, named, stage, outcome = rest
@@ -133,7 +126,7 @@ def workload(row: Iterable[object]) -> ReportWorkload:
 
 
 def _chosen(wanted: Selection) -> tuple[str, tuple[str, ...]]:
-    """The condition on `workload_id`, and its parameters. Names only ever go in as those."""
+    """Return the condition on `workload_id`, and its parameters. Names only ever go in as those."""
     if wanted.everything:
         return "1", ()
     parts: list[str] = []
@@ -173,9 +166,3 @@ def _workloads(
     only = clause.replace("workload_id", "id")
     for row in conn.execute(f"{WORKLOADS} WHERE {only}", chosen):
         yield row[0], workload(row)
-
-
-def _subject(number: int, remainder: str, known: dict[int, ReportWorkload]) -> Subject:
-    if remainder:
-        return Remainder(remainder)
-    return known[number].id if number in known else WorkloadId("", str(number))

@@ -1,4 +1,4 @@
-"""Delete what is old a little at a time; what a store is, and what sqlite's errors mean."""
+"""Delete old rows in small batches; the contract of a store, and the meaning of SQLite errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def corrupt(path: Path, detail: str) -> LedgerCorrupt:
-    """The error for a damaged file; `detail` says what is wrong with it."""
+    """Return the error for a damaged file; `detail` says what is wrong with it."""
     return LedgerCorrupt(
         f"ledger {path} is damaged ({detail}): stop joulebook, keep a copy of {path.name} with "
         "its -wal and -shm files, then restore a backup or save what can be read with `sqlite3 "
@@ -43,11 +43,11 @@ def corrupt(path: Path, detail: str) -> LedgerCorrupt:
 
 
 def explain(exc: Exception, path: Path, *, writing: bool = True) -> LedgerError:
-    """The `LedgerError` for an exception that came out of sqlite or of encoding a value for it.
+    """Return the `LedgerError` for an exception from SQLite or from encoding a value.
 
-    `LedgerUnavailable` where the same call may succeed later, `LedgerCorrupt` for damage, else
-    plain `LedgerError`: a value that no ledger can hold, or a file changed by other hands.
-    `writing` says that it was a commit that failed, and must be reported what becomes of it.
+    `LedgerUnavailable` if the same call may succeed later, `LedgerCorrupt` for damage, else plain
+    `LedgerError`: an invalid value, or a file changed by others. `writing`: a commit failed, so the
+    message says what becomes of it.
     """
     if isinstance(exc, OverflowError | UnicodeError | sqlite3.IntegrityError):
         return LedgerError(
@@ -72,7 +72,7 @@ class Store(Protocol):
     """Keeps the books of one node. Raises only `joulebook.errors.LedgerError` and its children."""
 
     def load(self) -> tuple[Books, Anchor | None]:
-        """The books as last committed (empty books and no anchor: a fresh ledger)."""
+        """Return the books as last committed (empty books and no anchor: a fresh ledger)."""
 
     def commit(self, before: Books, after: Books, entry: Entry, anchor: Anchor) -> None:
         """Make one tick durable, whole or not at all.
@@ -83,7 +83,7 @@ class Store(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the ledger."""
+        """Close the ledger."""
 
 
 PERIOD_NS = NS_PER_HOUR
@@ -124,7 +124,7 @@ DELETE FROM workloads WHERE id IN (
 
 
 def drop_old(conn: sqlite3.Connection, days: int, now_s: int) -> None:
-    """Delete one batch of what is older than `days` at `now_s` (UTC), in the caller's transaction.
+    """Delete one batch older than `days` at `now_s` (UTC), in the caller's transaction.
 
     A quarter hour goes whole, so that no batch leaves half a quarter behind.
     Raises `sqlite3.Error`.

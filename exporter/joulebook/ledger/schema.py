@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ APPLICATION_ID = 0x4A4C424B
 """`JLBK`, at offset 68 of the file, for `file(1)` and for us."""
 
 _BUSY_S = 0.25
-"""How long a lock of another program is waited for; a tick has a second in all."""
+"""How long to wait for another program's lock; a tick has a second in total."""
 
 _WAL_PAGES = 1_000
 """Pages of the write-ahead log after which it is copied into the ledger: 4 MB."""
@@ -57,11 +57,13 @@ def transaction(conn: sqlite3.Connection, path: Path, *, opening: bool = False) 
     `opening`: nothing is booked yet, so nothing can go on by itself.
     """
     try:
+        roll_back(conn)  # what a disk that failed did not let it do before
         conn.execute("BEGIN IMMEDIATE")
         yield
         conn.execute("COMMIT")
     except BaseException as exc:
-        roll_back(conn)
+        with suppress(sqlite3.Error):
+            roll_back(conn)
         if isinstance(exc, sqlite3.Error | OverflowError | UnicodeError):
             raise retention.explain(exc, path, writing=not opening) from exc
         raise
@@ -74,12 +76,12 @@ def roll_back(conn: sqlite3.Connection) -> None:
 
 
 def steps(directory: Path) -> list[Path]:
-    """The migrations in their order; the first is number 1."""
+    """Return the migrations in their order; the first is number 1."""
     return sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def version(conn: sqlite3.Connection, path: Path) -> int:
-    """The schema of the file, 0 if it is empty.
+    """Return the schema of the file, 0 if it is empty.
 
     Raises `LedgerTooNew`; `LedgerError` if it is a file of something else; `sqlite3.Error`.
     """

@@ -65,7 +65,7 @@ class SqliteStore:
         self._handed_seq = 0
 
     def load(self) -> tuple[Books, Anchor | None]:
-        """The books as last committed (empty books and no anchor: a fresh ledger).
+        """Return the books as last committed (empty books and no anchor: a fresh ledger).
 
         Raises `LedgerCorrupt` if they cannot be made out, else as `commit` does.
         """
@@ -107,11 +107,11 @@ class SqliteStore:
             self._retain(anchor)
 
     def handed(self, seq: int) -> None:
-        """Take note that rows up to this number were handed on; from any thread."""
+        """Record that rows up to this number were exported. Thread-safe."""
         self._handed_seq = max(self._handed_seq, seq)
 
     def close(self) -> None:
-        """Let go of the ledger. What was committed stays; a second call does nothing."""
+        """Close the ledger. Committed data stays; a second call does nothing."""
         # At rest the ledger is one plain file, which a user who may not write beside it can read.
         # Not possible now (a reader, a full disk) only means that the next start does the rest.
         with suppress(sqlite3.Error):
@@ -120,7 +120,7 @@ class SqliteStore:
         self._lock.release()
 
     def _name(self, node: str, cluster: str) -> None:
-        """Write down what the node calls itself; say so where that is new."""
+        """Record the node's name; log a change."""
         try:
             before = self._conn.execute("SELECT node, cluster FROM ledger").fetchone()
             if not node or before == (node, cluster):

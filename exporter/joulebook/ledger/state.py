@@ -2,11 +2,15 @@
 
 Which fields there are, and the types of their keys and values, comes from `Books` itself: a new
 field is stored from then on, and one that an older ledger does not have keeps its default.
+
+A commit every few seconds for years wears out a disk, so of a workload that merely goes on only
+what grows is written (`running`), and long values are packed.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -16,9 +20,11 @@ from joulebook.clock import Anchor
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Meter
-from joulebook.core.ledger.state import Books
+from joulebook.core.evidence import Balance
+from joulebook.core.ledger.state import Books, WorkloadState
 from joulebook.core.money.accrual import ChargeState
-from joulebook.core.money.amounts import Charge, Exact
+from joulebook.core.money.amounts import Charge, Charges, Exact
+from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
 
 _WHOLE = b""
@@ -27,7 +33,35 @@ _WHOLE = b""
 _ANCHOR = "anchor"
 _SEQ = "seq"
 
+_RUNNING = "running"
+_WORKLOADS = "workloads"
+
+_LONG = 512
+"""A value of more bytes is packed: sqlite gives one of a thousand a page of its own."""
+
+_PACKED = b"\x78"
+"""How packed values begin, and no struct or mapping in msgpack does (zlib, RFC 1950)."""
+
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class _Running(NamedTuple):
+    """What changes of a workload from commit to commit; over what its own row says."""
+
+    balance: Balance
+    bill: Charges
+    final_ns: int
+    hold_left_ns: int
+
+    @classmethod
+    def of(cls, workload: WorkloadState) -> _Running:
+        return cls(*(getattr(workload, name) for name in cls._fields))
+
+    def over(self, workload: WorkloadState) -> WorkloadState:
+        return msgspec.structs.replace(workload, **self._asdict())
+
+
+_running = msgspec.msgpack.Decoder(_Running)
 
 
 class Field(NamedTuple):
@@ -62,6 +96,7 @@ _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
 _meter = msgspec.msgpack.Decoder(MeterState)
 _meter_key = msgspec.msgpack.Decoder(Meter)
+_workload_key = msgspec.msgpack.Decoder(WorkloadId)
 _node_meter = msgspec.msgpack.Decoder(NodeMeter)
 _text = msgspec.msgpack.Decoder(str)
 _charge = msgspec.msgpack.Decoder(Charge)
@@ -76,7 +111,7 @@ class Changes(NamedTuple):
 
 
 def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
-    """What must be written to turn `before` into `after`: only what has another identity.
+    """Return what must be written to turn `before` into `after`: only what has another identity.
 
     Raises `OverflowError` and `UnicodeError` for values that cannot be stored.
     """
@@ -87,14 +122,39 @@ def changes(before: Books, after: Books, anchor: Anchor) -> Changes:
         if old is new:
             continue
         if field.key is None:
-            written.append((kind, _WHOLE, _encode(new)))
+            written.append((kind, _WHOLE, _packed(new)))
             continue
         for key, value in new.items():
-            if key not in old or old[key] is not value:
-                written.append((kind, _encode(key), _encode(value)))
-        deleted.extend((kind, _encode(key)) for key in old if key not in new)
+            known = old.get(key)
+            if known is value:
+                continue
+            if kind != _WORKLOADS:
+                written.append((kind, _encode(key), _packed(value)))
+            elif known is not None and _Running.of(known).over(value) == known:
+                written.append((_RUNNING, _encode(key), _encode(_Running.of(value))))
+            else:
+                written.append((kind, _encode(key), _packed(value)))
+                deleted.append((_RUNNING, _encode(key)))
+        gone = [_encode(key) for key in old if key not in new]
+        kinds = (kind, _RUNNING) if kind == _WORKLOADS else (kind,)
+        deleted.extend((each, key) for each in kinds for key in gone)
     written.append((_ANCHOR, _WHOLE, _encode(anchor)))
     return Changes(written, deleted)
+
+
+def _packed(value: object) -> bytes:
+    encoded = _encode(value)
+    return encoded if len(encoded) < _LONG else zlib.compress(encoded, 1)
+
+
+def _plain(value: bytes) -> bytes:
+    """A stored value as it was encoded. Raises `msgspec.DecodeError`."""
+    if not value.startswith(_PACKED):
+        return value
+    try:
+        return zlib.decompress(value)
+    except zlib.error as error:
+        raise msgspec.DecodeError(f"packed: {error}") from None
 
 
 def write(conn: sqlite3.Connection, rows: Changes, seq: int) -> None:
@@ -126,11 +186,12 @@ class StoredState(NamedTuple):
 
 
 def read(conn: sqlite3.Connection) -> StoredState:
-    """The books as they stand in the table.
+    """Return the books in the table.
 
     Raises `sqlite3.Error`, and `msgspec.MsgspecError` if a value does not have its type.
     """
     found: dict[str, Any] = {}
+    running: dict[WorkloadId, _Running] = {}
     anchor: Anchor | None = None
     seq = 0
     for kind, key, value in conn.execute("SELECT kind, key, value FROM state"):
@@ -138,29 +199,35 @@ def read(conn: sqlite3.Connection) -> StoredState:
             anchor = _anchor.decode(value)
         elif kind == _SEQ:
             seq = _seq.decode(value)
+        elif kind == _RUNNING:
+            running[_workload_key.decode(key)] = _running.decode(value)
         elif kind in FIELDS:  # one that this version does not know is left alone
             field = FIELDS[kind]
             if field.key is None:
-                found[field.name] = field.value.decode(value)
+                found[field.name] = field.value.decode(_plain(value))
             else:
-                found.setdefault(field.name, {})[field.key.decode(key)] = field.value.decode(value)
+                item = field.value.decode(_plain(value))
+                found.setdefault(field.name, {})[field.key.decode(key)] = item
+    for id_, workload in found.get(_WORKLOADS, {}).items():
+        if id_ in running:
+            found[_WORKLOADS][id_] = running[id_].over(workload)
     return StoredState(Books(**found), anchor, seq)
 
 
 def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
-    """The clock as it stood at the last commit; `None` in a fresh ledger. Raises as `read` does."""
+    """Return the clock at the last commit; `None` in a new ledger. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = ?", (_ANCHOR,)).fetchall()
     return _anchor.decode(rows[0][0]) if rows else None
 
 
 def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
-    """The meters alone. Raises as `read` does."""
+    """Return the meters alone. Raises as `read` does."""
     rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
-    return tuple(_meter.decode(value) for (value,) in rows)
+    return tuple(_meter.decode(_plain(value)) for (value,) in rows)
 
 
 def read_booked_to_s(conn: sqlite3.Connection) -> int:
-    """The UTC second up to which what was read is booked (0: nothing is). Raises as `read` does.
+    """Return the UTC second up to which readings are booked (0: none). Raises as `read` does.
 
     That of the meter which is furthest: one that is not read does not hold up the books.
     """
@@ -170,24 +237,24 @@ def read_booked_to_s(conn: sqlite3.Connection) -> int:
 
 
 def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
-    """What was charged in all. Raises as `read` does."""
+    """Return the total charges. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
     return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
 
 
 def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
-    """The models of devices. Raises as `read` does."""
+    """Return the models of devices. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
     return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
 
 
 def read_seq(conn: sqlite3.Connection) -> int:
-    """The last number given. Raises as `read` does."""
+    """Return the last number given. Raises as `read` does."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
     return 0 if found is None else _seq.decode(found[0])
 
 
 def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
-    """The meters of the whole node. Raises as `read` does."""
+    """Return the meters of the whole node. Raises as `read` does."""
     rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
-    return {_meter_key.decode(key): _node_meter.decode(value) for key, value in rows}
+    return {_meter_key.decode(key): _node_meter.decode(_plain(value)) for key, value in rows}

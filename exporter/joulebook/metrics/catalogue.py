@@ -145,8 +145,8 @@ _OF_MONEY = (
         "Energy without a charge because a configured rate was unknown.",
         "joules", ("kind",)),
     gauge("budget",
-        "Budget of an experiment, or of the whole account if the label experiment is empty. The "
-        "unit is kwh or a currency.", labels=("account", "experiment", "unit")),
+        "Monthly budget of an experiment, or of the whole account if the label experiment is "
+        "empty. The unit is kwh or a currency.", labels=("account", "experiment", "unit")),
     gauge("electricity_price_per_kwh", "Current price per kWh, without PUE.",
         labels=("currency", "source")),
     gauge("carbon_intensity_grams_per_kwh", "Current carbon intensity per kWh, without PUE.",

@@ -1,4 +1,4 @@
-"""A view in, the families of the catalogue out. One that fails is left out; the rest go on."""
+"""Turn a snapshot into the families of the catalogue. A failing one is left out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import attribute, gpu, host
+from joulebook.core.attribution import gpu, host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -177,7 +177,7 @@ def _evidence(scene: Derived) -> Iterator[Sample]:
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.node_meters:
-        known[attribute.EVIDENCE] = 0
+        known[other.EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 
@@ -324,7 +324,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
 def collect(
     view: Snapshot, process: ProcessStats | None = None, errors: Mapping[str, int] | None = None
 ) -> Collected:
-    """The families of `view`. `errors` says how often each family failed before now."""
+    """Return the families of `view`. `errors` says how often each family failed before now."""
     counts = dict(errors or {})
     scene = Derived(view, process, counts)
     families: list[Family] = []

@@ -27,7 +27,7 @@ def grams(amount: Exact) -> float:
 
 
 def _live(scene: Derived) -> set[Charge]:
-    """What everybody is charged for, now or soon; hardware depends on what is held."""
+    """Return what everyone is charged for, now or soon; hardware depends on what is held."""
     books = scene.books.charges
     live = {charge for charge in scene.view.charges if charge.item is not Item.HARDWARE}
     for item, currency in list(live):
@@ -52,7 +52,7 @@ def _hourly(scene: Derived, held: Iterable[Meter]) -> set[Charge]:
 
 
 def _seen(scene: Derived, bill: Charges, charges: Iterable[Charge]) -> dict[Charge, Exact]:
-    """The charges in a fixed order, each zero while its series are held."""
+    """Return the charges in a fixed order, each zero while its series are held."""
     states = scene.books.charges
     return {
         charge: NOTHING
@@ -63,14 +63,14 @@ def _seen(scene: Derived, bill: Charges, charges: Iterable[Charge]) -> dict[Char
 
 
 def _idle_parts(charges: Iterable[Charge]) -> Iterator[Charge]:
-    """The idle parts of charges: they are seen from zero on, like what they are parts of."""
+    """Yield the idle parts of charges: they are seen from zero on, like what they are parts of."""
     for item, currency in charges:
         if item in IDLE_PARTS:
             yield Charge(IDLE_PARTS[item], currency)
 
 
 def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
-    """What each workload that is shown is charged, as far as it is shown."""
+    """Return what each workload that is shown is charged, as far as it is shown."""
     if not scene.is_charged:
         return {}
     live = _live(scene)
@@ -83,7 +83,7 @@ def workload_bills(scene: Derived) -> Mapping[WorkloadId, dict[Charge, Exact]]:
 
 
 def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
-    """The same for experiments."""
+    """Return the same for experiments."""
     if not scene.is_charged:
         return {}
     live = _live(scene)
@@ -102,7 +102,7 @@ def experiment_bills(scene: Derived) -> Mapping[Labels, dict[Charge, Exact]]:
 
 
 def remainder_bills(scene: Derived) -> Mapping[Remainder, dict[Charge, Exact]]:
-    """The same for what belongs to nobody; every reason is there from the start, at zero."""
+    """Return the same for remainders; every reason is there from the start, at zero."""
     live = _live(scene) | _hourly(scene, scene.books.meters)
     bills: dict[Remainder, dict[Charge, Exact]] = {reason: {} for reason in Remainder}
     for (charge, reason), amount in scene.books.remainder_bills.items():
@@ -126,7 +126,7 @@ def of_experiments(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charg
 
 
 def of_remainders(scene: Derived) -> Iterator[tuple[tuple[str, ...], dict[Charge, Exact]]]:
-    """Bills by the reason why energy is nobody's."""
+    """Charges by reason of the remainder."""
     for reason, bill in scene.once(remainder_bills).items():
         yield (reason,), bill
 
@@ -140,7 +140,7 @@ def cost(bills: Bills, scene: Derived) -> Iterator[Sample]:
 
 
 def idle_cost(bills: Bills, scene: Derived) -> Iterator[Sample]:
-    """The part of the money that was spent on what was held idle, by kind and currency."""
+    """Yield the part of the money that was spent on what was held idle, by kind and currency."""
     for labels, bill in bills(scene):
         for item, part in IDLE_PARTS.items():
             for (what, currency), amount in bill.items():
@@ -165,46 +165,46 @@ def co2e(bills: Bills, scene: Derived) -> Iterator[Sample]:
 
 
 def unpriced(scene: Derived) -> Iterator[Sample]:
-    """Energy whose rate is configured and was not known."""
+    """Yield energy without a charge because a configured rate was unknown."""
     for item in sorted({c.item for c in _live(scene)} - {Item.CREDIT}):
         yield (item,), joules(scene.books.unpriced_uj.get(item, 0))
 
 
 def price(scene: Derived) -> Iterator[Sample]:
-    """The price in force."""
+    """Yield the price in force."""
     rates = scene.view.rates
     if (point := rates.at(int(scene.view.utc_s)).price) is not None:
         yield (rates.currency, point.source), point.value / NANO
 
 
 def intensity(scene: Derived) -> Iterator[Sample]:
-    """The carbon intensity in force."""
+    """Yield the carbon intensity in force."""
     rates = scene.view.rates
     if (point := rates.at(int(scene.view.utc_s)).carbon) is not None:
         yield (rates.zone, point.source), point.value / UG_PER_G
 
 
 def pue(scene: Derived) -> Iterator[Sample]:
-    """The PUE in force."""
+    """Yield the PUE in force."""
     if (point := scene.view.rates.at(int(scene.view.utc_s)).pue) is not None:
         yield (point.source,), point.value / PPM
 
 
 def feed_up(scene: Derived) -> Iterator[Sample]:
-    """Whether each source of rates is well."""
+    """Yield whether each source of rates is well."""
     for feed in scene.view.feeds:
         yield (feed.quantity, feed.source), int(feed.up)
 
 
 def feed_age(scene: Derived) -> Iterator[Sample]:
-    """How old each source's last good answer is."""
+    """Yield how old each source's last good answer is."""
     for feed in scene.view.feeds:
         if feed.good_utc_s is not None:
             yield (feed.quantity, feed.source), max(round(scene.view.utc_s - feed.good_utc_s), 0)
 
 
 def feed_errors(scene: Derived) -> Iterator[Sample]:
-    """What was wrong with each source, by reason."""
+    """Yield the failures of each source, by reason."""
     for feed in scene.view.feeds:
         for reason, count in feed.errors.items():
             yield (feed.quantity, feed.source, reason), count

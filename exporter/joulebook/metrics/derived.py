@@ -66,7 +66,7 @@ def unexposed_uj(books: Books) -> Mapping[Component, int]:
 
 
 UNKNOWN = ("", "(unknown)", "", "", "")
-"""The labels of a holder when it is certain that there is one, but not who."""
+"""The labels of a holder that certainly exists but is unknown."""
 
 
 def joules(energy_uj: int) -> float:
@@ -91,7 +91,7 @@ class ShownWorkload(NamedTuple):
 
 
 class Derived:
-    """A view, and what is worked out of it: lazily, so that a failure is that of one metric."""
+    """A snapshot with lazily derived values, so that a failure affects one metric only."""
 
     def __init__(
         self, view: Snapshot, process: ProcessStats | None, errors: Mapping[str, int]
@@ -103,7 +103,7 @@ class Derived:
         self._kept: dict[Callable[[Derived], object], object] = {}
 
     def once(self, work_out: Callable[[Derived], T]) -> T:
-        """What `work_out` makes of this; worked out when it is first wanted."""
+        """Return what `work_out` makes of this; worked out when it is first wanted."""
         if work_out not in self._kept:
             self._kept[work_out] = work_out(self)
         return cast(T, self._kept[work_out])
@@ -128,7 +128,8 @@ class Derived:
         held: dict[WorkloadId, set[Meter]] = {}
         for claim in self.books.claims:
             if claim.workload is not None:
-                held.setdefault(claim.workload, set()).add(claim.meter)
+                workload = self.books.booked_to(claim.workload)
+                held.setdefault(workload, set()).add(claim.meter)
         for meter, holders in self.view.holders.items():
             for holder in holders:
                 if holder.workload is not None:
@@ -136,7 +137,7 @@ class Derived:
         shared = {meter for meter in self.books.meters if meter.component in COMPONENTS}
         newest = max(self.books.snapshots, default=None)
         for use in self.books.snapshots[newest].uses if newest is not None and shared else ():
-            held.setdefault(use.workload, set()).update(shared)
+            held.setdefault(self.books.booked_to(use.workload), set()).update(shared)
         # Whatever the next one of an overflow holds: its series must be seen at zero before.
         overflows = (key for key in self.books.workloads if key.scheduler == OVERFLOW)
         held.update((key, set(self.books.meters)) for key in overflows)
@@ -203,7 +204,7 @@ class Derived:
         return self._labelled(shares)
 
     def unsettled(self, meter: Meter) -> int:
-        """How many workloads on a meter are not named yet."""
+        """Return how many workloads on a meter are not named yet."""
         there = {holder.workload for holder in self.view.holders.get(meter, ())}
         return sum(self._identity(workload) is None for workload in there)
 

@@ -1,4 +1,4 @@
-"""What the server serves: made when somebody asks, once per view, however many ask.
+"""The exposition served: rendered on request, once per snapshot.
 
 Families become Prometheus text 0.0.4 or OpenMetrics 1.0. prometheus-client renders 1,000 series in
 11 ms, this in under 1 ms: the part of a line before its value, `name{labels} `, is kept from one
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 def number(value: float) -> str:
-    """A value, in the shortest form that reads back as the same."""
+    """Return a value, in the shortest form that reads back as the same."""
     if isinstance(value, int):
         return str(int(value))
     if math.isfinite(value):
@@ -51,7 +51,7 @@ def number(value: float) -> str:
 
 
 def escape(value: str) -> str:
-    """A label value, cleaned and escaped, without its quotes."""
+    """Return a label value, cleaned and escaped, without its quotes."""
     value = clean(value)
     return value.translate(_ESCAPES) if "\\" in value or '"' in value or "\n" in value else value
 
@@ -69,7 +69,7 @@ class Renderer:
         self._prefixes: dict[str, dict[tuple[str, ...], str]] = {}
 
     def block(self, family: Family) -> Block:
-        """The sample lines of a family.
+        """Return the sample lines of a family.
 
         Labels that differed only in what had to be cleaned or cut are one series: counters and
         other quantities that add up are summed, of the rest the last one stands.
@@ -99,7 +99,7 @@ class Renderer:
 
 
 def body(blocks: Iterable[Block], style: Format) -> bytes:
-    """A whole exposition; metrics without samples are left out."""
+    """Return a whole exposition; metrics without samples are left out."""
     openmetrics = style is Format.OPENMETRICS
     parts: list[str] = []
     for metric, lines in blocks:
@@ -142,7 +142,7 @@ def negotiate(accept: str) -> Format:
 
 
 Check = Callable[[], tuple[bool, str]]
-"""Whether all is well, and if not, what is wrong, in words for a person."""
+"""Whether everything works, and a message if not."""
 
 DCGM, DCGM_HOSTNAME = "dcgm", "dcgm-hostname"
 """The names in `exposition.compat` that add the metrics of dcgm-exporter; the second with the label
@@ -183,12 +183,12 @@ class Exposition:
     def publish(self, make: Callable[[], Snapshot]) -> None:
         """Show this view from now on; `node` and `cluster` must stay the same.
 
-        It is made when it is first asked for, by the thread that asks.
+        It is made on the first request, by the requesting thread.
         """
         self._make = make
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
-        """The body of `/metrics` for an `Accept` header, and its media type.
+        """Return the body of `/metrics` for an `Accept` header, and its media type.
 
         The same bytes object for the same view, so that the server can keep what it makes of it.
         """
@@ -204,7 +204,7 @@ class Exposition:
             return self._bodies[style], style.value
 
     def index(self) -> bytes:
-        """The page `/` for people."""
+        """Return the page `/` for people."""
         ready, message = self.ready()
         with self._lock:
             view = self._view()
@@ -215,7 +215,7 @@ class Exposition:
         return page[3]
 
     def _view(self) -> Snapshot:
-        """The newest view. The lock must be held."""
+        """Return the newest view. The lock must be held."""
         make = self._make
         if self._made is None or self._made[0] is not make:
             self._made = (make, make())

@@ -14,20 +14,20 @@ Sample = tuple[tuple[str, ...], float]
 
 
 def _whole(scene: Derived) -> Iterator[tuple[Meter, NodeMeter]]:
-    """The meters of the whole node, and not of a module in it."""
+    """Yield the meters of the whole node, and not of a module in it."""
     for meter, node_meter in scene.books.node_meters.items():
         if not node_meter.parts:
             yield meter, node_meter
 
 
 def node_energy(scene: Derived) -> Iterator[Sample]:
-    """What the node's meter counted."""
+    """Yield what the node's meter counted."""
     for meter, node_meter in _whole(scene):
         yield (meter.name,), joules(node_meter.node_uj)
 
 
 def covered_energy(scene: Derived) -> Iterator[Sample]:
-    """What the meters inside came to in the same time."""
+    """Yield the energy of the child meters over the same time."""
     for meter, node_meter in _whole(scene):
         yield (meter.name,), joules(node_meter.children_uj)
 
@@ -39,14 +39,14 @@ def deficit(scene: Derived) -> Iterator[Sample]:
 
 
 def omits(scene: Derived) -> Iterator[Sample]:
-    """What it seems to leave out; 0 for everything that it is thought to include."""
+    """Yield what it appears to leave out; 0 for every component that it should include."""
     for meter, node_meter in _whole(scene):
         for component in node_meter.covers:
             yield (meter.name, component), int(component == node_meter.omits)
 
 
 def idle_power(scene: Derived) -> Iterator[Sample]:
-    """The learnt idle floor of each meter."""
+    """Yield the learned idle floor of each meter."""
     for meter, state in scene.books.meters.items():
         if state.idle_mw is not None:
             yield (meter.component, meter.name), state.idle_mw / MW_PER_W

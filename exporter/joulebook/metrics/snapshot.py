@@ -1,7 +1,7 @@
 """What the exposition shows: one immutable view of a node, published by the daemon each tick.
 
-All that `/metrics` and the page say comes from here, so that looking never changes anything and
-never waits for hardware, a lock of the daemon or a disk.
+`/metrics` and the status page are made from this alone, so that a request never changes anything
+and never waits for hardware, a lock of the daemon or a disk.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ HISTORY_POINTS = 900
 
 
 class SensorHealth(msgspec.Struct, frozen=True, gc=False):
-    """How a sensor fares. `errors` counts since the start of the daemon, by reason.
+    """The health of a sensor. `errors` counts since the start of the daemon, by reason.
 
-    `kind` says how it measures (`counter`, `power`, `replay`, ...). `last_success_s` is UTC in
+    `kind` is how it measures (`counter`, `power`, `replay`, ...). `last_success_s` is UTC in
     seconds, `None` before the first success.
     """
 
@@ -42,11 +42,11 @@ class SensorHealth(msgspec.Struct, frozen=True, gc=False):
     errors: Mapping[str, int] = {}
     last_success_s: float | None = None
     took_s: float | None = None
-    """How long the last look took."""
+    """Duration of the last poll."""
 
 
 class RateFeed(msgspec.Struct, frozen=True, gc=False):
-    """How a source of rates fares; `good_utc_s` is when it last gave a good answer."""
+    """The health of a rate source; `good_utc_s` is the time of its last usable response."""
 
     quantity: str
     source: str
@@ -56,7 +56,7 @@ class RateFeed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Build(msgspec.Struct, frozen=True, gc=False):
-    """What is running here."""
+    """The running version."""
 
     version: str = __version__
     revision: str = ""
@@ -105,8 +105,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     @property
     def power_w(self) -> dict[Component, float]:
-        """What is drawn now, by component: as devices say, and where they do not (CPU, memory),
-        the mean of the last seconds.
+        """Current power by component: as reported by devices, else (CPU, memory) the mean of the
+        last seconds.
         """
         reported = {
             s.meter: s.values["power_watts"] for s in self.devices if "power_watts" in s.values

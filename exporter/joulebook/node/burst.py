@@ -28,7 +28,7 @@ class Burst:
         self._counters: dict[Meter, _Counter] = {}
 
     def take(self, readings: Iterable[Reading]) -> list[Reading]:
-        """One glance in, what is to be kept of it and of the one before out."""
+        """Decide which of two consecutive burst readings to keep."""
         kept: list[Reading] = []
         for reading in readings:
             counter = self._counters.get(reading.meter)
@@ -44,7 +44,7 @@ class Burst:
         return kept
 
     def is_over(self, now_ns: int) -> bool:
-        """Whether every counter has stepped twice, or the time is up."""
+        """Return whether every counter has stepped twice, or the time is up."""
         return now_ns >= self._until_ns or all(
             counter.steps >= STEPS for counter in self._counters.values()
         )

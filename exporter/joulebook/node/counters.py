@@ -1,4 +1,4 @@
-"""What the log says of energy counters that stand still or run at a wrong rate."""
+"""Log energy counters that stand still or run at a wrong rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def say_audits(before: Books, after: Books) -> None:
-    """Say once which counter runs at another rate than its power says, and when it is right."""
+    """Log once if a counter's rate differs from its power, and when it recovers."""
     for meter, state in after.meters.items():
         known = before.meters.get(meter)
         was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
@@ -29,7 +29,7 @@ def say_audits(before: Books, after: Books) -> None:
 
 
 def say_stalls(before: Books, after: Books) -> None:
-    """Say once when a counter is given up, and when it is believed again."""
+    """Log once when a counter is given up, and when it is used again."""
     for meter, state in after.meters.items():
         known = before.meters.get(meter)
         if state.stalled == (known is not None and known.stalled):

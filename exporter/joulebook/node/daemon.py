@@ -1,13 +1,12 @@
-"""The tick loop: look at the sensors; now and then ask who holds what, book, and commit.
+"""The tick loop: poll the sensors; now and then collect claims, book, and commit.
 
-There are three beats. Sensors are polled every `interval_s`. The books are advanced and committed
-at each boundary (at most once a second), else every `commit_s`: counters remember what was
-consumed, so a crash between two commits loses no energy. What is shown is worked out when somebody
-asks.
+There are three rates. Sensors are polled every `interval_s`. The books are advanced and committed
+at each boundary (at most once a second), else every `commit_s`: counters keep what was consumed, so
+a crash between two commits loses no energy. The exposition is rendered on request.
 
-Everything slow or able to hang is elsewhere (sensors and sources have threads of their own, HTTP
-reads only what was published). A commit that fails loses nothing: the books go on in memory, and
-the next commit writes all that came since the last one.
+Everything slow or able to hang is elsewhere (sensors and sources have their own threads, HTTP only
+reads what was published). A failed commit loses nothing: the books continue in memory, and the next
+commit writes everything since the last one.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 _once = LogOnce(log)
 
 CLOCK_STEP_NS = NS_PER_S
-"""An NTP daemon slews what is less; a step of so much is worth a line in the log."""
+"""NTP daemons slew smaller offsets; a step of this much is logged."""
 
 MAX_SNAPSHOTS = 256
 """So many boundaries between two commits are reported apart."""
@@ -80,7 +79,7 @@ class Daemon:
         self._tick_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until `stop` is set, then commit what is known and let go of everything."""
+        """Tick until `stop` is set, then commit and close everything."""
         for worker in self._workers:
             worker.start()
         self._witnesses.open(self._boundary, self._books)
@@ -103,7 +102,7 @@ class Daemon:
             worker.stop()
 
     def tick(self, *, last: bool = False) -> None:
-        """Look at the sensors, and book if it is time; at the `last` one in any case."""
+        """Poll the sensors, and book if it is time, or if it is the `last` tick."""
         began = time.monotonic()
         changed = self._changed.is_set()
         due = last or self._is_due(began)
@@ -124,7 +123,7 @@ class Daemon:
         self._parts.health.ticked(read, [worker.problem for worker in self._workers])
 
     def _is_due(self, now: float) -> bool:
-        """Whether it is time to book: something happened, or nothing did for long."""
+        """Return whether it is time to book: something happened, or nothing did for long."""
         since_s, slack_s = now - self._booked_at, self._slack_s
         if self._books is not self._committed:
             return True
@@ -133,7 +132,7 @@ class Daemon:
         return since_s >= self._settings.commit_s - slack_s
 
     def _book(self) -> None:
-        """Advance the books by all that came in since they were last advanced, and commit."""
+        """Advance the books by everything that came in since the last time, and commit."""
         holdings = self._witnesses.heard(list(self._devices.values()))
         self._take_snapshot()
         now_ns, money = self._clock.now_ns(), self._parts.money
@@ -175,7 +174,7 @@ class Daemon:
         self._say_clock_step(tick.utc_offset_ns)
 
     def _say_omissions(self, before: Books) -> None:
-        """Say once when a meter of the whole node turns out not to measure all that it should."""
+        """Log once if a meter of the whole node leaves out a component."""
         for meter, each in self._books.node_meters.items():
             known = before.node_meters.get(meter)
             if not each.omits or (known is not None and known.omits == each.omits):
@@ -188,7 +187,7 @@ class Daemon:
             )  # fmt: skip
 
     def _say_clock_step(self, utc_offset_ns: int) -> None:
-        """Say when the wall clock was set: quarter hours follow it, and nothing else does."""
+        """Log when the wall clock was set; only quarter hours follow it."""
         step_ns = utc_offset_ns - self._utc_offset_ns
         self._utc_offset_ns = utc_offset_ns
         if abs(step_ns) >= CLOCK_STEP_NS:
@@ -220,7 +219,7 @@ class Daemon:
             self._parts.release.grant()
 
     def _ask(self, now: float, *, processes: bool) -> None:
-        """Ask for a look, and wait for it; `processes`: for process lists, too."""
+        """Request a poll, and wait for it; `processes`: with process lists."""
         if processes:
             self._processes_due = now + self._settings.process_interval_s - self._slack_s
         for worker in self._workers:
@@ -241,7 +240,7 @@ class Daemon:
         return bool(readings)
 
     def _on_module(self, claim: Claim) -> Claim:
-        """A claim on a die as one on its part of the module, which is the meter."""
+        """Return a claim on a die as one on its part of the module, which is the meter."""
         status = self._devices.get(claim.meter)
         if status is None or status.module is None or claim.instance:
             return claim
@@ -253,12 +252,12 @@ class Daemon:
         )
 
     def _identified(self, reading: Reading) -> Reading:
-        """Say of each process on the device whose it is; and under which marks it was."""
+        """Set the owner of each process on the device, and its marks."""
         reading = self._owners.identified(reading)
         return reading if reading.processes is None else self._parts.marked(reading)
 
     def _commit(self, now_ns: int) -> bool:
-        """Whether the books are durable."""
+        """Return whether the books are durable."""
         try:
             anchor = self._clock.anchor(now_ns)
             self._parts.store.commit(self._committed, self._books, self._backlog, anchor)
@@ -271,7 +270,7 @@ class Daemon:
         return True
 
     def _show(self) -> None:
-        """Publish what there is to show; the dear part of it is made if somebody asks."""
+        """Publish a snapshot; the expensive part is made on request."""
         parts, money = self._parts, self._parts.money
         rejected = {
             **{worker.sensor.name: worker.rejected for worker in self._workers},
@@ -311,7 +310,7 @@ def _shown(
     history: tuple[tuple[float, float], ...],
     today: DayTotals,
 ) -> Snapshot:
-    """A view with what is worked out only when somebody asks."""
+    """Return a snapshot with lazily derived values."""
     shared = sharing(books, devices, view.now_ns)
     energy_uj, bills = today.totals()
     return msgspec.structs.replace(

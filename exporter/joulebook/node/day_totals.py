@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from joulebook.core.evidence import Remainder, Subject, counted, summed
 from joulebook.core.ledger import series
@@ -11,8 +12,10 @@ from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.money.rates import RateSet
 from joulebook.core.workloads import Labels
 from joulebook.metrics.snapshot import RateFeed
-from joulebook.rates.poller import Poller
 from joulebook.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from joulebook.rates.poller import Poller
 
 
 class Charging:
@@ -35,7 +38,7 @@ class Charging:
         return self._poller.current if self._poller else RateSet()
 
     def feeds(self) -> tuple[RateFeed, ...]:
-        """How each source fares."""
+        """Return the health of each source."""
         return tuple(
             RateFeed(str(row.quantity), row.source, row.up, row.fetched_utc_s, row.errors)
             for row in (self._poller.health() if self._poller else ())
@@ -47,7 +50,7 @@ DAY_S = 86_400
 Owner = Labels | Remainder
 
 MAX_OWNERS = 1_000
-"""Owners that are told apart in a day; all others are one."""
+"""The most owners distinguished in a day; all others are one."""
 
 REST = Labels(experiment=series.OVERFLOW)
 
@@ -55,7 +58,7 @@ REST = Labels(experiment=series.OVERFLOW)
 class DayTotals:
     """Adds up what is booked to quarter hours of the current UTC day.
 
-    Any thread may ask for the totals: they are replaced as a whole.
+    Thread-safe: the totals are replaced as a whole.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class DayTotals:
         return who if who in known or len(known) < MAX_OWNERS else REST
 
     def totals(self) -> tuple[Mapping[Owner, int], Mapping[Owner, Charges]]:
-        """Microjoules booked since 00:00 UTC, and what was charged for them."""
+        """Return microjoules booked since 00:00 UTC, and their charges."""
         energy_uj, charges = self._totals
         bills: dict[Owner, dict[Charge, Exact]] = {}
         for (who, item), money in charges.items():

@@ -28,7 +28,7 @@ class Health:
     def __init__(
         self, workers: Sequence[SensorThread], *, lately_s: float, hang_s: float, idle: str = ""
     ) -> None:
-        """`idle` says why there is nothing to read: then no reading is waited for."""
+        """`idle` is why there is nothing to read: then no reading is expected."""
         self._workers = workers
         self._idle = idle
         self._lately_s = lately_s
@@ -42,7 +42,7 @@ class Health:
         self._sensor_problems: Sequence[str] = ()
 
     def ticked(self, read: bool, problems: Sequence[str]) -> None:
-        """A tick is over; `read` says whether it got a reading."""
+        """Record a tick; `read`: whether it got a reading."""
         self._ticked = time.monotonic()
         self._sensor_problems = problems
         if read:
@@ -65,7 +65,7 @@ class Health:
         self._ledger_problem = problem
 
     def ready(self) -> tuple[bool, str]:
-        """Whether a tick succeeded lately, and what is wrong if not."""
+        """Return whether a tick succeeded lately, and what is wrong if not."""
         now = time.monotonic()
         wrong = [
             f"sensor {name} has been hanging in a call for {stuck_s:.0f} s"
@@ -91,7 +91,7 @@ class Health:
         return (False, "\n".join(wrong)) if wrong else (True, self._idle or "ready")
 
     def _hanging(self) -> dict[str, float]:
-        """The sensors whose call hangs, and for how long (s)."""
+        """Return the sensors with a hanging call, and for how long (s)."""
         return {
             worker.sensor.name: stuck_s
             for worker in self._workers
@@ -108,7 +108,7 @@ class Health:
         self._hung = hung
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether a restart would not help."""
+        """Return whether a restart would not help."""
         stuck = max((worker.stuck_s() for worker in self._workers), default=0.0)
         silent = time.monotonic() - self._ticked
         if stuck > HANG_S:

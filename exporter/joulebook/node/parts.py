@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True):
     commit_s: float = 10.0
     process_interval_s: float = 2.0
     patience_s: float = 0.5
-    """For how long a tick waits for its sensors before it goes on without them."""
+    """How long a tick waits for its sensors before it continues without them."""
     sees_pids: bool = True
     """Whether pids mean here what they mean to the driver."""
     budgets: tuple[Allowance, ...] = ()
@@ -44,21 +44,21 @@ class Parts:
 
     Attributes:
         settings: What the loop needs of the configuration.
-        policy: How it books.
+        policy: The booking policy.
         clock: Node time.
-        store: Where it commits to.
-        books: What the store held at the start.
-        workers: One for each sensor.
-        sources: Who knows of workloads.
-        release: Who wants the driver released.
+        store: The ledger.
+        books: The books at the start.
+        workers: One per sensor.
+        sources: The workload sources.
+        release: Requests to release the driver.
         today: The totals of the day.
-        health: Told of every tick and commit.
-        publish: Handed what makes the view after each tick.
+        health: Notified of every tick and commit.
+        publish: Gets the snapshot's maker after each tick.
         masked: Applied to every user's name.
-        rejected: Counts the inputs that others rejected, by source and reason.
+        rejected: Counts inputs rejected elsewhere, by source and reason.
         money: The rates.
-        marked: Says of the processes in a reading which spans they were under.
-        host: Who counts those that use CPU and memory; `None`: nothing measures these.
+        marked: Annotates the processes in a reading with their spans.
+        host: Reads the use of CPU and memory; `None`: nothing measures these.
 
     """
 

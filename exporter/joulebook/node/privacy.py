@@ -1,4 +1,4 @@
-"""What is left of a user's name (`[privacy] users`), before anything is written or shown."""
+"""Mask users' names (`[privacy] users`) before anything is written or exposed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORTEST_KEY_BYTES = 16
 
 
 def mask(users: str, key_file: str) -> Mask:
-    """How names are treated: `plain` as they are, `hmac` as a keyed hash, `none` not at all.
+    """Return how names are treated: `plain` as they are, `hmac` as a keyed hash, `none` not at all.
 
     The same key on every node of a site gives the same hash, so that a user's jobs still add up.
     Raises `ConfigError` if the key cannot be used.

@@ -1,7 +1,7 @@
-"""`joulebook release`: asking a running daemon to let go of the driver for a while.
+"""`joulebook release`: ask a running daemon to release the driver for a while.
 
-The request is a small file beside the ledger, so it needs no port and outlives a restart of the
-daemon (a driver upgrade may well restart it). Only who may write the ledger may ask.
+The request is a small file next to the ledger, so it needs no port and survives a restart of the
+daemon (as during a driver upgrade). Only users who may write the ledger may request it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _once = LogOnce(log)
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Let go until `until_s` (UTC seconds). `granted` is set by the daemon once it has."""
+    """A request to release until `until_s` (UTC seconds). The daemon sets `granted`."""
 
     until_s: float
     granted: bool = False
@@ -31,7 +31,7 @@ REQUEST = msgspec.json.Decoder(Request)
 
 
 def request_path(ledger: Path) -> Path:
-    """Where the request for the daemon of this ledger lies."""
+    """Return where the request for the daemon of this ledger lies."""
     return ledger.with_name(ledger.name + ".release")
 
 
@@ -47,7 +47,7 @@ def ask(ledger: Path, until_s: float) -> None:
 
 
 def granted(ledger: Path, patience_s: float) -> bool:
-    """Wait until the daemon has let go; `False` if it has not in time."""
+    """Wait until the daemon has released the driver; `False` if not in time."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         request = _read(request_path(ledger))
@@ -68,7 +68,7 @@ class ReleaseHandler:
         self._file = ReloadedFile(self._load, first=None)
 
     def wanted(self) -> bool:
-        """Whether the driver is to be let go of now. A request whose time is over is removed."""
+        """Return whether to release the driver now. An expired request is removed."""
         try:
             self._file.refresh()
         except OSError as e:
@@ -83,7 +83,7 @@ class ReleaseHandler:
         return False
 
     def grant(self) -> None:
-        """Say that the driver was let go of."""
+        """Confirm that the driver was released."""
         request = self._file.value
         if request is None or request.granted or _read(self._path) != request:
             return  # Asked again meanwhile, or withdrawn: the next tick sees it.
@@ -121,7 +121,7 @@ def _read(path: Path) -> Request | None:
 
 
 def _load(path: Path) -> Request | None:
-    """The request, if there is one that can be understood. Raises `OSError`."""
+    """Return the request, if there is one that can be understood. Raises `OSError`."""
     try:
         return REQUEST.decode(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError, RecursionError):

@@ -1,7 +1,7 @@
 """One thread that calls one sensor, and may hang with it.
 
-The tick loop asks for a look and waits for it only so long. A boundary between workloads asks for
-a burst (`node.burst`). Whatever a sensor raises, its thread lives on and looks again.
+The tick loop requests a poll and waits for it for a limited time. A boundary between workloads
+requests a burst (`node.burst`). Whatever a sensor raises, its thread lives on and polls again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _faults = LogOnce(log)
 REOPEN_FIRST_S, REOPEN_MOST_S = 1.0, 30.0
 
 _ITSELF = "it"
-"""What is not read if a sensor fails as a whole."""
+"""What is not read if the whole sensor fails."""
 
 THREAD_DIED = "thread_died"
 """The reason of an error that ended a sensor's thread; it is started again."""
@@ -60,7 +60,7 @@ class SensorThread:
         self._failures: list[Failure] = []
         self._statuses: tuple[DeviceStatus, ...] = ()
         self.rejected: Mapping[str, int] = {}
-        """Figures of the driver that were not believed, by reason."""
+        """Implausible values of the driver, by reason."""
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._took_s: float | None = None
@@ -84,7 +84,7 @@ class SensorThread:
         self._thread.join(patience_s)
 
     def ask(self, *, processes: bool) -> None:
-        """Ask for one look; a slow sensor is only asked as often as it may be."""
+        """Request one poll; a slow sensor is only polled as often as it may be."""
         self._revive()
         with self._wake:
             if self._slow and (
@@ -97,9 +97,9 @@ class SensorThread:
             self._wake.notify()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the look that was asked for; `False` if it has not come in time.
+        """Wait for the requested poll; `False` if it is not done in time.
 
-        Nobody waits for a slow sensor: what it says is taken by a later tick.
+        A slow sensor is not waited for: a later tick takes its readings.
         """
         return self._slow or self._answered.wait(max(timeout_s, 0))
 
@@ -110,7 +110,7 @@ class SensorThread:
             self._wake.notify()
 
     def release(self, released: bool) -> None:
-        """Let go of the driver (`True`), or take hold of it again."""
+        """Release the driver (`True`), or reopen it."""
         with self._wake:
             self._released = released
             self._reopen_at = 0.0
@@ -118,7 +118,7 @@ class SensorThread:
 
     @property
     def is_open(self) -> bool:
-        """Whether the sensor holds its driver; one that reads files or asks a BMC holds none."""
+        """Return whether the sensor holds a driver; one that reads files or a BMC does not."""
         return self._open and self._paced is None
 
     def stuck_s(self) -> float:
@@ -146,7 +146,7 @@ class SensorThread:
         return PollResult(tuple(readings), tuple(failures), statuses)
 
     def health(self) -> SensorHealth:
-        """How the sensor fares, for the exposition."""
+        """Return the sensor's health."""
         answered = self._answered.is_set() or self._slow
         up = self._open and answered and (self._gave or not self._meters)
         return SensorHealth(
@@ -218,13 +218,13 @@ class SensorThread:
         return self._pace.least_s > 0
 
     def _due_in_s(self) -> float | None:
-        """When the sensor must be looked at though nobody asks; `None`: never."""
+        """Return when the sensor must be polled without a request; `None`: never."""
         if self._pace.most_s is None or not self._open:
             return None
         return max(self._looked_at + self._pace.most_s - time.monotonic(), 0.0)
 
     def _look(self, *, processes: bool) -> None:
-        """One look, or the reason why there is none, for every meter this sensor has had."""
+        """Poll once: a reading or a failure for every meter that this sensor has had."""
         self._in_call_since = began = time.monotonic()
         look, error = self._called(processes=processes)
         now_ns = self._clock.now_ns()
@@ -262,7 +262,7 @@ class SensorThread:
             self._answered.set()
 
     def _called(self, *, processes: bool) -> tuple[PollResult, SensorError | None]:
-        """What the sensor says, or why it could not (nothing and `None`: it is not due yet)."""
+        """Return the sensor's readings, or why there are none (`None`: not due yet)."""
         try:
             if self._released and self._paced is None:
                 self._close()
@@ -289,7 +289,7 @@ class SensorThread:
         return True
 
     def _say(self, failing: Mapping[str, str]) -> None:
-        """Log what began to fail, or for another reason, and what is read again."""
+        """Log new failures and reasons, and recoveries."""
         sensor = self.sensor.name
         for name, why in failing.items():
             level = logging.INFO if why == SUSPENDED else logging.WARNING
@@ -345,8 +345,5 @@ class SensorThread:
 
 def _fault(fault: Exception) -> SensorError:
     """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
-    return SensorError(
-        f"unexpected {fault!r}",
-        reason="fault",
-        remedy="This is a bug in Joulebook: please report it.",
-    )
+    remedy = "This is a bug in Joulebook: please report it."
+    return SensorError(f"unexpected {fault!r}", reason="fault", remedy=remedy)

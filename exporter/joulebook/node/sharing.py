@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from joulebook.core.attribution.claims import Holder, Tenure, admit
 from joulebook.core.attribution.gpu import seats, share_out
 from joulebook.core.attribution.outages import by_meter
@@ -38,9 +40,11 @@ class _Seats(NamedTuple):
 def sharing(
     books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int
 ) -> dict[Meter, Sharing]:
-    """Every device that anybody holds or uses now."""
+    """Return every device that is held or used now."""
     return {
-        each.meter: Sharing(each.holders, _draws(each, books, devices.get(each.meter)))
+        each.meter: _as_booked(
+            Sharing(each.holders, _draws(each, books, devices.get(each.meter))), books
+        )
         for each in _seats(books, devices, now_ns)
     }
 
@@ -59,10 +63,26 @@ def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> 
             yield _Seats(meter, holders, processes, instances)
 
 
+def _as_booked(shared: Sharing, books: Books) -> Sharing:
+    """Name holders as they are booked to now."""
+    if not books.renamed:
+        return shared
+    who = {each: None if each is None else books.booked_to(each) for each in shared.draws}
+    return Sharing(
+        tuple(
+            holder
+            if holder.workload is None
+            else msgspec.structs.replace(holder, workload=books.booked_to(holder.workload))
+            for holder in shared.holders
+        ),
+        {who[each]: part for each, part in shared.draws.items()},
+    )
+
+
 def _last_told(
     state: MeterState | None,
 ) -> tuple[tuple[ProcessUse, ...], tuple[InstanceUse, ...]]:
-    """The processes and instances of the last look that asked for them."""
+    """Return the processes and instances of the last poll with process lists."""
     readings = (*reversed(state.pending), state.base) if state is not None else ()
     processes = next((r.processes for r in readings if r.processes is not None), ())
     instances = next((r.instances for r in readings if r.instances is not None), ())
@@ -72,7 +92,7 @@ def _last_told(
 def _draws(
     shared: _Seats, books: Books, status: DeviceStatus | None
 ) -> dict[WorkloadId | None, float]:
-    """The power shared out as if it were the energy of a second."""
+    """Return the power shared out as if it were the energy of a second."""
     watts = 0.0 if status is None else status.values.get("power_watts", 0.0)
     second_uj = round(watts * MW_PER_W) * UJ_PER_MJ
     if not second_uj:

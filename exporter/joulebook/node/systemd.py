@@ -1,7 +1,7 @@
-"""Tells systemd that the daemon is up and that it lives: sd_notify(3), which is a datagram.
+"""Notify systemd that the daemon is ready and alive: sd_notify(3), a datagram.
 
-Kubernetes asks `/healthz` by itself; systemd waits to be reported, every half of `WatchdogSec`, and
-restarts a daemon that has fallen silent.
+Kubernetes polls `/healthz`; systemd expects a notification every half of `WatchdogSec`, and
+restarts a daemon that stops sending them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PATIENCE_S = 0.5
 
 
 class ServiceManager:
-    """The service manager that started this process; says nothing where there is none."""
+    """The service manager that started this process; silent if there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """`NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are systemd's."""
@@ -47,7 +47,7 @@ class ServiceManager:
 
     @contextmanager
     def reported(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
-        """Up while in the context, and alive for as long as `healthy` says so."""
+        """Notify readiness in the context, and liveness as long as `healthy` is true."""
         done = threading.Event()
 
         def beat() -> None:

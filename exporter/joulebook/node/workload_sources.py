@@ -1,9 +1,9 @@
 """All workload sources as one: who holds what, as the loop is reported in each tick.
 
-A source that raises is a fault of ours, often on something a user wrote: it must not stop the
-meters, nor the other sources. Its evidence is then not whole, so claims on record stand.
+A source that raises is a bug of ours, often triggered by user input: it must not stop the meters or
+the other sources. Its evidence is then incomplete, so claims on record stay.
 
-Who owns a process on a device is asked of the sources once in the process's life.
+The owner of a process on a device is looked up once in the process's life.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from joulebook.node.workloads.contract import (
 from joulebook.node.workloads.rejections import FAULT
 
 MAX_OWNERS = 10_000
-"""Processes whose owner is remembered; far more than run on one node's GPUs at a time."""
+"""The most processes whose owner is cached; far more than run on one node's GPUs."""
 
 ASK_AGAIN_S = 1.0
-"""A process that nobody knew may be known a moment later, when its pod has a name."""
+"""An unknown process may become known a moment later, when its pod has a name."""
 
 
 class ProcessOwners:
-    """Asks the sources in their order; the first that answers has the last word.
+    """Queries the sources in order; the first answer wins.
 
     There are none where pids are not those of the host: another process has that number here.
     """
@@ -101,30 +101,32 @@ class WorkloadSources:
         self._faults: Counter[str] = Counter()
 
     def open(self, boundary: Boundary, books: Books) -> None:
-        """Let all begin to watch, and go on from what the books held."""
+        """Start all sources, continuing from the books."""
         claims = tuple(claim for claim in books.claims if claim.t1_ns is None)
         held = {claim.workload for claim in claims}
+        # Sources know a workload by the name that it had first.
+        first = {renamed.now: id_ for id_, renamed in books.renamed.items()}
         facts = tuple(
-            self._unmasked(state.facts)
+            self._unmasked(msgspec.structs.replace(state.facts, id=first.get(id_, id_)))
             for id_, state in books.workloads.items()
-            if state.ended_ns is None or id_ in held
+            if (state.ended_ns is None or first.get(id_, id_) in held) and id_ not in books.renamed
         )
         for source in self._sources:
             source.open(boundary, Before(facts, claims, books.last_ns))
 
     def close(self) -> None:
-        """Let all stop watching."""
+        """Stop all sources."""
         for source in self._sources:
             source.close()
 
     def settled(self) -> None:
-        """What was last heard is durable."""
+        """Confirm that the last holdings are durable."""
         for source in self._sources:
             with self._apart(source, "settled"):
                 source.settled()
 
     def heard(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """What all of them know now; `devices` maps indexes, minors and UUIDs to meters."""
+        """Return what all of them know now; `devices` maps indexes, minors and UUIDs to meters."""
         claims: list[Claim] = []
         complete: set[Evidence] = set()
         facts: list[WorkloadFacts] = []
@@ -138,7 +140,7 @@ class WorkloadSources:
         return Holdings(tuple(claims), frozenset(complete), tuple(facts))
 
     def groups(self) -> list[UsageGroup]:
-        """Where the kernel counts what workloads use of the host, of all that know it."""
+        """Return where the kernel counts what workloads use of the host, of all that know it."""
         groups: list[UsageGroup] = []
         for source in self._sources:
             if isinstance(source, CountsHostUsage):
@@ -147,7 +149,7 @@ class WorkloadSources:
         return groups
 
     def refused(self) -> Mapping[str, Mapping[str, int]]:
-        """Inputs that were refused since the start, by source and reason."""
+        """Return the inputs rejected since the start, by source and reason."""
         counts = {name: dict(reasons) for name, reasons in self._refused.items()}
         for name, faults in self._faults.items():
             reasons = counts.setdefault(name, {})
@@ -166,7 +168,7 @@ class WorkloadSources:
 
     @contextmanager
     def _apart(self, source: WorkloadSource, asked: str) -> Iterator[None]:
-        """Keep what one source raises from the others: it is said once, and counted."""
+        """Contain an exception of one source: log it once, and count it."""
         key = f"{source.name} {asked}"
         try:
             yield

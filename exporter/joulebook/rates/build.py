@@ -1,4 +1,4 @@
-"""Make the poller that a configuration asks for, and read rates of the past."""
+"""Build the poller of a configuration, and read past rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds
 
 _MOST_S = 7 * DAY_S
-"""What a feed is asked for at once."""
+"""The time range requested from a feed at once."""
 
 
 class KnownRates(NamedTuple):
@@ -28,7 +28,7 @@ class KnownRates(NamedTuple):
 
 
 def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> KnownRates:
-    """The rates in [t0, t1) UTC. Holes stay holes, and a feed that fails is one. `ConfigError`."""
+    """Return the rates in [t0, t1) UTC; a failing feed is a hole. Raises `ConfigError`."""
     curves: dict[Quantity, StepCurve] = {}
     problems: dict[str, str] = {}
     for feed in feeds(rates, environ):
@@ -37,7 +37,10 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
             for more in _points(feed, rates.currency, t0_s, t1_s):
                 points = list(more)
         except FeedError as error:
-            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time range"
+            what = (
+                f"{feed.quantity} of {feed.source.name} is not known for all of this time "
+                "range range"
+            )
             problems[what] = str(error)
         curves[feed.quantity] = StepCurve(tuple(points))
     known = basis(rates)
@@ -53,7 +56,7 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
 
 
 def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[Point, ...]]:
-    """All that is known after each answer of a feed."""
+    """Yield all that is known after each answer of a feed."""
     step_s = max(t1_s - t0_s, 1) if feed.source.plan.local else _MOST_S
     points: tuple[Point, ...] = ()
     for start_s in range(t0_s, t1_s, step_s):
@@ -67,18 +70,18 @@ def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[P
 
 
 def cache_dir(config: Config) -> Path:
-    """Where the last good answers are kept."""
+    """Return where the last good answers are kept."""
     return Path(config.rates.cache_dir or Path(config.ledger.path).parent / "rates")
 
 
 def make_poller(config: Config, environ: Mapping[str, str], *, read_only: bool = False) -> Poller:
-    """The poller that the configuration asks for; not started. Raises `ConfigError`."""
+    """Return the configured poller, not started. Raises `ConfigError`."""
     cache = Cache(cache_dir(config), read_only=read_only)
     return Poller(feeds(config.rates, environ), basis(config.rates), cache)
 
 
 def charges(rates: Rates) -> frozenset[Charge]:
-    """What is charged once its rates are known: that for which every setting is made."""
+    """Return the items to charge: those with all their settings."""
     found = set()
     if rates.pue is not None:
         if rates.price.kind != "none":

@@ -1,7 +1,7 @@
 """The last good answers on disk, so that a restart, or a feed that is down, leaves no hole.
 
-One JSON file for each quantity, replaced as a whole. It is a cache: one that cannot be read or
-written is said aloud once, and done without.
+One JSON file for each quantity, replaced as a whole. If it cannot be read or written, that is
+logged once, and it is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_BYTES = 16 * 2**20
 
 
 class CachedRates(msgspec.Struct, frozen=True):
-    """What a source last said. `identity` names source, zone and currency that it is about."""
+    """The last data of a source. `identity` names source, zone and currency."""
 
     identity: str
     fetched_utc_s: int
@@ -45,7 +45,7 @@ class Cache:
         self._read_only = read_only
 
     def load(self, quantity: Quantity, identity: str) -> CachedRates | None:
-        """What was kept of that source; `None` if nothing was, or of another one."""
+        """Return the cached data of that source; `None` if there is none, or another's."""
         if self._folder is None:
             return None
         path = self._path(self._folder, quantity)
@@ -62,7 +62,7 @@ class Cache:
         return kept if (kept.v, kept.identity) == (VERSION, identity) else None
 
     def store(self, quantity: Quantity, kept: CachedRates) -> None:
-        """Replace what was kept, in one step: a reader or a crash finds the old or the new."""
+        """Replace the cached data in one step: a reader or a crash finds the old or the new."""
         if self._folder is None or self._read_only:
             return
         path = self._path(self._folder, quantity)

@@ -1,7 +1,7 @@
-"""What a source of rates is, how it says that it has none, and what can be a rate at all.
+"""The contract of rate sources, their errors, and plausible values.
 
 A further feed is one file with a class like those in `neso.py`: a name, a `Plan`, and `fetch`,
-which asks `http.Web`, reads the answer into points and raises a `FeedError`; and one line in
+which asks `http_client.Web`, reads the answer into points and raises a `FeedError`; and one line in
 `sources.py`. Holes, cache, back-off and age are looked after elsewhere.
 
 Negative prices are real (a third of sunny Sundays), a negative intensity is not. Bounds are wide:
@@ -20,17 +20,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
-from joulebook.errors import FeedWrong
+from joulebook.core.sanitize import one_line
+from joulebook.errors import FeedDenied, FeedWrong
+from joulebook.untrusted_files import read_secret, shown_path
+
+T = TypeVar("T")
 
 HOUR_S = 3600
 DAY_S = 86_400
+
+_MAX_KEY = 1024
 
 
 class Quantity(StrEnum):
@@ -41,7 +50,7 @@ class Quantity(StrEnum):
 
 
 class Plan(NamedTuple):
-    """How a source wants to be asked."""
+    """How a source should be queried."""
 
     every_s: float
     """From one question to the next."""
@@ -50,9 +59,9 @@ class Plan(NamedTuple):
     late_s: int = 0
     """How far behind now its newest value may end before it counts as late."""
     back_s: int = 2 * DAY_S
-    """How far back it is asked each time, since values are revised."""
+    """How far back it is queried each time, since values are revised."""
     local: bool = False
-    """Answers at once and without the network: not cached, asked before the first tick."""
+    """A local source: not cached, read before the first tick."""
 
 
 class RateSource(Protocol):
@@ -60,14 +69,14 @@ class RateSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is and for where, as people read it: `Energy-Charts DE-LU`."""
+        """Return its display name with the zone: `Energy-Charts DE-LU`."""
 
     @property
     def plan(self) -> Plan:
-        """How it wants to be asked."""
+        """Return how it should be queried."""
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """All it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
+        """Return all it knows of [t0, t1) UTC, in any order; points beyond that do no harm.
 
         What is not known is left out, never 0. Raises `FeedError`.
         """
@@ -84,6 +93,49 @@ def utc_s(text: str) -> int:
     return int(moment.timestamp())
 
 
+class ApiKey:
+    """The key of a feed: in a file, else in an environment variable. It is never shown."""
+
+    def __init__(self, file: Path | None, variable: str, environ: Mapping[str, str]) -> None:
+        self._file = file
+        self._variable = variable
+        self._found = environ.get(variable, "")
+
+    def __repr__(self) -> str:
+        return f"Key({self._file or self._variable})"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one to read."""
+        return self._file is not None or bool(self._found)
+
+    def read(self) -> str:
+        """The key, from the file as it is now. Raises `FeedDenied` (`no_key`)."""
+        where = shown_path(self._file) if self._file else self._variable
+        try:
+            text = read_secret(self._file).decode() if self._file else self._found
+        except (OSError, UnicodeDecodeError) as error:
+            why = (isinstance(error, OSError) and error.strerror) or "not text"
+            raise FeedDenied(f"the key in {where} cannot be read: {why}", reason="no_key") from None
+        key = text.strip()
+        if not key:
+            hint = "" if self._file else " (or set token_file)"
+            raise FeedDenied(f"no key in {where}{hint}", reason="no_key")
+        # It goes into a header: a line break in it would be another header.
+        if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
+            raise FeedDenied(f"the content of {where} is not a key", reason="no_key")
+        return key
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
+    """JSON as a typed value. Raises `FeedWrong` (`garbage`) saying what was expected where."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = one_line(str(error))
+        raise FeedWrong(f"{where}: unexpected JSON: {why}", reason="garbage") from None
+
+
 G_PER_KWH_MAX = 3_000
 """More than lignite in an old plant (about 1,300); Turkmenistan's mix is 1,306."""
 
@@ -97,7 +149,7 @@ _PER_KWH = {"kWh": Decimal(1), "MWh": Decimal(1000), "Wh": Decimal("0.001")}
 
 
 def price_nano(value: float | Decimal | str, unit: str, currency: str, where: str) -> int:
-    """A price in a unit like `EUR / MWh` as nano-currency per kWh.
+    """Return a price in a unit like `EUR / MWh` as nano-currency per kWh.
 
     Raises `FeedWrong` (`unit`, `currency`, `garbage`) if it is none, or in another currency.
     """
@@ -118,12 +170,12 @@ def grams_ug(value: float | Decimal | str, where: str) -> int:
 
 
 def unit_of(quantity: Quantity, currency: str) -> str:
-    """The unit that points of a quantity are in."""
+    """Return the unit that points of a quantity are in."""
     return UG_PER_KWH if quantity is Quantity.CARBON else nano_per_kwh(currency)
 
 
 def fault(point: Point, quantity: Quantity, currency: str) -> str:
-    """The reason word for a point that cannot be believed; empty if it can."""
+    """Return the reason word for an implausible point; empty if plausible."""
     if point.unit != unit_of(quantity, currency):
         return "unit"
     if quantity is Quantity.CARBON:
@@ -137,7 +189,7 @@ def fault(point: Point, quantity: Quantity, currency: str) -> str:
 def sift(
     points: Iterable[Point], quantity: Quantity, currency: str
 ) -> tuple[tuple[Point, ...], Counter[str]]:
-    """The points that can be believed, in order of time, and how many cannot, by reason.
+    """Return the plausible points in order of time, and the number of others by reason.
 
     Of several that start together the last counts.
     """

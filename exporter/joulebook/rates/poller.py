@@ -38,7 +38,7 @@ AHEAD_S = 2 * DAY_S
 _FIRST_RETRY_S = 30.0
 _LAST_RETRY_S = 3600.0
 _LONGEST_WAIT_S = 6 * 3600.0
-"""However long a feed asks us to wait."""
+"""The longest wait that a feed may demand."""
 _LOOK_BACK_S = 14 * DAY_S
 _IDLE_S = 3600.0
 
@@ -51,7 +51,7 @@ class FeedHealth(NamedTuple):
     up: bool
     """The last answer was good, and not late."""
     state: str
-    """`ok`, `new` (not asked yet), or the reason word of what is wrong now."""
+    """`ok`, `new` (not queried yet), or the reason of the current failure."""
     fetched_utc_s: int | None
     """When it last gave a good answer; `None`: never."""
     message: str
@@ -64,7 +64,7 @@ class FeedHealth(NamedTuple):
 
 
 class _Slot:
-    """What is known of one feed. Touched by one thread only."""
+    """The state of one feed. Used by one thread only."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -121,12 +121,12 @@ class Poller:
         return self._current
 
     def health(self) -> tuple[FeedHealth, ...]:
-        """How each source did when it was last looked at."""
+        """Return the health of each source at its last query."""
         return self._health
 
     @property
     def offers(self) -> Mapping[Quantity, QuantityRates]:
-        """All that sources said, without stand-ins: what the rates service passes on."""
+        """All data of sources, without stand-ins: what the rates service passes on."""
         return self._offers
 
     @property
@@ -135,7 +135,7 @@ class Poller:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Ask feeds from now on, in a thread of its own."""
+        """Start polling feeds in a thread."""
         self._thread = LastingThread("rates", self._run)
         self._thread.start()
 
@@ -146,13 +146,13 @@ class Poller:
             self._thread.join(1.0)
 
     def ask_all(self) -> None:
-        """Ask every source once, now, in this thread. Not for a poller that was started."""
+        """Query every source once in this thread. Not for a poller that was started."""
         for slot in self._slots:
             slot.due = self._monotonic_s()
         self.step()
 
     def step(self) -> float:
-        """Ask the sources that are due, publish, and return the seconds until the next is."""
+        """Query the due sources, publish, and return the seconds until the next is due."""
         for slot in self._slots:
             if slot.due <= self._monotonic_s() and not self._stop.is_set():
                 self._ask(slot)
@@ -222,7 +222,9 @@ class Poller:
     def _sifted(
         self, feed: Feed, said: Sequence[Point], now_s: int
     ) -> tuple[tuple[Point, ...], Counter[str]]:
-        """What can be believed, and what cannot, by reason. Raises `FeedError` if nothing can."""
+        """Return plausible points, and others by reason. Raises `FeedError` if none is
+        plausible.
+        """
         good, refused = sift(said, feed.quantity, self._basis.currency)
         # Milliseconds taken for seconds end up here; such a feed would never be late again.
         sane = tuple(p for p in good if p.start_utc_s < now_s + AHEAD_S + DAY_S)
@@ -285,7 +287,7 @@ class Poller:
 
 
 def _merged(old: tuple[Point, ...], new: tuple[Point, ...], now_s: int) -> tuple[Point, ...]:
-    """What was known, under what is said now."""
+    """Return the old points overlaid with the new ones."""
     # A figure without end (of a rates service whose settings were changed) ends with the next.
     if old and old[-1].end_utc_s is None:
         *rest, last = old

@@ -1,4 +1,4 @@
-"""Which source stands behind each `kind` of the configuration.
+"""The rate sources by `kind` in the configuration.
 
 A new feed is one file, one line in `PRICES` or `CARBON`, and its kind in `config.rates`.
 """
@@ -27,8 +27,8 @@ from joulebook.core.money.rates import (
     nano_per_kwh,
     whole,
 )
-from joulebook.http_client import ApiKey, Web
-from joulebook.rates.contract import Quantity, RateSource
+from joulebook.http_client import Web
+from joulebook.rates.contract import ApiKey, Quantity, RateSource
 from joulebook.rates.feeds.csv import CsvFile
 from joulebook.rates.feeds.electricity_maps import ElectricityMaps
 from joulebook.rates.feeds.energy_charts import EnergyChartsCarbon, EnergyChartsPrice
@@ -42,14 +42,14 @@ CARBON_TOKEN = "JOULEBOOK_RATES_CARBON_TOKEN"  # noqa: S105
 
 
 class FeedContext(NamedTuple):
-    """What factories are given beside their own section."""
+    """What factories get in addition to their section."""
 
     rates: Rates
     web: Web
     key: ApiKey
 
     def zone(self, section: Price | CarbonSection) -> str:
-        """The section's zone, else that of all."""
+        """Return the section's zone, else that of all."""
         return section.zone or self.rates.zone
 
 
@@ -123,7 +123,7 @@ CARBON: dict[str, Callable[[CarbonSection, FeedContext], RateSource]] = {
 
 
 class Feed(NamedTuple):
-    """A source, and what the configuration says of its use."""
+    """A source, and its configuration."""
 
     quantity: Quantity
     source: RateSource
@@ -133,7 +133,7 @@ class Feed(NamedTuple):
 
 
 def feeds(rates: Rates, environ: Mapping[str, str], web: Web | None = None) -> list[Feed]:
-    """The sources that a (valid) configuration asks for. Raises `ConfigError`."""
+    """Return the sources of a (valid) configuration. Raises `ConfigError`."""
     web = Web() if web is None else web
     found = []
     price, carbon = rates.price, rates.carbon
@@ -158,7 +158,7 @@ def _key(file: str, variable: str, environ: Mapping[str, str]) -> ApiKey:
 
 
 def basis(rates: Rates) -> RateSet:
-    """What of the rates is known without asking anybody: currency, zone, PUE, hardware."""
+    """Return the rates known without a query: currency, zone, PUE, hardware."""
     pue = StepCurve()
     if rates.pue is not None:
         source = rates.pue_source or "rates.pue"
@@ -178,25 +178,3 @@ def _hardware(pattern: str, gpu: Hardware) -> HardwareRate:
         Decimal(str(gpu.utilisation)),
     )
     return HardwareRate(pattern, nano, f"{where}.price")
-
-
-class Missing(NamedTuple):
-    """A setting without which a figure cannot be shown."""
-
-    key: str
-    without: str
-    """What is not shown for the lack of it."""
-
-
-def missing(rates: Rates) -> tuple[Missing, ...]:
-    """The settings that are not made, and what is therefore not known."""
-    found = []
-    if rates.price.kind == "none":
-        found.append(Missing("rates.price.kind", "cost of electricity"))
-    if rates.carbon.kind == "none":
-        found.append(Missing("rates.carbon.kind", "CO2e"))
-    if rates.pue is None:
-        found.append(Missing("rates.pue", "cost of electricity, CO2e, energy of the facility"))
-    if not rates.hardware:
-        found.append(Missing("rates.hardware", "cost of hardware"))
-    return tuple(found)

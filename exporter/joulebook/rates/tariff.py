@@ -46,13 +46,13 @@ class Country:
         self._point = Point(0, value, UG_PER_KWH, self.name, Quality.DEFAULT)
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """The figure, for all time: an older or newer year is not in the table."""
+        """Return the figure, for all time: an older or newer year is not in the table."""
         return (self._point,)
 
 
 @functools.cache
 def defaults() -> frozenset[str]:
-    """The sources that the figures of the table are shown with, to know one again by it."""
+    """Return the sources that the figures of the table are shown with, to know one again by it."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         return frozenset(_source(row) for row in csv.DictReader(file))
 
@@ -84,7 +84,7 @@ class Fixed:
         self._point = Point(0, value, unit, source, quality)
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """The constant, without begin or end."""
+        """Return the constant, without begin or end."""
         return (self._point,)
 
 
@@ -128,7 +128,7 @@ class Schedule:
         self._edges = sorted({0, *(m % _DAY_MINUTES for w in windows for m in (w[1], w[2]))})
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """The tariff from t0 to t1, a point for each change of price."""
+        """Return the tariff from t0 to t1, a point for each change of price."""
         points: list[Point] = []
         for start in [t0_s, *sorted({s for s in self._instants(t0_s, t1_s) if t0_s < s < t1_s})]:
             value = self._value(start)

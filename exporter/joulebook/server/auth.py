@@ -1,4 +1,4 @@
-"""Who may ask: passwords (bcrypt, one hash each), and the token of `GET /v1/postings`.
+"""Authentication: passwords (bcrypt, one hash each), and the token of `GET /v1/postings`.
 
 The token is shown as `Authorization: Bearer TOKEN` (RFC 6750). Where the web configuration file
 asks for a password, the token alone opens the postings; a proxy that shows a password there puts
@@ -21,8 +21,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-
-import bcrypt
 
 from joulebook.core.ledger.export import PATH
 from joulebook.errors import ConfigError
@@ -47,8 +45,8 @@ Asked = Callable[[int, str], bytes]
 class Tokens:
     """The tokens in a file, one a line, read again when the file changes.
 
-    Two lines let a token be replaced without a break. A file that cannot be read any more leaves
-    nobody in: the last good one may be what somebody wanted to be rid of.
+    Two lines allow replacing a token without a break. If the file becomes unreadable, no one is
+    admitted: the last token may have been revoked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +55,7 @@ class Tokens:
         self._digests = ReloadedFile(self._load)
 
     def fits(self, token: bytes) -> bool:
-        """Whether it is one of them; takes as long for a wrong as for a right one."""
+        """Return whether it is one of them; takes as long for a wrong as for a right one."""
         digests: tuple[bytes, ...] = ()
         try:
             if self._digests.refresh():
@@ -88,7 +86,7 @@ class Tokens:
 
 
 class HostNames:
-    """The names under which a server may be asked.
+    """The host names accepted by a server.
 
     A web page can make its own name point to this address (DNS rebinding), and would then read
     what is here in its reader's browser. The name is then that page's, not one of these.
@@ -97,7 +95,7 @@ class HostNames:
     def __init__(
         self, further: Iterable[str], resolv_conf: Path = Path("/etc/resolv.conf")
     ) -> None:
-        """Take `further` names beside this machine's own, and those below its search domains."""
+        """Accept `further` names, this machine's own, and those below its search domains."""
         self._names = {socket.gethostname().lower(), *(_plain(name) for name in further)}
         self._ends: tuple[str, ...] = _PRIVATE
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -106,11 +104,11 @@ class HostNames:
             self._ends += tuple(f".{_plain(d)}" for d in domains if "." in d.strip("."))
 
     def resolve(self) -> None:
-        """Ask what this machine is called in full; may wait for a name server."""
+        """Look up this machine's full name; may wait for a name server."""
         self._names.add(_plain(socket.getfqdn()))
 
     def has(self, header: bytes | None) -> bool:
-        """Whether a `Host` header may be answered; HTTP/1.0 has none."""
+        """Return whether a `Host` header may be answered; HTTP/1.0 has none."""
         name = _plain((header or b"").decode("latin-1"))
         host, colon, port = name.rpartition(":")
         name = host if colon and port.isdecimal() else name
@@ -135,14 +133,14 @@ class PostingsPages:
         self._tokens = tokens
 
     def allows(self, headers: Mapping[bytes, bytes]) -> bool | None:
-        """Whether a token that fits is shown; `None`: no token is."""
+        """Return whether a token that fits is shown; `None`: no token is."""
         scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
         shown = token.strip() if scheme.lower() == b"bearer" else headers.get(HEADER, b"")
         return self._tokens.fits(shown) if shown else None
 
 
 class PostingsQuery:
-    """The query of the page. Raises `ValueError` that says what would be right."""
+    """Parse the query of the page. Raises `ValueError` with what is expected."""
 
     def __init__(self, query: Mapping[str, str]) -> None:
         since, ledger_id = query.get("since", "0"), query.get("ledger", "")
@@ -158,7 +156,7 @@ __all__ = ["HEADER", "PATH", "Asked", "PostingsPages", "PostingsQuery", "Tokens"
 
 _DOMAINS = frozenset({"search", "domain"})
 _PRIVATE = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home.arpa", ".svc")
-"""Names that nobody can have on the internet (RFC 6761, 6762, 8375, .internal; Services)."""
+"""Names that cannot exist on the internet (RFC 6761, 6762, 8375, .internal; Services)."""
 
 _REMEMBERED = 64
 _LINE = 128
@@ -167,7 +165,7 @@ _WAIT_S = 25.0
 """For a turn; `Limits.answer_s` is longer."""
 _MAX_HEADER = 1024
 _MAX_PASSWORD = 72
-"""bcrypt looks at no more bytes; so does Go's, after which the file format is made."""
+"""bcrypt uses no more bytes; neither does Go's, which defines the file format."""
 
 
 class Passwords:
@@ -295,6 +293,8 @@ def _parse(header: bytes) -> tuple[str, bytes] | None:
 
 
 def _matches(password: bytes, digest: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - half a MiB that only users of passwords should pay
+
     try:
         return bcrypt.checkpw(password[:_MAX_PASSWORD], digest)
     except ValueError:

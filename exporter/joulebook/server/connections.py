@@ -1,4 +1,4 @@
-"""TCP connections of the HTTP server: who is let in, and who is cut.
+"""TCP connections of the HTTP server: limits and time-outs.
 
 uvicorn speaks HTTP on each connection; its own time-out covers idle ones only, and its own limit
 turns newcomers away. Here every connection is under a clock from the moment it is accepted, TLS
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
     """Open at a time, those in a handshake included."""
     head_bytes: int = 16384
     sweep_s: float = 1.0
-    """How often clocks and the web configuration file are looked at."""
+    """Time between checks of clocks and the web configuration file."""
 
 
 _told: set[str] = set()
@@ -75,7 +75,7 @@ class _Connection(H11Protocol):
     phase: Literal["head", "answer", "idle"] = "head"
 
     stir: Callable[[], None]
-    """Told of whatever a clock may have to be looked at for."""
+    """Notified of events that may start a clock."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -96,11 +96,11 @@ class _Connection(H11Protocol):
         self._enter("answer" if self._answering() else "idle")
 
     def rests(self) -> bool:
-        """Whether it waits for the next request, and owes nothing."""
+        """Return whether it waits for the next request, and owes nothing."""
         return self.phase == "idle" and not self._unread()
 
     def overdue(self, now: float, limits: Limits) -> bool:
-        """Whether the client has taken longer than it may."""
+        """Return whether the client has taken longer than it may."""
         if self.phase == "answer" or self._unread():
             if self._owing_since is None:
                 self._owing_since = now
@@ -244,7 +244,9 @@ class Listener:
         return connection
 
     def _make_room(self) -> None:
-        """Cut the one that has waited longest; one whose answer is under way only if all are."""
+        """Close the connection that has waited longest; one with a response under way only if all
+        have.
+        """
         if len(self._starting) + len(self._state.connections) < self._limits.connections:
             return
         self._rejected["evicted"] += 1
@@ -262,7 +264,7 @@ class Listener:
             victim.cancel()
 
     async def _sweep(self) -> None:
-        """Look at the clocks every second, while a connection does anything but rest."""
+        """Check the clocks every second, while any connection is not idle."""
         loop = asyncio.get_running_loop()
         while True:
             await self._stirred.wait()
@@ -320,7 +322,7 @@ class Listener:
         return WebConfig() if self._web is None else self._web.current
 
     def _stamp(self) -> None:
-        """Say in answers what second it is."""
+        """Update the date in responses."""
         now_s = int(time.time())
         if now_s != self._stamped_s:
             self._stamped_s = now_s

@@ -1,4 +1,4 @@
-"""Calls that may take long or hang, made beside the loop that serves HTTP."""
+"""Run calls that may take long or hang outside the loop that serves HTTP."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Busy(Exception):
 class WorkerPool:
     """A few threads that answer one kind of question, with a short line before them.
 
-    A call that hangs keeps its thread and its place in the line: more of the kind are refused
-    at once, and nothing else waits. The threads never keep the process alive (an executor of
-    the standard library would).
+    A hanging call keeps its thread and its place: more of the kind are rejected at once, and
+    nothing else waits. The threads never keep the process alive (an executor of the standard
+    library would).
     """
 
     def __init__(self, name: str, *, threads: int, line: int, timeout_s: float) -> None:
@@ -36,7 +36,7 @@ class WorkerPool:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     async def ask(self, question: Callable[[], T]) -> T:
-        """The answer of `question`, called in a thread. Raises `Busy`, and what it raises."""
+        """Return the result of `question`, run in a thread. Raises `Busy`, and what it raises."""
         if self._open >= self._line or self._closed:
             raise Busy(f"{self._name}: {self._open} calls open")
         loop = asyncio.get_running_loop()
@@ -66,7 +66,7 @@ class WorkerPool:
             self._awaited.discard(answer)
 
     def close(self) -> None:
-        """Refuse all who wait, from the loop; each thread ends after the call that it is in."""
+        """Reject all waiting calls, from the loop; each thread ends after its current call."""
         self._closed = True
         for answer in self._awaited:
             if not answer.done():

@@ -40,22 +40,22 @@ _PAGE_HEADERS = {
 
 
 class Pages(Protocol):
-    """What is served. Called from threads of the server, several at a time."""
+    """The content served. Called from several server threads at a time."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """The exposition in the format that the header `Accept` asks for, and its media type.
+        """Return the exposition in the format of the `Accept` header, and its media type.
 
         The same object again for the same snapshot: what is derived of it is then kept.
         """
 
     def ready(self) -> tuple[bool, str]:
-        """Whether a tick succeeded lately, and in words."""
+        """Return whether a tick succeeded lately, and in words."""
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether no supervisor need restart the daemon, and in words."""
+        """Return whether no supervisor need restart the daemon, and in words."""
 
     def index(self) -> bytes:
-        """The page for people, HTML in UTF-8."""
+        """Return the page for people, HTML in UTF-8."""
 
 
 class App:
@@ -154,7 +154,7 @@ class App:
     async def _guard(
         self, scope: Scope, web: WebConfig, handover: PostingsPages
     ) -> Response | None:
-        """Whom the page for collectors is refused: 401 without a token that fits, 403 to a user."""
+        """Check access to the page for collectors: 401 without a valid token, 403 for a user."""
         allowed = handover.allows(dict(scope["headers"]))
         if allowed:
             return None
@@ -215,7 +215,7 @@ class App:
         return PlainTextResponse(text + "\n", 200 if good else 503, {"Cache-Control": "no-store"})
 
     async def _ask(self, desk: WorkerPool, name: str, question: Callable[[], T]) -> T | Response:
-        """The answer, or the response that says why there is none."""
+        """Return the result, or an error response."""
         try:
             answer = await desk.ask(question)
         except Busy as busy:

@@ -83,7 +83,7 @@ class Server:
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """What was refused since the start, by reason.
+        """Return the rejections since the start, by reason.
 
         `handshake` (TLS failed or stalled), `slow_head`, `slow_answer`, `slow_idle` (a client
         took longer than it may; the phase it was in), `evicted` (the table was full), `busy`,

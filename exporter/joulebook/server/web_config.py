@@ -1,7 +1,7 @@
 """The exporter-toolkit web configuration file: TLS, client certificates, basic auth, headers.
 
 Format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md.
-Where Joulebook differs, it says so when the file is read, and never guards less than was asked:
+Differences are reported when the file is read, and never weaken protection:
 
 - `cert`, `key`, `client_ca` (inline PEM), `client_allowed_sans` and `rate_limit` are refused;
 - `RequireAnyClientCert` is refused: Python's TLS takes no certificate that it cannot verify.
@@ -103,13 +103,13 @@ class WebConfig:
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """bcrypt hashes by user name; empty: no password is asked for."""
+    """bcrypt hashes by user name; empty: no password is required."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Sent with every answer, in the place of those that it has by itself (lower case)."""
 
 
 def read_web_config(path: Path, note: Note = lambda path: path) -> WebConfig:
-    """Read the file and what it names, and `note` each of them before.
+    """Read the file and the files it names, calling `note` before each.
 
     Raises `ConfigError`; no message holds a value of the file.
     """
@@ -153,7 +153,7 @@ class WebConfigFile:
         return self._file.failures
 
     def refresh(self) -> bool:
-        """Look whether a file has changed; true if there is a new configuration. May block."""
+        """Check for changed files; return whether there is a new configuration. May block."""
         try:
             if not self._file.refresh():
                 return False

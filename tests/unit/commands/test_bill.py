@@ -83,7 +83,8 @@ def test_no_figure_of_a_bill_is_cut_at_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert "CO2e (kg)" in lines[2]
-    (row,) = [line for line in lines if "0.0003" in line]
+    assert "resnet50-imagenet-sweep-lr-0.0003" in "".join(line.split()[0] for line in lines if line)
+    (row,) = [line for line in lines if "12,345.60" in line and "a-user" in line]
     assert row.split()[-4:] == ["1.00", "4.00", "12,345.60", "33.3"]
     # The account has more than one line, so it has a sum.
     assert any(line.startswith("nlp, total") for line in lines)

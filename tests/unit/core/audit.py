@@ -15,6 +15,8 @@ Where each law is held, as a property of made-up worlds:
     time only goes on        test_ledger (a stepped clock, another cadence, a suspend)
     the core is pure         import contracts in pyproject.toml
 
+    all of them at once      unit/oracle: the whole daemon, against a second account of the truth
+
 What is asserted here holds in all of them that play a world.
 """
 

@@ -37,7 +37,8 @@ ORDER = {
     "Audit": "since load blocks learnt verdict ratio",
     "Learnt": "ratio windows",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
-    "extra scheduler_start_s named stage outcome",
+    "extra scheduler_start_s named stage outcome named_ns",
+    "Renamed": "now before from_ns",
     "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj tensor_ns tensor_known_ns",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",
@@ -49,7 +50,7 @@ ORDER = {
 KINDS = (
     "meters claims workloads experiments remainders remainder_gpu_ns evidence_uj method_uj gaps_ns "
     "foreign_ns affirmed_ns overflow last_ns charges remainder_bills unpriced_uj models census "
-    "supplies leaves_uj"
+    "supplies leaves_uj renamed"
 )
 """The kinds of rows, one for each field of the books."""
 

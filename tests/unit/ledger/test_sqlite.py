@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.unit.ledger.samples import (
 )
 
 from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Amount, Method, PostingKey
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadId
@@ -89,6 +91,55 @@ def test_random_books_come_back(states: list[Books], data: st.DataObject) -> Non
         store.close()
         with closing(SqliteStore(path, allow_volatile=True)) as again:
             assert again.load() == (before, last)
+
+
+def test_of_a_workload_that_goes_on_only_what_grows_is_written(
+    open_store: Open, path: Path
+) -> None:
+    store = open_store()
+    books = run(store, 2)
+    kinds = "SELECT kind, count(*) FROM state WHERE kind IN ('workloads', 'running') GROUP BY kind"
+    first = rows(path, kinds)
+    assert first == [("running", 1), ("workloads", 1)]
+    (base,) = rows(path, "SELECT value FROM state WHERE kind = 'workloads'")
+
+    def commit(**news: Any) -> None:
+        nonlocal books
+        state = msgspec.structs.replace(books.workloads[JOB], **news)
+        after = msgspec.structs.replace(books, workloads={JOB: state})
+        store.commit(books, after, Entry(), anchor(after))
+        books = after
+
+    commit(balance={Component.GPU: Amount(7, 1)}, final_ns=5)
+    assert rows(path, "SELECT value FROM state WHERE kind = 'workloads'") == [base]
+    commit(balance={Component.GPU: Amount(9, 1)}, ended_ns=6)
+    assert rows(path, kinds) == [("workloads", 1)], "its own row says all of it"
+    commit(hold_left_ns=1)
+    store.close()
+    again = open_store()
+    assert again.load() == (books, anchor(books))
+    gone = msgspec.structs.replace(books, workloads={})
+    again.commit(books, gone, Entry(), anchor(gone))
+    assert rows(path, kinds) == []
+
+
+def test_long_values_are_packed_and_plain_ones_are_read(open_store: Open, path: Path) -> None:
+    store = open_store()
+    books = run(store, 2)
+    name = "x" * 2000
+    state = msgspec.structs.replace(books.meters[GPU1], gap_reason=name)
+    after = msgspec.structs.replace(books, meters={**books.meters, GPU1: state})
+    store.commit(books, after, Entry(), anchor(after))
+    query = "SELECT key, value FROM state WHERE kind = 'meters'"
+    values = dict(rows(path, query))
+    assert all(len(value) < 512 for value in values.values())
+    store.close()
+    with sql(path) as conn:  # as an older joulebook wrote it
+        for key, value in values.items():
+            plain = zlib.decompress(value) if value[:1] == b"\x78" else value
+            conn.execute("UPDATE state SET value = ? WHERE key = ?", (plain, key))
+    assert len(max((value for _, value in rows(path, query)), key=len)) > 2000
+    assert open_store().load() == (after, anchor(after))
 
 
 def test_only_what_changed_is_written(open_store: Open, path: Path) -> None:
@@ -261,3 +312,19 @@ def test_a_lock_file_deleted_by_hand_does_not_let_two_daemons_book(
     run(store, 2)
     store.close()
     open_store()
+
+
+def test_a_disk_that_lets_nothing_be_rolled_back_does_not_end_the_daemon(
+    open_store: Open, path: Path
+) -> None:
+    store = open_store()
+    before, _ = store.load()
+    after, entry = tick(before, 0)
+    for steps in (*range(1, 9), 20, 50):
+        # sqlite gives up whatever it is asked, the end of the transaction too.
+        store._conn.set_progress_handler(lambda: 1, steps)
+        with pytest.raises(LedgerUnavailable):
+            store.commit(before, after, entry, anchor(after))
+    store._conn.set_progress_handler(None, 0)
+    store.commit(before, after, entry, anchor(after))
+    assert rows(path, "SELECT sum(energy_uj) FROM postings") == [(2 * 1_000_003,)]

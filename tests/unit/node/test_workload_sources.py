@@ -6,7 +6,7 @@ import msgspec
 from tests.unit.node.stand_ins import JOB, METER, Jobs
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.ledger.state import Books, WorkloadState
+from joulebook.core.ledger.state import Books, Renamed, WorkloadState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node.privacy import Mask
 from joulebook.node.workload_sources import WorkloadSources
@@ -32,6 +32,18 @@ def opened(masked: Mask = str) -> Before:
 
 def test_open_claims_and_the_facts_of_what_had_not_ended() -> None:
     assert opened() == Before((FACTS,), (OPEN,))
+
+
+def test_a_source_hears_of_what_was_renamed_by_the_name_that_it_knows() -> None:
+    later = JOB._replace(start=JOB.start + 20)
+    there = {
+        JOB: WorkloadState(FACTS, {}, 5, ended_ns=20),
+        later: WorkloadState(msgspec.structs.replace(FACTS, id=later, started_ns=20), {}, 20),
+    }
+    books = Books(claims=(OPEN,), workloads=there, renamed={JOB: Renamed(later, JOB, 20)})
+    source = Jobs()
+    WorkloadSources([source]).open(lambda _: None, books)
+    assert source.before == Before((msgspec.structs.replace(FACTS, started_ns=20),), (OPEN,))
 
 
 def test_a_masked_name_is_no_users_name() -> None:

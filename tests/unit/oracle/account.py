@@ -38,6 +38,10 @@ class Fault(AssertionError):
     """What joulebook says cannot be true."""
 
 
+class Undecided(Exception):
+    """Whether a counter may have wrapped twice hangs on a second: there is no one truth."""
+
+
 class Seen(NamedTuple):
     """One reading that the daemon got. `life` is the counter's, `outage`: the first after one."""
 
@@ -109,7 +113,8 @@ class Account:
         for reading, life, garbage in sorted(seen, key=lambda each: each[0].t_ns):
             meter = reading.meter
             known = self.seen[meter]
-            if known and reading.t_ns <= known[-1].reading.t_ns:
+            before = next((each.reading for each in reversed(known) if not each.garbage), None)
+            if before is not None and reading.t_ns <= before.t_ns:
                 continue
             self.seen[meter].append(Seen(reading, life, meter in self._resumed, garbage))
             if not garbage:
@@ -157,7 +162,7 @@ class Account:
 
     def steps(self, meter: Meter) -> list[Step]:
         """What each reading proved, in order; none for one that proves nothing."""
-        seen = [each for each in self.seen[meter] if not each.garbage]
+        seen = _proving(self.seen[meter])
         known = self._steps.setdefault(meter, [])
         # Readings only come and go at the end.
         while known and (len(known) >= len(seen) or known[-1][0] is not seen[len(known)]):
@@ -227,7 +232,8 @@ class Account:
         for step in self.steps(meter):
             if step.b_ns > edge_ns:
                 break
-            down_uj += step.energy_uj * step.outage
+            # A new life without proof may be noticed only after an outage that followed.
+            down_uj += step.energy_uj * (step.outage or step.unknown)
             reset_uj += step.energy_uj * step.unknown
             if step.unknown:
                 continue
@@ -293,6 +299,18 @@ def _could(step: Step, tales: Iterable[Tale], stays: Iterable[Stay]) -> Iterator
             yield stay.who
 
 
+def _proving(seen: Iterable[Seen]) -> list[Seen]:
+    """Leave out what proves nothing: lies, and the only look at a life that nothing tells of."""
+    found = [each for each in seen if not each.garbage]
+    for i in range(len(found) - 2, 0, -1):
+        before, now, later = found[i - 1 : i + 2]
+        told = now.reading.uptime_ns is not None or now.reading.energy_uj is None
+        told = told or now.reading.epoch != before.reading.epoch
+        if now.life not in {before.life, later.life} and not told:
+            del found[i]
+    return found
+
+
 def _step(before: Seen, now: Seen) -> Step:
     a, b = before.reading, now.reading
     energy_uj, a_ns, unknown = 0, a.t_ns, False
@@ -305,8 +323,12 @@ def _step(before: Seen, now: Seen) -> Step:
             a_ns = max(a_ns, b.t_ns - b.uptime_ns)
     elif b.wrap_uj is None:
         energy_uj = b.energy_uj - a.energy_uj
-    elif (b.max_power_mw or 0) * (b.t_ns - a.t_ns) // 1_000_000 < b.wrap_uj:
-        energy_uj = (b.energy_uj - a.energy_uj) % b.wrap_uj
+    else:
+        wraps_ns = b.wrap_uj * 1_000_000 // (b.max_power_mw or 1)
+        if abs(b.t_ns - a.t_ns - wraps_ns) < S:
+            raise Undecided
+        if b.t_ns - a.t_ns < wraps_ns:
+            energy_uj = (b.energy_uj - a.energy_uj) % b.wrap_uj
     return Step(a_ns, b.t_ns, energy_uj, now.outage, unknown)
 
 

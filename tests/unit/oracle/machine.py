@@ -122,13 +122,13 @@ class Card:
         energy_uj = self.counter_uj(true_ns) if self.counter else None
         if energy_uj is not None and self.wrap_uj is not None:
             energy_uj %= self.wrap_uj
-        # Two lies in a row that agree are the truth, as far as anybody can tell.
-        self.lied = energy_uj is not None and bool(self.garbage) and full and not self.lied
-        if energy_uj is not None and self.lied:
+        # One lie is enough: two that agree, with nothing between them on record, are the truth.
+        lies = energy_uj is not None and bool(self.garbage) and full and not self.lied
+        if energy_uj is not None and lies:
             small = self.garbage == "zero" and energy_uj > 10**12
             energy_uj = 0 if small else energy_uj + 10**14
-            self.garbage = ""
-        self.truth[node_ns, energy_uj] = (self.born_ns, self.lied)
+            self.lied = True
+        self.truth[node_ns, energy_uj] = (self.born_ns, lies)
         listed = tuple(p for pid, p in self.processes.items() if pid not in self.ends_ns)
         return Reading(
             self.meter,

@@ -109,7 +109,7 @@ class World(threading.Event):
         over = self.now.true_ns >= self.plan.length_ms * MS
         if over and not self.calm:
             self._be_calm()
-        self.pass_by(CALM_NS // 4 if self.calm else round((timeout or 0) * S))
+        self.pass_by(CALM_NS // 4 if self.calm else max(round((timeout or 0) * S), MS))
         if self.calm and self.now.true_ns >= self.calm_ns + CALM_NS:
             self.stopping = True
         return self.stopping
@@ -182,8 +182,9 @@ class World(threading.Event):
 
     def do_reload(self, card: int) -> None:
         each = self.card(card)
-        # A second life of a counter that tells no uptime may overtake the first unseen.
-        if each.wrap_uj is None and (each.uptime or each.lifetime_uj):
+        # Uptime is told in seconds: a short life may be overtaken by the next; without it, any.
+        is_told = each.uptime and self.now.true_ns - each.born_ns > 5 * S
+        if each.wrap_uj is None and (is_told or each.lifetime_uj):
             each.reload(self.now.true_ns)
 
     def do_hang(self, sensor: int, for_ms: int, stale: bool) -> None:

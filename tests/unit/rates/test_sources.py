@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from joulebook.config import load
-from joulebook.config.rates import NEEDS, Rates, days_of, minutes_of
+from joulebook.config.rates import NEEDS, Rates, days_of, minutes_of, missing
 from joulebook.core.money.rates import Quality
 from joulebook.errors import ConfigError
 from joulebook.rates.contract import Quantity
-from joulebook.rates.sources import CARBON, PRICES, Feed, basis, feeds, missing
+from joulebook.rates.sources import CARBON, PRICES, Feed, basis, feeds
 from joulebook.rates.tariff import Country
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import getpass
-import http.client
-import os
 import ssl
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from joulebook.commands.shared.options import Options
 from joulebook.config import Config, parse_listen
-from joulebook.errors import ConfigError, JoulebookError
+from joulebook.errors import ConfigError, HttpFailure, JoulebookError
+from joulebook.http_client import HttpAnswer, Web, basic, trusting
 from joulebook.server.web_config import read_web_config
 
 PASSWORD = "JOULEBOOK_PASSWORD"  # noqa: S105 - the name of the variable
@@ -29,13 +24,6 @@ class Unreachable(JoulebookError):
     """Raised if no daemon answers, or not as expected; the message says what to do."""
 
 
-class HttpAnswer(NamedTuple):
-    """An HTTP status and body."""
-
-    status: int
-    text: str
-
-
 class DaemonUrl:
     """A daemon at `base` (`https://host:port`). Ignores proxies in the environment."""
 
@@ -43,27 +31,14 @@ class DaemonUrl:
         self, base: str, *, user: str = "", password: str = "", tls: ssl.SSLContext | None = None
     ) -> None:
         self.base = base
-        self._headers = {"Accept": "text/plain", "User-Agent": "joulebook"}
-        if user:
-            token = base64.b64encode(f"{user}:{password}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {token}"
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _Stay()]
-        if tls is not None:
-            handlers.append(urllib.request.HTTPSHandler(context=tls))
-        self._opener = urllib.request.build_opener(*handlers)
+        self._headers = {"Accept": "text/plain", **(basic(f"{user}:{password}") if user else {})}
+        self._web = Web(timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES, tls=tls, proxied=False, hosts=1)
 
     def get(self, path: str) -> HttpAnswer:
         """Get a path. Raises `Unreachable`."""
-        request = urllib.request.Request(self.base + path, headers=self._headers)  # noqa: S310
         try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as response:
-                return HttpAnswer(response.status, _text(response.read(MAX_BYTES)))
-        except urllib.error.HTTPError as error:
-            with error:
-                return HttpAnswer(error.code, _text(error.read(MAX_BYTES)))
-        except urllib.error.URLError as error:
-            raise Unreachable(self._why(error.reason)) from None
-        except (OSError, http.client.HTTPException) as error:
+            return self._web.ask(self.base + path, headers=self._headers)
+        except HttpFailure as error:
             raise Unreachable(self._why(error)) from None
 
     def metrics(self) -> str:
@@ -78,29 +53,17 @@ class DaemonUrl:
             raise Unreachable(f"{self.base}/metrics returned status {answer.status}")
         return answer.text
 
-    def _why(self, reason: object) -> str:
-        if isinstance(reason, ssl.SSLCertVerificationError):
+    def _why(self, error: HttpFailure) -> str:
+        if error.reason == "certificate":
             return (
-                f"the certificate of {self.base} was rejected ({reason.verify_message}): give "
-                "its CA with --ca FILE, its host name with --url, or use --insecure"
+                f"the certificate of {self.base} was rejected ({error}): give its CA with --ca "
+                "FILE, its host name with --url, or use --insecure"
             )
-        if isinstance(reason, ssl.SSLError):
-            return f"{self.base}: TLS failed ({reason.reason or reason}); is it http://?"
-        if isinstance(reason, http.client.RemoteDisconnected | ConnectionResetError):
+        if error.reason == "tls":
+            return f"{self.base}: {error}; is it http://?"
+        if error.reason == "broken":
             return f"{self.base} closed the connection; is it https://?"
-        why = getattr(reason, "strerror", None) or reason
-        return f"no daemon answers at {self.base} ({why})"
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, since a password is meant for the named host only."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-def _text(body: bytes) -> str:
-    return body.decode("utf-8", "replace")
+        return f"no daemon answers at {self.base}: {error}"
 
 
 def url_of(config: Config) -> str:
@@ -132,24 +95,18 @@ def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> Daem
     if args.user:
         password = environ.get(PASSWORD) or _asked(args.user)
     base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/metrics')}"
-    return DaemonUrl(base, user=args.user or "", password=password, tls=_tls(args))
+    return DaemonUrl(
+        base,
+        user=args.user or "",
+        password=password,
+        tls=trusting(args.ca, "--ca", insecure=args.insecure),
+    )
 
 
 def _asked(user: str) -> str:
     if not sys.stdin.isatty():
         raise ConfigError(f"--user {user}: no terminal to prompt for the password; set {PASSWORD}")
     return getpass.getpass(f"Password of {user}: ")
-
-
-def _tls(args: Options) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=args.ca and os.fspath(args.ca))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--ca {args.ca}: not a certificate file: {error}") from None
-    if args.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _speaks_tls(config: Config) -> bool:

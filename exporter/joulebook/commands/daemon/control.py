@@ -9,10 +9,12 @@ from pathlib import Path
 
 from joulebook.commands.daemon.running import daemon_pid, described, lock_path
 from joulebook.commands.shared.options import Duration, Options, command, option
-from joulebook.commands.shared.text import Screen, moment, seconds, shown
+from joulebook.commands.shared.text import moment, seconds
 from joulebook.config import load
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.node import release
+from joulebook.terminal import Screen
 
 
 def main_config(args: Options) -> int:
@@ -101,8 +103,8 @@ def _no_answer(ledger: Path, patience_s: float, so: str) -> int:
         why = f"no daemon is running on ledger {ledger}: nobody holds {lock_path(ledger)}"
     else:
         why = (
-            f"the daemon, {shown(described(pid))}, has not answered within {patience_s:.0f} s; a "
-            "driver call may be hanging: see /readyz and its log"
+            f"the daemon, {one_line(described(pid))}, has not answered within {patience_s:.0f} s; "
+            "a driver call may be hanging: see /readyz and its log"
         )
     Screen(sys.stderr).say(f"joulebook release: {why}; {so}")
     return FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -77,6 +78,9 @@ def main(args: Options) -> int:
     while not stop.is_set():
         with assembly.assemble(config) as node:
             logger.info("serving http://%s/ and /metrics", node.address)
+            # What is loaded stays: no collection need ever look through it again.
+            gc.collect()
+            gc.freeze()
             if jobs:
                 jobs.start()
             with ServiceManager(os.environ).reported(node.healthy):

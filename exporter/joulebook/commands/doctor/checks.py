@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from joulebook.commands.daemon.running import daemon_pid
 from joulebook.commands.doctor.nvml_survey import Survey, survey
-from joulebook.config import Config
+from joulebook.config import Config, host_name
+from joulebook.ledger.query import LedgerReader
+
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -34,22 +36,22 @@ class Finding(NamedTuple):
 
 
 def ok(found: str) -> Finding:
-    """All is well."""
+    """Return a finding that all is well."""
     return Finding(Status.OK, found)
 
 
 def warn(found: str, todo: str = "") -> Finding:
-    """It works, but not as well as it could, or not as may have been intended."""
+    """Return a warning: it works, but not as well as it could, or not as may have been intended."""
     return Finding(Status.WARN, found, todo)
 
 
 def fail(found: str, todo: str = "") -> Finding:
-    """Energy is not measured, or not booked to its owner."""
+    """Return a failure: energy is not measured, or not booked to its owner."""
     return Finding(Status.FAIL, found, todo)
 
 
 def nothing(found: str) -> Finding:
-    """It does not apply here, and need not."""
+    """Return a finding that the check does not apply here."""
     return Finding(Status.NONE, found)
 
 
@@ -65,7 +67,7 @@ class Site:
     """The root for /etc, /run and configured paths outside /proc and /sys."""
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
-    hostname: str = field(default_factory=lambda: socket.gethostname().partition(".")[0])
+    hostname: str = field(default_factory=host_name)
     patience_s: float = 20.0
 
     def at(self, path: str | Path) -> Path:
@@ -76,6 +78,14 @@ class Site:
     def ledger(self) -> Path:
         """Return the ledger's path."""
         return self.at(self.config.ledger.path)
+
+    def from_ledger(self, read: Callable[[LedgerReader], T]) -> T | None:
+        """What the ledger says; `None` if it cannot: the checks of the ledger say why."""
+        try:
+            with LedgerReader(self.ledger) as reader:
+                return read(reader)
+        except Exception:  # There is none yet, it is not readable, or it is damaged.
+            return None
 
     @cached_property
     def survey(self) -> Survey:

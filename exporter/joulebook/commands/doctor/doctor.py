@@ -20,9 +20,11 @@ from joulebook.commands.doctor import (
 )
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail
 from joulebook.commands.shared.options import Options, command
-from joulebook.commands.shared.text import Screen, pad, several, shown, wrap
+from joulebook.commands.shared.text import several
 from joulebook.config import DEFAULT_PATH, Config, load
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, JoulebookError
+from joulebook.terminal import Screen, wrap
 
 FAILED = 1
 
@@ -98,14 +100,12 @@ def _findings(site: Site, checks: Sequence[Check]) -> Iterator[Finding]:
 
 
 def _lines(finding: Finding, screen: Screen) -> Iterator[str]:
-    margin = 8
-    width = screen.width - margin
-    label = screen.paint(pad(f"  {finding.status}", margin), _STYLES[finding.status])
-    for i, line in enumerate(wrap(shown(finding.found, 1000), width)):
-        yield (label if i == 0 else " " * margin) + line
+    label = f"  {finding.status:<6}"
+    first, *rest = wrap(one_line(finding.found, 1000), screen.width, label)
+    yield screen.paint(label, _STYLES[finding.status]) + first.removeprefix(label)
+    yield from rest
     if finding.todo:
-        for i, line in enumerate(wrap(shown(finding.todo, 1000), width - 3)):
-            yield " " * margin + ("-> " if i == 0 else "   ") + line
+        yield from wrap(one_line(finding.todo, 1000), screen.width, " " * len(label) + "-> ")
 
 
 @command()

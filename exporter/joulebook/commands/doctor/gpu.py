@@ -204,12 +204,7 @@ def _module_version(site: Site) -> str:
 
 def counters(site: Site) -> Iterator[Finding]:
     """Check the energy counters against power, as audited by the daemon."""
-    try:
-        with LedgerReader(site.ledger) as reader:
-            meters = reader.meters()
-    except Exception:  # no ledger yet, or unreadable: reported by the checks of the ledger
-        return
-    for state in meters:
+    for state in site.from_ledger(LedgerReader.meters) or ():
         name, audit = f"{state.meter.component} {state.meter.name}", state.audit
         if state.stalled:
             yield warn(

@@ -125,12 +125,7 @@ def names(site: Site) -> Iterator[Finding]:
 
 
 def _omissions(site: Site) -> Iterator[Finding]:
-    try:
-        with LedgerReader(site.ledger) as reader:
-            node_meters = reader.node_meters()
-    except Exception:  # no ledger yet, or not readable: the ledger's own checks say so
-        return
-    for meter, found in node_meters.items():
+    for meter, found in (site.from_ledger(LedgerReader.node_meters) or {}).items():
         if found.omits:
             yield warn(
                 f"the meter of the whole node ({meter.name}) reports less than the {found.omits} "

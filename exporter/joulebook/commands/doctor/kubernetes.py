@@ -10,7 +10,6 @@ from joulebook.commands.shared.text import several
 from joulebook.core.selectors import parse
 from joulebook.kubernetes_api.server import ApiError, ApiServer, body
 from joulebook.kubernetes_api.watch import LIST_READ_S
-from joulebook.node.assembly.workloads import node_name
 from joulebook.node.workloads.kubernetes.cgroups import log_folders
 from joulebook.node.workloads.kubernetes.device_ids import KubeletError
 from joulebook.node.workloads.kubernetes.informer import REMEDIES, pods_of
@@ -83,7 +82,7 @@ def names(site: Site) -> Iterator[Finding]:
     kubernetes = site.config.tenants.kubernetes
     if not is_here(site):
         return
-    node = node_name(site.config)
+    node = site.config.kubernetes_node()
     if not kubernetes.node_name and not site.config.node.name:
         yield warn(
             f"node name: {_NODE} is not set; using the host name {node}",

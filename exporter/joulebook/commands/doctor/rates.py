@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.money.rates import InForce, RateSet
-from joulebook.errors import LedgerError
 from joulebook.ledger.query import LedgerReader
 from joulebook.rates.build import charges, make_poller
-from joulebook.rates.sources import missing
 
 
 def settings(site: Site) -> Iterator[Finding]:
@@ -39,13 +37,12 @@ def in_force(site: Site) -> Iterator[Finding]:
                 f"{row.quantity}: no current value of {row.source} is cached",
                 "`joulebook rates --ask` queries it and shows what is wrong.",
             )
-    if site.ledger.exists() and rates.hardware:
+    if rates.hardware:
         yield from _models(site, poller.current)
 
 
 def _models(site: Site, rates: RateSet) -> Iterator[Finding]:
-    with LedgerReader(site.ledger) as ledger:
-        models = ledger.models()
+    models = site.from_ledger(LedgerReader.models) or {}
     for model in sorted(set(models.values())):
         if rates.hardware_for(model) is None:
             yield warn(
@@ -56,13 +53,7 @@ def _models(site: Site, rates: RateSet) -> Iterator[Finding]:
 
 def balance(site: Site) -> Iterator[Finding]:
     """Check law 1 for money: total charges equal the charges on record."""
-    if not site.ledger.exists():
-        return
-    try:
-        with LedgerReader(site.ledger) as ledger:
-            checks = ledger.charge_check()
-    except LedgerError:
-        return  # reported by the checks of the ledger
+    checks = site.from_ledger(LedgerReader.charge_check) or ()
     wrong = [check for check in checks if check.booked != check.rows]
     for check in wrong:
         yield fail(

@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -26,15 +25,17 @@ from joulebook.commands.job.text import as_json, as_list, as_statement
 from joulebook.commands.report.options import ledgers as ledger_options
 from joulebook.commands.report.source import ledgers
 from joulebook.commands.shared.options import Duration, Options, argument, command, option
-from joulebook.commands.shared.text import Screen, several, shown
+from joulebook.commands.shared.text import several
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
 from joulebook.core.report.totals import WorkloadTotals, totals
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource
 from joulebook.ledger.query import LedgerReader
 from joulebook.node.workloads.slurm.gres_conf import find_program
+from joulebook.terminal import Screen
 
 FAILED, USAGE = 1, 2
 
@@ -79,7 +80,7 @@ def main(args: Options) -> int:
     wanted = parse_id(args.id)
     if wanted is None:
         _complain(
-            f"{shown(args.id, 60)!r} is not a job id: expected 1234, 1234_7 (a task of an "
+            f"{one_line(args.id, 60)!r} is not a job id: expected 1234, 1234_7 (a task of an "
             "array), 1234+1 (a component), 1234.r1 (its run after a requeue), the name of a pod "
             "with the first 8 characters of its UID, or a name as shown by `joulebook top` "
             "(span-..., run-...)"
@@ -95,7 +96,7 @@ def main(args: Options) -> int:
     nodes = sorted({node for each in found for node in each.nodes})
     own = args.collected is None and not args.ledger and isinstance(origin, LedgerSource)
     node = nodes[0] if len(nodes) == 1 else None
-    where = f"node {shown(nodes[0])}" if node else several(len(nodes), "node")
+    where = f"node {one_line(nodes[0])}" if node else several(len(nodes), "node")
     now_s, screen = time.time(), Screen()
     if args.summary:
         for each in found:
@@ -151,7 +152,7 @@ def _append(args: Options, config: Config, wanted: JobId) -> int:
         return FAILED
     if args.node and output.batch_host and args.node != output.batch_host:
         return 0  # one node is enough: the one that ran the script
-    node = config.node.name or socket.gethostname().partition(".")[0]
+    node = config.node_name()
     with LedgerReader(config.ledger.path) as ledger:
         workload = WorkloadId(wanted.scheduler or "slurm", wanted.name)
         found = wait(lambda: find(ledger, latest_run(ledger, workload)), args.wait)
@@ -181,7 +182,7 @@ def _not_found(args: Options, config: Config, origin: ReportSource, wanted: JobI
     _complain(
         f"{several(len(known), 'job')} searched"
         + (" (the latest)" if len(known) == _COMPARED else "")
-        + f"; most similar: {', '.join(shown(name, 60) for name in nearest(wanted.name, known))}"
+        + f"; most similar: {', '.join(one_line(name, 60) for name in nearest(wanted.name, known))}"
     )
     _complain("jobs of other nodes are in their ledgers and in the collected one")
     return FAILED

@@ -9,12 +9,12 @@ import msgspec
 
 from joulebook.commands.shared import text
 from joulebook.commands.shared.charge_text import NO_RATES, came_to
-from joulebook.commands.shared.text import shown
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Method
 from joulebook.core.report.dataset import Selection
 from joulebook.core.report.totals import WorkloadTotals
 from joulebook.core.report.totals import totals as all_totals
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.ledger.query import LedgerReader
@@ -118,16 +118,16 @@ def _held(totals: WorkloadTotals) -> str:
     count = max(totals.workload.gpu_count, len(gpus))
     if not count:
         return "no GPU"
-    model = shown(totals.workload.extra.get("gpu_model", ""), _NAME_CHARS) or "GPU"
+    model = one_line(totals.workload.extra.get("gpu_model", ""), _NAME_CHARS) or "GPU"
     held_ns = max(totals.wall_ns or 0, totals.gpu.held_ns)
     return f"{count} x {model} ({held_ns / NS_PER_HOUR:,.4g} GPU-hours)"
 
 
 def _came_to(found: Found) -> str:
     labels = found.totals.workload.labels
-    whose = f"experiment {shown(labels.experiment, _NAME_CHARS) or text.UNKNOWN}"
+    whose = f"experiment {one_line(labels.experiment, _NAME_CHARS) or text.UNKNOWN}"
     if labels.account:
-        whose += f", account {shown(labels.account, _NAME_CHARS)}"
+        whose += f", account {one_line(labels.account, _NAME_CHARS)}"
     return f"{came_to(found.totals.bill) or f'cost and CO2e {NO_RATES}'}; {whose}"
 
 
@@ -141,11 +141,11 @@ def _of(found: Found, node: str, nodes: int) -> str:
         share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
         partial.append(f"only {share} of its GPU time is measured")
     if nodes > 1:
-        partial.append(f"covers node {shown(node)} only, one of {nodes:,} nodes")
+        partial.append(f"covers node {one_line(node)} only, one of {nodes:,} nodes")
     how = _measured(found.totals)
     if partial:
         return f"PARTIAL: {'; '.join(partial)} ({how})"
-    whose = "complete" if nodes == 1 else f"complete, on node {shown(node)}"
+    whose = "complete" if nodes == 1 else f"complete, on node {one_line(node)}"
     return f"{whose}, {how}"
 
 

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 from joulebook.commands.job.summary import ENOUGH
 from joulebook.commands.shared import text
 from joulebook.commands.shared.charge_text import NO_RATES, as_object, came_to
-from joulebook.commands.shared.text import UNKNOWN, Column, Screen, shown, table
+from joulebook.commands.shared.text import UNKNOWN
 from joulebook.core import units_text
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.money import amounts
 from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.sanitize import one_line
+from joulebook.terminal import Column, Screen, cut, wrap
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
@@ -43,15 +45,15 @@ _THIS_NODE = (
 )
 
 _LIST_COLUMNS = (
-    Column("JOB", least=8),
-    Column("USER", least=6, spare=3),
-    Column("EXPERIMENT", least=8, spare=2),
-    Column("BEGIN (UTC)", spare=4),
-    Column("LASTED", right=True, spare=1),
+    Column("JOB", name=True),
+    Column("USER", name=True, spare=4),
+    Column("EXPERIMENT", name=True, spare=3),
+    Column("BEGIN (UTC)", spare=5),
+    Column("LASTED", right=True, spare=2),
     Column("GPU-HOURS", right=True),
     Column("ENERGY", right=True),
     Column("IDLE", right=True),
-    Column("COST", right=True, spare=5),
+    Column("COST", right=True, spare=6),
 )
 
 
@@ -74,7 +76,7 @@ def as_statement(
     """Return the statement of a job; `alone`: from one node's ledger, which knows no other node."""
     job = totals.workload
     running = is_running(totals, now_s)
-    title = f"{_kind(job)} {shown(job.display or job.id.workload)} on {where}"
+    title = f"{_kind(job)} {one_line(job.display or job.id.workload)} on {where}"
     if running:
         title += " (so far: running, or its end is being booked)"
     fields = [
@@ -87,7 +89,7 @@ def as_statement(
         ("GPUs", _gpus(totals)),
         *_figures([totals]),
     ]
-    made = [screen.paint(text.cut(title, screen.width), "bold")]
+    made = [screen.paint(cut(title, screen.width), "bold")]
     for name, value in fields:
         made += _field(name, value, screen.width)
     if len(totals.by_meter) > 1:
@@ -98,9 +100,9 @@ def as_statement(
             "Nothing booked yet." if running else "Nothing was booked to it.",
         ]
     if totals.replayed:
-        made += ["", *text.wrap(text.REPLAYED, screen.width)]
+        made += ["", *wrap(text.REPLAYED, screen.width)]
     if alone:
-        made += ["", *text.wrap(_THIS_NODE, screen.width)]
+        made += ["", *wrap(_THIS_NODE, screen.width)]
     return made
 
 
@@ -109,7 +111,7 @@ def as_list(
 ) -> list[str]:
     """Return the tasks of an array or the runs of a requeued job, one per line, and their total."""
     running = sum(is_running(each, now_s) for each in found)
-    title = f"{text.several(len(found), 'workload')} of {shown(asked, 80)} on {where}"
+    title = f"{text.several(len(found), 'workload')} of {one_line(asked, 80)} on {where}"
     if running:
         title += f" ({running:,} so far: running, or their end is being booked)"
     unit, energies = units_text.in_column([e.total.energy_uj for e in found], units_text.ENERGY)
@@ -118,15 +120,13 @@ def as_list(
         for column in _LIST_COLUMNS
     ]
     rows = [_row(each, energy, now_s) for each, energy in zip(found, energies, strict=True)]
-    lines = table(columns, rows, screen.table_width)
     return [
-        screen.paint(text.cut(title, screen.width), "bold"),
+        screen.paint(cut(title, screen.width), "bold"),
         "",
-        screen.paint(lines[0], "dim"),
-        *lines[1:],
+        *screen.table(columns, rows),
         "",
         *(line for field in _figures(found) for line in _field(*field, screen.width)),
-        *(["", *text.wrap(text.REPLAYED, screen.width)] if any(e.replayed for e in found) else []),
+        *(["", *wrap(text.REPLAYED, screen.width)] if any(e.replayed for e in found) else []),
     ]
 
 
@@ -245,7 +245,7 @@ def _kind(job: ReportWorkload) -> str:
 
 
 def _known(value: str) -> str:
-    return shown(value) or UNKNOWN
+    return one_line(value) or UNKNOWN
 
 
 def _utc_s(utc_ns: int | None) -> float | None:
@@ -280,9 +280,9 @@ def _gpus(totals: WorkloadTotals) -> str:
     if not count:
         # Host energy was booked to it, so it is known to have held none.
         return "none" if totals.total.energy_uj else UNKNOWN
-    model = shown(totals.workload.extra.get("gpu_model", ""))
+    model = one_line(totals.workload.extra.get("gpu_model", ""))
     return f"{count} {model}".rstrip() + (
-        f" ({shown(names[0])})" if count == len(names) == 1 else ""
+        f" ({one_line(names[0])})" if count == len(names) == 1 else ""
     )
 
 
@@ -294,7 +294,7 @@ def _mean_power(gpu: Amount) -> str:
 def _shares(amounts: Mapping[Key, Amount], names: Mapping[Key, str], total: Amount) -> str:
     ranked = sorted(amounts.items(), key=lambda item: -item[1].energy_uj)
     parts = [
-        f"{text.percent(amount.energy_uj, total.energy_uj)} {names.get(key, shown(str(key)))}"
+        f"{text.percent(amount.energy_uj, total.energy_uj)} {names.get(key, one_line(str(key)))}"
         for key, amount in ranked
         if amount.energy_uj
     ]
@@ -308,24 +308,23 @@ def _meters(totals: WorkloadTotals, screen: Screen) -> list[str]:
         [a.held_ns or None for _, a in meters], ((NS_PER_HOUR, ""),), decimals=2
     )[1]
     cols = (
-        Column("METER", least=12),
+        Column("METER", name=True),
         Column("GPU-HOURS", right=True),
         Column(f"ENERGY ({unit})", right=True),
         Column("IDLE", right=True),
     )
     rows = [
-        [shown(meter.name), held, energy, text.percent(amount.idle_uj, amount.energy_uj)]
+        [one_line(meter.name), held, energy, text.percent(amount.idle_uj, amount.energy_uj)]
         for (meter, amount), held, energy in zip(meters, hours, energies, strict=True)
     ]
-    lines = table(cols, rows, screen.table_width)
-    return [screen.paint(lines[0], "dim"), *lines[1:]]
+    return screen.table(cols, rows)
 
 
 def _row(totals: WorkloadTotals, energy: str, now_s: float) -> list[str]:
     job = totals.workload
     lasted = _lasted(job) or ("running" if is_running(totals, now_s) else UNKNOWN)
     return [
-        shown(job.display or job.id.workload, 80),
+        one_line(job.display or job.id.workload, 80),
         _known(job.labels.user),
         _known(job.labels.experiment),
         _instant(job.started_utc_ns).removesuffix(" UTC"),
@@ -338,8 +337,4 @@ def _row(totals: WorkloadTotals, energy: str, now_s: float) -> list[str]:
 
 
 def _field(name: str, value: str, width: int) -> list[str]:
-    head = f"  {name:<12}"
-    return [
-        (head if i == 0 else " " * len(head)) + part
-        for i, part in enumerate(text.wrap(value, width - len(head)))
-    ]
+    return wrap(value, width, f"  {name:<12}")

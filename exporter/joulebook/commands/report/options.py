@@ -160,15 +160,16 @@ def statement() -> Callable[[F], F]:
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="Also write the rows it rests on, as CSV: `joulebook verify` recomputes every "
-            "figure from them. They hold the names of users and jobs.",
+            help="Also write the rows behind it as CSV, for `joulebook verify` to recompute "
+            "every figure. They contain names of users and jobs.",
         ),
         option(
             "--sign",
             heading=heading,
             type=FILE,
             metavar="KEY",
-            help="Sign the output with this SSH key (Ed25519, say): FILE.sig beside --output FILE.",
+            help="Sign the output with this SSH key (such as Ed25519): FILE.sig next to --output "
+            "FILE.",
         ),
         option(
             "--best",

@@ -33,23 +33,16 @@ from joulebook.commands.shared.charge_text import (
     money_columns,
 )
 from joulebook.commands.shared.options import Options, command, option
-from joulebook.commands.shared.text import (
-    Column,
-    Screen,
-    energy,
-    moment,
-    percent,
-    shown,
-    table,
-    wrap,
-)
+from joulebook.commands.shared.text import energy, moment, percent
 from joulebook.config import Config, load
+from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.amounts import NOTHING as NONE
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
@@ -57,7 +50,7 @@ from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
-from joulebook.rates.sources import missing
+from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
 
 
@@ -200,9 +193,9 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
         columns += money_columns("cost +/-", differences, "+")
         changed = [_changed_ug(line.restated or {}, line.booked) for line in rows]
         columns.append(co2e_column("CO2e +/-", changed, "+"))
-    titles = [Column(by, least=12), *(Column(each.title, right=True) for each in columns)]
+    titles = [Column(by, name=True), *(Column(each.title, right=True) for each in columns)]
     cells = [list(row) for row in zip(names, *(each.cells for each in columns), strict=True)]
-    for text in table(titles, cells, screen.table_width):
+    for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
     for said in _used(report):
@@ -210,7 +203,7 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates have no {item} for {energy(energy_uj)}: not charged")
     for text in (*lacking, *(sentence(f"Warning: {each}") for each in report.warnings)):
-        for line in wrap(shown(text, 1_000), screen.width):
+        for line in wrap(one_line(text, 1_000), screen.width):
             screen.say(line)
     for line in wrap(LIMITS, screen.width):
         screen.say(line)
@@ -220,7 +213,7 @@ def _name(line: ReportLine) -> str:
     if isinstance(line.owner, Remainder):
         return f"({line.owner})"
     user, account, experiment = line.owner
-    return shown(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
+    return one_line(" / ".join(filter(None, (account, user, experiment))) or "(no label)", 80)
 
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
@@ -269,7 +262,7 @@ def _used(report: OwnerReport) -> Iterator[str]:
         totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
     for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
         part = percent(energy_uj or held_ns, totals[quantity])
-        yield f"{quantity} as booked: {shown(name)} ({quality}) for {part} of what was charged"
+        yield f"{quantity} as booked: {one_line(name)} ({quality}) for {part} of what was charged"
 
 
 def _as_json(report: OwnerReport) -> dict[str, Any]:

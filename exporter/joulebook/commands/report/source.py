@@ -14,15 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import Screen, shown
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
+from joulebook.lab.report.sources import (
+    FOREVER_S,
+    LedgerSource,
+    NodeLedger,
+    ReportSource,
+    named,
+    own,
+)
 from joulebook.lab.report.wording import nearest
+from joulebook.terminal import Screen
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _CHARS = 60
@@ -44,7 +52,7 @@ def refuse_unknown(
         return
     known = _borne(source.account(*span, Selection()).workloads.values())
     option, name = next((each for each in lacking if each[1] not in known[each[0]]), lacking[0])
-    said = f"--{option} {shown(name, _CHARS)}: nothing was booked to it"
+    said = f"--{option} {one_line(name, _CHARS)}: nothing was booked to it"
     if name in known[option]:
         raise ConfigError(f"{said} that the other options leave ({got.source})")
     has = nearest(name, known[option]) or f"no {option} at all"
@@ -67,8 +75,8 @@ def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
             several = sorted(whose - {""})
             if len(several) > 1 and not asked >= set(several):
                 raise ConfigError(
-                    f"--experiment {shown(name, _CHARS)} exists in several {option}s: "
-                    f"{', '.join(shown(each, _CHARS) for each in several[:_NAMED])}; select "
+                    f"--experiment {one_line(name, _CHARS)} exists in several {option}s: "
+                    f"{', '.join(one_line(each, _CHARS) for each in several[:_NAMED])}; select "
                     f"one with --{option} NAME, or name each to combine them"
                 )
 
@@ -138,8 +146,8 @@ def ledgers(args: Options, config: Config) -> ReportSource:
                 "or --collected URL"
             )
         Screen(sys.stderr).say(f"no ledger at {path}; for the demo's, use --ledger demo={demo}")
-        return LedgerSource([own(str(demo), "demo")])
-    return LedgerSource([own(config.ledger.path, config.node.name)])
+        return LedgerSource([NodeLedger("demo", demo)])
+    return LedgerSource([own(config)])
 
 
 def _prometheus(url: str, args: Options) -> ReportSource:

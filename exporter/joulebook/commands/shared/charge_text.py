@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from joulebook.commands.shared.text import Column, Screen, moment, shown, table, wrap
+from joulebook.commands.shared.text import moment
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
+from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.collected import bills, rollup
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
+from joulebook.lab.report.formats.runs_csv import cell
+from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 CO2E = Charge(Item.CO2E)
@@ -114,9 +117,11 @@ COLUMNS = (
 def show_bill(bill: MonthBill, screen: Screen) -> None:
     """Print the bill as a table, with late entries and corrections below it."""
     state = (
-        f"closed on {moment(bill.closed_s)} by {shown(bill.closed_by)}" if bill.closed_s else "open"
+        f"closed on {moment(bill.closed_s)} by {one_line(bill.closed_by)}"
+        if bill.closed_s
+        else "open"
     )
-    whose = f", account {shown(bill.account)}" if bill.account else ""
+    whose = f", account {one_line(bill.account)}" if bill.account else ""
     screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
     screen.say()
     if not bill.lines:
@@ -125,9 +130,9 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     rows: list[tuple[str, str, Sequence[BillLine]]] = []
     for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
         lines = list(of_account)
-        rows += [(shown(str(line.owner), 80), entry(line), [line]) for line in lines]
+        rows += [(one_line(str(line.owner), 80), entry(line), [line]) for line in lines]
         if account and 1 < len(lines) < len(bill.lines):
-            rows.append((f"{shown(account, 60)}, total", "", lines))
+            rows.append((f"{one_line(account, 60)}, total", "", lines))
     rows.append(("total", "", bill.lines))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
@@ -136,7 +141,7 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     for each in bill.corrections:
         said = (
             f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
-            f"{shown(each.who)}: {shown(each.why, 200)}"
+            f"{one_line(each.who)}: {one_line(each.why, 200)}"
         )
         for text in wrap(said, screen.width):
             screen.say(text)
@@ -147,15 +152,14 @@ def _table(
 ) -> list[str]:
     """Return the columns: names, kind of entry (if any), and figures."""
     columns = figures([bills.total(lines) for _, _, lines in rows])
-    names = [Column(titles[0], least=12)]
+    names = [Column(titles[0], name=True)]
     cells = [[name for name, _, _ in rows]]
     if any(what for _, what, _ in rows):
-        names.append(Column(titles[1], least=10))
+        names.append(Column(titles[1], name=True))
         cells.append([what for _, what, _ in rows])
-    return table(
+    return screen.table(
         [*names, *(Column(each.title, right=True) for each in columns)],
         list(zip(*cells, *(each.cells for each in columns), strict=True)),
-        screen.table_width,
     )
 
 
@@ -192,7 +196,10 @@ def as_csv(bill: MonthBill) -> str:
         amount, _ = bills.total([line])
         currencies = sorted({charge.currency for charge in line.billed} - {""}) or [""]
         for currency in currencies:
-            row = _fields(bill, line)
+            row = {
+                key: cell(value) if isinstance(value, str) else value
+                for key, value in _fields(bill, line).items()
+            }
             # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
@@ -207,7 +214,7 @@ def as_csv(bill: MonthBill) -> str:
                 "cost": _money(net(line.billed).get(currency)),
                 "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
             }
-            writer.writerow({key: _no_formula(value) for key, value in row.items()})
+            writer.writerow(row)
     return out.getvalue().rstrip("\n")
 
 
@@ -291,14 +298,3 @@ def _decimal(value: int, per: int) -> str:
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, per)
     return f"{sign}{whole}.{rest * NANO // per:09}"
-
-
-def _no_formula(value: object) -> object:
-    # Spreadsheets would run such text as a formula; names come from users.
-    if isinstance(value, str) and value[:1] in set("=+@\t\r") | {"-"} and not _is_number(value):
-        return f"'{value}"
-    return value
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdigit()

@@ -17,7 +17,6 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
 from joulebook.commands.report.options import places
 from joulebook.commands.report.source import source
 from joulebook.commands.shared.options import FILE, Duration, Options, command, option
-from joulebook.commands.shared.text import Screen
 from joulebook.commands.top import users
 from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
@@ -27,6 +26,7 @@ from joulebook.errors import InputError
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.terminal import Screen
 
 FAILED = 1
 LEAST_INTERVAL_S = 0.2

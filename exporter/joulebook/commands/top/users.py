@@ -7,25 +7,27 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from joulebook.commands.shared import text
-from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
+from joulebook.commands.shared.text import NOTHING
 from joulebook.commands.top.scrape import NodeScrape
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report.dataset import ReportData
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.report.prometheus_api import PrometheusApi
+from joulebook.terminal import Column, Screen, cut, wrap
 
 DAY_S = 86_400
 POWER = "sum by (user) (joulebook_workload_power_watts)"
 
 _COLUMNS = (
-    Column("USER", least=8),
+    Column("USER", name=True),
     Column("POWER", right=True),
     Column("ENERGY", right=True),
-    Column("SHARE", right=True, spare=2),
+    Column("SHARE", right=True, spare=3),
     Column("IDLE", right=True),
-    Column("GPU TIME", right=True, spare=1),
-    Column("JOBS", right=True, spare=3),
+    Column("GPU TIME", right=True, spare=2),
+    Column("JOBS", right=True, spare=4),
 )
 
 
@@ -93,31 +95,30 @@ def lines(everybody: Sequence[User], account: ReportData, screen: Screen, note: 
     )
     total = nobody + sum(user.amount.energy_uj for user in everybody)
     known = [user.power_w for user in everybody if user.power_w is not None]
-    head = f"joulebook  {shown(account.source)}   {text.several(len(everybody), 'user')}"
+    head = f"joulebook  {one_line(account.source)}   {text.several(len(everybody), 'user')}"
     if known:
         head += f"   {text.power(sum(known))} now"
     rows = [_row(user, total) for user in everybody]
-    made = [screen.paint(text.cut(head, screen.width), "bold"), ""]
+    made = [screen.paint(cut(head, screen.width), "bold"), ""]
     if rows:
-        first, *rest = table(_COLUMNS, rows, screen.width)
-        made += [screen.paint(first, "dim"), *rest]
+        made += screen.table(_COLUMNS, rows, width=screen.width)
     else:
         made.append("No energy was consumed since midnight (UTC).")
     made.append("")
     said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)}"
     if total:
         said += f", {text.energy(nobody)} of it unattributed ({text.percent(nobody, total)})"
-    made += text.wrap(said, screen.width)
+    made += wrap(said, screen.width)
     for each in (note, *account.warnings):
         if each:
-            made += text.wrap(shown(each, 500), screen.width)
+            made += wrap(one_line(each, 500), screen.width)
     return made
 
 
 def _row(user: User, total_uj: int) -> list[str]:
     amount = user.amount
     return [
-        shown(user.name, 80) or "(not known)",
+        one_line(user.name, 80) or "(not known)",
         NOTHING if user.power_w is None else text.power(user.power_w),
         text.energy(amount.energy_uj),
         text.percent(amount.energy_uj, total_uj),

@@ -23,11 +23,11 @@ from pathlib import Path
 import click
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import Screen
 from joulebook.core.energy.calibration import Fit, fit
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.trace.format import Trace, TraceRecord, read_trace
 from joulebook.node.sensors.trace.player import find_trace
+from joulebook.terminal import Screen
 from joulebook.units import MW_PER_W, NS_PER_S, UJ_PER_J
 
 WINDOW_S = 10.0
@@ -176,16 +176,19 @@ def _at(curve: Curve, t_s: float) -> float:
 
 @command()
 @argument("trace", type=FILE, help="A trace of `joulebook record`.")
-@argument("meter", type=FILE, help="What the meter said: CSV with t_s,watts.")
+@argument("meter", type=FILE, help="Readings of the power meter: CSV with t_s,watts.")
 @option(
-    "--gpu", default="", metavar="GPU", help="Whose power it is: a place in the trace, or a name."
+    "--gpu",
+    default="",
+    metavar="GPU",
+    help="The measured GPU: its index in the trace, or its name.",
 )
 @option(
     "--shift",
     type=float,
     default=0.0,
     metavar="SECONDS",
-    help="To be added to the meter's times, so that 0 is the beginning of the trace.",
+    help="Seconds to add to the meter's times, so that 0 is the start of the trace.",
 )
 @option(
     "--window",
@@ -193,7 +196,7 @@ def _at(curve: Curve, t_s: float) -> float:
     default=WINDOW_S,
     show_default=True,
     metavar="SECONDS",
-    help="Both are compared as means over so long.",
+    help="Seconds over which the means are compared.",
 )
 @option(
     "--meter-error",
@@ -201,9 +204,9 @@ def _at(curve: Curve, t_s: float) -> float:
     default=0.01,
     show_default=True,
     metavar="RATIO",
-    help="The meter's own error, of its data sheet; it is added to what the fit leaves.",
+    help="The meter's own error, from its data sheet; added to the remaining error of the fit.",
 )
-@option("--source", default="", metavar="TEXT", help="Who measured it, with what and when.")
+@option("--source", default="", metavar="TEXT", help="Who measured it, with what, and when.")
 def calibrate(options: Options) -> int:
-    """Fit a GPU's readings to a power meter, and print the [calibration] that follows."""
+    """Fit a GPU's readings to a power meter, and print the resulting [calibration]."""
     return main(options)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from joulebook.clock import NodeClock
 from joulebook.commands.shared.options import FILE, Duration, Options, argument, command, option
-from joulebook.commands.shared.text import Screen, seconds, several, size
+from joulebook.commands.shared.text import seconds, several, size
 from joulebook.errors import ConfigError, SensorError
 from joulebook.node.sensors.contract import PollResult, Sensor
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
 from joulebook.node.sensors.trace.recorder import TraceWriter
+from joulebook.terminal import Screen
 
 FAILED = 1
 LEAST_EVERY_S = 0.001

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from joulebook.commands.shared import text
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
-from joulebook.commands.shared.text import NOTHING, Column, Screen, shown, table
+from joulebook.commands.shared.text import NOTHING
 from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
 from joulebook.config import load
 from joulebook.core.attribution.claims import Claim, Evidence
@@ -21,10 +21,12 @@ from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder
 from joulebook.core.ledger import advance
 from joulebook.core.ledger.state import Books
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node import burst
 from joulebook.node.sensors.trace.format import Trace, read_trace
 from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
+from joulebook.terminal import Column, Screen, cut
 from joulebook.units import NS_PER_S, ns_from_s
 
 
@@ -54,19 +56,19 @@ class Outcome:
 
 
 _METERS = (
-    Column("GPU", least=10),
-    Column("MODEL", least=8, spare=2),
+    Column("GPU", name=True),
+    Column("MODEL", name=True, spare=3),
     Column("READ", right=True),
     Column("BOOKED", right=True),
-    Column("PENDING", right=True, spare=1),
+    Column("PENDING", right=True, spare=2),
     Column("GAPS", right=True),
 )
 _SUBJECTS = (
-    Column("JOB", least=13),
-    Column("USER", least=6, spare=2),
-    Column("ACCOUNT", least=7, spare=3),
-    Column("EXPERIMENT", least=8),
-    Column("GPU TIME", right=True, spare=1),
+    Column("JOB", name=True),
+    Column("USER", name=True, spare=3),
+    Column("ACCOUNT", name=True, spare=4),
+    Column("EXPERIMENT", name=True),
+    Column("GPU TIME", right=True, spare=2),
     Column("ENERGY", right=True),
     Column("SHARE", right=True),
 )
@@ -79,31 +81,27 @@ def lines(outcome: Outcome, screen: Screen) -> list[str]:
     booked_uj = sum(state.booked_uj for state in books.meters.values())
     posted_uj = sum(amount.energy_uj for amount in outcome.postings.values())
     title = (
-        f"{shown(outcome.name)}: {text.several(len(books.meters), 'GPU')}, "
+        f"{one_line(outcome.name)}: {text.several(len(books.meters), 'GPU')}, "
         f"{text.duration(outcome.span_ns)}, {text.several(outcome.readings, 'reading')}"
     )
-    meters = table(_METERS, list(_meter_rows(outcome)), width)
-    subjects = table(_SUBJECTS, list(_subject_rows(outcome, posted_uj)), width)
     methods = ", ".join(
         f"{text.percent(uj, posted_uj)} {method.value}"
         for method, uj in books.method_uj.items()
         if uj
     )
     gaps = ", ".join(
-        f"{text.duration(lost_ns)} {shown(reason)}" for reason, lost_ns in _gaps(books).items()
+        f"{text.duration(lost_ns)} {one_line(reason)}" for reason, lost_ns in _gaps(books).items()
     )
     if outcome.balanced:
         verdict = screen.paint("balanced to the microjoule", "green")
     else:
         verdict = screen.paint(f"OFF BY {booked_uj - posted_uj:,} uJ", "red")
     return [
-        screen.paint(text.cut(title, width), "bold"),
+        screen.paint(cut(title, width), "bold"),
         "",
-        screen.paint(meters[0], "dim"),
-        *meters[1:],
+        *screen.table(_METERS, list(_meter_rows(outcome)), width=width),
         "",
-        screen.paint(subjects[0], "dim"),
-        *subjects[1:],
+        *screen.table(_SUBJECTS, list(_subject_rows(outcome, posted_uj)), width=width),
         "",
         f"Read       {text.exact_energy(read_uj)}",
         f"Posted     {text.exact_energy(posted_uj)}",
@@ -119,8 +117,8 @@ def _meter_rows(outcome: Outcome) -> Iterable[list[str]]:
     for meter, state in outcome.books.meters.items():
         lost_ns = sum(ns for (where, _), ns in outcome.books.gaps_ns.items() if where == meter)
         yield [
-            shown(meter.name),
-            shown(models.get(meter.name, "")).removeprefix("NVIDIA ") or NOTHING,
+            one_line(meter.name),
+            one_line(models.get(meter.name, "")).removeprefix("NVIDIA ") or NOTHING,
             text.energy(state.read_uj),
             text.energy(state.booked_uj),
             text.energy(state.read_uj - state.booked_uj),
@@ -139,7 +137,7 @@ def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
         else:
             job = jobs[subject.workload]
             names = (job.user, job.account, job.experiment)
-            who = [shown(subject.workload), *(shown(name) or NOTHING for name in names)]
+            who = [one_line(subject.workload), *(one_line(name) or NOTHING for name in names)]
         yield [
             *who,
             text.duration(amount.held_ns) if amount.held_ns else NOTHING,

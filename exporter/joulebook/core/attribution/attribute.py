@@ -1,13 +1,11 @@
-"""From energy in time to who gets it: the second of the three steps of a tick.
+"""Attribute energy to its holders: the second of the three steps of a tick.
 
-GPUs and hosts have modules of their own; what a node consumed beside its measured parts is shared
-out here (`[host] other`).
+GPUs, hosts and what a node consumed beyond its metered parts have their own modules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from functools import partial
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -15,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.attribution import gpu, host, outages, spans
+from joulebook.core.attribution import gpu, host, other, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
-from joulebook.core.attribution.gpu import Share, apportion
+from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.calibration import power_mw
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
@@ -26,42 +24,41 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import (
     DERIVED,
     NO_EVIDENCE,
-    Amount,
-    Method,
     Remainder,
-    Subject,
     counted,
 )
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 
 Cut = Callable[[Interval], Iterable[Interval]]
-"""Cuts an interval where that must be done before it is shared out (quarter hours, rates)."""
+"""Cuts an interval where needed before it is attributed (quarter hours, rates)."""
 
 
 class Known(NamedTuple):
-    """What is known of who held devices and used the host while the energy was consumed.
+    """Who held devices and used the host while the energy was consumed, as far as known.
 
     Attributes:
         claims: The claims on each meter.
-        affirmed_ns: Until when each kind of evidence is known to be whole.
+        affirmed_ns: Until when each kind of evidence is known to be complete.
         usage: The use of CPU and memory.
+        edges_ns: When else it changed who pays.
 
     """
 
     claims: Mapping[Meter, list[Claim]]
     affirmed_ns: Mapping[Evidence, int]
     usage: host.Usage
+    edges_ns: Sequence[int] = ()
 
     def on(self, meter: Meter) -> list[Claim]:
-        """The claims on one meter."""
+        """Return the claims on one meter."""
         return self.claims.get(meter, [])
 
     def tenures(self, interval: Interval, meter: Meter) -> tuple[Tenure, ...]:
-        """Who held a meter in an interval."""
+        """Return who held a meter in an interval."""
         return outages.tenures(interval, self.on(meter), self.affirmed_ns)
 
     def tenures_of(self, intervals: Iterable[Interval]) -> Iterator[tuple[Interval, Tenure]]:
-        """Who held a meter in intervals of its own, settled once for those in a row."""
+        """Yield who held a meter in its own intervals, settled once for consecutive ones."""
         for outage, row in groupby(intervals, key=lambda each: each.outage or each.instances):
             together = list(row)
             if outage is True:
@@ -77,7 +74,8 @@ class Known(NamedTuple):
 
     def due(self, state: MeterState, now_ns: int, settle_ns: int) -> Due:
         """What of a meter is due: what has settled, and of an outage what is proven or given up."""
-        edges = [*outages.edges(self.on(state.meter)), *spans.edges((*state.pending, *state.held))]
+        of_spans = spans.edges((*state.pending, *state.held))
+        edges = [*outages.edges(self.on(state.meter)), *of_spans, *self.edges_ns]
         horizon_ns = now_ns - settle_ns
         for before, reading in pairwise((state.base, *state.pending)):
             awaited = reading.after_outage and now_ns - reading.t_ns <= outages.PROOF_WAIT_NS
@@ -86,7 +84,7 @@ class Known(NamedTuple):
         return Due(horizon_ns, edges)
 
     def _is_proven(self, meter: Meter, t0_ns: int, t1_ns: int) -> bool:
-        """Whether all is known of who held or used a meter in an outage."""
+        """Return whether the holders or users of a meter in an outage are fully known."""
         if meter.component in host.COMPONENTS and not self.usage.heard_again(t0_ns, t1_ns):
             return False
         return outages.proof_is_in(self.on(meter), t1_ns, self.affirmed_ns)
@@ -96,10 +94,10 @@ class Booking(NamedTuple):
     """An interval and who gets its energy.
 
     Attributes:
-        interval: The energy; nothing about who gets it changed in its time.
-        shares: Who gets how much of it; all of it.
+        interval: The energy; its recipients did not change during it.
+        shares: How it is split; the shares add up to it.
         held: Whether the device was held.
-        fault: Why it could not be shared out and goes to `unknown_holder` (empty: it could).
+        fault: Why it could not be attributed and goes to `unknown_holder` (empty: it could).
 
     """
 
@@ -109,10 +107,10 @@ class Booking(NamedTuple):
     fault: str = ""
 
 
-def attribute(measured: Measured, known: Known, cut: Cut, split: OtherSplit) -> list[Booking]:
-    """Share out all intervals by who held the meter, or used it."""
+def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
+    """Attribute all intervals to those who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
-    # The rest of a superchip's module is its GPU, and is held as such.
+    # The rest of a superchip's module is its GPU, and is held like one.
     modules = {meter for meter, each in node.items() if each.parts}
     node = {meter: each for meter, each in node.items() if not each.parts}
     gpus = [m for m in booked if m.component is Component.GPU and m not in node]
@@ -137,9 +135,9 @@ def _whole(
     shared: Callable[[Sequence[Interval]], Iterable[Booking]],
     cut: Cut,
 ) -> list[Booking]:
-    """All bookings of some intervals; one to `unknown_holder` where one cannot be shared out.
+    """Return the bookings of some intervals; to `unknown_holder` where attribution fails.
 
-    Its readings and claims are committed: a fault here would meet them at every start again.
+    Its readings and claims are committed, so an exception here would recur at every start.
     """
     energy_uj = sum(interval.energy_uj for interval in intervals)
     try:
@@ -169,19 +167,19 @@ def _by_holders_of(
     intervals: Iterable[Interval],
     known: Known,
     cut: Cut,
-    split: OtherSplit,
+    split: other.OtherSplit,
 ) -> Iterator[Booking]:
-    """Share out what a node's own meter counted beside the meters in it."""
+    """Attribute what a node's own meter counted beyond its child meters."""
     for interval in intervals:
         held = [known.tenures(interval, each) for each in gpus]
         for piece in cut(interval):
-            yield Booking(piece, share_out(piece, held, split))
+            yield Booking(piece, other.share_out(piece, held, split))
 
 
 def _by_use(
     intervals: Iterable[Interval], state: MeterState, known: Known, cut: Cut
 ) -> Iterator[Booking]:
-    """Share out what a meter of CPU or memory counted, by who used them."""
+    """Attribute what a CPU or memory meter counted, by use."""
     for interval in intervals:
         for piece in cut(interval):
             yield Booking(piece, host.share_out(piece, _floor_mw(state, piece), known.usage))
@@ -193,7 +191,7 @@ def _floor_mw(state: MeterState, interval: Interval) -> int | None:
 
 
 def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
-    """The bookings of a GPU whose energy is what is left of its module."""
+    """Yield the bookings of a GPU whose energy is the rest of its module."""
     for booking in shared:
         yield booking._replace(
             shares=[
@@ -204,7 +202,7 @@ def _derived(shared: Iterable[Booking]) -> Iterator[Booking]:
 
 
 class _Piece(NamedTuple):
-    """A part of an interval whose sharers did not change, and what is booked with it as one."""
+    """A part of an interval with constant sharers, and what is booked together with it."""
 
     interval: Interval
     holders: tuple[Holder, ...]
@@ -212,7 +210,7 @@ class _Piece(NamedTuple):
     users: tuple[WorkloadId | None, ...]
 
     def goes_on(self, before: _Piece) -> bool:
-        """Whether it goes on from another, and neither is out of the ordinary."""
+        """Return whether it continues another, and neither is exceptional."""
         (t0_ns, t1_ns), others = (before.interval.t0_ns, before.interval.t1_ns), before[1:]
         return (
             t1_ns == self.interval.t0_ns > t0_ns
@@ -228,7 +226,7 @@ class _Piece(NamedTuple):
 def _by_holder(
     intervals: Sequence[Interval], state: MeterState, known: Known, cut: Cut
 ) -> Iterator[Booking]:
-    """Share out what one meter consumed: each interval by itself, booked as far as it is alike."""
+    """Attribute what one meter consumed: each interval by itself, booked together if alike."""
     alike: list[_Piece] = []
     for piece in _pieces(intervals, state, known, cut):
         if alike and not piece.goes_on(alike[-1]):
@@ -240,7 +238,7 @@ def _by_holder(
 
 
 def _together(alike: Sequence[_Piece], state: MeterState, cut: Cut) -> Iterator[Booking]:
-    """One booking of pieces that are alike, if they lie between the same cuts."""
+    """Join the bookings of pieces that are alike and between the same cuts."""
     _, holders, is_held, _ = alike[0]
     intervals = [piece.interval for piece in alike]
     whole = msgspec.structs.replace(
@@ -273,7 +271,7 @@ def _pieces(
 
 
 def foreign_ns(bookings: Iterable[Booking]) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """For how long others than its holders used each held device."""
+    """Return for how long others than its holders used each held device."""
     return counted(
         ((booking.interval.meter, user), booking.interval.t1_ns - booking.interval.t0_ns)
         for booking in bookings
@@ -287,47 +285,3 @@ def _foreign(booking: Booking) -> set[WorkloadId]:
     holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}
-
-
-EVIDENCE = "held-gpus"
-"""How it is known who gets a part of `other` (label `evidence`)."""
-
-
-class OtherSplit(StrEnum):
-    """Who gets the energy of `other` (`[host] other`)."""
-
-    NONE = "none"
-    HELD_GPUS = "held-gpus"
-
-
-def share_out(
-    interval: Interval, gpus: Sequence[Sequence[Tenure]], split: OtherSplit
-) -> list[Share]:
-    """Share out an interval of `other`. `gpus` are the tenures in it of each GPU of the node."""
-    if interval.remainder is not None:
-        return [Share(interval.remainder, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    if split is OtherSplit.NONE or not gpus:
-        rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
-        return [Share(rest, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    held: dict[Subject, int] = {}
-    for tenure in (tenure for tenures in gpus for tenure in tenures):
-        for holder in tenure.holders:
-            who = Remainder.UNKNOWN_HOLDER if holder.workload is None else holder.workload
-            time_ns = (tenure.t1_ns - tenure.t0_ns) * holder.parts // holder.of
-            held[who] = held.get(who, 0) + time_ns
-    whole_ns = sum(tenure.t1_ns - tenure.t0_ns for tenures in gpus for tenure in tenures)
-    nobody = Remainder.DAEMON_DOWN if interval.outage else Remainder.UNALLOCATED
-    owners = [*held, nobody]
-    weights = [*held.values(), max(whole_ns - sum(held.values()), 0)]
-    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
-    method = interval.method if interval.method is Method.MODELLED else Method.APPORTIONED
-    return [
-        Share(
-            who,
-            Amount(energy_uj),
-            method if held else interval.method,
-            EVIDENCE if who is not nobody else NO_EVIDENCE,
-        )
-        for who, energy_uj in zip(owners, energies, strict=True)
-        if energy_uj
-    ]

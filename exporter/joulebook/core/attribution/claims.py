@@ -1,9 +1,9 @@
 """Who held a device when: claims in, tenures out.
 
-A claim is one piece of evidence. Claims contradict each other (an Epilog that never ran, a slurmd
-pod that holds what a SLURM job inside it holds), so they are settled: at every instant they are
-admitted in the order of their rank, and within a rank the one that began last first, as long as
-the device has room. The outcome depends on the set of claims only, never on their order.
+A claim is one piece of evidence. Claims may conflict (an Epilog that never ran, a slurmd pod that
+holds what a SLURM job inside it holds), so they are settled: at every instant they are admitted by
+rank, and within a rank the latest first, as long as the device has room. The outcome depends only
+on the set of claims, never on their order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from joulebook.core.workloads import WorkloadId
 
 
 class Evidence(IntEnum):
-    """How a claim is known; a smaller number is better evidence (`docs/how-it-measures.md`)."""
+    """The source of a claim; a smaller number is better evidence (`docs/how-it-measures.md`)."""
 
     PROLOG = 1
     POD_RESOURCES = 2
@@ -43,11 +43,17 @@ ClaimKey = tuple[WorkloadId | None, Meter, Evidence, str, int]
 class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Evidence that a workload held a part of a meter from `t0_ns` until `t1_ns`.
 
-    `t1_ns` is `None` while it still does. `parts` of `of` is the part of the device: 1 of 1, a
-    replica of those that the device plugin advertises, MIG slices, shards. `workload` is `None`
-    when it is certain that somebody held the device, but not who (`unknown_holder`).
-    `instance` is the UUID of the MIG instance that is held (empty: the device, or a replica of
-    it); `parts` of `of` are then slices, still of the whole card, for its meter is the card's.
+    Attributes:
+        t1_ns: `None` while it still holds it.
+        parts: Of `of`, the part of the device: 1 of 1, a replica of those that the device
+            plugin
+            advertises, MIG slices, shards.
+        workload: `None` if the device was certainly held, but it is unknown by whom
+            (`unknown_holder`).
+        instance: UUID of the MIG instance that is held (empty: the device, or a replica of it).
+            `parts` of `of` are then slices, still of the whole card, since the meter is the
+                card's.
+
     """
 
     workload: WorkloadId | None
@@ -61,7 +67,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
 
     @property
     def key(self) -> ClaimKey:
-        """What makes two reports of a claim the same claim; only its end may be learnt later."""
+        """Return what identifies the claim; only its end may become known later."""
         return (self.workload, self.meter, self.evidence, self.instance, self.t0_ns)
 
 
@@ -76,7 +82,7 @@ class Holder(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tenure(msgspec.Struct, frozen=True, gc=False):
-    """A stretch `[t0, t1)` of one meter in which nothing about its holders changed."""
+    """A time `[t0, t1)` of one meter in which its holders did not change."""
 
     t0_ns: int
     t1_ns: int
@@ -86,13 +92,13 @@ class Tenure(msgspec.Struct, frozen=True, gc=False):
 def admit(
     claims: Sequence[Claim], instances: Mapping[str, Fraction] | None = None
 ) -> tuple[Holder, ...]:
-    """The holders at one instant, out of all the claims that cover it.
+    """Return the holders at one instant, out of all the claims that cover it.
 
     A workload counts once, by its best evidence (several parts under the same evidence add up,
-    those of different MIG instances stay apart). Claims that no longer fit on the device, or on
-    their instance, are refused whole. `instances` says which part of the card each of its MIG
-    instances is; a claim on one that is not there is void. Where it is not known (`None`), an
-    instance is as large as the largest claim on it.
+    those of different MIG instances stay separate). Claims that no longer fit on the device, or on
+    their instance, are rejected entirely. `instances` gives the part of the card that each of its
+    MIG instances is; a claim on a missing instance is void. If unknown (`None`), an instance is as
+    large as the largest claim on it.
     """
     best: dict[WorkloadId | None, Evidence] = {}
     for claim in claims:
@@ -103,7 +109,7 @@ def admit(
         (c for c in claims if c.evidence == best[c.workload]),
         key=lambda c: (c.evidence, -c.t0_ns, c.workload or ("", ""), c.instance, c.parts, c.of),
     )
-    # Parts as whole numbers of the same size: this is done for every interval.
+    # Parts as integers of the same size, since this runs for every interval.
     known = {} if instances is None else instances
     whole = math.lcm(*(c.of for c in wanted), *(part.denominator for part in known.values()))
     room, shares = whole, [claim.parts * (whole // claim.of) for claim in wanted]
@@ -129,7 +135,7 @@ def _holder(claim: Claim) -> Holder:
 
 
 def _together(held: Holder, claim: Claim) -> Holder:
-    """A holder of more parts than one claim gave it."""
+    """Return a holder with the parts of several claims."""
     whole = Fraction(held.parts, held.of) + Fraction(claim.parts, claim.of)
     of = max(held.of, claim.of, whole.denominator)
     if of % whole.denominator:
@@ -145,8 +151,8 @@ def settle(
 ) -> tuple[Tenure, ...]:
     """Cut `[t0, t1)` of one meter at every edge of its claims, and settle each piece.
 
-    All `claims` must be of the same meter; `instances` are as in `admit`. Neighbouring pieces
-    with the same holders are joined.
+    All `claims` must be of the same meter; `instances` are as in `admit`. Adjacent pieces with the
+    same holders are joined.
     """
     live = [c for c in claims if c.t0_ns < t1_ns and (c.t1_ns is None or c.t1_ns > t0_ns)]
     edges = {t0_ns, t1_ns}
@@ -177,14 +183,14 @@ def merge(
     complete: frozenset[Evidence],
     affirmed_ns: Mapping[Evidence, int],
 ) -> tuple[Claim, ...]:
-    """Bring the claims on record up to date with what tenants report now.
+    """Update the claims on record with what workload sources report now.
 
-    A report of a claim that is open on record is that claim, whatever beginning it now gives: a
-    source that was restarted may know it less well. It replaces the one with its key (of two
-    reports of the same, one with an end, and of those the later end, stands). An open claim that
-    a *complete* report of its evidence no longer mentions ended unseen: it is closed at
-    `affirmed_ns`, the last instant at which such evidence was whole and mentioned it (what was
-    consumed later is not proven to be its). A claim on no part of a device is none.
+    A report of a claim that is open on record is that claim, whatever start it gives now: a source
+    that was restarted may know it less well. It replaces the one with its key (of two reports of
+    one claim, one with an end wins, and of those the later end). An open claim that a *complete*
+    report of its evidence no longer mentions ended unseen: it is closed at `affirmed_ns`, the last
+    instant at which such evidence was complete and mentioned it (what was consumed later is not
+    proven to be its own). A claim on no part of a device is dropped.
     """
     known = [claim for claim in known if claim.parts > 0 and claim.of > 0]
     reported = [claim for claim in reported if claim.parts > 0 and claim.of > 0]
@@ -206,7 +212,7 @@ def merge(
 
 
 def _aligned(known: Iterable[Claim], reported: Iterable[Claim]) -> Iterable[Claim]:
-    """The reports, each claim that is open on record with the beginning it has there."""
+    """Yield the reports, each claim that is open on record with its start on record."""
     begun: dict[tuple[object, ...], int] = {}
     for claim in known:
         if claim.t1_ns is None:

@@ -1,9 +1,9 @@
 """Who gets the energy of an interval: exact shares by tenure and use.
 
-The rules are those of `docs/how-it-measures.md`: one holder gets everything; several share the
-idle floor over the advertised parts of the device (the slices of a card cut up by MIG) and the
-rest by the work they did on it; with no holder, those whose processes run on it share it; with
-neither, it is nobody's.
+The rules are those of `docs/how-it-measures.md`: one holder gets everything; several share the idle
+floor over the advertised parts of the device (the slices of a card in MIG mode) and the rest by the
+work they did on it; without a holder, those whose processes run on it share it; without either, it
+is unattributed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import PJ_PER_UJ
 
 HELD_SHARE = "held-share"
-"""How it is known who used a shared device in an outage of which no process tells: by what each
-held (label `evidence`)."""
+"""The evidence for shares of an outage without process data: what each holder held (label
+`evidence`).
+"""
 
 _64_BITS = (1 << 64) - 1
 
 
 class Share(NamedTuple):
-    """What one subject gets of one interval."""
+    """One subject's share of one interval."""
 
     subject: Subject
     amount: Amount
@@ -41,7 +42,7 @@ class Share(NamedTuple):
     evidence: str
 
     def plus(self, more: Amount) -> Share:
-        """The same with more of it."""
+        """Return the share with more of it."""
         return self._replace(amount=self.amount.plus(more))
 
 
@@ -49,8 +50,8 @@ def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
     """Split `total` in proportion to `weights`, in integers that add up to it exactly.
 
     Largest-remainder rounding. `total` may be negative (a correction); weights must not be, and
-    must not all be zero. Equal remainders are ranked by a hash of `salt` and the position, so
-    that over many intervals (salted by their time) no position is favoured.
+    must not all be zero. Equal remainders are ranked by a hash of `salt` and the position, so that
+    over many intervals (salted by their time) no position is favored.
     """
     whole = sum(weights)
     if whole <= 0 or min(weights) < 0:
@@ -69,7 +70,7 @@ def apportion(total: int, weights: Sequence[int], salt: int = 0) -> list[int]:
 
 
 def _lot(salt: int, position: int) -> int:
-    """A well-mixed hash of two integers (splitmix64; a CRC is linear, and would favour some)."""
+    """Hash two integers with good mixing (splitmix64; a CRC is linear, and would favor some)."""
     z = (salt + position * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & _64_BITS
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
@@ -99,10 +100,10 @@ def completed(interval: Interval, shares: Sequence[Share]) -> Sequence[Share]:
 def share_out(
     interval: Interval, tenure: Tenure, idle_mw: int | None, around: WorkloadId | None = None
 ) -> list[Share]:
-    """Share out one interval whose holders did not change (it spans exactly one tenure).
+    """Attribute one interval whose holders did not change (it spans exactly one tenure).
 
-    `idle_mw` is the device's idle floor in milliwatts, `None` while it is not learnt. `around` is
-    who was on it alone before and after. The energies of the shares add up to that of the interval.
+    `idle_mw` is the device's idle floor in milliwatts, `None` until learned. `around` is who was
+    alone on it before and after. The energies of the shares add up to that of the interval.
     """
     return share_among([interval], sharers(interval, tenure, lambda: around), idle_mw)
 
@@ -110,7 +111,7 @@ def share_out(
 def sharers(
     interval: Interval, tenure: Tenure, around: Callable[[], WorkloadId | None]
 ) -> tuple[Holder, ...]:
-    """Those among whom an interval of one tenure is shared out; `around` is asked at need."""
+    """Return those who share an interval of one tenure; `around` is called if needed."""
     holders = tenure.holders
     if not interval.outage and all(holder.instance for holder in holders):
         holders = seats(holders, _there(interval), interval.instances or ())
@@ -123,7 +124,7 @@ def sharers(
 def share_among(
     intervals: Sequence[Interval], holders: Sequence[Holder], idle_mw: int | None
 ) -> list[Share]:
-    """Share out intervals, each by itself, of which the same are the sharers; then add up."""
+    """Split intervals with the same sharers, each by itself, and add up the shares."""
     is_one = len(holders) < 2 and all(holder.parts >= holder.of for holder in holders)
     if intervals[0].remainder is None and not is_one:
         return _shared(intervals, holders, idle_mw)
@@ -137,7 +138,7 @@ def share_among(
 
 
 def _unshared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None) -> list[Share]:
-    """Share out an interval that is one holder's or nobody's."""
+    """Attribute an interval with one holder or none."""
     if interval.remainder is not None:
         return [unowned(interval, interval.remainder)]
     if holders:
@@ -150,10 +151,10 @@ def _unshared(interval: Interval, holders: Sequence[Holder], idle_mw: int | None
 def seats(
     holders: Sequence[Holder], processes: Sequence[ProcessUse], instances: Sequence[InstanceUse]
 ) -> tuple[Holder, ...]:
-    """Those who share a device: its holders, and who uses what nobody holds as if he held it.
+    """Return those who share a device: its holders, and users of what nobody holds.
 
-    That is the whole device if it has no holder, else each MIG instance that has none (while
-    nobody holds the card as a whole). Several users share it evenly.
+    Users count as holders of the whole device if it has no holder, else of each MIG instance
+    without one (while nobody holds the card as a whole). Several users share it evenly.
     """
     held = {holder.instance for holder in holders}
     if "" in held:
@@ -166,7 +167,7 @@ def seats(
         users = _users(p for p in processes if p.instance == each.uuid)
         if each.uuid in held or not users:
             continue
-        # While a card is cut again, the old instances and the new ones may come to more than it.
+        # While a card is repartitioned, old and new instances may exceed the card.
         parts, of = min(Fraction(each.slices, each.of), left).as_integer_ratio()
         left -= Fraction(parts, of)
         found += [
@@ -181,16 +182,16 @@ def seats(
 
 
 def _there(interval: Interval) -> list[ProcessUse]:
-    """The processes that were on the device in that interval.
+    """Return the processes that were on the device in that interval.
 
-    A list speaks for the time before it: who came later is left out, and so is who is gone, since
-    it may have gone before.
+    A list represents the time before it: processes that started later are left out, and so are
+    those that ended, since they may have ended before.
     """
     return [p for p in there(interval.processes) if p.started_ns < interval.t1_ns]
 
 
 def _users(processes: Iterable[ProcessUse]) -> list[WorkloadId | None]:
-    """Whose processes they are, in a stable order."""
+    """Return the owners of the processes, in a stable order."""
     return sorted({p.workload for p in processes}, key=lambda w: w or ("", ""))
 
 
@@ -199,8 +200,8 @@ def _subject(workload: WorkloadId | None) -> Subject:
 
 
 def unowned(interval: Interval, reason: Remainder) -> Share:
-    """Give the energy of an interval, and GPU time with it, to no workload."""
-    # Energy of unknown time stands beside the gap that has its time.
+    """Attribute the energy of an interval, and its GPU time, to no workload."""
+    # The time of such energy is in the gap next to it.
     is_timed = interval.remainder is None and interval.meter.component is Component.GPU
     held_ns = interval.t1_ns - interval.t0_ns if is_timed else 0
     amount = Amount(interval.energy_uj, held_ns=held_ns)
@@ -208,14 +209,14 @@ def unowned(interval: Interval, reason: Remainder) -> Share:
 
 
 def _unheld(interval: Interval, idle_mw: int | None) -> list[Share]:
-    """Share out what nobody held: a device at work above its floor worked for somebody."""
+    """Attribute what nobody held: a device above its idle floor worked for someone."""
     serves = any(process.workload == INFRASTRUCTURE for process in interval.processes)
     if interval.idle or idle_mw is None or serves:
         return [unowned(interval, Remainder.UNALLOCATED)]
     floor_uj = min(interval.energy_uj, idle_mw * interval.duration_ns // PJ_PER_UJ)
     if floor_uj == interval.energy_uj:
         return [unowned(interval, Remainder.UNALLOCATED)]
-    # The time is somebody's, whoever it is: only the energy of the floor would be there anyway.
+    # The time is someone's, whoever it is; only the floor's energy would be there anyway.
     nobodys = Amount(floor_uj)
     somebodys = Amount(interval.energy_uj - floor_uj, held_ns=interval.duration_ns)
     return [
@@ -232,7 +233,7 @@ def _sole(interval: Interval, holder: Holder) -> Share:
 def _amount(
     interval: Interval, workload: WorkloadId | None, energy_uj: int, held_ns: int
 ) -> Amount:
-    """What a share comes to; only what a workload holds can be held idle."""
+    """Return the amount of a share; only what a workload holds can be idle."""
     if not interval.idle or workload is None:
         return Amount(energy_uj, held_ns=held_ns)
     return Amount(energy_uj, energy_uj, held_ns, held_ns)
@@ -241,7 +242,7 @@ def _amount(
 def _shared(
     intervals: Sequence[Interval], holders: Sequence[Holder], idle_mw: int | None
 ) -> list[Share]:
-    """Floor over all advertised parts, the rest by work done, else by held parts."""
+    """Split the floor over all advertised parts, the rest by work done, else by held parts."""
     whole = math.lcm(*(holder.of for holder in holders))
     parts = [holder.parts * (whole // holder.of) for holder in holders]
     held = [*parts, whole - sum(parts)]
@@ -282,7 +283,7 @@ def _shared(
 
 
 def _joined(intervals: Iterable[Interval]) -> list[Interval]:
-    """Intervals in a row, those as one of which the same list of processes tells."""
+    """Join consecutive intervals that are represented by the same list of processes."""
     joined: list[Interval] = []
     for each in intervals:
         last = joined[-1] if joined else None
@@ -299,9 +300,9 @@ def _joined(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -> list[int] | None:
-    """Weights for what the device consumed above its floor: one for each holder, and nobody's.
+    """Return the weights for the energy above the floor: one per holder, and the unattributed one.
 
-    `None` if the work of one holder is not known: a comparison would be a guess.
+    `None` if the work of one holder is unknown: a comparison would be a guess.
     """
     by_instance = any(holder.instance for holder in holders)
     work = _by_activity(interval, holders, parts) if by_instance else _by_time(interval, holders)
@@ -311,7 +312,7 @@ def _work(interval: Interval, holders: Sequence[Holder], parts: Sequence[int]) -
 def _by_activity(
     interval: Interval, holders: Sequence[Holder], parts: Sequence[int]
 ) -> list[int] | None:
-    """MIG: busy slices of each instance; those of one instance share them by what they hold."""
+    """Weigh by busy slices of each MIG instance, split by what its holders hold."""
     busy = {
         each.uuid: Fraction(each.slices * each.active_ppm, each.of)
         for each in interval.instances or ()
@@ -332,7 +333,7 @@ def _by_activity(
 
 
 def _by_time(interval: Interval, holders: Sequence[Holder]) -> list[int] | None:
-    """The time for which the processes of each holder kept the multiprocessors busy."""
+    """Return the time for which the processes of each holder kept the multiprocessors busy."""
     busy = dict.fromkeys((holder.workload for holder in holders), 0)
     for process in interval.processes:
         who, time_ns = process.workload, process.sm_time_ns

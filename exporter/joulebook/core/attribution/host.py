@@ -1,8 +1,8 @@
-"""Who gets the energy of CPU and DRAM: by what the kernel counted for each workload.
+"""Attribute the energy of CPU and DRAM by what the kernel counted for each workload.
 
-Nobody holds a CPU package as a job holds a GPU. So now and then a *snapshot* is taken: what each
-workload has used since it began (CPU time, memory now), and what the whole node has. Between two
-snapshots use is taken as even, and each interval of a meter is shared out by the use in it:
+A CPU package is not held as a GPU is. Instead, *snapshots* are taken of what each workload has used
+since it began (CPU time, current memory), and of the whole node. Between two snapshots use is
+assumed even, and each interval of a meter is split by the use in it:
 
     the idle floor    by allocated cores (DRAM: by resident bytes) of all that the node has
     the rest          by CPU time (DRAM: by resident bytes) of all that was used
@@ -27,28 +27,28 @@ from joulebook.core.workloads import WorkloadId
 from joulebook.units import PJ_PER_UJ
 
 COMPONENTS = frozenset({Component.CPU, Component.DRAM})
-"""What is shared out here."""
+"""The components attributed here."""
 
 EVIDENCE = "cgroup"
-"""How it is known whose the energy of CPU and DRAM is (label `evidence`)."""
+"""The evidence for the shares of CPU and DRAM energy (label `evidence`)."""
 
 
 def watched(reading: Reading, busy: bool | None) -> Reading:
-    """A reading of CPU or DRAM with what the snapshot says of the node (`None`: nothing)."""
+    """Return a reading of CPU or DRAM with the snapshot's data on the node (`None`: no data)."""
     if reading.meter.component not in COMPONENTS or reading.busy is not None:
         return reading
     return msgspec.structs.replace(reading, busy=busy)
 
 
 def present(snapshots: Sequence[HostSnapshot]) -> frozenset[WorkloadId]:
-    """The workloads that use the host now, whether or not they use any CPU time."""
+    """Return the workloads that use the host now, whether or not they use any CPU time."""
     return frozenset(use.workload for use in snapshots[-1].uses) if snapshots else frozenset()
 
 
 def share_out(interval: Interval, idle_mw: int | None, usage: Usage) -> list[Share]:
-    """Share out one interval of a meter of CPU or DRAM; the shares add up to its energy.
+    """Attribute one interval of a CPU or DRAM meter; the shares add up to its energy.
 
-    `idle_mw` is the meter's learnt idle floor (`None`: not yet, then all goes by use).
+    `idle_mw` is the meter's learned idle floor (`None`: not yet; then everything is split by use).
     """
     if interval.remainder is not None:
         return [_rest(interval, interval.remainder)]
@@ -89,7 +89,9 @@ def _rest(interval: Interval, reason: Remainder) -> Share:
 
 
 def _split(total: int, parts: Sequence[int], whole: int, salt: int) -> list[int]:
-    """`total` by `parts` of `whole`; last what is left of it (parts may come to more: no rest)."""
+    """Split `total` by `parts` of `whole`; the last item is the rest (0 if parts exceed the
+    whole).
+    """
     left = max(whole - sum(parts), 0)
     weights = [*parts, left]
     return apportion(total, weights if any(weights) else [*(0 for _ in parts), 1], salt)
@@ -98,8 +100,8 @@ def _split(total: int, parts: Sequence[int], whole: int, salt: int) -> list[int]
 class UsageCurve:
     """A quantity that only grows, known at some instants and even between them.
 
-    Before the first instant and after the last it stands still. A fall (a counter that began
-    again) counts nothing.
+    Before the first instant and after the last it is constant. A decrease (a counter reset) counts
+    nothing.
     """
 
     def __init__(self, points: Iterable[tuple[int, int]]) -> None:
@@ -116,7 +118,7 @@ class UsageCurve:
             self._values.append(last)
 
     def at(self, t_ns: int) -> int:
-        """The value at an instant (0 if nothing is known)."""
+        """Return the value at an instant (0 if nothing is known)."""
         i = bisect_right(self._times, t_ns)
         if i == 0 or i == len(self._times):
             return self._values[min(i, len(self._times)) - 1 if i else 0] if self._values else 0
@@ -125,12 +127,12 @@ class UsageCurve:
         return v0 + (v1 - v0) * (t_ns - t0) // (t1 - t0)
 
     def between(self, t0_ns: int, t1_ns: int) -> int:
-        """By how much it grew; the parts of a stretch add up to it."""
+        """Return by how much it grew; the parts of a time range add up to it."""
         return self.at(t1_ns) - self.at(t0_ns)
 
 
 class HostUsage(NamedTuple):
-    """What one workload, or the node, used in a stretch of time."""
+    """What one workload, or the node, used over some time."""
 
     cpu_ns: int
     core_milli_ns: int
@@ -149,10 +151,10 @@ class _Curves(NamedTuple):
 
 
 class Usage:
-    """The use of the host over time, out of the snapshots of one boot of the machine."""
+    """The use of the host over time, from the snapshots of one boot."""
 
     def __init__(self, snapshots: Sequence[HostSnapshot]) -> None:
-        """`snapshots` in the order of time."""
+        """Take `snapshots` in order of time."""
         self._found: dict[WorkloadId, _Curves] | None = None
         self._snapshots = snapshots
 
@@ -168,13 +170,15 @@ class Usage:
         return self._found
 
     def heard_again(self, t0_ns: int, t1_ns: int) -> bool:
-        """Whether every workload of the last snapshot of before an outage is in one after it."""
+        """Return whether every workload in the last snapshot before an outage is in one after
+        it.
+        """
         before = [snapshot for snapshot in self._snapshots if snapshot.t_ns <= t0_ns][-1:]
         after = {use.workload for c in self._snapshots if c.t_ns >= t1_ns for use in c.uses}
         return all(use.workload in after for snapshot in before for use in snapshot.uses)
 
     def between(self, t0_ns: int, t1_ns: int) -> tuple[dict[WorkloadId, HostUsage], HostUsage, int]:
-        """What each workload used in `[t0, t1)`, what the node did, and the byte-time it has."""
+        """Return the use of each workload and the node in `[t0, t1)`, and the node's byte-time."""
         used = {who: curves.between(t0_ns, t1_ns) for who, curves in self._workloads.items()}
         used = {who: each for who, each in used.items() if any(each)}
         if not self._snapshots:
@@ -189,7 +193,7 @@ class Usage:
 
 
 def _curves(seen: Sequence[tuple[int, Use]]) -> _Curves:
-    """A workload's curves. One that was heard of late used what it did evenly since it began."""
+    """Return a workload's curves. If it was found late, its use is spread since its start."""
     first_ns, first = seen[0]
     if 0 < first.since_ns < first_ns:
         seen = [(first.since_ns, msgspec.structs.replace(first, cpu_ns=0)), *seen]
@@ -209,7 +213,7 @@ def _node_curves(snapshots: Sequence[HostSnapshot]) -> _Curves:
 
 
 def _area(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sum of a quantity over time, by trapezoids."""
+    """Return the sum of a quantity over time, by trapezoids."""
     area, total = [], 0
     for i, (t_ns, value) in enumerate(points):
         if i:

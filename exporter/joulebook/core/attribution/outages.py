@@ -1,7 +1,7 @@
 """Who held a meter while its energy waited to be booked, an outage of the daemon included.
 
-Conflicts of claims are settled in `core.attribution.claims`. Here is what booking late adds to
-that: which claims are proven to have lasted through an outage, and when a claim may be forgotten.
+Conflicts of claims are settled in `core.attribution.claims`. This module adds what late booking
+needs: which claims provably lasted through an outage, and when a claim may be dropped.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from joulebook.core.energy.readings import Meter
 from joulebook.units import NS_PER_S
 
 PROOF_WAIT_NS = 60 * NS_PER_S
-"""How long the energy of an outage waits for its holders to be confirmed before it is nobody's."""
+"""How long the energy of an outage waits for its holders to be confirmed."""
 
 KEEP_CLAIM_NS = 35 * 86_400 * NS_PER_S
-"""For how long a card that vanished may come back, and its holders still get its energy."""
+"""How long a card that vanished may take to return with its holders still charged."""
 
 NODE_WAIT_NS = 900 * NS_PER_S
-"""For how long claims are kept for a node meter that is silent."""
+"""How long claims are kept for a node meter without readings."""
 
 
 def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
-    """The claims on each meter, in their order."""
+    """Return the claims on each meter, in their order."""
     found: dict[Meter, list[Claim]] = {}
     for claim in claims:
         found.setdefault(claim.meter, []).append(claim)
@@ -35,12 +35,12 @@ def by_meter(claims: Iterable[Claim]) -> dict[Meter, list[Claim]]:
 
 
 def edges(claims: Iterable[Claim]) -> list[int]:
-    """The instants (ns of node time) at which one of them begins or ends."""
+    """Return the instants (ns of node time) at which one of them begins or ends."""
     return [t for c in claims for t in (c.t0_ns, c.t1_ns) if t is not None]
 
 
 def proof_is_in(claims: Iterable[Claim], t1_ns: int, affirmed: Mapping[Evidence, int]) -> bool:
-    """Whether it is known which of the claims lasted through an outage that ended at `t1_ns`."""
+    """Return whether it is known which claims lasted through an outage that ended at `t1_ns`."""
     return all(
         affirmed.get(claim.evidence, 0) >= t1_ns
         for claim in claims
@@ -51,11 +51,11 @@ def proof_is_in(claims: Iterable[Claim], t1_ns: int, affirmed: Mapping[Evidence,
 def tenures(
     interval: Interval, claims: list[Claim], affirmed: Mapping[Evidence, int]
 ) -> tuple[Tenure, ...]:
-    """Who held the meter. Through an outage only those count who are proven to have held it all.
+    """Return who held the meter; through an outage, only those who provably did throughout.
 
-    The proof: the claim was open before the outage, and evidence of its kind, whole again after
-    the outage, still mentions it (else `merge` has closed it by now). Nobody gets it because a
-    better claim is not proven.
+    The proof: the claim was open before the outage, and evidence of its kind, complete again after
+    the outage, still mentions it (else `merge` has closed it). No one gets it just because a better
+    claim is not proven.
     """
     instances = None
     if interval.instances is not None:
@@ -81,11 +81,11 @@ def prune(
     node_meters: Mapping[Meter, NodeMeter],
     now_ns: int,
 ) -> tuple[Claim, ...]:
-    """Forget claims that ended before everything that is still to be booked.
+    """Drop claims that ended before everything that is still to be booked.
 
-    A claim on a meter that was never read is kept while it is open: the meter may yet come. One
-    on a meter that has not come back is kept as long as experiments are. What a node meter consumed
-    is shared out by the claims on GPUs, and later than they are.
+    A claim on a meter that was never read is kept while it is open, since the meter may still
+    appear. One on a meter that has not come back is kept as long as experiments are. The energy of
+    a node meter is attributed by the claims on GPUs, and later than theirs.
     """
     waits_ns = min(
         (each.edge_ns for each in node_meters.values() if each.edge_ns > now_ns - NODE_WAIT_NS),

@@ -1,13 +1,13 @@
-"""Who a process consumes for, and when: marks in force, and who was there between two lists.
+"""Who a process consumes for, and when: active marks, and who was there between two lists.
 
-A mark (`experiment_span`) names an experiment for a process and its children, from entry to
-exit. A process of the list therefore has an owner that depends on the time: its own, or that of
-the mark in force. Here an interval is cut at the edges of marks, and in each piece every process
-has one owner; how the energy is shared among owners is `attribution`'s affair, as always.
+A mark (`experiment_span`) names an experiment for a process and its children, from entry to exit.
+The owner of a listed process therefore depends on the time: its own, or that of the active mark.
+Here an interval is cut at the edges of marks, so that in each piece every process has one owner;
+`attribution` then splits the energy among owners as usual.
 
-A list of processes tells who is on a device at an instant. Of an outage of the daemon, and of
-programs that live shorter than the time between two lists, nobody tells. What is known then is who
-was there before and after; if that is one workload and nobody else, it was there in between too.
+A list of processes shows who is on a device at an instant. It does not cover an outage of the
+daemon, or programs that live shorter than the time between two lists. Then only those before and
+after are known; if that is one workload alone, it was there in between, too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import NS_PER_MS
 
 START_GRAIN_NS = 10 * NS_PER_MS
-"""Linux tells the start of a process in hundredths of a second, floored."""
+"""Linux reports the start of a process in hundredths of a second, floored."""
 
 
 def edges(readings: Iterable[Reading]) -> list[int]:
-    """The instants at which a mark of any process in these readings begins or ends."""
+    """Return the instants at which a mark of any process in these readings begins or ends."""
     return [
         t_ns
         for reading in readings
@@ -40,12 +40,11 @@ def edges(readings: Iterable[Reading]) -> list[int]:
 
 
 def pieces(interval: Interval) -> Iterator[Interval]:
-    """The interval cut at the edges of its processes' marks, each process owned as in the piece.
+    """Cut the interval at the edges of its processes' marks, each with its owner in the piece.
 
-    The pieces span the interval and add up to its energy. In a piece that a mark covers, its
-    process counts although it has ended by the time of the list. When it ended is not known; what
-    the device consumes then is the mark's rather than nobody's, and no one else's busy time is
-    less.
+    The pieces span the interval and add up to its energy. In a piece covered by a mark, its process
+    counts even if it ended before the list was taken. When it ended is unknown; the device's energy
+    is then the mark's rather than unattributed, and no one else's busy time is reduced.
     """
     if not any(process.marks for process in interval.processes):
         yield interval
@@ -67,7 +66,7 @@ def pieces(interval: Interval) -> Iterator[Interval]:
 def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
     seen_ns = process.started_ns + START_GRAIN_NS
     if any(piece.t1_ns <= span.t0_ns <= seen_ns for span in process.marks):
-        # It only looks as if it had begun just before the mark that it was born under.
+        # Its start only appears to be just before the mark that it was started under.
         return msgspec.structs.replace(process, ended=True)
     covered = covering(process.marks, piece.t0_ns, piece.t1_ns)
     if covered is not None:
@@ -76,7 +75,7 @@ def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
 
 
 def covering(marks: Iterable[Span], t0_ns: int, t1_ns: int) -> Span | None:
-    """The mark in force over `[t0, t1)`; of several the first, which is the innermost."""
+    """Return the mark active over `[t0, t1)`; of several the first, which is the innermost."""
     return next(
         (
             span
@@ -92,7 +91,7 @@ def around(
 ) -> WorkloadId | None:
     """Return who alone was on a device before and after an interval that nobody held.
 
-    Through an outage one and the same process must have been. `later` are the readings after the
+    Through an outage it must have been one and the same process. `later` are the readings after the
     interval.
     """
     held = any(
@@ -115,7 +114,7 @@ def around(
 
 
 def there(processes: Iterable[ProcessUse]) -> Iterator[ProcessUse]:
-    """Leave out who is gone, and who serves everybody."""
+    """Leave out processes that ended, and those that serve everyone."""
     return (p for p in processes if not p.ended and p.workload != INFRASTRUCTURE)
 
 

@@ -1,11 +1,11 @@
 """The audit of a counter: its energy against that of its power, window by window.
 
-Both tell of the same device, so their ratio is 1 but for noise: the sensors see 25 ms of every
-100, power may be a mean of the last second, and the counter moves in steps of 20 to 100 ms. The
-ratio is taken over blocks of some seconds under one kind of load. A counter is *wrong* if the mean
-of a minute's blocks is off by more than a bound that nothing learnt can move, or from what was
-learnt for that load, and by many times its own error. At partial utilization a load may be in step
-with the sensor's window, which makes a ratio of 0.5 to 1.5: there the audit cannot tell.
+Both measure the same device, so their ratio is 1 except for noise: the sensors sample 25 ms of
+every 100, power may be a mean of the last second, and the counter advances in steps of 20 to 100
+ms. The ratio is taken over blocks of some seconds under one kind of load. A counter is *wrong* if
+the mean of a minute's blocks is off by more than a fixed bound, or from what was learned for that
+load, and by many times its own error. At partial utilization a load may be in step with the
+sensor's window, giving a ratio of 0.5 to 1.5: there the audit cannot tell.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 BLOCK_NS = 5 * NS_PER_S
 LEAST_BLOCKS, MOST_BLOCKS = 6, 12
-"""A verdict needs half a minute under one load, and is about the last minute of it."""
+"""A verdict needs half a minute under one load, and covers the last minute of it."""
 
 BOUND = 0.06
-"""A counter that is off by more is wrong, whatever it always was."""
+"""A counter that is off by more is wrong, even if it always was."""
 
 DRIFT = 0.05
-"""So is one that is off by more from what was learnt for that load."""
+"""A counter that is off by more from what was learned for that load is wrong, too."""
 
 SIGMAS = 6
 LEAST_ERROR = 0.003
-"""The error of a mean is never taken to be smaller, however alike its blocks are."""
+"""The least error assumed for a mean, however similar its blocks are."""
 
 LEARNING = 64
-"""Each window moves what is learnt by one part in at most this many."""
+"""Each window moves the learned ratio by one part in at most this many."""
 
 SETTLED = 20
-"""After so many windows of a load what is learnt counts."""
+"""The learned ratio counts after this many windows of a load."""
 
 FULL_PERCENT = 99
 
 
 class Load(StrEnum):
-    """The kinds of load that are reported apart."""
+    """The kinds of load that are distinguished."""
 
     REST = "rest"
     PARTIAL = "partial"
@@ -53,7 +53,7 @@ class Load(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the audit says of a counter."""
+    """The result of the audit of a counter."""
 
     NONE = ""
     SOUND = "sound"
@@ -62,7 +62,7 @@ class Verdict(StrEnum):
 
 
 class Learnt(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The ratio of a counter under one load, and from how many windows it is known."""
+    """The ratio of a counter under one load, and the number of windows it is from."""
 
     ratio: float = 1.0
     windows: int = 0
@@ -73,12 +73,12 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The audit of one counter.
 
     Attributes:
-        since: The reading at which the present block began.
-        load: The load of the present blocks.
+        since: The reading at which the current block began.
+        load: The load of the current blocks.
         blocks: Energy by the counter and by power of the last blocks, in microjoules.
         learnt: What is known for each load.
-        verdict: What is said of the counter.
-        ratio: The ratio of the last window that was judged (0: none was).
+        verdict: The current verdict.
+        ratio: The ratio of the last window judged (0: none).
 
     """
 
@@ -91,7 +91,7 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def said(self) -> str:
-        """What people are told of it: how the counter stands to power, and whether it is right."""
+        """The displayed result: the ratio of counter to power, and the verdict."""
         if self.verdict is Verdict.NONE:
             return "cannot tell: not yet compared under one load for half a minute"
         if self.verdict is Verdict.CANNOT_TELL:
@@ -100,12 +100,12 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 def interrupted(audit: Audit) -> Audit:
-    """The counter was not right, or not read: a new block begins with the next reading."""
+    """Return the audit after a faulty or missing reading: the next one starts a new block."""
     return audit if audit.since is None else msgspec.structs.replace(audit, since=None, blocks=())
 
 
 def heard(audit: Audit, reading: Reading) -> Audit:
-    """The audit after one more reading of a counter that counts on."""
+    """Return the audit after one more valid reading."""
     now = reading.by_power
     if now is None or reading.energy_uj is None or reading.power_mw is None:
         return audit
@@ -131,7 +131,7 @@ def _load(reading: Reading) -> Load:
 
 
 def _judged(audit: Audit) -> Audit:
-    """The verdict on the last blocks. The first of a load holds its beginning, and is left out."""
+    """Judge the last blocks, except the first of a load, which contains its start."""
     blocks = audit.blocks[1:]
     if len(blocks) < LEAST_BLOCKS:
         return audit
@@ -149,7 +149,7 @@ def _judged(audit: Audit) -> Audit:
     elif excess > 0:
         verdict = Verdict.CANNOT_TELL
     if verdict is not Verdict.WRONG and audit.verdict is Verdict.WRONG:
-        # It stays named until a load that can tell shows that it is right again.
+        # It stays wrong until a load that can tell shows that it is right again.
         verdict = Verdict.SOUND if verdict is Verdict.SOUND and _tells(audit) else Verdict.WRONG
     if len(blocks) < MOST_BLOCKS - 1:
         return msgspec.structs.replace(audit, verdict=verdict, ratio=ratio)

@@ -67,7 +67,7 @@ LEAST_WINDOWS = 10
 """Fewer points give no line that could be trusted."""
 
 LEAST_SPREAD = 1.2
-"""A gain is told from an offset only by power that differs: the most to the least that is read."""
+"""The least ratio of highest to lowest power that separates a gain from an offset."""
 
 MOST_ERROR = 0.05
 """A fit that leaves more of its energy open is worth no more than no calibration."""

@@ -1,13 +1,13 @@
-"""When a counter moved: the times of a meter's own ticks, inferred from the readings.
+"""Infer from readings when a meter's counter stepped.
 
-A GPU's energy counter does not flow, it steps every 20-100 ms; a reading shows the value of the
-last step, up to a step old. At a boundary between two workloads that is worth up to 100 ms of one
-of them. So a boundary is followed by a burst of readings a few milliseconds apart, which see the
-counter step: a step that was seen is an exact point (time, energy) of the energy curve, and other
-steps nearby lie whole periods from it. Between such points the curve is taken as straight, but
-for the step that holds a boundary: there it may bend (`bent`).
+A GPU's energy counter advances in steps every 20-100 ms; a reading shows the value of the last
+step, up to a step old. At a boundary between two workloads that is worth up to 100 ms of one of
+them. So a boundary is followed by a burst of readings a few milliseconds apart, which observe the
+counter step: an observed step is an exact point (time, energy) of the energy curve, and other steps
+nearby are whole periods away from it. Between such points the curve is assumed straight, except for
+the step that contains a boundary, where it may bend (`bent`).
 
-Only times move here, and energy inside a step; no total depends on this file.
+Only times, and energy within a step, move here; no total depends on this module.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from joulebook.core.energy.readings import Break, Reading
 from joulebook.units import NS_PER_MS
 
 SHARP_NS = 15 * NS_PER_MS
-"""A step seen between two readings at most this far apart is taken as seen."""
+"""A step between two readings at most this far apart counts as observed."""
 
 STALE_NS = 500 * NS_PER_MS
-"""A counter that shows the same value for longer is at rest, not between two steps."""
+"""A counter with the same value for longer is at rest, not between two steps."""
 
 MISFIT_NS = 30 * NS_PER_MS
-"""How far the unseen beginning of a step may lie from where it is expected."""
+"""How far the unobserved start of a step may be from where it is expected."""
 
 SHORTEST_TICK_NS = 5 * NS_PER_MS
 
 RATE_NS = 1200 * NS_PER_MS
-"""The rate before a boundary is taken over at most so long."""
+"""The rate before a boundary is averaged over at most this long."""
 
 REACH = 10
-"""Over how many periods a step that was not seen may be placed from one that was."""
+"""Over how many periods an unobserved step may be placed from an observed one."""
 
 LEARNING = 8
-"""The learnt period moves by one part in about this many towards each new observation."""
+"""The learned period moves by one part in about this many towards each new observation."""
 
 LEARNING_REACH = 3
-"""Over how many periods two seen steps teach the period: more might be counted wrongly."""
+"""The most periods between two observed steps to learn from: more might be miscounted."""
 
 
 class Knot(msgspec.Struct, frozen=True, gc=False):
-    """A point of the energy curve. `index` is the reading it comes from, `sharp` if seen."""
+    """A point of the energy curve. `index` is the reading it comes from, `sharp` if observed."""
 
     reading: Reading
     index: int
@@ -55,11 +55,10 @@ class Knot(msgspec.Struct, frozen=True, gc=False):
 
 
 def knots(base: Reading, pending: Sequence[Reading], tick_ns: int) -> list[Knot]:
-    """The points of the energy curve after `base`, one for each value that the counter showed.
+    """Return the points of the energy curve after `base`, one per value of the counter.
 
-    `base` is a point already (its time is final). `tick_ns` is the period learnt so far (0: none).
-    Repeated values within a step are dropped, but for the last one that was seen before a break
-    or an outage.
+    `base` is a point already (its time is final). `tick_ns` is the period learned so far (0: none).
+    Repeated values within a step are dropped, except for the last one before a break or an outage.
     """
     points = _changes(base, pending)
     tick_ns = learnt(points, tick_ns)
@@ -67,7 +66,7 @@ def knots(base: Reading, pending: Sequence[Reading], tick_ns: int) -> list[Knot]
 
 
 def learnt(points: Sequence[Knot], tick_ns: int) -> int:
-    """Follow the period by the distance of steps that were seen soon one after the other."""
+    """Update the period from observed steps close to one another."""
     for a, b in pairwise(points):
         distance_ns = b.reading.t_ns - a.reading.t_ns
         if not (a.sharp and b.sharp and distance_ns >= SHORTEST_TICK_NS):
@@ -82,12 +81,12 @@ def learnt(points: Sequence[Knot], tick_ns: int) -> int:
 
 
 def bent(base: Reading, points: Sequence[Knot], edges: Iterable[int]) -> list[Knot]:
-    """Add a point at an edge inside a step, where a change of power there fits what was counted.
+    """Add a point at an edge inside a step, if a change of power there fits the count.
 
-    Power changes where jobs do. The step after the edge tells the power after it, so going back
+    Power changes where jobs do. The step after the edge gives the power after it, so going back
     from the end of the step gives the energy at the edge, whenever the step began. That holds if
-    the rest of the step fits the power before it, as far as the step's own beginning is known;
-    else power changed elsewhere (a job that starts slowly), and the step stays straight.
+    the rest of the step fits the power before it, as far as the step's start is known; otherwise
+    power changed elsewhere (a job that starts slowly), and the step stays straight.
     """
     curve: list[Knot] = []
     ordered = sorted(set(edges))
@@ -106,7 +105,9 @@ def bent(base: Reading, points: Sequence[Knot], edges: Iterable[int]) -> list[Kn
 
 
 def _rate_until(base: Reading, points: Sequence[Knot], since_ns: int) -> Fraction | None:
-    """The mean rate since `since_ns` up to the last point; between seen steps if there are two."""
+    """Return the mean rate from `since_ns` to the last point, between observed steps if
+    possible.
+    """
     known = [Knot(base, -1, sharp=False), *points]
     known = [p for p in known if p.reading.t_ns >= since_ns]
     seen = [p for p in known if p.sharp]
@@ -144,7 +145,7 @@ def _rounded(distance_ns: int, tick_ns: int) -> int:
 def _placed(
     base: Reading, pending: Sequence[Reading], points: Sequence[Knot], tick_ns: int
 ) -> list[Knot]:
-    """Move each step that was not seen to whole periods from one that was, if one is near."""
+    """Move each unobserved step to whole periods from an observed one nearby, if any."""
     placed = list(points)
     for i, knot in enumerate(points):
         if knot.sharp or knot.reading.breaks or knot.reading.after_outage:
@@ -160,7 +161,7 @@ def _placed(
 
 
 def _on_grid(points: Sequence[Knot], i: int, tick_ns: int) -> int:
-    """When the value of point `i` was new, by the nearest of the steps that were seen."""
+    """Return when the value of point `i` was new, by the nearest observed step."""
     t_ns = points[i].reading.t_ns
     if i + 1 < len(points) and points[i + 1].sharp:
         return points[i + 1].reading.t_ns - tick_ns
@@ -176,7 +177,7 @@ def _on_grid(points: Sequence[Knot], i: int, tick_ns: int) -> int:
 
 
 def _slope(a: Reading, b: Reading) -> Fraction | None:
-    """Microjoules per nanosecond from one point to the next."""
+    """Return microjoules per nanosecond from one point to the next."""
     if b.breaks or a.energy_uj is None or b.energy_uj is None or b.energy_uj < a.energy_uj:
         return None
     return Fraction(b.energy_uj - a.energy_uj, b.t_ns - a.t_ns)

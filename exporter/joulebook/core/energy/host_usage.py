@@ -1,7 +1,7 @@
-"""A snapshot of the host: what each workload, and the whole node, has used of CPU and memory.
+"""Snapshots of the host: CPU and memory used by each workload and the whole node.
 
-Kept in the books for as long as energy of its time is still to be booked: after a crash the
-kernel's own counters then say who used the CPU meanwhile.
+They are kept as long as energy of their time is still to be booked: after a crash, the kernel's own
+counters then show who used the CPU meanwhile.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ IDLE_PER_MILLE = 5
 """A node with less than 0.1 + 0.5 % of its cores at work is idle (the daemon itself is work)."""
 
 KEPT = 1024
-"""So many snapshots are kept where a meter stays silent: the oldest, and the newest."""
+"""The most snapshots kept while a meter has no readings: the oldest, and the newest."""
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What one workload has used up to a snapshot.
 
-    `cpu_ns` is CPU time since it began, `memory_bytes` what it has resident now, page cache left
-    out. `cores_milli` is what it was allocated, in thousandths of a logical CPU (0: not known).
-    `since_ns` is when it began (0: not known).
+    Attributes:
+        cpu_ns: CPU time since it began.
+        memory_bytes: Resident memory now, without page cache.
+        cores_milli: Its allocation in thousandths of a logical CPU (0: unknown).
+        since_ns: When it began (0: unknown).
+
     """
 
     workload: WorkloadId
@@ -40,8 +43,12 @@ class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class HostSnapshot(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Who has used what of the host at one instant.
 
-    `cores` are the logical CPUs, `busy_ns` the CPU time of the whole node since boot,
-    `resident_bytes` its memory in use without page cache, `installed_bytes` all there is.
+    Attributes:
+        cores: Logical CPUs.
+        busy_ns: CPU time of the whole node since boot.
+        resident_bytes: Memory in use, without page cache.
+        installed_bytes: Installed memory.
+
     """
 
     t_ns: int
@@ -53,7 +60,7 @@ class HostSnapshot(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 def is_busy(known: Mapping[int, HostSnapshot], news: Sequence[HostSnapshot]) -> bool | None:
-    """Whether the node was at work from the last snapshot that is known to the newest one."""
+    """Return whether the node was busy from the last known snapshot to the newest one."""
     if not known or not news:
         return None
     before, now = known[max(known)], max(news, key=lambda snapshot: snapshot.t_ns)
@@ -64,7 +71,7 @@ def is_busy(known: Mapping[int, HostSnapshot], news: Sequence[HostSnapshot]) -> 
 def kept(
     known: Mapping[int, HostSnapshot], news: Iterable[HostSnapshot], needed_ns: int
 ) -> Mapping[int, HostSnapshot]:
-    """The snapshots, by time: those known and new, as far back as energy is still to be booked.
+    """Return the snapshots by time, as far back as energy is still to be booked.
 
     That is, from the last one at or before `needed_ns`. The mapping keeps its identity if nothing
     changes.

@@ -1,11 +1,11 @@
-"""What is idle: the one place that decides it, from the facts that sensors report.
+"""Decide what is idle, from the facts that sensors report. No other module does.
 
-A device is *at rest* between two looks if it did no work: its utilization was 0 at both, and no
-process had time on its multiprocessors between them. A process that sleeps on it does no work.
-Where a device does not tell its utilization, it is at rest if nobody was on it at either look.
+A device is *at rest* between two polls if it did no work: its utilization was 0 at both, and no
+process had SM time between them. A process that sleeps on it does no work. If a device does not
+report utilization, it is at rest if no process was on it at either poll.
 
 An interval at rest is *idle* if its energy is not far above the device's idle floor (short work
-between two looks is seen by its energy alone). The floor is learnt from idle intervals.
+between two polls shows in its energy only). The floor is learned from idle intervals.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ LEARN_NS = NS_PER_S // 2
 """An interval must last this long to teach the idle floor."""
 
 STEPS_NS = NS_PER_S // 5
-"""A shorter interval may hold the energy of two counter steps more than its time accounts for."""
+"""A shorter interval may contain the energy of two more counter steps than its time accounts
+for.
+"""
 
 LEARNING = 16
 """Each idle interval moves the floor by one part in this many of the difference."""
 
 YOUNG_NS = 5 * NS_PER_S
-"""So long the floor is the mean of all that it was learnt from: the first interval may lack a step
-of the counter or two, and be far too low. The last moment before work is left out of it: it may
-hold the beginning of that work, which utilization reports late."""
+"""For this long the floor is the mean of everything it was learned from: the first interval may
+lack one or two counter steps, and be far too low. The last moment before work is left out: it may
+contain the start of that work, which utilization reports late.
+"""
 
 FAR_PER_CENT = 25
 FAR_MW = 10 * MW_PER_W
@@ -37,12 +40,13 @@ FAR_MW = 10 * MW_PER_W
 
 SETTLED_NS = 300 * NS_PER_S
 STEADY_PER_CENT = 5
-"""A device that stays at rest for so long, and so steady, has a new floor: a process keeps it in a
-higher power state, and sleeps."""
+"""A device that rests this long and this steadily gets a new floor: a sleeping process keeps it in
+a higher power state.
+"""
 
 
 class Stretch(Protocol):
-    """What is asked of an interval here."""
+    """The part of an interval that this module needs."""
 
     @property
     def duration_ns(self) -> int:
@@ -58,14 +62,14 @@ class Stretch(Protocol):
 
 
 class Floor(NamedTuple):
-    """The idle floor of a device, and how it is being learnt.
+    """The idle floor of a device, and the state of learning it.
 
     Attributes:
-        idle_mw: The floor (`None`: not learnt).
+        idle_mw: The floor (`None`: not learned yet).
         rest_mw: The power of a steady rest above the floor; while the floor is young, what it was
             before the last stretch.
-        rest_ns: For how long it rests like that; below 0: the floor is young, and was learnt from
-            so much time.
+        rest_ns: How long it has rested like that; below 0: the floor is young, and was learned from
+            this much time.
 
     """
 
@@ -75,7 +79,7 @@ class Floor(NamedTuple):
 
 
 def is_at_rest(before: Reading, now: Reading) -> bool:
-    """Whether the device did no work between two readings, as far as it tells."""
+    """Return whether the device did no work between two readings, as far as it reports."""
     worked = any(process.sm_time_ns for process in _users(now))
     return _rests(before) and _rests(now) and not worked
 
@@ -89,12 +93,12 @@ def _rests(reading: Reading) -> bool:
 
 
 def _users(reading: Reading) -> Iterator[ProcessUse]:
-    """The processes on a device that do not serve everybody."""
+    """Return the processes on a device that do not serve everyone."""
     return (each for each in reading.processes or () if each.workload != INFRASTRUCTURE)
 
 
 def is_idle(stretch: Stretch, floor: Floor) -> bool:
-    """Whether a stretch at rest is idle: its energy is not far above the floor."""
+    """Return whether a stretch at rest is idle: its energy is not far above the floor."""
     if not stretch.idle or floor.idle_mw is None:
         return stretch.idle
     most_mw = floor.idle_mw + max(floor.idle_mw * FAR_PER_CENT // 100, FAR_MW)
@@ -103,11 +107,11 @@ def is_idle(stretch: Stretch, floor: Floor) -> bool:
 
 
 def learnt(floor: Floor, stretches: Iterable[Stretch]) -> Floor:
-    """The floor after these stretches: a slow mean over those that are near it, or below.
+    """Return the floor after these stretches: a slow mean over those that are near it, or below.
 
-    Not the lowest: a counter that steps only ten times a second makes single intervals look up to
-    a tenth too low, and once would be for ever. Nor a mean by time, in which the last moment before
-    work is seen would count for much while little is known.
+    Not the lowest: a counter that steps only ten times a second makes single intervals look up to a
+    tenth too low, and one would be enough. Nor a mean by time, in which the last moment before work
+    is detected would count for too much while little is known.
     """
     for stretch in stretches:
         if not stretch.idle:

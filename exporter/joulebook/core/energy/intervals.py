@@ -1,7 +1,7 @@
-"""Two readings in, energy out: what a meter consumed between two looks, or why nobody knows.
+"""Turn two readings into the energy between them, or into a gap with its reason.
 
-A counter is subtracted; where there is none, power is integrated over the driver's own samples.
-A counter that began again gives what it has counted since; one that jumped gives a gap.
+Counters are subtracted; without a counter, power is integrated over the driver's own samples. A
+counter that was reset gives what it counted since; one that jumped gives a gap.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from joulebook.core.evidence import Gap, Method, Remainder
 from joulebook.units import NS_PER_MS, NS_PER_S, PJ_PER_UJ
 
 PLAUSIBLE_LAG_NS = 500 * NS_PER_MS
-"""A counter moves in ticks: a reading may hold the energy of this much more time than it spans."""
+"""A counter advances in steps: a reading may contain the energy of this much more time."""
 
 UPTIME_SLACK_NS = 2 * NS_PER_S
-"""Drivers tell their uptime in whole seconds."""
+"""Drivers report their uptime in whole seconds."""
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -46,10 +46,13 @@ class Calibration(msgspec.Struct, frozen=True):
 class Interval(msgspec.Struct, frozen=True, gc=False):
     """The energy of one meter in `[t0, t1)`, integer microjoules, and how it is known.
 
-    `idle` means that the device did no work in it (`core/energy/idle.py`). `outage` means that the
-    daemon was down.
-    `remainder` is set where the energy is known but not when in the interval it was consumed, so
-    that it can be nobody's.
+    Attributes:
+        idle: Whether the device did no work in it (`core/energy/idle.py`).
+        outage: Whether the daemon was down.
+        remainder: Set if the energy is known, but not when it was consumed, so that it cannot
+            be
+            attributed.
+
     """
 
     meter: Meter
@@ -62,9 +65,9 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     remainder: Remainder | None = None
     processes: tuple[ProcessUse, ...] = ()
     instances: tuple[InstanceUse, ...] | None = None
-    """The MIG instances that were there at either end; `None` where nobody asked."""
+    """The MIG instances present at either end; `None` if not queried."""
     unread: bool = False
-    """The device cannot be read: nothing is known of its energy, but that it was held."""
+    """The device cannot be read: only its held time is known, not its energy."""
     charged: bool = False
     """Its held time was charged already, while it could not be read."""
     before: tuple[ProcessUse, ...] = ()
@@ -86,7 +89,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         return self.energy_uj * (t_ns - self.t0_ns) // (self.t1_ns - self.t0_ns)
 
     def cut(self, t0_ns: int, t1_ns: int) -> Interval:
-        """The part in `[t0, t1)`, which must lie inside the interval."""
+        """Return the part in `[t0, t1)`, which must lie inside the interval."""
         if (t0_ns, t1_ns) == (self.t0_ns, self.t1_ns):
             return self
         energy_uj = self.until_uj(t1_ns) - self.until_uj(t0_ns)
@@ -106,10 +109,10 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
 
 
 def judge(before: Reading, now: Reading) -> Break | None:
-    """What happened to the counter between two readings; `None` if it must be seen once more.
+    """Judge what happened to the counter between two readings; `None` if undecided.
 
-    A fall or a jump is certain at once only where the driver's uptime or the boot id proves that
-    the counter began again. Without proof it may be one bad answer, and the next reading decides.
+    A drop or a jump is certain at once only if the driver's uptime or the boot id proves a reset.
+    Without proof it may be one bad answer, and the next reading decides.
     """
     if before.energy_uj is None or now.energy_uj is None:
         return Break.NONE
@@ -128,7 +131,7 @@ def judge(before: Reading, now: Reading) -> Break | None:
 
 
 def confirm(before: Reading, suspect: Reading) -> Break:
-    """What a fall or a jump was, once the reading after it has agreed with it."""
+    """Return what a drop or a jump was, once the next reading has confirmed it."""
     assert before.energy_uj is not None and suspect.energy_uj is not None
     fell = suspect.energy_uj < before.energy_uj or before.epoch != suspect.epoch
     if fell and _plausible(suspect.energy_uj, _lifetime_ns(before, suspect), suspect):
@@ -137,7 +140,7 @@ def confirm(before: Reading, suspect: Reading) -> Break:
 
 
 def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
-    """What a meter did between two readings, in order and without overlap.
+    """Return the intervals and gaps between two readings, in order and without overlap.
 
     `now.breaks` must have been judged. Gaps and intervals together span `[before, now)`, but
     for energy of unknown time after a reset, which stands beside its gap.
@@ -161,22 +164,22 @@ def between(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
 
 
 def unread(before: Reading, now: Reading, gap: Gap) -> Interval:
-    """A gap as time in which the device was held, or was nobody's: that is charged all the same."""
+    """Return a gap as an interval without energy: held time is charged all the same."""
     interval = _interval(before, now, gap.t0_ns, gap.t1_ns, 0, Method.INTEGRATED)
     return msgspec.structs.replace(interval, idle=False, unread=True)
 
 
 def energy_uj(parts: Sequence[Interval | Gap]) -> int:
-    """The energy that is known of what `between` gave."""
+    """Return the energy that is known of what `between` gave."""
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))
 
 
 def known_instances(
     before: tuple[InstanceUse, ...] | None, now: tuple[InstanceUse, ...] | None
 ) -> tuple[InstanceUse, ...] | None:
-    """The instances of two looks: those of the later, and those that were gone by then.
+    """Return the instances of two looks: those of the later, and those that were gone by then.
 
-    How busy an instance was before it was destroyed, nobody can say any more.
+    How busy an instance was before it was destroyed is unknown.
     """
     if before is None or now is None:
         return now
@@ -224,7 +227,7 @@ def _plausible(delta_uj: int, duration_ns: int, now: Reading) -> bool:
 
 
 def has_restarted(before: Reading, now: Reading) -> bool:
-    """Whether the boot, or the driver's uptime, proves that its counter began again since."""
+    """Return whether the boot id or the driver's uptime proves a counter reset."""
     if before.epoch != now.epoch:
         return True
     if now.uptime_ns is None:
@@ -238,7 +241,7 @@ def has_restarted(before: Reading, now: Reading) -> bool:
 
 
 def _lifetime_ns(before: Reading, now: Reading) -> int:
-    """The longest time for which a counter that began again after `before` can have counted."""
+    """Return the longest time that a counter reset after `before` can have counted."""
     longest = now.t_ns - before.t_ns
     if now.uptime_ns is None:
         return longest
@@ -248,7 +251,7 @@ def _lifetime_ns(before: Reading, now: Reading) -> int:
 
 
 def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
-    """Trapezoids over the power samples; holes longer than `MAX_HOLE_NS` are gaps."""
+    """Integrate the power samples by trapezoids; holes longer than `MAX_HOLE_NS` are gaps."""
     points = _points(before, now)
     if points is None:
         return (Gap(now.meter, before.t_ns, now.t_ns, "power_unknown"),)
@@ -268,9 +271,9 @@ def _integrate(before: Reading, now: Reading) -> tuple[Interval | Gap, ...]:
 
 
 def _points(before: Reading, now: Reading) -> list[PowerSample] | None:
-    """Power over `[before, now]`: its ends and the samples between; `None` if nothing is known.
+    """Return the power over `[before, now]`: ends and samples between; `None` if unknown.
 
-    At both ends the newest sample stands, so that neighbours agree on the power between them.
+    Both ends use the newest sample, so that adjacent intervals agree on the power between them.
     """
     most_mw = max_power_mw(now)
     inside = [

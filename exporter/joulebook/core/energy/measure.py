@@ -1,7 +1,7 @@
-"""From readings to energy in time: the first of the three steps of a tick.
+"""Turn readings into energy over time: the first of the three steps of a tick.
 
-Readings are taken in, and what is due of each meter becomes intervals. A meter of the whole node
-gives what is left of it once the meters in it are taken off. Nothing here knows of workloads.
+Readings are recorded, and what is due of each meter becomes intervals. A meter of the whole node
+yields the rest after its child meters are subtracted. Nothing here knows about workloads.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Meters(NamedTuple):
 
     Attributes:
         booked: The meters that energy is booked on; of a node's own meter, the rest.
-        node: The meters that measure others from outside.
-        children_uj: What the meters inside consumed and is still to be taken off.
+        node: The meters that include others.
+        children_uj: Energy of child meters that is still to be subtracted.
 
     """
 
@@ -38,7 +38,7 @@ class Meters(NamedTuple):
     children_uj: Mapping[ChildSecond, int]
 
     def resumed(self) -> Meters:
-        """After an outage of the daemon, in which nobody read them."""
+        """Return the meters after an outage of the daemon."""
         return self._replace(
             booked={name: metering.resume(state) for name, state in self.booked.items()},
             node={
@@ -49,7 +49,7 @@ class Meters(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What of a meter is due to be booked.
+    """What is due to be booked of a meter.
 
     Attributes:
         to_ns: Only what was consumed before this instant.
@@ -62,12 +62,12 @@ class Due(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The meters after a tick, the energy that is due, and the time that was lost.
+    """The meters after a tick, the energy that is due, and the time lost.
 
     Attributes:
         meters: All meters, with the readings of this tick.
         intervals: The energy that is due, no part of it twice.
-        gaps: The stretches without energy that ended.
+        gaps: The gaps that ended.
         lost_ns: The time without energy, by meter and reason.
 
     """
@@ -87,8 +87,8 @@ def measure(
 ) -> Measured:
     """Take in what sensors saw, and take out the energy that is due, calibrated.
 
-    `due` says it of each meter that is booked by itself; what a node's own meter counted is due
-    up to `horizon_ns`, as far as the meters in it are booked.
+    `due` gives it for each meter that is booked by itself; a node meter is due up to `horizon_ns`,
+    as far as its child meters are booked.
     """
     seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
     states, taken = _taken_in(meters, seen)
@@ -101,7 +101,7 @@ def measure(
     booked = {name: state for name, (state, _) in due_of.items()}
     intervals = [each for _, found in due_of.values() for each in found]
     children_uj = node_meter.noted(meters.children_uj, intervals, node.values(), horizon_ns)
-    # Modules first: their GPUs are inside what measures the whole node.
+    # Modules first: their GPUs are child meters of the whole node's.
     for name, each in sorted(node.items(), key=lambda item: not item[1].parts):
         to_ns, edges = due(each.state) if each.parts else (horizon_ns, ())
         node[name], others, children_uj = node_meter.reconcile(
@@ -157,7 +157,7 @@ def _calibrated_rest(
 def _taken_in(
     meters: Meters, looks: Iterable[Reading | Failure]
 ) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
-    """All meters with what was seen of them, and what each look did to its meter."""
+    """Return all meters with their readings, and how each reading changed its meter."""
     states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
     taken = []
     for look in looks:
@@ -169,7 +169,7 @@ def _taken_in(
 
 
 def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
-    """A meter after one look; `None`: one that was never read, and still is not."""
+    """Return a meter after one poll; `None` if it was never read."""
     if isinstance(look, Failure):
         if state is not None:
             return metering.lose(state, look)
@@ -185,7 +185,7 @@ def _node_meters(
     states: Mapping[Meter, MeterState],
     looks: Iterable[Reading | Failure],
 ) -> dict[Meter, NodeMeter]:
-    """The meters that measure others, as they are known and as they say by now."""
+    """Return the node meters, updated with what they cover now."""
     found = dict(known)
     for look in looks:
         if isinstance(look, Reading) and (look.covers or look.parts) and look.meter in states:

@@ -1,6 +1,6 @@
-"""One meter's state, tick by tick: readings taken in, gaps counted, intervals made ready to book.
+"""The state of one meter: record readings, count gaps, prepare intervals for booking.
 
-Nothing here knows of workloads: what comes out is energy in time, what goes on is `ledger`.
+Nothing here knows about workloads.
 """
 
 from __future__ import annotations
@@ -39,14 +39,19 @@ from joulebook.units import NS_PER_S
 class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One meter: the booked edge, and what was read after it.
 
-    `base` is the reading up to which all energy is booked; `pending` the readings after it, in
-    order. `booked_uj` counts, calibrated, since the ledger began, `read_uj` is that plus what is
-    pending.
-    `suspect` is an implausible reading that the next one will confirm or refute. `gap_to_ns` is
-    the instant up to which lost time is counted, `gap_from_ns` and `gap_reason` the gap that is
-    still open (`""`: none is). `tick_ns` is the learnt period of the counter
-    (0: not yet), `idle_mw` its mean power while idle. `resumed` is set from a restart of the
-    daemon until the meter has been read again.
+    Attributes:
+        base: The reading up to which all energy is booked.
+        pending: The readings after it, in order.
+        booked_uj: Energy booked since the ledger began, calibrated.
+        read_uj: That plus what is pending.
+        suspect: An implausible reading that the next one will confirm or refute.
+        gap_to_ns: The instant up to which lost time is counted.
+        gap_from_ns: Start of the open gap.
+        gap_reason: Its reason (`""`: no gap is open).
+        tick_ns: The learned period of the counter (0: not yet).
+        idle_mw: Mean power while idle.
+        resumed: Set from a restart of the daemon until the meter is read again.
+
     """
 
     meter: Meter
@@ -62,22 +67,22 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     idle_mw: int | None = None
     resumed: bool = False
     held: tuple[Reading, ...] = ()
-    """Readings since the counter is doubted, which wait until it is believed or given up."""
+    """Readings since the counter is in doubt, which wait until it is trusted or given up."""
     stalled: bool = False
     """Whether the counter was given up: its energy is booked by power."""
     rest_mw: int = 0
     rest_ns: int = 0
-    """What it draws at a rest that is steady and above the floor, and for how long it has."""
+    """How long it has been steadily at rest above the floor."""
     audit: Audit = Audit()
     """Its counter against its power."""
     unread_ns: int = 0
-    """Up to when held time was charged though the device cannot be read (0: it was never)."""
+    """Up to when held time was charged while the device could not be read (0: never)."""
     listed: tuple[ProcessUse, ...] | None = None
-    """The processes of readings that did not count: the next one that does tells of them."""
+    """The processes of readings that did not count, reported with the next one that does."""
     calibration_uj: int = 0
-    """What calibration added to what is booked; what is pending is as it was read."""
+    """What calibration added to the booked energy; pending energy is as read."""
     shown_uj: int = 0
-    """The most that was ever shown of it, where calibration took off something."""
+    """The most ever exposed, if calibration reduced it."""
 
     @property
     def last(self) -> Reading:
@@ -96,7 +101,7 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def shown_audit(self) -> Audit:
-        """The audit as people are told of it: a counter that was given up is wrong."""
+        """Return the audit for display: a counter that was given up is wrong."""
         if self.stalled:
             return Audit(verdict=Verdict.WRONG)
         return Audit(verdict=self.audit.verdict, ratio=self.audit.ratio)
@@ -107,11 +112,11 @@ DAEMON_DOWN = "daemon_down"
 ENERGY_UNREAD = "energy_unread"
 
 FALLBACK_NS = 60 * NS_PER_S
-"""A counter that is not reported for so long is given up, and power integrated instead."""
+"""A counter that is missing for this long is given up, and power is integrated instead."""
 
 
 class MeterUpdate(NamedTuple):
-    """A meter after readings were taken in, what gaps ended, and time newly lost by reason."""
+    """A meter after readings were recorded, the gaps that ended, and time newly lost by reason."""
 
     state: MeterState
     gaps: tuple[Gap, ...] = ()
@@ -124,14 +129,12 @@ class MeterUpdate(NamedTuple):
 
 
 def begin(reading: Reading) -> MeterState:
-    """A meter seen for the first time: what its counter says was consumed before our books
-    began.
-    """
+    """Start a meter at its first reading; its counter's past value is not booked."""
     return MeterState(reading.meter, summed(reading, reading), gap_to_ns=reading.t_ns)
 
 
 def begin_unread(failure: Failure) -> MeterState:
-    """A device that is there and could not be read from the start."""
+    """Start the meter of a device that is present but could not be read so far."""
     nothing = Reading(failure.meter, failure.t_ns)
     return MeterState(
         failure.meter,
@@ -143,12 +146,12 @@ def begin_unread(failure: Failure) -> MeterState:
 
 
 def resume(state: MeterState) -> MeterState:
-    """The daemon was down: nobody watched from the last reading to the next."""
+    """Resume a meter after the daemon was down."""
     return msgspec.structs.replace(state, resumed=True)
 
 
 def take(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Take in one reading. One that is not newer than what is known changes nothing."""
+    """Record one reading. One that is not newer than the last changes nothing."""
     if reading.t_ns <= state.newest.t_ns:
         return MeterUpdate(state)
     taken = _take(state, reading)
@@ -178,7 +181,7 @@ def _take(state: MeterState, reading: Reading) -> MeterUpdate:
 
 
 def _doubt(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Hold a reading back; once the counter is doubted for too long, go by power."""
+    """Hold a reading back; if the counter is in doubt for too long, use power instead."""
     waits_ns = reading.t_ns - state.last.t_ns
     taken = MeterUpdate(msgspec.structs.replace(state, held=(*state.held, reading)))
     if reading.energy_uj is None:
@@ -196,10 +199,10 @@ def _give_up(state: MeterState) -> MeterUpdate:
 
 
 def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
-    """The counter moves again, or power is not known any more.
+    """Trust the counter again: it advances, or power is no longer known.
 
     Its own steps count if it caught up, or never stood still (power may be a mean of the last
-    second). Else it lost what was consumed meanwhile, and power tells that.
+    second). Otherwise it lost what was consumed meanwhile, and power gives that.
     """
     held, late = state.held, state.held[-1]
     stood_long = reading.t_ns - state.last.t_ns >= STALL_NS
@@ -220,12 +223,12 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
 
 
 def _by_power(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Book the stretch up to a reading by power; from there on the counter may be sound again."""
+    """Book the time up to a reading by power; from there on the counter may be sound again."""
     last = state.last
     known, now = last.by_power, reading.by_power
     if known is not None and now is not None and now.t_ns <= known.t_ns:
         if reading.t_ns - known.t_ns <= MAX_HOLE_NS:
-            return MeterUpdate(state)  # it tells no power: the next one does
+            return MeterUpdate(state)  # it has no power: the next one does
         return lose(state, Failure(reading.meter, reading.t_ns, Break.STALLED.value))
     taken = _append(state, msgspec.structs.replace(reading, breaks=Break.STALLED))
     stalled = not is_sound(last, reading)
@@ -233,7 +236,7 @@ def _by_power(state: MeterState, reading: Reading) -> MeterUpdate:
 
 
 def _count(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Take in a reading of which the counter is believed, as far as it is plausible."""
+    """Record a reading whose counter is trusted, as far as it is plausible."""
     last = state.last
     state = msgspec.structs.replace(state, stalled=False) if state.stalled else state
     verdict = judge(last, reading)
@@ -253,7 +256,7 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
 
 
 def lose(state: MeterState, failure: Failure) -> MeterUpdate:
-    """Note that the meter gave nothing: time since it was last read or lost is lost."""
+    """Record that the meter was not read: the time since it was last read or lost is lost."""
     if failure.t_ns <= state.gap_to_ns:
         return MeterUpdate(state)
     gaps: tuple[Gap, ...] = ()
@@ -269,14 +272,14 @@ def lose(state: MeterState, failure: Failure) -> MeterUpdate:
 
 
 def _is_unread(last: Reading, reading: Reading) -> bool:
-    """Whether a meter that has a counter did not tell it: the next look makes up for this one."""
+    """Return whether a meter with a counter did not report it; the next reading makes up for it."""
     if last.energy_uj is None or reading.energy_uj is not None:
         return False
     return reading.t_ns - last.t_ns <= FALLBACK_NS and reading.epoch == last.epoch
 
 
 def _append(state: MeterState, reading: Reading) -> MeterUpdate:
-    """Add a judged reading; it ends a gap that is open, and may bring one of its own."""
+    """Add a judged reading; it ends an open gap, and may bring one of its own."""
     reading = msgspec.structs.replace(
         reading,
         after_outage=state.resumed,

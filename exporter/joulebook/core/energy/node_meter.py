@@ -1,16 +1,15 @@
-"""The rest of the node: what its own meter counted, less what was booked on the meters in it.
+"""The rest of the node: its own meter minus what was booked on its child meters.
 
-A BMC or a module's power sensor measures from outside what CPU, DRAM and GPUs measure inside.
-Booked is only the difference, as a meter of component `other` (fans, disks, losses), so nothing is
-counted twice:
+A BMC or a module's power sensor includes what CPU, DRAM and GPUs measure. Only the difference is
+booked, as a meter of component `other` (fans, disks, losses), so nothing is counted twice:
 
     node = children + other - deficit          exactly, at every instant that is reconciled
 
-Where the children come to more than the node (a slow or averaging BMC, one that leaves the GPUs
-out), nothing negative is booked: the excess is the *deficit*, which later differences fill first.
+If the children exceed the node (a slow or averaging BMC, or one that leaves out the GPUs), nothing
+negative is booked: the excess is the *deficit*, which later differences fill first.
 
-A superchip's counter is of its module, the CPU socket in it included. There the rest is the GPU,
-and is booked as it: module = socket + GPU.
+A superchip's counter is its module's, including the CPU socket. There the rest is booked as the
+GPU: module = socket + GPU.
 """
 
 from __future__ import annotations
@@ -30,13 +29,20 @@ from joulebook.units import NS_PER_S
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class NodeMeter(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A meter that measures others from outside: a node's power meter, a module.
+    """A meter that includes others: a node's power meter, a module.
 
-    `state` holds its own readings; `began_ns` is when it was first read. Up to `edge_ns` it is
-    reconciled: it counted `node_uj`, the
-    children of the components it `covers` came to `children_uj`, and `other_uj` was booked;
-    `deficit_uj` is by how much the children exceed it. `omits` is the component that it seems to
-    leave out (empty: none), `modelled` says that a child was taken off that is a model's.
+    Attributes:
+        state: Its own readings.
+        began_ns: When it was first read.
+        edge_ns: Up to when it is reconciled.
+        node_uj: What it counted up to then.
+        covers: The components of its children.
+        children_uj: Their energy up to then.
+        other_uj: What was booked of it up to then.
+        deficit_uj: By how much the children exceed it.
+        omits: The component that it appears to leave out (empty: none).
+        modelled: Whether the energy of a modelled child was subtracted.
+
     """
 
     state: MeterState
@@ -55,7 +61,9 @@ class NodeMeter(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The idle floor of the rest."""
 
     def child(self, meter: Meter) -> ChildSecond | None:
-        """Under which name the energy of a meter inside is kept (second 0); `None`: it is not."""
+        """Return the name under which a child meter's energy is kept (second 0); `None`: it is
+        not.
+        """
         if meter in self.parts:
             return ChildSecond(meter.component, 0, meter.name)
         return ChildSecond(meter.component, 0) if meter.component in self.covers else None
@@ -65,16 +73,16 @@ CHILD_WAIT_NS = 60 * NS_PER_S
 """A child that was not read for so long is no longer waited for."""
 
 KEPT_S = 3_600
-"""Energy of children is kept by the second for so long; what is older counts as of then."""
+"""Energy of children is kept by the second for this long; older energy counts as of then."""
 
 OMITTED_NS = 30 * NS_PER_S
 """A deficit worth this much of the children' power is no delay: something is left out."""
 
 
 def heard(known: NodeMeter | None, reading: Reading, state: MeterState) -> NodeMeter:
-    """The node meter of a reading: a new one, or what is known of it with what it covers now.
+    """Return the node meter of a reading, new or with what it covers now.
 
-    `state` are the readings of it so far; one that was booked by itself until now goes on from it.
+    `state` has its readings so far; a meter that was booked by itself until now continues from it.
     """
     if known is None:
         t_ns = state.base.t_ns
@@ -85,7 +93,7 @@ def heard(known: NodeMeter | None, reading: Reading, state: MeterState) -> NodeM
 
 
 def as_meter(node: NodeMeter) -> MeterState:
-    """The rest of the node as a meter: what is read of it is what is booked."""
+    """Return the rest of the node as a meter: what is read of it is what is booked."""
     state = node.state
     if node.parts:
         return msgspec.structs.replace(
@@ -106,7 +114,7 @@ def noted(
     nodes: Iterable[NodeMeter],
     horizon_ns: int,
 ) -> Mapping[ChildSecond, int]:
-    """The energy of children by second, with the intervals that were just booked.
+    """Return the energy of children by second, with the intervals that were just booked.
 
     What was consumed before a node meter was first read is not in it.
     """
@@ -135,7 +143,7 @@ def _kept_for(meter: Meter, nodes: Iterable[NodeMeter]) -> Mapping[ChildSecond, 
 def _seconds(
     interval: Interval, child: ChildSecond, since_ns: int, oldest: int
 ) -> Iterator[tuple[ChildSecond, int]]:
-    """The energy of a child from `since_ns` on, by second; what is older than `oldest` as of it."""
+    """Yield a child's energy from `since_ns` on by second, no older than `oldest`."""
     t_ns = max(interval.t0_ns, since_ns)
     while t_ns < interval.t1_ns:
         second = max(t_ns // NS_PER_S, oldest)
@@ -152,7 +160,7 @@ def reconcile(
     horizon_ns: int,
     edges: Iterable[int] = (),
 ) -> tuple[NodeMeter, list[Interval], Mapping[ChildSecond, int]]:
-    """Take children off the node meter as far as all of them are booked; what is left is `other`.
+    """Subtract the children from the node meter as far as all are booked; the rest is `other`.
 
     `children` are the meters as they are booked now. Returns the node meter, the intervals
     of `other` and what is left of `children_uj`.
@@ -167,7 +175,7 @@ def reconcile(
     others = []
     for interval in intervals:
         if interval.t0_ns > node.edge_ns:
-            # It was not read: what the children consumed meanwhile is not in it.
+            # It was not read: the children's energy of that time is not in it.
             _, children_uj = _taken(children_uj, node, interval.t0_ns)
         taken, children_uj = _taken(children_uj, node, interval.t1_ns)
         node, other = _less(node, interval, taken)
@@ -179,9 +187,10 @@ def reconcile(
 def _taken(
     children_uj: Mapping[ChildSecond, int], node: NodeMeter, t1_ns: int
 ) -> tuple[Mapping[Component, int], Mapping[ChildSecond, int]]:
-    """The energy of the children up to `t1_ns`, and what is left; a second is cut by time.
+    """Return the energy of the children up to `t1_ns`, and what is left; a second is cut by time.
 
-    Energy of before `node.edge_ns` came late (a child that was silent): it is taken now.
+    Energy from before `node.edge_ns` came late (from a child without readings): it is subtracted
+    now.
     """
     taken = dict.fromkeys(node.covers or {part.component for part in node.parts}, 0)
     names = {part.name for part in node.parts} or {""}
@@ -198,7 +207,7 @@ def _taken(
 
 
 def _until_uj(child: ChildSecond, energy_uj: int, edge_ns: int, t1_ns: int) -> int:
-    """The part of what a child consumed in its second, from `edge_ns` on, up to `t1_ns`."""
+    """Return the part of what a child consumed in its second, from `edge_ns` on, up to `t1_ns`."""
     begin_ns, end_ns = child.second * NS_PER_S, (child.second + 1) * NS_PER_S
     if begin_ns >= t1_ns:
         return 0
@@ -211,7 +220,7 @@ def _until_uj(child: ChildSecond, energy_uj: int, edge_ns: int, t1_ns: int) -> i
 def _less(
     node: NodeMeter, interval: Interval, taken: Mapping[Component, int]
 ) -> tuple[NodeMeter, Interval]:
-    """What is left of an interval of the node meter, once its children are taken off."""
+    """Return what is left of an interval of the node meter, once its children are taken off."""
     children_uj = sum(taken.values())
     left_uj = interval.energy_uj - children_uj - node.deficit_uj
     deficit_uj = max(-left_uj, 0)

@@ -1,9 +1,9 @@
-"""Power beside a counter: the energy that the counter should show, integrated by ourselves.
+"""Integrate power next to a counter: the energy that the counter should show.
 
-A counter may stand still, run at the wrong rate or fall silent while its device draws power. So
-power is added up beside every counter. While the counter shows far less than that it is *doubted*:
-its readings are held back. A counter that catches up is believed again; one that does not has its
-energy booked by power (`meter`).
+A counter may stand still, run at the wrong rate or go missing while its device draws power. So
+power is integrated for every counter. While the counter shows far less, it is in *doubt*, and its
+readings are held back. A counter that catches up is trusted again; otherwise its energy is booked
+by power (`meter`).
 """
 
 from __future__ import annotations
@@ -14,40 +14,42 @@ from joulebook.core.energy.readings import Component, PowerSample, PowerSum, Rea
 from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, PJ_PER_UJ
 
 DEFAULT_MAX_POWER_MW = 3_000 * MW_PER_W
-"""No single device draws 3 kW (2026): a meter that says so is not believed."""
+"""No single device draws 3 kW (2026): such a reading is rejected."""
 
 NODE_MAX_POWER_MW = 200_000 * MW_PER_W
-"""The same of a whole node, or what else is not reported apart."""
+"""The same for a whole node, or whatever else is not metered separately."""
 
 MAX_HOLE_NS = 5 * NS_PER_S
-"""Power is not interpolated over a longer hole between two samples: that is a gap.
+"""A longer hole between two power samples is not interpolated: it is a gap.
 
-A meter that can only be asked seldom says so (`Reading.hole_ns`)."""
+A meter that can only be polled rarely sets `Reading.hole_ns`.
+"""
 
 LAG_NS = 200 * NS_PER_MS
-"""A counter moves in steps of at most this much time, or half of it."""
+"""A counter advances in steps of at most this much time, or half of it."""
 
 STALL_NS = 5 * NS_PER_S
-"""A counter that stood still for less is believed when it moves, or when nothing is drawn any more:
-power may be a mean of the last second, and tell of work that is over."""
+"""A counter that stood still for less is trusted once it advances, or once nothing is drawn: power
+may be a mean of the last second, and include work that is over.
+"""
 
 SLOW = 4
-"""A counter that shows less than one part in so many of what was drawn is doubted."""
+"""A counter that shows less than one part in this many of the energy drawn is in doubt."""
 
 FAST = 4
-"""One that shows more than so many times what was drawn is not believed again yet."""
+"""A counter that shows more than this many times the energy drawn is not trusted yet."""
 
 OFF = 4
-"""One that stood still and then moved is right if it caught up to within one part in so many."""
+"""A counter that stood still is right if it caught up to within one part in this many."""
 
 LEAST_MW = 10 * MW_PER_W
-"""Below this a meter of power is too coarse to doubt a counter by."""
+"""Below this, power is too coarse to doubt a counter."""
 
 _63_BITS = (1 << 63) - 1
 
 
 def max_power_mw(reading: Reading) -> int:
-    """What the meter's device can draw at most, for a moment."""
+    """Return the most that the meter's device can draw for a moment."""
     if reading.max_power_mw is not None:
         return reading.max_power_mw
     is_node = reading.meter.component is Component.OTHER
@@ -55,7 +57,7 @@ def max_power_mw(reading: Reading) -> int:
 
 
 def is_believable(reading: Reading) -> bool:
-    """Whether a reading can be true at all, whatever came before it."""
+    """Return whether a reading is possible at all, whatever came before it."""
     figures = (reading.energy_uj, reading.uptime_ns, reading.max_power_mw, reading.wrap_uj)
     if not all(figure is None or 0 <= figure <= _63_BITS for figure in figures):
         return False
@@ -66,7 +68,7 @@ def is_believable(reading: Reading) -> bool:
 
 
 def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
-    """The sum of power carried on to `reading` by the samples in it; again after a hole."""
+    """Return the sum of power continued to `reading` with its samples; restarted after a hole."""
     samples = reading.samples
     if not samples and reading.power_mw is not None:
         samples = (PowerSample(reading.t_ns, reading.power_mw),)
@@ -84,7 +86,7 @@ def added_up(total: PowerSum | None, reading: Reading) -> PowerSum | None:
 
 
 def summed(last: Reading, reading: Reading, *, anew: bool = False) -> Reading:
-    """A reading of a counter with the sum of power up to it, in the place of samples."""
+    """Return a reading of a counter with the sum of power instead of samples."""
     total = last.by_power if last.epoch == reading.epoch and not anew else None
     if last.energy_uj is None and reading.energy_uj is None and last.by_power is None:
         return reading
@@ -96,7 +98,9 @@ def summed(last: Reading, reading: Reading, *, anew: bool = False) -> Reading:
 
 
 def drawn_uj(before: Reading, now: Reading) -> int | None:
-    """Energy between two readings by the sum of power; `None` where it is not known throughout."""
+    """Return the energy between two readings by the sum of power; `None` if not known
+    throughout.
+    """
     a, b = before.by_power, now.by_power
     if a is None or b is None or a.since_ns != b.since_ns:
         return None
@@ -104,7 +108,7 @@ def drawn_uj(before: Reading, now: Reading) -> int | None:
 
 
 def counted_uj(before: Reading, now: Reading) -> int | None:
-    """Energy between two readings by the counter; `None` where one does not tell it."""
+    """Return the energy between two readings by the counter; `None` if one lacks it."""
     if before.energy_uj is None or now.energy_uj is None:
         return None
     delta_uj = now.energy_uj - before.energy_uj
@@ -112,7 +116,7 @@ def counted_uj(before: Reading, now: Reading) -> int | None:
 
 
 def is_doubted(before: Reading, now: Reading) -> bool:
-    """Whether the counter stood still, or all but, while power was drawn; or fell silent."""
+    """Return whether the counter hardly advanced while power was drawn, or went missing."""
     counted = counted_uj(before, now)
     if counted is None:
         return before.energy_uj is not None and now.power_mw is not None
@@ -125,7 +129,7 @@ def is_doubted(before: Reading, now: Reading) -> bool:
 
 
 def is_off(before: Reading, now: Reading) -> bool:
-    """Whether a counter that stood still meanwhile shows something else than what was drawn."""
+    """Return whether a counter that stood still differs from the energy drawn."""
     counted, drawn = counted_uj(before, now), drawn_uj(before, now)
     if counted is None or drawn is None:
         return False
@@ -133,7 +137,7 @@ def is_off(before: Reading, now: Reading) -> bool:
 
 
 def is_sound(before: Reading, now: Reading) -> bool:
-    """Whether a counter that was given up moves as power says that it should."""
+    """Return whether a counter that was given up advances as power says it should."""
     counted, drawn = counted_uj(before, now), drawn_uj(before, now)
     if not counted or drawn is None or is_doubted(before, now):
         return False

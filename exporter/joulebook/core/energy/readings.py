@@ -1,10 +1,10 @@
-"""What a sensor saw: one look at one meter, or the reason why there was none; and its devices.
+"""What a sensor reports: readings of meters, failures with their reasons, and devices.
 
 All instants in the core are *node time*: nanoseconds that never go back, survive a restart of
 the daemon and a reboot (`clock.py` makes them from CLOCK_BOOTTIME). UTC is node time plus
 an offset that the tick carries, so a stepped wall clock changes no duration and no order.
 
-Beside its energy a device has names, numbers and telemetry; none of these is booked.
+A device also has names, numbers and telemetry; none of these is booked.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import msgspec
 from joulebook.core.workloads import WorkloadId
 
 REPLAYED = "replay"
-"""The `Reading.epoch` of a recorded trace: its counters never begin again, not even with a boot,
-and what they say was not consumed here."""
+"""The `Reading.epoch` of a recorded trace: its counters never reset, not even with a boot, and
+their energy was not consumed here.
+"""
 
 
 class Component(StrEnum):
@@ -33,7 +34,7 @@ class Component(StrEnum):
 
 
 class Meter(NamedTuple):
-    """One thing whose energy can be read; the leaf that is booked.
+    """One thing whose energy can be read and booked.
 
     `name` is stable over restarts and enumeration changes: the UUID of a GPU, the zone of RAPL.
     """
@@ -50,7 +51,7 @@ class PowerSample(NamedTuple):
 
 
 class PowerSum(NamedTuple):
-    """Power added up beside a counter, from `since_ns` to `t_ns`, where it was `power_mw`."""
+    """Power integrated for a counter from `since_ns` to `t_ns`, where it was `power_mw`."""
 
     since_ns: int
     t_ns: int
@@ -59,7 +60,7 @@ class PowerSum(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A mark on a process: from when to when (`None`: still) it consumes for `workload`."""
+    """A mark on a process: it consumes for `workload` from `t0` until `t1` (`None`: still)."""
 
     t0_ns: int
     t1_ns: int | None
@@ -70,12 +71,18 @@ class Span(NamedTuple):
 class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One process seen on a device.
 
-    `started_ns` is the start of the process in node time (0 when unknown): pids are reused, the
-    pair is not. `ended` says that it is gone by now. `sm_time_ns` is the time for which it kept
-    the device's multiprocessors busy since the reading before, `None` where the driver does not
-    say. `workload` is filled in by the daemon from the process's cgroup; `None` means that nobody
-    could say whose process it is. `marks` are the marks that it was under lately, the innermost
-    first; in their time it consumes for them and not for `workload` (`core/attribution/spans.py`).
+    Attributes:
+        started_ns: Start of the process in node time (0: unknown). PIDs are reused, the pair is
+            not.
+        ended: Whether it has ended by now.
+        sm_time_ns: Time for which it kept the device's SMs busy since the last reading; `None`
+            if
+            the driver does not report it.
+        workload: Its owner, set by the daemon; `None` if unknown.
+        marks: The marks that it was under lately, the innermost first. In their time it
+            consumes for
+            them and not for `workload` (`core/attribution/spans.py`).
+
     """
 
     pid: int
@@ -85,18 +92,18 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     workload: WorkloadId | None = None
     ended: bool = False
     instance: str = ""
-    """The UUID of the MIG instance that it runs on; empty on a card that is not cut up."""
+    """The UUID of the MIG instance that it runs on; empty on a card without MIG."""
     marks: tuple[Span, ...] = ()
     graphics: bool = False
-    """Whether it has graphics contexts alone, as display servers have."""
+    """Whether it has graphics contexts only, as display servers do."""
 
 
 def joined(
     earlier: tuple[ProcessUse, ...] | None, later: tuple[ProcessUse, ...] | None
 ) -> tuple[ProcessUse, ...] | None:
-    """One list that tells what two did: busy times add up, and who is not in the later has ended.
+    """Join two lists: busy times add up, and a process missing in the later one has ended.
 
-    Either may be `None` (nobody asked), which is nothing to add.
+    Either may be `None` (not queried), which adds nothing.
     """
     if earlier is None or later is None:
         return later if earlier is None else earlier
@@ -113,10 +120,10 @@ def joined(
 
 
 class InstanceUse(NamedTuple):
-    """One MIG instance at a look: `slices` of the card's `of`, and how busy they were.
+    """One MIG instance at a reading: `slices` of the card's `of`, and how busy they were.
 
-    `active_ppm` is the share of its multiprocessors that were at work since the look before, in
-    parts per million; `None` where the driver does not say (before Hopper it never does).
+    `active_ppm` is the share of its SMs that were busy since the last reading, in parts per
+    million; `None` if the driver does not report it (never before Hopper).
     """
 
     uuid: str
@@ -130,7 +137,7 @@ class Break(StrEnum):
 
     NONE = ""
     RESET = "counter_reset"
-    """It began again at zero; when, only `Reading.uptime_ns` can tell."""
+    """It was reset to zero; only `Reading.uptime_ns` tells when."""
     REBOOT = "reboot"
     """The same, because the machine was booted."""
     IMPLAUSIBLE = "implausible"
@@ -138,26 +145,32 @@ class Break(StrEnum):
     WRAPPED = "counter_wrap"
     """It may have wrapped more than once since it was last read."""
     STALLED = "counter_stalled"
-    """It stood still, or all but, while power was drawn: its energy is reported by power."""
+    """It hardly advanced while power was drawn: its energy is booked by power."""
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One successful look at one meter.
+    """One successful reading of one meter.
 
-    `energy_uj` is the meter's own cumulative counter; `None` means the meter has none, and
-    then `samples` (else `power_mw` alone) are integrated. `wrap_uj` is the size of a counter
-    that wraps. `epoch` names the life of the counter where the system tells it (the boot id);
-    `uptime_ns` is the time since the counter last started at zero, where the driver tells it.
-    `max_power_mw` bounds what is plausible. `busy` says whether the device was at work: its
-    utilization was above 0 (`None`: it does not tell, or was not asked). `processes` is `None`
-    where this look did not ask, empty where it asked and found none; and so are `instances`.
-    `covers` names the components whose meters
-    are measured here too, from outside: of such a meter only the rest is booked
-    (`core.energy.node_meter`).
-    `modelled` says that nothing was measured: `energy_uj` or `power_mw` are a model's. `hole_ns`
-    is how far apart two values of power may lie, where the meter can only be asked that seldom
-    (0: as for all, `intervals.MAX_HOLE_NS`).
+    Attributes:
+        energy_uj: The meter's own cumulative counter; `None` if it has none, and then `samples`
+            (else `power_mw` alone) are integrated.
+        wrap_uj: The size of a counter that wraps.
+        epoch: Identifies the life of the counter, where the system reports it (the boot id).
+        uptime_ns: Time since the counter last started at zero, where the driver reports it.
+        max_power_mw: Bounds what is plausible.
+        busy: Whether the device was at work, its utilization being above 0 (`None`: not
+            reported, or
+            not queried).
+        processes: `None` if not queried, empty if there were none; `instances` likewise.
+        covers: The components whose meters are included in this one; only the rest of such a
+            meter
+            is booked (`core.energy.node_meter`).
+        modelled: Whether nothing was measured: `energy_uj` or `power_mw` are a model's.
+        hole_ns: How far apart two values of power may be, if the meter can only be polled
+            rarely (0:
+            `intervals.MAX_HOLE_NS`).
+
     """
 
     meter: Meter
@@ -174,7 +187,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     after_outage: bool = False
     """Set by the ledger on the first reading after the daemon was down."""
     breaks: Break = Break.NONE
-    """Set by the ledger: why the counter cannot simply be subtracted from the one before."""
+    """Set by the ledger: why the last counter cannot simply be subtracted from this one."""
     instances: tuple[InstanceUse, ...] | None = None
     covers: tuple[Component, ...] = ()
     modelled: bool = False
@@ -182,15 +195,17 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     by_power: PowerSum | None = None
     """Set by the ledger: what a counter should show, by power."""
     parts: tuple[Meter, ...] = ()
-    """The meters that are measured inside this one: of a superchip's module its CPU socket."""
+    """The meters included in this one: of a superchip's module, its CPU socket."""
     utilization_pct: int | None = None
-    """How much of the time the device was at work, where it tells that."""
+    """How much of the time the device was at work, if reported."""
     tensor_ppm: int | None = None
-    """How busy its tensor cores were since the look before that told it, in parts per million."""
+    """How busy its tensor cores were since the last reading with this value, in parts per
+    million.
+    """
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
-    """A look at a meter that gave nothing; `reason` is a short stable word (label `reason`)."""
+    """A failed reading of a meter; `reason` is a short stable word (label `reason`)."""
 
     meter: Meter
     t_ns: int
@@ -200,10 +215,13 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
 class Instance(msgspec.Struct, frozen=True, gc=False):
     """One MIG device of a card, as its user is given it (a compute instance).
 
-    `uuid` is what the driver calls it (`MIG-<uuid>`; before R470 `MIG-GPU-<uuid>/<gi>/<ci>`).
-    `gi` and `ci` are the ids of its GPU instance and compute instance (`ci` is `None` where only
-    the GPU instance is known). `slices` is how many compute slices of the card are its own;
-    `profile` its name in `nvidia-smi` (`1g.10gb`).
+    Attributes:
+        uuid: The driver's name (`MIG-<uuid>`; before R470 `MIG-GPU-<uuid>/<gi>/<ci>`).
+        gi: Id of its GPU instance.
+        ci: Id of its compute instance (`None` if only the GPU instance is known).
+        slices: Its number of compute slices of the card.
+        profile: Its name in `nvidia-smi` (`1g.10gb`).
+
     """
 
     uuid: str
@@ -214,16 +232,21 @@ class Instance(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
-    """The live telemetry of one device, for gauges and the page; nothing of it is booked.
+    """The live telemetry of one device, for gauges and the status page; none of it is booked.
 
-    `values` maps the metric names of the catalogue, without prefix `joulebook_gpu_`
-    (`power_watts`, `power_limit_watts`, `utilization_ratio`, `memory_used_bytes`,
-    `temperature_celsius`, `sm_clock_hertz`, ...), to their value in base units; what the device
-    cannot say is absent, never 0. `throttle_ns` maps a reason to cumulative nanoseconds.
-    `mig` says that the card is in MIG mode: then `instances` lists what it is cut into now, and
-    `slices` counts the compute slices of the whole card, those of no instance among them (0: the
-    card is not cut up). `files` are its device files below /dev (`dri/renderD128`), where a minor
-    number alone would not tell the card.
+    Attributes:
+        values: Maps metric names of the catalogue, without the prefix `joulebook_gpu_`
+            (`power_watts`, `utilization_ratio`, `memory_used_bytes`, `temperature_celsius`,
+                ...) to
+            values in base units; what the device does not report is absent, never 0.
+        throttle_ns: Cumulative nanoseconds by reason.
+        mig: Whether the card is in MIG mode.
+        instances: Its MIG instances.
+        slices: Compute slices of the whole card, including free ones (0: no MIG).
+        files: Its device files below /dev (`dri/renderD128`), where a minor number alone would
+            not
+            identify the card.
+
     """
 
     meter: Meter
@@ -241,22 +264,22 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     slices: int = 0
     files: tuple[str, ...] = ()
     module: Meter | None = None
-    """The meter that measures it together with others: a die of a module of `slices` dies."""
+    """The meter that it shares with others, as a die of a module of `slices` dies."""
     counts: Mapping[tuple[str, str], int] = {}
-    """Counters of its health by name (`joulebook_gpu_NAME_total`) and the value of their label."""
+    """Health counters by name (`joulebook_gpu_NAME_total`) and label value."""
     last_xid: int | None = None
-    """The last Xid (0: none yet; `None`: they cannot be asked for)."""
+    """The last Xid (0: none yet; `None`: not available)."""
 
     @property
     def rooms(self) -> dict[str, Fraction]:
-        """Which part of the card each of its MIG instances is, by UUID."""
+        """Return the part of the card that each of its MIG instances is, by UUID."""
         of = max(self.slices, sum(each.slices for each in self.instances))
         return {each.uuid: Fraction(each.slices, of) for each in self.instances if each.slices > 0}
 
     def instance(self, name: str) -> Instance | None:
-        """The MIG instance of this card that a device plugin or a scheduler calls `name`.
+        """Return the MIG instance of this card that a device plugin or a scheduler calls `name`.
 
-        That is its UUID, or the name that drivers before R470 gave it, whatever this one says:
+        That is its UUID, or the name of drivers before R470, whatever this driver uses:
         `MIG-GPU-<uuid of the card>/<gi>/<ci>`.
         """
         for each in self.instances:

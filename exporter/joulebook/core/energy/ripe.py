@@ -1,4 +1,4 @@
-"""What of a meter is ripe: the intervals that are due to be booked, and what is idle in them."""
+"""Take the intervals of a meter that are due to be booked, and judge which are idle."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from joulebook.core.evidence import Gap, Method
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 UNREAD_NS = 60 * NS_PER_S
-"""A device that cannot be read for so long is charged by held time alone."""
+"""A device that cannot be read for this long is charged by held time alone."""
 
 BURST_STEPS = 3
-"""So many steps of a burst wait for one another (a faster counter must not wait for ever)."""
+"""The steps of a burst that wait for one another (a faster counter must not wait for ever)."""
 
 
 def ripe(
     state: MeterState, horizon_ns: int, edges: Iterable[int] = ()
 ) -> tuple[MeterState, tuple[Interval, ...]]:
-    """Take out the intervals that lie before `horizon_ns`, as far as readings bound them.
+    """Take out the intervals before `horizon_ns`, as far as readings bound them.
 
     The new `base` is the last point of the energy curve before the horizon. `booked_uj` grows by
     the energy of the intervals: `read_uj - booked_uj` is what is still pending.
@@ -43,7 +43,7 @@ def ripe(
     if not due:
         return state, ()
     taken = points[due - 1].index
-    # Of readings that are held back only the counter is doubted, not who was there.
+    # Only the counter of held-back readings is in doubt, not their processes.
     reported = _told(state.base, (*state.pending, *state.held))
     lists = [r for r in (state.base, *state.pending) if r.processes is not None]
     intervals: list[Interval] = []
@@ -79,7 +79,7 @@ def ripe(
 
 
 def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Interval, ...]]:
-    """A device that cannot be read is held all the same: time without energy, minute by minute."""
+    """Return the held time of a device that cannot be read, minute by minute, without energy."""
     t0_ns = max(state.base.t_ns, state.unread_ns)
     is_gone = state.gap_reason and not state.pending and not state.held
     if not is_gone or state.meter.component is not Component.GPU or horizon_ns - t0_ns < UNREAD_NS:
@@ -89,7 +89,7 @@ def _unread(state: MeterState, horizon_ns: int) -> tuple[MeterState, tuple[Inter
 
 
 def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Interval]:
-    """The intervals; of what was charged while the device could not be read, that is noted."""
+    """Return the intervals, marked where held time was charged already."""
     for each in intervals:
         charged_ns = min(max(each.t0_ns, state.unread_ns), each.t1_ns)
         if each.t0_ns < charged_ns and not each.unread:
@@ -102,7 +102,7 @@ def _charged(state: MeterState, intervals: Iterable[Interval]) -> Iterator[Inter
 def _judged(
     state: MeterState, intervals: Sequence[Interval]
 ) -> tuple[MeterState, tuple[Interval, ...]]:
-    """Say which intervals are idle, by the floor that is known; and learn it from them."""
+    """Judge which intervals are idle by the known floor, and learn the floor from them."""
     floor = idle.Floor(state.idle_mw, state.rest_mw, state.rest_ns)
     judged = tuple(
         msgspec.structs.replace(each, idle=False)
@@ -119,12 +119,12 @@ def _judged(
 
 
 def _last_listed(lists: Sequence[Reading], t_ns: int) -> tuple[ProcessUse, ...]:
-    """Who was on the device at the last look up to `t_ns` that asked."""
+    """Return who was on the device at the last reading up to `t_ns` with processes."""
     return next((r.processes or () for r in reversed(lists) if r.t_ns <= t_ns), ())
 
 
 def drawn_mw(state: MeterState) -> int | None:
-    """The mean power over what was read and is not booked yet: some seconds. `None`: not known."""
+    """Return the mean power over the seconds read but not booked yet; `None`: unknown."""
     readings = () if state.gap_reason else (state.base, *state.pending)
     parts = [part for pair in pairwise(readings) for part in between(*pair)]
     duration_ns = sum(part.t1_ns - part.t0_ns for part in parts)
@@ -134,10 +134,10 @@ def drawn_mw(state: MeterState) -> int | None:
 
 
 def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) -> int:
-    """How many of the points to book.
+    """Return how many of the points to book.
 
-    Not up to a burst of steps that were seen, nor into one: the step that holds its boundary is
-    split by the rates before and after it.
+    Not up to a burst of observed steps, nor into one: the step that contains its boundary is split
+    by the rates before and after it.
     """
     due = sum(pending[knot.index].t_ns <= horizon_ns for knot in points)
     for _ in range(BURST_STEPS):
@@ -147,12 +147,12 @@ def _due(points: Sequence[Knot], pending: Sequence[Reading], horizon_ns: int) ->
 
 
 def _told(base: Reading, pending: Sequence[Reading]) -> list[Reading]:
-    """For each pending reading, what is known of activity then.
+    """Return what is known of the activity at each pending reading.
 
-    A burst does not ask for it, and process lists are asked for less often: the next reading that
-    did ask speaks for the time before it. Where none has come yet, a device is as busy as it was
-    last seen; but who was on it then says nothing of who is on it now. MIG instances that went
-    between two looks are counted as there until the second.
+    A burst does not query it, and process lists are read less often: the next reading with a list
+    represents the time before it. If there is none yet, the device counts as busy as it last was;
+    but who was on it then says nothing about now. MIG instances that disappeared between two
+    readings count as present until the second.
     """
     reported: list[Reading] = []
     busy, processes, instances, tensor_ppm = None, None, None, None

@@ -1,6 +1,6 @@
-"""The books, one tick later: readings and claims in, postings and new balances out.
+"""Advance the books by one tick: readings and claims in, postings and new balances out.
 
-`advance` is the whole of what a daemon does, as one pure function of three steps:
+`advance` is everything that a daemon does, as one pure function of three steps:
 
     measure      what sensors saw into energy in time (`core.energy.measure`)
     attribute    who gets that energy                 (`core.attribution.attribute`)
@@ -18,15 +18,16 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.attribution import host, outages
-from joulebook.core.attribution.attribute import Booking, Known, OtherSplit, attribute, foreign_ns
+from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.energy import calibration
 from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
 from joulebook.core.energy.intervals import Calibration
 from joulebook.core.energy.measure import Measured, Meters, measure
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder, Subject, counted, summed
-from joulebook.core.ledger import series
+from joulebook.core.ledger import renames, series
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money import accrual
 from joulebook.core.money.accrual import Postings, Tariff, charge
@@ -37,7 +38,7 @@ from joulebook.units import NS_PER_S
 
 
 class BookingPolicy(msgspec.Struct, frozen=True):
-    """What the configuration says of booking and of series (`[daemon]`, `[exposition]`)."""
+    """The configuration of booking and of series (`[daemon]`, `[exposition]`)."""
 
     settle_ns: int = 3 * NS_PER_S
     series: series.SeriesPolicy = series.SeriesPolicy()
@@ -47,14 +48,19 @@ class BookingPolicy(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """All that came in since the last tick.
+    """Everything that came in since the last tick.
 
-    `claims` and `facts` are what tenants report; `complete` names the evidence whose report is
-    whole. `utc_offset_ns` turns node time into UTC. `resumed` marks the first tick of a daemon, and
-    `served` says that the books of the tick before could be scraped since (they were committed).
-    `rates` are those known now, also of the past; `wanted` is what the configuration says is to
-    be charged. `models` are the models of the devices that answered. `snapshots` says who used the
-    host: at the end of the tick, and at each boundary in it.
+    Attributes:
+        claims: Reported by workload sources, like `facts`.
+        complete: The evidence whose report is complete.
+        utc_offset_ns: Turns node time into UTC.
+        resumed: Whether this is the first tick of a daemon.
+        served: Whether the books of the last tick could be scraped (they were committed).
+        rates: Those known now, also for the past.
+        wanted: What should be charged by configuration.
+        models: The models of the devices that responded.
+        snapshots: The use of the host, at the end of the tick and at each boundary in it.
+
     """
 
     now_ns: int
@@ -73,21 +79,23 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class _Work(NamedTuple):
-    """The three values of a tick."""
+    """The three values of a tick, and what was reported of workloads."""
 
     measured: Measured
     bookings: Sequence[Booking]
     postings: Postings
+    facts: Sequence[WorkloadFacts]
 
 
 def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Entry]:
-    """One tick: measure what was consumed, attribute it, charge it, and carry the books on."""
+    """Run one tick: measure, attribute and charge, and return the new books."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
     looks = _looks(books, tick)
-    books = _informed(books, tick)
+    claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
-    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage)
+    renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
+    known = Known(outages.by_meter(books.claims), books.affirmed_ns, usage, renames.edges(renamed))
     due = partial(known.due, now_ns=tick.now_ns, settle_ns=policy.settle_ns)
     tariff = Tariff(tick.rates, books.models, tick.wanted, tick.utc_offset_ns)
 
@@ -98,15 +106,20 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
         due,
         lambda meter: calibration.of(policy.calibrations, meter, books.models.get(meter, "")),
     )
-    bookings = attribute(measured, known, tariff.pieces, policy.other)
-    postings = charge(bookings, tariff)
+    cut = renames.cut(renamed, tariff.pieces)
+    bookings = attribute(measured, known, cut, policy.other)
+    postings = charge(renames.as_booked(bookings, renamed), tariff)
 
-    return _after(books, tick, policy, _Work(measured, bookings, postings))
+    books = msgspec.structs.replace(books, renamed=renamed)
+    after, entry = _after(books, tick, policy, _Work(measured, bookings, postings, facts))
+    if after.claims == claims:  # the same by identity are not written again
+        after = msgspec.structs.replace(after, claims=claims)
+    return after, entry
 
 
 def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tuple[Books, Entry]:
     """The books after a tick, and what it adds to the record."""
-    measured, bookings, postings = work
+    measured, bookings, postings, told = work
     workloads, foreign = books.workloads, foreign_ns(bookings)
     bills = accrual.bills(postings.charges)
     is_seen = tick.served and not tick.resumed and books.last_ns
@@ -117,10 +130,10 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         tick.resumed,
         earned=_earned(postings.amounts),
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
-        claims=books.claims,
-        facts=tick.facts,
-        present=host.present(tick.snapshots),
-        foreign_users=frozenset(user for _, user in foreign),
+        claims=renames.claimed(books.claims, books.renamed),
+        facts=told,
+        present=frozenset(map(books.booked_to, host.present(tick.snapshots))),
+        foreign_users=frozenset(books.booked_to(user) for _, user in foreign),
     )
     books, facts = series.advance(_booked(books, measured, postings, bills), step, policy.series)
     users_ns = counted(foreign.items(), books.foreign_ns)
@@ -132,6 +145,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         claims=outages.prune(books.claims, books.meters, books.node_meters, tick.now_ns),
         charges=accrual.carry_on(books.charges, tick.wanted, postings.totals, served_ns, hold_ns),
         foreign_ns=users_ns,
+        renamed=renames.kept(books.renamed, books),
         last_ns=tick.now_ns,
     )
     faults = tuple(booking.fault for booking in bookings if booking.fault)
@@ -140,7 +154,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
 
 
 def _informed(books: Books, tick: Tick) -> Books:
-    """The books with what was reported: claims, models, and who used the host."""
+    """Return the books with what was reported: claims, models, and the use of the host."""
     affirmed = dict.fromkeys(tick.complete, tick.now_ns)
     news = {m: model for m, model in tick.models.items() if model and books.models.get(m) != model}
     return msgspec.structs.replace(
@@ -153,7 +167,7 @@ def _informed(books: Books, tick: Tick) -> Books:
 
 
 def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
-    """What sensors saw; whether CPU and DRAM were busy, the use of the host says."""
+    """Return the readings, with whether CPU and DRAM were busy from the use of the host."""
     busy = is_busy(books.snapshots, tick.snapshots)
     return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]
 
@@ -169,7 +183,7 @@ def _booked(
     postings: Postings,
     bills: Mapping[Subject, Mapping[Charge, Exact]],
 ) -> Books:
-    """The books with what was measured, posted and charged in a tick."""
+    """Return the books with what was measured, posted and charged in a tick."""
     amounts = postings.amounts.items()
     return msgspec.structs.replace(
         books,
@@ -197,7 +211,7 @@ def _booked(
 def _unowned(
     amounts: Mapping[PostingKey, Amount],
 ) -> Iterator[tuple[tuple[Component, Remainder], int]]:
-    """The energy that is nobody's."""
+    """Yield the unattributed energy."""
     for key, amount in amounts.items():
         if isinstance(key.subject, Remainder):
             yield (key.meter.component, key.subject), amount.energy_uj
@@ -211,7 +225,7 @@ def _unheld_ns(amounts: Mapping[PostingKey, Amount]) -> Iterator[tuple[Remainder
 
 
 def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Component, Amount]]:
-    """What each workload got, by component."""
+    """Return what each workload got, by component."""
     earned: dict[WorkloadId, dict[Component, Amount]] = {}
     for key, amount in amounts.items():
         if isinstance(key.subject, WorkloadId):
@@ -222,7 +236,7 @@ def _earned(amounts: Mapping[PostingKey, Amount]) -> dict[WorkloadId, dict[Compo
 
 
 def _booked_to_ns(books: Books) -> int:
-    """The instant up to which all energy of CPU and DRAM is booked."""
+    """Return the instant up to which all energy of CPU and DRAM is booked."""
     return min(
         (s.base.t_ns for m, s in books.meters.items() if m.component in host.COMPONENTS),
         default=books.last_ns,
@@ -232,10 +246,10 @@ def _booked_to_ns(books: Books) -> int:
 def _of_exposed(
     foreign_ns: Mapping[tuple[Meter, WorkloadId], int], known: Iterable[WorkloadId]
 ) -> Mapping[tuple[Meter, WorkloadId], int]:
-    """The use of those who have series, by name.
+    """Return the host usage of workloads with series, by name.
 
-    Of two that have a name one after the other, the use is one counter. That of those whose series
-    are gone is gone with them: in a sum under another name it would count a second time.
+    If two have the same name one after the other, their use is one counter. The use of those whose
+    series are gone is gone, too: under another name it would count twice.
     """
     names = {id_._replace(start=0) for id_ in known}
     users = (

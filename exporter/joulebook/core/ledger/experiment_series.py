@@ -1,7 +1,7 @@
-"""The roll-ups of experiments: held at a baseline when they appear, withdrawn, expired.
+"""The series of experiments: held at a baseline when they appear, withdrawn, expired.
 
-An experiment has series while it is used and a day after; what it has is kept for weeks, and passes
-then into `(expired)` of its owner.
+An experiment has series while it is used and a day after; its totals are kept for weeks, and then
+move to `(expired)` of its owner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXPIRED = "(expired)"
 
 
 class ExperimentSeries:
-    """The experiments of a node, while one tick moves them along."""
+    """The experiments of a node during one tick."""
 
     def __init__(
         self, known: Mapping[Labels, ExperimentState], now_ns: int, zero_hold_ns: int
@@ -29,26 +29,39 @@ class ExperimentSeries:
         self._zero_hold_ns = zero_hold_ns
 
     def hold(self) -> None:
-        """After a restart every experiment reappears at what it last showed, and stays there."""
+        """Hold every experiment at its last value after a restart."""
         for labels, state in self.states.items():
             if state.exposed:
                 self.states[labels] = self._held(state)
 
     def wait(self, served_ns: int) -> None:
-        """Time passes for those that are held back."""
+        """Let time pass for experiments that are held."""
         for labels, state in self.states.items():
             if state.hold_left_ns:
                 left_ns = max(state.hold_left_ns - served_ns, 0)
                 self.states[labels] = msgspec.structs.replace(state, hold_left_ns=left_ns)
 
     def credit(
-        self, labels: Labels, balance: Balance, bill: Charges, *, named: bool = False
+        self,
+        labels: Labels,
+        balance: Balance,
+        bill: Charges,
+        *,
+        named: bool = False,
+        joins: bool = False,
     ) -> None:
-        """Add to an experiment; one that has no series gets them first, at what it last showed."""
+        """Add to an experiment; one that has no series gets them first, at what it last showed.
+
+        Who `joins` it brings what it had before it was named: where that is of a kind that the
+        experiment did not have, its series are held like new ones.
+        """
         state = self.states.get(labels)
         if state is None:
             state = ExperimentState({}, {}, self._zero_hold_ns, self._now_ns)
-        elif not state.exposed:
+        elif not state.exposed or (
+            joins
+            and not (balance.keys() <= state.balance.keys() and bill.keys() <= state.bill.keys())
+        ):
             state = self._held(state)
         self.states[labels] = msgspec.structs.replace(
             state,
@@ -60,14 +73,14 @@ class ExperimentSeries:
         )
 
     def withdraw(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
-        """Expose those no longer that nobody has used for so long; what they have is kept."""
+        """Drop the series of experiments without use for a while; keep their totals."""
         for labels in self._unused(unused_ns, in_use):
             state = self.states[labels]
             if state.exposed and not state.hold_left_ns:
                 self.states[labels] = msgspec.structs.replace(state, exposed=False)
 
     def expire(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
-        """Pass those that nobody has used for so long into `(expired)` of their owner."""
+        """Move experiments without use for a long time to `(expired)` of their owner."""
         for labels in self._unused(unused_ns, in_use):
             if labels.experiment != EXPIRED:
                 gone = self.states.pop(labels)

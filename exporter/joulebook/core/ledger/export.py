@@ -1,11 +1,11 @@
-"""What a node hands on of its ledger: a page of rows, in the order in which they changed.
+"""The export of a node's ledger: a page of rows, in the order in which they changed.
 
-A row that changes gets a new `seq`, ledger-wide and for ever. Whoever asks for everything after
-`since`, puts each row in the place of its older self and goes on from `next`, holds what the
-ledger holds, however often it is interrupted. Rows hold totals, not increments: a page taken in
-twice is taken in once. What leaves the node for its age is not reported; it stays with who has it.
+A row that changes gets a new `seq`, unique in the ledger. A client that requests everything after
+`since`, replaces each row by its newer version and continues from `next` has what the ledger has,
+however often it is interrupted. Rows are totals, not increments, so writing a page twice is the
+same as once. Rows that expire on the node are not reported; they stay with the client.
 
-The page says by itself who the workloads in it are, whether they changed or not. Amounts are
+A page includes the workloads that its rows refer to, whether they changed or not. Amounts are
 integers (uJ, ns, `bills.Exact`), and a page is JSON on its way (`GET /v1/postings?since=SEQ`).
 """
 
@@ -15,17 +15,17 @@ from msgspec import Struct
 
 VERSION = 2
 OLDEST = 1
-"""The version before, which a collector still reads: a fleet is upgraded node by node."""
+"""The previous version, which a collector still reads: nodes are upgraded one by one."""
 PATH = "/v1/postings"
 
 MAX_ROWS = 5_000
-"""Rows of a page at most, the workloads it only names not counted."""
+"""The most rows in a page, not counting workloads that are only referred to."""
 
 
 class MeterRow(Struct, frozen=True, gc=False, array_like=True):
-    """A meter: what its books say in all, and what of it left the node for its age (uJ).
+    """A meter: its total, and what of it expired on the node (uJ).
 
-    `replayed` says that it plays a recorded trace: nothing of it was measured there.
+    `replayed`: it replays a recorded trace, so nothing was measured there.
     """
 
     id: int
@@ -38,9 +38,9 @@ class MeterRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
-    """What is known of a workload; times are UTC ns, `None`: not known.
+    """A workload; times are UTC ns, `None`: unknown.
 
-    What a later version added has the value that a page of the version before means.
+    Fields added by a later version default to what a page of the previous version means.
     """
 
     id: int
@@ -66,7 +66,7 @@ class WorkloadRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class PostingRow(Struct, frozen=True, gc=False, array_like=True):
-    """So much of one meter in one quarter hour (UTC start) to a workload, or a remainder (id 0)."""
+    """Energy of one meter in one quarter hour (UTC start) to a workload or a remainder (id 0)."""
 
     seq: int
     quarter_s: int
@@ -85,7 +85,7 @@ class PostingRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChargeRow(Struct, frozen=True, gc=False, array_like=True):
-    """What was charged for it: an exact amount in three parts, as in `bills.Exact`."""
+    """A charge: an exact amount in three parts, as in `Exact`."""
 
     seq: int
     quarter_s: int
@@ -113,7 +113,7 @@ class RateRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class GapRow(Struct, frozen=True, gc=False, array_like=True):
-    """A stretch (UTC ns) in which a meter was not read."""
+    """A time (UTC ns) in which a meter was not read."""
 
     id: int
     seq: int
@@ -124,7 +124,7 @@ class GapRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class ChargedRow(Struct, frozen=True, gc=False, array_like=True):
-    """What the books say was charged of one kind in all, and what of it left for its age."""
+    """The total of one kind of charge, and what of it expired."""
 
     item: str
     currency: str
@@ -133,10 +133,10 @@ class ChargedRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class PostingsPage(Struct, frozen=True):
-    """One answer. `next` is where to go on; it is `last`, the newest `seq`, when all is reported.
+    """One page. `next` is where to continue; it is `last`, the newest `seq`, when all is reported.
 
-    `booked_to_s` is the UTC second up to which the node has booked what it read. What
-    meters and `charged` say in all is of the same instant as `last`.
+    `booked_to_s` is the UTC second up to which the node has booked its readings. The totals of
+    meters and `charged` are of the same instant as `last`.
     """
 
     v: int

@@ -1,9 +1,9 @@
 """The life of a series: labels settled, zero held, true value shown, lingering, gone.
 
-Prometheus loses what a counter held when it first appeared and what it gained after it was last
-scraped. So a workload's series appears at zero and stays there for a few scrapes before it shows
-the truth, and lingers after the workload's end. All of it runs on the tick's clock and is part of
-the books: reading changes nothing, and a restart goes on where it was.
+Prometheus loses what a counter had when it first appeared and what it gained after it was last
+scraped. So a workload's series appears at zero, stays there for a few scrapes before it shows its
+true value, and lingers after the workload's end. All of this runs on the tick's clock and is part
+of the books: a scrape changes nothing, and a restart continues where it was.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ OVERFLOW = "(overflow)"
 
 
 def pool_id(labels: Labels) -> WorkloadId:
-    """The series that workloads of an owner share once the budget of series is spent."""
+    """Return the series that workloads of an owner share once the limit of series is reached."""
     return WorkloadId(OVERFLOW, f"{labels.user}\x1f{labels.account}")
 
 
 class SeriesPolicy(msgspec.Struct, frozen=True):
-    """What the configuration says of series (`[exposition]`), and the budgets of the design."""
+    """The configuration of series (`[exposition]`), and fixed limits."""
 
     zero_hold_ns: int = 37_500_000_000
     linger_ns: int = 900 * NS_PER_S
@@ -41,10 +41,11 @@ class SeriesPolicy(msgspec.Struct, frozen=True):
     max_experiments: int = 1000
     max_experiments_per_owner: int = 50
     expose_ns: int = 86_400 * NS_PER_S
-    """For how long after its last use an experiment has series; what it has is kept longer."""
+    """How long an experiment keeps its series after its last use; its totals are kept longer."""
     retire: bool = True
-    """Whether series may leave. Not where the last commit failed: nobody would see them gone, and
-    one that came back meanwhile would begin again below what it shows."""
+    """Whether series may be dropped. Not if the last commit failed: a scrape would still see them,
+    and one that returned meanwhile would restart below its value.
+    """
 
 
 class Step(NamedTuple):
@@ -52,14 +53,14 @@ class Step(NamedTuple):
 
     Attributes:
         now_ns: The end of the tick.
-        served_ns: For how long the series could be scraped since the tick before.
+        served_ns: How long the series could be scraped since the last tick.
         resumed: Whether this is the first tick of a daemon.
         earned: What each workload got.
         bills: What each is charged for it.
         claims: Who holds or held devices.
         facts: What sources report.
         present: The workloads that use the host now, held devices or not.
-        foreign users: Those that used what others hold: they get a series, if only to be named.
+        foreign_users: Those that used what others hold; they get a series, if only to be named.
 
     """
 
@@ -77,7 +78,7 @@ class Step(NamedTuple):
 def advance(
     books: Books, step: Step, policy: SeriesPolicy
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
-    """Move all series along by one tick. Returns the books and the facts that are new."""
+    """Advance all series by one tick. Return the books and the facts that are new."""
     air = _Air(books, policy, step.now_ns)
     if step.resumed:
         air.experiments.hold()
@@ -93,7 +94,7 @@ def advance(
 
 
 class _Air:
-    """The series that are exposed, while one tick moves them along."""
+    """The exposed series during one tick."""
 
     def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:
         self._before = books
@@ -112,14 +113,14 @@ class _Air:
         )
 
     def postpone(self, unseen_ns: int) -> None:
-        """The end of workloads that linger moves on by the time in which nobody could look."""
+        """Postpone the end of lingering workloads by the time without scrapes."""
         for id_, workload in self._workloads.items():
             if workload.ended_ns is not None:
                 final_ns = max(workload.final_ns, workload.ended_ns) + unseen_ns
                 self._workloads[id_] = msgspec.structs.replace(workload, final_ns=final_ns)
 
     def wait(self, served_ns: int) -> None:
-        """Time passes for everything that is held back."""
+        """Let time pass for everything that is held back."""
         for id_, workload in self._workloads.items():
             if workload.hold_left_ns:
                 left_ns = max(workload.hold_left_ns - served_ns, 0)
@@ -135,7 +136,7 @@ class _Air:
         earned: Iterable[WorkloadId],
         foreign_users: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
-        """Put workloads exposed that are heard of for the first time; note what is new."""
+        """Add workloads seen for the first time; record what is new."""
         reported = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
         holding = {claim.workload for claim in claims if claim.t1_ns is None}
@@ -149,7 +150,7 @@ class _Air:
             if known is not None:
                 fact = merged(known.facts, fact)
                 if id_ in reported and reported[id_].ended_ns is None and id_ in holding:
-                    fact = msgspec.structs.replace(fact, ended_ns=None)  # it was thought over
+                    fact = msgspec.structs.replace(fact, ended_ns=None)  # it was considered over
             held = id_ in held_or_used
             if known is None:
                 self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
@@ -177,9 +178,9 @@ class _Air:
                 self._roll_up(workload, balance, bill)
 
     def settle_labels(self) -> None:
-        """Freeze labels that are complete, or have been waited for long enough.
+        """Freeze labels that are complete, or were waited for long enough.
 
-        A workload that never had a meter gets no series: jobs without GPUs would fill the budget.
+        A workload that never had a meter gets no series: jobs without GPUs would reach the limit.
         """
         for id_, workload in list(self._workloads.items()):
             if workload.labels is not None or not workload.held:
@@ -195,12 +196,12 @@ class _Air:
                 folded=self._is_full(),
             )
             self._workloads[id_] = settled
-            self._roll_up(settled, settled.balance, settled.bill)
+            self._roll_up(settled, settled.balance, settled.bill, joins=True)
             if settled.folded:
                 self._overflow["workloads"] += 1
 
     def let_go(self, claims: Iterable[Claim], active: Iterable[WorkloadId]) -> None:
-        """Note ends; take series off the air whose time is over."""
+        """Record ends; drop series whose time is over."""
         closing = {claim.workload for claim in claims}
         running = {claim.workload for claim in claims if claim.t1_ns is None}
         running |= set(active) - closing  # known by its processes alone
@@ -233,9 +234,9 @@ class _Air:
             self.experiments.expire(self._policy.expire_ns, in_use)
 
     def _leave(self, leaving: Mapping[WorkloadId, WorkloadState]) -> None:
-        """Take series away, but none of which another workload still has a part.
+        """Drop series, unless another workload still has a part in them.
 
-        A name that came again is one series, with the sum of both: it must not fall.
+        A reused name is one series with the sum of both, since it must not decrease.
         """
         kept = {_identity(s) for id_, s in self._workloads.items() if id_ not in leaving}
         for id_, state in leaving.items():
@@ -249,10 +250,10 @@ class _Air:
         return max(ends, default=self._now_ns)
 
     def _budgeted(self, workload: WorkloadState) -> Labels:
-        """The labels a workload gets, or those of the overflow of its owner.
+        """Return the labels of a workload, or those of its owner's overflow.
 
-        Names that people gave have a budget of their own, and the last of the node's: nobody who
-        names an experiment shares a series because derived names were many.
+        Names that people gave have their own limit, and a reserve of the node's: named experiments
+        do not share a series just because there are many derived names.
         """
         labels = workload.facts.labels
         if not labels.experiment:
@@ -276,11 +277,13 @@ class _Air:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
+    def _roll_up(
+        self, workload: WorkloadState, balance: Balance, bill: Charges, *, joins: bool = False
+    ) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
-        self.experiments.credit(labels, balance, bill, named=workload.facts.named)
+        self.experiments.credit(labels, balance, bill, named=workload.facts.named, joins=joins)
         if not workload.folded:
             return
         id_ = pool_id(labels)
@@ -298,7 +301,7 @@ class _Air:
 
 
 def _own_names(facts: WorkloadFacts) -> WorkloadFacts:
-    """The facts without a name that is one of ours, by whatever way it came."""
+    """Return the facts without a reserved name, wherever it came from."""
     labels = Labels(*("" if is_reserved(name) else name for name in facts.labels))
     if labels == facts.labels:
         return facts
@@ -307,7 +310,7 @@ def _own_names(facts: WorkloadFacts) -> WorkloadFacts:
 
 
 def _identity(state: WorkloadState) -> tuple[str, ...]:
-    """What is on the series of a workload with settled labels."""
+    """Return the labels on the series of a workload with settled labels."""
     return (state.facts.id.scheduler, state.shown, *(state.labels or ()))
 
 

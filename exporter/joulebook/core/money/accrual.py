@@ -1,8 +1,8 @@
-"""What each joule cost when it was consumed: energy and held time into exact amounts, by rate.
+"""Turn energy and held time into exact amounts, at the rates in force when it was consumed.
 
 An interval is cut where the quarter hour or a rate changes, and each piece is charged at the rates
-of its own time, also when it is booked much later. A rate that is not known charges nothing: that
-energy is counted as unpriced instead.
+of its own time, also when it is booked much later. An unknown rate charges nothing: that energy is
+counted as unpriced instead.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from joulebook.units import NS_PER_S, QUARTER_NS
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What has been charged of one kind in all, and for how long its series still show zero.
+    """The total of one kind of charge, and how long its series must still show zero.
 
-    `total` is added up from whole intervals, before they are shared out: workloads (those no
-    longer exposed too) and remainders must come to the same.
+    `total` is added up from whole intervals, before attribution: workloads (including those no
+    longer exposed) and remainders must add up to the same.
     """
 
     total: Exact = NOTHING
@@ -52,11 +52,11 @@ class Stretch(NamedTuple):
     """A part of one quarter hour in which no rate changes.
 
     Attributes:
-        t0_ns: Its begin, ns UTC.
+        t0_ns: Its start, ns UTC.
         t1_ns: Its end, ns UTC.
         quarter_s: The UTC start of its quarter hour.
         rates: The rates in force.
-        per_kwh: What is charged for energy: each charge, and its rate for a kWh of the machines.
+        per_kwh: What is charged for energy: each charge, and its rate per kWh of IT energy.
 
     """
 
@@ -77,7 +77,7 @@ class Tariff:
         wanted: frozenset[Charge],
         utc_offset_ns: int,
     ) -> None:
-        """`wanted` is what the configuration asks for; energy without its rate is unpriced."""
+        """Take the charges `wanted` by configuration; energy without their rate is unpriced."""
         self.wanted = sorted({charge.item for charge in wanted} - {Item.HARDWARE, Item.CREDIT})
         self._rates = rates
         self._models = models
@@ -85,7 +85,7 @@ class Tariff:
         self._quarters: dict[int, list[Stretch]] = {}
 
     def pieces(self, interval: Interval) -> Iterator[Interval]:
-        """The interval, cut at every quarter hour of UTC and every step of a rate."""
+        """Yield the interval, cut at every quarter hour of UTC and every step of a rate."""
         t0_ns, t1_ns = interval.t0_ns + self._offset_ns, interval.t1_ns + self._offset_ns
         for quarter in range(t0_ns // QUARTER_NS, (t1_ns - 1) // QUARTER_NS + 1):
             for stretch in self._stretches(quarter):
@@ -96,13 +96,13 @@ class Tariff:
                     yield interval.cut(from_ns - self._offset_ns, to_ns - self._offset_ns)
 
     def at(self, t_ns: int) -> Stretch:
-        """The stretch that an instant of node time is in."""
+        """Return the stretch that contains an instant of node time."""
         utc_ns = t_ns + self._offset_ns
         stretches = self._stretches(utc_ns // QUARTER_NS)
         return next(stretch for stretch in stretches if utc_ns < stretch.t1_ns)
 
     def hardware(self, meter: Meter) -> HardwareRate | None:
-        """What an hour of a device costs; `None`: nothing, or its model is not known."""
+        """Return the hourly cost of a device; `None`: none, or its model is unknown."""
         model = self._models.get(meter)
         return None if model is None else self._rates.hardware_for(model)
 
@@ -138,10 +138,10 @@ class Postings(NamedTuple):
 
     Attributes:
         amounts: Energy and held time.
-        charges: Money and CO2e, by whom, quarter hour and what for.
-        totals: What the charges must add up to, by what for; not summed from them.
+        charges: Money and CO2e, by recipient, quarter hour and kind.
+        totals: What the charges must add up to, by kind; not summed from them.
         used: The energy (for hardware: the held time) that was charged at each rate.
-        unpriced_uj: The energy for which a rate that is wanted is not known, by `Item`.
+        unpriced_uj: The energy for which a wanted rate is unknown, by `Item`.
 
     """
 
@@ -183,7 +183,7 @@ def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:
 
 
 def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
-    """What each share of the energy is charged."""
+    """Yield what each share of the energy is charged."""
     for booking, stretch in timed:
         for item, rate in stretch.per_kwh:
             for share in booking.shares:
@@ -192,7 +192,7 @@ def _energy_atoms(timed: _Timed) -> Iterator[tuple[ChargeKey, int]]:
 
 
 def _total_atoms(timed: _Timed) -> Iterator[tuple[Charge, int]]:
-    """What the energy comes to before it is shared out."""
+    """Yield what the energy is charged before attribution."""
     for booking, stretch in timed:
         for item, rate in stretch.per_kwh:
             yield item, booking.interval.energy_uj * rate
@@ -201,7 +201,7 @@ def _total_atoms(timed: _Timed) -> Iterator[tuple[Charge, int]]:
 def _held(
     timed: _Timed, tariff: Tariff
 ) -> Iterator[tuple[ChargeKey, int, tuple[RateUsed, Amount]]]:
-    """What held time is charged, and at which rate."""
+    """Yield what held time is charged, and at which rate."""
     item, unit = Charge(Item.HARDWARE, tariff.currency), f"n{tariff.currency}/{PER_GPU_HOUR}"
     for booking, stretch in timed:
         rate = tariff.hardware(booking.interval.meter)
@@ -217,7 +217,7 @@ def _held(
 
 
 def _idle_atoms(timed: _Timed, tariff: Tariff) -> Iterator[tuple[ChargeKey, int]]:
-    """What is charged of that for what was held idle: a part of it, as charges of their own."""
+    """Return the part of that which is for idle holding, as separate charges."""
     hardware = Charge(IDLE_PARTS[Item.HARDWARE], tariff.currency)
     for booking, stretch in timed:
         rate = tariff.hardware(booking.interval.meter)
@@ -251,7 +251,7 @@ def _used(timed: _Timed) -> Iterator[tuple[RateUsed, Amount]]:
 
 
 def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]]:
-    """The energy for which a rate is wanted and not known."""
+    """Yield the energy for which a wanted rate is unknown."""
     for item in wanted:
         for booking, stretch in timed:
             rate = stretch.rates.co2e if item is Item.CO2E else stretch.rates.electricity
@@ -260,7 +260,7 @@ def _unpriced(timed: _Timed, wanted: Iterable[Item]) -> Iterator[tuple[str, int]
 
 
 def bills(charges: Mapping[ChargeKey, Exact]) -> dict[Subject, dict[Charge, Exact]]:
-    """Charges by whom, over all quarter hours."""
+    """Return charges by recipient, over all quarter hours."""
     found: dict[Subject, dict[Charge, Exact]] = {}
     for key, amount in charges.items():
         bill = found.setdefault(key.subject, {})
@@ -275,10 +275,10 @@ def carry_on(
     served_ns: int,
     hold_ns: int,
 ) -> Mapping[Charge, ChargeState]:
-    """The state of every charge after a tick.
+    """Return the state of every charge after a tick.
 
-    A charge that is new has its series held at zero first, so that Prometheus sees where they
-    start: also those of workloads that have long been exposed.
+    A new charge has its series held at zero first, so that Prometheus sees them start there, even
+    for workloads that have long been exposed.
     """
     after = {charge: _waited(state, served_ns) for charge, state in states.items()}
     for charge in sorted(wanted | totals.keys()):

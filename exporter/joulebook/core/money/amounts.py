@@ -1,9 +1,9 @@
-"""Exact amounts of money and CO2e, and what they are for.
+"""Exact amounts of money and CO2e, and their kinds.
 
-Nothing is rounded when it is accrued. An amount is an integer number of *atoms*, of which there
-are `PER_KWH` to a nano-unit of money or a microgram of CO2e: one microjoule at one nano-unit per
-kWh and a PUE of one millionth. An hourly rate times nanoseconds is a whole number of them too. So
-amounts add up like energy does, whatever was cut, apportioned or carried from tick to tick.
+Nothing is rounded when it is accrued. An amount is an integer number of *atoms*, of which there are
+`PER_KWH` to a nano-unit of money or a microgram of CO2e: one microjoule at one nano-unit per kWh
+and a PUE of one millionth. An hourly rate times nanoseconds is a whole number of them, too. So
+amounts add up like energy does, however it was cut, apportioned or carried from tick to tick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from joulebook.core.money.rates import NANO, PER_HOUR, PER_KWH, Quality
 
 
 class ChargeKey(NamedTuple):
-    """Whom an amount of money or CO2e is charged to, for which quarter hour, and what for."""
+    """The recipient, quarter hour and kind of an amount of money or CO2e."""
 
     subject: Subject
     quarter_s: int
@@ -25,7 +25,7 @@ class ChargeKey(NamedTuple):
 
 
 class RateUsed(NamedTuple):
-    """A rate that something was charged at, and the quarter hour of it; see `rates.Point`.
+    """A rate that something was charged at, and its quarter hour; see `rates.Point`.
 
     `quantity` is `price`, `carbon`, `pue` or `hardware`. It may be the calibration of a meter, too
     (`calibration_of`): `value` is then the error that is left, in millionths.
@@ -56,29 +56,31 @@ class Item(StrEnum):
 
     ELECTRICITY = "electricity"
     CREDIT = "credit"
-    """Electricity at a price below zero: what was earned. A counter must never fall, so this one
-    rises instead, and what electricity came to is the difference of the two."""
+    """Credit for electricity at a price below zero. A counter must never decrease, so this one
+    increases instead; the net electricity cost is the difference of the two.
+    """
     HARDWARE = "hardware"
     CO2E = "co2e"
     IDLE_ELECTRICITY = "idle_electricity"
     IDLE_HARDWARE = "idle_hardware"
-    """The part of the electricity, or of the hardware cost, of what was held idle. It is in these
-    already: never add it to them."""
+    """The part of electricity or hardware cost for idle holding. It is included in these: never add
+    it to them.
+    """
 
 
 IDLE_PARTS = {Item.ELECTRICITY: Item.IDLE_ELECTRICITY, Item.HARDWARE: Item.IDLE_HARDWARE}
-"""The items of which the idle part is accrued too, and the item that it is."""
+"""The items whose idle part is accrued, too, and the item of that part."""
 
 
 class Charge(NamedTuple):
-    """What an amount is: the item, and the currency (empty: CO2e)."""
+    """The kind of an amount: item and currency (empty: CO2e)."""
 
     item: Item
     currency: str = ""
 
 
 class Exact(NamedTuple):
-    """An amount, none of it rounded, in three integers that fit 64 bits in any currency.
+    """An unrounded amount, in three integers that fit 64 bits in any currency.
 
     `whole` are units of the currency, or kg of CO2e; `nano` billionths of one (nano-units, ug);
     `rest` atoms. `nano` and `rest` are never negative and less than one of the next.
@@ -90,22 +92,22 @@ class Exact(NamedTuple):
 
     @staticmethod
     def of(atoms: int) -> Exact:
-        """So many atoms."""
+        """Make an amount of atoms."""
         nano, rest = divmod(atoms, PER_KWH)
         return Exact(*divmod(nano, NANO), rest)
 
     @property
     def atoms(self) -> int:
-        """All of it in atoms."""
+        """Return the amount in atoms."""
         return self.floor * PER_KWH + self.rest
 
     @property
     def floor(self) -> int:
-        """Nano-units or micrograms, floored: less than one below the truth."""
+        """Return nano-units or micrograms, floored."""
         return self.whole * NANO + self.nano
 
     def plus(self, other: Exact) -> Exact:
-        """The sum, exact."""
+        """Return the sum, exact."""
         carry, rest = divmod(self.rest + other.rest, PER_KWH)
         carry, nano = divmod(self.nano + other.nano + carry, NANO)
         return Exact(self.whole + other.whole + carry, nano, rest)
@@ -114,14 +116,14 @@ class Exact(NamedTuple):
 NOTHING = Exact()
 
 Charges = Mapping[Charge, Exact]
-"""What somebody is charged."""
+"""What someone is charged."""
 
 
 def add(bill: Charges, more: Charges) -> Charges:
-    """The sum of two bills; `bill` itself if there is nothing to add."""
+    """Return the sum of two bills; `bill` itself if there is nothing to add."""
     return summed(more.items(), bill)
 
 
 def total(bills: Iterable[Charges]) -> Charges:
-    """The sum of bills."""
+    """Return the sum of bills."""
     return summed(item for bill in bills for item in bill.items())

@@ -1,4 +1,4 @@
-"""Rates as step curves over time, and what energy and held time come to at them.
+"""Rates as step curves over time, and the charges for energy and held time.
 
 All amounts are integers: money in nano-units of the currency, CO2e in micrograms (ug), a price in
 nano-units per kWh, an intensity in ug per kWh, PUE in millionths (ppm). Time is in whole seconds
@@ -8,10 +8,10 @@ UTC since the Unix epoch, as Unix counts them: leap seconds do not exist.
     electricity = facility energy x price      hardware = held time x hourly rate
     CO2e = facility energy x intensity         (location-based)
 
-The daemon accrues exactly (`amounts`, `accrual`); what is rounded here, to the nearest unit, is one
-amount of a statement.
+The daemon accrues exactly (`amounts`, `accrual`); here, single amounts of a statement are rounded
+to the nearest unit.
 
-A rate that is not known is `None`, never 0.
+An unknown rate is `None`, never 0.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ UG_PER_G = 1_000_000
 PPM = 1_000_000
 """Millionths in one."""
 HOURS_PER_YEAR = 8_760
-"""Of 365 days, as depreciation is reckoned in."""
+"""Of 365 days, for depreciation."""
 
 PER_KWH = UJ_PER_KWH * PPM
-"""What energy (uJ) x rate per kWh x PUE (ppm) is divided by for units of the rate."""
+"""Divides energy (uJ) x rate per kWh x PUE (ppm) into units of the rate."""
 PER_HOUR = NS_PER_HOUR
-"""What held time (ns) x hourly rate is divided by."""
+"""Divides held time (ns) x hourly rate into units of the rate."""
 
 UG_PER_KWH = "ugCO2e/kWh"
 RATIO_PPM = "ppm"
 
 
 def nano_per_kwh(currency: str) -> str:
-    """The unit of a price: `nEUR/kWh`."""
+    """Return the unit of a price: `nEUR/kWh`."""
     return f"n{currency}/kWh"
 
 
@@ -56,15 +56,15 @@ class Quality(StrEnum):
     """How well a rate is known."""
 
     MEASURED = "measured"
-    """Settled: metered, or laid down in a contract or by the market."""
+    """Settled: metered, or fixed by a contract or by the market."""
     ESTIMATED = "estimated"
-    """A stand-in: the source says so, a mean for all hours, or the last good value carried on."""
+    """A stand-in: declared so by the source, a mean for all hours, or the last good value."""
     FORECAST = "forecast"
-    """Said before the time it is about."""
+    """Stated before the time it is for."""
     DEFAULT = "default"
     """Joulebook's own figure (the country table), not one of this site."""
     UNKNOWN = "not known"
-    """Of a rate that is only seen as a gauge, which does not say; nothing is charged at it."""
+    """For a rate only known as a gauge, which has no quality; nothing is charged at it."""
 
 
 class Point(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +80,7 @@ class Point(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class StepCurve:
-    """A step curve. Before its first point, and after an end, the rate is not known.
+    """A step curve. Before its first point, and after an end, the rate is unknown.
 
     Raises `ValueError` if the points are not in order of time or one ends before it starts.
     """
@@ -97,7 +97,7 @@ class StepCurve:
         object.__setattr__(self, "_starts", starts)
 
     def at(self, t_s: int) -> Point | None:
-        """The step that holds at an instant; `None`: not known."""
+        """Return the step at an instant; `None`: unknown."""
         index = bisect_right(self._starts, t_s) - 1
         if index < 0:
             return None
@@ -105,7 +105,7 @@ class StepCurve:
         return None if point.end_utc_s is not None and point.end_utc_s <= t_s else point
 
     def steps(self, t0_s: int, t1_s: int) -> list[int]:
-        """The instants within (t0, t1) at which the value changes, begins or ceases to be known."""
+        """Return the instants within (t0, t1) at which the value changes or (un)known begins."""
         first = max(bisect_right(self._starts, t0_s) - 1, 0)
         edges: set[int] = set()
         for point in self.points[first : bisect_left(self._starts, t1_s)]:
@@ -124,7 +124,7 @@ def _value(point: Point | None) -> int | None:
 
 
 def overlay(old: Iterable[Point], new: Iterable[Point]) -> tuple[Point, ...]:
-    """Both in order of time; where they overlap, the new ones. Each must be in order by itself."""
+    """Merge points by time; where they overlap, the new ones win. Each list must be in order."""
     over = list(_closed(new))
     kept = list(over)
     first = 0
@@ -151,7 +151,7 @@ def _ends(point: Point) -> float:
 
 
 def carried(points: Iterable[Point], keep_s: int) -> tuple[Point, ...]:
-    """The points, and in each hole after one its value for at most `keep_s`, as an estimate."""
+    """Fill each hole after a point with its value for at most `keep_s`, as an estimate."""
     closed = list(_closed(points))
     filled: list[Point] = []
     for i, point in enumerate(closed):
@@ -170,7 +170,7 @@ def carried(points: Iterable[Point], keep_s: int) -> tuple[Point, ...]:
 
 
 def _closed(points: Iterable[Point]) -> Iterator[Point]:
-    """The points, each with an end where the next one begins."""
+    """Yield the points, each with an end where the next one begins."""
     previous: Point | None = None
     for point in points:
         if previous is not None:
@@ -192,7 +192,7 @@ def _cut(point: Point, start: int, end: int | None) -> Point:
 
 
 class HardwareRate(NamedTuple):
-    """What an hour of a GPU costs, for the models that `pattern` fits (`*` is anything)."""
+    """The hourly cost of a GPU, for models that match `pattern` (`*` matches anything)."""
 
     pattern: str
     nano_per_gpu_hour: int
@@ -208,12 +208,14 @@ class InForce(NamedTuple):
 
     @property
     def electricity(self) -> int | None:
-        """Price of a kWh of the machines, in nano-units / `PPM`; `None`: it or PUE is not known."""
+        """Return the price per kWh of IT energy, in nano-units / `PPM`; `None`: it or PUE is
+        unknown.
+        """
         return facility_rate(_value(self.price), _value(self.pue))
 
     @property
     def co2e(self) -> int | None:
-        """CO2e of a kWh of the machines, in ug / `PPM`; `None`: intensity or PUE is not known."""
+        """Return CO2e per kWh of IT energy, in ug / `PPM`; `None`: intensity or PUE is unknown."""
         return facility_rate(_value(self.carbon), _value(self.pue))
 
 
@@ -229,11 +231,11 @@ class RateSet:
     hardware: tuple[HardwareRate, ...] = ()
 
     def at(self, t_s: int) -> InForce:
-        """The rates at an instant."""
+        """Return the rates at an instant."""
         return InForce(self.price.at(t_s), self.carbon.at(t_s), self.pue.at(t_s))
 
     def steps_ns(self, t0_ns: int, t1_ns: int) -> list[int]:
-        """The instants (ns UTC) within (t0, t1) at which any rate per kWh changes.
+        """Return the instants (ns UTC) within (t0, t1) at which any rate per kWh changes.
 
         Between two of them, the rates are those `at` the second that the first one is in.
         """
@@ -242,7 +244,7 @@ class RateSet:
         return [s * NS_PER_S for s in sorted(steps) if t0_ns < s * NS_PER_S < t1_ns]
 
     def hardware_for(self, model: str) -> HardwareRate | None:
-        """The rate of a GPU model; of several patterns that fit, the most specific.
+        """Return the rate of a GPU model; of several matching patterns, the most specific.
 
         Not the first: templates that write the file (Helm's `toToml`) sort its keys.
         """
@@ -251,12 +253,12 @@ class RateSet:
 
 
 def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:
-    """A price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
+    """Return a price or intensity per facility kWh as one per IT kWh, in millionths of its unit."""
     return None if value is None or pue_ppm is None else value * pue_ppm
 
 
 def facility_uj(energy_uj: int, pue_ppm: int) -> int:
-    """Energy of the facility behind that of the machines, to the nearest microjoule."""
+    """Return the facility energy for IT energy, to the nearest microjoule."""
     return _nearest(energy_uj * pue_ppm, PPM)
 
 
@@ -283,16 +285,16 @@ def _nearest(numerator: int, denominator: int) -> int:
 
 
 def whole(value: Decimal | float | str, per: int = 1) -> int:
-    """A figure from outside in integer units, `per` of them to one of its own; half to even.
+    """Return a figure from outside in integer units, `per` of them to one of its own; half to even.
 
-    A float counts as the shortest decimal that reads back as it, which is what was written.
-    Raises `ValueError` for what is no number, infinite, or beyond all reason.
+    A float counts as its shortest decimal representation, which is what was written. Raises
+    `ValueError` if it is not a number, infinite, or unreasonably large.
     """
     try:
         exact = value if isinstance(value, Decimal) else Decimal(str(value))
     except ArithmeticError:
         raise ValueError(f"{value!r} is not a number") from None
-    # An exponent of millions would be a number of megabytes.
+    # An exponent of millions would make a number of megabytes.
     if not exact.is_finite() or exact.adjusted() > 30:
         raise ValueError(f"{value!r} is not a number in any range")
     return int((exact * per).to_integral_value())

@@ -1,34 +1,34 @@
-"""What a source of reports hands over: postings, charges and facts, from one node or from many.
+"""The data of a report: postings, charges and facts, from one node or from many.
 
-An account is plain values. It says what was booked and to whom, where from, and by name what its
-source cannot know, so that a report never takes "nobody wrote it down" for zero.
+It consists of plain values: what was booked to whom, where the data is from, and by name what the
+source cannot know, so that a report never takes missing data for zero.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from joulebook.core.energy.audit import Audit
-from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
 from joulebook.core.workloads import Labels, WorkloadId
 
 WHOLE_METER = "*"
-"""The name of a meter where a source knows a node's component only as a whole."""
+"""The name of a meter if a source knows a node's component only as a whole."""
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which workloads are asked for; a set that is empty takes all.
+    """The selected workloads; an empty set selects all.
 
-    `workloads` holds ids or the names that people are shown (`101_7`). `jobs` are ids of
-    jobs, of which tasks, requeues and components count too. Remainders are nobody's:
-    they are part of an account only where nothing is selected.
+    `workloads` are ids or displayed names (`101_7`). `jobs` are ids of jobs, including their tasks,
+    requeues and components. Remainders belong to no one, so they are included only if nothing is
+    selected.
     """
 
     experiments: frozenset[str] = frozenset()
@@ -40,11 +40,11 @@ class Selection(msgspec.Struct, frozen=True):
 
     @property
     def everything(self) -> bool:
-        """Whether nothing was selected, so that remainders count too."""
+        """Return whether nothing was selected, so that remainders count, too."""
         return self == Selection()
 
     def takes(self, workload: ReportWorkload) -> bool:
-        """Whether a workload is asked for."""
+        """Return whether a workload is selected."""
         user, account, experiment = workload.labels
         return (
             (not self.experiments or experiment in self.experiments)
@@ -57,8 +57,9 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 FAMILY = ("_", ".r", "+")
-"""What stands between a job's id and the task of an array, the number of a requeue, and the
-component of a heterogeneous job: `101_7`, `101.r1`, `101+1`."""
+"""Separates a job's id from the task of an array, the number of a requeue, and the component of a
+heterogeneous job: `101_7`, `101.r1`, `101+1`.
+"""
 
 
 def _is_of(job: str, names: Iterable[str]) -> bool:
@@ -68,13 +69,13 @@ def _is_of(job: str, names: Iterable[str]) -> bool:
 
 
 def family_patterns(job: str) -> list[str]:
-    r"""Return patterns of SQL's LIKE (ESCAPE `\`) for all that is asked for by a job's id."""
+    r"""Return SQL LIKE patterns (ESCAPE `\`) for everything selected by a job's id."""
     safe = re.sub(r"([%_\\])", r"\\\1", job)
     return [safe, rf"{safe}\_%", f"{safe}.r%", f"{safe}+%"]
 
 
 class ReportWorkload(msgspec.Struct, frozen=True):
-    """What a source knows of one workload; the times are UTC ns, `None`: not known."""
+    """What a source knows of one workload; times are UTC ns, `None`: unknown."""
 
     id: WorkloadId
     display: str = ""
@@ -93,28 +94,28 @@ class ReportWorkload(msgspec.Struct, frozen=True):
 
     @property
     def of_cluster(self) -> str:
-        """The cluster it ran in: the site's name for it, else the scheduler's; empty: not known."""
+        """Return the cluster it ran in: the site's name, else the scheduler's; empty: unknown."""
         return self.cluster or self.extra.get("cluster", "")
 
     @property
     def named_in_code(self) -> bool:
-        """Whether it is a span that the researcher's own code opened."""
+        """Return whether it is a span opened in the researcher's own code."""
         return self.id.scheduler == "process" and self.id.workload.startswith(("span-", "mark."))
 
     @property
     def shown(self) -> str:
-        """What people call it."""
+        """Return its displayed name."""
         return self.display or self.id.workload
 
     @property
     def names(self) -> frozenset[str]:
-        """All that it may be asked for by."""
+        """Return all names that select it."""
         return frozenset({self.id.workload, self.shown, str(self.id)})
 
     def and_of(self, other: ReportWorkload) -> ReportWorkload:
-        """What two nodes know of it together: its first start and its last end.
+        """Return the combined data of two nodes: first start and last end.
 
-        A job ends on all of its nodes: one that was restarted, or is collected late, knows no end.
+        A job ends on all of its nodes; a node that was restarted, or is collected late, has no end.
         """
         starts = [t for t in (self.started_utc_ns, other.started_utc_ns) if t is not None]
         ends = [t for t in (self.ended_utc_ns, other.ended_utc_ns) if t is not None]
@@ -128,7 +129,7 @@ class ReportWorkload(msgspec.Struct, frozen=True):
             labels=labels,
             started_utc_ns=min(starts, default=None),
             ended_utc_ns=max(ends, default=None),
-            # Each node tells of the GPUs that it saw held.
+            # Each node reports the GPUs that it saw held.
             gpu_count=self.gpu_count + other.gpu_count,
             evidence=self.evidence or other.evidence,
             extra={**other.extra, **self.extra},
@@ -141,10 +142,10 @@ class ReportWorkload(msgspec.Struct, frozen=True):
 
 
 class Posting(NamedTuple):
-    """So much energy of one meter in one quarter hour, to one workload or remainder.
+    """Energy of one meter in one quarter hour, to one workload or remainder.
 
-    `quarter_s` is the UTC start of its quarter hour, or of the whole account where the source
-    knows no finer. `method` and `evidence` are `None` where it does not know them.
+    `quarter_s` is the UTC start of its quarter hour, or of the whole report if the source has no
+    finer resolution. `method` and `evidence` are `None` if unknown.
     """
 
     node: str
@@ -154,6 +155,13 @@ class Posting(NamedTuple):
     amount: Amount
     method: Method | None
     evidence: str | None
+
+    @classmethod
+    def of_row(cls, node: str, subject: Subject, values: Sequence[Any]) -> Posting:
+        """A ledger's meter, quarter hour, amount, method and evidence."""
+        component, name, quarter_s, *amount, method, evidence = values
+        meter = Meter(Component(component), name)
+        return cls(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
 
 
 class Charged(NamedTuple):
@@ -176,7 +184,7 @@ class UsedRate(NamedTuple):
 
 
 class LostStretch(NamedTuple):
-    """A stretch (UTC ns) in which a meter was not read, or not believed."""
+    """A time (UTC ns) in which a meter was not read, or its readings were rejected."""
 
     node: str
     meter: Meter
@@ -184,9 +192,15 @@ class LostStretch(NamedTuple):
     t0_utc_ns: int
     t1_utc_ns: int
 
+    @classmethod
+    def of_row(cls, node: str, values: Sequence[Any]) -> LostStretch:
+        """A ledger's meter, the reason, and from when to when."""
+        component, name, *lost = values
+        return cls(node, Meter(Component(component), name), *lost)
+
 
 class Unknowable(StrEnum):
-    """What a source may be unable to know; the values are the words that people are shown."""
+    """What a source may be unable to know; the values are displayed."""
 
     TIMES = "start and end of runs"
     METHOD = "method"
@@ -199,19 +213,18 @@ class Unknowable(StrEnum):
 
 
 class ReportData(msgspec.Struct, frozen=True):
-    """All that a source has for a report on the quarter hours in [since, until), UTC seconds.
+    """The data of a source for a report on the quarter hours in [since, until), UTC seconds.
 
     Attributes:
-        source: What people are shown ("ledger of n1").
-        known_until_s: Up to when each node has booked what it read, which is where a run that goes
-            on ends for now.
+        source: Its displayed name ("ledger of n1").
+        known_until_s: Up to when each node has booked its readings, which is where a running run
+            ends for now.
         unknown: What it cannot know, and why.
-        error_ratio: Bound of the relative error that getting the figures through it adds to them;
-            0: they are what was booked.
-        warnings: What it had to say itself, a partial answer for example.
-        replayed: Meters that were played from a recorded trace.
-        cut: Workloads that it knows to reach beyond [since, until), where it does not know their
-            times.
+        error_ratio: Bound of the relative error added by the source;
+        0: figures are exactly as booked.
+        warnings: Its own warnings, such as a partial response.
+        replayed: Meters that replayed a recorded trace.
+        cut: Workloads known to reach beyond [since, until) although their times are unknown.
         audits: What is known of each counter against power, now.
 
     """
@@ -240,7 +253,7 @@ class ReportData(msgspec.Struct, frozen=True):
 
 
 def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
-    """The warning that energy of meters is of a recorded trace; none if there are no such."""
+    """Return the warning that the energy of meters is from a recorded trace, if any."""
     names = sorted({meter.name for meter in replayed})
     if not names:
         return ()
@@ -248,3 +261,10 @@ def replay_warning(source: str, replayed: Iterable[Meter]) -> tuple[str, ...]:
         f"{source} has data from a recorded trace (demo or replay): no figure of "
         f"{', '.join(names)} was measured on this machine, and its jobs may be simulated",
     )
+
+
+def subject_of(number: int, remainder: str, known: Mapping[int, ReportWorkload]) -> Subject:
+    """Whose a row of a ledger is: a remainder's, else that of the workload with that number."""
+    if remainder:
+        return Remainder(remainder)
+    return known[number].id if number in known else WorkloadId("", str(number))

@@ -1,8 +1,7 @@
 """The formulas of a statement beyond energy x rate: embodied CO2e, SCI, compute, uncertainty.
 
-Figures of this module leave the project, so they are floats. Sources stand with each formula; the
-constants that may be used without a setting of the site are here too, and each is shown as a
-default wherever it is used.
+Figures of this module leave the project, so they are floats. Each formula has its source. Default
+constants are here, too, and marked as defaults wherever they are used.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Peak(NamedTuple):
 
 
 class _Model(NamedTuple):
-    """GPUs by the name the driver gives them, and TFLOP/s (dense) as the datasheet has them.
+    """GPUs by the driver's name, and dense TFLOP/s from the data sheet.
 
     `half` counts for fp16 and bf16, whose rates are the same on all of these; before Ampere there
     is no bf16. 0: the datasheet states none.
@@ -85,13 +84,14 @@ _MODELS = (
     _Model(("*MI250X*",), "AMD MI250X datasheet", 47.9, 47.9, 0, 383),
     _Model(("*MI210*",), "AMD MI210 datasheet", 22.6, 22.6, 0, 181),
 )
-"""The first that fits counts. fp64 and fp32 are those of the vector units, the rest of the matrix
-units ("tensor cores"), which is what training uses."""
+"""The first match wins. fp64 and fp32 are for the vector units, the rest for the matrix units
+("tensor cores"), which training uses.
+"""
 
 
 @functools.cache
 def peaks_of(model: str) -> tuple[Peak, ...]:
-    """The peaks of a GPU model by the name its driver gives it; none, if it is not known."""
+    """Return the peaks of a GPU model by its driver's name; none if unknown."""
     for known in _MODELS:
         if any(fnmatchcase(model, pattern) for pattern in known.patterns):
             return known.peaks()
@@ -102,7 +102,7 @@ HOURS_PER_DAY = 24
 PETA = 10**15
 
 UTILIZATION = 0.33
-"""Share of peak that is assumed where none was measured: OpenAI, "AI and Compute" (2018)."""
+"""Share of peak assumed if none was measured: OpenAI, "AI and Compute" (2018)."""
 UTILIZATION_SOURCE = "assumed, as in OpenAI, AI and Compute, 2018"
 
 SENSOR_PERCENT = 5.0
@@ -110,7 +110,7 @@ SENSOR_PERCENT = 5.0
 SENSOR_SOURCE = "arXiv:2312.02741 (SC24)"
 
 LIFE_YEARS = 4.0
-"""Service life of a server where the site does not say: 35,040 h."""
+"""Default service life of a server: 35,040 h."""
 SERVER_KG = 2_500.0
 """Embodied CO2e of a GPU server without its GPUs."""
 SERVER_SOURCE = "Luccioni et al., BLOOM, 2022"
@@ -118,7 +118,7 @@ SERVER_GPUS = 8
 
 
 class Embodied(NamedTuple):
-    """Embodied CO2e of one GPU, as a range in kg, and who says so."""
+    """Embodied CO2e of one GPU, as a range in kg, and its source."""
 
     pattern: str
     low_kg: float
@@ -130,11 +130,13 @@ EMBODIED = (
     Embodied("NVIDIA H100*", 164, 575, "NVIDIA HGX H100 PCF (1,312 kg for 8), 2025; Boavizta"),
     Embodied("NVIDIA A100*", 150, 150, "Luccioni et al., BLOOM, 2022"),
 )
-"""What is published; a model that fits none of them has no figure, and none is guessed."""
+"""Published values; a model that matches none has no figure."""
 
 
 def embodied_of(model: str, table: tuple[Embodied, ...] = EMBODIED) -> Embodied | None:
-    """The row of a GPU model; of several that fit, the most specific (`*` is anything)."""
+    """Return the row of a GPU model; of several matches, the most specific (`*` matches
+    anything).
+    """
     fits = [row for row in table if fnmatchcase(model, row.pattern)]
     return max(fits, key=lambda row: (len(row.pattern.replace("*", "")), row.pattern), default=None)
 
@@ -173,9 +175,9 @@ def hours(held_ns: int) -> float:
 
 
 def uncertainty_percent(sensor: float, reading: float) -> float:
-    """The half-width of what is known, in percent: both bounds added, not their squares.
+    """Return the uncertainty in percent: both bounds added, not their squares.
 
-    A card that reads 3 % high does so in every run, so nothing averages out over runs; and what
-    is lost between ledger and source is bounded, not random.
+    A card that reads 3 % high does so in every run, so errors do not average out over runs; and the
+    loss between ledger and source is bounded, not random.
     """
     return sensor + reading

@@ -1,8 +1,8 @@
-"""The leaderboard: what results cost, and what each increment cost.
+"""The leaderboard: the energy and cost of results, and of each improvement.
 
-A board ranks entrants of one metric on one GPU model, since kWh of different hardware do not
-compare (Green AI, Schwartz et al. 2020). Its front are the entrants that no other reaches with
-less energy; along the front each step has a price: kWh, and money, per point gained. Values are
+A board ranks entrants of one metric on one GPU model, since kWh of different hardware are not
+comparable (Green AI, Schwartz et al. 2020). Its front contains the entrants that no other reaches
+with less energy; along the front each step has a price: kWh and money per point gained. Values are
 exact fractions and energies integers, so that the figures do not depend on the order of sums.
 """
 
@@ -16,11 +16,11 @@ from typing import NamedTuple
 import msgspec
 
 UNKNOWN_GPU = ""
-"""The model of hardware that nobody knows: such entrants rank among themselves."""
+"""The model of unknown hardware: such entrants rank among themselves."""
 
 
 class Unit(StrEnum):
-    """What a metric's values are, and so what a point is."""
+    """The unit of a metric's values, and so of a point."""
 
     PERCENT = "percent"
     RATIO = "ratio"
@@ -33,14 +33,14 @@ class Unit(StrEnum):
 
 
 class ComparedMetric(msgspec.Struct, frozen=True):
-    """What is compared: its name, which way is better, and its unit."""
+    """A metric: its name, which direction is better, and its unit."""
 
     name: str
     higher: bool = True
     unit: Unit = Unit.PLAIN
 
     def better(self, value: Fraction, than: Fraction) -> bool:
-        """Whether one value is strictly better."""
+        """Return whether one value is strictly better."""
         return value > than if self.higher else value < than
 
     def gained(self, before: Fraction, after: Fraction) -> Fraction:
@@ -49,7 +49,7 @@ class ComparedMetric(msgspec.Struct, frozen=True):
 
 
 class Join(StrEnum):
-    """How a result was joined to its energy; the values are the words that people are shown."""
+    """How a result was joined to its energy; the values are displayed."""
 
     RUN = "run id"
     TAG = "tag"
@@ -59,16 +59,16 @@ class Join(StrEnum):
 
 
 class Entrant(msgspec.Struct, frozen=True):
-    """One result and what it took: energy in uJ, money in nano-units by currency.
+    """One result with its energy in uJ and money in nano-units by currency.
 
     Attributes:
-        runs: How many runs the energy is of; failed ones count.
-        flops: What the author said of the computation.
-        hedge: Anything about the figures that a reader must know.
-        gpu_uj: The part of the energy that is of GPUs; `None`: not known.
-        host: Share of the time for which hosts were measured too; `None`: not known what it is of.
-        partial: Why the energy is less than what was consumed; empty: it is all of it.
-        own_uj: The energy with that of a job shared out among its results; `None`: all of it.
+        runs: Number of runs that the energy is from, including failed ones.
+        flops: The author's statement on the computation.
+        hedge: Caveats for the reader.
+        gpu_uj: The part of the energy that is from GPUs; `None`: unknown.
+        host: Share of the time for which hosts were measured, too; `None`: unknown.
+        partial: Why the energy is incomplete; empty: it is complete.
+        own_uj: The energy with a job's split among its results; `None`: all of it.
 
     """
 
@@ -89,12 +89,12 @@ class Entrant(msgspec.Struct, frozen=True):
 
     @property
     def inferred(self) -> bool:
-        """Whether nobody said that this energy belongs to this result."""
+        """Return whether the join of energy and result was inferred."""
         return self.join is Join.INFERRED
 
 
 class FrontStep(msgspec.Struct, frozen=True):
-    """One entrant of the front, and what a point cost since the one before it.
+    """One entrant of the front, and the cost per point since the previous one.
 
     `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
     either of the two has none in that currency.
@@ -114,14 +114,14 @@ class Dominated(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """An entrant that is not compared, and why: its energy is not of what the others' is of."""
+    """An entrant that is not compared, and why."""
 
     entrant: Entrant
     why: str
 
 
 class Boundary(StrEnum):
-    """What the energy of a board is of; the values are the words that people are shown."""
+    """What the energy of a board covers; the values are displayed."""
 
     HOSTS = "GPUs and their hosts"
     GPUS = "GPUs alone"
@@ -148,7 +148,7 @@ class Board(msgspec.Struct, frozen=True):
 
 
 def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> list[Board]:
-    """A board for each GPU model, by its name; hardware that is not known comes last."""
+    """Return a board for each GPU model, by its name; hardware that is not known comes last."""
     groups: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         groups.setdefault(entrant.gpu, []).append(entrant)
@@ -159,14 +159,14 @@ def boards(title: str, metric: ComparedMetric, entrants: Iterable[Entrant]) -> l
 
 
 def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entrant]) -> Board:
-    """Rank entrants, all of the same hardware, on what the energy of all is of.
+    """Rank entrants of the same hardware, by the energy that all of them have.
 
-    Where hosts were not measured for all, GPUs are compared. What is a lower bound, or brings its
-    own energy among measured ones, is shown and not compared: it would win by what it lacks.
+    If hosts were not measured for all, GPUs are compared. Lower bounds, and energy stated by an
+    author among measured ones, are shown but not compared: they would win by what they lack.
     """
     compared, aside, boundary = _comparable(entrants)
-    # The least energy first, of equal energy the best: what comes later is on the front only if
-    # it is better than all before it.
+    # The least energy first, then the best value: a later entrant is on the front only if it is
+    # better than all before it.
     ordered = sorted(
         compared,
         key=lambda e: (e.energy_uj, -e.value if metric.higher else e.value, e.name),
@@ -199,7 +199,7 @@ def board(title: str, metric: ComparedMetric, gpu: str, entrants: Sequence[Entra
 
 
 _ALL = 0.9995
-"""Hosts that were measured for this share of the time were measured."""
+"""Hosts measured for at least this share of the time count as measured."""
 
 
 def _comparable(
@@ -232,7 +232,7 @@ def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontSt
         if before is None or not gained:
             yield FrontStep(entrant)
         else:
-            # Money is of all that was measured: of different boundaries it does not compare.
+            # Money covers everything measured: with different boundaries it is not comparable.
             alike = (entrant.host or 0.0) == (before.host or 0.0)
             spent = {
                 currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
@@ -249,7 +249,7 @@ def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontSt
 
 
 class Expected(NamedTuple):
-    """The best result to be expected of `trials` runs, and the energy that they take."""
+    """The expected best result of `trials` runs, and the energy of that many runs."""
 
     trials: int
     value: Fraction
@@ -257,7 +257,7 @@ class Expected(NamedTuple):
 
 
 def expected_best(metric: ComparedMetric, values: Sequence[Fraction], trials: int) -> Fraction:
-    """E[V*_n]: the best value to be expected of `trials` random runs, from those that were made.
+    """Return E[V*_n], the expected best value of `trials` random runs, from the runs made.
 
     E[V*_n] = sum_i v_i [(i/N)^n - ((i-1)/N)^n], v ascending from the worst to the best (Dodge et
     al. 2019, "Show Your Work", eq. 3). Raises `ValueError` without values or trials.
@@ -276,7 +276,7 @@ def expected_best(metric: ComparedMetric, values: Sequence[Fraction], trials: in
 
 
 def against_budget(metric: ComparedMetric, runs: Sequence[Entrant]) -> list[Expected]:
-    """The best to be expected of 1, 2, 4, ... up to all of the runs, each at their mean energy."""
+    """Return the expected best of 1, 2, 4, ... up to all runs, at their mean energy."""
     if not runs:
         return []
     energies = [Fraction(run.energy_uj) if run.own_uj is None else run.own_uj for run in runs]

@@ -1,7 +1,7 @@
-"""Which parts, told by several nodes, are one run: by the scheduler's own start, else by time.
+"""Join the parts of a run from several nodes, by the scheduler's start time, else by time.
 
-Nothing that is booked moves: parts are put together each time that they are reported, so that a
-start which is learnt later joins them from then on.
+Nothing booked changes: parts are joined each time they are reported, so that a start time that
+becomes known later joins them from then on.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def put_together(parts: Mapping[_Key, Part]) -> dict[_Key, ReportWorkload]:
-    """Give the run that each part belongs to; the ids of the runs differ from one another.
+    """Return the run that each part belongs to; runs have unique ids.
 
-    Nodes that say that a workload is of different owners speak of different runs.
+    If nodes report different owners of a workload, they are different runs.
     """
     runs: dict[tuple[str, ...], list[dict[_Key, Part]]] = {}
     for key, part in sorted(parts.items(), key=lambda item: _begin_ns(item[1].workload)):
@@ -61,7 +61,7 @@ def put_together(parts: Mapping[_Key, Part]) -> dict[_Key, ReportWorkload]:
 
 
 def _is_of(part: Part, run: list[Part]) -> bool:
-    """Whether a part is of the run that others are parts of."""
+    """Return whether a part is of the run that others are parts of."""
     workload = part.workload
     if workload.id.scheduler not in _SPANS_NODES:
         return False
@@ -76,16 +76,16 @@ def _is_of(part: Part, run: list[Part]) -> bool:
 
 
 def _agree(one: ReportWorkload, other: ReportWorkload) -> bool:
-    """Whether what two nodes say of the owner can be true of one run."""
+    """Return whether two nodes' data on the owner can be of one run."""
     if any(a and b and a != b for a, b in zip(one.labels[:2], other.labels[:2], strict=True)):
         return False
     a, b = one.labels.experiment, other.labels.experiment
-    # Where only one of them was given by a person, the other is what the node made up meanwhile.
+    # If only one of them was given by a person, the other was derived by the node meanwhile.
     return not a or not b or a == b or one.named != other.named
 
 
 def _overlap(one: ReportWorkload, other: ReportWorkload) -> bool:
-    """Whether two stretches of time meet; what is not known may be any time."""
+    """Return whether two time ranges overlap; an unknown time may be any."""
     for a, b in ((one, other), (other, one)):
         if (
             a.ended_utc_ns is not None
@@ -101,9 +101,9 @@ def _begin_ns(workload: ReportWorkload) -> int:
 
 
 def joined(accounts: Iterable[ReportData]) -> ReportData:
-    """Several accounts as one; their nodes must differ, or energy would count twice.
+    """Join the data of several sources; their nodes must differ, or energy would count twice.
 
-    Raises `ValueError` naming a node that stands in two of them, or if there is no account.
+    Raises `ValueError` for a node in two of them, or if there is none.
     """
     parts = list(accounts)
     if len(parts) == 1:
@@ -147,7 +147,7 @@ _Row = TypeVar("_Row", Posting, Charged)
 
 
 def _of_run(row: _Row, number: int, runs: Mapping[tuple[int, WorkloadId], ReportWorkload]) -> _Row:
-    """The row of one of several accounts, under the run that its workload is a part of."""
+    """Return the row of one of several sources, under the run that its workload is a part of."""
     if isinstance(row.subject, Remainder):
         return row
     run = runs.get((number, row.subject))

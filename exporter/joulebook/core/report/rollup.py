@@ -1,7 +1,7 @@
-"""The roll-up of a report: energy, held time and charges by owner, as booked and at other rates.
+"""Total energy, held time and charges by owner, as booked and at other rates.
 
-The ledger keeps energy by quarter hour. Charged again, a quarter hour's energy is taken as evenly
-spread over it: exact for rates that change on quarter hours, as all markets' do.
+The ledger keeps energy by quarter hour. Recomputed charges assume that a quarter hour's energy is
+spread evenly: exact for rates that change on quarter hours, as all markets' do.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 Owner = Labels | Remainder
-"""Whose an amount is: an experiment's, or nobody's."""
+"""The owner of an amount: an experiment, or none."""
 
 
 class ReportLine(msgspec.Struct, frozen=True):
-    """One owner: what was consumed, and what it came to (`restated` is `None`: not asked for)."""
+    """One owner: consumption and charges (`restated` is `None` if not requested)."""
 
     owner: Owner
     amount: Amount
@@ -48,7 +48,7 @@ class ReportLine(msgspec.Struct, frozen=True):
 
 
 class Recharged(NamedTuple):
-    """An account at other rates, the energy for which there was none, by item, and why."""
+    """Data at other rates, the energy without a rate by item, and why."""
 
     account: ReportData
     unpriced_uj: dict[str, int]
@@ -56,7 +56,7 @@ class Recharged(NamedTuple):
 
 
 class Level(StrEnum):
-    """How far a list is rolled up: each adds the one before it up."""
+    """The level of a list; each totals the one before it."""
 
     EXPERIMENT = "experiment"
     USER = "user"
@@ -64,7 +64,7 @@ class Level(StrEnum):
     LAB = "lab"
 
     def of(self, labels: Labels) -> Labels:
-        """What is left of an owner at this level."""
+        """Return the part of an owner that this level keeps."""
         user, account, _ = labels
         if self is Level.EXPERIMENT:
             return labels
@@ -72,7 +72,7 @@ class Level(StrEnum):
 
 
 def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
-    """What was consumed, by whose it is: an owner's, or nobody's."""
+    """Return what was consumed, by owner."""
     sums: dict[Owner, Amount] = {}
     for row in account.postings:
         key = owner(account, row.subject, level)
@@ -81,7 +81,7 @@ def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner
 
 
 def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
-    """What was charged, by whose it is."""
+    """Return what was charged, by owner."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
     for row in account.charges:
         bill = bills.setdefault(owner(account, row.subject, level), {})
@@ -90,7 +90,7 @@ def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, 
 
 
 def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
-    """Whose a subject is, as far as the account knows."""
+    """Return the owner of a subject, as far as known."""
     if isinstance(subject, Remainder):
         return subject
     known = account.workloads.get(subject)
@@ -98,11 +98,11 @@ def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT
 
 
 def own_rates(account: ReportData) -> ReportData:
-    """Return the account with the weight of each rate that its own energy and held time give it.
+    """Return the data with the rates weighted by its own energy and held time.
 
-    A ledger keeps of each node what was charged at a rate in all, whoever it was charged to. Of a
-    selection a rate weighs what the selection consumed on that node in that quarter hour; where
-    several were in force in one, in proportion to what was charged at each.
+    A ledger has each node's total at a rate, whoever was charged. For a selection, a rate weighs
+    what the selection consumed on that node in that quarter hour; if several were in force, in
+    proportion to what was charged at each.
     """
     energy_uj: dict[_Place, int] = {}
     held_ns: dict[_Place, dict[str, int]] = {}
@@ -140,7 +140,7 @@ _MOST_GUESSES = 4096
 def _own_energy(rows: Sequence[UsedRate], own_uj: int) -> Iterator[UsedRate]:
     whole_uj = sum(row.energy_uj for row in rows)
     for row in rows:
-        # What had no rate is in none of the rows: they never weigh more than was charged.
+        # Energy without a rate is in none of the rows: they never weigh more than was charged.
         of_row_uj = row.energy_uj * min(own_uj, whole_uj) // (whole_uj or 1)
         yield row._replace(energy_uj=of_row_uj)
 
@@ -150,7 +150,7 @@ def _own_hardware(
 ) -> list[UsedRate]:
     """Return the hourly rates that give `atoms` for what each GPU model was held.
 
-    The row of a rate does not name the model that it is of, but amounts are exact.
+    The row of a rate does not name its model, but amounts are exact.
     """
     models = [model for model, ns in held_ns.items() if ns]
     if (len(rows) + 1) ** len(models) <= _MOST_GUESSES:
@@ -168,9 +168,9 @@ def _own_hardware(
 
 
 def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
-    """The account charged again, with the rates that were used for it.
+    """Return the data with recomputed charges, and the rates used.
 
-    `wanted` is what the new rates are meant to charge.
+    `wanted` is what the new rates should charge.
     """
     nodes: dict[str, list[Posting]] = {}
     for row in account.postings:
@@ -197,7 +197,7 @@ def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) ->
 
 
 def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
-    """A posting as it would be booked now: evenly over its quarter hour."""
+    """Yield a posting as bookings, spread evenly over its quarter hour."""
     t0_ns, held = row.quarter_s * NS_PER_S, (row.amount.held_ns, row.amount.idle_ns)
     whole = Interval(row.meter, t0_ns, t0_ns + QUARTER_NS, row.amount.energy_uj, Method.COUNTER)
     idle = msgspec.structs.replace(whole, energy_uj=row.amount.idle_uj)
@@ -212,9 +212,9 @@ def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
 def lines(
     account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
 ) -> list[ReportLine]:
-    """A line for each owner: by energy, the largest first, then remainders.
+    """Return a line per owner by energy, the largest first, then remainders.
 
-    `again` is the same account at other rates.
+    `again` is the same data at other rates.
     """
     amounts, booked = consumed(account, level), billed(account, level)
     restated = None if anew is None else billed(anew, level)
@@ -237,7 +237,7 @@ def lines(
 
 
 def net(bill: Charges) -> dict[str, Exact]:
-    """Money by currency: electricity and hardware, less what was earned below zero."""
+    """Return money by currency: electricity and hardware minus credit."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
         if item is not Item.CO2E and item not in IDLE_PARTS.values():
@@ -247,7 +247,7 @@ def net(bill: Charges) -> dict[str, Exact]:
 
 
 def whole(statement: Iterable[ReportLine]) -> ReportLine:
-    """All lines as one; its owner is empty."""
+    """Return the total of all lines; its owner is empty."""
     every = list(statement)
     amount = ZERO
     for line in every:

@@ -1,8 +1,8 @@
-"""What a result took: the best run, the sweep it came out of, and everything.
+"""The runs behind a result: the best run, the sweep it was chosen from, and all runs.
 
-Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the run that
-is published is the least of it. Failed runs and runs that were left out of a paper consumed energy
-like the others: they are in the project's energy, and counted by name.
+Strubell et al. (2019) and Schwartz et al. (Green AI, 2020) ask for all three, since the published
+run is the smallest part. Failed runs and runs that were left out of a paper consumed energy like
+the others: they are in the project's energy, and listed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from joulebook.core.workloads import WorkloadId
 
 
 class State(StrEnum):
-    """What became of a run."""
+    """The outcome of a run."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -31,17 +31,17 @@ _OUTCOMES = {
     "completed": State.COMPLETED,
     "failed": State.FAILED,
     "cancelled": State.CANCELLED,
-    # Run again: what it consumed is lost like a failed run's.
+    # Run again: its energy is lost like a failed run's.
     "preempted": State.FAILED,
 }
-"""What the scheduler reported the node of the end."""
+"""The outcomes that the scheduler reports to the node."""
 
 
 class RoleChoice(msgspec.Struct, frozen=True):
-    """Which of the runs is which, as the researcher says it.
+    """The roles of runs, as stated by the researcher.
 
-    Each is an id or the name that is shown; in `sweep`, `*` stands for anything. An empty `sweep`
-    is all runs that are not excluded. `excluded` gives a reason for each.
+    Each is an id or a displayed name; in `sweep`, `*` matches anything. An empty `sweep` is all
+    runs that are not excluded. `excluded` gives a reason for each.
     """
 
     best: str = ""
@@ -50,7 +50,7 @@ class RoleChoice(msgspec.Struct, frozen=True):
 
 
 class RunRoles(msgspec.Struct, frozen=True):
-    """The runs of a statement in their roles; `best` is `None` where nobody said which it is."""
+    """The runs of a statement in their roles; `best` is `None` if not stated."""
 
     best: Run | None
     sweep: tuple[Run, ...]
@@ -59,12 +59,12 @@ class RunRoles(msgspec.Struct, frozen=True):
     states: Mapping[WorkloadId, State]
 
     def state(self, run: Run) -> State:
-        """What became of a run."""
+        """Return what became of a run."""
         reported = self.states.get(run.workload.id)
         return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
     def of(self, state: State) -> list[Run]:
-        """The runs that ended so, less those excluded."""
+        """Return the runs with this outcome, except those excluded."""
         return [
             run
             for run in self.project
@@ -75,7 +75,7 @@ class RunRoles(msgspec.Struct, frozen=True):
 def sort_out(
     runs: Sequence[Run], choice: RoleChoice, states: Mapping[WorkloadId, State]
 ) -> RunRoles:
-    """Give the runs their roles. Raises `ValueError` for a name that is none of them."""
+    """Assign the roles of runs. Raises `ValueError` for a name that matches none."""
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
     }
@@ -120,5 +120,5 @@ def _some(runs: Sequence[Run]) -> str:
 
 
 def _is(run: Run, pattern: str) -> bool:
-    # A name may hold brackets itself: an array is `101_[1-5]` while it waits.
+    # A name may contain brackets: an array is `101_[1-5]` while it is pending.
     return pattern in run.names or any(fnmatchcase(name, pattern) for name in run.names)

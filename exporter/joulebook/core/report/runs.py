@@ -43,7 +43,7 @@ class Group(msgspec.Struct, frozen=True):
     def names(self) -> frozenset[str]:
         """All that it may be asked for by, its parts' names among them.
 
-        With its begin (`500@1767225620`, UTC seconds) it is told from another of its number.
+        Its start (`500@1767225620`, UTC seconds) distinguishes it from another run with its number.
         """
         began_s = _begin_ns(self.whole) // NS_PER_S
         exact = {f"{self.whole.shown}@{began_s}"} if began_s else set()
@@ -71,7 +71,7 @@ def groups(data: ReportData) -> list[Group]:
 
 
 def _common(workload: ReportWorkload) -> object:
-    """What the parts of a run have in common; names of Kubernetes are unique in a namespace."""
+    """Return what the parts of a run have in common; Kubernetes names are unique in a namespace."""
     cluster, scheduler = workload.of_cluster, workload.id.scheduler
     if owner := _owner(workload):
         return cluster, scheduler, workload.labels.account, owner
@@ -81,14 +81,14 @@ def _common(workload: ReportWorkload) -> object:
 
 
 def _owner(workload: ReportWorkload) -> str:
-    """The controller of a pod whose pods are one run, those that replace a failed one too."""
+    """Return the controller whose pods are one run, including replacements of failed ones."""
     owner = workload.extra.get("owner", "")
     is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
     return owner if is_job else ""
 
 
 def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
-    """Whether a component ran while the others of a run did, none of which it is."""
+    """Return whether a component ran while the others of a run did, none of which it is."""
     if any(each.id.workload == part.id.workload for each in run):
         return False
     ends_ns = [each.ended_utc_ns for each in run]
@@ -157,7 +157,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def runs(account: ReportData) -> tuple[Run, ...]:
-    """The runs, in the order in which they started."""
+    """Return the runs, in the order in which they started."""
     postings: dict[Subject, list[Posting]] = defaultdict(list)
     for row in account.postings:
         postings[row.subject].append(row)
@@ -189,7 +189,7 @@ def runs(account: ReportData) -> tuple[Run, ...]:
 
 
 def remainders(account: ReportData) -> dict[Remainder, Tally]:
-    """What belongs to no run, by name."""
+    """Return what belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
     for row in account.postings:
         if isinstance(row.subject, Remainder):
@@ -238,7 +238,7 @@ def _by_model(
     on_gpus: Iterable[Posting],
     walls: Mapping[_OnMeter, int] | None,
 ) -> Mapping[str, Amount]:
-    """What came to each model; held is the time for which it was held, as far as that is known."""
+    """Return totals by model, with the time held as far as known."""
     reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:

@@ -1,4 +1,4 @@
-"""What runs come to: energy, held time, charges and how they are known, added up exactly."""
+"""Exact totals of runs: energy, held time, charges, and how they are known."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from joulebook.core.report.dataset import Posting, UsedRate
 K = TypeVar("K", Component, str)
 
 UNKNOWN = ""
-"""The method or evidence of energy of which the source does not know it."""
+"""The method or evidence of energy if the source does not know it."""
 
 
 HOST = "host"
-"""What is measured of a host beside its GPUs, taken together."""
+"""All components of a host other than GPUs."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -31,20 +31,19 @@ class Held(msgspec.Struct, frozen=True):
     held_ns: int = 0
 
     def plus(self, other: Held) -> Held:
-        """The sum."""
+        """Return the sum."""
         return Held(self.count + other.count, self.held_ns + other.held_ns)
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What was consumed, held and charged in all; every mapping adds up to `energy_uj`.
+    """Total consumption, held time and charges; every mapping adds up to `energy_uj`.
 
     Attributes:
-        wall_ns: GPU time that there was to cover; `None`: not known.
+        wall_ns: Held GPU time to be covered; `None`: unknown.
         facility: Energy of the facility as far as a PUE was known, in uJ x 10^-6.
-        no_pue_uj: Energy for which no PUE was known.
+        no_pue_uj: Energy without a known PUE.
         parts: All parts.
-        parts_with: The parts to which energy of a host component was booked, by component; under
-            `HOST` those to which that of any was.
+        parts_with: The parts with energy of a host component, by component; under `HOST`, of any.
 
     """
 
@@ -72,17 +71,17 @@ class Tally(msgspec.Struct, frozen=True):
 
     @property
     def facility_uj(self) -> int | None:
-        """Energy of the facility; `None` where a PUE was not known for all of it."""
+        """Return the facility energy; `None` if a PUE was not known for all of it."""
         return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
 
     @property
     def gpu_ns(self) -> int:
-        """GPU time that was held: from begin to end where those are known, else what was booked."""
+        """Return the GPU time held: from start to end if known, else what was booked."""
         return self.held_ns if self.wall_ns is None else max(self.wall_ns, self.held_ns)
 
     @property
     def coverage(self) -> float | None:
-        """Share of the held time that is measured; `None`: not known, or nothing was held."""
+        """Return the measured share of the held time; `None`: unknown, or nothing was held."""
         if not self.wall_ns:
             return None
         return min(self.held_ns / self.wall_ns, 1.0)
@@ -99,7 +98,7 @@ NOTHING = Tally()
 
 
 def added(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
+    """Return the sum of tallies."""
     every = list(tallies)
     walls = [each.wall_ns for each in every]
     return Tally(
@@ -175,7 +174,7 @@ def booked(
     pue: Mapping[tuple[str, int], int],
     wall_ns: int | None,
 ) -> Tally:
-    """Return what postings and their bill come to, with PUE by node and quarter hour."""
+    """Return the totals of postings and charges, with PUE by node and quarter hour."""
     components: dict[Component, int] = {}
     methods: dict[str, int] = {}
     evidence: dict[str, int] = {}

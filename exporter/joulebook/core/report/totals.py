@@ -1,4 +1,4 @@
-"""What came to one job in all: by meter, method and evidence, and the time it held GPUs."""
+"""The totals of one job: by meter, method and evidence, and the time it held GPUs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from joulebook.units import NS_PER_S, QUARTER_NS
 
 
 class WorkloadTotals(msgspec.Struct, frozen=True):
-    """All that was booked to one workload; each mapping of amounts adds up to `total`.
+    """Everything booked to one workload; each mapping of amounts adds up to `total`.
 
     Attributes:
         first_s: UTC start of the first quarter hour with a posting; `None`: nothing was booked.
         last_s: UTC end of the last one.
-        replayed: Whether a meter of it was played from a recorded trace.
+        replayed: Whether one of its meters replayed a recorded trace.
         nodes: Nodes that it was booked on.
-        wall_ns: GPU time that it held, from begin to end; `None`: not known.
+        wall_ns: GPU time that it held, from start to end; `None`: unknown.
 
     """
 
@@ -47,12 +47,12 @@ class WorkloadTotals(msgspec.Struct, frozen=True):
 
     @property
     def coverage(self) -> float | None:
-        """Share of the GPU time held that is booked; `None`: not known, or no GPU was held."""
+        """Return the booked share of the held GPU time; `None`: unknown, or no GPU was held."""
         return min(self.gpu.held_ns / self.wall_ns, 1.0) if self.wall_ns else None
 
 
 def totals(data: ReportData) -> list[WorkloadTotals]:
-    """Return what came to each run, in the order in which they began."""
+    """Return the totals of each run, in the order in which they began."""
     of: dict[Subject, list[Posting]] = {}
     for row in data.postings:
         of.setdefault(row.subject, []).append(row)

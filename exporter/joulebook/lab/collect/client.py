@@ -1,4 +1,4 @@
-"""Asking a node for a page: TLS, token, time-outs, and no more bytes than a page has."""
+"""A client for a node's pages: TLS, token, time-outs, and a size limit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PATH, PostingsPage
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedError, FeedWrong, InputError
 from joulebook.http_client import Web, basic
 from joulebook.reloaded_file import Note, ReloadedFile
@@ -28,7 +29,9 @@ class Unanswered(InputError):
 
 
 class NodeClient:
-    """Asks nodes, several at a time. Secrets and certificates are read again when they change."""
+    """A client for several nodes at a time. Secrets and certificates are re-read when they
+    change.
+    """
 
     def __init__(self, settings: Collect) -> None:
         """Raises `ConfigError` for files that cannot be used at the start."""
@@ -40,11 +43,11 @@ class NodeClient:
         self._headers()
 
     def refresh(self) -> None:
-        """Look whether certificates have changed. Raises `ConfigError`; the old ones then stay."""
+        """Reload changed certificates. Raises `ConfigError`; the old ones then stay."""
         self._web.refresh()
 
     def page(self, target: str, since: int, ledger_id: str) -> PostingsPage:
-        """The page after `since` of that ledger (`""`: whichever it has).
+        """Return the page after `since` of that ledger (`""`: whichever it has).
 
         Raises `Unanswered`, and `ConfigError` if the token cannot be read.
         """
@@ -61,7 +64,9 @@ class NodeClient:
         try:
             return _PAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unanswered(f"{target}: no page: {str(error)[:200]}", reason="garbage") from None
+            raise Unanswered(
+                f"{target}: no page: {one_line(str(error))}", reason="garbage"
+            ) from None
 
     def _headers(self) -> dict[str, str]:
         settings = self._settings
@@ -98,7 +103,7 @@ class NodeClient:
 
 
 def secret(key: str, path: str) -> str:
-    """The first word of a file, as it is now. Raises `ConfigError`; never shows it."""
+    """Return the first word of a file, as it is now. Raises `ConfigError`; never shows it."""
     try:
         words = read_secret(Path(path), _MAX_SECRET).split()
     except OSError as error:

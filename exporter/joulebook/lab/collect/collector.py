@@ -1,7 +1,7 @@
-"""The collector: asks many nodes at a time, and takes their pages in one after the other.
+"""The collector: requests pages from many nodes at a time, and writes them one by one.
 
-Threads ask; the thread that calls `run` or `once` alone writes. Nothing is remembered between
-asking and writing that would matter: a page that is lost on the way is asked for again.
+Threads request; only the thread that calls `run` or `once` writes. A page lost in between is simply
+requested again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
 
 _TURN_S = 0.2
-"""How often it is looked who is due."""
+"""Seconds between checks for due targets."""
 
 _DATABASE_S = 5.0
 """From one try to reach the database to the next."""
@@ -40,7 +40,7 @@ _REPEATS = 5
 
 
 class NodeQuestion(NamedTuple):
-    """What a target was asked for."""
+    """A request to a target."""
 
     target: str
     since: int
@@ -48,7 +48,7 @@ class NodeQuestion(NamedTuple):
 
 
 class NodeAnswer(NamedTuple):
-    """What it said: a page, or the reason why not and a message."""
+    """The response: a page, or the reason of a failure and a message."""
 
     question: NodeQuestion
     page: PostingsPage | None
@@ -73,7 +73,7 @@ class Collector:
         """Pages, rows and late entries since the start."""
         self.database_problem = ""
         self.turned = time.monotonic()
-        """When it last looked who is due."""
+        """When it last checked for due targets."""
         self._client = client
         self._connect = connect
         self._database: Database | None = None
@@ -92,7 +92,7 @@ class Collector:
         self._let_go()
 
     def once(self) -> bool:
-        """Ask each target until it has no more to tell; whether all went well.
+        """Collect from each target until it has no more; return whether all succeeded.
 
         Raises `LedgerError` if the collected ledger cannot be used.
         """
@@ -229,7 +229,7 @@ class Collector:
         self.roll.failed(target, time.monotonic(), self.settings.every_s, reason, message)
 
     def _again(self, target: str) -> None:
-        """Ask at once, and hold nothing against the target."""
+        """Request again at once, without counting a failure of the target."""
         if target in self.roll.targets:
             standing = self.roll.targets[target]
             standing.repeats += 1

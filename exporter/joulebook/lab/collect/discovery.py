@@ -1,6 +1,6 @@
 """Where the nodes are: a list, files and addresses that Prometheus reads too, and Kubernetes.
 
-A source that fails keeps what it said last, and says so once.
+A source that fails keeps its last list, and logs that once.
 https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config
 
 In Kubernetes the EndpointSlices of the daemons' Service are listed once and watched. Rights: `list`
@@ -55,7 +55,7 @@ class Discovery(Protocol):
         """What people are shown."""
 
     def targets(self) -> Iterable[str]:
-        """The URLs of nodes. Raises `InputError` or `ConfigError`."""
+        """Return the URLs of nodes. Raises `InputError` or `ConfigError`."""
 
 
 class Static:
@@ -67,7 +67,7 @@ class Static:
         self._urls = [address(target, settings.scheme) for target in settings.targets]
 
     def targets(self) -> Iterable[str]:
-        """The list."""
+        """Return the list."""
         return self._urls
 
 
@@ -79,9 +79,7 @@ class FileSd:
         self._scheme = scheme
 
     def targets(self) -> Iterable[str]:
-        """What the files say now. A pattern that finds none is no target, a file that is named
-        and missing an error.
-        """
+        """Read the files. A pattern may match nothing, but a named file must exist."""
         path = Path(self.name)
         files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
         return [url for file in files for url in self._read(file)]
@@ -115,7 +113,7 @@ class HttpSd:
         self._web = web
 
     def targets(self) -> Iterable[str]:
-        """What it says now."""
+        """Return what it says now."""
         try:
             body = self._web.get(self.name, headers={"Accept": "application/json"})
         except FeedError as error:
@@ -131,7 +129,7 @@ def _groups(body: bytes, where: str) -> list[TargetGroup]:
 
 
 def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
-    """The targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
+    """Return the targets of groups as URLs; the label `__scheme__` wins, as in Prometheus."""
     found = []
     for group in groups:
         for target in group.targets:
@@ -143,7 +141,7 @@ def urls(groups: Iterable[TargetGroup], scheme: str, where: str) -> list[str]:
 
 
 class Targets:
-    """All sources together; a failing one counts with what it said last."""
+    """All sources; a failing one counts with its last list."""
 
     def __init__(self, sources: Sequence[Discovery]) -> None:
         self._sources = sources
@@ -152,7 +150,7 @@ class Targets:
         """Why a source failed the last time, by its name."""
 
     def look(self) -> frozenset[str]:
-        """The URLs of all nodes, each once."""
+        """Return the URLs of all nodes, each once."""
         for source in self._sources:
             try:
                 self._last[source.name] = frozenset(source.targets())
@@ -206,8 +204,8 @@ _SLICES = Decoders(_Slice)
 
 
 class EndpointSlices:
-    """The addresses behind one port of a Service. Those that are not ready are asked too: a daemon
-    whose sensor fails still has its ledger.
+    """The addresses behind one port of a Service. Endpoints that are not ready are included: a
+    daemon whose sensor fails still has its ledger.
     """
 
     def __init__(
@@ -234,7 +232,7 @@ class EndpointSlices:
         )
 
     def targets(self) -> Iterable[str]:
-        """What the API server has said. Raises `InputError` while it does not answer."""
+        """Return the current endpoints. Raises `InputError` while it does not answer."""
         if self._watch.ident is None:
             self._watch.start()
             self._listed.wait(_PATIENCE_S)
@@ -273,7 +271,7 @@ class EndpointSlices:
 
 
 def namespace_of_this_pod() -> str:
-    """The namespace that the collector runs in. Raises `InputError` outside of a cluster."""
+    """Return the namespace that the collector runs in. Raises `InputError` outside of a cluster."""
     try:
         return (_ACCOUNT / "namespace").read_text().strip()
     except OSError:

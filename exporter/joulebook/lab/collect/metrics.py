@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import time
 from collections.abc import Iterator
 
@@ -26,6 +25,7 @@ from joulebook.lab.collected.database import connect
 from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer, body, negotiate
+from joulebook.metrics.page.markup import text
 
 
 def make_collector(settings: Collect) -> Collector:
@@ -75,7 +75,7 @@ def _sources(settings: Collect) -> list[Discovery]:
 
 
 _MISTAKEN = {"wrong_ledger", "twice"}
-"""Reasons why a target is not the node that it says it is: nobody but a person can tell."""
+"""Reasons of a mistaken identity of a target, which only a person can resolve."""
 
 _HANG_S = 900.0
 """Without a turn of the loop for so long, a supervisor had better restart it."""
@@ -89,7 +89,7 @@ class CollectorPages:
         self._renderer = Renderer("")
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """How targets and the database stand."""
+        """Return the state of targets and the database."""
         style = negotiate(accept)
         values = dict(self._values())
         blocks = [
@@ -131,8 +131,8 @@ class CollectorPages:
         yield "joulebook_collect_discovery_up", [((), int(not collector.sources.failing))]
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the database can be written, all sources of targets be read, and every node is
-        who it says.
+        """Return whether the database is writable, targets are readable, and identities are
+        clear.
         """
         wrong = [*filter(None, [self._collector.database_problem])]
         wrong += self._collector.sources.failing.copy().values()
@@ -141,23 +141,23 @@ class CollectorPages:
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the loop turns."""
+        """Return whether the loop turns."""
         silent_s = time.monotonic() - self._collector.turned
         if silent_s > _HANG_S:
             return False, f"the collector has been silent for {silent_s:.0f} s"
         return True, "healthy"
 
     def index(self) -> bytes:
-        """The targets and how they stand."""
+        """Return the targets with their state."""
         rows = "".join(
-            f"<tr><td>{html.escape(url)}<td>{html.escape(standing.node[1])}"
-            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{html.escape(standing.problem)}"
+            f"<tr><td>{text(url, 300)}<td>{text(standing.node[1], 300)}"
+            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{text(standing.problem, 300)}"
             for url, standing in sorted(self._collector.roll.targets.copy().items())
         )
         _, said = self.ready()
         return (
             '<!doctype html><html lang="en"><title>Joulebook collector</title>'
-            f"<h1>Collector</h1><p>{html.escape(said)}"
+            f"<h1>Collector</h1><p>{text(said, 300)}"
             "<table><tr><th>target<th>node<th>collected<th>behind<th>problem"
             f"{rows}</table></html>\n"
         ).encode()

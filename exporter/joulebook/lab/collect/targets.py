@@ -1,4 +1,4 @@
-"""How each target stands: when it is asked next, and what it said last."""
+"""The state of each target: its next request, and its last response."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TargetState:
         self.errors: Counter[str] = Counter()
 
     def failed(self, now: float, every_s: float, reason: str, problem: str, lot: float) -> None:
-        """Ask again later, the later the more often it failed; `lot` in [0, 1) spreads targets."""
+        """Schedule a retry with back-off; `lot` in [0, 1) spreads targets."""
         self.asked = False
         self.failures += 1
         self.repeats = 0
@@ -45,7 +45,7 @@ class TargetState:
         self.due = now + pause_s(self.failures, FIRST_S, max(every_s, MOST_S), lambda: lot)
 
     def went_well(self, now: float, now_s: float, every_s: float, behind: int, lot: float) -> None:
-        """Ask again after the interval, or at once if there is more."""
+        """Schedule the next request after the interval, or at once if there is more."""
         self.asked = False
         self.failures = self.repeats = 0
         self.problem = self.reason = ""
@@ -62,7 +62,7 @@ class TargetList:
         self.targets: dict[str, TargetState] = {}
 
     def renew(self, urls: Iterable[str], now: float, spread_s: float) -> None:
-        """These are the targets from now on; new ones are asked within `spread_s`."""
+        """Replace the targets; new ones are requested within `spread_s`."""
         wanted = set(urls)
         for url in self.targets.keys() - wanted:
             if not self.targets[url].asked:
@@ -71,7 +71,7 @@ class TargetList:
             self.targets[url] = TargetState(now + self._lot() * spread_s)
 
     def due(self, now: float, most: int) -> list[str]:
-        """At most so many that are to be asked now, the longest due first."""
+        """Return at most this many due targets, the longest due first."""
         ready = [
             (standing.due, url)
             for url, standing in self.targets.items()

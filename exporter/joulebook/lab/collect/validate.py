@@ -1,6 +1,6 @@
-"""What a node says is looked at before it is taken in: one that lies spoils nobody else's ledger.
+"""Validate a page before it is written: a wrong node must not spoil the ledgers of others.
 
-A page is refused whole, with the target and what is wrong with it.
+A page is rejected as a whole, with the target and the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bills: what a month comes to by account, and the closing of months.
+"""Bills: the totals of a month by account, and the closing of months.
 
 Sums over many rows leave 64 bits, so the database adds up the halves of numbers, which cannot,
 and they are put together here.
@@ -24,18 +24,18 @@ _HALF = 1_000_000_000
 
 
 def halves(*columns: str) -> str:
-    """The sums of columns, each in two halves (SQL)."""
+    """Return the sums of columns, each in two halves (SQL)."""
     return ", ".join(f"sum({c} / {_HALF}), sum({c} % {_HALF})" for c in columns)
 
 
 def wholes(parts: Sequence[object]) -> list[int]:
-    """The numbers of which those are the halves."""
+    """Return the numbers of which those are the halves."""
     numbers = [int(str(part)) for part in parts]
     return [high * _HALF + low for high, low in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def exact(parts: Sequence[object]) -> Exact:
-    """The sum of exact amounts, from the halves of its three parts."""
+    """Return the sum of exact amounts, from the halves of its three parts."""
     whole, nano, rest = wholes(parts)
     return Exact.of((whole * NANO + nano) * PER_KWH + rest)
 
@@ -63,10 +63,10 @@ GROUP BY {_BY_OWNER}, late_s, item, currency
 
 
 class BillLine(msgspec.Struct, frozen=True):
-    """What one owner comes to in a month, by the reason why it stands there.
+    """One owner's total in a month, by the kind of entry.
 
-    `late_for` is the month in which it was consumed, if that was closed before it came (0: it is of
-    the month of the bill); `correction` the number of the correction that it is an entry of.
+    `late_for` is the month in which it was consumed, if that was already closed (0: the month of
+    the bill); `correction` is the number of its correction.
     """
 
     owner: BilledOwner
@@ -107,7 +107,7 @@ class Period(NamedTuple):
 
 
 def bill(database: Database, month: int, account: str = "") -> MonthBill:
-    """The bill of a month, in one view."""
+    """Return the bill of a month, in one view."""
     with database.transaction(writes=False):
         return _bill(database, month, account)
 
@@ -152,7 +152,7 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
 
 
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
-    """What lines come to together, all components in one."""
+    """Return the total of lines, over all components."""
     amount = ZERO
     paid: Charges = {}
     for line in lines:
@@ -163,7 +163,7 @@ def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
 
 
 def periods(database: Database) -> list[Period]:
-    """All months in which anything is billed, or that were closed."""
+    """Return all months in which anything is billed, or that were closed."""
     closed = {
         row[0]: row for row in database.rows("SELECT month, closed_s, closed_by FROM periods")
     }
@@ -192,13 +192,13 @@ def owners(database: Database) -> list[tuple[str, str, str]]:
 
 
 def currencies(database: Database) -> list[str]:
-    """The currencies that anything was charged in."""
+    """Return the currencies that anything was charged in."""
     rows = database.rows("SELECT DISTINCT currency FROM kinds WHERE currency <> '' ORDER BY 1")
     return [str(currency) for (currency,) in rows]
 
 
 def reported(database: Database) -> list[tuple[str, int]]:
-    """The nodes, and up to when each has reported all (UTC seconds; 0: there is more to tell)."""
+    """Return the nodes, and up to when each is complete (UTC seconds; 0: incomplete)."""
     found: dict[tuple[str, str], int] = {}
     for cluster, node, booked_to_s, position, last_seq in database.rows(
         "SELECT cluster, node, booked_to_s, position, last_seq FROM ledgers"
@@ -209,13 +209,15 @@ def reported(database: Database) -> list[tuple[str, int]]:
 
 
 def behind(database: Database, month: int) -> list[tuple[str, int]]:
-    """The nodes that have not reported all of a month yet, and up to when each has."""
+    """Return the nodes that have not reported all of a month yet, and up to when each has."""
     end_s = begin_s(after(month))
     return [(node, told_s) for node, told_s in reported(database) if told_s < end_s]
 
 
 def close(database: Database, month: int, who: str, now_s: int) -> None:
-    """Close a month for ever. Raises `InputError` if it is not over, or an earlier one is open."""
+    """Close a month permanently. Raises `InputError` if it is not over, or an earlier one is
+    open.
+    """
     if not who.strip():
         raise InputError("a month is closed by somebody", reason="unsigned")
     if month >= month_of(now_s):

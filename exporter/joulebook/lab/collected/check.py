@@ -1,4 +1,4 @@
-"""Does the collected ledger say what the nodes' books say, and the bills what the ledger says."""
+"""Check the collected ledger against the nodes' totals, and the bills against the ledger."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from joulebook.lab.collected.database import Database
 
 _ENERGY = halves("energy_uj")
 _PARTS = ", ".join(f"'{item}'" for item in IDLE_PARTS.values())
-"""What is in other charges already, and so is not billed."""
+"""Items included in others, and so not billed."""
 _MONEY = halves("whole", "nano", "rest")
 
 
 class Balance(NamedTuple):
-    """One meter, or one kind of charge, of one ledger: what the node's books say in all, what is
-    here, and what of it the node let go for its age (uJ, or atoms).
+    """One meter or kind of charge of one ledger: the node's total, what is here, and what expired
+    on the node (uJ or atoms).
 
-    `missed` may be up to `expired`: it was gone before it was first asked for.
+    `missed` may be up to `expired`, if it expired before it was collected.
     """
 
     node: str
@@ -30,7 +30,7 @@ class Balance(NamedTuple):
 
     @property
     def missed(self) -> int:
-        """What is not here."""
+        """Return what is missing here."""
         return self.booked - self.here
 
     @property
@@ -40,8 +40,8 @@ class Balance(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What was found. `behind` are ledgers whose rows are not all here, so that nothing can be
-    said of them; `bills` are sums of bills that differ from those of the ledger's rows.
+    """What was found. `behind` are incomplete ledgers, which cannot be compared; `bills` are sums
+    of bills that differ from the ledger's rows.
     """
 
     balances: list[Balance]
@@ -113,7 +113,7 @@ def _charges(database: Database) -> list[tuple[int, str, int, int, int]]:
 
 
 def _bills(database: Database) -> list[str]:
-    """Each ledger's bills against its rows, and all corrections against nothing."""
+    """Return each ledger's bills against its rows, and all corrections against nothing."""
     found = []
     used = _by_key(database, f"SELECT ledger, component, {_ENERGY} FROM used GROUP BY 1, 2")  # noqa: S608
     posted = _by_key(

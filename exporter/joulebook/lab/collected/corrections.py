@@ -65,8 +65,8 @@ def correct(
 ) -> tuple[int, int]:
     """Take amounts from `giver` and give them to `taker`, in a month that is open (0: the current).
 
-    Gives the number of the correction and the month. Raises `InputError` for a correction that
-    says nothing, or of a month that is closed or has not begun; `LedgerError`.
+    Gives the number of the correction and the month. Raises `InputError` for an empty correction,
+    or a month that is closed or has not started; `LedgerError`.
     """
     with database.transaction():
         current = open_month(database, reason.made_s)
@@ -97,11 +97,11 @@ def relabel(
     reason: Reason,
     cluster: str = "",
 ) -> tuple[int, BilledOwner, BilledOwner]:
-    """Say that a workload is of another (account, experiment); `None`: that stays as it is.
+    """Move a workload to another (account, experiment); `None`: unchanged.
 
-    All that stands to its name goes along in the open month, and what comes later is booked there
-    at once. Gives the number of the correction (0: nothing stood to its name yet), the old owner
-    and the new one. Raises `InputError`, `LedgerError`.
+    Everything billed to it moves in the open month, and later entries are booked there at once.
+    Returns the number of the correction (0: nothing was billed yet), the old owner and the new one.
+    Raises `InputError`, `LedgerError`.
     """
     with database.transaction():
         month = open_month(database, reason.made_s)
@@ -131,14 +131,14 @@ def relabel(
 def hand_over(
     database: Database, workload: int, old: int, new: int, reason: Reason, up_to: int
 ) -> None:
-    """What stands to a workload's name in months up to `up_to` goes to another owner."""
+    """Move what was billed to a workload in months up to `up_to` to another owner."""
     amounts = standing(database, workload, old, up_to)
     if amounts:
         _write(database, after(up_to), old, new, workload, amounts, reason)
 
 
 def standing(database: Database, workload: int, owner: int, up_to: int) -> list[Transfer]:
-    """What an owner has of a workload: rows of months up to `up_to`, and what was handed over."""
+    """Return an owner's amounts of a workload: rows up to month `up_to`, and corrections."""
     used: dict[str, Amount] = {}
     billed: dict[tuple[str, str], Exact] = {}
     who = [workload, owner, up_to]
@@ -166,7 +166,7 @@ def standing(database: Database, workload: int, owner: int, up_to: int) -> list[
 
 
 def open_month(database: Database, now_s: int) -> int:
-    """The month in which something said now counts; holds the lock on bills."""
+    """Return the month in which an entry made now counts; holds the lock on bills."""
     closed = closed_to(database)
     return max(after(closed) if closed else 0, month_of(now_s))
 

@@ -1,7 +1,7 @@
 """The database under the collected ledger: an sqlite file or PostgreSQL, one way to talk to both.
 
-SQL is written once, with `?` for values, which go in no other way: no name that came from a node
-is ever part of a statement. psycopg is loaded only where PostgreSQL is.
+SQL is written once, with `?` for all values: no name from a node is ever part of a statement.
+psycopg is only loaded for PostgreSQL.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AT_ONCE = 500
 def connect(url: str, *, create: bool = False) -> Database:
     """Open the collected ledger at `url`; `create` makes and updates its tables.
 
-    Raises `ConfigError` for what is no address of one, and `LedgerError` and its children.
+    Raises `ConfigError` for an invalid URL, and `LedgerError` and its children.
     """
     parts = urlsplit(url)
     database: Database
@@ -75,7 +75,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Database]:
 def one_by_some(
     database: Database, sql: str, before: Sequence[object], values: Sequence[object]
 ) -> Iterator[Row]:
-    """What `sql` finds for all of `values`, which stand for its `(*)`, some hundred at a time."""
+    """Return the rows of `sql` for all `values`, which replace `(*)`, some hundred at a time."""
     for start in range(0, len(values), _AT_ONCE):
         some = values[start : start + _AT_ONCE]
         marks = ", ".join("?" * len(some))
@@ -95,7 +95,7 @@ class _Closing:
         self.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 class Sqlite(_Closing):
@@ -125,7 +125,7 @@ class Sqlite(_Closing):
             raise self._explained(error) from error
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
+        """Return what a question finds."""
         try:
             return self._conn.execute(sql, values).fetchall()
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
@@ -157,7 +157,7 @@ class Sqlite(_Closing):
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._conn.close()
 
     def _explained(self, error: Exception) -> LedgerError:
@@ -249,7 +249,7 @@ class PostgreSql(_Closing):
             raise
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._conn.close()
 
     def _explained(self, error: Exception) -> LedgerError:

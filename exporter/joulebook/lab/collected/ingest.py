@@ -1,7 +1,7 @@
 """One page of a node into the collected ledger: rows, bills and position in one transaction.
 
-Rows hold totals, so the bills get the difference to what was here: nothing for a page that was
-taken in before. What belongs to a month that is closed goes into the open one.
+Rows are totals, so bills get the difference to the stored rows: nothing for a page written before.
+Amounts for a closed month go to the open one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from joulebook.lab.collected.schema import HOW, KIND, OWNER, RATE, BilledOwner, 
 
 
 class Progress(NamedTuple):
-    """Where a ledger's collection stands."""
+    """The position of a ledger's collection."""
 
     ledger_id: str
     position: int
@@ -60,7 +60,7 @@ def places(database: Database) -> dict[tuple[str, str], list[Progress]]:
 
 
 def targets(database: Database) -> dict[str, str]:
-    """Which ledger was found last at each target."""
+    """Return which ledger was found last at each target."""
     return dict(database.rows("SELECT target, ledger_id FROM ledgers ORDER BY seen_s, id"))
 
 
@@ -71,10 +71,10 @@ def take(
     now_s: int,
     targets: Collection[str] = (),
 ) -> Ingested | None:
-    """Take a page in, whole or not at all; `None`: somebody else has been here since it was asked.
+    """Write a page in one transaction; `None` if another collector was faster.
 
-    `targets` are all those that are asked. Raises `InputError` (`wrong_ledger`) if the ledger is
-    another node's, and `LedgerError`.
+    `targets` are all targets. Raises `InputError` (`wrong_ledger`) if the ledger is another node's,
+    and `LedgerError`.
     """
     with database.transaction():
         closed = closed_to(database)
@@ -101,7 +101,7 @@ def take(
 
 
 def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
-    """The quarter hours that the node's clock said and that cannot be when it was."""
+    """Return the quarter hours of the page that are impossible."""
     quarters = {row.quarter_s for row in page.postings} | {row.quarter_s for row in page.charges}
     return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
 
@@ -230,8 +230,8 @@ def _postings(
 def _refuse_other_past(database: Database, ledger: int, page: PostingsPage) -> None:
     """Raise `InputError` if the rows here are not those that the node's books were made of.
 
-    A ledger put back from a copy has lost rows that are here; once it has consumed more than it
-    lost, all its numbers have grown and nothing else tells.
+    A ledger restored from a copy has lost rows that are here; once it has consumed more than it
+    lost, all its numbers have grown and nothing else shows it.
     """
     for name, booked_uj, expired_uj, posted_uj in database.rows(
         "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]

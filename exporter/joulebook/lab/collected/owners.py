@@ -1,7 +1,7 @@
-"""Whose a workload is: what its nodes know of it, until a person says otherwise.
+"""Owners of workloads: as reported by nodes, until a person corrects them.
 
-What a workload has consumed goes along when its labels become known late: in open months its rows
-change hands; what stands in closed ones is handed over by an entry in the open month.
+If labels arrive late, a workload's consumption moves with them: in open months its rows change
+owner; amounts in closed months are moved by an entry in the open month.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def learn(
 ) -> dict[int, KnownWorkload]:
     """Take in what a node knows of its workloads; gives them by the node's own row numbers.
 
-    It says whose its own rows are, and nothing of those of other nodes.
+    A node sets the owner of its own rows only.
     """
     if not page.workloads:
         return {}
@@ -141,7 +141,7 @@ def _facts(ledger: int, number: int, row: WorkloadRow) -> tuple[object, ...]:
 
 
 def _hand_over(database: Database, workload: int, old: int, new: int, closed_to: int) -> None:
-    """Rows of open months change hands."""
+    """Change the owner of rows in open months."""
     database.rows("UPDATE workloads SET owner = ? WHERE id = ?", [new, workload])
     mine = [workload, closed_to, old, new]
     used = database.rows(
@@ -170,7 +170,7 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
 
 
 def _summed(rows: Sequence[Row], kind: Callable[..., A], columns: int) -> dict[Row, A]:
-    """The sums of what the last columns are, by all others."""
+    """Return the sums of what the last columns are, by all others."""
     sums: dict[Row, A] = {}
     for row in rows:
         key, amount = row[:-columns], kind(*row[-columns:])

@@ -76,7 +76,7 @@ def follow(
 
 
 def known(database: Database) -> list[Rename]:
-    """All renames that nobody has undone, the oldest first."""
+    """Return all renames that were not undone, the oldest first."""
     return [
         Rename(*row)
         for row in database.rows(
@@ -87,7 +87,7 @@ def known(database: Database) -> list[Rename]:
 
 
 def undo(database: Database, number: int) -> None:
-    """Give a ledger its old name back, and refuse the new one from now on.
+    """Restore a ledger's old name, and reject the new one from now on.
 
     Raises `InputError` if there is no such rename.
     """

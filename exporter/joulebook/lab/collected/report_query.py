@@ -1,7 +1,7 @@
 """The collected ledger as a source of reports: many nodes' postings, charges and facts.
 
-Corrections are applied where they can be: a workload stands under the experiment that it was given
-to last. Every correction that touches what is reported is said, with who and why.
+Corrections are applied where possible: a workload is listed under its last experiment. Every
+correction that affects the report is listed, with author and reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import Amount, Method, Remainder, Subject
+from joulebook.core.evidence import Subject
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
 from joulebook.core.money.rates import Quality
 from joulebook.core.report.dataset import (
@@ -26,6 +26,7 @@ from joulebook.core.report.dataset import (
     UsedRate,
     family_patterns,
     replay_warning,
+    subject_of,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
@@ -39,7 +40,7 @@ _EXTRA = msgspec.json.Decoder(dict[str, str])
 
 _LATEST_S = 1 << 33
 _CORRECTIONS = 50
-"""Corrections that are said one by one."""
+"""The most corrections listed one by one."""
 
 _WORKLOADS = """
 SELECT w.id, w.cluster, w.scheduler, w.workload, w.start, o.person, o.account, o.experiment
@@ -103,7 +104,7 @@ class CollectedSource:
         return "collected ledger"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
             return _account(database, self.name, since_s, until_s, selection)
 
@@ -114,17 +115,12 @@ def _account(
     known = _workloads(database, wanted)
     span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
-    for row in _chosen(database, _POSTINGS, "p", span, known, wanted):
-        node, number, remainder, component, name, quarter_s, *amount, method, evidence = row
-        subject = _subject(number, remainder, known)
-        meter = Meter(Component(component), name)
-        postings.append(
-            Posting(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
-        )
+    for node, number, remainder, *row in _chosen(database, _POSTINGS, "p", span, known, wanted):
+        postings.append(Posting.of_row(node, subject_of(number, remainder, known), row))
     charged = tuple(
         Charged(
             node,
-            _subject(number, remainder, known),
+            subject_of(number, remainder, known),
             quarter_s,
             Charge(Item(item), currency),
             Exact(*parts),
@@ -151,10 +147,8 @@ def _account(
         {each.id: each for each in known.values() if each.id in there},
         tuple(_rates(database, postings)),
         tuple(
-            LostStretch(node, Meter(Component(component), name), reason, t0, t1)
-            for node, component, name, reason, t0, t1 in database.rows(
-                _GAPS, [edge_s * NS_PER_S for edge_s in span]
-            )
+            LostStretch.of_row(node, row)
+            for node, *row in database.rows(_GAPS, [edge_s * NS_PER_S for edge_s in span])
         ),
         {
             (node, Meter(Component(component), name)): model
@@ -175,7 +169,7 @@ def _account(
 
 
 def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
-    """The workloads that are asked for, under the labels that they have now."""
+    """Return the selected workloads, with their current labels."""
     parts: list[str] = []
     values: list[object] = []
     for column, names in (
@@ -233,7 +227,7 @@ _TOLD = (
 
 
 def _reported(facts: Sequence[object]) -> dict[str, Any]:
-    """What a row of facts says, by the fields of a workload."""
+    """Return a row of facts as fields of a workload."""
     values = dict(zip(_TOLD, facts, strict=True))
     return {**values, "extra": _EXTRA.decode(str(values["extra"])), "named": bool(values["named"])}
 
@@ -253,10 +247,6 @@ def _chosen(
     if wanted.everything:
         return iter(database.rows(sql, span))
     return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
-
-
-def _subject(number: int, remainder: str, known: Mapping[int, ReportWorkload]) -> Subject:
-    return Remainder(remainder) if remainder else known[number].id
 
 
 def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[UsedRate]:
@@ -280,7 +270,7 @@ def _corrections(
     span: Sequence[int],
     wanted: Selection,
 ) -> Iterator[str]:
-    """What was corrected of what is reported, in words."""
+    """Yield descriptions of the corrections that affect the report."""
     said = 0
     # A month is as fine as a bill knows when an amount was moved that is of no workload.
     first, last = month_of(span[0]), month_of(span[1])
@@ -302,7 +292,7 @@ def _corrections(
 
 
 def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
-    """Whether an owner is among those that are asked for."""
+    """Return whether an owner is selected."""
     return wanted.everything or wanted.takes(
         ReportWorkload(
             WorkloadId("", ""), labels=Labels(owner.person, owner.account, owner.experiment)
@@ -311,7 +301,7 @@ def _concerns(owner: BilledOwner, wanted: Selection) -> bool:
 
 
 def _late(nodes: Sequence[Row], postings: Sequence[Posting], until_s: int) -> Iterator[str]:
-    """Which nodes that are in the report have not been collected to its end."""
+    """Yield which nodes that are in the report have not been collected to its end."""
     named = {row.node for row in postings}
     end_s = min(until_s, max((told_s for _, told_s in nodes), default=0))
     late = [node for node, told_s in nodes if node in named and told_s < end_s - 3600]

@@ -17,13 +17,13 @@ DAY_S = 86_400
 
 
 def month_of(utc_s: int) -> int:
-    """The month of an instant."""
+    """Return the month of an instant."""
     when = datetime.fromtimestamp(utc_s, UTC)
     return when.year * 100 + when.month
 
 
 def after(month: int) -> int:
-    """The next month."""
+    """Return the next month."""
     return month + 1 if month % 100 < 12 else month + 89
 
 
@@ -33,7 +33,7 @@ def before(month: int) -> int:
 
 
 def begin_s(month: int) -> int:
-    """The UTC second at which a month begins."""
+    """Return the UTC second at which a month begins."""
     return int(datetime(month // 100, month % 100, 1, tzinfo=UTC).timestamp())
 
 
@@ -43,7 +43,7 @@ def shown(month: int) -> str:
 
 
 def parsed(text: str) -> int:
-    """`2026-11` as a number. Raises `ValueError` saying what would be right."""
+    """Parse a month like `2026-11`. Raises `ValueError` with what is expected."""
     match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text, re.ASCII)
     if match is None or int(match[1]) < 1970:
         raise ValueError(f"{text!r}: expected a month like 2026-11")
@@ -51,10 +51,10 @@ def parsed(text: str) -> int:
 
 
 def closed_to(database: Database) -> int:
-    """The last month that is closed (0: none), locked until the caller's transaction ends.
+    """Return the last month that is closed (0: none), locked until the caller's transaction ends.
 
-    All that writes to bills begins with this, so that no month closes under anybody's hands, and
-    writers come one after the other.
+    Every write to bills starts with this, so that no month closes in between, and writers are
+    serialized.
     """
     ((month,),) = database.rows(f"SELECT closed_to FROM closing{database.lock}")  # noqa: S608
     return int(month)
@@ -82,7 +82,7 @@ WRITE_BILLED = (
 
 
 class Rollup:
-    """What is to be added to the bills of one ledger, in the caller's transaction."""
+    """Amounts to add to the bills of one ledger, in the caller's transaction."""
 
     def __init__(self, database: Database, ledger: int, closed_to: int) -> None:
         self._database = database
@@ -94,7 +94,7 @@ class Rollup:
 
     @property
     def late(self) -> int:
-        """For how many workloads and days something came after the month was closed."""
+        """Return the number of workloads and days that arrived after their month was closed."""
         return len(self._late)
 
     def use(self, when_s: int, workload: int, owner: int, component: str, more: Amount) -> None:
@@ -114,7 +114,7 @@ class Rollup:
             self._billed[key] = self._billed.get(key, NOTHING).plus(more)
 
     def write(self) -> None:
-        """Add it to what is there."""
+        """Add the amounts to the bills."""
         days = sorted({key[0] for key in self._used})
         for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
             self._database,
@@ -146,7 +146,7 @@ class Rollup:
         )
 
     def _place(self, when_s: int, workload: int) -> tuple[int, int]:
-        """The day of an instant, and the month in which it is billed."""
+        """Return the day of an instant, and the month in which it is billed."""
         day_s = when_s // DAY_S * DAY_S
         month = month_of(day_s)
         if month > self._closed_to:

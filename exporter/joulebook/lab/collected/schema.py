@@ -1,7 +1,7 @@
 """The tables of the collected ledger, and the database under it, whichever it is.
 
-Tables are made and brought up to date by numbered steps. What many rows have in common has a
-number: looked up, and made where it is new.
+Tables are created and upgraded by numbered steps. Values shared by many rows have a number, created
+on first use.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Database(Protocol):
     name: str
     """What people are shown: the URL without a password."""
     lock: str
-    """Follows a SELECT whose rows are to stay as they are until the transaction ends."""
+    """Suffix of a SELECT that locks its rows until the transaction ends."""
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
+        """Return what a question finds."""
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each row."""
@@ -40,7 +40,7 @@ class Database(Protocol):
         """All within, or nothing; a view of one instant."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -58,7 +58,7 @@ class Migration(NamedTuple):
 
 
 def steps(engine: str) -> list[Migration]:
-    """All of them for `sqlite` or `postgresql`, in order."""
+    """Return all of them for `sqlite` or `postgresql`, in order."""
     found = []
     for path in sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql")):
         number, kind = int(path.name[:4]), path.name.split(".")[1]
@@ -141,7 +141,7 @@ _AT_ONCE = 50
 
 
 class BilledOwner(NamedTuple):
-    """Whom an amount is billed to: somebody's experiment, or a remainder (`""`: none)."""
+    """The recipient of a bill: an experiment, or a remainder (`""`: none)."""
 
     remainder: str = ""
     account: str = ""
@@ -165,7 +165,7 @@ Table = tuple[str, tuple[str, ...]]
 def known(
     database: Database, table: Table, wanted: Iterable[tuple[object, ...]]
 ) -> dict[tuple[object, ...], int]:
-    """The numbers of those that there are."""
+    """Return the numbers of existing values."""
     name, columns = table
     rows = sorted(set(wanted), key=repr)
     found: dict[tuple[object, ...], int] = {}

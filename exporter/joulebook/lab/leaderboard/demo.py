@@ -53,7 +53,7 @@ NOTES = (
 
 
 def boards(gpu: str = "") -> list[Board]:
-    """A board for each task and GPU model, or only those of `gpu` (`v100`, `a40`)."""
+    """Return a board for each task and GPU model, or only those of `gpu` (`v100`, `a40`)."""
     reached = _reached()
     made = []
     for task in TASKS:
@@ -65,7 +65,7 @@ def boards(gpu: str = "") -> list[Board]:
 
 
 def picture() -> str:
-    """The plot of the documentation: all six tasks on one GPU model, as SVG."""
+    """Return the plot of the documentation: all six tasks on one GPU model, as SVG."""
     return svg(draw(boards("v100")), "Results of six training tasks against the energy they took")
 
 

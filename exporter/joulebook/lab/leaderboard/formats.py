@@ -9,20 +9,21 @@ import base64
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import msgspec
 
 from joulebook.core.report.leaderboard import Board, Entrant, Expected, FrontStep
-from joulebook.core.sanitize import one_line
 from joulebook.lab.leaderboard.join import WithoutEnergy
 from joulebook.lab.leaderboard.tables import Sheet, kwh, sheets, units
 from joulebook.lab.report.formats.markdown import escape as escape_markdown
+from joulebook.lab.report.formats.markdown import table as markdown_table
+from joulebook.lab.report.formats.runs_csv import cell
+from joulebook.metrics.page.markup import text
 
 
 class Leaderboard(msgspec.Struct, frozen=True):
-    """All boards, what was to be expected by experiment on each, and what had no energy."""
+    """All boards, the expected results by experiment, and results without energy."""
 
     boards: tuple[Board, ...]
     expected: Mapping[str, Mapping[str, Sequence[Expected]]] = {}
@@ -32,7 +33,7 @@ class Leaderboard(msgspec.Struct, frozen=True):
     source: str = ""
 
     def sheets(self, board: Board) -> list[Sheet]:
-        """The sheets of one board."""
+        """Return the sheets of one board."""
         return sheets(board, self.expected.get(board.gpu, {}))
 
 
@@ -42,14 +43,7 @@ def markdown(found: Leaderboard) -> str:
     for board in found.boards:
         for sheet in found.sheets(board):
             made += [f"### {escape_markdown(sheet.title)}", ""]
-            made.append("| " + " | ".join(escape_markdown(name) for name in sheet.columns) + " |")
-            made.append(
-                "|" + "|".join("---:" if i in sheet.right else "---" for i in _all(sheet)) + "|"
-            )
-            made += [
-                "| " + " | ".join(escape_markdown(cell) for cell in row) + " |"
-                for row in sheet.rows
-            ]
+            made += markdown_table(sheet.columns, sheet.rows, sheet.right)
             made += ["", *(f"- {escape_markdown(note)}" for note in sheet.notes)]
             made += [""] if sheet.notes else []
     made += [f"- {escape_markdown(note)}" for note in closing(found)]
@@ -57,7 +51,7 @@ def markdown(found: Leaderboard) -> str:
 
 
 def closing(found: Leaderboard) -> list[str]:
-    """What is said at the end of all boards."""
+    """Return the notes below all boards."""
     said = [f"{left.result.name}: left out ({left.why})" for left in found.left[:MOST_LEFT]]
     more = len(found.left) - MOST_LEFT
     if more > 0:
@@ -68,10 +62,6 @@ def closing(found: Leaderboard) -> list[str]:
 MOST_LEFT = 20
 
 
-def _all(sheet: Sheet) -> range:
-    return range(len(sheet.columns))
-
-
 def html(found: Leaderboard, svg: str) -> str:
     """One page that needs nothing else: no script, no font, no address."""
     body: list[str] = []
@@ -80,14 +70,15 @@ def html(found: Leaderboard, svg: str) -> str:
         body.append(f'<img alt="Results against energy" src="data:image/svg+xml;base64,{drawn}">')
     for board in found.boards:
         for sheet in found.sheets(board):
-            body.append(f"<h2>{_html(sheet.title)}</h2><table><thead><tr>")
+            body.append(f"<h2>{text(sheet.title, 1000)}</h2><table><thead><tr>")
             body += [
-                f"<th{_class(sheet, i)}>{_html(name)}</th>" for i, name in enumerate(sheet.columns)
+                f"<th{_class(sheet, i)}>{text(name, 1000)}</th>"
+                for i, name in enumerate(sheet.columns)
             ]
             body.append("</tr></thead><tbody>")
             for n, row in enumerate(sheet.rows):
                 cells = "".join(
-                    f"<td{_class(sheet, i)}>{_html(cell)}</td>" for i, cell in enumerate(row)
+                    f"<td{_class(sheet, i)}>{text(cell, 1000)}</td>" for i, cell in enumerate(row)
                 )
                 body.append(f"<tr{' class=dim' if n in sheet.dim else ''}>{cells}</tr>")
             body.append("</tbody></table>")
@@ -101,12 +92,8 @@ def _class(sheet: Sheet, column: int) -> str:
 
 
 def _list(notes: Iterable[str]) -> list[str]:
-    items = [f"<li>{_html(note)}</li>" for note in notes]
+    items = [f"<li>{text(note, 1000)}</li>" for note in notes]
     return ["<ul>", *items, "</ul>"] if items else []
-
-
-def _html(text: str) -> str:
-    return escape(one_line(text, 1000))
 
 
 _PAGE = """<!doctype html>
@@ -137,38 +124,32 @@ _COLUMNS = (
 
 
 def as_csv(found: Leaderboard) -> str:
-    """A row for each result; money in a column for each currency."""
+    """Return a row for each result; money in a column for each currency."""
     currencies = sorted(
         {currency for b in found.boards for e in b.entrants for currency in e.cost_nano}
     )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     money = [f"{kind}_{c}" for c in currencies for kind in ("cost", "cost_per_point")]
-    writer.writerow([*_COLUMNS, *map(_cell, money)])
+    writer.writerow([*_COLUMNS, *map(cell, money)])
     for board in found.boards:
         for entrant, step, by, aside in _entrants(board):
             per_point = units(step.cost_per_point or {}) if step else {}
             cost = units(entrant.cost_nano)
             writer.writerow(
                 [
-                    _cell(board.title), _cell(board.gpu), _cell(board.metric.name),
-                    _cell(entrant.name), float(entrant.value), kwh(entrant.energy_uj),
+                    cell(board.title), cell(board.gpu), cell(board.metric.name),
+                    cell(entrant.name), float(entrant.value), kwh(entrant.energy_uj),
                     int(step is not None),
                     "" if step is None or step.gained is None else float(step.gained),
                     "" if step is None or step.uj_per_point is None else kwh(step.uj_per_point),
-                    "" if by is None else _cell(by.name), entrant.runs,
+                    "" if by is None else cell(by.name), entrant.runs,
                     "" if entrant.flops is None else entrant.flops, entrant.join.value,
-                    _cell(entrant.hedge), board.boundary.value, _cell(aside),
+                    cell(entrant.hedge), board.boundary.value, cell(aside),
                     *(each.get(c, "") for c in currencies for each in (cost, per_point)),
                 ]
             )  # fmt: skip
     return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    said = one_line(text, 200)
-    return f"'{said}" if said[:1] in {"=", "+", "-", "@"} else said
 
 
 def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None, str]]:
@@ -179,7 +160,7 @@ def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | N
 
 
 def as_json(found: Leaderboard) -> dict[str, Any]:
-    """For programs. Energies in uJ are exact integers; `null` is what is not known."""
+    """Return JSON. Energies in uJ are exact integers; unknown values are `null`."""
     return {
         "version": 1,
         "source": found.source or None,

@@ -66,7 +66,7 @@ MOST_PIXELS = 100_000_000
 
 
 def png(picture: Picture, *, dark: bool = False) -> bytes:
-    """The picture on a light ground, or a dark one. Raises `ConfigError` without Pillow."""
+    """Return the picture on a light ground, or a dark one. Raises `ConfigError` without Pillow."""
     try:
         from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - optional
     except ImportError:

@@ -1,7 +1,7 @@
 """Results joined to the energy they took: by run id, by tag, or by time and host.
 
-Nothing is joined on a guess that could be two things: a result for which there are several
-candidates, or none, is handed back with the reason.
+Nothing is joined ambiguously: a result with several candidates, or none, is returned with the
+reason.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Match(NamedTuple):
 def matches(
     results: Sequence[Result], account: ReportData
 ) -> tuple[list[Match], list[WithoutEnergy]]:
-    """Each run with its own workloads, and the runs that have none."""
+    """Return each run with its own workloads, and the runs that have none."""
     every = spent(account)
     named: dict[str, list[WorkloadEnergy]] = {}
     called: dict[str, list[WorkloadEnergy]] = {}
@@ -92,7 +92,7 @@ def matches(
 
 
 def by_run(results: Sequence[Result], account: ReportData) -> Joined:
-    """Each run with the energy of its own workloads."""
+    """Return each run with the energy of its own workloads."""
     made, left = matches(results, account)
     users: dict[WorkloadId, int] = {}
     for _, found, _ in made:
@@ -102,7 +102,7 @@ def by_run(results: Sequence[Result], account: ReportData) -> Joined:
 
 
 def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: ReportData) -> Joined:
-    """The best result of each experiment, with the energy of all of its workloads.
+    """Return the best result of each experiment, with the energy of all of its workloads.
 
     All count: runs that failed, or that have no result, were part of finding the best. The best is
     one of a run that is among them: a value from a run without energy was bought elsewhere.
@@ -241,7 +241,7 @@ def _both_ns(result: Result, each: WorkloadEnergy) -> int:
 def _inferred(
     result: Result, every: Iterable[WorkloadEnergy]
 ) -> tuple[list[WorkloadEnergy], Join, str]:
-    """The one job that ran on the run's host while it ran."""
+    """Return the one job that ran on the run's host while it ran."""
     began, ended = result.started_utc_ns, result.ended_utc_ns
     if not result.host or began is None or ended is None or ended <= began:
         lacks = "no host" if not result.host else "no times"
@@ -310,7 +310,7 @@ _ENOUGH = 0.99
 
 
 def _partial(found: Sequence[WorkloadEnergy]) -> str:
-    """Why the energy is less than what was consumed; empty: as far as is known it is not."""
+    """Return why the energy is incomplete; empty: complete as far as known."""
     if any(not each.whole for each in found):
         return "cut off by the requested time range"
     if any(each.running for each in found):

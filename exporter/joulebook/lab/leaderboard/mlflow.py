@@ -84,7 +84,7 @@ def client(uri: str) -> Iterator[MlflowClient]:
 
 
 def read_runs(uri: str, experiments: Sequence[str] = ()) -> list[Result]:
-    """The last value of every metric of every run that is not deleted, by experiment.
+    """Return the last value of every metric of every run that is not deleted, by experiment.
 
     Raises `ConfigError` where the store cannot be read, or lacks a named experiment.
     """
@@ -168,7 +168,7 @@ def _result(
 
 
 def _title(run: Run) -> str:
-    """What people call a run, with a part of its id: names of runs come again."""
+    """Return what people call a run, with a part of its id: names of runs come again."""
     name = run.info.run_name or run.data.tags.get("mlflow.runName", "")
     return f"{name[:MAX_NAME_CHARS]} ({run.info.run_id[:6]})" if name else ""
 
@@ -185,7 +185,7 @@ def _ns(ms: int | None) -> int | None:
 
 
 def _shown(uri: str) -> str:
-    """The address without a password."""
+    """Return the address without a password."""
     head, at, tail = uri.rpartition("@")
     return f"{head.partition('://')[0]}://...@{tail}" if at and "://" in head else uri
 
@@ -198,7 +198,7 @@ ENERGY = "energy_kwh"
 
 
 def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
-    """What workloads took together, by metric name; what is not known is left out.
+    """Return the totals of workloads by metric name, without unknown ones.
 
     `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
     measured, not apportioned or modelled), `energy_coverage_ratio` (measured time to time held:
@@ -237,7 +237,7 @@ class Written(NamedTuple):
 def write_back(
     uri: str, account: ReportData, experiments: Sequence[str] = (), *, dry: bool = False
 ) -> tuple[list[Written], list[WithoutEnergy]]:
-    """Write the figures of every run of a store that has energy; `dry`: only say what they are.
+    """Write the figures of every run with energy; `dry`: only return them.
 
     A figure that the run has already is not written again, so this may be repeated. A job that made
     several runs cannot be divided among them: those are left out, with the reason. Raises

@@ -14,11 +14,11 @@ from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite
 
 MAX_BYTES = 1024 * 1024
 MOST = 1000
-"""Models, results of one and metrics of one that are looked at."""
+"""The most models, results per model and metrics per result that are read."""
 
 
 def read_card(path: Path) -> list[Result]:
-    """The results in a model card (`README.md`), or in YAML with a `model-index` in it.
+    """Return the results in a model card (`README.md`), or in YAML with a `model-index` in it.
 
     A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
     """

@@ -1,7 +1,7 @@
 """The plot of a leaderboard as shapes, which `svg` and `png` draw alike.
 
 A panel for each board: energy on a logarithmic axis, the value upwards as far as it is better, the
-front as steps (what can be had for so much), what is dominated behind it in grey.
+front as steps, dominated results in gray behind it.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ class _Panel:
         board = self._board
         better = "" if board.metric.higher else ", lower is better (upwards)"
         unit = " (%)" if board.metric.unit is Unit.PERCENT else ""
-        title = one_line(board.title) or one_line(board.metric.name)
-        under = f"{one_line(board.metric.name)}{unit}{better}  ·  {one_line(gpu_of(board))}"
+        title = one_line(board.title, 60) or one_line(board.metric.name, 60)
+        under = f"{one_line(board.metric.name, 60)}{unit}{better}  ·  {one_line(gpu_of(board), 60)}"
         made: list[Shape] = [
             Text((self._x + 14, self._top - 32), _cut(title, 44), "ink", 15, bold=True),
             Text((self._x + 14, self._top - 15), _cut(under, 66), "dim", 11),
@@ -166,7 +166,7 @@ class _Panel:
         return made
 
     def _corners(self) -> list[Point]:
-        """The front as steps: a value holds until more energy buys a better one."""
+        """Return the front as steps: a value holds until more energy buys a better one."""
         corners: list[Point] = []
         for step in self._board.front:
             x, y = self._at(step.entrant.energy_uj, float(step.entrant.value))
@@ -207,7 +207,7 @@ class _Panel:
     def _spot(
         self, at: Point, name: str, taken: Sequence[tuple[float, float, float, float]]
     ) -> tuple[tuple[float, float, str], tuple[float, float, float, float]] | None:
-        """Where a label is free: left above its dot, right below it, or nowhere."""
+        """Return where a label is free: left above its dot, right below it, or nowhere."""
         wide = _width(name, 10.5)
         x, y = at
         for left, top, anchor in (

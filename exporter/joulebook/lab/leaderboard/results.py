@@ -44,7 +44,7 @@ LOWER = frozenset(
         *("fid", "ece", "bpb", "bpc", "nll", "latency", "regret"),
     )
 )
-"""Names of metrics of which everybody knows which way is better, without what separates words."""
+"""Names of metrics with a well-known better direction, without separators."""
 
 _SHARES = HIGHER - {"reward", "score", "elo", "psnr", "winrate"} | {"error", "err", "wer", "cer"}
 """Those that are a share: of 0 to 1, or in percent."""
@@ -188,9 +188,9 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
 
 
 def finite(text: str | float, where: str) -> tuple[Fraction, str]:
-    """A number as `exact` reads it, or 0 and why it is none: blank, or not finite.
+    """Return a number as `exact` reads it, or 0 and why it is none: blank, or not finite.
 
-    What is no number at all is a mistake in the file. Raises `ConfigError` for that.
+    Raises `ConfigError` for text that is not a number.
     """
     said = str(text).strip().casefold()
     if not said:
@@ -213,9 +213,9 @@ def _instant(text: str, where: str) -> int | None:
 
 
 def pick(results: Sequence[Result], metric: str) -> list[Result]:
-    """The results of one metric; with no name given, of the only one that there is.
+    """Return the results of one metric; without a name, of the only one.
 
-    Raises `ConfigError` that names those that there are, or a run with two values.
+    Raises `ConfigError` with the existing metrics, or for a run with two values.
     """
     names = sorted({result.metric for result in results})
     if not names:
@@ -246,10 +246,10 @@ def _few(names: Sequence[str]) -> list[str]:
 def metric_of(
     name: str, values: Iterable[Fraction], better: str = "", unit: str = ""
 ) -> tuple[ComparedMetric, tuple[str, ...]]:
-    """What a metric is taken to be, and what was taken for granted, in words.
+    """Return the interpretation of a metric, and the assumptions made, in words.
 
-    `better` is `higher` or `lower` and `unit` one of `Unit`, where they are reported. Raises
-    `ConfigError` where neither the name nor the values say it.
+    `better` is `higher` or `lower` and `unit` one of `Unit`, if given. Raises `ConfigError` if
+    neither the name nor the values imply it.
     """
     known = _known(name)
     notes: list[str] = []
@@ -282,7 +282,7 @@ def metric_of(
 
 
 def _known(name: str) -> str:
-    """A metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
+    """Return a metric's name as in the tables: `val/top-1_accuracy` is an accuracy."""
     reported = name.lower().partition(" on ")[0]
     words = [
         word

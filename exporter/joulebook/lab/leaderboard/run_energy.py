@@ -1,4 +1,4 @@
-"""What each run took in all, on all nodes: energy, money, and how well it is known."""
+"""The totals of each run over all nodes: energy, money, and their quality."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
 class WorkloadEnergy(msgspec.Struct, frozen=True):
-    """What one run took in all, on all nodes.
+    """The totals of one run over all nodes.
 
     Attributes:
         names: All that it may be called; a run after a requeue is the job's as well.
@@ -53,7 +53,7 @@ class WorkloadEnergy(msgspec.Struct, frozen=True):
 
 
 def spent(account: ReportData) -> list[WorkloadEnergy]:
-    """What each run of an account took."""
+    """Return what each run of an account took."""
     return [_spent(run) for run in runs(account)]
 
 
@@ -89,7 +89,7 @@ _MEASURED = frozenset({Method.COUNTER, Method.INTEGRATED})
 
 
 def mean(parts: Iterable[tuple[float, int]]) -> float:
-    """The mean of shares, by time."""
+    """Return the mean of shares, by time."""
     every = list(parts)
     whole = sum(weight for _, weight in every)
     if not whole:

@@ -1,7 +1,7 @@
-"""A board as people read it: a table of texts and what must be said beside it.
+"""A board for display: a table of texts, and notes.
 
-Text, Markdown and HTML are made of the same sheets, so that none says more than another. The names
-in a sheet are as they came from outside; whoever writes it makes them fit for the format.
+Text, Markdown and HTML use the same sheets, so that they have the same content. Names in a sheet
+are untrusted; each format escapes them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Sheet(msgspec.Struct, frozen=True):
 
 
 def sheets(board: Board, expected: Mapping[str, Sequence[Expected]]) -> list[Sheet]:
-    """The board, and what was to be expected of its experiments by budget."""
+    """Return the board, and the expected results of its experiments by budget."""
     made = [_ranking(board)]
     if expected:
         made.append(_budget(board, expected))
@@ -62,12 +62,12 @@ def title_of(board: Board) -> str:
 
 
 def gpu_of(board: Board) -> str:
-    """The hardware of a board."""
+    """Return the hardware of a board."""
     return board.gpu or "unknown hardware"
 
 
 def value_of(metric: ComparedMetric, value: Fraction) -> str:
-    """A value with its unit: `92.5 %`, `0.925`."""
+    """Return a value with its unit: `92.5 %`, `0.925`."""
     number = f"{float(value):.6g}"
     return units_text.unit(number, "%") if metric.unit is Unit.PERCENT else number
 

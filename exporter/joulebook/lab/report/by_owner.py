@@ -18,8 +18,8 @@ from joulebook.units import NS_PER_S, QUARTER_NS
 class OwnerReport(msgspec.Struct, frozen=True):
     """A report on the quarter hours of [since, until) UTC.
 
-    `used` are the rates that energy was charged at when it was booked. `unpriced_uj` is the energy
-    for which the new rates say nothing, by item. `warnings` are the source's own.
+    `used` are the rates at booking. `unpriced_uj` is the energy without a new rate, by item.
+    `warnings` are the source's own.
     """
 
     since_s: int
@@ -40,7 +40,7 @@ def make(
     rates: Rates | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> OwnerReport:
-    """Ask the source and roll its answer up; with `rates`, charge it again too.
+    """Query the source and total its data; with `rates`, recompute the charges, too.
 
     Raises what the source raises, and for the new rates `ConfigError`.
     """
@@ -57,7 +57,7 @@ def make(
 
 
 def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
-    """The account at other rates, as far as their feeds answer. Raises `ConfigError`."""
+    """Return the account at other rates, as far as their feeds answer. Raises `ConfigError`."""
     if why := account.unknown.get(Unknowable.QUARTERS):
         raise ConfigError(
             f"--rates: {Unknowable.QUARTERS} is not known from {account.source}: {why}"

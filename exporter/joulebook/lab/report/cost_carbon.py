@@ -23,7 +23,7 @@ KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
 G_PER_KG = 1000
 
 _NEARLY_ALL = 0.95
-"""What is known of less of the time held says nothing of the whole."""
+"""If known for less of the held time, a value is not used for the whole."""
 
 _CO2E = Charge(Item.CO2E)
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
@@ -35,7 +35,7 @@ _UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
 
 
 def rates(used: Sequence[UsedRate]) -> list[Rate]:
-    """The rates that were used, by quantity, source and quality.
+    """Return the rates that were used, by quantity, source and quality.
 
     What is charged on the energy of the facility weighs by that, so that a mean here is what the
     cost or CO2e comes to for each kWh of it.
@@ -108,7 +108,7 @@ def _kinds(bill: Charges) -> Mapping[tuple[str, str], Exact]:
 
 
 def cost(project: Tally) -> list[CostFigure]:
-    """What it cost, by kind; a kind that has no rate says so."""
+    """Return what it cost, by kind; a kind that has no rate says so."""
     found = [
         CostFigure(kind, Figure(amount.floor / NANO, currency))
         for (kind, currency), amount in _kinds(project.bill).items()

@@ -66,7 +66,7 @@ class Document(Struct, frozen=True):
 
 
 def document(statement: Statement) -> Document:
-    """The statement as people read it."""
+    """Return the statement as people read it."""
     by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
     listed = [run for run in statement.runs if run in by_energy]
     return Document(

@@ -126,7 +126,7 @@ def quality(
 
 
 def _sensor(account: ReportData, runs: Sequence[Run], settings: ReportSection) -> Figure:
-    """The error of the meters: of those that were calibrated what is left, by energy.
+    """Return the error of the meters, weighted by energy; for calibrated ones the remaining error.
 
     Errors of several meters are added like their energies: nothing is known to average out.
     """
@@ -168,7 +168,7 @@ _GRAVEST = (Verdict.WRONG, Verdict.CANNOT_TELL, Verdict.NONE, Verdict.SOUND)
 
 
 def _counters(account: ReportData, runs: Sequence[Run]) -> Figure:
-    """The counters of the GPUs of these runs against power, as the nodes say now."""
+    """Return the current audit of the GPUs' counters against power."""
     used = sorted({gpu for run in runs for gpu in run.gpus})
     audits = {gpu: account.audits[gpu] for gpu in used if gpu in account.audits}
     if not audits:

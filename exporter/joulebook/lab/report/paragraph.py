@@ -1,7 +1,7 @@
 """The paragraph for a paper's appendix: what was consumed, and how that is known.
 
-As a careful scientist would write it: nothing that was not measured is said as if it were, and a
-figure that is not known is left out of the sentence or said to be missing.
+Nothing unmeasured is stated as if it were measured, and an unknown figure is left out or stated as
+missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from joulebook.lab.report.wording import number, percent, quantity, sentence
 
 
 def sentences(statement: Statement) -> tuple[str, ...]:
-    """The sentences of the paragraph, in order."""
+    """Return the sentences of the paragraph, in order."""
     return tuple(
         text
         for part in (_warned, _what, _energy, _roles, _carbon, _cost, _how)

@@ -1,8 +1,8 @@
-"""Reports from Prometheus: what was shown on /metrics is what was booked, to the quantum.
+"""Reports from Prometheus: /metrics shows what was booked, to the quantum.
 
-The error that this adds is bounded and said with the figures: a value is floored to 1 J (2^-6 J
-below 1,000 J), and what a run consumed in the last seconds before an end of the range may be shown
-only after it.
+The added error is bounded and stated with the figures: a value is floored to 1 J (2^-6 J below
+1,000 J), and what a run consumed in the last seconds before an end of the range may be shown only
+after it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from joulebook import log
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
@@ -33,6 +32,7 @@ from joulebook.core.report.dataset import (
     Unknowable,
     UsedRate,
 )
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import ConfigError, SourceError
 from joulebook.lab.report.prometheus_api import (
@@ -55,7 +55,7 @@ _OWNER = ("cluster", "node", "scheduler", "workload", "user", "account", "experi
 _W = "joulebook_workload_"
 _R = "joulebook_remainder_"
 _MOST_NAMED = 500
-"""So many names still fit into a matcher; of more runs, all are asked for."""
+"""The most names in a matcher; for more runs, all are queried."""
 _FINE_BELOW_J, _FINE_J, _COARSE_J = 1000, 1 / 64, 1.0
 
 _UNKNOWN = {
@@ -84,7 +84,9 @@ class PrometheusSource:
         return f"Prometheus at {self._api.where}"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What grew in [since, until). Raises `SourceError`; `ConfigError` without a start."""
+        """Return the increase in [since, until). Raises `SourceError`; `ConfigError` without a
+        start.
+        """
         if not since_s:
             raise ConfigError(
                 "--since: expected one, since Prometheus does not say where it begins"
@@ -96,7 +98,7 @@ class PrometheusSource:
             return self._account(since_s, until_s, at_s, selection)
         except (KeyError, ValueError) as error:
             raise SourceError(
-                f"{self._api.where}: a series that joulebook did not write: {log.clean(str(error))}"
+                f"{self._api.where}: a series that joulebook did not write: {one_line(str(error))}"
             ) from None
 
     def _account(self, since_s: int, until_s: int, at_s: int, selection: Selection) -> ReportData:
@@ -163,9 +165,7 @@ class _Asked:
         return self._api.instant(query, self._at_s - 1)
 
     def workloads(self) -> dict[WorkloadId, ReportWorkload]:
-        """What is reported of the runs: their owner stands on their counters, the rest in
-        `_info`.
-        """
+        """Return the facts of the runs: owners from their counters, the rest from `_info`."""
         every = [s.labels for s in (*self._burnt, *self._held)]
         names = frozenset(labels.get("workload", "") for labels in every)
         info: dict[NodesName, dict[str, Mapping[str, str]]] = {}
@@ -201,7 +201,7 @@ class _Asked:
         )
 
     def postings(self, workloads: Mapping[WorkloadId, ReportWorkload]) -> Iterator[Posting]:
-        """Energy by run, node and component; held time stands with the GPUs."""
+        """Energy by run, node and component; held time is with the GPUs."""
         by = (*_OWNER, "component")
         resting = self.grown(f"{_W}idle_energy_joules_total", by, self._wanted)
         idle = {self._key(sample): sample.value for sample in resting}
@@ -234,7 +234,7 @@ class _Asked:
         return Posting(node, key, meter, self._since_s, amount, None, evidence or None)
 
     def _note_alive(self) -> None:
-        """The runs that had begun when the range began, or still consumed something as it ended."""
+        """The runs that started before the range, or still consumed energy at its end."""
         metric = f"{_W}energy_joules_total"
         begun = f"last_over_time({selector(metric, self._wanted)}[{2 * EDGE_S}s])"
         ending = exact(metric, self._wanted, (*_OWNER, "component"), EDGE_S)
@@ -258,7 +258,7 @@ class _Asked:
             yield self._co2e(sample, self._names.run(sample.labels))
 
     def remainders(self) -> Iterator[Posting]:
-        """Energy that belongs to nobody."""
+        """Unattributed energy."""
         for sample in self._nobodys:
             labels = sample.labels
             meter = Meter(Component(labels["component"]), WHOLE_METER)
@@ -268,7 +268,7 @@ class _Asked:
             yield Posting(node, subject, meter, self._since_s, amount, None, None)
 
     def remainder_charges(self) -> Iterator[Charged]:
-        """What it cost."""
+        """Yield what it cost."""
         by = ("cluster", "node", "reason")
         for sample in self.grown(f"{_R}cost_total", (*by, "kind", "currency"), Selection()):
             yield self._money(
@@ -290,7 +290,7 @@ class _Asked:
         return Charged(node, subject, self._since_s, Charge(Item.CO2E), amount)
 
     def rates(self, postings: Iterable[Posting]) -> Iterator[UsedRate]:
-        """The gauges of rates: their mean by time, and their least and greatest beside it.
+        """Yield the gauges of rates: mean over time, minimum and maximum.
 
         Least and greatest have no weight; a mean weighs what its node consumed.
         """
@@ -317,7 +317,7 @@ class _Asked:
                     yield UsedRate(used, consumed[node] if mean else 0, 0, node)
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
-        """What floors and ends of the range may hide, to the energy in all."""
+        """Return the relative error from flooring and the ends of the range."""
         floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
         consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}

@@ -1,8 +1,8 @@
-"""Asking what speaks Prometheus's query API, bounded in time and size.
+"""A client for Prometheus's query API, bounded in time and size.
 
-https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir
-answer the same, and each says in its own way that an answer is not whole: `warnings`, `infos`,
-`isPartial`. None of that is lost. Redirects are not followed, so a token goes nowhere else.
+https://prometheus.io/docs/prometheus/latest/querying/api/ - VictoriaMetrics, Thanos and Mimir are
+compatible, and each marks a partial response in its own way: `warnings`, `infos`, `isPartial`. None
+of these is lost. Redirects are not followed, so a token is sent nowhere else.
 
 The queries are exact over any range: last(M) over the range, less what M was when it began.
 `increase()` is some percent wrong for series that come and go.
@@ -10,30 +10,20 @@ The queries are exact over any range: last(M) over the range, less what M was wh
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import ssl
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
-import urllib3
-from urllib3.exceptions import (
-    HTTPError,
-    InsecureRequestWarning,
-    NewConnectionError,
-    SSLError,
-    TimeoutError,
-)
-from urllib3.util import Timeout
 
-from joulebook import __version__, log
+from joulebook import log
 from joulebook.core.report.dataset import Selection
-from joulebook.errors import ConfigError, SourceError
+from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError, HttpFailure, SourceError
+from joulebook.http_client import HttpAnswer, Web, basic, trusting
 from joulebook.untrusted_files import read_secret, shown_path
 
 BEFORE_S = 900
@@ -41,7 +31,7 @@ BEFORE_S = 900
 
 
 def quoted(text: str) -> str:
-    """A string of PromQL: what a name holds cannot end it."""
+    """Return a string of PromQL: what a name holds cannot end it."""
     # JSON's escapes are Go's; a lone surrogate has no place in either.
     safe = text.encode("utf-8", "replace").decode()
     return json.dumps(safe, ensure_ascii=False).replace("\x7f", "\\x7f")
@@ -124,12 +114,9 @@ def over_time(function: str, series: str, span_s: int) -> str:
 
 
 MOST_BYTES = 256 << 20
-"""630,000 series are 200 MB of JSON: a lab that has more asks for less at a time."""
+"""630,000 series are 200 MB of JSON: larger labs must narrow the selection."""
 
-_CHUNK = 1 << 16
-_CONNECT_S = 10.0
 _MOST_TOKEN = 4096
-_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class Access(NamedTuple):
@@ -182,30 +169,31 @@ class PrometheusApi:
             raise ConfigError("--prometheus: expected no password in it; use --token-file")
         self.where = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
         self._access = access
-        self._headers = {
-            "User-Agent": f"joulebook/{__version__}",
-            "Accept-Encoding": "identity",
-            **_FORM,
-            **access.headers,
-            **_authorization(access.token_file),
-        }
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, ssl_context=_tls(access))
+        self._headers = {**access.headers, **_authorization(access.token_file)}
+        self._web = Web(
+            timeout_s=access.timeout_s,
+            deadline_s=access.timeout_s,
+            max_bytes=MOST_BYTES,
+            tls=trusting(access.ca, "--ca", insecure=access.insecure),
+            proxied=False,
+            hosts=1,
+        )
         self.warnings: dict[str, None] = {}
 
     def instant(self, query: str, at_s: int) -> list[Sample]:
-        """The instant vector of a query. Raises `SourceError`; warnings are kept aside."""
+        """Return the instant vector of a query. Raises `SourceError`; warnings are kept aside."""
         fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
-        status, body = self._post(f"{self.where}/api/v1/query", urlencode(fields))
+        status, body = self._post(f"{self.where}/api/v1/query", fields)
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"it returned status {status}" if status != 200 else log.clean(str(error))[:200]
+            hint = f"it returned status {status}" if status != 200 else one_line(str(error))
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
         if status != 200 or answer.status != "success":
-            said = log.clean(answer.error)[:500] or f"status {status}"
+            said = one_line(answer.error, 500) or f"status {status}"
             raise SourceError(f"{self.where}: {said}")
         for text in [*(answer.warnings or ()), *(answer.infos or ())]:
-            self.warnings[log.clean(text)[:500]] = None
+            self.warnings[one_line(text, 500)] = None
         if answer.is_partial:
             self.warnings["the answer is partial: a part of the storage did not reply"] = None
         return [Sample(row.metric, self._number(row.value[1])) for row in answer.data.result]
@@ -216,57 +204,21 @@ class PrometheusApi:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(
-                f"{self.where}: {log.clean(text)[:50]!r} is not the value of a counter"
-            )
+            raise SourceError(f"{self.where}: {one_line(text, 50)!r} is not the value of a counter")
         return value
 
-    def _post(self, url: str, form: str) -> tuple[int, bytes]:
-        limit_s = self._access.timeout_s
-        until = time.monotonic() + limit_s
+    def _post(self, url: str, fields: Mapping[str, str]) -> HttpAnswer:
         try:
-            response = self._pool.request(
-                "POST",
-                url,
-                body=form,
-                headers=self._headers,
-                timeout=Timeout(connect=min(_CONNECT_S, limit_s), read=limit_s),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                return response.status, self._body(response, until)
-            finally:
-                response.close()
-        # Which is a time-out, too, by its class.
-        except NewConnectionError:
-            raise SourceError(f"{self.where}: cannot be reached") from None
-        except SSLError as error:
-            why = getattr(error.args[0], "verify_message", "") if error.args else ""
-            raise SourceError(f"{self.where}: TLS failed {why}".rstrip()) from None
-        except TimeoutError:
-            raise SourceError(f"{self.where}: timed out after {limit_s:g} s (--timeout)") from None
-        except (HTTPError, OSError) as error:
-            raise SourceError(f"{self.where}: request failed ({type(error).__name__})") from None
-
-    def _body(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
-        if 300 <= response.status < 400:
+            answer = self._web.ask(url, fields, self._headers, post=True)
+        except HttpFailure as error:
+            said = {
+                "timeout": f"timed out after {self._access.timeout_s:g} s (--timeout)",
+                "too_large": f"{error}; narrow it with --experiment, --since, --until",
+            }.get(error.reason, str(error))
+            raise SourceError(f"{self.where}: {said}") from None
+        if 300 <= answer.status < 400:
             raise SourceError(f"{self.where}: redirects; not followed, give the new URL")
-        parts: list[bytes] = []
-        size = 0
-        while part := response.read1(_CHUNK, decode_content=False):
-            parts.append(part)
-            size += len(part)
-            if size > MOST_BYTES:
-                raise SourceError(
-                    f"{self.where}: more than {MOST_BYTES >> 20} MiB; narrow it with "
-                    "--experiment, --since, --until"
-                )
-            if time.monotonic() > until:
-                raise SourceError(f"{self.where}: not finished after {self._access.timeout_s:g} s")
-        return b"".join(parts)
+        return answer
 
 
 def _authorization(file: Path | None) -> dict[str, str]:
@@ -281,18 +233,5 @@ def _authorization(file: Path | None) -> dict[str, str]:
     if not token or len(token) > _MOST_TOKEN or not token.isprintable():
         raise ConfigError(f"--token-file {file}: expected a token or user:password, one line")
     if ":" in token:
-        return {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
+        return basic(token)
     return {"Authorization": f"Bearer {token}"}
-
-
-def _tls(access: Access) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=None if access.ca is None else str(access.ca))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--ca {access.ca}: cannot be used: {error}") from None
-    if access.insecure:
-        # Who asks for it knows.
-        urllib3.disable_warnings(InsecureRequestWarning)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

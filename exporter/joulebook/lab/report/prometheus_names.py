@@ -1,8 +1,7 @@
 """Which run and which node a series of Prometheus is of, and since when it has each node.
 
-Names come again: two clusters have a job 500 and a node n1 each, and a cluster that counts its jobs
-again gives 500 to somebody else. Where a name alone would not tell them apart, the cluster and the
-user are added to it.
+Names are reused: two clusters each have a job 500 and a node n1, and a cluster that restarts its
+numbering gives 500 to another user. If a name alone is ambiguous, cluster and user are added to it.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ def shown_name(labels: Mapping[str, str]) -> NodesName:
 
 _NODE = "cluster, node"
 _STEPS = 1_000
-"""Steps at which the range is looked at for the first sample of a node."""
+"""The steps in which a node's first sample is searched."""
 
 
 class Nodes:
     """The nodes of one report, with what the storage cannot know of them."""
 
     def __init__(self, api: PrometheusApi, since_s: int, at_s: int) -> None:
-        """Ask which nodes were there at the start. Raises `SourceError`."""
+        """Query which nodes were there at the start. Raises `SourceError`."""
         self._api, self._since_s, self._at_s = api, since_s, at_s
         self._span_s = at_s - since_s
         self._first_s = self._first_seen()
@@ -100,7 +99,7 @@ class Nodes:
         )
 
     def warnings(self) -> Iterator[str]:
-        """What the storage cannot know of these nodes, in words."""
+        """Yield what the storage cannot know of these nodes, in words."""
         late = sorted({node for _, node in self._first_s})
         if late:
             first = datetime.fromtimestamp(min(self._first_s.values()), UTC)

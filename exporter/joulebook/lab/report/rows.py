@@ -1,4 +1,4 @@
-"""The rows that a statement rests on, as a CSV file: with it anybody can work the statement out.
+"""The rows of a statement as a CSV file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
@@ -59,6 +59,7 @@ class _Head(msgspec.Struct, frozen=True):
     error_ratio: float
     warnings: tuple[str, ...]
     replayed: list[tuple[str, Meter]]
+    audits: list[tuple[str, Meter, Audit]]
     cut: list[WorkloadId]
     about: About
     choice: RoleChoice
@@ -79,7 +80,7 @@ class Row(NamedTuple):
     """One line of the file: its columns in their order.
 
     Attributes:
-        table: What it is, one of `_READERS`.
+        table: What it is: `statement`, `workload`, `posting`, `charge`, `rate`, `gap` or `model`.
         node: The node that booked it.
         scheduler: The scheduler of the workload; `remainder` where it is nobody's.
         workload: The id of the workload in its scheduler, or the name of the remainder.
@@ -90,7 +91,8 @@ class Row(NamedTuple):
         method: How the energy is known; empty: the source does not say.
         evidence: How the holder is known.
         energy_uj: Energy in microjoules, and so on as in `Amount`.
-        item: What was charged for, in which `currency` (empty: CO2e).
+        item: What was charged for.
+        currency: Of the charge; empty for CO2e.
         whole: Units of the currency, or kg; `nano` and `rest` as in `Exact`.
         facts: The rest, as JSON.
 
@@ -171,6 +173,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
         account.error_ratio,
         account.warnings,
         sorted(account.replayed),
+        [(*key, audit) for key, audit in account.audits.items()],
         sorted(account.cut),
         basis.about,
         basis.choice,
@@ -185,8 +188,6 @@ def _rows(basis: Basis) -> Iterator[Row]:
         yield Row("workload", **_of(key), facts=_json(workload))
     for (node, meter), model in account.models.items():
         yield Row("model", node, **_on(meter), facts=_json(model))
-    for (node, meter), audit in account.audits.items():
-        yield Row("audit", node, **_on(meter), facts=_json(audit))
     for row in account.postings:
         figures = dict(zip(Amount._fields, map(str, row.amount), strict=True))
         yield Row(
@@ -217,7 +218,7 @@ def _rows(basis: Basis) -> Iterator[Row]:
 
 
 def _guarded(row: Row) -> dict[str, str]:
-    """The cells that a spreadsheet would take for a formula, and those that look guarded."""
+    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
     cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
     return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
 
@@ -266,8 +267,10 @@ def read(text: str, name: str) -> Basis:
             tables[row.table].append(_READERS[row.table](row))
     except (csv.Error, ValueError, TypeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{name}, row {line}: {error}") from None
-    if (count := len(tables["statement"])) != 1:
-        raise ConfigError(f"{name}: {count} rows of the table statement, expected one")
+    if len(tables["statement"]) != 1:
+        raise ConfigError(
+            f"{name}: {len(tables['statement'])} rows of the table statement, expected one"
+        )
     return _basis(tables)
 
 
@@ -283,12 +286,12 @@ def _basis(tables: Mapping[str, list[Any]]) -> Basis:
         rates=tuple(tables["rate"]),
         gaps=tuple(tables["gap"]),
         models=dict(tables["model"]),
-        audits=dict(tables["audit"]),
         known_until_s=head.known_until_s,
         unknown=head.unknown,
         error_ratio=head.error_ratio,
         warnings=head.warnings,
         replayed=frozenset(head.replayed),
+        audits={(node, meter): audit for node, meter, audit in head.audits},
         cut=frozenset(head.cut),
     )
     context = StatementContext(
@@ -302,7 +305,6 @@ _WORKLOAD = msgspec.json.Decoder(ReportWorkload)
 _RATE = msgspec.json.Decoder(UsedRate)
 _LOST = msgspec.json.Decoder(_Lost)
 _MODEL = msgspec.json.Decoder(str)
-_AUDIT = msgspec.json.Decoder(Audit)
 
 
 def _subject(row: Row) -> Subject:
@@ -342,7 +344,6 @@ _READERS: Mapping[str, Callable[[Row], Any]] = {
     "statement": lambda row: _HEAD.decode(row.facts),
     "workload": lambda row: _WORKLOAD.decode(row.facts),
     "model": lambda row: ((row.node, _meter(row)), _MODEL.decode(row.facts)),
-    "audit": lambda row: ((row.node, _meter(row)), _AUDIT.decode(row.facts)),
     "posting": _posting,
     "charge": _charge,
     "rate": lambda row: _RATE.decode(row.facts),

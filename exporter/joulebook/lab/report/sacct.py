@@ -1,4 +1,4 @@
-"""How SLURM's jobs ended, asked of `sacct` where it is there: bounded in time, jobs and output."""
+"""Get how SLURM jobs ended from `sacct`, bounded in time, jobs and output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.run_roles import State
+from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import s_from_ns
 
@@ -59,7 +60,7 @@ class _Row(NamedTuple):
     word: str
 
     def began_in(self, began_s: float) -> bool:
-        """Whether a run that the ledger saw begin then may be this one."""
+        """Return whether a run that the ledger saw begin then may be this one."""
         return (
             self.start_s is not None
             and self.start_s - _SLACK_S <= began_s
@@ -70,7 +71,7 @@ class _Row(NamedTuple):
 def ask(
     workloads: Iterable[ReportWorkload], setting: str, environ: Mapping[str, str] = os.environ
 ) -> tuple[dict[WorkloadId, State], str]:
-    """The states of those that are SLURM's, and who says so or why nobody does.
+    """Return the states of SLURM workloads, and their source or why there is none.
 
     `setting` is `report.sacct`. What sacct does not answer is left out: its state is not known.
     """
@@ -99,7 +100,7 @@ def ask(
 
 
 def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row | None:
-    """The row of a run: the one in which it began, else the one after so many restarts.
+    """Return the row of a run: the one in which it began, else the one after so many restarts.
 
     Accounting may have a job of years ago, or of another cluster, with the same number.
     """
@@ -116,7 +117,7 @@ def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row |
 def _asked(
     program: str, jobs: list[str], until: float, environ: Mapping[str, str]
 ) -> tuple[str, str]:
-    """What sacct prints, and what was wrong."""
+    """Return the output of sacct, and what was wrong."""
     command = [program, "-n", "-P", "-X", "-D", f"--format={_FIELDS}", "-j", ",".join(jobs)]
     # All of accounting: the default is today.
     command += ["-S", "1970-01-02", "-E", "now"]
@@ -135,12 +136,12 @@ def _asked(
         return "", error.strerror or "it cannot be run"
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return "", said[-1][:200] if said else f"exit status {done.returncode}"
+        return "", one_line(said[-1]) if said else f"exit status {done.returncode}"
     return done.stdout[:_MOST_BYTES].decode("utf-8", "replace"), ""
 
 
 def _answers(text: str) -> dict[str, list[_Row]]:
-    """The runs of each job, by each of its names, one after the other."""
+    """Return the runs of each job, by each of its names, one after the other."""
     answers: dict[str, list[_Row]] = {}
     for line in text.splitlines():
         cells = line.split("|")

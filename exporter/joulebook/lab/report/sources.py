@@ -6,13 +6,13 @@ one experiment of a year reads that experiment.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from joulebook.config import Config
 from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
@@ -32,14 +32,14 @@ class ReportSource(Protocol):
         """What people are shown: `not known from NAME`."""
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What was booked in the quarter hours of [since, until), UTC seconds.
+        """Return the data of the quarter hours in [since, until), UTC seconds.
 
-        Raises a `JoulebookError` that says what to do.
+        Raises a `JoulebookError`.
         """
 
 
 class NodeLedger(NamedTuple):
-    """A ledger, and the node and cluster that it is of: the file itself does not say."""
+    """A ledger, and its node and cluster, which the file itself does not contain."""
 
     node: str
     path: Path
@@ -56,9 +56,9 @@ def named(text: str) -> NodeLedger:
     return NodeLedger(Path(text).stem, Path(text))
 
 
-def own(path: str, node: str) -> NodeLedger:
-    """The ledger of the machine that we run on, `node` being its configured name."""
-    return NodeLedger(node or socket.gethostname().partition(".")[0], Path(path))
+def own(config: Config) -> NodeLedger:
+    """The ledger of the machine that we run on."""
+    return NodeLedger(config.node_name(), Path(config.ledger.path))
 
 
 class LedgerSource:
@@ -92,7 +92,7 @@ class LedgerSource:
         return f"ledgers of {len(nodes)} nodes"
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """What all of them booked.
+        """Return what all of them booked.
 
         Raises `LedgerError`, and `ConfigError` if two are one ledger: its energy would count twice.
         """
@@ -111,7 +111,7 @@ class LedgerSource:
         return replace(joined(accounts), source=self.name)
 
     def unbooked(self, selection: Selection) -> list[WorkloadTotals]:
-        """What is selected and known, and nothing was booked to. Raises `LedgerError`."""
+        """Return what is selected and known, and nothing was booked to. Raises `LedgerError`."""
         found = []
         for node, path, _ in self._ledgers:
             with LedgerReader(path) as reader:

@@ -37,7 +37,7 @@ from joulebook.lab.report.wording import number
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
 
 _ALL_OF_IT = 0.9995
-"""Less of the time that GPUs were held is said to be measured in part."""
+"""If less of the held GPU time is measured, it counts as measured in part."""
 
 LIMITS = (
     "Not in it: network, storage and other nodes than those named, cooling but for PUE, the "
@@ -46,7 +46,7 @@ LIMITS = (
 
 
 class StatementContext(Struct, frozen=True):
-    """What is known beside the account: who says how runs ended, and what the site set."""
+    """Additional data: the source of run states, and the site's settings."""
 
     made_utc_s: float
     states: Mapping[WorkloadId, State] = {}
@@ -71,7 +71,7 @@ def make(
     reported: StatementContext,
     anew: Recharge | None = None,
 ) -> Statement:
-    """The statement; with `again`, at its rates, and what was booked beside it.
+    """Return the statement; with `again`, at its rates, and what was booked beside it.
 
     Raises `ConfigError` for a run that was named and is none.
     """

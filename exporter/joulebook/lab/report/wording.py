@@ -47,7 +47,7 @@ def quantity(value: float, unit: str, high: float | None = None) -> str:
 
 
 def percent(value: float) -> str:
-    """A share; `100 %` and `0 %` only where it is exactly that."""
+    """Return a share; `100 %` and `0 %` only where it is exactly that."""
     if value in (0, 100):
         return f"{value:.0f} %"
     if 99.95 <= value < 100:
@@ -56,7 +56,7 @@ def percent(value: float) -> str:
 
 
 def figure(shown: Figure) -> str:
-    """A figure with its unit, its range, and the mark of a default."""
+    """Return a figure with its unit, its range, and the mark of a default."""
     if shown.value is None:
         why = shown.unknown
         return why if why.startswith(NOT_KNOWN) else f"{NOT_KNOWN}: {why}" if why else NOT_KNOWN
@@ -88,11 +88,11 @@ def nearest(name: str, there: Iterable[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a full stop, if it has none."""
+    """Return the text with a full stop, if it has none."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def span(statement: Statement) -> str:
-    """The stretch of time that was asked for."""
+    """Return the requested time range."""
     since = statement.since_utc or "the start of the ledger"
     return f"From {since} to {statement.until_utc or 'now'}"

@@ -13,11 +13,11 @@ from joulebook.core.sanitize import one_line
 _WIDTH = 300
 _HEIGHT = 60
 _BREAK_S = 15.0
-"""Points farther apart than this are not joined: what was not read is not drawn."""
+"""Points farther apart than this are not joined: gaps are not drawn."""
 
 
 def bar(share: float, *, style: str = "") -> str:
-    """A horizontal bar filled to `share` (0 to 1; cut there). The figure stands beside it."""
+    """Return a horizontal bar filled to `share` (0 to 1, clamped). The figure is next to it."""
     filled = 100 * min(max(share, 0.0), 1.0)
     classes = f"bar {style}".strip()
     return (
@@ -44,7 +44,7 @@ def parts(amounts: Sequence[tuple[str, int]]) -> str:
 
 
 def key(style: str) -> str:
-    """The square that says which colour is meant."""
+    """Return the colored square of a legend."""
     return (
         '<svg class="key" viewBox="0 0 10 10" aria-hidden="true">'
         f'<rect class="{style}" width="10" height="10"/></svg>'
@@ -106,17 +106,17 @@ _NUMERIC = frozenset({"Energy", "GPU time", "Power now"})
 
 
 def text(value: str, max_chars: int = 60) -> str:
-    """A string from outside as HTML: cut, cleaned, on one line, escaped."""
+    """Return a string from outside as HTML: cut, cleaned, on one line, escaped."""
     return escape(one_line(value, max_chars))
 
 
 def lines(message: str) -> str:
-    """A message of a few lines as HTML; the style sheet keeps its line breaks."""
+    """Return a message of a few lines as HTML; the style sheet keeps its line breaks."""
     return "\n".join(text(line, 300) for line in message.splitlines()[:8])
 
 
 def section(title: str, content: str, *, note: str = "", wide: bool = False) -> str:
-    """A part of the page with its heading; all arguments are HTML."""
+    """Return a part of the page with its heading; all arguments are HTML."""
     name = title.lower().replace(" ", "-")
     more = f" <span>{note}</span>" if note else ""
     style = ' class="wide"' if wide else ""
@@ -127,7 +127,7 @@ def section(title: str, content: str, *, note: str = "", wide: bool = False) -> 
 
 
 def table(style: str, heads: Iterable[str], rows: Iterable[str], foot: str = "") -> str:
-    """A table; `heads` are the names of its columns, `rows` HTML."""
+    """Return a table; `heads` are the names of its columns, `rows` HTML."""
     head = "".join(f'<th scope="col"{_aligned(name)}>{name}</th>' for name in heads)
     return (
         f'<table class="{style}"><thead><tr>{head}</tr></thead>\n'

@@ -52,7 +52,7 @@ def _replayed(view: Snapshot) -> str:
 
 
 def render_page(view: Snapshot, ready: bool, message: str) -> bytes:
-    """The page for a view; `ready` and `message` are what `/readyz` says."""
+    """Return the page for a view; `ready` and `message` are what `/readyz` says."""
     scene = Derived(view, None, {})
     where = f" in {text(view.cluster)}" if view.cluster else ""
     pill = '<span class="pill">ready</span>' if ready else '<span class="pill bad">not ready</span>'

@@ -21,7 +21,7 @@ from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S
 
 _STALE_NS = 10 * NS_PER_S
-"""A device read longer ago than this says so."""
+"""A device read longer ago than this is marked."""
 
 _MOST_WORKLOADS = 40
 _GIB = 1 << 30
@@ -98,7 +98,7 @@ def _holders(scene: Derived, meter: Meter) -> str:
 
 
 def workloads(scene: Derived) -> str:
-    """The workloads that run or ran lately: what each consumed, and draws now."""
+    """Return the workloads that run or ran lately: what each consumed, and draws now."""
     states = scene.books.workloads
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()
@@ -173,7 +173,7 @@ _CO2E = Charge(Item.CO2E)
 
 
 def today(view: Snapshot) -> str:
-    """What was booked since 00:00 UTC."""
+    """Return the bookings since 00:00 UTC."""
     named = sorted(
         ((uj, who) for who, uj in view.today.items() if isinstance(who, Labels)), reverse=True
     )
@@ -224,7 +224,7 @@ def _row(
 
 
 def _charged(bill: Charges) -> list[str]:
-    """A bill in words: money in each currency, then CO2e."""
+    """Return a bill in words: money in each currency, then CO2e."""
     said = []
     for currency in sorted({charge.currency for charge in bill if charge != _CO2E}):
         cost, hardware, credit = (
@@ -238,7 +238,7 @@ def _charged(bill: Charges) -> list[str]:
 
 
 def in_force(view: Snapshot) -> str:
-    """The footer's lines on rates: which are in force, and which setting is missing."""
+    """Return the footer's lines on rates: which are in force, and which setting is missing."""
     now = view.rates.at(int(view.utc_s))
     known = []
     if now.price is not None:

@@ -1,4 +1,4 @@
-"""The composition root: which factory stands behind each name of the configuration.
+"""The composition root: build the daemon from the configuration.
 
 Sensors are chosen in `sensors`, sources of workloads in `workloads`.
 """
@@ -19,9 +19,9 @@ from joulebook.backoff import LastingThread
 from joulebook.clock import Clock, NodeClock
 from joulebook.config import Config
 from joulebook.config.lab import allowances
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.attribution import host
-from joulebook.core.attribution.attribute import OtherSplit
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
@@ -42,7 +42,6 @@ from joulebook.node.assembly.sensors import (
 from joulebook.node.assembly.workloads import (
     WORKLOAD_SOURCES,
     marked,
-    node_label,
     unnamed,
     unseen,
 )
@@ -55,8 +54,6 @@ from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.usage import HostUsageReader
-from joulebook.rates.build import charges, make_poller
-from joulebook.rates.sources import missing
 from joulebook.server.auth import PostingsPages, Tokens
 from joulebook.server.server import Server
 from joulebook.units import NS_PER_S, ns_from_s
@@ -67,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 def can_measure(config: Config, pci: Path = PCI_DEVICES) -> bool:
-    """Whether any sensor would run here."""
+    """Return whether any sensor would run here."""
     return bool(chosen(config, pci))
 
 
@@ -75,11 +72,11 @@ NOTHING = (
     "nothing to measure: no NVIDIA GPU on the PCI bus and no driver library, no AMD or Intel "
     "GPU, no RAPL, no power meter in sysfs, and no other sensor enabled"
 )
-"""What is said where no sensor would run."""
+"""The message if no sensor would run."""
 
 
 class Node:
-    """A daemon with all that belongs to it; leaving the context lets go of everything."""
+    """A daemon with all its parts; leaving the context closes everything."""
 
     def __init__(
         self,
@@ -100,7 +97,7 @@ class Node:
         self._exits = exits
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether a restart would not help, and why it would: for who cannot ask by HTTP."""
+        """Return whether the daemon is healthy, and why not, for callers without HTTP."""
         if not self.server.alive:
             return False, "the HTTP server has ended: nothing is served"
         return self.health.healthy()
@@ -141,7 +138,7 @@ def assemble(config: Config) -> Node:
             path,
             retention_days=config.ledger.retention_days,
             allow_volatile=config.ledger.allow_volatile,
-            node=node_label(config),
+            node=config.node_name(),
             cluster=config.node.cluster,
         )
         exits.callback(store.close)
@@ -151,7 +148,7 @@ def assemble(config: Config) -> Node:
         money = _money(config, exits)
         budgets = allowances(config.budgets, config.rates.currency)
         tenants = _tenants(config, clock)
-        name = node_label(config)
+        name = config.node_name()
         health = Health(
             workers,
             lately_s=max(5.0, 3 * config.daemon.interval_s),
@@ -217,7 +214,7 @@ def assemble(config: Config) -> Node:
 
 
 def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
-    """What collectors get of the ledger; `None` without a token to ask them for."""
+    """Return the export of the ledger; `None` without a token."""
     if not config.server.token_file:
         return None
 
@@ -234,7 +231,7 @@ def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | 
 def _workers(
     config: Config, clock: Clock, books: Books, choices: Mapping[str, Registration]
 ) -> list[SensorThread]:
-    """A worker for each sensor that is wanted; it answers for its meters on record too."""
+    """Return a worker for each sensor that is wanted; it answers for its meters on record too."""
     sensors = [choice.make(config, clock) for choice in choices.values()]
     return [
         SensorThread(
@@ -248,7 +245,7 @@ def _workers(
 
 
 def _host(config: Config, clock: Clock, workers: Sequence[SensorThread]) -> HostUsageReader | None:
-    """Who uses the host is asked for only where something measures it."""
+    """Return the reader of host usage, if something measures the host."""
     if not any(host.COMPONENTS & worker.sensor.components for worker in workers):
         return None
     return HostUsageReader(clock, proc=Path(config.host.proc))
@@ -259,11 +256,14 @@ def _tenants(config: Config, clock: Clock) -> Sequence[WorkloadSource]:
 
 
 def _money(config: Config, exits: ExitStack) -> Charging:
-    """The rates, asked for in a thread of their own until `exits` are taken."""
+    """Return the rates, polled in their own thread until `exits` are closed."""
     lacking = tuple((setting.key, setting.without) for setting in missing(config.rates))
     lacking += unnamed(config)
     if config.rates == Rates():
         return Charging(lacking=lacking)
+    # With all feeds and their HTTP client: only for who has rates.
+    from joulebook.rates.build import charges, make_poller  # noqa: PLC0415
+
     poller = make_poller(config, os.environ)
     poller.start()
     exits.callback(poller.stop)

@@ -1,6 +1,7 @@
-"""Which sensor stands behind each name of the configuration, when it runs, and what it measures.
+"""The sensors by name in the configuration: when each runs, and what it measures.
 
 A new sensor is one file in `sensors/`, a section in `config/sensors.py`, and one line in `SENSORS`.
+What a node does not have is not imported: a daemon is counted in milliseconds and megabytes.
 """
 
 from __future__ import annotations
@@ -13,11 +14,8 @@ from typing import NamedTuple
 from joulebook.clock import Clock
 from joulebook.config import Config
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.node.sensors import estimate, hwmon, ipmi, rapl
+from joulebook.node.sensors import hwmon, rapl
 from joulebook.node.sensors.contract import Sensor
-from joulebook.node.sensors.drm import sensor as drm
-from joulebook.node.sensors.nvidia.sensor import NvmlSensor
-from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
 from joulebook.node.workloads.host.procfs import shows_pids_of_host
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
@@ -27,7 +25,7 @@ IPMI_DEVICES = (Path("/dev/ipmi0"), Path("/dev/ipmi/0"), Path("/dev/ipmidev/0"))
 
 
 def enabled(value: object, is_here: Callable[[], bool]) -> bool:
-    """Whether a thing is wanted: `"auto"` is where it is."""
+    """Return whether a thing is wanted: `"auto"` is where it is."""
     return is_here() if value == "auto" else bool(value)
 
 
@@ -39,7 +37,7 @@ def proc_of_driver(config: Config) -> Path | None:
 
 
 def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
-    """Whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
+    """Return whether this machine has an NVIDIA GPU: one on the PCI bus, or a driver library.
 
     The library alone counts too: where a GPU is passed through, the bus may not show it.
     """
@@ -60,6 +58,8 @@ def gpu_is_here(pci: Path = PCI_DEVICES) -> bool:
 
 def traces(names: str) -> list[Path]:
     """The traces of `sensors.replay.trace`: paths or names of shipped ones, comma-separated."""
+    from joulebook.node.sensors.trace.player import find_trace  # noqa: PLC0415
+
     return [find_trace(name.strip()) for name in names.split(",") if name.strip()]
 
 
@@ -68,7 +68,12 @@ def _rapl_is_here(config: Config, _pci: Path) -> bool:
 
 
 def _drm_is_here(config: Config, _pci: Path) -> bool:
-    return bool(drm.metered(Path(config.sensors.drm.root)))
+    root = Path(config.sensors.drm.root)
+    if next(root.glob("card*"), None) is None:
+        return False
+    from joulebook.node.sensors.drm.sensor import metered  # noqa: PLC0415
+
+    return bool(metered(root))
 
 
 def _hwmon_is_here(config: Config, _pci: Path) -> bool:
@@ -102,12 +107,16 @@ def _covers(includes_gpus: bool) -> tuple[Component, ...]:
 
 
 def _nvml(config: Config, clock: Clock) -> Sensor:
+    from joulebook.node.sensors.nvidia.sensor import NvmlSensor  # noqa: PLC0415
+
     hwmon_root = Path(config.sensors.hwmon.root) if SENSORS["hwmon"].wanted(config) else None
     return NvmlSensor(clock, proc=proc_of_driver(config), hwmon=hwmon_root)
 
 
 def _drm(config: Config, clock: Clock) -> Sensor:
-    return drm.DrmSensor(clock, Path(config.sensors.drm.root), proc=Path(config.host.proc))
+    from joulebook.node.sensors.drm.sensor import DrmSensor  # noqa: PLC0415
+
+    return DrmSensor(clock, Path(config.sensors.drm.root), proc=Path(config.host.proc))
 
 
 def _rapl(config: Config, clock: Clock) -> Sensor:
@@ -121,7 +130,7 @@ def _hwmon(config: Config, clock: Clock) -> Sensor:
 
 
 def _redfish(config: Config, clock: Clock) -> Sensor:
-    from joulebook.node.sensors.redfish import RedfishSensor  # noqa: PLC0415 (urllib3: only for this)
+    from joulebook.node.sensors.redfish import RedfishSensor  # noqa: PLC0415
 
     asked = config.sensors.redfish
     return RedfishSensor(
@@ -137,8 +146,10 @@ def _redfish(config: Config, clock: Clock) -> Sensor:
 
 
 def _ipmi(config: Config, clock: Clock) -> Sensor:
+    from joulebook.node.sensors.ipmi import IpmiSensor  # noqa: PLC0415
+
     asked = config.sensors.ipmi
-    return ipmi.IpmiSensor(
+    return IpmiSensor(
         clock,
         program=asked.program,
         every_s=asked.every_s,
@@ -148,8 +159,10 @@ def _ipmi(config: Config, clock: Clock) -> Sensor:
 
 
 def _model(config: Config, clock: Clock) -> Sensor:
+    from joulebook.node.sensors.estimate import ModelSensor  # noqa: PLC0415
+
     asked = config.sensors.model
-    return estimate.ModelSensor(
+    return ModelSensor(
         clock,
         cpu_idle_w=asked.cpu_idle_w,
         cpu_tdp_w=asked.cpu_tdp_w,
@@ -159,6 +172,8 @@ def _model(config: Config, clock: Clock) -> Sensor:
 
 
 def _replay(config: Config, clock: Clock) -> Sensor:
+    from joulebook.node.sensors.trace.player import ReplaySensor  # noqa: PLC0415
+
     return ReplaySensor(clock, *traces(config.sensors.replay.trace))
 
 
@@ -170,9 +185,9 @@ class Registration(NamedTuple):
     make: Callable[[Config, Clock], Sensor]
 
     def wanted(self, config: Config, pci: Path = PCI_DEVICES) -> bool:
-        """Whether it runs here.
+        """Return whether it runs here.
 
-        What is found by itself does not run beside a replay, which stands in for the machine.
+        Sensors on "auto" do not run with a replay, which replaces the machine.
         """
         value = getattr(config.sensors, self.name).enabled
         return enabled(
@@ -196,7 +211,7 @@ SENSORS = {
 
 
 def chosen(config: Config, pci: Path = PCI_DEVICES) -> dict[str, Registration]:
-    """The sensors that run here."""
+    """Return the sensors that run here."""
     return {name: each for name, each in SENSORS.items() if each.wanted(config, pci)}
 
 
@@ -212,5 +227,4 @@ def conflict(names: Collection[str]) -> str:
 
 def reader_of(meter: Meter) -> str:
     """The name of the sensor that measures a whole node as `meter` (its section in the file)."""
-    names = {ipmi.METER: "ipmi", Meter(Component.OTHER, "redfish"): "redfish"}
-    return names.get(meter, "hwmon")
+    return meter.name if meter.name in {"ipmi", "redfish"} else "hwmon"

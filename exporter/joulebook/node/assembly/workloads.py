@@ -1,13 +1,12 @@
-"""Which sources of tenants there are, and how each is made from the configuration.
+"""The workload sources, and how each is built from the configuration.
 
 A new one is one package or file in `node/workloads/`, and one line in `TENANTS`. Their order is
-that in which they are asked whose a process is.
+that in which they are asked for the owner of a process.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,19 +16,15 @@ from joulebook.config.node import Slurm
 from joulebook.core.energy.readings import Reading
 from joulebook.core.selectors import parse
 from joulebook.errors import ConfigError
-from joulebook.kubernetes_api.server import ApiServer
 from joulebook.node.assembly.sensors import chosen, enabled, proc_of_driver
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.procfs import in_pid_namespace_of_host, reads_environments
-from joulebook.node.workloads.kubernetes.pod_object import Reader
-from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
 from joulebook.node.workloads.processes.source import ProcessWorkloads
-from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads
 from joulebook.node.workloads.spans.source import SpanWorkloads
 
 
 def slurm_is_here(config: Config) -> bool:
-    """Whether this machine runs SLURM jobs: slurmd's configuration, or event files.
+    """Return whether this machine runs SLURM jobs: slurmd's configuration, or event files.
 
     Who sets where event files are expects them, also where that place comes after this daemon.
     """
@@ -40,8 +35,10 @@ def slurm_is_here(config: Config) -> bool:
     return any(place and Path(place).exists() for place in places)
 
 
-def slurm_tenants(config: Config, clock: Clock) -> SlurmWorkloads:
+def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The SLURM jobs of this host."""
+    from joulebook.node.workloads.slurm.source import SlurmSite, SlurmWorkloads  # noqa: PLC0415
+
     slurm = config.tenants.slurm
     site = SlurmSite(
         events_dir=Path(slurm.events_dir),
@@ -77,29 +74,27 @@ def marks_wanted(config: Config) -> bool:
 
 
 def kubernetes_is_here(config: Config) -> bool:
-    """Whether this machine runs pods: a kubelet keeps a folder for its sockets."""
+    """Return whether this machine runs pods: a kubelet keeps a folder for its sockets."""
     return Path(config.tenants.kubernetes.pod_resources).parent.exists()
 
 
-def node_label(config: Config) -> str:
-    """The value of the label `node`."""
-    return config.node.name or socket.gethostname().partition(".")[0]
-
-
-def node_name(config: Config) -> str:
-    """What the cluster calls this node: set, or its name here."""
-    return config.tenants.kubernetes.node_name or config.node.name or socket.gethostname()
-
-
-def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
+def kubernetes_tenants(config: Config, clock: Clock) -> WorkloadSource:
     """The pods of this node."""
+    # With an HTTP client of their own.
+    from joulebook.kubernetes_api.server import ApiServer  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.pod_object import Reader  # noqa: PLC0415
+    from joulebook.node.workloads.kubernetes.source import (  # noqa: PLC0415
+        KubernetesSite,
+        KubernetesWorkloads,
+    )
+
     kubernetes = config.tenants.kubernetes
     infrastructure = map(parse, (*config.workloads.infrastructure_selectors, *_own_pods(config)))
     server = None
     if kubernetes.api:
         server = ApiServer(Path(kubernetes.service_account), _path(kubernetes.kubeconfig))
     site = KubernetesSite(
-        node=node_name(config),
+        node=config.kubernetes_node(),
         reader=Reader(config.experiments.rules, tuple(infrastructure), kubernetes.user_key),
         socket=Path(kubernetes.pod_resources),
         server=server,
@@ -114,7 +109,7 @@ def kubernetes_tenants(config: Config, clock: Clock) -> KubernetesWorkloads:
 
 
 def _own_pods(config: Config) -> list[str]:
-    """The pods of this release, if this is one of them."""
+    """Return the pods of this release, if this is one of them."""
     try:
         namespace = Path(config.tenants.kubernetes.service_account, "namespace").read_text()
     except (OSError, UnicodeDecodeError):
@@ -136,7 +131,7 @@ def driver_pids_are_own(config: Config) -> bool:
 
 
 def unseen(config: Config) -> str:
-    """What to say if no /proc here has the pids that the driver tells; else empty."""
+    """Return a message if no /proc here has the driver's PIDs; else empty."""
     if proc_of_driver(config) is not None or "nvml" not in chosen(config):
         return ""
     return (
@@ -149,7 +144,7 @@ def unseen(config: Config) -> str:
 
 
 def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
-    """What is missing so that programs outside any scheduler can name what they do: and for what.
+    """Yield what is missing for programs outside any scheduler to name experiments.
 
     In the manner of rates that are not set; empty where no such programs are booked.
     """
@@ -166,7 +161,7 @@ def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def processes_wanted(config: Config) -> bool:
-    """Whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
+    """Return whether processes outside any scheduler are reported apart. Raises `ConfigError`."""
     wanted = config.tenants.processes.enabled
     if wanted is True and proc_of_driver(config) is None:
         raise ConfigError(
@@ -180,10 +175,10 @@ def processes_wanted(config: Config) -> bool:
 
 
 def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
-    """What runs outside any scheduler; what is in the cgroups of one that is watched is its own."""
+    """Return the source of processes outside any scheduler that is watched."""
     return ProcessWorkloads(
         clock,
-        node=node_label(config),
+        node=config.node_name(),
         rules=config.experiments.rules,
         infrastructure=config.tenants.processes.infrastructure,
         proc_root=Path(config.host.proc),
@@ -193,7 +188,7 @@ def process_tenants(config: Config, clock: Clock) -> ProcessWorkloads:
 
 
 def marked(tenants: Sequence[WorkloadSource]) -> Callable[[Reading], Reading]:
-    """What is said of the processes in a reading beside whose they are: marks, then lives."""
+    """Return what annotates the processes in a reading: marks, then lives."""
     marks = [each.marked for each in tenants if isinstance(each, SpanWorkloads)]
     lives = [each.lived for each in tenants if isinstance(each, ProcessWorkloads)]
 

@@ -16,29 +16,29 @@ from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Met
 
 
 class PollResult(msgspec.Struct, frozen=True, gc=False):
-    """All that one look at a sensor's devices gave."""
+    """The result of one poll of a sensor's devices."""
 
     readings: tuple[Reading, ...] = ()
     failures: tuple[Failure, ...] = ()
     statuses: tuple[DeviceStatus, ...] = ()
     rejected: Mapping[str, int] = {}
-    """Figures that were not believed, by reason, since the sensor was made."""
+    """Implausible values by reason, since the sensor was created."""
 
 
 KERNEL_CARDS = ("AMD-", "INTEL-")
 """How the names of GPUs begin that the kernel's own files show."""
 
 SUSPENDED = "suspended"
-"""The reason of a `Failure` of a device that sleeps: asking it would wake it up."""
+"""The reason of a `Failure` of a sleeping device: a query would wake it up."""
 
 POWER_LOOK_S = 2.5
-"""A meter that knows power only is looked at so often, however seldom the daemon ticks."""
+"""How often a meter with power only is polled, however rarely the daemon ticks."""
 
 
 class Pace(NamedTuple):
-    """How often a sensor must and may be looked at, in seconds.
+    """How often a sensor must and may be polled, in seconds.
 
-    `most_s` is the longest time between two looks, whatever the tick is (a counter wraps, power
+    `most_s` is the longest time between two polls, whatever the tick is (a counter wraps, power
     must be integrated); `None`: any. `least_s` is the shortest: such a sensor is slow, and no tick
     waits for it.
     """
@@ -49,14 +49,14 @@ class Pace(NamedTuple):
 
 @runtime_checkable
 class Paced(Protocol):
-    """A sensor that is not just looked at once in each tick.
+    """A sensor that is not simply polled once per tick.
 
-    It reads files or asks a BMC and holds no driver: a release passes it by.
+    It reads files or a BMC and holds no driver, so a release does not affect it.
     """
 
     @property
     def pace(self) -> Pace:
-        """Asked after `open`, and again after each look."""
+        """Called after `open`, and again after each poll."""
 
 
 class Sensor(Protocol):
@@ -70,19 +70,19 @@ class Sensor(Protocol):
     """What its meters may be part of."""
 
     def owns(self, meter: Meter) -> bool:
-        """Whether a meter on record is read by this sensor, also when it is silent."""
+        """Return whether a meter on record is read by this sensor, also when it is silent."""
 
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""
 
     def look(self, *, processes: bool) -> PollResult:
-        """Read every device once; `processes` asks for process lists too (the slow call)."""
+        """Read every device once; `processes`: with process lists (the slow call)."""
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Read only the energy counters of `meters`, fast: called in a burst at a boundary.
 
-        A meter that fails is left out: the next `look` says why.
+        A failing meter is left out; the next poll reports why.
         """
 
     def close(self) -> None:
-        """Let go of the hardware (the driver can then be unloaded)."""
+        """Close the hardware, so that the driver can be unloaded."""

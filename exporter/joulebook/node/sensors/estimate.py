@@ -64,7 +64,7 @@ class ModelSensor:
         """Nothing is held open."""
 
     def look(self, *, processes: bool) -> PollResult:
-        """Reckon the power since the look before. Raises `SensorRetry`."""
+        """Estimate the power since the last poll. Raises `SensorRetry`."""
         try:
             times = cpu_times(self._proc)
             installed_bytes = memory(self._proc).installed_bytes
@@ -86,7 +86,7 @@ class ModelSensor:
         return PollResult(tuple(readings))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """A model has no steps."""
+        """Return a model has no steps."""
         return ()
 
     def _reading(self, meter: Meter, t_ns: int, watts: float) -> Reading:

@@ -1,6 +1,6 @@
 """Boards and sockets that hwmon knows: ACPI power meters (Grace, GH200, whole nodes), amd_energy.
 
-A GH200 module's meters form a tree, and its Grace socket is the leaf that is booked:
+A GH200 module's meters form a tree, and its Grace socket is booked:
 
     Module Power Socket 0       the module: Grace, GPU, memory, losses    reconciled (`other`)
       Grace Power Socket 0      the socket                                booked, component `cpu`
@@ -11,10 +11,10 @@ A GH200 module's meters form a tree, and its Grace socket is the leaf that is bo
 A Jetson's rails are those of an INA3221, reported as voltage and current: that of the GPU, of the
 CPU, and of the whole board. NVML knows such a GPU, but not its power.
 
-Where there is no meter of the socket, its rails are booked instead. Modules are reconciled
-together, as one supply; so is a power meter without such a name, which measures the whole node.
-All these know power only: it is integrated. The names are those of NVIDIA's Grace firmware
-(power1_oem_info of the kernel's acpi_power_meter).
+Without a meter of the socket, its rails are booked instead. Modules are reconciled together, as one
+node meter; so is a power meter without such a name, which measures the whole node. All these have
+power only, which is integrated. The names are those of NVIDIA's Grace firmware (power1_oem_info of
+the kernel's acpi_power_meter).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
-from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
+from joulebook.node.sensors.sysfs import numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ _RAILS = {
 """By a word of the rail's label, the first that is in it."""
 
 EVERYTHING = (Component.CPU, Component.DRAM, Component.GPU)
-"""What a supply measures beside the rest of the node."""
+"""The components included in a power supply's meter."""
 
 REMEDY = "Run the daemon as root; in a container mount the host's /sys and set sensors.hwmon.root"
 
@@ -62,7 +62,7 @@ REMEDY = "Run the daemon as root; in a container mount the host's /sys and set s
 class HwmonFiles(msgspec.Struct, frozen=True):
     """The files that are one meter: their values are added up.
 
-    `counts` says that they count energy (uJ), else they tell power (uW); `rails` tell voltage and
+    `counts`: they count energy (uJ), else they report power (uW); `rails` report voltage and
     current (mV, mA). `covers` as in `Reading`.
     """
 
@@ -73,7 +73,7 @@ class HwmonFiles(msgspec.Struct, frozen=True):
     rails: tuple[tuple[Path, Path], ...] = ()
 
     def value(self) -> int:
-        """What its files come to. Raises `SensorError`."""
+        """Return the sum of its files. Raises `SensorError`."""
         rails = sum(read_int(v, REMEDY) * read_int(i, REMEDY) for v, i in self.rails)
         return rails + sum(read_int(file, REMEDY) for file in self.files)
 
@@ -86,12 +86,12 @@ class HwmonFiles(msgspec.Struct, frozen=True):
 
 
 def sockets(root: Path) -> list[HwmonFiles]:
-    """The CPU sockets of superchips, in the order of their numbers."""
+    """Return the CPU sockets of superchips, in the order of their numbers."""
     return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
 
 
 def jetson_gpu(root: Path) -> HwmonFiles | None:
-    """The rail of a Jetson's GPU."""
+    """Return the rail of a Jetson's GPU."""
     found = {each.meter: each for each in _jetson(root)}
     return found.get(JETSON_GPU)
 
@@ -116,10 +116,10 @@ def _jetson(root: Path) -> Iterator[HwmonFiles]:
 def sources(
     root: Path, *, cpu: bool = True, supply: bool = True, gpu: bool = True
 ) -> list[HwmonFiles]:
-    """The meters below `root`.
+    """Return the meters below `root`.
 
-    Without `cpu` packages are left out (RAPL reads them), without `supply` what measures a
-    node or module from outside (a BMC is asked instead), without `gpu` a GPU (NVML names it).
+    Without `cpu`, packages are left out (RAPL reads them), without `supply` meters of a node or
+    module (a BMC is read instead), without `gpu` a GPU (NVML names it).
     """
     chips = [(path, text_or(path / "name")) for _, path in numbered(root, r"hwmon(\d+)")]
     found: list[HwmonFiles] = []
@@ -197,7 +197,7 @@ class HwmonSensor:
 
     @property
     def pace(self) -> Pace:
-        """Power is looked at often, however seldom the daemon ticks."""
+        """Power is polled often, however rarely the daemon ticks."""
         return Pace(most_s=POWER_LOOK_S)
 
     def owns(self, meter: Meter) -> bool:
@@ -243,8 +243,3 @@ class HwmonSensor:
             return Reading(source.meter, t_ns, energy_uj=value, epoch=self._clock.epoch)
         covers = self._covers if source.covers else ()
         return Reading(source.meter, t_ns, power_mw=value // UW_PER_MW, covers=covers)
-
-
-def unreadable(found: Sequence[HwmonFiles]) -> list[Path]:
-    """The files that cannot be read now (for `joulebook doctor`)."""
-    return [file for source in found for file in source.files if int_or_none(file) is None]

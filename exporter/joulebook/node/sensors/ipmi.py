@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.sanitize import one_line
 from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
 from joulebook.node.sensors.contract import Pace, PollResult
 from joulebook.units import MW_PER_W, ns_from_s
 
 METER = Meter(Component.OTHER, "ipmi")
 
-HOLES = 3
+_HOLES = 3
 """So many looks may fail in a row before the power between is not known."""
 
 _NOW = re.compile(r"^\s*Instantaneous power reading:\s*(\d{1,6}) Watts\s*$", re.MULTILINE)
@@ -46,36 +49,59 @@ def parse(text: str) -> int:
     return int(found[1]) * MW_PER_W
 
 
-class IpmiSensor:
-    """The power that the BMC of this machine tells, asked each `every_s`."""
+@dataclass(eq=False)
+class BmcSensor(ABC):
+    """The power of the whole node as a BMC tells it, which is slow, and answers others too.
 
-    name = "ipmi"
+    It is asked each `every_s`; what it tells has the energy of `covers` in it.
+    """
+
     kind = "power"
     components = frozenset({Component.OTHER})
+    meter = METER
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        program: str = "ipmitool",
-        every_s: float = 10.0,
-        timeout_s: float = 5.0,
-        covers: tuple[Component, ...] = (Component.CPU, Component.DRAM, Component.GPU),
-    ) -> None:
-        self._clock = clock
-        self._program = program
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._covers = covers
+    clock: Clock
+    _: KW_ONLY
+    every_s: float = 10.0
+    timeout_s: float = 5.0
+    covers: tuple[Component, ...] = (Component.CPU, Component.DRAM, Component.GPU)
 
     @property
     def pace(self) -> Pace:
-        """A BMC is slow, and answers others too."""
-        return Pace(most_s=self._every_s, least_s=self._every_s)
+        """As often as is asked for, and no more."""
+        return Pace(most_s=self.every_s, least_s=self.every_s)
 
     def owns(self, meter: Meter) -> bool:
-        """The node, as IPMI tells it."""
-        return meter == METER
+        """The node, as this BMC tells it."""
+        return meter == self.meter
+
+    def look(self, *, processes: bool) -> PollResult:
+        """Ask once. Raises `SensorError`."""
+        asked_ns = self.clock.now_ns()
+        power_mw = self._power_mw()
+        # It spoke some time between the question and the answer.
+        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        hole_ns = ns_from_s(_HOLES * self.every_s + 2 * self.timeout_s)
+        return PollResult(
+            (Reading(self.meter, t_ns, power_mw=power_mw, covers=self.covers, hole_ns=hole_ns),)
+        )
+
+    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
+        """Too slow for a burst."""
+        return ()
+
+    @abstractmethod
+    def _power_mw(self) -> int:
+        """What it draws now. Raises `SensorError`."""
+
+
+@dataclass(eq=False, kw_only=True)
+class IpmiSensor(BmcSensor):
+    """The power that `program` prints."""
+
+    name = "ipmi"
+
+    program: str = "ipmitool"
 
     def open(self) -> None:
         """Nothing is held open."""
@@ -83,56 +109,44 @@ class IpmiSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
-        """Ask once. Raises `SensorError`."""
-        asked_ns = self._clock.now_ns()
-        power_mw = parse(self._answer())
-        # It spoke some time between the question and the answer.
-        t_ns = (asked_ns + self._clock.now_ns()) // 2
-        hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
-        return PollResult(
-            (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
-        )
-
-    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """Too slow for a burst."""
-        return ()
+    def _power_mw(self) -> int:
+        return parse(self._answer())
 
     def _answer(self) -> str:
         try:
             done = subprocess.run(
-                [self._program, "dcmi", "power", "reading"],
+                [self.program, "dcmi", "power", "reading"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 env={**os.environ, "LC_ALL": "C"},
-                timeout=self._timeout_s,
+                timeout=self.timeout_s,
                 check=False,
             )
         except FileNotFoundError:
             raise SensorMissing(
-                f"{self._program} does not exist", reason="missing", remedy=REMEDY
+                f"{self.program} does not exist", reason="missing", remedy=REMEDY
             ) from None
         except PermissionError:
             raise SensorDenied(
-                f"{self._program} is not executable", reason="denied", remedy=REMEDY
+                f"{self.program} is not executable", reason="denied", remedy=REMEDY
             ) from None
         except subprocess.TimeoutExpired:
             raise SensorRetry(
-                f"{self._program} took more than {self._timeout_s:g} s",
+                f"{self.program} took more than {self.timeout_s:g} s",
                 reason="timeout",
                 remedy="The BMC is slow or hangs: check `ipmitool mc info`; reset it if necessary",
             ) from None
         except OSError as error:
             raise SensorError(
-                f"{self._program} cannot be run: {error.strerror}",
+                f"{self.program} cannot be run: {error.strerror}",
                 reason="unreadable",
                 remedy=REMEDY,
             ) from None
         text = done.stdout[:65_536].decode("utf-8", "replace")
         if done.returncode != 0:
-            said = " ".join(done.stderr[:200].decode("utf-8", "replace").split())
+            said = one_line(done.stderr.decode("utf-8", "replace"))
             raise SensorRetry(
-                f"{self._program} failed ({done.returncode}): {said}",
+                f"{self.program} failed ({done.returncode}): {said}",
                 reason="unreadable",
                 remedy=REMEDY,
             )

@@ -40,7 +40,7 @@ _ORDER = ("intel-rapl", "amd-rapl", "intel-rapl-tpmi", "intel-rapl-mmio")
 """Of two zones with one name the first of these counts."""
 
 DEFAULT_MAX_MW = 1_000 * MW_PER_W
-"""No package of 2026 consumes 1 kW; the bound of one that does not tell its own."""
+"""The bound for a package that does not report its own: none of 2026 consumes 1 kW."""
 
 HEADROOM = 2
 """A package may consume so many times its longest-lasting limit for a moment."""
@@ -67,7 +67,7 @@ class Zone(msgspec.Struct, frozen=True):
 
 
 def zones(root: Path) -> list[Zone]:
-    """The counters below `root` that are booked, each once."""
+    """Return the counters below `root` that are booked, each once."""
     try:
         names = sorted(entry.name for entry in root.iterdir())
     except OSError:
@@ -90,7 +90,7 @@ def zones(root: Path) -> list[Zone]:
 
 
 def _meter(root: Path, name: str, match: re.Match[str]) -> Meter | None:
-    """What a zone is booked as; `None` if it is a part of another, or holds others."""
+    """Return what a zone is booked as; `None` if it is a part of another, or holds others."""
     label = text_or(root / name / "name")
     if match["part"] is None:
         return Meter(Component.CPU, label) if _PACKAGE.fullmatch(label) else None
@@ -129,12 +129,12 @@ class RaplSensor:
         self._root = root
         self._zones: list[Zone] = []
         self._alike: dict[tuple[Zone, Zone], int] = {}
-        """Pairs that may be one counter, with what it showed first: it has not moved yet."""
+        """Pairs that may be one counter, with its first value; it has not advanced yet."""
         self._once = LogOnce(log)
 
     @property
     def pace(self) -> Pace:
-        """Several looks in the shortest time in which any counter can wrap."""
+        """Several polls in the shortest time in which any counter can wrap."""
         wraps_s = [
             zone.wrap_uj * PJ_PER_UJ / zone.max_power_mw / NS_PER_S
             for zone in self._zones
@@ -195,7 +195,7 @@ class RaplSensor:
         return PollResult(tuple(readings), tuple(failures))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The same, without a word about what fails."""
+        """Return the same, without a word about what fails."""
         wanted, readings = set(meters), []
         for zone in self._zones:
             if zone.meter in wanted:

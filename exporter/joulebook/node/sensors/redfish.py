@@ -3,120 +3,96 @@
     /redfish/v1/Chassis/{id}/EnvironmentMetrics   PowerWatts.Reading, EnergykWh.Reading
     /redfish/v1/Chassis/{id}/Power                PowerControl[0].PowerConsumedWatts (older)
 
-as DMTF's DSP0268 says. Only the power is taken: the energy counter has steps of 1 kWh on many.
+as in DMTF's DSP0268. Only the power is used: the energy counter has steps of 1 kWh on many.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import urllib3
-
-from joulebook.clock import Clock
-from joulebook.core.energy.readings import Component, Meter, Reading
-from joulebook.errors import SensorDenied, SensorError, SensorMissing, SensorRetry
-from joulebook.node.sensors.contract import Pace, PollResult
-from joulebook.node.sensors.ipmi import HOLES
-from joulebook.units import MW_PER_W, ns_from_s
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.errors import (
+    ConfigError,
+    HttpFailure,
+    SensorDenied,
+    SensorError,
+    SensorMissing,
+    SensorRetry,
+)
+from joulebook.http_client import Web, basic, trusting
+from joulebook.node.sensors.ipmi import BmcSensor
+from joulebook.units import MW_PER_W
 from joulebook.untrusted_files import read_secret, shown_path
 
 METER = Meter(Component.OTHER, "redfish")
 
+_CA = "sensors.redfish.ca_file must contain the CA certificate of the BMC"
 _MOST_BYTES = 1 << 20
 _MOST_MEMBERS = 64
 _MOST_W = 200_000.0
 
 
-class RedfishSensor:
+@dataclass(eq=False, kw_only=True)
+class RedfishSensor(BmcSensor):
     """The power that the BMC at `url` tells of this machine.
 
-    `chassis` is the id of the chassis (empty: the only one that tells power). `credentials` is a
-    file of two lines, user and password, read again at each `open`; `ca_file` holds the certificate
-    that signed the BMC's.
+    `chassis` is the id of the chassis (empty: the only one that reports power). `credentials` is a
+    file of two lines, user and password, re-read at each `open`; `ca_file` has the CA certificate
+    of the BMC's.
     """
 
     name = "redfish"
-    kind = "power"
-    components = frozenset({Component.OTHER})
+    meter = METER
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        url: str,
-        credentials: Path | None = None,
-        ca_file: Path | None = None,
-        chassis: str = "",
-        every_s: float = 10.0,
-        timeout_s: float = 5.0,
-        covers: tuple[Component, ...] = (Component.CPU, Component.DRAM, Component.GPU),
-    ) -> None:
-        self._clock = clock
-        self._url = url.rstrip("/")
-        self._credentials = credentials
-        self._ca_file = ca_file
-        self._chassis = chassis
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._covers = covers
-        self._pool: urllib3.PoolManager | None = None
-        self._headers: dict[str, str] = {}
-        self._resource = ""
+    url: str
+    credentials: Path | None = None
+    ca_file: Path | None = None
+    chassis: str = ""
+    _web: Web | None = field(default=None, init=False)
+    _headers: dict[str, str] = field(default_factory=dict, init=False)
+    _resource: str = field(default="", init=False)
 
-    @property
-    def pace(self) -> Pace:
-        """A BMC is slow, and answers others too."""
-        return Pace(most_s=self._every_s, least_s=self._every_s)
-
-    def owns(self, meter: Meter) -> bool:
-        """The node, as Redfish tells it."""
-        return meter == METER
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
 
     def open(self) -> None:
         """Find where power is reported. Raises `SensorError`."""
         self._headers = {"Accept": "application/json", **self._authorization()}
-        self._pool = urllib3.PoolManager(
-            num_pools=1,
-            maxsize=1,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=str(self._ca_file) if self._ca_file is not None else None,
-            timeout=urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
-            retries=False,
+        try:
+            tls = trusting(self.ca_file, "sensors.redfish.ca_file")
+        except ConfigError as error:
+            raise SensorError(str(error), reason="tls", remedy=_CA) from None
+        self._web = Web(
+            timeout_s=self.timeout_s,
+            deadline_s=2 * self.timeout_s,
+            max_bytes=_MOST_BYTES,
+            tls=tls,
+            proxied=False,
+            hosts=1,
         )
         self._resource = self._find()
 
     def close(self) -> None:
         """End the connection."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.clear()
+        web, self._web = self._web, None
+        if web is not None:
+            web.close()
 
-    def look(self, *, processes: bool) -> PollResult:
-        """Ask once. Raises `SensorError`."""
-        asked_ns = self._clock.now_ns()
+    def _power_mw(self) -> int:
         power_w = _power_w(self._get(self._resource))
         if power_w is None:
             raise SensorRetry(f"{self._resource} reports no power now", reason="unreadable")
-        t_ns = (asked_ns + self._clock.now_ns()) // 2
-        hole_ns = ns_from_s(HOLES * self._every_s + 2 * self._timeout_s)
-        power_mw = round(power_w * MW_PER_W)
-        return PollResult(
-            (Reading(METER, t_ns, power_mw=power_mw, covers=self._covers, hole_ns=hole_ns),)
-        )
-
-    def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """Too slow for a burst."""
-        return ()
+        return round(power_w * MW_PER_W)
 
     def _find(self) -> str:
         """The resource that tells the power of the node."""
-        if self._chassis:
-            chassis = [f"/redfish/v1/Chassis/{self._chassis}"]
+        if self.chassis:
+            chassis = [f"/redfish/v1/Chassis/{self.chassis}"]
         else:
             members = self._get("/redfish/v1/Chassis").get("Members")
             chassis = [
@@ -136,94 +112,75 @@ class RedfishSensor:
                     break
         if not found:
             raise SensorMissing(
-                f"no chassis of {self._url} reports power",
+                f"no chassis of {self.url} reports power",
                 reason="missing",
                 remedy="Set sensors.redfish.chassis, or turn on power metering in the BMC",
             )
         if len(found) > 1:
             names = ", ".join(each.split("/")[4] for each in found)
             raise SensorError(
-                f"several chassis of {self._url} report power: {names}",
+                f"several chassis of {self.url} report power: {names}",
                 reason="ambiguous",
                 remedy="Set sensors.redfish.chassis to the one that is the whole node",
             )
         return found[0]
 
     def _authorization(self) -> Mapping[str, str]:
-        if self._credentials is None:
+        if self.credentials is None:
             return {}
         remedy = "sensors.redfish.credentials must be a file with two lines, user and password"
         try:
-            lines = read_secret(self._credentials).decode("utf-8", "replace").splitlines()
+            lines = read_secret(self.credentials).decode("utf-8", "replace").splitlines()
         except OSError as error:
             raise SensorDenied(
-                f"{shown_path(self._credentials)} cannot be read: {error.strerror}",
+                f"{shown_path(self.credentials)} cannot be read: {error.strerror}",
                 reason="denied",
                 remedy=remedy,
             ) from None
         if len(lines) < 2 or not lines[0] or ":" in lines[0]:
             raise SensorError(
-                f"{self._credentials} does not contain a user and a password",
+                f"{self.credentials} does not contain a user and a password",
                 reason="denied",
                 remedy=remedy,
             )
-        headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{lines[0]}:{lines[1]}")
-        return headers
+        return basic(f"{lines[0]}:{lines[1]}")
 
     def _get(self, path: str) -> dict[str, Any]:
-        if self._pool is None:
+        if self._web is None:
             raise SensorRetry("the connection is not open", reason="uninitialized")
         try:
-            # A redirect could carry the password to another host: none is followed.
-            answer = self._pool.request(
-                "GET",
-                self._url + path,
-                headers=self._headers,
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                status, body = answer.status, answer.read(_MOST_BYTES + 1)
-            except BaseException:
-                answer.close()
-                raise
-            # What is longer than it may be is not read to its end, which may never come.
-            answer.release_conn() if len(body) <= _MOST_BYTES else answer.close()
-        except urllib3.exceptions.SSLError as error:
-            raise SensorError(
-                f"{self._url}: TLS failed: {error}",
-                reason="tls",
-                remedy="sensors.redfish.ca_file must contain the CA certificate of the BMC",
-            ) from None
-        except urllib3.exceptions.NewConnectionError as error:  # itself a kind of time-out there
-            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
-        except urllib3.exceptions.TimeoutError:
-            raise SensorRetry(
-                f"{self._url} took more than {self._timeout_s:g} s", reason="timeout"
-            ) from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SensorRetry(f"{self._url}: {error}", reason="unreachable") from None
+            status, body = self._web.ask(self.url + path, headers=self._headers)
+        except HttpFailure as error:
+            if error.reason in {"certificate", "tls"}:
+                raise SensorError(f"{self.url}: {error}", reason="tls", remedy=_CA) from None
+            if error.reason == "timeout":
+                raise SensorRetry(
+                    f"{self.url} took more than {self.timeout_s:g} s", reason="timeout"
+                ) from None
+            told = error.reason in {"too_large", "truncated", "packed"}
+            reason = "unreadable" if told else "unreachable"
+            raise SensorRetry(f"{self.url}: {error}", reason=reason) from None
         if status in {401, 403}:
             raise SensorDenied(
-                f"{self._url}{path}: status {status}",
+                f"{self.url}{path}: status {status}",
                 reason="denied",
                 remedy="Check the user and password in sensors.redfish.credentials",
             )
         if status == 404:
-            raise SensorMissing(f"{self._url}{path} does not exist", reason="missing")
-        if status != 200 or len(body) > _MOST_BYTES:
-            raise SensorRetry(f"{self._url}{path}: status {status}", reason="unreadable")
+            raise SensorMissing(f"{self.url}{path} does not exist", reason="missing")
+        if status != 200:
+            raise SensorRetry(f"{self.url}{path}: status {status}", reason="unreadable")
         try:
             found = json.loads(body)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise SensorRetry(f"{self._url}{path} is not a JSON object", reason="unreadable")
+            raise SensorRetry(f"{self.url}{path} is not a JSON object", reason="unreadable")
         return found
 
 
 def _power_w(resource: Mapping[str, Any]) -> float | None:
-    """The power that a resource tells; `None` if it tells none that can be."""
+    """Return the power of a resource; `None` if it reports none that is plausible."""
     reported: Any = None
     if isinstance(metrics := resource.get("PowerWatts"), dict):
         reported = metrics.get("Reading")
@@ -236,8 +193,3 @@ def _power_w(resource: Mapping[str, Any]) -> float | None:
     ):
         return None
     return float(reported) if 0 < reported < _MOST_W else None
-
-
-def is_encrypted(url: str) -> bool:
-    """Whether a password that is sent there can be read on the way: only not by https."""
-    return urlsplit(url).scheme == "https"

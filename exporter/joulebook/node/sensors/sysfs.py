@@ -1,4 +1,4 @@
-"""Small files of sysfs: a value, or the error that says what can be done about it."""
+"""Read small files of sysfs: a value, or an error with its remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _MOST = 65_536
 
 
 def read_bytes(path: Path, remedy: str = "") -> bytes:
-    """What is in a file, at most 64 KiB. `remedy` is what to do where it may not be read.
+    """Return the content of a file, at most 64 KiB. `remedy` is what to do if permission is
+    missing.
 
     Raises `SensorMissing`, `SensorDenied`, `SensorRetry`.
     """
@@ -30,7 +31,7 @@ def read_bytes(path: Path, remedy: str = "") -> bytes:
 
 
 def read_text(path: Path, remedy: str = "") -> str:
-    """The text of a file without blanks around it. Raises as `read_bytes` does."""
+    """Return the text of a file without blanks around it. Raises as `read_bytes` does."""
     return read_bytes(path, remedy).decode("utf-8", "replace").strip()
 
 
@@ -46,7 +47,7 @@ def read_int(path: Path, remedy: str = "") -> int:
 
 
 def text_or(path: Path, default: str = "") -> str:
-    """The text of a file that may be absent."""
+    """Return the text of a file that may be absent."""
     try:
         return read_text(path)
     except SensorError:
@@ -54,7 +55,7 @@ def text_or(path: Path, default: str = "") -> str:
 
 
 def int_or_none(path: Path) -> int | None:
-    """The number in a file that may be absent."""
+    """Return the number in a file that may be absent."""
     try:
         return read_int(path)
     except SensorError:
@@ -62,7 +63,7 @@ def int_or_none(path: Path) -> int | None:
 
 
 def numbered(directory: Path, pattern: str) -> Iterator[tuple[int, Path]]:
-    """The entries whose name matches `pattern`, by the number that is its first group."""
+    """Yield the entries whose name matches `pattern`, by the number that is its first group."""
     matcher = re.compile(pattern)
     try:
         names = sorted(entry.name for entry in directory.iterdir())

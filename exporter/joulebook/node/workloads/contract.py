@@ -1,7 +1,7 @@
-"""What a workload source is: the one place where it is learnt who holds which device.
+"""The contract of workload sources, which find out who holds which device.
 
-A source watches (inotify, kubelet, ...) in threads of its own and keeps its view in memory;
-`holdings` only hands that view over and must return in well under a millisecond.
+A source watches (inotify, kubelet, ...) in its own threads and keeps its view in memory; `holdings`
+only returns that view, in well under a millisecond.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Boundary = Callable[[int], None]
 class Before(msgspec.Struct, frozen=True, gc=False):
     """What the ledger held when the daemon stopped.
 
-    A source goes on from it: what the ledger held goes on for as long as its holder provably
-    lives, whoever cannot be asked meanwhile.
+    A source continues from it: holders in the ledger continue as long as they are provably alive,
+    whichever source is unavailable meanwhile.
 
     Attributes:
         facts: Of every workload that had not ended.
@@ -53,7 +53,7 @@ class Before(msgspec.Struct, frozen=True, gc=False):
 
 
 NOTHING_HELD = Before()
-"""Of a ledger that is new, or held nobody."""
+"""For a ledger that is new, or has no holders."""
 
 
 class Holdings(msgspec.Struct, frozen=True, gc=False):
@@ -113,20 +113,19 @@ class WorkloadSource(Protocol):
     name: str
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Scan what is there and begin to watch; `before` is what the ledger held."""
+        """Scan what exists and start watching; `before` is from the ledger."""
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands; `devices` maps indexes, minors and UUIDs to meters."""
+        """Return the current view; `devices` maps indexes, minors and UUIDs to meters."""
 
     def settled(self) -> None:
-        """What the last `holdings` handed over is durable: event files may be deleted."""
+        """Confirm that the last `holdings` are durable: event files may be deleted."""
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Whose process that is, from its cgroup; `None` if it is not one of this source's.
+        """Return the owner of a process by its cgroup; `None` if it is not this source's.
 
-        `INFRASTRUCTURE` if it is no workload's and never will be: no other source is asked whose it
-        is, and it is then as if it were not on
-        the device at all.
+        `INFRASTRUCTURE` if it never belongs to a workload: then no other source is queried, and the
+        process is ignored.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What was refused of all that is said from outside: counted by reason, and reported to the log."""
+"""Rejected outside input: counted by reason, and logged."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Rejections:
     def __call__(self, error: InputError) -> None:
         """Count it, and log it unless the same was logged (its message names file or job)."""
         self.count(error.reason)
-        said = "refused: %s (%s; the same again: only counted)"
+        said = "rejected: %s (%s; the same again: only counted)"
         self._once.failed(error.reason, said, error, error.reason, reason=str(error))
 
     def count(self, reason: str) -> None:
-        """Count what is logged elsewhere."""
+        """Count an input that is logged elsewhere."""
         with self._lock:
             self._counts[reason] += 1
 
     def fault(self, what: str) -> None:
         """An exception that is a fault of ours, and being handled: count it as `fault`.
 
-        `what` says what failed and what follows. Where it came from is logged once.
+        `what` is what failed and its consequence. The traceback is logged once.
         """
         self.count(FAULT)
         error = sys.exception()
@@ -47,6 +47,6 @@ class Rejections:
         self._once.failed(what, said, what, reason=kind, level=logging.ERROR, exc_info=error)
 
     def counts(self) -> dict[str, int]:
-        """How many of each reason since the start."""
+        """Return how many of each reason since the start."""
         with self._lock:
             return dict(self._counts)

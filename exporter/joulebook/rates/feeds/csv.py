@@ -25,7 +25,7 @@ _OTHERS = ("start", "end", "quality", "source")
 
 
 class CsvFile:
-    """One file of one quantity. It is read again when it is asked again, so it may be edited."""
+    """One file of one quantity. It is re-read for each query, so it may be edited."""
 
     def __init__(
         self, path: Path, quantity: Quantity, currency: str, every_s: float = 60.0
@@ -37,7 +37,9 @@ class CsvFile:
         self._currency = currency
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """All of the file. Raises `FeedWrong` with file, line, column and what would be right."""
+        """Return the whole file. Raises `FeedWrong` with file, line, column and what is
+        expected.
+        """
         try:
             if self._path.stat().st_size > MAX_BYTES:
                 raise self._wrong(f"larger than {MAX_BYTES // 2**20} MiB")
@@ -76,7 +78,7 @@ class CsvFile:
             raise self._wrong("no rows: expected at least one below the header")
 
     def _check(self, header: list[str]) -> str:
-        """The column of figures."""
+        """Return the column of figures."""
         figures = _FIGURES[self._quantity]
         found = [name for name in header if name in figures]
         if "start" not in header or len(found) != 1 or len(set(header)) != len(header):

@@ -10,8 +10,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import ApiKey, Web, decoded
-from joulebook.rates.contract import HOUR_S, Plan, grams_ug, utc_s
+from joulebook.http_client import Web
+from joulebook.rates.contract import HOUR_S, ApiKey, Plan, decoded, grams_ug, utc_s
 
 URL = "https://api.electricitymaps.com"
 
@@ -51,7 +51,7 @@ class ElectricityMaps:
         self._url = url or URL
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """The last 24 hours, and the newest hour if that is not among them."""
+        """Return the last 24 hours, and the newest hour if that is not among them."""
         history = decoded(self._get("history"), _HISTORY, self.name)
         self._same_zone(history.zone)
         points = self._points(history.history)

@@ -13,8 +13,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality, nano_per_kwh
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Web, decoded
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan, grams_ug, price_nano
+from joulebook.http_client import Web
+from joulebook.rates.contract import DAY_S, HOUR_S, Plan, decoded, grams_ug, price_nano
 
 URL = "https://api.energy-charts.info"
 
@@ -49,7 +49,7 @@ class EnergyChartsPrice:
         self._url = url or URL
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """A point for each hour or quarter hour that has a price."""
+        """Return a point for each hour or quarter hour that has a price."""
         asked: dict[str, str | int] = {"bzn": self._zone, "start": t0_s, "end": t1_s}
         body = self._web.get(f"{self._url}/price", asked)
         said = decoded(body, _PRICES, self.name)
@@ -83,7 +83,7 @@ class EnergyChartsCarbon:
         self._url = url or URL
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """Quarter hours: reckoned from generation where that is known, else the forecast."""
+        """Quarter hours: computed from generation where known, else the forecast."""
         asked: dict[str, str | int] = {"country": self._country, "start": t0_s, "end": t1_s}
         said = decoded(self._web.get(f"{self._url}/co2eq", asked), _INTENSITIES, self.name)
         forecasts = said.co2eq_forecast or [None] * len(said.unix_seconds)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from joulebook import log
 from joulebook.core.money.rates import Point, Quality, nano_per_kwh, overlay
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedEmpty, FeedWrong
-from joulebook.http_client import ApiKey, Web
-from joulebook.rates.contract import DAY_S, HOUR_S, Plan, price_nano, utc_s
+from joulebook.http_client import Web
+from joulebook.rates.contract import DAY_S, HOUR_S, ApiKey, Plan, price_nano, utc_s
 
 URL = "https://web-api.tp.entsoe.eu"
 
@@ -113,17 +113,17 @@ class Entsoe:
         root = _tree(self._web.get(f"{self._url}/api", asked, secret=True), self.name)
         if root.tag == "Acknowledgement_MarketDocument":
             # What it takes offence at may be our own question, key and all.
-            text = log.clean(root.findtext("Reason/text", "")).replace(key, "***")[:200]
+            text = one_line(root.findtext("Reason/text", "").replace(key, "***"))
             if root.findtext("Reason/code") == _NOTHING_FOUND:
                 raise FeedEmpty(f"{self.name}: {text}")
             raise FeedWrong(f"{self.name}: {text}", reason="refused")
         if root.tag != "Publication_MarketDocument":
-            raise self._garbage(f"<{log.clean(root.tag)[:40]}>")
+            raise self._garbage(f"<{one_line(root.tag, 40)}>")
         points: tuple[Point, ...] = ()
         try:
             found = list(self._series(root))
         except ValueError as error:
-            raise self._garbage(log.clean(str(error))[:100]) from None
+            raise self._garbage(one_line(str(error), 100)) from None
         # The best last, over all others; of equals the finer one.
         for series in sorted(found, key=lambda s: (-s.rank, -s.step_s)):
             points = overlay(points, series.points)
@@ -182,7 +182,7 @@ def _resolution_s(text: str) -> int:
 
 
 def _tree(body: bytes, name: str) -> Element:
-    """The document, tags without their namespace (its version is in there, and changes).
+    """Return the document, tags without their namespace (its version is in there, and changes).
 
     A document type is refused: entities that unfold without end are declared in one.
     """

@@ -12,8 +12,8 @@ import msgspec
 
 from joulebook.core.money.rates import UG_PER_KWH, Point, Quality
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import Web, decoded
-from joulebook.rates.contract import DAY_S, Plan, grams_ug, utc_s
+from joulebook.http_client import Web
+from joulebook.rates.contract import DAY_S, Plan, decoded, grams_ug, utc_s
 
 URL = "https://api.carbonintensity.org.uk"
 

@@ -1,4 +1,4 @@
-"""Rates from another Joulebook: one asks the feeds, a lab's worth of nodes asks it.
+"""Rates from another Joulebook, which queries the feeds for all nodes.
 
 `RatesDocument` is what `GET /v1/rates?since=SECONDS` answers, as JSON. Values are integers in the
 units of `core.money.rates`; `fetched_utc_s` is when the feed behind it last gave a good answer.
@@ -10,8 +10,8 @@ import msgspec
 
 from joulebook.core.money.rates import Point
 from joulebook.errors import FeedEmpty, FeedWrong
-from joulebook.http_client import ApiKey, Web, basic, decoded
-from joulebook.rates.contract import DAY_S, Plan, Quantity
+from joulebook.http_client import Web, basic
+from joulebook.rates.contract import DAY_S, ApiKey, Plan, Quantity, decoded
 
 VERSION = 1
 PATH = "/v1/rates"
@@ -63,7 +63,7 @@ class RatesServiceFeed:
         self._key = key
 
     def fetch(self, t0_s: int, t1_s: int) -> tuple[Point, ...]:
-        """What the service knows since t0."""
+        """Return what the service knows since t0."""
         headers = basic(self._key.read()) if self._key.is_set else {}
         asked = {"since": t0_s}
         body = self._web.get(f"{self._url}{PATH}", asked, headers, secret=bool(headers))

@@ -4,60 +4,112 @@ runbook.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from dashboards.generator.gpu_alerts import OF_GPUS, Alert
+from dashboards.generator.promql import (
+    BRIDGED,
+    TARGET,
+    by,
+    increased,
+    indented,
+    last_of,
+    one_of,
+    selector,
+)
 from dashboards.generator.recording import SPENT
 from dashboards.generator.yamltext import yaml_of
 
 RUNBOOKS = "https://github.com/joulebook/joulebook/blob/main/docs/runbooks.md"
 """Where the sections are; the anchor is the alert's name in lower case."""
 
-_UNBOOKED = """\
-(
-  sum by (cluster, node) (joulebook_meter_energy_joules_total{at})
-  - sum by (cluster, node) (
-    {{__name__=~"joulebook_(experiment|remainder)_energy_joules_total"}}{at}
-  )
-  - sum by (cluster, node) (joulebook_pending_energy_joules{at})
-)"""
 
-
-def unbooked(at: str = "") -> str:
+def unbooked(where: str = "") -> str:
     """What a node's meters read and its books do not show, in joules: 0, save for flooring."""
-    return _UNBOOKED.format(at=at)
+    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where})"
+    booked = '__name__=~"joulebook_(experiment|remainder)_energy_joules_total"'
+    aside = '__name__=~"joulebook_(pending|unexposed)_energy_joules"'
+    matchers = where.strip("{}")
+    return (
+        f"(\n  {read}\n"
+        f"  - sum by (cluster, node) ({selector('', booked, matchers)})\n"
+        f"  - sum by (cluster, node) ({selector('', aside, matchers)})\n)"
+    )
 
 
+_NODE = "cluster, node"
 _WORKLOAD = "cluster, scheduler, workload, user, account, experiment"
 _GPU_RESOURCES = 'resource=~"nvidia_com_(gpu(_shared)?|mig_.+)|amd_com_gpu"'
 
 
-class Alert(NamedTuple):
-    """One alert. `summary` says what is the matter and what to do, in a line."""
+def _rise(counter: str, span: str) -> str:
+    """By how much counters rose in a span, or since they were last seen if that is longer ago: an
+    outage shows after it. A new series counts where its node was known before.
+    """
+    last = one_of(TARGET, counter)
+    known = f"last_over_time(joulebook_build_info[{BRIDGED}] offset {span})"
+    return f"""\
+{last}
+- (
+  ({last_of(counter, BRIDGED, span)} <= {last})
+  or ({last} * 0 and on (cluster, node) {known})
+  or {last}
+)"""
 
-    name: str
-    expression: str
-    wait: str
-    severity: str
-    summary: str
-    description: str
 
+def _silent(metric: str) -> str:
+    """Targets that showed a metric, are still to be scraped, and do not answer."""
+    return f"last_over_time({metric}[7d]) and on (job, instance) (up == 0)"
+
+
+def _short(vector: str) -> str:
+    """Names of nodes without their domain (an address has none), as the label `short`."""
+    whole = f'label_replace({vector}, "short", "$1", "node", "(.+)")'
+    return f'label_replace({whole}, "short", "$1", "node", "([^.]*[a-zA-Z][^.]*)[.].+")'
+
+
+def _elsewhere() -> str:
+    """GPUs on nodes without Joulebook, as others see them: in the same cluster, where they name
+    one; by names of hosts with or without a domain.
+    """
+    ours = _short("last_over_time(joulebook_gpu_info[1d])")
+    parts = []
+    for cluster, same in (('cluster!=""', "cluster, short"), ('cluster=""', "short")):
+        kube = selector("kube_node_status_allocatable", _GPU_RESOURCES, cluster)
+        dcgm = selector("DCGM_FI_DEV_POWER_USAGE", cluster)
+        for seen in (
+            f"max by ({_NODE}) ({kube} > 0)",
+            f'group by ({_NODE}) (label_replace({dcgm}, "node", "$1", "Hostname", "(.+)"))',
+        ):
+            parts.append(f"max by ({_NODE}) (\n  {_short(seen)}\n  unless on ({same}) {ours}\n)")
+    return "\nor\n".join(parts)
+
+
+_HELD = by(_WORKLOAD, one_of(TARGET, selector("joulebook_gpu_held_ratio", 'workload!="(unknown)"')))
+
+
+def _hours(what: str) -> str:
+    return by(_WORKLOAD, increased(f"joulebook_workload_{what}_total", "3h"))
+
+
+_LOST = 'reason=~"unknown_holder|daemon_down|counter_reset"'
+_METERS = "joulebook_meter_energy_joules_total"
 
 _OF_BOOKS = (
     Alert(
         "JoulebookBooksDoNotBalance",
-        f"abs(\n{unbooked()}\n-\n{unbooked(' offset 1h')}\n)\n"
-        "> 0.005 * sum by (cluster, node) (increase(joulebook_meter_energy_joules_total[1h]))",
+        f"abs(\n{unbooked()}\n)\n> 0.005 * {by(_NODE, f'increase({_METERS}[1h])')}",
         "10m",
         "critical",
-        "{{ $labels.node }}: {{ $value | humanize }}J of the last hour are not in the books; keep "
-        "the ledger, and compare `joulebook doctor` with the meters",
-        "What the meters read differs by more than 0.5 % from what experiments, remainders and "
-        "pending energy show. That cannot happen by design: figures of this node are not to be "
-        "published until it is explained.",
+        "{{ $labels.node }}: {{ $value | humanize }}J are not in the books; keep the ledger, and "
+        "compare `joulebook doctor` with the meters",
+        "What the meters read differs from what experiments, remainders and pending energy show by "
+        "more than 0.5 % of an hour's energy. That cannot happen by design: figures of this node "
+        "are not to be published until it is explained.",
     ),
     Alert(
         "JoulebookSensorDown",
-        "joulebook_sensor_up == 0",
+        "min by (cluster, node, sensor, kind) (joulebook_sensor_up) == 0",
         "10m",
         "warning",
         "{{ $labels.node }}: sensor {{ $labels.sensor }} gives no readings; run "
@@ -67,35 +119,58 @@ _OF_BOOKS = (
     ),
     Alert(
         "JoulebookGaps",
-        "sum by (cluster, node, component, reason) "
-        '(increase(joulebook_gap_seconds_total{reason!="released"}[1h])) > 300',
+        "max by (cluster, node, component, reason) (\n"
+        + indented(_rise(selector("joulebook_gap_seconds_total", 'reason!="released"'), "30m"))
+        + "\n) > 1200",
         "5m",
         "warning",
-        "{{ $labels.node }}: {{ $value | humanizeDuration }} of the last hour not measured "
+        "{{ $labels.node }}: not measured for {{ $value | humanizeDuration }} "
         "({{ $labels.component }}, {{ $labels.reason }}); look up the reason in the runbook",
-        "Meters were not read, or their readings not believed, for more than 5 minutes of an hour "
-        "(all meters of the component together).",
+        "A meter was not read, or its readings not believed, for more than 20 minutes of the last "
+        "half hour, or since the node was last scraped.",
     ),
     Alert(
         "JoulebookDaemonMissing",
-        "group by (cluster, node) (last_over_time(joulebook_gpu_info[1d]))\n"
-        "unless on (cluster, node) group by (cluster, node) (joulebook_build_info)",
-        "10m",
+        f"group by ({_NODE}) (\n  {_silent('joulebook_build_info')}\n)\n"
+        f"unless on ({_NODE}) group by ({_NODE}) (joulebook_build_info)",
+        "15m",
         "critical",
-        "{{ $labels.node }}: nothing heard of its daemon; see whether the node is up, then "
+        "{{ $labels.node }}: its daemon does not answer; see whether the node is up, then "
         "`systemctl status joulebook` or the pod's log",
-        "The node showed GPUs within the last day and is not scraped now. What its GPUs consume is "
-        "booked to a job only if that job is proven to have held them throughout.",
+        "The node is still a target of Prometheus and has not answered for 15 minutes. What its "
+        "GPUs consume is booked to a job only if that job is proven to have held them throughout.",
+    ),
+    Alert(
+        "JoulebookServiceDown",
+        "group by (job, instance) (\n"
+        + indented(_silent('{__name__=~"joulebook_collect_targets|joulebook_feed_up",node=""}'))
+        + "\n)",
+        "15m",
+        "warning",
+        "{{ $labels.instance }} ({{ $labels.job }}): the collector or rates service does not "
+        "answer; see `systemctl status` or the pod's log there",
+        "A service that the lab runs once, for the collected ledger or the rates of all nodes, has "
+        "not answered for 15 minutes. Nodes keep what is not collected, and the last rates.",
+    ),
+    Alert(
+        "JoulebookNotCollected",
+        'label_replace(joulebook_collect_database_up == 0, "what", "database", "", "")\n'
+        "or\n"
+        'label_replace(joulebook_collect_discovery_up == 0, "what", "discovery", "", "")\n'
+        "or\n"
+        "label_replace(count by (job, instance) ("
+        "time() - joulebook_collect_target_last_success_timestamp_seconds > 7200), "
+        '"what", "nodes", "", "")',
+        "30m",
+        "warning",
+        "{{ $labels.instance }}: the collected ledger is behind ({{ $labels.what }}); read the "
+        "log of the collector",
+        "Its database cannot be written, its targets cannot be discovered, or nodes have not been "
+        "collected for two hours. Nothing is lost: nodes keep it until it is collected.",
     ),
     Alert(
         "JoulebookDaemonNotInstalled",
-        "(\n"
-        f"  max by (node) (kube_node_status_allocatable{{{_GPU_RESOURCES}}} > 0)\n"
-        "  or\n"
-        "  group by (node) (label_replace(DCGM_FI_DEV_POWER_USAGE, "
-        '"node", "$1", "Hostname", "([^.]+).*"))\n'
-        ")\n"
-        "unless on (node) group by (node) (last_over_time(joulebook_gpu_info[1d]))",
+        _elsewhere(),
         "30m",
         "warning",
         "{{ $labels.node }} has GPUs and no Joulebook; install it there, or mend the selector of "
@@ -118,10 +193,8 @@ _OF_BOOKS = (
     ),
     Alert(
         "JoulebookUnattributedEnergy",
-        "sum by (cluster, node) (increase(joulebook_remainder_energy_joules_total"
-        '{reason=~"unknown_holder|daemon_down|counter_reset"}[6h]))\n'
-        "/ sum by (cluster, node) (increase(joulebook_meter_energy_joules_total[6h]))\n"
-        "> 0.05",
+        by(_NODE, increased(selector("joulebook_remainder_energy_joules_total", _LOST), "6h"))
+        + f"\n/ {by(_NODE, increased(_METERS, '6h'))}\n> 0.05",
         "15m",
         "warning",
         "{{ $labels.node }}: {{ $value | humanizePercentage }} of the energy of 6 hours could not "
@@ -131,139 +204,61 @@ _OF_BOOKS = (
     ),
     Alert(
         "JoulebookGpuHeldIdle",
-        "(\n"
-        f"  sum by ({_WORKLOAD}) "
-        '(increase(joulebook_workload_idle_energy_joules_total{component="gpu"}[3h]))\n'
-        f"  / sum by ({_WORKLOAD}) "
-        '(increase(joulebook_workload_energy_joules_total{component="gpu"}[3h]))\n'
-        "  > 0.95\n"
-        ")\n"
+        f"({_hours('idle_gpu_seconds')}\n  / {_hours('gpu_seconds')}) > 0.95\n"
         f"and on ({_WORKLOAD})\n"
-        f"sum by ({_WORKLOAD}) (increase(joulebook_workload_gpu_seconds_total[3h])) > 9000",
+        f"{_hours('gpu_seconds')} > 8640 * ({_HELD} > 0)",
         "10m",
         "info",
         "{{ $labels.user }} ({{ $labels.account }}) holds idle GPUs with {{ $labels.scheduler }} "
         "{{ $labels.workload }} of {{ $labels.experiment }}; ask whether it may be ended",
-        "In the last 3 hours at least 95 % of the GPU energy of this workload was consumed "
-        "while its "
-        "devices were idle, and it held them for at least 2.5 GPU-hours.",
+        "The workload holds GPUs now, held them for most of the last 3 hours, and they did no work "
+        "in at least 95 % of that time.",
     ),
     Alert(
         "JoulebookBudgetNearlySpent",
-        f"{SPENT} > 0.9",
+        f"last_over_time({SPENT}[2h]) > 0.9",
         "5m",
         "warning",
-        "{{ $labels.account }} {{ $labels.experiment }}: {{ $value | humanizePercentage }} of its "
-        "budget ({{ $labels.unit }}) is spent; agree on what may still run, or raise it",
-        "What the counters of the experiment (or of the whole account) have come to since they "
-        "began is above 90 % of the amount in [budgets].",
+        "{{ $labels.account }} {{ $labels.experiment }}: {{ $value | humanizePercentage }} of the "
+        "month's budget ({{ $labels.unit }}) is spent; agree on what may still run, or raise it",
+        "What the experiment (or the whole account) has used since the month began (UTC) is above "
+        "90 % of the amount in [budgets].",
     ),
     Alert(
         "JoulebookRateFeedStale",
-        "joulebook_feed_up == 0",
+        "count by (cluster, quantity, source) (joulebook_feed_up == 0)",
         "2h",
         "warning",
-        "{{ $labels.node }}: no good answer from {{ $labels.source }} ({{ $labels.quantity }}) "
-        "for 2 hours; run `joulebook rates` there, which says why",
+        "{{ $labels.source }} ({{ $labels.quantity }}): no good answer for 2 hours on "
+        "{{ $value }} nodes; run `joulebook rates` on one, which says why",
         "The last good value is used, as an estimate, until rates.*.keep_s is over; after that "
         "nothing is charged.",
     ),
     Alert(
         "JoulebookEnergyUnpriced",
-        "sum by (cluster, node, kind) (increase(joulebook_unpriced_energy_joules_total[1h])) > 0",
-        "15m",
+        by("cluster, kind", increased("joulebook_unpriced_energy_joules_total", "15m")) + " > 0",
+        "30m",
         "warning",
-        "{{ $labels.node }}: energy is not charged ({{ $labels.kind }}), since a rate is not "
-        "known; run `joulebook rates` there, then charge it with `joulebook report --rates`",
-        "A rate is configured and not known now: counters of cost or CO2e stand still while "
-        "energy goes on.",
+        "Energy is not charged ({{ $labels.kind }}), since a rate is not known; run "
+        "`joulebook rates` on a node, then charge it with `joulebook report --rates`",
+        "A rate is configured and has not been known for half an hour: counters of cost or CO2e "
+        "stand still while energy goes on.",
     ),
     Alert(
         "JoulebookLabelOverflow",
-        "sum by (cluster, node, reason) (increase(joulebook_overflow_total[1h])) > 0\n"
-        "or\n"
-        "sum by (cluster, node, reason) (joulebook_overflow_total unless "
-        "joulebook_overflow_total offset 1h) > 0",
+        "sum by (cluster, reason) (\n"
+        + indented(_rise("joulebook_overflow_total", "1h"))
+        + "\n) > 0",
         "0m",
         "warning",
-        "{{ $labels.node }}: more {{ $labels.reason }} than may have series of their own; see "
-        "who makes so many names, or raise exposition.max_{{ $labels.reason }}",
+        "More {{ $labels.reason }} than may have series of their own; see who makes so many "
+        "names, or raise exposition.max_{{ $labels.reason }}",
         "New names are folded into (overflow), with user and account kept. The ledger keeps the "
         "true names: `joulebook report` shows them.",
     ),
 )
 
-_CARD = "cluster, node, gpu, uuid"
-_OF_CARD = "{{ $labels.node }} GPU {{ $labels.gpu }}"
-_XID = 'joulebook_gpu_xid_errors_total{xid!~"13|31|43|45"}'
-_MOST_PROMISED = 16
-
-_PROMISED = "\nor ".join(
-    f'group by (node) (kube_node_labels{{label_nvidia_com_gpu_count="{count}"}}) * {count}'
-    for count in range(1, _MOST_PROMISED + 1)
-)
-"""What the label nvidia.com/gpu.count says; its value is text, of which PromQL makes no number."""
-
-ALERTS = (
-    *_OF_BOOKS,
-    Alert(
-        "JoulebookGpuXid",
-        f"sum by ({_CARD}, xid) (increase({_XID}[15m])) > 0\n"
-        f"or sum by ({_CARD}, xid) ({_XID} unless {_XID} offset 15m) > 0",
-        "0m",
-        "warning",
-        f"{_OF_CARD}: Xid {{{{ $labels.xid }}}}; look it up in NVIDIA's catalogue of Xids",
-        "The driver reported an error of the GPU. Xids that a program's own faults cause (13, 31, "
-        "43, 45) are left out.",
-    ),
-    Alert(
-        "JoulebookGpuMemoryErrors",
-        f'sum by ({_CARD}) (increase(joulebook_gpu_ecc_errors_total{{kind="uncorrected"}}[1h])) '
-        "> 0",
-        "0m",
-        "critical",
-        f"{_OF_CARD}: memory errors that could not be corrected; drain the node, reset the GPU",
-        "Results of what ran on this GPU may be wrong.",
-    ),
-    Alert(
-        "JoulebookGpuMemoryWearsOut",
-        "joulebook_gpu_row_remapping_failed == 1\n"
-        "or joulebook_gpu_remapped_rows_pending == 1\n"
-        "or joulebook_gpu_retired_pages_pending == 1",
-        "15m",
-        "warning",
-        f"{_OF_CARD}: bad memory waits for a reset, or cannot be remapped; reset the GPU, or "
-        "replace it",
-        "Rows or pages with errors are taken out of use with the next reset. Where remapping "
-        "failed, the GPU is to be replaced.",
-    ),
-    Alert(
-        "JoulebookGpuGone",
-        f"(group by ({_CARD}) (last_over_time(joulebook_gpu_info[6h]))\n"
-        f"unless on (cluster, node, uuid) joulebook_gpu_info)\n"
-        "and on (cluster, node) joulebook_build_info\n"
-        "or label_replace(\n"
-        "  sum by (cluster, node, meter) (increase(joulebook_gap_seconds_total{\n"
-        '    component="gpu",reason=~"gpu_is_lost|missing"\n'
-        '  }[15m])) > 300, "uuid", "$1", "meter", "(.*)"\n'
-        ")",
-        "5m",
-        "critical",
-        "{{ $labels.node }}: GPU {{ $labels.uuid }} does not answer any more; see dmesg for its "
-        "Xid (79: it fell off the bus)",
-        "A GPU that was read is not found, or lost, while the daemon of its node is well.",
-    ),
-    Alert(
-        "JoulebookFewerGpusThanPromised",
-        f'(\n{_PROMISED}\n)\n> on (node) count by (node) (joulebook_gpu_info{{vendor="nvidia"}})',
-        "15m",
-        "warning",
-        "{{ $labels.node }}: its label nvidia.com/gpu.count promises {{ $value }} GPUs, and fewer "
-        "are there; cordon it, and look for the one that is missing",
-        "The scheduler counts on GPUs that the node does not have. It needs "
-        "--metric-labels-allowlist=nodes=[nvidia.com/gpu.count] of kube-state-metrics.",
-    ),
-)
+ALERTS = (*_OF_BOOKS, *OF_GPUS)
 
 
 def groups() -> list[dict[str, Any]]:

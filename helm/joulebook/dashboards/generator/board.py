@@ -14,6 +14,8 @@ from grafana_foundation_sdk.models import dashboard as models
 Variable = Builder[models.VariableModel]
 
 TAG = "joulebook"
+LEADERBOARD = "https://github.com/joulebook/joulebook/blob/main/docs/leaderboard.md"
+"""Where it is said how results are joined with their energy."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Board:
                 .include_vars(True)
                 .keep_time(True)
             )
+            .link(
+                sdk.DashboardLink("What a point of accuracy cost")
+                .type(models.DashboardLinkType.LINK)
+                .url(LEADERBOARD)
+                .target_blank(True)
+            )
             .with_variable(
                 sdk.DatasourceVariable("datasource").label("Source").type(self.datasource)
             )
@@ -75,9 +83,11 @@ class Board:
         return text + "\n"
 
 
-def label_values(name: str, metric: str, label: str, shown: str = "") -> Variable:
-    """A choice of values of a label: several, or all (`.*`, which fits no label too)."""
-    return (
+def label_values(
+    name: str, metric: str, label: str, shown: str = "", *, several: bool = True
+) -> Variable:
+    """A choice of values of a label: several, or all (`.*`, which fits no label too); or one."""
+    made = (
         sdk.QueryVariable(name)
         .label(shown or name.capitalize())
         .datasource(SOURCE)
@@ -90,11 +100,11 @@ def label_values(name: str, metric: str, label: str, shown: str = "") -> Variabl
         )
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
-        .all_value(".*")
-        .current(models.VariableOption(text="All", value="$__all", selected=True))
     )
+    if several:
+        everything = models.VariableOption(text="All", value="$__all", selected=True)
+        made.multi(True).include_all(True).all_value(".*").current(everything)
+    return made
 
 
 def text_box(name: str, shown: str) -> Variable:
@@ -112,7 +122,7 @@ class _Hidden(sdk.QueryVariable):
 
 
 def hidden(name: str, expression: str) -> Variable:
-    """The value of the label `use` of the first series that `expression` gives, worked out again
+    """The value of the label `name` of the first series that `expression` gives, worked out again
     whenever the time range changes.
     """
     return (
@@ -125,7 +135,7 @@ def hidden(name: str, expression: str) -> Variable:
                 "refId": "PrometheusVariableQueryEditor-VariableQuery",
             }
         )
-        .regex('/use="([^"]+)"/')
+        .regex(f'/{name}="([^"]+)"/')
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .hide(models.VariableHide.HIDE_VARIABLE)
     )

@@ -9,34 +9,40 @@ from dashboards.generator.alerts import unbooked
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import NODES, WHERE, kwh
 from dashboards.generator.panel import Basis, Column, Panel, Query
-from dashboards.generator.promql import by
+from dashboards.generator.promql import by, risen, selector
 
 _NODE = "{{node}} {{cluster}}"
 _IN = f"{{{WHERE}}}"
 
 
-def _rise(counter: str) -> str:
-    return f"increase(joulebook_{counter}_total{_IN}[$__range])"
+def _rise(counter: str, *more: str) -> str:
+    return risen(selector(f"joulebook_{counter}_total", WHERE, *more))
 
 
-_GONE = f"({unbooked()}) and on (cluster, node) joulebook_build_info{_IN}"
+_GONE = f"({unbooked(_IN)})"
+_LOST = 'reason=~"unknown_holder|daemon_down|counter_reset"'
 
 STATE = (
-    Panel("Nodes heard", "Daemons that answer at the end of the range.", Basis.COUNTED, "none",
-        (Query(f"count(joulebook_build_info{_IN})"),), "stat", 6, 4),
-    Panel("Not in the books", "What meters have read and neither experiments, remainders nor "
-        "pending energy show, as a share of all; 0 by design, save for what flooring takes.",
-        Basis.METERED, "percentunit",
-        (Query(f"abs(sum({_GONE})) / sum(joulebook_meter_energy_joules_total{_IN})"),),
-        "stat", 6, 4, decimals=3, thresholds=((None, "green"), (0.005, "red"))),
+    Panel("Nodes scraped", "Daemons that were scraped at the end of the range.", Basis.COUNTED,
+        "none",
+        (Query(f"count(group by (cluster, node, instance) (joulebook_build_info{_IN}))"),),
+        "stat", 6, 4),
+    Panel("Not in the books", "The worst node: what its meters have read and neither experiments, "
+        "remainders nor pending energy show, as a share of what they have read; 0 by design, save "
+        "for rounding down.", Basis.METERED, "percentunit",
+        (Query(f"max(abs({_GONE}) / sum by (cluster, node) ("
+            f"joulebook_meter_energy_joules_total{_IN}))"),),
+        "stat", 6, 4, decimals=3, thresholds=((None, "green"), (0.005, "red")),
+        empty="no meter was read"),
     Panel("Not attributed", "Share of the energy of the range that went to unknown_holder, "
         "daemon_down or counter_reset.", Basis.METERED, "percentunit",
-        (Query("sum(increase(joulebook_remainder_energy_joules_total"
-            f'{{{WHERE},reason=~"unknown_holder|daemon_down|counter_reset"}}[$__range]))\n'
+        (Query(f"(sum({_rise('remainder_energy_joules', _LOST)}) or vector(0))\n"
             f"/ sum({_rise('meter_energy_joules')})"),),
-        "stat", 6, 4, decimals=2, thresholds=((None, "green"), (0.05, "red"))),
+        "stat", 6, 4, decimals=2, thresholds=((None, "green"), (0.05, "red")),
+        empty="no meter was read"),
     Panel("Not measured", "Time in which meters were not read in the range, all meters together.",
-        Basis.COUNTED, "s", (Query(f"sum({_rise('gap_seconds')})"),), "stat", 6, 4),
+        Basis.COUNTED, "s", (Query(f"sum({_rise('gap_seconds')}) or vector(0)"),), "stat", 6, 4,
+        empty="always"),
 )  # fmt: skip
 
 QUALITY = (
@@ -49,24 +55,64 @@ QUALITY = (
         (Query(f"sort_desc({kwh(by('evidence', _rise('evidence_energy_joules')))} > 0)",
             "{{evidence}}"),),
         "bargauge", 8, 6),
-    Panel("Nobody's, by reason", "Energy that belongs to no workload.", Basis.METERED, "kwatth",
+    Panel("Unattributed, by reason", "Energy that belongs to no workload.", Basis.METERED, "kwatth",
         (Query(f"sort_desc({kwh(by('reason', _rise('remainder_energy_joules')))})", "{{reason}}"),),
         "bargauge", 8, 6),
 )  # fmt: skip
 
+WORST = Panel(
+    "Each node",
+    "The worst first: energy that its meters have read and its books do not show (a few joules, "
+    "from rounding down), how much of its energy in the range could not be attributed, and for how "
+    "long meters were not read.",
+    Basis.METERED,
+    "none",
+    kind="table",
+    width=24,
+    columns=(
+        Column("cluster", width=110),
+        Column("node", link=links.NODE),
+        Column("Not in the books (J)", Query(f"abs({_GONE})"), "locale", 0),
+        Column(
+            "Not attributed (kWh)",
+            Query(kwh(by("cluster, node", _rise("remainder_energy_joules", _LOST)))),
+            "locale",
+            3,
+            total=True,
+        ),
+        Column(
+            "Not measured (s)",
+            Query(f"max by (cluster, node) ({_rise('gap_seconds')})"),
+            "locale",
+            0,
+        ),
+    ),
+    sort="Not in the books (J)",
+)
+
+_LEGENDS = 12
+
+
+def _most(expression: str) -> str:
+    return f"topk({_LEGENDS}, {expression})"
+
+
+_TICK = f"max by (cluster, node) (max_over_time(joulebook_tick_duration_seconds{_IN}[$__interval]))"
+_MEMORY = f"max by (cluster, node) (process_resident_memory_bytes{_IN})"
+
 TROUBLE = (
-    Panel("Books of each node", "What meters have read and the books do not show, in joules: "
-        "a few, from flooring.", Basis.METERED, "joule",
-        (Query(_GONE, _NODE, "1m"),), below_zero=True),
-    Panel("Gaps", "Seconds of the hour before in which meters were not read, by reason, all meters "
-        "of a node together.", Basis.COUNTED, "s",
-        (Query(by("cluster, node, reason", f"increase(joulebook_gap_seconds_total{_IN}[1h])"),
-            "{{node}} {{reason}} {{cluster}}", "1m"),)),
-    Panel("Duration of a tick", "How long the last look of each daemon took.", Basis.COUNTED, "s",
-        (Query("max by (cluster, node) (max_over_time("
-            f"joulebook_tick_duration_seconds{_IN}[$__interval]))", _NODE, "1m"),)),
-    Panel("Memory of the daemons", "Resident memory.", Basis.READ, "bytes",
-        (Query(f"max by (cluster, node) (process_resident_memory_bytes{_IN})", _NODE, "1m"),)),
+    Panel("Not in the books, by node", "What meters have read and the books do not show, in "
+        "joules: the twelve largest at an instant.", Basis.METERED, "joule",
+        (Query(_most(f"abs({_GONE})"), _NODE, "1m"),)),
+    Panel("Gaps", "Seconds of the hour before in which a meter was not read, by reason: the twelve "
+        "largest at an instant.", Basis.COUNTED, "s",
+        (Query(_most("max by (cluster, node, reason) ("
+            f"increase(joulebook_gap_seconds_total{_IN}[1h])) > 0"),
+            "{{node}} {{reason}} {{cluster}}", "1m"),), empty="Every meter was read all the time"),
+    Panel("Duration of a tick", "How long the last tick of each daemon took: the twelve slowest.",
+        Basis.COUNTED, "s", (Query(_most(_TICK), _NODE, "1m"),)),
+    Panel("Memory of the daemons", "Resident memory: the twelve largest.", Basis.READ, "bytes",
+        (Query(_most(_MEMORY), _NODE, "1m"),)),
 )  # fmt: skip
 
 _UP = f"joulebook_sensor_up{_IN}"
@@ -94,13 +140,13 @@ SENSORS = Panel(
     ),
 )
 COUNTS = Panel(
-    "Refused and folded",
-    "Inputs from outside that were refused, series folded into (overflow), metrics that could not "
+    "Rejected and folded",
+    "Inputs from outside that were rejected, series folded into (overflow), metrics that could not "
     "be rendered, answers of rate sources that could not be used: all in the range.",
     Basis.COUNTED,
     "none",
     (
-        Query(f"sum({_rise('rejected_inputs')}) or vector(0)", "inputs refused"),
+        Query(f"sum({_rise('rejected_inputs')}) or vector(0)", "inputs rejected"),
         Query(f"sum({_rise('overflow')}) or vector(0)", "series folded"),
         Query(f"sum({_rise('exposition_errors')}) or vector(0)", "metrics not rendered"),
         Query(f"sum({_rise('feed_errors')}) or vector(0)", "answers of rate sources"),
@@ -111,7 +157,8 @@ COUNTS = Panel(
 )
 FEEDS = Panel(
     "Sources of rates",
-    "Age of the last good answer of each source; beyond rates.*.keep_s nothing is charged.",
+    "Age of the last good answer of each source, the oldest of all nodes; beyond rates.*.keep_s "
+    "nothing is charged.",
     Basis.COUNTED,
     "s",
     (
@@ -123,18 +170,18 @@ FEEDS = Panel(
     "bargauge",
     12,
     5,
-    empty="no feeds",
+    empty="No rate comes from a feed",
 )
 UNPRICED = Panel(
     "Not charged",
     "Energy of the range for which a configured rate was not known, by kind.",
     Basis.METERED,
     "kwatth",
-    (Query(kwh(by("kind", _rise("unpriced_energy_joules"))), "{{kind}}"),),
+    (Query(f"{kwh(by('kind', _rise('unpriced_energy_joules')))} > 0", "{{kind}}"),),
     "bargauge",
     12,
     5,
-    empty="no rates set",
+    empty="Everything was charged, or no rate is set",
 )
 
 DASHBOARD = Board(
@@ -145,7 +192,8 @@ DASHBOARD = Board(
     (
         Row("", STATE),
         Row("How well it is known", QUALITY),
-        Row("Course", TROUBLE),
+        Row("Nodes", (WORST,)),
+        Row("Over time", TROUBLE),
         Row("Daemons", (SENSORS, COUNTS)),
         Row("Rates", (FEEDS, UNPRICED)),
     ),

@@ -1,22 +1,24 @@
 """Compute trend: the lab's own "AI and Compute" curve, and how fast it doubles.
 
-After https://openai.com/index/ai-and-compute/, method 2: GPU-days x peak FLOP/s x utilization.
+After https://openai.com/index/ai-and-compute/, method 2: GPU-days x peak FLOP/s x utilization, of
+which only the time that a GPU worked is counted.
 """
 
 from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import OWNERS, kwh, recorded
+from dashboards.generator.figures import LEGENDS, OF_GPU, OWNERS, WHO, kwh, recorded
 from dashboards.generator.panel import STACKED, Basis, Panel, Query
-from dashboards.generator.promql import by, selector, whole
+from dashboards.generator.promql import by, chosen, ratio, selector, whole
 from dashboards.generator.recording import COMPUTE
 
 _LN_2 = 0.693147
 _PFLOPS_DAY = "8.64e19"
-_FLOP = selector(COMPUTE, 'cluster=~"$cluster",account=~"$account"')
+_FLOP = selector(COMPUTE, chosen("cluster", "account"))
 _PEAK = (
-    "Busy time of held GPUs times the peak of their model in half precision (datasheet, dense): "
-    "what they could have done at most. By account; users and experiments are not reported apart."
+    "Time in which held GPUs worked, times the peak of their model in half precision (datasheet, "
+    "dense): what they could have done at most. By account; users and experiments are not reported "
+    "apart."
 )
 _MONTHS = "Each point stands for the 30 days before it; from the recording rules."
 
@@ -38,16 +40,21 @@ def _flop(span: str, labels: str = "account") -> str:
 
 
 def _months(title: str, about: str, basis: Basis, unit: str, expression: str) -> Panel:
+    most = f"topk({LEGENDS}, {expression.replace('[30d]', '[30d] @ end()')})"
+    course = f"({expression}) {_since(30)}"
     return Panel(
         title,
         f"{about} {_MONTHS}",
         basis,
         unit,
-        (Query(f"({expression}) {_since(30)}", "{{account}}", "1d"),),
+        (
+            Query(f"({course}) and on (account) {most}", "{{account}}", "1d"),
+            Query(f"sum(({course}) unless on (account) {most})", "(others)", "1d"),
+        ),
         width=8,
-        points=120,
+        points=60,
         custom=STACKED,
-        empty="not yet 30 days of rules",
+        empty="Not yet 30 days of recording rules",
     )
 
 
@@ -58,12 +65,13 @@ def _doubling(title: str, about: str, basis: Basis, weekly: str) -> Panel:
         f"{about} {_FIT}",
         basis,
         "s",
-        (Query(f"{_LN_2} / ({slope} > 0)"),),
+        (Query(f"({_LN_2} / ({slope} > 0)) or (({slope} <= 0) * 0)"),),
         "stat",
         8,
         5,
         decimals=1,
-        empty="not growing",
+        texts={"0": "not growing", "-0": "not growing"},
+        empty="Not yet two weeks of recording rules",
     )
 
 
@@ -113,12 +121,39 @@ CURVE = (
     ),
 )
 
+
+def _gpu_month(what: str) -> str:
+    return by("", whole(selector(f"experiment:joulebook_{what}:increase1h", WHO, OF_GPU), "30d"))
+
+
+BETTER = (
+    Panel(
+        "Allocated but idle, by month",
+        "Share of GPU energy consumed while held GPUs did nothing: is it getting better? "
+        f"{_MONTHS}",
+        Basis.METERED,
+        "percentunit",
+        (
+            Query(
+                f"({ratio(_gpu_month('idle_energy_joules'), _gpu_month('energy_joules'))}) "
+                f"{_since(30)}",
+                "allocated but idle",
+                "1d",
+            ),
+        ),
+        width=24,
+        points=60,
+        empty="Not yet 30 days of recording rules",
+    ),
+)
+
 DASHBOARD = Board(
     "joulebook-compute",
     "Compute trend",
     "GPU-hours, energy and PFLOP/s-days by month, and how fast they double.",
     OWNERS,
-    (Row("", BY_MONTH), Row("Growth", GROWTH), Row("AI and Compute", CURVE)),
+    (Row("", BY_MONTH), Row("Growth", GROWTH), Row("AI and Compute", CURVE),
+        Row("Better use", BETTER)),
     since="now-1y",
     refresh="1h",
-)
+)  # fmt: skip

@@ -4,43 +4,143 @@ from __future__ import annotations
 
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import CHOICE, OF_GPU, OWNERS, WHO, kwh, power, run, used
+from dashboards.generator.figures import (
+    CHOICE,
+    CURRENCY,
+    OF_GPU,
+    OWNERS,
+    PAID,
+    WHO,
+    kwh,
+    leading,
+    power,
+    ranked,
+    run,
+    used,
+    used_before,
+)
 from dashboards.generator.lab import LONG
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
-from dashboards.generator.promql import EXPIRED, by, ratio, selector
+from dashboards.generator.promql import EXPIRED, by, chosen, ratio, risen, selector
 
 RUN = "cluster, scheduler, workload, user"
 _BAR = "cluster, workload"
-EXACT = "The counter at the end of the range less that at its beginning."
+EXACT = (
+    "The counter at the end of the range less that at its beginning; of a run that ended while "
+    "Prometheus was down, what it had seen by then."
+)
 
 
 def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
     return Panel(title, about, basis, unit, (query,), "stat", 4, 4, **how)  # type: ignore[arg-type]
 
 
+_NONE = "not used"
+
 TOTALS = (
     _stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
-        Query(kwh(used("energy_joules")))),
-    _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {LONG}",
-        Basis.RATED, "none", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
-        options={"textMode": "value_and_name"}, empty="no price"),
-    _stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "massg",
-        Query(used("co2e_grams")), empty="no intensity"),
+        Query(kwh(used("energy_joules"))), empty=_NONE),
+    _stat("Cost", f"Electricity and hardware, less what negative prices earned. {LONG}",
+        Basis.RATED, "locale", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
+        options={"textMode": "value_and_name"}, empty="set rates.price"),
+    _stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "suffix: kg",
+        Query(f"({used('co2e_grams')}) / 1000"), decimals=2, empty="set rates.carbon"),
     _stat("GPU-hours", f"Hours for which it held GPUs. {LONG}", Basis.HELD, "locale",
-        Query(f"({used('gpu_seconds')}) / 3600"), decimals=1),
+        Query(f"({used('gpu_seconds')}) / 3600"), decimals=1, empty=_NONE),
     _stat("Allocated but idle", f"Share of GPU energy consumed while its GPUs did nothing. {LONG}",
         Basis.METERED, "percentunit",
         Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
-        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red"))),
-    _stat("Runs", "Jobs, pods and the like that were exposed in the range.",
-        Basis.COUNTED, "none",
-        Query(f"count(count by ({RUN}) (last_over_time(joulebook_workload_gpu_seconds_total"
-            f"{{{WHO}}}[$__range])))")),
+        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")), empty=_NONE),
+    _stat("Runs", "Jobs, pods and the like that held devices in the range.",
+        Basis.COUNTED, "none", Query(f"count(({run('gpu_seconds', RUN)}) > 0)"), empty="none"),
 )  # fmt: skip
 
+_A_RUN = f"({used('energy_joules')}) / scalar(count(({run('gpu_seconds', RUN)}) > 0))"
+
+BEFORE = (
+    _stat("Energy, period before", "The same of the time before that is as long: is it getting "
+        "better?", Basis.METERED, "kwatth", Query(kwh(used_before("energy_joules"))),
+        empty="not known"),
+    _stat("Cost, period before", "The same of the time before that is as long.", Basis.RATED,
+        "locale", Query(used_before("cost", "currency"), "{{currency}}"), decimals=2,
+        options={"textMode": "value_and_name"}, empty="not known"),
+    _stat("Energy of a run", "Mean energy of the runs of the range: compare two ranges to see "
+        "whether runs of one experiment become cheaper.", Basis.METERED, "kwatth",
+        Query(kwh(_A_RUN)), empty=_NONE),
+    _stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
+        f"{LONG}", Basis.RATED, "locale", Query(used("idle_cost", "currency"), "{{currency}}"),
+        decimals=2, options={"textMode": "value_and_name"}, empty="set rates.price"),
+    Panel("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
+        f"currency chosen above. {LONG}", Basis.RATED, "locale",
+        (Query(used("cost", "kind, currency", PAID), "{{kind}} ({{currency}})"),),
+        "bargauge", 8, 4, decimals=2, below_zero=True, empty="set rates.price"),
+)  # fmt: skip
+
+_HOURS = f"({run('gpu_seconds', RUN)}) / 3600"
+_NAMED = (
+    f"{_HOURS} * on (cluster, scheduler, workload) group_left (name)\n"
+    "topk by (cluster, scheduler, workload) (1, max by (cluster, scheduler, workload, name) "
+    f"(last_over_time(joulebook_workload_info{{{chosen('cluster')}}}[$__range])))\n"
+    f"or on ({RUN})\n{_HOURS}"
+)
+"""GPU-hours with the name of the job, where it is known."""
+_HELD = selector("joulebook_workload_gpu_seconds_total", WHO)
+
+
+def _when(function: str) -> str:
+    """Instant at which a run was first or last seen, in milliseconds."""
+    return f"1000 * {function} by ({RUN}) ({function}_over_time(timestamp({_HELD})[$__range:10m]))"
+
+
+RUNS = Panel(
+    "Each run",
+    "Every run in the range, the last one first: compare a run with the ones before it. A click "
+    "on it opens its page. First and last seen are true to ten minutes, and last seen is up to a "
+    f"quarter of an hour after its end. Cost is in the currency chosen above. {EXACT}",
+    Basis.RATED,
+    "none",
+    kind="table",
+    width=24,
+    height=12,
+    hidden=("scheduler", "currency"),
+    columns=(
+        Column("cluster", width=80),
+        Column("workload", link=links.WORKLOAD),
+        Column("name"),
+        Column("user", width=100),
+        Column("First seen", Query(_when("min")), "dateTimeAsIso", width=160),
+        Column("Last seen", Query(_when("max")), "dateTimeAsIso", width=160),
+        Column("Cost", Query(run("cost", f"{RUN}, currency", PAID)), "locale", 2, total=True),
+        Column("Energy (kWh)", Query(kwh(run("energy_joules", RUN))), "locale", 3, total=True),
+        Column("CO2e (kg)", Query(f"({run('co2e_grams', RUN)}) / 1000"), "locale", 3, total=True),
+        Column("GPU-hours", Query(_NAMED), "locale", 2, total=True),
+        Column(
+            "Idle",
+            Query(
+                ratio(
+                    run("idle_energy_joules", RUN, OF_GPU),
+                    f"({run('energy_joules', RUN, OF_GPU)}) > 0",
+                )
+            ),
+            "percentunit",
+            0,
+            share=True,
+        ),
+    ),
+    sort="First seen",
+    empty="No run in the range: widen it, or choose another experiment",
+)
+
 _NODE_ENERGY = selector("joulebook_experiment_energy_joules_total", WHO, EXPIRED)
-_BY_NODE = f"increase({_NODE_ENERGY}[$__range])"
-_LIVE = f"avg_over_time(joulebook_workload_power_watts{{{WHO}}}[$__interval])"
+_POWER = power("cluster, experiment, component", "{{experiment}} {{component}} {{cluster}}")
+_STEP = "[$__interval]"
+_WORKLOAD_ENERGY = selector("joulebook_workload_energy_joules_total", WHO)
+_RISE = (
+    f"({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')}\n"
+    f"  - ({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}[15m] offset $__interval)')}\n"
+    f"    or {by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')} * 0)\n"
+    ") / ($__interval_ms / 1000) > 0"
+)
 
 _PEAK = 'joulebook_gpu_peak_flops{precision="fp16"}'
 _TENSOR = f"increase(joulebook_workload_tensor_seconds_total{{{WHO}}}[$__range])"
@@ -56,75 +156,59 @@ _FLOP = by(
 OVER_TIME = (
     Panel(
         "Power by experiment and component",
-        f"Mean power of what it held: the 20 largest at an instant. {LONG}",
+        f"Mean power of what it held: those that used most, and the others. {LONG}",
         Basis.METERED,
         "watt",
-        tuple(
-            Query(f"topk(20, {query.expression})", query.legend, query.step)
-            for query in power(
-                "cluster, experiment, component", "{{experiment}} {{component}} {{cluster}}"
-            )
+        leading(
+            _POWER,
+            "cluster, experiment, component",
+            used("energy_joules", "cluster, experiment, component"),
         ),
         custom=STACKED,
     ),
     Panel(
         "Power by run",
-        "Power of the devices each run held, times its share of each: the 20 runs that draw most "
-        "at an instant.",
-        Basis.READ,
+        "Mean power of each step, from what a run used in it: the runs that used most in the "
+        "range, and the others.",
+        Basis.METERED,
         "watt",
-        (Query(f"topk(20, {by(_BAR, _LIVE)})", "{{workload}} {{cluster}}", "1m"),),
+        leading(Query(_RISE, "{{workload}} {{cluster}}", "1m"), _BAR, run("energy_joules", _BAR)),
+        points=300,
         custom=STACKED,
     ),
     Panel(
         "Energy by node",
-        "What it used on each node: the 20 largest.",
+        "What it used on each node: the largest, and the others.",
         Basis.METERED,
         "kwatth",
-        (
-            Query(
-                f"sort_desc(topk(20, {kwh(by('cluster, node', _BY_NODE))} > 0))",
-                "{{node}} {{cluster}}",
-            ),
+        ranked(
+            "cluster, node",
+            f"{kwh(by('cluster, node', risen(_NODE_ENERGY)))} > 0",
+            "{{node}} {{cluster}}",
         ),
         "bargauge",
-        8,
+        12,
+        11,
+        empty=_NONE,
     ),
     Panel(
-        "Cost by kind",
-        f"Electricity (what negative prices earned taken off) and hardware. {LONG}",
-        Basis.RATED,
-        "none",
-        (Query(used("cost", "kind, currency"), "{{kind}} ({{currency}})"),),
-        "bargauge",
-        8,
-        decimals=2,
-        below_zero=True,
-        empty="no price",
-    ),
-    Panel(
-        "Each run against all runs",
-        f"Energy of a run, 100 % being the mean of all runs shown: the 20 largest. {EXACT}",
+        "Energy by run",
+        f"The runs that used most, and the others. {EXACT}",
         Basis.METERED,
-        "percentunit",
-        (
-            Query(
-                f"sort_desc(topk(20, {by(_BAR, run('energy_joules', RUN))}"
-                f" / scalar(avg({run('energy_joules', RUN)}))))",
-                "{{workload}} {{cluster}}",
-            ),
-        ),
+        "kwatth",
+        ranked(_BAR, kwh(run("energy_joules", _BAR)), "{{workload}} {{cluster}}"),
         "bargauge",
-        8,
-        decimals=0,
+        12,
+        11,
         link=links.WORKLOAD_OF_BAR,
+        empty=_NONE,
     ),
     Panel(
         "Picojoules per useful FLOP",
         "GPU energy by the FLOPs that tensor cores can have done while they were at work, at the "
         "16-bit peak: at least so much. The 20 largest; Hopper and newer only.",
         Basis.METERED,
-        "none",
+        "locale",
         (
             Query(
                 f"sort_desc(topk(20, 1e12 * {ratio(_GPU_JOULES, f'({_FLOP}) > 0')}))",
@@ -132,60 +216,20 @@ OVER_TIME = (
             ),
         ),
         "bargauge",
-        8,
+        12,
+        11,
         decimals=2,
         link=links.WORKLOAD_OF_BAR,
         empty="not measured",
     ),
 )
 
-RUNS = Panel(
-    "Each run",
-    f"Every run in the range; a click on it shows it alone. {EXACT}",
-    Basis.RATED,
-    "none",
-    kind="table",
-    width=24,
-    height=10,
-    hidden=("scheduler",),
-    columns=(
-        Column("cluster", width=110),
-        Column("workload", link=links.WORKLOAD),
-        Column("user"),
-        Column("Cost", Query(run("cost", f"{RUN}, currency")), "none", 2),
-        Column("currency", width=80),
-        Column("Energy", Query(kwh(run("energy_joules", RUN))), "kwatth", 2),
-        Column("CO2e", Query(run("co2e_grams", RUN)), "massg", 1),
-        Column("GPU-hours", Query(f"({run('gpu_seconds', RUN)}) / 3600"), "none", 2),
-        Column(
-            "Idle",
-            Query(
-                ratio(
-                    run("idle_energy_joules", RUN, OF_GPU),
-                    f"({run('energy_joules', RUN, OF_GPU)}) > 0",
-                )
-            ),
-            "percentunit",
-            0,
-            share=True,
-        ),
-        Column(
-            "Of all runs",
-            Query(ratio(run("energy_joules", RUN), f"scalar({run('energy_joules', '')})")),
-            "percentunit",
-            1,
-            share=True,
-        ),
-    ),
-    sort="Energy",
-)
-
 DASHBOARD = Board(
     "joulebook-experiment",
     "Experiment",
-    "What one experiment used and cost: its runs, over time, by node, and each run against all.",
-    (*OWNERS, *CHOICE),
-    (Row("", TOTALS), Row("Over time", OVER_TIME[:2]), Row("Where", OVER_TIME[2:]),
-        Row("Runs", (RUNS,))),
+    "What one experiment used and cost: its runs against the ones before, over time, by node.",
+    (*OWNERS, CURRENCY, *CHOICE),
+    (Row("", TOTALS + BEFORE), Row("Runs", (RUNS,)), Row("Over time", OVER_TIME[:2]),
+        Row("Where", OVER_TIME[2:])),
     since="now-7d",
 )  # fmt: skip

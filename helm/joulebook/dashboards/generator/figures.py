@@ -1,98 +1,152 @@
 """The figures that several dashboards show, each asked in one way only.
 
-Ranges up to 25 hours read the counters, longer ones the rules of an hour; or the counters still,
-where rules do not go back in the range as far as counters do (one look every six hours tells).
-Which it is, two hidden variables say: the matcher of the half that is not wanted fits no series, so
-that it costs nothing.
+What is little to read is read from the counters, whatever the range: they are never wrong. What is
+much (a large lab, a long range) is read from the recording rules, if these know all of the range:
+those of 5 minutes up to 25 hours, then those of an hour. Which it is, the hidden variable `use`
+says. It is the end of the name of what is read, so that the others name nothing and cost nothing.
 """
 
 from __future__ import annotations
 
 from dashboards.generator.board import Variable, hidden, label_values
 from dashboards.generator.panel import Query
-from dashboards.generator.promql import EXPIRED, J_PER_KWH, by, exact, net, selector, whole
+from dashboards.generator.promql import (
+    COPIES,
+    EXPIRED,
+    J_PER_KWH,
+    by,
+    chosen,
+    exact,
+    indented,
+    net,
+    one_of,
+    rate,
+    risen,
+    selector,
+    whole,
+)
+from dashboards.generator.recording import COVERED, SECONDS
 
-WHO = 'cluster=~"$cluster",account=~"$account",user=~"$user",experiment=~"$experiment"'
+CLUSTERS = chosen("cluster")
+WHO = chosen("cluster", "account", "user", "experiment")
+PAID = chosen("currency")
 OF_GPU = 'component="gpu"'
-WHERE = 'cluster=~"$cluster",node=~"$node"'
+WHERE = chosen("cluster", "node")
 
-_RAW, _RULES = 'node=~"(.+){$raw}"', '{label}=~"(.+){{$rules}}"'
 _SHORT_S = 90_000
-_RULE = "meter:joulebook_energy_joules:increase1h"
-_RECORDED = f"count_over_time((group(last_over_time({_RULE}[3h])))[$__range:6h])"
-_COUNTED = "count_over_time((group(joulebook_build_info))[$__range:6h])"
+_LITTLE = "2e7"
+"""Series of energy times seconds of the range: 1.3 million samples a question, at 15 s a scrape."""
 
 
-def _choice() -> tuple[Variable, ...]:
-    recorded = f"(({_RECORDED} >= bool ({_COUNTED} or vector(0))) or vector(0))"
-    rules = f"(vector($__range_s) > bool {_SHORT_S}) * {recorded}"
+def _known(interval: str) -> str:
+    """Fits if the rules of an interval know all of the range, once (not of two Prometheis)."""
+    rule, seconds = f"{COVERED}{interval}", SECONDS[interval]
     return (
-        hidden("raw", f'count_values("use", 1 - {rules})'),
-        hidden("rules", f'count_values("use", {rules})'),
+        f"max(sum_over_time({rule}[$__range])) >= $__range_s - {2 * seconds} "
+        f"and max(count_over_time({rule}[$__range])) <= $__range_s / {seconds} + 2"
     )
 
 
-CHOICE = _choice()
-"""`$raw` and `$rules`: 1 for the one that is read, 0 for the other. As a count in a matcher,
-`node=~"(.+){0}"`, 0 fits nothing, since these labels are never empty."""
+def _choice() -> tuple[Variable, ...]:
+    def named(use: str, step: str) -> str:
+        named = f'label_replace(vector(1), "use", "{use}", "", "")'
+        return f'label_replace({named}, "step", "{step}", "", "")'
+
+    much = f"(count({_ENERGY}) * $__range_s > {_LITTLE})"
+    short, long = (f"(vector($__range_s) {sign} {_SHORT_S})" for sign in ("<=", ">"))
+    asked = (
+        f"({named('increase5m', '5m')} and on () {much} and on () {short} "
+        f"and on () ({_known('5m')})) or on () "
+        f"({named('increase1h', '1h')} and on () {much} and on () {long} "
+        f"and on () ({_known('1h')})) or on () {named('total', '1m')}"
+    )
+    return hidden("use", asked), hidden("step", asked)
+
 
 _ENERGY = "joulebook_experiment_energy_joules_total"
+
+CHOICE = _choice()
+"""`$use`: `total`, `increase5m` or `increase1h`; and `$step`, the shortest interval of it."""
 
 CLUSTER = label_values("cluster", "joulebook_build_info", "cluster")
 OWNERS = (
     CLUSTER,
-    label_values("account", f'{_ENERGY}{{cluster=~"$cluster"}}', "account"),
-    label_values("user", f'{_ENERGY}{{cluster=~"$cluster",account=~"$account"}}', "user"),
+    label_values("account", f"{_ENERGY}{{{CLUSTERS}}}", "account"),
+    label_values("user", f"{_ENERGY}{{{chosen('cluster', 'account')}}}", "user"),
     label_values(
         "experiment",
-        f'{_ENERGY}{{cluster=~"$cluster",account=~"$account",user=~"$user",{EXPIRED}}}',
+        f"{_ENERGY}{{{chosen('cluster', 'account', 'user')},{EXPIRED}}}",
         "experiment",
     ),
 )
 """Whose: what most dashboards can be narrowed to."""
 
-NODES = (CLUSTER, label_values("node", 'joulebook_build_info{cluster=~"$cluster"}', "node"))
+CURRENCY = label_values(
+    "currency", f"joulebook_experiment_cost_total{{{CLUSTERS}}}", "currency", several=False
+)
+"""In which currency tables and axes are: amounts of two are never in one column."""
+
+NODES = (CLUSTER, label_values("node", f"joulebook_build_info{{{CLUSTERS}}}", "node"))
 """Where."""
+
+
+def _read(level: str, what: str, matchers: str) -> tuple[str, str]:
+    """A counter and its rule, of which `$use` leaves one."""
+    expired = EXPIRED if level == "experiment" else ""
+    return (
+        selector(f"joulebook_{level}_{what}_$use", matchers, expired),
+        selector(f"{level}:joulebook_{what}:$use", matchers),
+    )
+
+
+def _summed(level: str, what: str, labels: str, matchers: str) -> str:
+    counter, rule = _read(level, what, matchers)
+    rise = risen(counter)
+    if what == "cost":
+        rise = net(rise, risen(_read(level, "credit", _uncharged(matchers))[0]))
+    return f"{by(labels, rise)}\nor\n{by(labels, whole(rule, '$__range'))}"
+
+
+def _uncharged(matchers: str) -> str:
+    """The same for credit, which has no `kind`: all of it is of electricity."""
+    return ",".join(each for each in matchers.split(",") if not each.startswith("kind="))
+
+
+_BEFORE = " offset $__range"
+
+
+def used_before(what: str, labels: str = "") -> str:
+    """What experiments used in the time before the range that is as long, if that is known."""
+    counter, rule = _read("experiment", what, WHO)
+    rise = one_of(COPIES, f"increase({counter}[$__range]{_BEFORE})")
+    if what == "cost":
+        credit = _read("experiment", "credit", WHO)[0]
+        rise = net(rise, one_of(COPIES, f"increase({credit}[$__range]{_BEFORE})"))
+    covered = f"max(sum_over_time(rules:joulebook_covered_seconds:$use[$__range]{_BEFORE}))"
+    return (
+        f"{by(labels, rise)}\nor\n"
+        f"({by(labels, f'sum_over_time({rule}[$__range]{_BEFORE})')}\n"
+        f"  and on () {covered} >= $__range_s - 7200)"
+    )
 
 
 def used(what: str, labels: str = "", *matchers: str) -> str:
     """What experiments used in the range, by labels.
 
-    `what` is `energy_joules`, `idle_energy_joules`, `gpu_seconds`, `cost` or `co2e_grams`.
+    `what` is `energy_joules`, `idle_energy_joules`, `gpu_seconds`, `idle_gpu_seconds`, `cost`,
+    `idle_cost` or `co2e_grams`.
     """
-    who = ",".join((WHO, *matchers))
-    counter = selector(f"joulebook_experiment_{what}_total", who, EXPIRED, _RAW)
-    rule = selector(
-        f"experiment:joulebook_{what}:increase1h", who, _RULES.format(label="experiment")
-    )
-    raw = f"increase({counter}[$__range])"
-    if what == "cost":
-        credit = selector("joulebook_experiment_credit_total", WHO, EXPIRED, _RAW)
-        raw = net(raw, f"increase({credit}[$__range])")
-    return f"{by(labels, raw)}\nor\n{by(labels, whole(rule, '$__range'))}"
+    return _summed("experiment", what, labels, ",".join((WHO, *matchers)))
 
 
 def unused(what: str, labels: str = "", *matchers: str) -> str:
-    """The same for what belongs to nobody: `energy_joules`, `cost` or `co2e_grams`."""
-    where = ",".join(('cluster=~"$cluster"', *matchers))
-    counter = selector(f"joulebook_remainder_{what}_total", where, _RAW)
-    rule = selector(f"remainder:joulebook_{what}:increase1h", where, _RULES.format(label="node"))
-    raw = f"increase({counter}[$__range])"
-    if what == "cost":
-        credit = selector("joulebook_remainder_credit_total", where, _RAW)
-        raw = net(raw, f"increase({credit}[$__range])")
-    return f"{by(labels, raw)}\nor\n{by(labels, whole(rule, '$__range'))}"
+    """The same for what belongs to nobody: `energy_joules`, `gpu_seconds` or `cost`."""
+    return _summed("remainder", what, labels, ",".join((CLUSTERS, *matchers)))
 
 
 def metered() -> str:
     """All energy that the meters read in the range, whosever it was."""
-    counter = selector("joulebook_meter_energy_joules_total", 'cluster=~"$cluster"', _RAW)
-    rule = selector(
-        "meter:joulebook_energy_joules:increase1h",
-        'cluster=~"$cluster"',
-        _RULES.format(label="node"),
-    )
-    return f"sum(increase({counter}[$__range]))\nor\nsum({whole(rule, '$__range')})"
+    return _summed("meter", "energy_joules", "", CLUSTERS)
 
 
 def kwh(joules: str) -> str:
@@ -100,48 +154,93 @@ def kwh(joules: str) -> str:
     return f"({joules}) / {J_PER_KWH}"
 
 
-def power(labels: str, legend: str) -> tuple[Query, Query]:
-    """Mean power of experiments over time: of the counters, or of the rules in long ranges."""
-    return power_of("energy_joules", labels, legend)
-
-
-def power_of(what: str, labels: str, legend: str) -> tuple[Query, Query]:
-    """The same of a part of their energy."""
-    counter = selector(f"joulebook_experiment_{what}_total", WHO, EXPIRED, _RAW)
-    rule = selector(
-        f"experiment:joulebook_{what}:increase1h", WHO, _RULES.format(label="experiment")
+def _power(level: str, what: str, labels: str, legend: str, matchers: str) -> Query:
+    counter, rule = _read(level, what, matchers)
+    covered = f"max({whole(COVERED.removesuffix('increase') + '$use', '$__interval')}) < 1e8"
+    recorded = (
+        f"{by(labels, whole(rule, '$__interval'))}\n"
+        f"/ on () group_left () ({covered} or vector($__interval_ms / 1000))"
     )
-    return (
-        Query(by(labels, f"rate({counter}[$__rate_interval])"), legend, "1m"),
-        Query(f"{by(labels, whole(rule, '$__interval'))} / ($__interval_ms / 1000)", legend, "1h"),
+    return Query(
+        f"{by(labels, rate(counter))}\nor\n{recorded}",
+        legend,
+        "$step",
     )
 
 
-def power_unused(labels: str, legend: str, *matchers: str) -> tuple[Query, Query]:
+def power(labels: str, legend: str, what: str = "energy_joules") -> Query:
+    """Mean power of experiments over time, or of a part of their energy; after an outage, of all of
+    it.
+    """
+    return _power("experiment", what, labels, legend, WHO)
+
+
+def power_unused(labels: str, legend: str, *matchers: str) -> Query:
     """Mean power of what belongs to nobody."""
-    where = ",".join(('cluster=~"$cluster"', *matchers))
-    counter = selector("joulebook_remainder_energy_joules_total", where, _RAW)
-    rule = selector(
-        "remainder:joulebook_energy_joules:increase1h", where, _RULES.format(label="node")
-    )
-    return (
-        Query(by(labels, f"rate({counter}[$__rate_interval])"), legend, "1m"),
-        Query(f"{by(labels, whole(rule, '$__interval'))} / ($__interval_ms / 1000)", legend, "1h"),
-    )
+    where = ",".join((CLUSTERS, *matchers))
+    return _power("remainder", "energy_joules", labels, legend, where)
 
 
-def recorded(what: str, labels: str, span: str = "$__interval", *matchers: str) -> str:
-    """What experiments used in each span, from the rules alone."""
-    rule = selector(f"experiment:joulebook_{what}:increase1h", WHO, *matchers)
-    return by(labels, whole(rule, span))
+def by_day(what: str, labels: str) -> str:
+    """What experiments used in each day that the range touches; asked for at each midnight. Money
+    is of the currency that is chosen.
+    """
+    who = f"{WHO},{PAID}" if what == "cost" else WHO
+    counter, rule = _read("experiment", what, who)
+
+    def day(series: str) -> str:
+        return risen(series, "$__interval", offset="-$__interval", start="")
+
+    rise = day(counter)
+    if what == "cost":
+        rise = net(rise, day(_read("experiment", "credit", who)[0]))
+    recorded = one_of(COPIES, f"sum_over_time({rule}[$__interval] offset -$__interval)")
+    return f"{by(labels, rise)}\nor\n{by(labels, recorded)}"
+
+
+def recorded(what: str, labels: str, span: str) -> str:
+    """What experiments used in each span, from the rules of an hour alone."""
+    return by(labels, whole(selector(f"experiment:joulebook_{what}:increase1h", WHO), span))
 
 
 def run(what: str, labels: str = "workload", *matchers: str) -> str:
     """What workloads used in the range, exactly: the last value less that at its beginning."""
     who = ",".join((WHO, *matchers))
-    counter = selector(f"joulebook_workload_{what}_total", who)
-    used_then = exact(counter)
+    used_then = exact(selector(f"joulebook_workload_{what}_total", who))
     if what == "cost":
-        credit = selector("joulebook_workload_credit_total", WHO, *matchers)
+        credit = selector("joulebook_workload_credit_total", _uncharged(who))
         used_then = net(used_then, exact(credit))
     return by(labels, used_then)
+
+
+LEGENDS = 11
+"""How many of a kind a picture shows before the rest."""
+
+
+def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tuple[Query, Query]:
+    """A course of those that used most in the range, and of all others together.
+
+    `rank` is what they are ranked by, asked of the range: once, at its end.
+    """
+    most = f"topk({LEGENDS}, {_at_the_end(rank)})"
+    course = f"(\n{indented(query.expression)}\n)"
+    return (
+        Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
+        Query(f"sum({course} unless on ({labels}) {most})", rest, query.step),
+    )
+
+
+def _at_the_end(expression: str) -> str:
+    fixed = expression.replace("[$__range]", "[$__range] @ end()")
+    return fixed.replace("] offset $__range", "] @ end() offset $__range")
+
+
+def ranked(
+    labels: str, expression: str, legend: str, rest: str = "(others)"
+) -> tuple[Query, Query]:
+    """Bars of the largest, and of all others together."""
+    most = f"topk({LEGENDS}, {expression})"
+    return (
+        Query(f"sort_desc({most})", legend),
+        Query(f"sum(({expression}) unless on ({labels}) {most}) > 0", rest),
+    )

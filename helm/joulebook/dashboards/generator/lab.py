@@ -8,23 +8,29 @@ from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
+    CLUSTERS,
+    CURRENCY,
     OF_GPU,
     OWNERS,
+    PAID,
+    by_day,
     kwh,
+    leading,
     metered,
     power,
     power_unused,
-    recorded,
+    ranked,
     unused,
     used,
+    used_before,
 )
-from dashboards.generator.panel import BARS, STACKED, Basis, Column, Panel, Query
-from dashboards.generator.promql import ratio
+from dashboards.generator.panel import BARS_AHEAD, STACKED, Basis, Column, Panel, Query
+from dashboards.generator.promql import chosen, ratio
 from dashboards.generator.recording import SPENT
 
-_EXPERIMENT = "cluster, account, experiment"
 _EACH = "cluster, account, user, experiment"
-LONG = "Beyond 25 hours: whole hours of the recording rules, the last of them up to an hour ago."
+LONG = "Long ranges of large labs end with the last whole hour (5 minutes up to 25 hours)."
+_SAME = "the time before that is as long; choose Previous month to compare two months"
 
 TOTALS = (
     Panel(
@@ -36,10 +42,11 @@ TOTALS = (
         "stat",
         4,
         4,
+        empty="none was held",
     ),
     Panel(
         "Cost",
-        f"Electricity and hardware, what negative prices earned taken off. {LONG}",
+        f"Electricity and hardware, less what negative prices earned. {LONG}",
         Basis.RATED,
         "locale",
         (Query(used("cost", "currency"), "{{currency}}"),),
@@ -48,18 +55,19 @@ TOTALS = (
         4,
         decimals=0,
         options={"textMode": "value_and_name"},
-        empty="no price",
+        empty="set rates.price",
     ),
     Panel(
         "CO2e",
         f"Location-based emissions of electricity. {LONG}",
         Basis.RATED,
-        "massg",
-        (Query(used("co2e_grams")),),
+        "suffix: kg",
+        (Query(f"({used('co2e_grams')}) / 1000"),),
         "stat",
         4,
         4,
-        empty="no intensity",
+        decimals=0,
+        empty="set rates.carbon",
     ),
     Panel(
         "GPU-hours",
@@ -71,6 +79,7 @@ TOTALS = (
         4,
         4,
         decimals=0,
+        empty="no GPU was held",
     ),
     Panel(
         "Allocated but idle",
@@ -83,11 +92,13 @@ TOTALS = (
         4,
         decimals=1,
         thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")),
+        empty="no GPU was held",
     ),
     Panel(
         "Unattributed",
-        "Share of all energy that no experiment held: unallocated GPUs, the system itself, and "
-        f"what could not be attributed. Whatever accounts are chosen, all of it counts. {LONG}",
+        "Share of all energy that belongs to no experiment: unallocated GPUs, the system itself, "
+        "and what could not be attributed. It is of all accounts, whichever are chosen. "
+        f"{LONG}",
         Basis.METERED,
         "percentunit",
         (Query(ratio(unused("energy_joules"), metered())),),
@@ -96,54 +107,104 @@ TOTALS = (
         4,
         decimals=1,
         thresholds=((None, "green"), (0.2, "orange"), (0.4, "red")),
+        empty="no meter was read",
     ),
 )
 
-TREND = (
+BEFORE = (
     Panel(
-        "Power by account",
-        f"Mean power of what each account's experiments held, and of what nobody held. {LONG}",
-        Basis.METERED,
-        "watt",
-        (*power("account", "{{account}}"), *power_unused("", "(nobody)")),
-        width=16,
-        height=9,
-        points=150,
-        custom=STACKED,
-    ),
-    Panel(
-        "Energy by account",
-        f"The accounts that used most. {LONG}",
+        "Energy, period before",
+        f"The same of {_SAME}.",
         Basis.METERED,
         "kwatth",
-        (Query(f"sort_desc(topk(10, {kwh(used('energy_joules', 'account'))}))", "{{account}}"),),
+        (Query(kwh(used_before("energy_joules"))),),
+        "stat",
+        4,
+        4,
+        empty="not known",
+    ),
+    Panel(
+        "Cost, period before",
+        f"The same of {_SAME}.",
+        Basis.RATED,
+        "locale",
+        (Query(used_before("cost", "currency"), "{{currency}}"),),
+        "stat",
+        4,
+        4,
+        decimals=0,
+        options={"textMode": "value_and_name"},
+        empty="not known",
+    ),
+    Panel(
+        "Cost of idle allocations",
+        f"Electricity and hours of GPUs while their holders did nothing with them. {LONG}",
+        Basis.RATED,
+        "locale",
+        (Query(used("idle_cost", "currency"), "{{currency}}"),),
+        "stat",
+        4,
+        4,
+        decimals=0,
+        options={"textMode": "value_and_name"},
+        empty="set rates.price",
+    ),
+    Panel(
+        "Budgets",
+        "Share of each monthly budget that is spent since the month began (UTC), whatever range "
+        "is shown; the fullest.",
+        Basis.RATED,
+        "percentunit",
+        (
+            Query(
+                "sort_desc(topk(12, max by (cluster, account, experiment, unit) "
+                f"(last_over_time({SPENT}{{{chosen('cluster', 'account')}}}[2h]))))",
+                "{{account}} {{experiment}} ({{unit}}) {{cluster}}",
+            ),
+        ),
         "bargauge",
-        8,
-        9,
-        link=links.ACCOUNT,
+        12,
+        4,
+        at_most=1,
+        thresholds=((None, "green"), (0.75, "orange"), (0.9, "red")),
+        empty="no budget is set: see [budgets] in the configuration",
     ),
 )
 
 TABLE = Panel(
     "What each experiment cost",
-    "Each user's part of every experiment that used energy in the range; a click on its name shows "
-    "its runs. An experiment is reported apart by cluster and account; idle: the share of its GPU "
-    f"energy. {LONG}",
+    "Each user's part of every experiment that used energy in the range; a click on a name shows "
+    "its runs. An experiment is listed once for each cluster and account; idle: the share of its "
+    f"GPU energy. {LONG}",
     Basis.RATED,
     "none",
     kind="table",
     width=24,
-    height=10,
+    height=12,
     columns=(
         Column("cluster", width=110),
         Column("account", width=120),
         Column("user", width=130),
         Column("experiment", link=links.EXPERIMENT),
-        Column("Cost", Query(used("cost", f"{_EACH}, currency")), "none", 2),
+        Column("Cost", Query(used("cost", f"{_EACH}, currency", PAID)), "locale", 2, total=True),
         Column("currency", width=80),
-        Column("Energy", Query(f"{kwh(used('energy_joules', _EACH))} > 0"), "kwatth", 2),
-        Column("CO2e", Query(used("co2e_grams", _EACH)), "massg", 1),
-        Column("GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "none", 1),
+        Column(
+            "Energy (kWh)",
+            Query(f"{kwh(used('energy_joules', _EACH))} > 0"),
+            "locale",
+            2,
+            total=True,
+        ),
+        Column(
+            "CO2e (kg)",
+            Query(f"({used('co2e_grams', _EACH)}) / 1000"),
+            "locale",
+            2,
+            total=True,
+        ),
+        Column(
+            "GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "locale", 1, total=True
+        ),
         Column(
             "Idle",
             Query(
@@ -157,94 +218,133 @@ TABLE = Panel(
             share=True,
         ),
     ),
-    sort="Cost",
+    sort="Energy (kWh)",
+    empty="No experiment used energy in the range: run a job, or widen the range",
+)
+
+_POWER = power("account", "{{account}}")
+
+TREND = (
+    Panel(
+        "Power by account",
+        "Mean power of what the experiments of each account held, and of what belongs to nobody: "
+        f"the accounts that used most, and the others. {LONG}",
+        Basis.METERED,
+        "watt",
+        (
+            *leading(_POWER, "account", used("energy_joules", "account")),
+            power_unused("", "(nobody)"),
+        ),
+        width=24,
+        height=9,
+        points=150,
+        custom=STACKED,
+    ),
 )
 
 RANKS = (
     Panel(
-        "Top experiments",
-        f"By energy. {LONG}",
+        "Energy by account",
+        f"The accounts that used most. {LONG}",
         Basis.METERED,
         "kwatth",
-        (
-            Query(
-                f"sort_desc(topk(10, {kwh(used('energy_joules', _EXPERIMENT))}))",
-                "{{account}}/{{experiment}} {{cluster}}",
-            ),
-        ),
+        ranked("account", kwh(used("energy_joules", "account")), "{{account}}"),
         "bargauge",
-        8,
-        9,
-        link=links.EXPERIMENT_OF_BAR,
+        12,
+        11,
+        link=links.ACCOUNT,
+        empty="no GPU was held",
     ),
     Panel(
         "Top users",
-        f"By energy. {LONG}",
+        f"The users whose experiments used most. {LONG}",
         Basis.METERED,
         "kwatth",
-        (Query(f"sort_desc(topk(10, {kwh(used('energy_joules', 'user'))}))", "{{user}}"),),
+        ranked("user", kwh(used("energy_joules", "user")), "{{user}}"),
         "bargauge",
-        8,
-        9,
+        12,
+        11,
         link=links.USER,
-    ),
-    Panel(
-        "Budgets",
-        "Spent of the budgets in the configuration, since the counters began, whatever range is "
-        "shown.",
-        Basis.RATED,
-        "percentunit",
-        (
-            Query(
-                "sort_desc(max by (cluster, account, experiment, unit) "
-                f'(last_over_time({SPENT}{{cluster=~"$cluster",account=~"$account"}}[15m])))',
-                "{{account}} {{experiment}} ({{unit}}) {{cluster}}",
-            ),
-        ),
-        "bargauge",
-        8,
-        9,
-        at_most=1,
-        thresholds=((None, "green"), (0.75, "orange"), (0.9, "red")),
-        empty="no budgets set",
+        empty="no GPU was held",
     ),
 )
 
-_DAY = "Each bar stands for the day (or the longer step) before it; from the recording rules."
+_DAY = (
+    "Each bar is a whole day from its midnight on, the first and the last day of the range too "
+    "(in ranges of over a year, several days)."
+)
+
+
+def _days(what: str, scale: str = "") -> tuple[Query, Query]:
+    every = f"({by_day(what, 'account')}){scale}"
+    rank = used(what, "account", *([PAID] if what == "cost" else []))
+    return leading(Query(every, "{{account}}", "1d"), "account", rank)
+
+
 DAYS = (
     Panel(
         "Energy by day",
-        f"{_DAY}",
+        _DAY,
         Basis.METERED,
         "kwatth",
-        (Query(kwh(recorded("energy_joules", "account")), "{{account}}", "1d"),),
-        custom=BARS,
+        _days("energy_joules", " / 3600000"),
+        custom=BARS_AHEAD,
     ),
     Panel(
         "Cost by day",
-        f"{_DAY} Different currencies stand on each other, and do not add up.",
+        f"In the currency chosen above. {_DAY}",
         Basis.RATED,
         "locale",
-        (Query(recorded("cost", "account, currency"), "{{account}} ({{currency}})", "1d"),),
-        custom=BARS,
+        _days("cost"),
+        custom=BARS_AHEAD,
         decimals=2,
         below_zero=True,
-        empty="no price",
+        empty="set rates.price",
     ),
 )
+
+
+def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: str) -> Panel:
+    return Panel(
+        title,
+        about,
+        Basis.READ,
+        unit,
+        (
+            Query(
+                f"avg by ({labels}) (avg_over_time({metric}{{{CLUSTERS}}}[$__interval]))",
+                legend,
+                "5m",
+            ),
+        ),
+        width=8,
+        below_zero=True,
+        empty=f"set rates.{title.rsplit(maxsplit=1)[-1].lower()}",
+    )
+
+
+RATES = (
+    _rate("joulebook_electricity_price_per_kwh", "cluster, currency", "{{cluster}} {{currency}}",
+        "Electricity price", "What a kilowatt-hour costs, without PUE: when power is cheap.",
+        "locale"),
+    _rate("joulebook_carbon_intensity_grams_per_kwh", "cluster, zone", "{{cluster}} {{zone}}",
+        "Grid carbon", "Grams of CO2e of a kilowatt-hour, without PUE: when power is clean.",
+        "locale"),
+    _rate("joulebook_pue_ratio", "cluster", "{{cluster}} PUE", "Facility PUE",
+        "Energy of the facility for each joule of the machines.", "none"),
+)  # fmt: skip
 
 DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
-    "What the lab's GPUs consumed, what that cost, whose experiments it was for, and how "
-    "much of it "
-    "was for nothing.",
-    (*OWNERS, *CHOICE),
+    "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
+    (*OWNERS, CURRENCY, *CHOICE),
     (
-        Row("", TOTALS),
-        Row("Trend", TREND),
+        Row("", TOTALS + BEFORE),
         Row("Experiments", (TABLE,)),
+        Row("Trend", TREND),
         Row("Who", RANKS),
         Row("Day by day", DAYS),
+        Row("When power is cheap and clean", RATES),
     ),
 )

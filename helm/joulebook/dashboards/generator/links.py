@@ -28,9 +28,6 @@ def _link(title: str, uid: str, source: str, labels: str, kept: str = "") -> Map
 EXPERIMENT = _link(
     "This experiment", "joulebook-experiment", _OF_ROW, "cluster account user experiment"
 )
-EXPERIMENT_OF_BAR = _link(
-    "This experiment", "joulebook-experiment", _OF_BAR, "cluster account experiment", "user"
-)
 WORKLOAD = _link("This run", "joulebook-workload", _OF_ROW, "cluster workload")
 WORKLOAD_OF_BAR = _link("This run", "joulebook-workload", _OF_BAR, "cluster workload")
 NODE = _link("This node", "joulebook-node", _OF_ROW, "cluster node")

@@ -4,53 +4,68 @@ from __future__ import annotations
 
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import NODES, WHERE, kwh
+from dashboards.generator.figures import LEGENDS, NODES, WHERE, kwh, leading
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
-from dashboards.generator.promql import by
+from dashboards.generator.promql import by, rate, risen, selector
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 
 
+_LEADING = (
+    f"topk({LEGENDS}, avg by (cluster, node, uuid) "
+    f"(avg_over_time(joulebook_gpu_power_watts{{{WHERE}}}[$__range] @ end())))"
+)
+"""The GPUs that drew most in the range: all, on a node or two."""
+
+
 def _gauge(title: str, about: str, name: str, unit: str, *, most: float | None = None) -> Panel:
     """Means over each step, so that nothing between two points is lost."""
-    expression = f"avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval])"
-    return Panel(title, f"{about} Mean of each step.", Basis.READ, unit,
-        (Query(expression, _GPU, "1m"),), at_most=most)  # fmt: skip
+    each = (
+        "max by (cluster, node, gpu, uuid) "
+        f"(avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval]))"
+    )
+    these = f"on (cluster, node, uuid) {_LEADING}"
+    queries = (
+        Query(f"{each} and {these}", _GPU, "1m"),
+        Query(f"avg({each} unless {these})", "(mean of the others)", "1m"),
+    )
+    return Panel(title, f"{about} Mean of each step, of the GPUs that drew most.", Basis.READ, unit,
+        queries, at_most=most)  # fmt: skip
 
 
 def _stat(title: str, about: str, basis: Basis, unit: str, expression: str) -> Panel:
     return Panel(title, about, basis, unit, (Query(expression),), "stat", 6, 4)
 
 
+_METERS = selector("joulebook_meter_energy_joules_total", WHERE)
+_BY_METER = "cluster, node, component"
+_POWER = Query(
+    by(_BY_METER, rate(_METERS)),
+    "{{node}} {{component}} {{cluster}}",
+    "1m",
+)
+_SEEN = f"group by (cluster, node, uuid) (joulebook_gpu_info{{{WHERE}}})"
+_HELD = (
+    f"sum(max by (cluster, node, uuid, scheduler, workload) (joulebook_gpu_held_ratio{{{WHERE}}}))"
+)
+
 NOW = (
-    _stat("GPUs", "GPUs that can be seen.", Basis.COUNTED, "none",
-        f"count(joulebook_gpu_info{{{WHERE}}})"),
+    _stat("GPUs", "GPUs that can be seen.", Basis.COUNTED, "none", f"count({_SEEN})"),
     _stat("Held", "Share of the GPUs that workloads hold.", Basis.HELD, "percentunit",
-        f"(sum(joulebook_gpu_held_ratio{{{WHERE}}}) or vector(0))"
-        f" / count(joulebook_gpu_info{{{WHERE}}})"),
+        f"({_HELD} or vector(0)) / count({_SEEN})"),
     _stat("Power", "What the GPUs draw now.", Basis.READ, "watt",
-        f"sum(joulebook_gpu_power_watts{{{WHERE}}})"),
+        f"sum(max by (cluster, node, uuid) (joulebook_gpu_power_watts{{{WHERE}}}))"),
     _stat("Energy", "What all meters read in the range: GPUs, and CPU and memory where measured.",
-        Basis.METERED, "kwatth",
-        kwh(f"sum(increase(joulebook_meter_energy_joules_total{{{WHERE}}}[$__range]))")),
+        Basis.METERED, "kwatth", kwh(f"sum({risen(_METERS)})")),
 )  # fmt: skip
 
 METERS = (
     Panel(
         "Power by node and component",
-        "Mean power of each step, from the energy counters.",
+        "Mean power of each step, from the energy counters: those that used most, and the others.",
         Basis.METERED,
         "watt",
-        (
-            Query(
-                by(
-                    "cluster, node, component",
-                    f"rate(joulebook_meter_energy_joules_total{{{WHERE}}}[$__rate_interval])",
-                ),
-                "{{node}} {{component}} {{cluster}}",
-                "1m",
-            ),
-        ),
+        leading(_POWER, _BY_METER, by(_BY_METER, risen(_METERS))),
         custom=STACKED,
     ),
     _gauge("Power of each GPU", "As the driver says.", "power_watts", "watt"),
@@ -77,7 +92,7 @@ HOLDERS = Panel(
         Column(
             "Held",
             Query(
-                "sum by (cluster, node, gpu, workload, user, account, experiment) "
+                "max by (cluster, node, gpu, workload, user, account, experiment) "
                 f"(joulebook_gpu_held_ratio{{{WHERE}}})"
             ),
             "percentunit",
@@ -86,6 +101,12 @@ HOLDERS = Panel(
     ),
     sort="node",
     ascending=True,
+    empty="No GPU is held at the end of the range",
+)
+
+_THROTTLED = (
+    "max by (cluster, node, gpu, reason) "
+    f"(rate(joulebook_gpu_throttle_seconds_total{{{WHERE}}}[$__rate_interval]))"
 )
 
 DEVICES = (
@@ -96,19 +117,13 @@ DEVICES = (
     _gauge("Clock", "Of the multiprocessors.", "sm_clock_hertz", "hertz"),
     Panel(
         "Throttling",
-        "Share of time for which a GPU was slowed down, by reason.",
+        "Share of time for which a GPU was slowed down, by reason: the twelve largest.",
         Basis.READ,
         "percentunit",
-        (
-            Query(
-                by(
-                    "cluster, node, gpu, reason",
-                    f"rate(joulebook_gpu_throttle_seconds_total{{{WHERE}}}[$__rate_interval])",
-                ),
-                "{{node}} GPU {{gpu}} {{reason}} {{cluster}}",
-                "1m",
-            ),
-        ),
+        (Query(f"topk(12, clamp_max({_THROTTLED}, 1) > 0)",
+            "{{node}} GPU {{gpu}} {{reason}} {{cluster}}", "1m"),),
+        at_most=1,
+        empty="No GPU was slowed down",
     ),
     _gauge("Power limit", "In force.", "power_limit_watts", "watt"),
 )  # fmt: skip

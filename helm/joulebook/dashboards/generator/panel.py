@@ -64,7 +64,8 @@ class Query:
 class Column:
     """A figure of a table: its heading, query and unit; or how a label is shown.
 
-    `link` is where a click leads (`links.py`). `share` draws it as a bar from 0 to 1.
+    `link` is where a click leads (`links.py`). `share` draws it as a bar from 0 to 1. `total`: its
+    sum stands below.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Column:
     link: Mapping[str, str] | None = None
     share: bool = False
     width: int | None = None
+    total: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Panel:
     """One panel. `kind` is Grafana's: `stat`, `timeseries`, `table`, `bargauge`.
 
     `below_zero`: what it shows may be less than nothing, as a cost is while the price is negative.
+    `texts` are shown instead of values.
     `points` is how many a line has at most: a month is read much faster by six hours than by one.
     """
 
@@ -105,6 +108,7 @@ class Panel:
     below_zero: bool = False
     points: int | None = None
     empty: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
     datasource: str = "prometheus"
 
     @property
@@ -137,6 +141,11 @@ class Panel:
             panel.max_data_points(self.points)
         if self.empty:
             panel.no_value(self.empty)
+        if self.texts:
+            shown = {
+                value: models.ValueMappingResult(text=text) for value, text in self.texts.items()
+            }
+            panel.mappings([models.ValueMap(options=shown)])
         if self.link:
             panel.data_links([_DataLink(self.link)])  # type: ignore[list-item]
         panel.color_scheme(sdk.FieldColor().mode(models.FieldColorModeId(_COLOURS[self.kind])))
@@ -156,7 +165,7 @@ class Panel:
         """Rows that share their labels become one; the figures get their headings and units."""
         figures = [column for column in self.columns if column.query]
         for column in self.columns:
-            if properties := _properties(column):
+            if properties := _properties(column, blank="-" if self.empty else ""):
                 panel.override_by_name(column.name, properties)
         if not figures:  # one question, whose columns stand as they are
             return
@@ -179,17 +188,21 @@ class Panel:
                 },
             )
         )
+        options = dict(_OPTIONS["table"])
         if self.sort:
-            panel.options(
-                {
-                    **_OPTIONS["table"],
-                    "sortBy": [{"displayName": self.sort, "desc": not self.ascending}],
-                }
-            )
+            options["sortBy"] = [{"displayName": self.sort, "desc": not self.ascending}]
+        summed = {column.name for column in self.columns if column.total}
+        if summed:  # by the names that fields have before they are renamed
+            totals = [field for field, name in renamed.items() if name in summed]
+            options["footer"] = {"show": True, "reducer": ["sum"], "fields": totals}
+        panel.options(options)
 
 
-def _properties(column: Column) -> list[models.DynamicConfigValue]:
-    given: dict[str, Any] = {}
+def _properties(column: Column, blank: str) -> list[models.DynamicConfigValue]:
+    """How a column is shown; `blank` stands in its empty cells, which else say what the panel says
+    when it is empty.
+    """
+    given: dict[str, Any] = {"noValue": blank} if blank else {}
     if column.unit:
         given["unit"] = column.unit
     if column.decimals is not None:
@@ -203,7 +216,8 @@ def _properties(column: Column) -> list[models.DynamicConfigValue]:
             "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
             "color": {"mode": "continuous-BlYlRd"},
         }
-    if width := column.width or (FIGURE_PX if column.unit and not column.share else None):
+    figure_px = max(FIGURE_PX, 9 * len(column.name) + 20)
+    if width := column.width or (figure_px if column.unit and not column.share else None):
         given["custom.width"] = width
     return [models.DynamicConfigValue(id_val=key, value=value) for key, value in given.items()]
 
@@ -219,7 +233,7 @@ class _DataLink:
 
 
 FIGURE_PX = 110
-"""Width of a column of figures; the names share the rest."""
+"""Least width of a column of figures; the names share the rest."""
 
 SLACK = "\N{NO-BREAK SPACE}" * 4
 """Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
@@ -295,6 +309,9 @@ BARS: Mapping[str, Any] = {
     "stacking": {"group": "A", "mode": "normal"},
 }
 """Bars of parts that add up; each stands for the time before its instant."""
+
+BARS_AHEAD: Mapping[str, Any] = {**BARS, "barAlignment": 1}
+"""The same, each of the time after its instant."""
 
 
 def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

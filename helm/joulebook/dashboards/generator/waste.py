@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
+    CURRENCY,
     OWNERS,
+    PAID,
     WHO,
     kwh,
-    power_of,
+    power,
     power_unused,
+    ranked,
     unused,
     used,
 )
@@ -21,75 +26,46 @@ from dashboards.generator.promql import ratio
 UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
 _NODE = "cluster, node"
-_EXPERIMENT = "cluster, account, user, experiment"
-_IDLE = "Consumed while the GPUs that were held did nothing: no kernel, no process."
-_MONEY = (
-    "Electricity in proportion to the idle part of each experiment's energy, so apportioned; what "
-    "idle hardware costs is not in it."
-)
+_IDLE = "while the GPUs that were held did no work"
+_BOTH = "electricity and the hours of the hardware"
+_NO_PRICE = "set rates.price"
 
 
-def _idle_money(labels: str) -> str:
-    """The idle part of what experiments paid for electricity."""
-    idle = ratio(
-        used("idle_energy_joules", _EXPERIMENT), f"(({used('energy_joules', _EXPERIMENT)}) > 0)"
-    )
-    paid = used("cost", f"{_EXPERIMENT}, currency", 'kind="electricity"')
-    return f"sum by ({labels}) (\n(\n{paid}\n)\n* on ({_EXPERIMENT}) group_left ()\n(\n{idle}\n)\n)"
+def _stat(
+    title: str,
+    about: str,
+    basis: Basis,
+    unit: str,
+    query: Query,
+    **how: Any,  # noqa: ANN401 - further fields of a panel
+) -> Panel:
+    return Panel(title, f"{about} {LONG}", basis, unit, (query,), "stat", 4, 4, **how)
 
 
-def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
-    return Panel(title, about, basis, unit, (query,), "stat", 6, 4, **how)  # type: ignore[arg-type]
-
+_MONEY = {"decimals": 0, "options": {"textMode": "value_and_name"}, "empty": _NO_PRICE}
 
 TOTALS = (
-    _stat("Allocated but idle", f"{_IDLE} {LONG}", Basis.METERED, "kwatth",
-        Query(kwh(used("idle_energy_joules")))),
-    _stat("Cost of idle allocations", f"{_MONEY} {LONG}", Basis.MODELLED, "none",
-        Query(_idle_money("currency"), "{{currency}}"), decimals=2,
-        options={"textMode": "value_and_name"}, empty="no price"),
-    _stat("Unallocated", f"Energy of devices that no workload held. {LONG}", Basis.METERED,
-        "kwatth", Query(kwh(unused("energy_joules", "", UNALLOCATED)))),
-    _stat("What unheld devices cost", f"Electricity of devices that no workload held. {LONG}",
-        Basis.RATED, "none", Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"),
-        decimals=2, options={"textMode": "value_and_name"}, empty="no price"),
+    _stat("Cost of idle allocations", f"What was paid {_IDLE}: {_BOTH}.", Basis.RATED, "locale",
+        Query(used("idle_cost", "currency"), "{{currency}}"), **_MONEY),
+    _stat("Cost of unallocated GPUs", f"What GPUs cost that no workload held: {_BOTH}.",
+        Basis.RATED, "locale",
+        Query(unused("cost", "currency", UNALLOCATED), "{{currency}}"), **_MONEY),
+    _stat("Allocated but idle", f"Energy consumed {_IDLE}.", Basis.METERED, "kwatth",
+        Query(kwh(used("idle_energy_joules"))), empty="nothing was idle"),
+    _stat("Unallocated", "Energy of devices that no workload held.", Basis.METERED, "kwatth",
+        Query(kwh(unused("energy_joules", "", UNALLOCATED))), empty="all were held"),
+    _stat("Idle GPU-hours", f"Hours of allocated GPUs {_IDLE}.", Basis.HELD, "locale",
+        Query(f"({used('idle_gpu_seconds')}) / 3600"), decimals=0, empty="nothing was idle"),
+    _stat("Unallocated GPU-hours", "Hours of GPUs that no workload held.", Basis.HELD, "locale",
+        Query(f"({unused('gpu_seconds', '', UNALLOCATED)}) / 3600"), decimals=0,
+        empty="all were held"),
 )  # fmt: skip
 
-TREND = (
-    Panel(
-        "Where the power goes",
-        f"Mean power of held devices that did nothing, and of what belongs to nobody. {LONG}",
-        Basis.METERED,
-        "watt",
-        (
-            *power_of("idle_energy_joules", "", "held and idle"),
-            *power_unused("reason", "{{reason}}"),
-        ),
-        width=16,
-        height=9,
-        custom=STACKED,
-    ),
-    Panel(
-        "Idle energy by owner",
-        f"{_IDLE} The ten largest. {LONG}",
-        Basis.METERED,
-        "kwatth",
-        (
-            Query(
-                f"sort_desc(topk(10, {kwh(used('idle_energy_joules', 'account, user'))}))",
-                "{{user}} ({{account}})",
-            ),
-        ),
-        "bargauge",
-        8,
-        9,
-    ),
-)
-
 OWNERS_TABLE = Panel(
-    "By owner",
-    f"Who held GPUs without using them. {_MONEY} {LONG}",
-    Basis.MODELLED,
+    "Where to save",
+    f"Who held GPUs without using them, and what that cost ({_BOTH}); the most expensive first, in "
+    f"the currency chosen above. {LONG}",
+    Basis.RATED,
     "none",
     kind="table",
     width=24,
@@ -98,22 +74,56 @@ OWNERS_TABLE = Panel(
         Column("cluster", width=110),
         Column("account"),
         Column("user"),
-        Column("Cost of idling", Query(_idle_money(f"{_OWNER}, currency")), "none", 2),
-        Column("currency", width=80),
-        Column("Idle", Query(f"{kwh(used('idle_energy_joules', _OWNER))} > 0"), "kwatth", 2),
         Column(
-            "Of its energy",
+            "Cost of idling",
+            Query(used("idle_cost", f"{_OWNER}, currency", PAID)),
+            "locale",
+            2,
+            total=True,
+        ),
+        Column("currency", width=80),
+        Column(
+            "Idle GPU-hours",
+            Query(f"({used('idle_gpu_seconds', _OWNER)}) / 3600 > 0"),
+            "locale",
+            1,
+            total=True,
+        ),
+        Column(
+            "Idle energy (kWh)",
+            Query(f"{kwh(used('idle_energy_joules', _OWNER))} > 0"),
+            "locale",
+            2,
+            total=True,
+        ),
+        Column(
+            "Idle share of time",
             Query(
-                ratio(
-                    used("idle_energy_joules", _OWNER), f"(({used('energy_joules', _OWNER)}) > 0)"
-                )
+                ratio(used("idle_gpu_seconds", _OWNER), f"(({used('gpu_seconds', _OWNER)}) > 0)")
             ),
             "percentunit",
             0,
             share=True,
         ),
     ),
-    sort="Idle",
+    sort="Cost of idling",
+    empty="Nobody held an idle GPU in the range",
+)
+
+TREND = (
+    Panel(
+        "Where the power goes",
+        f"Mean power of held devices that did nothing, and of what belongs to nobody. {LONG}",
+        Basis.METERED,
+        "watt",
+        (
+            power("", "allocated but idle", "idle_energy_joules"),
+            power_unused("reason", "{{reason}}"),
+        ),
+        width=24,
+        height=9,
+        custom=STACKED,
+    ),
 )
 
 _GPU = "cluster, node, gpu, uuid"
@@ -122,8 +132,8 @@ _BUSY = f"max by ({_GPU}) (avg_over_time(joulebook_gpu_utilization_ratio[1h]))"
 
 LOW = Panel(
     "Held and hardly used",
-    "GPUs that are held at the end of the range and were busy for less than 30 % of the hour "
-    "before it, by all who hold them; the least used first.",
+    "GPUs that were held for at least the last hour of the range and were busy for less than 30 % "
+    "of it, by all who hold them; the least used first.",
     Basis.READ,
     "none",
     kind="table",
@@ -141,7 +151,8 @@ LOW = Panel(
         Column(
             "Busy",
             Query(
-                f"(max by ({_HOLDER}) (joulebook_gpu_held_ratio{{{WHO}}}) > bool 0)\n"
+                f"(max by ({_HOLDER}) (joulebook_gpu_held_ratio{{{WHO}}}) > bool 0\n"
+                f"  and on ({_HOLDER}) last_over_time(joulebook_gpu_held_ratio[10m] offset 50m))\n"
                 f"* on ({_GPU}) group_left ()\n({_BUSY} < 0.3)"
             ),
             "percentunit",
@@ -151,29 +162,30 @@ LOW = Panel(
     ),
     sort="Busy",
     ascending=True,
+    empty="Every GPU that was held for the last hour was busy",
 )
 
 WHERE_NOBODY = (
     Panel(
-        "Unallocated, by node",
-        f"Energy of devices that no workload held: the ten largest. {LONG}",
-        Basis.METERED,
-        "kwatth",
-        (
-            Query(
-                f"sort_desc(topk(10, {kwh(unused('energy_joules', _NODE, UNALLOCATED))}))",
-                "{{node}} {{cluster}}",
-            ),
-        ),
+        "Cost of unallocated GPUs, by node",
+        f"In the currency chosen above: {_BOTH}. {LONG}",
+        Basis.RATED,
+        "locale",
+        ranked(_NODE, unused("cost", _NODE, UNALLOCATED, PAID), "{{node}} {{cluster}}"),
         "bargauge",
+        decimals=2,
+        height=10,
+        empty=_NO_PRICE,
     ),
     Panel(
-        "Nobody's, by reason",
+        "Unattributed, by reason",
         f"All energy that belongs to no workload. {LONG}",
         Basis.METERED,
         "kwatth",
-        (Query(f"sort_desc({kwh(unused('energy_joules', 'reason'))})", "{{reason}}"),),
+        (Query(f"sort_desc({kwh(unused('energy_joules', 'reason'))} > 0)", "{{reason}}"),),
         "bargauge",
+        height=10,
+        empty="Every joule belongs to a workload",
     ),
 )
 
@@ -181,12 +193,12 @@ DASHBOARD = Board(
     "joulebook-waste",
     "Waste",
     "GPUs that were allocated but idle, or unallocated: whose, where, and in money.",
-    (*OWNERS, *CHOICE),
+    (*OWNERS, CURRENCY, *CHOICE),
     (
         Row("", TOTALS),
-        Row("Trend", TREND),
         Row("Owners", (OWNERS_TABLE,)),
         Row("Now", (LOW,)),
+        Row("Trend", TREND),
         Row("Nobody", WHERE_NOBODY),
     ),
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row, text_box
-from dashboards.generator.figures import CLUSTER, OF_GPU
+from dashboards.generator.figures import CLUSTER, CLUSTERS, CURRENCY, OF_GPU, PAID
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
-from dashboards.generator.promql import J_PER_KWH, by, exact, net, ratio
+from dashboards.generator.promql import J_PER_KWH, TARGET, by, chosen, exact, net, one_of, ratio
 
-THIS = 'cluster=~"$cluster",workload="$workload"'
-_HOW = "Type the name of a run into the box Workload, or click one in the table below."
+THIS = chosen("cluster", "workload")
+_HOW = "Choose a run: click one in the table above, or type its number or name into the box above."
 _EXACT = "The counter at the end of the range less that at its beginning."
 
 
@@ -27,12 +27,12 @@ def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: 
 
 TOTALS = (
     _stat("Energy", f"In the range, idle parts included. {_EXACT}", Basis.METERED, "kwatth",
-        Query(f"({_used('energy_joules')}) / {J_PER_KWH}"), empty="no such run"),
-    _stat("Cost", f"Electricity and hardware, what negative prices earned taken off. {_EXACT}",
-        Basis.RATED, "none", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
+        Query(f"({_used('energy_joules')}) / {J_PER_KWH}"), empty="choose a run"),
+    _stat("Cost", f"Electricity and hardware, less what negative prices earned. {_EXACT}",
+        Basis.RATED, "locale", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
         options={"textMode": "value_and_name"}, empty="-"),
-    _stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "massg",
-        Query(_used("co2e_grams")), empty="-"),
+    _stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "suffix: kg",
+        Query(f"({_used('co2e_grams')}) / 1000"), decimals=3, empty="-"),
     _stat("GPU-hours", f"Hours for which it held GPUs. {_EXACT}", Basis.HELD, "locale",
         Query(f"({_used('gpu_seconds')}) / 3600"), decimals=2, empty="-"),
     _stat("Allocated but idle",
@@ -51,19 +51,19 @@ _HELD = (
     f"(last_over_time(joulebook_gpu_held_ratio{{{THIS}}}[$__interval]))"
 )
 _UTIL = (
-    'avg_over_time(joulebook_gpu_utilization_ratio{cluster=~"$cluster"}[$__interval])'
+    f"avg_over_time(joulebook_gpu_utilization_ratio{{{CLUSTERS}}}[$__interval])"
     f" and on (cluster, node, uuid) {_HELD}"
 )
 
 
-def _sofar(what: str) -> str:
-    return f"joulebook_workload_{what}_total{{{THIS}}}"
+def _sofar(what: str, *more: str) -> str:
+    return one_of(TARGET, f"joulebook_workload_{what}_total{{{','.join((THIS, *more))}}}")
 
 
-COURSE = (
+OVER_TIME = (
     Panel(
         "Power",
-        f"Power of the devices it holds, times its share of each. {_HOW}",
+        "Power of the devices it holds, times its share of each.",
         Basis.READ,
         "watt",
         (
@@ -77,6 +77,7 @@ COURSE = (
             ),
         ),
         custom=STACKED,
+        empty=_HOW,
     ),
     Panel(
         "Utilization of its GPUs",
@@ -86,6 +87,7 @@ COURSE = (
         "percentunit",
         (Query(_UTIL, "{{node}} GPU {{gpu}}", "1m"),),
         at_most=1,
+        empty=_HOW,
     ),
     Panel(
         "Energy so far",
@@ -94,31 +96,32 @@ COURSE = (
         "kwatth",
         (Query(f"{by('component', _sofar('energy_joules'))} / {J_PER_KWH}", "{{component}}"),),
         custom=STACKED,
+        empty=_HOW,
     ),
     Panel(
         "Cost so far",
-        "Since it began; what negative prices earned is taken off.",
+        "Since it began, less what negative prices earned; in the currency chosen above.",
         Basis.RATED,
-        "none",
+        "locale",
         (
             Query(
-                by("kind, currency", net(_sofar("cost"), _sofar("credit"))),
+                by("kind, currency", net(_sofar("cost", PAID), _sofar("credit", PAID))),
                 "{{kind}} ({{currency}})",
             ),
         ),
         decimals=2,
         custom=STACKED,
         below_zero=True,
-        empty="no price",
+        empty="Choose a run; if it costs nothing: set rates.price",
     ),
 )
 
 _NOW = "cluster, scheduler, workload, user, account, experiment"
-_ANY = 'cluster=~"$cluster"'
+_ANY = CLUSTERS
 
 RUNNING = Panel(
     "Running now",
-    "All that hold a GPU at the end of the range.",
+    "All that hold a GPU at the end of the range; a click on one opens its page.",
     Basis.HELD,
     "none",
     kind="table",
@@ -133,21 +136,31 @@ RUNNING = Panel(
         Column("experiment", link=links.EXPERIMENT),
         Column(
             "GPUs held",
-            Query(by(_NOW, f'joulebook_gpu_held_ratio{{{_ANY},workload!="(unknown)"}}')),
+            Query(
+                by(
+                    _NOW,
+                    one_of(TARGET, f'joulebook_gpu_held_ratio{{{_ANY},workload!="(unknown)"}}'),
+                )
+            ),
             "none",
             2,
         ),
-        Column("Power", Query(by(_NOW, f"joulebook_workload_power_watts{{{_ANY}}}")), "watt"),
+        Column(
+            "Power",
+            Query(by(_NOW, one_of(TARGET, f"joulebook_workload_power_watts{{{_ANY}}}"))),
+            "watt",
+        ),
     ),
     sort="Power",
+    empty="Nothing holds a GPU at the end of the range",
 )
 
 DASHBOARD = Board(
     "joulebook-workload",
     "Workload",
     "One job or pod: its power, the utilization of its GPUs, its energy and what it cost.",
-    (CLUSTER, text_box("workload", "Workload")),
-    (Row("", TOTALS), Row("Course", COURSE), Row("Others", (RUNNING,))),
+    (CLUSTER, text_box("workload", "Workload"), CURRENCY),
+    (Row("", TOTALS), Row("Running now", (RUNNING,)), Row("Over time", OVER_TIME)),
     since="now-24h",
     refresh="1m",
 )

@@ -184,7 +184,8 @@ function Drawing({ panel, width, height }) {
   if (panel.type === "bargauge") return <Bars {...{ panel, data, width, height }} />;
   if (panel.type === "table") {
     return data.length
-      ? <Table data={data[0]} width={width} height={height}
+      ? <Table data={data[0]} width={width} height={height} footerOptions={panel.options.footer}
+          enablePagination={false}
           initialSortBy={panel.options.sortBy?.map((s) => ({ displayName: s.displayName, desc: s.desc }))} />
       : <Nothing panel={panel} />;
   }

@@ -78,5 +78,8 @@ def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(Unreachable, match=r"no daemon answers at http://127.0.0.1:1 \(Connection"):
+    with pytest.raises(
+        Unreachable,
+        match=r"no daemon answers at http://127.0.0.1:1: cannot be reached \(Connection refused",
+    ):
         DaemonUrl("http://127.0.0.1:1").metrics()

@@ -14,20 +14,21 @@ import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
-from joulebook.commands.daemon.client import DaemonUrl, HttpAnswer, Unreachable
+from joulebook.commands.daemon.client import DaemonUrl, Unreachable
 from joulebook.commands.doctor import checks, daemon, host, ledger, node
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
 from joulebook.commands.doctor.doctor import SECTIONS, CheckGroup, show
 from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
-from joulebook.commands.shared.text import Screen, columns
 from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
 from joulebook.config.workloads import Kubernetes
+from joulebook.http_client import HttpAnswer
 from joulebook.ledger.location import LedgerLock
 from joulebook.node.release import ask
+from joulebook.terminal import Screen, columns
 
 NO_DRIVER = Survey(
     problem=Answer("", "nvmlInit: library not found", "library_not_found", "Get it.")
@@ -182,7 +183,7 @@ def nobody_answers(_daemon: object, path: str) -> HttpAnswer:
 
 def test_a_daemon_with_another_ledger_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a demo is below the folder it was started in."""
-    monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, "ok"))
+    monkeypatch.setattr(DaemonUrl, "get", lambda *_: HttpAnswer(200, b"ok"))
     one(site, daemon.process, Status.OK, r"the daemon at http://127.0.0.1:9816 uses a ledger other")
 
 

@@ -16,10 +16,9 @@ from tests.unit.ledger.test_charges import written
 from joulebook.cli import main
 from joulebook.commands.daemon.demo import demo_config
 from joulebook.config import Config
-from joulebook.config.rates import Rates
+from joulebook.config.rates import Rates, missing
 from joulebook.core.money.rates import UG_PER_G
 from joulebook.ledger.sqlite import SqliteStore
-from joulebook.rates.sources import missing
 
 NEW = """
 [rates]

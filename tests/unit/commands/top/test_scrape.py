@@ -8,10 +8,9 @@ import re
 import msgspec
 import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
-from tests.unit.commands.shared.test_text import Terminal
 from tests.unit.metrics import sample
+from tests.unit.test_terminal import Terminal
 
-from joulebook.commands.shared.text import Screen, columns
 from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.core.ledger.state import Books
@@ -19,6 +18,7 @@ from joulebook.core.workloads import Labels
 from joulebook.errors import InputError
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
+from joulebook.terminal import Screen, columns
 
 SCREEN = Screen(io.StringIO(), {})
 

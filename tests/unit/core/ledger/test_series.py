@@ -38,11 +38,10 @@ class Node:
         claims: Iterable[Claim] = (),
         facts: Iterable[WorkloadFacts] = (),
         resumed: bool = False,
+        component: Component = Component.GPU,
     ) -> Books:
         now_ns = at(second)
-        balances = {
-            job_id(name): {Component.GPU: Amount(uj)} for name, uj in (earned or {}).items()
-        }
+        balances = {job_id(name): {component: Amount(uj)} for name, uj in (earned or {}).items()}
         books, news = series.advance(
             self.books,
             series.Step(
@@ -310,6 +309,22 @@ def test_an_experiment_never_yet_shown_is_still_at_zero_after_a_restart() -> Non
     assert node.experiment("x") == 0
     node.run(21, 20 + HOLD_S, [holds("a")])
     assert node.experiment("x") == 12
+
+
+def test_what_one_who_joins_an_experiment_brings_of_a_new_kind_is_seen_at_zero_first() -> None:
+    node = Node()
+    node.step(1, {"a": 5}, [holds("a")], [knows("a")])
+    node.run(2, 50, [holds("a")])
+    node.step(51, {"b": 3}, [holds("a")], [knows("b", done=False)], component=Component.CPU)
+    node.step(52, {}, [holds("a")], [knows("b")])
+    state = node.books.experiments[Labels("ada", "nlp", "x")]
+    assert {part: amount.energy_uj for part, amount in state.balance.items()} == {
+        Component.GPU: 5,
+        Component.CPU: 3,
+    }
+    assert shown_experiment(state) == {Component.GPU: Amount(5)}
+    node.run(53, 52 + HOLD_S, [holds("a")])
+    assert node.experiment("x") == 8
 
 
 def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
 
+from joulebook.config import Config
+from joulebook.config.node import NodeSection
 from joulebook.core.energy.readings import REPLAYED
 from joulebook.core.evidence import Remainder
 from joulebook.core.report.dataset import ReportData, Selection
@@ -131,4 +134,5 @@ def test_two_copies_of_one_ledger_are_refused_whatever_they_are_called(
 def test_the_node_of_a_ledger() -> None:
     assert named("/copies/gpu-7.db") == NodeLedger("gpu-7", Path("/copies/gpu-7.db"))
     assert named("/odd=name/gpu-7.db") == NodeLedger("gpu-7", Path("/odd=name/gpu-7.db"))
-    assert own("/var/lib/joulebook/ledger.db", "n3").node == "n3"
+    assert own(Config(node=NodeSection(name="n3"))).node == "n3"
+    assert own(Config()).node == Config().node_name() == socket.gethostname().partition(".")[0]

@@ -37,11 +37,15 @@ def test_event_files_that_are_set_to_come_elsewhere_are_slurm(
     assert not wanted(with_slurm(events_dir="/elsewhere", enabled=False))
 
 
-def test_a_node_without_kubernetes_does_not_carry_its_libraries(repository: Path) -> None:
+def test_a_node_does_not_carry_what_it_does_not_have(repository: Path) -> None:
     code = (
-        "import sys, joulebook.node.assembly.node;"
-        "heavy = {'h2', 'grpc', 'google.protobuf', 'kubernetes'} & set(sys.modules);"
-        "assert not heavy, heavy"
+        "import sys, joulebook.commands.daemon.run;"
+        "heavy = {'h2', 'grpc', 'google.protobuf', 'kubernetes', 'urllib3', 'psutil', 'pynvml',"
+        " 'bcrypt', 'yaml', 'joulebook.rates', 'joulebook.kubernetes_api',"
+        " 'joulebook.node.sensors.nvidia', 'joulebook.node.sensors.drm',"
+        " 'joulebook.node.workloads.slurm'} & set(sys.modules);"
+        "assert not heavy, heavy; ours = [n for n in sys.modules if n.startswith('joulebook.')];"
+        "assert len(ours) < 160 and len(sys.modules) < 520, (len(ours), len(sys.modules))"
     )
     env = {**os.environ, "PYTHONPATH": str(repository / "exporter")}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)

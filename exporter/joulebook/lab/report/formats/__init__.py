@@ -20,7 +20,7 @@ Render = Callable[[Statement], str]
 
 
 def renderer(name: str) -> Render:
-    """The function that writes a format; only its own module is loaded."""
+    """Return the function that writes a format; only its own module is loaded."""
     module = import_module(f"joulebook.lab.report.formats.{_MODULES.get(name, name)}")
     render: Render = module.render
     return render

@@ -27,12 +27,12 @@ DATA_TYPES = (
 
 
 def render(statement: Statement) -> str:
-    """The report in JSON."""
+    """Return the report in JSON."""
     return json.dumps(report(statement), indent=2, allow_nan=False) + "\n"
 
 
 def report(statement: Statement) -> dict[str, Any]:
-    """The report as it is encoded."""
+    """Return the report as it is encoded."""
     made = _time(statement.made_utc)
     card = statement.card
     found: dict[str, Any] = {

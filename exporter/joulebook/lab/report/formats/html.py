@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import escape as escape_html
 from pathlib import Path
 
-from joulebook.core.sanitize import one_line
 from joulebook.lab.report.document import RUN_COLUMNS, Bar, Document, StatementRow, document
 from joulebook.lab.report.model import Figure, Statement
 from joulebook.lab.report.wording import figure, quantity
+from joulebook.metrics.page.markup import text as html_text
 
 _CSS = Path(__file__).with_name("html.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -24,19 +23,19 @@ _BARS = 20
 
 
 def render(statement: Statement) -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join(_page(statement, document(statement))) + "\n"
 
 
 def escape(text: str, most: int = 1_000) -> str:
     """Text as HTML, also between the quotes of an attribute."""
-    plain = _SYMBOL.sub(r"E<sub>\1</sub>", escape_html(one_line(text, most)))
+    plain = _SYMBOL.sub(r"E<sub>\1</sub>", html_text(text, most))
     return plain.replace("CO2e", "CO<sub>2</sub>e")
 
 
 def _plain(text: str) -> str:
     """The same where no markup may be, in the title of the page."""
-    return escape_html(one_line(text, 200))
+    return html_text(text, 200)
 
 
 def _page(statement: Statement, doc: Document) -> Iterator[str]:

@@ -12,12 +12,12 @@ SCHEMA_ID = "urn:joulebook:schema:report:1"
 
 
 def render(statement: Statement) -> str:
-    """The statement in JSON, in ASCII: control and direction characters are escaped."""
+    """Return the statement in JSON, in ASCII: control and direction characters are escaped."""
     return json.dumps(msgspec.to_builtins(statement), indent=2, allow_nan=False) + "\n"
 
 
 def schema() -> str:
-    """The schema (JSON Schema 2020-12), generated from the classes."""
+    """Return the schema (JSON Schema 2020-12), generated from the classes."""
     found = msgspec.json.schema(Statement)
     named = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -61,7 +61,7 @@ _ACCENTS = {
 
 
 def render(statement: Statement) -> str:
-    """The statement in LaTeX."""
+    """Return the statement in LaTeX."""
     return "\n".join(_lines(document(statement))) + "\n"
 
 

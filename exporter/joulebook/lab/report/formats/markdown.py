@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from html import escape as escape_html
 
 from joulebook.core.sanitize import one_line
@@ -18,7 +18,7 @@ _LINK = re.compile(r"(?i)\b(https?|ftp|mailto)(?=:)|(?<![\w.])www(?=\.)")
 
 
 def render(statement: Statement) -> str:
-    """The statement in Markdown."""
+    """Return the statement in Markdown."""
     return "\n".join(_lines(document(statement))) + "\n"
 
 
@@ -40,26 +40,22 @@ def _lines(doc: Document) -> Iterator[str]:
         yield ""
         yield f"### {escape(section.title)}"
         yield ""
-        yield from _table(("", "value", "how it is known"), 0)
-        for row in section.rows:
-            yield _row((row.label, row.value, row.note))
+        rows = [(row.label, row.value, row.note) for row in section.rows]
+        yield from table(("", "value", "how it is known"), rows)
     if doc.runs:
         yield ""
         yield "### Runs"
         yield ""
-        yield from _table(RUN_COLUMNS, len(RUN_COLUMNS) - 3)
-        for run in doc.runs:
-            yield _row(run)
+        yield from table(RUN_COLUMNS, doc.runs, range(3, len(RUN_COLUMNS)))
     yield ""
     for note in doc.notes:
         yield f"- {escape(note)}"
 
 
-def _table(heads: Sequence[str], figures: int) -> Iterator[str]:
-    yield _row(heads)
-    words = len(heads) - figures
-    yield "| " + " | ".join("---" if n < words else "---:" for n in range(len(heads))) + " |"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(escape, cells)) + " |"
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], figures: Container[int] = ()
+) -> Iterator[str]:
+    """The lines of a table; `figures` are the columns that stand right."""
+    rules = ("---:" if n in figures else "---" for n in range(len(heads)))
+    for cells in (map(escape, heads), rules, *(map(escape, row) for row in rows)):
+        yield f"| {' | '.join(cells)} |"

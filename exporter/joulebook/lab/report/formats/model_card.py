@@ -19,7 +19,7 @@ _SIGNIFICANT = 6
 
 
 def render(statement: Statement) -> str:
-    """The metadata between its dashes. Raises `ConfigError` if CO2e is not known."""
+    """Return the metadata between its dashes. Raises `ConfigError` if CO2e is not known."""
     kg = statement.carbon.location_based
     if kg.value is None:
         raise ConfigError(

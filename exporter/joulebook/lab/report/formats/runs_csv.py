@@ -13,7 +13,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def render(statement: Statement) -> str:
-    """The runs in CSV (RFC 4180, UTF-8), with a header."""
+    """Return the runs in CSV (RFC 4180, UTF-8), with a header."""
     kinds = sorted({kind for run in statement.runs for kind in run.cost})
     fields = [name for name in RunRow.__struct_fields__ if name != "cost"]
     out = io.StringIO()

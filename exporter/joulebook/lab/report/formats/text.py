@@ -2,60 +2,55 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.document import RUN_COLUMNS, Bar, Document, document
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.wording import quantity
+from joulebook.terminal import Column, Screen, columns, pad, wrap
 
 _LEAST, _MOST = 60, 110
 _LABEL = 24
 _BARS = 15
 _BAR_WIDTH = 30
 _FULL, _IDLE = "#", "."
+_TEXT = 1_000
+_PLAIN = Screen(io.StringIO(), {})
+_COLUMNS = tuple(Column(title, right=n > 2, name=n < 3) for n, title in enumerate(RUN_COLUMNS))
 
 
 def render(statement: Statement) -> str:
-    """The statement for a terminal."""
+    """Return the statement for a terminal."""
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _LEAST), _MOST)
     return "\n".join(_lines(document(statement), width)) + "\n"
 
 
-def clean(text: str, most: int = 400) -> str:
-    """What is printed: on one line, without control and direction characters."""
-    return one_line(text, most)
-
-
 def _lines(doc: Document, width: int) -> Iterator[str]:
-    title = clean(doc.title, width)
+    title = one_line(doc.title, width)
     yield title
-    yield "=" * len(title)
-    yield from textwrap.wrap(clean(doc.subtitle), width)
+    yield "=" * columns(title)
+    yield from wrap(one_line(doc.subtitle, _TEXT), width)
     yield ""
-    yield from textwrap.wrap(" ".join(clean(text, 1_000) for text in doc.paragraph), width)
+    yield from wrap(" ".join(one_line(text, _TEXT) for text in doc.paragraph), width)
     for section in doc.sections:
         yield ""
         yield section.title
         for row in section.rows:
             indent = "    " if row.label.startswith(" ") else "  "
-            yield from _row(f"{indent}{clean(row.label)}", clean(row.value), clean(row.note), width)
+            value, note = one_line(row.value, _TEXT), one_line(row.note, _TEXT)
+            head = pad(f"{indent}{one_line(row.label)}", _LABEL)
+            yield from wrap(f"{value}  ({note})" if note else value, width, f"{head}  ")
     yield from _chart(doc.bars)
-    yield from _table(doc.runs)
+    if doc.runs:
+        yield ""
+        rows = [[one_line(cell) for cell in run] for run in doc.runs]
+        yield from (f"  {line}" for line in _PLAIN.table(_COLUMNS, rows, width=width - 2))
     yield ""
     for note in doc.notes:
-        yield from textwrap.wrap(clean(note, 1_000), width, subsequent_indent="  ")
-
-
-def _row(label: str, value: str, note: str, width: int) -> Iterator[str]:
-    reported = f"{value}  ({note})" if note else value
-    hang = " " * (_LABEL + 2)
-    head = f"{label:<{_LABEL}}  "
-    yield from textwrap.wrap(
-        head + reported, width, subsequent_indent=hang, drop_whitespace=True, break_long_words=True
-    )
+        yield from wrap(one_line(note, _TEXT), width)
 
 
 def _chart(bars: Sequence[Bar]) -> Iterator[str]:
@@ -69,17 +64,5 @@ def _chart(bars: Sequence[Bar]) -> Iterator[str]:
         length = max(round(_BAR_WIDTH * bar.kwh / most), 1)
         idle = round(length * bar.idle_kwh / bar.kwh) if bar.kwh else 0
         drawn = _FULL * (length - idle) + _IDLE * idle
-        yield f"  {clean(bar.label, 20):<20}  {drawn:<{_BAR_WIDTH}}  {quantity(bar.kwh, 'kWh')}"
-
-
-def _table(runs: Sequence[Sequence[str]]) -> Iterator[str]:
-    if not runs:
-        return
-    rows = [RUN_COLUMNS, *([clean(cell, 24) for cell in run] for run in runs)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(RUN_COLUMNS))]
-    yield ""
-    for row in rows:
-        cells = [
-            cell.ljust(widths[n]) if n < 3 else cell.rjust(widths[n]) for n, cell in enumerate(row)
-        ]
-        yield "  " + "  ".join(cells).rstrip()
+        label = pad(one_line(bar.label, 20), 20)
+        yield f"  {label}  {drawn:<{_BAR_WIDTH}}  {quantity(bar.kwh, 'kWh')}"

@@ -5,8 +5,8 @@ power integrated. The files are in Documentation/gpu/amdgpu/thermal.rst of the k
 
 A table of `gpu_metrics` begins with its size and revision (struct metrics_table_header); what
 stands where is in struct gpu_metrics_v1_* of drivers/gpu/drm/amd/include/kgd_pp_interface.h. A
-value of all ones means that the firmware does not tell it. Cards whose table this version does not
-know are asked through AMD's own library, `amdsmi`, where ROCm brings it; it is no dependency.
+value of all ones means that the firmware does not report it. Cards with an unknown table are read
+through AMD's own library, `amdsmi`, if ROCm is installed; it is not a dependency.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorError
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, reported, scaled
-from joulebook.node.sensors.sysfs import int_or_none, read_bytes, read_int, text_or
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, scaled
+from joulebook.node.sensors.sysfs import int_or_none, read_bytes, text_or
 from joulebook.units import NS_PER_S, UW_PER_MW
 
 _PER_MILLI, _PER_MICRO = 1_000, 1_000_000
@@ -50,7 +52,7 @@ def _ras(folder: Path) -> dict[tuple[str, str], int]:
 
 
 class AmdCard:
-    """`smi` is asked where `gpu_metrics` is of a revision that is not known."""
+    """`smi` is used if `gpu_metrics` has an unknown revision."""
 
     def __init__(self, place: CardNumbers, clock: Clock, smi: AmdSmi | None = None) -> None:
         self._place = place
@@ -105,19 +107,8 @@ class AmdCard:
             "sm_clock_hertz": scaled(hwmon / "freq1_input", 1),
             "memory_clock_hertz": scaled(hwmon / "freq2_input", 1),
         }
-        model = text_or(device / "product_name") or f"AMD {text_or(device / 'device')}"
-        return DeviceStatus(
-            self.meter,
-            index,
-            t_ns,
-            vendor="amd",
-            model=model,
-            driver=place.driver,
-            pci=place.pci,
-            values=reported(values),
-            files=place.files,
-            counts=self._errors(t_ns),
-        )
+        status = place.status(self.meter, index, t_ns, values)
+        return msgspec.structs.replace(status, counts=self._errors(t_ns))
 
     def _errors(self, t_ns: int) -> Mapping[tuple[str, str], int]:
         """What RAS counted; the driver asks the hardware for it, so it is asked seldom."""
@@ -149,15 +140,6 @@ class AmdCard:
         return None if percent is None else percent > 0
 
 
-def readable(place: CardNumbers) -> bool:
-    """Whether the card tells energy or power at all (for `joulebook doctor`)."""
-    try:
-        read_int(place.device / "gpu_busy_percent", REMEDY)
-    except SensorError:
-        return False
-    return True
-
-
 _LOG = logging.getLogger(__name__)
 
 ROCM = Path("/opt/rocm")
@@ -174,7 +156,7 @@ class AmdSmi:
         }
 
     def energy_uj(self, pci: str) -> int | None:
-        """The energy counter of a card; `None` if it does not tell."""
+        """Return the energy counter of a card; `None` if it has none."""
         handle = self._handles.get(pci.lower())
         if handle is None:
             return None
@@ -189,7 +171,7 @@ class AmdSmi:
 
 
 def load(rocm: Path = ROCM) -> AmdSmi | None:
-    """The library, where ROCm is; `None` elsewhere, and where it does not work."""
+    """Return the library, where ROCm is; `None` elsewhere, and where it does not work."""
     if not rocm.exists():
         return None
     try:
@@ -210,7 +192,7 @@ UJ_NUMERATOR, UJ_DENOMINATOR = 15_625, 1_024
 class _Layout(NamedTuple):
     """Offsets in bytes: u16 of power (W) and activity (%), and the energy accumulator.
 
-    `wide` says whether the accumulator has 64 bits.
+    `wide`: whether the accumulator has 64 bits.
     """
 
     power: int
@@ -239,7 +221,7 @@ WRAP_32_UJ = (1 << 32) * UJ_NUMERATOR // UJ_DENOMINATOR
 
 
 class Metrics(NamedTuple):
-    """What a table says; `None` is what it does not."""
+    """The values of a table; `None` if not reported."""
 
     energy_uj: int | None = None
     power_mw: int | None = None

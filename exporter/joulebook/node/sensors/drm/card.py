@@ -1,4 +1,4 @@
-"""What a graphics card's directory in sysfs says, whoever made it."""
+"""Read a graphics card's directory in sysfs, of any vendor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from joulebook.core.energy.readings import DeviceStatus, Meter, Reading
 from joulebook.node.sensors.sysfs import int_or_none, numbered, text_or
 
 AMD, INTEL = "0x1002", "0x8086"
+_MAKERS = {AMD: "AMD", INTEL: "Intel"}
 
 _SLOT = re.compile(r"^PCI_SLOT_NAME=(\S+)$", re.MULTILINE)
 _DRIVER = re.compile(r"^DRIVER=(\S+)$", re.MULTILINE)
@@ -34,6 +35,24 @@ class CardNumbers(msgspec.Struct, frozen=True):
     render: int | None
     hwmon: Path | None
 
+    def status(
+        self, meter: Meter, index: int, t_ns: int, values: Mapping[str, float | None]
+    ) -> DeviceStatus:
+        """What is shown of the card: values that are known, and what it calls itself."""
+        maker = _MAKERS[self.vendor]
+        model = text_or(self.device / "product_name")
+        return DeviceStatus(
+            meter,
+            index,
+            t_ns,
+            vendor=maker.lower(),
+            model=model or f"{maker} {text_or(self.device / 'device')}",
+            driver=self.driver,
+            pci=self.pci,
+            values={name: value for name, value in values.items() if value is not None},
+            files=self.files,
+        )
+
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its device files below /dev."""
@@ -54,7 +73,7 @@ class MeteredCard(Protocol):
 
 
 def places(root: Path) -> list[CardNumbers]:
-    """The cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
+    """Return the cards below `root` (/sys/class/drm) that AMD or Intel made, by number."""
     found = []
     for number, path in numbered(root, r"card(\d+)"):
         device = path / "device"
@@ -84,16 +103,11 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def ratio(percent: int | None) -> float | None:
-    """A percentage as the metrics want it; `None` where it is no percentage."""
+    """Return a percentage as the metrics want it; `None` where it is no percentage."""
     return None if percent is None or not 0 <= percent <= 100 else percent / 100
 
 
-def reported(values: Mapping[str, float | None]) -> dict[str, float]:
-    """The values that are known."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def scaled(path: Path | None, per_unit: int) -> float | None:
-    """A number out of a file that may be absent, in base units."""
+    """Return a number out of a file that may be absent, in base units."""
     value = int_or_none(path) if path is not None else None
     return None if value is None else value / per_unit

@@ -1,7 +1,7 @@
 """Which processes use a graphics card, and how much: the `drm-` lines of /proc/<pid>/fdinfo.
 
-The format is in Documentation/gpu/drm-usage-stats.rst of the kernel. A process without an open
-file below /dev/dri is looked at again only after a while: most never have one.
+The format is in Documentation/gpu/drm-usage-stats.rst of the kernel. A process without an open file
+below /dev/dri is checked again only after a while: most never have one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
 
 
 class Client(NamedTuple):
-    """What one open file of a card says."""
+    """The usage reported for one open file of a card."""
 
     pci: str
     number: str
@@ -48,7 +48,7 @@ Users = Mapping[str, Mapping[tuple[int, int], ClientUsage]]
 
 
 def parse(text: str) -> Client | None:
-    """What an fdinfo file says of a card; `None` if it is not one's."""
+    """Return the usage in an fdinfo file; `None` if it is not a card's."""
     lines = dict(
         line.split(":", 1) for line in text.splitlines() if line.startswith("drm-") and ":" in line
     )
@@ -79,7 +79,7 @@ class Clients:
         self._memory: dict[str, int] = {}
 
     def scan(self) -> Users:
-        """Look at all processes."""
+        """Read all processes."""
         users: dict[str, dict[tuple[int, int], ClientUsage]] = {}
         now = time.monotonic()
         pids = [int(name) for name in _names(self._proc) if name.isdecimal()][:_MOST_PIDS]
@@ -105,7 +105,7 @@ class Clients:
         return users
 
     def reported(self, reading: Reading, pci: str, users: Users | None) -> Reading:
-        """A reading with the processes on its card, if they were asked for."""
+        """Return a reading with the processes on its card, if requested."""
         if users is None:
             return reading
         found = users.get(pci, {})
@@ -120,7 +120,7 @@ class Clients:
         return msgspec.structs.replace(reading, processes=processes)
 
     def memory(self, status: DeviceStatus, pci: str) -> DeviceStatus:
-        """A status with the memory that processes use, where the driver does not tell it."""
+        """Return a status with the memory that processes use, if the driver does not report it."""
         if "memory_used_bytes" in status.values or pci not in self._memory:
             return status
         values = {**status.values, "memory_used_bytes": float(self._memory[pci])}
@@ -148,7 +148,7 @@ class Clients:
                 yield client
 
     def _started_ns(self, pid: int) -> int:
-        """When a process began, in node time; 0 if it is gone."""
+        """Return when a process began, in node time; 0 if it is gone."""
         try:
             stat = Path(f"{self._proc}/{pid}/stat").read_text(errors="replace")
             ticks = int(stat.rpartition(")")[2].split()[19])

@@ -1,9 +1,9 @@
 """One Intel GPU, by sysfs of the i915 and xe drivers.
 
-Energy is that of hwmon, in microjoules: `card` where the driver tells the board from the package
-(`pkg`), else the only one. Both drivers keep a 32-bit register that they add up when they are
-asked, so a card must be looked at before it wraps (Documentation/ABI/testing/
-sysfs-driver-intel-i915-hwmon and sysfs-driver-intel-xe-hwmon of the kernel).
+Energy is that of hwmon, in microjoules: `card` where the driver distinguishes the board from the
+package (`pkg`), else the only one. Both drivers accumulate a 32-bit register when it is read, so a
+card must be polled before it wraps (Documentation/ABI/testing/ sysfs-driver-intel-i915-hwmon and
+sysfs-driver-intel-xe-hwmon of the kernel).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Reading
 from joulebook.errors import SensorMissing
-from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, reported, scaled
+from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, scaled
 from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import NS_PER_MS, UW_PER_MW
 
@@ -59,7 +59,7 @@ class IntelCard:
         )
 
     def status(self, index: int, t_ns: int) -> DeviceStatus:
-        """Power (of the last two looks), utilization, limits."""
+        """Power (from the last two polls), utilization, limits."""
         place = self._place
         hwmon = place.hwmon or place.device / "hwmon"
         values = {
@@ -70,20 +70,7 @@ class IntelCard:
             "temperature_celsius": scaled(_first(hwmon, r"temp(\d+)_input"), 1_000),
             "sm_clock_hertz": _hertz(place),
         }
-        model = (
-            text_or(place.device / "product_name") or f"Intel {text_or(place.device / 'device')}"
-        )
-        return DeviceStatus(
-            self.meter,
-            index,
-            t_ns,
-            vendor="intel",
-            model=model,
-            driver=place.driver,
-            pci=place.pci,
-            values=reported(values),
-            files=place.files,
-        )
+        return place.status(self.meter, index, t_ns, values)
 
     def _max_mw(self) -> int | None:
         hwmon = self._place.hwmon
@@ -91,7 +78,7 @@ class IntelCard:
         return HEADROOM * limit_uw // UW_PER_MW if limit_uw else None
 
     def _reckon(self, energy_uj: int, t_ns: int) -> None:
-        """Power and utilization since the look before: neither is reported as such."""
+        """Return power and utilization since the last poll; neither is reported as such."""
         if self._counted is not None and t_ns > self._counted[0] and energy_uj >= self._counted[1]:
             self._watts = (energy_uj - self._counted[1]) * 1_000 / (t_ns - self._counted[0])
         self._counted = (t_ns, energy_uj)
@@ -107,7 +94,7 @@ class IntelCard:
 
 
 def _input(hwmon: Path | None, kind: str) -> Path | None:
-    """The counter of the board, else of the package, else the only one."""
+    """Return the counter of the board, else of the package, else the only one."""
     if hwmon is None:
         return None
     found = {text_or(hwmon / f"{kind}{n}_label"): path
@@ -120,7 +107,7 @@ def _first(directory: Path, pattern: str) -> Path | None:
 
 
 def _residencies(place: CardNumbers) -> list[Path]:
-    """Where the time is counted for which the engines slept, in ms."""
+    """Return where the time is counted for which the engines slept, in ms."""
     xe = [
         gt / "gtidle/idle_residency_ms"
         for _, tile in numbered(place.device, r"tile(\d+)")

@@ -3,9 +3,9 @@
 NVIDIA's cards are there too and are left alone: NVML reads them. An integrated GPU without a
 meter of its own is no meter: its energy is in the CPU package's.
 
-Of a module of several dies (MI250, the partitions of a card) the kernel tells 0 W and no energy of
-every die but the first, whose figures are the module's. So the module is one meter, that of its
-first die; each die is an instance of it, as busy as it says.
+For a module of several dies (MI250, the partitions of a card) the kernel reports 0 W and no energy
+for every die but the first, whose values are the module's. So the module is one meter, that of its
+first die; each die is an instance of it, with its own activity.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOOK_S = 60.0
 
 
 def metered(root: Path) -> list[CardNumbers]:
-    """The cards below `root` that have a meter of their own."""
+    """Return the cards below `root` that have a meter of their own."""
     found = []
     for place in places(root):
         names = (
@@ -76,7 +76,7 @@ class DrmSensor:
 
     @property
     def pace(self) -> Pace:
-        """Cards that may know power only are looked at often, others before a register wraps."""
+        """Cards that may have power only are polled often, others before a register wraps."""
         return Pace(most_s=POWER_LOOK_S if any(p.vendor == AMD for p, _ in self._cards) else LOOK_S)
 
     def owns(self, meter: Meter) -> bool:
@@ -127,7 +127,7 @@ class DrmSensor:
         )
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The counters of `meters` alone."""
+        """Return the counters of `meters` alone."""
         wanted, readings = set(meters), []
         for _, card in self._cards:
             if card.meter in wanted:
@@ -146,7 +146,7 @@ class DrmSensor:
 
 
 def _inner(module_of: Mapping[Meter, Meter]) -> set[Meter]:
-    """The dies that tell no energy of their own."""
+    """Return the dies without their own energy."""
     return {die for die, module in module_of.items() if die != module}
 
 
@@ -157,7 +157,7 @@ PPM_PER_PERCENT = 10_000
 
 
 def dies(readings: Sequence[tuple[str, Reading]]) -> dict[Meter, Meter]:
-    """The module of each die, by its meter; `readings` are of all cards, with their product.
+    """Return the module of each die, by its meter; `readings` are of all cards, with their product.
 
     Cards without any power of their own belong to the last one before them that has some.
     """
@@ -173,7 +173,7 @@ def dies(readings: Sequence[tuple[str, Reading]]) -> dict[Meter, Meter]:
 
 
 def joined(readings: Sequence[Reading], module_of: Mapping[Meter, Meter]) -> list[Reading]:
-    """The readings, those of dies as one of their module."""
+    """Return the readings, those of dies as one of their module."""
     parts: dict[Meter, list[Reading]] = {}
     for reading in readings:
         parts.setdefault(module_of.get(reading.meter, reading.meter), []).append(reading)
@@ -214,7 +214,7 @@ def _module(meter: Meter, found: Sequence[Reading]) -> Reading:
 def reported(
     statuses: Sequence[DeviceStatus], module_of: Mapping[Meter, Meter]
 ) -> list[DeviceStatus]:
-    """The statuses; each die says what it is a part of, and no power that is not its own."""
+    """Return the statuses; each die with its module, and without the module's power."""
     return [
         _die(status, [m.name for m, of in module_of.items() if of == module_of[status.meter]],
              module_of[status.meter])

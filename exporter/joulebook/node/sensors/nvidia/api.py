@@ -1,9 +1,9 @@
-"""The typed seam over NVML: everything Joulebook asks the NVIDIA driver, and nothing else.
+"""A typed wrapper of NVML, with the queries that Joulebook needs.
 
-`pynvml` (nvidia-ml-py) loads and initialises the library and answers what is asked once. What is
-asked at every look goes straight to the library through calls prepared once per GPU (handle and
-buffers bound): the binding's own wrappers cost ten times as much. Units here are the driver's:
-mJ, mW, percent, MHz, bytes, unix microseconds.
+`pynvml` (nvidia-ml-py) loads and initializes the library and handles one-time queries. Queries of
+every poll go straight to the library through calls prepared once per GPU (handle and buffers
+bound): the binding's own wrappers cost ten times as much. Units here are the driver's: mJ, mW,
+percent, MHz, bytes, unix microseconds.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Fields(NamedTuple):
 
 
 class Telemetry(NamedTuple):
-    """The gauges of one GPU: percent, bytes, degrees Celsius, MHz, mW; `None`: it cannot say."""
+    """The gauges of one GPU: percent, bytes, degrees Celsius, MHz, mW; `None`: not reported."""
 
     gpu_pct: int | None
     memory_pct: int | None
@@ -93,7 +93,7 @@ class Session:
         self.driver = str(maybe(pynvml.nvmlSystemGetDriverVersion) or "")
 
     def function(self, *names: str) -> Callable[..., int] | None:
-        """The first of these functions that the driver has."""
+        """Return the first of these functions that the driver has."""
         for name in names:
             try:
                 # By item, not attribute: a function object of our own, so that whatever the
@@ -110,14 +110,14 @@ class Session:
         return _absent if function is None else partial(function, *arguments)
 
     def device_count(self) -> int:
-        """How many GPUs there are. Raises `SensorError`, also where that cannot be true."""
+        """Return how many GPUs there are. Raises `SensorError`, also where that cannot be true."""
         count = int(ask(pynvml.nvmlDeviceGetCount))
         if not 0 <= count <= MAX_DEVICES:
             raise implausible("nvmlDeviceGetCount", "device_count", count)
         return count
 
     def close(self) -> None:
-        """Let go of the driver. A session that the driver has ended already is no error."""
+        """Close the driver. A session that the driver has already ended is not an error."""
         maybe(pynvml.nvmlShutdown)
 
 
@@ -186,7 +186,7 @@ class NvmlDevice:
         self._get_samples = session.function("nvmlDeviceGetSamples")
 
     def energy_mj(self) -> int:
-        """The cumulative energy counter. Raises `SensorError`."""
+        """Return the cumulative energy counter. Raises `SensorError`."""
         code = self._energy()
         if code:
             raise error(code, "nvmlDeviceGetTotalEnergyConsumption")
@@ -197,7 +197,7 @@ class NvmlDevice:
         return energy_mj
 
     def has_energy_counter(self) -> bool | None:
-        """Whether there is such a counter at all; `None` if the driver fails to say just now."""
+        """Return whether there is such a counter; `None` if the query fails for now."""
         code = self._energy()
         return None if code and code not in ABSENT else not code
 
@@ -207,7 +207,7 @@ class NvmlDevice:
         return None if self._uptime() else self._within("uptime", self._u64.value, MAX_UPTIME_S)
 
     def power_mw(self) -> int:
-        """Power, as the driver's oldest call tells it. Raises `SensorError`."""
+        """Return power from the driver's oldest call. Raises `SensorError`."""
         code = self._power()
         if code:
             raise error(code, "nvmlDeviceGetPowerUsage")
@@ -218,19 +218,19 @@ class NvmlDevice:
 
     @property
     def max_power_mw(self) -> int:
-        """What it can draw at most, for a moment."""
+        """Return the most that it can draw for a moment."""
         limit_mw = self.highest_limit_mw
         return PLAUSIBLE_FACTOR * limit_mw if limit_mw else DEFAULT_POWER_MW
 
     def _within(self, what: str, value: int, most: int) -> int | None:
-        """A figure of the driver; `None`, and counted, where it cannot be true."""
+        """Return a figure of the driver; `None`, and counted, where it cannot be true."""
         if value <= most:
             return value
         self.rejected[f"{what}_implausible"] += 1
         return None
 
     def mig(self) -> bool:
-        """Whether the GPU is partitioned now."""
+        """Return whether the GPU is partitioned now."""
         return not self._mig() and self._u32.value == 1
 
     def fields(self) -> Fields:
@@ -254,9 +254,9 @@ class NvmlDevice:
         return Fields(average_mw, instant_mw, module_mw, module_instant_mw, throttle_ns)
 
     def telemetry(self, known: Telemetry | None = None) -> Telemetry:
-        """All gauges; what the driver does not answer is `None`.
+        """Return all gauges; what the driver does not answer is `None`.
 
-        Of one whose gauges are `known` only that is asked which tells whether it is at work.
+        If its gauges are `known`, only query whether it is at work.
         """
         gpu, memory = (None, None) if self._rates() else self._two
         gpu_pct, memory_pct, reported = self._percent(gpu), self._percent(memory), self._told
@@ -281,7 +281,7 @@ class NvmlDevice:
         )
 
     def _told(self, call: Call, what: str, most: int) -> int | None:
-        """What a call that fills `_u32` says."""
+        """Return the value of a call that fills `_u32`."""
         return None if call() else self._within(what, self._u32.value, most)
 
     def _percent(self, value: int | None) -> int | None:
@@ -341,5 +341,5 @@ class NvmlDevice:
 
 
 def _absent() -> int:
-    """Stands for a function that this driver does not have."""
+    """Replaces a function that this driver does not have."""
     return FUNCTION_NOT_FOUND

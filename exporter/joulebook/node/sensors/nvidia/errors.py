@@ -111,23 +111,23 @@ MEANINGS: Mapping[int, Meaning] = {
 }
 
 ABSENT = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, 25, 26})
-"""Codes by which a driver says for good that it cannot answer."""
+"""Codes of queries that a driver will never support."""
 
 
 def meaning(code: int) -> Meaning:
-    """The meaning of a code; one that is newer than this table is `unknown`."""
+    """Return the meaning of a code; one that is newer than this table is `unknown`."""
     return MEANINGS.get(code, MEANINGS[UNKNOWN])
 
 
 def error(code: int, call: str) -> SensorError:
-    """The exception for `code`, as returned by the NVML function `call`."""
+    """Return the exception for `code`, as returned by the NVML function `call`."""
     known = meaning(code)
     text = f"{call}: {known.reason.replace('_', ' ')} (NVML code {code})"
     return known.kind(text, reason=known.reason, remedy=known.remedy)
 
 
 def implausible(call: str, what: str, value: object) -> SensorError:
-    """The exception for an answer that cannot be true."""
+    """Return the exception for an answer that cannot be true."""
     return SensorRetry(
         f"{call}: {value!r:.80} is implausible",
         reason=f"{what}_implausible",
@@ -146,7 +146,7 @@ def ask(function: Callable[..., T], *arguments: object) -> T:
 
 
 def maybe(function: Callable[..., T], *arguments: object) -> T | None:
-    """The same for what a GPU need not know: `None` in place of every error."""
+    """Return the same for what a GPU need not know: `None` in place of every error."""
     try:
         return ask(function, *arguments)
     except SensorError:

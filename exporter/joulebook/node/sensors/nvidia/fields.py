@@ -1,6 +1,6 @@
 """What the driver answers: the fields asked for in one call, their layout, and the limits of all.
 
-Figures beyond the limits are refused (`api`, `processes`).
+Values beyond the limits are rejected (`api`, `processes`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_UPTIME_S = 1 << 31
 MAX_THROTTLE_NS = 1 << 62
 MAX_MEMORY_BYTES = 1 << 50
 MAX_POWER_MW = 10_000_000
-"""No GPU of 2026 draws 10 kW, whatever limit it tells."""
+"""No GPU of 2026 draws 10 kW, whatever limit it reports."""
 
 DEFAULT_POWER_MW = 3_000_000
 PLAUSIBLE_FACTOR = 2
@@ -37,11 +37,11 @@ _Fields = Sequence[tuple[int, int]]
 """Field ids, each with its scope."""
 
 _ONLY_32_BITS = 1
-"""The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half means nothing."""
+"""The value type of a field (NVML_VALUE_TYPE_UNSIGNED_INT) whose upper half is undefined."""
 
 POWER_AVERAGE, POWER_INSTANT = 185, 186
 GPU_SCOPE, MODULE_SCOPE = 0, 1
-"""Whose power: the GPU's, or that of the module around it, its CPU included (superchips)."""
+"""The scope of power: the GPU, or the module around it, including its CPU (superchips)."""
 
 THROTTLE_FIELDS: Final = {
     74: "power",
@@ -73,7 +73,7 @@ _FIELD = struct.Struct("=IIqqIiQ")
 
 
 class FieldValues:
-    """Several fields of one GPU, asked for in one call."""
+    """Several fields of one GPU, read in one call."""
 
     def __init__(
         self, function: Callable[..., int] | None, handle: object, fields: _Fields
@@ -97,12 +97,12 @@ class FieldValues:
         return self._answers.unpack_from(self.buffer)
 
     def ask(self) -> list[int | None]:
-        """Return the values, in order; `None` for what the GPU does not tell."""
+        """Return the values in order; `None` if not reported."""
         return values(self.answers()) or [None] * (len(self._questions) // _FIELD.size)
 
 
 def values(answers: Sequence[int]) -> list[int | None]:
-    """What some answers say, each by its own return code (`None`: not supported)."""
+    """Decode answers, each with its own return code (`None`: not supported)."""
     return [
         None if code else value & 0xFFFFFFFF if kind == _ONLY_32_BITS else value
         for kind, code, value in zip(answers[::3], answers[1::3], answers[2::3], strict=True)

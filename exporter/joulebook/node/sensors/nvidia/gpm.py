@@ -60,7 +60,7 @@ def _request(count: int) -> type[ctypes.Structure]:
 
 
 class _Sample(NamedTuple):
-    """The last sample, and what the two last ones came to."""
+    """The last sample, and the metrics of the last two."""
 
     buffer: ctypes.c_void_p
     t_ns: int
@@ -94,7 +94,7 @@ class Gpm:
         return 0 if self._last is None else self._last.t_ns
 
     def means(self, now_ns: int) -> tuple[float | None, ...]:
-        """Return the mean of each metric since the last time; `None`: the driver does not say."""
+        """Return the mean of each metric since the last time; `None` if not reported."""
         last, nothing = self._last, (None,) * len(self._ids)
         if last is not None and now_ns - last.t_ns <= APART_NS:
             return last.values

@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 1500 * NS_PER_MS
-"""Memory, clocks, temperature and limit are asked for no more often: six calls of eleven."""
+"""Seconds between reads of memory, clocks, temperature and limit: six calls of eleven."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
-"""The wall clock is slewed by less than this between two looks; by more it was stepped."""
+"""A wall clock change of more than this between two polls is a step."""
 
 
 class OpenGpu:
@@ -65,9 +65,9 @@ class OpenGpu:
         self.is_module: bool | None = None
         """Whether power, and so the counter, is that of a superchip's whole module."""
         self.socket: Socket | None = None
-        """The CPU socket of the superchip whose module the counter is of."""
+        """The CPU socket of the superchip, if the counter is its module's."""
         self.rail: Socket | None = None
-        """What tells the power of a Jetson, of which NVML knows none."""
+        """The source of a Jetson's power, which NVML does not have."""
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
@@ -75,7 +75,7 @@ class OpenGpu:
         self.xids: Counter[int] = Counter()
         """How often each Xid happened."""
         self.last_xid: int | None = None
-        """The last of them; 0: none yet, `None`: they cannot be asked for."""
+        """The last of them; 0: none yet, `None`: not available."""
         self._instances: tuple[Instance, ...] | None = None
         now_ns, self._utc_offset_ns = clock.now_ns(), clock.utc_offset_ns()
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
@@ -106,18 +106,19 @@ class OpenGpu:
         self._sm_times = earlier._sm_times
 
     def close(self) -> None:
-        """Give back to the driver what is its own; before its session ends."""
+        """Free the driver's resources, before its session ends."""
         self._mig.close()
         self._health_reader.close()
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused = self._mig.refused + self.device.rejected
-        refused[UTILIZATION_IMPLAUSIBLE] = self._sm_times.refused
-        return refused
+        refused, utilization = self.device.rejected, self._sm_times.refused
+        if not (self._mig.refused or utilization):
+            return refused
+        return self._mig.refused + refused + Counter({UTILIZATION_IMPLAUSIBLE: utilization})
 
     def asleep(self) -> bool:
-        """Whether the system has powered the GPU down; any question to it would wake it up."""
+        """Return whether the system has powered the GPU down; any query would wake it up."""
         if self._runtime_status is None:
             return False
         try:
@@ -126,7 +127,7 @@ class OpenGpu:
             return False
 
     def poll_energy(self) -> Reading:
-        """The energy counter alone. Raises `SensorError`."""
+        """Return the energy counter alone. Raises `SensorError`."""
         now_ns = self._clock.now_ns
         t0_ns = now_ns()
         energy_uj = self.device.energy_mj() * UJ_PER_MJ
@@ -199,7 +200,7 @@ class OpenGpu:
     def status(
         self, t_ns: int, values: Mapping[str, float], throttle_ns: Mapping[str, int]
     ) -> DeviceStatus:
-        """Who this GPU is; with empty `values` while it does not answer."""
+        """Return who this GPU is; with empty `values` while it does not answer."""
         device = self.device
         return DeviceStatus(
             self.meter,
@@ -224,7 +225,7 @@ class OpenGpu:
         return {**self._health.counts, **xids}
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
-        """The MIG instances and their work; `None` if the driver fails to say."""
+        """Return the MIG instances and their work; `None` if the query fails."""
         self._is_cut = self.device.mig()
         try:
             instances = self._mig.instances() if self._is_cut else ()
@@ -237,7 +238,7 @@ class OpenGpu:
         return self._mig.used(instances, t_ns)
 
     def _without_socket(self, module_mw: int) -> int | None:
-        """The GPU's own power, where the socket's is reported; else the module's."""
+        """Return the GPU's own power, where the socket's is reported; else the module's."""
         if self.socket is None:
             return module_mw
         socket_mw = self.socket.power_mw()
@@ -253,7 +254,7 @@ class OpenGpu:
             return power_mw
 
     def _samples(self, t_ns: int) -> tuple[PowerSample, ...]:
-        """The driver's buffered power since the last time, in node time, up to `t_ns`."""
+        """Return the driver's buffered power since the last time, in node time, up to `t_ns`."""
         offset_ns = self._clock.utc_offset_ns()
         if abs(offset_ns - self._utc_offset_ns) > WALL_STEP_NS:
             self._sampled_us = (self._sampled_ns + offset_ns) // NS_PER_US
@@ -272,7 +273,7 @@ class OpenGpu:
         return tuple(samples)
 
     def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
-        """Who is on the GPU; `None` if the driver fails to say, or cannot."""
+        """Return the processes on the GPU; `None` if the query fails or is unsupported."""
         try:
             listed = self._reader.listed()
         except SensorError:
@@ -322,7 +323,7 @@ class OpenGpu:
 
 
 def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bool | None:
-    """Whether any engine was at work; `None` where the card does not tell, or was not asked."""
+    """Return whether any engine was at work; `None` if not reported, or not queried."""
     if gauges.gpu_pct is not None:
         return bool(gauges.gpu_pct or gauges.encoder_pct or gauges.decoder_pct)
     active = [each.active_ppm for each in instances or ()]
@@ -332,7 +333,7 @@ def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bo
 
 
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
-    """The file that tells whether the GPU sleeps; `None` if the system never lets it."""
+    """Return the file with the GPU's power state; `None` if it never sleeps."""
     domain, _, rest = pci.lower().partition(":")
     try:
         power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"

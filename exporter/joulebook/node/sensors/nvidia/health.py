@@ -1,4 +1,4 @@
-"""What a GPU tells of its health, and how much of its silicon was at work: on the slow beat.
+"""Read a GPU's health and the activity of its units, at a slower rate.
 
 One call for all field values and three for link and state every five seconds, two for GPM with
 each list of processes; Xids come as events, and cost nothing while none happens. What a GPU does
@@ -68,13 +68,15 @@ _MIB = 1 << 20
 HERTZ_PER_MHZ = 1_000_000
 
 SELDOM_NS = 5 * NS_PER_S
-"""Errors, links and states are asked for no more often."""
+"""Time between reads of errors, links and states."""
 
 _MOST_STATE, _MOST_GENERATION, _MOST_LANES = 15, 9, 64
 
 
 class Health(NamedTuple):
-    """What was told: gauges and counters by name, and the mean tensor activity since the last."""
+    """The values reported: gauges and counters by name, and the mean tensor activity since the
+    last.
+    """
 
     values: Mapping[str, float] = {}
     counts: Mapping[Count, int] = {}
@@ -82,7 +84,7 @@ class Health(NamedTuple):
 
 
 class HealthReader:
-    """One GPU. `close` it before the session ends. What cannot be true is counted in `refused`."""
+    """One GPU. `close` it before the session ends. Implausible values are counted in `refused`."""
 
     def __init__(self, session: Session, handle: object, refused: Counter[str]) -> None:
         self._refused = refused
@@ -108,7 +110,7 @@ class HealthReader:
         self._told_ns: int | None = None
 
     def look(self, now_ns: int) -> Health:
-        """Ask what was at work, and every `SELDOM_NS` for the rest."""
+        """Read the activity, and every `SELDOM_NS` the rest."""
         if self._told_ns is None or now_ns - self._told_ns >= SELDOM_NS:
             self._told, self._told_ns = self._asked(), now_ns
         values = dict(self._told.values)
@@ -136,7 +138,7 @@ class HealthReader:
         return Health(values, counts)
 
     def _measured(self, now_ns: int, values: dict[str, float]) -> int | None:
-        """Add what GPM tells, as far as it does; return the tensor activity."""
+        """Add the GPM metrics, as far as reported; return the tensor activity."""
         if self._gpm is None:
             return None
         since_ns = self._gpm.since_ns
@@ -172,7 +174,7 @@ class HealthReader:
 
 _XID_CRITICAL_ERROR = 8
 _MOST_EVENTS = 64
-"""Of one look; the rest waits in the driver."""
+"""The most per poll; the rest waits in the driver."""
 
 
 class _Event(ctypes.Structure):
@@ -218,14 +220,14 @@ class XidEvents:
         return found
 
     def close(self) -> None:
-        """Let go of them."""
+        """Free them."""
         if self._set and self._free is not None:
             self._free(self._set)
         self._set = ctypes.c_void_p()
 
 
 def address(handle: object) -> int | None:
-    """What tells a handle of the driver from another."""
+    """Return the identity of a driver handle."""
     return ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]
 
 

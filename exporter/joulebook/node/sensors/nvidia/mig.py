@@ -1,7 +1,7 @@
 """What a card is cut into, and how busy each piece was: MIG devices and GPM.
 
 Energy and power exist for the whole card only (an exporter that repeats them on every instance
-multiplies them: dcgm-exporter issue 317). What tells the instances apart is GPM (`gpm`): the share
+multiplies them: dcgm-exporter issue 317). The instances are distinguished by GPM (`gpm`): the share
 of the multiprocessors of each GPU instance that were at work.
 """
 
@@ -53,7 +53,7 @@ class Mig:
         self.refused: Counter[str] = Counter()
 
     def instances(self) -> tuple[Instance, ...]:
-        """What the card is cut into now, asked again each time: instances come and go.
+        """Return the card's current MIG instances, queried each time, since they come and go.
 
         Raises `SensorError` if the driver fails as a whole.
         """
@@ -84,9 +84,9 @@ class Mig:
         )
 
     def used(self, instances: Iterable[Instance], now_ns: int) -> tuple[InstanceUse, ...]:
-        """How busy each instance was since the last time, as far as the driver says.
+        """Return how busy each instance was since the last time, as far as reported.
 
-        The driver tells it of a GPU instance. Where that has slices of no compute instance, all
+        The driver reports it per GPU instance. If that has slices without a compute instance, all
         of its work was done on the others.
         """
         instances = tuple(instances)

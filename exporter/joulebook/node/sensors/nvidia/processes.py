@@ -45,7 +45,7 @@ MAX_PID = 1 << 22
 PROCESSES_IMPLAUSIBLE = "processes_implausible"
 
 LOOK_BACK_US = 15_000_000
-"""Drivers keep a few seconds of samples; nothing older is asked for."""
+"""Drivers keep a few seconds of samples; nothing older is requested."""
 PROBE_US = 30_000_000
 CLOCK_SLACK_US = 1_000_000
 
@@ -86,7 +86,7 @@ class ProcessReader:
             if (function := session.function(f"{name}_v3", f"{name}_v2")) is not None
         }
         self.graphics: frozenset[int] = frozenset()
-        """The pids of the last look that are in the list of graphics contexts alone."""
+        """The PIDs of the last poll that are only in the list of graphics contexts."""
         self._utilisation = session.function("nvmlDeviceGetProcessUtilization")
         early_r535 = (
             session.function("nvmlDeviceGetConfComputeMemSizeInfo") is not None
@@ -101,7 +101,7 @@ class ProcessReader:
         self.rejected = device.rejected
 
     def listed(self) -> Mapping[ProcessOnCard, int | None] | None:
-        """Memory in bytes (`None`: not said) by place, of compute, graphics and MPS together.
+        """Memory in bytes (`None`: not reported) by place, of compute, graphics and MPS together.
 
         `None` if the driver has no such lists for this GPU. Raises `SensorError`.
         """
@@ -126,7 +126,7 @@ class ProcessReader:
         return merged
 
     def _list(self, name: str, function: Callable[..., int]) -> _Entries | None:
-        """One list, which is read anew only if the driver wrote another one than last time."""
+        """One list, which is parsed again only if it differs from the last one."""
         code = self._fill(partial(function, self._handle), _UNTOUCHED)
         count = self._count.value
         if code in ABSENT:
@@ -144,7 +144,7 @@ class ProcessReader:
         return kept[2]
 
     def _entries(self, written: bytes, count: int) -> _Entries:
-        """One list. A process on several MIG instances stands in it several times."""
+        """One list. A process on several MIG instances is in it several times."""
         size = entry_size(written, count, self._usual_size)
         entries: dict[ProcessOnCard, int | None] = {}
         for i in range(count):
@@ -208,7 +208,7 @@ class ProcessReader:
 
 
 def entry_size(buffer: bytes, count: int, usual: int) -> int:
-    """The size of one of `count` entries that the driver wrote into a buffer of 0xA5 bytes.
+    """Return the size of one of `count` entries that the driver wrote into a buffer of 0xA5 bytes.
 
     It is what was written, divided by the count; `usual` where that is no known size (a driver
     that clears the rest of the buffer).
@@ -221,13 +221,12 @@ def entry_size(buffer: bytes, count: int, usual: int) -> int:
 
 
 class SmTimes:
-    """Turns utilisation samples into SM time by process, whatever their times look like.
+    """Turns utilization samples into SM time by process, whatever their times look like.
 
-    A driver's percentage is the mean since the instant that was asked for (nvtop issue 91). It is
-    asked for from the oldest of the latest samples, so that a process whose samples lag is not
-    starved; each process is given its percentage of the time since its own last sample. A process
-    without a sample may be idle, or lag more: for its sake the driver is now and then asked from
-    further back.
+    A driver's percentage is the mean since the requested instant (nvtop issue 91). It is requested
+    from the oldest of the latest samples, so that a process whose samples lag is not starved; each
+    process gets its percentage of the time since its own last sample. A process without a sample
+    may be idle, or lag more: for that case samples are now and then requested from further back.
     """
 
     def __init__(self, now_us: int) -> None:
@@ -238,7 +237,7 @@ class SmTimes:
         """Samples that cannot be true, since the beginning."""
 
     def after_us(self, running: Collection[int], now_us: int) -> int:
-        """The unix time after which to ask for samples, now that these processes are listed."""
+        """Return the Unix time to request samples from, given these processes."""
         oldest_us = now_us - LOOK_BACK_US
         silent = any(self._last_us.get(pid, 0) < oldest_us for pid in running)
         if silent and abs(now_us - self._probed_us) >= PROBE_US:
@@ -252,9 +251,9 @@ class SmTimes:
     def take(
         self, samples: Iterable[SmSample], running: Collection[int], now_us: int
     ) -> dict[int, int | None]:
-        """SM time in ns since the last time, by pid; `None` where the sample is not believed.
+        """Return SM time in ns since the last time, by PID; `None` if the sample is implausible.
 
-        Refused: above 100 %, without a time, not newer than the last, or from the future.
+        Rejected: above 100 %, without a time, not newer than the last, or from the future.
         """
         times: dict[int, int | None] = {}
         newest: dict[int, int] = {}

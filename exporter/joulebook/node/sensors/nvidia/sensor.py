@@ -1,9 +1,9 @@
 """NVIDIA GPUs: one NVML session, one meter for each GPU, keyed by its UUID.
 
 The session is opened once, and again only after the driver said UNINITIALIZED or its handles are
-invalid (it was reloaded), where a GPU was lost, or where there is none at all: ever less often, for
-every initialisation costs file descriptors (all-smi issue 118). A GPU that fails, or that answers
-what cannot be true, gives a `Failure`, and the others go on.
+invalid (it was reloaded), where a GPU was lost, or where there is none at all: with increasing
+intervals, since every initialization costs file descriptors (all-smi issue 118). A GPU that fails,
+or returns implausible values, gives a `Failure`; the others are not affected.
 
 NVML gives no handle of a card that is lost from the start, so not even its UUID; the kernel
 module's own files in /proc/driver/nvidia/gpus do. Without them a card is known by its index alone.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -107,7 +107,7 @@ class NvmlSensor:
         self._session = session
 
     def close(self) -> None:
-        """Let go of the driver; what is known of the GPUs is kept for the next `open`."""
+        """Close the driver; the state of the GPUs is kept for the next `open`."""
         session, self._session = self._session, None
         if session is not None:
             for card in self._cards.values():
@@ -137,7 +137,7 @@ class NvmlSensor:
         return look
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The energy counters alone; GPUs that have none, sleep or fail are left out."""
+        """Return the energy counters alone; GPUs that have none, sleep or fail are left out."""
         readings: list[Reading] = []
         if self._session is None:
             return readings
@@ -183,7 +183,7 @@ class NvmlSensor:
         return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
 
     def _note_xids(self) -> None:
-        """Count what the driver reports of errors since the last look, and log each."""
+        """Count the errors reported by the driver since the last poll, and log each."""
         happened = self._xids.happened() if self._xids is not None else ()
         for handle, xid in happened:
             for meter, card in self._cards.items():
@@ -193,9 +193,9 @@ class NvmlSensor:
                     log.warning("GPU %s: Xid %d (see dmesg)", meter.name, xid)
 
     def _pair_sockets(self) -> None:
-        """Tell each superchip's GPU its CPU socket: both are numbered in the same order.
+        """Assign each superchip's GPU its CPU socket: both are numbered in the same order.
 
-        And a Jetson's its rail, which tells its power where NVML does not.
+        A Jetson's GPU gets its rail, which reports the power that NVML does not.
         """
         if len(self._cards) == 1 and self._hwmon is not None:
             next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
@@ -205,11 +205,9 @@ class NvmlSensor:
             for card, socket in zip(cards, sockets, strict=True):
                 card.socket = socket
 
-    def _refused(self) -> dict[str, int]:
-        refused: Counter[str] = Counter()
-        for card in self._cards.values():
-            refused.update(card.refused())
-        return {reason: count for reason, count in refused.items() if count}
+    def _refused(self) -> Mapping[str, int]:
+        found = [refused for card in self._cards.values() if (refused := card.refused())]
+        return sum(found, Counter[str]())
 
     def _may_reopen(self) -> bool:
         now_ns = self._clock.now_ns()
@@ -280,7 +278,7 @@ class KernelGpu(msgspec.Struct, frozen=True):
 
 
 def kernel_gpus(proc: Path) -> list[KernelGpu]:
-    """The cards below `proc`, by PCI address."""
+    """Return the cards below `proc`, by PCI address."""
     try:
         folders = sorted((proc / "driver/nvidia/gpus").iterdir())
     except OSError:
@@ -298,9 +296,9 @@ def kernel_gpus(proc: Path) -> list[KernelGpu]:
 def unread(
     indexes: Sequence[int], known: Collection[str], cards: Iterable[KernelGpu]
 ) -> list[DeviceStatus]:
-    """Who the cards are that NVML counts at `indexes` and does not open.
+    """Return who the cards are that NVML counts at `indexes` and does not open.
 
-    They are those that nobody `known` (by UUID) is; both come in the order of the bus.
+    They are not in `known` (by UUID); both are in bus order.
     """
     left = [card for card in cards if card.uuid not in known]
     if len(left) != len(indexes):

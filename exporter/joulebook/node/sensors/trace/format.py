@@ -1,4 +1,4 @@
-"""Traces: what sensors said, in a file. One JSON object per line, gzip if the name ends in `.gz`.
+"""Traces: recorded sensor readings. One JSON object per line, gzip if the name ends in `.gz`.
 
     {"v":1,"kind":"joulebook-trace","devices":[{"name":"GPU-...","model":"NVIDIA A100"}],
      "source":"...","licence":"..."}
@@ -38,7 +38,7 @@ Text = Annotated[str, Meta(min_length=1)]
 
 
 class TraceDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One device of a trace: the name of its meter, and what it was."""
+    """One device of a trace: the name of its meter, and its description."""
 
     name: Text
     component: Component = Component.GPU
@@ -48,11 +48,11 @@ class TraceDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     pci: str = ""
     max_power_mw: Count | None = None
     note: str = ""
-    """How its figures came about, where they are not the device's own."""
+    """How its values were obtained, if they are not the device's own."""
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The first line. `source` and `licence` say where the figures come from."""
+    """The first line. `source` and `licence` are the origin of the values."""
 
     v: int
     kind: str
@@ -64,7 +64,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class TraceRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
 ):
-    """One line: what one device said at one instant."""
+    """One line: the values of one device at one instant."""
 
     t_ns: Count
     gpu: Count
@@ -132,7 +132,7 @@ def _header(path: Path, number: int, line: bytes) -> Header:
 
 
 def _problem(earlier: list[TraceRecord], record: TraceRecord) -> str:
-    """What is wrong with a record that follows `earlier`; empty if nothing."""
+    """Return what is wrong with a record after `earlier`; empty if nothing."""
     if earlier and record.t_ns <= earlier[-1].t_ns:
         return f"t_ns {record.t_ns} is not after {earlier[-1].t_ns}"
     if record.failed:
@@ -176,7 +176,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def open_trace(path: Path, mode: Literal["rb", "xb"]) -> IO[bytes]:
-    """Open a trace file, through gzip if its name says so."""
+    """Open a trace file, through gzip if its name ends in `.gz`."""
     if path.name.endswith(".gz"):
         # IO[bytes] is what a GzipFile is in all but its declared bases.
         return gzip.open(path, mode)  # type: ignore[return-value]

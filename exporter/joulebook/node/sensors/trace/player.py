@@ -1,9 +1,9 @@
 """A recorded trace in the place of hardware, in real time or faster.
 
-A joule of the trace is a joule of the replay: played at ten times the speed, the counter rises
-ten times as fast, and power is ten times what it was. In a loop the counter goes on rising, and
-where the trace stands depends on node time alone: like hardware it is not stopped, and forgets
-nothing, while the daemon is down.
+A joule of the trace is a joule of the replay: played at ten times the speed, the counter rises ten
+times as fast, and power is ten times what it was. In a loop the counter keeps increasing, and the
+position in the trace depends on node time alone: like hardware, it continues while the daemon is
+down.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ReplaySensor:
         self._is_open = False
 
     def owns(self, meter: Meter) -> bool:
-        """Every GPU: a trace stands in for them."""
+        """Return every GPU of the trace."""
         return meter.component is Component.GPU
 
     def open(self) -> None:
@@ -88,7 +88,7 @@ class ReplaySensor:
         self._is_open = True
 
     def look(self, *, processes: bool) -> PollResult:
-        """What the trace says now. It knows of no processes."""
+        """Return the current values of the trace. It has no processes."""
         readings: list[Reading] = []
         failures: list[Failure] = []
         statuses: list[DeviceStatus] = []
@@ -103,7 +103,7 @@ class ReplaySensor:
         return PollResult(tuple(readings), tuple(failures), tuple(statuses))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """The energy counters alone; devices that have none are left out."""
+        """Return the energy counters alone; devices that have none are left out."""
         readings: list[Reading] = []
         for player, t_ns, place_ns in self._places(meters):
             record = player.record(place_ns)
@@ -112,11 +112,11 @@ class ReplaySensor:
         return readings
 
     def close(self) -> None:
-        """Look no longer; the trace plays on."""
+        """Stop polling; the trace plays on."""
         self._is_open = False
 
     def _places(self, meters: Iterable[Meter]) -> Iterable[tuple[_Player, int, int]]:
-        """The players of `meters`, each with node time and its place in the trace, in ns."""
+        """Yield the players of `meters`, each with node time and its place in the trace, in ns."""
         if not self._is_open or self._origin_ns is None:
             raise SensorLost("the replay is not open", reason="uninitialized")
         for meter in meters:
@@ -187,14 +187,14 @@ class _Player:
         self._sampled_ns: int | None = None  # the place up to which samples were handed over
 
     def record(self, place_ns: int) -> TraceRecord | None:
-        """The last record at or before a place; `None` when the trace has ended."""
+        """Return the last record at or before a place; `None` when the trace has ended."""
         if not self._loop and place_ns > self._span_ns:
             return None
         in_round_ns = place_ns % self._span_ns if self._loop else place_ns
         return self._records[max(bisect_right(self._times, in_round_ns) - 1, 0)]
 
     def counted(self, t_ns: int, place_ns: int, record: TraceRecord) -> Reading:
-        """The counter alone."""
+        """Return the counter alone."""
         rounds = place_ns // self._span_ns if self._loop else 0
         energy_uj = None
         if record.energy_uj is not None:
@@ -223,7 +223,7 @@ class _Player:
         )
 
     def status(self, t_ns: int, record: TraceRecord | None) -> DeviceStatus:
-        """The gauges; none while the device fails or after the end."""
+        """Return the gauges; none while the device fails or after the end."""
         values: dict[str, float] = {}
         if record is not None and not record.failed:
             values.update(record.values)
@@ -248,7 +248,7 @@ class _Player:
         return power_mw * self._speed_milli // _MILLI
 
     def _samples(self, t_ns: int, place_ns: int) -> tuple[PowerSample, ...]:
-        """The records that were passed since the last reading, at most one round of them."""
+        """Return the records that were passed since the last reading, at most one round of them."""
         since_ns, self._sampled_ns = self._sampled_ns, place_ns
         if since_ns is None:
             return ()

@@ -1,4 +1,4 @@
-"""Writes what sensors say into a trace, for `joulebook record` and to be played by `replay`."""
+"""Write sensor readings to a trace, for `joulebook record` and `replay`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from joulebook.node.sensors.trace.format import (
 
 
 class TraceWriter:
-    """Appends looks to a new trace file; a context manager.
+    """Appends polls to a new trace file; a context manager.
 
-    The devices of a trace are those that its first look read; one that comes later, or never
-    answers, is left out and counted in `left_out`. Raises `ConfigError` if the file exists or
-    cannot be written.
+    The devices of a trace are those of its first poll; one that comes later, or never responds, is
+    left out and counted in `left_out`. Raises `ConfigError` if the file exists or cannot be
+    written.
     """
 
     def __init__(self, path: Path, *, source: str = "", licence: str = "") -> None:
@@ -50,7 +50,7 @@ class TraceWriter:
         self.close()
 
     def append(self, look: PollResult) -> None:
-        """Write one look. A look without any reading before the first is ignored."""
+        """Write one poll. Polls without any reading before the first are ignored."""
         try:
             if not self._devices and not self._begin(look):
                 return
@@ -98,7 +98,7 @@ class TraceWriter:
 
 
 class _Device:
-    """What was written of one device."""
+    """The state of writing one device."""
 
     def __init__(self, index: int, has_counter: bool, begun_ns: int) -> None:
         self.has_counter = has_counter
@@ -109,7 +109,7 @@ class _Device:
         self._shift_uj = 0
 
     def read(self, reading: Reading, status: DeviceStatus | None) -> Iterator[TraceRecord]:
-        """The lines of one reading: its buffered power, then itself."""
+        """Yield the lines of one reading: its buffered power, then itself."""
         if not self.has_counter:
             for sample in reading.samples:
                 if self._is_next(sample.t_ns):
@@ -128,12 +128,12 @@ class _Device:
         )
 
     def failed(self, failure: Failure) -> Iterator[TraceRecord]:
-        """The line of one failure."""
+        """Yield the line of one failure."""
         if self._is_next(failure.t_ns):
             yield TraceRecord(self._at(failure.t_ns), self._index, failed=failure.reason)
 
     def _is_next(self, t_ns: int) -> bool:
-        """Whether `t_ns` is later than all that was written; lines go forward in time."""
+        """Return whether `t_ns` is later than all that was written; lines go forward in time."""
         return t_ns > self._last_ns
 
     def _at(self, t_ns: int) -> int:
@@ -141,7 +141,7 @@ class _Device:
         return t_ns - self._begun_ns
 
     def _risen(self, energy_uj: int | None) -> int | None:
-        """The counter; where it began again it is written on from where it was."""
+        """Return the counter; where it began again it is written on from where it was."""
         if energy_uj is None:
             return None
         self._shift_uj = max(self._shift_uj, self._last_uj - energy_uj)

@@ -1,10 +1,10 @@
-"""What the files of one cgroup directory say of CPU and memory, on v1 and v2.
+"""Read CPU and memory from the files of one cgroup directory, on v1 and v2.
 
     v2   cpu.stat (usage_usec), memory.stat (anon + shmem), cpuset.cpus.effective, cpu.max
     v1   cpuacct.usage, memory.stat (total_rss + total_shmem), cpuset.cpus, cpu.cfs_quota_us
 
-See Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel. All of them count what
-is in directories below too, and what ended there.
+See Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel. All of them include
+directories below, and what ended there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import psutil
 
 from joulebook.units import NS_PER_S, NS_PER_US
 
@@ -25,9 +23,9 @@ _MOST_BYTES = 16_384
 
 
 class Counters(NamedTuple):
-    """What is counted in one directory, in one life of it (`inode`): found out once, read often.
+    """The counters of one directory, for one life of it (`inode`): detected once, read often.
 
-    `cpu` and `memory` are files (empty: not counted here), `v1` says of which kind they are.
+    `cpu` and `memory` are files (empty: not counted here) of the kind `v1`.
     """
 
     inode: int
@@ -54,7 +52,7 @@ class Counters(NamedTuple):
 
 
 def counters(directory: Path, inode: int = 0) -> Counters:
-    """Look what a directory counts."""
+    """Detect the counters of a directory."""
     for v1, cpu in ((True, "cpuacct.usage"), (False, "cpu.stat")):
         text = _read(f"{directory}/{cpu}")
         if text if v1 else "usage_usec " in text:
@@ -85,7 +83,7 @@ def cores_milli(directory: Path, machine_cores: int) -> int | None:
 
 
 def pids(directory: Path) -> Iterator[int]:
-    """The processes in a cgroup and below it."""
+    """Yield the processes in a cgroup and below it."""
     try:
         below = sorted(path for path in directory.rglob("cgroup.procs"))[:_MOST_DIRECTORIES]
     except OSError:
@@ -100,6 +98,8 @@ def pids(directory: Path) -> Iterator[int]:
 def processes_cpu_ns(numbers: set[int]) -> int:
     """CPU time of live processes and of their children that ended (those they waited for)."""
     total_s = 0.0
+    import psutil  # noqa: PLC0415 - only where processes are counted one by one
+
     for pid in numbers:
         try:
             times = psutil.Process(pid).cpu_times()
@@ -111,6 +111,8 @@ def processes_cpu_ns(numbers: set[int]) -> int:
 
 def processes_memory_bytes(numbers: set[int]) -> int:
     """Resident memory of processes, without what of it is mapped from files."""
+    import psutil  # noqa: PLC0415
+
     total = 0
     for pid in numbers:
         try:
@@ -122,7 +124,7 @@ def processes_memory_bytes(numbers: set[int]) -> int:
 
 
 def cpus(text: str) -> int:
-    """How many CPUs a list like `0-3,8` names."""
+    """Return how many CPUs a list like `0-3,8` names."""
     count = 0
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -175,6 +177,6 @@ def _read(path: str) -> str:
 
 
 def _number(text: str, name: str) -> int:
-    """The value in the line `name value`. Raises `ValueError`."""
+    """Return the value in the line `name value`. Raises `ValueError`."""
     begin = 0 if text.startswith(f"{name} ") else text.index(f"\n{name} ") + 1
     return int(text[begin + len(name) : text.find("\n", begin) if "\n" in text[begin:] else None])

@@ -1,4 +1,4 @@
-"""Whose process is it? Read from the path of its cgroup.
+"""Find the owner of a process from the path of its cgroup.
 
     v1   /slurm[_node]/uid_U/job_J/step_S[/task_T]             (once for each hierarchy)
     v2   /system.slice/[node_]slurmstepd.scope/job_J/step_S/user/task_T
@@ -7,9 +7,10 @@
     systemd    /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/RT-ID.scope
     cgroupfs   /kubepods/burstable/podUID/ID          (burstable, besteffort, or neither)
 
-Users make cgroups of any name where systemd hands them a part of the tree: below their own slice
-and in services of theirs. A name counts only where root alone can have given it (`given_by_root`),
-and of nested ones the outermost does. Inside a pod or container the tree of SLURM may begin again.
+Users can create cgroups with any name where systemd delegates a part of the tree: below their own
+slice and in their services. A name only counts where root alone can have given it
+(`given_by_root`), and of nested ones the outermost does. Inside a pod or container there may be
+another SLURM tree.
 
 A daemon in a cgroup namespace of its own sees the paths of others from there, as
 `/../../podUID/ID`: only the parts from the pod on are relied on.
@@ -55,7 +56,7 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 def from_namespace(path: str) -> str:
     """Return a path without the way up from this process's own cgroup namespace.
 
-    What it is seen from is an ancestor of this daemon's own cgroup, and so made by root.
+    The path is relative to an ancestor of this daemon's own cgroup, which root made.
     """
     return _ABOVE.sub("", path)
 
@@ -75,7 +76,7 @@ class PodPlace(NamedTuple):
 
 
 def pod_place(path: str) -> PodPlace | None:
-    """The Kubernetes pod of a cgroup path; `None` if it is not below one."""
+    """Return the Kubernetes pod of a cgroup path; `None` if it is not below one."""
     path = from_namespace(path)
     found = _POD.search(path)
     if found is None or not given_by_root(path, found.start()):
@@ -85,7 +86,7 @@ def pod_place(path: str) -> PodPlace | None:
 
 
 def pod_uid(name: str) -> str:
-    """The uid in the name of a pod's own directory; empty if it is none."""
+    """Return the uid in the name of a pod's own directory; empty if it is none."""
     found = _POD_NAME.match(name)
     return (found[1] or found[2]).replace("_", "-") if found else ""
 
@@ -112,12 +113,12 @@ class SlurmPlace(NamedTuple):
 
 
 def is_sluid(name: str) -> bool:
-    """Whether a directory of a slurmstepd.scope is named by a SLUID."""
+    """Return whether a directory of a slurmstepd.scope is named by a SLUID."""
     return _SLUID.match(name) is not None
 
 
 def slurm_place(path: str) -> SlurmPlace | None:
-    """The SLURM job of a cgroup path; `None` if it is not below one."""
+    """Return the SLURM job of a cgroup path; `None` if it is not below one."""
     path = from_namespace(path)
     found = _V1.search(path) or _V2.search(path)
     if found is None or not given_by_root(path, found.start()):
@@ -134,13 +135,13 @@ def slurm_place(path: str) -> SlurmPlace | None:
 
 
 def cgroup_paths(text: str) -> tuple[str, ...]:
-    """The paths in `/proc/<pid>/cgroup`, one for each hierarchy (`0::/...` is v2)."""
+    """Return the paths in `/proc/<pid>/cgroup`, one for each hierarchy (`0::/...` is v2)."""
     paths = (line.split(":", 2) for line in text.splitlines())
     return tuple(p[2] for p in paths if len(p) == 3)
 
 
 def hierarchies(root: Path) -> list[Path]:
-    """Where slices of services and pods may lie below a place where cgroups are mounted."""
+    """Return where slices of services and pods may lie below a place where cgroups are mounted."""
     # The root of a pure cgroup2 mount has slices below it, anything else has hierarchies.
     if (root / "cgroup.controllers").exists():
         return [root]
@@ -163,7 +164,7 @@ class CgroupReader:
         self._known: dict[int, tuple[int, float, tuple[str, ...]]] = {}
 
     def paths(self, pid: int) -> tuple[str, ...]:
-        """The cgroup paths of a process; empty if it is gone."""
+        """Return the cgroup paths of a process; empty if it is gone."""
         directory = Path(f"{self._proc}/{pid}")
         now = time.monotonic()
         try:
@@ -181,7 +182,7 @@ class CgroupReader:
         return paths
 
     def slurm(self, pid: int) -> SlurmPlace | None:
-        """The SLURM job in which a process runs, by its cgroup."""
+        """Return the SLURM job in which a process runs, by its cgroup."""
         for path in self.paths(pid):
             place = slurm_place(path)
             if place is not None:
@@ -189,5 +190,5 @@ class CgroupReader:
         return None
 
     def pod(self, pid: int) -> PodPlace | None:
-        """The Kubernetes pod in which a process runs, by its cgroup."""
+        """Return the Kubernetes pod in which a process runs, by its cgroup."""
         return next(filter(None, map(pod_place, self.paths(pid))), None)

@@ -1,6 +1,6 @@
 """A tree of cgroup directories, followed by inotify as they come and go.
 
-What a directory is, and who is reported of it, is the business of subclasses: SLURM's jobs, pods.
+Subclasses decide what a directory is, and who is notified: SLURM's jobs, pods.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import hierarchies
@@ -34,12 +35,21 @@ class WatchedDirectory(Protocol):
     def path(self) -> Path:
         """Where it is."""
 
+    @property
+    def level(self) -> Enum:
+        """What it is."""
+
 
 Spot = TypeVar("Spot", bound=WatchedDirectory)
 
 
 class CgroupTree(ABC, Generic[Spot]):
-    """Follows the tree below a cgroup root; all calls come from one thread."""
+    """Follows the tree below a cgroup root; all calls come from one thread.
+
+    `own` are the levels of directories that nobody else makes.
+    """
+
+    own: ClassVar[frozenset[Enum]]
 
     def __init__(self, root: Path, inotify: Inotify, refuse: Callable[[InputError], None]) -> None:
         self._root = root
@@ -47,12 +57,17 @@ class CgroupTree(ABC, Generic[Spot]):
         self._refuse = refuse
         self._watches: dict[int, Spot] = {}
         self._there: dict[Path, Spot] = {}
-        """What was reported of, and is not gone yet."""
+        """Directories reported and not gone yet."""
         self._found: set[Path] = set()
+
+    @property
+    def present(self) -> bool:
+        """Whether there are directories of its own here, with or without anything in them."""
+        return any(spot.level in self.own for spot in self._watches.values())
 
     @abstractmethod
     def base(self, path: Path) -> Spot:
-        """The root of a hierarchy."""
+        """Return the root of a hierarchy."""
 
     @abstractmethod
     def child(self, spot: Spot, name: str) -> Spot | None:
@@ -60,14 +75,14 @@ class CgroupTree(ABC, Generic[Spot]):
 
     @abstractmethod
     def came(self, spot: Spot, *, live: bool) -> bool:
-        """A directory is there: made just now (`live`), or found. Whether to look below it."""
+        """Report a directory, just made (`live`) or found; return whether to descend."""
 
     @abstractmethod
     def gone(self, path: Path) -> None:
         """A directory is no more, and so is all below it."""
 
     def scan(self) -> set[Path]:
-        """Look at everything: at the start, and when events were lost. All that is there."""
+        """Scan everything, at the start and when events were lost; return what exists."""
         self._watches, self._found = {}, set()
         for path in hierarchies(self._root):
             self._enter(self.base(path), live=False)

@@ -1,8 +1,8 @@
 """inotify(7), and a thread that reads it.
 
-Watches are per directory and not recursive; what happens between the making of a directory and
-the watch on it is not reported, so list a directory after watching it. When the kernel's queue
-was full, one event with `overflow` tells that any number of others are missing: rescan.
+Watches are per directory and not recursive; what happens between the making of a directory and the
+watch on it is not reported, so list a directory after watching it. If the kernel's queue was full,
+one event with `overflow` means that others are missing: rescan.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _GONE = IN_DELETE_SELF | IN_MOVE_SELF
 
 
 class Event(NamedTuple):
-    """One event: the watch it came from, what happened, and the name in the watched directory."""
+    """One event: its watch, what happened, and the name in the watched directory."""
 
     watch: int
     mask: int
@@ -46,7 +46,7 @@ class Event(NamedTuple):
 
     @property
     def overflow(self) -> bool:
-        """Events were lost: whoever relies on them must look again at everything."""
+        """Events were lost: consumers must rescan everything."""
         return bool(self.mask & IN_Q_OVERFLOW)
 
 
@@ -74,7 +74,7 @@ class Inotify:
             self._inotify.rm_watch(number)
 
     def read(self) -> list[Event]:
-        """All events that wait now; empty if there are none."""
+        """Return all events that wait now; empty if there are none."""
         try:
             found = self._inotify.read(timeout=0)
         except BlockingIOError:
@@ -87,7 +87,7 @@ class Inotify:
 
 
 class FollowedDirectory(ABC):
-    """One directory whose files are followed as they come, change and go."""
+    """One directory whose files are watched."""
 
     def __init__(self, path: Path, inotify: Inotify) -> None:
         self._path = path
@@ -114,7 +114,7 @@ class FollowedDirectory(ABC):
 
     @abstractmethod
     def changed(self, event: Event) -> None:
-        """A file of that name came, changed or went, or the directory went as a whole."""
+        """A file of that name was created, changed or removed, or the directory was removed."""
 
     def close(self) -> None:
         """Stop watching."""
@@ -124,10 +124,10 @@ class FollowedDirectory(ABC):
 
 
 class InotifyThread(LastingThread):
-    """Hands events over as they come, and calls when a moment set by `wait_s` is there.
+    """Delivers events as they come, and calls at the time set by `wait_s`.
 
-    `wait_s` says in how many seconds `on_events` shall be called at the latest, with no events
-    if there are none (`None`: not before there are any). `wake` calls it at once.
+    `wait_s` returns the seconds until `on_events` is called at the latest, without events if there
+    are none (`None`: only with events). `wake` calls it at once.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""What /proc says of the whole machine: CPU time, memory, and whose pids it has.
+"""Read /proc: CPU time and memory of the machine, and processes.
 
 Shared by sensors and workload sources.
 
-Of a process's environment only names that are asked for leave this file: tokens stand beside them.
+Only requested names of a process's environment leave this module: it may contain tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_BYTES = 1024 * 1024
 
 
 def read_environ(process: Path, wanted: Collection[bytes]) -> dict[bytes, bytes] | None:
-    """The values of `wanted` in the environment that `process` (`/proc/<pid>`) was started with.
+    """Return the values of `wanted` in the initial environment of `process` (`/proc/<pid>`).
 
     `None` if it is gone, or this daemon may not read it (SYS_PTRACE and DAC_READ_SEARCH).
     """
@@ -42,7 +42,7 @@ HOST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 def in_pid_namespace_of_host(proc: Path = Path("/proc")) -> bool:
-    """Whether this process runs in the first pid namespace, by `self/ns/pid` of its own /proc."""
+    """Return whether this process runs in the initial PID namespace, by `self/ns/pid`."""
     try:
         return (proc / "self/ns/pid").stat().st_ino == HOST_PID_NAMESPACE
     except OSError:
@@ -50,7 +50,7 @@ def in_pid_namespace_of_host(proc: Path = Path("/proc")) -> bool:
 
 
 def shows_pids_of_host(proc: Path = Path("/proc")) -> bool:
-    """Whether the numbers below `proc` are those that the driver tells.
+    """Return whether the PIDs below `proc` are those that the driver reports.
 
     They are if this process runs in the first pid namespace, and also if pid 2 is the kernel's own
     kthreadd: then the host's /proc is mounted here, whichever namespace this process is in.
@@ -62,7 +62,7 @@ def shows_pids_of_host(proc: Path = Path("/proc")) -> bool:
 
 
 def own_pid(proc: Path = Path("/proc")) -> int:
-    """The number of this process below `proc`, which may be that of another pid namespace."""
+    """Return the PID of this process below `proc`, which may be of another PID namespace."""
     try:
         return int(os.readlink(proc / "self"))  # noqa: PTH115
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ _ENVIRON_CAPABILITIES = 1 << 19 | 1 << 2
 
 
 class Stat(NamedTuple):
-    """What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
+    """The content of `/proc/PID/stat` (proc_pid_stat(5)).
 
     Attributes:
         comm: The name of its program, of 15 characters; any process may give itself any.
@@ -101,7 +101,7 @@ class Stat(NamedTuple):
 
 
 def _read(path: str) -> bytes:
-    """Read a short file of /proc, for each process at each look: thrice as fast as by `Path`."""
+    """Read a short file of /proc, three times as fast as `Path`: for each process at each poll."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 4096)
@@ -134,7 +134,7 @@ def uid_of(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 
 def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> bool:
-    """Whether a process may read the environment of those of other users."""
+    """Return whether a process may read the environment of those of other users."""
     try:
         for line in (proc / str(pid) / "status").read_text().splitlines():
             if line.startswith("CapEff:"):
@@ -145,7 +145,7 @@ def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> b
 
 
 def user_name(uid: int) -> str:
-    """Look up the name of a user; the number of one who has none. A directory may be slow."""
+    """Look up the name of a user, or the number if there is none. A directory may be slow."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -153,7 +153,7 @@ def user_name(uid: int) -> str:
 
 
 def is_gone(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether there is certainly no process of that number: not merely one that cannot be seen.
+    """Return whether there is certainly no such process, not merely an invisible one.
 
     A /proc that is mounted with hidepid shows an unprivileged daemon its own processes only.
     """
@@ -216,11 +216,11 @@ MOST_WATCHED = 512
 
 
 class ProcessStarts:
-    """When processes started, and whether they live: `/proc` is asked once about each.
+    """When processes started, and whether they are alive: `/proc` is read once for each.
 
-    After that the kernel says when one has ended, by its pidfd: a number that is another's by now
-    is never taken for the process that was. Where there is no pidfd (an old kernel, more than
-    `MOST_WATCHED`, the /proc of other pids), `/proc/<pid>/stat` is read at each look.
+    After that its pidfd tells when it has ended, so a reused PID is never taken for the old
+    process. Without a pidfd (an old kernel, more than `MOST_WATCHED`, the /proc of other PIDs),
+    `/proc/<pid>/stat` is read at each poll.
 
     `proc` is the /proc with the pids of the driver; `None` if there is none, then nothing is known.
     """
@@ -239,21 +239,21 @@ class ProcessStarts:
         return self._known.get(pid, 0)
 
     def lives(self, pid: int) -> bool:
-        """Whether a process that the driver lists is still one, as far as that can be seen.
+        """Return whether a process that the driver lists is still one, as far as that can be seen.
 
         Drivers list some that have ended, and zombies: they do no work any more.
         """
         return pid in self.living((pid,))
 
     def living(self, pids: Iterable[int]) -> set[int]:
-        """Those of `pids` that live."""
+        """Return those of `pids` that live."""
         for fd, _ in self._ends.poll(0):
             self._let_go(self._pids[fd])
         watched = self._watched
         return {pid for pid in pids if pid in watched or self._is_seen(pid)}
 
     def _is_seen(self, pid: int) -> bool:
-        """Ask /proc, and from now on the kernel."""
+        """Read /proc, and watch the process from now on."""
         if self._proc is None:
             return True
         # Opened first: whoever has this number afterwards, it is of the one that `stat` is of, or
@@ -284,7 +284,7 @@ class ProcessStarts:
 
 
 def _pidfd(pid: int, proc: Path) -> int | None:
-    """A pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
+    """Return a pidfd of the process that is `pid` in `proc`; `None`: there is none to be had."""
     try:
         fd = os.pidfd_open(pid)
     except (OSError, AttributeError):

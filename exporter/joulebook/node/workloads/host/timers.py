@@ -36,7 +36,7 @@ class Timers:
         self.at(in_s, named)
 
     def due(self) -> Iterator[Action]:
-        """The actions whose time has come, taken off; what they add for later waits."""
+        """Yield the actions whose time has come, taken off; what they add for later waits."""
         until = self.now_s()
         while self._heap and self._heap[0][0] <= until:
             yield heapq.heappop(self._heap)[2]

@@ -1,9 +1,10 @@
 """Who uses CPU and memory of the host: totals of the cgroups of workloads.
 
-A total holds all that ended inside the cgroup, so no process is too short to count. What a cgroup
-used after it was read last, and one that came and went unseen, is in the total of the directory
-that outlives it: what that one gained and no sibling did goes to those that vanished meanwhile.
-Only where no cgroup counts CPU time (SLURM with proctrack/cgroup alone) are processes asked.
+A total includes everything that ended inside the cgroup, so no process is too short to count. What
+a cgroup used after it was last read, and one that came and went unseen, is in the total of the
+directory that outlives it: its gain that no sibling accounts for goes to those that vanished
+meanwhile. Only where no cgroup counts CPU time (SLURM with proctrack/cgroup alone) are processes
+read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from joulebook.node.workloads.host.cgroup_counters import Counters, counters
 from joulebook.node.workloads.host.procfs import cpu_times, memory
 
 _BOUNDS_EVERY = 16
-"""What a cgroup may use at most is read in one look of so many (it seldom changes)."""
+"""A cgroup's limit is read in one of this many polls (it rarely changes)."""
 
 
 class _Tally:
@@ -46,7 +47,7 @@ class _Tally:
         return self.closed_ns + self.processes_ns + sum(self.counted_ns.values())
 
     def here(self, path: Path) -> Counters | None:
-        """What a directory counts; `None` if it is not there. A name may be given again."""
+        """Return what a directory counts; `None` if it is not there. A name may be given again."""
         try:
             inode = os.stat(path).st_ino  # noqa: PTH116 (in every tick, for every cgroup)
         except OSError:
@@ -59,7 +60,7 @@ class _Tally:
 
 
 class HostUsageReader:
-    """Takes the snapshot of one host. Any thread may ask for one; they take turns."""
+    """Takes snapshots of one host. Thread-safe: calls are serialized."""
 
     def __init__(self, clock: Clock, *, proc: Path = Path("/proc")) -> None:
         self._clock = clock
@@ -69,7 +70,7 @@ class HostUsageReader:
         self._pools: dict[Path, int] = {}
 
     def snapshot(self, groups: Iterable[UsageGroup]) -> HostSnapshot | None:
-        """Who has used what up to now; `None` if /proc cannot be read."""
+        """Return who has used what up to now; `None` if /proc cannot be read."""
         with self._lock:
             try:
                 times, ram = cpu_times(self._proc), memory(self._proc)
@@ -116,7 +117,7 @@ class HostUsageReader:
         gained: dict[Path, int],
         vanished: dict[Path, list[_Tally]],
     ) -> None:
-        """Read a group; note what it gained in each pool, and where a directory of it vanished."""
+        """Read a group; record its gain in each pool, and where a directory vanished."""
         resident, inodes = 0, set()
         tally.gained_ns = {}
         there = [(path, found) for path in directories if (found := tally.here(path))]
@@ -151,7 +152,7 @@ class HostUsageReader:
 
     @staticmethod
     def _ask_processes(tally: _Tally, there: list[Path]) -> None:
-        """Where no directory counts CPU time: ask the processes in them, and those outside."""
+        """Read the processes in and outside directories, where no directory counts CPU time."""
         asked = set(tally.group.pids)
         if there and not any(found.cpu for found in tally.known.values()):
             asked.update(pid for path in there for pid in cgroup_counters.pids(path))

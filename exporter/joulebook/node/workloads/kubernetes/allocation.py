@@ -8,10 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
 from joulebook.node.workloads.kubernetes.device_ids import DevicePart, KubeletDevice
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
+from joulebook.units import NS_PER_S
+
+RENAME_NS = 10 * NS_PER_S
+"""A pod that was given to another experiment keeps it for so long."""
 
 MAX_LEFT = 256
 """A container that crashes again and again is another one each time: the last ones count."""
@@ -23,7 +29,7 @@ class PodCgroup:
 
     uid: str
     began_ns: int | None = None
-    """When its first directory was made; `None` if it was there before we looked."""
+    """When its first directory was created; `None` if before we started."""
     paths: set[Path] = field(default_factory=set)
     containers: dict[str, set[Path]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
@@ -57,7 +63,7 @@ class PodCgroup:
             self.gone_ns = t_ns
 
     def left_ns(self, own: frozenset[str]) -> int | None:
-        """When the last of its containers ended; `None` while one lives, or none was seen.
+        """Return when the last of its containers ended; `None` while one lives, or none was seen.
 
         `own` are the ids that the API server knows: without them nobody can tell a container
         from the sandbox, which ends a little later, and all must have ended.
@@ -71,7 +77,7 @@ class PodCgroup:
         return max(ends) if ends and not alive else None
 
     def lives(self, own: frozenset[str], *, done: bool = False) -> bool:
-        """Whether any process of it is left; `own` are the ids that the API server knows.
+        """Return whether any process of it is left; `own` are the ids that the API server knows.
 
         `done`: it is said that all have ended, so that a sandbox which is left does not count.
         """
@@ -80,7 +86,7 @@ class PodCgroup:
         return any(has_processes(path) for each in ours for path in self.containers[each])
 
     def ended_ns(self, own: frozenset[str]) -> int | None:
-        """When it ended, once all its directories are gone."""
+        """Return when it ended, once all its directories are gone."""
         if self.gone_ns is None:
             return None
         left_ns = self.left_ns(own)
@@ -113,15 +119,15 @@ class DeviceGrant:
     sharers: int = 1
     nameless: bool = False
     part: DevicePart | None = None
-    """Once it is clear what it is: that does not change while it is held."""
+    """Set once known, and unchanged while it is held."""
     somebody: tuple[DevicePart, ...] = ()
     """Where that is not clear: the cards of which it may be one."""
     refused: bool = False
-    """It was said that nobody can tell which device that is."""
+    """Whether it was reported as unknown."""
     claimed: bool = False
-    """A claim was handed over: from then on it only ends."""
+    """Whether its claim was reported: from then on it only ends."""
     over: bool = False
-    """Its end was handed over too."""
+    """Whether its end was reported."""
 
     def close(self, t_ns: int) -> None:
         """It ended, at `t_ns` unless an earlier end is known."""
@@ -134,18 +140,21 @@ class PodAllocation:
     """A pod that the kubelet lists or listed.
 
     Attributes:
-        since_ns: From when on we know it to be here.
-        begun_ns: When it began, where that was before we knew it (0: it was not).
-        was_here: It was there before we looked for the first time.
-        maybe: Uids, one of which may be its own.
-        not_uid: A uid that it has not: that of its predecessor under the same name.
+        since_ns: Since when it is known to be here.
+        begun_ns: When it began, if before that (0: it did not).
+        was_here: Whether it was there before the first scan.
+        maybe: UIDs, one of which may be its own.
+        not_uid: A UID that is not its own but its predecessor's under the same name.
         listed_ns: When the kubelet last listed it.
-        missing_ns: Since when the kubelet has not listed it any more.
-        lived_ns: When it was last seen to live though the kubelet does not list it.
-        done_ns: Since when the API server says that all of its containers have ended.
-        unseen: It was over before we looked, so that nothing is to be said of it.
+        missing_ns: Since when the kubelet no longer lists it.
+        lived_ns: When it was last seen alive although the kubelet does not list it.
+        done_ns: Since when all its containers have ended according to the API server.
+        unseen: Whether it ended before we started, so that nothing is reported of it.
         held: All devices that it ever held.
         reported: What was last made durable of its facts.
+        informed_ns: When the API server last said something new of it.
+        choice: The experiment by what it says, and since when.
+        renamed_ns: When it was last given to another one on record.
 
     """
 
@@ -169,6 +178,9 @@ class PodAllocation:
     held: set[KubeletDevice] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
     reported: WorkloadFacts | None = None
+    informed_ns: int = 0
+    choice: tuple[str, int] = ("", 0)
+    renamed_ns: int = 0
 
     @property
     def id(self) -> WorkloadId | None:
@@ -208,7 +220,7 @@ class PodAllocation:
         self.held.update(devices)
 
     def found(self, grant: DeviceGrant, part: DevicePart, t_ns: int) -> None:
-        """It is clear now what a grant is; if it was somebody's till now, from `t_ns` on."""
+        """Resolve a grant; if it was `unknown_holder` until now, from `t_ns` on."""
         if grant.claimed and grant.t1_ns is None:
             grant.close(t_ns)
             grant = DeviceGrant(grant.device, t_ns, sharers=grant.sharers, nameless=grant.nameless)
@@ -263,9 +275,36 @@ class PodAllocation:
             grant.close(t_ns)
             self.grants.append(DeviceGrant(device, t_ns, sharers=sharers, part=grant.part))
 
-    def settle(self, reported: WorkloadFacts | None) -> None:
+    def named_ns(self, experiment: str) -> int:
+        """Since when the API server says that this is its experiment; 0: it says nothing."""
+        if self.info is None:
+            return 0
+        if not self.choice[1] or experiment != self.choice[0]:
+            self.choice = (experiment, self.informed_ns)
+        return self.choice[1]
+
+    def steady(self, fact: WorkloadFacts, now_ns: int) -> WorkloadFacts:
+        """The facts, with the experiment as it is on record if that was changed a moment ago.
+
+        Each change begins another workload in the books.
+        """
+        known, from_ns = self.reported, self.renamed_ns + RENAME_NS
+        if known is None or not self.renamed_ns:
+            return fact
+        if fact.labels == known.labels:
+            return msgspec.structs.replace(fact, named_ns=known.named_ns)
+        if now_ns >= from_ns:
+            return msgspec.structs.replace(fact, named_ns=max(fact.named_ns, from_ns))
+        return msgspec.structs.replace(
+            fact, labels=known.labels, named=known.named, named_ns=known.named_ns
+        )
+
+    def settle(self, reported: WorkloadFacts | None, now_ns: int) -> None:
         """What was handed over is durable: these facts, and every end that was claimed."""
-        self.reported = reported or self.reported
+        known, self.reported = self.reported, reported or self.reported
+        changed = reported and known and known.labels.experiment != reported.labels.experiment
+        if changed and known and known.named_ns:
+            self.renamed_ns = now_ns
         self.grants = [grant for grant in self.grants if not grant.over]
 
 

@@ -24,7 +24,7 @@ from joulebook.reloaded_file import ReloadedFile
 from joulebook.units import NS_PER_S
 
 MAX_FOLDERS = 4096
-"""More are not looked at: a node runs a few hundred pods at most."""
+"""The most directories read: a node runs a few hundred pods at most."""
 
 SETTLED_NS = NS_PER_S
 
@@ -34,7 +34,9 @@ _NAME = re.compile(
 
 
 class LogFolder(NamedTuple):
-    """What a folder's name says, and when it last changed (of two with one name, the newer)."""
+    """The parts of a log directory's name, and its last change (of two with one name, the
+    newer).
+    """
 
     namespace: str
     name: str
@@ -57,7 +59,7 @@ class LogFolders:
 
 
 def log_folders(path: Path | None) -> list[LogFolder]:
-    """All folders of pods, the oldest first; none where it cannot be read."""
+    """Return all folders of pods, the oldest first; none where it cannot be read."""
     if path is None:
         return []
     found = []
@@ -90,7 +92,7 @@ class PodLevel(Enum):
 
 
 class PodDirectory(NamedTuple):
-    """One directory, and whose it is."""
+    """One directory, and its owner."""
 
     path: Path
     level: PodLevel
@@ -99,7 +101,7 @@ class PodDirectory(NamedTuple):
 
 
 class PodListener(Protocol):
-    """Who is reported of pods. `live`: it happened just now, and was not found in a scan."""
+    """The receiver of pod events. `live`: it just happened, and was not found in a scan."""
 
     def cgroup_made(self, spot: PodDirectory, live: bool) -> None:
         """A directory of a pod or of one of its containers is there."""
@@ -111,6 +113,8 @@ class PodListener(Protocol):
 class PodTree(CgroupTree[PodDirectory]):
     """Follows pods and their containers."""
 
+    own = frozenset({PodLevel.ROOT})
+
     def __init__(
         self,
         root: Path,
@@ -120,11 +124,6 @@ class PodTree(CgroupTree[PodDirectory]):
     ) -> None:
         super().__init__(root, inotify, refuse)
         self._listener = listener
-
-    @property
-    def present(self) -> bool:
-        """Whether a kubelet keeps cgroups here: its own directory is there, if empty."""
-        return any(spot.level is PodLevel.ROOT for spot in self._watches.values())
 
     def base(self, path: Path) -> PodDirectory:
         """See `CgroupTree`."""

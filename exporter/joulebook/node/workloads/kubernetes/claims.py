@@ -1,4 +1,4 @@
-"""What the pods of this node come to: claims on meters, and facts of workloads."""
+"""Turn the pods of this node into claims on meters and facts of workloads."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from joulebook.node.workloads.kubernetes.device_ids import (
 from joulebook.units import NS_PER_S
 
 NAME_WAIT_NS = 2 * NS_PER_S
-"""So long a pod's uid and labels are waited for before it is claimed what it holds (`settle_s` is
-longer, so nothing is booked meanwhile)."""
+"""How long to wait for a pod's UID and labels before claiming what it holds (`settle_s` is longer,
+so nothing is booked meanwhile).
+"""
 
 
 class DeviceView(NamedTuple):
     """What devices are: cards as NVML shows them, what plugins offer, what slices describe.
 
-    `names` are those of the cards. `pending` says of a device that cannot be reported whether it
-    may be soon.
+    `names` are those of the cards. `pending`: whether an unknown device may soon be known.
     """
 
     cards: Sequence[DeviceStatus]
@@ -81,9 +81,10 @@ def find_parts(
 
 
 def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
-    """The claims of one pod; `None` while it cannot be reported yet.
+    """Return the claims of one pod; `None` while it cannot be reported yet.
 
-    `awaited`: the API server may soon tell the labels, by which a pod may prove to be none.
+    `awaited`: the API server may soon report the labels, by which a pod may turn out to be
+    infrastructure.
     """
     patient = now_ns - resident.since_ns < NAME_WAIT_NS and resident.ended_ns is None
     if patient and resident.grants and (not resident.uid or (awaited and resident.info is None)):
@@ -111,9 +112,9 @@ def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[C
 
 
 def facts_of(
-    resident: PodAllocation, rules: Sequence[str], *, awaited: bool
+    resident: PodAllocation, rules: Sequence[str], now_ns: int, *, awaited: bool
 ) -> WorkloadFacts | None:
-    """What is known of a pod, for labels; `None` while its identity is not."""
+    """Return the facts of a pod; `None` while its identity is unknown."""
     workload = resident.id
     if workload is None or resident.unseen:
         return None
@@ -123,7 +124,7 @@ def facts_of(
     extra = dict(info.extra) if info is not None else {}
     if resident.models:
         extra["gpu_model"] = ",".join(sorted(resident.models))
-    return WorkloadFacts(
+    fact = WorkloadFacts(
         id=workload,
         name=resident.name,
         labels=Labels(
@@ -138,7 +139,9 @@ def facts_of(
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
         named=experiment.named,
+        named_ns=resident.named_ns(experiment.name),
     )
+    return resident.steady(fact, now_ns)
 
 
 def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
@@ -154,7 +157,7 @@ def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
 def _candidates(
     device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
 ) -> tuple[DevicePart, ...]:
-    """The cards of which a device may be one: those that no pod holds by name."""
+    """Return the cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
         for resident in residents

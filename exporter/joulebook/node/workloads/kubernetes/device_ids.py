@@ -1,4 +1,4 @@
-"""What the kubelet says of devices, and which part of which card each is.
+"""Map the kubelet's device ids to cards and parts of cards.
 
 Plugins and DRA drivers call them:
 
@@ -17,8 +17,7 @@ Plugins and DRA drivers call them:
     gpu.amd.com/pool/gpu-1-129    card 1, renderD129               (AMD's DRA driver)
     gpu.intel.com/pool/0000-4d-00-0-0x0bda    by PCI address       (Intel's DRA driver)
 
-A ResourceSlice that tells the PCI address counts before a name. What none of these says is not
-guessed.
+A ResourceSlice with the PCI address takes precedence over a name. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -58,7 +57,9 @@ class ListedPod(NamedTuple):
 
 
 class KubeletError(JoulebookError):
-    """No answer. `reason` is a short stable word; `remedy` says what a person can do."""
+    """Raised if the kubelet gives no answer. `reason` is a short stable word; `remedy` is what to
+    do.
+    """
 
     def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -83,12 +84,12 @@ def shared_card(device_id: str) -> str:
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is one that plugins of AMD or Intel give."""
+    """Return whether a name is one that plugins of AMD or Intel give."""
     return bool(_PCI.fullmatch(name) or _CARD.fullmatch(name))
 
 
 def find_card(name: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
-    """The card that a plugin means; `None` if it is not metered here."""
+    """Return the card that a plugin means; `None` if it is not metered here."""
     if _CARD.fullmatch(name):
         return next((card for card in cards if f"dri/{name}" in card.files), None)
     return _by_pci(name, cards)
@@ -130,7 +131,7 @@ class DevicePart(NamedTuple):
 
 
 class Described(NamedTuple):
-    """What a ResourceSlice says of a device; a dynamic MIG device has no `uuid` of its own yet."""
+    """A device in a ResourceSlice; a dynamic MIG device has no `uuid` of its own yet."""
 
     uuid: str = ""
     parent_uuid: str = ""
@@ -139,7 +140,7 @@ class Described(NamedTuple):
 
 
 class UnknownDevice(LookupError):
-    """Nobody can tell which device that is. `absent`: it is one that NVML does not show here."""
+    """Raised for an unknown device. `absent`: NVML does not show it here."""
 
     def __init__(self, device: KubeletDevice, *, absent: bool = False) -> None:
         super().__init__(device)
@@ -153,11 +154,11 @@ class AllocatableDevices(NamedTuple):
 
     @classmethod
     def of(cls, advertised: Iterable[KubeletDevice]) -> AllocatableDevices:
-        """What a kubelet says of its plugins."""
+        """Return the kubelet's devices of plugins."""
         return cls(frozenset(device.id for device in advertised))
 
     def replicas(self, names: frozenset[str]) -> Mapping[str, int]:
-        """How many replicas there are of what, on a node whose cards have these names."""
+        """Return the number of replicas of each device, on a node whose cards have these names."""
         return _counted(self.ids, names)
 
 
@@ -167,7 +168,7 @@ def _counted(ids: frozenset[str], names: frozenset[str]) -> Mapping[str, int]:
 
 
 def card_names(cards: Iterable[DeviceStatus]) -> frozenset[str]:
-    """The UUIDs of cards."""
+    """Return the UUIDs of cards."""
     return frozenset(card.meter.name for card in cards)
 
 
@@ -177,12 +178,12 @@ def is_gpu_id(device_id: str) -> bool:
 
 
 def is_replica(device_id: str, names: frozenset[str] = frozenset()) -> bool:
-    """Whether others may hold the same device at the same time."""
+    """Return whether others may hold the same device at the same time."""
     return base(device_id, names) != device_id
 
 
 def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
-    """The device of which a replica is one; `names` are those of this node's cards."""
+    """Return the device of which a replica is one; `names` are those of this node's cards."""
     numbered = _NUMBERED.fullmatch(device_id)
     if numbered is not None and device_id not in names:
         card = numbered["card"]
@@ -192,7 +193,7 @@ def base(device_id: str, names: frozenset[str] = frozenset()) -> str:
 
 
 class Offers:
-    """What plugins were last heard to advertise, and which ids are waited for."""
+    """The devices last advertised by plugins, and the ids waited for."""
 
     def __init__(self) -> None:
         self.names: frozenset[str] = frozenset()
@@ -207,12 +208,14 @@ class Offers:
         return self._last or AllocatableDevices()
 
     def answered(self, devices: Iterable[KubeletDevice] | None) -> None:
-        """There is an answer; `None`: this kubelet cannot tell."""
+        """Record an answer; `None`: this kubelet does not support it."""
         self._last = AllocatableDevices.of(devices or ())
         self._awaited = set()
 
     def ask(self, held: Iterable[KubeletDevice]) -> bool:
-        """Whether to ask again: a replica is held that was not advertised, nor asked for."""
+        """Return whether to query again: a replica is held that was not advertised, nor queried
+        for.
+        """
         unknown = {d.id for d in held if not d.is_dra and is_replica(d.id, self.names)}
         unknown -= self.last.ids
         new, self._unknown = unknown - self._unknown, unknown
@@ -220,7 +223,7 @@ class Offers:
         return bool(new)
 
     def is_pending(self, device_id: str) -> bool:
-        """Whether an answer may soon tell how many replicas of a device there are."""
+        """Return whether the number of replicas of a device may soon be known."""
         return is_replica(device_id, self.names) and (
             self._last is None or device_id in self._awaited
         )
@@ -233,9 +236,9 @@ def find_part(
     described: Mapping[str, Described],
     held: Mapping[str, int] = {},
 ) -> DevicePart:
-    """The part of a card that a device is. Raises `UnknownDevice`.
+    """Return the part of a card that a device is. Raises `UnknownDevice`.
 
-    `held` says how many replicas of a device are held, where that may be more than are offered.
+    `held` returns how many replicas of a device are held, which may be more than offered.
     """
     if device.is_dra:
         return _described(device, described.get(device.id), cards)

@@ -1,4 +1,4 @@
-"""When a pod has ended: what must agree before that is believed (docs/evidence.md)."""
+"""Decide when a pod has ended, and what must agree before (docs/evidence.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSING_RECOVERING_NS = 5 * NS_PER_S
 
 
 class Circumstances(NamedTuple):
-    """What is known beside the pod itself.
+    """What is known in addition to the pod itself.
 
     Attributes:
         now_ns: What time it is.
@@ -38,7 +38,7 @@ class Circumstances(NamedTuple):
 def end_ns(
     resident: PodAllocation, body: PodCgroup | None, now: Circumstances, *, lives: bool
 ) -> int | None:
-    """When a pod ended, if that is certain; `lives`: processes of it are left.
+    """Return when a pod ended, if that is certain; `lives`: processes of it are left.
 
     One that is missing from the kubelet's list is noted as living while it does.
     """
@@ -65,7 +65,7 @@ def end_ns(
 
 
 def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
-    """When a pod ended of which the API server alone says that it did."""
+    """Return when a pod ended by the API server alone."""
     finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
     if not finished_utc_ns:
         return told_ns

@@ -1,4 +1,4 @@
-"""What the API server tells of one node: its pods, and its ResourceSlices once they are wanted."""
+"""Watch one node's pods at the API server, and its ResourceSlices once needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_DEVICES = 4096
 
 
 _PCI = ("resource.kubernetes.io/pciBusID", "pciBusID", "pciAddr", "pciAddress")
-"""Where drivers tell the PCI address: the standard attribute, and names of before it."""
+"""Attributes with the PCI address: the standard one, and older names."""
 
 
 class Attribute(msgspec.Struct, frozen=True, gc=False):
@@ -77,7 +77,7 @@ _SLICES = Decoders(ResourceSlice)
 
 
 def slices_of(node: str) -> Collection[ResourceSlice]:
-    """The slices of a node, in whatever version the API server has them."""
+    """Return the slices of a node, in whatever version the API server has them."""
     return Collection(
         "resourceslices",
         tuple(f"/apis/resource.k8s.io/{v}/resourceslices" for v in ("v1", "v1beta2", "v1beta1")),
@@ -96,7 +96,7 @@ class SliceTable:
         """Replaced and never changed, so it may be read from any thread."""
 
     def listed(self, items: list[ResourceSlice]) -> None:
-        """All slices that there are now."""
+        """Receive all current slices."""
         self._slices = {item.metadata.name: item for item in items}
         self._describe()
 
@@ -154,19 +154,19 @@ REMEDIES = {
 """What can be done, by the reason of an `ApiError`."""
 
 _SLICES_WAIT_S = 10.0
-"""So long it is waited for a slice before a device of DRA is somebody's."""
+"""How long to wait for a slice before a DRA device is `unknown_holder`."""
 
 
 def pods_of(node: str) -> Collection[PodObject]:
-    """The pods of one node, whatever the cluster has beside them."""
+    """Return the pods of one node only."""
     query = {"fieldSelector": f"spec.nodeName={node}"}
     return Collection("pods", ("/api/v1/pods",), query, _PODS)
 
 
 class PodTracker:
-    """Brings what is heard of pods into the table; `lock` is the one that guards it.
+    """Writes pod events to the table, which `lock` guards.
 
-    `ended` is reported when the API server says that a pod is over.
+    `boundary` is called when the API server says that a pod is over, or is named otherwise.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class PodTracker:
         reader: Reader,
         lock: threading.RLock,
         clock: Clock,
-        ended: Callable[[int], None],
+        boundary: Callable[[int], None],
     ) -> None:
         self._table = table
         self._reader = reader
         self._lock = lock
         self._clock = clock
-        self._ended = ended
+        self._boundary = boundary
 
     def listed(self, items: list[PodObject]) -> None:
         """All pods of this node."""
@@ -196,8 +196,9 @@ class PodTracker:
             t_ns = self._clock.now_ns()
             before = self._table.info(info.uid)
             self._table.reported(info, t_ns)
-        if info.done and (before is None or not before.done):
-            self._ended(t_ns)
+        ended = info.done and (before is None or not before.done)
+        if ended or (before is not None and before.sources != info.sources):
+            self._boundary(t_ns)
 
     def deleted(self, item: PodObject) -> None:
         """One is deleted."""
@@ -206,7 +207,7 @@ class PodTracker:
 
 
 class Cluster:
-    """Watches what there is to watch; `server` is `None` where nobody is to be asked."""
+    """Runs the watches; `server` is `None` if the API server is not used."""
 
     def __init__(
         self,
@@ -249,7 +250,7 @@ class Cluster:
         return self._slices.described
 
     def is_pending(self, dra_id: str) -> bool:
-        """Whether a slice that describes this device may soon come."""
+        """Return whether a slice that describes this device may soon come."""
         if self._server is None or dra_id in self.described:
             return False
         return not self._slices_since or time.monotonic() - self._slices_since < _SLICES_WAIT_S

@@ -1,9 +1,9 @@
-"""The kubelet's pod-resources service: which pod of this node was given which device.
+"""The kubelet's PodResources API: which pod of this node was given which device.
 
-One connection to a UNIX socket, kept open; after a restart of the kubelet it is made anew. A call
-of gRPC is a few frames of HTTP/2: h2 speaks it in one megabyte of memory, grpcio in fourteen. The
-stubs are of messages only (`podresources.proto`). Import this module late: a node without a kubelet
-need not carry these libraries.
+One connection to a UNIX socket, kept open, and reopened after a restart of the kubelet. A gRPC call
+is a few frames of HTTP/2: h2 needs one megabyte of memory, grpcio fourteen. The stubs are of
+messages only (`podresources.proto`). Import this module late: a node without a kubelet need not
+carry these libraries.
 
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
@@ -77,7 +77,7 @@ class Kubelet:
         self._connection: _Connection | None = None
 
     def pods(self) -> tuple[ListedPod, ...]:
-        """All pods on this node, those without devices too. Raises `KubeletError`."""
+        """Return all pods on this node, those without devices too. Raises `KubeletError`."""
         parse = messages.ListPodResourcesResponse.FromString
         answer = self._call(LIST, messages.ListPodResourcesRequest(), parse)
         return tuple(_listed(pod) for pod in answer.pod_resources)
@@ -180,7 +180,7 @@ class _Connection:
         self._socket.close()
 
     def call(self, method: str, body: bytes, deadline: float) -> bytes:
-        """Ask, and return the message that comes back."""
+        """Send a request, and return the response message."""
         stream = self._http.get_next_available_stream_id()
         left_ms = max(int((deadline - time.monotonic()) * 1000), 1)
         headers = [

@@ -1,4 +1,4 @@
-"""The thread that asks the kubelet: every few seconds, and soon after something happened."""
+"""The thread that polls the kubelet every few seconds, and soon after something happened."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOKS_S = (0.0, 0.1, 0.3, 0.7, 1.6)
-"""When it is looked again after something happened: the kubelet lists an end with some delay."""
+"""The delays of polls after something happened: the kubelet reports an end with some delay."""
 
 PAUSE_S = 0.05
-"""Between two looks at least, whatever happens."""
+"""The least time between two polls."""
 
 OFFER_S = 60.0
-"""What plugins offer is asked for so often, and when a replica shows up that was not offered."""
+"""How often plugins' devices are queried; also when a replica shows up that was not offered."""
 
 
 class KubeletPoller(LastingThread):
-    """Calls `heard` with each answer and `silent` where there is none; `offered` with the offer."""
+    """Calls `heard` with each answer and `silent` without one; `offered` with plugins' devices."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class KubeletPoller(LastingThread):
         faulty: Callable[[], None],
         restless: Callable[[], bool],
     ) -> None:
-        """`restless` says whether it should be looked again soon.
+        """`restless` returns whether to poll again soon.
 
-        `faulty` is called while an exception that nobody thought of is handled.
+        `faulty` is called while an unexpected exception is handled.
         """
         super().__init__("kubelet", self._serve)
         self._socket = socket
@@ -62,14 +62,14 @@ class KubeletPoller(LastingThread):
         self._once = LogOnce(log)
 
     def soon(self) -> None:
-        """Something happened: look at once, and again a few times."""
+        """Poll at once, and again a few times, since something happened."""
         now = time.monotonic()
         with self._wake:
             self._due = sorted({*self._due[:1], *(now + each for each in LOOKS_S)})
             self._wake.notify()
 
     def ask_offer(self) -> None:
-        """Ask at once for what plugins offer."""
+        """Query plugins' devices at once."""
         self._offer_due = 0.0
         self.soon()
 
@@ -124,7 +124,7 @@ class KubeletPoller(LastingThread):
             raise
 
     def _wait(self) -> bool:
-        """Wait until a look is due; `False` when it is over."""
+        """Wait until a poll is due; `False` when stopped."""
         with self._wake:
             while not self._stopping:
                 now = time.monotonic()

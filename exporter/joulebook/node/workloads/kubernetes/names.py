@@ -1,4 +1,4 @@
-"""Which pod a uid is, and which uid a pod has: what the API server and the log folders tell."""
+"""Map pods to UIDs and back, from the API server and the log directories."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from joulebook.node.workloads.kubernetes.cgroups import LogFolder
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 
 MAX_PODS = 4096
-"""So many pods are remembered of those that ended, or that the API server reported of and that
-never
-came: the newest."""
+"""The most pods remembered of those that ended, or were reported and never came: the newest."""
 
 Known = TypeVar("Known")
 
@@ -63,7 +61,7 @@ class PodNames:
         bound(self._over)
 
     def was_here(self, namespace: str, name: str) -> bool:
-        """Whether a pod of that name is known to be over."""
+        """Return whether a pod of that name is known to be over."""
         return (namespace, name) in self._over.values()
 
     def api_uid(self, uid: str) -> str:
@@ -88,7 +86,7 @@ class PodNames:
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
 
     def knows(self, uid: str) -> bool:
-        """Whether the API server has reported of a pod."""
+        """Return whether the API server has reported of a pod."""
         return uid in self._told
 
     def uid(self, namespace: str, name: str, but: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What the API server says of a pod, boiled down to what is booked, shown and ruled by."""
+"""Reduce the API server's pod object to what is booked, exposed and used by rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ or for the pods that KAI or Run:ai lets share a card. Any other pod that holds a
 
 _STATIC, _MIRROR = "kubernetes.io/config.hash", "kubernetes.io/config.mirror"
 _STATIC_UID = re.compile(r"[0-9a-f]{32}")
-"""What the kubelet calls a pod that it made from a file: no other pod's uid looks like that."""
+"""The form of UIDs of static pods, which no other pod's UID has."""
 
 
 class OwnerReference(msgspec.Struct, frozen=True, gc=False):
@@ -140,18 +140,20 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reader(msgspec.Struct, frozen=True):
-    """How pods are read: the experiment rules, what is infrastructure, where a user's name is."""
+    """How pods are read: experiment rules, infrastructure selectors, the user's key."""
 
     rules: tuple[str, ...] = ()
     infrastructure: tuple[Selector, ...] = ()
     user_key: str = ""
 
     def is_infrastructure(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
-        """Whether a pod is part of the cluster itself; without labels its namespace alone tells."""
+        """Return whether a pod is part of the cluster itself; without labels, by its namespace
+        alone.
+        """
         return any(each.matches(namespace, labels) for each in self.infrastructure)
 
     def is_stand_in(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
-        """Whether a pod holds GPUs for others; without labels its namespace alone tells."""
+        """Return whether a pod holds GPUs for others; without labels, by its namespace alone."""
         return any(
             each.namespace == namespace and (labels is None or each.matches(namespace, labels))
             for each in self.infrastructure
@@ -159,7 +161,7 @@ class Reader(msgspec.Struct, frozen=True):
         )
 
     def info(self, pod: PodObject) -> PodInfo:
-        """What is kept of a pod."""
+        """Return what is kept of a pod."""
         meta, spec, status = pod.metadata, pod.spec, pod.status
         labels, annotations = meta.labels or {}, meta.annotations or {}
         containers = spec.containers or []
@@ -190,12 +192,12 @@ class Reader(msgspec.Struct, frozen=True):
 
 
 def workload_id(name: str, uid: str) -> WorkloadId:
-    """The identity of a pod."""
+    """Return the identity of a pod."""
     return WorkloadId("kubernetes", f"{name}.{uid[:8]}")
 
 
 def _environment(containers: Iterable[Container]) -> dict[str, str]:
-    """The literal values of variables on the allow-list; the first container's stands."""
+    """Return the literal values of allowed variables; the first container's win."""
     found: dict[str, str] = {}
     for container in containers:
         for variable in container.env or []:
@@ -205,7 +207,7 @@ def _environment(containers: Iterable[Container]) -> dict[str, str]:
 
 
 def _static_uid(meta: Meta, annotations: Mapping[str, str]) -> str:
-    """The uid that the kubelet gave a static pod, of which this is the mirror.
+    """Return the uid that the kubelet gave a static pod, of which this is the mirror.
 
     Users can write the annotations too, but never such a uid of another pod: those of pods that
     the API server made have dashes.
@@ -234,7 +236,7 @@ def _controller(meta: Meta) -> OwnerReference | None:
 
 
 def _owner(meta: Meta, labels: Mapping[str, str]) -> str:
-    """The controller's name, as a person gave it: without what Deployments and CronJobs add."""
+    """Return the controller's name without what Deployments and CronJobs add."""
     owner = _controller(meta)
     if owner is None:
         return ""
@@ -246,7 +248,7 @@ def _owner(meta: Meta, labels: Mapping[str, str]) -> str:
 
 
 def _by_person(key: str, value: str) -> str:
-    """A label's value, as a person gave it: without the number that a CronJob adds to its Jobs."""
+    """Return a label's value without the number that a CronJob adds to its Jobs."""
     return _RUN_OF_CRON.sub("", value) if key in _OF_JOB else value
 
 

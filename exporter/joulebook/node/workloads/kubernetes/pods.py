@@ -1,8 +1,8 @@
-"""The pods of this node: what the kubelet, cgroups and the API server say of them, put together.
+"""The pods of this node, combined from the kubelet, cgroups and the API server.
 
-The kubelet knows namespace, name and devices, cgroups know a uid and instants, the API server
-knows both, and labels. What each of them proves, and what its silence means, is written down in
-docs/evidence.md. The caller serialises access and says what time it is (node time).
+The kubelet knows namespace, name and devices, cgroups know a UID and instants, the API server knows
+both, and labels. docs/evidence.md lists what each proves, and what its silence means. The caller
+serializes access and passes the node time.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class PodTable:
         self._here: dict[tuple[str, str], PodAllocation] = {}
         self._ended: list[PodAllocation] = []
         self._unnamed: dict[str, PodAllocation] = {}
-        """Over and booked, but for what the API server may yet tell of them."""
+        """Ended and booked, except for labels still to come from the API server."""
         self._bodies: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
         self._strays: dict[str, int] = {}
-        """When the cgroups of pods went of which nobody had reported the name."""
+        """When the cgroups of unnamed pods disappeared."""
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
         self._heard = False
         self._late_until_ns = 0
-        """Till then the kubelet may list pods that ended before we looked."""
+        """Until then the kubelet may list pods that ended before we started."""
         self.reserved: set[str] = set()
-        """Uids of which it is known from elsewhere whose they are."""
+        """UIDs whose pod is known from elsewhere."""
 
     def __iter__(self) -> Iterator[PodAllocation]:
         yield from self._here.values()
@@ -91,11 +91,11 @@ class PodTable:
                     bound(self._strays)
 
     def body(self, uid: str) -> PodCgroup | None:
-        """The cgroups of a pod."""
+        """Return the cgroups of a pod."""
         return self._bodies.get(self._names.cgroup_uid(uid)) if uid else None
 
     def body_like(self, start: str) -> PodCgroup | None:
-        """The cgroups of a pod whose uid begins like that, if there is just one."""
+        """Return the cgroups of a pod whose uid begins like that, if there is just one."""
         found = [body for uid, body in self._bodies.items() if uid.startswith(start)]
         return found[0] if len(found) == 1 else None
 
@@ -107,10 +107,10 @@ class PodTable:
     # -- the kubelet
 
     def listed(self, pods: Sequence[ListedPod], t_ns: int) -> bool:
-        """The kubelet's answer to a question asked at `t_ns`; whether it is believed.
+        """Return whether the kubelet's answer to a query at `t_ns` is accepted.
 
-        One that has just started says for a moment that there are no pods. That is not believed
-        while containers run.
+        A kubelet that has just started reports no pods for a moment, which is rejected while
+        containers run.
         """
         if pods or not any(body.containers for body in self._bodies.values()):
             self._empty_ns = None
@@ -168,7 +168,7 @@ class PodTable:
         self._names.delete(uid)
 
     def relisted(self, infos: Sequence[PodInfo], t_ns: int) -> None:
-        """All pods that there are now."""
+        """Receive all current pods."""
         self._names.relist(infos)
         for info in infos:
             self.reported(info, t_ns)
@@ -176,7 +176,7 @@ class PodTable:
     # -- what it comes to
 
     def review(self, now_ns: int, *, api_silent: bool = False) -> None:
-        """Find names, ends and sharers, and forget what is over.
+        """Find names, ends and sharers, and drop what is over.
 
         `api_silent`: there is an API server, and it does not answer.
         """
@@ -206,12 +206,12 @@ class PodTable:
         self._sweep()
 
     def here(self, namespace: str, name: str) -> PodAllocation | None:
-        """The pod that the kubelet lists under a name."""
+        """Return the pod that the kubelet lists under a name."""
         resident = self._here.get((namespace, name))
         return resident if resident is not None and resident.missing_ns is None else None
 
     def of_uid(self, uid: str) -> PodAllocation | None:
-        """The pod of a uid in a cgroup's path."""
+        """Return the pod of a uid in a cgroup's path."""
         uid = self._names.api_uid(uid)
         return next((r for r in self if r.uid == uid), None)
 
@@ -222,13 +222,11 @@ class PodTable:
         return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
-        """What the API server reported of a pod, by the uid in a cgroup's path."""
+        """Return what the API server reported of a pod, by the uid in a cgroup's path."""
         return self._names.info(self._names.api_uid(uid))
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
-        """Nothing more is to be said of these, but (`unnamed`) for labels that may yet be
-        reported.
-        """
+        """Drop these, except (`unnamed`) for labels that may still be reported."""
         gone = {id(resident): resident for resident in residents}
         self._ended = [resident for resident in self._ended if id(resident) not in gone]
         for resident in gone.values() if unnamed else ():
@@ -248,14 +246,14 @@ class PodTable:
             self._inform(resident, info, now_ns)
 
     def _inform(self, resident: PodAllocation, info: PodInfo, t_ns: int) -> None:
-        resident.info = info
+        resident.info, resident.informed_ns = info, t_ns
         if info.done and resident.done_ns is None:
             resident.done_ns = t_ns
         if resident.was_here and info.started_utc_ns:
             resident.begin(self._node_ns(info.started_utc_ns))
 
     def _spare(self) -> list[str]:
-        """The uids of pods that live, and of which nobody has reported the name."""
+        """Return the UIDs of live pods without a name."""
         known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
         return [
             uid

@@ -1,7 +1,7 @@
 """Pods that held devices when the daemon stopped, until it is clear what became of them.
 
-What the ledger held goes on while its holder provably lives, whoever cannot be asked: a cgroup of
-its uid has processes, and the kubelet lists no other pod under its name.
+Resume holders from the ledger while they are provably alive: a cgroup of the UID has processes, and
+the kubelet lists no other pod under the name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Kept:
 
 
 class Resumption:
-    """Those of which nobody but the ledger knows that they are here."""
+    """Pods known from the ledger only."""
 
     def __init__(self, before: Before) -> None:
         claims: dict[WorkloadId, list[Claim]] = {}
@@ -63,7 +63,7 @@ class Resumption:
         ]
 
     def settled(self) -> None:
-        """What `claims` and `facts` said last is durable."""
+        """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
     def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
@@ -92,7 +92,7 @@ class Resumption:
 
 
 def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
-    """Whether a pod holds what the ledger says; a device that nobody can tell now is one of it."""
+    """Return whether a pod holds what is in the ledger; an unknown device counts as such."""
     parts = {(grant.part.meter, grant.part.instance) for grant in grants if grant.part is not None}
     rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
     unreported = [grant for grant in grants if grant.part is None]

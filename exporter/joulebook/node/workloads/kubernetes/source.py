@@ -1,8 +1,8 @@
-"""Kubernetes as a source of tenants: the kubelet, cgroups, and the API server for names.
+"""The workload source for Kubernetes: the kubelet, cgroups, and the API server for names.
 
-Three threads: one asks the kubelet (`poller`), one follows cgroups by inotify, one watches the
-node's pods at the API server (a second one the node's ResourceSlices, once a pod holds a device of
-DRA). What they hear is put together in `pods` and turned into claims in `claims`.
+Three threads: one polls the kubelet (`poller`), one follows cgroups by inotify, one watches the
+node's pods at the API server (a fourth the node's ResourceSlices, once a pod holds a DRA device).
+`pods` combines their data, and `claims` turns it into claims.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
-"""Cgroups are all looked at so often, events or not; where there is no tree yet, more often."""
+"""Time between scans of all cgroups, with or without events; shorter if there is no tree yet."""
 
 _RESCAN_PAUSE_S = 0.2
 _LATE_NS = 2 * NS_PER_S
@@ -58,16 +58,16 @@ _LATE_NS = 2 * NS_PER_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSite:
-    """What is to be known of Kubernetes on this node.
+    """The settings for Kubernetes on this node.
 
     Attributes:
-        node: What the cluster calls this node.
-        socket: The kubelet's pod-resources service.
-        server: The API server; `None`: it is not to be asked.
-        resources: Resources of device plugins whose devices are GPUs; `*` stands for anything.
+        node: This node's name in the cluster.
+        socket: The kubelet's PodResources socket.
+        server: The API server; `None`: not used.
+        resources: Device plugin resources that are GPUs; `*` matches anything.
         drivers: DRA drivers whose devices are GPUs.
-        pod_logs: Where the kubelet keeps the log folders of pods; `None`: they are not looked at.
-        poll_interval_s: How often the kubelet is asked though nothing happened.
+        pod_logs: The kubelet's log directories of pods; `None`: not used.
+        poll_interval_s: Time between polls of the kubelet while nothing happens.
 
     """
 
@@ -100,7 +100,7 @@ class KubernetesWorkloads:
     # -- TenantSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        """Scan what exists and start watching. Raises `OSError` without inotify."""
         self._boundary = boundary
         self._table = PodTable(
             self._is_gpu,
@@ -134,7 +134,7 @@ class KubernetesWorkloads:
         self._cluster.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands."""
+        """Return the current view."""
         claims: list[Claim] = []
         facts: list[WorkloadFacts] = []
         with self._lock:
@@ -148,16 +148,16 @@ class KubernetesWorkloads:
             if devices:
                 claims += self._resumption.claims()
                 facts += self._resumption.facts()
-            workloads = [r for r in self._table if not self._is_infrastructure(r)]
             synced = self._cluster.synced
             self._handed = []
-            for resident in workloads:
+            for resident in [r for r in self._table if not self._is_infrastructure(r)]:
                 found = claims_of(resident, now_ns, awaited=synced) if devices else None
                 if found is None:
                     whole = False
                 else:
                     claims += found
-                fact = facts_of(resident, self._pods.rules, awaited=self._awaited(resident, now_ns))
+                awaited = self._awaited(resident, now_ns)
+                fact = facts_of(resident, self._pods.rules, now_ns, awaited=awaited)
                 if fact is not None and fact != resident.reported:
                     facts.append(fact)
                 self._handed.append((resident, fact, resident.info))
@@ -166,11 +166,11 @@ class KubernetesWorkloads:
         return Holdings(joined(claims), complete, tuple(facts), self._refuse.counts())
 
     def settled(self) -> None:
-        """What the last `holdings` handed over is durable."""
+        """Confirm that the last `holdings` are durable."""
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
             for resident, fact, info in self._handed:
-                resident.settle(fact)
+                resident.settle(fact, self._clock.now_ns())
                 if resident.all_is_said and resident.info is info:
                     over.append(resident)
             self._handed = []
@@ -178,7 +178,9 @@ class KubernetesWorkloads:
             self._table.put_away(over, unnamed=self._site.server is not None)
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Whose process that is, from its cgroup; `INFRASTRUCTURE` if it is the cluster's own."""
+        """Return the owner of a process by its cgroup; `INFRASTRUCTURE` if it is the cluster's
+        own.
+        """
         place = self._reader.pod(pid)
         if place is None:
             return None
@@ -198,7 +200,7 @@ class KubernetesWorkloads:
         return workload_id(name, place.uid)
 
     def groups(self) -> Sequence[UsageGroup]:
-        """The cgroups of all pods that run now."""
+        """Return the cgroups of all pods that run now."""
         with self._lock:
             found = []
             for resident in self._table:
@@ -329,22 +331,17 @@ class KubernetesWorkloads:
         return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
 
     def _is_pending(self, device: KubeletDevice) -> bool:
-        """Whether what a device is may soon be known that is not known now."""
-        if device.is_dra:
-            return self._cluster.is_pending(device.id)
-        return self._offers.is_pending(device.id)
+        """Return whether what a device is may soon be known that is not known now."""
+        source = self._cluster if device.is_dra else self._offers
+        return source.is_pending(device.id)
 
     def _review(self, now_ns: int) -> None:
         silent = self._site.server is not None and not self._cluster.synced
         self._table.review(now_ns, api_silent=silent)
 
     def _is_infrastructure(self, resident: PodAllocation) -> bool:
-        """Whether it is the cluster's own; labels alone do not hide a pod that was given a GPU."""
+        """Return whether it is the cluster's own; labels alone do not hide a pod with a GPU."""
         info, namespace = resident.info, resident.namespace
         if resident.held:
-            if info is not None:
-                return info.stand_in
-            return self._pods.is_stand_in(namespace, None)
-        if info is not None:
-            return info.infrastructure
-        return self._pods.is_infrastructure(namespace, None)
+            return info.stand_in if info else self._pods.is_stand_in(namespace, None)
+        return info.infrastructure if info else self._pods.is_infrastructure(namespace, None)

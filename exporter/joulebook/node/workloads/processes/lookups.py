@@ -1,4 +1,4 @@
-"""Questions that may hang, asked in threads: whoever makes one hang hangs only his own.
+"""Lookups that may hang, in threads: a hang affects only the user who caused it.
 
 The environment of a process is in its own memory, which may be made to answer never; a directory
 of users may be far away.
@@ -32,9 +32,9 @@ class Lookups:
         self._hanging: set[Hashable] = set()
 
     def ask(self, asker: Hashable, question: Question, *, wait: bool = False) -> bool:
-        """Let `question` be answered; with `wait`, for a while, and return whether it was.
+        """Run `question`; with `wait`, wait for a while and return whether it is done.
 
-        Nobody waits for an asker of whom a question hangs.
+        A hanging caller is not waited for.
         """
         done = threading.Event()
 

@@ -1,6 +1,6 @@
-"""What `/proc` says of one process: whose it is, which launcher started it, how it names its work.
+"""Read a process from `/proc`: its owner, its launcher, and its experiment.
 
-`Exits` tells when processes end, to the millisecond.
+`Exits` reports the end of processes, to the millisecond.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Exits(LastingThread):
     def watch(self, key: Key, lives: Callable[[Key], bool]) -> bool:
         """Watch a process; `False` if it is gone by now.
 
-        `lives` says, once its pidfd is open, whether the pid is still that of the process meant.
+        `lives` returns, once its pidfd is open, whether the PID is still that process's.
         """
         with self._lock:
             if key in self._watched or len(self._watched) >= MOST or self._stopping.is_set():
@@ -110,7 +110,7 @@ _SERVES_SESSIONS = re.compile(
 
 
 def facts_of(pid: int, proc: Path = Path("/proc")) -> Facts | None:
-    """Read whose a process is; `None` if it is gone or cannot be seen."""
+    """Read the owner of a process; `None` if it is gone or hidden."""
     uid = uid_of(pid, proc)
     try:
         paths = cgroup_paths((proc / str(pid) / "cgroup").read_text(errors="replace"))
@@ -144,7 +144,7 @@ def run_of(
 
 
 def _launcher(leader: Stat, uid: int, proc: Path) -> Stat | None:
-    """The program of the same user that started a session as a part of its own work."""
+    """Return the program of the same user that started a session as a part of its own work."""
     parent = stat_of(leader.parent, proc)
     if parent is None or parent.pid == 1 or _SERVES_SESSIONS.fullmatch(parent.comm):
         return None
@@ -155,7 +155,7 @@ def _launcher(leader: Stat, uid: int, proc: Path) -> Stat | None:
 
 
 def group_is_gone(group: int, leader_ticks: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a process group has no process left, or its number is another's by now."""
+    """Return whether a process group has no process left, or its number is another's by now."""
     leader = stat_of(group, proc)
     if leader is not None:
         return bool(leader_ticks) and leader.ticks != leader_ticks
@@ -211,7 +211,7 @@ def _is_new(stat: Stat) -> bool:
 def is_infrastructure(
     pid: int, names: Collection[str], facts: Facts, proc: Path = Path("/proc")
 ) -> bool:
-    """Whether a process serves everybody: this daemon, or a program of one of the names.
+    """Return whether a process serves everyone: this daemon, or a program with one of the names.
 
     What counts is who runs it and where: a user of the system outside of containers, or a program
     of such a user that is one of them (root's MPS daemon starts its server as the client's user).
@@ -233,5 +233,5 @@ def is_infrastructure(
 
 
 def serves(comm: str, names: Collection[str]) -> bool:
-    """Whether one of `names` is that of a program which `ps` calls `comm`."""
+    """Return whether one of `names` is that of a program which `ps` calls `comm`."""
     return comm in {name[:_COMM_CHARS] for name in names}

@@ -1,9 +1,9 @@
-"""Processes outside any scheduler as a source of workloads: who uses a device that nobody allots.
+"""The workload source for processes outside any scheduler.
 
-No claims come from here: who runs on a device does not hold it. What a process consumes goes to its
-user's part of a container or service, or to the run that it is a part of; and of these to the part
-that runs under the experiment which it was started for. That is asked once in a process's life,
-and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.
+It makes no claims: a process that runs on a device does not hold it. What a process consumes goes
+to its user's part of a container or service, or to the run that it is a part of; and of these to
+the part that runs under the experiment which it was started for. That is asked once in a process's
+life, and what was booked under a name keeps it. docs/evidence.md says what is believed of whom.
 """
 
 from __future__ import annotations
@@ -47,20 +47,19 @@ from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
 
 GRAIN_NS = 20 * NS_PER_MS
-"""Linux tells the start of a process in hundredths of a second."""
+"""Linux reports the start of a process in hundredths of a second."""
 
 _RUN = re.compile(r"run-(\d+)-(\d+)")
 _OWNER = re.compile(r"(.+?)(?:\.u(\d+))?(?:\.[0-9a-f]{8})?", re.DOTALL)
 
 
 class ProcessWorkloads:
-    """What runs on the GPUs of `node` by itself.
+    """Watch processes on the GPUs of `node`.
 
-    `infrastructure` are names of programs that serve everybody. Cgroups of the schedulers in
-    `others` (`slurm`, `kubernetes`) are left to them, also while they do not know them yet. Pids
-    are those of `proc_root`; unless they are also `own_pids` (those of this process's own
-    namespace), ends are known from process lists alone, and CPU time of single processes is
-    nobody's.
+    `infrastructure` are names of programs that serve everyone. Cgroups of the schedulers in
+    `others` (`slurm`, `kubernetes`) are left to them, even while they do not know them yet. PIDs
+    are those of `proc_root`; unless they are also `own_pids` (of this process's own namespace),
+    ends are known from process lists alone, and CPU time of single processes is unattributed.
     """
 
     name = "processes"
@@ -100,7 +99,7 @@ class ProcessWorkloads:
     # -- WorkloadSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Begin to wait for the ends of processes; go on with what the ledger held."""
+        """Start watching the ends of processes; continue from the ledger."""
         self._boundary = boundary
         self._opened_ns, self._before_ns = self._clock.now_ns(), before.last_ns
         with self._lock:
@@ -110,7 +109,7 @@ class ProcessWorkloads:
         self._exits.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The workloads of which anything is new."""
+        """Return the workloads of which anything is new."""
         models = {device.meter: device.model for device in devices}
         now_ns = self._clock.now_ns()
         with self._lock:
@@ -125,12 +124,12 @@ class ProcessWorkloads:
         return Holdings(facts=facts, rejected=self._refuse.counts())
 
     def settled(self) -> None:
-        """What was handed over last need not be said again."""
+        """Confirm that the last holdings are durable."""
         with self._lock:
             self._table.settled()
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """The workload of any process that is no scheduler's."""
+        """Return the workload of any process that is no scheduler's."""
         facts = proc.facts_of(pid, self._proc)
         if facts is None or any(self._is_others(path) for path in facts.paths):
             return None
@@ -146,13 +145,13 @@ class ProcessWorkloads:
         return self._meet(place, given, clean_label(stat.comm))
 
     def close(self) -> None:
-        """Stop waiting; a look-up that hangs is left behind."""
+        """Stop watching; a hanging lookup is abandoned."""
         self._exits.stop()
 
     # -- Accounted
 
     def groups(self) -> Sequence[UsageGroup]:
-        """The processes on devices, by workload."""
+        """Return the processes on devices, by workload."""
         if not self._own_pids:
             return ()
         with self._lock:
@@ -177,7 +176,7 @@ class ProcessWorkloads:
         return reading
 
     def _lives(self, key: Key) -> bool:
-        """Whether the pid is still that of the process which started then, and it runs."""
+        """Return whether the pid is still that of the process which started then, and it runs."""
         stat = stat_of(key[0], self._proc)
         if stat is None:
             return not is_gone(key[0], self._proc)
@@ -192,9 +191,9 @@ class ProcessWorkloads:
         self._boundary(now_ns)
 
     def _serving(self, use: ProcessUse) -> ProcessUse:
-        """A display server that a user's login started serves everybody who sits there.
+        """Return whether it is a display server of a user's login, which serves everyone there.
 
-        That is believed of one which only draws: what computes is billed, whatever it is called.
+        Only if it just draws: a process that computes is charged, whatever its name.
         """
         if not use.graphics or use.workload is None or use.workload.scheduler != SCHEDULER:
             return use
@@ -209,7 +208,7 @@ class ProcessWorkloads:
         return "kubernetes" in self._others and pod_place(path) is not None
 
     def _run_of(self, pid: int, group: int, uid: int) -> Run | None:
-        """The run of a process group stays what it was first known to be, while any of it lives."""
+        """Return the run of a process group, which is fixed while any of it is alive."""
         run = self._runs.get(group) or proc.run_of(pid, uid, self._runs.get, self._proc)
         if run is not None:
             with self._lock:
@@ -217,7 +216,7 @@ class ProcessWorkloads:
         return run
 
     def _run_place(self, run: Run, uid: int, started_ns: int) -> Place:
-        """The place of a process in a run; one that gave up root's rights goes on as root's.
+        """Return the place of a process in a run; one that gave up root's rights goes on as root's.
 
         So it does while the daemon runs, which asks once in a process's life; after a restart the
         ledger says that it was root's, and nobody else of the run is left who can have been that.
@@ -231,7 +230,7 @@ class ProcessWorkloads:
         return place
 
     def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
-        """The experiment that a process was started for; empty where nobody named one.
+        """Return the experiment that a process was started for; empty if unnamed.
 
         An answer that comes too late counts from then on. Where none can be had, the process is
         taken for one of those that run under a name in its place already, if that is only one.
@@ -309,16 +308,18 @@ class ProcessWorkloads:
         return None if found is None else Run(int(found[1]), int(found[2]))
 
     def _is_over(self, place: Place) -> bool:
-        """Whether nothing can be started in it any more; of containers and units nobody knows."""
+        """Return whether nothing can be started in it any more; unknown for containers and
+        units.
+        """
         run = self._run_in(place)
         return run is None or self._is_gone(run.pid, run)
 
     def _is_left(self, place: Place) -> bool:
-        """Whether nothing is known to live in it: no leader of a run, of others nobody knows."""
+        """Return whether nothing is known to be alive in it."""
         run = self._run_in(place)
         leader = None if run is None else stat_of(run.pid, self._proc)
         return leader is None or leader.is_over
 
     def _is_gone(self, group: int, run: Run) -> bool:
-        """Whether a process group has no process any more."""
+        """Return whether a process group has no process any more."""
         return proc.group_is_gone(group, run.ticks if run.pid == group else 0, self._proc)

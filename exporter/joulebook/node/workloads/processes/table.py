@@ -45,12 +45,12 @@ class Known(msgspec.Struct):
     """One workload.
 
     Attributes:
-        given: The experiment that somebody named for it; it never changes.
-        user: Whose it is; `None` until that is looked up.
-        before: What the ledger held of it when the daemon started; `None` once it is seen.
-        again_ns: When it began again after its end; 0 if it never did.
-        used: Whether energy may go to it: a process of it ran that was under no span.
-        reported: Whether the ledger knows all that is known here.
+        given: The named experiment; it never changes.
+        user: Its user; `None` until looked up.
+        before: Its state in the ledger when the daemon started; `None` once it is seen.
+        again_ns: When it was revived after its end; 0: never.
+        used: Whether energy may be booked to it: it had a process without a span.
+        reported: Whether the ledger has everything known here.
 
     """
 
@@ -69,7 +69,7 @@ class Known(msgspec.Struct):
 
 
 class ProcessTable:
-    """What is known, by workload and by process."""
+    """The table of workloads and processes."""
 
     def __init__(self) -> None:
         self._workloads: dict[WorkloadId, Known] = {}
@@ -97,7 +97,7 @@ class ProcessTable:
         self._workloads[known.id] = known
 
     def rename(self, process: Key, workload: WorkloadId) -> None:
-        """Let a process count for another workload from now on: its name came late."""
+        """Move a process to another workload from now on, since its name came late."""
         if len(self._renamed) >= MOST:
             self._renamed.clear()
         self._renamed[process] = workload
@@ -180,7 +180,7 @@ class ProcessTable:
                 known.ended_ns, known.reported = now_ns, False
 
     def living(self, meter: Meter) -> list[Key]:
-        """The processes on a device that have not ended, as far as is known."""
+        """Return the processes on a device that have not ended, as far as is known."""
         return [k for (m, k, _), each in self._members.items() if m == meter and not each.ended_ns]
 
     def look_after(self, lives: Callable[[Key], bool], now_ns: int) -> None:
@@ -196,7 +196,7 @@ class ProcessTable:
                 del self._workloads[workload]
 
     def restore(self, facts: WorkloadFacts, place: Place) -> None:
-        """Go on from what the ledger held of a workload that may live on."""
+        """Resume a workload from the ledger that may still be alive."""
         given = facts.labels.experiment if facts.named else ""
         self._workloads[facts.id] = Known(
             facts.id, place, facts.name, given, facts.labels.user or None, facts.started_ns,
@@ -208,7 +208,7 @@ class ProcessTable:
         return [k for k in self._workloads.values() if k.before is not None and k.ended_ns is None]
 
     def end_unseen(self, known: Known, ended_ns: int) -> None:
-        """A workload of before ended while nobody looked."""
+        """End a workload from the ledger that ended unseen."""
         known.ended_ns, known.reported = max(ended_ns, known.started_ns), False
 
     def news(
@@ -237,7 +237,7 @@ class ProcessTable:
         self._handed = []
 
     def pids(self) -> dict[WorkloadId, set[int]]:
-        """The processes on devices that live now, by workload."""
+        """Return the processes on devices that live now, by workload."""
         found: dict[WorkloadId, set[int]] = {}
         for (_, (pid, _), _), member in self._members.items():
             if member.ended_ns is None:
@@ -295,12 +295,12 @@ def _went_on(use: ProcessUse, first_ns: int, second_ns: int, third_ns: int) -> i
 
 
 def _with(use: ProcessUse, life: Span) -> ProcessUse:
-    """The process with its life as the outermost of its marks."""
+    """Return the process with its life as the outermost of its marks."""
     marks = tuple(mark for mark in use.marks if mark.workload != life.workload)
     return msgspec.structs.replace(use, marks=(*marks, life))
 
 
 def _is_covered(use: ProcessUse, since_ns: int, until_ns: int) -> bool:
-    """Whether one span held all of a process's time on the device since the list before."""
+    """Return whether one span held all of a process's time on the device since the list before."""
     since_ns = max(use.started_ns + START_GRAIN_NS, since_ns)
     return any(s.t0_ns <= since_ns and (s.t1_ns is None or s.t1_ns >= until_ns) for s in use.marks)

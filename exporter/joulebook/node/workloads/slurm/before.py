@@ -43,14 +43,14 @@ class Kept(NamedTuple):
         return tuple(claim for claim in self.claims if claim.evidence is evidence)
 
     def by_evidence(self) -> Iterator[tuple[Evidence, tuple[Claim, ...]]]:
-        """Its claims by kind of evidence, less those that their own files tell again."""
+        """Return its claims by kind of evidence, except those that their own files report again."""
         told_again = {Evidence.JOB_MAPPING, Evidence.GPUSTAT}
         for evidence, claims in groupby(self.claims, key=lambda claim: claim.evidence):
             if evidence not in told_again:
                 yield evidence, tuple(claims)
 
     def ended(self, t_ns: int, because: str) -> tuple[WorkloadFacts, tuple[Claim, ...]]:
-        """What is to be said of it where it ended unseen."""
+        """Return its facts if it ended unseen."""
         claims = tuple(msgspec.structs.replace(claim, t1_ns=t_ns) for claim in self.claims)
         extra = {**self.facts.extra, "ended": because} if because else self.facts.extra
         facts = msgspec.structs.replace(self.facts, ended_ns=t_ns, complete=True, extra=extra)
@@ -65,7 +65,7 @@ class KeptJobs:
         self._kept = _kept_jobs(before)
 
     def adopt(self, job: Job, begun_ns: int, restart: int | None) -> Kept | None:
-        """Go on with the run that the ledger held open, if this is it.
+        """Resume the run that is open in the ledger, if this is it.
 
         Two runs of a number are never on one node at once: what began before the daemon stopped
         is the one of which the ledger knew.
@@ -79,7 +79,7 @@ class KeptJobs:
         return None
 
     def recognise(self, job: Job, answer: JobAnswer) -> None:
-        """Go on with the run that the ledger held open, if the controller says that this is it."""
+        """Resume the run that is open in the ledger, if the controller confirms it."""
         if job.restart is not None or not answer.start_s:
             return
         for kept in self._kept:
@@ -107,7 +107,7 @@ class KeptJobs:
 
 
 def _kept_jobs(before: Before) -> list[Kept]:
-    """The runs of SLURM's jobs that were open."""
+    """Return the runs of SLURM's jobs that were open."""
     claims: dict[WorkloadId, list[Claim]] = {}
     for claim in before.claims:
         if claim.workload is not None and claim.workload.scheduler == "slurm":

@@ -39,7 +39,7 @@ class JobLevel(Enum):
 
 
 class JobDirectory(NamedTuple):
-    """One directory, and what its path says."""
+    """One directory, and the parts of its path."""
 
     path: Path
     level: JobLevel
@@ -49,7 +49,7 @@ class JobDirectory(NamedTuple):
 
 
 class TreeListener(Protocol):
-    """Who is reported of jobs."""
+    """The receiver of job events."""
 
     def job_seen(self, place: SlurmPlace, path: Path, live: bool) -> None:
         """A directory of a job: made just now (`live`), or found with processes in a scan."""
@@ -62,10 +62,12 @@ class TreeListener(Protocol):
 
 
 class SlurmTree(CgroupTree[JobDirectory]):
-    """Follows jobs and the begin of their steps.
+    """Follows jobs and the start of their steps.
 
     With `only`, directories that name other nodes (another slurmd on this host) are left alone.
     """
+
+    own = frozenset({JobLevel.V1_NODE, JobLevel.SCOPE})
 
     def __init__(
         self,
@@ -80,13 +82,6 @@ class SlurmTree(CgroupTree[JobDirectory]):
         self._only = only
         self._leftover: set[Path] = set()
         self._scanned = False
-
-    @property
-    def present(self) -> bool:
-        """Whether SLURM keeps cgroups here: its own directories are there, if empty."""
-        return any(
-            spot.level in {JobLevel.V1_NODE, JobLevel.SCOPE} for spot in self._watches.values()
-        )
 
     def scan(self) -> set[Path]:
         """See `CgroupTree`."""
@@ -161,13 +156,13 @@ _EXTERN = "step_extern"
 
 
 class JobProcesses:
-    """Looks at the cgroup directories of jobs, and at the processes of `proc` in them."""
+    """Watches the cgroup directories of jobs, and the processes of `proc` in them."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
 
     def live(self, directories: Iterable[Path]) -> bool:
-        """Whether any process runs in them."""
+        """Return whether any process runs in them."""
         return any(holds_processes(directory) for directory in directories)
 
     def begun_boottime_ns(self, directory: Path) -> int | None:
@@ -181,12 +176,12 @@ class JobProcesses:
 
 
 def holds_processes(directory: Path) -> bool:
-    """Whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
+    """Return whether any process runs in a cgroup or below it; leftovers of a crash hold none."""
     return next(pids_below(directory), None) is not None
 
 
 def pids_below(directory: Path) -> Iterator[int]:
-    """The processes in a cgroup and below it."""
+    """Yield the processes in a cgroup and below it."""
     for parent, _, files in os.walk(directory):
         if "cgroup.procs" in files:
             try:

@@ -1,4 +1,4 @@
-"""What SLURM's jobs come to: claims on meters, facts of workloads, and what cannot be mapped."""
+"""Turn SLURM jobs into claims on meters and facts of workloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joulebook.node.workloads.slurm.job import Job, JobGrant
 from joulebook.units import NS_PER_S
 
 Unmapped = Callable[[Job, JobGrant, Sequence[str]], None]
-"""Told, once for each grant, which of its GPUs nobody could be booked for."""
+"""Called once per grant with its GPUs that could not be mapped."""
 
 GresOf = Callable[[str], tuple[bool, GresMap | None]]
 """The GPUs of a node by its name; first whether that is settled (`slurmd -G` takes a while)."""
@@ -36,7 +36,7 @@ def claims_of(
     gres_of: GresOf,
     unmapped: Unmapped = lambda job, grant, gpus: None,
 ) -> tuple[Claim, ...] | None:
-    """The claims of one grant; `None` while it cannot be reported yet.
+    """Return the claims of one grant; `None` while it cannot be reported yet.
 
     Once reported they are kept: neither a device that drops out nor an edited gres.conf changes
     what a running job was given. So are the models of the devices, which `facts_of` tells for good.
@@ -69,7 +69,7 @@ def _resolve(
     devices: Sequence[DeviceStatus],
     gres: GresMap | None,
 ) -> tuple[list[Claim], list[str]]:
-    """The claims, and the GPUs of which only somebody's could be made."""
+    """Return the claims, and the GPUs that became `unknown_holder`."""
 
     def claim(who: WorkloadId | None, part: GresPart, evidence: Evidence) -> Claim:
         return Claim(
@@ -124,7 +124,7 @@ def _shared(job: Job, grant: JobGrant, gpu: str, part: GresPart, gres: GresMap |
 
 
 def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
-    """What is known of a job, for labels; `None` while its identity is not.
+    """Return the facts of a job; `None` while its identity is unknown.
 
     It is complete once nothing that may still be heard could change its labels, or when they must
     be settled. That it is a task of an array, which changes the name that is shown, is known from
@@ -185,7 +185,7 @@ def group_of(job: Job) -> UsageGroup:
 
 
 def unmapped(job: Job, grant: JobGrant, gpus: Sequence[str], node: str, places: str) -> InputError:
-    """That nobody can be booked for GPUs of a job, see `docs/adr/0005-unknown-positions.md`.
+    """Return the message that GPUs of a job are unknown, see `docs/adr/0005-unknown-positions.md`.
 
     `places` is where the order of GPUs was looked for in vain; empty where it is known.
     """

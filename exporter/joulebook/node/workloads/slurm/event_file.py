@@ -1,8 +1,8 @@
 """Event files of the SLURM hooks (`hooks/prolog.sh`), read with suspicion.
 
-What they say decides whose bill the energy goes on, so only files count that root (or the user
-of this daemon) wrote into a directory where nobody else can write. Everything refused raises
-`InputError`; its `reason` is the value of a label. Their wall-clock times become node time here.
+They decide who is charged, so only files count that root (or this daemon's user) wrote to a
+directory where no one else can write. Rejected files raise `InputError`; its `reason` is the value
+of a label. Their wall-clock times become node time here.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _NAME = re.compile(r"^([0-9]+\.[0-9]+)(?:\.([A-Za-z0-9_-][A-Za-z0-9_.-]*))?\.(js
 
 
 class JobEvent(msgspec.Struct, frozen=True, gc=False):
-    """One job on one node. Wall-clock nanoseconds; `None` or empty where the hook did not say.
+    """One job on one node. Wall-clock nanoseconds; `None` or empty if not set by the hook.
 
-    `gpus` are gres.conf positions, minors or UUIDs as `gpu_ids` says. `boot_id` and
-    `start_uptime_ms` give the start on the clock that nobody can set.
+    `gpus` are gres.conf indices, minors or UUIDs, according to `gpu_ids`. `boot_id` and
+    `start_uptime_ms` give the start on a clock that cannot be set.
     """
 
     v: Literal[1]
@@ -81,7 +81,7 @@ EXAMPLE = (
     '{"v": 1, "scheduler": "slurm", "job_id": "101", "restart_count": 0, "gpus": ["0", "1"], '
     '"start_ns": 1764000000000000000}'
 )
-"""The least that an event file says."""
+"""The required fields of an event file."""
 
 _EXAMPLES = {
     **{key: json.dumps(value) for key, value in json.loads(EXAMPLE).items()},
@@ -103,7 +103,7 @@ _SHOWN_CHARS = 40
 
 
 def event_stem(name: str) -> tuple[str, bool] | None:
-    """Stem of an event file's name, and whether it tells an end; `None` for any other file."""
+    """Return the stem of an event file's name, and whether it is an end; `None` for other files."""
     found = _NAME.match(name)
     if found is None:
         return None
@@ -111,7 +111,7 @@ def event_stem(name: str) -> tuple[str, bool] | None:
 
 
 def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[JobEvent, int]:
-    """An event, cleaned, and the wall-clock ns of the file's last change of name or content.
+    """Return an event, cleaned, and the wall-clock ns of the file's last change of name or content.
 
     Raises `InputError` for what cannot be trusted, `FileNotFoundError` for a file just removed.
     """
@@ -125,9 +125,9 @@ def read_event(directory_fd: int, name: str, owners: frozenset[int]) -> tuple[Jo
 
 
 def decode_event(raw: bytes, name: str = "event") -> JobEvent:
-    """The typed content of the event file `name`, its texts fit for labels.
+    """Return the typed content of the event file `name`, its texts fit for labels.
 
-    Raises `InputError`, which says what is wrong with which key, and what would be right.
+    Raises `InputError` with the key, the problem, and what is expected.
     """
     try:
         event = _EVENT.decode(raw)
@@ -150,7 +150,7 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
 
 
 def _wrong(raw: bytes, complaint: str) -> str:
-    """What msgspec complains of, with the key and value that it means, and an example."""
+    """Return what msgspec complains of, with the key and value that it means, and an example."""
     found = _AT.search(complaint)
     if found is None:
         return f"{complaint}; expected an object such as {EXAMPLE}"
@@ -195,18 +195,20 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class WallTime:
-    """Knows this boot, and how the wall clock stands now."""
+    """This boot, and the current wall clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.boot_id = _BOOT_ID.read_text().strip()
 
     def earlier_boot(self, same_boot: bool | None, t0_ns: int) -> bool:
-        """Whether an event is of an earlier boot, also where it does not say of which."""
+        """Return whether an event is from an earlier boot, even if it does not state its boot."""
         return not same_boot if same_boot is not None else self._clock.boottime_ns(t0_ns) < 0
 
     def node_ns(self, wall_ns: int, uptime_ms: int | None) -> int:
-        """Node time of an instant; `uptime_ms` is the same on the clock that nobody can set."""
+        """Return the node time of an instant; `uptime_ms` is the same on a clock that cannot be
+        set.
+        """
         # In grains: reading the same file after a restart must give the same instant.
         offset_ns = self._clock.utc_offset_ns()
         node_ns = wall_ns - round(offset_ns / _OFFSET_GRAIN_NS) * _OFFSET_GRAIN_NS
@@ -217,5 +219,5 @@ class WallTime:
         return min(node_ns, self._clock.now_ns())
 
     def utc_s(self, t_ns: int) -> int:
-        """The UTC second of an instant of node time."""
+        """Return the UTC second of an instant of node time."""
         return (t_ns + self._clock.utc_offset_ns()) // NS_PER_S

@@ -23,7 +23,7 @@ from joulebook.untrusted_files import open_directory, trusted_owners
 
 
 class EventListener(Protocol):
-    """Who is reported of event files."""
+    """The receiver of event files."""
 
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""
@@ -32,7 +32,7 @@ class EventListener(Protocol):
         """The file of a running job is gone."""
 
     def open_stems(self) -> frozenset[str]:
-        """The files of which the end is not known yet."""
+        """Return the files of which the end is not known yet."""
 
 
 class EventDirectory(FollowedDirectory):
@@ -52,7 +52,7 @@ class EventDirectory(FollowedDirectory):
         self._undeletable: set[str] = set()
 
     def scan(self) -> None:
-        """(Re)open it and look at every file; tries again at the next call where that fails."""
+        """(Re)open it and read every file; if that fails, the next call retries."""
         self.close()
         fd = self._open()
         if fd is None:
@@ -125,7 +125,7 @@ class EventDirectory(FollowedDirectory):
         return fd
 
     def _refuse_once(self, name: str, error: InputError) -> None:
-        """Say and count it when it begins to be so, not at every retry."""
+        """Log and count it at the first failure, not at every retry."""
         if self._refused.get(name) != error.reason:
             self._refused[name] = error.reason
             self._refuse(error)

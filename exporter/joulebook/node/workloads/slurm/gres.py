@@ -36,7 +36,7 @@ class Capability(NamedTuple):
 
 
 def parse_minors(text: str) -> dict[int, Capability]:
-    """The driver's table, by the minor number of the capability file."""
+    """Return the driver's table, by the minor number of the capability file."""
     return {
         int(minor): Capability(int(card), int(gi), int(ci) if ci else None)
         for card, gi, ci, minor in _LINE.findall(text)
@@ -44,7 +44,7 @@ def parse_minors(text: str) -> dict[int, Capability]:
 
 
 def read_minors(path: Path = MIG_MINORS) -> dict[int, Capability]:
-    """The table of this machine; empty where there is none."""
+    """Return the table of this machine; empty where there is none."""
     try:
         return parse_minors(path.read_text(errors="replace"))
     except OSError:
@@ -52,7 +52,7 @@ def read_minors(path: Path = MIG_MINORS) -> dict[int, Capability]:
 
 
 def capabilities(files: Iterable[str]) -> tuple[int, ...]:
-    """The minor numbers of the capability files among these."""
+    """Return the minor numbers of the capability files among these."""
     found = (_CAPABILITY.search(file) for file in files)
     return tuple(int(match[1]) for match in found if match)
 
@@ -60,7 +60,7 @@ def capabilities(files: Iterable[str]) -> tuple[int, ...]:
 def of_capabilities(
     caps: Iterable[int], minors: Mapping[int, Capability], devices: Iterable[DeviceStatus]
 ) -> tuple[DeviceStatus, Instance] | None:
-    """The one instance that all of these are of; `None` if they do not agree on one."""
+    """Return the one instance that all of these are of; `None` if they do not agree on one."""
     known = [minors[cap] for cap in caps if cap in minors]
     cards, gis = {each.card for each in known}, {each.gi for each in known}
     cis = {each.ci for each in known if each.ci is not None}
@@ -75,7 +75,7 @@ def of_capabilities(
 
 
 def on_gi(device: DeviceStatus, gi: int, ci: int | None = None) -> Instance | None:
-    """The instance of these ids; without `ci` the only one of its GPU instance."""
+    """Return the instance of these ids; without `ci` the only one of its GPU instance."""
     there = [i for i in device.instances if i.gi == gi and ci in (None, i.ci)]
     return there[0] if len(there) == 1 else None
 
@@ -95,7 +95,7 @@ class Position(NamedTuple):
 
 
 class GresPart(NamedTuple):
-    """What an id of SLURM's came to: a meter, and the part of it that one such id is."""
+    """The device of a SLURM id: a meter, and the part of it."""
 
     meter: Meter
     parts: int = 1
@@ -116,7 +116,7 @@ class GresMap(msgspec.Struct, frozen=True):
         return any(p.shards for p in self.positions)
 
     def shards(self, gpu: str) -> int:
-        """How many shards the GPU at a position has (0: not shared, or no such position)."""
+        """Return how many shards the GPU at a position has (0: not shared, or no such position)."""
         at = int(gpu) if gpu.isdecimal() else len(self.positions)
         return self.positions[at].shards if at < len(self.positions) else 0
 
@@ -140,10 +140,10 @@ class Unmappable(Exception):
 def find_part(
     gpu: str, gpu_ids: str, gres: GresMap | None, devices: Sequence[DeviceStatus]
 ) -> GresPart | None:
-    """The meter that one GPU id of a job means; `None` if that device cannot be metered.
+    """Return the meter that one GPU id of a job means; `None` if that device cannot be metered.
 
-    `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one whatever it says.
-    Raises `Unmappable` where only somebody can be booked (`unknown_holder`).
+    `gpu_ids` is `gres`, `minor` or `uuid`; an id that looks like a UUID is one in any case. Raises
+    `Unmappable` if the device is unknown (`unknown_holder`).
     """
     if gpu.startswith(UNCOUNTED):
         raise Unmappable(gpu)

@@ -1,4 +1,4 @@
-"""Which GPUs a node has, in which order: as gres.conf says, or `slurmd -G` where that does not."""
+"""Find a node's GPUs and their order from gres.conf, or else `slurmd -G`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_CONFS = (
 
 
 def find_slurm_conf() -> Path:
-    """Where slurm.conf is by SLURM's own rules (the file need not exist: configless)."""
+    """Return where slurm.conf is by SLURM's own rules (the file need not exist: configless)."""
     named = os.environ.get("SLURM_CONF")
     if named:
         return Path(named)
@@ -65,7 +65,7 @@ class _Line(NamedTuple):
 def parse_gres_conf(
     text: str, node: str, promised: Sequence[Promise] | None = None
 ) -> GresMap | None:
-    """The GPUs of `node` as gres.conf lists them, in the order in which slurmd counts them.
+    """Return the GPUs of `node` as gres.conf lists them, in the order in which slurmd counts them.
 
     That is type by type as slurm.conf promises them; what it does not promise is not counted.
     `None` where the two files do not tell: AutoDetect, an Include, GPUs without a File, several
@@ -110,7 +110,7 @@ def _keys(line: str) -> dict[str, str]:
 
 
 def _detects(lines: Sequence[Mapping[str, str]]) -> bool:
-    """Whether slurmd looks for GPUs by itself; what is said of this node alone counts more."""
+    """Return whether slurmd detects GPUs by itself; settings of this node take precedence."""
     said = [keys for keys in lines if "autodetect" in keys]
     own = [keys for keys in said if "nodename" in keys]
     return any(keys["autodetect"].lower() not in {"", "off"} for keys in (own or said)[-1:])
@@ -139,7 +139,7 @@ def _in_order(gpus: Sequence[_Line], promised: Sequence[Promise] | None) -> list
 
 
 def parse_slurmd_g(text: str) -> GresMap | None:
-    """The GPUs of this node as `slurmd -G` prints them; `None` if it names no device files."""
+    """Return the GPUs of this node from `slurmd -G`; `None` if it has no device files."""
     files: list[str] = []
     caps: list[tuple[int, ...]] = []
     shards: dict[str, int] = {}
@@ -165,7 +165,7 @@ def parse_slurmd_g(text: str) -> GresMap | None:
 
 
 def promised_gpus(slurm_conf: str, node: str) -> tuple[Promise, ...] | None:
-    """The GPUs that slurm.conf says `node` has, in its order; `None` if it has no such node."""
+    """Return the GPUs of `node` in slurm.conf, in order; `None` if it has no such node."""
     default = ""
     for line in _lines(slurm_conf):
         keys = {k.lower(): v.strip('"') for k, _, v in (w.partition("=") for w in line.split())}
@@ -214,10 +214,10 @@ def load_gres(
     timeout_s: float = 5.0,
     mig_minors: Path = MIG_MINORS,
 ) -> GresMap | None:
-    """The GPUs of `node`: gres.conf (beside `conf`, slurm.conf), else `slurmd -G` (if given).
+    """Return the GPUs of `node` from gres.conf (next to `conf`), else `slurmd -G` (if given).
 
-    May take `timeout_s`. `None` if nobody says for certain, also where slurmd finds fewer GPUs
-    than slurm.conf promises: a card was pulled, and the running slurmd still counts it.
+    May take `timeout_s`. `None` if uncertain, also if slurmd finds fewer GPUs than in slurm.conf: a
+    card was removed, and the running slurmd still counts it.
     """
     gres = _load(node, conf, gres_conf, slurmd=slurmd, timeout_s=timeout_s)
     if gres is None or not any(position.caps for position in gres.positions):

@@ -62,7 +62,7 @@ class GresMaps:
 
     @property
     def places(self) -> str:
-        """Where the order of GPUs is looked for, in words."""
+        """Describe where the order of GPUs is read from."""
         asked = f"{self._slurmd} -G" if self._slurmd else "slurmd -G (no slurmd here)"
         return f"{self._gres_conf} nor {asked}"
 
@@ -92,7 +92,7 @@ class GresMaps:
         return True
 
     def of(self, node: str) -> tuple[bool, GresMap | None]:
-        """Whether it is known by now, and the GPUs of a node (`None`: nobody can say)."""
+        """Return whether it is known by now, and the GPUs of a node (`None`: unknown)."""
         now = self._stamps()
         with self._lock:
             known = self._known.get(node)
@@ -135,12 +135,12 @@ class GresMaps:
 
 
 def _changed_ns(stamps: Iterable[Stamp]) -> int:
-    """When the files became what they are."""
+    """Return when the files became what they are."""
     return max(each.changed_ns for each in stamps)
 
 
 def is_only_asked(proc: Path = Path("/proc")) -> bool:
-    """Whether somebody runs `slurmd -G` or `slurmd -C`, which reads the files too."""
+    """Return whether `slurmd -G` or `slurmd -C` is running, which also read the files."""
     for process in proc.iterdir():
         if process.name.isdecimal():
             try:

@@ -6,12 +6,12 @@ import re
 
 _PART = re.compile(r"\[([\d,-]*)\]")
 _MAX_EXPANSION = 4096
-"""Names that one list may come to; a longer one is cut off."""
+"""The most names of one list; a longer one is cut off."""
 _DIGITS = 40
 
 
 def expand(hostlist: str) -> tuple[str, ...]:
-    """The names of a SLURM host or file list: `r[1-2]n[1-3,07],login` -> r1n1 ... r2n07 login."""
+    """Expand a SLURM host or file list: `r[1-2]n[1-3,07],login` -> r1n1 ... r2n07 login."""
     names: list[str] = []
     for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", hostlist):
         found = [""]

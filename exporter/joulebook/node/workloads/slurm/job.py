@@ -1,4 +1,4 @@
-"""One run of a SLURM job on this host, and what says that it holds GPUs."""
+"""One run of a SLURM job on this host, and the evidence that it holds GPUs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class JobGrant:
     claims: tuple[Claim, ...] | None = None
     """Once it is clear which meters these are: that does not change while a job runs."""
     told_ns: int = 0
-    """The start (wall clock) that the event file gives, which tells it from any later one."""
+    """The start (wall clock) in the event file, which distinguishes it from later ones."""
     by_processes: bool = False
-    """Nothing but its processes will tell the end: the file was swept away, or never was."""
+    """Only its processes will show its end: the file was removed, or never existed."""
 
     def close(self, t_ns: int) -> None:
         """It ended, at `t_ns` unless an earlier end is known."""
@@ -43,29 +43,30 @@ class Job:
     """One run of one job on this host.
 
     Attributes:
-        start_s: UTC second at which this node first knew it to have begun; part of its identity.
-        restart: How often it was requeued; `None` while nobody who knows has said.
-        held: Nodes and GPUs by evidence, of grants settled long ago too.
-        models: Of the devices that it was given, of grants settled long ago too.
+        start_s: UTC second of its start as first known to this node; part of its identity.
+        restart: How often it was requeued; `None` while unknown.
+        held: Nodes and GPUs by evidence, including settled grants.
+        models: Models of its devices, including settled grants.
         past: Directories of it that are gone.
         seen_ns: When its first process was seen, or that of its last step.
         nodes: Names of this host's nodes on which its cgroups were seen.
-        hooked: An event file speaks of it: then nothing else says who owns it or what it holds.
+        hooked: Whether an event file exists: then it alone gives its owner and devices.
         facts: user, account, partition, qos, name, array_job_id, array_task_id, cluster, ...
-        sources: What experiment rules go by.
-        asking: A question about it is with the controller.
-        asked: How often the controller was asked, and failed to answer or did.
-        heard: The controller has said all that it will.
-        gone: How often in a row it did not know the job.
-        answered: It gave a credible answer.
-        looks: Counts the series of looks at its processes; only the last one goes on.
-        watch: Counts the series of questions whether it is over; only the last one goes on.
-        unproven: Found at the start without processes: what the file says is yet to be confirmed.
-        extern: SLURM's own step was seen, which lives as long as the job holds this node.
+        sources: The input of experiment rules.
+        asking: Whether a query to the controller is pending.
+        asked: How often the controller was queried.
+        heard: Whether the controller has nothing more to report.
+        gone: How often in a row the controller did not know the job.
+        answered: Whether the controller gave a credible answer.
+        looks: Counts series of polls of its processes; only the last one continues.
+        watch: Counts series of queries whether it is over; only the last one continues.
+        unproven: Whether it was found at the start without processes, so that its file is to be
+            confirmed.
+        extern: Whether SLURM's own step was seen, which lives as long as the job holds this node.
         vanished_ns: When the last of its processes was gone.
-        alive_ns: The last instant at which it is known to have lived.
-        presumed_ns: When it was thought over though no Epilog said so, nor SLURM's own step.
-        lost: What it held then.
+        alive_ns: The last instant at which it is known to have been alive.
+        presumed_ns: When it was assumed over without an Epilog or the end of SLURM's own step.
+        lost: What it held at that time.
 
     """
 
@@ -114,7 +115,7 @@ class Job:
 
     @property
     def filed(self) -> bool:
-        """Whether a file says that it holds GPUs, and will say when it no longer does."""
+        """Return whether a file reports that it holds GPUs, and will report the end."""
         return any(
             g.t1_ns is None and g.evidence is not Evidence.SCONTROL and not g.by_processes
             for g in self.grants.values()
@@ -127,14 +128,14 @@ class Job:
         self.changed += 1
 
     def was_given(self, models: Iterable[str]) -> None:
-        """Note the models of its devices (empty: one that does not tell)."""
+        """Record the models of its devices (empty: unknown)."""
         new = {model for model in models if model} - self.models
         if new:
             self.models |= new
             self.changed += 1
 
     def learn(self, **facts: str) -> None:
-        """Take what is not known yet; what came first (from the better source) stays."""
+        """Add unknown facts; earlier ones (from a better source) stay."""
         self.correct(**{name: value for name, value in facts.items() if name not in self.facts})
 
     def correct(self, **facts: str) -> None:
@@ -158,13 +159,13 @@ class Job:
         self.changed += 1
 
     def presume_over(self, t_ns: int, now_ns: int) -> None:
-        """It is thought over at `t_ns`, though nothing on this host said so."""
+        """Assume that it ended at `t_ns`, although nothing on this host reported it."""
         self.lost = {k: replace(g) for k, g in self.grants.items() if g.t1_ns is None}
         self.presumed_ns = now_ns
         self.end(t_ns)
 
     def revive(self, t_ns: int) -> None:
-        """It was not over: it holds again what it held, until its processes are gone."""
+        """Revive it: it holds again what it held, until its processes are gone."""
         self.ended_ns = self.presumed_ns = None
         for key, grant in self.lost.items():
             claims = grant.claims and tuple(

@@ -42,13 +42,13 @@ class Mapped(NamedTuple):
     file: str
     uid: int | None = None
     since_ns: int = 0
-    """When the file became what it is: wall clock, later node time."""
+    """The file's last change: wall clock, later node time."""
 
 
 def read_mapping(
     directory: Path, evidence: Evidence, owners: frozenset[int]
 ) -> tuple[frozenset[Mapped], list[InputError]]:
-    """All that a mapping directory says now, and what of it was refused.
+    """Return the current mappings in a directory, and rejected ones.
 
     Raises `OSError` where there is no such directory, `InputError` where it cannot be trusted.
     """
@@ -94,7 +94,7 @@ class MappingDirectory(FollowedDirectory):
         self.dirty = True
 
     def read(self) -> frozenset[Mapped] | None:
-        """What it says now; `None` while it cannot be read."""
+        """Return its current mappings; `None` while it cannot be read."""
         self.dirty = False
         try:
             self.follow()
@@ -110,7 +110,7 @@ class MappingDirectory(FollowedDirectory):
 
 
 def parse(name: str, text: str, evidence: Evidence) -> set[Mapped]:
-    """The content of one mapping file. Raises `InputError` for a job id that is none."""
+    """Return the content of one mapping file. Raises `InputError` for a job id that is none."""
     if evidence is Evidence.GPUSTAT:
         words = text.split()
         if not words:

@@ -64,7 +64,7 @@ class HeldGpu(NamedTuple):
 
 
 class JobAnswer(msgspec.Struct, frozen=True):
-    """What the controller knows of one job; empty where it did not say or was not credible.
+    """The controller's record of one job; empty if missing or not credible.
 
     Attributes:
         job_id: The number of the job.

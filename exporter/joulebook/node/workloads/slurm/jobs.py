@@ -1,8 +1,8 @@
-"""The jobs of one host as all sources of evidence together tell them. No I/O, no clock, no locks.
+"""The jobs of one host, combined from all sources of evidence. No I/O, no clock, no locks.
 
-A `Job` is one run of a job (after a requeue there is another, and numbers come again). What says
+A `Job` is one run of a job (after a requeue there is another, and numbers come again). The evidence
 that it holds GPUs is a `JobGrant`: an event file, an answer of the controller, a job-mapping file.
-Which of them is believed when is the table of `docs/evidence.md`.
+`docs/evidence.md` has their precedence.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class JobTable:
         return sum(len(runs) for runs in self._jobs.values())
 
     def current(self, job: str) -> Job | None:
-        """The latest run of a job id (or SLUID) on this host."""
+        """Return the latest run of a job id (or SLUID) on this host."""
         runs = self._jobs.get(self._sluids.get(job, job))
         return runs[-1] if runs else None
 
     def at(self, path: Path) -> Job | None:
-        """The job of a cgroup directory."""
+        """Return the job of a cgroup directory."""
         return self._by_path.get(path)
 
     def _open(self, job_id: str, t_ns: int, start_s: int) -> Job:
@@ -74,7 +74,7 @@ class JobTable:
     # -- event files
 
     def event(self, stem: str, event: JobEvent, t0_ns: int, t1_ns: int | None) -> Job:
-        """An event file as it stands now."""
+        """Return the current content of an event file."""
         job = self._by_stem.get(stem)
         known = job.grants.get(stem) if job is not None else None
         if job is None or (known is not None and known.told_ns != event.start_ns):
@@ -122,7 +122,7 @@ class JobTable:
         return job
 
     def _run_of(self, event: JobEvent, node: str, t0_ns: int) -> Job | None:
-        """The run that an event speaks of, if another source or another node reported of it.
+        """Return the run that an event speaks of, if another source or another node reported of it.
 
         A node has one run of a number at a time: another event of the same node is another run's,
         and the run before is over, unless its processes live.
@@ -142,10 +142,10 @@ class JobTable:
         return None
 
     def event_removed(self, stem: str, t_ns: int, lives: Callable[[Job], bool]) -> Job | None:
-        """An event file is gone; returns the job if that ended it just now.
+        """Return an event file is gone; returns the job if that ended it just now.
 
-        An Epilog runs when the processes of a job are gone. So where it still `lives`, the file was
-        swept away, and its processes tell the end.
+        An Epilog runs when the processes of a job are gone. So if it is still alive (`lives`), the
+        file was removed, and its processes will show the end.
         """
         job = self._by_stem.get(stem)
         grant = job.grants.get(stem) if job is not None else None
@@ -170,12 +170,12 @@ class JobTable:
             job.end(t_ns)
 
     def knows(self, stem: str) -> JobGrant | None:
-        """What an event file said before."""
+        """Return the previous content of an event file."""
         job = self._by_stem.get(stem)
         return None if job is None else job.grants.get(stem)
 
     def stems(self) -> frozenset[str]:
-        """The event files whose end is not known."""
+        """Return the event files without an end."""
         return frozenset(
             stem for stem, job in self._by_stem.items()
             if stem in job.grants
@@ -185,7 +185,7 @@ class JobTable:
     # -- cgroups
 
     def seen(self, place: SlurmPlace, path: Path, t_ns: int, start_s: int) -> Job | None:
-        """A directory of a job whose processes began at `t_ns`.
+        """Return a directory of a job whose processes began at `t_ns`.
 
         `None` while nobody knows which job a SLUID is.
         """
@@ -221,7 +221,7 @@ class JobTable:
         return True
 
     def gone(self, path: Path, t_ns: int) -> Job | None:
-        """A directory of a job is gone; returns the job if it was the last one."""
+        """Return a directory of a job is gone; returns the job if it was the last one."""
         job = self._by_path.pop(path, None)
         if job is None:
             return None
@@ -258,7 +258,7 @@ class JobTable:
                 job.source(f"env:{name}", value)
 
     def taken(self, grant: JobGrant) -> set[Meter]:
-        """The devices that others are known to have held, whole, at any time of a grant."""
+        """Return the devices that others are known to have held, whole, at any time of a grant."""
         return {
             claim.meter
             for job in self
@@ -271,15 +271,15 @@ class JobTable:
         }
 
     def job_of(self, stem: str) -> Job | None:
-        """The job of an event file."""
+        """Return the job of an event file."""
         return self._by_stem.get(stem)
 
     def runs(self, job_id: str) -> tuple[Job, ...]:
-        """All runs of a number that are not yet forgotten."""
+        """Return all runs of a number that are not yet forgotten."""
         return tuple(self._jobs.get(job_id, ()))
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int, start_s: int) -> bool:
-        """All that a job-mapping directory says now; whether anything changed."""
+        """Return whether the content of a job-mapping directory changed."""
         wanted = {(m.job_id, f"{evidence.label}:{m.file}:{m.parts}/{m.of}"): m for m in now}
         changed = False
         for job in list(self):
@@ -318,7 +318,7 @@ class JobTable:
                 del self._by_stem[key]
 
     def sweep(self, now_ns: int) -> list[Job]:
-        """Forget, and return, the jobs of which nothing is left to say."""
+        """Drop and return the jobs with nothing left to report."""
         done = [
             job for job in self
             if job.ended_ns is not None and job.sent >= job.changed and job.heard

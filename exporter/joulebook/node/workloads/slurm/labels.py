@@ -30,7 +30,7 @@ _LATE_S = 30.0
 
 
 def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
-    """Return the number of the look after look `count`, and its time since the start.
+    """Return the number of the poll after poll `count`, and its time since the start.
 
     A script may export a name at any time for the programs that it starts later: the ledger takes
     it, so looks go on, four times as far apart each time.
@@ -47,7 +47,7 @@ def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
 
 
 class LabelReader:
-    """Reads what users may say of their own jobs."""
+    """Reads users' names for their own jobs."""
 
     def __init__(self, directory: Path, refuse: Callable[[InputError], None]) -> None:
         self._directory = directory
@@ -59,7 +59,7 @@ class LabelReader:
         return self._directory.is_dir()
 
     def label_file(self, job: Job) -> dict[str, str]:
-        """What the TaskProlog of a job left; empty where there is none or it cannot count."""
+        """Return the labels from a job's TaskProlog; empty if missing or invalid."""
         if job.uid is None:
             return {}
         try:
@@ -69,7 +69,7 @@ class LabelReader:
             return {}
 
     def environment(self, paths: set[Path], *, thorough: bool) -> JobEnvironment | None:
-        """What the processes in any of a job's cgroup directories tell."""
+        """Return the environment of the processes in a job's cgroup directories."""
         for path in sorted(paths):
             found = read_environment(path, processes=64 if thorough else 1)
             if found is not None:
@@ -106,7 +106,7 @@ class JobEnvironment(NamedTuple):
 def read_environment(
     job_directory: Path, *, processes: int = 64, proc: Path = Path("/proc")
 ) -> JobEnvironment | None:
-    """The first answers found among the job's own processes below a cgroup directory.
+    """Return the first answers found among the job's own processes below a cgroup directory.
 
     At most `processes` of them are read. `None` while no process of the job itself runs there
     (slurmstepd comes first), or if this daemon may not read it.

@@ -1,4 +1,4 @@
-"""`scontrol show job -d`: one question at a time, with a time-out, for everybody who waits.
+"""Run `scontrol show job -d`, one at a time, with a time-out, for all waiting jobs.
 
 Where a job's name passes for more than a name, where it ends is found by asking for it alone.
 What the answers come to is here, too: which run a job is, what it holds, whether it is over. Which
@@ -26,24 +26,24 @@ _WAITING_MAX = 1024
 """Larger than the number of jobs that one node can start while the controller is silent."""
 
 Answered = Callable[[JobAnswer | None], None]
-"""Called from the asking thread; `None` when the controller gave no answer in time."""
+"""Called from the calling thread; `None` if the controller did not answer in time."""
 
 
 class Questions(Protocol):
-    """Who can be asked for jobs."""
+    """A source of job records."""
 
     @property
     def able(self) -> bool:
-        """Whether there is anything to ask with."""
+        """Return whether it can be used."""
 
     def ask(self, job_id: str, answered: Answered) -> bool:
-        """Ask for one job; `False` if too many wait already."""
+        """Request one job; `False` if too many are waiting."""
 
 
 class Asker(LastingThread):
     """Runs `scontrol` in one thread of its own: for one job, or for all that wait meanwhile.
 
-    `fault` is reported of errors of ours, with what follows: the thread goes on.
+    `fault` is called for errors of ours, with the consequence; the thread continues.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Asker(LastingThread):
 
     @property
     def able(self) -> bool:
-        """Whether there is a program to ask with."""
+        """Return whether the program exists."""
         return bool(self._scontrol)
 
     def ask(self, job_id: str, answered: Answered) -> bool:
-        """Ask for one job; `False` if too many wait already."""
+        """Request one job; `False` if too many are waiting."""
         try:
             self._waiting.put_nowait((job_id, answered))
         except queue.Full:
@@ -135,7 +135,7 @@ class Asker(LastingThread):
         return answer
 
     def _hides(self) -> bool:
-        """Whether jobs of others may be kept from this user, so that "invalid" proves nothing."""
+        """Return whether other users' jobs may be hidden, so that "invalid" proves nothing."""
         if self._privileged:
             return False
         _, text, _ = self._show("show", "config")
@@ -146,7 +146,7 @@ class Asker(LastingThread):
         return private is None or "jobs" in re.split(r"[,\s]+", private[1].lower())
 
     def _show(self, *arguments: str, program: str = "") -> tuple[int | None, str, str]:
-        """The exit status (`None`: no answer), and what was printed."""
+        """Return the exit status (`None`: no answer), and the output."""
         path = self._scontrol
         if program:
             beside = Path(self._scontrol).with_name(program)
@@ -173,7 +173,7 @@ GONE_AT = 2
 
 
 def take(job: Job, runs: Iterable[Job], answer: JobAnswer | None) -> None:
-    """Note what the controller said of a job (`None`: nothing); `runs` are all of its number."""
+    """Record the controller's answer on a job (`None`: none); `runs` are all with its number."""
     job.asking = False
     if answer is not None:
         job.gone = job.gone + 1 if answer.state == GONE else 0
@@ -206,14 +206,14 @@ def take(job: Job, runs: Iterable[Job], answer: JobAnswer | None) -> None:
 
 
 def unheard(job: Job) -> None:
-    """Nobody will say which run of the job this is: its start tells it from all others."""
+    """The run of the job will stay unknown: its start identifies it."""
     job.heard = True
     job.restart = job.restart or 0
     job.changed += 1
 
 
 def is_over(job: Job, answer: JobAnswer | None) -> bool:
-    """Whether a job without processes is over by the controller's word, noted by `take` before.
+    """Return whether the controller considers a job without processes over, as recorded by `take`.
 
     `False` also where it cannot be reported.
     """

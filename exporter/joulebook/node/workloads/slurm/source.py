@@ -1,14 +1,13 @@
-"""SLURM as a source of tenants: event files, cgroups, job-mapping files, at last the controller.
+"""The workload source for SLURM: event files, cgroups, job-mapping files, then the controller.
 
-One thread reads inotify and keeps the table of jobs; another asks `scontrol`, seldom. What the
-sources say is put together in `jobs.py` and turned into claims in `claims.py`; here
-messages are moved, and wall-clock times become node time.
+One thread reads inotify and keeps the table of jobs; another calls `scontrol`, rarely. `jobs.py`
+combines the sources, and `claims.py` turns them into claims; this module passes messages, and
+converts wall-clock times to node time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulebook.clock import Clock
+from joulebook.config import host_name
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.experiments import DEFAULT_RULES
@@ -52,7 +52,7 @@ _RESCAN_PAUSE_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmSite:
-    """What is to be known of SLURM on this host.
+    """The settings for SLURM on this host.
 
     Attributes:
         events_dir: Where the hooks write.
@@ -94,7 +94,7 @@ class SlurmWorkloads:
         self._site = site
         self._only = frozenset(expand(site.only))
         alone = site.only if len(self._only) == 1 else ""
-        self._node = site.node or alone or socket.gethostname().split(".")[0]
+        self._node = site.node or alone or host_name()
         self._conf = site.slurm_conf or find_slurm_conf()
         slurmd = find_program("slurmd") if site.slurmd is None else site.slurmd
         self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
@@ -111,7 +111,7 @@ class SlurmWorkloads:
     # -- TenantSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Scan what is there and begin to watch. Raises `OSError` without inotify."""
+        """Scan what exists and start watching. Raises `OSError` without inotify."""
         site = self._site
         self._boundary = boundary
         self._inotify = Inotify()
@@ -158,7 +158,7 @@ class SlurmWorkloads:
         self._thread.start()
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
-        """The view as it stands."""
+        """Return the current view."""
         claims: list[Claim] = []
         facts: list[WorkloadFacts] = []
         with self._lock:
@@ -193,7 +193,7 @@ class SlurmWorkloads:
         return Holdings(joined(claims), frozenset(complete), tuple(facts), rejected)
 
     def settled(self) -> None:
-        """What the last `holdings` handed over is durable: its event files are deleted."""
+        """Confirm that the last `holdings` are durable, and delete their event files."""
         with self._lock:
             stems = self._handed_stale
             self._news.stale = [s for s in self._news.stale if s not in stems]
@@ -212,7 +212,7 @@ class SlurmWorkloads:
                 self._labels.forget(job.job_id, job.uid)
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Whose process that is, from its cgroup; `None` if it is in no known job."""
+        """Return the owner of a process by its cgroup; `None` if it is in no known job."""
         place = self._reader.slurm(pid)
         if place is None or (self._only and place.node and place.node not in self._only):
             return None

@@ -1,4 +1,4 @@
-"""What to do when something is heard of a SLURM job: note it, look for labels, ask, tell the time.
+"""React to events of SLURM jobs: record them, read labels, query the controller, report times.
 
 Every method is called with `lock` held.
 """
@@ -30,16 +30,16 @@ from joulebook.units import NS_PER_S
 _HOOK_GRACE_S = 0.2
 """Where the hooks are installed a job's event file is there before its cgroup. Nearly always."""
 _NO_EPILOG_S = 30.0
-"""So long a Prolog may run before it is asked whether a job without processes is over."""
+"""How long a Prolog may run before checking whether a job without processes is over."""
 _VANISHED_S = 1.0
-"""The same for one whose processes are gone: its Epilog follows at once, as a rule."""
+"""The same for a job whose processes are gone: usually its Epilog follows at once."""
 _DENIED = 2
-"""So often in a row a job must be said to be over, for one answer may be wrong."""
+"""How often in a row a job must be reported as over, since one answer may be wrong."""
 _ALIVE_S = 60.0
 """How often it is seen whether the processes of a job still live."""
 _PAUSE_MAX_S = 300.0
 _GIVE_UP_NS = 600 * NS_PER_S
-"""For so long after a job's end the controller is asked for it; it forgets jobs after 300 s."""
+"""How long the controller is queried after a job's end; it forgets jobs after 300 s."""
 _SILENT = (
     "the controller does not respond (scontrol show job): jobs without an event file are "
     "unattributed until it does"
@@ -119,7 +119,7 @@ class JobTracker:
             self._over(job)
 
     def scanned(self) -> None:
-        """All that is there has been reported: what the ledger held beside it ended unseen."""
+        """End jobs from the ledger that ended unseen, after everything existing was reported."""
         self._give_up_lost()
         for job in self.table:
             if job.filed and job.ended_ns is None and not self._lives(job):
@@ -183,7 +183,7 @@ class JobTracker:
             self._watch(job, _VANISHED_S)
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped]) -> None:
-        """What a job-mapping directory says now."""
+        """Receive the current content of a job-mapping directory."""
         now_ns = self.clock.now_ns()
         said = frozenset(m._replace(since_ns=self._time.node_ns(m.since_ns, None)) for m in now)
         if self.table.mapped(evidence, said, now_ns, self._time.utc_s(now_ns)):
@@ -254,7 +254,7 @@ class JobTracker:
             self._ask(job)
 
     def _ask(self, job: Job) -> None:
-        """Ask once what the controller knows of a job, and again until it says."""
+        """Query the controller for a job until it answers."""
         if job.asking or job.heard:
             return
         if not self.asker.able:
@@ -297,7 +297,7 @@ class JobTracker:
         self.timers.at(in_s, lambda: self._check(job, series, 0, 0))
 
     def _check(self, job: Job, series: int, count: int, denied: int) -> None:
-        """One question of a series; `denied`: so often in a row the job was said to be over."""
+        """Run one query of a series; `denied`: how often in a row the job was reported as over."""
         if job.watch != series or job.ended_ns is not None or not job.filed:
             job.unproven = False
             return
@@ -339,5 +339,5 @@ class JobTracker:
 
 
 def _pause_s(count: int) -> float:
-    """The pause before the same question is asked again."""
+    """Return the pause before the next query."""
     return min(_PAUSE_MAX_S, 2.0 ** min(count, 16))

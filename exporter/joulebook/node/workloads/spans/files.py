@@ -1,4 +1,4 @@
-"""Mark files (`experiment_span`), read with suspicion: anybody may write into their directory.
+"""Read mark files (`experiment_span`), which are untrusted: anyone may write to their directory.
 
 What a file may do is to name an experiment for its own process. So it counts only if it belongs
 to the user that the process runs as, and if the process in its name is still the one that it was
@@ -38,7 +38,7 @@ class Process(NamedTuple):
 
 
 class SpanFile(msgspec.Struct, frozen=True):
-    """What a mark file says; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
+    """The content of a mark file; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
 
     v: Literal[1]
     experiment: str
@@ -50,18 +50,18 @@ _MARK = msgspec.json.Decoder(SpanFile)
 
 
 def process_of(name: str) -> Process | None:
-    """The process that a file's name speaks of; `None` for what is no mark file."""
+    """Return the process in a file's name; `None` if it is not a mark file."""
     found = _NAME.fullmatch(name)
     return None if found is None else Process(int(found[1]), int(found[2]))
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether that is a mark file which was not yet renamed to its name."""
+    """Return whether that is a mark file which was not yet renamed to its name."""
     return _UNFINISHED.fullmatch(name) is not None
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory as /tmp is: all may write, and each may remove only what is his.
+    """Create the directory like /tmp: all may write, but remove only their own files.
 
     Raises `OSError`.
     """
@@ -71,7 +71,7 @@ def make_directory(path: Path) -> None:
 
 
 def read(directory_fd: int, name: str, uid: int) -> SpanFile:
-    """The mark in the file `name`, which must belong to `uid`; its text is fit for a label.
+    """Return the mark in the file `name`, which must belong to `uid`; its text is fit for a label.
 
     Raises `InputError`, and `FileNotFoundError` for one that was just removed.
     """
@@ -89,13 +89,13 @@ def read(directory_fd: int, name: str, uid: int) -> SpanFile:
 
 
 def owner_of(process: Process) -> int | None:
-    """The real uid of a process; `None` if it is gone, or another one has its pid now."""
+    """Return the real uid of a process; `None` if it is gone, or another one has its pid now."""
     stat = stat_of(process.pid)
     return uid_of(process.pid) if stat is not None and stat.ticks == process.ticks else None
 
 
 def is_in_job(pid: int) -> bool:
-    """Whether its cgroup is that of a SLURM job or a pod, known to anybody or not."""
+    """Return whether its cgroup is that of a SLURM job or a pod, known or not."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     except OSError:
@@ -104,7 +104,7 @@ def is_in_job(pid: int) -> bool:
 
 
 def family_of(pid: int, most: int = 64) -> tuple[Process, ...]:
-    """A process and those that it descends from, the nearest first."""
+    """Return a process and those that it descends from, the nearest first."""
     found: list[Process] = []
     while pid > 0 and len(found) < most:
         stat = stat_of(pid)

@@ -32,10 +32,10 @@ from joulebook.untrusted_files import open_directory, trusted_owners
 log = logging.getLogger(__name__)
 
 RESCAN_S = 5.0
-"""How often the whole directory is looked at, for what inotify did not tell and for the dead."""
+"""Time between scans of the directory, for missed events and dead processes."""
 
 MOST_FILES = 512
-"""Files of one user in the directory; as many of his are looked at."""
+"""The most files of one user in the directory."""
 
 
 class SpanWorkloads:
@@ -61,7 +61,7 @@ class SpanWorkloads:
     # -- TenantSource
 
     def open(self, boundary: Boundary, before: Before = NOTHING_HELD) -> None:
-        """Make the directory if need be, look at what is there and begin to watch."""
+        """Create the directory if needed, scan it and start watching."""
         self._boundary = boundary
         self._inotify = Inotify()
         self._watch: int | None = None
@@ -75,11 +75,11 @@ class SpanWorkloads:
         return Holdings(facts=self._table.news(), rejected=self._refuse.counts())
 
     def settled(self) -> None:
-        """What was handed over last need not be said again."""
+        """Confirm that the last holdings are durable."""
         self._table.settled()
 
     def identify(self, pid: int) -> WorkloadId | None:
-        """Nobody's: a mark is not whose a process is, but for whom it consumes at a time."""
+        """Return `None`: a mark is not the owner of a process."""
         return None
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class SpanWorkloads:
         return max(0.05, self._due - time.monotonic())
 
     def _look(self) -> None:
-        """Look at the whole directory, and clear away what is of nobody any more."""
+        """Scan the directory, and remove files without a process."""
         self._due = time.monotonic() + RESCAN_S
         fd = self._open()
         if fd is not None:
@@ -123,7 +123,7 @@ class SpanWorkloads:
         self._table.sweep()
 
     def _within_quota(self, fd: int) -> list[str]:
-        """The names of span files that count: of each user as many as he may have there.
+        """Return the names of span files that count: of each user as many as he may have there.
 
         The rest is removed, so that it does not fill a file system that others need. What has no
         name of ours is left alone in a directory that may be somebody's for other things.
@@ -191,7 +191,7 @@ class SpanWorkloads:
         return changed
 
     def _open(self) -> int | None:
-        """The directory, made and watched; `None` where that cannot be, which is said once."""
+        """Return the directory, created and watched; `None` if that fails, which is logged once."""
         trouble = ""
         try:
             if not self._directory.exists():
@@ -211,7 +211,7 @@ class SpanWorkloads:
         return None if trouble else fd
 
     def _refuse_once(self, fd: int, name: str, error: InputError) -> None:
-        """Count a file once, however often it is looked at."""
+        """Count a file once, however often it is read."""
         try:
             inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
         except OSError:
@@ -225,7 +225,9 @@ class SpanWorkloads:
             _remove(fd, name)
 
     def _user(self, uid: int) -> str:
-        """The name of a user, asked for once; in this thread, for a directory may be slow."""
+        """Return the name of a user, looked up once; in this thread, since a directory may be
+        slow.
+        """
         if uid not in self._users:
             self._users[uid] = clean_label(self._user_of(uid))
         return self._users[uid]

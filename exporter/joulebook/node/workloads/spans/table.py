@@ -1,4 +1,4 @@
-"""The marks that are known, in node time: whose they are, and from when to when.
+"""The known marks, in node time: their owners, starts and ends.
 
 One lock guards all of it: the watching thread writes, the daemon's tick reads.
 """
@@ -24,7 +24,7 @@ from joulebook.units import NS_PER_S
 SCHEDULER = "process"
 
 MOST = 4096
-"""Marks that are known at a time; as many files are looked at."""
+"""The most marks known at a time, and files read."""
 MOST_OF_ONE_USER = 256
 """Marks in force of one user: nested ones, and those of all his processes together."""
 
@@ -38,7 +38,7 @@ REMEMBERED_NS = 60 * NS_PER_S
 class SpanEntry(msgspec.Struct):
     """One mark: `left_ns` is `None` while it is in force, `used` once a device was used under it.
 
-    `reported` says that the ledger knows all that is known here.
+    `reported`: the ledger has everything known here.
     """
 
     process: Process
@@ -70,7 +70,7 @@ class SpanTable:
         self._lately: dict[Meter, tuple[int, dict[tuple[int, int], ProcessUse]]] = {}
 
     def restore(self, before: Iterable[WorkloadFacts], last_ns: int) -> None:
-        """Go on from what the ledger held, while the process lives; else it ended at `last_ns`."""
+        """Resume from the ledger while the process is alive; otherwise it ended at `last_ns`."""
         with self._lock:
             for facts in before:
                 if facts.id.scheduler != SCHEDULER or "mark" not in facts.extra:
@@ -89,13 +89,13 @@ class SpanTable:
                     )  # fmt: skip
 
     def uid_of(self, name: str) -> int | None:
-        """The user of a known mark."""
+        """Return the user of a known mark."""
         with self._lock:
             known = self._marks.get(name)
             return None if known is None else known.uid
 
     def note(self, name: str, process: Process, uid: int, user: str, said: SpanFile) -> bool:
-        """Take in what a file of `user` says; whether a mark began or ended by it.
+        """Record a file of `user`; return whether a mark began or ended.
 
         An instant that cannot be (before the process began, in the time to come) is moved to the
         nearest that can. Raises `InputError` for one mark too many.
@@ -130,14 +130,14 @@ class SpanTable:
         return True
 
     def is_known(self, name: str) -> bool:
-        """Whether a file was taken in, and is remembered."""
+        """Return whether a file was taken in, and is remembered."""
         with self._lock:
             return name in self._marks
 
     def sweep(self) -> None:
         """End spans whose process is gone; forget those that ended a while ago.
 
-        That a file is gone says nothing: who cleans /run does not end what runs.
+        A removed file means nothing: cleaning /run does not end a program.
         """
         now_ns = self._clock.now_ns()
         with self._lock:
@@ -165,7 +165,7 @@ class SpanTable:
             self._over = []
 
     def marked(self, reading: Reading) -> Reading:
-        """Say of each process on the device under which marks it was lately.
+        """Return each process on the device with its recent marks.
 
         One that is gone since the list before is added again, as ended: under a mark it counts
         until the mark was left, or until this list.

@@ -519,3 +519,45 @@ def test_nothing_is_said_without_cards(make: Make) -> None:
     assert (node.open_claims, node.complete) == ((), False)
     node.cards = CARDS
     assert Before() == NOTHING_HELD
+
+
+# -- a pod is given to another experiment while it runs
+
+
+def named(uid: str, experiment: str) -> PodObject:
+    return pod("a", uid, joulebook_io__experiment=experiment)
+
+
+def test_a_change_of_name_is_reported_at_once_and_not_every_moment(make: Make) -> None:
+    node = make()
+    node.run(A)
+    node.hear_for(3, of("a", "GPU-0"))
+    node.api_lists(named(A, "bert"))
+
+    def experiments(seconds: int) -> list[str]:
+        found = []
+        for _ in range(seconds):
+            node.wait(1)
+            found += [fact.labels.experiment for fact in node.book().facts]
+        return found
+
+    assert experiments(1) == ["bert"]
+    node.api_tells(named(A, "gpt"))
+    said_ns = node.clock.t_ns
+    assert experiments(1) == ["gpt"]
+    assert [fact.named_ns for fact in node.facts.values()] == [said_ns]
+    # Back and forth within seconds is one change, to what it is after that.
+    for name in ("bert", "gpt", "llama"):
+        node.api_tells(named(A, name))
+        assert experiments(1) == []
+    assert experiments(12) == ["llama"]
+
+
+def test_a_change_of_name_is_a_boundary(make: Make) -> None:
+    node = two_pods(make)
+    told: list[int] = []
+    listener = node.watch._listener
+    listener._boundary = told.append  # type: ignore[attr-defined]
+    node.api_tells(named(A, "bert"))
+    node.api_tells(named(A, "bert"))
+    assert told == [node.clock.t_ns]

@@ -1,0 +1,2 @@
+-- Rows of `state` may be packed by zlib, and what grows of a workload has rows of its own (`running`):
+-- nothing changes in the tables, but an older joulebook would go on from figures of the past.
