@@ -91,8 +91,7 @@ class Row(NamedTuple):
         method: How the energy is known; empty: the source does not say.
         evidence: How the holder is known.
         energy_uj: Energy in microjoules, and so on as in `Amount`.
-        item: What was charged for.
-        currency: Of the charge; empty for CO2e.
+        item: What was charged for, in which `currency` (empty: CO2e).
         whole: Units of the currency, or kg; `nano` and `rest` as in `Exact`.
         facts: The rest, as JSON.
 
