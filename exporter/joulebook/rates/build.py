@@ -39,7 +39,7 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
         except FeedError as error:
             what = (
                 f"{feed.quantity} of {feed.source.name} is not known for all of this time "
-                "range range"
+                "range"
             )
             problems[what] = str(error)
         curves[feed.quantity] = StepCurve(tuple(points))
