@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import attribute, gpu, host
+from joulebook.core.attribution import gpu, host, other
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -185,7 +185,7 @@ def _evidence(scene: Derived) -> Iterator[Sample]:
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.node_meters:
-        known[attribute.EVIDENCE] = 0
+        known[other.EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 

@@ -345,8 +345,5 @@ class SensorThread:
 
 def _fault(fault: Exception) -> SensorError:
     """An exception that no sensor raises on purpose: a fault of ours, or an answer unforeseen."""
-    return SensorError(
-        f"unexpected {fault!r}",
-        reason="fault",
-        remedy="This is a bug in Joulebook: please report it.",
-    )
+    remedy = "This is a bug in Joulebook: please report it."
+    return SensorError(f"unexpected {fault!r}", reason="fault", remedy=remedy)

@@ -1,13 +1,11 @@
 """Attribute energy to its holders: the second of the three steps of a tick.
 
-GPUs and hosts have their own modules; what a node consumed beyond its metered parts is attributed
-here (`[host] other`).
+GPUs, hosts and what a node consumed beyond its metered parts have their own modules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from functools import partial
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -15,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.attribution import gpu, host, outages, spans
+from joulebook.core.attribution import gpu, host, other, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
-from joulebook.core.attribution.gpu import Share, apportion
+from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.calibration import power_mw
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.measure import Due, Measured
@@ -26,10 +24,7 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import (
     DERIVED,
     NO_EVIDENCE,
-    Amount,
-    Method,
     Remainder,
-    Subject,
     counted,
 )
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
@@ -112,7 +107,7 @@ class Booking(NamedTuple):
     fault: str = ""
 
 
-def attribute(measured: Measured, known: Known, cut: Cut, split: OtherSplit) -> list[Booking]:
+def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
     """Attribute all intervals to those who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
     # The rest of a superchip's module is its GPU, and is held like one.
@@ -197,13 +192,13 @@ def _by_holders_of(
     intervals: Iterable[Interval],
     known: Known,
     cut: Cut,
-    split: OtherSplit,
+    split: other.OtherSplit,
 ) -> Iterator[Booking]:
     """Attribute what a node's own meter counted beyond its child meters."""
     for interval in intervals:
         held = [known.tenures(interval, each) for each in gpus]
         for piece in cut(interval):
-            yield Booking(piece, share_out(piece, held, split))
+            yield Booking(piece, other.share_out(piece, held, split))
 
 
 def _by_use(
@@ -315,47 +310,3 @@ def _foreign(booking: Booking) -> set[WorkloadId]:
     holders = {INFRASTRUCTURE, *(share.subject for share in booking.shares)}
     users = {process.workload for process in booking.interval.processes}
     return {user for user in users if user is not None and user not in holders}
-
-
-EVIDENCE = "held-gpus"
-"""The evidence for the recipients of `other` (label `evidence`)."""
-
-
-class OtherSplit(StrEnum):
-    """Who gets the energy of `other` (`[host] other`)."""
-
-    NONE = "none"
-    HELD_GPUS = "held-gpus"
-
-
-def share_out(
-    interval: Interval, gpus: Sequence[Sequence[Tenure]], split: OtherSplit
-) -> list[Share]:
-    """Attribute an interval of `other`. `gpus` are the tenures in it of each GPU of the node."""
-    if interval.remainder is not None:
-        return [Share(interval.remainder, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    if split is OtherSplit.NONE or not gpus:
-        rest = Remainder.DAEMON_DOWN if interval.outage else Remainder.SYSTEM
-        return [Share(rest, Amount(interval.energy_uj), interval.method, NO_EVIDENCE)]
-    held: dict[Subject, int] = {}
-    for tenure in (tenure for tenures in gpus for tenure in tenures):
-        for holder in tenure.holders:
-            who = Remainder.UNKNOWN_HOLDER if holder.workload is None else holder.workload
-            time_ns = (tenure.t1_ns - tenure.t0_ns) * holder.parts // holder.of
-            held[who] = held.get(who, 0) + time_ns
-    whole_ns = sum(tenure.t1_ns - tenure.t0_ns for tenures in gpus for tenure in tenures)
-    nobody = Remainder.DAEMON_DOWN if interval.outage else Remainder.UNALLOCATED
-    owners = [*held, nobody]
-    weights = [*held.values(), max(whole_ns - sum(held.values()), 0)]
-    energies = apportion(interval.energy_uj, weights, interval.t0_ns)
-    method = interval.method if interval.method is Method.MODELLED else Method.APPORTIONED
-    return [
-        Share(
-            who,
-            Amount(energy_uj),
-            method if held else interval.method,
-            EVIDENCE if who is not nobody else NO_EVIDENCE,
-        )
-        for who, energy_uj in zip(owners, energies, strict=True)
-        if energy_uj
-    ]

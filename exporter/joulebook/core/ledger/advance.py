@@ -18,8 +18,9 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.attribution import host, outages
-from joulebook.core.attribution.attribute import Booking, Known, OtherSplit, attribute, foreign_ns
+from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
+from joulebook.core.attribution.other import OtherSplit
 from joulebook.core.energy import calibration
 from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
 from joulebook.core.energy.intervals import Calibration

@@ -332,9 +332,8 @@ class KubernetesWorkloads:
 
     def _is_pending(self, device: KubeletDevice) -> bool:
         """Return whether what a device is may soon be known that is not known now."""
-        if device.is_dra:
-            return self._cluster.is_pending(device.id)
-        return self._offers.is_pending(device.id)
+        source = self._cluster if device.is_dra else self._offers
+        return source.is_pending(device.id)
 
     def _review(self, now_ns: int) -> None:
         silent = self._site.server is not None and not self._cluster.synced
@@ -344,9 +343,5 @@ class KubernetesWorkloads:
         """Return whether it is the cluster's own; labels alone do not hide a pod with a GPU."""
         info, namespace = resident.info, resident.namespace
         if resident.held:
-            if info is not None:
-                return info.stand_in
-            return self._pods.is_stand_in(namespace, None)
-        if info is not None:
-            return info.infrastructure
-        return self._pods.is_infrastructure(namespace, None)
+            return info.stand_in if info else self._pods.is_stand_in(namespace, None)
+        return info.infrastructure if info else self._pods.is_infrastructure(namespace, None)
