@@ -36,9 +36,10 @@ from tests.lab.world import (
 )
 
 from joulebook.core.report.footprint import peaks_of
-from joulebook.metrics.catalogue import BY_NAME, Metric, Quantum
+from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer
+from joulebook.metrics.metric import Metric, Quantum
 
 
 def hold_s(t_s: int) -> int:
@@ -267,6 +268,9 @@ class Lab:
                         break
                     values[n] = 0.0
                 yield self._series(key.what, key.labels, on, values)
+                if key.what == "workload_gpu_seconds":
+                    tensor = [0.4 * value for value in values]
+                    yield self._series("workload_tensor_seconds", key.labels, on, tensor)
             cards = [gpu for gpu in job.gpus if gpu.node == self._node]
             live = _within(times, job.t0_s, job.t1_s)
             if live:

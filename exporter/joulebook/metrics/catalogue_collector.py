@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joulebook.metrics.catalogue import Kind, Metric, Stability
+from joulebook.metrics.metric import Kind, Metric, Stability
 
 
 def _metric(

@@ -16,14 +16,11 @@ from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
     CATALOGUE,
-    DEVICE_COUNTERS,
-    DEVICE_GAUGES,
-    GAP_REASONS,
-    GPU_GAP_REASONS,
     SENSOR_ERROR_REASONS,
-    Metric,
 )
+from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
 from joulebook.metrics.derived import UNKNOWN, Derived, joules, pending_uj, seconds, unexposed_uj
+from joulebook.metrics.metric import Metric
 from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import MW_PER_W
@@ -87,11 +84,6 @@ def _throttle(scene: Derived) -> Iterator[Sample]:
     for labels, status in scene.gpus:
         for reason, throttled_ns in status.throttle_ns.items():
             yield (*labels, reason), seconds(throttled_ns)
-
-
-def _meters(scene: Derived) -> Iterator[Sample]:
-    for meter, state in scene.books.meters.items():
-        yield (meter.component, meter.name), joules(state.exposed_uj)
 
 
 def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
@@ -195,24 +187,6 @@ def _method(scene: Derived) -> Iterator[Sample]:
         yield (method,), joules(scene.books.method_uj.get(method, 0))
 
 
-def _gaps(scene: Derived) -> Iterator[Sample]:
-    known = {
-        (meter, reason): 0
-        for meter in scene.books.meters
-        for reason in GAP_REASONS + GPU_GAP_REASONS * (meter.component is Component.GPU)
-    }
-    for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
-        yield (meter.component, meter.name, reason), seconds(gap_ns)
-
-
-def _counter_power_ratio(scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
-        state = scene.books.meters.get(status.meter)
-        if state is not None and state.audit.ratio:
-            scope = "module" if state.last.parts else "gpu"
-            yield (*labels, scope), round(state.audit.ratio, 4)
-
-
 def _foreign_use(scene: Derived) -> Iterator[Sample]:
     for (meter, key), use_ns in scene.books.foreign_ns.items():
         # Not the name that is shown: it is forgotten before this counter is.
@@ -278,7 +252,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     **{metric.name: partial(_device, key) for key, metric in DEVICE_GAUGES.items()},
     **{metric.name: partial(_device_counts, key) for key, metric in DEVICE_COUNTERS.items()},
     "joulebook_gpu_throttle_seconds_total": _throttle,
-    "joulebook_meter_energy_joules_total": _meters,
+    "joulebook_meter_energy_joules_total": node_meters.meters,
     "joulebook_meter_idle_watts": node_meters.idle_power,
     "joulebook_node_energy_joules_total": node_meters.node_energy,
     "joulebook_node_covered_energy_joules_total": node_meters.covered_energy,
@@ -326,9 +300,9 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_up": costs.feed_up,
     "joulebook_feed_age_seconds": costs.feed_age,
     "joulebook_feed_errors_total": costs.feed_errors,
-    "joulebook_gap_seconds_total": _gaps,
+    "joulebook_gap_seconds_total": node_meters.gaps,
     "joulebook_foreign_use_seconds_total": _foreign_use,
-    "joulebook_counter_power_ratio": _counter_power_ratio,
+    "joulebook_counter_power_ratio": node_meters.counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
     "joulebook_sensor_up": _sensor_up,

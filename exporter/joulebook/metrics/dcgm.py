@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy.readings import Component
-from joulebook.metrics.catalogue import Kind, Metric
 from joulebook.metrics.collector import Family
+from joulebook.metrics.metric import Kind, Metric
 from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import UJ_PER_MJ
 

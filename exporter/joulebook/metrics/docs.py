@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from joulebook.metrics import dcgm
-from joulebook.metrics.catalogue import CATALOGUE, Metric, Quantum
+from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.catalogue_collector import COLLECTOR
+from joulebook.metrics.metric import Metric, Quantum
 
 _HEAD = """\
 <!-- Generated from exporter/joulebook/metrics/catalogue.py by `make docs`; do not edit. -->

@@ -1,12 +1,13 @@
-"""The node meter with its child meters, and the idle floor of each meter."""
+"""What each meter counted, and the node's own beside what was measured inside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from joulebook.core.energy.node_meter import NodeMeter
-from joulebook.core.energy.readings import Meter
-from joulebook.metrics.derived import Derived, joules
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.metrics.catalogue import GAP_REASONS, GPU_GAP_REASONS
+from joulebook.metrics.derived import Derived, joules, seconds
 from joulebook.units import MW_PER_W
 
 Sample = tuple[tuple[str, ...], float]
@@ -49,3 +50,29 @@ def idle_power(scene: Derived) -> Iterator[Sample]:
     for meter, state in scene.books.meters.items():
         if state.idle_mw is not None:
             yield (meter.component, meter.name), state.idle_mw / MW_PER_W
+
+
+def meters(scene: Derived) -> Iterator[Sample]:
+    """Return what each meter counted."""
+    for meter, state in scene.books.meters.items():
+        yield (meter.component, meter.name), joules(state.exposed_uj)
+
+
+def gaps(scene: Derived) -> Iterator[Sample]:
+    """Return the time without energy, by reason."""
+    known = {
+        (meter, reason): 0
+        for meter in scene.books.meters
+        for reason in GAP_REASONS + GPU_GAP_REASONS * (meter.component is Component.GPU)
+    }
+    for (meter, reason), gap_ns in {**known, **scene.books.gaps_ns}.items():
+        yield (meter.component, meter.name, reason), seconds(gap_ns)
+
+
+def counter_power_ratio(scene: Derived) -> Iterator[Sample]:
+    """Return what the counters show against power."""
+    for labels, status in scene.gpus:
+        state = scene.books.meters.get(status.meter)
+        if state is not None and state.audit.ratio:
+            scope = "module" if state.last.parts else "gpu"
+            yield (*labels, scope), round(state.audit.ratio, 4)

@@ -9,14 +9,12 @@ from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import (
     BY_NAME,
     CATALOGUE,
-    DEVICE_GAUGES,
     GAP_REASONS,
     GPU_GAP_REASONS,
     SENSOR_ERROR_REASONS,
-    Kind,
-    Metric,
-    Quantum,
 )
+from joulebook.metrics.catalogue_gpu import DEVICE_GAUGES
+from joulebook.metrics.metric import Kind, Metric, Quantum
 from joulebook.node.sensors.nvidia.errors import MEANINGS
 
 FORBIDDEN = {"job", "instance", "pod", "namespace", "node", "cluster", "le", "quantile"}

@@ -13,10 +13,11 @@ from tests.unit.metrics.hostile import NAMES, hostile_view
 from tests.unit.metrics.sample import PROCESS, busy_view, small_view
 
 from joulebook.core.sanitize import clean
-from joulebook.metrics.catalogue import CATALOGUE, Kind, Metric
+from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.collector import Family, collect
 from joulebook.metrics.dcgm import METRICS, collect_dcgm
 from joulebook.metrics.exposition import Block, Format, Renderer, body, negotiate, number
+from joulebook.metrics.metric import Kind, Metric
 from joulebook.metrics.snapshot import Snapshot
 
 GOLDEN = Path(__file__).with_name("golden.prom")

@@ -35,10 +35,11 @@ from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import opened
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
-from joulebook.metrics.catalogue import CATALOGUE, Kind
+from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.collector import PRODUCERS
 from joulebook.metrics.derived import Derived
 from joulebook.metrics.exposition import Exposition
+from joulebook.metrics.metric import Kind
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.node import daemon, health, release, sensor_thread
 from joulebook.node.daemon import Daemon

@@ -159,32 +159,7 @@ def _whole(
 
 
 def _complete(booking: Booking) -> Booking:
-    """The booking with what calibration added to each share, and how tensor cores worked for it."""
-    interval, shares = booking.interval, booking.shares
-    if not interval.calibration_uj and not interval.tensor_known_ns:
-        return booking
-    weights = [share.amount.energy_uj for share in shares]
-    weights = weights if any(weights) else [1] * len(weights)
-    added = gpu.apportion(interval.calibration_uj, weights, interval.t0_ns)
-    return booking._replace(
-        shares=[
-            share._replace(
-                amount=share.amount._replace(calibration_uj=added_uj, **_tensor(interval, share))
-            )
-            for share, added_uj in zip(shares, added, strict=True)
-        ]
-    )
-
-
-def _tensor(interval: Interval, share: Share) -> dict[str, int]:
-    """How much of a share's held time tensor cores worked; of a device that is held alone, all."""
-    if not isinstance(share.subject, WorkloadId):
-        return {}
-    held_ns, duration_ns = share.amount.held_ns, interval.duration_ns
-    return {
-        "tensor_ns": held_ns * interval.tensor_ns // duration_ns,
-        "tensor_known_ns": held_ns * interval.tensor_known_ns // duration_ns,
-    }
+    return booking._replace(shares=gpu.completed(booking.interval, booking.shares))
 
 
 def _by_holders_of(

@@ -77,6 +77,26 @@ def _lot(salt: int, position: int) -> int:
     return z ^ (z >> 31)
 
 
+def completed(interval: Interval, shares: Sequence[Share]) -> Sequence[Share]:
+    """Return shares with what calibration added to each, and how tensor cores worked for it."""
+    if not interval.calibration_uj and not interval.tensor_known_ns:
+        return shares
+    weights = [share.amount.energy_uj for share in shares]
+    weights = weights if any(weights) else [1] * len(weights)
+    added = apportion(interval.calibration_uj, weights, interval.t0_ns)
+    found = []
+    for (subject, amount, method, evidence), added_uj in zip(shares, added, strict=True):
+        more = amount._replace(calibration_uj=added_uj)
+        if isinstance(subject, WorkloadId):
+            held_ns, duration_ns = amount.held_ns, interval.duration_ns
+            more = more._replace(
+                tensor_ns=held_ns * interval.tensor_ns // duration_ns,
+                tensor_known_ns=held_ns * interval.tensor_known_ns // duration_ns,
+            )
+        found.append(Share(subject, more, method, evidence))
+    return found
+
+
 def share_out(
     interval: Interval, tenure: Tenure, idle_mw: int | None, around: WorkloadId | None = None
 ) -> list[Share]:

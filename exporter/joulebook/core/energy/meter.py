@@ -102,7 +102,9 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     @property
     def shown_audit(self) -> Audit:
         """Return the audit for display: a counter that was given up is wrong."""
-        return Audit(verdict=Verdict.WRONG) if self.stalled else self.audit
+        if self.stalled:
+            return Audit(verdict=Verdict.WRONG)
+        return Audit(verdict=self.audit.verdict, ratio=self.audit.ratio)
 
 
 IMPLAUSIBLE = "implausible"

@@ -91,8 +91,7 @@ class Row(NamedTuple):
         method: How the energy is known; empty: the source does not say.
         evidence: How the holder is known.
         energy_uj: Energy in microjoules, and so on as in `Amount`.
-        item: What was charged for.
-        currency: Of the charge; empty for CO2e.
+        item: What was charged for, in which `currency` (empty: CO2e).
         whole: Units of the currency, or kg; `nano` and `rest` as in `Exact`.
         facts: The rest, as JSON.
 
@@ -113,6 +112,8 @@ class Row(NamedTuple):
     held_ns: str = ""
     idle_ns: str = ""
     calibration_uj: str = ""
+    tensor_ns: str = ""
+    tensor_known_ns: str = ""
     item: str = ""
     currency: str = ""
     whole: str = ""
@@ -316,13 +317,12 @@ def _meter(row: Row) -> Meter:
 
 
 def _posting(row: Row) -> Posting:
-    figures = (row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj)
     return Posting(
         row.node,
         _subject(row),
         _meter(row),
         int(row.quarter_s),
-        Amount(*map(int, figures)),
+        Amount(*(int(getattr(row, name)) for name in Amount._fields)),
         None if row.method == _UNKNOWN else Method(row.method),
         None if row.evidence == _UNKNOWN else row.evidence,
     )

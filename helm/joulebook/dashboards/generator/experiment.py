@@ -142,6 +142,17 @@ _RISE = (
     ") / ($__interval_ms / 1000) > 0"
 )
 
+_PEAK = 'joulebook_gpu_peak_flops{precision="fp16"}'
+_TENSOR = f"increase(joulebook_workload_tensor_seconds_total{{{WHO}}}[$__range])"
+_GPU_JOULES = by(
+    _BAR, f"increase(joulebook_workload_energy_joules_total{{{WHO},{OF_GPU}}}[$__range])"
+)
+_FLOP = by(
+    _BAR,
+    f"{_TENSOR} * on (cluster, node) group_left () "
+    f"max by (cluster, node) (last_over_time({_PEAK}[$__range]))",
+)
+
 OVER_TIME = (
     Panel(
         "Power by experiment and component",
@@ -191,6 +202,25 @@ OVER_TIME = (
         11,
         link=links.WORKLOAD_OF_BAR,
         empty=_NONE,
+    ),
+    Panel(
+        "Picojoules per useful FLOP",
+        "GPU energy by the FLOPs that tensor cores can have done while they were at work, at the "
+        "16-bit peak: at least so much. The 20 largest; Hopper and newer only.",
+        Basis.METERED,
+        "locale",
+        (
+            Query(
+                f"sort_desc(topk(20, 1e12 * {ratio(_GPU_JOULES, f'({_FLOP}) > 0')}))",
+                "{{workload}} {{cluster}}",
+            ),
+        ),
+        "bargauge",
+        12,
+        11,
+        decimals=2,
+        link=links.WORKLOAD_OF_BAR,
+        empty="not measured",
     ),
 )
 

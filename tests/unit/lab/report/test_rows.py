@@ -93,7 +93,7 @@ def test_the_digest_is_of_figures_and_not_of_names() -> None:
     [
         ("", "0 rows of the table statement, expected one"),
         ("a,b\n", "not a file of rows: expected the columns table, node"),
-        ("{head}\nposting\n", "row 2: 1 columns, expected 21"),
+        ("{head}\nposting\n", "row 2: 1 columns, expected 23"),
         ("{head}\n{other}\n", "row 2: table 'bill': expected one of statement"),
         ("{head}\n{wrong}\n", "row 2: invalid literal for int"),
         ('{head}\n"x', "row 1: unexpected end of data"),

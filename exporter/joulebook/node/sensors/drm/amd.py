@@ -16,6 +16,7 @@ import logging
 import math
 import re
 import struct
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -28,13 +29,14 @@ from joulebook.core.energy.readings import Component, DeviceStatus, Meter, Readi
 from joulebook.errors import SensorError
 from joulebook.node.sensors.drm.card import REMEDY, CardNumbers, ratio, scaled
 from joulebook.node.sensors.sysfs import int_or_none, read_bytes, text_or
-from joulebook.units import UW_PER_MW
+from joulebook.units import NS_PER_S, UW_PER_MW
 
 _PER_MILLI, _PER_MICRO = 1_000, 1_000_000
 HEADROOM = 2
 """A card may draw so many times its cap for a moment."""
 
 
+RAS_NS = 60 * NS_PER_S
 _RAS = re.compile(r"^(ue|ce): *(\d{1,18})$", re.MULTILINE)
 _RAS_KINDS = {"ce": "corrected", "ue": "uncorrected"}
 
@@ -57,6 +59,8 @@ class AmdCard:
         self._clock = clock
         self._smi = smi
         self._metrics = Metrics()
+        self._ras_ns: int | None = None
+        self._ras: Mapping[tuple[str, str], int] = {}
         serial = text_or(place.device / "unique_id")
         self.meter = Meter(Component.GPU, f"AMD-{serial}" if serial else f"AMD-{place.pci}")
 
@@ -104,7 +108,13 @@ class AmdCard:
             "memory_clock_hertz": scaled(hwmon / "freq2_input", 1),
         }
         status = place.status(self.meter, index, t_ns, values)
-        return msgspec.structs.replace(status, counts=_ras(device / "ras"))
+        return msgspec.structs.replace(status, counts=self._errors(t_ns))
+
+    def _errors(self, t_ns: int) -> Mapping[tuple[str, str], int]:
+        """What RAS counted; the driver asks the hardware for it, so it is asked seldom."""
+        if self._ras_ns is None or t_ns - self._ras_ns >= RAS_NS:
+            self._ras_ns, self._ras = t_ns, _ras(self._place.device / "ras")
+        return self._ras
 
     def _table(self) -> Metrics | None:
         try:

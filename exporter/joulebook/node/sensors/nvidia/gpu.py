@@ -22,7 +22,7 @@ from joulebook.core.energy.readings import (
 from joulebook.errors import SensorError
 from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
-from joulebook.node.sensors.nvidia.health import Health, HealthReader
+from joulebook.node.sensors.nvidia.health import Health, HealthReader, gauge_values
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
@@ -30,11 +30,10 @@ from joulebook.node.sensors.nvidia.processes import (
     SmTimes,
 )
 from joulebook.node.workloads.host.procfs import ProcessStarts
-from joulebook.units import MW_PER_W, NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
+from joulebook.units import NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
 
-HERTZ_PER_MHZ = 1_000_000
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 1500 * NS_PER_MS
@@ -195,7 +194,7 @@ class OpenGpu:
         shown_mw = instant_mw if average_mw is None else average_mw
         if self.is_module and shown_mw is not None:
             shown_mw = self._without_socket(shown_mw)
-        values = {**_values(gauges, shown_mw), **self._health.values}
+        values = {**gauge_values(gauges, shown_mw), **self._health.values}
         return reading, self.status(t_ns, values, throttle_ns)
 
     def status(
@@ -342,28 +341,3 @@ def _runtime_status(sysfs: Path, pci: str) -> Path | None:
     except (OSError, ValueError):
         return None
     return power / "runtime_status" if may_sleep else None
-
-
-def _values(gauges: Telemetry, power_mw: int | None) -> dict[str, float]:
-    """Return gauges by metric name, in base units, without unknown ones."""
-    values: dict[str, float] = {}
-    if power_mw is not None:
-        values["power_watts"] = power_mw / MW_PER_W
-    for (name, times, per), value in zip(_GAUGES, gauges, strict=True):
-        if value is not None:
-            values[name] = value * times / per
-    return values
-
-
-_GAUGES = (  # name, and the factor from the driver's unit as times / per; as in Telemetry
-    ("utilization_ratio", 1, 100),
-    ("memory_utilization_ratio", 1, 100),
-    ("encoder_utilization_ratio", 1, 100),
-    ("decoder_utilization_ratio", 1, 100),
-    ("memory_used_bytes", 1, 1),
-    ("memory_total_bytes", 1, 1),
-    ("temperature_celsius", 1, 1),
-    ("sm_clock_hertz", HERTZ_PER_MHZ, 1),
-    ("memory_clock_hertz", HERTZ_PER_MHZ, 1),
-    ("power_limit_watts", 1, MW_PER_W),
-)

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
-from joulebook.node.sensors.nvidia.api import Session
+from joulebook.node.sensors.nvidia.api import Session, Telemetry
 from joulebook.node.sensors.nvidia.fields import GPU_SCOPE, MAX_TEMPERATURE_C, FieldValues
 from joulebook.node.sensors.nvidia.gpm import Gpm, has_gpm
-from joulebook.units import NS_PER_S
+from joulebook.units import MW_PER_W, NS_PER_S
 
 Count = tuple[str, str]
 """The name of a counter (`joulebook_gpu_NAME_total`), and the value of its label."""
@@ -65,6 +65,7 @@ _TRAFFIC: Final[Mapping[int, Count]] = {
 
 _MOST_COUNT = 1 << 62
 _MIB = 1 << 20
+HERTZ_PER_MHZ = 1_000_000
 
 SELDOM_NS = 5 * NS_PER_S
 """Time between reads of errors, links and states."""
@@ -228,3 +229,28 @@ class XidEvents:
 def address(handle: object) -> int | None:
     """Return the identity of a driver handle."""
     return ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]
+
+
+def gauge_values(gauges: Telemetry, power_mw: int | None) -> dict[str, float]:
+    """Gauges by metric name, in base units; what is not known is left out."""
+    values: dict[str, float] = {}
+    if power_mw is not None:
+        values["power_watts"] = power_mw / MW_PER_W
+    for (name, times, per), value in zip(_TELEMETRY, gauges, strict=True):
+        if value is not None:
+            values[name] = value * times / per
+    return values
+
+
+_TELEMETRY = (  # name, and the factor from the driver's unit as times / per; as in Telemetry
+    ("utilization_ratio", 1, 100),
+    ("memory_utilization_ratio", 1, 100),
+    ("encoder_utilization_ratio", 1, 100),
+    ("decoder_utilization_ratio", 1, 100),
+    ("memory_used_bytes", 1, 1),
+    ("memory_total_bytes", 1, 1),
+    ("temperature_celsius", 1, 1),
+    ("sm_clock_hertz", HERTZ_PER_MHZ, 1),
+    ("memory_clock_hertz", HERTZ_PER_MHZ, 1),
+    ("power_limit_watts", 1, MW_PER_W),
+)

@@ -196,6 +196,8 @@ def test_errors_of_all_blocks_of_an_amd_card_are_counted(tmp_path: Path) -> None
     put(device / "ras/gfx_err_count", "ue: 0\nce: 3\n")
     put(device / "ras/sdma_err_count", "ue: x\nde: 5\n")
     put(device / "ras/features", "feature mask: 0x1")
+    assert sensor.look(processes=False).statuses[0].counts == {}, "it is asked seldom"
+    clock.pass_s(60)
     assert sensor.look(processes=False).statuses[0].counts == {
         ("ecc_errors", "corrected"): 23,
         ("ecc_errors", "uncorrected"): 1,

@@ -13,7 +13,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBen
 
 from joulebook.core.energy.readings import DeviceStatus, Reading
 from joulebook.core.ledger.state import Books
-from joulebook.metrics.catalogue import DEVICE_COUNTERS, DEVICE_GAUGES
+from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
 from joulebook.metrics.dcgm import METRICS, collect_dcgm
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
