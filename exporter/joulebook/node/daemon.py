@@ -75,7 +75,7 @@ class Daemon:
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
-        self._processes_due = 0.0
+        self._processes_due = self._newcomers_until = 0.0
         self._tick_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -112,7 +112,11 @@ class Daemon:
             self._changed.clear()
             self._booked_at = began
         self._release()
-        self._ask(began, processes=changed or began >= self._processes_due)
+        if changed:
+            # Who has just come to a shared device may be gone before the next list is due.
+            self._newcomers_until = began + self._settings.process_interval_s
+        listed = began < self._newcomers_until or began >= self._processes_due
+        self._ask(began, processes=listed)
         read = self._listen()
         if due:
             self._book()
