@@ -256,8 +256,11 @@ def check_page(text: str) -> None:
             raise Fault(f"{component}: meters show {sum(meters)} J, all the rest {sum(values)}")
 
 
-def check_collected(path: Path, ledger: Path) -> None:
-    """The collected ledger says what the ledger says, row by row."""
+def check_collected(path: Path, ledger: Path, *, put_back: bool) -> None:
+    """The collected ledger says what the ledger says; of one that was put back, its energy alone.
+
+    An older ledger that has booked the same energy anew is not told from the one before.
+    """
     with sqlite3.connect(path) as lab, sqlite3.connect(ledger) as node:
         theirs = lab.execute(
             "SELECT sum(energy_uj), sum(idle_uj), sum(held_ns), count(*) FROM postings"
@@ -271,5 +274,7 @@ def check_collected(path: Path, ledger: Path) -> None:
         ]
     lab.close()
     node.close()
+    if put_back and theirs[0][0] == ours[0][0]:
+        return
     if theirs != ours or paid[0] != paid[1]:
         raise Fault(f"collected: {theirs} and {paid[0]}; in the ledger: {ours} and {paid[1]}")

@@ -251,7 +251,7 @@ class Node(World):
             self.do_collect(1_000)
             self.do_collect(1_000)
             if not self.refused:
-                ledgers.check_collected(self.collection[0], self.ledger)
+                ledgers.check_collected(self.collection[0], self.ledger, put_back=self.put_back)
 
     # ---- what may happen to its ledger ----------------------------------------------------------
 
