@@ -37,7 +37,7 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
             for more in _points(feed, rates.currency, t0_s, t1_s):
                 points = list(more)
         except FeedError as error:
-            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time range"
+            what = f"{feed.quantity} of {feed.source.name} is not known for all of this time"
             problems[what] = str(error)
         curves[feed.quantity] = StepCurve(tuple(points))
     known = basis(rates)

@@ -300,14 +300,20 @@ def _could(step: Step, tales: Iterable[Tale], stays: Iterable[Stay]) -> Iterator
 
 
 def _proving(seen: Iterable[Seen]) -> list[Seen]:
-    """Leave out what proves nothing: lies, and the only look at a life that nothing tells of."""
-    found = [each for each in seen if not each.garbage]
-    for i in range(len(found) - 2, 0, -1):
-        before, now, later = found[i - 1 : i + 2]
-        told = now.reading.uptime_ns is not None or now.reading.energy_uj is None
-        told = told or now.reading.epoch != before.reading.epoch
-        if now.life not in {before.life, later.life} and not told:
-            del found[i]
+    """Leave out what proves nothing: lies, and a first look that the next one does not confirm.
+
+    Nothing tells of the new life of a counter without uptime but a second look that agrees.
+    """
+    found: list[Seen] = []
+    for now in seen:
+        if len(found) > 1:
+            before, last = found[-2:]
+            told = last.reading.uptime_ns is not None or last.reading.energy_uj is None
+            told = told or last.reading.epoch != before.reading.epoch
+            if last.life != before.life and not told and (now.garbage or now.life != last.life):
+                found.pop()
+        if not now.garbage:
+            found.append(now)
     return found
 
 

@@ -80,7 +80,7 @@ def test_a_feed_that_fails_leaves_a_hole_and_the_others_their_rates(
     monkeypatch.setattr(build, "feeds", lambda *_: [down, good])
     known, problems = build.rates_of(Rates(currency="EUR"), {}, T0_S, T0_S + DAY_S)
     assert problems == {
-        "carbon of archive is not known for all of this time range": (
+        "carbon of archive is not known for all of this time": (
             "https://feed.example: cannot be reached"
         )
     }

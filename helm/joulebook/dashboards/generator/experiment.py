@@ -105,8 +105,8 @@ RUNS = Panel(
     hidden=("scheduler", "currency"),
     columns=(
         Column("cluster", width=80),
-        Column("workload", link=links.WORKLOAD),
-        Column("name"),
+        Column("workload", link=links.WORKLOAD, width=120),
+        Column("name", width=120),
         Column("user", width=100),
         Column("First seen", Query(_when("min")), "dateTimeAsIso", width=160),
         Column("Last seen", Query(_when("max")), "dateTimeAsIso", width=160),

@@ -448,7 +448,7 @@ def test_a_feed_out_of_reach_costs_its_own_figures_only(
     found = reported(capsys, config, "--rates", str(new))
     assert {each["kind"]: each["cost"]["value"] for each in found["cost"]}["electricity"] == 36
     assert found["carbon"]["location_based"]["value"] is None
-    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time range"]
+    assert found["warnings"] == ["carbon of nothing.csv is not known for all of this time"]
     assert found["restated"]["rates_file"] == "new.toml"
     assert found["restated"]["unpriced_kwh"] == {"co2e": 24}
     for name in ("text", "latex", "html", "markdown"):

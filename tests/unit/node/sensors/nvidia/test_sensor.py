@@ -315,3 +315,16 @@ def test_bench_times_are_far_apart(bench: MakeBench) -> None:
     now_ns = place.scenario.now_ns()
     assert place.clock.now_ns() - now_ns >= SHIFT_NS
     assert place.scenario.wall_us(now_ns) * 1000 - place.clock.now_ns() > SHIFT_NS
+
+
+def test_gauges_that_nobody_books_by_are_asked_for_every_other_second(bench: MakeBench) -> None:
+    place = bench([Gpu()])
+    sensor = place.sensor()
+    place.scenario.reset_calls()
+    for _ in range(4):
+        sensor.look(processes=False)
+        place.scenario.advance(SECOND)
+    calls = place.scenario.calls()
+    assert calls["nvmlDeviceGetTotalEnergyConsumption"] == 4
+    assert calls["nvmlDeviceGetUtilizationRates"] == 4
+    assert calls["nvmlDeviceGetTemperature"] == calls["nvmlDeviceGetEnforcedPowerLimit"] == 2
