@@ -81,7 +81,7 @@ def test_figures(url: str) -> None:
     assert asked(url, "Energy") == [{"energy": pytest.approx(10)}]
     assert asked(url, "Cost") == [{"currency": "EUR", "cost": pytest.approx(2.0)}]
     assert asked(url, "CO2e") == [{"CO2e": pytest.approx(1500)}]
-    assert asked(url, "Nobody's") == [{"nobody's": pytest.approx(0.25)}]
+    assert asked(url, "Unattributed") == [{"unattributed": pytest.approx(0.25)}]
 
 
 def test_by_account(url: str) -> None:

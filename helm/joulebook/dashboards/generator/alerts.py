@@ -176,7 +176,7 @@ _OF_BOOKS = (
         "{{ $labels.node }} has GPUs and no Joulebook; install it there, or mend the selector of "
         "the DaemonSet",
         "kube-state-metrics or dcgm-exporter know of GPUs on a node from which Joulebook has not "
-        "been heard for a day. Its energy is in nobody's books.",
+        "been heard for a day. Its energy is not booked.",
     ),
     Alert(
         "JoulebookWrongLedger",

@@ -58,9 +58,9 @@ FIGURES = (
     _panel("CO2e", "Location-based CO2e of the energy billed in the month.", Basis.RATED, "massg",
         f'SELECT ({_MONEY} * 1000)::float8 AS "CO2e" FROM billed_entries e {_HERE} '
         "AND e.item = 'co2e'", "stat", 6, 4, decimals=0, empty="no intensity set"),
-    _panel("Nobody's", "Share of the month's energy that belongs to no workload.", Basis.METERED,
+    _panel("Unattributed", "Share of the month's energy of no workload.", Basis.METERED,
         "percentunit", "SELECT coalesce(sum(CASE WHEN o.remainder <> '' THEN e.energy_uj ELSE 0 "
-        f"END)::float8 / nullif(sum(e.energy_uj), 0)::float8, 0) AS \"nobody's\" "
+        f"END)::float8 / nullif(sum(e.energy_uj), 0)::float8, 0) AS unattributed "
         f"FROM used_entries e {_HERE}", "stat", 6, 4, decimals=1),
 )  # fmt: skip
 

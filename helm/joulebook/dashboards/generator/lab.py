@@ -227,13 +227,13 @@ _POWER = power("account", "{{account}}")
 TREND = (
     Panel(
         "Power by account",
-        "Mean power of what the experiments of each account held, and of what belongs to nobody: "
+        "Mean power of what the experiments of each account held, and of what is unattributed: "
         f"the accounts that used most, and the others. {LONG}",
         Basis.METERED,
         "watt",
         (
             *leading(_POWER, "account", used("energy_joules", "account")),
-            power_unused("", "(nobody)"),
+            power_unused("", "(unattributed)"),
         ),
         width=24,
         height=9,

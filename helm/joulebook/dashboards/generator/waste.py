@@ -165,7 +165,7 @@ LOW = Panel(
     empty="Every GPU that was held for the last hour was busy",
 )
 
-WHERE_NOBODY = (
+WHERE_UNUSED = (
     Panel(
         "Cost of unallocated GPUs, by node",
         f"In the currency chosen above: {_BOTH}. {LONG}",
@@ -199,6 +199,6 @@ DASHBOARD = Board(
         Row("Owners", (OWNERS_TABLE,)),
         Row("Now", (LOW,)),
         Row("Trend", TREND),
-        Row("Nobody", WHERE_NOBODY),
+        Row("Unallocated and unattributed", WHERE_UNUSED),
     ),
 )
