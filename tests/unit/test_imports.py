@@ -78,3 +78,9 @@ def test_http_is_asked_by_one_module(repository: Path) -> None:
         if speaks.search(file.read_text("utf-8"))
     }
     assert found - {"commands/health.py"} == {"http_client.py"}
+
+
+def test_no_file_is_longer_than_350_lines(repository: Path) -> None:
+    files = (repository / "exporter/joulebook").rglob("*.py")
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
