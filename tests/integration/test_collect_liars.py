@@ -54,15 +54,15 @@ LIES = {
     "ledger id": (put("ledger_id", "x'; DROP TABLE used"), "expected 16 to 64 hexadecimal digits"),
     "other since": (put("since", 7), "returned what follows 7, not 0"),
     "goes beyond": (put("next", 10**6), "continues at 1000000"),
-    "stays": (lambda page: page.update(next=0, postings=[], rates=[], workloads=[]), "stays at 0"),
+    "stays": (lambda page: page.update(next=0, postings=[], rates=[], workloads=[]), "not advance"),
     "numbers fall": (lambda page: page["postings"].reverse(), "not ascending"),
     "no such meter": (put("postings", 0, 2, 99), "of an unknown meter"),
     "no such workload": (put("postings", 0, 3, 99), "of an unknown workload"),
-    "nobody's": (put("postings", 1, 4, ""), "of neither"),
+    "nobody's": (put("postings", 1, 4, ""), "or with neither"),
     "below zero": (put("postings", 0, 7, -1), "a posting of -1 uJ"),
     "too large": (put("postings", 0, 7, 2**63), "a posting of 9223372036854775808 uJ"),
     "no quarter": (put("postings", 0, 1, NOVEMBER_S + 1), "quarter hour"),
-    "component": (put("meters", 0, 1, "soul"), "component 'soul' is not known here"),
+    "component": (put("meters", 0, 1, "soul"), "component 'soul' is unknown here"),
     "NUL": (put("workloads", 0, 5, "a\0b"), "control characters"),
     "long": (put("workloads", 0, 5, "a" * 2000), "more than 1024"),
     "float": (put("postings", 0, 7, 1.5), "no page: Expected `int`, got `float`"),
@@ -198,5 +198,5 @@ def test_totals_that_fall(stub: Stub, tmp_path: Path) -> None:
     stub.json("/v1/postings", {**later, "rates": []})
     said = collector.run("collect", "--once")
     assert said.returncode == 1
-    assert "totals only rise" in said.stderr
+    assert "for the quarter hour" in said.stderr
     assert collected(url) == before

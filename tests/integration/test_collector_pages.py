@@ -110,7 +110,7 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
     """A node's own ledger, given by mistake."""
     from joulebook.errors import LedgerError
 
-    with pytest.raises(LedgerError, match="not of a collected ledger"):
+    with pytest.raises(LedgerError, match="not part of a collected ledger"):
         connect(f"sqlite://{node.path}", create=True)
     node.tick()
 

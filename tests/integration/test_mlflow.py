@@ -152,7 +152,7 @@ def test_a_store_of_files_and_a_dictionary_for_wandb(
     monkeypatch.setenv("SLURM_JOB_ID", "101")
     assert runs.figures() == figures
     monkeypatch.delenv("SLURM_JOB_ID")
-    with pytest.warns(UserWarning, match="whose"):
+    with pytest.warns(UserWarning, match="no SLURM_JOB_ID"):
         assert runs.figures() == {}
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI"):

@@ -45,7 +45,7 @@ TIMETABLE = (
     DemoJob("alan", "nlp", "tokenizer-tests", (1,), 63, 63.3),
     DemoJob("alan", "nlp", "tokenizer-tests", (1,), 64, 66),
     DemoJob("katherine", "physics", "notebook", (1,), 68, 114),
-    DemoJob("edsger", "theory", "two-gpu-run", (0,), 90, 116),
+    DemoJob("edsger", "theory", "proof-search", (0,), 90, 116),
 )
 """A lab's morning: runs, a sweep, tests of a third of a second, a notebook."""
 

@@ -145,7 +145,7 @@ def ledgers(args: Options, config: Config) -> ReportSource:
                 f"no ledger at {path}: has the daemon run here? Use --ledger FILE for another, "
                 "or --collected URL"
             )
-        Screen(sys.stderr).say(f"no ledger at {path}; for the demo's, use --ledger demo={demo}")
+        Screen(sys.stderr).say(f"no ledger at {path}; using the demo's, {demo}")
         return LedgerSource([NodeLedger("demo", demo)])
     return LedgerSource([own(config)])
 

@@ -96,7 +96,8 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
             return "cannot tell: not yet compared under one load for half a minute"
         if self.verdict is Verdict.CANNOT_TELL:
             return f"cannot tell: {self.ratio:.1%} of power, within the noise of its sensors"
-        return f"{self.verdict}: {self.ratio:.1%} of power"
+        agrees = "agrees with power" if self.verdict is Verdict.SOUND else "wrong"
+        return f"{agrees}: {self.ratio:.1%} of power"
 
 
 def interrupted(audit: Audit) -> Audit:

@@ -193,4 +193,4 @@ def _counters(found: Figure) -> str:
         return found.unknown
     low, high = found.low or found.value, found.high or found.value
     shown = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
-    return f"they show {shown} of the energy that it comes to, {found.note}"
+    return f"they show {shown} of the energy integrated from power ({found.note})"

@@ -101,7 +101,7 @@ def _runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float
     return runs
 
 
-_NUMERIC = frozenset({"Energy", "GPU time", "Power now"})
+_NUMERIC = frozenset({"Energy", "GPU time", "Power now", "Charged"})
 """The columns of figures, which are aligned to the right."""
 
 

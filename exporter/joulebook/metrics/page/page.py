@@ -79,7 +79,7 @@ def render_page(view: Snapshot, ready: bool, message: str) -> bytes:
 {_books(view.books)}
 </main>
 <footer>
-{in_force(view)}<p>≈ marks power that several workloads share, split as its energy is.
+{in_force(view)}<p>≈: power shared by several workloads, split in proportion to their energy.
 <a href="metrics">All figures for Prometheus</a>. Joulebook {text(view.build.version)}.</p>
 </footer>
 </body>

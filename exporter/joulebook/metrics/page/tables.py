@@ -59,7 +59,7 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
         under.append(f"MIG: {text(listed, 80) or 'no instance'}")
     state = scene.books.meters.get(status.meter)
     if state is not None and (audit := state.shown_audit).verdict is not Verdict.NONE:
-        said = f"counter {text(audit.said, 80)}"
+        said = f"counter: {text(audit.said, 80)}"
         under.append(f"<strong>{said}</strong>" if audit.verdict is Verdict.WRONG else said)
     age_ns = scene.view.now_ns - status.t_ns
     if age_ns > _STALE_NS:
@@ -263,8 +263,8 @@ def in_force(view: Snapshot) -> str:
 
 
 def _source(point: Point) -> str:
-    default = ", a default" if point.quality is Quality.DEFAULT else ""
-    return f" ({text(point.source)}{default})"
+    default = "; default" if point.quality is Quality.DEFAULT else ""
+    return f" ({text(point.source, 120)}{default})"
 
 
 def _owner(labels: Labels) -> str:

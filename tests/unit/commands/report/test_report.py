@@ -141,7 +141,7 @@ def test_right_after_a_demo_its_ledger_is_found(
     shutil.copy(config.with_name("ledger.db"), demo / "ledger.db")
     assert main(command) == 0
     found = capsys.readouterr()
-    assert "for the demo's, use --ledger demo=.build/demo/ledger.db" in found.err
+    assert "using the demo's, .build/demo/ledger.db" in found.err
     assert "begin{table}" in found.out
 
 

@@ -280,8 +280,15 @@ def test_page_says_which_setting_is_missing() -> None:
     assert "Charged" not in text
 
 
-@pytest.mark.parametrize("verdict", [Verdict.SOUND, Verdict.WRONG, Verdict.CANNOT_TELL])
-def test_a_card_says_how_its_counter_stands_to_its_power(verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict.SOUND, "agrees with power"),
+        (Verdict.WRONG, "wrong"),
+        (Verdict.CANNOT_TELL, "cannot tell"),
+    ],
+)
+def test_a_card_says_how_its_counter_stands_to_its_power(verdict: Verdict, said: str) -> None:
     view = busy_view()
     meters = {
         meter: msgspec.structs.replace(state, audit=Audit(verdict=verdict, ratio=0.9))
@@ -289,4 +296,4 @@ def test_a_card_says_how_its_counter_stands_to_its_power(verdict: Verdict) -> No
     }
     view = msgspec.structs.replace(view, books=msgspec.structs.replace(view.books, meters=meters))
     page = " ".join(read(view).said)
-    assert f"counter {verdict}: 90.0% of power" in page
+    assert f"counter: {said}: 90.0% of power" in page
