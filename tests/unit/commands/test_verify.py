@@ -114,9 +114,7 @@ def test_what_is_not_recomputed_is_named(published: Published, capsys: Out) -> N
 @pytest.mark.parametrize(
     ("column", "value"), [(10, "9" * 4000), (12, "9" * 400), (22, "[" * 100_000)]
 )
-def test_hostile_rows_are_named(
-    published: Published, capsys: Out, column: int, value: str
-) -> None:
+def test_hostile_rows_are_named(published: Published, capsys: Out, column: int, value: str) -> None:
     with published.rows.open(newline="") as file:
         lines = list(csv.reader(file))
     table = "workload" if column == 22 else "posting"
