@@ -130,8 +130,8 @@ class HttpStream:
             if time.monotonic() > self._began_s + deadline_s:
                 raise HttpFailure(f"not finished after {deadline_s:g} s", reason="timeout")
         promised = self.headers.get("Content-Length", "")
-        if promised.isdecimal() and int(promised) != size:
-            raise HttpFailure(f"{size} of {promised} bytes", reason="truncated")
+        if promised.isdecimal() and promised.lstrip("0") != str(size or ""):
+            raise HttpFailure(f"{size} of {promised[:20]} bytes", reason="truncated")
         return b"".join(parts)
 
     def head(self, max_bytes: int = 2048) -> str:

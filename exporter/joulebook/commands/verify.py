@@ -5,6 +5,7 @@ It needs the files alone: no daemon, no ledger, no configuration.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,11 @@ def main(args: Options) -> int:
     """Check one statement; 0: nothing is wrong with it, 1: something is."""
     screen = Screen()
     text, published = _read(args.statement)
-    problems = [*_signature(args, text, screen), *_rows(args, published, screen)]
+    problems = [
+        *_signature(args, text, screen),
+        *_unchecked(text, published),
+        *_rows(args, published, screen),
+    ]
     for problem in problems[:_MOST_SHOWN]:
         Screen(sys.stderr).say(f"joulebook verify: {problem}")
     if len(problems) > _MOST_SHOWN:
@@ -60,10 +65,28 @@ def _read(path: Path) -> tuple[str, Statement]:
     text = _text(path)
     try:
         return text, _STATEMENT.decode(text)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ConfigError(
             f"{path}: {error} (expected a statement by `joulebook report --format json`)"
         ) from None
+
+
+def _unchecked(text: str, published: Statement) -> Iterator[str]:
+    """Yield what a reader of the file sees and nothing recomputes."""
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice.extend(name for name in found if names.count(name) > 1)
+        return found
+
+    raw = dict(_leaves(json.loads(text, object_pairs_hook=unique), ""))
+    known = dict(_leaves(msgspec.to_builtins(published), ""))
+    yield from (f"{one_line(name, 80)}: more than once in the statement" for name in twice)
+    for path in sorted(raw.keys() - known.keys()):
+        yield f"{one_line(path, 80)}: {_said(raw, path)} in the statement is no part of one"
 
 
 def _signature(args: Options, text: str, screen: Screen) -> Iterator[str]:
@@ -94,7 +117,11 @@ def _rows(args: Options, published: Statement, screen: Screen) -> Iterator[str]:
         screen.say("Rows       those of the statement, by its digest")
     else:
         yield f"{args.rows}: not the rows of this statement: their digest differs"
-    again = dict(_leaves(msgspec.to_builtins(statement.make(*basis)), ""))
+    try:
+        made = statement.make(*basis)
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{args.rows}: no statement can be made of it: {error}") from None
+    again = dict(_leaves(msgspec.to_builtins(made), ""))
     before = dict(_leaves(msgspec.to_builtins(published), ""))
     differing = [
         f"{path}: {_said(before, path)} in the statement, {_said(again, path)} from the rows"
@@ -107,10 +134,10 @@ def _rows(args: Options, published: Statement, screen: Screen) -> Iterator[str]:
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         for n, inner in enumerate(value):
             yield from _leaves(inner, f"{path}[{n}]")
     else:

@@ -39,8 +39,8 @@ _WORKLOADS = "workloads"
 _LONG = 512
 """A value of more bytes is packed: sqlite gives one of a thousand a page of its own."""
 
-_PACKED = b"\x78"
-"""How packed values begin, and no struct or mapping in msgpack does (zlib, RFC 1950)."""
+_PACKED = b"\x78\x01"
+"""How packed values begin (zlib, RFC 1950); in msgpack the first byte alone is the number 120."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from pathlib import Path
@@ -94,6 +95,35 @@ def test_another_key_is_not_the_authors(published: Published, capsys: Out) -> No
     assert main(["verify", "statement.json", "--key", str(published.key)]) == 1
     assert main(["verify", "statement.json"]) == 0
     assert "Signature  none" in capsys.readouterr().out
+
+
+def test_what_is_not_recomputed_is_named(published: Published, capsys: Out) -> None:
+    text = published.statement.read_text()
+    first = text.index('"energy_uj"')
+    changed = text[:first] + '"energy_uj": 1, ' + text[first:]
+    published.statement.write_text(changed.replace("{", '{"saved_kg": 12, ', 1))
+    Path("statement.json.sig").unlink()
+    capsys.readouterr()
+    assert main(["verify", "statement.json", "--rows", "rows.csv"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "joulebook verify: energy_uj: more than once in the statement",
+        "joulebook verify: saved_kg: 12 in the statement is no part of one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(10, "9" * 4000), (12, "9" * 400), (22, "[" * 100_000)]
+)
+def test_hostile_rows_are_named(published: Published, capsys: Out, column: int, value: str) -> None:
+    with published.rows.open(newline="") as file:
+        lines = list(csv.reader(file))
+    table = "workload" if column == 22 else "posting"
+    row = next(each for each in lines if each[0] == table)
+    row[column] = row[column].replace("{", '{"zzz":' + value, 1) if column == 22 else value
+    with published.rows.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    assert main(["verify", "statement.json", "--rows", "rows.csv"]) == 2
+    assert "joulebook verify: rows.csv" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ ORDER = {
     "Learnt": "ratio windows",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
     "extra scheduler_start_s named stage outcome named_ns",
-    "Renamed": "now before from_ns",
+    "Renamed": "now before from_ns earlier",
     "Amount": "energy_uj idle_uj held_ns idle_ns calibration_uj tensor_ns tensor_known_ns",
     "Use": "workload cpu_ns memory_bytes cores_milli since_ns",
     "PowerSample": "t_ns power_mw",

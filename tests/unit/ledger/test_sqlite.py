@@ -123,6 +123,16 @@ def test_of_a_workload_that_goes_on_only_what_grows_is_written(
     assert rows(path, kinds) == []
 
 
+@pytest.mark.parametrize("number", [0, 119, 120, 121, 127, 128])
+def test_no_number_is_taken_for_a_packed_value(open_store: Open, number: int) -> None:
+    store = open_store()
+    before, _ = store.load()
+    after = msgspec.structs.replace(before, overflow={"workloads": number}, last_ns=number)
+    store.commit(before, after, Entry(), anchor(after))
+    store.close()
+    assert open_store().load()[0] == after
+
+
 def test_long_values_are_packed_and_plain_ones_are_read(open_store: Open, path: Path) -> None:
     store = open_store()
     books = run(store, 2)

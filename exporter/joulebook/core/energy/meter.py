@@ -186,16 +186,22 @@ def _doubt(state: MeterState, reading: Reading) -> MeterUpdate:
     taken = MeterUpdate(msgspec.structs.replace(state, held=(*state.held, reading)))
     if reading.energy_uj is None:
         taken = lose(taken.state, Failure(reading.meter, reading.t_ns, ENERGY_UNREAD))
-    return taken if waits_ns < FALLBACK_NS else taken.then(_give_up)
+    return taken if waits_ns < FALLBACK_NS else taken.then(_give_up, reading)
 
 
-def _give_up(state: MeterState) -> MeterUpdate:
-    """Book by power from the last step of the counter on."""
-    held = state.held
+def _give_up(state: MeterState, reading: Reading) -> MeterUpdate:
+    """Book by power from the last step of the counter on, until `reading` at most."""
     taken = MeterUpdate(msgspec.structs.replace(state, held=(), stalled=True))
-    for reading in held:
-        taken = taken.then(_by_power, reading)
+    for each in state.held:
+        taken = _noted(taken.then(_by_power, each), each, reading)
     return taken
+
+
+def _noted(taken: MeterUpdate, each: Reading, newest: Reading) -> MeterUpdate:
+    """Keep the processes of a held reading that did not count; `take` does so for the newest."""
+    if each is newest or taken.state.newest.t_ns >= each.t_ns:
+        return taken
+    return taken._replace(state=_note(taken.state, each))
 
 
 def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
@@ -209,16 +215,15 @@ def _believe(state: MeterState, reading: Reading) -> MeterUpdate:
     if not has_restarted(state.last, reading):
         late = msgspec.structs.replace(reading, t_ns=late.t_ns, by_power=late.by_power)
     if stood_long and drawn_uj(state.last, reading) is None and is_doubted(state.last, late):
-        return _give_up(state).then(take, reading)
+        return _give_up(state, reading).then(_take, reading)
     stood_still = any(each.energy_uj == state.last.energy_uj for each in held)
     if stood_long and stood_still and is_off(state.last, reading):
-        return _give_up(state).then(take, reading)
+        return _give_up(state, reading).then(_take, reading)
     taken = MeterUpdate(msgspec.structs.replace(state, held=()))
     for each in (*held, reading):
         if each is reading or each.energy_uj not in {None, taken.state.last.energy_uj}:
             taken = taken.then(_count, each)
-        else:
-            taken = taken._replace(state=_note(taken.state, each))
+        taken = _noted(taken, each, reading)
     return taken
 
 
@@ -252,7 +257,7 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
     is_due = state.resumed and not suspect.after_outage
     jumped = _append(msgspec.structs.replace(state, resumed=suspect.after_outage), jump)
     state = msgspec.structs.replace(jumped.state, resumed=is_due)
-    return jumped._replace(state=state).then(take, reading)
+    return jumped._replace(state=state).then(_take, reading)
 
 
 def lose(state: MeterState, failure: Failure) -> MeterUpdate:

@@ -130,7 +130,7 @@ def _after(books: Books, tick: Tick, policy: BookingPolicy, work: _Work) -> tupl
         tick.resumed,
         earned=_earned(postings.amounts),
         bills={who: bill for who, bill in bills.items() if isinstance(who, WorkloadId)},
-        claims=renames.claimed(books.claims, books.renamed),
+        claims=renames.claimed(books.claims, books.renamed, books.meters),
         facts=told,
         present=frozenset(map(books.booked_to, host.present(tick.snapshots))),
         foreign_users=frozenset(books.booked_to(user) for _, user in foreign),

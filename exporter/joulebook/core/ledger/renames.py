@@ -14,12 +14,17 @@ import msgspec
 from joulebook.core.attribution.attribute import Booking, Cut
 from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.intervals import Interval
+from joulebook.core.energy.meter import MeterState
+from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.state import Books, Renamed
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.units import NS_PER_S
 
 Renames = Mapping[WorkloadId, Renamed]
+
+_MOST_EARLIER = 100
+"""A name may change every ten seconds while a device cannot be read for days."""
 
 
 def told(
@@ -35,11 +40,19 @@ def told(
             from_ns = min(max(fact.named_ns, state.facts.started_ns), now_ns)
             start = max((from_ns + utc_offset_ns) // NS_PER_S, booked.id.start + 1)
             later = booked.id._replace(start=start)
-            renamed[fact.id] = Renamed(later, booked.id, from_ns)
+            earlier = _still_due(books, renamed.get(fact.id))
+            renamed[fact.id] = Renamed(later, booked.id, from_ns, earlier)
             found.append(msgspec.structs.replace(state.facts, ended_ns=from_ns))
             booked = msgspec.structs.replace(booked, id=later, started_ns=from_ns)
         found.append(booked)
     return (renamed if renamed != books.renamed else books.renamed), tuple(found)
+
+
+def _still_due(books: Books, was: Renamed | None) -> tuple[tuple[WorkloadId, int], ...]:
+    """Return the names before a change, as far as energy of their time may not be booked yet."""
+    booked_ns = min((state.base.t_ns for state in books.meters.values()), default=0)
+    past = () if was is None else was.past[-_MOST_EARLIER:]
+    return tuple((who, until_ns) for who, until_ns in past if until_ns > booked_ns)
 
 
 def _of_booked(books: Books, fact: WorkloadFacts) -> WorkloadFacts:
@@ -74,7 +87,7 @@ def cut(renamed: Renames, pieces: Cut) -> Cut:
 
 def edges(renamed: Renames) -> list[int]:
     """Return when names changed (node time), in order."""
-    return sorted({each.from_ns for each in renamed.values()})
+    return sorted({until_ns for each in renamed.values() for _, until_ns in each.past})
 
 
 def as_booked(bookings: Sequence[Booking], renamed: Renames) -> Sequence[Booking]:
@@ -94,16 +107,26 @@ def _of_time(booking: Booking, renamed: Renames) -> Booking:
     )
 
 
-def claimed(claims: Sequence[Claim], renamed: Renames) -> Sequence[Claim]:
-    """Return the claims, each of whom is booked to now."""
+def claimed(
+    claims: Sequence[Claim], renamed: Renames, meters: Mapping[Meter, MeterState]
+) -> Sequence[Claim]:
+    """Return the claims, each of whom is booked to now, and of whom energy is still due to."""
     if not renamed:
         return claims
-    return [
-        msgspec.structs.replace(claim, workload=renamed[claim.workload].now)
-        if claim.workload is not None and claim.workload in renamed
-        else claim
-        for claim in claims
-    ]
+    found: list[Claim] = []
+    for claim in claims:
+        was = None if claim.workload is None else renamed.get(claim.workload)
+        if was is None:
+            found.append(claim)
+            continue
+        found.append(msgspec.structs.replace(claim, workload=was.now))
+        state = meters.get(claim.meter)
+        found += [
+            msgspec.structs.replace(claim, workload=who, t1_ns=until_ns)
+            for who, until_ns in was.past
+            if state is not None and state.base.t_ns < until_ns
+        ]
+    return found
 
 
 def kept(renamed: Renames, books: Books) -> Renames:

@@ -91,15 +91,24 @@ class ExperimentState(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
 class Renamed(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Whom a workload is booked to since it was given to another experiment, and whom before."""
+    """Whom a workload is booked to since it was given to another experiment, and whom before.
+
+    `earlier` has whom it was booked to before that, and until when, while energy of then is due.
+    """
 
     now: WorkloadId
     before: WorkloadId
     from_ns: int
+    earlier: tuple[tuple[WorkloadId, int], ...] = ()
+
+    @property
+    def past(self) -> tuple[tuple[WorkloadId, int], ...]:
+        """Whom it was booked to, and until when, in order."""
+        return (*self.earlier, (self.before, self.from_ns))
 
     def at(self, t_ns: int) -> WorkloadId:
         """Whom what began at `t_ns` is booked to."""
-        return self.now if t_ns >= self.from_ns else self.before
+        return next((who for who, until_ns in self.past if t_ns < until_ns), self.now)
 
 
 class Books(msgspec.Struct, frozen=True):

@@ -264,7 +264,7 @@ def read(text: str, name: str) -> Basis:
                     f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"
                 )
             tables[row.table].append(_READERS[row.table](row))
-    except (csv.Error, ValueError, TypeError, msgspec.MsgspecError) as error:
+    except (csv.Error, ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{name}, row {line}: {error}") from None
     if len(tables["statement"]) != 1:
         raise ConfigError(

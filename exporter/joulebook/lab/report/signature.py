@@ -66,7 +66,7 @@ def _keygen(arguments: Sequence[str], text: str) -> subprocess.CompletedProcess[
             [program, *arguments],
             input=text,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=_TIMEOUT_S,
             check=False,
         )

@@ -408,3 +408,19 @@ def test_who_was_there_is_not_lost_with_a_reading_that_does_not_count() -> None:
         (ProcessUse(8, 5, sm_time_ns=200), gone),
         (stays,),
     ]
+
+
+def test_busy_time_adds_up_once_when_a_counter_is_given_up() -> None:
+    def busy(sm_time_ns: int) -> tuple[ProcessUse, ...]:
+        return (ProcessUse(7, 5, sm_time_ns=sm_time_ns),)
+
+    state = begin(reading(0, 1000, power_mw=100_000, processes=busy(0)))
+    for now in (
+        reading(1, None, processes=busy(1)),
+        reading(2, 1000, power_mw=50_000, processes=busy(20)),
+        reading(32, 1000, processes=busy(300)),
+        reading(33, 1100, power_mw=100_000, processes=busy(4000)),
+    ):
+        state = take(state, now).state
+    lists = [*(each.processes for each in (*state.pending, *state.held)), state.listed]
+    assert sum(use.sm_time_ns or 0 for uses in lists for use in uses or ()) == 4321

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.core.audit import Auditor
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading
+from joulebook.core.energy.readings import Component, Failure, Meter, ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.ledger.series import SeriesPolicy
 from joulebook.core.ledger.state import Books, Entry
@@ -40,7 +40,9 @@ class Node:
         self.audit, self.entries = Auditor(), list[Entry]()
         self.t_s = T0_S
 
-    def run(self, seconds: int, *told: WorkloadFacts, resumed: bool = False) -> None:
+    def run(
+        self, seconds: int, *told: WorkloadFacts, resumed: bool = False, hung: bool = False
+    ) -> None:
         for n in range(seconds):
             t_ns = self.t_s * NS_PER_S
             who = (POD, OTHER) if self.shared else (POD,)
@@ -52,7 +54,8 @@ class Node:
             uses = (ProcessUse(7, 1, 10**9, None, POD),)
             energy_uj = (self.t_s - T0_S) * WATTS * 1_000_000
             read = Reading(CARD, t_ns, energy_uj, busy=True, processes=uses)
-            tick = Tick(t_ns, 0, (read,), (), claims, frozenset({Evidence.POD_RESOURCES}),
+            reads, lost = ((), (Failure(CARD, t_ns, "hung"),)) if hung else ((read,), ())
+            tick = Tick(t_ns, 0, reads, lost, claims, frozenset({Evidence.POD_RESOURCES}),
                         told if not n else (), resumed=resumed and not n)  # fmt: skip
             before = self.books
             self.books, entry = advance(before, tick, QUICK)
@@ -124,6 +127,21 @@ def test_there_and_back_again() -> None:
     assert node.experiments() == {
         "bert": booked["bert", 0] + booked["bert", 30], "gpt": booked["bert", 15],
     }  # fmt: skip
+
+
+def test_each_name_gets_its_time_of_a_card_that_could_not_be_read() -> None:
+    node = Node()
+    node.run(15, facts("bert"))
+    node.run(5, hung=True)
+    node.run(12, facts("gpt", 20), hung=True)
+    node.run(28, facts("vit", 32), hung=True)  # for longer than a series lingers
+    node.run(10)
+    booked = node.joules()
+    assert booked == {("bert", 0): 2_000, ("bert", 20): 1_200, ("bert", 32): 100 * (70 - 32 - 4)}
+    assert node.experiments() == {
+        "bert": booked["bert", 0], "gpt": booked["bert", 20], "vit": booked["bert", 32]
+    }  # fmt: skip
+    assert node.record()[POD].labels.experiment == "bert"
 
 
 def test_on_a_shared_card_nobody_else_gains() -> None:

@@ -234,7 +234,7 @@ class _Connection:
 def _message(said: dict[str, str], data: bytes) -> bytes:
     """The one message of an answer. Raises `_Status` where there is none."""
     status = said.get("grpc-status", "")
-    if said.get(":status") != "200" or not status.isdecimal() or int(status) >= len(_CODES):
+    if said.get(":status") != "200" or not status.isdecimal() or int(status[:3]) >= len(_CODES):
         raise _Status("UNKNOWN")
     if status != "0":
         raise _Status(_CODES[int(status)])
