@@ -151,7 +151,7 @@ def test_what_was_counted_before_the_first_sample_is_left_out_and_said(
     runs = {each["id"]: each["energy_kwh"] for each in found["runs"]}
     # A run that began at its zero later on is whole.
     assert runs == {"103": pytest.approx(0.0164), "104": pytest.approx(0.001)}
-    assert any("the first samples of n2 are of" in text for text in found["warnings"])
+    assert any("the first samples of n2 are from" in text for text in found["warnings"])
     listed = reported(url, capsys, tmp_path, "--json")
     assert any("earlier consumption is not included" in text for text in listed["warnings"])
     assert {
