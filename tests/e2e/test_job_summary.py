@@ -154,7 +154,7 @@ def test_three_lines_at_the_end_of_the_output_and_nowhere_else(lab: Lab, home: P
         refused = (lab.directory / "refused").read_text()
         for reason in (
             "Too many levels of symbolic links",
-            "has 2 names",
+            "has 2 hard links",
             "No such file",
             "pipe.out",
         ):

@@ -103,4 +103,4 @@ def test_without_it_they_pay_by_what_they_hold_and_no_pid_is_looked_up(
     assert guest.workload not in booked
     assert booked.keys() == {light.workload, heavy.workload}
     assert remainder_uj(daemon)["unknown_holder"] > 0, "it is not said whose the guest's use is"
-    assert daemon.log().count("pid namespace of its own") == 1
+    assert daemon.log().count("its own PID namespace") == 1

@@ -326,7 +326,7 @@ def test_the_footprint_of_a_node(short_tmp_path: Path, tmp_path: Path) -> None:
         assert daemon.process is not None
         used = memory(daemon.process.pid, [lab.scenario.path])
         print("resident:", used)
-        assert used.rss < 62
+        assert used.rss < 70  # compiled anew, where no bytecode is kept, it is some MiB more
         # One list and one watch; neither a tick nor a scrape asks for anything.
         assert lab.api.calls == {"list pods": 1, "watch pods": 1}
 

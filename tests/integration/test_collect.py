@@ -74,7 +74,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
                 server.stop()
                 until("an outage", lambda: "nodes keep what was not" in collector.log[said:])
                 server.start()
-                until("its end", lambda: "can be written again" in collector.log[said:])
+                until("its end", lambda: "is writable again" in collector.log[said:])
                 nodes[0].down()
                 time.sleep(1)
                 nodes[0].up()
@@ -85,7 +85,7 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
             if collector.process:
                 collector.kill()
         assert "nodes keep what was not collected" in collector.log
-        assert "can be written again" in collector.log
+        assert "is writable again" in collector.log
 
 
 def test_two_collectors_on_one_ledger_count_nothing_twice(
