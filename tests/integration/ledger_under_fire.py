@@ -65,7 +65,7 @@ def commit(store: SqliteStore, n: int) -> None:
 
 
 def dated(path: Path) -> dict[int, int]:
-    """The energy of each quarter hour. (What was moved and may have been handed on is left at 0.)"""
+    """The energy of each quarter hour. (What was moved, and perhaps handed on, is left at 0.)"""
     with closing(sqlite3.connect(path)) as conn:
         sums = "SELECT quarter_s, sum(energy_uj) FROM postings GROUP BY 1 HAVING sum(energy_uj)"
         return dict(conn.execute(sums))

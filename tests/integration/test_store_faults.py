@@ -268,7 +268,7 @@ def test_second_process_is_refused_and_a_killed_one_is_not_in_the_way(path: Path
     def work() -> str:
         return str(run(SqliteStore(path, allow_volatile=True), 3).last_ns)
 
-    with child(work) as (pid, said), pytest.raises(LedgerBusy, match=rf"Joulebook daemon, pid {pid}\b"):
+    with child(work) as (pid, said), pytest.raises(LedgerBusy, match=rf"daemon, pid {pid}\b"):
         SqliteStore(path, allow_volatile=True)
     with closing(SqliteStore(path, allow_volatile=True)) as store:
         assert str(store.load()[0].last_ns) == said
