@@ -23,9 +23,9 @@ TICK_UJ = 25 * 10**6
 much too late."""
 
 
-def near(truth_uj: int) -> object:
-    """Within 3 %, and a step of a counter or a fifth of a second that a busy kernel tells late."""
-    return pytest.approx(truth_uj, abs=0.03 * truth_uj + max(TICK_UJ, MOMENT_UJ))
+def near(truth_uj: int, slack_uj: int = TICK_UJ) -> object:
+    """Within 3 %, and one tick of a counter."""
+    return pytest.approx(truth_uj, abs=0.03 * truth_uj + slack_uj)
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ def test_short_pods_retries_and_init_containers(lab: PodLab, tmp_path: Path) -> 
     booked = pod_uj(daemon)
     for pod, slots in ((long, (0, 1)), (short, (2,)), (init, (2,)), *((p, (3,)) for p in retries)):
         truth = sum(lab.true_uj(pod, slot) for slot in slots)
-        assert booked[pod.workload] == near(truth), pod
+        # Where readings at a boundary come late, on a busy machine, a moment goes to a neighbour.
+        assert booked[pod.workload] == near(truth, MOMENT_UJ), pod
     rows = daemon.rows("SELECT workload, account, experiment, evidence FROM workloads")
     known = {workload: rest for workload, *rest in rows}
     assert known[retries[0].workload] == ["team-a", "train", "pod-resources"]

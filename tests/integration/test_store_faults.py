@@ -127,7 +127,7 @@ def test_kill_leaves_the_books_before_or_after(
     ("error", "words"),
     [
         ("EIO", "the disk failed to read or write"),
-        ("EROFS", "read-only"),
+        ("EROFS", "over quota, or read-only"),
         ("EDQUOT", "over quota"),
         ("ENOSPC", "no space left: free some on the file system of FOLDER"),
     ],
@@ -268,8 +268,10 @@ def test_second_process_is_refused_and_a_killed_one_is_not_in_the_way(path: Path
     def work() -> str:
         return str(run(SqliteStore(path, allow_volatile=True), 3).last_ns)
 
-    with child(work) as (pid, said), pytest.raises(LedgerBusy, match=rf"daemon, pid {pid}\b"):
-        SqliteStore(path, allow_volatile=True)
+    with child(work) as (pid, said):
+        in_use = rf"in use by another Joulebook daemon, pid {pid}\b"
+        with pytest.raises(LedgerBusy, match=in_use):
+            SqliteStore(path, allow_volatile=True)
     with closing(SqliteStore(path, allow_volatile=True)) as store:
         assert str(store.load()[0].last_ns) == said
 
