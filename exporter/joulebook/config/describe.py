@@ -32,7 +32,7 @@ def _table(section: Struct, path: tuple[str, ...]) -> Iterator[str]:
             tables += _table(value, (*path, name))
         elif isinstance(value, dict):
             tables += ["", *_comment(text), f"[{dotted((*path, name))}]"]
-            tables += [f"{_text(k)} = {_inline(v)}" for k, v in value.items()]
+            tables += [f"{quoted(k)} = {_inline(v)}" for k, v in value.items()]
         else:
             right = expected(key.bare, key.meta)
             lines += _comment(text if right in _PLAIN else f"{text} ({right})")
@@ -51,7 +51,7 @@ def _inline(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return _text(redact(value))
+        return quoted(redact(value))
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, tuple):
@@ -65,6 +65,7 @@ def _inline(value: object) -> str:
     return "{ " + ", ".join(pairs) + " }"
 
 
-def _text(value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a text as a basic string of TOML."""
     # A JSON string is a TOML basic string, except for DEL, which TOML requires escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

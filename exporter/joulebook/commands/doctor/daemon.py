@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 
 from joulebook import __version__
@@ -13,6 +12,7 @@ from joulebook.commands.shared.text import seconds, several
 from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.config import Config, parse_listen
 from joulebook.errors import InputError
+from joulebook.http_client import trusting
 from joulebook.node.assembly.node import can_measure
 
 _UNAUTHORIZED = 401
@@ -146,10 +146,7 @@ def _told(board: NodeScrape, *, waiting: bool) -> Iterator[Finding]:
 def daemon_here(config: Config) -> DaemonUrl:
     """Return this node's daemon, at the address in its configuration."""
     # On loopback, no secret is sent, and the certificate is for another name.
-    anything = ssl.create_default_context()
-    anything.check_hostname = False
-    anything.verify_mode = ssl.CERT_NONE
-    return DaemonUrl(url_of(config), tls=anything)
+    return DaemonUrl(url_of(config), tls=trusting(None, "", insecure=True))
 
 
 CHECKS: tuple[Check, ...] = (process, reach, ready, measuring)

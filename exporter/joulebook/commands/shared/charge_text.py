@@ -105,8 +105,6 @@ def as_object(bill: Charges) -> dict[str, Any]:
     }
 
 
-_CO2E = Charge(Item.CO2E)
-
 COLUMNS = (
     "month", "account", "user", "experiment", "remainder", "entry", "late_for", "correction",
     "energy_kwh", "idle_kwh", "gpu_hours", "currency", "electricity", "credit", "hardware", "cost",
@@ -212,7 +210,7 @@ def as_csv(bill: MonthBill) -> str:
                     for item in (Item.ELECTRICITY, Item.CREDIT, Item.HARDWARE)
                 },
                 "cost": _money(net(line.billed).get(currency)),
-                "co2e_kg": _money(line.billed.get(_CO2E)) if first else "",
+                "co2e_kg": _money(line.billed.get(CO2E)) if first else "",
             }
             writer.writerow(row)
     return out.getvalue().rstrip("\n")
@@ -285,7 +283,7 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
             for (item, currency), value in sorted(paid.items())
             if item in IDLE_PARTS.values()
         },
-        "co2e_kg": _money(paid.get(_CO2E)) or None,
+        "co2e_kg": _money(paid.get(CO2E)) or None,
     }
 
 

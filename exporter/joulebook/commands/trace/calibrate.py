@@ -23,6 +23,7 @@ from pathlib import Path
 import click
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
+from joulebook.config.describe import quoted
 from joulebook.core.energy.calibration import Fit, fit
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.trace.format import Trace, TraceRecord, read_trace
@@ -66,7 +67,7 @@ def _lines(name: str, args: Options, found: Fit) -> Iterator[str]:
         f"{2 * found.offset_error_w:.2f} W (two standard errors)"
     )
     yield f"# the meter's own error is taken as {args.meter_error:.2%} (--meter-error)"
-    yield f'[calibration."{name}"]'
+    yield f"[calibration.{_quoted(name)}]"
     yield f"gain = {found.gain:.5f}"
     yield f"offset_w = {found.offset_w:.3f}"
     yield f"uncertainty_ratio = {whole:.5f}"
@@ -77,7 +78,7 @@ def _lines(name: str, args: Options, found: Fit) -> Iterator[str]:
 def _quoted(text: str) -> str:
     """A TOML basic string: printable, on one line."""
     clean = "".join(each if each.isprintable() else " " for each in text)
-    return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return quoted(clean)
 
 
 def _device(trace: Trace, wanted: str) -> int:

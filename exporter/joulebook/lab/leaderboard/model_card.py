@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite
+from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite, read_text
 
 MAX_BYTES = 1024 * 1024
 MOST = 1000
@@ -22,7 +22,7 @@ def read_card(path: Path) -> list[Result]:
 
     A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
     """
-    text = _text(path)
+    text = read_text(path, MAX_BYTES)
     if path.suffix.lower() not in {".yaml", ".yml"}:
         lines = text.splitlines()
         if not lines or lines[0].strip() != "---" or "---" not in [s.strip() for s in lines[1:]]:
@@ -33,17 +33,6 @@ def read_card(path: Path) -> list[Result]:
     if not found:
         raise ConfigError(f"{path}: its model-index has no metric with a value")
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 def _parsed(path: Path, text: str) -> object:

@@ -99,16 +99,21 @@ def exact(text: str | float, where: str) -> Fraction:
     raise ConfigError(f"{where}: {said[:40]!r}: expected a finite number, such as 92.5")
 
 
-def read_csv(path: Path) -> list[Result]:
-    """The results in a CSV file. Raises `ConfigError` naming file, line, column and value."""
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the text of a file of at most so many bytes. Raises `ConfigError`."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
-        text = path.read_text(encoding="utf-8-sig")
+        if path.stat().st_size > max_bytes:
+            raise ConfigError(f"{path}: larger than {max_bytes >> 20} MiB")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def read_csv(path: Path) -> list[Result]:
+    """The results in a CSV file. Raises `ConfigError` naming file, line, column and value."""
+    text = read_text(path, MAX_BYTES)
     try:
         return list(_rows(path, text))
     except csv.Error as error:

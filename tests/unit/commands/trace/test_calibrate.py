@@ -63,6 +63,19 @@ def test_the_table_that_it_prints_is_one_that_the_daemon_reads(
     )
 
 
+def test_the_name_of_a_gpu_cannot_end_its_heading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl")
+    hostile = json.dumps('GPU "a"]\n[rates]\x1b')
+    trace.write_text(trace.read_text().replace('"GPU-a"', hostile))
+    meter = write_meter(tmp_path / "meter.csv")
+    assert cli.main(["calibrate", str(trace), str(meter), "--gpu", "0"]) == 0
+    found = tomllib.loads(capsys.readouterr().out)
+    assert list(found) == ["calibration"]
+    assert list(found["calibration"]) == ['GPU "a"] [rates] ']
+
+
 @pytest.mark.parametrize(
     ("meter", "words", "said"),
     [
