@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -31,15 +31,19 @@ _CLOSE = 1e-12
 
 _MOST_SHOWN = 20
 
+Values = Mapping[str, object]
+"""The values of a statement by their place in it: `runs[0].energy_uj`."""
+
 
 def main(args: Options) -> int:
     """Check one statement; 0: nothing is wrong with it, 1: something is."""
     screen = Screen()
     text, published = _read(args.statement)
+    values = _values(published)
     problems = [
         *_signature(args, text, screen),
-        *_unchecked(text, published),
-        *_rows(args, published, screen),
+        *_unchecked(text, values),
+        *_rows(args, published.rows_sha256, values, screen),
     ]
     for problem in problems[:_MOST_SHOWN]:
         Screen(sys.stderr).say(f"joulebook verify: {problem}")
@@ -71,7 +75,7 @@ def _read(path: Path) -> tuple[str, Statement]:
         ) from None
 
 
-def _unchecked(text: str, published: Statement) -> Iterator[str]:
+def _unchecked(text: str, published: Values) -> Iterator[str]:
     """Yield what a reader of the file sees and nothing recomputes."""
     twice: list[str] = []
 
@@ -83,9 +87,8 @@ def _unchecked(text: str, published: Statement) -> Iterator[str]:
         return found
 
     raw = dict(_leaves(json.loads(text, object_pairs_hook=unique), ""))
-    known = dict(_leaves(msgspec.to_builtins(published), ""))
     yield from (f"{one_line(name, 80)}: more than once in the statement" for name in twice)
-    for path in sorted(raw.keys() - known.keys()):
+    for path in sorted(raw.keys() - published.keys()):
         yield f"{one_line(path, 80)}: {_said(raw, path)} in the statement is no part of one"
 
 
@@ -105,32 +108,34 @@ def _signature(args: Options, text: str, screen: Screen) -> Iterator[str]:
     screen.say(f"Signature  good, by {one_line(key)} ({one_line(by)})")
 
 
-def _rows(args: Options, published: Statement, screen: Screen) -> Iterator[str]:
+def _rows(args: Options, digest: str | None, published: Values, screen: Screen) -> Iterator[str]:
     """Work every figure out again."""
     if args.rows is None:
         screen.say("Figures    not recomputed: that needs --rows FILE")
         return
     basis = rows.read(_text(args.rows), str(args.rows))
-    if published.rows_sha256 is None:
+    if digest is None:
         screen.say("Rows       the statement carries no digest of its rows")
-    elif rows.digest(basis) == published.rows_sha256:
+    elif rows.digest(basis) == digest:
         screen.say("Rows       those of the statement, by its digest")
     else:
         yield f"{args.rows}: not the rows of this statement: their digest differs"
     try:
-        made = statement.make(*basis)
+        again = _values(statement.make(*basis))
     except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{args.rows}: no statement can be made of it: {error}") from None
-    again = dict(_leaves(msgspec.to_builtins(made), ""))
-    before = dict(_leaves(msgspec.to_builtins(published), ""))
     differing = [
-        f"{path}: {_said(before, path)} in the statement, {_said(again, path)} from the rows"
-        for path in sorted(before.keys() | again.keys())
-        if path not in _NOT_COMPARED and not _same(before.get(path), again.get(path))
+        f"{path}: {_said(published, path)} in the statement, {_said(again, path)} from the rows"
+        for path in sorted(published.keys() | again.keys())
+        if path not in _NOT_COMPARED and not _same(published.get(path), again.get(path))
     ]
     if not differing:
         screen.say(f"Figures    {several(len(again), 'value')} recomputed, all equal")
     yield from differing
+
+
+def _values(made: Statement) -> Values:
+    return dict(_leaves(msgspec.to_builtins(made), ""))
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
@@ -144,7 +149,7 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def _said(values: dict[str, object], path: str) -> str:
+def _said(values: Values, path: str) -> str:
     return one_line(repr(values[path]), 80) if path in values else "nothing"
 
 
