@@ -54,7 +54,10 @@ LIES = {
     "ledger id": (put("ledger_id", "x'; DROP TABLE used"), "expected 16 to 64 hexadecimal digits"),
     "other since": (put("since", 7), "returned what follows 7, not 0"),
     "goes beyond": (put("next", 10**6), "continues at 1000000"),
-    "stays": (lambda page: page.update(next=0, postings=[], rates=[], workloads=[]), "not advance"),
+    "stays": (
+        lambda page: page.update(next=0, postings=[], rates=[], workloads=[]),
+        "does not advance from 0",
+    ),
     "numbers fall": (lambda page: page["postings"].reverse(), "not ascending"),
     "no such meter": (put("postings", 0, 2, 99), "of an unknown meter"),
     "no such workload": (put("postings", 0, 3, 99), "of an unknown workload"),
@@ -198,5 +201,5 @@ def test_totals_that_fall(stub: Stub, tmp_path: Path) -> None:
     stub.json("/v1/postings", {**later, "rates": []})
     said = collector.run("collect", "--once")
     assert said.returncode == 1
-    assert "for the quarter hour" in said.stderr
+    assert "totals never decrease" in said.stderr
     assert collected(url) == before

@@ -127,7 +127,7 @@ def test_kill_leaves_the_books_before_or_after(
     ("error", "words"),
     [
         ("EIO", "the disk failed to read or write"),
-        ("EROFS", "read-only"),
+        ("EROFS", "over quota, or read-only"),
         ("EDQUOT", "over quota"),
         ("ENOSPC", "no space left: free some on the file system of FOLDER"),
     ],
