@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
 from tests.lab.backfill import RULES, made
-from tests.lab.grafana import Ask, Chosen, asks, choices, clicked, dashboards, filled, links, panels
+from tests.lab.grafana import Chosen, asks, choices, clicked, dashboards, filled, links, panels
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
 from tests.lab.world import AWAY, CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
@@ -54,16 +54,7 @@ def variables(uid: str, server: Server, span_s: int, **chosen: Chosen) -> dict[s
     values["workload"] = RUNNING.id
     if "workload" in {v["name"] for v in board["templating"]["list"]}:
         values["cluster"] = (RUNNING.cluster,)
-    for name, expression in choices(board).items():
-        (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
-        values[name] = found["metric"][name]
-    return values | chosen
-
-
-def answered(server: Server, ask: Ask) -> list[dict[str, Any]]:
-    if ask.step_s:
-        return server.over(ask.expression, ask.start_s, ask.end_s, ask.step_s)
-    return server.instant(ask.expression, ask.end_s)
+    return values | server.chosen(board, END_S, span_s, SCRAPE_S) | chosen
 
 
 def shown(
@@ -72,7 +63,7 @@ def shown(
     """What the queries of a dashboard give, by panel and letter; of some panels, or of all."""
     values = variables(uid, server, span_s, **chosen)
     return {
-        (ask.panel, ask.ref): answered(server, ask)
+        (ask.panel, ask.ref): server.answer(ask)
         for ask in asks(BOARDS[uid], values, END_S, span_s, SCRAPE_S)
         if not only or ask.panel in only
     }
@@ -214,7 +205,7 @@ def test_the_area_under_the_power_is_the_energy(server: Server, span_s: int) -> 
     t0_s = t1_s = 0
     for ask in asks(BOARDS["joulebook-lab"], values, END_S, span_s, SCRAPE_S):
         if ask.panel == "Power by account":
-            for row in answered(server, ask):
+            for row in server.answer(ask):
                 joules += sum(float(v) for t, v in row["values"] if t > ask.start_s) * ask.step_s
                 t0_s, t1_s = ask.start_s, ask.end_s
     true = Window(truth(), t0_s, t1_s).kwh("meter")[""]
@@ -322,7 +313,7 @@ def test_rules_of_5_minutes_are_true(server: Server, uid: str) -> None:
     for ask in asks(BOARDS[uid], values, END_S, DAY_S, SCRAPE_S):
         answer = PANELS.get((uid, ask.panel))
         if answer is not None and ask.ref == "A":
-            rows = answered(server, ask)
+            rows = server.answer(ask)
             found = sum(float(row["value"][1]) for row in rows)
             assert found == pytest.approx(sum(answer(window).values()), rel=0.01), ask.panel
 

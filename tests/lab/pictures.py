@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from tests.integration.postgresql import running
 from tests.lab.backfill import backfill
-from tests.lab.grafana import ROOT, Chosen, asks, asks_of_ledger, choices, dashboards, filled
+from tests.lab.grafana import ROOT, Chosen, asks, asks_of_ledger, dashboards
 from tests.lab.ledger import MONTH, collect
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
@@ -53,21 +53,15 @@ def payload(
     """All that the page needs to draw a dashboard."""
     board = dashboards()[uid]
     values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
-    for name, expression in choices(board).items():
-        (found,) = server.instant(filled(expression, {}, span_s, 60, SCRAPE_S), END_S)
-        values[name] = found["metric"][name]
+    values |= server.chosen(board, END_S, span_s, SCRAPE_S)
     values = values | {"currency": ("EUR",)} | {name: (text,) for name, text in chosen.items()}
     ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
     answers = []
     for ask in asks(board, values, END_S, span_s, SCRAPE_S):
-        rows = (
-            server.over(ask.expression, ask.start_s, ask.end_s, ask.step_s)
-            if ask.step_s
-            else server.instant(ask.expression, END_S)
-        )
         answers.append({
-            "panel": ask.panel, "id": ids[ask.panel, ask.ref], "ref": ask.ref, "rows": rows,
-            "legend": ask.legend, "start": ask.start_s, "end": ask.end_s, "step": ask.step_s,
+            "panel": ask.panel, "id": ids[ask.panel, ask.ref], "ref": ask.ref,
+            "rows": server.answer(ask), "legend": ask.legend,
+            "start": ask.start_s, "end": ask.end_s, "step": ask.step_s,
         })  # fmt: skip
     return _page(board, answers, span_s, words, chosen)
 

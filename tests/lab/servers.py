@@ -8,10 +8,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.grafana import Ask, choices, filled
 from tests.ports import free_port
 
 
@@ -61,6 +62,22 @@ class Server:
         return self._ask(
             "query_range", query=expression, start=str(t0_s), end=str(t1_s), step=str(step_s)
         )
+
+    def answer(self, ask: Ask) -> list[dict[str, Any]]:
+        """What a query of a dashboard gives."""
+        if ask.step_s:
+            return self.over(ask.expression, ask.start_s, ask.end_s, ask.step_s)
+        return self.instant(ask.expression, ask.end_s)
+
+    def chosen(
+        self, board: Mapping[str, Any], end_s: int, span_s: int, scrape_s: int
+    ) -> dict[str, str]:
+        """The values that the hidden variables of a dashboard take."""
+        values = {}
+        for name, expression in choices(board).items():
+            (found,) = self.instant(filled(expression, {}, span_s, 60, scrape_s), end_s)
+            values[name] = found["metric"][name]
+        return values
 
     def _ask(self, path: str, **how: str) -> list[dict[str, Any]]:
         body = urllib.parse.urlencode(how).encode()

@@ -239,9 +239,17 @@ def test_information_of_a_workload() -> None:
     info = values(small_view(), "workload_info")
     (found,) = (each for each in (dict(zip(names, key, strict=True)) for key in info)
                 if each["workload"] == "101")  # fmt: skip
-    assert (found["name"], found["partition"], found["evidence"]) == ("train.sh", "h100", "prolog")
-    assert (found["gpu_count"], found["gpu_model"]) == ("1", "NVIDIA H100 80GB HBM3")
-    assert (found["image"], found["array"]) == ("", "")
+    assert found == {
+        "scheduler": "slurm",
+        "workload": "101",
+        "name": "train.sh",
+        "partition": "h100",
+        "image": "",
+        "array": "",
+        "gpu_count": "1",
+        "gpu_model": "NVIDIA H100 80GB HBM3",
+        "evidence": "prolog",
+    }
     assert set(info.values()) == {1}
 
 

@@ -30,7 +30,6 @@ from joulebook.node.sensors.contract import PollResult
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
 
 MS, S = 1_000_000, 1_000_000_000
-QUARTER_S = 900
 MOST_MW = 1_000_000
 BUSY_MW = 150_000
 GLANCE_NS = 3 * MS
@@ -86,7 +85,6 @@ class Card:
     wrap_uj: int | None = None
     instances: tuple[InstanceUse, ...] | None = None
     processes: dict[int, ProcessUse] = field(default_factory=dict)
-    ends_ns: dict[int, int] = field(default_factory=dict)
     lost: str = ""
     gone: bool = False
     garbage: str = ""
@@ -129,7 +127,7 @@ class Card:
             energy_uj = 0 if small else energy_uj + 10**14
             self.lied = True
         self.truth[node_ns, energy_uj] = (self.born_ns, lies)
-        listed = tuple(p for pid, p in self.processes.items() if pid not in self.ends_ns)
+        listed = tuple(self.processes.values())
         return Reading(
             self.meter,
             node_ns,

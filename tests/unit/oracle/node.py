@@ -51,15 +51,15 @@ from joulebook.node.sensors.contract import PollResult
 
 WITH_TIME = (clock_module, daemon, health, release, sensor_thread)
 OF_THE_PROCESS = ("sensor_errors", "rejected_inputs", "feed_errors", "exposition_errors")
-COUNTERS = [
+PERSISTED = [
     metric.name
     for metric in CATALOGUE
     if metric.kind is Kind.COUNTER
     and metric.name.startswith("joulebook_")
+    and not metric.name.startswith("joulebook_gpu_")
     and not any(name in metric.name for name in OF_THE_PROCESS)
-    and "gpu_" not in metric.name.removeprefix("joulebook_")[:4]
+    and metric.name in PRODUCERS
 ]
-PERSISTED = [name for name in COUNTERS if name in PRODUCERS]
 
 
 class FaultyStore:

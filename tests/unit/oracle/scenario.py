@@ -9,6 +9,7 @@ from typing import NamedTuple
 from joulebook.core.energy.readings import Component, InstanceUse, Meter
 
 S = 1_000_000_000
+UTC_S = 1_760_000_400
 
 
 class Action(NamedTuple):
@@ -66,9 +67,8 @@ def plan(seed: int) -> Plan:
     chance = random.Random(seed)
     cards = tuple(_card(chance, i) for i in range(chance.choice((0, 1, 1, 2, 2, 3))))
     length_ms = chance.choice((15_000, 30_000, 30_000, 60_000))
-    utc_s = 1_760_000_400
-    start_s = 900 - utc_s % 900 - chance.randrange(length_ms // 1000 + 30)
-    actions = sorted(_actions(chance, length_ms, utc_s + start_s))
+    start_s = 900 - UTC_S % 900 - chance.randrange(length_ms // 1000 + 30)
+    actions = sorted(_actions(chance, length_ms, UTC_S + start_s))
     return Plan(
         seed,
         start_s,
@@ -82,7 +82,7 @@ def plan(seed: int) -> Plan:
         most=chance.choice((1, 2, 3, 100)),
         sensors=chance.choice((1, 1, 2)),
         cards=cards,
-        rates=_rates(chance, utc_s + start_s),
+        rates=_rates(chance, UTC_S + start_s),
         actions=tuple(actions),
     )
 

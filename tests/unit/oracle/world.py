@@ -11,14 +11,14 @@ from contextlib import suppress
 import msgspec
 from tests.unit.oracle.account import Account, Page, Stay
 from tests.unit.oracle.machine import MS, Card, Cards, InlineSensor, S, Teller, Time
-from tests.unit.oracle.scenario import Action, Plan, RateStep
+from tests.unit.oracle.scenario import UTC_S, Action, Plan, RateStep
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter, ProcessUse, Span
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
-UTC_NS = 1_760_000_400 * S
+UTC_NS = UTC_S * S
 CALM_NS = 120 * S
 FAR_NS = 1 << 62
 ABSENT = Meter(Component.GPU, "GPU-absent")

@@ -49,14 +49,17 @@ def test_a_file_that_asks_for_nothing(folder: Path, text: str) -> None:
     assert read_web_config(path) == WebConfig()
 
 
-def test_tls_with_paths_relative_to_the_file(folder: Path) -> None:
-    noted: list[Path] = []
+class Noted(list[Path]):
+    """The files that were read, in that order."""
 
-    def note(path: Path) -> Path:
-        noted.append(path)
+    def __call__(self, path: Path) -> Path:
+        self.append(path)
         return path
 
-    web = read_web_config(written(folder, TLS), note)
+
+def test_tls_with_paths_relative_to_the_file(folder: Path) -> None:
+    noted = Noted()
+    web = read_web_config(written(folder, TLS), noted)
     assert web.tls is not None
     assert web.tls.minimum_version == ssl.TLSVersion.TLSv1_2
     assert web.tls.verify_mode == ssl.CERT_NONE
@@ -70,6 +73,7 @@ def test_absolute_paths(folder: Path) -> None:
 
 
 def test_all_of_tls(folder: Path) -> None:
+    noted = Noted()
     web = read_web_config(
         written(
             folder,
@@ -86,8 +90,10 @@ http_server_config:
   http2: true
   headers: {X-Frame-Options: deny, Strict-Transport-Security: ""}
 """,
-        )
+        ),
+        noted,
     )
+    assert folder / "ca.pem" in noted
     assert web.tls is not None
     assert web.tls.verify_mode == ssl.CERT_REQUIRED
     assert web.tls.maximum_version == ssl.TLSVersion.TLSv1_2

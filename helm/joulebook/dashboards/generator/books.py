@@ -8,7 +8,7 @@ from dashboards.generator import links
 from dashboards.generator.alerts import unbooked
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import NODES, WHERE, kwh
-from dashboards.generator.panel import Basis, Column, Panel, Query
+from dashboards.generator.panel import Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import by, risen, selector
 
 _NODE = "{{node}} {{cluster}}"
@@ -23,25 +23,24 @@ _GONE = f"({unbooked(_IN)})"
 _LOST = 'reason=~"unknown_holder|daemon_down|counter_reset"'
 
 STATE = (
-    Panel("Nodes scraped", "Daemons that were scraped at the end of the range.", Basis.COUNTED,
+    stat("Nodes scraped", "Daemons that were scraped at the end of the range.", Basis.COUNTED,
         "none",
-        (Query(f"count(group by (cluster, node, instance) (joulebook_build_info{_IN}))"),),
-        "stat", 6, 4),
-    Panel("Not in the books", "The worst node: what its meters have read and neither experiments, "
+        Query(f"count(group by (cluster, node, instance) (joulebook_build_info{_IN}))"), 6),
+    stat("Not in the books", "The worst node: what its meters have read and neither experiments, "
         "remainders nor pending energy show, as a share of what they have read; 0 by design, save "
         "for rounding down.", Basis.METERED, "percentunit",
-        (Query(f"max(abs({_GONE}) / sum by (cluster, node) ("
-            f"joulebook_meter_energy_joules_total{_IN}))"),),
-        "stat", 6, 4, decimals=3, thresholds=((None, "green"), (0.005, "red")),
+        Query(f"max(abs({_GONE}) / sum by (cluster, node) ("
+            f"joulebook_meter_energy_joules_total{_IN}))"),
+        6, decimals=3, thresholds=((None, "green"), (0.005, "red")),
         empty="no meter was read"),
-    Panel("Not attributed", "Share of the energy of the range that went to unknown_holder, "
+    stat("Not attributed", "Share of the energy of the range that went to unknown_holder, "
         "daemon_down or counter_reset.", Basis.METERED, "percentunit",
-        (Query(f"(sum({_rise('remainder_energy_joules', _LOST)}) or vector(0))\n"
-            f"/ sum({_rise('meter_energy_joules')})"),),
-        "stat", 6, 4, decimals=2, thresholds=((None, "green"), (0.05, "red")),
+        Query(f"(sum({_rise('remainder_energy_joules', _LOST)}) or vector(0))\n"
+            f"/ sum({_rise('meter_energy_joules')})"),
+        6, decimals=2, thresholds=((None, "green"), (0.05, "red")),
         empty="no meter was read"),
-    Panel("Not measured", "Time in which meters were not read in the range, all meters together.",
-        Basis.COUNTED, "s", (Query(f"sum({_rise('gap_seconds')}) or vector(0)"),), "stat", 6, 4,
+    stat("Not measured", "Time in which meters were not read in the range, all meters together.",
+        Basis.COUNTED, "s", Query(f"sum({_rise('gap_seconds')}) or vector(0)"), 6,
         empty="always"),
 )  # fmt: skip
 

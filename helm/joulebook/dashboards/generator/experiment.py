@@ -8,9 +8,11 @@ from dashboards.generator.figures import (
     CHOICE,
     CURRENCY,
     OF_GPU,
+    OF_IDLE,
     OWNERS,
     PAID,
     WHO,
+    idle_share,
     kwh,
     leading,
     power,
@@ -20,7 +22,7 @@ from dashboards.generator.figures import (
     used_before,
 )
 from dashboards.generator.lab import LONG
-from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import EXPIRED, by, chosen, ratio, risen, selector
 
 RUN = "cluster, scheduler, workload, user"
@@ -31,45 +33,41 @@ EXACT = (
 )
 
 
-def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
-    return Panel(title, about, basis, unit, (query,), "stat", 4, 4, **how)  # type: ignore[arg-type]
-
-
 _NONE = "not used"
 
 TOTALS = (
-    _stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
+    stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
         Query(kwh(used("energy_joules"))), empty=_NONE),
-    _stat("Cost", f"Electricity and hardware, less what negative prices earned. {LONG}",
+    stat("Cost", f"Electricity and hardware, less what negative prices earned. {LONG}",
         Basis.RATED, "locale", Query(used("cost", "currency"), "{{currency}}"), decimals=2,
-        options={"textMode": "value_and_name"}, empty="set rates.price"),
-    _stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "suffix: kg",
+        options=EACH_NAMED, empty="set rates.price"),
+    stat("CO2e", f"Location-based emissions of electricity. {LONG}", Basis.RATED, "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"), decimals=2, empty="set rates.carbon"),
-    _stat("GPU-hours", f"Hours for which it held GPUs. {LONG}", Basis.HELD, "locale",
+    stat("GPU-hours", f"Hours for which it held GPUs. {LONG}", Basis.HELD, "locale",
         Query(f"({used('gpu_seconds')}) / 3600"), decimals=1, empty=_NONE),
-    _stat("Allocated but idle", f"Share of GPU energy consumed while its GPUs did nothing. {LONG}",
+    stat("Allocated but idle", f"Share of GPU energy consumed while its GPUs did nothing. {LONG}",
         Basis.METERED, "percentunit",
         Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
-        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")), empty=_NONE),
-    _stat("Runs", "Jobs, pods and the like that held devices in the range.",
+        decimals=1, thresholds=OF_IDLE, empty=_NONE),
+    stat("Runs", "Jobs, pods and the like that held devices in the range.",
         Basis.COUNTED, "none", Query(f"count(({run('gpu_seconds', RUN)}) > 0)"), empty="none"),
 )  # fmt: skip
 
 _A_RUN = f"({used('energy_joules')}) / scalar(count(({run('gpu_seconds', RUN)}) > 0))"
 
 BEFORE = (
-    _stat("Energy, period before", "The same of the time before that is as long: is it getting "
+    stat("Energy, period before", "The same of the time before that is as long: is it getting "
         "better?", Basis.METERED, "kwatth", Query(kwh(used_before("energy_joules"))),
         empty="not known"),
-    _stat("Cost, period before", "The same of the time before that is as long.", Basis.RATED,
+    stat("Cost, period before", "The same of the time before that is as long.", Basis.RATED,
         "locale", Query(used_before("cost", "currency"), "{{currency}}"), decimals=2,
-        options={"textMode": "value_and_name"}, empty="not known"),
-    _stat("Energy of a run", "Mean energy of the runs of the range: compare two ranges to see "
+        options=EACH_NAMED, empty="not known"),
+    stat("Energy of a run", "Mean energy of the runs of the range: compare two ranges to see "
         "whether runs of one experiment become cheaper.", Basis.METERED, "kwatth",
         Query(kwh(_A_RUN)), empty=_NONE),
-    _stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
+    stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
         f"{LONG}", Basis.RATED, "locale", Query(used("idle_cost", "currency"), "{{currency}}"),
-        decimals=2, options={"textMode": "value_and_name"}, empty="set rates.price"),
+        decimals=2, options=EACH_NAMED, empty="set rates.price"),
     Panel("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
         f"currency chosen above. {LONG}", Basis.RATED, "locale",
         (Query(used("cost", "kind, currency", PAID), "{{kind}} ({{currency}})"),),
@@ -114,18 +112,7 @@ RUNS = Panel(
         Column("Energy (kWh)", Query(kwh(run("energy_joules", RUN))), "locale", 3, total=True),
         Column("CO2e (kg)", Query(f"({run('co2e_grams', RUN)}) / 1000"), "locale", 3, total=True),
         Column("GPU-hours", Query(_NAMED), "locale", 2, total=True),
-        Column(
-            "Idle",
-            Query(
-                ratio(
-                    run("idle_energy_joules", RUN, OF_GPU),
-                    f"({run('energy_joules', RUN, OF_GPU)}) > 0",
-                )
-            ),
-            "percentunit",
-            0,
-            share=True,
-        ),
+        idle_share(run, RUN),
     ),
     sort="First seen",
     empty="No run in the range: widen it, or choose another experiment",

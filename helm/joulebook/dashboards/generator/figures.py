@@ -8,8 +8,11 @@ says. It is the end of the name of what is read, so that the others name nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from dashboards.generator import links
 from dashboards.generator.board import Variable, hidden, label_values
-from dashboards.generator.panel import Query
+from dashboards.generator.panel import Column, Query
 from dashboards.generator.promql import (
     COPIES,
     EXPIRED,
@@ -21,6 +24,7 @@ from dashboards.generator.promql import (
     net,
     one_of,
     rate,
+    ratio,
     risen,
     selector,
     whole,
@@ -212,6 +216,27 @@ def run(what: str, labels: str = "workload", *matchers: str) -> str:
         used_then = net(used_then, exact(credit))
     return by(labels, used_then)
 
+
+OF_IDLE = ((None, "green"), (0.1, "orange"), (0.25, "red"))
+"""Colours of the share of GPU energy that was allocated but idle."""
+
+
+def idle_share(of: Callable[..., str], labels: str) -> Column:
+    """The column with the idle share of the GPU energy that `used` or `run` gives."""
+    idle, all_ = of("idle_energy_joules", labels, OF_GPU), of("energy_joules", labels, OF_GPU)
+    return Column("Idle", Query(ratio(idle, f"({all_}) > 0")), "percentunit", 0, share=True)
+
+
+HOLDER = (
+    Column("cluster", width=110),
+    Column("node", link=links.NODE),
+    Column("gpu", width=60),
+    Column("workload", link=links.WORKLOAD),
+    Column("user"),
+    Column("account"),
+    Column("experiment", link=links.EXPERIMENT),
+)
+"""Columns that say which GPU, and who holds it."""
 
 LEGENDS = 11
 """How many of a kind a picture shows before the rest."""

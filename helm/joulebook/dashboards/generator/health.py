@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import NODES, WHERE
-from dashboards.generator.panel import Basis, Panel, Query
+from dashboards.generator.panel import Basis, Panel, Query, stat
 from dashboards.generator.promql import by
 
 _GPU = "{{node}} GPU {{gpu}}"
@@ -24,7 +24,7 @@ def _errors(title: str, about: str, *queries: Query) -> Panel:
 
 
 def _stat(title: str, about: str, expression: str) -> Panel:
-    return Panel(title, about, Basis.READ, "locale", (Query(expression),), "stat", 6, 4)
+    return stat(title, about, Basis.READ, "locale", Query(expression), 6)
 
 
 def _gauge(title: str, about: str, name: str, unit: str, most: float | None = None) -> Panel:

@@ -11,9 +11,11 @@ from dashboards.generator.figures import (
     CLUSTERS,
     CURRENCY,
     OF_GPU,
+    OF_IDLE,
     OWNERS,
     PAID,
     by_day,
+    idle_share,
     kwh,
     leading,
     metered,
@@ -24,7 +26,16 @@ from dashboards.generator.figures import (
     used,
     used_before,
 )
-from dashboards.generator.panel import BARS_AHEAD, STACKED, Basis, Column, Panel, Query
+from dashboards.generator.panel import (
+    BARS_AHEAD,
+    EACH_NAMED,
+    STACKED,
+    Basis,
+    Column,
+    Panel,
+    Query,
+    stat,
+)
 from dashboards.generator.promql import chosen, ratio
 from dashboards.generator.recording import SPENT
 
@@ -33,78 +44,60 @@ LONG = "Long ranges of large labs end with the last whole hour (5 minutes up to 
 _SAME = "the time before that is as long; choose Previous month to compare two months"
 
 TOTALS = (
-    Panel(
+    stat(
         "Energy",
         f"Energy of all experiments, idle parts included. {LONG}",
         Basis.METERED,
         "kwatth",
-        (Query(kwh(used("energy_joules"))),),
-        "stat",
-        4,
-        4,
+        Query(kwh(used("energy_joules"))),
         empty="none was held",
     ),
-    Panel(
+    stat(
         "Cost",
         f"Electricity and hardware, less what negative prices earned. {LONG}",
         Basis.RATED,
         "locale",
-        (Query(used("cost", "currency"), "{{currency}}"),),
-        "stat",
-        4,
-        4,
+        Query(used("cost", "currency"), "{{currency}}"),
         decimals=0,
-        options={"textMode": "value_and_name"},
+        options=EACH_NAMED,
         empty="set rates.price",
     ),
-    Panel(
+    stat(
         "CO2e",
         f"Location-based emissions of electricity. {LONG}",
         Basis.RATED,
         "suffix: kg",
-        (Query(f"({used('co2e_grams')}) / 1000"),),
-        "stat",
-        4,
-        4,
+        Query(f"({used('co2e_grams')}) / 1000"),
         decimals=0,
         empty="set rates.carbon",
     ),
-    Panel(
+    stat(
         "GPU-hours",
         f"Hours for which experiments held GPUs. {LONG}",
         Basis.HELD,
         "locale",
-        (Query(f"({used('gpu_seconds')}) / 3600"),),
-        "stat",
-        4,
-        4,
+        Query(f"({used('gpu_seconds')}) / 3600"),
         decimals=0,
         empty="no GPU was held",
     ),
-    Panel(
+    stat(
         "Allocated but idle",
         f"Share of GPU energy consumed while the GPUs that experiments held did nothing. {LONG}",
         Basis.METERED,
         "percentunit",
-        (Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),),
-        "stat",
-        4,
-        4,
+        Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
         decimals=1,
-        thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")),
+        thresholds=OF_IDLE,
         empty="no GPU was held",
     ),
-    Panel(
+    stat(
         "Unattributed",
         "Share of all energy that belongs to no experiment: unallocated GPUs, the system itself, "
         "and what could not be attributed. It is of all accounts, whichever are chosen. "
         f"{LONG}",
         Basis.METERED,
         "percentunit",
-        (Query(ratio(unused("energy_joules"), metered())),),
-        "stat",
-        4,
-        4,
+        Query(ratio(unused("energy_joules"), metered())),
         decimals=1,
         thresholds=((None, "green"), (0.2, "orange"), (0.4, "red")),
         empty="no meter was read",
@@ -112,41 +105,32 @@ TOTALS = (
 )
 
 BEFORE = (
-    Panel(
+    stat(
         "Energy, period before",
         f"The same of {_SAME}.",
         Basis.METERED,
         "kwatth",
-        (Query(kwh(used_before("energy_joules"))),),
-        "stat",
-        4,
-        4,
+        Query(kwh(used_before("energy_joules"))),
         empty="not known",
     ),
-    Panel(
+    stat(
         "Cost, period before",
         f"The same of {_SAME}.",
         Basis.RATED,
         "locale",
-        (Query(used_before("cost", "currency"), "{{currency}}"),),
-        "stat",
-        4,
-        4,
+        Query(used_before("cost", "currency"), "{{currency}}"),
         decimals=0,
-        options={"textMode": "value_and_name"},
+        options=EACH_NAMED,
         empty="not known",
     ),
-    Panel(
+    stat(
         "Cost of idle allocations",
         f"Electricity and hours of GPUs while their holders did nothing with them. {LONG}",
         Basis.RATED,
         "locale",
-        (Query(used("idle_cost", "currency"), "{{currency}}"),),
-        "stat",
-        4,
-        4,
+        Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=0,
-        options={"textMode": "value_and_name"},
+        options=EACH_NAMED,
         empty="set rates.price",
     ),
     Panel(
@@ -205,18 +189,7 @@ TABLE = Panel(
         Column(
             "GPU-hours", Query(f"({used('gpu_seconds', _EACH)}) / 3600"), "locale", 1, total=True
         ),
-        Column(
-            "Idle",
-            Query(
-                ratio(
-                    used("idle_energy_joules", _EACH, OF_GPU),
-                    f"({used('energy_joules', _EACH, OF_GPU)}) > 0",
-                )
-            ),
-            "percentunit",
-            0,
-            share=True,
-        ),
+        idle_share(used, _EACH),
     ),
     sort="Energy (kWh)",
     empty="No experiment used energy in the range: run a job, or widen the range",

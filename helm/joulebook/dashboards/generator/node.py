@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dashboards.generator import links
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import LEGENDS, NODES, WHERE, kwh, leading
-from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.figures import HOLDER, LEGENDS, NODES, WHERE, kwh, leading
+from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import by, rate, risen, selector
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
@@ -34,7 +33,7 @@ def _gauge(title: str, about: str, name: str, unit: str, *, most: float | None =
 
 
 def _stat(title: str, about: str, basis: Basis, unit: str, expression: str) -> Panel:
-    return Panel(title, about, basis, unit, (Query(expression),), "stat", 6, 4)
+    return stat(title, about, basis, unit, Query(expression), 6)
 
 
 _METERS = selector("joulebook_meter_energy_joules_total", WHERE)
@@ -82,13 +81,7 @@ HOLDERS = Panel(
     height=9,
     hidden=("__name__", "instance", "job", "scheduler", "uuid"),
     columns=(
-        Column("cluster", width=110),
-        Column("node", link=links.NODE),
-        Column("gpu", width=60),
-        Column("workload", link=links.WORKLOAD),
-        Column("user"),
-        Column("account"),
-        Column("experiment", link=links.EXPERIMENT),
+        *HOLDER,
         Column(
             "Held",
             Query(

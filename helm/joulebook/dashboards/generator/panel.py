@@ -198,6 +198,19 @@ class Panel:
         panel.options(options)
 
 
+def stat(
+    title: str,
+    about: str,
+    basis: Basis,
+    unit: str,
+    query: Target,
+    width: int = 4,
+    **how: Any,  # noqa: ANN401 - further fields of a panel
+) -> Panel:
+    """One figure, of which a row holds six, or fewer that are wider."""
+    return Panel(title, about, basis, unit, (query,), "stat", width, 4, **how)
+
+
 def _properties(column: Column, blank: str) -> list[models.DynamicConfigValue]:
     """How a column is shown; `blank` stands in its empty cells, which else say what the panel says
     when it is empty.
@@ -312,6 +325,10 @@ BARS: Mapping[str, Any] = {
 
 BARS_AHEAD: Mapping[str, Any] = {**BARS, "barAlignment": 1}
 """The same, each of the time after its instant."""
+
+
+EACH_NAMED: Mapping[str, Any] = {"textMode": "value_and_name"}
+"""Several figures in one panel, each with its name, such as a currency."""
 
 
 def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
     CURRENCY,
+    HOLDER,
     OWNERS,
     PAID,
     WHO,
@@ -20,7 +20,7 @@ from dashboards.generator.figures import (
     used,
 )
 from dashboards.generator.lab import LONG
-from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import ratio
 
 UNALLOCATED = 'reason="unallocated"'
@@ -39,10 +39,10 @@ def _stat(
     query: Query,
     **how: Any,  # noqa: ANN401 - further fields of a panel
 ) -> Panel:
-    return Panel(title, f"{about} {LONG}", basis, unit, (query,), "stat", 4, 4, **how)
+    return stat(title, f"{about} {LONG}", basis, unit, query, **how)
 
 
-_MONEY = {"decimals": 0, "options": {"textMode": "value_and_name"}, "empty": _NO_PRICE}
+_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": _NO_PRICE}
 
 TOTALS = (
     _stat("Cost of idle allocations", f"What was paid {_IDLE}: {_BOTH}.", Basis.RATED, "locale",
@@ -141,13 +141,7 @@ LOW = Panel(
     height=9,
     hidden=("uuid", "scheduler"),
     columns=(
-        Column("cluster", width=110),
-        Column("node", link=links.NODE),
-        Column("gpu", width=60),
-        Column("workload", link=links.WORKLOAD),
-        Column("user"),
-        Column("account"),
-        Column("experiment", link=links.EXPERIMENT),
+        *HOLDER,
         Column(
             "Busy",
             Query(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dashboards.generator import links
 from dashboards.generator.board import Board, Row, text_box
-from dashboards.generator.figures import CLUSTER, CLUSTERS, CURRENCY, OF_GPU, PAID
-from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query
+from dashboards.generator.figures import CLUSTER, CLUSTERS, CURRENCY, OF_GPU, OF_IDLE, PAID
+from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import J_PER_KWH, TARGET, by, chosen, exact, net, one_of, ratio
 
 THIS = chosen("cluster", "workload")
@@ -21,27 +21,23 @@ def _used(what: str, labels: str = "", matcher: str = "") -> str:
     return by(labels, risen)
 
 
-def _stat(title: str, about: str, basis: Basis, unit: str, query: Query, **how: object) -> Panel:
-    return Panel(title, about, basis, unit, (query,), "stat", 4, 4, **how)  # type: ignore[arg-type]
-
-
 TOTALS = (
-    _stat("Energy", f"In the range, idle parts included. {_EXACT}", Basis.METERED, "kwatth",
+    stat("Energy", f"In the range, idle parts included. {_EXACT}", Basis.METERED, "kwatth",
         Query(f"({_used('energy_joules')}) / {J_PER_KWH}"), empty="choose a run"),
-    _stat("Cost", f"Electricity and hardware, less what negative prices earned. {_EXACT}",
+    stat("Cost", f"Electricity and hardware, less what negative prices earned. {_EXACT}",
         Basis.RATED, "locale", Query(_used("cost", "currency"), "{{currency}}"), decimals=2,
-        options={"textMode": "value_and_name"}, empty="-"),
-    _stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "suffix: kg",
+        options=EACH_NAMED, empty="-"),
+    stat("CO2e", f"Location-based emissions of electricity. {_EXACT}", Basis.RATED, "suffix: kg",
         Query(f"({_used('co2e_grams')}) / 1000"), decimals=3, empty="-"),
-    _stat("GPU-hours", f"Hours for which it held GPUs. {_EXACT}", Basis.HELD, "locale",
+    stat("GPU-hours", f"Hours for which it held GPUs. {_EXACT}", Basis.HELD, "locale",
         Query(f"({_used('gpu_seconds')}) / 3600"), decimals=2, empty="-"),
-    _stat("Allocated but idle",
+    stat("Allocated but idle",
         f"Share of GPU energy consumed while its GPUs did nothing. {_EXACT}",
         Basis.METERED, "percentunit",
         Query(ratio(_used("idle_energy_joules", "", OF_GPU),
             f"({_used('energy_joules', '', OF_GPU)}) > 0")),
-        decimals=1, thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")), empty="-"),
-    _stat("Nodes", "Nodes on which it was seen in the range.", Basis.COUNTED, "none",
+        decimals=1, thresholds=OF_IDLE, empty="-"),
+    stat("Nodes", "Nodes on which it was seen in the range.", Basis.COUNTED, "none",
         Query("count(count by (cluster, node) (last_over_time(joulebook_workload_gpu_seconds_total"
             f"{{{THIS}}}[$__range])))"), empty="-"),
 )  # fmt: skip
