@@ -104,7 +104,7 @@ class Watch(LastingThread, Generic[Item]):
         server: ApiServer,
         collection: Collection[Item],
         listener: Listener[Item],
-        fault: Callable[[str], None],
+        fault: Callable[[str], object],
         remedies: Mapping[str, str] = {},
     ) -> None:
         """`fault` is called while an unexpected exception is handled.
