@@ -146,7 +146,8 @@ class Watch(LastingThread, Generic[Item]):
                 self._stopping.wait(self._after(error))
             except Exception:
                 self._version, self.problem = None, "an error of ours, see the log"
-                self._fault(f"watching {self._collection.name} failed; it is listed again")
+                what = self._collection.name
+                self._fault(f"watching {what} failed: changes are unknown until they are relisted")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:
