@@ -9,10 +9,11 @@ A device also has names, numbers and telemetry; none of these is booked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -287,3 +288,21 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
             if name in (each.uuid, old):
                 return each
         return None
+
+
+_Named = TypeVar("_Named")
+
+
+def for_model(
+    model: str, known: Iterable[_Named], pattern: Callable[[_Named], str]
+) -> _Named | None:
+    """Return what is known of a model of device; of several matches, the most specific.
+
+    `pattern` is the name of the models that it is for; `*` matches anything.
+    """
+    fits = [each for each in known if fnmatchcase(model, pattern(each))]
+
+    def names(each: _Named) -> tuple[int, str]:
+        return len(pattern(each).replace("*", "")), pattern(each)
+
+    return max(fits, key=names, default=None)
