@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from joulebook.log import LogOnce
+
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def pause_s(
 class LastingThread(threading.Thread):
     """A daemon thread that calls `work` again after an exception; only its return ends it.
 
-    Deaths are counted by thread name, for metrics and readiness.
+    Deaths are counted by thread name, for metrics and readiness; each kind is logged once.
     """
 
     deaths: Mapping[str, int] = {}
@@ -41,19 +43,15 @@ class LastingThread(threading.Thread):
 
     def run(self) -> None:
         """Run `work`, and run it again after each exception."""
-        failures = 0
+        once = LogOnce(log)
+        said = f"thread {self.name} died: what it does is not done until it is begun again"
         while True:
             try:
                 self._work()
             except Exception:
-                failures += 1
+                failures = once.fault(said, level=logging.CRITICAL)
                 rest_s = pause_s(failures, self._first_s, 60.0)
                 self._mourn(rest_s)
-                log.critical(
-                    "thread %s died, and is begun again (please report this)",
-                    self.name,
-                    exc_info=True,
-                )
                 time.sleep(rest_s)
             else:
                 return

@@ -99,6 +99,15 @@ class LogOnce:
             self._logger.debug("again (%d): " + message, count, *args, stacklevel=2)
         return count
 
+    def fault(self, what: str, *, level: int = logging.ERROR) -> int:
+        """Log an exception that is a fault of ours, and being handled, with its traceback.
+
+        `what` is what failed and what is unknown until it works again. Returns as `failed` does.
+        """
+        error = sys.exception()
+        said, kind = "%s (please report this; repetitions are only counted)", type(error).__name__
+        return self.failed(what, said, what, reason=kind, level=level, exc_info=error)
+
     def recovered(self, key: str, message: str, *args: object) -> int:
         """Log that `key` works again, if it was failing; return how often it had failed."""
         with self._lock:

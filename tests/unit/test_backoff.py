@@ -41,8 +41,30 @@ def test_a_thread_that_dies_is_begun_again_counted_and_seen(
     assert LastingThread.deaths == {"slurm-ask": 2}
     assert health.ready() == (False, "thread slurm-ask died 0 s ago")
     assert [r.getMessage() for r in caplog.records] == [
-        "thread slurm-ask died, and is begun again (please report this)"
+        "thread slurm-ask died: what it does is not done until it is begun again "
+        "(please report this; repetitions are only counted)"
     ] * 2
+
+
+def test_a_thread_that_dies_of_the_same_again_and_again_is_counted_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LastingThread, "deaths", {})
+    monkeypatch.setattr(LastingThread, "_died", {})
+    lives = iter([ValueError("one"), ValueError("two"), ValueError("three"), None])
+
+    def work() -> None:
+        if fault := next(lives):
+            raise fault
+
+    thread = LastingThread("slurm-ask", work, first_s=0.001)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert LastingThread.deaths == {"slurm-ask": 3}
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelname == "CRITICAL"
+    assert caplog.records[0].exc_info
 
 
 def test_a_thread_that_rests_before_its_next_try_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:

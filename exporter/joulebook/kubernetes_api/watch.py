@@ -104,7 +104,7 @@ class Watch(LastingThread, Generic[Item]):
         server: ApiServer,
         collection: Collection[Item],
         listener: Listener[Item],
-        fault: Callable[[str], None],
+        fault: Callable[[str], object],
         remedies: Mapping[str, str] = {},
     ) -> None:
         """`fault` is called while an unexpected exception is handled.
@@ -146,7 +146,8 @@ class Watch(LastingThread, Generic[Item]):
                 self._stopping.wait(self._after(error))
             except Exception:
                 self._version, self.problem = None, "an error of ours, see the log"
-                self._fault(f"watching {self._collection.name} failed; it is listed again")
+                what = self._collection.name
+                self._fault(f"watching {what} failed: changes are unknown until they are relisted")
                 self._stopping.wait(RETRY_MOST_S)
 
     def stop(self, patience_s: float = 2.0) -> None:

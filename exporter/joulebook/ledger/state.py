@@ -22,7 +22,6 @@ from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Meter
 from joulebook.core.evidence import Balance
 from joulebook.core.ledger.state import Books, WorkloadState
-from joulebook.core.money.accrual import ChargeState
 from joulebook.core.money.amounts import Charge, Charges, Exact
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -94,13 +93,7 @@ def _fields() -> dict[str, Field]:
 FIELDS = _fields()
 _anchor = msgspec.msgpack.Decoder(Anchor)
 _seq = msgspec.msgpack.Decoder(int)
-_meter = msgspec.msgpack.Decoder(MeterState)
-_meter_key = msgspec.msgpack.Decoder(Meter)
 _workload_key = msgspec.msgpack.Decoder(WorkloadId)
-_node_meter = msgspec.msgpack.Decoder(NodeMeter)
-_text = msgspec.msgpack.Decoder(str)
-_charge = msgspec.msgpack.Decoder(Charge)
-_charged = msgspec.msgpack.Decoder(ChargeState)
 
 
 class Changes(NamedTuple):
@@ -220,10 +213,17 @@ def read_anchor(conn: sqlite3.Connection) -> Anchor | None:
     return _anchor.decode(rows[0][0]) if rows else None
 
 
+def _mapping(conn: sqlite3.Connection, kind: str) -> dict[Any, Any]:
+    """Return one mapping of the books, by key. Raises as `read` does."""
+    field = FIELDS[kind]
+    assert field.key is not None
+    rows = conn.execute("SELECT key, value FROM state WHERE kind = ? ORDER BY key", (kind,))
+    return {field.key.decode(key): field.value.decode(_plain(value)) for key, value in rows}
+
+
 def read_meters(conn: sqlite3.Connection) -> tuple[MeterState, ...]:
     """Return the meters alone. Raises as `read` does."""
-    rows = conn.execute("SELECT value FROM state WHERE kind = 'meters' ORDER BY key")
-    return tuple(_meter.decode(_plain(value)) for (value,) in rows)
+    return tuple(_mapping(conn, "meters").values())
 
 
 def read_booked_to_s(conn: sqlite3.Connection) -> int:
@@ -238,14 +238,12 @@ def read_booked_to_s(conn: sqlite3.Connection) -> int:
 
 def read_charges(conn: sqlite3.Connection) -> dict[Charge, Exact]:
     """Return the total charges. Raises as `read` does."""
-    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'charges'")
-    return {_charge.decode(key): _charged.decode(value).total for key, value in rows}
+    return {charge: state.total for charge, state in _mapping(conn, "charges").items()}
 
 
 def read_models(conn: sqlite3.Connection) -> dict[Meter, str]:
     """Return the models of devices. Raises as `read` does."""
-    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'models'")
-    return {_meter_key.decode(key): _text.decode(value) for key, value in rows}
+    return _mapping(conn, "models")
 
 
 def read_seq(conn: sqlite3.Connection) -> int:
@@ -256,5 +254,4 @@ def read_seq(conn: sqlite3.Connection) -> int:
 
 def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:
     """Return the meters of the whole node. Raises as `read` does."""
-    rows = conn.execute("SELECT key, value FROM state WHERE kind = 'supplies'")
-    return {_meter_key.decode(key): _node_meter.decode(_plain(value)) for key, value in rows}
+    return _mapping(conn, "supplies")

@@ -53,13 +53,13 @@ def idle_power(scene: Derived) -> Iterator[Sample]:
 
 
 def meters(scene: Derived) -> Iterator[Sample]:
-    """Return what each meter counted."""
+    """Yield what each meter counted."""
     for meter, state in scene.books.meters.items():
         yield (meter.component, meter.name), joules(state.exposed_uj)
 
 
 def gaps(scene: Derived) -> Iterator[Sample]:
-    """Return the time without energy, by reason."""
+    """Yield the time without energy, by reason."""
     known = {
         (meter, reason): 0
         for meter in scene.books.meters
@@ -70,7 +70,7 @@ def gaps(scene: Derived) -> Iterator[Sample]:
 
 
 def counter_power_ratio(scene: Derived) -> Iterator[Sample]:
-    """Return what the counters show against power."""
+    """Yield what the counters show against power."""
     for labels, status in scene.gpus:
         state = scene.books.meters.get(status.meter)
         if state is not None and state.audit.ratio:

@@ -67,15 +67,16 @@ def _as_booked(shared: Sharing, books: Books) -> Sharing:
     """Name holders as they are booked to now."""
     if not books.renamed:
         return shared
-    who = {each: None if each is None else books.booked_to(each) for each in shared.draws}
+
+    def booked_to(who: WorkloadId | None) -> WorkloadId | None:
+        return None if who is None else books.booked_to(who)
+
     return Sharing(
         tuple(
-            holder
-            if holder.workload is None
-            else msgspec.structs.replace(holder, workload=books.booked_to(holder.workload))
+            msgspec.structs.replace(holder, workload=booked_to(holder.workload))
             for holder in shared.holders
         ),
-        {who[each]: part for each, part in shared.draws.items()},
+        {booked_to(who): part for who, part in shared.draws.items()},
     )
 
 

@@ -130,7 +130,7 @@ class Server:
         try:
             asyncio.run(self._serve(ready))
         except Exception:
-            logger.exception("the HTTP server has ended")
+            logger.exception("the HTTP server has ended: nothing is served until a restart")
 
     async def _serve(self, ready: threading.Event) -> None:
         front = Listener(self._listeners, self._app(), self._web, self._limits, self._rejected)

@@ -239,3 +239,11 @@ def test_value_that_makes_no_sense_is_damage(open_store: Open, path: Path) -> No
         ):
             with pytest.raises(LedgerCorrupt):
                 ask()
+
+
+def test_a_model_so_long_that_it_is_packed_is_read(open_store: Open, path: Path) -> None:
+    books = Books(last_ns=T0_NS)
+    after = msgspec.structs.replace(books, models={GPU0: "x" * 600, GPU1: "NVIDIA H100"})
+    open_store().commit(books, after, Entry(), anchor(after))
+    with LedgerReader(path) as reader:
+        assert reader.models() == after.models

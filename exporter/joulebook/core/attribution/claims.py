@@ -46,13 +46,11 @@ class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     Attributes:
         t1_ns: `None` while it still holds it.
         parts: Of `of`, the part of the device: 1 of 1, a replica of those that the device
-            plugin
-            advertises, MIG slices, shards.
+            plugin advertises, MIG slices, shards.
         workload: `None` if the device was certainly held, but it is unknown by whom
             (`unknown_holder`).
         instance: UUID of the MIG instance that is held (empty: the device, or a replica of it).
-            `parts` of `of` are then slices, still of the whole card, since the meter is the
-                card's.
+            `parts` of `of` are then slices, still of the whole card, since the meter is the card's.
 
     """
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
 
 from joulebook.core.energy.intervals import Calibration, Interval
-from joulebook.core.energy.readings import Meter
+from joulebook.core.energy.readings import Meter, for_model
 from joulebook.core.evidence import Method
 from joulebook.units import PJ_PER_UJ
 
@@ -31,8 +30,7 @@ def of(known: Mapping[str, Calibration], meter: Meter, model: str) -> Calibratio
     """The calibration of a meter: by its name (a UUID), else by the most specific model."""
     if not known or meter.name in known:
         return known.get(meter.name)
-    fits = [each for each in known if fnmatchcase(model, each)]
-    named = max(fits, key=lambda each: (len(each.replace("*", "")), each), default=None)
+    named = for_model(model, known, str)
     return None if named is None else known[named]
 
 

@@ -50,8 +50,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         idle: Whether the device did no work in it (`core/energy/idle.py`).
         outage: Whether the daemon was down.
         remainder: Set if the energy is known, but not when it was consumed, so that it cannot
-            be
-            attributed.
+            be attributed.
 
     """
 

@@ -9,10 +9,11 @@ A device also has names, numbers and telemetry; none of these is booked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -76,12 +77,10 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
             not.
         ended: Whether it has ended by now.
         sm_time_ns: Time for which it kept the device's SMs busy since the last reading; `None`
-            if
-            the driver does not report it.
+            if the driver does not report it.
         workload: Its owner, set by the daemon; `None` if unknown.
         marks: The marks that it was under lately, the innermost first. In their time it
-            consumes for
-            them and not for `workload` (`core/attribution/spans.py`).
+            consumes for them and not for `workload` (`core/attribution/spans.py`).
 
     """
 
@@ -160,16 +159,13 @@ class Reading(msgspec.Struct, frozen=True, gc=False, array_like=True):
         uptime_ns: Time since the counter last started at zero, where the driver reports it.
         max_power_mw: Bounds what is plausible.
         busy: Whether the device was at work, its utilization being above 0 (`None`: not
-            reported, or
-            not queried).
+            reported, or not queried).
         processes: `None` if not queried, empty if there were none; `instances` likewise.
         covers: The components whose meters are included in this one; only the rest of such a
-            meter
-            is booked (`core.energy.node_meter`).
+            meter is booked (`core.energy.node_meter`).
         modelled: Whether nothing was measured: `energy_uj` or `power_mw` are a model's.
         hole_ns: How far apart two values of power may be, if the meter can only be polled
-            rarely (0:
-            `intervals.MAX_HOLE_NS`).
+            rarely (0: `intervals.MAX_HOLE_NS`).
 
     """
 
@@ -237,15 +233,13 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         values: Maps metric names of the catalogue, without the prefix `joulebook_gpu_`
             (`power_watts`, `utilization_ratio`, `memory_used_bytes`, `temperature_celsius`,
-                ...) to
-            values in base units; what the device does not report is absent, never 0.
+            ...) to values in base units; what the device does not report is absent, never 0.
         throttle_ns: Cumulative nanoseconds by reason.
         mig: Whether the card is in MIG mode.
         instances: Its MIG instances.
         slices: Compute slices of the whole card, including free ones (0: no MIG).
         files: Its device files below /dev (`dri/renderD128`), where a minor number alone would
-            not
-            identify the card.
+            not identify the card.
 
     """
 
@@ -287,3 +281,21 @@ class DeviceStatus(msgspec.Struct, frozen=True, gc=False):
             if name in (each.uuid, old):
                 return each
         return None
+
+
+_Named = TypeVar("_Named")
+
+
+def for_model(
+    model: str, known: Iterable[_Named], pattern: Callable[[_Named], str]
+) -> _Named | None:
+    """Return what is known of a model of device; of several matches, the most specific.
+
+    `pattern` is the name of the models that it is for; `*` matches anything.
+    """
+    fits = [each for each in known if fnmatchcase(model, pattern(each))]
+
+    def names(each: _Named) -> tuple[int, str]:
+        return len(pattern(each).replace("*", "")), pattern(each)
+
+    return max(fits, key=names, default=None)

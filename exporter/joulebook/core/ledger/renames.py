@@ -134,7 +134,5 @@ def kept(renamed: Renames, books: Books) -> Renames:
     if not renamed:
         return renamed
     held = {claim.workload for claim in books.claims}
-    over = [
-        id_ for id_, was in renamed.items() if was.now not in books.workloads and id_ not in held
-    ]
-    return {id_: was for id_, was in renamed.items() if id_ not in over} if over else renamed
+    found = {id_: was for id_, was in renamed.items() if was.now in books.workloads or id_ in held}
+    return found if len(found) < len(renamed) else renamed

@@ -42,13 +42,11 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     Attributes:
         labels: On its series, like `shown` (the label `workload`); frozen when they were
-            settled
-            (`None`: not yet, nothing is exposed).
+            settled (`None`: not yet, nothing is exposed).
         hold_left_ns: How long its series must still show zero.
         ended_ns: Its end.
         folded: Whether it has no series of its own: the limit was reached, and it counts in the
-            one
-            named `(overflow)` of its owner.
+            one named `(overflow)` of its owner.
 
     """
 

@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.energy.readings import for_model
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 NANO = 1_000_000_000
@@ -248,8 +248,7 @@ class RateSet:
 
         Not the first: templates that write the file (Helm's `toToml`) sort its keys.
         """
-        fits = [rate for rate in self.hardware if fnmatchcase(model, rate.pattern)]
-        return max(fits, key=lambda r: (len(r.pattern.replace("*", "")), r.pattern), default=None)
+        return for_model(model, self.hardware, lambda rate: rate.pattern)
 
 
 def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:

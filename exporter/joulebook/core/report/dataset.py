@@ -220,8 +220,8 @@ class ReportData(msgspec.Struct, frozen=True):
         known_until_s: Up to when each node has booked its readings, which is where a running run
             ends for now.
         unknown: What it cannot know, and why.
-        error_ratio: Bound of the relative error added by the source;
-        0: figures are exactly as booked.
+        error_ratio: Bound of the relative error added by the source; 0: figures are exactly as
+            booked.
         warnings: Its own warnings, such as a partial response.
         replayed: Meters that replayed a recorded trace.
         cut: Workloads known to reach beyond [since, until) although their times are unknown.

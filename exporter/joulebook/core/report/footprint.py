@@ -10,6 +10,7 @@ import functools
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from joulebook.core.energy.readings import for_model
 from joulebook.core.money.rates import HOURS_PER_YEAR
 from joulebook.units import NS_PER_HOUR
 
@@ -137,8 +138,7 @@ def embodied_of(model: str, table: tuple[Embodied, ...] = EMBODIED) -> Embodied 
     """Return the row of a GPU model; of several matches, the most specific (`*` matches
     anything).
     """
-    fits = [row for row in table if fnmatchcase(model, row.pattern)]
-    return max(fits, key=lambda row: (len(row.pattern.replace("*", "")), row.pattern), default=None)
+    return for_model(model, table, lambda row: row.pattern)
 
 
 class HostServer(NamedTuple):

@@ -122,8 +122,7 @@ class Run(msgspec.Struct, frozen=True):
             of its energy only.
         replayed: Whether a meter of it was played from a recorded trace.
         running: Whether it consumed in the last quarter hour that one of its nodes booked, and no
-        end
-            of it is known.
+            end of it is known.
         names: All that it may be asked for by, its parts' names among them.
         parts: The workloads that it consists of.
 

@@ -227,7 +227,7 @@ class EndpointSlices:
                 _SLICES,
             ),
             self,
-            logger.exception,
+            _once.fault,
             _REMEDIES,
         )
 

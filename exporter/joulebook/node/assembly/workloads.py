@@ -144,7 +144,7 @@ def unseen(config: Config) -> str:
 
 
 def unnamed(config: Config) -> tuple[tuple[str, str], ...]:
-    """Yield what is missing for programs outside any scheduler to name experiments.
+    """Return what is missing for programs outside any scheduler to name experiments.
 
     In the manner of rates that are not set; empty where no such programs are booked.
     """

@@ -86,7 +86,7 @@ class ModelSensor:
         return PollResult(tuple(readings))
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
-        """Return a model has no steps."""
+        """Return nothing: a model has no steps."""
         return ()
 
     def _reading(self, meter: Meter, t_ns: int, watts: float) -> Reading:

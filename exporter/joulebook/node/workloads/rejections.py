@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import Counter
 
@@ -41,10 +40,7 @@ class Rejections:
         `what` is what failed and its consequence. The traceback is logged once.
         """
         self.count(FAULT)
-        error = sys.exception()
-        said = "%s (please report this; repetitions are only counted)"
-        kind = type(error).__name__
-        self._once.failed(what, said, what, reason=kind, level=logging.ERROR, exc_info=error)
+        self._once.fault(what)
 
     def counts(self) -> dict[str, int]:
         """Return how many of each reason since the start."""

@@ -78,7 +78,7 @@ class IntelCard:
         return HEADROOM * limit_uw // UW_PER_MW if limit_uw else None
 
     def _reckon(self, energy_uj: int, t_ns: int) -> None:
-        """Return power and utilization since the last poll; neither is reported as such."""
+        """Work out power and utilization since the last poll; neither is reported as such."""
         if self._counted is not None and t_ns > self._counted[0] and energy_uj >= self._counted[1]:
             self._watts = (energy_uj - self._counted[1]) * 1_000 / (t_ns - self._counted[0])
         self._counted = (t_ns, energy_uj)

@@ -99,10 +99,7 @@ class Gpm:
         if last is not None and now_ns - last.t_ns <= APART_NS:
             return last.values
         buffer, self._spare = self._spare or _allocated(), None
-        if buffer is None or self._metrics_get is None:
-            self._spare = buffer
-            return nothing
-        if self._take(buffer):
+        if buffer is None or self._metrics_get is None or self._take(buffer):
             self._spare = buffer
             return nothing
         values: tuple[float | None, ...] = nothing

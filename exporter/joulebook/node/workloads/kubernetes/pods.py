@@ -107,7 +107,7 @@ class PodTable:
     # -- the kubelet
 
     def listed(self, pods: Sequence[ListedPod], t_ns: int) -> bool:
-        """Return whether the kubelet's answer to a query at `t_ns` is accepted.
+        """Take the kubelet's answer to a query at `t_ns`; return whether it is accepted.
 
         A kubelet that has just started reports no pods for a moment, which is rejected while
         containers run.

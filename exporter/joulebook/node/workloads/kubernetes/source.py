@@ -298,7 +298,9 @@ class KubernetesWorkloads:
 
     def _faulty(self) -> None:
         # What the kubelet said is lost, so nothing is known to be complete.
-        self._refuse.fault("polling the kubelet failed; retrying")
+        self._refuse.fault(
+            "polling the kubelet failed: pods may hold other devices than known; retrying"
+        )
         with self._lock:
             self._answered = False
 

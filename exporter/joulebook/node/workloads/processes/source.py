@@ -191,7 +191,7 @@ class ProcessWorkloads:
         self._boundary(now_ns)
 
     def _serving(self, use: ProcessUse) -> ProcessUse:
-        """Return whether it is a display server of a user's login, which serves everyone there.
+        """Return the process, as infrastructure if it is a display server of a user's login.
 
         Only if it just draws: a process that computes is charged, whatever its name.
         """

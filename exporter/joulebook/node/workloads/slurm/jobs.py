@@ -74,7 +74,7 @@ class JobTable:
     # -- event files
 
     def event(self, stem: str, event: JobEvent, t0_ns: int, t1_ns: int | None) -> Job:
-        """Return the current content of an event file."""
+        """Take the current content of an event file; return its job."""
         job = self._by_stem.get(stem)
         known = job.grants.get(stem) if job is not None else None
         if job is None or (known is not None and known.told_ns != event.start_ns):
@@ -142,7 +142,7 @@ class JobTable:
         return None
 
     def event_removed(self, stem: str, t_ns: int, lives: Callable[[Job], bool]) -> Job | None:
-        """Return an event file is gone; returns the job if that ended it just now.
+        """Take note that an event file is gone; return the job if that ended it just now.
 
         An Epilog runs when the processes of a job are gone. So if it is still alive (`lives`), the
         file was removed, and its processes will show the end.
@@ -185,7 +185,7 @@ class JobTable:
     # -- cgroups
 
     def seen(self, place: SlurmPlace, path: Path, t_ns: int, start_s: int) -> Job | None:
-        """Return a directory of a job whose processes began at `t_ns`.
+        """Take a directory of a job whose processes began at `t_ns`; return the job.
 
         `None` while nobody knows which job a SLUID is.
         """
@@ -221,7 +221,7 @@ class JobTable:
         return True
 
     def gone(self, path: Path, t_ns: int) -> Job | None:
-        """Return a directory of a job is gone; returns the job if it was the last one."""
+        """Take note that a directory of a job is gone; return the job if it was the last one."""
         job = self._by_path.pop(path, None)
         if job is None:
             return None
@@ -279,7 +279,7 @@ class JobTable:
         return tuple(self._jobs.get(job_id, ()))
 
     def mapped(self, evidence: Evidence, now: frozenset[Mapped], t_ns: int, start_s: int) -> bool:
-        """Return whether the content of a job-mapping directory changed."""
+        """Take the content of a job-mapping directory; return whether anything changed."""
         wanted = {(m.job_id, f"{evidence.label}:{m.file}:{m.parts}/{m.of}"): m for m in now}
         changed = False
         for job in list(self):

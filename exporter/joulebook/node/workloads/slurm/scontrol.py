@@ -101,12 +101,16 @@ class Asker(LastingThread):
             try:
                 answers = self._answers({job_id for job_id, _ in questions})
             except Exception:
-                self._fault("reading the controller's answer failed; retrying")
+                self._fault(
+                    "reading the controller's answer failed: the jobs stay unknown; retrying"
+                )
             for job_id, answered in questions:
                 try:
                     answered(answers.get(job_id))
                 except Exception:
-                    self._fault("processing the controller's answer failed")
+                    self._fault(
+                        "processing the controller's answer failed: the job may stay unknown"
+                    )
 
     def _answers(self, jobs: Collection[str]) -> dict[str, JobAnswer | None]:
         if len(jobs) == 1:

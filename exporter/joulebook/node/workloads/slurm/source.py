@@ -262,7 +262,9 @@ class SlurmWorkloads:
             with self._lock:
                 self._faulty = True
                 self._agenda.once("rescan", _RETRY_S, self._rescan)
-            self._refuse.fault("watching SLURM failed; rescanning everything")
+            self._refuse.fault(
+                "watching SLURM failed: what jobs hold is uncertain; rescanning everything"
+            )
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()

@@ -104,7 +104,7 @@ class SpanWorkloads:
                 self._take(names)
         except Exception:
             # A fault of ours with one file must not end the watch over all others.
-            self._refuse.fault("watching marks failed; rescanning everything")
+            self._refuse.fault("watching marks failed: some may be missed; rescanning everything")
             self._due = time.monotonic() + 1
 
     def _wait_s(self) -> float | None:
