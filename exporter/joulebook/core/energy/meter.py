@@ -11,17 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy import audit as auditing
-from joulebook.core.energy.audit import Audit, Verdict
-from joulebook.core.energy.intervals import (
-    between,
-    confirm,
-    energy_uj,
-    has_restarted,
-    judge,
-)
-from joulebook.core.energy.power import (
+from joulebook.core.energy.audit import (
     MAX_HOLE_NS,
     STALL_NS,
+    Audit,
+    Verdict,
     counted_uj,
     drawn_uj,
     is_believable,
@@ -29,6 +23,13 @@ from joulebook.core.energy.power import (
     is_off,
     is_sound,
     summed,
+)
+from joulebook.core.energy.intervals import (
+    between,
+    confirm,
+    energy_uj,
+    has_restarted,
+    judge,
 )
 from joulebook.core.energy.readings import Break, Failure, Meter, ProcessUse, Reading, joined
 from joulebook.core.evidence import Gap

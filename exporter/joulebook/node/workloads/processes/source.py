@@ -26,12 +26,12 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
 from joulebook.node.workloads.host.procfs import is_gone, stat_of, user_name
 from joulebook.node.workloads.processes import proc
-from joulebook.node.workloads.processes.lookups import Lookups
 from joulebook.node.workloads.processes.owners import (
     CONTAINERS,
     RUNS,
@@ -41,9 +41,8 @@ from joulebook.node.workloads.processes.owners import (
     place_of,
     run_place,
 )
-from joulebook.node.workloads.processes.proc import Exits, Key
+from joulebook.node.workloads.processes.proc import Exits, Key, Lookups
 from joulebook.node.workloads.processes.table import REMEMBERED_NS, SCHEDULER, Known, ProcessTable
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_MS
 
 GRAIN_NS = 20 * NS_PER_MS
