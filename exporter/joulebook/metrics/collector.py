@@ -19,9 +19,16 @@ from joulebook.metrics.catalogue import (
     SENSOR_ERROR_REASONS,
 )
 from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
-from joulebook.metrics.derived import UNKNOWN, Derived, joules, pending_uj, seconds, unexposed_uj
+from joulebook.metrics.derived import (
+    UNKNOWN,
+    Derived,
+    ProcessStats,
+    joules,
+    pending_uj,
+    seconds,
+    unexposed_uj,
+)
 from joulebook.metrics.metric import Metric
-from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import MW_PER_W
 
