@@ -142,6 +142,8 @@ def facts_of(
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
         named=experiment.named,
+        stage=experiments.stage_of(sources),
+        outcome=info.outcome if info is not None else "",
         named_ns=resident.named_ns(experiment.name),
     )
     return resident.steady(fact, now_ns)

@@ -169,9 +169,11 @@ class KubernetesWorkloads:
         """Confirm that the last `holdings` are durable."""
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
+            now_ns = self._clock.now_ns()
             for resident, fact, info in self._handed:
-                resident.settle(fact, self._clock.now_ns())
-                if resident.all_is_said and resident.info is info:
+                resident.settle(fact, now_ns)
+                waits = self._cluster.synced and resident.awaits_outcome(now_ns)
+                if resident.all_is_said and resident.info is info and not waits:
                     over.append(resident)
             self._handed = []
             self._resumption.settled()
