@@ -20,7 +20,7 @@ from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.errors import LedgerError
 from joulebook.ledger import charges, export, report_query, retention, schema, state

@@ -28,7 +28,7 @@ from joulebook.commands.shared.options import Duration, Options, argument, comma
 from joulebook.commands.shared.text import several
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.totals import WorkloadTotals, totals
+from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError

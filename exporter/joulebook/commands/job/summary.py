@@ -23,8 +23,8 @@ from joulebook.commands.shared.charge_text import NO_RATES, came_to
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Method
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.totals import WorkloadTotals
-from joulebook.core.report.totals import totals as all_totals
+from joulebook.core.report.runs import WorkloadTotals
+from joulebook.core.report.runs import totals as all_totals
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError

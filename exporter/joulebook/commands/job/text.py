@@ -14,7 +14,7 @@ from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.money import amounts
 from joulebook.core.report.dataset import ReportWorkload
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.sanitize import one_line
 from joulebook.terminal import Column, Screen, cut, wrap
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns

@@ -59,18 +59,18 @@ NOT_STATED = "not stated"
 
 
 class RunRoles(msgspec.Struct, frozen=True):
-    """The runs of a statement in their roles; `best` is `None` if not stated.
+    """Which runs of a statement have which role, by their ids.
 
     Attributes:
+        best: The run whose result is reported; `None`: nobody stated which.
         stages: The stage of each run.
         final: The runs whose models were published; all others are development. `None`: nobody
             stated which.
 
     """
 
-    best: Run | None
-    sweep: tuple[Run, ...]
-    project: tuple[Run, ...]
+    best: WorkloadId | None
+    sweep: frozenset[WorkloadId]
     excluded: Mapping[WorkloadId, str]
     states: Mapping[WorkloadId, State]
     stages: Mapping[WorkloadId, str] = {}
@@ -81,13 +81,12 @@ class RunRoles(msgspec.Struct, frozen=True):
         reported = self.states.get(run.workload.id)
         return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
-    def of(self, state: State) -> list[Run]:
-        """Return the runs with this outcome, except those excluded."""
-        return [
-            run
-            for run in self.project
-            if self.state(run) is state and run.workload.id not in self.excluded
-        ]
+    def role(self, run: Run) -> str:
+        """Return the role of a run: `best`, `sweep`, `excluded`, or none."""
+        key = run.workload.id
+        if key in self.excluded:
+            return "excluded"
+        return "best" if key == self.best else "sweep" if key in self.sweep else ""
 
 
 def sort_out(
@@ -103,12 +102,12 @@ def sort_out(
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
     }
-    sweep = tuple(
+    sweep = [
         run
         for run in runs
         if run.workload.id not in excluded
         and (not choice.sweep or any(_is(run, pattern) for pattern in choice.sweep))
-    )
+    ]
     for pattern in choice.sweep:
         _named(runs, pattern)
     best = None
@@ -128,7 +127,12 @@ def sort_out(
         best = None if sweep[0].cut else sweep[0]
     stages = {run.workload.id: _stage(run, choice.stages, site_stages or {}) for run in runs}
     return RunRoles(
-        best, sweep, tuple(runs), excluded, states, stages, _final(runs, choice, best, stages)
+        None if best is None else best.workload.id,
+        frozenset(run.workload.id for run in sweep),
+        excluded,
+        states,
+        stages,
+        _final(runs, choice, best, stages),
     )
 
 

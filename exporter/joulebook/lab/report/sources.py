@@ -16,7 +16,7 @@ from joulebook.config import Config
 from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.errors import ConfigError
 from joulebook.ledger.query import LedgerReader
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from joulebook.core.report import footprint
 from joulebook.core.report.run_roles import NOT_STATED, RunRoles, State
@@ -16,33 +16,33 @@ from joulebook.units import kwh_from_uj
 _LOST = (State.FAILED, State.CANCELLED, State.PREEMPTED)
 
 
-def stages(effort: RunRoles) -> Stages:
+def stages(found: Sequence[Run], roles: RunRoles) -> Stages:
     """Return the energy of each stage, in the order in which they began."""
-    whole_uj = sum(run.tally.energy_uj for run in effort.project)
+    whole_uj = sum(run.tally.energy_uj for run in found)
 
     def row(name: str, runs: Iterable[Run]) -> StageRow:
-        return _row(name, list(runs), effort, whole_uj)
+        return _row(name, list(runs), roles, whole_uj)
 
     groups: dict[str, list[Run]] = {}
-    for run in effort.project:
-        groups.setdefault(effort.stages.get(run.workload.id, NOT_STATED), []).append(run)
-    final = effort.final
+    for run in found:
+        groups.setdefault(roles.stages.get(run.workload.id, NOT_STATED), []).append(run)
+    final = roles.final
     return Stages(
         [row(name, runs) for name, runs in groups.items()],
-        row("all", effort.project),
+        row("all", found),
         None
         if final is None
-        else row("final runs", (run for run in effort.project if run.workload.id in final)),
+        else row("final runs", (run for run in found if run.workload.id in final)),
         None
         if final is None
-        else row("development", (run for run in effort.project if run.workload.id not in final)),
-        row("without a result", (run for run in effort.project if effort.state(run) in _LOST)),
+        else row("development", (run for run in found if run.workload.id not in final)),
+        row("without a result", (run for run in found if roles.state(run) in _LOST)),
     )
 
 
-def _row(name: str, runs: list[Run], effort: RunRoles, whole_uj: int) -> StageRow:
+def _row(name: str, runs: list[Run], roles: RunRoles, whole_uj: int) -> StageRow:
     total = added(run.tally for run in runs)
-    ends = Counter(effort.state(run) for run in runs)
+    ends = Counter(roles.state(run) for run in runs)
     return StageRow(
         stage=name,
         runs=len(runs),

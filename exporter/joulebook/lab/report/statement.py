@@ -85,7 +85,7 @@ def make(
     charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
-        effort = sort_out(found, choice, reported.states, reported.settings.stages)
+        roles = sort_out(found, choice, reported.states, reported.settings.stages)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
@@ -103,10 +103,10 @@ def make(
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
         inventory=inventory,
-        counts=_counts(effort, reported.states_from),
-        energy=energy.energy(effort, project),
+        counts=_counts(found, roles, reported.states_from),
+        energy=energy.energy(found, roles, project),
         boundary=energy.boundary(project, reported.settings),
-        stages=stages(effort),
+        stages=stages(found, roles),
         quality=energy.quality(account, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
@@ -122,7 +122,7 @@ def make(
             about.country,
         ),
         restated=None if anew is None else _restated(account, anew),
-        runs=_rows(found, effort),
+        runs=[_row(run, roles) for run in found],
         limits=[LIMITS],
     )
 
@@ -198,44 +198,31 @@ def _gpu_count(account: ReportData, found: Sequence[Run]) -> Figure:
     return Figure(None, "GPUs", unknown=f"not known from {account.source}")
 
 
-def _counts(effort: RunRoles, states_from: str) -> Counts:
-    failed, cancelled, preempted = map(effort.of, (State.FAILED, State.CANCELLED, State.PREEMPTED))
-    by_id = {run.workload.id: run for run in effort.project}
+def _counts(found: Sequence[Run], roles: RunRoles, states_from: str) -> Counts:
+    ended: dict[State, list[str]] = {state: [] for state in State}
+    for run in found:
+        if run.workload.id not in roles.excluded:
+            ended[roles.state(run)].append(run.shown)
+    shown = {run.workload.id: run.shown for run in found}
     return Counts(
-        len(effort.project),
-        len(effort.of(State.COMPLETED)),
-        len(failed),
-        len(cancelled),
-        len(preempted),
-        len(effort.of(State.RUNNING)),
-        len(effort.of(State.UNKNOWN)),
-        len(effort.excluded),
-        [run.shown for run in failed],
-        [run.shown for run in cancelled],
-        [run.shown for run in preempted],
-        {by_id[key].shown: why for key, why in effort.excluded.items()},
-        [run.shown for run in effort.project if run.cut],
+        len(found),
+        len(ended[State.COMPLETED]),
+        len(ended[State.FAILED]),
+        len(ended[State.CANCELLED]),
+        len(ended[State.PREEMPTED]),
+        len(ended[State.RUNNING]),
+        len(ended[State.UNKNOWN]),
+        len(roles.excluded),
+        ended[State.FAILED],
+        ended[State.CANCELLED],
+        ended[State.PREEMPTED],
+        {shown[key]: why for key, why in roles.excluded.items()},
+        [run.shown for run in found if run.cut],
         states_from,
     )
 
 
-def _rows(found: Sequence[Run], effort: RunRoles) -> list[RunRow]:
-    roles = {run.workload.id: "sweep" for run in effort.sweep}
-    if effort.best is not None:
-        roles[effort.best.workload.id] = "best"
-    roles |= dict.fromkeys(effort.excluded, "excluded")
-    return [
-        _row(
-            run,
-            roles.get(run.workload.id, ""),
-            effort,
-            effort.excluded.get(run.workload.id, ""),
-        )
-        for run in found
-    ]
-
-
-def _row(run: Run, role: str, effort: RunRoles, excluded_because: str) -> RunRow:
+def _row(run: Run, roles: RunRoles) -> RunRow:
     workload, tally = run.workload, run.tally
     user, account, experiment = workload.labels
     return RunRow(
@@ -244,12 +231,12 @@ def _row(run: Run, role: str, effort: RunRoles, excluded_because: str) -> RunRow
         user,
         account,
         experiment,
-        str(effort.state(run)),
-        effort.stages.get(workload.id, NOT_STATED),
-        None if effort.final is None else workload.id in effort.final,
+        str(roles.state(run)),
+        roles.stages.get(workload.id, NOT_STATED),
+        None if roles.final is None else workload.id in roles.final,
         not run.cut,
-        role,
-        excluded_because,
+        roles.role(run),
+        roles.excluded.get(workload.id, ""),
         list(run.nodes),
         _moment(workload.started_utc_ns),
         _moment(workload.ended_utc_ns),
