@@ -29,6 +29,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 from joulebook.units import NS_PER_HOUR, NS_PER_MS
 from joulebook.untrusted_files import open_to_append
@@ -76,7 +77,7 @@ def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
     if totals.wall_ns is None:
         asked = Selection(workloads=frozenset({str(totals.workload.id)}))
-        every = all_totals(ledger.account(0, FOREVER_S, asked))
+        every = all_totals(report_query.account(ledger, 0, FOREVER_S, asked))
         held = {each.workload.id: each.wall_ns for each in every}
         totals = msgspec.structs.replace(totals, wall_ns=held.get(totals.workload.id))
     return Found(totals, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)

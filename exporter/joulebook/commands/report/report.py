@@ -89,12 +89,13 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     refuse_unknown(asked, span, wanted, account)
     refuse_ambiguous(wanted, account)
     site = config if args.rates is None else load(args.rates, {})
-    account = with_site_water(account, site.rates)
+    account = msgspec.structs.replace(account, rates=with_site_water(account, site.rates))
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, site.rates, os.environ)
-        recharged = recharged._replace(account=with_site_water(recharged.account, site.rates))
-        anew = statement.Recharge(args.rates.name, *recharged)
+        again = recharged.account
+        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
+        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)

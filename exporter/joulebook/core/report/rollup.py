@@ -98,8 +98,8 @@ def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT
     return Labels() if known is None else level.of(known.labels)
 
 
-def own_rates(account: ReportData) -> ReportData:
-    """Return the data with the rates weighted by its own energy and held time.
+def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
+    """Return the rates weighted by the energy and held time of the data itself.
 
     A ledger has each node's total at a rate, whoever was charged. For a selection, a rate weighs
     what the selection consumed on that node in that quarter hour; if several were in force, in
@@ -129,11 +129,11 @@ def own_rates(account: ReportData) -> ReportData:
             rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
         else:
             rates += _own_energy(rows, energy_uj[place])
-    return msgspec.structs.replace(account, rates=tuple(rates))
+    return tuple(rates)
 
 
-def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> ReportData:
-    """Return the data with the rates of water in force at each place and time.
+def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedRate, ...]:
+    """Return the rates, and those of water in force at each place and time.
 
     Water is no counter and nothing is billed by it, so it is not booked with the energy.
     """
@@ -145,7 +145,7 @@ def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> ReportDa
     for quantity, curve in curves.items():
         for place, whole_uj in energy_uj.items():
             rates += _water_rates(quantity, curve, place, whole_uj)
-    return msgspec.structs.replace(account, rates=tuple(rates))
+    return tuple(rates)
 
 
 _QUARTER_S = QUARTER_NS // NS_PER_S

@@ -102,12 +102,12 @@ def sort_out(
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
     }
-    sweep = [
-        run
+    sweep = frozenset(
+        run.workload.id
         for run in runs
         if run.workload.id not in excluded
         and (not choice.sweep or any(_is(run, pattern) for pattern in choice.sweep))
-    ]
+    )
     for pattern in choice.sweep:
         _named(runs, pattern)
     best = None
@@ -116,19 +116,19 @@ def sort_out(
         if len(found) > 1:
             names = ", ".join(max(run.names, key=len) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
-        best = found[0]
-        if best.workload.id in excluded:
+        best = found[0].workload.id
+        if best in excluded:
             raise ValueError(f"{choice.best!r} is the best run and an excluded one")
-        if best.cut:
+        if found[0].cut:
             raise ValueError(
                 f"{choice.best!r} is incomplete: it started before or ended after this time range"
             )
     elif len(sweep) == 1:
-        best = None if sweep[0].cut else sweep[0]
+        best = next(iter(sweep - {run.workload.id for run in runs if run.cut}), None)
     stages = {run.workload.id: _stage(run, choice.stages, site_stages or {}) for run in runs}
     return RunRoles(
-        None if best is None else best.workload.id,
-        frozenset(run.workload.id for run in sweep),
+        best,
+        sweep,
         excluded,
         states,
         stages,
@@ -151,7 +151,10 @@ def _matches(run: Run, pattern: str) -> bool:
 
 
 def _final(
-    runs: Sequence[Run], choice: RoleChoice, best: Run | None, stages: Mapping[WorkloadId, str]
+    runs: Sequence[Run],
+    choice: RoleChoice,
+    best: WorkloadId | None,
+    stages: Mapping[WorkloadId, str],
 ) -> frozenset[WorkloadId] | None:
     """Return the final runs: as named, else the best one, else those not of development."""
     for pattern in choice.final:
@@ -162,7 +165,7 @@ def _final(
             run.workload.id for run in runs if any(_matches(run, each) for each in choice.final)
         )
     if choice.best and best is not None:
-        return frozenset({best.workload.id})
+        return frozenset({best})
     if DEVELOPMENT in stages.values():
         return frozenset(
             key for key, stage in stages.items() if stage not in {DEVELOPMENT, NOT_STATED}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from joulebook import __version__
 from joulebook.config.lab import ReportSection
@@ -36,10 +38,11 @@ from joulebook.lab.report.model import (
     ReportedResult,
     Restated,
     RunRow,
+    StageRow,
+    Stages,
     Statement,
 )
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.report.stages import stages
 from joulebook.lab.report.wording import number
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
 
@@ -82,7 +85,7 @@ def make(
 
     Raises `ConfigError` for a run that was named and is none.
     """
-    charged = own_rates(account) if anew is None else anew.account
+    charged = replace(account, rates=own_rates(account)) if anew is None else anew.account
     found = runs(charged)
     try:
         roles = sort_out(found, choice, reported.states, reported.settings.stages)
@@ -106,7 +109,7 @@ def make(
         counts=_counts(found, roles, reported.states_from),
         energy=energy.energy(found, roles, project),
         boundary=energy.boundary(project, reported.settings),
-        stages=stages(found, roles),
+        stages=_stages(found, roles),
         quality=energy.quality(account, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
@@ -265,4 +268,54 @@ def _restated(booked: ReportData, anew: Recharge) -> Restated:
         {kind: after[kind] - before[kind] for kind in sorted(before.keys() & after.keys())},
         None if kg_before is None or kg_after is None else kg_after - kg_before,
         {item: kwh_from_uj(energy_uj) for item, energy_uj in anew.unpriced_uj.items()},
+    )
+
+
+_LOST = (State.FAILED, State.CANCELLED, State.PREEMPTED)
+
+
+def _stages(found: Sequence[Run], roles: RunRoles) -> Stages:
+    """Return the energy of each stage, in the order in which they began."""
+    whole_uj = sum(run.tally.energy_uj for run in found)
+
+    def row(name: str, runs: Iterable[Run]) -> StageRow:
+        return _stage_row(name, list(runs), roles, whole_uj)
+
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        groups.setdefault(roles.stages.get(run.workload.id, NOT_STATED), []).append(run)
+    final = roles.final
+    return Stages(
+        [row(name, runs) for name, runs in groups.items()],
+        row("all", found),
+        None
+        if final is None
+        else row("final runs", (run for run in found if run.workload.id in final)),
+        None
+        if final is None
+        else row("development", (run for run in found if run.workload.id not in final)),
+        row("without a result", (run for run in found if roles.state(run) in _LOST)),
+    )
+
+
+def _stage_row(name: str, runs: list[Run], roles: RunRoles, whole_uj: int) -> StageRow:
+    total = added(run.tally for run in runs)
+    ends = Counter(roles.state(run) for run in runs)
+    return StageRow(
+        stage=name,
+        runs=len(runs),
+        completed=ends[State.COMPLETED],
+        failed=ends[State.FAILED],
+        cancelled=ends[State.CANCELLED],
+        preempted=ends[State.PREEMPTED],
+        running=ends[State.RUNNING],
+        not_known=ends[State.UNKNOWN],
+        gpu_hours=footprint.hours(total.gpu_ns),
+        energy_kwh=kwh_from_uj(total.energy_uj),
+        energy_uj=total.energy_uj,
+        facility_kwh=None if total.facility_uj is None else kwh_from_uj(total.facility_uj),
+        co2e_kg=cost_carbon.kg(total.bill),
+        water_l=cost_carbon.litres(total),
+        cost=cost_carbon.money(total.bill),
+        percent=100 * total.energy_uj / whole_uj if whole_uj else 0.0,
     )
