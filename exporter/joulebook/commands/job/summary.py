@@ -22,8 +22,6 @@ from joulebook.units import NS_PER_HOUR, NS_PER_MS
 
 POLL_S = 1.0
 _NAME_CHARS = 60
-ENOUGH = 0.995
-"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 _SLACK_NS = 5 * NS_PER_MS
 """How far the wall clock may drift from node time between the end and the query."""
 
@@ -137,7 +135,7 @@ def _of(found: Found, node: str, nodes: int) -> str:
         partial.append("its end is not recorded yet")
     elif not found.booked:
         partial.append("its last seconds are not booked yet")
-    elif (found.totals.coverage or 1.0) < ENOUGH:
+    elif (found.totals.coverage or 1.0) < text.ENOUGH:
         share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
         partial.append(f"only {share} of its GPU time is measured")
     if nodes > 1:
@@ -151,6 +149,8 @@ def _of(found: Found, node: str, nodes: int) -> str:
 
 def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
+    if not energy_uj:
+        return "nothing was booked to it"
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
     how = "from a recorded trace" if totals.replayed else "measured"

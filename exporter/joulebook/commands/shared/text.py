@@ -23,12 +23,20 @@ from joulebook.units import (
 
 UNKNOWN = "not known"
 NOTHING = "-"
+ENOUGH = 0.995
+"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
+LOWER_BOUND = "measured: share of the GPU-hours with known energy; below 100 %, it is a lower bound"
 REPLAYED = (
     "Warning: this energy is from a recorded trace (demo or replay): it was not measured on this "
     "machine, and the jobs may be simulated."
 )
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def is_partial(booked_ns: int, held_ns: int) -> bool:
+    """Return whether energy is known for too little of the time for which GPUs were held."""
+    return booked_ns < ENOUGH * held_ns
 
 
 def energy(energy_uj: int) -> str:

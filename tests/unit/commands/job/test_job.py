@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,26 @@ def test_a_job_of_the_collected_ledger(
     assert "all of it" not in text
     assert cli.main(["job", "999", *option]) == 1
     assert "job 999 is not in the collected ledger" in capsys.readouterr().err
+
+
+def test_the_list_says_for_how_much_of_the_time_energy_is_known(
+    collected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(f"sqlite://{collected}/collected.db") as database:
+        whole = booked("n3", "102", 0, 3600, 1000)
+        whole.label("102", "nlp", "grace", "vit", started_utc_ns=NOVEMBER_S * NS_PER_S,
+                    ended_utc_ns=(NOVEMBER_S + 3600) * NS_PER_S)  # fmt: skip
+        assert ingest.take(database, whole.page(0), "t", NOVEMBER_S + 50_000)
+    assert cli.main(["report", "--json"]) == 0
+    lines = {line["experiment"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+    assert (lines["bert"]["held_gpu_hours"], lines["bert"]["coverage"]) == (2, 0.625)
+    assert (lines["vit"]["held_gpu_hours"], lines["vit"]["coverage"]) == (1, 1)
+    assert cli.main(["report"]) == 0
+    text = capsys.readouterr().out
+    table = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
+    assert table[2][2:4] == ["GPU-hours", "measured"]
+    rows = {row[0]: row[2:4] for row in table[3:6]}
+    assert rows["nlp / ada / bert"] == ["2.00", "62 %"]
+    assert rows["nlp / grace / vit"] == ["1.00", "100 %"]
+    assert rows["in all"] == ["3.00", "75 %"]
+    assert "below 100 %, it is a lower bound" in text

@@ -159,11 +159,20 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         ended_ns=job.ended_ns,
         complete=decided or over or (job.labels_done and job.ended_ns is None),
         gpu_count=len(job.held[evidence]) if evidence is not None else 0,
-        evidence=evidence.label if evidence is not None else "",
+        evidence=_evidence(job, evidence),
         extra=_extra(job),
         scheduler_start_s=job.scheduler_start_s,
         named=experiment.named,
     )
+
+
+def _evidence(job: Job, held: Evidence | None) -> str:
+    """Return how it is known what a job holds, or that it holds nothing."""
+    if held is None and job.hooked:
+        held = Evidence.PROLOG
+    elif held is None and job.answered:
+        held = Evidence.SCONTROL
+    return "" if held is None else held.label
 
 
 def _extra(job: Job) -> dict[str, str]:

@@ -100,6 +100,18 @@ def test_a_wckey_names_an_experiment_with_hooks_too(world: World) -> None:
     assert world.facts["8"].labels.experiment == "paper"
 
 
+@pytest.mark.parametrize("hooked", [True, False])
+def test_that_a_job_holds_no_gpu_is_known_too(world: World, hooked: bool) -> None:
+    world.record("8", gres="", total="(null)")
+    if hooked:
+        world.prolog("8")
+    world.cgroup("8")
+    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].evidence)
+    assert (world.facts["8"].gpu_count, world.facts["8"].evidence) == (
+        0, "prolog" if hooked else "scontrol"
+    )  # fmt: skip
+
+
 def test_accounts_keep_their_spaces(world: World) -> None:
     for job, account in (("8", "phys lab"), ("9", "phys ada")):
         world.record(job, account=account, gres="gpu:1(IDX:0)")
