@@ -354,7 +354,8 @@ def test_what_is_not_measured_for_all_of_its_time_says_so(
     october: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
     t0_ns = (OCTOBER_S + 900) * NS_PER_S
-    for number, who, hours in (("101", ("nlp", "ada", "bert"), 8), ("102", ("vision", "grace", "v"), 4)):
+    held = (("101", ("nlp", "ada", "bert"), 8), ("102", ("vision", "grace", "v"), 4))
+    for number, who, hours in held:
         times = {"started_utc_ns": t0_ns, "ended_utc_ns": t0_ns + hours * NS_PER_HOUR}
         october.label(number, *who, **times)
     collect(october)

@@ -12,6 +12,7 @@ from joulebook.commands.shared.charge_text import NO_RATES, came_to
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Method
 from joulebook.core.report.dataset import Selection
+from joulebook.core.report.tally import ENOUGH
 from joulebook.core.report.totals import WorkloadTotals
 from joulebook.core.report.totals import totals as all_totals
 from joulebook.core.sanitize import one_line
@@ -135,7 +136,7 @@ def _of(found: Found, node: str, nodes: int) -> str:
         partial.append("its end is not recorded yet")
     elif not found.booked:
         partial.append("its last seconds are not booked yet")
-    elif (found.totals.coverage or 1.0) < text.ENOUGH:
+    elif (found.totals.coverage or 1.0) < ENOUGH:
         share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
         partial.append(f"only {share} of its GPU time is measured")
     if nodes > 1:

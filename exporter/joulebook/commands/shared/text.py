@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from joulebook.core import units_text
+from joulebook.core.report.tally import ENOUGH
 from joulebook.units import (
     MW_PER_W,
     NS_PER_HOUR,
@@ -23,8 +24,6 @@ from joulebook.units import (
 
 UNKNOWN = "not known"
 NOTHING = "-"
-ENOUGH = 0.995
-"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 LOWER_BOUND = "measured: share of the GPU-hours with known energy; below 100 %, it is a lower bound"
 REPLAYED = (
     "Warning: this energy is from a recorded trace (demo or replay): it was not measured on this "
