@@ -31,6 +31,9 @@ from joulebook.units import NS_PER_S, UJ_PER_J
         ("session-4711", "", "session-4711"),
         ("run-4711-123456.u1000@0a1b2c3d", "", "run-4711-123456.u1000@0a1b2c3d"),
         ("train.service.u1001@0a1b", "", "train.service.u1001@0a1b"),
+        ("3d\\x2dnet@1.service.u1@ws.0a1b2c3d", "", "3d\\x2dnet@1.service.u1@ws.0a1b2c3d"),
+        ("7zip@ws1.lab.0a1b2c3d", "", "7zip@ws1.lab.0a1b2c3d"),
+        ("docker-ab12ab12ab12.u1000", "", "docker-ab12ab12ab12.u1000"),
         ("train-0.1a2b3c4d", "", "train-0.1a2b3c4d"),
         ("kubernetes/train-0.1a2b3c4d", "kubernetes", "train-0.1a2b3c4d"),
         ("process/user.slice/user-1000.slice", "process", "user.slice/user-1000.slice"),
@@ -42,7 +45,22 @@ def test_an_id(text: str, scheduler: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "abc", "12 34", "1234.batch", "-1", "1234'", "*", "12?", "1\n", "१२", "9" * 40, "\x1b[2J"],
+    [
+        "",
+        "abc",
+        "12 34",
+        "1234.batch",
+        "-1",
+        "1234'",
+        "*",
+        "12?",
+        "1\n",
+        "१२",
+        "9" * 40,
+        "\x1b[2J",
+        "12-34",
+        "a b@c",
+    ],
 )
 def test_what_is_no_id(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_id(text) is None
