@@ -127,8 +127,8 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     """Return the facts of a job; `None` while its identity is unknown.
 
     It is complete once nothing that may still be heard could change its labels, or when they must
-    be settled. That it is a task of an array, which changes the name that is shown, is known from
-    the controller alone.
+    be settled. That it is a task of an array or a component of a heterogeneous job, which changes
+    the name that is shown, is known from the controller alone.
     """
     workload = job.id
     if workload is None:
@@ -137,7 +137,10 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     display = ""
     if "array_job_id" in facts:
         display = f"{facts['array_job_id']}_{facts['array_task_id']}"
-        display += f".r{job.restart}" if job.restart else ""
+    elif "het_offset" in facts:
+        display = f"{facts['het_job_id']}+{facts['het_offset']}"
+    if display and job.restart:
+        display += f".r{job.restart}"
     sources = {**job.sources, "workload": display or workload.workload}
     pending: frozenset[str] = frozenset()
     if not job.labels_done:

@@ -19,6 +19,7 @@ from joulebook.node.workloads.slurm.hostlist import expand
 _RECORD = re.compile(r"^JobId=(\d+) ", re.MULTILINE)
 _FIRST = re.compile(r"JobId=\d+ (?P<keys>(?:(?!JobName=)\w+=\S* )*)JobName=")
 _ARRAY = re.compile(r"\bArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) ")
+_HET = re.compile(r"\bHetJobId=(?P<het>\d+) HetJobOffset=(?P<offset>\d+) ")
 _HET_SET = re.compile(r"\n   HetJobIdSet=[^\n]*")
 _USER = re.compile(r"^   UserId=(?P<user>.*)\((?P<uid>\d{1,10})\) GroupId=", re.MULTILINE)
 _ACCOUNT = re.compile(
@@ -74,6 +75,7 @@ class JobAnswer(msgspec.Struct, frozen=True):
         end_s: When it ended (0: it has not, or not known).
         gpus: The GPUs that it holds. Empty once it has ended.
         nodes: The nodes of it that have any.
+        het_job_id, het_offset: Of a component of a heterogeneous job: the job, and which it is.
         gpu_count: How many GPUs it was given on all of its nodes.
         doubtful: Its name passes for more than a name: owner and GPUs were left out.
 
@@ -95,6 +97,8 @@ class JobAnswer(msgspec.Struct, frozen=True):
     wckey: str = ""
     array_job_id: str = ""
     array_task_id: str = ""
+    het_job_id: str = ""
+    het_offset: str = ""
     gpus: tuple[HeldGpu, ...] = ()
     nodes: tuple[str, ...] = ()
     gpu_count: int = 0
@@ -135,6 +139,7 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
     first = _FIRST.match(record)
     if first is None:
         return None
+    array, het = _ARRAY.search(first["keys"]), _HET.search(first["keys"])
     rest = record[first.end() :]
     if name is None:
         owners = list(_USER.finditer(rest))
@@ -142,10 +147,10 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
             return None
         end = max(0, owners[0].start() - 1)
         name = rest[:end]
-        if "HetJobId=" in first["keys"]:
+        if het is not None:
             lines = list(_HET_SET.finditer(name))
             name = name[: lines[-1].start()] if lines and lines[-1].end() == end else name
-    elif (end := _end_of(name, rest, "HetJobId=" in first["keys"])) < 0:
+    elif (end := _end_of(name, rest, het is not None)) < 0:
         return None
     rest = rest[end + 1 :]
     free = _FREE_TEXT.search(rest)
@@ -157,7 +162,6 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
     restarts, whole, lines = (pattern.search(reported) for pattern in (_RESTARTS, _WHOLE, _NODES))
     if user is None or (whole and lines and whole.start() != lines.start()):
         return None
-    array = _ARRAY.search(first["keys"])
     state = _value(_STATE.search(reported))
     by_nodes = _NODE.findall(lines[0]) if lines else []
     return JobAnswer(
@@ -176,6 +180,8 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         wckey=_words(account["wckey"] or "").lstrip("*") if account else "",
         array_job_id=array["array"] if array else "",
         array_task_id=array["task"] if array else "",
+        het_job_id=het["het"] if het else "",
+        het_offset=het["offset"] if het else "",
         gpus=tuple(gpu for nodes, gres in by_nodes for gpu in _held(nodes, gres)),
         nodes=tuple(node for nodes, _ in by_nodes for node in expand(nodes)),
         gpu_count=sum(map(int, _GPUS.findall(whole[1]))) if whole else 0,

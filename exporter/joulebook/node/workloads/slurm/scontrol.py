@@ -246,6 +246,8 @@ def _learn(job: Job, answer: JobAnswer) -> None:
     job.learn(partition=answer.partition, wckey=answer.wckey)
     if answer.array_job_id.isdecimal() and answer.array_task_id.isdecimal():
         job.learn(array_job_id=answer.array_job_id, array_task_id=answer.array_task_id)
+    if answer.het_job_id:
+        job.learn(het_job_id=answer.het_job_id, het_offset=answer.het_offset)
     job.source("comment", answer.comment)
     job.source("wckey", answer.wckey)
     _take_gpus(job, answer)

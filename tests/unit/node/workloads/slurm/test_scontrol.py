@@ -147,8 +147,9 @@ def test_what_the_controller_says_of_an_array_and_of_components_is_no_name(
 ) -> None:
     text = RECORD.replace(f"{ARRAY}JobName=train model", f"{keys}JobName={name}{after}")
     wanted = msgspec.structs.replace(
-        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1]
-    )
+        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1],
+        het_job_id="2" if HET in keys else "", het_offset="0" if HET in keys else "",
+    )  # fmt: skip
     assert parse_job(text, "2") == wanted
     assert parse_job(text, "2", name) == wanted
 
