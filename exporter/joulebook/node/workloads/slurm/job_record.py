@@ -7,7 +7,9 @@ controller writes between the job's name and its command.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -122,16 +124,27 @@ def parse_job(text: str, job_id: str, name: str | None = None) -> JobAnswer | No
 
     Without `name`, the exact name of the job, a record that could be read in two ways is doubtful.
     """
-    starts = [(m.start(), m[1]) for m in _RECORD.finditer(text)]
-    own = [at for at, number in starts if number == job_id]
-    if not own:
-        return None
     if name is None:
-        end = next((at for at, _ in starts if at > own[0]), len(text))
-        records = [_read(text[own[0] : end], job_id)] if len(own) == 1 else []
-    else:
-        records = [_read(text[at:], job_id, name) for at in own]
-    credible = [record for record in records if record is not None]
+        return parse_jobs(text, {job_id}).get(job_id)
+    found = [m.start() for m in _RECORD.finditer(text) if m[1] == job_id]
+    return _credible(job_id, [_read(text[at:], job_id, name) for at in found]) if found else None
+
+
+def parse_jobs(text: str, wanted: Collection[str]) -> dict[str, JobAnswer]:
+    """Return the answers about jobs, in one pass: there may be ten thousand others."""
+    starts = [(m.start(), m[1]) for m in _RECORD.finditer(text)]
+    records: dict[str, list[JobAnswer | None]] = {}
+    for (at, number), (end, _) in itertools.pairwise([*starts, (len(text), "")]):
+        if number in wanted:
+            records.setdefault(number, []).append(_read(text[at:end], number))
+    return {
+        number: _credible(number, found if len(found) == 1 else [])
+        for number, found in records.items()
+    }
+
+
+def _credible(job_id: str, found: Iterable[JobAnswer | None]) -> JobAnswer:
+    credible = [record for record in found if record is not None]
     return credible[0] if len(credible) == 1 else JobAnswer(job_id, doubtful=True)
 
 
