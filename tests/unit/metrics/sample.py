@@ -29,7 +29,7 @@ from joulebook.core.money.rates import (
     nano_per_kwh,
 )
 from joulebook.core.workloads import Allowance, Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.process import ProcessStats
+from joulebook.metrics.derived import ProcessStats
 from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, Snapshot
 from joulebook.units import NS_PER_S
 
