@@ -16,12 +16,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-<<<<<<< HEAD
-from joulebook.core.attribution.claims import Evidence
-=======
 import msgspec
 
->>>>>>> main
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Balance

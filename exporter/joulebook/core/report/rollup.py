@@ -29,12 +29,8 @@ from joulebook.core.money.amounts import (
     RateUsed,
     total,
 )
-<<<<<<< HEAD
-from joulebook.core.money.rates import RateSet
-from joulebook.core.report import runs
-=======
 from joulebook.core.money.rates import RateSet, StepCurve
->>>>>>> main
+from joulebook.core.report import runs
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.report.tally import WATER_GRID, WATER_SITE, Place
 from joulebook.core.workloads import Labels

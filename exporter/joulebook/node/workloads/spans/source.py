@@ -21,12 +21,7 @@ from joulebook.errors import InputError
 from joulebook.experiment_span import DIRECTORY
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings, Rejections
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
-<<<<<<< HEAD
 from joulebook.node.workloads.host.procfs import UserNames, user_name
-from joulebook.node.workloads.rejections import Rejections
-=======
-from joulebook.node.workloads.host.procfs import user_name
->>>>>>> main
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns
