@@ -190,7 +190,7 @@ def _remainders(scene: Derived) -> Iterator[Sample]:
 def _evidence(scene: Derived) -> Iterator[Sample]:
     known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
-        known[host.OTHER_EVIDENCE] = 0
+        known[host.EVIDENCE] = 0
     if scene.books.node_meters:
         known[host.OTHER_EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
