@@ -202,6 +202,7 @@ def small_books() -> Books:
                     RUNNING,
                     name="train.sh",
                     labels=BERT,
+                    started_ns=500 * NS_PER_S,
                     gpu_count=1,
                     evidence="prolog",
                     extra={"partition": "h100", "gpu_model": "NVIDIA H100 80GB HBM3"},
