@@ -93,6 +93,7 @@ class Gpu:
 
 A100 = Gpu(
     name="NVIDIA A100-SXM4-80GB",
+    memory_reserved_bytes=600 << 20,
     memory_total_bytes=80 << 30,
     pstate=0,
     pcie_generation=4,

@@ -14,7 +14,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBen
 from joulebook.core.energy.readings import DeviceStatus, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
-from joulebook.metrics.dcgm import METRICS, collect_dcgm
+from joulebook.metrics.dcgm import ABSENT, METRICS, collect_dcgm
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
@@ -41,6 +41,7 @@ DEFAULT_COUNTERS = {
     *("DEC_UTIL", "XID_ERRORS", "FB_FREE", "FB_USED", "FB_RESERVED", "UNCORRECTABLE_REMAPPED_ROWS"),
     *("CORRECTABLE_REMAPPED_ROWS", "ROW_REMAP_FAILURE"),
 }
+LEFT_OUT = {"NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS"}
 PROFILED = {
     *("GR_ENGINE_ACTIVE", "PIPE_TENSOR_ACTIVE", "DRAM_ACTIVE", "PCIE_TX_BYTES", "PCIE_RX_BYTES"),
 }
@@ -290,6 +291,8 @@ def test_before_hopper_all_but_what_dcgm_profiles_is_there(bench: MakeBench) -> 
     }
     default = {f"DCGM_FI_DEV_{name}" for name in DEFAULT_COUNTERS}
     assert shown == default - {"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"}
+    assert not {f"DCGM_FI_DEV_{name}" for name in LEFT_OUT} & default
+    assert {name for name in ABSENT if "DEV" in name} == {f"DCGM_FI_DEV_{n}" for n in LEFT_OUT}
 
 
 def test_values_are_those_that_dcgm_means(bench: MakeBench) -> None:
