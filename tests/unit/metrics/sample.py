@@ -86,6 +86,7 @@ PROCESS = ProcessStats(
 
 
 HEALTH = {
+    "memory_reserved_bytes": float(600 << 20),
     "memory_temperature_celsius": 71.0,
     "performance_state": 0.0,
     "pcie_generation": 5.0,
