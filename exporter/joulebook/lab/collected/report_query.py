@@ -67,6 +67,9 @@ WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY
 """
 
 
+NAME = "collected ledger"
+
+
 class CollectedSource:
     """The collected ledger at a URL, as a source of reports.
 
@@ -80,24 +83,24 @@ class CollectedSource:
     @property
     def name(self) -> str:
         """What people are shown."""
-        return "collected ledger"
+        return NAME
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """Return what all nodes booked. Raises `ConfigError`, `LedgerError`, and `InputError` for
         quarter hours that are days here and in no export.
         """
         with opened(self._url) as database, database.transaction(writes=False):
-            span = (since_s, until_s)
-            return _account(database, self.name, span, selection, self._hourly)
+            return account(database, since_s, until_s, selection, self._hourly)
 
 
-def _account(
-    database: Database, source: str, span: tuple[int, int], wanted: Selection, hourly: str
+def account(
+    database: Database, since_s: int, until_s: int, wanted: Selection, hourly: str = ""
 ) -> ReportData:
+    """Return what all nodes booked."""
     known = _workloads(database, wanted)
     numbers = None if wanted.everything else sorted(known)
-    inner = (span[0], min(span[1], _LATEST_S))
-    quarters = QuarterHours(database, inner, numbers, hourly)
+    span = (since_s, min(until_s, _LATEST_S))
+    quarters = QuarterHours(database, span, numbers, hourly)
     meters: dict[tuple[str, str], Meter] = {}
     postings = []
     for (
@@ -139,17 +142,16 @@ def _account(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
     return ReportData(
-        source,
-        *span,
+        NAME,
+        since_s,
+        until_s,
         tuple(postings),
         charged,
         {each.id: each for each in known.values() if each.id in there},
         tuple(quarters.rates(places)),
         tuple(
             LostStretch.of_row(node, row)
-            for node, *row in database.rows(
-                _GAPS, [min(edge_s, _LATEST_S) * NS_PER_S for edge_s in span]
-            )
+            for node, *row in database.rows(_GAPS, [edge_s * NS_PER_S for edge_s in span])
         ),
         {
             (node, Meter(Component(component), name)): model
@@ -161,9 +163,9 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
-            *replay_warning(source, {meter for _, meter in booked & replayed}),
+            *replay_warning(NAME, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, inner, wanted),
-            *_late(nodes, postings, span[1]),
+            *_late(nodes, postings, until_s),
         ),
         replayed=replayed,
     )
