@@ -1,10 +1,11 @@
-"""Implement `joulebook collect`: copy many nodes' ledgers into one, as a service or once.
+"""Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
+Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that ledger.
 """
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import renames
@@ -84,6 +86,30 @@ def _serve(config: Config, collector: Collector) -> int:
     return 0
 
 
+def serve_lab(config: Config) -> int:
+    """Collect, and serve pages and API, until told to stop."""
+    try:
+        from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"joulebook lab needs {error.name}: pip install 'joulebook[lab]'"
+        ) from None
+    log.setup(config.log.level, config.log.format)
+    collector, stop = make_collector(config.collect), stop_asked()
+    # The tables are there before the first page is asked for.
+    with opened(config.collect.url, create=True):
+        pass
+    lab = make_lab(config)
+    server = LabServer(lab, CollectorPages(collector))
+    server.start()
+    logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
+    try:
+        collector.run(stop)
+    finally:
+        server.stop()
+    return 0
+
+
 class CollectorServer(Server):
     """The daemon's HTTP server, which here exposes addresses of nodes."""
 
@@ -132,6 +158,45 @@ def collect(options: Options) -> int:
     if options.once and options.check:
         raise click.UsageError("--once and --check: use only one of them")
     return main(options)
+
+
+@command()
+@option(
+    "--add-token",
+    metavar="NAME",
+    default="",
+    help="Print a new token for a program, and exit: it acts as --user.",
+)
+@option("--revoke-token", metavar="NAME", default="", help="End the tokens of that name, and exit.")
+@option("--user", metavar="NAME", default="", help="With --add-token: the user that it acts as.")
+@option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="With --add-token: how long the token is good.",
+)
+def lab(options: Options) -> int:
+    """Serve pages and an API over the collected ledger, and collect from the nodes."""
+    config = load(options.config, os.environ)
+    if not options.add_token and not options.revoke_token:
+        return serve_lab(config)
+    from joulebook.lab.web.grants import Grants, Kind  # noqa: PLC0415 - of an extra
+
+    with opened(config.collect.url, create=True) as database:
+        grants = Grants(database)
+        if options.revoke_token:
+            ended = grants.revoke(options.revoke_token)
+            Screen().say(f"{ended} tokens of that name have ended")
+            return 0 if ended else 1
+        if not options.user:
+            raise click.UsageError("--add-token needs --user NAME")
+        secret = grants.make(
+            Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
+        )
+        grants.note(getpass.getuser(), "command", f"token {options.add_token} for {options.user}")
+    Screen().say(secret)
+    return 0
 
 
 @command()

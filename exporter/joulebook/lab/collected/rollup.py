@@ -50,6 +50,11 @@ def parsed(text: str) -> int:
     return int(match[1]) * 100 + int(match[2])
 
 
+def day_s(text: str) -> int:
+    """Parse a day like `2026-11-30` into the UTC second at which it begins. Raises `ValueError`."""
+    return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+
+
 def closed_to(database: Database) -> int:
     """Return the last month that is closed (0: none), locked until the caller's transaction ends.
 
