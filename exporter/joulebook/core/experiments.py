@@ -30,6 +30,19 @@ ENVIRONMENT = (
 )
 """The variables that name an experiment; no others are ever read for it."""
 
+STAGE_VARIABLE = "JOULEBOOK_STAGE"
+
+VARIABLES = (*ENVIRONMENT, STAGE_VARIABLE)
+"""All variables that are read of a workload's environment."""
+
+STAGE_RULES = (
+    "annotation:joulebook.io/stage",
+    "label:joulebook.io/stage",
+    "comment",
+    f"env:{STAGE_VARIABLE}",
+)
+"""Where the author of a run states its stage; the first match wins."""
+
 POD_LABELS = (
     "training.kubeflow.org/job-name",
     "jobset.sigs.k8s.io/jobset-name",
@@ -66,7 +79,10 @@ DEFAULT_RULES: tuple[str, ...] = (
 )
 """The order of `docs/experiments.md`; `[experiments] rules` replaces it."""
 
-_IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
+_IN_COMMENT = {
+    word: re.compile(rf"""(?:^|[\s;,]){word}=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
+    for word in ("experiment", "stage")
+}
 _DATE = re.compile(
     r"[-_.]?(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
     r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?$"
@@ -111,6 +127,16 @@ def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
     return chosen(rules, sources).name
 
 
+def stage_of(sources: Mapping[str, str]) -> str:
+    """Return the stage of a run as its author stated it; empty: not stated."""
+    for rule in STAGE_RULES:
+        value = sources.get(rule, "")
+        stated = clean_label(_in_comment("stage", value) if rule == "comment" else value)
+        if stated and not is_reserved(stated):
+            return stated
+    return ""
+
+
 def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:
     """Return whether no `pending` rule (which may still get a value) could change `choose`."""
     for rule in rules:
@@ -129,11 +155,15 @@ def _named(rule: str, value: str) -> str:
 
 def _said(rule: str, value: str) -> str:
     if rule == "comment":
-        found = _IN_COMMENT.search(value)
-        return next((g.strip() for g in found.groups() if g), "") if found else ""
+        return _in_comment("experiment", value)
     if rule == "job_name":
         return _stem(value.strip())
     return value.strip()
+
+
+def _in_comment(word: str, comment: str) -> str:
+    found = _IN_COMMENT[word].search(comment)
+    return next((g.strip() for g in found.groups() if g), "") if found else ""
 
 
 def _stem(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other
+from joulebook.core.attribution import gpu, host
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
@@ -175,9 +175,9 @@ def _remainders(scene: Derived) -> Iterator[Sample]:
 def _evidence(scene: Derived) -> Iterator[Sample]:
     known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
-        known[host.EVIDENCE] = 0
+        known[host.OTHER_EVIDENCE] = 0
     if scene.books.node_meters:
-        known[other.EVIDENCE] = 0
+        known[host.OTHER_EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 

@@ -28,7 +28,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
 from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
-from joulebook.node import counters
+from joulebook.node import health
 from joulebook.node.day_totals import DayTotals
 from joulebook.node.parts import Parts
 from joulebook.node.sharing import sharing
@@ -169,8 +169,8 @@ class Daemon:
     def _say(self, before: Books, entry: Entry, tick: Tick) -> None:
         """Log what of a tick an administrator should know."""
         self._say_omissions(before)
-        counters.say_stalls(before, self._books)
-        counters.say_audits(before, self._books)
+        health.say_stalls(before, self._books)
+        health.say_audits(before, self._books)
         for fault in entry.faults:
             _once.failed(
                 fault, "booked to unknown_holder, since it cannot be attributed: %s", fault

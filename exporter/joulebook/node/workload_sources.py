@@ -23,6 +23,7 @@ from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.log import LogOnce
 from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
+    FAULT,
     Before,
     Boundary,
     CountsHostUsage,
@@ -30,7 +31,6 @@ from joulebook.node.workloads.contract import (
     UsageGroup,
     WorkloadSource,
 )
-from joulebook.node.workloads.rejections import FAULT
 
 MAX_OWNERS = 10_000
 """The most processes whose owner is cached; far more than run on one node's GPUs."""

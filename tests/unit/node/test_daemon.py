@@ -22,7 +22,7 @@ from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts
 from joulebook.metrics.snapshot import Snapshot
-from joulebook.node import counters
+from joulebook.node import health
 from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
@@ -460,8 +460,8 @@ def test_a_counter_that_is_given_up_or_wrong_is_named_once(
     wrong = msgspec.structs.replace(fine, audit=Audit(verdict=Verdict.WRONG, ratio=0.9))
     with caplog.at_level("INFO"):
         for before, after in pairwise([fine, stalled, stalled, fine, wrong, wrong, fine]):
-            counters.say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
-            counters.say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
+            health.say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
+            health.say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
     assert all(f"gpu {METER.name}" in text for _, text in said)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from joulebook.commands.daemon.running import daemon_pid
+from joulebook.commands.daemon.client import daemon_pid
 from joulebook.commands.doctor.nvml_survey import Survey, survey
 from joulebook.config import Config, host_name
 from joulebook.ledger.query import LedgerReader

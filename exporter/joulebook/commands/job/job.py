@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from joulebook.commands.job import output as job_output
+from joulebook.commands.job import summary as job_output
 from joulebook.commands.job.summary import (
     Found,
     as_text,

@@ -46,7 +46,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
-from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
+from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make, with_site_water
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
@@ -82,13 +82,18 @@ def write_statement(args: Options, config: Config) -> int:
 def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Recharge | None]:
     """Return what the statement is made of. Raises a `JoulebookError`."""
     about = read_about(args.about)
+    if args.project:
+        about = msgspec.structs.replace(about, title=args.project)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
     refuse_ambiguous(wanted, account)
+    site = config if args.rates is None else load(args.rates, {})
+    account = with_site_water(account, site.rates)
     anew = None
     if args.rates is not None:
-        recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
+        recharged = charged_anew(account, site.rates, os.environ)
+        recharged = recharged._replace(account=with_site_water(recharged.account, site.rates))
         anew = statement.Recharge(args.rates.name, *recharged)
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
@@ -97,8 +102,7 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
         # Messages of a program on this machine do not belong in a paper.
         Screen(sys.stderr).say(said)
         said = ""
-    zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    context = statement.StatementContext(time.time(), known, said, config.report, zone)
+    context = statement.StatementContext(time.time(), known, said, config.report, site.rates.zone)
     return rows.Basis(account, about, _choice(args, about), context), anew
 
 
@@ -109,7 +113,13 @@ def _choice(args: Options, about: About) -> RoleChoice:
         if not name or not is_told or not why.strip():
             raise ConfigError(f"--exclude {text}: expected RUN=WHY, as in 105='wrong data'")
         excluded[name] = why.strip()
-    return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
+    return RoleChoice(
+        args.best or about.best,
+        tuple(args.runs) or about.sweep,
+        excluded,
+        tuple(args.final) or about.final,
+        about.stages,
+    )
 
 
 def _save(option_name: str, path: Path, text: str) -> None:
@@ -175,7 +185,8 @@ def _newest(line: ReportLine) -> Charges:
 def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
-         args.runs, args.exclude, args.about, args.output, args.rows, args.sign)
+         args.runs, args.exclude, args.final, args.project, args.about, args.output, args.rows,
+         args.sign)
     )  # fmt: skip
 
 
@@ -310,7 +321,7 @@ def _line(line: ReportLine) -> dict[str, Any]:
 @command(
     epilog="Without options that select or format, all experiments are listed. With them, a "
     "statement is written: energy, cost and CO2e of the selection, and how each is known.",
-    several=["--runs"],
+    several=["--runs", "--final"],
 )
 @from_where()
 @which_runs()

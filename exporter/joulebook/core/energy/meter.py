@@ -11,17 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy import audit as auditing
-from joulebook.core.energy.audit import Audit, Verdict
-from joulebook.core.energy.intervals import (
-    between,
-    confirm,
-    energy_uj,
-    has_restarted,
-    judge,
-)
-from joulebook.core.energy.power import (
+from joulebook.core.energy.audit import (
     MAX_HOLE_NS,
     STALL_NS,
+    Audit,
+    Verdict,
     counted_uj,
     drawn_uj,
     is_believable,
@@ -29,6 +23,13 @@ from joulebook.core.energy.power import (
     is_off,
     is_sound,
     summed,
+)
+from joulebook.core.energy.intervals import (
+    between,
+    confirm,
+    energy_uj,
+    has_restarted,
+    judge,
 )
 from joulebook.core.energy.readings import Break, Failure, Meter, ProcessUse, Reading, joined
 from joulebook.core.evidence import Gap
@@ -302,7 +303,7 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
     counted = counted_uj(state.last, reading) if reading.breaks is Break.NONE else None
     parts = between(state.last, reading) if counted is None else ()
-    audited = auditing.interrupted(state.audit)
+    audited = auditing.interrupted(state.audit, anew=reading.breaks is not Break.NONE)
     if reading.breaks is Break.NONE and not reading.after_outage:
         audited = auditing.heard(state.audit, reading)
     if not gaps:

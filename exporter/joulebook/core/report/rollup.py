@@ -29,8 +29,9 @@ from joulebook.core.money.amounts import (
     RateUsed,
     total,
 )
-from joulebook.core.money.rates import RateSet
+from joulebook.core.money.rates import RateSet, StepCurve
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
+from joulebook.core.report.tally import WATER_GRID, WATER_SITE, Place
 from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -104,20 +105,20 @@ def own_rates(account: ReportData) -> ReportData:
     what the selection consumed on that node in that quarter hour; if several were in force, in
     proportion to what was charged at each.
     """
-    energy_uj: dict[_Place, int] = {}
-    held_ns: dict[_Place, dict[str, int]] = {}
+    energy_uj: dict[Place, int] = {}
+    held_ns: dict[Place, dict[str, int]] = {}
     for row in account.postings:
         place = (row.node, row.quarter_s)
         energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
         if (model := account.models.get((row.node, row.meter))) is not None:
             of_models = held_ns.setdefault(place, {})
             of_models[model] = of_models.get(model, 0) + row.amount.held_ns
-    hardware: dict[_Place, int] = {}
+    hardware: dict[Place, int] = {}
     for charged in account.charges:
         if charged.charge.item is Item.HARDWARE:
             place = (charged.node, charged.quarter_s)
             hardware[place] = hardware.get(place, 0) + charged.amount.atoms
-    groups: dict[tuple[_Place, str], list[UsedRate]] = {}
+    groups: dict[tuple[Place, str], list[UsedRate]] = {}
     for rate in account.rates:
         place = (rate.node, rate.used.quarter_s)
         if place in energy_uj:
@@ -131,8 +132,38 @@ def own_rates(account: ReportData) -> ReportData:
     return msgspec.structs.replace(account, rates=tuple(rates))
 
 
-_Place = tuple[str, int]
-"""A node and the UTC start of a quarter hour."""
+def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> ReportData:
+    """Return the data with the rates of water in force at each place and time.
+
+    Water is no counter and nothing is billed by it, so it is not booked with the energy.
+    """
+    energy_uj: dict[Place, int] = {}
+    for row in account.postings:
+        place = (row.node, row.quarter_s)
+        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+    rates = [row for row in account.rates if row.used.quantity not in {WATER_SITE, WATER_GRID}]
+    for quantity, curve in curves.items():
+        for place, whole_uj in energy_uj.items():
+            rates += _water_rates(quantity, curve, place, whole_uj)
+    return msgspec.structs.replace(account, rates=tuple(rates))
+
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+
+
+def _water_rates(quantity: str, curve: StepCurve, place: Place, whole_uj: int) -> list[UsedRate]:
+    """Return the rates of a quarter hour, weighted by time; none if a part of it has none."""
+    node, t0_s = place
+    edges = [t0_s, *curve.steps(t0_s, t0_s + _QUARTER_S), t0_s + _QUARTER_S]
+    found = []
+    for a_s, b_s in itertools.pairwise(edges):
+        point = curve.at(a_s)
+        if point is None:
+            return []
+        used = RateUsed(t0_s, quantity, point.value, point.unit, point.source, point.quality)
+        found.append(UsedRate(used, whole_uj * (b_s - a_s) // _QUARTER_S, 0, node))
+    return found
+
 
 _MOST_GUESSES = 4096
 

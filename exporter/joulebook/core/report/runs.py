@@ -28,7 +28,7 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
-from joulebook.core.report.tally import Tally, booked, pue_ppm
+from joulebook.core.report.tally import Facility, Tally, booked
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -163,7 +163,7 @@ def runs(account: ReportData) -> tuple[Run, ...]:
     bills: dict[Subject, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         bills[charged.subject].append({charged.charge: charged.amount})
-    pue = pue_ppm(account.rates)
+    site = Facility.of(account.rates)
     found = []
     for group in groups(account):
         rows = [row for part in group.parts for row in postings[part.id]]
@@ -173,7 +173,7 @@ def runs(account: ReportData) -> tuple[Run, ...]:
         found.append(
             Run(
                 group.whole,
-                booked(rows, bill, pue, None if walls is None else sum(walls.values())),
+                booked(rows, bill, site, None if walls is None else sum(walls.values())),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
                 _by_model(account, group.whole, on_gpus, walls),
@@ -197,9 +197,9 @@ def remainders(account: ReportData) -> dict[Remainder, Tally]:
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
-    pue = pue_ppm(account.rates)
+    site = Facility.of(account.rates)
     return {
-        reason: booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
+        reason: booked(rows.get(reason, []), total(bills.get(reason, [])), site, 0)
         for reason in sorted(rows.keys() | bills.keys())
     }
 

@@ -52,6 +52,7 @@ def _what(statement: Statement) -> Iterator[str]:
             (counts.completed, "completed"),
             (counts.failed, "failed"),
             (counts.cancelled, "cancelled"),
+            (counts.preempted, "preempted"),
             (counts.running, "still running"),
             (counts.excluded, "excluded from the results"),
         )

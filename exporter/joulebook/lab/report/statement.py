@@ -13,7 +13,13 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable
 from joulebook.core.report.rollup import own_rates
-from joulebook.core.report.run_roles import RoleChoice, RunRoles, State, sort_out
+from joulebook.core.report.run_roles import (
+    NOT_STATED,
+    RoleChoice,
+    RunRoles,
+    State,
+    sort_out,
+)
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
@@ -33,6 +39,7 @@ from joulebook.lab.report.model import (
     Statement,
 )
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.stages import stages
 from joulebook.lab.report.wording import number
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
 
@@ -78,7 +85,7 @@ def make(
     charged = own_rates(account) if anew is None else anew.account
     found = runs(charged)
     try:
-        effort = sort_out(found, choice, reported.states)
+        effort = sort_out(found, choice, reported.states, reported.settings.stages)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
@@ -98,6 +105,8 @@ def make(
         inventory=inventory,
         counts=_counts(effort, reported.states_from),
         energy=energy.energy(effort, project),
+        boundary=energy.boundary(project, reported.settings),
+        stages=stages(effort),
         quality=energy.quality(account, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
@@ -190,17 +199,20 @@ def _gpu_count(account: ReportData, found: Sequence[Run]) -> Figure:
 
 
 def _counts(effort: RunRoles, states_from: str) -> Counts:
-    failed = effort.of(State.FAILED)
+    failed, cancelled, preempted = map(effort.of, (State.FAILED, State.CANCELLED, State.PREEMPTED))
     by_id = {run.workload.id: run for run in effort.project}
     return Counts(
         len(effort.project),
         len(effort.of(State.COMPLETED)),
         len(failed),
-        len(effort.of(State.CANCELLED)),
+        len(cancelled),
+        len(preempted),
         len(effort.of(State.RUNNING)),
         len(effort.of(State.UNKNOWN)),
         len(effort.excluded),
         [run.shown for run in failed],
+        [run.shown for run in cancelled],
+        [run.shown for run in preempted],
         {by_id[key].shown: why for key, why in effort.excluded.items()},
         [run.shown for run in effort.project if run.cut],
         states_from,
@@ -216,14 +228,14 @@ def _rows(found: Sequence[Run], effort: RunRoles) -> list[RunRow]:
         _row(
             run,
             roles.get(run.workload.id, ""),
-            effort.state(run),
+            effort,
             effort.excluded.get(run.workload.id, ""),
         )
         for run in found
     ]
 
 
-def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
+def _row(run: Run, role: str, effort: RunRoles, excluded_because: str) -> RunRow:
     workload, tally = run.workload, run.tally
     user, account, experiment = workload.labels
     return RunRow(
@@ -232,7 +244,9 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         user,
         account,
         experiment,
-        str(state),
+        str(effort.state(run)),
+        effort.stages.get(workload.id, NOT_STATED),
+        None if effort.final is None else workload.id in effort.final,
         not run.cut,
         role,
         excluded_because,
@@ -247,6 +261,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         kwh_from_uj(tally.idle_uj),
         None if tally.coverage is None else 100 * tally.coverage,
         cost_carbon.kg(tally.bill),
+        cost_carbon.litres(tally),
         cost_carbon.money(tally.bill),
         run.replayed,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from joulebook.core.report.dataset import Selection
+from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import InputError
 from joulebook.lab.collected import rollup
@@ -18,12 +18,13 @@ from joulebook.lab.report import statement
 from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.runs_csv import cell
+from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.figures import Figures, figures
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.identity import viewer_of
 from joulebook.lab.web.service import Lab
-from joulebook.lab.web.view import JobFilter, JobLine, Usage
+from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage
 from joulebook.lab.web.viewer import Viewer
 from joulebook.units import NS_PER_S
 
@@ -228,15 +229,15 @@ def write_statement(
     format: Literal["text", "markdown", "latex", "json", "csv", "hf", "boamps", "html"] = "json",
 ) -> Response:
     """Return the statement of an experiment, as `joulebook report` writes it."""
-    wanted = Selection(experiments=frozenset({experiment}), accounts=frozenset({account} - {""}))
     with lab.view(viewer) as view:
-        data = view.dataset(0, FOREVER_S, wanted)
-    if not data.workloads:
-        raise InputError(f"no experiment {experiment!r} of yours", reason="missing")
-    context = statement.StatementContext(
-        lab.now_s(), {}, "", lab.config.report, lab.config.rates.zone
-    )
-    made = statement.make(data, About(), RoleChoice("", (), {}), context)
+        data = of_experiment(view, experiment, account)
+    if len(names := accounts_of(data)) > 1:
+        raise InputError(
+            f"several accounts have an experiment {experiment!r}: choose one with account="
+            f"{' or '.join(name or '(none)' for name in names)}",
+            reason="ambiguous",
+        )
+    made = statement_of(lab, data)
     media = {"json": "application/json", "boamps": "application/json", "csv": "text/csv",
              "html": "text/html"}  # fmt: skip
     return Response(renderer(format)(made), media_type=media.get(format, "text/plain"))
@@ -247,6 +248,28 @@ def nodes(lab: TheLab, viewer: Known) -> list[NodeOut]:
     """List the nodes and how far each is collected; for administrators."""
     with lab.view(viewer) as view:
         return [NodeOut(*each) for each in view.nodes()]
+
+
+def of_experiment(view: LabView, name: str, account: str) -> ReportData:
+    """Return the data of an experiment. Raises `InputError` if the viewer has none of that name."""
+    wanted = Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
+    data = view.dataset(0, FOREVER_S, wanted)
+    if not data.workloads:
+        raise InputError(f"no experiment {name!r} of yours is in the ledger", reason="missing")
+    return data
+
+
+def accounts_of(data: ReportData) -> list[str]:
+    """Return the accounts that the runs of a report belong to."""
+    return sorted({each.labels.account for each in data.workloads.values()})
+
+
+def statement_of(lab: Lab, data: ReportData) -> Statement:
+    """Return the statement that `joulebook report` would make of the data."""
+    context = statement.StatementContext(
+        lab.now_s(), {}, "", lab.config.report, lab.config.rates.zone
+    )
+    return statement.make(data, About(), RoleChoice("", (), {}), context)
 
 
 def usage_out(usage: Usage) -> UsageOut:

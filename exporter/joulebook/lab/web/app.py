@@ -33,8 +33,8 @@ _HEADERS = {
 
 STATUS = {
     "unknown": 401, "credential": 401, "nonce": 401, "server": 401, "account": 401,
-    "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "too_many": 400,
-    "busy": 429, "munge": 503,
+    "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "ambiguous": 400,
+    "too_many": 400, "busy": 429, "munge": 503,
 }  # fmt: skip
 """The HTTP status of an `InputError`, by its reason."""
 

@@ -11,19 +11,26 @@ from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.report.totals import totals
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
 from joulebook.lab.collected import rollup
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.report import statement
-from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import FORMATS
 from joulebook.lab.report.paragraph import sentences
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web import present
-from joulebook.lab.web.api import LEVELS, MOST, Anybody, Known, Name, TheLab
+from joulebook.lab.web.api import (
+    LEVELS,
+    MOST,
+    Anybody,
+    Known,
+    Name,
+    TheLab,
+    accounts_of,
+    of_experiment,
+    statement_of,
+)
 from joulebook.lab.web.grants import SESSION_S, Grants, Kind
 from joulebook.lab.web.identity import COOKIE
 from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage, by_component
@@ -33,10 +40,14 @@ MOST_ROWS = 200
 """The most rows of a table; the rest is counted, and in the CSV."""
 
 
+_LONGEST = 10_000
+"""Characters of one text; a paragraph of a statement has some hundred."""
+
+
 def _cleaned(value: object) -> object:
     """Return text from outside on one line, without what could pass for something else."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
-        return one_line(value, 2_000)
+        return one_line(value, _LONGEST)
     return value
 
 
@@ -162,15 +173,13 @@ def experiment(
     account: Name = "",
 ) -> Response:
     """Show an experiment: its figures, runs, and what to publish."""
-    wanted = Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
     with lab.view(viewer) as view:
-        data = view.dataset(0, FOREVER_S, wanted)
-    if not data.workloads:
-        raise InputError(f"No experiment {name} of yours is in the ledger.", reason="missing")
-    context = statement.StatementContext(
-        lab.now_s(), {}, "", lab.config.report, lab.config.rates.zone
-    )
-    made = statement.make(data, About(), RoleChoice("", (), {}), context)
+        data = of_experiment(view, name, account)
+    owners = accounts_of(data)
+    if len(owners) > 1:
+        links = [f"/experiment?{urlencode({'name': name, 'account': each})}" for each in owners]
+        return page("choose.html", viewer, name=name, choices=list(zip(owners, links, strict=True)))
+    made = statement_of(lab, data)
     runs = [JobLine(each.workload, by_component(each.by_meter), each.bill) for each in totals(data)]
     query = urlencode({"experiment": name, "account": account})
     return page(

@@ -11,18 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
+from joulebook.lab.web.api import Known
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.server.auth import HostNames
+from joulebook.server.connections import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
@@ -112,16 +116,26 @@ class _LabApp(App):
         super().__init__(pages, web, rejected, hosts=hosts)
         self._lab = lab
         app = make_app(lab)
+
+        @app.get("/metrics", include_in_schema=False)
+        def metrics(request: Request, viewer: Known) -> Response:
+            """Return the collector's metrics to a program with a token, or an administrator."""
+            if viewer.how != "token" and not viewer.admin:
+                raise InputError("metrics are for administrators and tokens", reason="forbidden")
+            body, media_type = pages.metrics(request.headers.get("accept", ""))
+            return Response(body, headers={"Content-Type": media_type})
+
         app.mount("/static", StaticFiles(directory=_STATIC))
         self._site: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS or path == "/metrics":
+        # With passwords in the web configuration file, Prometheus shows one of these.
+        if path in OPEN_PATHS or (path == "/metrics" and self._web().users):
             await super().__call__(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
-        local = client.startswith("uid:")
+        local = client.startswith(PEER_UID)
         refusal = None if local or self._web().tls else self._misdirected(scope)
         await (refusal or self._site)(scope, receive, send)
 

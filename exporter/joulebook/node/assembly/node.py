@@ -21,7 +21,7 @@ from joulebook.config import Config
 from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates, missing
 from joulebook.core.attribution import host
-from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.attribution.host import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books

@@ -12,8 +12,16 @@ import pytest
 from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
 
 from joulebook.cli import main
-from joulebook.commands.job.output import Output, append, parse
-from joulebook.commands.job.summary import as_text, find, latest_run, lines, wait
+from joulebook.commands.job.summary import (
+    Output,
+    append,
+    as_text,
+    find,
+    latest_run,
+    lines,
+    parse,
+    wait,
+)
 from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
@@ -163,7 +171,7 @@ def test_only_a_regular_file_of_ones_own_with_one_name(tmp_path: Path) -> None:
 def test_rights_are_given_up_for_good_and_never_for_roots_files() -> None:
     code = (
         "import os\n"
-        "from joulebook.commands.job.output import become\n"
+        "from joulebook.commands.job.summary import become\n"
         "from joulebook.errors import InputError\n"
         "for uid, reason in ((0, 'root'), (3999999999, 'unknown_user')):\n"
         "    try: become(uid)\n"

@@ -143,7 +143,7 @@ def test_a_run_that_shares_its_number_is_named_with_its_begin() -> None:
 
 def test_what_the_scheduler_told_of_an_end_is_known() -> None:
     (run,) = runs(ledger("n1", (job(0, 8, outcome="preempted"), 1600)))
-    assert sort_out([run], RoleChoice(), {}).state(run) is State.FAILED
+    assert sort_out([run], RoleChoice(), {}).state(run) is State.PREEMPTED
     assert sort_out([run], RoleChoice(), {run.workload.id: State.COMPLETED}).state(run) is (
         State.COMPLETED
     )

@@ -29,6 +29,7 @@ from joulebook.node.sensors.nvidia.processes import (
     ProcessReader,
     SmTimes,
 )
+from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
@@ -332,12 +333,14 @@ def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bo
     return None if not active or None in active else False
 
 
+def pci_device(sysfs: Path, pci: str) -> Path:
+    """Return where the kernel shows a PCI device, whose domain the driver writes with 8 digits."""
+    domain, _, rest = pci.lower().partition(":")
+    return sysfs / "bus/pci/devices" / f"{domain[-4:]}:{rest}"
+
+
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
     """Return the file with the GPU's power state; `None` if it never sleeps."""
-    domain, _, rest = pci.lower().partition(":")
-    try:
-        power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"
-        may_sleep = (power / "control").read_text().strip() == "auto"
-    except (OSError, ValueError):
-        return None
+    power = pci_device(sysfs, pci) / "power"
+    may_sleep = text_or(power / "control") == "auto"
     return power / "runtime_status" if may_sleep else None

@@ -163,6 +163,7 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         extra=_extra(job),
         scheduler_start_s=job.scheduler_start_s,
         named=experiment.named,
+        stage=experiments.stage_of(sources),
     )
 
 

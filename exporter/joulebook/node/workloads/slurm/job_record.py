@@ -17,10 +17,9 @@ from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.slurm.hostlist import expand
 
 _RECORD = re.compile(r"^JobId=(\d+) ", re.MULTILINE)
-_FIRST = re.compile(
-    r"JobId=\d+ (?:ArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) )?"
-    r"(?:HetJobId=\d+ HetJobOffset=\d+ )?JobName="
-)
+_FIRST = re.compile(r"JobId=\d+ (?P<keys>(?:(?!JobName=)\w+=\S* )*)JobName=")
+_ARRAY = re.compile(r"\bArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) ")
+_HET_SET = re.compile(r"\n   HetJobIdSet=[^\n]*")
 _USER = re.compile(r"^   UserId=(?P<user>.*)\((?P<uid>\d{1,10})\) GroupId=", re.MULTILINE)
 _ACCOUNT = re.compile(
     r"^   (?:Priority=\S+ )?Nice=\S+ Account=(?P<account>.*?) QOS=(?P<qos>\S*)"
@@ -141,10 +140,14 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         owners = list(_USER.finditer(rest))
         if len(owners) != 1:
             return None
-        name = rest[: max(0, owners[0].start() - 1)]
-    elif not rest.startswith(f"{name}\n   UserId="):
+        end = max(0, owners[0].start() - 1)
+        name = rest[:end]
+        if "HetJobId=" in first["keys"]:
+            lines = list(_HET_SET.finditer(name))
+            name = name[: lines[-1].start()] if lines and lines[-1].end() == end else name
+    elif (end := _end_of(name, rest, "HetJobId=" in first["keys"])) < 0:
         return None
-    rest = rest[len(name) + 1 :]
+    rest = rest[end + 1 :]
     free = _FREE_TEXT.search(rest)
     reported, words = (rest, "") if free is None else (rest[: free.start()], rest[free.start() :])
     # A line break in a wckey, say, would let its owner add lines of his own.
@@ -154,6 +157,7 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
     restarts, whole, lines = (pattern.search(reported) for pattern in (_RESTARTS, _WHOLE, _NODES))
     if user is None or (whole and lines and whole.start() != lines.start()):
         return None
+    array = _ARRAY.search(first["keys"])
     state = _value(_STATE.search(reported))
     by_nodes = _NODE.findall(lines[0]) if lines else []
     return JobAnswer(
@@ -170,12 +174,21 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         qos=_words(account["qos"]) if account else "",
         comment=_value(_COMMENT.search(words), 2048),
         wckey=_words(account["wckey"] or "").lstrip("*") if account else "",
-        array_job_id=first["array"] or "",
-        array_task_id=first["task"] or "",
+        array_job_id=array["array"] if array else "",
+        array_task_id=array["task"] if array else "",
         gpus=tuple(gpu for nodes, gres in by_nodes for gpu in _held(nodes, gres)),
         nodes=tuple(node for nodes, _ in by_nodes for node in expand(nodes)),
         gpu_count=sum(map(int, _GPUS.findall(whole[1]))) if whole else 0,
     )
+
+
+def _end_of(name: str, rest: str, is_het: bool) -> int:
+    """Return where the line before the owner's ends, if `name` comes first; else -1."""
+    if not rest.startswith(name):
+        return -1
+    line = _HET_SET.match(rest, len(name)) if is_het else None
+    end = len(name) if line is None else line.end()
+    return end if rest.startswith("\n   UserId=", end) else -1
 
 
 def _value(found: re.Match[str] | None, limit: int = 128) -> str:

@@ -25,13 +25,13 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
 from joulebook.node.workloads.host.timers import Timers
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import JobProcesses, SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of, unmapped
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory

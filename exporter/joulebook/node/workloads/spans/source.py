@@ -20,10 +20,9 @@ from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.experiment_span import DIRECTORY
-from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
+from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings, Rejections
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
 from joulebook.node.workloads.host.procfs import user_name
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns

@@ -378,6 +378,25 @@ def test_a_number_that_comes_again_is_another_job(world: World) -> None:
     world.until(lambda: world.look() and world.facts["5"].labels.user == "bob")
 
 
+def test_a_number_that_came_again_while_the_daemon_was_away_is_another_job(world: World) -> None:
+    """A site's own Prolog names both files alike, where ours would take another name."""
+    start = time.time_ns()
+    alice = world.prolog("5", "0", user="alice", start_ns=start - 20 * NS_PER_S)
+    world.until(lambda: cards(world, "5") == ["GPU-0"])
+    before = world.before()
+    world.tenants.close()
+    world.epilog({**alice, "end_ns": start - 12 * NS_PER_S})
+    bob = world.prolog("5", "1", user="bob", start_ns=start)
+    world.open(before)
+    world.until(lambda: cards(world, "5") == ["GPU-1"])
+    world.until(lambda: world.look() and len(world.claims()["5"]) == 1)
+    assert (world.events / "5.0.json").exists(), "bob's is not deleted with alice's"
+    world.epilog({**bob, "end_ns": start + NS_PER_S})
+    world.until(lambda: ended(world, "5"))
+    world.until(lambda: world.look() and not list(world.events.iterdir()))
+    assert not world.claims(), "no second bob goes on holding"
+
+
 def test_a_new_run_of_a_number_ends_one_whose_epilog_was_missed(world: World) -> None:
     start = time.time_ns()
     world.prolog("5", "0", user="alice", start_ns=start - 20 * NS_PER_S)

@@ -124,6 +124,35 @@ def test_the_first_task_of_an_array_comes_with_others() -> None:
     assert answer.array_task_id == "8"
 
 
+ARRAY, HET = "ArrayJobId=1 ArrayTaskId=7 ", "HetJobId=2 HetJobOffset=0 "
+HET_SET = "\n   HetJobIdSet=2-3"
+
+
+@pytest.mark.parametrize(
+    ("keys", "after", "array"),
+    [
+        ("", "", ("", "")),
+        (ARRAY, "", ("1", "7")),
+        # --array=1-40%5
+        (f"{ARRAY}ArrayTaskThrottle=5 ", "", ("1", "7")),
+        ("ArrayJobId=1 ArrayTaskId=3,8-40%5 ArrayTaskThrottle=5 ", "", ("1", "3,8-40%5")),
+        (HET, HET_SET, ("", "")),
+        (ARRAY + HET, HET_SET, ("1", "7")),
+        ("SLUID=s8FXKTA79XAR00 " + ARRAY, "", ("1", "7")),
+    ],
+)
+@pytest.mark.parametrize("name", ["train model", f"x{HET_SET}", "x JobName=y ArrayTaskId=9 "])
+def test_what_the_controller_says_of_an_array_and_of_components_is_no_name(
+    name: str, keys: str, after: str, array: tuple[str, str]
+) -> None:
+    text = RECORD.replace(f"{ARRAY}JobName=train model", f"{keys}JobName={name}{after}")
+    wanted = msgspec.structs.replace(
+        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1]
+    )
+    assert parse_job(text, "2") == wanted
+    assert parse_job(text, "2", name) == wanted
+
+
 HOSTILE = [
     "x\n   UserId=root(0) GroupId=root(0)",
     "x" + FORGED,

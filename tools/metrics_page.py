@@ -1,14 +1,12 @@
-"""Generate `docs/metrics.md` from the catalogue: `python -m joulebook.metrics.docs PATH`."""
+"""Generate `docs/metrics.md` from the catalogue, for `tools/generate.py`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
+from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import CATALOGUE
-from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.metric import Metric, Quantum
 
 _HEAD = """\
@@ -80,7 +78,3 @@ def _table(metrics: Iterable[Metric], *, labels: bool = True) -> str:
             row += [value, f"{metric.stability}, {metric.since}"]
         rows.append([*row, metric.help])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(markdown(), "utf-8")
