@@ -39,13 +39,13 @@ STATUS = {
 """The HTTP status of an `InputError`, by its reason."""
 
 _MOST_BODY = 16_384
-_LOGINS = 30
+_LOGINS = 300
 _LOGINS_S = 60.0
 _MOST_PEERS = 1024
 
 
 class Throttle:
-    """At most so many logins a minute from one address."""
+    """At most so many changes a minute from one address, which a login node's users share."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s

@@ -20,13 +20,10 @@ _TIMEOUT_S = 10.0
 MOST_CHARS = 4096
 """The longest credential that is looked at; one of ours has about 300 characters."""
 
-_STATUS = {
-    "15": "expired",
-    "16": "dated in the future",
-    "17": "used already",
-    "18": "for another account",
-}
-"""munged's reasons by their numbers, as far as a person can do something about them."""
+_STATUS = {15: "expired", 16: "dated in the future", 17: "used already", 18: "for another account"}
+"""munged's reasons by unmunge's exit status, as far as a person can do something about them."""
+_UNSAID = range(8, 19)
+"""Its other refusals of a credential: damaged, of another key, of another version."""
 
 _CREDENTIAL = re.compile(r"MUNGE:[A-Za-z0-9+/=]+:", re.ASCII)
 
@@ -59,12 +56,9 @@ def decoded(
     text = credential.strip()
     if len(text) > MOST_CHARS or not _CREDENTIAL.fullmatch(text):
         raise InputError("not a MUNGE credential", reason="credential")
-    words = ["unmunge", "--numeric", "--keys", "STATUS,UID,UID_RESTRICTION", *_of(socket)]
+    words = ["unmunge", "--numeric", "--keys", "UID,UID_RESTRICTION", *_of(socket)]
     head, _, body = _run(words, text).partition("\n\n")
     told = {name.strip(): value.strip() for name, _, value in map(_pair, head.splitlines())}
-    if told.get("STATUS") != "0":
-        why = _STATUS.get(told.get("STATUS", ""), "invalid")
-        raise InputError(f"the credential is {why}", reason="credential")
     if told.get("UID_RESTRICTION") != str(os.geteuid()):
         raise InputError("the credential is not made for this server alone", reason="server")
     lines = body.split("\n")
@@ -93,7 +87,9 @@ def _run(words: list[str], given: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired, UnicodeError) as error:
         raise InputError(f"{words[0]} cannot be run: {error}", reason="munge") from None
-    # unmunge ends with an error for every credential that it refuses; the status says which.
-    if not done.stdout.strip():
+    if done.returncode in _UNSAID:
+        why = _STATUS.get(done.returncode, "not valid")
+        raise InputError(f"the credential is {why}", reason="credential")
+    if done.returncode or not done.stdout.strip():
         raise InputError(f"{words[0]}: {done.stderr.strip()[:200] or 'no answer'}", reason="munge")
     return done.stdout
