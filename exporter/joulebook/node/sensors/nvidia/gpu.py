@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 1500 * NS_PER_MS
-"""Seconds between reads of memory, clocks, temperature and limit: six calls of eleven."""
+"""Time between reads of memory, clocks, temperature and limit (six calls of eleven), and health."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """A wall clock change of more than this between two polls is a step."""
@@ -72,7 +72,7 @@ class OpenGpu:
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
-        self._health = Health()
+        self._health, self._health_ns = Health(), -GAUGES_NS
         self.xids: Counter[int] = Counter()
         """How often each Xid happened."""
         self.last_xid: int | None = None
@@ -173,8 +173,9 @@ class OpenGpu:
             self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
-        if processes:
-            self._health = self._health_reader.look(t_ns)
+        healthy = processes and t_ns - self._health_ns >= GAUGES_NS
+        if healthy:
+            self._health, self._health_ns = self._health_reader.look(t_ns), t_ns
         uptime_s = device.uptime_s()
         reading = Reading(
             self.meter,
@@ -190,7 +191,7 @@ class OpenGpu:
             instances=instances,
             utilization_pct=gauges.gpu_pct,
             parts=(self.socket.meter,) if self.is_module and self.socket else (),
-            tensor_ppm=self._health.tensor_ppm if processes else None,
+            tensor_ppm=self._health.tensor_ppm if healthy else None,
         )
         shown_mw = instant_mw if average_mw is None else average_mw
         if self.is_module and shown_mw is not None:

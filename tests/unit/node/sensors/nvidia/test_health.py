@@ -163,13 +163,17 @@ def test_all_of_it_is_asked_on_the_slow_beat_only(bench: MakeBench) -> None:
     assert "nvmlGpmSampleGet" not in calls and "nvmlDeviceGetPerformanceState" not in calls
     assert calls["nvmlDeviceGetFieldValues"] == 5
     assert "tensor_active_ratio" in status.values, "what was told last stands"
-    for after_s, asked in ((5, 2), (1, 1)):
+    for after_s, asked in ((5, 2), (2, 1)):
         place.scenario.reset_calls()
         place.scenario.advance(after_s * SECOND)
         sensor.look(processes=True)
         calls = place.scenario.calls()
         assert calls["nvmlDeviceGetFieldValues"] == asked
         assert calls["nvmlGpmSampleGet"] == calls["nvmlGpmMetricsGet"] == 1
+    place.scenario.reset_calls()
+    place.scenario.advance(SECOND)
+    sensor.look(processes=True)
+    assert "nvmlGpmSampleGet" not in place.scenario.calls(), "lists of a shared card come faster"
 
 
 def test_samples_that_are_too_near_are_not_taken(bench: MakeBench) -> None:
