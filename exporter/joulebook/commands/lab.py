@@ -25,6 +25,7 @@ from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
+from joulebook.lab.web.grants import LINK_S, Grants, Kind
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -162,6 +163,11 @@ def collect(options: Options) -> int:
 
 @command()
 @option(
+    "--link",
+    is_flag=True,
+    help="Print a link that lets a browser in once, as the user who runs this, and exit.",
+)
+@option(
     "--add-token",
     metavar="NAME",
     default="",
@@ -179,23 +185,30 @@ def collect(options: Options) -> int:
 def lab(options: Options) -> int:
     """Serve pages and an API over the collected ledger, and collect from the nodes."""
     config = load(options.config, os.environ)
-    if not options.add_token and not options.revoke_token:
+    if options.add_token and not options.user:
+        raise click.UsageError("--add-token needs --user NAME")
+    if not (options.link or options.add_token or options.revoke_token):
         return serve_lab(config)
-    from joulebook.lab.web.grants import Grants, Kind  # noqa: PLC0415 - of an extra
-
     with opened(config.collect.url, create=True) as database:
-        grants = Grants(database)
-        if options.revoke_token:
-            ended = grants.revoke(options.revoke_token)
-            Screen().say(f"{ended} tokens of that name have ended")
-            return 0 if ended else 1
-        if not options.user:
-            raise click.UsageError("--add-token needs --user NAME")
-        secret = grants.make(
-            Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
-        )
-        grants.note(getpass.getuser(), "command", f"token {options.add_token} for {options.user}")
-    Screen().say(secret)
+        return _grant(Grants(database), config, options, Screen())
+
+
+def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> int:
+    """Make or end what lets somebody in; who may write the ledger may do so."""
+    who = getpass.getuser()
+    if options.link:
+        base = config.lab.public_url or f"http://{config.lab.listen}"
+        screen.say(f"{base.rstrip('/')}/enter/{grants.make(Kind.LINK, who, 'command', LINK_S)}")
+        return 0
+    if options.revoke_token:
+        ended = grants.revoke(options.revoke_token)
+        grants.note(who, "command", f"token {options.revoke_token} revoked")
+        screen.say(f"{ended} tokens of that name have ended")
+        return 0 if ended else 1
+    screen.say(
+        grants.make(Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token)
+    )
+    grants.note(who, "command", f"token {options.add_token} for {options.user}")
     return 0
 
 
