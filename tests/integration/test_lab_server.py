@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.integration.browser import chromium
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 from tests.unit.lab.web.served import filled, uj
 
@@ -330,3 +331,51 @@ def test_tokens_for_programs(lab: Running) -> None:
     assert "of-games" not in ask(f"{lab.url}/?month=2026-11", headers)[1]
     assert command("--revoke-token", "prometheus").returncode == 0
     assert ask(f"{lab.url}/metrics", headers)[0] == 401
+
+
+def test_from_the_command_line_to_a_copied_sentence(lab: Running) -> None:
+    with chromium() as browser:
+        browser.open(lab.url)
+        browser.allow("clipboard-write")
+        assert "joulebook acct --web" in browser.text()
+        browser.open(acct(lab, "nobody", "--web").stdout.strip())
+        browser.click("button.main")
+        assert browser.url == f"{lab.url}/"
+        browser.open(f"{lab.url}/?month=2026-11")
+        assert "of-games" not in browser.text()
+        browser.click("tbody a")
+        assert "of-nobody" in browser.text("h1")
+        sentence = browser.text("#sentence")
+        assert "of-nobody took 1 run" in sentence
+        browser.click("[data-copy]")
+        assert browser.text("[data-copy]") == "Copied"
+        browser.click("tbody a")
+        assert browser.text("h1") == "Job 201"
+        # A phone: nothing is wider than the window, but for tables, which scroll on their own.
+        browser.resize(390, 900)
+        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201"):
+            browser.open(f"{lab.url}{path}")
+            assert browser.run("return document.documentElement.scrollWidth") <= browser.run(
+                "return window.innerWidth"
+            )
+        browser.click("header form button")
+        assert "Nobody is logged in" in browser.text()
+
+
+def test_pages_ask_for_nothing_elsewhere_and_break_no_rule(lab: Running) -> None:
+    with chromium() as browser:
+        browser.open(acct(lab, "root", "--web").stdout.strip())
+        browser.click("button.main")
+        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201", "/nodes",
+                     "/experiment?name=of-games"):  # fmt: skip
+            browser.open(f"{lab.url}{path}")
+            loaded = browser.run(
+                "return performance.getEntriesByType('resource').map(each => each.name)"
+            )
+            assert loaded
+            assert all(each.startswith(lab.url) for each in loaded)
+            unnamed = browser.run(
+                "return [...document.querySelectorAll('a, button')]"
+                ".filter(each => !each.textContent.trim()).length"
+            )
+            assert unnamed == 0
