@@ -96,7 +96,7 @@ def overview(
         lines = view.usage(shown, LEVELS["experiment"])
         accounts = view.accounts(shown)
         months = [each.month for each in view.months()]
-        collected_s = view.collected_to_s()
+        collected_s, replayed = view.collected_to_s(), view.replayed_nodes()
     used = [line for line in lines if not line.owner.remainder]
     used.sort(key=_SORTS[sort], reverse=True)
     return page(
@@ -114,6 +114,7 @@ def overview(
         accounts=present.owners(accounts, "account"),
         months=[rollup.shown(each) for each in months],
         collected=present.moment(collected_s),
+        replayed=replayed,
     )
 
 

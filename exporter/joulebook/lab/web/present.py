@@ -133,7 +133,7 @@ def owners(lines: Sequence[Usage], field: str) -> list[Column]:
 def jobs(lines: Sequence[JobLine]) -> list[Column]:
     """Return a row for each job, with a link to its page."""
     jobs_ = [line.job for line in lines]
-    return [
+    columns = [
         Column("job", [job.shown for job in jobs_], figures=False,
                links=[f"/job/{quote(job.shown, safe='')}" for job in jobs_]),
         Column("name", [job.name for job in jobs_], figures=False),
@@ -143,6 +143,7 @@ def jobs(lines: Sequence[JobLine]) -> list[Column]:
         Column("duration", [_lasted(job) for job in jobs_]),
         *_figures([(line.amount, line.charges) for line in lines]),
     ]  # fmt: skip
+    return [column for column in columns if any(column.cells)]
 
 
 def one_run(run: WorkloadTotals, data: ReportData) -> dict[str, Any]:

@@ -237,6 +237,10 @@ class LabView:
             )
         ]  # fmt: skip
 
+    def replayed_nodes(self) -> list[str]:
+        """Return the nodes that played a recorded trace, whose figures were not measured there."""
+        return sorted({node for node, *_ in bills.replayed_meters(self._database)})
+
     def collected_to_s(self) -> int:
         """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
         ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")
