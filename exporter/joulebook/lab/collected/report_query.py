@@ -92,7 +92,7 @@ WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY
 """
 
 
-SOURCE = "collected ledger"
+NAME = "collected ledger"
 
 
 class CollectedSource:
@@ -104,17 +104,16 @@ class CollectedSource:
     @property
     def name(self) -> str:
         """What people are shown."""
-        return SOURCE
+        return NAME
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
-            return dataset(database, since_s, until_s, selection)
+            return account(database, since_s, until_s, selection)
 
 
-def dataset(database: Database, since_s: int, until_s: int, wanted: Selection) -> ReportData:
-    """Return what all nodes booked, in the caller's transaction. Raises `LedgerError`."""
-    source = SOURCE
+def account(database: Database, since_s: int, until_s: int, wanted: Selection) -> ReportData:
+    """Return what all nodes booked."""
     known = _workloads(database, wanted)
     span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
@@ -142,7 +141,7 @@ def dataset(database: Database, since_s: int, until_s: int, wanted: Selection) -
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
     return ReportData(
-        source,
+        NAME,
         since_s,
         until_s,
         tuple(postings),
@@ -163,7 +162,7 @@ def dataset(database: Database, since_s: int, until_s: int, wanted: Selection) -
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
-            *replay_warning(source, {meter for _, meter in booked & replayed}),
+            *replay_warning(NAME, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.totals import totals
+from joulebook.core.report.runs import totals
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
 from joulebook.lab.collected import rollup

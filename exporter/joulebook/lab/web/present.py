@@ -15,7 +15,7 @@ from joulebook.core.money.amounts import Charges, total
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.dataset import ReportData, ReportWorkload
 from joulebook.core.report.rollup import net
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.web.figures import CO2E, idle_cost

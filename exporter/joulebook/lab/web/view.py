@@ -22,7 +22,7 @@ from joulebook.core.report.dataset import (
 )
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
-from joulebook.core.report.totals import totals
+from joulebook.core.report.runs import totals
 from joulebook.errors import InputError
 from joulebook.lab.collected import bills, report_query, rollup
 from joulebook.lab.collected.bills import exact, halves, wholes
@@ -221,7 +221,7 @@ class LabView:
 
     def dataset(self, since_s: int, until_s: int, wanted: Selection) -> ReportData:
         """Return the data of a report on what the viewer may see of a selection."""
-        found = report_query.dataset(self._database, since_s, until_s, wanted)
+        found = report_query.account(self._database, since_s, until_s, wanted)
         return found if self._scope.everything else restricted(found, self._scope)
 
     def nodes(self) -> list[NodeLine]:
