@@ -17,7 +17,7 @@ from joulebook.errors import InputError
 from joulebook.lab.collected import rollup
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.formats import FORMATS
-from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.wording import sentences
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web import present
 from joulebook.lab.web.api import (

@@ -304,15 +304,14 @@ def restricted(data: ReportData, scope: Scope) -> ReportData:
     )
     nodes, meters = set(left.nodes), {(row.node, row.meter) for row in left.postings}
     replayed = data.replayed & meters
-    return own_rates(
-        msgspec.structs.replace(
-            left,
-            gaps=tuple(gap for gap in data.gaps if (gap.node, gap.meter) in meters),
-            models={key: model for key, model in data.models.items() if key in meters},
-            known_until_s={node: s for node, s in data.known_until_s.items() if node in nodes},
-            rates=tuple(rate for rate in data.rates if rate.node in nodes),
-            replayed=replayed,
-            warnings=replay_warning(data.source, {meter for _, meter in replayed}),
-            audits={key: audit for key, audit in data.audits.items() if key in meters},
-        )
+    left = msgspec.structs.replace(
+        left,
+        gaps=tuple(gap for gap in data.gaps if (gap.node, gap.meter) in meters),
+        models={key: model for key, model in data.models.items() if key in meters},
+        known_until_s={node: s for node, s in data.known_until_s.items() if node in nodes},
+        rates=tuple(rate for rate in data.rates if rate.node in nodes),
+        replayed=replayed,
+        warnings=replay_warning(data.source, {meter for _, meter in replayed}),
+        audits={key: audit for key, audit in data.audits.items() if key in meters},
     )
+    return msgspec.structs.replace(left, rates=own_rates(left))
