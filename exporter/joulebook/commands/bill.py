@@ -23,7 +23,7 @@ from joulebook.core.report.rollup import lines
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.collected import bills, corrections, report_query, rollup
+from joulebook.lab.collected import bills, corrections, months, report_query
 from joulebook.lab.collected.bills import MonthBill
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
@@ -96,7 +96,7 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
 def _measured(database: Database, bill: MonthBill) -> dict[BilledOwner, float]:
     """Return the measured share of the GPU time that owners held in the month, if not all."""
     wanted = Selection(accounts=frozenset(filter(None, {bill.account})))
-    span = rollup.begin_s(bill.month), rollup.begin_s(rollup.after(bill.month))
+    span = months.begin_s(bill.month), months.begin_s(months.after(bill.month))
     with database.transaction(writes=False):
         data = report_query.account(database, *span, wanted)
     return {
@@ -137,12 +137,12 @@ def _close(database: Database, args: Options, screen: Screen) -> int:
             reported = "incomplete" if not told_s else f"up to {moment(told_s)}"
             screen.say(f"{node}: collected {reported}")
         screen.say(
-            f"{rollup.shown(month)} is not closed: anything these nodes have yet to report would "
+            f"{months.shown(month)} is not closed: anything these nodes have yet to report would "
             "become late entries of the next month. Collect them first, or close with --anyway"
         )
         return 1
     bills.close(database, month, _who(args), int(time.time()))
-    screen.say(f"{rollup.shown(month)} is closed permanently, by {_who(args)}")
+    screen.say(f"{months.shown(month)} is closed permanently, by {_who(args)}")
     return 0
 
 
@@ -166,16 +166,16 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
         _refuse_unknown(database, giver, "--from")
         _refuse_unknown(database, taker, "--to")
     month = 0 if args.month is None and not args.last else _month(args)
-    is_past = 0 < month < rollup.month_of(int(time.time()))
+    is_past = 0 < month < months.month_of(int(time.time()))
     if is_past and not args.anyway and not bills.bill(database, month).lines:
         raise ConfigError(
-            f"{rollup.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
+            f"{months.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
             "without a month it is the open one"
         )
     reason = _reason(args, "correction")
     number, month = corrections.correct(database, giver, taker, amounts, reason, month)
     screen.say(
-        f"correction {number} in the bill of {rollup.shown(month)}: from {giver} to {taker}, by "
+        f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
         f"{_who(args)}: {args.why}"
     )
     return 0
@@ -227,12 +227,12 @@ def _month(args: Options, *, needed: bool = False) -> int:
     if args.month is not None and args.last:
         raise ConfigError(f"--last and {args.month}: use only one of them")
     if args.last:
-        return rollup.before(rollup.month_of(int(time.time())))
+        return months.before(months.month_of(int(time.time())))
     if args.month is None:
         if needed:
             raise ConfigError("give the month, as in: joulebook bill close 2026-10")
-        return rollup.month_of(int(time.time()))
-    return rollup.parsed(args.month)
+        return months.month_of(int(time.time()))
+    return months.parsed(args.month)
 
 
 def _who(args: Options) -> str:

@@ -15,7 +15,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook import cli
 from joulebook.core.money.amounts import Exact
-from joulebook.lab.collected import ingest, rollup
+from joulebook.lab.collected import ingest, months
 from joulebook.lab.collected.database import opened
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
@@ -324,7 +324,7 @@ def test_without_a_collected_ledger(
     monkeypatch.setenv("JOULEBOOK_COLLECT_URL", f"sqlite://{tmp_path}/none.db")
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
-    assert rollup.shown(rollup.after(202612)) == "2027-01"
+    assert months.shown(months.after(202612)) == "2027-01"
 
 
 def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, decimal, in_column
-from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
@@ -135,7 +135,7 @@ def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, fl
         else "open"
     )
     whose = f", account {one_line(bill.account)}" if bill.account else ""
-    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say(f"Bill of {months.shown(bill.month)}{whose}: {state}")
     screen.say()
     if not bill.lines:
         screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
@@ -188,7 +188,7 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
     """Print all months with their totals so far."""
     rows = [
         (
-            rollup.shown(period.month),
+            months.shown(period.month),
             "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
             bills.bill(database, period.month).lines,
         )
@@ -205,7 +205,7 @@ def entry(line: BillLine) -> str:
     """Describe why a line is there: empty, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
-    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+    return f"late, of {months.shown(line.late_for)}" if line.late_for else ""
 
 
 def as_csv(bill: MonthBill) -> str:
@@ -244,7 +244,7 @@ def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
     return json.dumps(
         {
             "version": 1,
-            "month": rollup.shown(bill.month),
+            "month": months.shown(bill.month),
             "account": bill.account or None,
             "closed_utc_s": bill.closed_s,
             "closed_by": bill.closed_by or None,
@@ -272,13 +272,13 @@ def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
 
 def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
     return {
-        "month": rollup.shown(bill.month),
+        "month": months.shown(bill.month),
         "account": line.owner.account,
         "user": line.owner.person,
         "experiment": line.owner.experiment,
         "remainder": line.owner.remainder,
         "entry": "correction" if line.correction else "late" if line.late_for else "usage",
-        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "late_for": months.shown(line.late_for) if line.late_for else "",
         "correction": line.correction or "",
     }
 

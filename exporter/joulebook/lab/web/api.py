@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import InputError
-from joulebook.lab.collected import rollup
+from joulebook.lab.collected import months
 from joulebook.lab.report import statement
 from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
@@ -39,8 +39,12 @@ LEVELS = {
 }
 """What a month can be grouped by, and the fields of an owner that are kept."""
 
-Month = Annotated[str, Path(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="As in 2026-11.")]
-Day = Annotated[str, Query(pattern=r"^\d{4}-\d\d-\d\d$", description="As in 2026-11-30, UTC.")]
+Month = Annotated[
+    str, Path(pattern=r"^(19[7-9]\d|2\d{3})-(0[1-9]|1[0-2])$", description="As in 2026-11.")
+]
+Day = Annotated[
+    str, Query(pattern=r"^(19[7-9]\d|2\d{3})-\d\d-\d\d$", description="As in 2026-11-30, UTC.")
+]
 Name = Annotated[str, Query(max_length=256)]
 
 router = APIRouter(prefix="/api/v1")
@@ -155,10 +159,10 @@ def whoami(viewer: Anybody) -> Whoami:
 
 
 @router.get("/months")
-def months(lab: TheLab, viewer: Known) -> list[MonthOut]:
+def list_months(lab: TheLab, viewer: Known) -> list[MonthOut]:
     """List the months in which the viewer has anything, the latest first."""
     with lab.view(viewer) as view:
-        return [MonthOut(rollup.shown(m), closed_s) for m, closed_s, _ in view.months()]
+        return [MonthOut(months.shown(m), closed_s) for m, closed_s, _ in view.months()]
 
 
 @router.get("/months/{month}")
@@ -169,7 +173,7 @@ def month_usage(
     by: Literal["experiment", "user", "account", "lab"] = "experiment",
 ) -> MonthUsage:
     """Return what a month comes to, grouped; `account` and `lab` name nobody."""
-    number = rollup.parsed(month)
+    number = months.parsed(month)
     with lab.view(viewer) as view:
         if by == "lab":
             found = view.totals(number)
@@ -303,7 +307,7 @@ def job_out(line: JobLine) -> JobOut:
 def day(text: str, name: str) -> int:
     """Parse a day into the UTC second at which it begins. Raises `InputError`."""
     try:
-        return rollup.day_s(text)
+        return months.day_s(text)
     except ValueError:
         raise InputError(f"{name}: {text!r} is no day", reason="day") from None
 

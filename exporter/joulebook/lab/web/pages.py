@@ -14,11 +14,11 @@ from joulebook.core.report.dataset import Selection
 from joulebook.core.report.runs import totals
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
-from joulebook.lab.collected import rollup
+from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.formats import FORMATS
-from joulebook.lab.report.wording import sentences
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.report.wording import sentences
 from joulebook.lab.web import present
 from joulebook.lab.web.api import (
     LEVELS,
@@ -82,37 +82,37 @@ def message(
 def overview(
     lab: TheLab,
     viewer: Anybody,
-    month: Annotated[str, Query(pattern=r"^(\d{4}-(0[1-9]|1[0-2]))?$")] = "",
+    month: Annotated[str, Query(pattern=r"^((19[7-9]\d|2\d{3})-(0[1-9]|1[0-2]))?$")] = "",
     sort: Annotated[str, Query(pattern="^(energy|idle|hours)$")] = "energy",
 ) -> Response:
     """Show a month: what it cost, who used it, what idled, and the months before."""
     if not viewer.known and not viewer.sees_totals:
         raise InputError("Nobody is logged in here.", reason="unknown")
-    now = rollup.month_of(int(lab.now_s()))
-    shown = rollup.parsed(month) if month else now
+    now = months.month_of(int(lab.now_s()))
+    shown = months.parsed(month) if month else now
     with lab.view(viewer) as view:
         seen = _seen(view, shown)
-        before = _seen(view, rollup.before(shown))
+        before = _seen(view, months.before(shown))
         lines = view.usage(shown, LEVELS["experiment"])
         accounts = view.accounts(shown)
-        months = [each.month for each in view.months()]
+        others = [each.month for each in view.months()]
         collected_s, replayed = view.collected_to_s(), view.replayed_nodes()
     used = [line for line in lines if not line.owner.remainder]
     used.sort(key=_SORTS[sort], reverse=True)
     return page(
         "overview.html",
         viewer,
-        month=rollup.shown(shown),
-        earlier=rollup.shown(rollup.before(shown)),
-        later=rollup.shown(rollup.after(shown)) if shown < now else "",
+        month=months.shown(shown),
+        earlier=months.shown(months.before(shown)),
+        later=months.shown(months.after(shown)) if shown < now else "",
         cards=present.cards(seen, before),
         whose="the whole lab" if viewer.admin else f"what {viewer.user} may see",
         sort=sort,
-        experiments=present.experiments(used[:MOST_ROWS], rollup.shown(shown)),
+        experiments=present.experiments(used[:MOST_ROWS], months.shown(shown)),
         rest=max(len(used) - MOST_ROWS, 0),
         remainders=present.owners([each for each in lines if each.owner.remainder], "remainder"),
         accounts=present.owners(accounts, "account"),
-        months=[rollup.shown(each) for each in months],
+        months=[months.shown(each) for each in others],
         collected=present.moment(collected_s),
         replayed=replayed,
     )
@@ -122,14 +122,14 @@ def overview(
 def jobs(
     lab: TheLab,
     viewer: Known,
-    month: Annotated[str, Query(pattern=r"^(\d{4}-(0[1-9]|1[0-2]))?$")] = "",
+    month: Annotated[str, Query(pattern=r"^((19[7-9]\d|2\d{3})-(0[1-9]|1[0-2]))?$")] = "",
     user: Name = "",
     account: Name = "",
     experiment: Name = "",
 ) -> Response:
     """List the jobs of a month."""
-    shown = rollup.parsed(month) if month else rollup.month_of(int(lab.now_s()))
-    since_s, until_s = rollup.begin_s(shown), rollup.begin_s(rollup.after(shown))
+    shown = months.parsed(month) if month else months.month_of(int(lab.now_s()))
+    since_s, until_s = months.begin_s(shown), months.begin_s(months.after(shown))
     with lab.view(viewer) as view:
         found = view.jobs(JobFilter(since_s, until_s, user, account, experiment))
     days = {"since": present.day(since_s), "until": present.day(until_s)}
@@ -138,7 +138,7 @@ def jobs(
     return page(
         "jobs.html",
         viewer,
-        month=rollup.shown(shown),
+        month=months.shown(shown),
         asked=[each for each in (user, account, experiment) if each],
         table=present.jobs(found[:MOST_ROWS]),
         count=len(found),

@@ -24,14 +24,14 @@ from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import totals
 from joulebook.errors import InputError
-from joulebook.lab.collected import bills, report_query, rollup
+from joulebook.lab.collected import bills, months, report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.viewer import Scope, Viewer
 
-DAY_S = rollup.DAY_S
+DAY_S = months.DAY_S
 
 MOST_JOBS = 50_000
 """The most parts of jobs of one question; more ask for a shorter time."""
