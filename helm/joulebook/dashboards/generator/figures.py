@@ -99,6 +99,11 @@ USERS = _follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
 RULES = _follows("rules", "$use", {"total": "0"}, "1")
 """`$rules`: 1 if rules are read, else 0: how often something is repeated in a matcher."""
 
+DAY = hidden(
+    "day", f"({_named(day='1h')} and on () vector($__range_s) < 86400) or on () {_named(day='1d')}"
+)
+"""`$day`: what a bar is of: a day, or an hour in ranges of less, which no midnight may be in."""
+
 MANY = _follows("many", "$whose $use", {f"account {use}": "1" for use in RECORDED}, "0")
 """`$many`: 1 if everybody of a large lab is chosen, else 0."""
 
@@ -248,8 +253,8 @@ def power_unused(labels: str, legend: str, *matchers: str) -> Query:
 
 
 def by_day(what: str, labels: str) -> str:
-    """What experiments used in each day that the range touches; asked for at each midnight. Money
-    is of the currency that is chosen.
+    """What experiments used in each day that the range touches (or hour, if `$day` says so), asked
+    for at each midnight. Money is of the currency that is chosen.
     """
     who = f"{WHO},{PAID}" if what == "cost" else WHO
     counter, rule = _read("experiment", what, who, labels)
@@ -314,7 +319,7 @@ def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tup
 
     `rank` is what they are ranked by, asked of the range: once, at its end.
     """
-    most = f"topk({LEGENDS}, {_at_the_end(rank)})"
+    most = f"topk({LEGENDS}, {at_the_end(rank)})"
     course = f"(\n{indented(query.expression)}\n)"
     return (
         Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
@@ -322,9 +327,23 @@ def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tup
     )
 
 
-def _at_the_end(expression: str) -> str:
-    fixed = expression.replace("[$__range]", "[$__range] @ end()")
-    return fixed.replace("] offset $__range", "] @ end() offset $__range")
+def at_the_end(expression: str) -> str:
+    """The same, asked at the end of the range whatever instant of a course is worked out.
+
+    Not at PromQL's `end()`: Grafana moves that back to a whole step, to midnight where steps are
+    days.
+    """
+    fixed = expression.replace("[$__range]", f"[$__range] @ {END}")
+    return fixed.replace("] offset $__range", f"] @ {END} offset $__range")
+
+
+END = "${__to:date:seconds}"
+"""The end of the range."""
+
+
+def foremost(expression: str, labels: str, rank: str, most: int = LEGENDS) -> str:
+    """Of a course, those that come first by `rank`, which is asked of the range."""
+    return f"(\n{indented(expression)}\n)\nand on ({labels}) topk({most}, {at_the_end(rank)})"
 
 
 def ranked(
