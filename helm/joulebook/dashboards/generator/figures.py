@@ -11,10 +11,10 @@ user from the rules of users, of which there are few: that say the hidden variab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dashboards.generator import links
-from dashboards.generator.board import Variable, hidden, label_values
+from dashboards.generator.board import Variable, follows, hidden, label_values, named
 from dashboards.generator.panel import Column, Query
 from dashboards.generator.promql import (
     COPIES,
@@ -56,22 +56,14 @@ def _known(interval: str) -> str:
     )
 
 
-def _named(**labels: str) -> str:
-    """A series that has these labels."""
-    made = "vector(1)"
-    for name, value in labels.items():
-        made = f'label_replace({made}, "{name}", `{value}`, "", "")'
-    return made
-
-
 def _use() -> Variable:
     much = f"(count({_HELD}) * $__range_s > {_LITTLE})"
     short, long = (f"(vector($__range_s) {sign} {_SHORT_S})" for sign in ("<=", ">"))
     return hidden(
         "use",
-        f"((({_named(use='increase5m')} and on () {short} and on () ({_known('5m')})) or on () "
-        f"({_named(use='increase1h')} and on () {long} and on () ({_known('1h')}))) "
-        f"and on () {much}) or on () {_named(use='total')}",
+        f"((({named(use='increase5m')} and on () {short} and on () ({_known('5m')})) or on () "
+        f"({named(use='increase1h')} and on () {long} and on () ({_known('1h')}))) "
+        f"and on () {much}) or on () {named(use='total')}",
     )
 
 
@@ -79,32 +71,23 @@ RECORDED = {f"increase{interval}": interval for interval in SECONDS}
 """What `$use` is where rules are read, and their interval."""
 
 
-def _follows(name: str, given: str, values: Mapping[str, str], otherwise: str) -> Variable:
-    """A variable that follows from others: what these come to, and its value then."""
-    cases = [
-        f"({_named(**{name: value, 'given': of})} and on (given) {_named(given=given)})"
-        for of, value in values.items()
-    ]
-    return hidden(name, " or on () ".join([*cases, _named(**{name: otherwise})]))
-
-
 _ENERGY, _HELD = (f"joulebook_experiment_{what}_total" for what in ("energy_joules", "gpu_seconds"))
 
-WHOSE = _follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account"}, "experiment")
+WHOSE = follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account"}, "experiment")
 """`$whose`: whether all users and experiments are chosen (`account`), or not (`experiment`)."""
 
-USERS = _follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
+USERS = follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
 """`$users`: whether all experiments are chosen (`user`), or not (`experiment`)."""
 
-RULES = _follows("rules", "$use", {"total": "0"}, "1")
+RULES = follows("rules", "$use", {"total": "0"}, "1")
 """`$rules`: 1 if rules are read, else 0: how often something is repeated in a matcher."""
 
 DAY = hidden(
-    "day", f"({_named(day='1h')} and on () vector($__range_s) < 86400) or on () {_named(day='1d')}"
+    "day", f"({named(day='1h')} and on () vector($__range_s) < 86400) or on () {named(day='1d')}"
 )
 """`$day`: what a bar is of: a day, or an hour in ranges of less, which no midnight may be in."""
 
-MANY = _follows("many", "$whose $use", {f"account {use}": "1" for use in RECORDED}, "0")
+MANY = follows("many", "$whose $use", {f"account {use}": "1" for use in RECORDED}, "0")
 """`$many`: 1 if everybody of a large lab is chosen, else 0."""
 
 NOT_OF_MANY = 'node!~"(.*){$many}"'
@@ -115,7 +98,7 @@ NOT_OF_RULES = 'node!~"(.*){$rules}"'
 
 CHOICE = (
     _use(),
-    _follows("step", "$use", RECORDED, "1m"),
+    follows("step", "$use", RECORDED, "1m"),
     WHOSE,
     USERS,
 )
@@ -159,11 +142,11 @@ def _rule(level: str, what: str, matchers: str, labels: str) -> str:
     has the labels.
     """
     if level == "experiment":
-        named = {*labels.split(", ")}
+        asked = {*labels.split(", ")}
         in_parts = "component" in labels + matchers or "kind" in labels + matchers
-        if not named & {"user", "experiment"}:
+        if not asked & {"user", "experiment"}:
             level = "$whose"
-        elif "experiment" not in named and what in SUMS["user"].whats and not in_parts:
+        elif "experiment" not in asked and what in SUMS["user"].whats and not in_parts:
             level = "$users"
         elif what in SUMS["owner"].whats and not in_parts:
             level = "owner"
