@@ -28,8 +28,8 @@ from tests.lab.grafana import (
 )
 
 from joulebook import cli
+from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics.catalogue import CATALOGUE
-from joulebook.metrics.catalogue_collector import COLLECTOR
 
 BY_UID = dashboards()
 RULES = {

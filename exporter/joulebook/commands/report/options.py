@@ -172,6 +172,23 @@ def statement() -> Callable[[F], F]:
             "FILE.",
         ),
         option(
+            "--project",
+            heading=heading,
+            metavar="NAME",
+            default="",
+            help="Name of the project that the selected experiments belong to; the statement's "
+            "title.",
+        ),
+        option(
+            "--final",
+            heading=heading,
+            metavar="RUN...",
+            multiple=True,
+            help="Runs whose models were published; all others are development. `*` matches "
+            "anything. Default: the --best run, else every run with a stage other than "
+            "development.",
+        ),
+        option(
             "--best",
             heading=heading,
             metavar="RUN",

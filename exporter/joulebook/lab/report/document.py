@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from joulebook.lab.report import wording
 from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
-from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.wording import sentences
 
 MOST_RUNS = 25
 """Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
@@ -168,6 +168,7 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
         (counts.completed, "completed"),
         (counts.failed, "failed"),
         (counts.cancelled, "cancelled"),
+        (counts.preempted, "preempted"),
         (counts.running, "running"),
         (counts.not_known, "with an outcome that is not known"),
         (counts.excluded, "excluded"),
@@ -176,8 +177,13 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
     yield StatementRow(
         "runs", f"{counts.total:,} in all" + (f": {said}" if said else ""), counts.states_from
     )
-    if counts.failed_runs:
-        yield StatementRow("failed", wording.listed(counts.failed_runs))
+    for outcome, names in (
+        ("failed", counts.failed_runs),
+        ("cancelled", counts.cancelled_runs),
+        ("preempted", counts.preempted_runs),
+    ):
+        if names:
+            yield StatementRow(outcome, wording.listed(names))
     if counts.partial_runs:
         yield StatementRow("in part", wording.listed(counts.partial_runs), "not whole in this time")
     if counts.excluded_runs:

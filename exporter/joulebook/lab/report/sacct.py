@@ -43,8 +43,8 @@ _STATES = {
     "NODE_FAIL": State.FAILED,
     "BOOT_FAIL": State.FAILED,
     "DEADLINE": State.FAILED,
+    "PREEMPTED": State.PREEMPTED,
     # Run again: what these consumed is lost like a failed run's.
-    "PREEMPTED": State.FAILED,
     "REQUEUED": State.FAILED,
     "REVOKED": State.FAILED,
 }

@@ -45,7 +45,7 @@ def _risen(name: str, *matchers: str) -> str:
     series = f"joulebook_gpu_{name}_total{{{','.join((WHERE, *matchers))}}}"
     return (
         f"(sum(increase({series}[$__range])) or vector(0))\n"
-        f"+ (sum({series} unless {series} offset $__range) or vector(0))"
+        f"+ (sum({series} unless last_over_time({series}[6h] offset $__range)) or vector(0))"
     )
 
 

@@ -342,11 +342,13 @@ def test_a_label_file_of_the_task_prolog(world: World) -> None:
     labels.mkdir()
     labels.chmod(0o1777)
     (labels / f"101.{os.getuid()}.json").write_text(
-        '{"SLURM_JOB_NAME":"bert","JOULEBOOK_EXPERIMENT":"paper","HOME":"/"}'
+        '{"SLURM_JOB_NAME":"bert","JOULEBOOK_EXPERIMENT":"paper","HOME":"/",'
+        '"JOULEBOOK_STAGE":"SFT"}'
     )
     job = world.prolog("101", "0")
     world.until(lambda: world.look() and "101" in world.facts and world.facts["101"].name)
-    assert world.facts["101"].labels.experiment == "paper"
+    fact = world.facts["101"]
+    assert (fact.labels.experiment, fact.stage) == ("paper", "SFT")
     world.epilog(job)
     world.until(lambda: world.look() and not list(labels.iterdir()))
 
