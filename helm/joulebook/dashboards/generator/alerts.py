@@ -215,6 +215,18 @@ _OF_BOOKS = (
         "in at least 95 % of that time.",
     ),
     Alert(
+        "JoulebookForeignUse",
+        f"sum by ({_NODE}, scheduler, workload) (\n"
+        + indented(_rise("joulebook_foreign_use_seconds_total", "1h"))
+        + "\n) > 1800",
+        "10m",
+        "warning",
+        "{{ $labels.node }}: {{ $labels.scheduler }} {{ $labels.workload }} uses GPUs that others "
+        "hold; see why its processes can open them",
+        "Its processes ran for more than half an hour of the last one on GPUs that were given to "
+        "others, who pay for it.",
+    ),
+    Alert(
         "JoulebookBudgetNearlySpent",
         f"last_over_time({SPENT}[2h]) > 0.9",
         "5m",
