@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from tests.integration.postgresql import running
 from tests.lab.backfill import backfill
-from tests.lab.grafana import ROOT, Chosen, asks, asks_of_ledger, dashboards
+from tests.lab.grafana import ROOT, asks, asks_of_ledger, dashboards, opened
 from tests.lab.ledger import MONTH, collect
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
@@ -52,9 +52,9 @@ def payload(
 ) -> dict[str, Any]:
     """All that the page needs to draw a dashboard."""
     board = dashboards()[uid]
-    values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
-    values |= server.chosen(board, END_S, span_s, SCRAPE_S)
-    values = values | {"currency": ("EUR",)} | {name: (text,) for name, text in chosen.items()}
+    values = opened(board) | {"currency": ("EUR",)}
+    values |= {name: (text,) for name, text in chosen.items()}
+    values = server.chosen(board, values, END_S, span_s, SCRAPE_S)
     ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
     answers = []
     for ask in asks(board, values, END_S, span_s, SCRAPE_S):

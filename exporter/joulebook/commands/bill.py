@@ -13,14 +13,18 @@ import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import moment
+from joulebook.commands.shared.text import is_partial, moment
 from joulebook.config import load
 from joulebook.core.evidence import Amount, Remainder
 from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.rollup import lines
 from joulebook.core.sanitize import one_line
+from joulebook.core.workloads import Labels
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.collected import bills, corrections, rollup
+from joulebook.lab.collected import bills, corrections, report_query, rollup
+from joulebook.lab.collected.bills import MonthBill
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
@@ -74,18 +78,34 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
+    measured = _measured(database, bill)
     if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
         Screen(sys.stderr).say(
             f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
             "measured there, and its jobs may be simulated."
         )
     if args.format == "json":
-        screen.say(as_json(bill))
+        screen.say(as_json(bill, measured))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:
-        show_bill(bill, screen)
+        show_bill(bill, screen, measured)
     return 0
+
+
+def _measured(database: Database, bill: MonthBill) -> dict[BilledOwner, float]:
+    """Return the measured share of the GPU time that owners held in the month, if not all."""
+    wanted = Selection(accounts=frozenset(filter(None, {bill.account})))
+    span = rollup.begin_s(bill.month), rollup.begin_s(rollup.after(bill.month))
+    with database.transaction(writes=False):
+        data = report_query.account(database, *span, wanted)
+    return {
+        BilledOwner("", line.owner.account, line.owner.user, line.owner.experiment): (
+            line.amount.held_ns / line.held_ns
+        )
+        for line in lines(data)
+        if isinstance(line.owner, Labels) and is_partial(line.amount.held_ns, line.held_ns)
+    }
 
 
 def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:

@@ -23,20 +23,20 @@ from joulebook.commands.shared.charge_text import NO_RATES, came_to
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Method
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.totals import WorkloadTotals
-from joulebook.core.report.totals import totals as all_totals
+from joulebook.core.report.runs import WorkloadTotals
+from joulebook.core.report.runs import totals as all_totals
+from joulebook.core.report.tally import ENOUGH
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 from joulebook.units import NS_PER_HOUR, NS_PER_MS
 from joulebook.untrusted_files import open_to_append
 
 POLL_S = 1.0
 _NAME_CHARS = 60
-ENOUGH = 0.995
-"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 _SLACK_NS = 5 * NS_PER_MS
 """How far the wall clock may drift from node time between the end and the query."""
 
@@ -76,7 +76,7 @@ def look(ledger: LedgerReader, totals: WorkloadTotals) -> Found:
     booked_ns = ledger.booked_to_utc_ns(tuple(totals.by_meter))
     if totals.wall_ns is None:
         asked = Selection(workloads=frozenset({str(totals.workload.id)}))
-        every = all_totals(ledger.account(0, FOREVER_S, asked))
+        every = all_totals(report_query.account(ledger, 0, FOREVER_S, asked))
         held = {each.workload.id: each.wall_ns for each in every}
         totals = msgspec.structs.replace(totals, wall_ns=held.get(totals.workload.id))
     return Found(totals, ended_ns is not None and booked_ns >= ended_ns - _SLACK_NS)
@@ -164,6 +164,8 @@ def _of(found: Found, node: str, nodes: int) -> str:
 
 def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
+    if not energy_uj:
+        return "nothing was booked to it"
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
     how = "from a recorded trace" if totals.replayed else "measured"

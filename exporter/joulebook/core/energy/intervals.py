@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import msgspec
 
-from joulebook.core.energy.audit import MAX_HOLE_NS, counted_uj, drawn_uj, max_power_mw
 from joulebook.core.energy.idle import is_at_rest
+from joulebook.core.energy.power import MAX_HOLE_NS, counted_uj, drawn_uj, max_power_mw
 from joulebook.core.energy.readings import (
     Break,
     InstanceUse,

@@ -13,11 +13,11 @@ import msgspec
 
 from joulebook.core.energy import meter as metering
 from joulebook.core.energy import node_meter
-from joulebook.core.energy.audit import is_believable
 from joulebook.core.energy.calibration import applied
 from joulebook.core.energy.intervals import Calibration, Interval
 from joulebook.core.energy.meter import MeterState, MeterUpdate
 from joulebook.core.energy.node_meter import NodeMeter
+from joulebook.core.energy.power import is_believable
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import ChildSecond, Gap, counted

@@ -11,11 +11,17 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.energy import audit as auditing
-from joulebook.core.energy.audit import (
+from joulebook.core.energy.audit import Audit, Verdict
+from joulebook.core.energy.intervals import (
+    between,
+    confirm,
+    energy_uj,
+    has_restarted,
+    judge,
+)
+from joulebook.core.energy.power import (
     MAX_HOLE_NS,
     STALL_NS,
-    Audit,
-    Verdict,
     counted_uj,
     drawn_uj,
     is_believable,
@@ -23,13 +29,6 @@ from joulebook.core.energy.audit import (
     is_off,
     is_sound,
     summed,
-)
-from joulebook.core.energy.intervals import (
-    between,
-    confirm,
-    energy_uj,
-    has_restarted,
-    judge,
 )
 from joulebook.core.energy.readings import Break, Failure, Meter, ProcessUse, Reading, joined
 from joulebook.core.evidence import Gap

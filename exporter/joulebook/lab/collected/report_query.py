@@ -92,6 +92,9 @@ WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY
 """
 
 
+NAME = "collected ledger"
+
+
 class CollectedSource:
     """The collected ledger at a URL, as a source of reports."""
 
@@ -101,17 +104,16 @@ class CollectedSource:
     @property
     def name(self) -> str:
         """What people are shown."""
-        return "collected ledger"
+        return NAME
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
         """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
         with opened(self._url) as database, database.transaction(writes=False):
-            return _account(database, self.name, since_s, until_s, selection)
+            return account(database, since_s, until_s, selection)
 
 
-def _account(
-    database: Database, source: str, since_s: int, until_s: int, wanted: Selection
-) -> ReportData:
+def account(database: Database, since_s: int, until_s: int, wanted: Selection) -> ReportData:
+    """Return what all nodes booked."""
     known = _workloads(database, wanted)
     span = [since_s, min(until_s, _LATEST_S)]
     postings: list[Posting] = []
@@ -139,7 +141,7 @@ def _account(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
     return ReportData(
-        source,
+        NAME,
         since_s,
         until_s,
         tuple(postings),
@@ -160,7 +162,7 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
-            *replay_warning(source, {meter for _, meter in booked & replayed}),
+            *replay_warning(NAME, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from joulebook.lab.report import wording
 from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
-from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.wording import sentences
 
 MOST_RUNS = 25
 """Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""

@@ -7,6 +7,8 @@ from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
     CURRENCY,
+    MANY,
+    NOT_OF_MANY,
     OF_GPU,
     OF_IDLE,
     OWNERS,
@@ -34,6 +36,7 @@ EXACT = (
 
 
 _NONE = "not used"
+_CHOOSE = "choose an experiment above"
 
 TOTALS = (
     stat("Energy", f"Idle parts included. {LONG}", Basis.METERED, "kwatth",
@@ -50,7 +53,7 @@ TOTALS = (
         Query(ratio(used("idle_energy_joules", "", OF_GPU), used("energy_joules", "", OF_GPU))),
         decimals=1, thresholds=OF_IDLE, empty=_NONE),
     stat("Runs", "Jobs, pods and the like that held devices in the range.",
-        Basis.COUNTED, "none", Query(f"count(({run('gpu_seconds', RUN)}) > 0)"), empty="none"),
+        Basis.COUNTED, "none", Query(f"count(({run('gpu_seconds', RUN)}) > 0)"), empty=_CHOOSE),
 )  # fmt: skip
 
 _A_RUN = f"({used('energy_joules')}) / scalar(count(({run('gpu_seconds', RUN)}) > 0))"
@@ -64,7 +67,7 @@ BEFORE = (
         options=EACH_NAMED, empty="not known"),
     stat("Energy of a run", "Mean energy of the runs of the range: compare two ranges to see "
         "whether runs of one experiment become cheaper.", Basis.METERED, "kwatth",
-        Query(kwh(_A_RUN)), empty=_NONE),
+        Query(kwh(_A_RUN)), empty=_CHOOSE),
     stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
         f"{LONG}", Basis.RATED, "locale", Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=2, options=EACH_NAMED, empty="set rates.price"),
@@ -82,19 +85,19 @@ _NAMED = (
     f"or on ({RUN})\n{_HOURS}"
 )
 """GPU-hours with the name of the job, where it is known."""
-_HELD = selector("joulebook_workload_gpu_seconds_total", WHO)
+_HELD = selector("joulebook_workload_gpu_seconds_total", WHO, NOT_OF_MANY)
 
 
 def _when(function: str) -> str:
     """Instant at which a run was first or last seen, in milliseconds."""
-    return f"1000 * {function} by ({RUN}) ({function}_over_time(timestamp({_HELD})[$__range:10m]))"
+    return f"1000 * {function} by ({RUN}) ({function}_over_time(timestamp({_HELD})[$__range:15m]))"
 
 
 RUNS = Panel(
     "Each run",
     "Every run in the range, the last one first: compare a run with the ones before it. A click "
-    "on it opens its page. First and last seen are true to ten minutes, and last seen is up to a "
-    f"quarter of an hour after its end. Cost is in the currency chosen above. {EXACT}",
+    "on it opens its page. First and last seen are up to a quarter of an hour after its begin and "
+    f"its end. Cost is in the currency chosen above. {EXACT}",
     Basis.RATED,
     "none",
     kind="table",
@@ -115,13 +118,13 @@ RUNS = Panel(
         idle_share(run, RUN),
     ),
     sort="First seen",
-    empty="No run in the range: widen it, or choose another experiment",
+    empty=f"No run in the range: widen it, or {_CHOOSE}",
 )
 
-_NODE_ENERGY = selector("joulebook_experiment_energy_joules_total", WHO, EXPIRED)
+_NODE_ENERGY = selector("joulebook_experiment_energy_joules_total", WHO, NOT_OF_MANY, EXPIRED)
 _POWER = power("cluster, experiment, component", "{{experiment}} {{component}} {{cluster}}")
 _STEP = "[$__interval]"
-_WORKLOAD_ENERGY = selector("joulebook_workload_energy_joules_total", WHO)
+_WORKLOAD_ENERGY = selector("joulebook_workload_energy_joules_total", WHO, NOT_OF_MANY)
 _RISE = (
     f"({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')}\n"
     f"  - ({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}[15m] offset $__interval)')}\n"
@@ -130,9 +133,11 @@ _RISE = (
 )
 
 _PEAK = 'joulebook_gpu_peak_flops{precision="fp16"}'
-_TENSOR = f"increase(joulebook_workload_tensor_seconds_total{{{WHO}}}[$__range])"
+_TENSOR = f"increase(joulebook_workload_tensor_seconds_total{{{WHO},{NOT_OF_MANY}}}[$__range])"
 _GPU_JOULES = by(
-    _BAR, f"increase(joulebook_workload_energy_joules_total{{{WHO},{OF_GPU}}}[$__range])"
+    _BAR,
+    f"increase({selector('joulebook_workload_energy_joules_total', WHO, NOT_OF_MANY, OF_GPU)}"
+    "[$__range])",
 )
 _FLOP = by(
     _BAR,
@@ -176,7 +181,7 @@ OVER_TIME = (
         "bargauge",
         12,
         11,
-        empty=_NONE,
+        empty=_CHOOSE,
     ),
     Panel(
         "Energy by run",
@@ -188,7 +193,7 @@ OVER_TIME = (
         12,
         11,
         link=links.WORKLOAD_OF_BAR,
-        empty=_NONE,
+        empty=_CHOOSE,
     ),
     Panel(
         "Picojoules per useful FLOP",
@@ -215,7 +220,7 @@ DASHBOARD = Board(
     "joulebook-experiment",
     "Experiment",
     "What one experiment used and cost: its runs against the ones before, over time, by node.",
-    (*OWNERS, CURRENCY, *CHOICE),
+    (*OWNERS, CURRENCY, *CHOICE, MANY),
     (Row("", TOTALS + BEFORE), Row("Runs", (RUNS,)), Row("Over time", OVER_TIME[:2]),
         Row("Where", OVER_TIME[2:])),
     since="now-7d",

@@ -10,10 +10,12 @@ from dashboards.generator.figures import (
     CHOICE,
     CLUSTERS,
     CURRENCY,
+    NOT_OF_RULES,
     OF_GPU,
     OF_IDLE,
     OWNERS,
     PAID,
+    RULES,
     by_day,
     idle_share,
     kwh,
@@ -36,8 +38,8 @@ from dashboards.generator.panel import (
     Query,
     stat,
 )
-from dashboards.generator.promql import chosen, ratio
-from dashboards.generator.recording import SPENT
+from dashboards.generator.promql import chosen, ratio, selector
+from dashboards.generator.recording import RATES, SPENT, rate_rule
 
 _EACH = "cluster, account, user, experiment"
 LONG = "Long ranges of large labs end with the last whole hour (5 minutes up to 25 hours)."
@@ -277,7 +279,10 @@ DAYS = (
 )
 
 
-def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: str) -> Panel:
+def _rate(what: str, legend: str, title: str, about: str, unit: str) -> Panel:
+    gauge = selector(f"joulebook_{what}", CLUSTERS, NOT_OF_RULES)
+    rule = selector(rate_rule(what), CLUSTERS)
+    by_name = f"avg by ({RATES[what]})"
     return Panel(
         title,
         about,
@@ -285,7 +290,8 @@ def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: s
         unit,
         (
             Query(
-                f"avg by ({labels}) (avg_over_time({metric}{{{CLUSTERS}}}[$__interval]))",
+                f"{by_name} (avg_over_time({gauge}[$__interval]))\nor\n"
+                f"{by_name} (avg_over_time({rule}[$__interval]))",
                 legend,
                 "5m",
             ),
@@ -296,14 +302,14 @@ def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: s
     )
 
 
-RATES = (
-    _rate("joulebook_electricity_price_per_kwh", "cluster, currency", "{{cluster}} {{currency}}",
+CHEAP = (
+    _rate("electricity_price_per_kwh", "{{cluster}} {{currency}}",
         "Electricity price", "What a kilowatt-hour costs, without PUE: when power is cheap.",
         "locale"),
-    _rate("joulebook_carbon_intensity_grams_per_kwh", "cluster, zone", "{{cluster}} {{zone}}",
+    _rate("carbon_intensity_grams_per_kwh", "{{cluster}} {{zone}}",
         "Grid carbon", "Grams of CO2e of a kilowatt-hour, without PUE: when power is clean.",
         "locale"),
-    _rate("joulebook_pue_ratio", "cluster", "{{cluster}} PUE", "Facility PUE",
+    _rate("pue_ratio", "{{cluster}} PUE", "Facility PUE",
         "Energy of the facility for each joule of the machines.", "none"),
 )  # fmt: skip
 
@@ -311,13 +317,13 @@ DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
     "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
-    (*OWNERS, CURRENCY, *CHOICE),
+    (*OWNERS, CURRENCY, *CHOICE, RULES),
     (
         Row("", TOTALS + BEFORE),
         Row("Experiments", (TABLE,)),
         Row("Trend", TREND),
         Row("Who", RANKS),
         Row("Day by day", DAYS),
-        Row("When power is cheap and clean", RATES),
+        Row("When power is cheap and clean", CHEAP),
     ),
 )

@@ -18,9 +18,19 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable
 from joulebook.commands.doctor import checks, daemon, host, ledger
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
-from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
+from joulebook.commands.doctor.checks import (
+    Answer,
+    Check,
+    Finding,
+    GpuSurvey,
+    Site,
+    Status,
+    Survey,
+    fail,
+    ok,
+    warn,
+)
 from joulebook.commands.doctor.doctor import SECTIONS, CheckGroup, show
-from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
 from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tests.unit.core.audit import laws
 from tests.unit.core.world import S, gpu
 
-from joulebook.core.energy.audit import NODE_MAX_POWER_MW
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.meter import FALLBACK_NS, MeterState, begin, resume, take
+from joulebook.core.energy.power import NODE_MAX_POWER_MW
 from joulebook.core.energy.readings import Break, Component, Meter, PowerSample, Reading
 from joulebook.core.energy.ripe import ripe
 from joulebook.core.evidence import Method

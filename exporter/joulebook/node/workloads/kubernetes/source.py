@@ -324,8 +324,6 @@ class KubernetesWorkloads:
         named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._site.resources)
         return named or is_gpu_id(device.id)
 
-    # -- helpers
-
     def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
         if self._site.server is None:
