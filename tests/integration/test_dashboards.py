@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 from tests.lab.answers import COLUMNS, PANELS, RUN_COLUMNS, Window
 from tests.lab.backfill import RULES, made
-from tests.lab.grafana import Chosen, asks, choices, clicked, dashboards, filled, links, panels
+from tests.lab.grafana import (
+    Chosen,
+    asks,
+    choices,
+    clicked,
+    dashboards,
+    filled,
+    links,
+    opened,
+    panels,
+)
 from tests.lab.servers import Server, prometheus, victoria
 from tests.lab.truth import J_PER_KWH, truth
 from tests.lab.world import AWAY, CURRENCIES, DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
@@ -30,7 +40,7 @@ ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 7 * DAY_S: 0.001, 30 * DAY_S: 0.002}
 """How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
 whole hours, and are compared with just those. The lab's older history is scraped seldom."""
 
-GOOD_NEWS = {"Gaps", "Not charged", "Throttling"}
+GOOD_NEWS = {"Gaps", "Not charged", "Throttling", "Used by others than the holder"}
 """What may be empty: it says that all is well."""
 
 RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
@@ -50,11 +60,11 @@ def server(lab: Mapping[str, Server], request: pytest.FixtureRequest) -> Server:
 def variables(uid: str, server: Server, span_s: int, **chosen: Chosen) -> dict[str, Chosen]:
     """The variables as they stand on a dashboard that is just opened."""
     board = BOARDS[uid]
-    values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
+    values = opened(board)
     values["workload"] = RUNNING.id
     if "workload" in {v["name"] for v in board["templating"]["list"]}:
         values["cluster"] = (RUNNING.cluster,)
-    return values | server.chosen(board, END_S, span_s, SCRAPE_S) | chosen
+    return server.chosen(board, values | chosen, END_S, span_s, SCRAPE_S)
 
 
 def shown(

@@ -210,6 +210,20 @@ def asks_of_ledger(
         yield panel, re.sub(r"\$__unixEpochFilter\(([\w.]+)\)", inside, sql)
 
 
+def opened(board: Mapping[str, Any]) -> dict[str, Chosen]:
+    """The variables of a dashboard that is just opened, without the hidden ones: all of each."""
+    return {v["name"]: ".*" for v in board["templating"]["list"] if not v.get("hide")}
+
+
+def listed(board: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the lists of a dashboard's variables are: a selector, and of which label the values."""
+    for variable in board["templating"]["list"]:
+        query = variable["query"]["query"] if isinstance(variable["query"], dict) else ""
+        if query.startswith("label_values("):
+            metric, _, label = query.removeprefix("label_values(")[:-1].rpartition(",")
+            yield metric, label
+
+
 def choices(board: Mapping[str, Any]) -> dict[str, str]:
     """The expressions of hidden variables by their names: the label of that name is the value."""
     return {

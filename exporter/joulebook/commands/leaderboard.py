@@ -27,8 +27,16 @@ from joulebook.core.report.leaderboard import (
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
-from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
-from joulebook.lab.leaderboard.images import png, svg
+from joulebook.lab.leaderboard.formats import (
+    Leaderboard,
+    as_csv,
+    as_json,
+    closing,
+    html,
+    markdown,
+    png,
+    svg,
+)
 from joulebook.lab.leaderboard.join import Joined, by_experiment, by_run
 from joulebook.lab.leaderboard.mlflow import ENERGY, read_runs, write_back
 from joulebook.lab.leaderboard.model_card import read_card

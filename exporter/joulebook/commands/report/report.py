@@ -33,7 +33,7 @@ from joulebook.commands.shared.charge_text import (
     money_columns,
 )
 from joulebook.commands.shared.options import Options, command, option
-from joulebook.commands.shared.text import energy, moment, percent
+from joulebook.commands.shared.text import LOWER_BOUND, energy, is_partial, moment, percent
 from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
@@ -92,12 +92,13 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     refuse_unknown(asked, span, wanted, account)
     refuse_ambiguous(wanted, account)
     site = config if args.rates is None else load(args.rates, {})
-    account = with_site_water(account, site.rates)
+    account = msgspec.structs.replace(account, rates=with_site_water(account, site.rates))
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, site.rates, os.environ)
-        recharged = recharged._replace(account=with_site_water(recharged.account, site.rates))
-        anew = statement.Recharge(args.rates.name, *recharged)
+        again = recharged.account
+        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
+        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
@@ -201,7 +202,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     screen.say()
     rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
     names = [*map(_name, report.lines), "in all"][: len(rows)]
-    columns = figures([(line.amount, line.booked) for line in rows])
+    held_ns = [line.held_ns for line in rows]
+    columns = figures([(line.amount, line.booked) for line in rows], held_ns)
     if any(line.restated is not None for line in rows):
         columns += charges([line.restated or {} for line in rows], " at new")
         differences = [_differ(line.booked, line.restated or {}) for line in rows]
@@ -213,6 +215,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
+    if any(is_partial(line.amount.held_ns, line.held_ns) for line in rows):
+        screen.say(LOWER_BOUND)
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
@@ -308,7 +312,8 @@ def _line(line: ReportLine) -> dict[str, Any]:
         "energy_kwh": kwh_from_uj(line.amount.energy_uj),
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
-        "held_gpu_hours": line.amount.held_ns / 3.6e12,
+        "held_gpu_hours": line.held_ns / 3.6e12,
+        "coverage": line.amount.held_ns / line.held_ns if line.held_ns else None,
         "booked": as_object(line.booked),
     }
     if line.restated is not None:

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from joulebook.commands.shared.charge_text import decimal
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
-from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected import bills
 from joulebook.lab.collected.bills import BillLine, MonthBill
+from joulebook.lab.collected.months import after, begin_s
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
@@ -67,15 +68,15 @@ def _row(
     yield "BillingAccountId", _LAB
     yield "BillingAccountName", _LAB
     yield "BillingCurrency", charge.currency
-    yield "BillingPeriodStart", _utc(rollup.begin_s(bill.month))
-    yield "BillingPeriodEnd", _utc(rollup.begin_s(rollup.after(bill.month)))
+    yield "BillingPeriodStart", _utc(begin_s(bill.month))
+    yield "BillingPeriodEnd", _utc(begin_s(after(bill.month)))
     yield "ChargeCategory", "Credit" if charge.item is Item.CREDIT else "Usage"
     # FOCUS has no other class: an entry for a month that was already closed.
     yield "ChargeClass", "Correction" if corrected else ""
     yield "ChargeDescription", _DESCRIPTIONS[charge.item]
     yield "ChargeFrequency", "Usage-Based"
-    yield "ChargePeriodStart", _utc(rollup.begin_s(consumed))
-    yield "ChargePeriodEnd", _utc(rollup.begin_s(rollup.after(consumed)))
+    yield "ChargePeriodStart", _utc(begin_s(consumed))
+    yield "ChargePeriodEnd", _utc(begin_s(after(consumed)))
     if charge.item is not Item.CREDIT:
         yield "ConsumedQuantity", quantity
         yield "ConsumedUnit", "GPU-Hours" if held else "kWh"

@@ -30,6 +30,7 @@ from joulebook.core.money.amounts import (
     total,
 )
 from joulebook.core.money.rates import RateSet, StepCurve
+from joulebook.core.report import runs
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.report.tally import WATER_GRID, WATER_SITE, Place
 from joulebook.core.workloads import Labels
@@ -40,12 +41,18 @@ Owner = Labels | Remainder
 
 
 class ReportLine(msgspec.Struct, frozen=True):
-    """One owner: consumption and charges (`restated` is `None` if not requested)."""
+    """One owner: consumption and charges (`restated` is `None` if not requested).
+
+    Attributes:
+        held_ns: GPU time held, whether energy is known for it (`amount.held_ns`) or not.
+
+    """
 
     owner: Owner
     amount: Amount
     booked: Charges
     restated: Charges | None = None
+    held_ns: int = 0
 
 
 class Recharged(NamedTuple):
@@ -81,6 +88,20 @@ def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner
     return sums
 
 
+def held(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
+    """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
+    booked_ns: dict[Subject, int] = {}
+    for row in account.postings:
+        booked_ns[row.subject] = booked_ns.get(row.subject, 0) + row.amount.held_ns
+    whole_ns = runs.held_ns(account)
+    sums: dict[Owner, int] = {}
+    for subject, ns in booked_ns.items():
+        whole = 0 if isinstance(subject, Remainder) else whole_ns.get(subject, 0)
+        key = owner(account, subject, level)
+        sums[key] = sums.get(key, 0) + max(ns, whole)
+    return sums
+
+
 def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """Return what was charged, by owner."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
@@ -98,8 +119,8 @@ def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT
     return Labels() if known is None else level.of(known.labels)
 
 
-def own_rates(account: ReportData) -> ReportData:
-    """Return the data with the rates weighted by its own energy and held time.
+def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
+    """Return the rates weighted by the energy and held time of the data itself.
 
     A ledger has each node's total at a rate, whoever was charged. For a selection, a rate weighs
     what the selection consumed on that node in that quarter hour; if several were in force, in
@@ -129,11 +150,11 @@ def own_rates(account: ReportData) -> ReportData:
             rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
         else:
             rates += _own_energy(rows, energy_uj[place])
-    return msgspec.structs.replace(account, rates=tuple(rates))
+    return tuple(rates)
 
 
-def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> ReportData:
-    """Return the data with the rates of water in force at each place and time.
+def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedRate, ...]:
+    """Return the rates, and those of water in force at each place and time.
 
     Water is no counter and nothing is billed by it, so it is not booked with the energy.
     """
@@ -145,7 +166,7 @@ def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> ReportDa
     for quantity, curve in curves.items():
         for place, whole_uj in energy_uj.items():
             rates += _water_rates(quantity, curve, place, whole_uj)
-    return msgspec.structs.replace(account, rates=tuple(rates))
+    return tuple(rates)
 
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
@@ -247,7 +268,7 @@ def lines(
 
     `again` is the same data at other rates.
     """
-    amounts, booked = consumed(account, level), billed(account, level)
+    amounts, booked, times = consumed(account, level), billed(account, level), held(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
@@ -256,6 +277,7 @@ def lines(
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
                 None if restated is None else restated.get(who, {}),
+                times.get(who, 0),
             )
             for who in amounts.keys() | booked.keys()
         ),
@@ -289,4 +311,5 @@ def whole(statement: Iterable[ReportLine]) -> ReportLine:
         amount,
         total(line.booked for line in every),
         total(anew) if anew else None,
+        sum(line.held_ns for line in every),
     )

@@ -59,18 +59,18 @@ NOT_STATED = "not stated"
 
 
 class RunRoles(msgspec.Struct, frozen=True):
-    """The runs of a statement in their roles; `best` is `None` if not stated.
+    """Which runs of a statement have which role, by their ids.
 
     Attributes:
+        best: The run whose result is reported; `None`: nobody stated which.
         stages: The stage of each run.
         final: The runs whose models were published; all others are development. `None`: nobody
             stated which.
 
     """
 
-    best: Run | None
-    sweep: tuple[Run, ...]
-    project: tuple[Run, ...]
+    best: WorkloadId | None
+    sweep: frozenset[WorkloadId]
     excluded: Mapping[WorkloadId, str]
     states: Mapping[WorkloadId, State]
     stages: Mapping[WorkloadId, str] = {}
@@ -81,13 +81,12 @@ class RunRoles(msgspec.Struct, frozen=True):
         reported = self.states.get(run.workload.id)
         return _OUTCOMES.get(run.workload.outcome, State.UNKNOWN) if reported is None else reported
 
-    def of(self, state: State) -> list[Run]:
-        """Return the runs with this outcome, except those excluded."""
-        return [
-            run
-            for run in self.project
-            if self.state(run) is state and run.workload.id not in self.excluded
-        ]
+    def role(self, run: Run) -> str:
+        """Return the role of a run: `best`, `sweep`, `excluded`, or none."""
+        key = run.workload.id
+        if key in self.excluded:
+            return "excluded"
+        return "best" if key == self.best else "sweep" if key in self.sweep else ""
 
 
 def sort_out(
@@ -103,8 +102,8 @@ def sort_out(
     excluded = {
         run.workload.id: why for name, why in choice.excluded.items() for run in _named(runs, name)
     }
-    sweep = tuple(
-        run
+    sweep = frozenset(
+        run.workload.id
         for run in runs
         if run.workload.id not in excluded
         and (not choice.sweep or any(_is(run, pattern) for pattern in choice.sweep))
@@ -117,18 +116,23 @@ def sort_out(
         if len(found) > 1:
             names = ", ".join(max(run.names, key=len) for run in found)
             raise ValueError(f"{choice.best!r} is more than one run: {names}")
-        best = found[0]
-        if best.workload.id in excluded:
+        best = found[0].workload.id
+        if best in excluded:
             raise ValueError(f"{choice.best!r} is the best run and an excluded one")
-        if best.cut:
+        if found[0].cut:
             raise ValueError(
                 f"{choice.best!r} is incomplete: it started before or ended after this time range"
             )
     elif len(sweep) == 1:
-        best = None if sweep[0].cut else sweep[0]
+        best = next(iter(sweep - {run.workload.id for run in runs if run.cut}), None)
     stages = {run.workload.id: _stage(run, choice.stages, site_stages or {}) for run in runs}
     return RunRoles(
-        best, sweep, tuple(runs), excluded, states, stages, _final(runs, choice, best, stages)
+        best,
+        sweep,
+        excluded,
+        states,
+        stages,
+        _final(runs, choice, best, stages),
     )
 
 
@@ -147,7 +151,10 @@ def _matches(run: Run, pattern: str) -> bool:
 
 
 def _final(
-    runs: Sequence[Run], choice: RoleChoice, best: Run | None, stages: Mapping[WorkloadId, str]
+    runs: Sequence[Run],
+    choice: RoleChoice,
+    best: WorkloadId | None,
+    stages: Mapping[WorkloadId, str],
 ) -> frozenset[WorkloadId] | None:
     """Return the final runs: as named, else the best one, else those not of development."""
     for pattern in choice.final:
@@ -158,7 +165,7 @@ def _final(
             run.workload.id for run in runs if any(_matches(run, each) for each in choice.final)
         )
     if choice.best and best is not None:
-        return frozenset({best.workload.id})
+        return frozenset({best})
     if DEVELOPMENT in stages.values():
         return frozenset(
             key for key, stage in stages.items() if stage not in {DEVELOPMENT, NOT_STATED}

@@ -58,7 +58,7 @@ def make(
         since_s,
         until_s,
         lines(account, None if anew is None else anew.account, level),
-        own_rates(account).rates,
+        own_rates(account),
         {} if anew is None else anew.unpriced_uj,
         (*account.warnings, *(() if anew is None else anew.problems)),
     )
@@ -78,6 +78,6 @@ def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) 
     return recharged(account, known, charges(rates))._replace(problems=problems)
 
 
-def with_site_water(account: ReportData, rates: Rates) -> ReportData:
-    """Return the account with the site's water per energy. Raises `ConfigError`."""
+def with_site_water(account: ReportData, rates: Rates) -> tuple[UsedRate, ...]:
+    """Return the account's rates, and the site's water per energy. Raises `ConfigError`."""
     return with_water(account, {str(each): curve for each, curve in water_of(rates).items()})

@@ -258,9 +258,8 @@ def _utilization(runs: Sequence[Run], about: About) -> Figure:
     """How much of the peak was used: as was said, as was measured at most, or as is assumed."""
     if about.utilization is not None:
         return Figure(100 * about.utilization, "%", source="said by the researcher")
-    amounts = [amount for run in runs for amount in run.by_model.values()]
     held_ns, known_ns, tensor_ns = (
-        sum(getattr(amount, name) for amount in amounts)
+        sum(getattr(amount, name) for run in runs for amount in run.by_model.values())
         for name in ("held_ns", "tensor_known_ns", "tensor_ns")
     )
     if not known_ns or known_ns < _NEARLY_ALL * held_ns:

@@ -28,9 +28,10 @@ def why_unknown(account: ReportData, matter: Unknowable) -> str:
     return f"not known from {account.source}: {account.unknown[matter]}"
 
 
-def energy(effort: RunRoles, project: Tally) -> Energy:
+def energy(runs: Sequence[Run], roles: RunRoles, project: Tally) -> Energy:
     """Energy by part, and by the role of runs."""
-    best, sweep = effort.best, added(run.tally for run in effort.sweep)
+    best = next((run for run in runs if run.workload.id == roles.best), None)
+    sweep = added(run.tally for run in runs if run.workload.id in roles.sweep)
     return Energy(
         gpu=_kwh(project.gpu_uj, _uncovered(project)),
         host=_host(project, HOST, *_HOST),
@@ -41,10 +42,8 @@ def energy(effort: RunRoles, project: Tally) -> Energy:
         it=_of_machines(project),
         facility=_facility(project),
         best=_unnamed() if best is None else _of_machines(best.tally, f"run {best.shown}"),
-        sweep=_of_machines(sweep, _several(len(effort.sweep))),
-        project=_of_machines(
-            project, f"{_several(len(effort.project))}, failed and excluded ones too"
-        ),
+        sweep=_of_machines(sweep, _several(len(roles.sweep))),
+        project=_of_machines(project, f"{_several(len(runs))}, failed and excluded ones too"),
     )
 
 

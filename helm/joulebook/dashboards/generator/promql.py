@@ -86,19 +86,19 @@ def last_of(counter: str, window: str, offset: str = "") -> str:
 
 
 BRIDGED = "1d"
-"""How long nothing may be scraped before a rule no longer makes up for it."""
+"""How long nothing may be scraped before an alert no longer knows what was there before."""
 
 
-def increment(counter: str, interval: str, window: str) -> str:
+def increment(counter: str, interval: str, window: str, bridged: str) -> str:
     """By how much a counter rose in `interval`, or since it was last seen if that is longer ago.
 
     A failed scrape leaves a stale marker, so `counter offset 5m` is absent after it; the last
-    value of a day is not, and what was not scraped no rule has recorded. A series that was not
-    there before counts from its first value in the window (counters are shown at where they begin
-    until they have been scraped), and so does one that was reset.
+    value in `bridged` before is not, and what was not scraped no rule has recorded. A series that
+    was not there before counts from its first value in the window (counters are shown at where they
+    begin until they have been scraped), and so does one that was reset.
     """
     last = last_of(counter, window)
-    before = last_of(counter, BRIDGED, interval)
+    before = last_of(counter, bridged, interval)
     first = one_of(TARGET, f"min_over_time({counter}[{window}])", "min")
     return f"""\
 {last}

@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
-from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.cgroups import (
+    MAX_PODS,
+    LogFolder,
+    PodDirectory,
+    PodLevel,
+    PodNames,
+    bound,
+)
+from joulebook.node.workloads.kubernetes.claims import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, ListedPod
-from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
-from joulebook.node.workloads.kubernetes.names import MAX_PODS, PodNames, bound
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 from joulebook.units import NS_PER_S
 

@@ -24,6 +24,7 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
     joined,
 )
@@ -45,7 +46,6 @@ from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resume import Resumption
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
@@ -323,8 +323,6 @@ class KubernetesWorkloads:
             return any(fnmatch.fnmatchcase(driver, each) for each in self._site.drivers)
         named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._site.resources)
         return named or is_gpu_id(device.id)
-
-    # -- helpers
 
     def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""

@@ -1,14 +1,12 @@
-"""Generate `docs/metrics.md` from the catalogue: `python -m joulebook.metrics.docs PATH`."""
+"""Generate `docs/metrics.md` from the catalogue, for `tools/generate.py`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
+from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import CATALOGUE
-from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.metric import Metric, Quantum
 
 _HEAD = """\
@@ -46,6 +44,10 @@ LABELS.
 `DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that it does not
 reset when the driver is reloaded. In OpenMetrics its type is `unknown`, since its name does not
 end in `_total`.
+
+These are all of the default counters of dcgm-exporter 4.8 but:
+
+ABSENT
 """
 
 _COLLECT = """
@@ -58,9 +60,11 @@ Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.
 def markdown() -> str:
     """Return the text of `docs/metrics.md`."""
     owned = ", ".join(f"`{label}`" for label in dcgm.LABELS)
+    absent = "\n".join(f"- `{name}`: {why}" for name, why in dcgm.ABSENT.items())
+    like_dcgm = _DCGM.replace("LABELS", owned).replace("ABSENT", absent)
     return (
         f"{_HEAD}\n{_table(CATALOGUE)}"
-        f"{_DCGM.replace('LABELS', owned)}\n{_table(dcgm.METRICS, labels=False)}"
+        f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
     )
 
@@ -80,7 +84,3 @@ def _table(metrics: Iterable[Metric], *, labels: bool = True) -> str:
             row += [value, f"{metric.stability}, {metric.since}"]
         rows.append([*row, metric.help])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(markdown(), "utf-8")
