@@ -166,8 +166,8 @@ def statement() -> Callable[[F], F]:
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="Also write the rows behind it as CSV, for `joulebook verify` to recompute "
-            "every figure. They contain names of users and jobs.",
+            help="Also write the rows behind it, as CSV or (FILE.parquet) as Parquet, for "
+            "`joulebook verify` to recompute every figure. They contain names of users and jobs.",
         ),
         option(
             "--sign",

@@ -44,7 +44,7 @@ from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.report import rows, sacct, signature, statement
+from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
 from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make, with_site_water
 from joulebook.lab.report.formats import FOR_PEOPLE, renderer
@@ -76,7 +76,8 @@ def write_statement(args: Options, config: Config) -> int:
     else:
         _save("--output", args.output, text)
     if args.rows is not None:
-        _save("--rows", args.rows, rows.write(basis))
+        parquet = args.rows.suffix == rows_parquet.SUFFIX
+        _save("--rows", args.rows, rows_parquet.write(basis) if parquet else rows.write(basis))
     if signed:
         _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
@@ -127,11 +128,11 @@ def _choice(args: Options, about: About) -> RoleChoice:
     )
 
 
-def _save(option_name: str, path: Path, text: str) -> None:
+def _save(option_name: str, path: Path, content: str | bytes) -> None:
     """Replace the file in one step, or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8", newline="")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
