@@ -276,10 +276,10 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
 @option("--account", metavar="NAME", default="", help="Show only this account.")
 @option(
     "--format",
-    type=click.Choice(["text", "csv", "json"]),
+    type=click.Choice(["text", "csv", "json", "focus"]),
     default="text",
     show_default=True,
-    help="Output format.",
+    help="Output format; focus: rows by FOCUS 1.0.",
 )
 @option(
     "--anyway",
