@@ -230,7 +230,21 @@ def write_statement(
     viewer: Known,
     experiment: Annotated[str, Query(min_length=1, max_length=256)],
     account: Name = "",
-    format: Literal["text", "markdown", "latex", "json", "csv", "hf", "boamps", "html"] = "json",
+    length: Literal["sentence", "short", "full"] = "full",
+    format: Literal[
+        "text",
+        "markdown",
+        "latex",
+        "html",
+        "json",
+        "csv",
+        "hf",
+        "boamps",
+        "eu-gpai",
+        "cyclonedx",
+        "spdx",
+        "sci",
+    ] = "json",
 ) -> Response:
     """Return the statement of an experiment, as `joulebook report` writes it."""
     with lab.view(viewer) as view:
@@ -242,9 +256,9 @@ def write_statement(
             reason="ambiguous",
         )
     made = statement_of(lab, data)
-    media = {"json": "application/json", "boamps": "application/json", "csv": "text/csv",
-             "html": "text/html"}  # fmt: skip
-    return Response(renderer(format)(made), media_type=media.get(format, "text/plain"))
+    media = dict.fromkeys(("json", "boamps", "cyclonedx", "spdx"), "application/json")
+    media |= {"csv": "text/csv", "html": "text/html"}
+    return Response(renderer(format, length)(made), media_type=media.get(format, "text/plain"))
 
 
 @router.get("/nodes")

@@ -16,9 +16,9 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.report.document import Document, document
 from joulebook.lab.report.formats import FORMATS
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.report.wording import sentences
 from joulebook.lab.web import present
 from joulebook.lab.web.api import (
     LEVELS,
@@ -189,7 +189,7 @@ def experiment(
         name=name,
         account=account,
         cards=present.cards([Usage(BilledOwner(), r.by_component, r.charges) for r in runs], []),
-        sentence=" ".join(sentences(made)),
+        texts=_texts(document(made)),
         picture=present.picture(data),
         formats=[(word, f"/api/v1/statement?{query}&format={word}") for word in FORMATS],
         table=present.jobs(runs[:MOST_ROWS]),
@@ -264,6 +264,14 @@ _SORTS: dict[str, Callable[[Usage], int]] = {
     "idle": lambda line: line.amount.idle_ns,
     "hours": lambda line: line.amount.held_ns,
 }
+
+
+def _texts(made: Document) -> list[tuple[str, str, str]]:
+    """Return what can be copied: an id, a title, and the text."""
+    return [
+        ("sentence", "A sentence, for an abstract", made.abstract),
+        ("short", "A paragraph, for an appendix", " ".join(made.short)),
+    ]
 
 
 def _seen(view: LabView, month: int) -> list[Usage]:
