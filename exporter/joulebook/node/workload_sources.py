@@ -114,7 +114,7 @@ class WorkloadSources:
         facts = tuple(
             self._unmasked(msgspec.structs.replace(state.facts, id=first.get(id_, id_)))
             for id_, state in books.workloads.items()
-            # A series ends where nothing is used for a moment; the source has to say that it is over.
+            # A series ends where nothing is used for a moment; only sources know ends.
             if (None in {state.ended_ns, state.facts.ended_ns} or first.get(id_, id_) in held)
             and id_ not in books.renamed
         )
