@@ -12,6 +12,7 @@ import sys
 import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import is_partial, moment
 from joulebook.config import load
@@ -90,6 +91,8 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
         )
     if args.format == "json":
         screen.say(as_json(bill, measured))
+    elif args.format == "focus":
+        screen.say(as_focus(bill))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:

@@ -349,6 +349,46 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
     assert "from a recorded trace" in " ".join(capsys.readouterr().out.split())
 
 
+NOT_NULL = (
+    "BilledCost", "BillingAccountId", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
+    "ChargeCategory", "ChargeDescription", "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost",
+    "EffectiveCost", "InvoiceIssuerName", "ListCost", "ProviderName", "PublisherName",
+    "ServiceCategory", "ServiceName",
+)  # fmt: skip
+"""Columns that FOCUS 1.0 wants a value in (https://focus.finops.org, chapter 2)."""
+
+
+def test_rows_by_focus(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bill", "show", "2026-10", "--format", "focus") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows[0]) == 43
+    for row in rows:
+        assert all(row[name] for name in NOT_NULL), row
+        assert not any(value.startswith(("=", "+", "@")) for value in row.values())
+        assert row["BillingPeriodStart"] == "2026-10-01T00:00:00Z"
+        assert row["BillingPeriodEnd"] == "2026-11-01T00:00:00Z"
+        assert row["ChargeCategory"] in {"Usage", "Credit"}
+    assert sum(float(row["BilledCost"]) for row in rows) == pytest.approx(1.2)
+    nlp = next(row for row in rows if row["SubAccountId"] == "nlp")
+    assert nlp["BilledCost"] == "0.600000000"
+    assert (nlp["ConsumedQuantity"], nlp["ConsumedUnit"]) == ("3.000000000", "kWh")
+    assert json.loads(nlp["Tags"]) == {"user": "ada", "experiment": "bert"}
+
+
+def test_a_late_entry_is_a_correction_by_focus(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bill", "close", "2026-10", "--by", "test") == 0
+    october.burn(OCTOBER_S + 900, KWH, "101", Exact(0, 200_000_000), NS_PER_HOUR)
+    collect(october)
+    capsys.readouterr()
+    assert run("bill", "show", "2026-11", "--format", "focus") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["ChargeClass"] == "Correction"
+    assert row["ChargePeriodStart"] == "2026-10-01T00:00:00Z"
+    assert row["BillingPeriodStart"] == "2026-11-01T00:00:00Z"
+
+
 def test_what_is_not_measured_for_all_of_its_time_says_so(
     october: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
