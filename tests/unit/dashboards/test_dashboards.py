@@ -54,8 +54,8 @@ UIDS = {
     "joulebook-books",
 }
 UNITS = {
-    "kwatth", "suffix: kWh", "watt", "joule", "suffix: kg", "locale", "percentunit", "s", "bytes", "celsius",
-    "hertz", "none", "Bps",
+    "kwatth", "suffix: kWh", "watt", "joule", "suffix: kg", "locale", "percentunit", "s", "bytes",
+    "celsius", "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
