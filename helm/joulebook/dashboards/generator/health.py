@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import LEGENDS, NODES, WHERE, foremost
 from dashboards.generator.panel import Basis, Panel, Query, stat
-from dashboards.generator.promql import by
+from dashboards.generator.promql import TARGET, one_of
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 _BY = "cluster, node, gpu"
@@ -15,8 +15,9 @@ _NEWER = "Hopper and newer only."
 def _more(name: str, labels: str, legend: str, *matchers: str, most: int = LEGENDS) -> Query:
     """What a counter rose by in each step, of the GPUs where it rose most in the range."""
     selector = ",".join((WHERE, *matchers))
-    counted = by(
-        f"{_BY}{labels}", f"increase(joulebook_gpu_{name}_total{{{selector}}}[$__rate_interval])"
+    counted = (
+        f"max by ({_BY}{labels}) "
+        f"(increase(joulebook_gpu_{name}_total{{{selector}}}[$__rate_interval]))"
     )
     rank = counted.replace("$__rate_interval", "$__range")
     return Query(foremost(counted, f"{_BY}{labels}", rank, most), legend, "1m")
@@ -43,10 +44,15 @@ def _gauge(title: str, about: str, name: str, unit: str, most: float | None = No
 def _risen(name: str, *matchers: str) -> str:
     """What a counter rose by in the range, and what it began with where it began in it."""
     series = f"joulebook_gpu_{name}_total{{{','.join((WHERE, *matchers))}}}"
+    began = one_of(TARGET, f"{series} unless last_over_time({series}[6h] offset $__range)")
     return (
-        f"(sum(increase({series}[$__range])) or vector(0))\n"
-        f"+ (sum({series} unless last_over_time({series}[6h] offset $__range)) or vector(0))"
+        f"(sum({one_of(TARGET, f'increase({series}[$__range])')}) or vector(0))\n"
+        f"+ (sum({began}) or vector(0))"
     )
+
+
+def _of_gpus(name: str) -> str:
+    return one_of(TARGET, f"joulebook_gpu_{name}{{{WHERE}}}")
 
 
 SUMMARY = (
@@ -54,10 +60,10 @@ SUMMARY = (
     _stat("Uncorrected memory errors", "In the range.",
         _risen("ecc_errors", 'kind="uncorrected"')),
     _stat("Waiting for a reset", "GPUs whose bad memory is remapped or retired with a reset.",
-        f"(sum(joulebook_gpu_remapped_rows_pending{{{WHERE}}}) or vector(0))\n"
-        f"+ (sum(joulebook_gpu_retired_pages_pending{{{WHERE}}}) or vector(0))"),
+        f"(sum({_of_gpus('remapped_rows_pending')}) or vector(0))\n"
+        f"+ (sum({_of_gpus('retired_pages_pending')}) or vector(0))"),
     _stat("To be replaced", "GPUs with bad memory that cannot be remapped.",
-        f"sum(joulebook_gpu_row_remapping_failed{{{WHERE}}}) or vector(0)"),
+        f"sum({_of_gpus('row_remapping_failed')}) or vector(0)"),
 )  # fmt: skip
 
 ERRORS = (
@@ -77,9 +83,9 @@ def _traffic(link: str, shown: str) -> Query:
     labels = f"{_BY}, direction"
     return Query(
         foremost(
-            by(labels, f"rate({counter}[$__rate_interval])"),
+            f"max by ({labels}) (rate({counter}[$__rate_interval]))",
             labels,
-            by(labels, f"rate({counter}[$__range])"),
+            f"max by ({labels}) (rate({counter}[$__range]))",
             LEGENDS // 2,
         ),
         f"{_GPU} {shown} {{{{direction}}}}",
