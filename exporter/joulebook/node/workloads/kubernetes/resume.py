@@ -1,7 +1,8 @@
-"""Pods that held devices when the daemon stopped, until it is clear what became of them.
+"""Pods that were here when the daemon stopped, until it is clear what became of them.
 
 Resume holders from the ledger while they are provably alive: a cgroup of the UID has processes, and
-the kubelet lists no other pod under the name.
+the kubelet lists no other pod under the name. One that does not live and that the kubelet does not
+list ended when it was last known to live.
 """
 
 from __future__ import annotations
@@ -16,29 +17,39 @@ from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
 from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodCgroup
 from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.pod_object import SCHEDULER
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
 
 @dataclass(slots=True, eq=False)
 class Kept:
-    """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went."""
+    """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went.
+
+    `lives`: it is proven to be alive, as it was at `alive_ns`.
+    """
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
     body: PodCgroup | None = None
+    lives: bool = False
+    alive_ns: int = 0
     ended_ns: int | None = None
 
 
 class Resumption:
     """Pods known from the ledger only."""
 
-    def __init__(self, before: Before) -> None:
+    def __init__(self, before: Before, because: str = "") -> None:
+        """`because` is why pods that are gone ended, if that is known."""
+        self._because = {"ended": because} if because else {}
         claims: dict[WorkloadId, list[Claim]] = {}
         for claim in before.claims:
             if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
                 claims.setdefault(claim.workload, []).append(claim)
         self._kept = [
-            Kept(facts, tuple(claims[facts.id])) for facts in before.facts if facts.id in claims
+            Kept(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
+            for facts in before.facts
+            if facts.id.scheduler == SCHEDULER
         ]
 
     def review(self, table: PodTable, now_ns: int) -> None:
@@ -51,13 +62,19 @@ class Resumption:
         return [
             msgspec.structs.replace(claim, t1_ns=kept.ended_ns)
             for kept in self._kept
+            if kept.lives or kept.ended_ns is not None
             for claim in kept.claims
         ]
 
     def facts(self) -> list[WorkloadFacts]:
-        """Return the ends that were seen."""
+        """Return the ends."""
         return [
-            msgspec.structs.replace(kept.facts, ended_ns=kept.ended_ns)
+            msgspec.structs.replace(
+                kept.facts,
+                ended_ns=kept.ended_ns,
+                complete=True,
+                extra={**kept.facts.extra, **self._because},
+            )
             for kept in self._kept
             if kept.ended_ns is not None
         ]
@@ -68,17 +85,24 @@ class Resumption:
 
     def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
         facts = kept.facts
+        start = facts.id.workload.rpartition(".")[2]
         if kept.body is None:
-            kept.body = table.body_like(facts.id.workload.rpartition(".")[2])
-        body = kept.body
-        if body is None:
-            return True
-        if body.gone_ns is not None:
-            kept.ended_ns = body.ended_ns(frozenset())
-            return False
-        if not body.lives(frozenset()):
-            return True
+            kept.body = table.body_like(start)
+        body, was_alive = kept.body, kept.lives
+        kept.lives = body is not None and body.lives(frozenset())
+        if kept.lives:
+            kept.alive_ns = now_ns
+        elif was_alive and body is not None:
+            kept.alive_ns = body.ended_ns(frozenset()) or body.left_ns(frozenset()) or kept.alive_ns
+            if body.gone_ns is not None:
+                kept.ended_ns = kept.alive_ns
         resident = table.here(facts.labels.account, facts.name)
+        if body is None or not kept.lives:
+            if resident is not None and (not resident.uid or resident.uid.startswith(start)):
+                return bool(resident.uid)
+            if table.heard and kept.ended_ns is None:
+                kept.ended_ns = max(kept.alive_ns, facts.started_ns)
+            return False
         if resident is None or (resident.uid and resident.uid != body.uid):
             return False  # The kubelet does not list it, and yet it lives.
         if not resident.uid:
