@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook import cli
 from joulebook.core.money.amounts import Exact
-from joulebook.lab.collected import ingest, months
+from joulebook.lab.collected import bills, ingest, months
 from joulebook.lab.collected.database import opened
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
@@ -39,8 +40,6 @@ def october(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
 
 
 def collect(node: Node) -> None:
-    import os
-
     with opened(os.environ["JOULEBOOK_COLLECT_URL"], create=True) as database:
         found = ingest.places(database).get(("", "n1"), [])
         since = found[0].position if found else 0
@@ -398,6 +397,9 @@ def test_what_is_not_measured_for_all_of_its_time_says_so(
     for number, who, hours in held:
         october.label(number, *who, started_utc_ns=t0_ns, ended_utc_ns=t0_ns + hours * NS_PER_HOUR)
     collect(october)
+    with opened(os.environ["JOULEBOOK_COLLECT_URL"]) as database:
+        assert bills.short(database, 202610) == ["slurm/101"], "no other's quarter hours are read"
+        assert bills.short(database, 202610, "vision") == []
     (partial,) = bill(capsys, "2026-10")["measured"]
     assert partial == {"account": "nlp", "user": "ada", "experiment": "bert", "coverage": 0.75}
     assert run("bill", "show", "2026-10") == 0

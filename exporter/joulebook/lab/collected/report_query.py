@@ -164,7 +164,7 @@ def account(
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
             *replay_warning(NAME, {meter for _, meter in booked & replayed}),
-            *_corrections(database, known, there, inner, wanted),
+            *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),
         replayed=replayed,
