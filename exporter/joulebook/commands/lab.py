@@ -56,9 +56,9 @@ def main(args: Options) -> int:
         return 0 if found.good else 1
     if args.export is not None:
         with opened(config.collect.url) as database:
-            for each in archive.export(database, args.export, int(time.time())):
-                rows = ", ".join(f"{count:,} {name}" for name, count in each.rows.items())
-                Screen().say(f"{months.shown(each.month)}: {rows}")
+            for month, written in archive.export(database, args.export, int(time.time())):
+                rows = ", ".join(f"{count:,} {name}" for name, count in written.items())
+                Screen().say(f"{months.shown(month)}: {rows}")
         if not args.compact:
             return 0
     if args.compact:
