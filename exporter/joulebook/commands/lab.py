@@ -59,7 +59,7 @@ def main(args: Options) -> int:
 
 def _once(collector: Collector) -> bool:
     good = collector.once()
-    standings = collector.roll.targets
+    standings = collector.states.targets
     logger.info(
         "%d of %d targets collected, %d rows",
         sum(not each.problem for each in standings.values()),

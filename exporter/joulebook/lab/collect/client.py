@@ -193,16 +193,16 @@ class TargetList:
     def due(self, now: float, most: int) -> list[str]:
         """Return at most this many due targets, the longest due first."""
         ready = [
-            (standing.due, url)
-            for url, standing in self.targets.items()
-            if not standing.asked and standing.due <= now
+            (state.due, url)
+            for url, state in self.targets.items()
+            if not state.asked and state.due <= now
         ]
         return [url for _, url in sorted(ready)[:most]]
 
     def twin(self, url: str, node: tuple[str, str], ledger_id: str) -> str:
         """Another target that is this node too, with another ledger (`""`: none)."""
-        for other, standing in self.targets.items():
-            if other != url and standing.node == node and standing.ledger_id != ledger_id:
+        for other, state in self.targets.items():
+            if other != url and state.node == node and state.ledger_id != ledger_id:
                 return other
         return ""
 

@@ -96,7 +96,7 @@ class DrmSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every card once."""
         readings: list[Reading] = []
         failures: list[Failure] = []

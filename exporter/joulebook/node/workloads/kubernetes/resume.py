@@ -25,7 +25,7 @@ class Kept:
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
-    body: PodCgroup | None = None
+    cgroup: PodCgroup | None = None
     ended_ns: int | None = None
 
 
@@ -44,7 +44,7 @@ class Resumption:
     def review(self, table: PodTable, now_ns: int) -> None:
         """Look what became of them; what the pods that are listed hold has been found out."""
         self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
-        table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
+        table.reserved = {kept.cgroup.uid for kept in self._kept if kept.cgroup is not None}
 
     def claims(self) -> list[Claim]:
         """Return the claims of those that live, and of those that ended since."""
@@ -68,26 +68,26 @@ class Resumption:
 
     def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
         facts = kept.facts
-        if kept.body is None:
-            kept.body = table.body_like(facts.id.workload.rpartition(".")[2])
-        body = kept.body
-        if body is None:
+        if kept.cgroup is None:
+            kept.cgroup = table.body_like(facts.id.workload.rpartition(".")[2])
+        cgroup = kept.cgroup
+        if cgroup is None:
             return True
-        if body.gone_ns is not None:
-            kept.ended_ns = body.ended_ns(frozenset())
+        if cgroup.gone_ns is not None:
+            kept.ended_ns = cgroup.ended_ns(frozenset())
             return False
-        if not body.lives(frozenset()):
+        if not cgroup.lives(frozenset()):
             return True
         resident = table.here(facts.labels.account, facts.name)
-        if resident is None or (resident.uid and resident.uid != body.uid):
+        if resident is None or (resident.uid and resident.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
         if not resident.uid:
             held = [grant for grant in resident.grants if grant.t1_ns is None]
-            if any(grant.part is None and not grant.refused for grant in held):
+            if any(grant.part is None and not grant.rejected for grant in held):
                 return False
             if not _same(held, kept.claims):
                 return True  # It is another of that name, as StatefulSets make them.
-            table.bind(resident, body.uid, now_ns)
+            table.bind(resident, cgroup.uid, now_ns)
         return True
 
 

@@ -51,14 +51,14 @@ def test_the_module_is_one_meter_and_its_dies_are_its_parts(tmp_path: Path) -> N
     board.show(100, 0)
     sensor = DrmSensor(board.clock, board.machine.drm, proc=board.machine.proc)
     sensor.open()
-    look = sensor.look(processes=True)
-    (reading,) = look.readings
+    poll = sensor.poll(processes=True)
+    (reading,) = poll.readings
     assert (reading.meter, reading.power_mw, reading.busy) == (FIRST, 400_000, True)
     assert [tuple(each) for each in reading.instances or ()] == [
         ("AMD-die0", 1, 2, 1_000_000), ("AMD-die1", 1, 2, 0),
     ]  # fmt: skip
-    assert look.failures == ()
-    first, second = look.statuses
+    assert poll.failures == ()
+    first, second = poll.statuses
     assert first.module == second.module == FIRST
     assert first.values["power_watts"] == WATTS and "power_watts" not in second.values
     assert second.values["utilization_ratio"] == 0
@@ -85,7 +85,7 @@ def test_a_busy_die_is_never_0_joules(
         board.show(*busy)
         before = run.books
         run.take(
-            Tick(board.clock.now_ns(), readings=sensor.look(processes=True).readings,
+            Tick(board.clock.now_ns(), readings=sensor.poll(processes=True).readings,
                  claims=claims, complete=frozenset(Evidence)),
             BookingPolicy(),
         )  # fmt: skip
@@ -104,7 +104,7 @@ def test_cards_that_tell_power_each_are_left_alone(tmp_path: Path) -> None:
                     unique_id=f"card{number}")  # fmt: skip
     sensor = DrmSensor(StillClock(), machine.drm, proc=machine.proc)
     sensor.open()
-    look = sensor.look(processes=False)
-    assert len(look.readings) == 2
-    assert all(r.instances is None for r in look.readings)
-    assert all(status.module is None for status in look.statuses)
+    poll = sensor.poll(processes=False)
+    assert len(poll.readings) == 2
+    assert all(r.instances is None for r in poll.readings)
+    assert all(status.module is None for status in poll.statuses)

@@ -251,7 +251,7 @@ class Still:
 
     def remove(self, uid: str) -> None:
         """A pod's cgroups go."""
-        body = self.source._table.body(uid)
+        body = self.source._table.cgroup(uid)
         for container, paths in list(body.containers.items()) if body is not None else ():
             for path in list(paths):
                 self.source.cgroup_gone(PodDirectory(path, PodLevel.CONTAINER, uid, container))
@@ -356,5 +356,5 @@ def pod(
     return PodObject(
         Meta(name, namespace, uid, named),
         Spec("n1", containers=[Container("main", "image")]),
-        PodStatus(phase, start, statuses),
+        PodStatus(phase, start_time=start, container_statuses=statuses),
     )

@@ -338,7 +338,7 @@ def test_a_static_pod_is_known_by_its_mirror_and_by_no_other(make: Make) -> None
     node.hear_for(3, of("etcd-n1", "GPU-0", namespace="team-b"), of("eve", namespace="team-b"))
     table = node.source._table
     assert table.named(static) == ("team-b", "etcd-n1")
-    cgroup = table.body(A)
+    cgroup = table.cgroup(A)
     assert cgroup is not None
     assert cgroup.paths == {Path(f"/{static}")}
 
@@ -461,7 +461,7 @@ def test_parts_of_hami_and_renamed_resources_are_cards(make: Make) -> None:
                   of("c", "0000:4d:00.0", resource="rdma/hca"))  # fmt: skip
     found = {c.meter.name: (c.parts, c.of) for c in node.open_claims}
     assert found == {"GPU-0": (1, 1), "GPU-1": (1, 10)}
-    assert not node.source._refuse.counts()
+    assert not node.source._rejections.counts()
 
 
 # -- the experiment
