@@ -205,6 +205,8 @@ def runs(count: int) -> Iterator[Series]:
         times = range(first, min(first + 2 * HOUR_S, END_S), 60)
         who = {**_where(number % 10), **_who(0), "scheduler": "slurm", "workload": f"{number}"}
         name = "joulebook_workload_{}_total".format
+        card = {"gpu": "0", "uuid": f"GPU-{number % 10}"}
+        yield Series("joulebook_gpu_held_ratio", {**who, **card}, times, 1)
         for what in ("energy_joules", "idle_energy_joules"):
             yield Series(name(what), {**who, "component": "gpu"}, times, 900, grows=True)
         for what in ("gpu_seconds", "co2e_grams"):

@@ -44,6 +44,10 @@ LABELS.
 `DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION` counts from the start of the ledger, so that it does not
 reset when the driver is reloaded. In OpenMetrics its type is `unknown`, since its name does not
 end in `_total`.
+
+These are all of the default counters of dcgm-exporter 4.8 but:
+
+ABSENT
 """
 
 _COLLECT = """
@@ -56,9 +60,11 @@ Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.
 def markdown() -> str:
     """Return the text of `docs/metrics.md`."""
     owned = ", ".join(f"`{label}`" for label in dcgm.LABELS)
+    absent = "\n".join(f"- `{name}`: {why}" for name, why in dcgm.ABSENT.items())
+    like_dcgm = _DCGM.replace("LABELS", owned).replace("ABSENT", absent)
     return (
         f"{_HEAD}\n{_table(CATALOGUE)}"
-        f"{_DCGM.replace('LABELS', owned)}\n{_table(dcgm.METRICS, labels=False)}"
+        f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
     )
 

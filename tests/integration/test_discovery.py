@@ -34,7 +34,7 @@ def test_files_json_and_yaml_by_pattern(tmp_path: Path) -> None:
     written(tmp_path / "b.json", "n2:9816", "[::1]:9816", __scheme__="https")
     (tmp_path / "c.yml").write_text("- targets: ['n3:9816']\n- targets: []\n")
     targets = Targets([FileSd(f"{tmp_path}/*.json", "http"), FileSd(f"{tmp_path}/c.yml", "http")])
-    assert targets.poll() == {
+    assert targets.look() == {
         "http://n1:9816",
         "http://n2:9816",
         "https://n2:9816",
@@ -59,22 +59,22 @@ def test_a_file_that_breaks_leaves_what_it_said_last(tmp_path: Path, name: str, 
     path = tmp_path / name
     path.write_text('[{"targets": ["n1:9816"]}]')
     targets = Targets([FileSd(str(path), "http")])
-    assert targets.poll() == {"http://n1:9816"}
+    assert targets.look() == {"http://n1:9816"}
     path.write_text(text)
-    assert targets.poll() == {"http://n1:9816"}
+    assert targets.look() == {"http://n1:9816"}
     assert str(path) in targets.failing[str(path)]
     path.unlink()
-    assert targets.poll() == {"http://n1:9816"}
+    assert targets.look() == {"http://n1:9816"}
     path.write_text("[]")
-    assert targets.poll() == set()
+    assert targets.look() == set()
 
 
 def test_http_sd(stub: Stub) -> None:
     stub.json("/targets", [{"targets": ["n1:9816"], "labels": {}}])
     targets = Targets([HttpSd(f"{stub.url}/targets", "https", Web(timeout_s=5))])
-    assert targets.poll() == {"https://n1:9816"}
+    assert targets.look() == {"https://n1:9816"}
     stub.trouble = status(500)
-    assert targets.poll() == {"https://n1:9816"}
+    assert targets.look() == {"https://n1:9816"}
     assert "status 500" in targets.failing[f"{stub.url}/targets"]
 
 
@@ -153,10 +153,10 @@ def test_endpoint_slices_are_listed_once_and_watched(
             found.targets()
         assert api.calls == {"list endpointslices": 1, "watch endpointslices": 1}
         targets = Targets([found])
-        targets.poll()
+        targets.look()
         api.stop()
-        until("the outage", lambda: targets.poll() and targets.failing)
-        assert targets.poll() == {"http://10.0.0.3:9816"}, "what it said last counts"
+        until("the outage", lambda: targets.look() and targets.failing)
+        assert targets.look() == {"http://10.0.0.3:9816"}, "what it said last counts"
         found.close()
 
 

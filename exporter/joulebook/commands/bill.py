@@ -13,14 +13,18 @@ import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import moment
+from joulebook.commands.shared.text import is_partial, moment
 from joulebook.config import load
 from joulebook.core.evidence import Amount, Remainder
 from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.rollup import lines
 from joulebook.core.sanitize import one_line
+from joulebook.core.workloads import Labels
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.collected import bills, corrections, rollup
+from joulebook.lab.collected import bills, corrections, months, report_query
+from joulebook.lab.collected.bills import MonthBill
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
@@ -74,18 +78,34 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
+    measured = _measured(database, bill)
     if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
         Screen(sys.stderr).say(
             f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
             "measured there, and its jobs may be simulated."
         )
     if args.format == "json":
-        screen.say(as_json(bill))
+        screen.say(as_json(bill, measured))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:
-        show_bill(bill, screen)
+        show_bill(bill, screen, measured)
     return 0
+
+
+def _measured(database: Database, bill: MonthBill) -> dict[BilledOwner, float]:
+    """Return the measured share of the GPU time that owners held in the month, if not all."""
+    wanted = Selection(accounts=frozenset(filter(None, {bill.account})))
+    span = months.begin_s(bill.month), months.begin_s(months.after(bill.month))
+    with database.transaction(writes=False):
+        data = report_query.account(database, *span, wanted)
+    return {
+        BilledOwner("", line.owner.account, line.owner.user, line.owner.experiment): (
+            line.amount.held_ns / line.held_ns
+        )
+        for line in lines(data)
+        if isinstance(line.owner, Labels) and is_partial(line.amount.held_ns, line.held_ns)
+    }
 
 
 def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
@@ -117,12 +137,12 @@ def _close(database: Database, args: Options, screen: Screen) -> int:
             reported = "incomplete" if not told_s else f"up to {moment(told_s)}"
             screen.say(f"{node}: collected {reported}")
         screen.say(
-            f"{rollup.shown(month)} is not closed: anything these nodes have yet to report would "
+            f"{months.shown(month)} is not closed: anything these nodes have yet to report would "
             "become late entries of the next month. Collect them first, or close with --anyway"
         )
         return 1
     bills.close(database, month, _who(args), int(time.time()))
-    screen.say(f"{rollup.shown(month)} is closed permanently, by {_who(args)}")
+    screen.say(f"{months.shown(month)} is closed permanently, by {_who(args)}")
     return 0
 
 
@@ -146,16 +166,16 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
         _refuse_unknown(database, giver, "--from")
         _refuse_unknown(database, taker, "--to")
     month = 0 if args.month is None and not args.last else _month(args)
-    is_past = 0 < month < rollup.month_of(int(time.time()))
+    is_past = 0 < month < months.month_of(int(time.time()))
     if is_past and not args.anyway and not bills.bill(database, month).lines:
         raise ConfigError(
-            f"{rollup.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
+            f"{months.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
             "without a month it is the open one"
         )
     reason = _reason(args, "correction")
     number, month = corrections.correct(database, giver, taker, amounts, reason, month)
     screen.say(
-        f"correction {number} in the bill of {rollup.shown(month)}: from {giver} to {taker}, by "
+        f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
         f"{_who(args)}: {args.why}"
     )
     return 0
@@ -207,12 +227,12 @@ def _month(args: Options, *, needed: bool = False) -> int:
     if args.month is not None and args.last:
         raise ConfigError(f"--last and {args.month}: use only one of them")
     if args.last:
-        return rollup.before(rollup.month_of(int(time.time())))
+        return months.before(months.month_of(int(time.time())))
     if args.month is None:
         if needed:
             raise ConfigError("give the month, as in: joulebook bill close 2026-10")
-        return rollup.month_of(int(time.time()))
-    return rollup.parsed(args.month)
+        return months.month_of(int(time.time()))
+    return months.parsed(args.month)
 
 
 def _who(args: Options) -> str:

@@ -83,12 +83,13 @@ _IN_COMMENT = {
     word: re.compile(rf"""(?:^|[\s;,]){word}=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
     for word in ("experiment", "stage")
 }
-_DATE = re.compile(
-    r"[-_.]?(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?$"
+_DAY = (
+    r"(?:19|20)\d\d(?P<{0}>[-_.]?)(?:0[1-9]|1[0-2])(?P={0})(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?"
 )
-_INDEX = re.compile(r"(?:[-_.#]\d{1,12}|\[[\d,:%-]+\])+$")
-_PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}\.\d{1,4})$")
+_DATE = re.compile(rf"^{_DAY.format('first')}[-_. ](?=.*[^\W\d_])|[-_.]?{_DAY.format('last')}$")
+_INDEX = re.compile(r"(?:[-_.#]\d{1,20}|\[[\d,:%-]+\])+$")
+_PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}(?:\.\d{1,4}){1,2})$")
 """`resnet-50`, `llama-3.1`: such numbers distinguish models, not runs."""
 
 _GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}

@@ -173,13 +173,17 @@ class LedgerReader:
             return tuple(_totals(conn, row) for row in rows)
 
     def booked_to_utc_ns(self, meters: Collection[Meter]) -> int:
-        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known."""
+        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known.
+
+        Without any: up to when anything is.
+        """
         with self.view() as conn:
             anchor = state.read_anchor(conn)
             bases = {each.meter: each.base.t_ns for each in state.read_meters(conn)}
-        if anchor is None or not meters or not bases.keys() >= set(meters):
+        if anchor is None or not bases or not bases.keys() >= set(meters):
             return 0
-        return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
+        booked_ns = min((bases[meter] for meter in meters), default=max(bases.values()))
+        return booked_ns + anchor.utc_offset_ns
 
     def balance_check(self) -> tuple[MeterBalance, ...]:
         """Return each meter's books against the sum of its postings; reads all of the ledger."""

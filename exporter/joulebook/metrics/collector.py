@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host
-from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
+from joulebook.core.evidence import Amount, Method
 from joulebook.core.ledger.state import Books
 from joulebook.core.report.footprint import peaks_of
+from joulebook.core.report.tally import ENOUGH
 from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
@@ -105,6 +105,12 @@ def _workload_gpu_time(time_ns: Callable[[Amount], int], derived: Derived) -> It
             yield shown.identity, seconds(time_ns(amount))
 
 
+def _workload_coverage(derived: Derived) -> Iterator[Sample]:
+    for key, shown in derived.workloads.items():
+        if (share := derived.coverage(key)) is not None and share < ENOUGH:
+            yield shown.identity, math.floor(share * 1000) / 1000
+
+
 def _workload_tensor_time(derived: Derived) -> Iterator[Sample]:
     for shown in derived.workloads.values():
         amount = shown.balance.get(Component.GPU)
@@ -166,21 +172,8 @@ def _experiment_gpu_time(time_ns: Callable[[Amount], int], derived: Derived) -> 
             yield labels, seconds(time_ns(amount))
 
 
-def _remainder_gpu_time(derived: Derived) -> Iterator[Sample]:
-    if any(meter.component is Component.GPU for meter in derived.books.meters):
-        for reason in Remainder:
-            yield (reason,), seconds(derived.books.remainder_gpu_ns.get(reason, 0))
-
-
-def _remainders(derived: Derived) -> Iterator[Sample]:
-    # All of them from the start, at zero: a counter that appears with a value hides an increase.
-    known = {(meter.component, reason): 0 for meter in derived.books.meters for reason in Remainder}
-    for (component, reason), energy_uj in {**known, **derived.books.remainders}.items():
-        yield (component, reason), joules(energy_uj)
-
-
 def _evidence(derived: Derived) -> Iterator[Sample]:
-    known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
+    known = {**{each.label: 0 for each in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
     if any(meter.component in host.COMPONENTS for meter in derived.books.meters):
         known[host.EVIDENCE] = 0
     if derived.books.node_meters:
@@ -192,12 +185,6 @@ def _evidence(derived: Derived) -> Iterator[Sample]:
 def _method(derived: Derived) -> Iterator[Sample]:
     for method in Method:
         yield (method,), joules(derived.books.method_uj.get(method, 0))
-
-
-def _foreign_use(derived: Derived) -> Iterator[Sample]:
-    for (meter, key), use_ns in derived.books.foreign_ns.items():
-        # Not the name that is shown: it is forgotten before this counter is.
-        yield (meter.component, meter.name, key.scheduler, key.workload), seconds(use_ns)
 
 
 def _overflow(derived: Derived) -> Iterator[Sample]:
@@ -268,6 +255,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_energy_joules_total": partial(_workloads, lambda a: a.energy_uj),
     "joulebook_workload_idle_energy_joules_total": partial(_workloads, lambda a: a.idle_uj),
     "joulebook_workload_power_watts": _workload_power,
+    "joulebook_workload_coverage_ratio": _workload_coverage,
     "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
     "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
     "joulebook_workload_tensor_seconds_total": _workload_tensor_time,
@@ -280,8 +268,8 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_experiment_idle_gpu_seconds_total": partial(
         _experiment_gpu_time, lambda a: a.idle_ns
     ),
-    "joulebook_remainder_gpu_seconds_total": _remainder_gpu_time,
-    "joulebook_remainder_energy_joules_total": _remainders,
+    "joulebook_remainder_gpu_seconds_total": node_meters.remainder_gpu_time,
+    "joulebook_remainder_energy_joules_total": node_meters.remainders,
     "joulebook_evidence_energy_joules_total": _evidence,
     "joulebook_method_energy_joules_total": _method,
     **{
@@ -308,7 +296,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_age_seconds": costs.feed_age,
     "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": node_meters.gaps,
-    "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_foreign_use_seconds_total": node_meters.foreign_use,
     "joulebook_counter_power_ratio": node_meters.counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
@@ -325,7 +313,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "process_start_time_seconds": partial(_process, lambda p: p.start_s),
     ERRORS.name: _errors,
 }
-"""How each metric of the catalogue is made of a scene."""
+"""How each metric of the catalogue is made of the derived values."""
 
 
 def collect(

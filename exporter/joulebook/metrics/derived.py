@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Balance
@@ -183,6 +184,28 @@ class Derived:
                 {part: booked.get(part, ZERO) for part in sorted(self.components[key])},
             )
         return shown
+
+    def coverage(self, key: WorkloadId) -> float | None:
+        """Return the share of the GPU time held by a workload for which its energy is known.
+
+        `None`: that is not known. It holds as many GPUs as it was given from its start to its end,
+        or until now; parts of GPUs are left out, since they may change.
+        """
+        state = self.books.workloads[key]
+        facts = state.facts
+        is_held = facts.evidence not in {"", Evidence.PROCESSES.label}
+        if not is_held or state.shared or not facts.gpu_count or not facts.started_ns:
+            return None
+        ends_ns = []
+        for meter in self.held.get(key, ()):
+            if meter.component is Component.GPU and (read := self.books.meters.get(meter)):
+                ends_ns.append(read.gap_to_ns if read.gap_reason else read.base.t_ns)
+        until_ns = min(ends_ns, default=state.ended_ns or 0)
+        if state.ended_ns is not None:
+            until_ns = min(until_ns, state.ended_ns)
+        held_ns = facts.gpu_count * (until_ns - facts.started_ns)
+        amount = state.balance.get(Component.GPU, ZERO)
+        return min(amount.held_ns / held_ns, 1.0) if held_ns > 0 else None
 
     @cached_property
     def experiments(self) -> Mapping[Labels, Balance]:

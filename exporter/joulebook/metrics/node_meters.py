@@ -1,4 +1,4 @@
-"""What each meter counted, and the node's own beside what was measured inside it."""
+"""What each meter counted, what of it no workload got, and the node's meter beside those in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import Remainder
 from joulebook.metrics.catalogue import GAP_REASONS, GPU_GAP_REASONS
 from joulebook.metrics.derived import Derived, joules, seconds
 from joulebook.units import MW_PER_W
@@ -76,3 +77,25 @@ def counter_power_ratio(derived: Derived) -> Iterator[Sample]:
         if state is not None and state.audit.ratio:
             scope = "module" if state.last.parts else "gpu"
             yield (*labels, scope), round(state.audit.ratio, 4)
+
+
+def remainders(derived: Derived) -> Iterator[Sample]:
+    """Yield what was attributed to no workload, by reason."""
+    # All of them from the start, at zero: a counter that appears with a value hides an increase.
+    known = {(meter.component, reason): 0 for meter in derived.books.meters for reason in Remainder}
+    for (component, reason), energy_uj in {**known, **derived.books.remainders}.items():
+        yield (component, reason), joules(energy_uj)
+
+
+def remainder_gpu_time(derived: Derived) -> Iterator[Sample]:
+    """Yield the GPU time of no workload, by reason."""
+    if any(meter.component is Component.GPU for meter in derived.books.meters):
+        for reason in Remainder:
+            yield (reason,), seconds(derived.books.remainder_gpu_ns.get(reason, 0))
+
+
+def foreign_use(derived: Derived) -> Iterator[Sample]:
+    """Yield use of devices by those who do not hold them."""
+    for (meter, key), use_ns in derived.books.foreign_ns.items():
+        # Not the name that is shown: it is forgotten before this counter is.
+        yield (meter.component, meter.name, key.scheduler, key.workload), seconds(use_ns)

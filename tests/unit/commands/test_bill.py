@@ -15,9 +15,9 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook import cli
 from joulebook.core.money.amounts import Exact
-from joulebook.lab.collected import ingest, rollup
+from joulebook.lab.collected import ingest, months
 from joulebook.lab.collected.database import opened
-from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 KWH = UJ_PER_KWH
 
@@ -324,7 +324,7 @@ def test_without_a_collected_ledger(
     monkeypatch.setenv("JOULEBOOK_COLLECT_URL", f"sqlite://{tmp_path}/none.db")
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
-    assert rollup.shown(rollup.after(202612)) == "2027-01"
+    assert months.shown(months.after(202612)) == "2027-01"
 
 
 def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,3 +348,20 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
     assert found["recorded_trace"] is True
     assert run("job", "101", "--collected") == 0
     assert "from a recorded trace" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_not_measured_for_all_of_its_time_says_so(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    t0_ns = (OCTOBER_S + 900) * NS_PER_S
+    held = (("101", ("nlp", "ada", "bert"), 8), ("102", ("vision", "grace", "v"), 4))
+    for number, who, hours in held:
+        october.label(number, *who, started_utc_ns=t0_ns, ended_utc_ns=t0_ns + hours * NS_PER_HOUR)
+    collect(october)
+    (partial,) = bill(capsys, "2026-10")["measured"]
+    assert partial == {"account": "nlp", "user": "ada", "experiment": "bert", "coverage": 0.75}
+    assert run("bill", "show", "2026-10") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nlp/ada/bert: measured for 75 % of the GPU time held: energy, cost and CO2e are" in said
+    assert "vision/grace/v: measured" not in said
+    assert bill(capsys, "2026-10", "--account", "vision")["measured"] == []

@@ -179,6 +179,7 @@ def test_panel_lint(board: dict[str, Any]) -> None:
         assert panel["datasource"]["uid"] == "${datasource}", about
         assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, about
         assert len(panel["description"]) > 20, about
+        assert panel["fieldConfig"]["defaults"]["noValue"], f"{about}: what it says when empty"
         assert panel["description"].endswith(tuple(basis.value for basis in Basis)), about
         if panel["type"] == "table":
             shown = [o for o in panel["fieldConfig"]["overrides"] if _unit(o)]

@@ -20,7 +20,7 @@ ORDER = {
     "Claim": "workload meter t0_ns t1_ns evidence parts of instance",
     "WorkloadId": "scheduler workload start",
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
-    "held bill",
+    "held bill shared",
     "Labels": "user account experiment",
     "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named exposed",
     "Charge": "item currency",

@@ -48,7 +48,7 @@ _SLURM = r"\d{1,12}(?:[_+]\d{1,10})?(?:\.r\d{1,6})?"
 _POD = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?\.[0-9a-f]{8}"
 # Workloads without a scheduler: `span-...`, `run-...`, `session-...`, `docker-...`,
 # `train.service@...`
-_PROCESS = r"[A-Za-z][\w.:+]{0,254}(?:[-@]|\.service)[\w.:@+-]{0,255}|mark\.\w{1,64}"
+_PROCESS = r"(?=[A-Za-z][^@]*-|[^@]*(?:@|\.service))\w[\w.:@+\\-]{0,511}|mark\.\w{1,64}"
 _ID = re.compile(
     rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?"
     rf"(?P<name>{_SLURM}|{_POD}|{_PROCESS}|(?<=process/)\S{{1,512}})",

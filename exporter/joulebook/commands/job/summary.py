@@ -25,6 +25,7 @@ from joulebook.core.evidence import ZERO, Method
 from joulebook.core.report.dataset import Selection
 from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.report.runs import totals as all_totals
+from joulebook.core.report.tally import ENOUGH
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
@@ -36,8 +37,6 @@ from joulebook.untrusted_files import open_to_append
 
 POLL_S = 1.0
 _NAME_CHARS = 60
-ENOUGH = 0.995
-"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 _SLACK_NS = 5 * NS_PER_MS
 """How far the wall clock may drift from node time between the end and the query."""
 
@@ -165,6 +164,8 @@ def _of(found: Found, node: str, nodes: int) -> str:
 
 def _measured(totals: WorkloadTotals) -> str:
     energy_uj = totals.total.energy_uj
+    if not energy_uj:
+        return "nothing was booked to it"
     by = totals.by_method
     measured = sum(by.get(m, ZERO).energy_uj for m in (Method.COUNTER, Method.INTEGRATED))
     how = "from a recorded trace" if totals.replayed else "measured"

@@ -33,7 +33,7 @@ from joulebook.commands.shared.charge_text import (
     money_columns,
 )
 from joulebook.commands.shared.options import Options, command, option
-from joulebook.commands.shared.text import energy, moment, percent
+from joulebook.commands.shared.text import LOWER_BOUND, energy, is_partial, moment, percent
 from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
@@ -198,7 +198,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     screen.say()
     rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
     names = [*map(_name, report.lines), "in all"][: len(rows)]
-    columns = figures([(line.amount, line.booked) for line in rows])
+    held_ns = [line.held_ns for line in rows]
+    columns = figures([(line.amount, line.booked) for line in rows], held_ns)
     if any(line.restated is not None for line in rows):
         columns += charges([line.restated or {} for line in rows], " at new")
         differences = [_differ(line.booked, line.restated or {}) for line in rows]
@@ -210,6 +211,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
+    if any(is_partial(line.amount.held_ns, line.held_ns) for line in rows):
+        screen.say(LOWER_BOUND)
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
@@ -305,7 +308,8 @@ def _line(line: ReportLine) -> dict[str, Any]:
         "energy_kwh": kwh_from_uj(line.amount.energy_uj),
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
-        "held_gpu_hours": line.amount.held_ns / 3.6e12,
+        "held_gpu_hours": line.held_ns / 3.6e12,
+        "coverage": line.amount.held_ns / line.held_ns if line.held_ns else None,
         "booked": as_object(line.booked),
     }
     if line.restated is not None:

@@ -116,6 +116,9 @@ def _holder(labels: Labels, share: float) -> str:
 
 def _workload_row(workload: ScrapedWorkload) -> list[str]:
     labels = workload.labels
+    time = text.seconds(workload.gpu_s)
+    if workload.coverage is not None:
+        time += f", {_percent(workload.coverage)} measured"
     energy_uj, idle_uj = (round(j * UJ_PER_J) for j in (workload.energy_j, workload.idle_j))
     return [
         _job(labels),
@@ -126,7 +129,7 @@ def _workload_row(workload: ScrapedWorkload) -> list[str]:
         "ended" if workload.power_w is None else _watts(workload.power_w),
         text.energy(energy_uj),
         text.percent(idle_uj, energy_uj),
-        text.seconds(workload.gpu_s),
+        time,
     ]
 
 

@@ -30,6 +30,7 @@ from joulebook.core.money.amounts import (
     total,
 )
 from joulebook.core.money.rates import RateSet, StepCurve
+from joulebook.core.report import runs
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.report.tally import WATER_GRID, WATER_SITE, Place
 from joulebook.core.workloads import Labels
@@ -40,12 +41,18 @@ Owner = Labels | Remainder
 
 
 class ReportLine(msgspec.Struct, frozen=True):
-    """One owner: consumption and charges (`restated` is `None` if not requested)."""
+    """One owner: consumption and charges (`restated` is `None` if not requested).
+
+    Attributes:
+        held_ns: GPU time held, whether energy is known for it (`amount.held_ns`) or not.
+
+    """
 
     owner: Owner
     amount: Amount
     booked: Charges
     restated: Charges | None = None
+    held_ns: int = 0
 
 
 class Recharged(NamedTuple):
@@ -78,6 +85,20 @@ def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner
     for row in account.postings:
         key = owner(account, row.subject, level)
         sums[key] = sums.get(key, ZERO).plus(row.amount)
+    return sums
+
+
+def held(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
+    """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
+    booked_ns: dict[Subject, int] = {}
+    for row in account.postings:
+        booked_ns[row.subject] = booked_ns.get(row.subject, 0) + row.amount.held_ns
+    whole_ns = runs.held_ns(account)
+    sums: dict[Owner, int] = {}
+    for subject, ns in booked_ns.items():
+        whole = 0 if isinstance(subject, Remainder) else whole_ns.get(subject, 0)
+        key = owner(account, subject, level)
+        sums[key] = sums.get(key, 0) + max(ns, whole)
     return sums
 
 
@@ -247,7 +268,7 @@ def lines(
 
     `again` is the same data at other rates.
     """
-    amounts, booked = consumed(account, level), billed(account, level)
+    amounts, booked, times = consumed(account, level), billed(account, level), held(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
@@ -256,6 +277,7 @@ def lines(
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
                 None if restated is None else restated.get(who, {}),
+                times.get(who, 0),
             )
             for who in amounts.keys() | booked.keys()
         ),
@@ -289,4 +311,5 @@ def whole(statement: Iterable[ReportLine]) -> ReportLine:
         amount,
         total(line.booked for line in every),
         total(anew) if anew else None,
+        sum(line.held_ns for line in every),
     )

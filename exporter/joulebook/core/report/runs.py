@@ -9,7 +9,7 @@ from its energy, so its energy is then a lower bound.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
-from joulebook.core.report.parts import groups
+from joulebook.core.report.parts import Group, groups
 from joulebook.core.report.tally import Facility, Tally, booked
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
@@ -74,16 +74,12 @@ class Run(msgspec.Struct, frozen=True):
 
 def runs(account: ReportData) -> tuple[Run, ...]:
     """Return the runs, in the order in which they started."""
-    postings: dict[Subject, list[Posting]] = defaultdict(list)
-    for row in account.postings:
-        postings[row.subject].append(row)
     bills: dict[Subject, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         bills[charged.subject].append({charged.charge: charged.amount})
     site = Facility.of(account.rates)
     found = []
-    for group in groups(account):
-        rows = [row for part in group.parts for row in postings[part.id]]
+    for group, rows in _with_rows(account):
         bill = total(bill for part in group.parts for bill in bills[part.id])
         walls = wall_ns(account, group.whole, rows)
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
@@ -102,6 +98,26 @@ def runs(account: ReportData) -> tuple[Run, ...]:
             )
         )
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
+
+
+def _with_rows(account: ReportData) -> Iterator[tuple[Group, list[Posting]]]:
+    postings: dict[Subject, list[Posting]] = defaultdict(list)
+    for row in account.postings:
+        postings[row.subject].append(row)
+    for group in groups(account):
+        yield group, [row for part in group.parts for row in postings[part.id]]
+
+
+def held_ns(account: ReportData) -> dict[WorkloadId, int]:
+    """Return how long each workload held GPUs, from start to end; none where that is not known."""
+    held: dict[WorkloadId, int] = {}
+    for group, rows in _with_rows(account):
+        parts = {part.id for part in group.parts}
+        for (subject, _, _), ns in (wall_ns(account, group.whole, rows) or {}).items():
+            who = subject if isinstance(subject, WorkloadId) and subject in parts else None
+            who = who or group.parts[0].id  # GPUs that nothing was booked on.
+            held[who] = held.get(who, 0) + ns
+    return held
 
 
 def remainders(account: ReportData) -> dict[Remainder, Tally]:

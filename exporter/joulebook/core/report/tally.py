@@ -19,6 +19,8 @@ K = TypeVar("K", Component, str)
 UNKNOWN = ""
 """The method or evidence of energy if the source does not know it."""
 
+ENOUGH = 0.995
+"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 
 HOST = "host"
 """All components of a host other than GPUs."""

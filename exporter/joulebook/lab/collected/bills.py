@@ -15,9 +15,10 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import Charge, Charges, Exact, Item, add
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
-from joulebook.lab.collected import rollup
+from joulebook.lab.collected import months
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.rollup import after, begin_s, closed_to, month_of
+from joulebook.lab.collected.months import after, begin_s, month_of
+from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import BilledOwner
 
 _HALF = 1_000_000_000
@@ -221,12 +222,12 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
     if not who.strip():
         raise InputError("a month is closed by somebody", reason="unsigned")
     if month >= month_of(now_s):
-        raise InputError(f"{rollup.shown(month)} is not over", reason="not_over")
+        raise InputError(f"{months.shown(month)} is not over", reason="not_over")
     with database.transaction():
         closed = closed_to(database)
         if month <= closed:
             raise InputError(
-                f"{rollup.shown(month)} is already closed (closed up to {rollup.shown(closed)})",
+                f"{months.shown(month)} is already closed (closed up to {months.shown(closed)})",
                 reason="closed",
             )
         earlier = database.rows(
@@ -234,7 +235,7 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
         )
         if earlier and earlier[0][0] is not None:
             raise InputError(
-                f"{rollup.shown(earlier[0][0])} is still open: close months in order",
+                f"{months.shown(earlier[0][0])} is still open: close months in order",
                 reason="order",
             )
         database.rows("INSERT INTO periods VALUES (?, ?, ?)", [month, now_s, who])

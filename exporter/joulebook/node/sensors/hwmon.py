@@ -106,7 +106,8 @@ def paired(root: Path, sysfs: Path, gpus: Sequence[Path]) -> list[HwmonFiles | N
         }
     )
     by_package = dict(zip(packages, found, strict=True)) if len(packages) == len(found) else {}
-    local = [by_package.get(_package(sysfs, gpu)) for gpu in gpus]
+    near = [_package(sysfs, gpu) for gpu in gpus]
+    local = [None if package is None else by_package.get(package) for package in near]
     if None not in local and len({each.meter for each in local if each}) == len(local):
         return local
     return list(found) if len(found) == len(gpus) else [None] * len(gpus)

@@ -215,6 +215,18 @@ _OF_BOOKS = (
         "in at least 95 % of that time.",
     ),
     Alert(
+        "JoulebookForeignUse",
+        by(f"{_NODE}, scheduler, workload", increased("joulebook_foreign_use_seconds_total", "30m"))
+        + " > 300",
+        "5m",
+        "warning",
+        "{{ $labels.node }}: {{ $labels.scheduler }} {{ $labels.workload }} used GPUs that others "
+        "hold for {{ $value | humanizeDuration }}; ask its user, and see how it gets past the "
+        "scheduler",
+        "Processes of a workload used GPUs that it does not hold, for more than 5 minutes of half "
+        "an hour. The energy is booked to the holder, whose runs become slower and dearer.",
+    ),
+    Alert(
         "JoulebookBudgetNearlySpent",
         f"last_over_time({SPENT}[2h]) > 0.9",
         "5m",

@@ -40,8 +40,8 @@ STATE = (
         6, decimals=2, thresholds=((None, "green"), (0.05, "red")),
         empty="no meter was read"),
     stat("Not measured", "Time in which meters were not read in the range, all meters together.",
-        Basis.COUNTED, "s", Query(f"sum({_rise('gap_seconds')}) or vector(0)"), 6,
-        empty="always"),
+        Basis.COUNTED, "s", Query(f"sum({_rise('gap_seconds')})"), 6,
+        empty="no meter was read"),
 )  # fmt: skip
 
 QUALITY = (

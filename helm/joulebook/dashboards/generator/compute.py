@@ -107,6 +107,7 @@ CURVE = (
             "showPoints": "auto",
             "lineWidth": 2,
         },
+        empty="Not yet a week of recording rules",
     ),
     Panel(
         "PFLOP/s-days in the range",
@@ -118,6 +119,7 @@ CURVE = (
         8,
         9,
         decimals=2,
+        empty="Not yet an hour of recording rules",
     ),
 )
 

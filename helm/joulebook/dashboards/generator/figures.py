@@ -280,6 +280,10 @@ def run(what: str, labels: str = "workload", *matchers: str) -> str:
     return by(labels, used_then)
 
 
+NO_PRICE = "none, or no price: see rates.price"
+NO_CARBON = "none, or no intensity: see rates.carbon"
+"""What empty figures of money and CO2e say: in the first hour nothing was charged yet."""
+
 OF_IDLE = ((None, "green"), (0.1, "orange"), (0.25, "red"))
 """Colours of the share of GPU energy that was allocated but idle."""
 

@@ -19,8 +19,11 @@ def _more(name: str, labels: str, legend: str, *matchers: str) -> Query:
     return Query(by(f"{_BY}{labels}", counted), legend, "1m")
 
 
+_NOT_SHOWN = "No GPU that was scraped shows it"
+
+
 def _errors(title: str, about: str, *queries: Query) -> Panel:
-    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries)
+    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries, empty=_NOT_SHOWN)
 
 
 def _stat(title: str, about: str, expression: str) -> Panel:
@@ -30,7 +33,7 @@ def _stat(title: str, about: str, expression: str) -> Panel:
 def _gauge(title: str, about: str, name: str, unit: str, most: float | None = None) -> Panel:
     expression = f"avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval])"
     return Panel(title, f"{about} Mean of each step.", Basis.READ, unit,
-        (Query(expression, _GPU, "1m"),), at_most=most)  # fmt: skip
+        (Query(expression, _GPU, "1m"),), at_most=most, empty=_NOT_SHOWN)  # fmt: skip
 
 
 def _risen(name: str, *matchers: str) -> str:
@@ -38,7 +41,7 @@ def _risen(name: str, *matchers: str) -> str:
     series = f"joulebook_gpu_{name}_total{{{','.join((WHERE, *matchers))}}}"
     return (
         f"(sum(increase({series}[$__range])) or vector(0))\n"
-        f"+ (sum({series} unless {series} offset $__range) or vector(0))"
+        f"+ (sum({series} unless last_over_time({series}[6h] offset $__range)) or vector(0))"
     )
 
 
@@ -86,6 +89,7 @@ SILICON = (
             )
             for link, shown in (("pcie", "PCIe"), ("nvlink", "NVLink"))
         ),
+        empty=_NOT_SHOWN,
     ),
 )  # fmt: skip
 

@@ -10,6 +10,8 @@ from dashboards.generator.figures import (
     CHOICE,
     CLUSTERS,
     CURRENCY,
+    NO_CARBON,
+    NO_PRICE,
     NOT_OF_RULES,
     OF_GPU,
     OF_IDLE,
@@ -52,7 +54,7 @@ TOTALS = (
         Basis.METERED,
         "kwatth",
         Query(kwh(used("energy_joules"))),
-        empty="none was held",
+        empty="nothing was used",
     ),
     stat(
         "Cost",
@@ -62,7 +64,7 @@ TOTALS = (
         Query(used("cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     stat(
         "CO2e",
@@ -71,7 +73,7 @@ TOTALS = (
         "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"),
         decimals=0,
-        empty="set rates.carbon",
+        empty=NO_CARBON,
     ),
     stat(
         "GPU-hours",
@@ -133,7 +135,7 @@ BEFORE = (
         Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     Panel(
         "Budgets",
@@ -274,7 +276,7 @@ DAYS = (
         custom=BARS_AHEAD,
         decimals=2,
         below_zero=True,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
 )
 
@@ -298,7 +300,7 @@ def _rate(what: str, legend: str, title: str, about: str, unit: str) -> Panel:
         ),
         width=8,
         below_zero=True,
-        empty=f"set rates.{title.rsplit(maxsplit=1)[-1].lower()}",
+        empty=f"Not known: see rates.{title.rsplit(maxsplit=1)[-1].lower()} in the configuration",
     )
 
 

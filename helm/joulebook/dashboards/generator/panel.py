@@ -139,8 +139,7 @@ class Panel:
             panel.min(0)
         if self.points:
             panel.max_data_points(self.points)
-        if self.empty:
-            panel.no_value(self.empty)
+        panel.no_value(self.empty or NOTHING[self.kind == "stat"])
         if self.texts:
             shown = {
                 value: models.ValueMappingResult(text=text) for value, text in self.texts.items()
@@ -244,6 +243,9 @@ class _DataLink:
     def build(self) -> dict[str, str]:
         return self._link
 
+
+NOTHING = ("No daemon was scraped in the range", "not yet known")
+"""What a panel without words of its own says when it is empty, and what a single figure says."""
 
 FIGURE_PX = 110
 """Least width of a column of figures; the names share the rest."""

@@ -50,6 +50,20 @@ def slurm(name: str) -> WorkloadId:
     return WorkloadId("slurm", name)
 
 
+def test_a_job_without_a_gpu_has_no_seconds_that_are_still_to_come(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(ledger))
+    assert main(["job", "700", "--summary"]) == 0
+    text = capsys.readouterr().out
+    assert "joulebook: 0 J on no GPU in 10.000 s" in text
+    assert "complete, on node" in text and "nothing was booked to it" in text
+    assert main(["job", "700"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "GPUs none" in text
+    assert "Nothing was booked to it." in text
+
+
 def test_three_lines_with_money_and_without(ledger: Path) -> None:
     with LedgerReader(ledger) as reader:
         found = find(reader, slurm("101"))

@@ -73,8 +73,8 @@ class OpenGpu:
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
         self._health, self._health_ns = Health(), -GAUGES_NS
-        self.xids: Counter[int] = Counter()
-        """How often each Xid happened."""
+        self.xids: Counter[str] = Counter()
+        """How often each Xid happened, by label."""
         self.last_xid: int | None = None
         """The last of them; 0: none yet, `None`: not available."""
         self._instances: tuple[Instance, ...] | None = None
@@ -197,6 +197,8 @@ class OpenGpu:
         if self.is_module and shown_mw is not None:
             shown_mw = self._without_socket(shown_mw)
         values = {**gauge_values(gauges, shown_mw), **self._health.values}
+        if device.memory_reserved_bytes:
+            values["memory_reserved_bytes"] = device.memory_reserved_bytes
         return reading, self.status(t_ns, values, throttle_ns)
 
     def status(
@@ -223,7 +225,7 @@ class OpenGpu:
         )
 
     def _counts(self) -> dict[tuple[str, str], int]:
-        xids = {("xid_errors", str(xid)): count for xid, count in self.xids.items()}
+        xids = {("xid_errors", label): count for label, count in self.xids.items()}
         return {**self._health.counts, **xids}
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:

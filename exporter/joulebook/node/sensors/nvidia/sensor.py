@@ -35,7 +35,7 @@ from joulebook.node.sensors.nvidia.errors import (
     meaning,
 )
 from joulebook.node.sensors.nvidia.gpu import OpenGpu, pci_device
-from joulebook.node.sensors.nvidia.health import XidEvents, address
+from joulebook.node.sensors.nvidia.health import XidEvents, address, xid_label
 from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
@@ -187,7 +187,7 @@ class NvmlSensor:
         for handle, xid in happened:
             for meter, card in self._cards.items():
                 if address(card.device.handle) == handle:
-                    card.xids[xid] += 1
+                    card.xids[xid_label(xid, card.xids)] += 1
                     card.last_xid = xid
                     log.warning("GPU %s: Xid %d (see dmesg)", meter.name, xid)
 

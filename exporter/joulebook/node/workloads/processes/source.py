@@ -30,7 +30,7 @@ from joulebook.node.workloads.contract import (
     UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
-from joulebook.node.workloads.host.procfs import is_gone, stat_of, user_name
+from joulebook.node.workloads.host.procfs import UserNames, is_gone, stat_of, user_name
 from joulebook.node.workloads.processes import proc
 from joulebook.node.workloads.processes.owners import (
     CONTAINERS,
@@ -88,12 +88,11 @@ class ProcessWorkloads:
         self._others = frozenset(others)
         self._proc = proc_root
         self._own_pids = own_pids
-        self._user_of = user_of
         self._lock = threading.Lock()
         self._rejections = Rejections()
         self._table = ProcessTable()
         self._runs: dict[int, Run] = {}
-        self._users: dict[int, str] = {}
+        self._users = UserNames(user_of)
         self._opened_ns = self._before_ns = 0
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
@@ -275,7 +274,7 @@ class ProcessWorkloads:
         workload = WorkloadId(SCHEDULER, place.identity(self._machine, *given))
         name = comm if place.kind == "run" else place.name
         with self._lock:
-            user = "" if place.uid is None else self._users.get(place.uid)
+            user = "" if place.uid is None else self._users.known(place.uid)
             self._table.meet(Known(workload, place, name, given, user))
         if user is None and place.uid is not None:
             uid = place.uid
@@ -283,9 +282,8 @@ class ProcessWorkloads:
         return workload
 
     def _look_up(self, uid: int) -> None:
-        user = clean_label(self._user_of(uid))
+        user = self._users.look_up(uid)
         with self._lock:
-            self._users[uid] = user
             self._table.learn_user(uid, user)
 
     def _comm(self, pid: int) -> str:

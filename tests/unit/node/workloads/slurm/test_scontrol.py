@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer, parse_job
+from joulebook.node.workloads.slurm.job_record import (
+    GONE,
+    HeldGpu,
+    JobAnswer,
+    parse_job,
+    parse_jobs,
+)
 from joulebook.node.workloads.slurm.scontrol import Asker
 
 RECORD = """JobId=2 ArrayJobId=1 ArrayTaskId=7 JobName=train model
@@ -147,10 +153,23 @@ def test_what_the_controller_says_of_an_array_and_of_components_is_no_name(
 ) -> None:
     text = RECORD.replace(f"{ARRAY}JobName=train model", f"{keys}JobName={name}{after}")
     wanted = msgspec.structs.replace(
-        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1]
-    )
+        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1],
+        het_job_id="2" if HET in keys else "", het_offset="0" if HET in keys else "",
+    )  # fmt: skip
     assert parse_job(text, "2") == wanted
     assert parse_job(text, "2", name) == wanted
+
+
+def test_of_many_each_is_read_as_if_asked_for_alone() -> None:
+    second = RECORD.replace("JobId=2 ", "JobId=3 ").replace("Restarts=3", "Restarts=0")
+    text = RECORD + second + RECORD.replace("JobId=2 ", "JobId=4 ") * 2
+    found = parse_jobs(text, {"2", "3", "4", "5"})
+    assert found == {
+        "2": ANSWER,
+        "3": msgspec.structs.replace(ANSWER, job_id="3", restart_count=0),
+        "4": JobAnswer("4", doubtful=True),
+    }
+    assert found == {job: parse_job(text, job) for job in found}
 
 
 HOSTILE = [
