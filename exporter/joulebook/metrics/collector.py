@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from joulebook.core.attribution import gpu, host
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import Amount, Method
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Method
 from joulebook.core.ledger.state import Books
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.tally import ENOUGH
