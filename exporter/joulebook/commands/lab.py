@@ -198,10 +198,10 @@ def collect(options: Options) -> int:
 @option("--account", metavar="NAME", default="", help="Show only this account.")
 @option(
     "--format",
-    type=click.Choice(["text", "csv", "json"]),
+    type=click.Choice(["text", "csv", "json", "focus"]),
     default="text",
     show_default=True,
-    help="Output format.",
+    help="Output format; focus: rows by FOCUS 1.0.",
 )
 @option(
     "--anyway",

@@ -191,9 +191,9 @@ def test_panel_lint(board: dict[str, Any]) -> None:
             assert not re.search(r"\b(rate|irate)\([^[]*\[\d", target["expr"]), about
             if panel["type"] == "timeseries":
                 assert target["range"], about
-                assert "$__range" not in target["expr"].replace("$__range] @ end()", "").replace(
-                    "@ end() offset $__range", ""
-                ), about
+                end = "@ ${__to:date:seconds}"
+                at_the_end = target["expr"].replace(f"$__range] {end}", "")
+                assert "$__range" not in at_the_end.replace(f"{end} offset $__range", ""), about
             else:
                 assert target["instant"], about
                 assert "__interval" not in target["expr"], about

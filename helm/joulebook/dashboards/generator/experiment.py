@@ -141,7 +141,7 @@ _WORKLOAD_ENERGY = selector("joulebook_workload_energy_joules_total", WHO, NOT_O
 _RISE = (
     f"({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')}\n"
     f"  - ({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}[15m] offset $__interval)')}\n"
-    f"    or {by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')} * 0)\n"
+    f"    or {by(_BAR, f'min_over_time({_WORKLOAD_ENERGY}{_STEP})')})\n"
     ") / ($__interval_ms / 1000) > 0"
 )
 

@@ -250,9 +250,9 @@ NOTHING = ("No daemon was scraped in the range", "not yet known")
 FIGURE_PX = 110
 """Least width of a column of figures; the names share the rest."""
 
-SLACK = "\N{NO-BREAK SPACE}" * 4
+SLACK = "\N{NO-BREAK SPACE}" * 8
 """Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
-long as `unallocated` and does not fit where that does. Four blanks behind each are room enough."""
+long as `unallocated` and does not fit where that does. Blanks behind each are room enough."""
 
 _COLOURS = {
     "stat": "thresholds",

@@ -192,7 +192,7 @@ class KubernetesWorkloads:
                 return INFRASTRUCTURE if self._is_infrastructure(resident) else resident.id
             info = self._table.info(place.uid)
             if info is not None:
-                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, info.uid)
+                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, place.uid)
             named = self._table.named(place.uid)
         if named is None:
             return None
