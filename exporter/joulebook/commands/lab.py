@@ -179,10 +179,19 @@ def collect(options: Options) -> int:
     return main(options)
 
 
+class _Action(click.Choice[str]):
+    """What to do with a bill; of a month alone, the error says where it goes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value[:1].isdecimal():
+            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @command()
 @argument(
     "action",
-    type=click.Choice(BILL_ACTIONS),
+    type=_Action(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "
