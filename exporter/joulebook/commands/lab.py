@@ -89,7 +89,7 @@ def _compact(config: Config) -> int:
 
 def _once(collector: Collector) -> bool:
     good = collector.once()
-    standings = collector.roll.targets
+    standings = collector.states.targets
     logger.info(
         "%d of %d targets collected, %d rows",
         sum(not each.problem for each in standings.values()),
@@ -206,6 +206,15 @@ def collect(options: Options) -> int:
     return main(options)
 
 
+class _Action(click.Choice[str]):
+    """What to do with a bill; of a month alone, the error says where it goes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value[:1].isdecimal():
+            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @command()
 @option(
     "--link",
@@ -260,7 +269,7 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
 @command()
 @argument(
     "action",
-    type=click.Choice(BILL_ACTIONS),
+    type=_Action(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "

@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0010"
+HEAD = "0011"
 """The revision of these tables."""
 
 METADATA = MetaData()

@@ -30,7 +30,7 @@ class Kept:
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
-    body: PodCgroup | None = None
+    cgroup: PodCgroup | None = None
     lives: bool = False
     alive_ns: int = 0
     ended_ns: int | None = None
@@ -55,7 +55,7 @@ class Resumption:
     def review(self, table: PodTable, now_ns: int) -> None:
         """Look what became of them; what the pods that are listed hold has been found out."""
         self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
-        table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
+        table.reserved = {kept.cgroup.uid for kept in self._kept if kept.cgroup is not None}
 
     def claims(self) -> list[Claim]:
         """Return the claims of those that live, and of those that ended since."""
@@ -86,32 +86,33 @@ class Resumption:
     def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
         facts = kept.facts
         start = facts.id.workload.rpartition(".")[2]
-        if kept.body is None:
-            kept.body = table.body_like(start)
-        body, was_alive = kept.body, kept.lives
-        kept.lives = body is not None and body.lives(frozenset())
+        if kept.cgroup is None:
+            kept.cgroup = table.body_like(start)
+        cgroup, was_alive = kept.cgroup, kept.lives
+        kept.lives = cgroup is not None and cgroup.lives(frozenset())
         if kept.lives:
             kept.alive_ns = now_ns
-        elif was_alive and body is not None:
-            kept.alive_ns = body.ended_ns(frozenset()) or body.left_ns(frozenset()) or kept.alive_ns
-            if body.gone_ns is not None:
+        elif was_alive and cgroup is not None:
+            ended_ns = cgroup.ended_ns(frozenset()) or cgroup.left_ns(frozenset())
+            kept.alive_ns = ended_ns or kept.alive_ns
+            if cgroup.gone_ns is not None:
                 kept.ended_ns = kept.alive_ns
         resident = table.here(facts.labels.account, facts.name)
-        if body is None or not kept.lives:
+        if cgroup is None or not kept.lives:
             if resident is not None and (not resident.uid or resident.uid.startswith(start)):
                 return bool(resident.uid)
             if table.heard and kept.ended_ns is None:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
-        if resident is None or (resident.uid and resident.uid != body.uid):
+        if resident is None or (resident.uid and resident.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
         if not resident.uid:
             held = [grant for grant in resident.grants if grant.t1_ns is None]
-            if any(grant.part is None and not grant.refused for grant in held):
+            if any(grant.part is None and not grant.rejected for grant in held):
                 return False
             if not _same(held, kept.claims):
                 return True  # It is another of that name, as StatefulSets make them.
-            table.bind(resident, body.uid, now_ns)
+            table.bind(resident, cgroup.uid, now_ns)
         return True
 
 

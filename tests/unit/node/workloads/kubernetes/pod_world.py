@@ -251,7 +251,7 @@ class Still:
 
     def remove(self, uid: str) -> None:
         """A pod's cgroups go."""
-        body = self.source._table.body(uid)
+        body = self.source._table.cgroup(uid)
         for container, paths in list(body.containers.items()) if body is not None else ():
             for path in list(paths):
                 self.source.cgroup_gone(PodDirectory(path, PodLevel.CONTAINER, uid, container))

@@ -9,7 +9,7 @@ from joulebook.lab.collected.database import refuse_downgrade as downgrade
 
 __all__ = ["downgrade", "upgrade"]
 
-revision, down_revision = "0010", "0009"
+revision, down_revision = "0011", "0010"
 
 
 def _texts(*names: str) -> list[Column[str]]:
