@@ -118,8 +118,9 @@ def test_failures_wait_longer_each_time() -> None:
     roll = TargetList(lot=lambda: 0.5)
     roll.renew(["a", "b"], 0.0, spread_s=10)
     assert roll.due(4.9, 9) == []
-    assert roll.due(5.0, 9) == ["a", "b"]
     assert roll.due(5.0, 1) == ["a"]
+    assert (roll.due(5.0, 9), roll.asked) == (["b"], 2)
+    assert roll.due(5.0, 9) == []
     waits = []
     for _ in range(9):
         roll.failed("a", 0.0, 300.0, "down", "no answer")
@@ -129,3 +130,18 @@ def test_failures_wait_longer_each_time() -> None:
     assert roll.targets["a"].due == 400.0
     roll.went_well("a", 100.0, 0.0, 300.0, behind=7)
     assert roll.targets["a"].due == 100.0
+    assert (roll.due(99.0, 9), roll.due(100.0, 9), roll.asked) == ([], ["a"], 2)
+    roll.again("b", 100.0)
+    assert roll.due(100.0, 9) == ["b"]
+
+
+def test_two_targets_that_are_one_node() -> None:
+    roll = TargetList(lot=lambda: 0.5)
+    roll.renew(["a", "b"], 0.0, spread_s=10)
+    roll.found("a", ("", "n1"), "1")
+    assert roll.twin("b", ("", "n1"), "2") == "a"
+    assert roll.twin("b", ("", "n1"), "1") == roll.twin("a", ("", "n1"), "2") == ""
+    roll.found("a", ("", "n7"), "1")
+    assert roll.twin("b", ("", "n1"), "2") == ""
+    roll.renew(["b"], 0.0, spread_s=10)
+    assert roll.twin("b", ("", "n7"), "2") == ""

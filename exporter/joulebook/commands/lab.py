@@ -1,12 +1,14 @@
-"""Implement `joulebook collect`: copy many nodes' ledgers into one, as a service or once.
+"""Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
+Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that ledger.
 """
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
+import time
 from pathlib import Path
 
 import click
@@ -15,14 +17,16 @@ from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
-from joulebook.commands.shared.options import Options, argument, command, option
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
-from joulebook.lab.collected import renames
+from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
+from joulebook.lab.web.grants import LINK_S, Grants, Kind
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -50,11 +54,37 @@ def main(args: Options) -> int:
                 "is another node"
             )
         return 0 if found.good else 1
+    if args.export is not None:
+        with opened(config.collect.url) as database:
+            for month, written in archive.export(database, args.export, int(time.time())):
+                rows = ", ".join(f"{count:,} {name}" for name, count in written.items())
+                Screen().say(f"{months.shown(month)}: {rows}")
+        if not args.compact:
+            return 0
+    if args.compact:
+        return _compact(config)
     log.setup(config.log.level, config.log.format)
     collector = make_collector(config.collect)
     if args.once:
         return 0 if _once(collector) else 1
     return _serve(config, collector)
+
+
+_NAMED = 5
+
+
+def _compact(config: Config) -> int:
+    with opened(config.collect.url) as database:
+        for month, ledgers, waiting in compact.compact(database, int(time.time())):
+            more = ", ..." if len(waiting) > _NAMED else ""
+            wait = (
+                f"; {len(waiting)} wait until all of the month is collected: "
+                f"{', '.join(one_line(node) for node in waiting[:_NAMED])}{more}"
+                if waiting
+                else ""
+            )
+            Screen().say(f"{months.shown(month)}: {ledgers} ledgers are compacted to days{wait}")
+    return 0
 
 
 def _once(collector: Collector) -> bool:
@@ -77,6 +107,30 @@ def _serve(config: Config, collector: Collector) -> int:
     )
     server.start()
     logger.info("collecting; /metrics on port %d", server.port)
+    try:
+        collector.run(stop)
+    finally:
+        server.stop()
+    return 0
+
+
+def serve_lab(config: Config) -> int:
+    """Collect, and serve pages and API, until told to stop."""
+    try:
+        from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"joulebook lab needs {error.name}: pip install 'joulebook[lab]'"
+        ) from None
+    log.setup(config.log.level, config.log.format)
+    collector, stop = make_collector(config.collect), stop_asked()
+    # The tables are there before the first page is asked for.
+    with opened(config.collect.url, create=True):
+        pass
+    lab = make_lab(config)
+    server = LabServer(lab, CollectorPages(collector))
+    server.start()
+    logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
     try:
         collector.run(stop)
     finally:
@@ -121,6 +175,18 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
     help="Compare the collected ledger and the bills with the nodes' own totals.",
 )
 @option(
+    "--compact",
+    is_flag=True,
+    help="Keep closed months by workload and day, in a tenth of the space. Bills and statements "
+    "stay to the unit; hours and other rates of these months then need an export.",
+)
+@option(
+    "--export",
+    type=FILE,
+    metavar="DIR",
+    help="Write the quarter hours of each month to Parquet files in DIR (with --compact: first).",
+)
+@option(
     "--undo-rename",
     type=int,
     default=0,
@@ -129,9 +195,66 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 )
 def collect(options: Options) -> int:
     """Collect the ledgers of many nodes into one SQLite or PostgreSQL database."""
-    if options.once and options.check:
-        raise click.UsageError("--once and --check: use only one of them")
+    apart = {
+        "--once": options.once,
+        "--check": options.check,
+        "--undo-rename": options.undo_rename,
+        "--compact or --export": options.compact or options.export is not None,
+    }
+    if len(both := [name for name, given in apart.items() if given]) > 1:
+        raise click.UsageError(f"{both[0]} and {both[1]}: use only one of them")
     return main(options)
+
+
+@command()
+@option(
+    "--link",
+    is_flag=True,
+    help="Print a link that lets a browser in once, as the user who runs this, and exit.",
+)
+@option(
+    "--add-token",
+    metavar="NAME",
+    default="",
+    help="Print a new token for a program, and exit: it acts as --user.",
+)
+@option("--revoke-token", metavar="NAME", default="", help="End the tokens of that name, and exit.")
+@option("--user", metavar="NAME", default="", help="With --add-token: the user that it acts as.")
+@option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="With --add-token: how long the token is good.",
+)
+def lab(options: Options) -> int:
+    """Serve pages and an API over the collected ledger, and collect from the nodes."""
+    config = load(options.config, os.environ)
+    if options.add_token and not options.user:
+        raise click.UsageError("--add-token needs --user NAME")
+    if not (options.link or options.add_token or options.revoke_token):
+        return serve_lab(config)
+    with opened(config.collect.url, create=True) as database:
+        return _grant(Grants(database), config, options, Screen())
+
+
+def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> int:
+    """Make or end what lets somebody in; who may write the ledger may do so."""
+    who = getpass.getuser()
+    if options.link:
+        base = config.lab.public_url or f"http://{config.lab.listen}"
+        screen.say(f"{base.rstrip('/')}/enter/{grants.make(Kind.LINK, who, 'command', LINK_S)}")
+        return 0
+    if options.revoke_token:
+        ended = grants.revoke(options.revoke_token)
+        grants.note(who, "command", f"token {options.revoke_token} revoked")
+        screen.say(f"{ended} tokens of that name have ended")
+        return 0 if ended else 1
+    screen.say(
+        grants.make(Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token)
+    )
+    grants.note(who, "command", f"token {options.add_token} for {options.user}")
+    return 0
 
 
 @command()
@@ -153,10 +276,10 @@ def collect(options: Options) -> int:
 @option("--account", metavar="NAME", default="", help="Show only this account.")
 @option(
     "--format",
-    type=click.Choice(["text", "csv", "json"]),
+    type=click.Choice(["text", "csv", "json", "focus"]),
     default="text",
     show_default=True,
-    help="Output format.",
+    help="Output format; focus: rows by FOCUS 1.0.",
 )
 @option(
     "--anyway",

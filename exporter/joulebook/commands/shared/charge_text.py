@@ -16,8 +16,8 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Ite
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
-from joulebook.core.units_text import ENERGY, in_column
-from joulebook.lab.collected import bills, rollup
+from joulebook.core.units_text import ENERGY, decimal, in_column
+from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
@@ -135,7 +135,7 @@ def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, fl
         else "open"
     )
     whose = f", account {one_line(bill.account)}" if bill.account else ""
-    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say(f"Bill of {months.shown(bill.month)}{whose}: {state}")
     screen.say()
     if not bill.lines:
         screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
@@ -188,7 +188,7 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
     """Print all months with their totals so far."""
     rows = [
         (
-            rollup.shown(period.month),
+            months.shown(period.month),
             "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
             bills.bill(database, period.month).lines,
         )
@@ -205,7 +205,7 @@ def entry(line: BillLine) -> str:
     """Describe why a line is there: empty, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
-    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+    return f"late, of {months.shown(line.late_for)}" if line.late_for else ""
 
 
 def as_csv(bill: MonthBill) -> str:
@@ -224,9 +224,9 @@ def as_csv(bill: MonthBill) -> str:
             # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
-                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
-                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
-                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": decimal(amount.held_ns, NS_PER_HOUR) if first else "",
                 "currency": currency,
                 **{
                     item.value: _money(line.billed.get(Charge(item, currency)))
@@ -244,7 +244,7 @@ def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
     return json.dumps(
         {
             "version": 1,
-            "month": rollup.shown(bill.month),
+            "month": months.shown(bill.month),
             "account": bill.account or None,
             "closed_utc_s": bill.closed_s,
             "closed_by": bill.closed_by or None,
@@ -272,13 +272,13 @@ def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
 
 def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
     return {
-        "month": rollup.shown(bill.month),
+        "month": months.shown(bill.month),
         "account": line.owner.account,
         "user": line.owner.person,
         "experiment": line.owner.experiment,
         "remainder": line.owner.remainder,
         "entry": "correction" if line.correction else "late" if line.late_for else "usage",
-        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "late_for": months.shown(line.late_for) if line.late_for else "",
         "correction": line.correction or "",
     }
 
@@ -294,7 +294,7 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
         "energy_uj_by_component": components,
         "idle_uj": amount.idle_uj,
         "held_ns": amount.held_ns,
-        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH),
         "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
         "billed": [
             {
@@ -316,11 +316,4 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
 
 
 def _money(amount: Exact | None) -> str:
-    return "" if amount is None else _decimal(amount.floor, NANO)
-
-
-def _decimal(value: int, per: int) -> str:
-    """Return `value / per` to nine digits, floored, without floating point."""
-    sign, value = ("-", -value) if value < 0 else ("", value)
-    whole, rest = divmod(value, per)
-    return f"{sign}{whole}.{rest * NANO // per:09}"
+    return "" if amount is None else decimal(amount.floor, NANO)

@@ -219,7 +219,7 @@ def play(
     books, outcome = Books(), Outcome(path.name, trace, span_ns, jobs)
     edges = sorted({edge for job in jobs for edge in (job.start_ns, job.end_ns) if edge < span_ns})
     glances: list[Reading] = []
-    for at_ns, is_tick in _agenda(span_ns, interval_ns, edges):
+    for at_ns, is_tick in _steps_of(span_ns, interval_ns, edges):
         clock.t_ns = BEGIN_NS + at_ns
         if not is_tick:
             glances += sensor.poll_energy(meters)
@@ -238,7 +238,7 @@ def play(
     return outcome
 
 
-def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
+def _steps_of(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
     """Yield the instants at which something is read, and whether each is a tick."""
     ticks = {*range(0, span_ns, interval_ns), span_ns}
     bursts = {

@@ -139,11 +139,9 @@ class Collector:
             _once.failed("certificates", "%s; using the last good ones", error)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
-        asked = sum(standing.asked for standing in self.roll.targets.values())
-        for url in self.roll.due(time.monotonic(), self.settings.parallel - asked):
+        for url in self.roll.due(time.monotonic(), self.settings.parallel - self.roll.asked):
             ledger_id = self._ledger_of.get(url, "")
             question = NodeQuestion(url, self._positions.get(ledger_id, 0), ledger_id)
-            self.roll.targets[url].asked = True
             pool.submit(self._fetch, question)
 
     def _fetch(self, question: NodeQuestion) -> None:
@@ -200,8 +198,7 @@ class Collector:
             self._again(target)
             return
         now_s = time.time()
-        targets = frozenset(self.roll.targets)
-        taken = ingest.take(self._database, page, target, int(now_s), targets)
+        taken = ingest.take(self._database, page, target, int(now_s), self.roll.targets.keys())
         if taken is None:
             self._read_positions(self._database)
             self._again(target)
@@ -216,8 +213,7 @@ class Collector:
                 target, page.node, said,
             )  # fmt: skip
         if target in self.roll.targets:
-            standing = self.roll.targets[target]
-            standing.node, standing.ledger_id = node, page.ledger_id
+            self.roll.found(target, node, page.ledger_id)
         _once.recovered(target, "%s: collected again", target)
         self.roll.went_well(
             target, time.monotonic(), now_s, self.settings.every_s, page.last - page.next
@@ -235,7 +231,7 @@ class Collector:
             if standing.repeats > _REPEATS and not self.database_problem:
                 self._refused(target, "order", f"{target}: returns a different ledger each time")
                 return
-            standing.asked, standing.due = False, time.monotonic()
+            self.roll.again(target, time.monotonic())
 
     def _open(self) -> Database:
         database = self._connect()

@@ -6,15 +6,14 @@ correction that affects the report is listed, with author and reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import Subject
-from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
-from joulebook.core.money.rates import Quality
+from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -23,16 +22,16 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Selection,
     Unknowable,
-    UsedRate,
     family_patterns,
     replay_warning,
     subject_of,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.collected.bills import halves, replayed_meters, wholes
+from joulebook.lab.collected.bills import replayed_meters
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
-from joulebook.lab.collected.rollup import after, month_of
+from joulebook.lab.collected.months import after, month_of
+from joulebook.lab.collected.quarters import QuarterHours
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.units import NS_PER_S
 
@@ -53,30 +52,6 @@ SELECT workload, ledger, display, name, started_utc_ns, ended_utc_ns, gpu_count,
 FROM facts WHERE workload IN (*) ORDER BY workload, ledger
 """
 
-_POSTINGS = """
-SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
-       p.held_ns, p.idle_ns, p.calibration_uj, p.tensor_ns, p.tensor_known_ns,
-       h.method, h.evidence
-FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
-JOIN hows h ON h.id = p.how
-WHERE p.undated = 0 AND p.quarter_s >= ? AND p.quarter_s < ?
-"""
-
-_CHARGES = """
-SELECT l.node, c.workload, k.remainder, c.quarter_s, k.item, k.currency, c.whole, c.nano, c.rest
-FROM charges c JOIN ledgers l ON l.id = c.ledger JOIN kinds k ON k.id = c.kind
-WHERE c.undated = 0 AND c.quarter_s >= ? AND c.quarter_s < ?
-"""
-
-_RATES = f"""
-SELECT l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality,
-       {halves("u.energy_uj", "u.held_ns")}
-FROM rates_used u JOIN rates r ON r.id = u.rate JOIN ledgers l ON l.id = u.ledger
-WHERE u.quarter_s >= ? AND u.quarter_s <= ? AND l.node IN (*)
-GROUP BY l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality
-ORDER BY l.node, u.quarter_s, r.quantity, r.value
-"""  # noqa: S608 - words of ours
-
 _GAPS = """
 SELECT l.node, m.component, m.name, g.reason, g.t0_utc_ns, g.t1_utc_ns
 FROM gaps g JOIN ledgers l ON l.id = g.ledger JOIN meters m ON m.id = g.meter
@@ -96,10 +71,14 @@ NAME = "collected ledger"
 
 
 class CollectedSource:
-    """The collected ledger at a URL, as a source of reports."""
+    """The collected ledger at a URL, as a source of reports.
 
-    def __init__(self, url: str) -> None:
+    `hourly` says what needs quarter hours, as other rates do; else days will do for closed months.
+    """
+
+    def __init__(self, url: str, hourly: str = "") -> None:
         self._url = url
+        self._hourly = hourly
 
     @property
     def name(self) -> str:
@@ -107,18 +86,41 @@ class CollectedSource:
         return NAME
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`, and `InputError` for
+        quarter hours that are days here and in no export.
+        """
         with opened(self._url) as database, database.transaction(writes=False):
-            return account(database, since_s, until_s, selection)
+            return account(database, since_s, until_s, selection, self._hourly)
 
 
-def account(database: Database, since_s: int, until_s: int, wanted: Selection) -> ReportData:
+def account(
+    database: Database, since_s: int, until_s: int, wanted: Selection, hourly: str = ""
+) -> ReportData:
     """Return what all nodes booked."""
     known = _workloads(database, wanted)
-    span = [since_s, min(until_s, _LATEST_S)]
-    postings: list[Posting] = []
-    for node, number, remainder, *row in _chosen(database, _POSTINGS, "p", span, known, wanted):
-        postings.append(Posting.of_row(node, subject_of(number, remainder, known), row))
+    numbers = None if wanted.everything else sorted(known)
+    span = (since_s, min(until_s, _LATEST_S))
+    quarters = QuarterHours(database, span, numbers, hourly)
+    meters: dict[tuple[str, str], Meter] = {}
+    postings = []
+    for (
+        number,
+        quarter_s,
+        *amount,
+        node,
+        component,
+        name,
+        remainder,
+        method,
+        evidence,
+    ) in quarters.postings():
+        meter = meters.get((component, name)) or meters.setdefault(
+            (component, name), Meter(Component(component), name)
+        )
+        subject = subject_of(number, remainder, known)
+        postings.append(
+            Posting(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
+        )
     charged = tuple(
         Charged(
             node,
@@ -127,10 +129,9 @@ def account(database: Database, since_s: int, until_s: int, wanted: Selection) -
             Charge(Item(item), currency),
             Exact(*parts),
         )
-        for node, number, remainder, quarter_s, item, currency, *parts in _chosen(
-            database, _CHARGES, "c", span, known, wanted
-        )
+        for number, quarter_s, *parts, node, remainder, item, currency in quarters.charges()
     )
+    places = {(row.node, row.quarter_s) for row in postings}
     there = {row.subject for row in postings} | {row.subject for row in charged}
     replayed = frozenset(
         (node, Meter(Component(component), name))
@@ -147,7 +148,7 @@ def account(database: Database, since_s: int, until_s: int, wanted: Selection) -
         tuple(postings),
         charged,
         {each.id: each for each in known.values() if each.id in there},
-        tuple(_rates(database, postings)),
+        tuple(quarters.rates(places)),
         tuple(
             LostStretch.of_row(node, row)
             for node, *row in database.rows(_GAPS, [edge_s * NS_PER_S for edge_s in span])
@@ -204,6 +205,19 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
         same = sorted({row[3] for row in chosen})
         for row in one_by_some(database, f"{_WORKLOADS} WHERE w.workload IN (*)", [], same):
             rows.setdefault(row[0], row)
+    told = _told(database, rows.values())
+    runs = put_together(told)
+    mine = {row[0] for row in chosen}
+    return {n: run for n, run in runs.items() if n in mine or (parts and wanted.takes(run))}
+
+
+def parts(database: Database, numbers: Sequence[int]) -> dict[int, Part]:
+    """Return what is known of workloads, by their numbers."""
+    rows = one_by_some(database, f"{_WORKLOADS} WHERE w.id IN (*)", [], numbers)
+    return _told(database, list(rows))
+
+
+def _told(database: Database, rows: Iterable[Row]) -> dict[int, Part]:
     told = {
         number: Part(
             number,
@@ -211,15 +225,13 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
                 WorkloadId(scheduler, workload, start), labels=Labels(*labels), cluster=cluster
             ),
         )
-        for number, cluster, scheduler, workload, start, *labels in rows.values()
+        for number, cluster, scheduler, workload, start, *labels in rows
     }
     for number, ledger, *facts in one_by_some(database, _FACTS, [], sorted(told)):
         before = told[number].workload
         part = msgspec.structs.replace(before, **_reported(facts))
         told[number] = Part(ledger, part if not before.display else before.and_of(part))
-    runs = put_together(told)
-    mine = {row[0] for row in chosen}
-    return {n: run for n, run in runs.items() if n in mine or (parts and wanted.takes(run))}
+    return told
 
 
 _TOLD = (
@@ -236,33 +248,6 @@ def _reported(facts: Sequence[object]) -> dict[str, Any]:
 
 def _marks(names: frozenset[str]) -> str:
     return ", ".join("?" * len(names))
-
-
-def _chosen(
-    database: Database,
-    sql: str,
-    table: str,
-    span: Sequence[int],
-    known: Mapping[int, ReportWorkload],
-    wanted: Selection,
-) -> Iterator[Row]:
-    if wanted.everything:
-        return iter(database.rows(sql, span))
-    return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
-
-
-def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[UsedRate]:
-    """The rates of the nodes and of the time of those postings: of a whole lab there are many."""
-    if not postings:
-        return
-    quarters = [row.quarter_s for row in postings]
-    nodes = sorted({row.node for row in postings})
-    for node, quarter_s, quantity, value, unit, source, quality, *sums in one_by_some(
-        database, _RATES, [min(quarters), max(quarters)], nodes
-    ):
-        used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
-        energy_uj, held_ns = wholes(sums)
-        yield UsedRate(used, energy_uj, held_ns, node)
 
 
 def _corrections(

@@ -24,16 +24,19 @@ RUNBOOKS = "https://github.com/joulebook/joulebook/blob/main/docs/runbooks.md"
 """Where the sections are; the anchor is the alert's name in lower case."""
 
 
-def unbooked(where: str = "") -> str:
-    """What a node's meters read and its books do not show, in joules: 0, save for flooring."""
-    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where})"
+def unbooked(where: str = "", at: str = "") -> str:
+    """What a node's meters read and its books do not show, in joules: 0, save for flooring; now, or
+    at an instant.
+    """
+    then = f" @ {at}" if at else ""
+    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where}{then})"
     booked = '__name__=~"joulebook_(experiment|remainder)_energy_joules_total"'
     aside = '__name__=~"joulebook_(pending|unexposed)_energy_joules"'
     matchers = where.strip("{}")
     return (
         f"(\n  {read}\n"
-        f"  - sum by (cluster, node) ({selector('', booked, matchers)})\n"
-        f"  - sum by (cluster, node) ({selector('', aside, matchers)})\n)"
+        f"  - sum by (cluster, node) ({selector('', booked, matchers)}{then})\n"
+        f"  - sum by (cluster, node) ({selector('', aside, matchers)}{then})\n)"
     )
 
 
@@ -216,15 +219,15 @@ _OF_BOOKS = (
     ),
     Alert(
         "JoulebookForeignUse",
-        f"sum by ({_NODE}, scheduler, workload) (\n"
-        + indented(_rise("joulebook_foreign_use_seconds_total", "1h"))
-        + "\n) > 1800",
-        "10m",
+        by(f"{_NODE}, scheduler, workload", increased("joulebook_foreign_use_seconds_total", "30m"))
+        + " > 300",
+        "5m",
         "warning",
-        "{{ $labels.node }}: {{ $labels.scheduler }} {{ $labels.workload }} uses GPUs that others "
-        "hold; see why its processes can open them",
-        "Its processes ran for more than half an hour of the last one on GPUs that were given to "
-        "others, who pay for it.",
+        "{{ $labels.node }}: {{ $labels.scheduler }} {{ $labels.workload }} used GPUs that others "
+        "hold for {{ $value | humanizeDuration }}; ask its user, and see how it gets past the "
+        "scheduler",
+        "Processes of a workload used GPUs that it does not hold, for more than 5 minutes of half "
+        "an hour. The energy is booked to the holder, whose runs become slower and dearer.",
     ),
     Alert(
         "JoulebookBudgetNearlySpent",

@@ -11,6 +11,7 @@ from dashboards.generator.figures import (
     CLUSTERS,
     CURRENCY,
     HOLDER,
+    NO_PRICE,
     OWNERS,
     PAID,
     WHO,
@@ -30,7 +31,6 @@ _OWNER = "cluster, account, user"
 _NODE = "cluster, node"
 _IDLE = "while the GPUs that were held did no work"
 _BOTH = "electricity and the hours of the hardware"
-_NO_PRICE = "set rates.price"
 
 
 def _stat(
@@ -44,7 +44,7 @@ def _stat(
     return stat(title, f"{about} {LONG}", basis, unit, query, **how)
 
 
-_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": _NO_PRICE}
+_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": NO_PRICE}
 
 TOTALS = (
     _stat("Cost of idle allocations", f"What was paid {_IDLE}: {_BOTH}.", Basis.RATED, "locale",
@@ -199,7 +199,7 @@ WHERE_UNUSED = (
         "bargauge",
         decimals=2,
         height=10,
-        empty=_NO_PRICE,
+        empty=NO_PRICE,
     ),
     Panel(
         "Unattributed, by reason",

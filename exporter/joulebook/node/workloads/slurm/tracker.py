@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from joulebook.clock import Clock
+from joulebook.clock import Clock, Timers
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.cgroups import JobProcesses
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent, WallTime

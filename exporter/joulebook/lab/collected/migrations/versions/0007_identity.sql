@@ -111,3 +111,12 @@ CREATE TABLE renames (
     target TEXT NOT NULL,               -- where it was found under the new name
     undone INTEGER NOT NULL DEFAULT 0   -- 1: a person said that it is not that node
 );
+
+-- Energy of a recorded trace (a demo, a replay) is not measured, and bills and reports say so.
+
+ALTER TABLE meters ADD COLUMN replayed INTEGER NOT NULL DEFAULT 0;
+
+-- How much of the held time tensor cores worked, and the held time for which that is known.
+ALTER TABLE postings ADD COLUMN tensor_ns BIGINT NOT NULL DEFAULT 0;
+
+ALTER TABLE postings ADD COLUMN tensor_known_ns BIGINT NOT NULL DEFAULT 0;
