@@ -7,6 +7,7 @@ list ended when it was last known to live.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,9 @@ class Resumption:
         for claim in before.claims:
             if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
                 claims.setdefault(claim.workload, []).append(claim)
+        self._sharers = Counter(
+            (claim.meter, claim.instance) for held in claims.values() for claim in held
+        )
         self._kept = [
             Kept(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
             for facts in before.facts
@@ -106,24 +110,27 @@ class Resumption:
             return False
         if resident is None or (resident.uid and resident.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
-        if not resident.uid:
-            held = [grant for grant in resident.grants if grant.t1_ns is None]
-            if any(grant.part is None and not grant.rejected for grant in held):
-                return False
-            if not _same(held, kept.claims):
-                return True  # It is another of that name, as StatefulSets make them.
+        held = [grant for grant in resident.grants if grant.t1_ns is None]
+        if not resident.uid and any(grant.part is None and not grant.rejected for grant in held):
+            return False
+        is_same = self._is_same(held, kept.claims)
+        if is_same and not resident.uid:  # else it is another of that name, as StatefulSets make
             table.bind(resident, cgroup.uid, now_ns)
         return True
 
+    def _is_same(self, grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
+        """Return whether a pod holds what is in the ledger; an unknown device counts as such.
 
-def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
-    """Return whether a pod holds what is in the ledger; an unknown device counts as such."""
-    parts = {(grant.part.meter, grant.part.instance) for grant in grants if grant.part is not None}
-    rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
-    unreported = [grant for grant in grants if grant.part is None]
-    if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
-        return False
-    for grant, claim in zip(unreported, rest, strict=True):
-        of = max(claim.of // grant.sharers, 1)  # the claim's part is a sharer's
-        grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
-    return True
+        Such a device is then known: a pod keeps what it was given.
+        """
+        parts = {(g.part.meter, g.part.instance) for g in grants if g.part is not None}
+        rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
+        unreported = [grant for grant in grants if grant.part is None]
+        if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
+            return False
+        for grant, claim in zip(unreported, rest, strict=True):
+            # The claim's part is a sharer's, of those that there were.
+            sharers = self._sharers[claim.meter, claim.instance] if grant.device.is_dra else 1
+            of = max(claim.of // sharers, 1)
+            grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
+        return True

@@ -19,6 +19,7 @@ from tests.unit.node.workloads.kubernetes.pod_world import (
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.workloads import merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
+from joulebook.node.workloads.kubernetes.cgroups import LogFolder
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.informer import Cluster
 from joulebook.node.workloads.kubernetes.pod_object import (
@@ -178,6 +179,29 @@ def test_shared_devices_of_dra_go_on_without_their_slices(
     node.hear_for(5, *listed)
     assert node.holders() == {"GPU-0": "a,b"}
     assert [(claim.parts, claim.of) for claim in node.open_claims] == parts
+
+
+@pytest.mark.parametrize("folders", [True, False], ids=["log folders", "no uid"])
+def test_of_a_claim_of_dra_the_rest_is_of_who_is_left(make: Make, folders: bool) -> None:
+    """One of two ended while the daemon was away, and no slice can be asked for."""
+    shared = "gpu.nvidia.com/n1/gpu-0"
+    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
+    node = make()
+    node.run(A)
+    node.run(B)
+    node.api_lists(pod("a", A), pod("b", B))
+    node.source._cluster._slices.described = {shared: Described("GPU-0")}
+    node.hear_for(4, *listed)
+    node = restarted(make, node, running=(B,))
+    node.api_fails()
+    if folders:
+        node.source._table._names._folders = lambda: [LogFolder("a", "b", B, 0)]
+    node.hear_for(3, listed[1])
+    assert node.holders() == {"GPU-0": "b"}
+    node.source._cluster._slices_since = -1e9  # they have been waited for
+    node.hear_for(3, listed[1])
+    assert node.holders() == {"GPU-0": "b"}
+    assert [(claim.parts, claim.of) for claim in node.open_claims] == [(1, 1)]
 
 
 @pytest.mark.parametrize("static", [(), (of("etcd-n1"),)], ids=["empty", "static pods"])
