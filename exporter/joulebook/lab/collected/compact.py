@@ -16,13 +16,14 @@ import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Remainder
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.money.amounts import CALIBRATION, Charge, Exact, Item, RateUsed
 from joulebook.core.money.rates import Quality
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
 from joulebook.core.report.rollup import own_rates
 from joulebook.errors import InputError
 from joulebook.lab.collected.database import Database, one_by_some
-from joulebook.lab.collected.months import DAY_S, QUARTERLY, after, begin_s, shown
+from joulebook.lab.collected.months import DAY_S, QUARTERLY, after, begin_s, month_of, shown
 from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import POSTING_COLUMNS, RATE, numbered
 
@@ -46,17 +47,42 @@ def months(database: Database) -> dict[int, bool]:
     return {int(month): bool(late) for month, late in found}
 
 
+def late(database: Database, ledger: int, page: PostingsPage) -> frozenset[int]:
+    """Return the quarter hours of the page in months that are days here, and note that they came.
+
+    A node that had reported all of a month dates rows anew at most: they add to what is there.
+    """
+    gone = {m for (m,) in database.rows("SELECT month FROM compacted WHERE ledger = ?", [ledger])}
+    if not gone:
+        return frozenset()
+    late = frozenset(
+        row.quarter_s
+        for rows in (page.postings, page.charges)
+        for row in rows
+        if month_of(row.quarter_s) in gone
+    )
+    for month in {*map(month_of, late)}:
+        database.rows(
+            "UPDATE compacted SET late = 1 WHERE ledger = ? AND month = ?", [ledger, month]
+        )
+    return late
+
+
 def compact(database: Database, now_s: int) -> Iterator[Compacted]:
     """Compact each closed month, a ledger in one transaction; what is compacted stays so.
 
     Raises `InputError` for a month that was exported and has changed since, `LedgerError`.
     """
     closed = closed_to(database)
-    known = database.rows("SELECT month FROM periods UNION SELECT month FROM used ORDER BY 1")
-    for (month,) in known:
-        if month > closed:
-            return
-        yield _month(database, month, now_s)
+    for month in consumed(database):
+        if month <= closed:
+            yield _month(database, month, now_s)
+
+
+def consumed(database: Database) -> list[int]:
+    """Return the months in which anything was consumed, whenever it was billed."""
+    found = database.rows("SELECT DISTINCT month, late_for FROM month_used")
+    return sorted({late_for or month for month, late_for in found})
 
 
 def _month(database: Database, month: int, now_s: int) -> Compacted:
@@ -217,7 +243,7 @@ def _ledger(database: Database, ledger: int, node: str, span: tuple[int, int]) -
             models=models,
         )  # fmt: skip
         by_day: dict[int, Used] = defaultdict(dict)
-        for each in own_rates(account).rates:
+        for each in own_rates(account):
             add(by_day[begins[each.used.quarter_s]], each)
         days += [(workload, b, ledger, digest) for b, digest in _stored(database, by_day)]
     _replace(database, ledger, span, made, paid, [row for row in kept if row[1] in mixed])

@@ -15,9 +15,8 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
-from joulebook.lab.collected import owners, renames
+from joulebook.lab.collected import compact, owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
-from joulebook.lab.collected.months import month_of
 from joulebook.lab.collected.rollup import Rollup, closed_to
 from joulebook.lab.collected.schema import (
     HOW,
@@ -98,7 +97,7 @@ def take(
         )  # fmt: skip
         meters = _meters(database, ledger, page)
         workloads = owners.learn(database, ledger, page, closed, now_s)
-        by_day = _by_day(database, ledger, page)
+        by_day = compact.late(database, ledger, page)
         _postings(database, ledger, page, meters, workloads, rollup, undated, by_day)
         if page.next == page.last:
             _refuse_other_past(database, ledger, page)
@@ -118,27 +117,6 @@ def _undated(page: PostingsPage, now_s: int) -> frozenset[int]:
     """Return the quarter hours of the page that are impossible."""
     quarters = {row.quarter_s for row in page.postings} | {row.quarter_s for row in page.charges}
     return frozenset(q for q in quarters if not _SOONEST_S <= q <= now_s + _AHEAD_S)
-
-
-def _by_day(database: Database, ledger: int, page: PostingsPage) -> frozenset[int]:
-    """Return the quarter hours of the page in months that are days here, and note that they came.
-
-    A node that had reported all of a month dates rows anew at most: they add to what is there.
-    """
-    gone = {m for (m,) in database.rows("SELECT month FROM compacted WHERE ledger = ?", [ledger])}
-    if not gone:
-        return frozenset()
-    late = frozenset(
-        row.quarter_s
-        for rows in (page.postings, page.charges)
-        for row in rows
-        if month_of(row.quarter_s) in gone
-    )
-    for month in {*map(month_of, late)}:
-        database.rows(
-            "UPDATE compacted SET late = 1 WHERE ledger = ? AND month = ?", [ledger, month]
-        )
-    return late
 
 
 def _ledger(

@@ -24,16 +24,19 @@ RUNBOOKS = "https://github.com/joulebook/joulebook/blob/main/docs/runbooks.md"
 """Where the sections are; the anchor is the alert's name in lower case."""
 
 
-def unbooked(where: str = "") -> str:
-    """What a node's meters read and its books do not show, in joules: 0, save for flooring."""
-    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where})"
+def unbooked(where: str = "", at: str = "") -> str:
+    """What a node's meters read and its books do not show, in joules: 0, save for flooring; now, or
+    at an instant.
+    """
+    then = f" @ {at}" if at else ""
+    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where}{then})"
     booked = '__name__=~"joulebook_(experiment|remainder)_energy_joules_total"'
     aside = '__name__=~"joulebook_(pending|unexposed)_energy_joules"'
     matchers = where.strip("{}")
     return (
         f"(\n  {read}\n"
-        f"  - sum by (cluster, node) ({selector('', booked, matchers)})\n"
-        f"  - sum by (cluster, node) ({selector('', aside, matchers)})\n)"
+        f"  - sum by (cluster, node) ({selector('', booked, matchers)}{then})\n"
+        f"  - sum by (cluster, node) ({selector('', aside, matchers)}{then})\n)"
     )
 
 

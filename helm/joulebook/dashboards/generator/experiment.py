@@ -78,10 +78,10 @@ BEFORE = (
     stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
         f"{LONG}", Basis.RATED, "locale", Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=2, options=EACH_NAMED, empty=NO_PRICE),
-    Panel("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
+    stat("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
         f"currency chosen above. {LONG}", Basis.RATED, "locale",
-        (Query(used("cost", "kind, currency", PAID), "{{kind}}"),),
-        "bargauge", 4, 4, decimals=2, below_zero=True, empty=NO_PRICE),
+        Query(used("cost", "kind, currency", PAID), "{{kind}}"), decimals=2, options=EACH_NAMED,
+        empty=NO_PRICE),
 )  # fmt: skip
 
 _HOURS = f"({run('gpu_seconds', RUN)}) / 3600"
@@ -141,7 +141,7 @@ _WORKLOAD_ENERGY = selector("joulebook_workload_energy_joules_total", WHO, NOT_O
 _RISE = (
     f"({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')}\n"
     f"  - ({by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}[15m] offset $__interval)')}\n"
-    f"    or {by(_BAR, f'last_over_time({_WORKLOAD_ENERGY}{_STEP})')} * 0)\n"
+    f"    or {by(_BAR, f'min_over_time({_WORKLOAD_ENERGY}{_STEP})')})\n"
     ") / ($__interval_ms / 1000) > 0"
 )
 

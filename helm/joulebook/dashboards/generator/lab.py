@@ -10,6 +10,7 @@ from dashboards.generator.figures import (
     CHOICE,
     CLUSTERS,
     CURRENCY,
+    DAY,
     NO_CARBON,
     NO_PRICE,
     NOT_OF_RULES,
@@ -248,14 +249,15 @@ RANKS = (
 
 _DAY = (
     "Each bar is a whole day from its midnight on, the first and the last day of the range too "
-    "(in ranges of over a year, several days)."
+    "(of an hour in ranges of less than a day, of several days in those of over a year). After a "
+    "change of the clock, days begin an hour off."
 )
 
 
 def _days(what: str, scale: str = "") -> tuple[Query, Query]:
     every = f"({by_day(what, 'account')}){scale}"
     rank = used(what, "account", *([PAID] if what == "cost" else []))
-    return leading(Query(every, "{{account}}", "1d"), "account", rank)
+    return leading(Query(every, "{{account}}", "$day"), "account", rank)
 
 
 DAYS = (
@@ -319,7 +321,7 @@ DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
     "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
-    (*OWNERS, CURRENCY, *CHOICE, RULES),
+    (*OWNERS, CURRENCY, *CHOICE, RULES, DAY),
     (
         Row("", TOTALS + BEFORE),
         Row("Experiments", (TABLE,)),

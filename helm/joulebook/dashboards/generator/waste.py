@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
+    CLUSTERS,
     CURRENCY,
     HOLDER,
     NO_PRICE,
@@ -22,7 +24,7 @@ from dashboards.generator.figures import (
 )
 from dashboards.generator.lab import LONG
 from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
-from dashboards.generator.promql import ratio
+from dashboards.generator.promql import by, ratio, risen
 
 UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
@@ -128,6 +130,8 @@ TREND = (
 
 _GPU = "cluster, node, gpu, uuid"
 _HOLDER = f"{_GPU}, scheduler, workload, user, account, experiment"
+_FOREIGN = "joulebook_foreign_use_seconds_total"
+_USER = "cluster, node, meter, scheduler, workload"
 _BUSY = f"max by ({_GPU}) (avg_over_time(joulebook_gpu_utilization_ratio[1h]))"
 
 LOW = Panel(
@@ -157,6 +161,32 @@ LOW = Panel(
     sort="Busy",
     ascending=True,
     empty="Every GPU that was held for the last hour was busy",
+)
+
+UNASKED = Panel(
+    "Used without an allocation",
+    "Whose processes ran on GPUs that others hold, and for how long in the range: the holders pay "
+    "for it.",
+    Basis.READ,
+    "none",
+    kind="table",
+    width=24,
+    height=7,
+    columns=(
+        Column("cluster", width=110),
+        Column("node", link=links.NODE),
+        Column("meter"),
+        Column("scheduler"),
+        Column("workload", link=links.WORKLOAD),
+        Column(
+            "Hours",
+            Query(f"{by(_USER, risen(f'{_FOREIGN}{{{CLUSTERS}}}'))} / 3600 > 0.01"),
+            "locale",
+            2,
+        ),
+    ),
+    sort="Hours",
+    empty="Nobody used a GPU that another held",
 )
 
 WHERE_UNUSED = (
@@ -192,6 +222,7 @@ DASHBOARD = Board(
         Row("", TOTALS),
         Row("Owners", (OWNERS_TABLE,)),
         Row("Now", (LOW,)),
+        Row("Outside allocations", (UNASKED,)),
         Row("Trend", TREND),
         Row("Unallocated and unattributed", WHERE_UNUSED),
     ),

@@ -1,0 +1,226 @@
+"""The paragraph for a paper's appendix: what was consumed, and how that is known.
+
+Nothing unmeasured is stated as if it were measured, and an unknown figure is left out or stated as
+missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joulebook.lab.report.model import Figure, Statement
+from joulebook.lab.report.wording import number, percent, quantity, sentence
+
+
+def sentences(statement: Statement) -> tuple[str, ...]:
+    """Return the sentences of the paragraph, in order."""
+    return tuple(
+        text
+        for part in (_warned, _what, _energy, stages, _roles, _carbon, _water, _cost, _how)
+        for text in part(statement)
+        if text
+    )
+
+
+def subject(statement: Statement) -> str:
+    """Return what the statement is about, at the beginning of a sentence."""
+    names, title = statement.inventory.experiments, statement.title
+    if not names:
+        return title[:1].upper() + title[1:]
+    if len(names) == 1:
+        return f"The experiment {title}"
+    return f"The {'experiments' if title == ', '.join(names) else 'project'} {title}"
+
+
+def _value(figure: Figure) -> str:
+    if figure.value is None:
+        return ""
+    if figure.low is not None:
+        return quantity(figure.low, figure.unit, figure.high)
+    return quantity(figure.value, figure.unit)
+
+
+def _money(value: float) -> str:
+    return f"{value:,.2f}" if abs(value) >= 1 else number(value)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
+def _warned(statement: Statement) -> Iterator[str]:
+    """Before any figure: what the source itself says against them."""
+    for text in statement.warnings:
+        yield sentence(f"Warning: {text}")
+
+
+def _what(statement: Statement) -> Iterator[str]:
+    counts, what = statement.counts, statement.inventory
+    ends = [
+        f"{count:,} {name}"
+        for count, name in (
+            (counts.completed, "completed"),
+            (counts.failed, "failed"),
+            (counts.cancelled, "cancelled"),
+            (counts.preempted, "preempted"),
+            (counts.running, "still running"),
+            (counts.excluded, "excluded from the results"),
+        )
+        if count
+    ]
+    if counts.not_known and ends:
+        ends.append(f"{counts.not_known:,} with an outcome that is not known")
+    if counts.partial_runs:
+        ends.append(f"{len(counts.partial_runs):,} of them only in part")
+    said = f" ({', '.join(ends)}; all of them are counted)" if ends else ""
+    gpus = " and ".join(
+        f"{gpu.count or ''} {gpu.model} GPU{'' if gpu.count == 1 else 's'}".strip()
+        for gpu in what.gpus
+    )
+    where = f" in {what.region}" if what.region else ""
+    when = ""
+    if what.started_utc:
+        first, last = what.started_utc[:10], (what.ended_utc or "the time of writing")[:10]
+        when = f" on {first}" if first == last else f" between {first} and {last}"
+        if not what.ended_utc:
+            when = f" since {first}"
+    held = number(what.gpu_hours.value or 0)
+    yield (
+        f"{subject(statement)} took {_runs(counts.total)}{said}"
+        + (f" on {gpus}" if gpus else "")
+        + f"{where}{when}, using {held} GPU-hours."
+    )
+
+
+def _energy(statement: Statement) -> Iterator[str]:
+    energy = statement.energy
+    text = f"The GPUs consumed {_value(energy.gpu)}"
+    if energy.host.value is not None:
+        text += f", and the rest of their hosts {_value(energy.host)}"
+        host = statement.quality.host.value or 0.0
+        if host < 100:
+            text += f" (a lower bound, measured for {percent(host)} of the GPU-hours)"
+    else:
+        text += " (the energy of their hosts was not measured)"
+    if energy.idle.value and energy.it.value:
+        share = percent(100 * energy.idle.value / energy.it.value)
+        text += f"; {share} of this energy was drawn by GPUs that were allocated but idle"
+    yield f"{text}."
+    pue = [rate for rate in statement.rates if rate.quantity == "pue"]
+    if energy.facility.value is not None and pue:
+        named = "; ".join(f"{each.source}; in force in {each.years}" for each in pue)
+        mean = energy.facility.value / energy.it.value if energy.it.value else 1.0
+        mark = "default, " if any(each.default for each in pue) else ""
+        yield (
+            f"With a power usage effectiveness of {mean:.4g} ({mark}{named}), this is "
+            f"{_value(energy.facility)} at the facility."
+        )
+
+
+def stages(statement: Statement) -> Iterator[str]:
+    """Yield the sentence on final runs against development, if anybody stated which are final."""
+    final, development = statement.stages.final, statement.stages.development
+    if final is not None and development is not None and final.runs and development.runs:
+        yield (
+            f"Development accounted for {percent(development.percent)} of the energy and the final "
+            f"runs for {percent(final.percent)}."
+        )
+
+
+def _water(statement: Statement) -> Iterator[str]:
+    water = statement.carbon.water
+    if water.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity.startswith("water_")]
+        named = {"water_site": "at the site", "water_grid": "for the electricity"}
+        how = "; ".join(
+            f"{number(each.mean)} L/kWh {named[each.quantity]}, {each.source}" for each in rates
+        )
+        yield f"Water consumption was {_value(water)} ({how})."
+
+
+def _roles(statement: Statement) -> Iterator[str]:
+    energy, counts = statement.energy, statement.counts
+    if counts.total < 2 or energy.best.value is None:
+        return
+    of_sweep = energy.sweep.note.partition(";")[0]
+    yield (
+        f"Without PUE, the run that is reported took {_value(energy.best)}, the sweep that it was "
+        f"chosen from {_value(energy.sweep)} ({of_sweep}), and the project as a whole "
+        f"{_value(energy.project)}."
+    )
+
+
+def _carbon(statement: Statement) -> Iterator[str]:
+    carbon = statement.carbon
+    if carbon.location_based.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity == "carbon"]
+        named = "; ".join(
+            f"{each.source}, {'default, ' if each.default else ''}used in {each.years}"
+            for each in rates
+        )
+        mean = _value(carbon.intensity)
+        yield (
+            f"Location-based emissions were {_value(carbon.location_based)}"
+            + (f" at a mean intensity of {mean}" if mean else "")
+            + (f" ({named})." if named else ".")
+        )
+    if carbon.market_based.value is not None:
+        yield (
+            f"Market-based emissions were {_value(carbon.market_based)} "
+            f"({carbon.market_based.note}; {carbon.market_based.source})."
+        )
+    if carbon.embodied.value is not None:
+        mark = "default figures: " if carbon.embodied.default else ""
+        yield (
+            f"Embodied emissions of the hardware, by the share of its service life that was held, "
+            f"add {_value(carbon.embodied)} ({mark}{carbon.embodied.source})."
+        )
+
+
+def _cost(statement: Statement) -> Iterator[str]:
+    known = [
+        f"{_money(each.cost.value)} {each.cost.unit} for {each.kind}"
+        for each in statement.cost
+        if each.cost.value is not None
+    ]
+    if known:
+        yield f"The cost was {' and '.join(known)}."
+
+
+def _how(statement: Statement) -> Iterator[str]:
+    quality = statement.quality
+    methods = {share.name: share.percent for share in quality.methods}
+    modelled = methods.pop("modelled", 0.0)
+    reported = {
+        "counter": "the devices' own energy counters",
+        "integrated": "integration of sampled power",
+        "apportioned": "apportionment of a shared device's energy among its holders",
+        "not known": "methods that are not on record at this source",
+    }
+    if methods:
+        how = ", ".join(f"{percent(part)} by {reported.get(n, n)}" for n, part in methods.items())
+        unchanged = "" if statement.named_in_code else " without changes to the code of the runs"
+        was = "played from a recorded trace" if statement.recorded_trace else "measured"
+        yield f"Energy was {was} by {statement.made_by}{unchanged}: {how}."
+    if modelled:
+        yield f"{percent(modelled)} of the energy was not measured, but comes from a model."
+    covered = quality.coverage.value
+    sensor = quality.sensor
+    state = "uncalibrated sensors, default" if sensor.default else "calibrated sensors"
+    text = (
+        f"The uncertainty of the measured energy is \u00b1{quality.uncertainty.value or 0:.3g} % "
+        f"({state}: {sensor.source})"
+    )
+    if covered is not None:
+        text += f"; readings cover {percent(covered)} of the time for which GPUs were held"
+    yield f"{text}."
+    if "counter" in methods:
+        yield f"Counters against power: {_counters(quality.counters)}."
+
+
+def _counters(found: Figure) -> str:
+    if found.value is None:
+        return found.unknown
+    low, high = found.low or found.value, found.high or found.value
+    shown = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    return f"they show {shown} of the energy integrated from power ({found.note})"
