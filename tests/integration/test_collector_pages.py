@@ -118,8 +118,9 @@ def test_failures_wait_longer_each_time() -> None:
     states = TargetList(lot=lambda: 0.5)
     states.renew(["a", "b"], 0.0, spread_s=10)
     assert states.due(4.9, 9) == []
-    assert states.due(5.0, 9) == ["a", "b"]
     assert states.due(5.0, 1) == ["a"]
+    assert (states.due(5.0, 9), states.asked) == (["b"], 2)
+    assert states.due(5.0, 9) == []
     waits = []
     for _ in range(9):
         states.failed("a", 0.0, 300.0, "down", "no answer")
@@ -129,3 +130,18 @@ def test_failures_wait_longer_each_time() -> None:
     assert states.targets["a"].due == 400.0
     states.went_well("a", 100.0, 0.0, 300.0, behind=7)
     assert states.targets["a"].due == 100.0
+    assert (states.due(99.0, 9), states.due(100.0, 9), states.asked) == ([], ["a"], 2)
+    states.again("b", 100.0)
+    assert states.due(100.0, 9) == ["b"]
+
+
+def test_two_targets_that_are_one_node() -> None:
+    states = TargetList(lot=lambda: 0.5)
+    states.renew(["a", "b"], 0.0, spread_s=10)
+    states.found("a", ("", "n1"), "1")
+    assert states.twin("b", ("", "n1"), "2") == "a"
+    assert states.twin("b", ("", "n1"), "1") == states.twin("a", ("", "n1"), "2") == ""
+    states.found("a", ("", "n7"), "1")
+    assert states.twin("b", ("", "n1"), "2") == ""
+    states.renew(["b"], 0.0, spread_s=10)
+    assert states.twin("b", ("", "n7"), "2") == ""

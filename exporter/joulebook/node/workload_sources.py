@@ -114,7 +114,9 @@ class WorkloadSources:
         facts = tuple(
             self._unmasked(msgspec.structs.replace(state.facts, id=first.get(id_, id_)))
             for id_, state in books.workloads.items()
-            if (state.ended_ns is None or first.get(id_, id_) in held) and id_ not in books.renamed
+            # A series ends where nothing is used for a moment; only sources know ends.
+            if (None in {state.ended_ns, state.facts.ended_ns} or first.get(id_, id_) in held)
+            and id_ not in books.renamed
         )
         for source in self._sources:
             source.open(boundary, Before(facts, claims, books.last_ns))

@@ -95,7 +95,7 @@ class Server:
 
     def start(self) -> None:
         """Listen, and serve from now on. Raises `ConfigError` if the address cannot be had."""
-        self._listeners = _listen(self._address)
+        self._listeners = [*_listen(self._address), *self._more_sockets()]
         # What uvicorn has to say below an error is about clients, and they may be many.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         with contextlib.suppress(RuntimeError):  # Its name in full is not worth a failed start.
@@ -122,6 +122,10 @@ class Server:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
         self._thread = None
+
+    def _more_sockets(self) -> list[socket.socket]:
+        """Listen where a kind of server listens besides. Raises `ConfigError`."""
+        return []
 
     def _app(self) -> App:
         return App(self._pages, self._current, self._count, self._export, self._hosts)

@@ -137,11 +137,9 @@ class Collector:
             _once.failed("certificates", "%s; using the last good ones", error)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
-        asked = sum(state.asked for state in self.states.targets.values())
-        for url in self.states.due(time.monotonic(), self.settings.parallel - asked):
+        for url in self.states.due(time.monotonic(), self.settings.parallel - self.states.asked):
             ledger_id = self._ledger_of.get(url, "")
             question = NodeQuestion(url, self._positions.get(ledger_id, 0), ledger_id)
-            self.states.targets[url].asked = True
             pool.submit(self._fetch, question)
 
     def _fetch(self, question: NodeQuestion) -> None:
@@ -198,8 +196,7 @@ class Collector:
             self._again(target)
             return
         now_s = time.time()
-        targets = frozenset(self.states.targets)
-        taken = ingest.take(self._database, page, target, int(now_s), targets)
+        taken = ingest.take(self._database, page, target, int(now_s), self.states.targets.keys())
         if taken is None:
             self._read_positions(self._database)
             self._again(target)
@@ -214,8 +211,7 @@ class Collector:
                 target, page.node, said,
             )  # fmt: skip
         if target in self.states.targets:
-            state = self.states.targets[target]
-            state.node, state.ledger_id = node, page.ledger_id
+            self.states.found(target, node, page.ledger_id)
         _once.recovered(target, "%s: collected again", target)
         self.states.went_well(
             target, time.monotonic(), now_s, self.settings.every_s, page.last - page.next
@@ -233,7 +229,7 @@ class Collector:
             if state.repeats > _REPEATS and not self.database_problem:
                 self._refused(target, "order", f"{target}: returns a different ledger each time")
                 return
-            state.asked, state.due = False, time.monotonic()
+            self.states.again(target, time.monotonic())
 
     def _open(self) -> Database:
         database = self._connect()

@@ -185,7 +185,7 @@ def _run(run: RunRow) -> tuple[str, ...]:
         one_line(run.id, _NAME_CHARS),
         one_line(run.stage, _NAME_CHARS),
         run.state,
-        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
+        run.role,
         str(run.gpus),
         wording.number(run.gpu_hours),
         wording.number(run.energy_kwh),

@@ -53,7 +53,8 @@ class PodTable:
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
-        self._heard = False
+        self.heard = False
+        """Whether an answer of the kubelet was accepted."""
         self._late_until_ns = 0
         """Until then the kubelet may list pods that ended before we started."""
         self.reserved: set[str] = set()
@@ -142,7 +143,7 @@ class PodTable:
             if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
                 continue  # Listed though it is over; or made again, and then it will have a cgroup.
             if resident is None:
-                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
+                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self.heard)
                 self._here[key] = resident
             resident.listed_ns = t_ns
             if resident.ended_ns is None:
@@ -152,9 +153,9 @@ class PodTable:
         for key, resident in self._here.items():
             if key not in there and resident.missing_ns is None:
                 resident.missing_ns = t_ns
-        if not self._heard and (pods or self._cgroups):
+        if not self.heard and (pods or self._cgroups):
             self._late_until_ns = t_ns + RECOVERY_NS
-        self._heard = True
+        self.heard = True
         return True
 
     def silent(self, t_ns: int) -> None:

@@ -331,7 +331,8 @@ class Still:
 
     def ledger(self) -> Before:
         """What the ledger holds if the daemon stops now."""
-        return Before(tuple(self.facts.values()), self.open_claims)
+        running = (fact for fact in self.facts.values() if fact.ended_ns is None)
+        return Before(tuple(running), self.open_claims, self.clock.t_ns)
 
 
 def uid_of(n: int) -> str:
