@@ -23,10 +23,10 @@ endif
 help: ## list these targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
 
-run: ## run the daemon here; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
+run: ## run the daemon and a lab server; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
 	@tools/venv product
 	@mkdir -p .build/demo .build/run
-	@exec $(BIN)/joulebook run $(RUN_FLAGS) $(ARGS)
+	@exec $(if $(ARGS),$(BIN)/joulebook run,tools/run) $(RUN_FLAGS) $(ARGS)
 
 test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
 

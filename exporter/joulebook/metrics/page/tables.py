@@ -28,19 +28,19 @@ _MOST_WORKLOADS = 40
 _GIB = 1 << 30
 
 
-def gpus(scene: Derived) -> str:
+def gpus(derived: Derived) -> str:
     """The GPUs: what each draws, how busy it is, who holds it. A node without has no such table."""
-    found = [status for _, status in scene.gpus]
+    found = [status for _, status in derived.gpus]
     models = {status.model for status in found}
-    rows = [_gpu_row(scene, status, one_model=len(models) == 1) for status in found]
+    rows = [_gpu_row(derived, status, one_model=len(models) == 1) for status in found]
     seen = {status.meter for status in found}
     rows += [
         f'<tr class="gone"><th scope="row">{text(meter.name, 24)}</th>'
         '<td colspan="3">not answering: its energy is a gap until it is read again</td></tr>'
-        for meter in scene.books.meters
+        for meter in derived.books.meters
         if meter.component is Component.GPU and meter not in seen
     ]
-    if not rows and scene.books.meters:
+    if not rows and derived.books.meters:
         return ""
     if not rows:
         return section("GPUs", '<p class="dim">No GPU has been read yet.</p>\n', wide=True)
@@ -49,7 +49,7 @@ def gpus(scene: Derived) -> str:
     return section("GPUs", listing, note=note, wide=True)
 
 
-def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
+def _gpu_row(derived: Derived, status: DeviceStatus, *, one_model: bool) -> str:
     values = status.values
     under = [] if one_model else [text(status.model)]
     if (celsius := values.get("temperature_celsius")) is not None:
@@ -58,11 +58,11 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
         cut = Counter(each.profile or "instance" for each in status.instances)
         listed = ", ".join(f"{count} x {profile}" for profile, count in sorted(cut.items()))
         under.append(f"MIG: {text(listed, 80) or 'no instance'}")
-    state = scene.books.meters.get(status.meter)
+    state = derived.books.meters.get(status.meter)
     if state is not None and (audit := state.shown_audit).verdict is not Verdict.NONE:
         said = f"counter: {text(audit.said, 80)}"
         under.append(f"<strong>{said}</strong>" if audit.verdict is Verdict.WRONG else said)
-    age_ns = scene.view.now_ns - status.t_ns
+    age_ns = derived.view.now_ns - status.t_ns
     if age_ns > _STALE_NS:
         under.append(f"read {units_text.duration(age_ns)} ago")
     power = use = '<span class="dim">not known</span>'
@@ -79,13 +79,13 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
             )
     return (
         f'<tr><th scope="row">{status.index}<small>{"<br>".join(under)}</small></th>'
-        f"<td>{power}</td><td>{use}</td><td>{_holders(scene, status.meter)}</td></tr>"
+        f"<td>{power}</td><td>{use}</td><td>{_holders(derived, status.meter)}</td></tr>"
     )
 
 
-def _holders(scene: Derived, meter: Meter) -> str:
-    holders = list(scene.holders(meter))
-    unsettled = scene.unsettled(meter)
+def _holders(derived: Derived, meter: Meter) -> str:
+    holders = list(derived.holders(meter))
+    unsettled = derived.unsettled(meter)
     said: list[str] = []
     for identity, share in holders:
         part = "" if share == 1 else f" ({units_text.percent(share)})"
@@ -98,19 +98,19 @@ def _holders(scene: Derived, meter: Meter) -> str:
     return "".join(said) or '<span class="dim">nobody</span>'
 
 
-def workloads(scene: Derived) -> str:
+def workloads(derived: Derived) -> str:
     """Return the workloads that run or ran lately: what each consumed, and draws now."""
-    states = scene.books.workloads
+    states = derived.books.workloads
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()
-    for status in scene.view.devices:
-        for identity, share in scene.draws(status.meter):
+    for status in derived.view.devices:
+        for identity, share in derived.draws(status.meter):
             if (drawn := status.values.get("power_watts")) is not None:
                 power_w[identity] = power_w.get(identity, 0.0) + drawn * share
                 if share < 1:
                     shared.add(identity)
     rows = []
-    listed = [(key, shown) for key, shown in scene.workloads.items() if key.scheduler != OVERFLOW]
+    listed = [(key, shown) for key, shown in derived.workloads.items() if key.scheduler != OVERFLOW]
     # Those that run first, the hungriest first; then those that ended, the latest first.
     listed.sort(
         key=lambda item: (
@@ -124,8 +124,8 @@ def workloads(scene: Derived) -> str:
         power = power_w.get(shown.identity)
         about = "≈\u202f" if shown.identity in shared else ""
         now = "" if power is None else about + units_text.watts(power)
-        measured = scene.coverage(key)
-        rows.append(_workload_row(scene, states[key], shown.identity, now, measured))
+        measured = derived.coverage(key)
+        rows.append(_workload_row(derived, states[key], shown.identity, now, measured))
     if not rows:
         return section("Workloads", '<p class="dim">No workload yet.</p>\n', wide=True)
     listing = table("work", ("Workload", "Energy", "GPU time", "Power now"), rows)
@@ -135,7 +135,7 @@ def workloads(scene: Derived) -> str:
 
 
 def _workload_row(
-    scene: Derived,
+    derived: Derived,
     state: WorkloadState,
     identity: tuple[str, ...],
     power: str,
@@ -153,9 +153,8 @@ def _workload_row(
     gone = ""
     if state.ended_ns is not None:
         gone = ' class="gone"'
-        power = (
-            f"<small>ended<br>{units_text.duration(scene.view.now_ns - state.ended_ns)} ago</small>"
-        )
+        ago = units_text.duration(derived.view.now_ns - state.ended_ns)
+        power = f"<small>ended<br>{ago} ago</small>"
     known = ""
     if measured is not None and measured < ENOUGH:
         known = f'<small class="idle">{units_text.percent(measured)} measured</small>'

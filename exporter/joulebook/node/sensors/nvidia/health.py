@@ -111,7 +111,7 @@ class HealthReader:
         self._told = Health()
         self._told_ns: int | None = None
 
-    def look(self, now_ns: int) -> Health:
+    def poll(self, now_ns: int) -> Health:
         """Read the activity, and every `SELDOM_NS` the rest."""
         if self._told_ns is None or now_ns - self._told_ns >= SELDOM_NS:
             self._told, self._told_ns = self._asked(), now_ns
