@@ -72,7 +72,7 @@ ERRORS = (
     _errors("Memory errors", "By kind.", _more("ecc_errors", ", kind", f"{_GPU} {{{{kind}}}}")),
     _errors("Link errors", "Of NVLink by kind, and packets that PCIe sent again.",
         _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}", most=6),
-        _more("pcie_replays", "", f"{_GPU} PCIe replays", most=5)),
+        _more("pcie_replay", "", f"{_GPU} PCIe replays", most=5)),
     _gauge("Memory temperature", "Of the GPU's memory.", "memory_temperature_celsius", "celsius"),
 )  # fmt: skip
 
