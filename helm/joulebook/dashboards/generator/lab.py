@@ -249,8 +249,8 @@ RANKS = (
 
 _DAY = (
     "Each bar is a whole day from its midnight on, the first and the last day of the range too "
-    "(of an hour in ranges of less than a day, of several days in those of over a year). After a "
-    "change of the clock, days begin an hour off."
+    "(of an hour in ranges of less than a day, of several days in those of over a year). Days "
+    "begin up to an hour off in long ranges of large labs, and after a change of the clock."
 )
 
 

@@ -73,9 +73,9 @@ def booked() -> Run:
     [
         (["--json"], "lab/report/by_owner.py", 15),
         (["--experiment", "bert", "--format", "json"], "lab/report/statement.py", 15),
-        # Words, a template and its escaping come after the figures.
-        (["--experiment", "bert", "--format", "latex"], "lab/report/paragraph.py", 18),
-        (["--experiment", "bert", "--format", "markdown"], "lab/report/paragraph.py", 18),
+        # A template is a file more.
+        (["--experiment", "bert", "--format", "latex"], "lab/report/wording.py", 16),
+        (["--experiment", "bert", "--format", "markdown"], "lab/report/wording.py", 16),
     ],
     ids=["owners", "statement", "paper", "readme"],
 )

@@ -32,7 +32,7 @@ _COUNTS: Final[Mapping[int, Count]] = {
     45: ("nvlink_errors", "crc_data"),
     52: ("nvlink_errors", "replay"),
     59: ("nvlink_errors", "recovery"),
-    94: ("pcie_replays", ""),
+    94: ("pcie_replay", ""),
 }
 """By field id (`NVML_FI_DEV_*`): what is counted over the life of the card, or since a reload."""
 
