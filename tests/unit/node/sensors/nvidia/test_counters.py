@@ -125,16 +125,30 @@ def test_one_at_a_wrong_rate_is_named_within_a_minute_and_booked_as_it_counts(
     assert node.methods == {Method.COUNTER}
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3])
-def test_one_in_a_wrong_unit_is_no_energy(bench: MakeBench, unit: float) -> None:
-    """In kilojoules or joules it hardly advances; in microjoules no card can draw so much."""
+@pytest.mark.parametrize("unit", [1e-6, 1e-3])
+def test_one_in_too_large_a_unit_is_integrated(bench: MakeBench, unit: float) -> None:
     node = Node(bench([Gpu(idle_mw=300_000)]))
     node.place.scenario.set_counter_rate(0, unit)
-    node.watch(150)
+    assert node.watch(150).stalled
+    assert node.read_j == pytest.approx(node.true_j, rel=0.02)
+
+
+def test_one_in_too_small_a_unit_is_a_gap_for_a_minute_and_then_integrated(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In microjoules: no card can draw so much, nor can a counter jump for a minute."""
+    node = Node(bench([Gpu(idle_mw=300_000)]))
+    node.place.scenario.set_counter_rate(0, 1_000)
+    node.watch(30)
+    assert node.read_j == 0 and not node.state.stalled
+    assert node.watch(120).stalled
     lost_s = sum(node.run.books.gaps_ns.values()) / SECOND
-    assert node.read_j == pytest.approx(node.true_j, rel=0.02) or (
-        unit > 1 and node.read_j == 0 and lost_s > 145
-    )
+    assert 59 < lost_s < 63
+    assert node.read_j == pytest.approx(node.true_j - lost_s * 300, rel=0.02)
+    assert node.methods == {Method.INTEGRATED}
+    assert "far too fast" in caplog.text
+    node.place.scenario.set_counter_rate(0, 1)
+    assert not node.watch(20).stalled
 
 
 def test_a_counter_that_is_right_is_left_alone(
