@@ -305,7 +305,9 @@ LEGENDS = 11
 """How many of a kind a picture shows before the rest."""
 
 
-def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tuple[Query, Query]:
+def leading(
+    query: Query, labels: str, rank: str, rest: str = "(others)", joined: str = "sum"
+) -> tuple[Query, Query]:
     """A course of those that used most in the range, and of all others together.
 
     `rank` is what they are ranked by, asked of the range: once, at its end.
@@ -314,7 +316,7 @@ def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tup
     course = f"(\n{indented(query.expression)}\n)"
     return (
         Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
-        Query(f"sum({course} unless on ({labels}) {most})", rest, query.step),
+        Query(f"{joined}({course} unless on ({labels}) {most})", rest, query.step),
     )
 
 

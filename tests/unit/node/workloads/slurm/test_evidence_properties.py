@@ -227,7 +227,7 @@ class World:
             refuse=lambda error: None,
         )  # fmt: skip
         parts: dict[str, object] = {
-            "_table": table, "_news": self.tracker, "_labels": self,
+            "_table": table, "_tracker": self.tracker, "_labels": self,
             "_events": SimpleNamespace(whole=True, delete=self.delete), "_mappings": [],
             "_gres_of": lambda node: (True, GRES),
         }  # fmt: skip
