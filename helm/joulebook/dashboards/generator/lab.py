@@ -64,6 +64,7 @@ TOTALS = (
         "locale",
         Query(used("cost", "currency"), "{{currency}}"),
         options=EACH_NAMED,
+        decimals=2,
         empty=NO_PRICE,
     ),
     stat(
@@ -72,6 +73,7 @@ TOTALS = (
         Basis.RATED,
         "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"),
+        decimals=2,
         empty=NO_CARBON,
     ),
     stat(
@@ -80,6 +82,7 @@ TOTALS = (
         Basis.HELD,
         "locale",
         Query(f"({used('gpu_seconds')}) / 3600"),
+        decimals=1,
         empty="no GPU was held",
     ),
     stat(
@@ -122,6 +125,7 @@ BEFORE = (
         "locale",
         Query(used_before("cost", "currency"), "{{currency}}"),
         options=EACH_NAMED,
+        decimals=2,
         empty="not known",
     ),
     stat(
@@ -131,6 +135,7 @@ BEFORE = (
         "locale",
         Query(used("idle_cost", "currency"), "{{currency}}"),
         options=EACH_NAMED,
+        decimals=2,
         empty=NO_PRICE,
     ),
     Panel(
