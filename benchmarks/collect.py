@@ -40,6 +40,7 @@ from benchmarks.collect_lab import (
 from benchmarks.table import Table, median
 from benchmarks.world import BUILD
 from joulebook.config.lab import Collect
+from joulebook.core.ledger.export import PostingsPage
 from joulebook.lab.collect.metrics import make_collector
 from joulebook.lab.collected import bills, check, compact, ingest
 from joulebook.lab.collected.database import Database, opened
@@ -111,7 +112,7 @@ def _intake(database: Database, url: str, nodes: int, days: int, table: Table) -
     # Bills by day, workloads and what nodes know of them: what grows, and is not compacted.
     rest = _bytes(database, "used", "billed", "workloads", "facts") / nodes / days
     feed = Feed(nodes + 1)
-    pages = []
+    pages: list[PostingsPage] = []
     for n in range(96 * days):
         feed.quarter(n)
         pages += feed.pages()

@@ -109,7 +109,7 @@ class Database:
         with self._explaining():
             found = self.connection.exec_driver_sql(self._marked(sql, values), tuple(values))
             # The driver's own tuples: half the time of SQLAlchemy's rows.
-            rows = found.cursor.fetchall() if found.cursor is not None else []
+            rows = [] if found.cursor is None else [*found.cursor.fetchall()]
             found.close()
             return rows
 
