@@ -63,6 +63,8 @@ GROUPS = {
         "mlflow": Entry("leaderboard:mlflow", "Write measured energy to MLflow runs."),
     },
     "the lab, from many nodes": {
+        "lab": Entry("lab:lab", "Serve pages and an API over the collected ledger; collect."),
+        "acct": Entry("acct:acct", "Show the energy and cost of your jobs, from the lab server."),
         "collect": Entry("lab:collect", "Collect the ledgers of many nodes into one."),
         "bill": Entry("lab:bill", "Show, close or correct the bill of a month."),
         "relabel": Entry("lab:relabel", "Move a workload to another experiment or account."),

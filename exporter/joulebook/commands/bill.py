@@ -12,10 +12,12 @@ import sys
 import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import is_partial, moment
 from joulebook.config import load
-from joulebook.core.evidence import Amount, Remainder
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import ZERO, Amount, Remainder
 from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.dataset import Selection
@@ -31,6 +33,9 @@ from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed, nearest
 from joulebook.terminal import Screen
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+_AT_ONCE = 1000
+"""So many workloads are asked for in one query."""
 
 _MOST = 1 << 62
 """The most that one correction can move, in uJ or ns: the ledger's integers have 64 bits."""
@@ -86,6 +91,8 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
         )
     if args.format == "json":
         screen.say(as_json(bill, measured))
+    elif args.format == "focus":
+        screen.say(as_focus(bill))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:
@@ -94,17 +101,30 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
 
 
 def _measured(database: Database, bill: MonthBill) -> dict[BilledOwner, float]:
-    """Return the measured share of the GPU time that owners held in the month, if not all."""
-    wanted = Selection(accounts=frozenset(filter(None, {bill.account})))
+    """Return the measured share of the GPU time that owners held in the month, if not all.
+
+    Quarter hours are read only of workloads that may be measured in part.
+    """
     span = months.begin_s(bill.month), months.begin_s(months.after(bill.month))
-    with database.transaction(writes=False):
-        data = report_query.account(database, *span, wanted)
+    lost_ns: dict[BilledOwner, int] = {}
+    found = bills.short(database, bill.month, bill.account)
+    for some in (found[at : at + _AT_ONCE] for at in range(0, len(found), _AT_ONCE)):
+        with database.transaction(writes=False):
+            data = report_query.account(database, *span, Selection(workloads=frozenset(some)))
+        for line in lines(data):
+            if isinstance(line.owner, Labels):
+                user, account, experiment = line.owner
+                who = BilledOwner("", account, user, experiment)
+                lost_ns[who] = lost_ns.get(who, 0) + line.held_ns - line.amount.held_ns
+    booked_ns = {
+        line.owner: line.used.get(Component.GPU, ZERO).held_ns
+        for line in bill.lines
+        if not (line.correction or line.late_for)
+    }
     return {
-        BilledOwner("", line.owner.account, line.owner.user, line.owner.experiment): (
-            line.amount.held_ns / line.held_ns
-        )
-        for line in lines(data)
-        if isinstance(line.owner, Labels) and is_partial(line.amount.held_ns, line.held_ns)
+        who: booked / (booked + lost_ns[who])
+        for who, booked in booked_ns.items()
+        if is_partial(booked, booked + lost_ns.get(who, 0))
     }
 
 

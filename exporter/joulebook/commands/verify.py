@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,9 +18,11 @@ from joulebook.commands.shared.options import FILE, Options, argument, command, 
 from joulebook.commands.shared.text import several
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.report import rows, signature, statement
+from joulebook.lab.report import rows, rows_parquet, signature, statement
 from joulebook.lab.report.model import Statement
+from joulebook.lab.report.wording import listed
 from joulebook.terminal import Screen
+from joulebook.units import QUARTER_NS
 
 _STATEMENT = msgspec.json.Decoder(Statement)
 
@@ -52,21 +55,33 @@ def main(args: Options) -> int:
     return 1 if problems else 0
 
 
-def _text(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(rows.MOST_BYTES + 1)
-        if len(raw) > rows.MOST_BYTES:
-            raise ConfigError(f"{path}: more than {rows.MOST_BYTES >> 30} GiB")
-        return raw.decode()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > rows.MOST_BYTES:
+        raise ConfigError(f"{path}: more than {rows.MOST_BYTES >> 30} GiB")
+    return raw
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
 
 
+def _basis(path: Path) -> rows.Basis:
+    raw = _bytes(path)
+    if raw.startswith(rows_parquet.MAGIC):
+        return rows_parquet.read(raw, str(path))
+    return rows.read(_decoded(raw, path), str(path))
+
+
 def _read(path: Path) -> tuple[str, Statement]:
-    text = _text(path)
+    text = _decoded(_bytes(path), path)
     try:
         return text, _STATEMENT.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -113,7 +128,7 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
     if args.rows is None:
         screen.say("Figures    not recomputed: that needs --rows FILE")
         return
-    basis = rows.read(_text(args.rows), str(args.rows))
+    basis = _basis(args.rows)
     if digest is None:
         screen.say("Rows       the statement carries no digest of its rows")
     elif rows.digest(basis) == digest:
@@ -129,9 +144,25 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
         for path in sorted(published.keys() | again.keys())
         if path not in _NOT_COMPARED and not _same(published.get(path), again.get(path))
     ]
+    if months := _months_by_day(basis):
+        screen.say(
+            f"Months     {listed(months)}: by day, since compacted. Sums and what was charged are "
+            "verified; hours and other rates cannot be recomputed"
+        )
     if not differing:
         screen.say(f"Figures    {several(len(again), 'value')} recomputed, all equal")
     yield from differing
+
+
+def _months_by_day(basis: rows.Basis) -> list[str]:
+    """Return the months (`2026-10`) with rows that stand for more than a quarter hour."""
+    return sorted(
+        {
+            datetime.fromtimestamp(row.quarter_s, UTC).strftime("%Y-%m")
+            for row in basis.account.postings
+            if row.amount.held_ns > QUARTER_NS
+        }
+    )
 
 
 def _values(made: Statement) -> Values:

@@ -22,9 +22,11 @@ from joulebook.config.describe import toml
 from joulebook.config.lab import (
     Budget,
     Collect,
+    LabSection,
     ReportSection,
     budget_conflicts,
     collect_conflicts,
+    lab_conflicts,
     report_conflicts,
 )
 from joulebook.config.load import EnvValue, leaves, read
@@ -92,6 +94,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ] = {}
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
+    lab: LabSection = LabSection()
     rates: Rates = Rates()
     report: ReportSection = ReportSection()
 
@@ -257,3 +260,4 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from sensor_conflicts(config.sensors)
     yield from calibration_conflicts(config.calibration)
     yield from collect_conflicts(config.collect)
+    yield from lab_conflicts(config.lab)

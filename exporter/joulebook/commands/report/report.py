@@ -1,6 +1,4 @@
-"""Implement `joulebook report`: a list of experiments with energy, cost and CO2e, or a
-statement.
-"""
+"""Implement `joulebook report`: a list of experiments, or a statement."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ import msgspec
 from joulebook.commands.report.options import from_where, which_runs
 from joulebook.commands.report.options import statement as statement_options
 from joulebook.commands.report.source import (
+    bring_up_to_date,
     refuse_ambiguous,
     refuse_unknown,
     selection,
@@ -45,10 +44,10 @@ from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.report import rows, sacct, signature, statement
+from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
 from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make, with_site_water
-from joulebook.lab.report.formats import renderer
+from joulebook.lab.report.formats import FOR_PEOPLE, renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.terminal import Column, Screen, wrap
@@ -61,7 +60,10 @@ def write_statement(args: Options, config: Config) -> int:
         raise ConfigError("--sign: give --output FILE too; the signature is written to FILE.sig")
     if args.rows is not None and args.rates is not None:
         raise ConfigError("--rows: not with --rates, which recomputes what the rows say")
-    render = renderer(args.format or "text")
+    name = args.format or "text"
+    if args.length is not None and name not in FOR_PEOPLE:
+        raise ConfigError(f"--length: {name} has one length; expected {', '.join(FOR_PEOPLE)}")
+    render = renderer(name, args.length or "full")
     basis, anew = _gather(args, config)
     made = statement.make(*basis, anew)
     if args.rows is not None or args.sign is not None:
@@ -74,7 +76,8 @@ def write_statement(args: Options, config: Config) -> int:
     else:
         _save("--output", args.output, text)
     if args.rows is not None:
-        _save("--rows", args.rows, rows.write(basis))
+        form = rows_parquet if args.rows.suffix == rows_parquet.SUFFIX else rows
+        _save("--rows", args.rows, form.write(basis))
     if signed:
         _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
@@ -86,6 +89,8 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     if args.project:
         about = msgspec.structs.replace(about, title=args.project)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
+    if args.wait:
+        bring_up_to_date(asked, args, config)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
     refuse_ambiguous(wanted, account)
@@ -102,7 +107,8 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     if said.startswith(sacct.NOBODY_SAYS):
         # Messages of a program on this machine do not belong in a paper.
-        Screen(sys.stderr).say(said)
+        if not all(each.outcome for each in account.workloads.values()):
+            Screen(sys.stderr).say(said)
         said = ""
     context = statement.StatementContext(time.time(), known, said, config.report, site.rates.zone)
     return rows.Basis(account, about, _choice(args, about), context), anew
@@ -124,11 +130,11 @@ def _choice(args: Options, about: About) -> RoleChoice:
     )
 
 
-def _save(option_name: str, path: Path, text: str) -> None:
+def _save(option_name: str, path: Path, content: str | bytes) -> None:
     """Replace the file in one step, or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8", newline="")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
@@ -190,7 +196,7 @@ def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
          args.runs, args.exclude, args.final, args.project, args.about, args.output, args.rows,
-         args.sign)
+         args.length, args.sign, args.wait)
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Ite
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
-from joulebook.core.units_text import ENERGY, in_column
+from joulebook.core.units_text import ENERGY, decimal, in_column
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
@@ -224,9 +224,9 @@ def as_csv(bill: MonthBill) -> str:
             # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
-                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
-                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
-                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": decimal(amount.held_ns, NS_PER_HOUR) if first else "",
                 "currency": currency,
                 **{
                     item.value: _money(line.billed.get(Charge(item, currency)))
@@ -294,7 +294,7 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
         "energy_uj_by_component": components,
         "idle_uj": amount.idle_uj,
         "held_ns": amount.held_ns,
-        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH),
         "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
         "billed": [
             {
@@ -316,11 +316,4 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
 
 
 def _money(amount: Exact | None) -> str:
-    return "" if amount is None else _decimal(amount.floor, NANO)
-
-
-def _decimal(value: int, per: int) -> str:
-    """Return `value / per` to nine digits, floored, without floating point."""
-    sign, value = ("-", -value) if value < 0 else ("", value)
-    whole, rest = divmod(value, per)
-    return f"{sign}{whole}.{rest * NANO // per:09}"
+    return "" if amount is None else decimal(amount.floor, NANO)

@@ -69,6 +69,8 @@ class Entrant(msgspec.Struct, frozen=True):
         host: Share of the time for which hosts were measured, too; `None`: unknown.
         partial: Why the energy is incomplete; empty: it is complete.
         own_uj: The energy with a job's split among its results; `None`: all of it.
+        co2e_ug: CO2e, of everything measured; `None`: unknown.
+        coverage: Share of the held GPU time that is measured; `None`: unknown.
 
     """
 
@@ -86,6 +88,8 @@ class Entrant(msgspec.Struct, frozen=True):
     host: float | None = None
     partial: str = ""
     own_uj: Fraction | None = None
+    co2e_ug: int | None = None
+    coverage: float | None = None
 
     @property
     def inferred(self) -> bool:
@@ -96,14 +100,15 @@ class Entrant(msgspec.Struct, frozen=True):
 class FrontStep(msgspec.Struct, frozen=True):
     """One entrant of the front, and the cost per point since the previous one.
 
-    `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
-    either of the two has none in that currency.
+    `uj_per_point`, `cost_per_point` (nano-units) and `ug_per_point` (CO2e) are `None` for the
+    first; money and CO2e too where either of the two has none.
     """
 
     entrant: Entrant
     gained: Fraction | None = None
     uj_per_point: Fraction | None = None
     cost_per_point: Mapping[str, Fraction] | None = None
+    ug_per_point: Fraction | None = None
 
 
 class Dominated(NamedTuple):
@@ -232,18 +237,23 @@ def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontSt
         if before is None or not gained:
             yield FrontStep(entrant)
         else:
-            # Money covers everything measured: with different boundaries it is not comparable.
+            # Money and CO2e cover everything measured: with different boundaries they do not
+            # compare.
             alike = (entrant.host or 0.0) == (before.host or 0.0)
             spent = {
                 currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
                 for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
                 if alike
             }
+            emitted = None
+            if alike and entrant.co2e_ug is not None and before.co2e_ug is not None:
+                emitted = Fraction(entrant.co2e_ug - before.co2e_ug) / gained
             yield FrontStep(
                 entrant,
                 gained,
                 Fraction(entrant.energy_uj - before.energy_uj) / gained,
                 {currency: nano / gained for currency, nano in spent.items()} or None,
+                emitted,
             )
         before = entrant
 

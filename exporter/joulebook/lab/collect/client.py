@@ -201,9 +201,9 @@ class TargetList:
         found: list[str] = []
         while len(found) < most and self._queue and self._queue[0][0] <= now:
             due, url = heapq.heappop(self._queue)
-            standing = self.targets.get(url)
-            if standing is not None and not standing.asked and standing.due == due:
-                standing.asked = True
+            state = self.targets.get(url)
+            if state is not None and not state.asked and state.due == due:
+                state.asked = True
                 self.asked += 1
                 found.append(url)
         return found

@@ -20,6 +20,7 @@ from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.months import after, begin_s, month_of
 from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.units import NS_PER_S
 
 _HALF = 1_000_000_000
 
@@ -58,6 +59,23 @@ _USED = _entries(
     "month_used", "component", ("energy_uj", "idle_uj", "held_ns", "idle_ns"), "component"
 )
 _BILLED = _entries("month_billed", "item, currency", ("whole", "nano", "rest"), "item")
+
+
+# Whoever held GPUs for longer than is booked, as far as that is seen without reading quarter hours:
+# those that share a GPU are among them.
+_SHORT = """
+SELECT DISTINCT w.scheduler, w.workload FROM (
+    SELECT workload, ledger, sum(held_ns) AS held_ns FROM used JOIN owners ON owners.id = owner
+    WHERE month = ? AND component = 'gpu' AND workload > 0 AND (? = '' OR account = ?)
+    GROUP BY workload, ledger
+) u
+JOIN facts f ON f.workload = u.workload AND f.ledger = u.ledger
+JOIN workloads w ON w.id = u.workload
+WHERE f.ended_utc_ns IS NULL OR u.held_ns * 1.005 < f.gpu_count * (
+    CASE WHEN f.ended_utc_ns < ? THEN f.ended_utc_ns ELSE ? END
+    - CASE WHEN f.started_utc_ns > ? THEN f.started_utc_ns ELSE ? END
+)
+"""
 
 
 class BillLine(msgspec.Struct, frozen=True):
@@ -149,6 +167,13 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
         tuple(lines[key] for key in sorted(lines)),
         tuple(each for each in made if each.number in shown),
     )
+
+
+def short(database: Database, month: int, account: str = "") -> list[str]:
+    """Return the workloads that may have held GPUs in a month for longer than is booked."""
+    begin_ns, end_ns = begin_s(month) * NS_PER_S, begin_s(after(month)) * NS_PER_S
+    asked = [month, account, account, end_ns, end_ns, begin_ns, begin_ns]
+    return [f"{scheduler}/{name}" for scheduler, name in database.rows(_SHORT, asked)]
 
 
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:

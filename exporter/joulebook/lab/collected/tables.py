@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0010"
+HEAD = "0011"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -264,6 +264,17 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
+# What the lab server keeps besides: secrets as SHA-256 only.
+Table(
+    "lab_nonces", METADATA, Column("nonce", Text, primary_key=True),
+    *_longs("until_s"),  # used up by being deleted
+)  # fmt: skip
+# Sessions of browsers and commands, links into the browser, and tokens of programs.
+Table(
+    "lab_grants", METADATA, Column("secret", Text, primary_key=True),
+    *_texts("kind", "person", "how", "name"), *_longs("until_s"),
+)  # fmt: skip
+Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))
 

@@ -36,6 +36,7 @@ class About(Section, frozen=True):
     region: Annotated[str, doc("Where it ran; overrides report.region.")] = ""
     params: Annotated[float, doc("Number of parameters of the model.", ge=0)] | None = None
     flops: Annotated[float, doc("Floating point operations of the training.", ge=0)] | None = None
+    tokens: Annotated[float, doc("Training tokens.", ge=0)] | None = None
     metric: Annotated[str, doc("Name of the metric.")] = ""
     split: Annotated[str, doc("Split of the data it was measured on.")] = ""
     value: Annotated[float, doc("Value of the metric.")] | None = None

@@ -9,24 +9,18 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from joulebook.core.sanitize import one_line
 from joulebook.lab.report import wording
 from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
-from joulebook.lab.report.wording import sentences
-
-MOST_RUNS = 25
-"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
-
-RUN_COLUMNS = (
-    "run",
-    "state",
-    "role",
-    "GPUs",
-    "GPU-hours",
-    "energy (kWh)",
-    "idle (kWh)",
-    "CO2e (kg)",
+from joulebook.lab.report.short import abstract, short
+from joulebook.lab.report.tables import (
+    RUNS,
+    DataTable,
+    by_outcome,
+    by_stage,
+    has_stages,
+    key_figures,
 )
-"""The first three are words, the others figures."""
 
 
 class StatementRow(Struct, frozen=True):
@@ -35,6 +29,11 @@ class StatementRow(Struct, frozen=True):
     label: str
     value: str
     note: str = ""
+
+    @property
+    def is_part(self) -> bool:
+        """Return whether it is a part of the row above."""
+        return self.label.startswith(" ")
 
 
 class StatementSection(Struct, frozen=True):
@@ -54,41 +53,93 @@ class Bar(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A statement in words and figures."""
+    """A statement in words and figures.
+
+    `abstract` is one sentence, `short` a paragraph with the table `key_table`; `paragraph`,
+    `tables` and what comes then are the full length.
+    """
 
     title: str
     subtitle: str
+    statement: Statement
     paragraph: tuple[str, ...]
+    tables: tuple[DataTable, ...]
     sections: tuple[StatementSection, ...]
-    runs: tuple[tuple[str, ...], ...]
+    runs: DataTable
     bars: tuple[Bar, ...]
     notes: tuple[str, ...]
+
+    @property
+    def abstract(self) -> str:
+        """Return one sentence, for an abstract."""
+        return abstract(self.statement)
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        """Return the sentences of a paragraph for an appendix."""
+        return short(self.statement)
+
+    @property
+    def key_table(self) -> DataTable:
+        """Return the table beside it."""
+        if has_stages(self.statement):
+            return by_stage(self.statement).without(lambda n: n == RUNS)
+        return key_figures(self.statement)
+
+
+MOST_RUNS = 25
+"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
+
+RUN_COLUMNS = (
+    "run",
+    "stage",
+    "outcome",
+    "role",
+    "GPUs",
+    "GPU-h",
+    "energy (kWh)",
+    "idle (kWh)",
+    "CO2e (kg)",
+)
+"""The first four are words, the others figures."""
+
+_LEAST_NEEDED = ("idle (kWh)", "GPUs", "role", "GPU-h", "CO2e (kg)")
+_NAME_CHARS = 60
 
 
 def document(statement: Statement) -> Document:
     """Return the statement as people read it."""
     by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
-    listed = [run for run in statement.runs if run in by_energy]
+    staged = has_stages(statement)
     return Document(
         f"Energy statement: {statement.title}",
         f"{wording.span(statement)}, from {statement.source}, made by {statement.made_by}"
         f" at {statement.made_utc}",
-        sentences(statement),
+        statement,
+        wording.sentences(statement),
+        (by_stage(statement), by_outcome(statement)) if staged else (),
         tuple(section for section in _sections(statement) if section.rows),
-        tuple(_run(run) for run in listed),
-        tuple(
-            Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state)
-            for run in by_energy[:MOST_RUNS]
-        ),
-        tuple(_notes(statement, len(listed))),
+        _runs(statement, by_energy, staged=staged),
+        tuple(Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state) for run in by_energy),
+        tuple(_notes(statement, len(by_energy))),
     )
 
 
-def _run(run: RunRow) -> tuple[str, ...]:
+def _runs(statement: Statement, listed: Sequence[RunRow], *, staged: bool) -> DataTable:
+    """Return the listed runs, in the order in which they began."""
+    words = 4 if staged else 3
+    columns = RUN_COLUMNS if staged else (RUN_COLUMNS[0], *RUN_COLUMNS[2:])
+    least = tuple(map(columns.index, (*_LEAST_NEEDED, *(("stage",) if staged else ()))))
+    rows = tuple(_run(run, staged) for run in statement.runs if run in listed)
+    return DataTable("Runs", columns, rows, frozenset(range(words, len(columns))), least)
+
+
+def _run(run: RunRow, staged: bool) -> tuple[str, ...]:
     return (
-        run.id,
+        one_line(run.id, _NAME_CHARS),
+        *((one_line(run.stage, _NAME_CHARS),) if staged else ()),
         run.state,
-        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
+        run.role,
         str(run.gpus),
         wording.number(run.gpu_hours),
         wording.number(run.energy_kwh),
@@ -133,11 +184,26 @@ def _sections(statement: Statement) -> Iterator[StatementSection]:
             )
         ),
     )
+    boundary = statement.boundary
+    modelled = (
+        ("hosts, modelled", boundary.modelled_hosts),
+        ("network, modelled", boundary.modelled_network),
+        ("facility, modelled in part", boundary.modelled_facility),
+    )
+    yield StatementSection(
+        "Boundary",
+        (
+            _row("accelerators", boundary.accelerators),
+            _row("node", boundary.node),
+            _row("facility", boundary.facility),
+            *(_row(label, figure) for label, figure in modelled if figure.value),
+        ),
+    )
     yield StatementSection("How well it is known", tuple(_quality(statement)))
     yield StatementSection("Rates", tuple(map(_rate, statement.rates)) or (_no_rates(statement),))
     carbon = statement.carbon
     yield StatementSection(
-        "CO2e",
+        "CO2e and water",
         (
             _row("carbon intensity", carbon.intensity),
             StatementRow("zone", carbon.zone or wording.NOT_KNOWN),
@@ -145,6 +211,7 @@ def _sections(statement: Statement) -> Iterator[StatementSection]:
             _row("market-based", carbon.market_based),
             _row("embodied (beside it)", carbon.embodied),
             _row("SCI", carbon.sci),
+            _row("water", carbon.water),
         ),
     )
     yield StatementSection("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
@@ -232,7 +299,13 @@ def _rate(rate: Rate) -> StatementRow:
     )
 
 
-_NAMES = {"pue": "PUE", "carbon": "carbon intensity", "price": "price of electricity"}
+_NAMES = {
+    "pue": "PUE",
+    "carbon": "carbon intensity",
+    "price": "price of electricity",
+    "water_site": "WUE of the site",
+    "water_grid": "WUE of the grid",
+}
 
 
 def _no_rates(statement: Statement) -> StatementRow:

@@ -273,6 +273,7 @@ class ReportedResult(Struct, frozen=True, omit_defaults=True):
     metric: str = ""
     split: str = ""
     value: float | None = None
+    tokens: float | None = None
 
 
 class ModelCardFacts(Struct, frozen=True, omit_defaults=True):

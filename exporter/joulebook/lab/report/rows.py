@@ -1,4 +1,4 @@
-"""The rows of a statement as a CSV file, from which anyone can recompute it.
+"""The rows of a statement as a CSV or Parquet file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -138,7 +138,7 @@ def write(basis: Basis) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Row._fields)
-    writer.writerows(row._replace(**_guarded(row)) for row in _rows(basis))
+    writer.writerows(_each(row, _guarded) for row in table(basis))
     return text.getvalue()
 
 
@@ -161,27 +161,16 @@ def _nameless(workload: ReportWorkload) -> ReportWorkload:
     return msgspec.structs.replace(workload, display="", name="", labels=Labels(), extra={})
 
 
-def _rows(basis: Basis) -> Iterator[Row]:
+def table(basis: Basis) -> Iterator[Row]:
+    """Yield all rows, as they are."""
     account, context = basis.account, basis.context
     head = _Head(
-        account.source,
-        account.since_s,
-        account.until_s,
-        account.known_until_s,
-        account.unknown,
-        account.error_ratio,
-        account.warnings,
-        sorted(account.replayed),
-        [(*key, audit) for key, audit in account.audits.items()],
-        sorted(account.cut),
-        basis.about,
-        basis.choice,
-        context.made_utc_s,
-        sorted(context.states.items()),
-        context.states_from,
-        context.settings,
-        context.zone,
-    )
+        account.source, account.since_s, account.until_s, account.known_until_s, account.unknown,
+        account.error_ratio, account.warnings, sorted(account.replayed),
+        [(*key, audit) for key, audit in account.audits.items()], sorted(account.cut),
+        basis.about, basis.choice, context.made_utc_s, sorted(context.states.items()),
+        context.states_from, context.settings, context.zone,
+    )  # fmt: skip
     yield Row("statement", facts=_json(head))
     for key, workload in account.workloads.items():
         yield Row("workload", **_of(key), facts=_json(workload))
@@ -216,15 +205,14 @@ def _rows(basis: Basis) -> Iterator[Row]:
         yield Row("gap", gap.node, **_on(gap.meter), facts=_json(lost))
 
 
-def _guarded(row: Row) -> dict[str, str]:
-    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
-    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
-    return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
+def _each(row: Row, change: Callable[[str], str]) -> Row:
+    cells = {name: change(getattr(row, name)) for name in _FROM_OUTSIDE}
+    return row._replace(**cells)
 
 
-def _unguarded(row: Row) -> Row:
-    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
-    return row._replace(**{name: cell[1:] for name, cell in cells.items() if cell.startswith("'")})
+def _guarded(cell: str) -> str:
+    """Return a cell that a spreadsheet takes for no formula, and one that looks guarded so, too."""
+    return f"'{cell}" if cell[:1] in _FORMULA and cell else cell
 
 
 def _of(subject: Subject) -> dict[str, str]:
@@ -242,23 +230,30 @@ def _json(value: object) -> str:
 
 
 def read(text: str, name: str) -> Basis:
-    """Read a file of rows. Raises `ConfigError` that names the file and its row."""
-    reader = csv.reader(io.StringIO(text), strict=True)
+    """Read a CSV file of rows. Raises `ConfigError` that names the file and its row."""
+    return taken(_parsed(csv.reader(io.StringIO(text), strict=True), name), name)
+
+
+def _parsed(reader: Iterable[list[str]], name: str) -> Iterator[Row]:
+    for line, values in enumerate(reader, 1):
+        if line == 1 and tuple(values) != Row._fields:
+            raise ConfigError(
+                f"{name}: not a file of rows: expected the columns {', '.join(Row._fields)}"
+            )
+        if len(values) != len(Row._fields):
+            raise ConfigError(
+                f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
+            )
+        if line > 1:
+            yield _each(Row(*values), lambda cell: cell.removeprefix("'"))
+
+
+def taken(rows: Iterable[Row], name: str) -> Basis:
+    """Return what rows are about. Raises `ConfigError` that names the file and its row."""
     tables: dict[str, list[Any]] = {table: [] for table in _READERS}
-    line = 0
+    line = 1
     try:
-        for line, values in enumerate(reader, 1):
-            if line == 1:
-                if tuple(values) != Row._fields:
-                    raise ConfigError(
-                        f"{name}: not a file of rows: expected the columns {', '.join(Row._fields)}"
-                    )
-                continue
-            if len(values) != len(Row._fields):
-                raise ConfigError(
-                    f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
-                )
-            row = _unguarded(Row(*values))
+        for line, row in enumerate(rows, 2):
             if row.table not in tables:
                 raise ConfigError(
                     f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"

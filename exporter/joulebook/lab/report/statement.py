@@ -115,7 +115,9 @@ def make(
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
-        result=ReportedResult(about.params, about.flops, about.metric, about.split, about.value),
+        result=ReportedResult(
+            about.params, about.flops, about.metric, about.split, about.value, about.tokens
+        ),
         card=ModelCardFacts(
             about.training_type,
             about.stage,

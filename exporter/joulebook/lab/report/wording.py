@@ -31,8 +31,15 @@ def number(value: float) -> str:
 
 
 _SCALES = {
-    "kWh": ((1e-4, 3.6e6, "J"), (0.1, 1e3, "Wh"), (1e4, 1.0, "kWh"), (math.inf, 1e-3, "MWh")),
-    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e4, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
+    "kWh": (
+        (1e-4, 3.6e6, "J"),
+        (0.1, 1e3, "Wh"),
+        (1e3, 1.0, "kWh"),
+        (1e6, 1e-3, "MWh"),
+        (math.inf, 1e-6, "GWh"),
+    ),
+    "L": ((0.1, 1e3, "mL"), (1e3, 1.0, "L"), (math.inf, 1e-3, "kL")),
+    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e3, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
 }
 """By unit: below which value which factor makes which unit of it."""
 
@@ -48,6 +55,19 @@ def quantity(value: float, unit: str, high: float | None = None) -> str:
             break
     text = number(value) if high is None or high == value else f"{number(value)} to {number(high)}"
     return f"{text} {unit}".rstrip()
+
+
+def scale(value: float, unit: str) -> tuple[float, str]:
+    """Return the factor and the unit that suit a value."""
+    for limit, factor, scaled in _SCALES.get(unit, ()):
+        if abs(value) < limit:
+            return factor, scaled
+    return 1.0, unit
+
+
+def significant(value: float) -> float:
+    """Return a figure for a form of others in six significant digits."""
+    return float(f"{value:.6g}")
 
 
 def percent(value: float) -> str:
@@ -106,10 +126,20 @@ def sentences(statement: Statement) -> tuple[str, ...]:
     """Return the sentences of the paragraph, in order."""
     return tuple(
         text
-        for part in (_warned, _what, _energy, _roles, _carbon, _cost, _how)
+        for part in (_warned, _what, _energy, stages, _roles, _carbon, _water, _cost, _how)
         for text in part(statement)
         if text
     )
+
+
+def subject(statement: Statement) -> str:
+    """Return what the statement is about, at the beginning of a sentence."""
+    names, title = statement.inventory.experiments, statement.title
+    if not names:
+        return title[:1].upper() + title[1:]
+    if len(names) == 1:
+        return f"The experiment {title}"
+    return f"The {'experiments' if title == ', '.join(names) else 'project'} {title}"
 
 
 def _value(figure: Figure) -> str:
@@ -164,11 +194,9 @@ def _what(statement: Statement) -> Iterator[str]:
         when = f" on {first}" if first == last else f" between {first} and {last}"
         if not what.ended_utc:
             when = f" since {first}"
-    noun = "experiments" if len(what.experiments) > 1 else "experiment"
-    named = f"The {noun} {statement.title}" if what.experiments else statement.title
     held = number(what.gpu_hours.value or 0)
     yield (
-        f"{named} took {_runs(counts.total)}{said}"
+        f"{subject(statement)} took {_runs(counts.total)}{said}"
         + (f" on {gpus}" if gpus else "")
         + f"{where}{when}, using {held} GPU-hours."
     )
@@ -197,6 +225,27 @@ def _energy(statement: Statement) -> Iterator[str]:
             f"With a power usage effectiveness of {mean:.4g} ({mark}{named}), this is "
             f"{_value(energy.facility)} at the facility."
         )
+
+
+def stages(statement: Statement) -> Iterator[str]:
+    """Yield the sentence on final runs against development, if anybody stated which are final."""
+    final, development = statement.stages.final, statement.stages.development
+    if final is not None and development is not None and final.runs and development.runs:
+        yield (
+            f"Development accounted for {percent(development.percent)} of the energy and the final "
+            f"runs for {percent(final.percent)}."
+        )
+
+
+def _water(statement: Statement) -> Iterator[str]:
+    water = statement.carbon.water
+    if water.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity.startswith("water_")]
+        named = {"water_site": "at the site", "water_grid": "for the electricity"}
+        how = "; ".join(
+            f"{number(each.mean)} L/kWh {named[each.quantity]}, {each.source}" for each in rates
+        )
+        yield f"Water consumption was {_value(water)} ({how})."
 
 
 def _roles(statement: Statement) -> Iterator[str]:
@@ -275,7 +324,7 @@ def _how(statement: Statement) -> Iterator[str]:
     if covered is not None:
         text += f"; readings cover {percent(covered)} of the time for which GPUs were held"
     yield f"{text}."
-    if "counter" in methods:
+    if "counter" in methods and quality.counters.value is not None:
         yield f"Counters against power: {_counters(quality.counters)}."
 
 

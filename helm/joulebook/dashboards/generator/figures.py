@@ -11,10 +11,10 @@ user from the rules of users, of which there are few: that say the hidden variab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dashboards.generator import links
-from dashboards.generator.board import Variable, hidden, label_values
+from dashboards.generator.board import Variable, follows, hidden, label_values, named
 from dashboards.generator.panel import Column, Query
 from dashboards.generator.promql import (
     COPIES,
@@ -56,22 +56,14 @@ def _known(interval: str) -> str:
     )
 
 
-def _named(**labels: str) -> str:
-    """A series that has these labels."""
-    made = "vector(1)"
-    for name, value in labels.items():
-        made = f'label_replace({made}, "{name}", `{value}`, "", "")'
-    return made
-
-
 def _use() -> Variable:
     much = f"(count({_HELD}) * $__range_s > {_LITTLE})"
     short, long = (f"(vector($__range_s) {sign} {_SHORT_S})" for sign in ("<=", ">"))
     return hidden(
         "use",
-        f"((({_named(use='increase5m')} and on () {short} and on () ({_known('5m')})) or on () "
-        f"({_named(use='increase1h')} and on () {long} and on () ({_known('1h')}))) "
-        f"and on () {much}) or on () {_named(use='total')}",
+        f"((({named(use='increase5m')} and on () {short} and on () ({_known('5m')})) or on () "
+        f"({named(use='increase1h')} and on () {long} and on () ({_known('1h')}))) "
+        f"and on () {much}) or on () {named(use='total')}",
     )
 
 
@@ -79,27 +71,31 @@ RECORDED = {f"increase{interval}": interval for interval in SECONDS}
 """What `$use` is where rules are read, and their interval."""
 
 
-def _follows(name: str, given: str, values: Mapping[str, str], otherwise: str) -> Variable:
-    """A variable that follows from others: what these come to, and its value then."""
-    cases = [
-        f"({_named(**{name: value, 'given': of})} and on (given) {_named(given=given)})"
-        for of, value in values.items()
-    ]
-    return hidden(name, " or on () ".join([*cases, _named(**{name: otherwise})]))
-
-
 _ENERGY, _HELD = (f"joulebook_experiment_{what}_total" for what in ("energy_joules", "gpu_seconds"))
 
-WHOSE = _follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account"}, "experiment")
+WHOSE = follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account"}, "experiment")
 """`$whose`: whether all users and experiments are chosen (`account`), or not (`experiment`)."""
 
-USERS = _follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
+USERS = follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
 """`$users`: whether all experiments are chosen (`user`), or not (`experiment`)."""
 
-RULES = _follows("rules", "$use", {"total": "0"}, "1")
+RULES = follows("rules", "$use", {"total": "0"}, "1")
 """`$rules`: 1 if rules are read, else 0: how often something is repeated in a matcher."""
 
-MANY = _follows("many", "$whose $use", {f"account {use}": "1" for use in RECORDED}, "0")
+DAY = hidden(
+    "day", f"({named(day='1h')} and on () vector($__range_s) < 86400) or on () {named(day='1d')}"
+)
+"""`$day`: what a bar is of: a day, or an hour in ranges of less, which no midnight may be in."""
+
+_MANY = "1.5e7"
+"""Nodes times seconds of the range: about 3,000 runs, at 20 a day and node."""
+
+MANY = hidden(
+    "many",
+    f"({named(many='1', of='$whose')} and on (of) {named(of='account')} and on () "
+    f"count(group by (cluster, node) (joulebook_build_info{{{CLUSTERS}}})) * $__range_s > {_MANY})"
+    f" or on () {named(many='0')}",
+)
 """`$many`: 1 if everybody of a large lab is chosen, else 0."""
 
 NOT_OF_MANY = 'node!~"(.*){$many}"'
@@ -110,7 +106,7 @@ NOT_OF_RULES = 'node!~"(.*){$rules}"'
 
 CHOICE = (
     _use(),
-    _follows("step", "$use", RECORDED, "1m"),
+    follows("step", "$use", RECORDED, "1m"),
     WHOSE,
     USERS,
 )
@@ -154,11 +150,11 @@ def _rule(level: str, what: str, matchers: str, labels: str) -> str:
     has the labels.
     """
     if level == "experiment":
-        named = {*labels.split(", ")}
+        asked = {*labels.split(", ")}
         in_parts = "component" in labels + matchers or "kind" in labels + matchers
-        if not named & {"user", "experiment"}:
+        if not asked & {"user", "experiment"}:
             level = "$whose"
-        elif "experiment" not in named and what in SUMS["user"].whats and not in_parts:
+        elif "experiment" not in asked and what in SUMS["user"].whats and not in_parts:
             level = "$users"
         elif what in SUMS["owner"].whats and not in_parts:
             level = "owner"
@@ -248,8 +244,8 @@ def power_unused(labels: str, legend: str, *matchers: str) -> Query:
 
 
 def by_day(what: str, labels: str) -> str:
-    """What experiments used in each day that the range touches; asked for at each midnight. Money
-    is of the currency that is chosen.
+    """What experiments used in each day that the range touches (or hour, if `$day` says so), asked
+    for at each midnight. Money is of the currency that is chosen.
     """
     who = f"{WHO},{PAID}" if what == "cost" else WHO
     counter, rule = _read("experiment", what, who, labels)
@@ -280,6 +276,10 @@ def run(what: str, labels: str = "workload", *matchers: str) -> str:
     return by(labels, used_then)
 
 
+NO_PRICE = "none, or no price: see rates.price"
+NO_CARBON = "none, or no intensity: see rates.carbon"
+"""What empty figures of money and CO2e say: in the first hour nothing was charged yet."""
+
 OF_IDLE = ((None, "green"), (0.1, "orange"), (0.25, "red"))
 """Colours of the share of GPU energy that was allocated but idle."""
 
@@ -305,22 +305,38 @@ LEGENDS = 11
 """How many of a kind a picture shows before the rest."""
 
 
-def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tuple[Query, Query]:
+def leading(
+    query: Query, labels: str, rank: str, rest: str = "(others)", joined: str = "sum"
+) -> tuple[Query, Query]:
     """A course of those that used most in the range, and of all others together.
 
     `rank` is what they are ranked by, asked of the range: once, at its end.
     """
-    most = f"topk({LEGENDS}, {_at_the_end(rank)})"
+    most = f"topk({LEGENDS}, {at_the_end(rank)})"
     course = f"(\n{indented(query.expression)}\n)"
     return (
         Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
-        Query(f"sum({course} unless on ({labels}) {most})", rest, query.step),
+        Query(f"{joined}({course} unless on ({labels}) {most})", rest, query.step),
     )
 
 
-def _at_the_end(expression: str) -> str:
-    fixed = expression.replace("[$__range]", "[$__range] @ end()")
-    return fixed.replace("] offset $__range", "] @ end() offset $__range")
+def at_the_end(expression: str) -> str:
+    """The same, asked at the end of the range whatever instant of a course is worked out.
+
+    Not at PromQL's `end()`: Grafana moves that back to a whole step, to midnight where steps are
+    days.
+    """
+    fixed = expression.replace("[$__range]", f"[$__range] @ {END}")
+    return fixed.replace("] offset $__range", f"] @ {END} offset $__range")
+
+
+END = "${__to:date:seconds}"
+"""The end of the range."""
+
+
+def foremost(expression: str, labels: str, rank: str, most: int = LEGENDS) -> str:
+    """Of a course, those that come first by `rank`, which is asked of the range."""
+    return f"(\n{indented(expression)}\n)\nand on ({labels}) topk({most}, {at_the_end(rank)})"
 
 
 def ranked(

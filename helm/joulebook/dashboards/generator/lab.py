@@ -10,6 +10,9 @@ from dashboards.generator.figures import (
     CHOICE,
     CLUSTERS,
     CURRENCY,
+    DAY,
+    NO_CARBON,
+    NO_PRICE,
     NOT_OF_RULES,
     OF_GPU,
     OF_IDLE,
@@ -52,7 +55,7 @@ TOTALS = (
         Basis.METERED,
         "kwatth",
         Query(kwh(used("energy_joules"))),
-        empty="none was held",
+        empty="nothing was used",
     ),
     stat(
         "Cost",
@@ -62,7 +65,7 @@ TOTALS = (
         Query(used("cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     stat(
         "CO2e",
@@ -71,7 +74,7 @@ TOTALS = (
         "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"),
         decimals=0,
-        empty="set rates.carbon",
+        empty=NO_CARBON,
     ),
     stat(
         "GPU-hours",
@@ -133,7 +136,7 @@ BEFORE = (
         Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     Panel(
         "Budgets",
@@ -246,14 +249,15 @@ RANKS = (
 
 _DAY = (
     "Each bar is a whole day from its midnight on, the first and the last day of the range too "
-    "(in ranges of over a year, several days)."
+    "(of an hour in ranges of less than a day, of several days in those of over a year). Days "
+    "begin up to an hour off in long ranges of large labs, and after a change of the clock."
 )
 
 
 def _days(what: str, scale: str = "") -> tuple[Query, Query]:
     every = f"({by_day(what, 'account')}){scale}"
     rank = used(what, "account", *([PAID] if what == "cost" else []))
-    return leading(Query(every, "{{account}}", "1d"), "account", rank)
+    return leading(Query(every, "{{account}}", "$day"), "account", rank)
 
 
 DAYS = (
@@ -274,7 +278,7 @@ DAYS = (
         custom=BARS_AHEAD,
         decimals=2,
         below_zero=True,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
 )
 
@@ -298,7 +302,7 @@ def _rate(what: str, legend: str, title: str, about: str, unit: str) -> Panel:
         ),
         width=8,
         below_zero=True,
-        empty=f"set rates.{title.rsplit(maxsplit=1)[-1].lower()}",
+        empty=f"Not known: see rates.{title.rsplit(maxsplit=1)[-1].lower()} in the configuration",
     )
 
 
@@ -317,7 +321,7 @@ DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
     "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
-    (*OWNERS, CURRENCY, *CHOICE, RULES),
+    (*OWNERS, CURRENCY, *CHOICE, RULES, DAY),
     (
         Row("", TOTALS + BEFORE),
         Row("Experiments", (TABLE,)),

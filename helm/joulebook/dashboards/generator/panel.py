@@ -116,6 +116,11 @@ class Panel:
         """What it shows, and on what basis."""
         return f"{self.about} {self.basis.value}"
 
+    @property
+    def _axis(self) -> dict[str, Any]:
+        """An axis has its 0, also one that may go below it."""
+        return {"axisSoftMin": 0} if self.kind == "timeseries" and self.below_zero else {}
+
     def build(self, number: int) -> sdk.Panel:
         """The panel as Grafana keeps it."""
         panel = (
@@ -127,9 +132,9 @@ class Panel:
             .datasource(models.DataSourceRef(type_val=self.datasource, uid="${datasource}"))
             .span(self.width)
             .height(self.height)
-            .unit(self.unit)
+            .unit(_OF_BARS.get(self.unit, self.unit) if self.kind == "bargauge" else self.unit)
             .options(_merged(_OPTIONS[self.kind], self.options))
-            .custom(_merged(_CUSTOM.get(self.kind, {}), self.custom))
+            .custom(_merged(_CUSTOM.get(self.kind, {}), {**self.custom, **self._axis}))
         )
         if self.decimals is not None:
             panel.decimals(self.decimals)
@@ -139,8 +144,7 @@ class Panel:
             panel.min(0)
         if self.points:
             panel.max_data_points(self.points)
-        if self.empty:
-            panel.no_value(self.empty)
+        panel.no_value(self.empty or NOTHING[self.kind == "stat"])
         if self.texts:
             shown = {
                 value: models.ValueMappingResult(text=text) for value, text in self.texts.items()
@@ -245,12 +249,18 @@ class _DataLink:
         return self._link
 
 
+_OF_BARS = {"kwatth": "suffix: kWh"}
+"""Units that Grafana would scale for each bar by itself: Wh beside MWh."""
+
+NOTHING = ("No daemon was scraped in the range", "not yet known")
+"""What a panel without words of its own says when it is empty, and what a single figure says."""
+
 FIGURE_PX = 110
 """Least width of a column of figures; the names share the rest."""
 
-SLACK = "\N{NO-BREAK SPACE}" * 4
+SLACK = "\N{NO-BREAK SPACE}" * 8
 """Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
-long as `unallocated` and does not fit where that does. Four blanks behind each are room enough."""
+long as `unallocated` and does not fit where that does. Blanks behind each are room enough."""
 
 _COLOURS = {
     "stat": "thresholds",
@@ -279,7 +289,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     },
-    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}},
     "bargauge": {
         "reduceOptions": _LAST,
         "displayMode": "basic",

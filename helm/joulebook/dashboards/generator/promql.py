@@ -139,8 +139,9 @@ def exact(counter: str) -> str:
     beginning of the range. Jobs of a second between two scrapes count.
 
     One that was not there at the beginning began in the range, at 0; unless it was there in the
-    half day before, and scrapes failed at the beginning: then it counts from the first after them.
-    One that fell counts to where it fell from, and from 0 again.
+    half day before, and scrapes failed at the beginning, or its node was not (Prometheus is new):
+    then it counts from the first after that. One that fell counts to where it fell from, and from 0
+    again.
     """
 
     def seen(function: str, window: str = "$__range", offset: str = "", of: str = "max") -> str:
@@ -150,12 +151,14 @@ def exact(counter: str) -> str:
     before = seen("last_over_time", "15m", " offset $__range")
     first = seen("min_over_time", of="min")
     known = seen("count_over_time", "12h", " offset $__range")
+    node = "last_over_time(joulebook_build_info[12h] offset $__range)"
     return f"""\
 {last}
 + ({top} > {last} or {last} * 0)
 - (
   ({before} <= {top})
   or ({first} and {known})
+  or ({first} unless on (cluster, node) {node})
   or {last} * 0
 )"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,59 @@ def test_a_multiplier_without_its_source_is_refused(
 
 def test_outcomes_are_words_of_the_schema() -> None:
     assert {trial.outcome for trial in TRIALS} <= {str(state) for state in State}
+
+
+def test_the_readme_shows_this_table(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Path,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "84")
+    text = printed(capsys, config, *PROJECT, "--length", "short")
+    table = text[text.index("Family 7B: energy by stage") :].rstrip()
+    shown = "\n".join(f"    {line}" for line in table.splitlines())
+    assert shown in (repository / "README.md").read_text()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110])
+@pytest.mark.parametrize("length", ["sentence", "short", "full"])
+def test_no_width_cuts_a_figure(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    length: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = printed(capsys, config, *PROJECT, "--length", length)
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= width
+    if length != "sentence":
+        # Whatever else is left out, energy and its share stay.
+        assert re.search(r"all .* 12,300 .* 100\.0", text)
+
+
+def test_the_sentence_and_the_paragraph(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    said = " ".join(printed(capsys, config, *PROJECT, "--length", "sentence").split())
+    assert said == (
+        "The project Family 7B consumed 12.3 MWh of electricity in 11,782 GPU-hours, emitting "
+        "4.3 t CO2e (location-based) and consuming 15.9 kL of water, at a cost of 1,230 USD for "
+        "electricity and 23,563 USD for hardware; 82.2 % of the energy went into development."
+    )
+    paragraph = " ".join(printed(capsys, config, *PROJECT, "--length", "short").split())
+    assert (
+        "Of the runs, 4 failed, 1 was cancelled and 1 was preempted; they account for 28.2 % of "
+        "the energy, which is included."
+    ) in paragraph
+    assert "the facility consumed 12.3 MWh." in paragraph
+    assert "/" not in paragraph.partition("Family 7B: energy")[0].replace("g CO2e/kWh", "")
+
+
+def test_a_format_without_lengths_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["report", *PROJECT, "--format", "csv", "--length", "short"]
+    assert main(["--config", str(config), *arguments]) != 0
+    assert "--length: csv has one length" in capsys.readouterr().err

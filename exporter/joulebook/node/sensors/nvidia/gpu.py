@@ -140,7 +140,7 @@ class OpenGpu:
             max_power_mw=self._max_power_mw,
         )
 
-    def look(self, *, processes: bool) -> tuple[Reading, DeviceStatus]:
+    def poll(self, *, processes: bool) -> tuple[Reading, DeviceStatus]:
         """Everything. Raises `SensorError` if there is no figure for energy, nor for power."""
         device, now_ns = self.device, self._clock.now_ns
         if self.has_counter is None:
@@ -175,7 +175,7 @@ class OpenGpu:
         uses = self._processes(gauges.gpu_pct) if processes else None
         healthy = processes and t_ns - self._health_ns >= GAUGES_NS
         if healthy:
-            self._health, self._health_ns = self._health_reader.look(t_ns), t_ns
+            self._health, self._health_ns = self._health_reader.poll(t_ns), t_ns
         uptime_s = device.uptime_s()
         reading = Reading(
             self.meter,

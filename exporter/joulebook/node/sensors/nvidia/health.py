@@ -32,7 +32,7 @@ _COUNTS: Final[Mapping[int, Count]] = {
     45: ("nvlink_errors", "crc_data"),
     52: ("nvlink_errors", "replay"),
     59: ("nvlink_errors", "recovery"),
-    94: ("pcie_replays", ""),
+    94: ("pcie_replay", ""),
 }
 """By field id (`NVML_FI_DEV_*`): what is counted over the life of the card, or since a reload."""
 
@@ -111,7 +111,7 @@ class HealthReader:
         self._told = Health()
         self._told_ns: int | None = None
 
-    def look(self, now_ns: int) -> Health:
+    def poll(self, now_ns: int) -> Health:
         """Read the activity, and every `SELDOM_NS` the rest."""
         if self._told_ns is None or now_ns - self._told_ns >= SELDOM_NS:
             self._told, self._told_ns = self._asked(), now_ns

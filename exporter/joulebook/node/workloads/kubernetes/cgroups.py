@@ -170,7 +170,11 @@ Known = TypeVar("Known")
 
 
 class PodNames:
-    """Names and uids of pods. `folders` lists the kubelet's log folders."""
+    """Names and uids of pods. `folders` lists the kubelet's log folders.
+
+    A uid is that of cgroups' paths. For a static pod it is the kubelet's, which stays where the
+    API server is away or gives its mirror another one.
+    """
 
     def __init__(self, folders: Callable[[], Sequence[LogFolder]]) -> None:
         self._folders = folders
@@ -194,12 +198,12 @@ class PodNames:
     def real(self, uid: str) -> None:
         """Note that a pod has a cgroup of that uid: it is no mirror of a static one."""
         self._real.add(uid)
-        self._over.pop(self.api_uid(uid), None)
+        self._over.pop(uid, None)
         for static in [static for static, mirror in self._static.items() if mirror == uid]:
             del self._static[static]
 
     def delete(self, uid: str) -> None:
-        """Note that the API server has a pod no more; it may still be here."""
+        """Note that the API server has a pod (by its uid there) no more; it may still be here."""
         self._deleted.add(uid)
 
     def relist(self, infos: Iterable[PodInfo]) -> None:
@@ -219,30 +223,20 @@ class PodNames:
         """Return whether a pod of that name is known to be over."""
         return (namespace, name) in self._over.values()
 
-    def api_uid(self, uid: str) -> str:
-        """Return the API server's uid of the one in a cgroup's path: static pods have two."""
-        return self._static.get(uid, uid)
-
-    def cgroup_uid(self, uid: str) -> str:
-        """Return the uid in a cgroup's path of the API server's: the other way round."""
-        info = self._told.get(uid)
-        static = info.static_uid if info is not None else ""
-        return static if self._static.get(static) == uid else uid
+    def uid_of(self, info: PodInfo) -> str:
+        """Return the uid of what the API server reported: static pods have two."""
+        return info.static_uid if self._static.get(info.static_uid) == info.uid else info.uid
 
     def info(self, uid: str) -> PodInfo | None:
         """Return what the API server reported of a pod."""
-        return self._told.get(uid)
+        return self._told.get(self._static.get(uid, uid))
 
     def name(self, uid: str) -> tuple[str, str] | None:
         """Return the namespace and name of a pod."""
-        info = self._told.get(uid)
+        info = self.info(uid)
         if info is not None:
             return info.namespace, info.name
         return next(((f.namespace, f.name) for f in self._folders() if f.uid == uid), None)
-
-    def knows(self, uid: str) -> bool:
-        """Return whether the API server has reported of a pod."""
-        return uid in self._told
 
     def uid(self, namespace: str, name: str, but: str = "") -> str:
         """Return the uid of the newest pod of that name that is still there; empty: not known.
@@ -253,25 +247,26 @@ class PodNames:
         reported = [
             info
             for info in self._told.values()
-            if (info.namespace, info.name) == (namespace, name) and info.uid not in not_these
+            if (info.namespace, info.name) == (namespace, name)
+            and self.uid_of(info) not in not_these
         ]
         living = [info for info in reported if info.uid not in self._deleted]
         if living:
-            return max(living, key=lambda info: (not info.done, info.created)).uid
+            return self.uid_of(max(living, key=lambda info: (not info.done, info.created)))
         uids = [
-            self.api_uid(folder.uid)
+            folder.uid
             for folder in self._folders()
             if (folder.namespace, folder.name) == (namespace, name)
         ]
         for uid in reversed(uids):
             if uid not in not_these:
                 return uid
-        return max(reported, key=lambda info: info.created).uid if reported else ""
+        return self.uid_of(max(reported, key=lambda info: info.created)) if reported else ""
 
     def forget(self, here: Collection[str]) -> None:
         """Forget the deleted pods that are not `here` any more."""
         self._real &= set(here)
-        for uid in self._deleted - set(here):
+        for uid in self._deleted - {self._static.get(uid, uid) for uid in here}:
             self._deleted.discard(uid)
             info = self._told.pop(uid, None)
             if info is not None and self._static.get(info.static_uid) == uid:

@@ -213,7 +213,7 @@ class Cluster:
         self,
         server: ApiServer | None,
         node: str,
-        news: PodTracker,
+        tracker: PodTracker,
         slices_changed: Callable[[], None],
         refuse: Rejections,
     ) -> None:
@@ -222,7 +222,7 @@ class Cluster:
         self._fault = refuse.fault
         self._slices = SliceTable(slices_changed)
         self._slices_since = 0.0
-        self._pods = self._watch(pods_of(node), news) if server else None
+        self._pods = self._watch(pods_of(node), tracker) if server else None
         self._watches: list[Watch[Any]] = []
 
     def start(self) -> None:

@@ -16,6 +16,9 @@ from joulebook.core.workloads import WorkloadId
 from joulebook.node.workloads.host.cgroup_paths import container_id
 from joulebook.units import NS_PER_S
 
+SCHEDULER = "kubernetes"
+"""Of the identity of pods."""
+
 _QUEUES = ("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name", "scheduling.volcano.sh/queue-name")
 _RUN_OF_CRON = re.compile(r"-\d{8,10}$")
 _OF_JOB = {"batch.kubernetes.io/job-name", "job-name"}
@@ -201,7 +204,7 @@ class Reader(msgspec.Struct, frozen=True):
 
 def workload_id(name: str, uid: str) -> WorkloadId:
     """Return the identity of a pod."""
-    return WorkloadId("kubernetes", f"{name}.{uid[:8]}")
+    return WorkloadId(SCHEDULER, f"{name}.{uid[:8]}")
 
 
 def _environment(containers: Iterable[Container]) -> dict[str, str]:

@@ -89,7 +89,7 @@ class ProcessWorkloads:
         self._proc = proc_root
         self._own_pids = own_pids
         self._lock = threading.Lock()
-        self._refuse = Rejections()
+        self._rejections = Rejections()
         self._table = ProcessTable()
         self._runs: dict[int, Run] = {}
         self._users = UserNames(user_of)
@@ -97,7 +97,9 @@ class ProcessWorkloads:
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
         self._lookups = Lookups(
-            lambda: self._refuse.fault("looking up the owner of a process failed; it has no name")
+            lambda: self._rejections.fault(
+                "looking up the owner of a process failed; it has no name"
+            )
         )
 
     # -- WorkloadSource
@@ -125,7 +127,7 @@ class ProcessWorkloads:
             self._table.look_after(self._lives, now_ns)
             self._table.sweep(now_ns)
             facts = self._table.news(models, now_ns, self._is_over)
-        return Holdings(facts=facts, rejected=self._refuse.counts())
+        return Holdings(facts=facts, rejected=self._rejections.counts())
 
     def settled(self) -> None:
         """Confirm that the last holdings are durable."""

@@ -63,7 +63,7 @@ class Job:
         heard: Whether the controller has nothing more to report.
         gone: How often in a row the controller did not know the job.
         answered: Whether the controller gave a credible answer.
-        looks: Counts series of polls of its processes; only the last one continues.
+        polls: Counts series of polls of its processes; only the last one continues.
         watch: Counts series of queries whether it is over; only the last one continues.
         unproven: Whether it was found at the start without processes, so that its file is to be
             confirmed.
@@ -98,7 +98,7 @@ class Job:
     gone: int = 0
     answered: bool = False
     labels_done: bool = False
-    looks: int = 0
+    polls: int = 0
     watch: int = 0
     unproven: bool = False
     extern: bool = False

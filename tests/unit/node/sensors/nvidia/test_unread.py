@@ -45,12 +45,12 @@ def ticks(place: Bench, sensor: NvmlSensor, seconds: int, each: int = 1) -> Iter
     )
     for _ in range(0, seconds, each):
         place.scenario.advance(each * SECOND)
-        look = sensor.look(processes=True)
-        models = {status.meter: status.model for status in look.statuses}
+        poll = sensor.poll(processes=True)
+        models = {status.meter: status.model for status in poll.statuses}
         yield Tick(
             place.clock.now_ns(),
-            readings=look.readings,
-            failures=look.failures,
+            readings=poll.readings,
+            failures=poll.failures,
             claims=tuple(Claim(JOB, m, begun_ns, None, Evidence.PROLOG) for m in (READ, LOST)),
             complete=frozenset(Evidence),
             facts=facts,
@@ -109,10 +109,10 @@ def test_its_held_time_is_a_gap_and_costs_its_hardware(
 def test_without_the_kernels_files_it_is_known_by_its_index(bench: MakeBench) -> None:
     place = bench([Gpu(), Gpu()])
     place.scenario.inject("*", 15, gpu=1)
-    look = place.sensor().look(processes=False)
-    (silent,) = [status for status in look.statuses if not status.values]
+    poll = place.sensor().poll(processes=False)
+    (silent,) = [status for status in poll.statuses if not status.values]
     assert (silent.index, silent.minor, silent.meter.name) == (1, 1, "GPU-unread-1")
-    assert [failure.meter for failure in look.failures] == [silent.meter]
+    assert [failure.meter for failure in poll.failures] == [silent.meter]
 
 
 def test_garbage_in_the_kernels_files_is_left_alone(bench: MakeBench, tmp_path: Path) -> None:
@@ -122,5 +122,5 @@ def test_garbage_in_the_kernels_files_is_left_alone(bench: MakeBench, tmp_path: 
         folder.mkdir(parents=True)
         (folder / "information").write_text(text)
     place.scenario.inject("*", 15, gpu=1)
-    look = place.sensor().look(processes=False)
-    assert [failure.meter.name for failure in look.failures] == ["GPU-unread-1"]
+    poll = place.sensor().poll(processes=False)
+    assert [failure.meter.name for failure in poll.failures] == ["GPU-unread-1"]

@@ -251,7 +251,7 @@ class Still:
 
     def remove(self, uid: str) -> None:
         """A pod's cgroups go."""
-        body = self.source._table.body(uid)
+        body = self.source._table.cgroup(uid)
         for container, paths in list(body.containers.items()) if body is not None else ():
             for path in list(paths):
                 self.source.cgroup_gone(PodDirectory(path, PodLevel.CONTAINER, uid, container))
@@ -331,7 +331,8 @@ class Still:
 
     def ledger(self) -> Before:
         """What the ledger holds if the daemon stops now."""
-        return Before(tuple(self.facts.values()), self.open_claims)
+        running = (fact for fact in self.facts.values() if fact.ended_ns is None)
+        return Before(tuple(running), self.open_claims, self.clock.t_ns)
 
 
 def uid_of(n: int) -> str:

@@ -110,11 +110,11 @@ def resolved(place: Place) -> WorkloadFacts:
     """The facts of the one workload there is, once nothing more will be learnt."""
     found: list[WorkloadFacts] = []
 
-    def look() -> bool:
+    def poll() -> bool:
         found[:] = place.facts().values()
         return bool(found) and found[0].complete
 
-    until(look)
+    until(poll)
     return found[0]
 
 
