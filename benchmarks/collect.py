@@ -227,7 +227,6 @@ def _questions(database: Database, url: str, jobs: int, runs: int, table: Table)
         [sys.executable, "-m", "joulebook", "report", "--collected", url, "--experiment", "sweep",
          "--format", "json", "--output", str(_place() / "statement.json")],
         env={**os.environ, "PYTHONPATH": str(Path(joulebook.__file__).parents[1])},
-        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     _, status, spent = os.wait4(report.pid, 0)
     assert status == 0

@@ -150,8 +150,7 @@ LIMITS = (
 
 def main(args: Options) -> int:
     """Write a statement, or list experiments."""
-    # A short life full of rows that hold no circles: looking for some takes a quarter of it.
-    gc.disable()
+    gc.disable()  # Rows hold no circles: to look for some is a quarter of the time.
     config = load(args.config, os.environ)
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
