@@ -12,7 +12,7 @@ from unittest.mock import patch
 import msgspec
 
 from benchmarks.table import Table, median
-from joulebook.core.energy import meter
+from joulebook.core.energy import audit, meter
 from joulebook.core.energy.meter import MeterState, begin, take
 from joulebook.core.energy.readings import Component, Meter, Reading
 from joulebook.units import NS_PER_S
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> list[Table]:
     for _ in range(3 if args.quick else 9):
         full.append(_cost_ns(readings))
         with (
-            patch.object(meter.auditing, "heard", lambda known, _: known),
+            patch.object(audit, "heard", lambda known, _: known),
             patch.object(meter, "summed", lambda _, reading, **__: reading),
         ):
             bare.append(_cost_ns(readings))
