@@ -603,7 +603,7 @@ def test_a_fault_of_ours_is_said_and_survived(
 ) -> None:
     reported = world.tenants._news.job_told
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         monkeypatch.setattr(world.tenants._news, "job_told", reported)
         raise ZeroDivisionError
 
