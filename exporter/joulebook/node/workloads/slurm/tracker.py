@@ -18,7 +18,7 @@ from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.slurm.cgroups import JobProcesses
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent, WallTime
-from joulebook.node.workloads.slurm.job import Job, Kept
+from joulebook.node.workloads.slurm.job import Job, KeptJob
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
@@ -130,7 +130,7 @@ class JobTracker:
             asked = over and not because and self._ask_end(kept)
             self.lost.append((facts if over and not asked else None, claims))
 
-    def _ask_end(self, kept: Kept, count: int = 0) -> bool:
+    def _ask_end(self, kept: KeptJob, count: int = 0) -> bool:
         """Query when a job ended that was gone at the start: nothing here tells."""
 
         def answered(answer: JobAnswer | None) -> None:
