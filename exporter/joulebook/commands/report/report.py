@@ -201,13 +201,12 @@ def _selects(args: Options) -> bool:
 
 def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
-    begin = "the start of the ledger" if not report.since_s else moment(report.since_s)
+    begin = moment(report.since_s) if report.since_s else "the start of the ledger"
     screen.say(f"From {begin} to {until}")
     screen.say()
     rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
     names = [*map(_name, report.lines), "in all"][: len(rows)]
-    held_ns = [line.held_ns for line in rows]
-    columns = figures([(line.amount, line.booked) for line in rows], held_ns)
+    columns = figures([(each.amount, each.booked) for each in rows], [x.held_ns for x in rows])
     if any(line.restated is not None for line in rows):
         columns += charges([line.restated or {} for line in rows], " at new")
         differences = [_differ(line.booked, line.restated or {}) for line in rows]
@@ -219,9 +218,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
-    if any(is_partial(line.amount.held_ns, line.held_ns) for line in rows):
-        screen.say(LOWER_BOUND)
-    for said in _used(report):
+    partial = any(is_partial(line.amount.held_ns, line.held_ns) for line in rows)
+    for said in (*([LOWER_BOUND] if partial else ()), *_used(report)):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates have no {item} for {energy(energy_uj)}: not charged")
@@ -317,7 +315,7 @@ def _line(line: ReportLine) -> dict[str, Any]:
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
         "held_gpu_hours": line.held_ns / 3.6e12,
-        "coverage": line.amount.held_ns / line.held_ns if line.held_ns else None,
+        "coverage": line.coverage,
         "booked": as_object(line.booked),
     }
     if line.restated is not None:
